@@ -1,0 +1,166 @@
+"""The one place that loads a pretrained model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.hub import cached_file
+
+from ptune.backbone.identity import weights_hash
+from ptune.backbone.locate import Source, licence_of_card, locate
+from ptune.backbone.quantize import dequantize, quantize
+from ptune.backbone.tokenizer import codec_of
+from ptune.codecs.chat import ChatCodec
+from ptune.errors import BackboneError, PtuneError
+from ptune.formats.bundle import BaseIdentity
+from ptune.progress import console, say
+from ptune.recipe import Backbone
+
+# transformers and peft warn of their own future in each other's names.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pretrained model, ready to be trained on or run."""
+
+    model: PreTrainedModel  # in eval mode, nothing trainable yet
+    codec: ChatCodec
+    identity: BaseIdentity
+
+
+def load(
+    spec: Backbone,
+    *,
+    attention: str = "sdpa",
+    device: torch.device | str | None = None,
+    dequantized: bool = False,
+) -> Loaded:
+    """Loads a backbone; no forward pass has run when it returns.
+
+    attention: name of an attention implementation; sdpa becomes eager for a model that has no other.
+    device: None = the GPU where there is one.
+    dequantized: hold a quantised backbone as the float32 weights that it stands for; the identity stays that of the
+        quantised one.
+
+    Raises: BackboneError where the model cannot be found, read or quantised.
+    """
+    source = locate(spec.model)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    say(f"loading {spec.model}")
+    with _one_sentence(spec.model, source):
+        dtype = resolve_dtype(spec, device)
+        model = _read_model(spec, source, attention, dtype)
+        codec = codec_of(_read_tokenizer(spec, source), model)
+    if spec.quantize != "none":
+        quantize(model, spec.quantize)
+    model.requires_grad_(False).eval()
+    identity = BaseIdentity(
+        hash=weights_hash(model),
+        source=spec.model,
+        quantize=spec.quantize,
+        dtype="bfloat16" if dtype == torch.bfloat16 else "float32",
+        revision=spec.revision,
+        architecture=type(model).__name__,
+        parameters=_parameters(model),
+        licence=source.licence or _licence_inside(spec, source) or "unknown",
+    )
+    if dequantized:
+        dequantize(model)
+    return Loaded(model.to(device), codec, identity)
+
+
+def resolve_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
+    """The type of the weights; `auto` is bfloat16 on a GPU that computes in it."""
+    if spec.dtype == "auto":
+        capable = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if capable else torch.float32
+    return torch.bfloat16 if spec.dtype == "bfloat16" else torch.float32
+
+
+def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dtype) -> PreTrainedModel:
+    model: PreTrainedModel
+    model, found = AutoModelForCausalLM.from_pretrained(
+        source.path,
+        dtype=dtype,
+        attn_implementation=None if attention == "sdpa" else attention,  # None: sdpa where the model has it
+        output_loading_info=True,
+        **_where(spec, source),
+    )
+    if found["missing_keys"]:
+        names = ", ".join(sorted(found["missing_keys"])[:3])
+        raise BackboneError(
+            f"backbone.model {spec.model!r} lacks {len(found['missing_keys'])} weights: {names} …"
+        )
+    if source.gguf is not None:
+        # transformers has dequantised the file but still calls the model quantised, and would refuse to save it.
+        model.hf_quantizer, model.is_quantized = None, False
+        del model.config.quantization_config
+    elif getattr(model.config, "quantization_config", None) is not None:
+        raise BackboneError(
+            f"backbone.model {spec.model!r} was saved quantised; name its original weights and set backbone.quantize"
+        )
+    return model
+
+
+def _read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(source.path, use_fast=True, **_where(spec, source))
+
+
+def _where(spec: Backbone, source: Source) -> dict[str, Any]:
+    place: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if source.gguf is not None:
+        place["gguf_file"] = source.gguf
+    if source.on_hub:
+        place["revision"] = spec.revision or "main"
+    return place
+
+
+def _parameters(model: PreTrainedModel) -> int:
+    """Number of weights, a 4-bit one counted as one."""
+    packed = {id(p): 2 * p.numel() for p in model.parameters() if getattr(p, "quant_state", None) is not None}
+    return sum(packed.get(id(parameter), parameter.numel()) for parameter in model.parameters())
+
+
+def _licence_inside(spec: Backbone, source: Source) -> str | None:
+    """The licence that a GGUF file or a hub repository states itself."""
+    if source.gguf is not None:
+        from gguf import GGUFReader
+
+        field = GGUFReader(Path(source.path) / source.gguf).get_field("general.license")
+        return None if field is None else str(field.contents())
+    if source.on_hub:
+        card = cached_file(
+            source.path, "README.md", revision=spec.revision, _raise_exceptions_for_missing_entries=False
+        )
+        return None if card is None else licence_of_card(Path(card))
+    return None
+
+
+@contextlib.contextmanager
+def _one_sentence(named: str, source: Source) -> Iterator[None]:
+    """Turns what goes wrong inside transformers into one sentence; its bars show only on a terminal."""
+    bars = contextlib.nullcontext() if console.is_terminal else contextlib.redirect_stderr(io.StringIO())
+    try:
+        with bars:
+            yield
+    except PtuneError:
+        raise
+    except Exception as error:  # a damaged file can end in any of the readers' own exceptions
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "trust_remote_code" in str(error):
+            reason = (
+                "it brings code of its own; run it with --backbone.trust-remote-code if you trust its author"
+            )
+        elif source.on_hub:
+            reason = f"it is not on this machine and could not be fetched from the hub. {reason}"
+        raise BackboneError(f"cannot load backbone.model {named!r}: {reason}") from error

@@ -1,0 +1,46 @@
+"""From a transformers tokenizer to ptune's codec, and back for whoever wants a plain transformers folder."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ptune.codecs.chat import ChatCodec
+from ptune.errors import BackboneError
+
+
+def codec_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> ChatCodec:
+    """The codec that trains and serves this model.
+
+    Raises: BackboneError where the tokenizer has no fast form.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise BackboneError(
+            f"{type(tokenizer).__name__} has no fast form; convert it to a tokenizer.json first"
+        )
+    template = tokenizer.chat_template
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    return ChatCodec(
+        tokenizer=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+        template=template.get("default") if isinstance(template, dict) else template,
+        special_tokens={
+            name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)
+        },
+        eos_ids=[] if ends is None else [ends] if isinstance(ends, int) else ends,
+        context=_context(tokenizer, model),
+    )
+
+
+def transformers_tokenizer(codec: ChatCodec) -> PreTrainedTokenizerFast:
+    """The same tokenizer for transformers; its `save_pretrained` completes a model folder."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=codec.tokenizer, **codec.special_tokens)
+    tokenizer.chat_template = None if codec.template is None else codec.template.source
+    return tokenizer
+
+
+def _context(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int | None:
+    """Longest sequence in tokens; transformers marks "unknown" in a tokenizer by a huge number."""
+    config = model.config.get_text_config()
+    limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
+    known = [int(limit) for limit in limits if limit is not None and limit < 10**9]
+    return min(known) if known else None

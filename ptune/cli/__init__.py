@@ -1,0 +1,101 @@
+"""The command line. Nothing heavy is imported before a command needs it: `ptune --help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ptune import __version__
+from ptune.errors import PtuneError
+from ptune.recipe import Recipe
+
+COMMANDS = {
+    "quickstart": "fine-tune, evaluate, export, prove and serve a small model on a small data set",
+    "train": "train a recipe: a file, a run's recipe.yaml or the name of a shipped recipe",
+    "evaluate": "held-out loss before and after, answers side by side, report.html",
+    "export": "export a run (or a pretrained model) to an ONNX bundle, proved hop by hop",
+    "verify": "prove a bundle again on this machine",
+    "add": "add a PEFT adapter to a bundle",
+    "merge": "merge a run's adapter into its base: a plain transformers folder",
+    "serve": "serve a bundle over HTTP, with a chat page",
+    "chat": "open the chat page on a server that is running",
+    "generate": "answer a file of prompts with a bundle",
+}
+"""Command -> what it does. Each is a function of that name in ptune/cli/NAME.py."""
+
+QUIET = {
+    "BNB_CUDA_VERSION": None,
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYDANTIC_ERRORS_INCLUDE_URL": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"ptune {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        from ptune.recipe import nearest
+
+        print(f"ptune: no command {name!r}{nearest(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    return guarded(name, rest)
+
+
+def guarded(name: str, arguments: list[str]) -> int:
+    """Runs one command; what ptune raises on purpose is one message, not a traceback."""
+    for variable, value in QUIET.items():
+        if value is not None:
+            os.environ.setdefault(variable, value)
+    try:
+        run = importlib.import_module(f"ptune.cli.{name}").run
+        return int(run(arguments) or 0)
+    except PtuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("ptune", "ptune_serve"):
+            raise
+        print(f"error: {error.name} is not installed; {extra_for(name)}", file=sys.stderr)
+        return 1
+
+
+def extra_for(command: str) -> str:
+    """Which extra a command needs."""
+    extras = {"serve": "serve", "generate": "serve", "chat": "ui", "train": "train", "evaluate": "train"}
+    return f"run: pip install 'ptune[{extras.get(command, 'all')}]'"
+
+
+def usage() -> str:
+    """`ptune --help`"""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: ptune COMMAND [options]      (ptune COMMAND --help says more)",
+            "",
+            "Fine-tune a model on your own hardware and serve exactly the adapter you trained.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def run_recipe(recipe: Recipe) -> int:
+    """What a recipe file does when it is run itself: `accelerate launch recipes/NAME.py [options]`."""
+    from ptune.cli.train import train
+
+    return train(recipe, sys.argv[1:], program=sys.argv[0])

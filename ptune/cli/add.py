@@ -1,0 +1,42 @@
+"""ptune add BUNDLE PEFT_FOLDER"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from ptune.cli.parse import cores, parse, say_next, shown
+
+
+def run(arguments: list[str]) -> int:
+    return parse(add, arguments, "add")
+
+
+def add(
+    bundle: Positional[Path],
+    adapter: Positional[Path],
+    name: str | None = None,
+    unproved: bool = False,
+    threads: int | None = None,
+) -> int:
+    """Adds an adapter in PEFT's format, trained by anything, to a bundle; proved against torch where that is possible.
+
+    Args:
+        bundle: The bundle's folder.
+        adapter: The PEFT folder (adapter_config.json and adapter_model.safetensors).
+        name: Name under which it is served; default: the folder's name.
+        unproved: Do not load the base in torch to prove it; it is marked "parity: unmeasured".
+        threads: Threads of onnxruntime; default: all cores.
+    """
+    from ptune import publish
+    from ptune.cli.proof_table import show
+    from ptune.verify.prove import Proof
+
+    name = name or adapter.resolve().name
+    record = publish.add(bundle, adapter, name, prove_it=not unproved, threads=threads or cores())
+    if record.hops:
+        show(Proof((), {name: record.hops}))
+    print(f"added {name} (rank {record.rank}, parity {record.parity}) to {shown(bundle)}")
+    say_next(f"ptune serve {shown(bundle)}")
+    return 0

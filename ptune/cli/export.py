@@ -1,0 +1,57 @@
+"""ptune export RUN"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from ptune.cli.parse import cores, parse, say_next, shown
+
+
+def run(arguments: list[str]) -> int:
+    return parse(export, arguments, "export")
+
+
+def export(
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="RUN|MODEL")],
+    out: Path | None = None,
+    name: str | None = None,
+    merge: bool = False,
+    force: bool = False,
+    threads: int | None = None,
+) -> int:
+    """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
+
+    A bundle that drifts from what was trained is refused, and nothing is left of it.
+
+    Args:
+        source: A run's folder; or a pretrained model as `backbone.model` takes it.
+        out: The bundle's folder; default: bundles/NAME.
+        name: Name under which the adapter is served; default: the run's name.
+        merge: Merge the adapter into the weights instead of serving it beside them.
+        force: Replace a bundle that exists.
+        threads: Threads of onnxruntime; default: all cores.
+    """
+    from ptune import publish
+    from ptune.cli.proof_table import show
+    from ptune.formats.run import Run
+    from ptune.recipe import Backbone
+
+    folder = Path(source)
+    threads = threads or cores()
+    is_run = (folder / "run.json").is_file()
+    name = name or folder.resolve().name
+    out = out or Path("bundles") / name
+    if is_run:
+        proof = publish.export_run(
+            Run.open(folder), out, name=name, merge=merge, force=force, threads=threads
+        )
+    else:
+        proof = publish.export_backbone(Backbone(model=source), out, force=force, threads=threads)
+    show(proof)
+    print(f"bundle: {shown(out)}")
+    say_next(f"ptune serve {shown(out)}")
+    return 0

@@ -1,0 +1,86 @@
+"""ptune generate BUNDLE --input FILE"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from ptune.cli.parse import parse
+from ptune.errors import DataError
+
+
+def run(arguments: list[str]) -> int:
+    return parse(generate, arguments, "generate")
+
+
+def generate(
+    bundle: Positional[Path],
+    input: Path,  # noqa: A002 - the option's name
+    output: Path | None = None,
+    adapter: str = "base",
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    threads: int | None = None,
+) -> int:
+    """Answers a JSONL file of prompts with a bundle, many at a time, without a server.
+
+    Each row has `messages` or `prompt`, and may have its own `adapter`; it comes back with `answer` and `finish`.
+
+    Args:
+        bundle: The bundle's folder.
+        input: JSONL rows with `messages` or `prompt`.
+        output: Where the rows go with their answers; default: standard output.
+        adapter: Adapter of rows that name none.
+        max_tokens: Longest answer, in tokens.
+        temperature: 0 is greedy.
+        top_p: Nucleus sampling.
+        seed: Seed of the first row; the others count up from it.
+        threads: Threads of onnxruntime; default: all cores.
+    """
+    rows = read_rows(input)
+    from ptune.tasks.chat.infer import load
+    from ptune.tasks.chat.offline import answer_all
+
+    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    with contextlib.closing(load(bundle, threads=threads)) as model:
+        answers = answer_all(model, rows, adapter, seed, options)
+        lines = (json.dumps(row, ensure_ascii=False) for row in answers)
+        if output is None:
+            for line in lines:
+                print(line, flush=True)
+        else:
+            from ptune.formats.whole_write import whole_file
+
+            with whole_file(output) as part, part.open("w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+            print(f"{len(rows)} answers: {output}", file=sys.stderr)
+    return 0
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Reads JSONL objects. Raises: DataError that names the file and line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", file=str(path)) from None
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"not JSON: {error}", file=str(path), line=number) from None
+        if not isinstance(row, dict) or not ("messages" in row or "prompt" in row):
+            raise DataError("a row needs `messages` or `prompt`", file=str(path), line=number)
+        rows.append(row)
+    if not rows:
+        raise DataError("no rows", file=str(path))
+    return rows

@@ -1,0 +1,36 @@
+"""ptune merge RUN --out FOLDER"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from ptune.cli.parse import parse, say_next, shown
+
+
+def run(arguments: list[str]) -> int:
+    return parse(merge, arguments, "merge")
+
+
+def merge(
+    run: Positional[Path], out: Path, dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+) -> int:
+    """Merges a run's adapter into its base, dequantised, and saves a plain transformers folder.
+
+    The merged model is compared with the live adapter; a merge that loses more than the limit is refused.
+
+    Args:
+        run: The run's folder.
+        out: Where the merged model goes.
+        dtype: Type of the saved weights. float32 keeps everything.
+    """
+    from ptune import publish
+    from ptune.formats.run import Run
+
+    hop, lost = publish.merge_run(Run.open(run), out, dtype)
+    print(f"merged: {publish.figures(hop)}; the update's weights are off by {lost:.1e} (relative L2)")
+    print(f"model: {shown(out)}")
+    say_next(f"ptune export {shown(out)}")
+    return 0

@@ -1,0 +1,112 @@
+"""ptune train RECIPE"""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+from pathlib import Path
+
+import tyro
+import yaml
+from pydantic import ValidationError
+
+from ptune.cli.parse import say_next, shown
+from ptune.errors import RecipeError, UsageError
+from ptune.recipe import Recipe, explain, nearest
+
+
+class TrainOptions(Recipe):
+    """Every field of the recipe, and how to run it."""
+
+    out: Path | None = None
+    """The run's folder; default: runs/NAME."""
+    resume: bool = False
+    """Go on from the newest checkpoint of `out`."""
+    dry_run: bool = False
+    """Print the resolved recipe and stop."""
+
+
+def run(arguments: list[str]) -> int:
+    """ptune train RECIPE [options]"""
+    if not arguments or arguments[0].startswith("-"):
+        names = ", ".join(shipped())
+        known = f"RECIPE is a .py file, a run's recipe.yaml, or a shipped recipe: {names}"
+        if arguments[:1] in (["-h"], ["--help"]):
+            print(f"usage: ptune train RECIPE [options]\n\n{known}\n")
+            return train(Recipe(), arguments, program="ptune train RECIPE")
+        raise UsageError(f"usage: ptune train RECIPE [options]. {known}")
+    return train(read_recipe(arguments[0]), arguments[1:], program=f"ptune train {arguments[0]}")
+
+
+def train(recipe: Recipe, arguments: list[str], *, program: str) -> int:
+    """Trains `recipe` as changed by options. Exit code 130 where it was interrupted and can be resumed."""
+    options = resolve(recipe, arguments, program)
+    recipe = Recipe(**{name: getattr(options, name) for name in Recipe.model_fields})
+    if options.dry_run:
+        print(yaml.safe_dump(recipe.document(), sort_keys=False, allow_unicode=True), end="")
+        return 0
+    from ptune.training.run import train as train_run
+
+    out = options.out or Path("runs") / recipe.name
+    done = train_run(recipe, out, resume=options.resume, command=f"{program} {' '.join(arguments)}".strip())
+    if done.record().status == "interrupted":
+        return 130
+    say_next(f"ptune evaluate {shown(out)}")
+    return 0
+
+
+def resolve(recipe: Recipe, arguments: list[str], program: str) -> TrainOptions:
+    """`recipe` with the options of the command line. Exits with 2 where an option is unknown or malformed."""
+    default = TrainOptions(**{name: getattr(recipe, name) for name in Recipe.model_fields})
+    try:
+        return tyro.cli(
+            TrainOptions,
+            default=default,
+            args=arguments,
+            prog=program,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    except ValidationError as error:
+        raise RecipeError(explain(error)) from None
+
+
+def read_recipe(named: str) -> Recipe:
+    """A recipe by path, by run folder, or by the name of one that ships with ptune. Raises: RecipeError."""
+    path = Path(named)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        path = path / "recipe.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        return Recipe.load(path)
+    if path.is_file():
+        return of_module(path)
+    if named in shipped():
+        spec = importlib.util.find_spec(f"ptune_recipes.{named}")
+        assert spec is not None and spec.origin is not None
+        return of_module(Path(spec.origin))
+    if path.suffix == ".py" or "/" in named:
+        raise RecipeError(f"there is no recipe {named}")
+    raise RecipeError(f"no recipe {named!r}{nearest(named, shipped())}")
+
+
+def of_module(path: Path) -> Recipe:
+    """The `recipe` that a Python file defines."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {explain(error)}") from None
+    except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:
+        raise RecipeError(f"{path} cannot be run: {type(error).__name__}: {error}") from None
+    recipe = getattr(module, "recipe", None)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"{path} defines no `recipe = Recipe(...)`")
+    return recipe
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that ship with ptune."""
+    spec = importlib.util.find_spec("ptune_recipes")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return sorted(module.name for module in pkgutil.iter_modules(places))

@@ -1,0 +1,282 @@
+"""The chat codec: conversations to tokens and tokens to text, the same for training and for serving."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from tokenizers import Tokenizer
+
+from ptune.codecs.answers import RenderedConversation
+from ptune.codecs.control_tokens import ControlTokens, Placeholders, any_of
+from ptune.codecs.messages import check_text, is_trained, normalise
+from ptune.codecs.private_use import unused_characters
+from ptune.codecs.stream import TokenStream
+from ptune.codecs.template import ChatTemplate, Message, Tools
+from ptune.codecs.text_encoder import TextEncoder
+from ptune.codecs.vocabulary import Vocabulary
+from ptune.errors import FormatError, TemplateError
+from ptune.formats.bundle import parse
+from ptune.formats.whole_write import read_json, write_json, write_text
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A tokenised example. `targets[i]` says whether token i is to be predicted from those before it."""
+
+    ids: tuple[int, ...]
+    targets: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def target_count(self) -> int:
+        return sum(self.targets)
+
+
+class CodecRecord(BaseModel):
+    """codec.json"""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    format: int = FORMAT
+    special_tokens: dict[str, str]
+    eos_ids: tuple[int, ...]
+    context: int | None = None
+    system: str | None = None
+
+
+class ChatCodec:
+    """A tokenizer and a chat template.
+
+    tokenizer: taken over by the codec, which switches off its truncation and padding.
+    template: Jinja source; None where the model has none: then only plain text can be encoded.
+    special_tokens: variables of the template by name: bos_token, eos_token, pad_token, …
+    eos_ids: tokens at which generation ends; eos_token and the template's own end-of-turn token come on top.
+    context: longest sequence of the model, in tokens; None where it is unknown.
+    system: a system message put before conversations that have none.
+
+    Raises: TemplateError where the template is not valid Jinja.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: str | None,
+        special_tokens: Mapping[str, str],
+        eos_ids: Collection[int],
+        context: int | None,
+        system: str | None = None,
+    ) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer = tokenizer
+        self.special_tokens = dict(special_tokens)
+        self.context = context
+        self.system = system
+        self.template = None if template is None else ChatTemplate(template, self.special_tokens)
+        self._vocabulary = Vocabulary(tokenizer)
+        self._model_eos_ids = frozenset(eos_ids)
+        named = {*self.special_tokens.values(), *filter(None, map(tokenizer.id_to_token, eos_ids))}
+        written = "" if self.template is None else self.template.literals
+        self._control = ControlTokens(tokenizer, named, written)
+        self._encoder = TextEncoder(tokenizer, self._control, self.special_tokens.get("unk_token"))
+        self._eos: int | None = tokenizer.token_to_id(self.special_tokens.get("eos_token", ""))
+        ends = (*eos_ids, self._eos, self._end_of_turn())
+        self.eos_ids = frozenset(token for token in ends if token is not None)
+        added = tokenizer.get_added_tokens_decoder()
+        self._ends = any_of({added[token].content for token in self.eos_ids if token in added})
+
+    @classmethod
+    def open(cls, folder: str | Path) -> ChatCodec:
+        """Opens what `save` wrote. Raises: FormatError where a file is missing or damaged."""
+        folder = Path(folder)
+        record = parse(CodecRecord, read_json(folder / "codec.json"), folder / "codec.json")
+        template = folder / "chat_template.jinja"
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            source = template.read_text(encoding="utf-8") if template.is_file() else None
+        except Exception as error:  # the tokenizer's reader raises bare Exceptions
+            raise FormatError(
+                f"{folder}: its tokenizer.json or chat_template.jinja cannot be read: {error}"
+            ) from None
+        return cls(tokenizer, source, record.special_tokens, record.eos_ids, record.context, record.system)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json, codec.json and, where there is a template, chat_template.jinja."""
+        folder = Path(folder)
+        write_text(folder / "tokenizer.json", self.tokenizer.to_str())
+        if self.template is None:
+            (folder / "chat_template.jinja").unlink(missing_ok=True)
+        else:
+            write_text(folder / "chat_template.jinja", self.template.source)
+        record = CodecRecord(
+            special_tokens=self.special_tokens,
+            eos_ids=tuple(sorted(self._model_eos_ids)),
+            context=self.context,
+            system=self.system,
+        )
+        write_json(folder / "codec.json", record.model_dump(mode="json"))
+
+    def with_template(self, source: str) -> ChatCodec:
+        """The same codec with another chat template. Raises: TemplateError where it is not valid Jinja."""
+        return ChatCodec(
+            self.tokenizer, source, self.special_tokens, self._model_eos_ids, self.context, self.system
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included; the model may have more rows."""
+        size: int = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        return size
+
+    def encode_text(self, text: str) -> list[int]:
+        """A plain prompt, between the tokens that the tokenizer puts around any text (BOS, where the model has it).
+
+        Raises: TemplateError where the text is not valid Unicode.
+        """
+        placeholders = Placeholders(self._control, text)
+        ids = self._encoder.encode(placeholders.hide(check_text(text, "the prompt")), placeholders.literals)
+        return [*self._encoder.before, *ids, *self._encoder.after]
+
+    def encode_prompt(self, messages: Sequence[Message], *, tools: Tools | None = None) -> list[int]:
+        """A conversation that waits for an answer, rendered with the generation prompt.
+
+        Raises: TemplateError where the messages are malformed or the template refuses them.
+        """
+        chat = self._ready(messages, tools)
+        text = self._templated().render(chat.messages, tools=chat.tools, add_generation_prompt=True)
+        return self._encoder.encode(text, chat.literals)
+
+    def encode_example(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        train_on: Literal["assistant", "last"] = "assistant",
+    ) -> Example:
+        """A whole conversation, with its answers and their end-of-turn tokens as targets.
+
+        train_on: every answer, or only the last one. An answer marked `"train": false`, and one that stands before
+            any question, is no target. Where the template ends the last answer with no token, eos_token is appended.
+
+        The ids are those of the rendered text, and for each answer they begin with `encode_prompt` of the messages
+        before it (`TextEncoder.encode_with_spans` says how).
+
+        Raises: TemplateError where the messages are malformed, hold no target, or the targets cannot be told.
+        """
+        chat = self._ready(messages, tools)
+        wanted = [index + chat.added for index in _wanted_answers(messages, train_on)]
+        rendered = RenderedConversation(self._templated(), chat.messages, chat.tools, self._ends)
+        answers = [rendered.answer(index) for index in wanted if index > 0]
+        if not answers:
+            raise TemplateError(
+                "nothing to train on: no assistant message that answers something and may be trained on"
+            )
+        open_ended = wanted[-1] == len(chat.messages) - 1 and not answers[-1].ended
+        text = rendered.text[: answers[-1].end] if open_ended else rendered.text
+        return self._example(
+            text, chat.literals, [(answer.start, answer.end) for answer in answers], open_ended
+        )
+
+    def encode_completion(self, prompt: str, completion: str) -> Example:
+        """Plain text and what follows it; targets are the completion and the eos_token after it.
+
+        Raises: TemplateError where a text is not valid Unicode, or there is no eos_token.
+        """
+        placeholders = Placeholders(self._control, [prompt, completion])
+        start = placeholders.hide(check_text(prompt, "prompt"))
+        text = start + placeholders.hide(check_text(completion, "completion"))
+        example = self._example(text, placeholders.literals, [(len(start), len(text))], open_ended=True)
+        before = self._encoder.before
+        return Example((*before, *example.ids), (*(False for _ in before), *example.targets))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def stream(self) -> TokenStream:
+        """A decoder for tokens that come one by one."""
+        return TokenStream(self.tokenizer, self._vocabulary)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token, maybe only a part of a character."""
+        return self._vocabulary.bytes_of(token)
+
+    def token_text(self, token: int) -> str:
+        """One token as text, U+FFFD for a part of a character."""
+        return self.token_bytes(token).decode(errors="replace")
+
+    def _templated(self) -> ChatTemplate:
+        if self.template is None:
+            raise TemplateError("this model has no chat template: name one with --task.template FILE")
+        return self.template
+
+    def _ready(self, messages: Sequence[Message], tools: Tools | None) -> _Chat:
+        """Checked messages with their control tokens hidden, led by a system message where one is due."""
+        checked = normalise(messages)
+        if "developer" not in self._templated().literals:  # the role's newer name, which few templates know
+            checked = [{**m, "role": "system"} if m["role"] == "developer" else m for m in checked]
+        missing = self.system is not None and all(message["role"] != "system" for message in checked)
+        lead = [{"role": "system", "content": self.system}] if missing else []
+        placeholders = Placeholders(self._control, [self.system, messages, tools])
+        return _Chat(
+            messages=[placeholders.hide_message(message) for message in lead + checked],
+            tools=placeholders.hide(tools, "tools"),
+            literals=placeholders.literals,
+            added=len(lead),
+        )
+
+    def _example(
+        self, text: str, literals: Mapping[str, str], spans: Sequence[tuple[int, int]], open_ended: bool
+    ) -> Example:
+        """An example of text whose spans are targets; open-ended text is closed with eos_token, a target too."""
+        ids, token_spans = self._encoder.encode_with_spans(text, literals, spans)
+        targets = [False] * len(ids)
+        for first, end in token_spans:
+            targets[first:end] = [True] * (end - first)
+        if not open_ended:
+            return Example(tuple(ids), tuple(targets))
+        if self._eos is None:
+            raise TemplateError(
+                "nothing ends an answer, so the model could not learn to stop: the chat template writes no"
+                " end-of-turn token and the tokenizer has no eos_token"
+            )
+        return Example((*ids, self._eos), (*targets, True))
+
+    def _end_of_turn(self) -> int | None:
+        """The special token that the template writes right after an answer, where it does."""
+        if self.template is None:
+            return None
+        answer = next(unused_characters(self.template.source))
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+        try:
+            rest = self.template.render(messages).rpartition(answer)[2]
+        except TemplateError:
+            return None  # it wants other messages than these
+        found = self._control.special.match(rest.lstrip())
+        token: int | None = None if found is None else self.tokenizer.token_to_id(found[0])
+        return token
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """Messages ready for the template."""
+
+    messages: list[dict[str, Any]]
+    tools: Tools | None
+    literals: dict[str, str]  # what the placeholders in them stand for
+    added: int  # messages put before the user's own
+
+
+def _wanted_answers(messages: Sequence[Message], train_on: Literal["assistant", "last"]) -> list[int]:
+    """Indices of the answers to train on."""
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    chosen = answers if train_on == "assistant" else answers[-1:]
+    return [index for index in chosen if is_trained(messages[index], index)]

@@ -1,0 +1,135 @@
+"""Messages as users write them, checked and brought into the one shape that chat templates expect."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ptune.errors import TemplateError
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def normalise(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A checked copy of OpenAI-shaped messages, for a template.
+
+    Text parts of a content become one string, arguments of a tool call that are JSON text become the object that
+    templates expect, keys without a value and the training flag `train` are left out; all else passes through.
+
+    Raises: TemplateError that names the message and the field.
+    """
+    if not _is_list(messages):
+        raise TemplateError(f"messages must be a list, not {_kind(messages)}")
+    if not messages:
+        raise TemplateError("messages is empty: a conversation has at least one message")
+    return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def is_trained(message: Mapping[str, Any], index: int) -> bool:
+    """Whether a message may be a target: an answer that is not marked `"train": false`. Raises: TemplateError."""
+    flag = message.get("train", True)
+    if not isinstance(flag, bool):
+        raise TemplateError(f"messages[{index}].train must be true or false, not {flag!r}")
+    return flag and message["role"] == "assistant"
+
+
+def map_strings(value: Any, change: Callable[[str], str], path: str) -> Any:
+    """A copy of JSON-like `value` with every string changed, keys of objects too. Raises: TemplateError for other types."""
+    if isinstance(value, str):
+        return change(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {
+            map_strings(key, change, path): map_strings(item, change, f"{path}.{key}")
+            for key, item in value.items()
+        }
+    if _is_list(value):
+        return [map_strings(item, change, f"{path}[{index}]") for index, item in enumerate(value)]
+    raise TemplateError(f"{path} must be JSON, not {_kind(value)}")
+
+
+def check_text(text: str, path: str) -> str:
+    """The text itself. Raises: TemplateError for half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    found = _SURROGATE.search(text)
+    if found is not None:
+        raise TemplateError(
+            f"{path} holds \\u{ord(found[0]):04x}, half of a surrogate pair: it is not valid Unicode"
+        )
+    return text
+
+
+def _message(message: Mapping[str, Any], path: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise TemplateError(f"{path} must be an object with role and content, not {_kind(message)}")
+    role = message.get("role")
+    if role not in ROLES:
+        given = "is missing" if role is None else f"is {role!r}"
+        raise TemplateError(f"{path}.role {given}; it must be one of {', '.join(ROLES)}")
+    kept = {key: value for key, value in message.items() if value is not None and key != "train"}
+    if "tool_calls" in kept:
+        kept["tool_calls"] = _tool_calls(kept["tool_calls"], f"{path}.tool_calls")
+    if "content" in kept:
+        kept["content"] = _text(kept["content"], f"{path}.content")
+    elif not (role == "assistant" and kept.get("tool_calls")):
+        raise TemplateError(f"{path}.content is missing: a message of role {role} needs text")
+    checked: dict[str, Any] = map_strings(kept, lambda text: check_text(text, path), path)
+    return checked
+
+
+def _text(content: Any, path: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not _is_list(content):
+        raise TemplateError(f"{path} must be text, not {_kind(content)}")
+    return "".join(_part(part, f"{path}[{index}]") for index, part in enumerate(content))
+
+
+def _part(part: Any, path: str) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind != "text":
+        raise TemplateError(f"{path} is of type {kind!r}; this model reads only parts of type 'text'")
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise TemplateError(f"{path}.text must be text, not {_kind(text)}")
+    return text
+
+
+def _tool_calls(calls: Any, path: str) -> list[dict[str, Any]]:
+    if not _is_list(calls) or not all(isinstance(call, Mapping) for call in calls):
+        raise TemplateError(f"{path} must be a list of objects")
+    return [_tool_call(call) for call in calls]
+
+
+def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return dict(call)
+    try:
+        arguments = json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        arguments = None  # a model may have written anything; the template shows it as it is
+    return (
+        {**call, "function": {**function, "arguments": arguments}}
+        if isinstance(arguments, dict)
+        else dict(call)
+    )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _kind(value: Any) -> str:
+    names = {
+        str: "text",
+        dict: "an object",
+        list: "a list",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
+    return "nothing" if value is None else names.get(type(value), type(value).__name__)

@@ -1,0 +1,24 @@
+"""Private-use characters (Unicode, chapter 23.5): they mean nothing by themselves, so they can mark places in text."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ptune.errors import TemplateError
+
+_PLANES = ((0xF0000, 0xFFFFE), (0x100000, 0x10FFFE))
+
+
+def unused_characters(value: Any) -> Iterator[str]:
+    """Private-use characters that occur nowhere in `value`, which is JSON-like. Looks at it only when first asked.
+
+    Raises: TemplateError, from the iterator, where `value` holds them all.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    for character in map(chr, itertools.chain.from_iterable(itertools.starmap(range, _PLANES))):
+        if character not in text:
+            yield character
+    raise TemplateError("the messages hold every private-use character of Unicode; no text needs them")

@@ -1,0 +1,62 @@
+"""What each token stands for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from tokenizers import Tokenizer
+
+_SPACE = "\u2581"  # SentencePiece's space
+
+
+class Vocabulary:
+    """Single tokens of a tokenizer, as its decoder reads them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self._added = {token: known.content for token, known in added.items()}
+        self._special = {token for token, known in added.items() if known.special}
+        decoders = list(_decoders(tokenizer))
+        self._byte_level = _byte_level_alphabet() if "ByteLevel" in decoders else None
+        spellings = [f"<0x{byte:02X}>" for byte in range(256)] if "ByteFallback" in decoders else []
+        self._bytes = {tokenizer.token_to_id(spelling): byte for byte, spelling in enumerate(spellings)}
+
+    def is_silent(self, token: int) -> bool:
+        """Whether decoding leaves the token out: it is special, or the tokenizer does not know it."""
+        return token in self._special or self._tokenizer.id_to_token(token) is None
+
+    def is_byte(self, token: int) -> bool:
+        """Whether the token is one byte of a character that the vocabulary lacks (SentencePiece's byte fallback)."""
+        return token in self._bytes
+
+    def bytes_of(self, token: int) -> bytes:
+        """The token's bytes, maybe only a part of a character. A special token is its name, an unknown one nothing."""
+        if token in self._added:
+            return self._added[token].encode()
+        if token in self._bytes:
+            return bytes([self._bytes[token]])
+        spelling: str = self._tokenizer.id_to_token(token) or ""
+        if self._byte_level is not None:
+            return bytes(self._byte_level[character] for character in spelling)
+        return spelling.replace(_SPACE, " ").encode()
+
+
+def _decoders(tokenizer: Tokenizer) -> Iterator[str]:
+    """Names of the decoder's parts; their pickled state is the JSON that tokenizer.json has of them."""
+    waiting: list[dict[str, Any]] = (
+        [json.loads(tokenizer.decoder.__getstate__())] if tokenizer.decoder else []
+    )
+    for decoder in waiting:
+        yield decoder["type"]
+        waiting += decoder.get("decoders", [])
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """The character that stands for each byte in byte-level BPE: itself where it is printable (Radford et al. 2019)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    shifted = {chr(256 + number): byte for number, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | shifted

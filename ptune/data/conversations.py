@@ -1,0 +1,176 @@
+"""The shapes in which conversations come, recognised by their columns, and the one shape that ptune works with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from ptune.codecs.chat import ChatCodec, Example
+from ptune.errors import DataError
+
+Row: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages, the last of which is the answer, and the tools that were on offer."""
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] | None = None
+
+    def example(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> Example:
+        """Tokens and targets. Raises: TemplateError."""
+        return codec.encode_example(self.messages, tools=self.tools, train_on=train_on)
+
+    def prompt(self, codec: ChatCodec) -> list[int]:
+        """Tokens that ask for the last answer. Raises: TemplateError."""
+        return codec.encode_prompt(self.messages[: self._last_answer], tools=self.tools)
+
+    @property
+    def question(self) -> str:
+        """What was said last before the last answer."""
+        return str(self.messages[self._last_answer - 1].get("content") or "")
+
+    @property
+    def answer(self) -> str:
+        """The last answer."""
+        return str(self.messages[self._last_answer].get("content") or "")
+
+    @property
+    def _last_answer(self) -> int:
+        return max(index for index, message in enumerate(self.messages) if message["role"] == "assistant")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Plain text and what follows it; no chat template is involved."""
+
+    question: str
+    answer: str
+
+    def example(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> Example:
+        """Tokens and targets. Raises: TemplateError."""
+        return codec.encode_completion(self.question, self.answer)
+
+    def prompt(self, codec: ChatCodec) -> list[int]:
+        """Tokens of the plain prompt. Raises: TemplateError."""
+        return codec.encode_text(self.question)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A known layout of rows: `columns` must be there. `convert` raises DataError for a row that does not fit."""
+
+    name: str
+    columns: tuple[str, ...]
+    convert: Callable[[Row], Conversation | Completion]
+
+
+def recognise(columns: Iterable[str]) -> Shape:
+    """The shape of rows with these columns. Raises: DataError that lists them and the shapes known."""
+    found = set(columns)
+    for shape in SHAPES:
+        if found.issuperset(shape.columns):
+            return shape
+    known = "; ".join(f"{' + '.join(shape.columns)} ({shape.name})" for shape in SHAPES)
+    raise DataError(f"no known shape: its columns are {', '.join(sorted(found))}; known are {known}")
+
+
+def _openai(row: Row) -> Conversation:
+    return Conversation(_messages(row["messages"], "messages"), _tools(row))
+
+
+def _sharegpt(row: Row) -> Conversation:
+    turns = _objects(row["conversations"], "conversations")
+    messages = [_turn(turn, f"conversations[{index}]") for index, turn in enumerate(turns)]
+    system = row.get("system")
+    has_one = bool(messages) and messages[0].get("role") == "system"
+    lead = [{"role": "system", "content": system}] if system and not has_one else []
+    return Conversation(_messages(lead + messages, "conversations"), _tools(row))
+
+
+def _prompt_completion(row: Row) -> Conversation | Completion:
+    prompt, completion = row["prompt"], row["completion"]
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return Completion(prompt, completion)
+    # Of messages, too, only the completion is to be learned.
+    asked = [{**message, "train": False} for message in _messages(prompt, "prompt")]
+    answered = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    return Conversation((*asked, *_messages(answered, "completion")), _tools(row))
+
+
+def _alpaca(row: Row) -> Conversation:
+    parts = [_text(row, "instruction"), _text(row, "input") if row.get("input") else ""]
+    return Conversation(
+        (
+            {"role": "user", "content": "\n\n".join(filter(None, parts))},
+            {"role": "assistant", "content": _text(row, "output")},
+        )
+    )
+
+
+SHAPES = (
+    Shape("OpenAI messages", ("messages",), _openai),
+    Shape("ShareGPT", ("conversations",), _sharegpt),
+    Shape("prompt and completion", ("prompt", "completion"), _prompt_completion),
+    Shape("Alpaca", ("instruction", "output"), _alpaca),
+)
+
+_SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+}
+
+
+def _turn(turn: Row, path: str) -> Row:
+    """A ShareGPT turn as a message. Some files of that shape have the newer keys role and content."""
+    if "from" not in turn:
+        return turn
+    role = _SHAREGPT_ROLES.get(str(turn["from"]))
+    if role is None:
+        raise DataError(f"{path}.from is {turn['from']!r}; it must be one of {', '.join(_SHAREGPT_ROLES)}")
+    kept = {key: value for key, value in turn.items() if key not in ("from", "value")}
+    return {"role": role, "content": turn.get("value"), **kept}
+
+
+def _messages(value: Any, path: str) -> tuple[Row, ...]:
+    """Messages, unchecked but for being objects."""
+    return tuple(_message(message) for message in _objects(value, path))
+
+
+def _message(message: Row) -> Row:
+    """OpenAI's files say `"weight": 0` of an answer that is not to be learned."""
+    kept = {key: value for key, value in message.items() if key != "weight"}
+    return {**kept, "train": False} if message.get("weight") == 0 else kept
+
+
+def _tools(row: Row) -> tuple[Row, ...] | None:
+    """The tools on offer; Parquet files often hold them as JSON text."""
+    tools = row.get("tools")
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError:
+            raise DataError("tools is text, but not JSON") from None
+    return tuple(_objects(tools, "tools")) if tools else None
+
+
+def _objects(value: Any, path: str) -> list[Row]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, dict) for item in value):
+        raise DataError(f"{path} must be a list of objects")
+    return list(value)
+
+
+def _text(row: Row, column: str) -> str:
+    value = row[column]
+    if not isinstance(value, str):
+        raise DataError(f"{column} must be text, not {type(value).__name__}")
+    return value

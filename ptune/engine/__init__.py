@@ -1,0 +1,1 @@
+"""The engine: bundles on onnxruntime, many adapters in one batch. Torch-free."""

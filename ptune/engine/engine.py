@@ -1,0 +1,340 @@
+"""The engine: requests in, tokens out. One thread, one primitive: a step that computes a column of tokens."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptune.engine.adapters import Adapter, load_adapter
+from ptune.engine.golden import replay
+from ptune.engine.kv_cache import KvCache
+from ptune.engine.request import Request, Token
+from ptune.engine.rows import Generation, Scoring
+from ptune.engine.scheduler import Chunk, Row, Scheduler
+from ptune.engine.session import Session
+from ptune.engine.step import Logits, Step
+from ptune.errors import AdapterError, PtuneError, RequestError, UsageError
+from ptune.formats.bundle import BASE, Bundle
+from ptune.formats.signature import Signature
+from ptune.formats.whole_write import read_json
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """The engine at one moment; `steps` and `tokens` (computed, prompt and output) count from its start."""
+
+    running: int
+    waiting: int
+    kv_used_tokens: int
+    kv_capacity_tokens: int
+    steps: int
+    tokens: int
+
+
+class Ticket:
+    """A submitted request."""
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+
+    def cancel(self) -> None:
+        """Ends the request before the next step, with a last token whose finish is "cancelled". May come too late."""
+        self._cancel()
+
+
+class Engine:
+    """Serves one bundle's base and adapters, mixed in every step. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        session: Session,
+        cache: KvCache,
+        *,
+        prefill_chunk: int = 256,
+        max_waiting: int = 256,
+    ) -> None:
+        self.bundle = bundle
+        self.signature: Signature = bundle.manifest.signature
+        self.context = cache.capacity  # longest sequence, prompt and output, in tokens
+        self._cache = cache
+        self._adapters: dict[str, Adapter] = {}
+        self._scheduler = Scheduler(cache.slots, prefill_chunk, max_waiting)
+        self._step = Step(session, self.signature, cache)
+        self._steps = self._tokens = 0
+        self._open = True  # takes requests
+        self._closing = False
+        self._changed = threading.Condition()  # guards the scheduler, the adapters and the two flags
+        self._thread = threading.Thread(target=self._run, name="ptune-engine", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # or the interpreter would take the graph away under a running step
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle | str | Path,
+        *,
+        profile: str | None = None,
+        threads: int | None = None,
+        kv_bytes: int = GIB,
+        max_rows: int = 32,
+        prefill_chunk: int = 256,
+        max_waiting: int = 256,
+        replay_golden: bool = True,
+    ) -> Engine:
+        """Opens a bundle, loads all its adapters and compares this machine's numbers with the exporting one's.
+
+        profile: which graph; default: the bundle's own choice.
+        threads: of a step; default: the cores that this process may use.
+        kv_bytes, max_rows: memory for the cache, and into how many sequences' slots it is cut at most.
+        prefill_chunk: prompt tokens that one step computes at most.
+        max_waiting: requests that wait for a slot at most.
+
+        Raises: FormatError, AdapterError, UsageError; ParityError where this machine computes otherwise.
+        """
+        for name, value in (
+            ("max_rows", max_rows),
+            ("prefill_chunk", prefill_chunk),
+            ("threads", threads or 1),
+        ):
+            if value < 1:
+                raise UsageError(f"{name} must be 1 or more (is {value})")
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        manifest = bundle.manifest
+        graph = bundle.graph_path(profile)
+        bundle.check_files(manifest.graphs[profile or manifest.default_profile].files)
+        cache = KvCache.within(kv_bytes, manifest.signature, max_rows)
+        session = Session(graph, manifest.signature, threads)
+        engine = cls(bundle, session, cache, prefill_chunk=prefill_chunk, max_waiting=max_waiting)
+        try:
+            for name in manifest.adapters:
+                engine.load_adapter(name)
+            if replay_golden:
+                bundle.check_files(manifest.golden)
+                replay(engine, read_json(bundle.golden_path))
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the loaded adapters; the base is always there and not among them."""
+        return list(self._adapters)
+
+    def load_adapter(self, name: str) -> None:
+        """Loads an adapter of the bundle, also one that was added to it since; a loaded one is replaced.
+
+        Raises: FormatError where the bundle has none or its files are damaged; AdapterError where it does not fit.
+        """
+        bundle = Bundle.open(self.bundle.folder)
+        record = bundle.adapter(name)
+        if record.base is not None and record.base != bundle.manifest.base.hash:
+            raise AdapterError(
+                f"adapter {name!r} was trained on another base ({record.base}) than this ({bundle.manifest.base.hash})"
+            )
+        folder = bundle.adapter_path(name)
+        bundle.check_files({f"adapters/{name}/{file}": digest for file, digest in record.files.items()})
+        adapter = load_adapter(folder, self.signature)
+        with self._changed:
+            self.bundle = bundle
+            self._adapters[name] = adapter
+
+    def drop_adapter(self, name: str) -> None:
+        """Takes no more requests for an adapter; those that are there finish. Raises: RequestError, 404."""
+        with self._changed:
+            if self._find(name) is None:
+                raise RequestError("the base cannot be dropped", param="model")
+            del self._adapters[name]
+
+    def submit(self, request: Request, deliver: Callable[[Token], None]) -> Ticket:
+        """Queues a request. `deliver` gets its tokens one by one, on the engine's thread; it must be quick.
+
+        Raises: RequestError: 400 for what cannot be served, 404 for an unknown adapter, 429 where the queue is full,
+        503 while the engine drains.
+        """
+        with self._changed:
+            row = self._generation(request, deliver)
+            if self._scheduler.full:
+                waiting = len(self._scheduler.waiting)
+                raise RequestError(
+                    f"{waiting} requests are waiting; try again later", code="queue_full", status=429
+                )
+            self._enqueue([row])
+        return Ticket(lambda: self._cancel(row))
+
+    def generate(self, request: Request) -> Generator[Token, None, None]:
+        """Submits at once and yields the tokens as they come; an iterator that is given up cancels the request.
+
+        Raises: RequestError, as `submit`.
+        """
+        tokens: queue.SimpleQueue[Token] = queue.SimpleQueue()
+        return _drawn(tokens, self.submit(request, tokens.put))
+
+    def generate_all(self, requests: Sequence[Request]) -> list[list[Token]]:
+        """Answers many requests at once, in one queue without a bound. Raises: RequestError, as `submit`, but 429."""
+        queues: list[queue.SimpleQueue[Token]] = [queue.SimpleQueue() for _ in requests]
+        with self._changed:
+            rows = [
+                self._generation(request, tokens.put)
+                for request, tokens in zip(requests, queues, strict=True)
+            ]
+            self._enqueue(rows)
+        return [list(_until_finish(tokens)) for tokens in queues]
+
+    def logits(self, ids: Sequence[Sequence[int]], adapters: Sequence[str]) -> list[Logits]:
+        """Logits [tokens, vocab] of sequences, each under its adapter: mixed and chunked as requests are.
+
+        Raises: RequestError for a sequence that cannot be served; PtuneError where the step fails.
+        """
+        with self._changed:
+            self._require_open()
+            rows = []
+            for sequence, name in zip(ids, adapters, strict=True):
+                self._check_tokens(sequence, 0)
+                rows.append(Scoring(sequence, self._find(name), self.signature.vocab_size))
+            self._enqueue(rows)
+        for row in rows:
+            row.done.wait()
+            if row.error:
+                raise PtuneError(row.error)
+        return [row.logits for row in rows]
+
+    def stats(self) -> EngineStats:
+        with self._changed:
+            return EngineStats(
+                running=len(self._scheduler.running),
+                waiting=len(self._scheduler.waiting),
+                kv_used_tokens=sum(row.cached for row in self._scheduler.running),
+                kv_capacity_tokens=self._cache.slots * self._cache.capacity,
+                steps=self._steps,
+                tokens=self._tokens,
+            )
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Takes no more requests and waits for those that are there. Returns whether all have finished."""
+        with self._changed:
+            self._open = False
+            return self._changed.wait_for(lambda: not self._scheduler.busy, timeout_s)
+
+    def close(self) -> None:
+        """Cancels what is left and ends the thread. May be called twice."""
+        with self._changed:
+            self._open = False
+            self._closing = True
+            for row in (*self._scheduler.running, *self._scheduler.waiting):
+                row.cancelled = True
+            self._changed.notify_all()
+        self._thread.join()
+        atexit.unregister(self.close)
+
+    def _run(self) -> None:
+        """The thread: sleeps while there is nothing to do, else steps."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._scheduler.busy)
+                dropped = self._scheduler.drop_cancelled()
+                chunks = self._scheduler.plan()
+                closing = self._closing
+                self._changed.notify_all()
+            for row in dropped:
+                row.end("cancelled")
+            if closing:
+                return
+            if chunks:
+                self._compute(chunks)
+
+    def _compute(self, chunks: list[Chunk]) -> None:
+        """One step and what follows from it. What goes wrong ends the rows it concerns, never the engine."""
+        try:
+            columns = self._step(chunks)
+        except Exception as error:
+            for chunk in chunks:
+                _fail(chunk.row, error)
+        else:
+            self._steps += 1
+            self._tokens += sum(chunk.count for chunk in chunks)
+            self._scheduler.computed(chunks)
+            for chunk, logits in zip(chunks, columns, strict=True):
+                try:
+                    chunk.row.take(chunk, logits)
+                except Exception as error:
+                    _fail(chunk.row, error)
+        with self._changed:
+            self._scheduler.release([chunk.row for chunk in chunks if chunk.row.finished])
+            self._changed.notify_all()
+
+    def _enqueue(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._scheduler.submit(row)
+        self._changed.notify_all()
+
+    def _cancel(self, row: Row) -> None:
+        with self._changed:
+            row.cancelled = True
+            self._changed.notify_all()
+
+    def _find(self, name: str) -> Adapter | None:
+        if name == BASE:
+            return None
+        if name not in self._adapters:
+            known = ", ".join([BASE, *self._adapters])
+            message = f"no adapter {name!r} here; served: {known}"
+            raise RequestError(message, param="model", code="model_not_found", status=404)
+        return self._adapters[name]
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise RequestError("the engine is shutting down", code="shutting_down", status=503)
+
+    def _generation(self, request: Request, deliver: Callable[[Token], None]) -> Generation:
+        """A row for a request that can be served."""
+        vocab = self.signature.vocab_size
+        self._require_open()
+        self._check_tokens(request.prompt, request.max_tokens)
+        if wrong := [token for token in request.sampling.logit_bias if not 0 <= token < vocab]:
+            raise RequestError(
+                f"logit_bias: no token {wrong[0]}; the vocabulary has {vocab}", param="logit_bias"
+            )
+        if (request.logprobs or 0) > vocab:
+            raise RequestError(f"logprobs must be at most {vocab} (is {request.logprobs})", param="logprobs")
+        return Generation(request, self._find(request.adapter), deliver)
+
+    def _check_tokens(self, prompt: Sequence[int], max_tokens: int) -> None:
+        vocab = self.signature.vocab_size
+        if not prompt or min(prompt) < 0 or max(prompt) >= vocab:
+            raise RequestError(f"a prompt is one or more tokens of 0 to {vocab - 1}", param="prompt")
+        if len(prompt) + max_tokens > self.context:
+            raise RequestError(
+                f"{len(prompt)} prompt tokens and max_tokens {max_tokens} are {len(prompt) + max_tokens} together; "
+                f"a sequence may have {self.context}",
+                param="max_tokens" if len(prompt) <= self.context else "prompt",
+                code="context_length_exceeded",
+            )
+
+
+def _drawn(tokens: queue.SimpleQueue[Token], ticket: Ticket) -> Generator[Token, None, None]:
+    try:
+        yield from _until_finish(tokens)
+    finally:
+        ticket.cancel()
+
+
+def _until_finish(tokens: queue.SimpleQueue[Token]) -> Iterator[Token]:
+    while True:
+        token = tokens.get()
+        yield token
+        if token.finish is not None:
+            return
+
+
+def _fail(row: Row, error: Exception) -> None:
+    logging.getLogger(__name__).error("a step failed", exc_info=error)
+    row.end("error", f"the engine could not compute this: {error}")

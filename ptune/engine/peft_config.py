@@ -1,0 +1,134 @@
+"""adapter_config.json as peft writes it: what ptune serves of it, and what it refuses by name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from ptune.errors import AdapterError
+from ptune.formats.whole_write import read_json
+
+MERGE = "merge it instead: ptune merge"
+
+# What changes more than `x @ A @ B * scale` beside a linear layer. A false, null or empty value is harmless.
+REFUSED = {
+    "use_dora": f"DoRA rescales the base's weights; {MERGE}",
+    "modules_to_save": f"it carries whole trained modules beside the LoRA factors; {MERGE}",
+    "target_parameters": f"it adapts bare parameters, not linear layers; {MERGE}",
+    "trainable_token_indices": f"it trains embeddings of single tokens; {MERGE}",
+    "lora_bias": f"its B factors have a bias; {MERGE}",
+    "layer_replication": f"it changes how many layers the base has; {MERGE}",
+    "kasa_config": f"KaSA changes the base's weights; {MERGE}",
+    "alora_invocation_tokens": "aLoRA is active on part of a sequence only",
+    "use_qalora": "QA-LoRA pools the inputs of its A factors",
+    "use_bdlora": "BD-LoRA has block-diagonal factors",
+    "arrow_config": "Arrow routes each token among several adapters",
+    "monteclora_config": "MonteCLoRA samples its factors",
+    "megatron_config": "it belongs to Megatron's parallel layers",
+}
+# Initialisations that leave the base's weights as they were; after the others, factors of this base are not enough.
+PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+
+
+class LoraConfig(BaseModel):
+    """The fields of peft's LoraConfig that say where factors plug in and how they are scaled."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    r: int = 8
+    lora_alpha: FiniteFloat = 8
+    use_rslora: bool = False
+    rank_pattern: dict[str, int] = {}
+    alpha_pattern: dict[str, FiniteFloat] = {}
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+
+    def rank(self, module: str) -> int:
+        """The rank of a module's factors."""
+        return self.rank_pattern.get(_pattern_of(module, self.rank_pattern), self.r)
+
+    def scale(self, module: str) -> float:
+        """What B is multiplied with: alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski 2023)."""
+        alpha = self.alpha_pattern.get(_pattern_of(module, self.alpha_pattern), self.lora_alpha)
+        rank = self.rank(module)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def targets(self, module: str) -> bool:
+        """Whether peft would put factors beside this module."""
+        if self.exclude_modules and _named(module, self.exclude_modules):
+            return False
+        if self.target_modules is None or self.target_modules == "all-linear":
+            return True
+        if isinstance(self.target_modules, list) and module in self.target_modules:
+            return True
+        return _named(module, self.target_modules) and self._in_layers(module)
+
+    def _in_layers(self, module: str) -> bool:
+        if self.layers_to_transform is None or self.layers_to_transform == []:
+            return True
+        patterns = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
+        prefixes = [rf"(?:^|.*?\.){pattern}" for pattern in patterns or []] or [r".*?\.[^.]*"]
+        found = next(filter(None, (re.match(rf"{prefix}\.(\d+)\.", module) for prefix in prefixes)), None)
+        layers = self.layers_to_transform
+        return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
+
+
+def read_config(folder: Path) -> tuple[LoraConfig, list[str]]:
+    """Reads adapter_config.json. Returns it and what about it cannot be served.
+
+    Raises: AdapterError where it is no LoRA configuration at all; FormatError where the file is missing or damaged.
+    """
+    fields = read_json(folder / "adapter_config.json")
+    kind = fields.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(f"{folder} holds an adapter of peft_type {kind!r}; only LORA is served; {MERGE}")
+    try:
+        config = LoraConfig.model_validate(
+            {name: value for name, value in fields.items() if value is not None}
+        )
+        _try_patterns(config)
+    except ValidationError as error:
+        problems = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
+        raise AdapterError(f"{folder}/adapter_config.json cannot be used: {problems}") from None
+    except re.error as error:
+        raise AdapterError(
+            f"{folder}/adapter_config.json: {error.pattern!r} is no pattern: {error}"
+        ) from None
+    return config, _refused(fields, config)
+
+
+def _refused(fields: dict[str, Any], config: LoraConfig) -> list[str]:
+    problems = [f"{name} is set: {reason}" for name, reason in REFUSED.items() if fields.get(name)]
+    if (init := fields.get("init_lora_weights")) not in PLAIN_INITS:
+        problems.append(
+            f"init_lora_weights is {init!r}: it changed the base's weights when training began; save it with peft's "
+            "path_initial_model_for_weight_conversion"
+        )
+    ranks = {"r": config.r, **config.rank_pattern}
+    return problems + [f"{name} is {rank}, a rank is 1 or more" for name, rank in ranks.items() if rank < 1]
+
+
+def _try_patterns(config: LoraConfig) -> None:
+    """Raises: re.error for a pattern that is none."""
+    regexes = [value for value in (config.target_modules, config.exclude_modules) if isinstance(value, str)]
+    layers = [config.layers_pattern] if isinstance(config.layers_pattern, str) else config.layers_pattern
+    for pattern in (*regexes, *config.rank_pattern, *config.alpha_pattern, *(layers or [])):
+        re.compile(pattern)
+
+
+def _pattern_of(module: str, patterns: Iterable[str]) -> str:
+    """The first pattern that matches the end of the module's path, as peft's get_pattern_key; else the path itself."""
+    return next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", module)), module)
+
+
+def _named(module: str, names: list[str] | str) -> bool:
+    """A string is a regular expression for the whole path; of a list, each name may be the path's end."""
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in names)

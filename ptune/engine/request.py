@@ -1,0 +1,98 @@
+"""What goes into the engine and what comes out, in tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ptune.errors import RequestError
+from ptune.formats.bundle import BASE
+
+Finish = Literal["stop", "length", "cancelled", "error"]
+
+NO_TOKEN = -1  # id of a Token that only says that the sequence has ended
+
+
+def _require(holds: bool, param: str, rule: str, value: object) -> None:
+    if not holds:
+        raise RequestError(f"{param} {rule} (is {value!r})", param=param, code="invalid_value")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Field names and meanings are those of the OpenAI and vLLM APIs.
+
+    Order: logit_bias, repetition/frequency/presence penalties, then temperature, top_k, top_p, min_p.
+    `temperature` 0 is greedy; its ties go to the lowest token id.
+
+    Raises: RequestError that names the field where a value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = off
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.temperature < math.inf, "temperature", "must be 0 or more", self.temperature)
+        _require(0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1", self.top_p)
+        _require(self.top_k >= 0, "top_k", "must be 0 (off) or more", self.top_k)
+        _require(0 <= self.min_p <= 1, "min_p", "must be from 0 to 1", self.min_p)
+        _require(
+            0 < self.repetition_penalty < math.inf,
+            "repetition_penalty",
+            "must be above 0",
+            self.repetition_penalty,
+        )
+        _require(
+            math.isfinite(self.frequency_penalty),
+            "frequency_penalty",
+            "must be finite",
+            self.frequency_penalty,
+        )
+        _require(
+            math.isfinite(self.presence_penalty), "presence_penalty", "must be finite", self.presence_penalty
+        )
+        for token, bias in self.logit_bias.items():
+            _require(math.isfinite(bias), "logit_bias", f"must be finite for token {token}", bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to be continued. Raises: RequestError that names the field where a value is out of range."""
+
+    prompt: tuple[int, ...]  # at least one token
+    adapter: str = BASE
+    sampling: Sampling = Sampling()
+    max_tokens: int = 256  # 0 = only score the prompt
+    stop_ids: frozenset[int] = frozenset()  # ends the sequence; the token itself is emitted last
+    logprobs: int | None = None  # None = none; n = the chosen token's and the n most likely
+    prompt_logprobs: bool = False  # also the log-probability of every prompt token but the first
+
+    def __post_init__(self) -> None:
+        _require(len(self.prompt) > 0, "prompt", "must have at least one token", list(self.prompt))
+        _require(self.max_tokens >= 0, "max_tokens", "must be 0 or more", self.max_tokens)
+        _require(self.logprobs is None or self.logprobs >= 0, "logprobs", "must be 0 or more", self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token that the engine emitted.
+
+    `logprob` and `top` are of the model's own distribution: before temperature, penalties and truncation.
+    With `prompt_logprobs` the prompt's own tokens come first, marked `prompt`; the first of them has no logprob.
+    A sequence that ends without another token (cancelled, error, nothing asked for) ends with id NO_TOKEN.
+    """
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    finish: Finish | None = None  # set on the last token only
+    error: str | None = None
+    prompt: bool = False

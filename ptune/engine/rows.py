@@ -1,0 +1,113 @@
+"""What becomes of logits: a request's next token, or the logits themselves."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ptune.engine.adapters import Adapter
+from ptune.engine.request import NO_TOKEN, Finish, Request, Token
+from ptune.engine.sampling import choose, log_softmax, most_likely
+from ptune.engine.scheduler import Chunk, Row
+from ptune.errors import PtuneError
+
+Logits = npt.NDArray[np.float32]
+
+
+class Generation(Row):
+    """A request on its way: samples a token whenever its newest has been computed, and delivers it."""
+
+    def __init__(self, request: Request, adapter: Adapter | None, deliver: Callable[[Token], None]) -> None:
+        super().__init__(list(request.prompt), adapter, all_logits=request.prompt_logprobs)
+        self._request = request
+        self._deliver = deliver
+        seed = request.sampling.seed
+        self._seed = secrets.randbits(64) if seed is None else seed
+
+    def take(self, chunk: Chunk, logits: Logits) -> None:
+        """Emits the tokens that the logits [wanted, vocab] tell: of the prompt where asked for, then the next one.
+
+        Raises: PtuneError where the logits are not numbers.
+        """
+        if np.isnan(logits).any():
+            raise PtuneError("the model's output is not a number")
+        request, newest = self._request, chunk.newest
+        if request.prompt_logprobs and chunk.start < len(request.prompt):
+            self._emit_prompt(chunk.start, logits)
+        if newest and request.max_tokens == 0:
+            self.end("length")
+        elif newest:
+            self._emit_next(logits[-1])
+
+    def end(self, finish: Finish, error: str | None = None) -> None:
+        if not self.finished:
+            self._emit(Token(NO_TOKEN, finish=finish, error=error))
+
+    def _emit_prompt(self, start: int, logits: Logits) -> None:
+        """Logits of prompt position p tell the probability of the prompt's token p + 1."""
+        prompt = self._request.prompt
+        if start == 0:
+            self._emit(Token(prompt[0], prompt=True))
+        for row, token in zip(logits, prompt[start + 1 :], strict=False):
+            self._emit(self._told(token, row, prompt=True))
+
+    def _emit_next(self, logits: Logits) -> None:
+        request = self._request
+        output = self.tokens[len(request.prompt) :]
+        token = choose(logits, request.sampling, request.prompt, output, self._seed)
+        self.tokens.append(token)
+        finish: Finish | None = None
+        if token in request.stop_ids:
+            finish = "stop"
+        elif len(output) + 1 == request.max_tokens:
+            finish = "length"
+        self._emit(self._told(token, logits, finish=finish))
+
+    def _told(
+        self, token: int, logits: Logits, *, finish: Finish | None = None, prompt: bool = False
+    ) -> Token:
+        """A token with the log-probabilities that the request asks for."""
+        if self._request.logprobs is None and not prompt:
+            return Token(token, finish=finish)
+        logprobs = log_softmax(logits)
+        top = most_likely(logprobs, self._request.logprobs or 0)
+        return Token(token, float(logprobs[token]), top, finish, prompt=prompt)
+
+    def _emit(self, token: Token) -> None:
+        """Delivers; who cannot take a token gets no more, and nobody else is disturbed."""
+        self.finished = token.finish is not None
+        try:
+            self._deliver(token)
+        except Exception:
+            logging.getLogger(__name__).exception("a request's receiver failed; the request is cancelled")
+            self._deliver = _nowhere
+            self.cancelled = True
+
+
+class Scoring(Row):
+    """Keeps the logits of every token, for comparison with another implementation."""
+
+    def __init__(self, ids: Sequence[int], adapter: Adapter | None, vocab_size: int) -> None:
+        super().__init__(list(ids), adapter, all_logits=True)
+        self.logits = np.empty((len(self.tokens), vocab_size), np.float32)
+        self.error: str | None = None
+        self.done = threading.Event()
+
+    def take(self, chunk: Chunk, logits: Logits) -> None:
+        self.logits[chunk.start : chunk.start + chunk.count] = logits
+        if chunk.newest:
+            self.end("length")
+
+    def end(self, finish: Finish, error: str | None = None) -> None:
+        self.error = error if finish != "cancelled" else "the engine was closed"
+        self.finished = True
+        self.done.set()
+
+
+def _nowhere(token: Token) -> None:
+    """Where the tokens of a request go whose receiver has failed."""

@@ -1,0 +1,91 @@
+"""The graph in onnxruntime, its inputs and outputs bound by pointer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnxruntime
+
+from ptune.errors import FormatError
+from ptune.formats.signature import STEP_INPUTS, Signature
+
+Array = npt.NDArray[Any]
+
+
+class Session:
+    """One loaded graph. What is bound stays bound: an array is only bound again where it has moved or changed shape."""
+
+    def __init__(self, path: Path, signature: Signature, threads: int | None = None) -> None:
+        """Loads the graph. `threads` defaults to the cores that this process really has.
+
+        Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or available_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Workers spin between the operators of a step, which is fast, but not between steps: an idle server is idle.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no common base but this
+            raise FormatError(f"{path} cannot be loaded: {error}") from None
+        self._check_names(path, signature)
+        self._binding = self._session.io_binding()
+        self._bound: dict[str, Array] = {}
+
+    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """Runs the graph; `outputs` are written in place. Names that are left out keep what was bound last.
+
+        All arrays must be C-contiguous and of the graph's types. An output may share its memory with an input.
+        """
+        for name, array in inputs.items():
+            if self._moved(name, array):
+                self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            if self._moved(name, array):
+                self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._session.run_with_iobinding(self._binding)
+
+    def _moved(self, name: str, array: Array) -> bool:
+        """Whether `name` has to be bound anew. Keeps `array` alive while it is bound."""
+        before = self._bound.get(name)
+        self._bound[name] = array
+        return before is None or before.ctypes.data != array.ctypes.data or before.shape != array.shape
+
+    def _check_names(self, path: Path, signature: Signature) -> None:
+        expected = {
+            "inputs": {*STEP_INPUTS, *signature.past_names(), *signature.factor_names()},
+            "outputs": {"logits", *signature.present_names()},
+        }
+        found = {
+            "inputs": {node.name for node in self._session.get_inputs()},
+            "outputs": {node.name for node in self._session.get_outputs()},
+        }
+        for kind, names in expected.items():
+            if wrong := sorted(names ^ found[kind]):
+                shown = ", ".join(wrong[:5])
+                raise FormatError(
+                    f"{path} does not have the {kind} of its manifest's signature; they differ in {shown}"
+                )
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity and its cgroup's CPU quota, whichever is less."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, _cgroup_cores(Path("/sys/fs/cgroup")) or affinity))
+
+
+def _cgroup_cores(root: Path) -> int | None:
+    """The CPU quota in whole cores, None where there is none; cgroup v2's file, then v1's two."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((root / name).read_text() for name in files).split()
+        except (OSError, ValueError):
+            continue
+        return max(1, int(quota) // int(period)) if quota not in ("max", "-1") else None
+    return None

@@ -1,0 +1,95 @@
+"""One step: chunks of rows -> flat arrays -> the graph -> logits. The layout is formats/signature.py's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ptune.engine.factors import Stack, Stacks
+from ptune.engine.kv_cache import KvCache
+from ptune.engine.scheduler import Chunk
+from ptune.engine.session import Array, Session
+from ptune.formats.signature import Signature
+
+Logits = npt.NDArray[np.float32]
+
+
+class Step:
+    """Computes chunks of different rows, lengths and adapters in one run of the graph."""
+
+    def __init__(self, session: Session, signature: Signature, cache: KvCache) -> None:
+        self._session = session
+        self._signature = signature
+        self._cache = cache
+        self._stacks = Stacks(signature)
+
+    def __call__(self, chunks: Sequence[Chunk]) -> list[Logits]:
+        """Computes at least one chunk; the rows' caches grow by it.
+
+        Returns for each chunk the logits of its wanted columns, [wanted, vocab]; they may be none.
+        """
+        slots = _slots(chunks)
+        low, high = int(slots.min()), int(slots.max()) + 1
+        window = self._cache.window(low, high)
+        stack = self._stacks.of({chunk.row.adapter for chunk in chunks if chunk.row.adapter is not None})
+        inputs = step_inputs(chunks, stack, self._cache.lengths[low:high], low, self._cache.capacity)
+        logits = np.empty((1, inputs["wanted"].size, self._signature.vocab_size), np.float32)
+        presents = dict(zip(self._signature.present_names(), window.values(), strict=True))
+        self._session.run({**inputs, **window, **stack.inputs}, {"logits": logits, **presents})
+        self._cache.lengths[slots] = [chunk.start + chunk.count for chunk in chunks]
+        ends = np.cumsum([len(chunk.wanted) for chunk in chunks])
+        return np.split(logits[0], ends)[:-1]
+
+
+def step_inputs(
+    chunks: Sequence[Chunk], stack: Stack, lengths: npt.NDArray[np.int32], low: int, capacity: int
+) -> dict[str, Array]:
+    """The graph's STEP_INPUTS, all tokens on one row.
+
+    lengths: tokens in the cache of each slot from `low` on, [batch]; slots without a chunk are idle.
+    """
+    counts = np.array([chunk.count for chunk in chunks])
+    batch_row = _slots(chunks) - low
+    first = np.cumsum(counts) - counts  # flat index of each chunk's first token
+    owner = np.repeat(batch_row, counts)  # [tokens]
+    column = np.arange(counts.sum()) - np.repeat(first, counts)  # [tokens]
+    seq = int(counts.max())
+    pad = np.zeros((len(lengths), seq), np.int64)
+    pad[owner, column] = np.arange(len(owner))
+    query_seqlens = np.zeros(len(lengths), np.int32)
+    query_seqlens[batch_row] = counts
+    total = lengths.copy()
+    total[batch_row] = [chunk.start + chunk.count for chunk in chunks]
+    wanted = [
+        at + column for at, chunk in zip(first.tolist(), chunks, strict=True) for column in chunk.wanted
+    ]
+    return {
+        "input_ids": np.array([[token for chunk in chunks for token in _tokens(chunk)]], np.int64),
+        "position_ids": (np.repeat([chunk.start for chunk in chunks], counts) + column)[None],
+        "pad": pad,
+        "unpad": owner * seq + column,
+        "seqlens_k": np.maximum(total, 1) - np.int32(1),
+        "query_seqlens": query_seqlens,
+        "capacity": np.array(capacity, np.int32),
+        "wanted": np.array(wanted or [0], np.int64),  # the graph wants at least one
+        "choice": _choice(chunks, first, stack),
+    }
+
+
+def _choice(chunks: Sequence[Chunk], first: npt.NDArray[np.int64], stack: Stack) -> npt.NDArray[np.float32]:
+    """[1, tokens, R]: 1 where a token uses a column of the stack."""
+    choice = np.zeros((1, sum(chunk.count for chunk in chunks), stack.rank), np.float32)
+    for at, chunk in zip(first, chunks, strict=True):
+        if chunk.row.adapter is not None:
+            choice[0, at : at + chunk.count, stack.columns[chunk.row.adapter]] = 1
+    return choice
+
+
+def _slots(chunks: Sequence[Chunk]) -> npt.NDArray[np.int64]:
+    return np.array([chunk.row.slot for chunk in chunks], np.int64)
+
+
+def _tokens(chunk: Chunk) -> list[int]:
+    return chunk.row.tokens[chunk.start : chunk.start + chunk.count]

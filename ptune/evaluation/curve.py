@@ -1,0 +1,68 @@
+"""A line chart as inline SVG; colours come from the page's style, so that it suits light and dark."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 720, 260  # pixels of the view box
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 14, 34  # margins
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line; `style` is its CSS class. Points must be finite."""
+
+    name: str
+    style: str
+    points: Sequence[tuple[float, float]]
+    marks: bool = False  # a dot at every point
+
+
+def chart(title: str, x_label: str, series: Sequence[Series]) -> str:
+    """<figure> with the lines over common axes; nothing where there is no point."""
+    drawn = [one for one in series if one.points]
+    if not drawn:
+        return ""
+    xs, ys = ([point[axis] for one in drawn for point in one.points] for axis in (0, 1))
+    x_ticks, y_ticks = ticks(min(xs), max(xs), 6), ticks(min(ys), max(ys), 5)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    parts = []
+    for tick in y_ticks:
+        x, y = place(x_ticks[0], tick)
+        parts.append(f'<line class="grid" x1="{x}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{x - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for tick in x_ticks:
+        x, y = place(tick, y_ticks[0])
+        parts.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle">{tick:g}</text>')
+    for one in drawn:
+        dots = [place(*point) for point in one.points]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
+        parts.append(f'<polyline class="{one.style}" points="{line}"/>')
+        if one.marks:
+            parts += [f'<circle class="{one.style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in dots]
+    legend = " ".join(f'<span class="key {one.style}">{html.escape(one.name)}</span>' for one in drawn)
+    label = f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">{html.escape(x_label)}</text>'
+    return (
+        f"<figure><figcaption>{html.escape(title)} {legend}</figcaption>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">'
+        f"{''.join(parts)}{label}</svg></figure>"
+    )
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers that enclose low to high; at least two."""
+    if high <= low:
+        low, high = low - 0.5, low + 0.5
+    raw = (high - low) / count
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]

@@ -1,0 +1,142 @@
+"""What a run has learnt, in figures and in words."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from peft import PeftModel
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from ptune.backbone.load import load
+from ptune.data.conversations import Completion, Conversation
+from ptune.errors import BackboneError, FormatError, TemplateError
+from ptune.evaluation.answers import answers
+from ptune.evaluation.figures import Figures, figures
+from ptune.evaluation.held_out import HeldOut, held_out
+from ptune.evaluation.in_context import after, in_context, shots
+from ptune.evaluation.report import report
+from ptune.formats.run import Run, RunRecord
+from ptune.formats.whole_write import read_json, write_json, write_text
+from ptune.progress import say
+from ptune.recipe import Backbone, Recipe
+from ptune.training.card import card
+from ptune.training.journal import read as read_metrics
+
+FORMAT = 1
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """Compares base and tuned model on held-out data; writes evaluation.json, report.html and the model card.
+
+    Raises: FormatError where the run is not finished; BackboneError where its base is no longer the same.
+    """
+    record, recipe = run.record(), Recipe.load(run.recipe_path)
+    if record.status not in ("finished", "stopped early"):
+        raise FormatError(
+            f"{run.folder} is {record.status}, not finished: go on with `ptune train … --resume`"
+        )
+    held = held_out(run)
+    asked = _askable(held, recipe)
+    found: dict[str, Any] = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}
+    base, tuned = _models(run, record, recipe)
+    adapter_off = base.disable_adapter() if isinstance(base, PeftModel) else nullcontext()
+    with adapter_off:
+        found["before"] = _figures("base", base, held, recipe)
+        baseline = _in_context(base, held, recipe)
+        if baseline is not None:
+            found["in_context"] = baseline
+        base_answers = _answers("base", base, held, asked, recipe)
+    found["after"] = _figures("tuned", tuned, held, recipe)
+    tuned_answers = _answers("tuned", tuned, held, asked, recipe)
+    found["answers"] = [
+        {"prompt": conversation.question, "expected": conversation.answer, "base": before, "adapter": after}
+        for conversation, before, after in zip(asked, base_answers, tuned_answers, strict=True)
+    ]
+    write_json(run.evaluation_path, found)
+    write_text(run.report_path, report(record, recipe, found, read_metrics(run.metrics_path)))
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
+    Console(highlight=False).print(before_and_after(found))
+    return found
+
+
+def before_and_after(found: dict[str, Any]) -> Table:
+    """The figures of evaluation.json as a table."""
+    table = Table(
+        title=f"{found['examples']} held-out examples ({found['split']}), {found['before']['targets']} targets"
+    )
+    shown = {"base": found["before"], "tuned": found["after"]}
+    if "in_context" in found:
+        count = found["in_context"]["examples"]
+        shown = {
+            "base": found["before"],
+            f"base, {count} examples in context": found["in_context"],
+            "tuned": found["after"],
+        }
+    table.add_column("")
+    for name in shown:
+        table.add_column(name, justify="right")
+    table.add_row("loss a token", *[f"{side['loss']:.3f}" for side in shown.values()])
+    table.add_row("perplexity", *[f"{side['perplexity']:.1f}" for side in shown.values()])
+    table.add_row("token accuracy", *[f"{side['token_accuracy']:.1%}" for side in shown.values()])
+    return table
+
+
+def _models(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Base and tuned model. With an adapter both are one PeftModel, whose adapter can be switched off."""
+    loaded = load(recipe.backbone)
+    if loaded.identity.hash != record.base.hash:
+        raise BackboneError(
+            f"{recipe.backbone.model} no longer holds the weights that {run.folder} was trained on"
+        )
+    if run.has_adapter:
+        model = PeftModel.from_pretrained(loaded.model, str(run.adapter_path))
+        return model, model
+    return loaded.model, load(Backbone(model=str(run.model_path), dtype=recipe.backbone.dtype)).model
+
+
+def _backbone(model: torch.nn.Module) -> PreTrainedModel:
+    backbone = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(backbone, PreTrainedModel)
+    return backbone
+
+
+def _figures(label: str, model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> Figures:
+    label = f"held-out loss, {label}"
+    return figures(label, model, _backbone(model), held.examples, recipe.train.micro_batch_tokens)
+
+
+def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[str, Any] | None:
+    """Figures of the bare base after some training conversations; None where no prompt can be made of them."""
+    longest = max(len(example) for example in held.examples)
+    room = None if held.codec.context is None else held.codec.context - longest
+    chosen = shots(held.train, recipe.evaluate.in_context, room, held.codec, recipe.train.seed)
+    if not chosen or not held.conversations:
+        return None
+    try:
+        examples = [after(chosen, asked, held.codec, recipe.task.train_on) for asked in held.conversations]
+    except TemplateError as error:
+        say(f"no in-context baseline: {error}")
+        return None
+    label = f"base with {len(chosen)} examples in context"
+    return {**in_context(label, model, examples, _backbone(model).device), "examples": len(chosen)}
+
+
+def _askable(held: HeldOut, recipe: Recipe) -> list[Conversation | Completion]:
+    """The first held-out conversations whose prompt leaves room for an answer."""
+    room = None if held.codec.context is None else held.codec.context - recipe.evaluate.answer_tokens
+    fitting = [c for c in held.conversations if room is None or len(c.prompt(held.codec)) <= room]
+    return fitting[: recipe.evaluate.answers]
+
+
+def _answers(
+    label: str, model: torch.nn.Module, held: HeldOut, asked: list[Conversation | Completion], recipe: Recipe
+) -> list[str]:
+    if not asked:
+        return []
+    say(f"answers, {label}")
+    prompts = [conversation.prompt(held.codec) for conversation in asked]
+    return answers(model, held.codec, prompts, recipe.evaluate.answer_tokens, _backbone(model).device)

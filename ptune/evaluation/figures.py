@@ -1,0 +1,53 @@
+"""Loss, perplexity and token accuracy of a model on examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from ptune.codecs.chat import Example
+from ptune.progress import Progress
+from ptune.tasks.chat.train import ChatObjective
+from ptune.training.segments import packing
+
+Figures = dict[str, float | int]
+
+
+@torch.no_grad()
+def figures(
+    label: str,
+    model: torch.nn.Module,
+    backbone: PreTrainedModel,
+    examples: Sequence[Example],
+    max_tokens: int,
+) -> Figures:
+    """`model` in evaluation mode over all targets of `examples`; `backbone` is the transformers model inside it."""
+    model.eval()
+    loss, correct, targets = 0.0, 0, 0
+    with packing(backbone) as packed:
+        objective = ChatObjective(packed, max_tokens, backbone.device)
+        batches = objective.batches(examples)
+        with Progress(label, sum(len(batch.lengths) for batch in batches), unit="examples") as progress:
+            for batch in batches:
+                score = objective.score(model, batch)
+                loss, correct, targets = (
+                    loss + float(score.loss),
+                    correct + int(score.correct),
+                    targets + score.targets,
+                )
+                progress.advance(len(batch.lengths))
+    return summed(loss, correct, targets)
+
+
+def summed(loss: float, correct: int, targets: int) -> Figures:
+    """Figures of sums over targets."""
+    mean = loss / targets
+    return {
+        "loss": mean,
+        "perplexity": math.exp(min(mean, 700.0)),
+        "token_accuracy": correct / targets,
+        "targets": targets,
+    }

@@ -1,0 +1,43 @@
+"""A run's held-out data: its test files where it has any, else what it was validated on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ptune.codecs.chat import ChatCodec, Example
+from ptune.data import dataset
+from ptune.data.conversations import Completion, Conversation
+from ptune.errors import DataError
+from ptune.formats.run import Run
+from ptune.recipe import Recipe
+from ptune.training.packing import targets
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Examples that training never saw, the conversations behind them, and those that training did see."""
+
+    split: Literal["test", "validation"]
+    examples: list[Example]  # each has a target
+    conversations: list[Conversation | Completion]
+    train: list[Conversation | Completion]
+    codec: ChatCodec
+
+
+def held_out(run: Run) -> HeldOut:
+    """Reads a run's data once more, with the codec that it was trained with.
+
+    Raises: DataError where a file is gone or has changed.
+    """
+    recipe, codec = Recipe.load(run.recipe_path), ChatCodec.open(run.codec_path)
+    data = dataset.load(recipe.data, recipe.task, codec, recipe.train.seed)
+    test = bool(data.test)
+    examples = [example for example in (data.test if test else data.validation) if targets(example)]
+    conversations = data.test_conversations if test else data.validation_conversations
+    limit = recipe.evaluate.limit
+    if not examples:
+        raise DataError(f"{run.folder} has no held-out example with a target: name some with --data.test")
+    return HeldOut(
+        "test" if test else "validation", examples[:limit], conversations[:limit], data.train, codec
+    )

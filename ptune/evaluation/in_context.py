@@ -1,0 +1,94 @@
+"""The baseline that needs no training: the bare model reads some training conversations before each held-out one."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from ptune.codecs.chat import ChatCodec, Example
+from ptune.data.conversations import Completion, Conversation
+from ptune.evaluation.figures import Figures, summed
+from ptune.progress import Progress
+
+TrainOn = Literal["assistant", "last"]
+
+
+def shots(
+    train: Sequence[Conversation | Completion], count: int, room: int | None, codec: ChatCodec, seed: int
+) -> list[Conversation | Completion]:
+    """Up to `count` training conversations, chosen by the seed, that together take at most `room` tokens."""
+    chosen: list[Conversation | Completion] = []
+    for index in random.Random(seed).sample(range(len(train)), len(train)):  # noqa: S311
+        if len(chosen) == count:
+            break
+        tokens = len(train[index].example(codec, "assistant"))
+        if room is None or tokens <= room:
+            chosen.append(train[index])
+            room = None if room is None else room - tokens
+    return chosen
+
+
+def after(
+    shots: Sequence[Conversation | Completion],
+    asked: Conversation | Completion,
+    codec: ChatCodec,
+    train_on: TrainOn,
+) -> Example:
+    """`asked` with the shots before it, as earlier turns of one conversation; its own targets stay the only ones."""
+    if isinstance(asked, Completion) or any(isinstance(shot, Completion) for shot in shots):
+        before = [token for shot in shots for token in shot.example(codec, train_on).ids]
+        own = asked.example(codec, train_on)
+        return Example((*before, *own.ids), (*[False] * len(before), *own.targets))
+    lead = asked.messages[:1] if asked.messages[0]["role"] == "system" else ()
+    earlier = [
+        {**message, "train": False}
+        for shot in shots
+        if isinstance(shot, Conversation)
+        for message in shot.messages
+        if message["role"] != "system"
+    ]
+    messages = (*lead, *earlier, *asked.messages[len(lead) :])
+    return Conversation(messages, asked.tools).example(codec, train_on)
+
+
+@torch.no_grad()
+def in_context(
+    label: str, model: torch.nn.Module, examples: Sequence[Example], device: torch.device
+) -> Figures:
+    """Figures over the examples' targets. What all examples begin with is read only once."""
+    model.eval()
+    shared = _shared(examples)
+    ids = torch.tensor([examples[0].ids[:shared]], device=device)
+    cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values if shared else None
+    loss, correct, targets = 0.0, 0, 0
+    with Progress(label, len(examples), unit="examples") as progress:
+        for example in examples:
+            columns = [column for column, wanted in enumerate(example.targets) if wanted and column > 0]
+            output = model(
+                input_ids=torch.tensor([example.ids[shared:]], device=device),
+                past_key_values=copy.deepcopy(cache),  # what is read here must not stay in it
+                use_cache=cache is not None,
+                logits_to_keep=torch.tensor(columns, device=device) - 1 - shared,
+            )
+            labels = torch.tensor([example.ids[column] for column in columns], device=device)
+            logits = output.logits[0].float()
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            correct += int((logits.argmax(-1) == labels).sum())
+            targets += len(columns)
+            progress.advance()
+    return summed(loss, correct, targets)
+
+
+def _shared(examples: Sequence[Example]) -> int:
+    """How many tokens all examples begin with; the token before the first target of any is not among them."""
+    first_targets = [example.targets.index(True, 1) for example in examples]
+    limit = min(first_targets) - 1
+    for place in range(limit):
+        if len({example.ids[place] for example in examples}) > 1:
+            return place
+    return limit

@@ -1,0 +1,1 @@
+"""From a trained run, or a pretrained model, to a bundle that serves on onnxruntime."""

@@ -1,0 +1,50 @@
+"""Merging: the adapter's update is added to the dequantised weights, in float32, by ourselves.
+
+peft's own merge re-quantises a 4-bit base, which destroys small updates, and on the CPU it merges bytes that the
+quantised kernel has repacked. Here the base is dequantised first; a low-precision copy is compared with the live
+adapter like every other hop.
+"""
+
+from __future__ import annotations
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ptune.errors import AdapterError
+
+
+@torch.no_grad()
+def merged(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, float]:
+    """Merges the active LoRA of `model`, whose base holds plain float32 weights, and unwraps it.
+
+    Returns the plain transformers model with weights of `dtype`, and what the rounding to `dtype` took from the
+    update: the relative L2 error of its weights (0.0 = nothing).
+    Raises: AdapterError where a layer cannot be merged.
+    """
+    adapter = model.active_adapter
+    size, error = 0.0, 0.0
+    for name, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer) or adapter not in layer.lora_A:
+            continue
+        linear = layer.get_base_layer()
+        if not isinstance(linear, nn.Linear | Conv1D) or linear.weight.dtype != torch.float32:
+            raise AdapterError(
+                f"{name}: only plain float32 linear layers can be merged, not {type(linear).__name__}"
+            )
+        if layer.use_dora.get(adapter):
+            raise AdapterError(f"{name}: DoRA cannot be merged yet")
+        a, b = layer.lora_A[adapter].weight.double(), layer.lora_B[adapter].weight.double()
+        update = (b @ a) * layer.scaling[adapter]  # [out, in]
+        update = update.T if isinstance(linear, Conv1D) else update
+        before = linear.weight.double()
+        after = (before + update).to(dtype)
+        size += float(update.square().sum())
+        error += float((after.double() - before.to(dtype).double() - update).square().sum())
+        linear.weight = nn.Parameter(after.float(), requires_grad=False)
+    plain = model.unload()
+    if dtype != torch.float32:
+        plain.to(dtype)
+    return plain, (error / size) ** 0.5 if size else 0.0

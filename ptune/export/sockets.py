@@ -1,0 +1,79 @@
+"""Sockets: every linear layer of a decoder gets inputs through which an adapter may be plugged in.
+
+y = x W + b + ((x A) * choice) B, with x [rows, tokens, in], A [G, in, R], B [G, R, out], choice [rows, tokens, R].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ptune.formats import signature
+
+
+@dataclass
+class StepInputs:
+    """The step's inputs that attention and sockets read while the model is traced."""
+
+    choice: Tensor
+    factors: dict[str, tuple[Tensor, Tensor]]  # socket -> A, B
+    past: list[Tensor]  # key, value of each layer
+    pad: Tensor
+    unpad: Tensor
+    seqlens_k: Tensor
+    query_seqlens: Tensor
+    capacity: Tensor
+    present: list[Tensor] = field(default_factory=list)  # filled by attention, layer by layer
+
+
+class Socket(nn.Module):
+    """A linear layer that keeps its place and parameter names, with its weight as [in, out], plus an adapter."""
+
+    def __init__(self, linear: nn.Linear | Conv1D, name: str) -> None:
+        super().__init__()
+        shape = linear.weight.shape if isinstance(linear, Conv1D) else linear.weight.shape[::-1]
+        self.name = name
+        self.is_conv1d = isinstance(linear, Conv1D)
+        self.in_features, self.out_features = shape
+        self.weight = nn.Parameter(linear.weight.new_empty(shape), requires_grad=False)
+        self.bias = linear.bias
+        self.step: StepInputs | None = None  # set for each trace
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.step is not None
+        factor_a, factor_b = self.step.factors[self.name]
+        choice = self.step.choice
+        base = x @ self.weight if self.bias is None else x @ self.weight + self.bias
+        flat = x.reshape(*choice.shape[:2], -1)  # some models flatten rows and tokens before a linear
+        # MatMul is emitted as it stands: G is 1 or rows, and R may be 0, which torch would specialise away.
+        low = matmul(flat, factor_a, choice.shape[-1])
+        return base + matmul(low * choice, factor_b, self.out_features).reshape(base.shape)
+
+
+def matmul(x: Tensor, factor: Tensor, columns: int) -> Tensor:
+    """x [rows, tokens, k] @ factor [G, k, columns] -> [rows, tokens, columns], broadcasting over G at run time."""
+    shape = [*x.shape[:-1], columns]
+    return torch.onnx.ops.symbolic("MatMul", [x, factor], {}, dtype=x.dtype, shape=shape)
+
+
+def install(model: nn.Module) -> list[Socket]:
+    """Replaces every linear layer of `model`, except its output head, by a Socket. Returns them in module order."""
+    head = model.get_output_embeddings()
+    sockets = []
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
+            parent, _, leaf = name.rpartition(".")
+            socket = Socket(layer, name)
+            setattr(model.get_submodule(parent), leaf, socket)
+            sockets.append(socket)
+    return sockets
+
+
+def describe(sockets: list[Socket]) -> tuple[signature.Socket, ...]:
+    """The sockets as the bundle's signature names them."""
+    return tuple(
+        signature.Socket(name=s.name, in_features=s.in_features, out_features=s.out_features) for s in sockets
+    )

@@ -1,0 +1,222 @@
+"""Any transformers decoder, traced into one ONNX graph under the flat-token signature, without its weights.
+
+The model is built with fake parameters (shapes only) and real buffers (rotary frequencies and the like, computed from
+the config), so tracing a model of any size takes little memory. `weights.attach` streams the weights in afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from ptune.errors import BackboneError, PtuneError
+from ptune.export import attention
+from ptune.export.sockets import Socket, StepInputs, describe, install
+from ptune.formats.signature import STEP_INPUTS, CacheLayer, Signature
+
+OPSET = 20
+DYNAMIC = torch.export.Dim.DYNAMIC
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A graph whose large initializers have no values yet, and what one must know to feed it."""
+
+    graph: onnx_ir.Model
+    signature: Signature
+    transposed: frozenset[str]  # weights that the graph holds as [in, out], transformers as [out, in]
+    names: dict[
+        str, tuple[str, ...]
+    ]  # each weight's names in the state dict: more than one where weights are tied
+
+
+class Step(nn.Module):
+    """One step of the engine: `model` on flat tokens, with caches and adapters as inputs."""
+
+    def __init__(self, model: PreTrainedModel, sockets: list[Socket]) -> None:
+        super().__init__()
+        self.model = model
+        self.sockets = sockets
+        self.keeps_wanted = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        pad: Tensor,
+        unpad: Tensor,
+        seqlens_k: Tensor,
+        query_seqlens: Tensor,
+        capacity: Tensor,
+        wanted: Tensor,
+        choice: Tensor,
+        past: list[Tensor],
+        factors: list[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Returns logits [rows, n, vocab] of the wanted columns, and the caches as they are after the step."""
+        pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
+        step = StepInputs(choice, pairs, past, pad, unpad, seqlens_k, query_seqlens, capacity)
+        for module in self.model.modules():
+            if isinstance(module, Socket):
+                module.step = step
+            elif hasattr(module, "layer_idx"):
+                setattr(module, attention.STEP, step)
+        keep = {"logits_to_keep": wanted} if self.keeps_wanted else {}
+        logits = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **keep).logits
+        return logits if keep else logits[:, wanted], step.present
+
+
+def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Traced:
+    """Traces the decoder that `config` describes.
+
+    Raises: BackboneError where the architecture cannot be exported, with the reason.
+    """
+    config = copy.deepcopy(config)  # a model writes its attention into the config, which another may share
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    model = skeleton(config, mode, trust_remote_code)
+    sockets = install(model)
+    names = tied_names(model)
+    transposed = frozenset(f"{s.name}.weight" for s in sockets if not s.is_conv1d)
+    heads = cache_layers(config)
+    signature = Signature(
+        vocab_size=model.get_output_embeddings().weight.shape[0],
+        context=int(getattr(config, "max_position_embeddings", 2048)),
+        cache=heads,
+        sockets=describe(sockets),
+    )
+    step = Step(model, sockets).eval()
+    with mode:
+        arguments, dynamic = example(signature)
+    try:
+        with quiet():
+            exported = torch.export.export(step, arguments, dynamic_shapes=dynamic, strict=False)
+            program = torch.onnx.export(
+                exported,
+                input_names=[*STEP_INPUTS, *signature.past_names(), *signature.factor_names()],
+                output_names=["logits", *signature.present_names()],
+                opset_version=OPSET,
+                optimize=False,
+                dynamo=True,
+                verbose=False,
+            )
+    except PtuneError:
+        raise
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise BackboneError(
+            f"{config.model_type} cannot be exported: {type(error).__name__}: {reason}"
+        ) from error
+    strip(program.model)
+    return Traced(program.model, signature, transposed, names)
+
+
+def skeleton(config: PretrainedConfig, mode: FakeTensorMode, trust_remote_code: bool) -> PreTrainedModel:
+    """The model with fake parameters on the CPU and real buffers; tied parameters stay tied."""
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(
+            config,
+            attn_implementation=attention.NAME,
+            dtype=torch.float32,
+            trust_remote_code=trust_remote_code,
+        )
+    model.tie_weights()
+    fakes: dict[int, nn.Parameter] = {}
+    with mode:
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if id(parameter) not in fakes:
+                    fakes[id(parameter)] = nn.Parameter(torch.empty(parameter.shape), requires_grad=False)
+                setattr(module, name, fakes[id(parameter)])
+    return model
+
+
+def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """For each parameter's name all names of that parameter."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return {name: tuple(group) for group in groups.values() for name in group}
+
+
+def cache_layers(config: PretrainedConfig) -> tuple[CacheLayer, ...]:
+    """One cache for each decoder layer."""
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return (CacheLayer(kv_heads=kv_heads, key_dim=dim, value_dim=dim),) * config.num_hidden_layers
+
+
+def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Example arguments of `Step.forward`, all sizes different, and which of their axes are dynamic."""
+    rows, tokens, batch, seq, wanted, rank, capacity = 2, 6, 3, 4, 5, 8, 32
+
+    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    long, short = torch.int64, torch.int32
+    past = [
+        zeros(batch, layer.kv_heads, capacity, dim)
+        for layer in signature.cache
+        for dim in (layer.key_dim, layer.value_dim)
+    ]
+    factors = [
+        zeros(rows, *shape)
+        for socket in signature.sockets
+        for shape in ((socket.in_features, rank), (rank, socket.out_features))
+    ]
+    arguments = (
+        zeros(rows, tokens, dtype=long),  # input_ids
+        zeros(rows, tokens, dtype=long),  # position_ids
+        zeros(batch, seq, dtype=long),  # pad
+        zeros(rows * tokens, dtype=long),  # unpad
+        zeros(batch, dtype=short),  # seqlens_k
+        zeros(batch, dtype=short),  # query_seqlens
+        zeros(dtype=short),  # capacity
+        zeros(wanted, dtype=long),  # wanted
+        zeros(rows, tokens, rank),  # choice
+        past,
+        factors,
+    )
+    two, one = {0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC}
+    dynamic = (two, two, two, one, one, one, None, one, {**two, 2: DYNAMIC})
+    factor_axes = [{0: DYNAMIC, axis: DYNAMIC} for _ in signature.sockets for axis in (2, 1)]
+    return arguments, (*dynamic, [{0: DYNAMIC, 2: DYNAMIC}] * len(past), factor_axes)
+
+
+def strip(graph: onnx_ir.Model) -> None:
+    """Removes the exporter's notes (stack traces, paths of this machine): two thirds of the file."""
+    for node in onnx_ir.traversal.RecursiveGraphIterator(graph.graph):
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*graph.graph.inputs, *graph.graph.outputs, *graph.graph.initializers.values()):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
+    graph.graph.metadata_props.clear()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter prints and warns about packages that are not needed here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,125 @@
+"""Weights are streamed into a traced graph one tensor at a time, so that memory holds the largest and no more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx_ir
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ptune.errors import BackboneError
+from ptune.export.trace import Traced
+
+Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
+
+
+class Weights(Protocol):
+    """Where weights come from. Names are those of the transformers model's state dict."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def read(self, name: str) -> Tensor: ...
+
+
+class ModelWeights:
+    """The weights of a model in memory."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tensors = model.state_dict()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def read(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+
+class FolderWeights:
+    """The weights of a folder of safetensors files, read one at a time.
+
+    `prefix` is the model's `base_model_prefix`: checkpoints of bare base models leave it out.
+    """
+
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        index = folder / "model.safetensors.index.json"
+        if index.is_file():
+            names: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        elif (folder / "model.safetensors").is_file():
+            with safe_open(folder / "model.safetensors", "pt") as file:
+                names = dict.fromkeys(file.keys(), "model.safetensors")
+        else:
+            raise BackboneError(f"{folder} holds no safetensors weights")
+        self.files = {name: folder / file for name, file in names.items()}
+        self.prefix = f"{prefix}." if prefix else ""
+
+    def _stored(self, name: str) -> str:
+        return name if name in self.files else name.removeprefix(self.prefix)
+
+    def __contains__(self, name: str) -> bool:
+        return self._stored(name) in self.files
+
+    def read(self, name: str) -> Tensor:
+        stored = self._stored(name)
+        with safe_open(self.files[stored], "pt") as file:
+            return file.get_tensor(stored)
+
+
+def attach(traced: Traced, weights: Weights) -> None:
+    """Gives every initializer of the graph that has no value yet a lazy one, read when the graph is saved.
+
+    Raises: BackboneError that names all weights that the graph needs and `weights` has not.
+    """
+    missing = []
+    for value in traced.graph.graph.initializers.values():
+        raw = getattr(value.const_value, "raw", None)
+        if not isinstance(raw, torch._subclasses.FakeTensor):
+            continue
+        own = str(value.name).removeprefix("model.")
+        name = next((alias for alias in traced.names.get(own, (own,)) if alias in weights), None)
+        if name is None:
+            missing.append(own)
+            continue
+        value.const_value = onnx_ir.LazyTensor(
+            _reader(weights, name, transpose=own in traced.transposed, shape=tuple(raw.shape)),
+            dtype=onnx_ir.DataType.FLOAT,
+            shape=onnx_ir.Shape(raw.shape),
+            name=value.name,
+            cache=False,
+        )
+    if missing:
+        raise BackboneError(
+            f"{len(missing)} weights are missing, among them {', '.join(sorted(missing)[:5])}"
+        )
+
+
+def _reader(
+    weights: Weights, name: str, *, transpose: bool, shape: tuple[int, ...]
+) -> Callable[[], onnx_ir.Tensor]:
+    def read() -> onnx_ir.Tensor:
+        tensor = weights.read(name).detach().to(device="cpu", dtype=torch.float32)
+        array: NDArray[np.float32] = np.ascontiguousarray((tensor.T if transpose else tensor).numpy())
+        if array.shape != shape:
+            raise BackboneError(f"weight {name} has shape {array.shape}, the model's config says {shape}")
+        return onnx_ir.tensor(array)
+
+    return read
+
+
+def save(traced: Traced, path: Path, progress: Progress | None = None) -> None:
+    """Writes `path` and its weights beside it as `path`.data, tensor by tensor."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def callback(tensor: onnx_ir.TensorProtocol, info: object) -> None:
+        if progress is not None:
+            progress(str(tensor.name), info.index, info.total)  # type: ignore[attr-defined]
+
+    onnx_ir.save(
+        traced.graph, path, external_data=f"{path.name}.data", size_threshold_bytes=1024, callback=callback
+    )

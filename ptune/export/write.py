@@ -1,0 +1,76 @@
+"""Writes a bundle folder: graph, weights, codec and manifest. What it is worth, `verify` measures."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from ptune.codecs.chat import ChatCodec
+from ptune.export.trace import trace
+from ptune.export.weights import Weights, attach, save
+from ptune.formats.bundle import BaseIdentity, Bundle, Graph, Manifest
+from ptune.formats.whole_write import sha256_of
+
+PROFILE = "fp32"
+PACKAGES = ("ptune", "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+def write_bundle(
+    folder: Path,
+    config: PretrainedConfig,
+    weights: Weights,
+    codec: ChatCodec,
+    identity: BaseIdentity,
+    *,
+    trust_remote_code: bool = False,
+    progress: Callable[[str, float], None] = lambda *_: None,
+) -> Bundle:
+    """Writes a bundle of the bare base into `folder`, which must be empty or absent.
+
+    `progress` is told what is being done and which share of it is done.
+    Raises: BackboneError where the model cannot be exported.
+    """
+    progress("tracing the graph", 0.0)
+    traced = trace(config, trust_remote_code=trust_remote_code)
+    attach(traced, weights)
+    path = folder / "graphs" / PROFILE / "model.onnx"
+    save(traced, path, lambda _, done, total: progress("writing the weights", (done + 1) / total))
+    codec.save(folder / "codec")
+    progress("hashing the files", 0.0)
+    bundle = Bundle(folder, _manifest(folder, traced.signature, codec, identity))
+    bundle.write_manifest(bundle.manifest)
+    return bundle
+
+
+def _manifest(folder: Path, signature: object, codec: ChatCodec, identity: BaseIdentity) -> Manifest:
+    return Manifest(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+        base=identity,
+        signature=signature,  # type: ignore[arg-type]
+        graphs={PROFILE: Graph(profile=PROFILE, files=hashes(folder, f"graphs/{PROFILE}"))},
+        codec=hashes(folder, "codec"),
+        golden={},
+    )
+
+
+def hashes(folder: Path, part: str) -> dict[str, str]:
+    """Path inside the bundle -> SHA-256, of every file under `part`."""
+    files = sorted(path for path in (folder / part).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+
+
+def versions() -> dict[str, str]:
+    """What made the bundle."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

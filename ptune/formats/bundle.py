@@ -1,0 +1,177 @@
+"""The bundle folder, format 1: what `export` writes and the engine opens.
+
+    manifest.json                   this file's Manifest
+    graphs/PROFILE/model.onnx       the graph; its weights lie in model.onnx.data beside it
+    codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
+    golden/golden.json              inputs and expected outputs, replayed at every start
+    adapters/NAME/                  PEFT's own files, untouched, and adapter.json beside them
+
+Readers refuse another major format and ignore fields that they do not know.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ptune.errors import FormatError
+from ptune.formats.signature import Signature
+from ptune.formats.whole_write import read_json, sha256_of, write_json
+
+FORMAT = 1
+BASE = "base"  # the name under which the bare base is served; no adapter may take it
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class BaseIdentity(_Record):
+    """Which weights an adapter was trained on: `hash` is over them as they stood, quantisation state included."""
+
+    hash: str
+    source: str  # what the user named: folder, hub id or package
+    quantize: Literal["none", "int8", "nf4"] = "none"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights that are not quantised
+    revision: str | None = None  # on the hub
+    architecture: str = ""
+    parameters: int = 0
+    licence: str = "unknown"
+
+
+class Graph(_Record):
+    """One profile's graph. `files` maps each file's path inside the bundle to its SHA-256."""
+
+    profile: str
+    files: dict[str, str]
+
+
+class Hop(_Record):
+    """One step of the way from training to serving, compared in numbers with the step before."""
+
+    name: str  # e.g. "torch -> onnx + adapter"
+    prompts: int
+    positions: int  # token positions compared
+    max_abs_logprob: float | None = None  # max |Δ log-softmax|
+    mean_kl: float | None = None
+    top1: float | None = None  # share of positions whose most likely token agrees
+    liveness: float | None = None  # relative L2 of (adapter - base) here against there
+    limit: str  # what it was held to, in words
+    passed: bool
+    note: str = ""
+
+
+class AdapterRecord(_Record):
+    """adapters/NAME/adapter.json: whose adapter this is, and how far it was proved."""
+
+    format: int = FORMAT
+    name: str
+    task: str = "chat"
+    files: dict[str, str] = Field(default_factory=dict)  # file name -> SHA-256
+    rank: int = 0  # largest over the sockets
+    base: str | None = None  # BaseIdentity.hash it was trained on; None = unverified
+    template: str | None = None  # its own chat template, where it differs from the bundle's
+    parity: Literal["measured", "unmeasured"] = "unmeasured"
+    hops: tuple[Hop, ...] = ()
+    added: str = ""  # ISO date
+
+
+class Manifest(_Record):
+    """manifest.json"""
+
+    format: int = FORMAT
+    created: str
+    versions: dict[str, str]
+    task: str = "chat"
+    base: BaseIdentity
+    signature: Signature
+    graphs: dict[str, Graph]
+    default_profile: str = "fp32"
+    codec: dict[str, str]  # file -> SHA-256
+    golden: dict[str, str]  # file -> SHA-256
+    adapters: dict[str, str] = Field(default_factory=dict)  # name -> SHA-256 of its adapter.json
+    hops: tuple[Hop, ...] = ()
+
+
+class Bundle:
+    """A bundle folder, opened: its manifest and the places of its files. Reads nothing else until asked."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Bundle:
+        """Opens a bundle. Raises: FormatError where it is none, is damaged or is of another major format."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FormatError(f"no bundle at {folder}: make one with `ptune export RUN`")
+        if not (folder / "manifest.json").is_file():
+            raise FormatError(
+                f"{folder} is not a bundle: it has no manifest.json (was its export interrupted?)"
+            )
+        return cls(folder, parse(Manifest, read_json(folder / "manifest.json"), folder / "manifest.json"))
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replaces manifest.json whole; the last thing that any change of a bundle does."""
+        write_json(self.folder / "manifest.json", manifest.model_dump(mode="json"))
+        self.manifest = manifest
+
+    def graph_path(self, profile: str | None = None) -> Path:
+        """The ONNX file of a profile. Raises: FormatError that lists the profiles there are."""
+        name = profile or self.manifest.default_profile
+        if name not in self.manifest.graphs:
+            raise FormatError(
+                f"{self.folder} has no profile {name!r}; it has {', '.join(self.manifest.graphs)}"
+            )
+        return self.folder / "graphs" / name / "model.onnx"
+
+    @property
+    def codec_path(self) -> Path:
+        return self.folder / "codec"
+
+    @property
+    def golden_path(self) -> Path:
+        return self.folder / "golden" / "golden.json"
+
+    def adapter_path(self, name: str) -> Path:
+        return self.folder / "adapters" / name
+
+    def adapter(self, name: str) -> AdapterRecord:
+        """An adapter's record, its hash checked against the manifest. Raises: FormatError."""
+        if name not in self.manifest.adapters:
+            known = ", ".join(self.manifest.adapters) or "none"
+            raise FormatError(f"{self.folder} has no adapter {name!r}; it has {known}")
+        path = self.adapter_path(name) / "adapter.json"
+        check_hash(path, self.manifest.adapters[name])
+        return parse(AdapterRecord, read_json(path), path)
+
+    def check_files(self, files: dict[str, str]) -> None:
+        """Compares files (path inside the bundle -> SHA-256) with what lies on disk. Raises: FormatError."""
+        for name, expected in files.items():
+            check_hash(self.folder / name, expected)
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def parse(kind: type[Record], value: dict[str, Any], path: Path) -> Record:
+    """Builds a record of a known major format. Raises: FormatError that names the file and the field."""
+    found = value.get("format", FORMAT)
+    if found != FORMAT:
+        raise FormatError(f"{path} has format {found}; this ptune reads format {FORMAT}")
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FormatError(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Raises: FormatError where the file is missing or its bytes are not those that were recorded."""
+    if not path.is_file():
+        raise FormatError(f"{path} is missing")
+    if sha256_of(path) != expected:
+        raise FormatError(f"{path} is damaged: its bytes are not those that the manifest records")

@@ -1,0 +1,89 @@
+"""The run folder, format 1: what `train` writes and `evaluate` and `export` read.
+
+run.json          status, versions, instruction set, threads, base identity
+recipe.yaml       the resolved recipe; reruns it
+data.json         files, fingerprints, splits, counts
+codec/            tokenizer.json, codec.json, chat_template.jinja
+adapter/          PEFT's own format, untouched
+model/            instead of adapter/, where the base's own weights were trained: a plain transformers folder
+checkpoints/      step-N/ (safetensors + JSON) and latest.json, a pointer moved last
+metrics.jsonl     one JSON object a line
+evaluation.json   held-out loss before and after
+report.html       self-contained
+README.md         model card
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ptune.errors import FormatError
+from ptune.formats.bundle import BaseIdentity, Hop, parse
+from ptune.formats.whole_write import read_json, write_json
+
+FORMAT = 1
+
+
+class RunRecord(BaseModel):
+    """run.json"""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    format: int = FORMAT
+    status: Literal["running", "interrupted", "stopped early", "finished"] = "running"
+    created: str
+    command: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    instruction_set: str = ""
+    threads: int = 0
+    processes: int = 1
+    base: BaseIdentity
+    method: str = ""
+    steps: int = 0  # optimiser steps done
+    best_step: int | None = None
+    seconds: float = 0.0
+    hops: tuple[Hop, ...] = ()
+
+
+class Run:
+    """A run folder and the places of its files."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.record_path = self.folder / "run.json"
+        self.recipe_path = self.folder / "recipe.yaml"
+        self.data_path = self.folder / "data.json"
+        self.codec_path = self.folder / "codec"
+        self.adapter_path = self.folder / "adapter"
+        self.model_path = (
+            self.folder / "model"
+        )  # methods that train the base's own weights write a whole model
+        self.checkpoints_path = self.folder / "checkpoints"
+        self.metrics_path = self.folder / "metrics.jsonl"
+        self.evaluation_path = self.folder / "evaluation.json"
+        self.report_path = self.folder / "report.html"
+        self.card_path = self.folder / "README.md"
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Opens a run that exists. Raises: FormatError."""
+        run = cls(folder)
+        if not run.folder.is_dir():
+            raise FormatError(f"no run at {run.folder}: make one with `ptune train RECIPE`")
+        if not run.record_path.is_file():
+            raise FormatError(f"{run.folder} is not a run: it has no run.json")
+        run.record()
+        return run
+
+    def record(self) -> RunRecord:
+        """Reads run.json. Raises: FormatError."""
+        return parse(RunRecord, read_json(self.record_path), self.record_path)
+
+    @property
+    def has_adapter(self) -> bool:
+        return self.adapter_path.is_dir()
+
+    def write_record(self, record: RunRecord) -> None:
+        write_json(self.record_path, record.model_dump(mode="json"))

@@ -1,0 +1,84 @@
+"""The graph's signature: what the exporter promises and the engine feeds. The contract between the two.
+
+Tokens travel flat, [rows, tokens]. Attention alone sees a padded view [batch, seq], which it gathers through `pad`
+and scatters back through `unpad`; so a prefill chunk beside decode rows costs no padded matrix products.
+
+Inputs                      type   shape                       meaning
+input_ids                   int64  [rows, tokens]              flat tokens
+position_ids                int64  [rows, tokens]              position of each token in its own sequence
+pad                         int64  [batch, seq]                flat index of each cell; cells beyond a row's new tokens hold 0
+unpad                       int64  [rows * tokens]             cell (row-major in [batch, seq]) of each flat token
+seqlens_k                   int32  [batch]                     cached + new tokens of each sequence, minus 1
+query_seqlens               int32  [batch]                     new tokens of each sequence; 0 = idle, its cache is untouched
+capacity                    int32  []                          slots of the cache (an upper bound of total length)
+wanted                      int64  [n]                         token columns whose logits are returned
+choice                      float  [rows, tokens, R]           which low-rank columns each token uses (0 or 1)
+past_key.L, past_value.L    float  [batch, kv_heads, C, dim]   cache of layer L; present_* may be bound to the same memory
+SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]     low-rank factors, B scaled; G is 1 or rows; R = 0 is the bare base
+
+Outputs: logits float [rows, n, vocab]; present_key.L, present_value.L as past.
+
+Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlens`.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Socket(BaseModel):
+    """One linear layer that an adapter may plug into. `name` is the module's path in the transformers model."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    in_features: int
+    out_features: int
+
+
+class CacheLayer(BaseModel):
+    """The cache of one attention layer: [batch, kv_heads, capacity, key_dim] and [..., value_dim]."""
+
+    model_config = ConfigDict(frozen=True)
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+
+
+class Signature(BaseModel):
+    """Everything an engine must know to feed a graph."""
+
+    model_config = ConfigDict(frozen=True)
+    vocab_size: int
+    context: int  # longest sequence, in tokens
+    cache: tuple[CacheLayer, ...]
+    sockets: tuple[Socket, ...]
+
+    def past_names(self) -> list[str]:
+        """Cache inputs in graph order: key then value of each layer."""
+        return [f"past_{kind}.{layer}" for layer in range(len(self.cache)) for kind in ("key", "value")]
+
+    def present_names(self) -> list[str]:
+        """Cache outputs in graph order, one for each of `past_names`."""
+        return [name.replace("past_", "present_", 1) for name in self.past_names()]
+
+    def factor_names(self) -> list[str]:
+        """Adapter inputs in graph order: A then B of each socket."""
+        return [f"{socket.name}.{factor}" for socket in self.sockets for factor in ("A", "B")]
+
+    def cache_bytes_per_token(self) -> int:
+        """Bytes of float32 cache that one token of one sequence takes over all layers."""
+        return sum(4 * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in self.cache)
+
+
+STEP_INPUTS = (
+    "input_ids",
+    "position_ids",
+    "pad",
+    "unpad",
+    "seqlens_k",
+    "query_seqlens",
+    "capacity",
+    "wanted",
+    "choice",
+)
+"""Inputs that change every step, in graph order; the caches and factors follow."""

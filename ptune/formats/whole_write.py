@@ -1,0 +1,91 @@
+"""Files are written whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ptune.errors import FormatError, PtuneError
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it is synced and renamed to `path`, else removed.
+
+    Raises: PtuneError where the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        part = Path(name)
+        try:
+            yield part
+            os.chmod(part, 0o644)  # mkstemp gives 0600; a bundle is read by another user
+            sync(part)
+            part.replace(path)
+            sync(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk and a folder without permission into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PtuneError(
+                f"the disk is full: could not write {path}. What was there before is untouched."
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+            raise PtuneError(f"cannot write {path}: {error.strerror}") from None
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text whole."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole, keys in the order given, one trailing newline."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object. Raises: FormatError that names the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FormatError(f"{path} is missing") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise FormatError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{path} is damaged: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,47 @@
+"""Freeze the backbone except its last blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ptune.errors import RecipeError
+from ptune.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class FreezeExceptLast(Spec):
+    """Train the last blocks and the final norm; embeddings, head and all earlier blocks stay frozen."""
+
+    layers: int = Field(default=2, ge=1)
+    """How many of the last transformer blocks are trained."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Returns `model` with only the last blocks, and the norm after them, trainable.
+
+        Raises: RecipeError where the model has fewer blocks.
+        """
+        model.requires_grad_(False)
+        name, blocks = _blocks(model)
+        if self.layers > len(blocks):
+            raise RecipeError(f"method.layers is {self.layers}, but the model has {len(blocks)} blocks")
+        for block in list(blocks)[-self.layers :]:
+            block.requires_grad_(True)
+        parent = model.get_submodule(name.rpartition(".")[0])
+        for child_name, child in parent.named_children():
+            if "norm" in child_name or child_name.startswith("ln_"):
+                child.requires_grad_(True)
+        return model
+
+
+def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The list of transformer blocks and its name: the longest list of modules that lies in no other list."""
+    from torch import nn
+
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    name = max(outermost, key=lambda name: len(lists[name]))
+    return name, lists[name]

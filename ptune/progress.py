@@ -1,0 +1,107 @@
+"""Progress of long steps: done of total, rate and time left, as a bar on a terminal and as plain lines elsewhere.
+
+Everything here goes to stderr, so that a command's result on stdout can be piped.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
+
+LINE_EVERY_S = 10.0  # plain lines come at most this often
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line to the user; goes above a bar that is being drawn."""
+    console.print(text, markup=False)
+
+
+class Progress:
+    """with Progress("training", 120, unit="steps") as progress: progress.advance(note="loss 3.81")
+
+    A step that is over within `delay_s` shows nothing. `done` is what an earlier process did: it counts as done, but
+    not for the rate.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        *,
+        unit: str = "steps",
+        done: int = 0,
+        delay_s: float = 2.0,
+        enabled: bool = True,
+    ) -> None:
+        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self._done_before, self._delay_s, self._enabled = done, delay_s, enabled
+        self._note = ""
+        self._started_s = self._last_line_s = time.monotonic()
+        self._bar: RichProgress | None = None
+        self._shown = -1  # how many were done in the last plain line
+
+    def __enter__(self) -> Progress:
+        self._started_s = self._last_line_s = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None and 0 <= self._shown < self.done:
+            say(f"{self.label}: {self.status()}")
+
+    def advance(self, count: int = 1, *, note: str | None = None) -> None:
+        """`count` more are done; `note` replaces the words at the end of the line."""
+        self.done += count
+        if note is not None:
+            self._note = note
+        if self._enabled and time.monotonic() - self._started_s >= self._delay_s:
+            self._show()
+
+    def status(self) -> str:
+        """E.g. '24/120 steps, 0.62 steps/s, 2 min 35 s left, loss 3.81'."""
+        elapsed_s = time.monotonic() - self._started_s
+        rate = (self.done - self._done_before) / elapsed_s if elapsed_s > 0 else 0.0
+        parts = [f"{self.done}/{self.total} {self.unit}"]
+        if rate > 0:
+            parts.append(f"{rate:.3g} {self.unit}/s")
+            left = self.total - self.done
+            parts.append(f"{duration(left / rate)} left" if left > 0 else f"took {duration(elapsed_s)}")
+        return ", ".join([*parts, self._note] if self._note else parts)
+
+    def _show(self) -> None:
+        if not console.is_terminal:
+            now = time.monotonic()
+            if self._shown < 0 or now - self._last_line_s >= LINE_EVERY_S:
+                say(f"{self.label}: {self.status()}")
+                self._last_line_s, self._shown = now, self.done
+            return
+        if self._bar is None:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[status]}"),
+            )
+            self._bar = RichProgress(*columns, console=console)
+            self._bar.add_task(self.label, total=self.total, status="")
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=self.done, status=self.status())
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: '8 s', '2 min 35 s', '1 h 05 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest_s = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest_s:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,1 @@
+"""Chat: a causal language model answers messages, or completes a prompt."""

@@ -1,0 +1,253 @@
+"""Conversations and prompts -> the engine -> text. Torch-free; the server uses the same pieces."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict, Unpack, overload
+
+from ptune.codecs.chat import ChatCodec
+from ptune.engine.engine import Engine
+from ptune.engine.request import NO_TOKEN, Finish, Request, Sampling, Token
+from ptune.errors import FormatError, PtuneError, RequestError
+from ptune.formats.bundle import BASE, Bundle
+
+Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
+
+
+class EngineOptions(TypedDict, total=False):
+    """Options of `Engine.open`."""
+
+    profile: str | None
+    threads: int | None
+    kv_bytes: int
+    max_rows: int
+    prefill_chunk: int
+    max_waiting: int
+    replay_golden: bool
+
+
+class Options(TypedDict, total=False):
+    """How an answer is made: the fields of Sampling, and where it ends."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    seed: int | None
+    logit_bias: dict[int, float]
+    max_tokens: int | None  # None = as long as the context allows
+    stop: str | Sequence[str]  # texts that end the answer and are no part of it
+    logprobs: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one token adds to an answer. Its text may come later, while it could still become a stop text."""
+
+    text: str
+    token: Token | None
+    finish: Finish | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens in and out."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    text: str
+    finish: Finish
+    usage: Usage
+    tokens: tuple[Token, ...]
+
+
+class _TokenStream(Protocol):
+    def push(self, token: int, /) -> str: ...
+    def finish(self) -> str: ...
+
+
+class _Streaming(Protocol):
+    def stream(self) -> _TokenStream: ...
+
+
+class TextStream:
+    """Tokens of one sequence -> text, as early as it is sure: whole characters, and nothing that a stop text begins.
+
+    The texts of all deltas together are the decoded tokens, cut before the stop text that is complete first (of
+    those complete at the same place, the longest).
+    """
+
+    def __init__(self, codec: _Streaming, stop: Sequence[str] = ()) -> None:
+        """Raises: RequestError for an empty stop text."""
+        if "" in stop:
+            raise RequestError("a stop text may not be empty", param="stop", code="invalid_value")
+        self._stream = codec.stream()
+        self._stop = tuple(stop)
+        self._held = ""  # decoded, but may be the beginning of a stop text
+        self._finish: Finish | None = None
+
+    def push(self, token: Token) -> list[Delta]:
+        """The delta of a token; none after a stop text, when the engine was a step ahead."""
+        if self._finish is not None:
+            return []
+        if token.prompt:
+            return [Delta("", token, None)]
+        spoken = token.id != NO_TOKEN and token.finish != "stop"  # the token that ends a sequence is not text
+        self._held += self._stream.push(token.id) if spoken else ""
+        if token.finish is not None:
+            self._held += self._stream.finish()
+        text, stopped = self._release(last=token.finish is not None)
+        self._finish = "stop" if stopped else token.finish
+        return [Delta(text, token, self._finish)]
+
+    def _release(self, *, last: bool) -> tuple[str, bool]:
+        """Takes from what is held all that is sure; whether a stop text ended it."""
+        places = [(self._held.find(stop), stop) for stop in self._stop if stop in self._held]
+        if places:
+            begin, _ = min(places, key=lambda place: (place[0] + len(place[1]), place[0]))
+            return self._held[:begin], True
+        keep = 0 if last else _overlap(self._held, self._stop)
+        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return text, False
+
+
+def _overlap(text: str, stop: Sequence[str]) -> int:
+    """Length of the longest end of `text` that is the beginning of a stop text."""
+    longest = min(len(text), max(map(len, stop), default=1) - 1)
+    return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in stop)), 0)
+
+
+class ChatModel:
+    """A bundle as a library: `ptune.load("bundles/x").chat([{"role": "user", "content": "Hello"}], adapter="x")`."""
+
+    def __init__(self, engine: Engine, codec: ChatCodec) -> None:
+        self.engine = engine
+        self.codec = codec
+        self._codecs: dict[str, ChatCodec] = {}  # by the hash of the adapter's record
+
+    @overload
+    def chat(
+        self, messages: Messages, *, adapter: str = ..., stream: Literal[False] = ..., tools: Tools | None = ...,
+        **options: Unpack[Options],
+    ) -> Answer: ...  # fmt: skip
+    @overload
+    def chat(
+        self, messages: Messages, *, adapter: str = ..., stream: Literal[True], tools: Tools | None = ...,
+        **options: Unpack[Options],
+    ) -> Iterator[Delta]: ...  # fmt: skip
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        adapter: str = BASE,
+        stream: bool = False,
+        tools: Tools | None = None,
+        **options: Unpack[Options],
+    ) -> Answer | Iterator[Delta]:
+        """Answers a conversation, as a whole or as a stream of deltas.
+
+        Raises: RequestError, TemplateError; PtuneError where the engine fails.
+        """
+        codec = self.codec_for(adapter)
+        return self._answer(codec, codec.encode_prompt(messages, tools=tools), adapter, stream, options)
+
+    @overload
+    def complete(
+        self, prompt: str, *, adapter: str = ..., stream: Literal[False] = ..., **options: Unpack[Options]
+    ) -> Answer: ...
+    @overload
+    def complete(
+        self, prompt: str, *, adapter: str = ..., stream: Literal[True], **options: Unpack[Options]
+    ) -> Iterator[Delta]: ...
+    def complete(
+        self, prompt: str, *, adapter: str = BASE, stream: bool = False, **options: Unpack[Options]
+    ) -> Answer | Iterator[Delta]:
+        """Continues a text. Raises: RequestError; PtuneError where the engine fails."""
+        return self._answer(self.codec, self.codec.encode_text(prompt), adapter, stream, options)
+
+    def encode_chat(
+        self, messages: Messages, adapter: str = BASE, *, tools: Tools | None = None
+    ) -> list[int]:
+        """A conversation's tokens up to where the answer begins, in the adapter's own template."""
+        return self.codec_for(adapter).encode_prompt(messages, tools=tools)
+
+    def codec_for(self, adapter: str) -> ChatCodec:
+        """The codec with the adapter's own chat template, where it has one."""
+        bundle = self.engine.bundle
+        digest = bundle.manifest.adapters.get(adapter)
+        if digest is None:  # the base; the engine refuses a name that does not exist
+            return self.codec
+        if digest not in self._codecs:
+            template = bundle.adapter(adapter).template
+            self._codecs[digest] = self.codec if template is None else self.codec.with_template(template)
+        return self._codecs[digest]
+
+    def close(self) -> None:
+        """Ends the engine; answers on their way are cancelled."""
+        self.engine.close()
+
+    def _answer(
+        self, codec: ChatCodec, prompt: Sequence[int], adapter: str, stream: bool, options: Options
+    ) -> Answer | Iterator[Delta]:
+        sampling: dict[str, Any] = {**options}
+        stop, logprobs, limit = (sampling.pop(name, None) for name in ("stop", "logprobs", "max_tokens"))
+        room = max(1, self.engine.context - len(prompt))  # a prompt that leaves none is refused by the engine
+        request = Request(
+            prompt=tuple(prompt),
+            adapter=adapter,
+            sampling=Sampling(**sampling),
+            max_tokens=room if limit is None else limit,
+            stop_ids=codec.eos_ids,
+            logprobs=logprobs,
+        )
+        text = TextStream(codec, [stop] if isinstance(stop, str) else stop or ())
+        deltas = _deltas(self.engine.generate(request), text)
+        return deltas if stream else _whole(len(prompt), deltas)
+
+
+def load(path: str | Path, **options: Unpack[EngineOptions]) -> ChatModel:
+    """Opens a chat bundle for use. Raises: FormatError, AdapterError, UsageError, ParityError, as `Engine.open`."""
+    bundle = Bundle.open(path)
+    if bundle.manifest.task != "chat":
+        raise FormatError(f"{path} is a bundle for {bundle.manifest.task!r}, not for chat")
+    bundle.check_files(bundle.manifest.codec)
+    codec = ChatCodec.open(bundle.codec_path)
+    return ChatModel(Engine.open(bundle, **options), codec)
+
+
+def _deltas(tokens: Generator[Token, None, None], text: TextStream) -> Iterator[Delta]:
+    """Ends with the first delta that has a `finish`; what the engine would still compute is cancelled."""
+    with contextlib.closing(tokens):
+        for token in tokens:
+            if token.finish == "error":
+                raise PtuneError(token.error or "the engine failed")
+            for delta in text.push(token):
+                yield delta
+                if delta.finish is not None:
+                    return
+
+
+def _whole(prompt_tokens: int, deltas: Iterator[Delta]) -> Answer:
+    received = list(deltas)
+    tokens = tuple(
+        delta.token for delta in received if delta.token is not None and delta.token.id != NO_TOKEN
+    )
+    return Answer(
+        text="".join(delta.text for delta in received),
+        finish=received[-1].finish or "error",
+        usage=Usage(prompt_tokens, len(tokens)),
+        tokens=tokens,
+    )

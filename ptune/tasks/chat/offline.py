@@ -1,0 +1,53 @@
+"""A list of prompts, answered as fast as the engine can: all of them are in flight, none waits for another."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ptune.engine.request import Finish
+from ptune.progress import Progress
+from ptune.tasks.chat.infer import ChatModel, Delta
+
+IN_FLIGHT = 64
+
+
+def answer_all(
+    model: ChatModel, rows: Sequence[Mapping[str, Any]], adapter: str, seed: int | None, options: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yields each row with its `adapter`, `answer` and `finish`, in the order given.
+
+    A row holds `messages` or `prompt`, and may name its own `adapter`. Row i samples with `seed` + i.
+    Raises: RequestError, TemplateError for a row that cannot be answered.
+    """
+    waiting = iter(enumerate(rows))
+    flying: deque[tuple[dict[str, Any], Iterator[Delta]]] = deque()
+    with Progress("answering", len(rows), unit="rows") as progress:
+        while True:
+            while len(flying) < IN_FLIGHT and (numbered := next(waiting, None)) is not None:
+                number, row = numbered
+                named = {**row, "adapter": row.get("adapter", adapter)}
+                own_seed = None if seed is None else seed + number
+                flying.append((named, _start(model, named, {**options, "seed": own_seed})))
+            if not flying:
+                return
+            row, deltas = flying.popleft()
+            text, finish = _finished(deltas)
+            progress.advance()
+            yield {**row, "answer": text, "finish": finish}
+
+
+def _start(model: ChatModel, row: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[Delta]:
+    if "messages" in row:
+        return model.chat(row["messages"], adapter=row["adapter"], stream=True, **options)
+    return model.complete(row["prompt"], adapter=row["adapter"], stream=True, **options)
+
+
+def _finished(deltas: Iterator[Delta]) -> tuple[str, Finish]:
+    texts: list[str] = []
+    finish: Finish = "error"
+    for delta in deltas:
+        texts.append(delta.text)
+        finish = delta.finish or finish
+    return "".join(texts), finish

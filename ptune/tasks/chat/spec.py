@@ -1,0 +1,25 @@
+"""What a chat recipe may say. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ptune.spec import Spec
+
+
+class Chat(Spec):
+    """Supervised fine-tuning of a causal language model on conversations."""
+
+    template: Path | None = None
+    """A Jinja chat template file; default: the model's own."""
+    system: str | None = None
+    """A system message put before conversations that have none."""
+    train_on: Literal["assistant", "last"] = "assistant"
+    """Targets: every assistant message, or only the last one. A message with `"train": false` is never a target."""
+    max_length: int = Field(default=1024, ge=8)
+    """Longest example, in tokens."""
+    on_overlong: Literal["error", "truncate", "drop", "split"] = "error"
+    """What happens to an example longer than `max_length`."""

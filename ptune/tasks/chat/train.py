@@ -1,0 +1,63 @@
+"""Chat's training side: the codec as the recipe wants it, and next-token cross-entropy at the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ptune.codecs.chat import ChatCodec, Example
+from ptune.errors import RecipeError
+from ptune.tasks.chat.spec import Chat
+from ptune.training.objective import Score
+from ptune.training.packing import Batch, one_each, pack
+from ptune.training.segments import segments
+
+
+def codec_for(task: Chat, codec: ChatCodec) -> ChatCodec:
+    """The backbone's codec with the recipe's own template and system message. Raises: RecipeError, TemplateError."""
+    template = None if codec.template is None else codec.template.source
+    if task.template is not None:
+        try:
+            template = task.template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"task.template {str(task.template)!r} cannot be read: {error}") from None
+    return ChatCodec(
+        codec.tokenizer, template, codec.special_tokens, codec.eos_ids, codec.context, task.system
+    )
+
+
+@dataclass(frozen=True)
+class ChatObjective:
+    """Sum of cross-entropies over the targets. Logits are computed only where there is a target."""
+
+    packed: bool  # whether the model keeps packed examples apart, see `segments.packing`
+    max_tokens: int  # most tokens of one forward pass
+    device: torch.device
+
+    def batches(self, examples: Sequence[Example]) -> list[Batch]:
+        """Rows of whole examples, or a row an example."""
+        return (
+            pack(examples, self.max_tokens, self.device) if self.packed else one_each(examples, self.device)
+        )
+
+    def score(self, model: nn.Module, batch: Batch) -> Score:
+        """Loss and right guesses, summed over the batch's targets."""
+        logits = self.logits(model, batch)
+        # float32 at least: the logarithm of a sum over a whole vocabulary is not for 16 bits.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+        return Score(loss, (logits.detach().argmax(-1) == batch.labels).sum(), len(batch.labels))
+
+    def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """[targets, vocab]: what the model says in front of each target."""
+        positions = {"position_ids": batch.position_ids} if self.packed else {}
+        with segments(batch.lengths):
+            output = model(
+                input_ids=batch.input_ids, use_cache=False, logits_to_keep=batch.predict_at, **positions
+            )
+        logits: torch.Tensor = output.logits[0]
+        return logits

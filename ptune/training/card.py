@@ -1,0 +1,96 @@
+"""The model card of a run: Markdown under the header that model hubs read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from ptune.formats.run import RunRecord
+from ptune.progress import duration
+from ptune.recipe import Recipe
+
+
+def card(
+    record: RunRecord, recipe: Recipe, data: dict[str, Any], evaluation: dict[str, Any] | None = None
+) -> str:
+    """The card; figures are in it once the run has been evaluated. `data` is data.json."""
+    header = {
+        "base_model": record.base.source,
+        "license": record.base.licence,
+        "library_name": "peft" if record.method == "Lora" else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["ptune", record.method.lower()],
+    }
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(),
+            "---",
+            f"# {recipe.name}",
+            "",
+            f"`{record.base.source}` ({record.base.architecture}, {record.base.parameters:,} parameters)"
+            f" tuned with {_method(recipe)} by ptune.",
+            "",
+            *_figures(evaluation),
+            "## Training data",
+            "",
+            *_files(data),
+            "",
+            "## Training",
+            "",
+            f"- {record.steps} steps of {recipe.train.batch_size} examples, {duration(record.seconds)} on"
+            f" {record.instruction_set}, {record.threads} threads, {record.processes} process(es)",
+            f"- learning rate {recipe.train.lr:g}, {recipe.train.schedule}, seed {recipe.train.seed}",
+            f"- kept: step {record.best_step or record.steps}",
+            *[
+                f"- {hop.name}: max |Δ log p| {hop.max_abs_logprob:.1e} over {hop.prompts} prompts"
+                for hop in record.hops
+            ],
+            f"- made with {', '.join(f'{name} {version}' for name, version in record.versions.items())}",
+            "",
+            "`recipe.yaml` reruns this training.",
+            "",
+            "## Base",
+            "",
+            f"- licence: {record.base.licence}",
+            f"- quantisation: {record.base.quantize}, other weights {record.base.dtype}",
+            f"- SHA-256 of the weights that were trained on: `{record.base.hash}`",
+            "",
+        ]
+    )
+
+
+def _method(recipe: Recipe) -> str:
+    options = ", ".join(f"{name}={value}" for name, value in recipe.method.model_dump(mode="json").items())
+    return f"{type(recipe.method).__name__}({options})"
+
+
+def _files(data: dict[str, Any]) -> list[str]:
+    """One line a file: split, name, rows and fingerprint."""
+    return [
+        f"- {file['split']}: {file['path']}, {file['rows']} rows, SHA-256 `{file['sha256'][:16]}…`"
+        for file in data["files"]
+    ]
+
+
+def _figures(evaluation: dict[str, Any] | None) -> list[str]:
+    if evaluation is None:
+        return []
+    before, after = evaluation["before"], evaluation["after"]
+    rows = [
+        f"| {title} | {before[name]:{form}} | {after[name]:{form}} |"
+        for title, name, form in (
+            ("loss a token", "loss", ".3f"),
+            ("perplexity", "perplexity", ".2f"),
+            ("token accuracy", "token_accuracy", ".1%"),
+        )
+    ]
+    return [
+        f"## Results on {evaluation['examples']} held-out examples ({evaluation['split']})",
+        "",
+        "| | base | tuned |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]

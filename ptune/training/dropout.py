@@ -1,0 +1,27 @@
+"""The backbone's own dropout."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ptune.errors import RecipeError
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Sets every dropout of `model`: its Dropout layers, and the probabilities that its layers hold as numbers.
+
+    Raises: RecipeError where the model has none.
+    """
+    found = 0
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+            found += 1
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, probability)
+                found += 1
+    if not found:
+        raise RecipeError(
+            f"train.dropout: {type(model).__name__} has no dropout of its own; set method.dropout"
+        )

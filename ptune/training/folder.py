@@ -1,0 +1,63 @@
+"""What a run folder must be like before training starts, and what is written into it first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ptune.codecs.chat import ChatCodec
+from ptune.errors import BackboneError, DataError, FormatError, RecipeError
+from ptune.formats.run import Run, RunRecord
+from ptune.formats.whole_write import read_json, write_json
+from ptune.recipe import Recipe
+
+
+def check_folder(run: Run, recipe: Recipe, resume: bool) -> None:
+    """Raises: FormatError where the folder is taken, or is no run; RecipeError where it is of another recipe."""
+    if not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir())):
+        return
+    if not resume:
+        raise FormatError(
+            f"{run.folder} is not empty: go on with what is there by --resume, choose another --out, or remove it"
+        )
+    Run.open(run.folder)
+    before = Recipe.load(run.recipe_path).document()
+    changed = [name for name in _differences(before, recipe.document()) if not name.startswith("evaluate.")]
+    if changed:
+        raise RecipeError(
+            f"{run.folder} was started with another recipe (different: {', '.join(changed)}): "
+            "resume with the same one, or choose another --out"
+        )
+
+
+def check_same_inputs(run: Run, record: RunRecord, data: dict[str, Any]) -> None:
+    """What a run goes on with must be what it began with. Raises: BackboneError or DataError."""
+    if run.record_path.is_file() and run.record().base.hash != record.base.hash:
+        raise BackboneError(
+            f"{record.base.source} no longer holds the weights that {run.folder} was started on"
+        )
+    if run.data_path.is_file() and _hashes(read_json(run.data_path)) != _hashes(data):
+        raise DataError(f"the data files are no longer those that {run.folder} was started on")
+
+
+def begin(run: Run, record: RunRecord, recipe: Recipe, data: dict[str, Any], codec: ChatCodec) -> None:
+    """Writes everything that is known before the first step; run.json last, as it makes the folder a run."""
+    recipe.save(run.recipe_path)
+    write_json(run.data_path, data)
+    codec.save(run.codec_path)
+    run.write_record(record)
+
+
+def _hashes(data: dict[str, Any]) -> list[str]:
+    return [file["sha256"] for file in data["files"]]
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the fields that differ."""
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(prefix + name)
+    return found

@@ -1,0 +1,43 @@
+"""metrics.jsonl: one JSON object a line, and the same numbers to a tracker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from ptune.formats.whole_write import disk_errors, write_text
+
+
+class Journal:
+    """What was measured while training. Only the main process writes."""
+
+    def __init__(self, path: Path, accelerator: Accelerator) -> None:
+        self.path, self._accelerator = path, accelerator
+
+    def forget_after(self, step: int) -> None:
+        """Drops the lines of steps that are about to be repeated."""
+        if self._accelerator.is_main_process and self.path.is_file():
+            kept = [entry for entry in read(self.path) if entry["step"] <= step]
+            write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+    def write(self, step: int, **values: float | int) -> None:
+        """Appends {"step": step, **values}."""
+        if not self._accelerator.is_main_process:
+            return
+        with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        self._accelerator.log(values, step=step)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The entries of metrics.jsonl; a last line that was cut off is left out."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries

@@ -1,0 +1,32 @@
+"""The seam between the loop and a task: how examples become batches, and what a batch's loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ptune.codecs.chat import Example
+from ptune.training.packing import Batch
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over the targets of a batch."""
+
+    loss: torch.Tensor  # [], with its graph
+    correct: torch.Tensor  # [], targets whose most likely token is the right one
+    targets: int
+
+
+class Objective(Protocol):
+    """What a task trains for."""
+
+    def batches(self, examples: Sequence[Example]) -> list[Batch]:
+        """Forward passes that together hold these examples."""
+
+    def score(self, model: nn.Module, batch: Batch) -> Score:
+        """One forward pass."""

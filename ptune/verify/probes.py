@@ -1,0 +1,66 @@
+"""Held-out prompts at which the hops are compared; they travel with the bundle, so that it can be verified anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ptune.codecs.chat import ChatCodec, Example
+from ptune.errors import FormatError
+from ptune.formats.whole_write import read_json, write_json
+from ptune.verify.limits import POSITIONS, PROBES
+from ptune.verify.torch_side import Probe
+
+FILE = "golden/probes.json"
+LONGEST = 512  # tokens
+
+WITHOUT_DATA = (
+    "What is the capital of France?", "Write one line about the sea.", "Explain gravity to a child.",
+    "List three colours.", "Translate 'good morning' into Spanish.", "Why is the sky blue?",
+    "Give me a short recipe for soup.", "What does a compiler do?", "Tell me a joke.", "Define: honesty",
+    "How many legs has a spider?", "Name a river in Africa.", "What is 12 times 12?", "Who wrote Hamlet?",
+    "Describe a forest in autumn.", "What is photosynthesis?",
+)  # fmt: skip
+"""Prompts for a model that was exported without any data of its own."""
+
+
+def from_examples(examples: Sequence[Example]) -> list[Probe]:
+    """The first examples that have a target, each with its first positions before a target."""
+    probes = []
+    for example in examples:
+        ids, targets = example.ids[:LONGEST], example.targets[:LONGEST]
+        wanted = tuple(i - 1 for i, target in enumerate(targets) if target and i > 0)
+        if wanted:
+            probes.append(Probe(ids, wanted[:POSITIONS], wanted[0] + 1))
+        if len(probes) == PROBES:
+            break
+    return probes
+
+
+def without_data(codec: ChatCodec) -> list[Probe]:
+    """Probes of prompts alone: the last positions of each."""
+    probes = []
+    for text in WITHOUT_DATA:
+        ids = codec.encode_text(text)
+        if codec.template is not None:
+            ids = codec.encode_prompt([{"role": "user", "content": text}])
+        probes.append(Probe(tuple(ids), tuple(range(len(ids)))[-POSITIONS:], len(ids)))
+    return probes
+
+
+def save(probes: Sequence[Probe], bundle: Path) -> None:
+    """Writes the probes into a bundle."""
+    rows = [{"ids": p.ids, "wanted": p.wanted, "prompt_tokens": p.prompt_tokens} for p in probes]
+    write_json(bundle / FILE, {"format": 1, "probes": rows})
+
+
+def load(bundle: Path) -> list[Probe]:
+    """Reads a bundle's probes. Raises: FormatError."""
+    path = bundle / FILE
+    try:
+        return [
+            Probe(tuple(row["ids"]), tuple(row["wanted"]), int(row["prompt_tokens"]))
+            for row in read_json(path)["probes"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{path} is damaged: {error!r}") from None

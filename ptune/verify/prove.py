@@ -1,0 +1,166 @@
+"""Proves a bundle: torch -> ONNX -> engine -> server, for the bare base and every adapter, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from ptune.engine.engine import Engine
+from ptune.formats.bundle import BASE, Bundle, Hop
+from ptune.verify import limits
+from ptune.verify.compare import Array, compare, liveness, log_softmax
+from ptune.verify.graph import Factors, PlainGraph, random_factors
+from ptune.verify.server import served_hops
+from ptune.verify.torch_side import Probe, logprobs, plugged
+
+Progress = Callable[[str, float], None]
+RANDOM_RANK, RANDOM_SEED, RANDOM_SCALE = 4, 0, 0.05
+AT_ONCE = 4  # probes in the engine at once, each under every name: their logits are held whole
+SLACK = 0.5  # of MAX_ABS_LOGPROB: what the hops after the graph may add
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What torch says: log-probabilities of each probe, and an adapter's factors as peft holds them."""
+
+    logprobs: list[Array]
+    factors: Factors | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The hops of a bundle's base, and of each adapter."""
+
+    base: tuple[Hop, ...]
+    adapters: dict[str, tuple[Hop, ...]]
+
+    @property
+    def hops(self) -> list[Hop]:
+        return [*self.base, *(hop for hops in self.adapters.values() for hop in hops)]
+
+    @property
+    def passed(self) -> bool:
+        return all(hop.passed for hop in self.hops)
+
+
+def prove(
+    bundle: Bundle,
+    model: nn.Module,
+    adapters: Mapping[str, Path],
+    probes: Sequence[Probe],
+    *,
+    threads: int,
+    server: bool = True,
+    progress: Progress = lambda *_: None,
+) -> Proof:
+    """Compares every hop of `bundle` with the one before.
+
+    `model` is the plain float32 reference (a quantised base dequantised), `adapters` the PEFT folders to prove.
+    """
+    random = random_factors(bundle.manifest.signature, RANDOM_RANK, RANDOM_SEED, RANDOM_SCALE)
+    progress("torch, the reference", 0.0)
+    base = Reference(logprobs(model, probes))
+    with plugged(model, random):
+        everywhere = Reference(logprobs(model, probes), random)
+    there = {name: _peft_reference(model, folder, probes) for name, folder in adapters.items()}
+
+    progress("the ONNX graph", 0.3)
+    graph = PlainGraph(bundle.graph_path(), bundle.manifest.signature, threads)
+    here = {BASE: _run(graph, probes, None)} | {
+        name: _run(graph, probes, there[name].factors) for name in there
+    }
+    base_hops = [
+        compare("torch → ONNX base", base.logprobs, here[BASE], max_abs_logprob=limits.MAX_ABS_LOGPROB),
+        liveness(
+            "torch → ONNX, random factors in every socket",
+            (base.logprobs, everywhere.logprobs),
+            (here[BASE], _run(graph, probes, random)),
+            limits.LIVENESS,
+        ),
+    ]
+    hops = {name: _adapter_hops(name, base, there[name], here) for name in there}
+    del graph
+
+    progress("the engine", 0.6)
+    with closing(Engine.open(bundle, threads=threads, replay_golden=False)) as engine:
+        names = [BASE, *there]
+        served = _engine_logprobs(engine, probes, names)
+        for name in names:
+            hop = compare(
+                "ONNX → engine", here[name], served[name], max_abs_logprob=limits.MAX_ABS_LOGPROB * SLACK
+            )
+            (base_hops if name == BASE else hops[name]).append(hop)
+        if server:
+            progress("the server", 0.8)
+            for name, hop in served_hops(bundle, engine, probes, names, threads).items():
+                (base_hops if name == BASE else hops[name]).append(hop)
+    return Proof(tuple(base_hops), {name: tuple(found) for name, found in hops.items()})
+
+
+def _run(graph: PlainGraph, probes: Sequence[Probe], factors: Factors | None) -> list[Array]:
+    return [graph.logprobs(probe.ids, probe.wanted, factors) for probe in probes]
+
+
+def _adapter_hops(name: str, base: Reference, there: Reference, here: Mapping[str, list[Array]]) -> list[Hop]:
+    return [
+        compare(
+            "torch + peft → ONNX + adapter",
+            there.logprobs,
+            here[name],
+            max_abs_logprob=limits.MAX_ABS_LOGPROB,
+        ),
+        liveness(
+            "torch + peft → ONNX, (adapter − base)",
+            (base.logprobs, there.logprobs),
+            (here[BASE], here[name]),
+            limits.LIVENESS,
+        ),
+    ]
+
+
+def _peft_reference(model: nn.Module, folder: Path, probes: Sequence[Probe]) -> Reference:
+    """Loads a PEFT folder with peft itself, asks it, and leaves `model` as it was."""
+    wrapped = PeftModel.from_pretrained(model, str(folder))
+    try:
+        return Reference(logprobs(wrapped, probes), peft_factors(wrapped))
+    finally:
+        wrapped.unload()
+
+
+def peft_factors(model: PeftModel) -> Factors:
+    """The active adapter's factors as peft holds them: socket -> A [in, r], B [r, out] times its scaling.
+
+    Layers of smaller rank are padded with zeros to the largest.
+    """
+    found, active = {}, model.active_adapter
+    for name, layer in model.get_base_model().named_modules():
+        if isinstance(layer, LoraLayer) and active in layer.lora_A:
+            a, b = layer.lora_A[active].weight.detach().T, layer.lora_B[active].weight.detach().T
+            found[name] = a.float(), b.float() * layer.scaling[active]
+    rank = max(a.shape[1] for a, _ in found.values())
+    pad = torch.nn.functional.pad
+    return {
+        name: (
+            pad(a, (0, rank - a.shape[1])).contiguous().cpu().numpy(),
+            pad(b, (0, 0, 0, rank - b.shape[0])).contiguous().cpu().numpy(),
+        )
+        for name, (a, b) in found.items()
+    }
+
+
+def _engine_logprobs(engine: Engine, probes: Sequence[Probe], names: Sequence[str]) -> dict[str, list[Array]]:
+    """A few probes at a time under all names, mixed in the engine's batches."""
+    found: dict[str, list[Array]] = {name: [] for name in names}
+    for start in range(0, len(probes), AT_ONCE):
+        jobs = [(probe, name) for probe in probes[start : start + AT_ONCE] for name in names]
+        logits = engine.logits([probe.ids for probe, _ in jobs], [name for _, name in jobs])
+        for (probe, name), rows in zip(jobs, logits, strict=True):
+            found[name].append(log_softmax(rows[list(probe.wanted)]))
+    return found

@@ -1,0 +1,67 @@
+"""The HTTP app: OpenAI's endpoints over one bundle, and what an operator needs beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from . import chat, completions, errors
+from .catalogue import Catalogue
+from .metrics import Metrics
+from .request_log import RequestLog
+from .service import Service, Settings, TheService, accepting, authorized
+
+if TYPE_CHECKING:
+    from ptune.tasks.chat.infer import ChatModel
+
+open_to_all = APIRouter()
+keyed = APIRouter()
+
+
+def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
+    """The app that serves `model`. The model is loaded and proved already: a server that listens is ready.
+
+    There are no CORS headers: a web page of another origin cannot read what a local model says. The interactive
+    documentation is off, because its page loads scripts from elsewhere.
+    """
+    app = FastAPI(title="ptune", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.service = Service(model, settings, Catalogue(model.engine), Metrics(model.engine))
+    app.add_middleware(RequestLog)
+    errors.install(app)
+    app.include_router(open_to_all)
+    app.include_router(keyed, dependencies=[Depends(authorized)])
+    for endpoint in (chat, completions):
+        app.include_router(endpoint.router, dependencies=[Depends(authorized), Depends(accepting)])
+    return app
+
+
+@open_to_all.get("/health")
+async def health() -> dict[str, str]:
+    """The process lives."""
+    return {"status": "ok"}
+
+
+@open_to_all.get("/ready", dependencies=[Depends(accepting)])
+async def ready() -> dict[str, str]:
+    """Requests are welcome; 503 while draining."""
+    return {"status": "ready"}
+
+
+@keyed.get("/v1/models")
+async def models(service: TheService) -> dict[str, Any]:
+    """The base and its adapters."""
+    return {"object": "list", "data": [service.catalogue.card(name) for name in service.catalogue.names()]}
+
+
+@keyed.get("/v1/models/{model}")
+async def one_model(model: str, service: TheService) -> dict[str, Any]:
+    """One of them."""
+    return service.catalogue.card(service.catalogue.resolve(model))
+
+
+@keyed.get("/metrics")
+async def metrics(service: TheService) -> Response:
+    """Prometheus' text format."""
+    return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,57 @@
+"""Reads a request's body: as JSON, within a limit of size and time, into its schema."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from ptune.errors import RequestError
+
+from .errors import invalid
+from .service import TheService
+
+UPLOAD_LIMIT_S = 60
+_PATIENCE = 8  # so many times the limit is read and thrown away, that the client may get to read the refusal
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def body_of(kind: type[Body]) -> Callable[[Request, TheService], Awaitable[Body]]:
+    """A dependency that gives the endpoint its body. Raises: RequestError (400, 408, 413, 415)."""
+
+    async def read(request: Request, service: TheService) -> Body:
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        # A browser sends any other type across origins without asking first; so no web page can use a local server.
+        if media_type != "application/json":
+            raise RequestError(
+                "send `Content-Type: application/json`", code="unsupported_media_type", status=415
+            )
+        try:
+            async with asyncio.timeout(UPLOAD_LIMIT_S):
+                raw = await _read(request, service.settings.max_body_bytes)
+        except TimeoutError:
+            raise RequestError("the body did not arrive in time", code="timeout", status=408) from None
+        try:
+            return kind.model_validate_json(raw)
+        except ValidationError as error:
+            raise invalid(error) from None
+
+    return read
+
+
+async def _read(request: Request, limit_bytes: int) -> bytes:
+    raw = bytearray()
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit_bytes:
+            raw += chunk
+        elif size > _PATIENCE * limit_bytes:
+            break
+    if size > limit_bytes:
+        raise RequestError(f"the body is over {limit_bytes} bytes", code="body_too_large", status=413)
+    return bytes(raw)

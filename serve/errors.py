@@ -1,0 +1,76 @@
+"""Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from ptune.errors import RequestError, TemplateError
+
+_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+
+
+def error_object(error: RequestError) -> dict[str, Any]:
+    """The body of an error response, and of an error inside a stream."""
+    default = "server_error" if error.status >= 500 else "invalid_request_error"
+    kind = _TYPES.get(error.status, default)
+    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
+
+
+def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error as a response. A busy or draining server says when to come back; 401 says how to log in."""
+    extra = dict(headers or {})
+    if error.status in (429, 503):
+        extra["retry-after"] = "1"
+    if error.status == 401:
+        extra["www-authenticate"] = "Bearer"
+    return JSONResponse(error_object(error), error.status, extra)
+
+
+def internal_error(request_id: str) -> RequestError:
+    """What a client learns of a defect in the server: nothing but where to find it in the log."""
+    return RequestError(
+        f"internal error; the log has it under {request_id}", code="internal_error", status=500
+    )
+
+
+def invalid(error: ValidationError) -> RequestError:
+    """The first problem of a request body: which field, what is wrong, the value where it is short."""
+    problem = error.errors(include_url=False)[0]
+    if problem["type"] == "json_invalid":
+        return RequestError(f"the body is not valid JSON: {problem['ctx']['error']}", code="invalid_json")
+    field = _dotted(problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem["input"]
+    shown = f" (is {str(value)[:40]})" if isinstance(value, bool | int | float) else ""
+    return RequestError(f"{field or 'the body'}: {message}{shown}", param=field or None, code="invalid_value")
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    """('messages', 0, 'role') -> 'messages[0].role'; pydantic's mark of a mapping's key is left out."""
+    path = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]"
+    )
+    return path.removeprefix(".")
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of the app an error object."""
+
+    @app.exception_handler(RequestError)
+    async def request_error(_: Request, error: RequestError) -> JSONResponse:
+        return error_response(error)
+
+    @app.exception_handler(TemplateError)
+    async def template_error(_: Request, error: TemplateError) -> JSONResponse:
+        return error_response(RequestError(str(error), param="messages", code="invalid_value"))
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return error_response(RequestError(message, status=error.status_code), error.headers)

@@ -1,0 +1,101 @@
+"""From a bundle to a server that answers, and back: listen, load, serve, drain, exit 0."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from functools import partial
+from pathlib import Path
+from socket import socket
+from typing import TYPE_CHECKING
+
+from ptune.formats.whole_write import write_text
+
+from .app import create_app
+from .auth import ApiKeys
+from .listen import Server, listen, url_of
+from .page import chat_page
+from .service import Service, Settings
+
+if TYPE_CHECKING:
+    from ptune.tasks.chat.infer import ChatModel
+
+DRAIN_LIMIT_S = 30
+"""How long running answers may go on after SIGTERM."""
+
+
+def serve(
+    bundle: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key_file: Path | None = None,
+    ui: bool = True,
+    ui_port: int = 7860,
+    profile: str | None = None,
+    threads: int | None = None,
+    kv_gb: float = 1.0,
+    max_rows: int = 32,
+    ready_file: Path | None = None,
+) -> int:
+    """Serves a bundle until SIGTERM or Ctrl-C, and returns the exit code.
+
+    Port 0 takes any free one. `ready_file` holds the server's URL as long as it answers.
+    Raises: PtuneError where the port is taken, the keys cannot be read, the bundle does not open, or this machine
+    does not compute what the bundle's golden vectors say.
+    """
+    from ptune.tasks.chat import infer
+
+    api_keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
+    with contextlib.ExitStack() as stack:
+        # Before the model: who has taken the wrong port should not wait for gigabytes to learn it.
+        listener = stack.enter_context(listen(host, port))
+        model = infer.load(
+            bundle, profile=profile, threads=threads, kv_bytes=int(kv_gb * 2**30), max_rows=max_rows
+        )
+        stack.callback(model.close)
+        if ui:
+            # The page has no keys of its own: what they guard, it may show on this machine only.
+            page_host = "127.0.0.1" if api_keys else host
+            stack.enter_context(chat_page(url_of(listener), page_host, ui_port, api_keys.first))
+        run(model, listener, Settings(api_keys=api_keys), ready_file=ready_file)
+    return 0
+
+
+def run(model: ChatModel, listener: socket, settings: Settings, *, ready_file: Path | None = None) -> None:
+    """Serves a model that is loaded; returns when a signal has come and what ran has ended."""
+    app = create_app(model, settings)
+    service: Service = app.state.service
+    started = partial(_announce, service, url_of(listener), ready_file)
+    try:
+        Server(app, started=started, drain=partial(_drain, service)).run(sockets=[listener])
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+
+
+def _announce(service: Service, url: str, ready_file: Path | None) -> None:
+    names = service.catalogue.names()
+    key = " -H 'Authorization: Bearer KEY'" if service.settings.api_keys else ""
+    body = json.dumps({"model": names[-1], "messages": [{"role": "user", "content": "Hello!"}]})
+    print(f"Serving {', '.join(names)} at {url}/v1")
+    print(
+        f"Try: curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'",
+        flush=True,
+    )
+    if ready_file is not None:
+        write_text(ready_file, url + "\n")
+
+
+async def _drain(service: Service) -> None:
+    """Refuses new requests and waits for those that run; those that take too long end with an error of their own."""
+    service.draining = True
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_LIMIT_S):
+                while service.running:
+                    await asyncio.sleep(0.05)
+    finally:
+        for generation in list(service.running):
+            generation.close()

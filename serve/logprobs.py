@@ -1,0 +1,55 @@
+"""Log-probabilities in OpenAI's two shapes: chat's, and the older one of completions, which tools for evaluation read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ptune.engine.request import Token
+
+if TYPE_CHECKING:
+    from ptune.codecs.chat import ChatCodec
+
+
+def chat_logprobs(codec: ChatCodec, tokens: Iterable[Token]) -> dict[str, Any]:
+    """One entry a token, with the most likely ones beside it."""
+    content = [
+        {
+            **_entry(codec, token.id, token.logprob),
+            "top_logprobs": [_entry(codec, other, logprob) for other, logprob in token.top],
+        }
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _entry(codec: ChatCodec, token: int, logprob: float | None) -> dict[str, Any]:
+    return {"token": codec.token_text(token), "logprob": logprob, "bytes": list(codec.token_bytes(token))}
+
+
+def completion_logprobs(codec: ChatCodec, tokens: Sequence[Token], offset: int = 0) -> dict[str, Any]:
+    """Parallel lists. The first token of an echoed prompt has no log-probability: null, as at OpenAI.
+
+    `offset` is the place, in characters, at which the first token's text begins.
+    """
+    texts = [codec.token_text(token.id) for token in tokens]
+    offsets = [offset]
+    for text in texts[:-1]:
+        offsets.append(offsets[-1] + len(text))
+    return {
+        "tokens": texts,
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [_top(codec, token) for token in tokens],
+        "text_offset": offsets[: len(texts)],
+    }
+
+
+def _top(codec: ChatCodec, token: Token) -> dict[str, float] | None:
+    """The most likely tokens by text, and the chosen one. Two tokens may have one text: the likelier counts."""
+    if token.logprob is None:
+        return None
+    top = {codec.token_text(token.id): token.logprob}
+    for other, logprob in token.top:
+        text = codec.token_text(other)
+        top[text] = max(logprob, top.get(text, logprob))
+    return top

@@ -1,0 +1,109 @@
+"""How an answer travels: as server-sent events while it grows, or whole; given up when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from ptune.errors import RequestError
+
+from .errors import error_object, internal_error
+from .generation import Generation
+from .request_log import log_failure
+from .service import Service
+
+
+class Reply(Protocol):
+    """A generation in the words of one endpoint."""
+
+    async def whole(self) -> dict[str, Any]:
+        """One object, when all is generated."""
+
+    def chunks(self) -> AsyncIterator[dict[str, Any]]:
+        """Objects as tokens come."""
+
+
+def head(kind: str, http: Request, service: Service, model: str, adapter: str) -> dict[str, Any]:
+    """What every object of one reply begins with; `system_fingerprint` says exactly which weights answered."""
+    return {
+        "id": f"{kind}-{http.state.request_id}",
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": service.catalogue.answered_by(adapter),
+    }
+
+
+async def respond(
+    http: Request, service: Service, generation: Generation, reply: Reply, *, stream: bool
+) -> Response:
+    """Starts the generation and sends it. Raises: RequestError before the first byte, never after."""
+    generation.start()
+    headers = {"x-ptune-adapter": service.catalogue.answered_by(generation.requests[0].adapter)}
+    if stream:
+        return _EventStream(reply, generation, headers, http.state.request_id)
+    return JSONResponse(await _unless_gone(http, generation, reply), headers=headers)
+
+
+class _EventStream(StreamingResponse):
+    """Chunks as `data: {...}` events, then `data: [DONE]` where all went well; an error is the last event."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, reply: Reply, generation: Generation, headers: Mapping[str, str], request_id: str
+    ) -> None:
+        super().__init__(self._events(reply), headers={"cache-control": "no-cache", **headers})
+        self._generation = generation
+        self._request_id = request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Starlette cancels this when the client disconnects."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._generation.close()
+
+    async def _events(self, reply: Reply) -> AsyncIterator[str]:
+        try:
+            async for chunk in reply.chunks():
+                yield _event(chunk)
+        except RequestError as error:
+            yield _event(error_object(error))
+        except Exception as error:
+            log_failure(self._request_id, error)
+            yield _event(error_object(internal_error(self._request_id)))
+        else:
+            yield "data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> str:
+    # ASCII only: some clients split lines at U+2028 and its like, which JSON leaves bare inside strings.
+    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
+
+
+async def _unless_gone(http: Request, generation: Generation, reply: Reply) -> dict[str, Any]:
+    """The whole reply, given up when the client goes away. Raises: ClientDisconnect."""
+    working = asyncio.ensure_future(reply.whole())
+    leaving = asyncio.ensure_future(_gone(http))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        generation.close()
+        working.cancel()
+        leaving.cancel()
+
+
+async def _gone(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass

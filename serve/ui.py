@@ -1,0 +1,145 @@
+"""The chat page: a process of its own, which speaks only HTTP to the server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ptune.errors import PtuneError
+
+from .listen import Server, listen, url_of
+from .page import KEY_VARIABLE
+from .ui_client import Client, Served, ServerError
+from .ui_conversation import Controls, Conversation
+from .ui_style import CONTENT_SECURITY_POLICY, CSS, FONT, MONOSPACE
+from .ui_text import heading
+
+ASK_AGAIN_S = 5
+"""How often an open page asks whether the server is there and what it serves."""
+
+
+def run(server_url: str, *, host: str = "127.0.0.1", port: int = 7860, api_key: str | None = None) -> int:
+    """Serves the page until SIGTERM or Ctrl-C, and returns the exit code. Port 0 takes any free one.
+
+    Raises: PtuneError where the port is taken.
+    """
+    with listen(host, port) as listener:
+        app = create_page(Client(server_url, api_key))
+        url = url_of(listener)
+        # An open page holds connections that never end, so there is nothing to wait for.
+        server = Server(app, started=lambda: print(f"Chat page: {url}", flush=True), flush_limit_s=1)
+        server.run(sockets=[listener])
+    return 0
+
+
+def create_page(client: Client) -> FastAPI:
+    """The page as an app."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(_SecurityPolicy)
+    page = _page(client)
+    page.queue(default_concurrency_limit=None, api_open=False)  # the engine has the queue that counts
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        theme=_theme(),
+        css=CSS,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size="1kb",  # nothing is uploaded here, but gradio has an endpoint for it
+    )
+    return app
+
+
+def _theme() -> gr.themes.Base:
+    return gr.themes.Base(
+        primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=MONOSPACE, radius_size="lg"
+    ).set(
+        input_background_fill="*background_fill_primary",
+        input_background_fill_dark="*neutral_900",
+        input_border_width="1px",
+        block_border_color="*neutral_200",
+        block_label_text_color="*body_text_color",
+        button_secondary_background_fill="*background_fill_primary",
+        button_secondary_background_fill_hover="*background_fill_secondary",
+        button_secondary_border_color="*border_color_primary",
+        button_border_width="1px",
+    )
+
+
+class _SecurityPolicy:
+    """ASGI middleware: the browser itself is told to load nothing from elsewhere."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["content-security-policy"] = CONTENT_SECURITY_POLICY
+            await send(message)
+
+        await self._app(scope, receive, send_guarded)
+
+
+def _page(client: Client) -> gr.Blocks:
+    with gr.Blocks(title="ptune", analytics_enabled=False, fill_width=True) as page:
+        head = gr.HTML(elem_id="heading")
+        with gr.Row(elem_id="page"):
+            with gr.Column(scale=4, min_width=320), gr.Tabs():
+                tabs = [gr.Tab("Chat"), gr.Tab("Side by side")]
+            with gr.Column(scale=1, min_width=260, elem_id="settings"):
+                controls = Controls.render()
+        with tabs[0]:
+            chat = Conversation(client, controls, columns=1)
+        with tabs[1]:
+            beside = Conversation(client, controls, columns=2)
+        known = gr.State(None)
+
+        async def look(before: Served | str | None) -> Any:
+            """Asks what is served, and touches the page only where that has changed."""
+            try:
+                now: Served | str = await client.served()
+            except ServerError as error:
+                now = str(error)
+            if now == before:
+                return gr.skip()
+            offers = {} if isinstance(now, str) else {**chat.offer(now), **beside.offer(now)}
+            return {known: now, head: heading(now), **offers}
+
+        shown = [known, head, *chat.pickers, *beside.pickers]
+        again = gr.Timer(ASK_AGAIN_S)
+        gr.on([page.load, again.tick], look, known, shown, show_progress="hidden", api_visibility="private")
+    return page
+
+
+def main() -> int:
+    """`python -m ptune_serve.ui SERVER_URL HOST PORT`: as `serve` starts it, whose end closes this process's input."""
+    server_url, host, port = sys.argv[1:]
+
+    def end_with_parent() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        return run(server_url, host=host, port=int(port), api_key=os.environ.get(KEY_VARIABLE))
+    except PtuneError as error:
+        print(f"No chat page: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,194 @@
+"""The chat page's side of the wire: what is served, and answers as they grow. No gradio here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+
+from ptune.errors import PtuneError
+
+Message = dict[str, str]  # role, content
+
+_TIMEOUT = httpx.Timeout(
+    5, read=120
+)  # seconds; a long prompt on a busy CPU may take a while to its first token
+_FRAME_S = 0.04  # between two updates of the page; tokens that come faster are shown together
+
+
+class ServerError(PtuneError):
+    """The server refused, or could not be reached. The message is for the person at the page."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the server offers."""
+
+    bundle: str
+    source: str  # where the base comes from
+    adapters: tuple[str, ...]
+    context: int  # tokens
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return ("base", *self.adapters)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The controls of the page; they become fields of the request as they are."""
+
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_tokens: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer so far."""
+
+    text: str = ""
+    tokens: int = 0
+    first_token_s: float | None = None
+    seconds: float = 0.0  # since the request was sent
+    finish: str | None = None
+    error: str | None = None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Rate after the first token, whose time is the prompt's."""
+        if self.first_token_s is None or self.tokens < 2 or self.seconds <= self.first_token_s:
+            return None
+        return (self.tokens - 1) / (self.seconds - self.first_token_s)
+
+
+class Client:
+    """Speaks to one server."""
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._http = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+
+    async def served(self) -> Served:
+        """Asks what is served. Raises: ServerError."""
+        try:
+            response = await self._http.get("/v1/models")
+            _check(response)
+            cards = response.json()["data"]
+            base = next(card for card in cards if card["parent"] is None)
+            adapters = tuple(card["id"] for card in cards if card["parent"] is not None)
+            return Served(base["root"], base["source"], adapters, base["max_model_len"])
+        except httpx.HTTPError:
+            raise self._away() from None
+        except (ValueError, KeyError, TypeError, StopIteration):
+            raise ServerError(f"{self.url} answers, but it is not a ptune server") from None
+
+    async def answer(
+        self, model: str, messages: Sequence[Message], sampling: Sampling
+    ) -> AsyncGenerator[Answer, None]:
+        """Yields the answer as it grows; the last has `finish` or `error`. Giving up the iterator cancels it."""
+        body = {
+            "model": model,
+            "messages": list(messages),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed,
+        }
+        answer, begin_s = Answer(), time.perf_counter()
+        try:
+            async with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+                if response.is_error:
+                    await response.aread()
+                _check(response)
+                async for event in _events(response):
+                    answer = _grown(answer, event, time.perf_counter() - begin_s)
+                    yield answer
+        except ServerError as error:
+            yield replace(answer, error=str(error))
+        except httpx.HTTPError:
+            yield replace(answer, error=str(self._away()))
+        else:
+            if answer.finish is None:
+                yield replace(answer, error="The server went away in the middle of the answer.")
+
+    async def answers(
+        self, models: Sequence[str], conversations: Sequence[Sequence[Message]], sampling: Sampling
+    ) -> AsyncGenerator[list[Answer], None]:
+        """Runs a conversation with each model, all at the same time; yields all answers whenever some have grown."""
+        arrived: asyncio.Queue[tuple[int, Answer | None]] = asyncio.Queue()
+
+        async def run(index: int) -> None:
+            try:
+                async for answer in self.answer(models[index], conversations[index], sampling):
+                    arrived.put_nowait((index, answer))
+            finally:
+                arrived.put_nowait((index, None))
+
+        tasks = [asyncio.create_task(run(index)) for index in range(len(models))]
+        answers, running = [Answer() for _ in models], len(models)
+        try:
+            while running:
+                arrivals = [await arrived.get(), *_waiting(arrived)]
+                for index, answer in arrivals:
+                    running -= answer is None
+                    answers[index] = answer or answers[index]
+                yield list(answers)
+                await asyncio.sleep(_FRAME_S)
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _away(self) -> ServerError:
+        return ServerError(f"The server at {self.url} does not answer. Start it with `ptune serve BUNDLE`.")
+
+
+def _waiting(queue: asyncio.Queue[tuple[int, Answer | None]]) -> list[tuple[int, Answer | None]]:
+    return [queue.get_nowait() for _ in range(queue.qsize())]
+
+
+def _check(response: httpx.Response) -> None:
+    """Raises: ServerError with what the server says is wrong."""
+    if not response.is_error:
+        return
+    if response.status_code == 401:
+        raise ServerError("The server asks for an API key: start the page with one of those it knows.")
+    try:
+        message = str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"it answered with HTTP status {response.status_code}"
+    raise ServerError(f"The server refused: {message}")
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """The objects of a stream of server-sent events."""
+    async for line in response.aiter_lines():
+        if line.startswith("data: ") and line != "data: [DONE]":
+            yield json.loads(line.removeprefix("data: "))
+
+
+def _grown(answer: Answer, event: Mapping[str, Any], seconds: float) -> Answer:
+    """The answer with what an event adds. Raises: ServerError where the event is one."""
+    if "error" in event:
+        raise ServerError(f"The server gave up: {event['error']['message']}")
+    if event.get("usage"):
+        return replace(answer, tokens=event["usage"]["completion_tokens"])
+    [choice] = event["choices"]
+    text = choice["delta"].get("content") or ""
+    return Answer(
+        text=answer.text + text,
+        tokens=answer.tokens + bool(text),
+        first_token_s=seconds if text and answer.first_token_s is None else answer.first_token_s,
+        seconds=seconds,
+        finish=choice["finish_reason"],
+    )

@@ -1,0 +1,67 @@
+"""What the chat page shows: text of models and people as Markdown that holds no HTML, and lines about answers."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+
+from .ui_client import Answer, Served
+
+_BREAK = "\u2060"  # word joiner: takes no room, and is enough to keep a tag from being one
+_FENCE = re.compile(
+    r"(`{3,})[^`]*|(~{3,}).*"
+)  # unindented, and so in no list or quotation that could end it early
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+
+
+def neutral(text: str) -> str:
+    """Markdown in which nothing is HTML, an image or a diagram: it all would run or load in the reader's browser.
+
+    Fenced code stays as it is, since Markdown shows it literally, so that it can be copied. The page's sanitizer and
+    its content security policy stand behind this.
+    """
+    lines = []
+    fence = ""  # that the text is in
+    for line in re.split("\r\n|\r|\n", text):
+        opening = _FENCE.fullmatch(line)
+        if fence:
+            fence = "" if re.fullmatch(rf" {{0,3}}{fence}{fence[0]}*[ \t]*", line) else fence
+        elif opening:
+            fence = opening[1] or opening[2]
+            line = line.replace("mermaid", "text")  # code that would be drawn
+        else:
+            line = _TAG.sub("<" + _BREAK, line).replace("![", "!" + _BREAK + "[")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def plain(shown: str) -> str:
+    """The text that `neutral` was given: what an edited message is sent as."""
+    return shown.replace("<" + _BREAK, "<").replace("!" + _BREAK + "[", "![")
+
+
+def measured(answer: Answer) -> str:
+    """The line under an answer, as HTML: how much, how fast, why it ended, or what went wrong."""
+    if answer.error is not None:
+        return f'<span class="problem" role="alert">{escape(answer.error)}</span>'
+    if answer.first_token_s is None:
+        return '<span class="quiet">Waiting for the first token …</span>'
+    parts = ["1 token" if answer.tokens == 1 else f"{answer.tokens} tokens"]
+    if answer.tokens_per_s is not None:
+        parts.append(f"{answer.tokens_per_s:.1f} tokens/s")
+    parts.append(f"first token after {answer.first_token_s:.2f} s")
+    if answer.finish == "length":
+        parts.append("cut at the token limit")
+    return f'<span class="quiet">{" · ".join(parts)}</span>'
+
+
+def heading(served: Served | str) -> str:
+    """The page's head, as HTML: what is served, or why nothing is."""
+    if isinstance(served, str):
+        return f'<h1>ptune</h1><p class="problem" role="alert">{escape(served)}</p>'
+    adapters = ", ".join(f"<b>{escape(name)}</b>" for name in served.adapters) or "none"
+    word = "adapter" if len(served.adapters) == 1 else "adapters"
+    return (
+        f"<h1>{escape(served.bundle)}</h1>"
+        f"<p>Served by ptune · base <b>{escape(served.source)}</b> · {word} {adapters} · context {served.context:,} tokens</p>"
+    )

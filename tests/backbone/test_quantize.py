@@ -1,0 +1,181 @@
+"""Quantised layers stand for exactly the weights that bitsandbytes says, train, and are known by their hash."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import pytest
+import tiny_models
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.backbone.identity import weights_hash
+from ptune.backbone.load import load
+from ptune.backbone.quantize import dequantize, quantize
+from ptune.errors import BackboneError
+from ptune.recipe import Backbone
+
+KINDS = ["nf4", "int8"]
+IDS = torch.arange(5, 45)[None]
+
+
+def quantised(kind: str, family: str = "qwen2") -> PreTrainedModel:
+    """Qwen2 has linear layers with and without bias."""
+    model = tiny_models.model(family)
+    model.requires_grad_(False)
+    quantize(model, kind)  # type: ignore[arg-type]
+    return model
+
+
+def packed_layers(model: nn.Module) -> dict[str, nn.Module]:
+    kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
+
+
+def weight_by_bitsandbytes(layer: Any) -> torch.Tensor:
+    if isinstance(layer, bnb.nn.Linear4bit):
+        return bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return bnb.functional.int8_vectorwise_dequant(layer.weight.data, layer.weight.SCB)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_linear_layer_but_the_head_is_packed(kind: str) -> None:
+    plain, model = tiny_models.model("qwen2"), quantised(kind)
+    linears = {name for name, layer in plain.named_modules() if isinstance(layer, nn.Linear)}
+    assert packed_layers(model).keys() == linears - {"lm_head"}
+    if kind == "nf4":
+        states = [layer.weight.quant_state for layer in packed_layers(model).values()]
+        assert {(state.quant_type, state.nested, state.blocksize) for state in states} == {("nf4", True, 64)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dequantised_weights_are_those_of_bitsandbytes(kind: str) -> None:
+    model = quantised(kind)
+    expected = {name: weight_by_bitsandbytes(layer).clone() for name, layer in packed_layers(model).items()}
+    biases = {name: layer.bias for name, layer in packed_layers(model).items()}
+    dequantize(model)
+    for name, weight in expected.items():
+        layer = model.get_submodule(name)
+        assert type(layer) is nn.Linear
+        assert layer.weight.dtype == torch.float32
+        torch.testing.assert_close(layer.weight, weight, rtol=2e-7, atol=0)  # one rounding of float32
+        assert (layer.bias is None) == (biases[name] is None)
+        assert layer.bias is None or torch.equal(layer.bias, biases[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dequantised_model_is_the_one_that_trains(kind: str) -> None:
+    model = quantised(kind).train()
+    embedded = model.get_input_embeddings()(IDS).requires_grad_()
+    live = model(inputs_embeds=embedded).logits.detach()
+    plain = copy.deepcopy(model)
+    dequantize(plain)
+    torch.testing.assert_close(plain(IDS).logits, live, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("nf4", 0.002), ("int8", 0.03)])
+def test_the_evaluation_kernel_is_near(kind: str, limit: float) -> None:
+    model = quantised(kind)
+    with torch.no_grad():
+        live = model(IDS).logits.log_softmax(-1)
+        dequantize(model)
+        plain = model(IDS).logits.log_softmax(-1)
+    assert float((live.exp() * (live - plain)).sum(-1).mean()) <= limit
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_pass_through_after_an_evaluation(kind: str) -> None:
+    """bitsandbytes repacks 4-bit weights at the first evaluation for a kernel without a gradient; ours do not."""
+    model = quantised(kind)
+    hashed = weights_hash(model)
+
+    def gradient() -> torch.Tensor:
+        model.train()
+        embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
+        model(inputs_embeds=embedded).logits.square().sum().backward()
+        assert embedded.grad is not None
+        return embedded.grad
+
+    before = gradient()
+    with torch.no_grad():
+        model.eval()(IDS)
+    assert torch.equal(gradient(), before)
+    assert weights_hash(model) == hashed
+    dequantize(model)  # and nothing is lost
+    plain = gradient()
+    assert float((plain - before).norm() / before.norm()) < 1e-3
+
+
+def test_repacked_bytes_are_not_taken_for_weights() -> None:
+    model = quantised("nf4")
+    next(iter(packed_layers(model).values())).weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(BackboneError, match="repacked"):
+        dequantize(model)
+
+
+def test_a_model_without_such_layers_is_refused() -> None:
+    model = tiny_models.model("gpt2")
+    with pytest.raises(BackboneError, match=r"GPT2LMHeadModel has no nn\.Linear"):
+        quantize(model, "nf4")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "none"])
+def test_the_hash_is_the_same_in_every_process(tmp_path: Path, kind: str) -> None:
+    folder = tiny_models.build(tmp_path / "model", "llama_tied")
+    here = load(Backbone(model=str(folder), quantize=kind)).identity  # type: ignore[arg-type]
+    assert load(Backbone(model=str(folder), quantize=kind), dequantized=True).identity == here  # type: ignore[arg-type]
+    code = (
+        "from ptune.backbone.load import load; from ptune.recipe import Backbone;"
+        f"print(load(Backbone(model={str(folder)!r}, quantize={kind!r})).identity.hash)"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert there == here.hash
+
+
+def test_the_hash_knows_every_bit_and_the_quantisation(tmp_path: Path) -> None:
+    hashes = {weights_hash(quantised(kind)) for kind in KINDS} | {weights_hash(tiny_models.model("qwen2"))}
+    assert len(hashes) == 3
+    assert weights_hash(tiny_models.model("qwen2").bfloat16()) not in hashes
+
+    for kind in KINDS:
+        model = quantised(kind)
+        before = weights_hash(model)
+        layer: Any = next(iter(packed_layers(model).values()))
+        scales = layer.weight.quant_state.state2.absmax if kind == "nf4" else layer.weight.SCB
+        scales[0] = torch.nextafter(scales[0], scales[0] + 1)
+        assert weights_hash(model) != before
+        scales[0] = torch.nextafter(scales[0], scales[0] - 1)
+        assert weights_hash(model) == before
+        layer.weight.data.view(torch.uint8).flatten()[7] ^= 1
+        assert weights_hash(model) != before
+
+
+def test_a_tied_weight_counts_once() -> None:
+    tied, untied = tiny_models.model("llama_tied"), tiny_models.model("llama_tied")
+    untied.lm_head.weight = nn.Parameter(untied.lm_head.weight.detach().clone())
+    assert weights_hash(tied) == weights_hash(tiny_models.model("llama_tied")) != weights_hash(untied)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_are_counted_as_if_unpacked(tmp_path: Path, kind: str) -> None:
+    folder = tiny_models.build(tmp_path / "model", "qwen2")
+    expected = sum(parameter.numel() for parameter in tiny_models.model("qwen2").parameters())
+    assert load(Backbone(model=str(folder), quantize=kind)).identity.parameters == expected  # type: ignore[arg-type]
+
+
+def test_int8_layers_see_the_whole_input() -> None:
+    """No outlier decomposition: the layer is x @ W^T with W the int8 weights times their scales."""
+    model = quantised("int8")
+    layer: Any = next(iter(packed_layers(model).values())).train()
+    x = torch.randn(3, layer.in_features)
+    weight = weight_by_bitsandbytes(layer)
+    torch.testing.assert_close(layer(x), F.linear(x, weight, layer.bias), rtol=1e-5, atol=1e-5)

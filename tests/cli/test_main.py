@@ -1,0 +1,83 @@
+"""The command line: quick, forgiving about typos, and never a traceback for what a user got wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ptune.cli import COMMANDS, main
+
+
+def ptune(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "ptune", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from ptune.cli import main; main(['--help']);"
+        "heavy = {'torch', 'transformers', 'peft', 'gradio', 'onnxruntime', 'tyro', 'fastapi'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in COMMANDS:
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["trian"], 2, "did you mean 'train'"),
+        (["train"], 2, "usage: ptune train RECIPE"),
+        (["train", "chat_lorra"], 2, "did you mean 'chat_lora'"),
+        (["train", "nowhere/x.py"], 2, "there is no recipe"),
+        (["train", "chat_lora", "--methd.r", "8", "--dry-run"], 2, "--method.r"),
+        (["train", "chat_lora", "--train.lr", "fast", "--dry-run"], 2, "train.lr"),
+        (["train", "chat_lora", "--train.lr", "-1", "--dry-run"], 2, "greater than 0"),
+        (["train", "chat_lora", "--train.schedule", "cosin", "--dry-run"], 2, "cosine"),
+        (["evaluate", "no-such-run"], 1, "no run at no-such-run"),
+        (["verify", "no-such-bundle"], 1, "no bundle at no-such-bundle"),
+        (["serve", "no-such-bundle"], 1, "no bundle at no-such-bundle"),
+        (["generate", "b", "--input", "no-such-file"], 1, "no-such-file"),
+    ],
+)
+def test_wrong_use_is_one_message(arguments: list[str], code: int, words: str, tmp_path: Path) -> None:
+    done = ptune(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_dry_run_prints_the_resolved_recipe(tmp_path: Path) -> None:
+    done = ptune(
+        "train", "chat_lora", "--method.r", "8", "--train.epochs", "1", "--data.files", "a", "b", "--dry-run"
+    )
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "recipe.yaml").write_text(done.stdout)
+    again = ptune("train", str(tmp_path / "recipe.yaml"), "--dry-run")
+    assert again.stdout == done.stdout
+    assert "r: 8" in done.stdout
+    assert "- a\n  - b\n" in done.stdout
+
+
+def test_a_broken_recipe_file_is_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("from ptune.recipe import Recipe, Train\nrecipe = Recipe(train=Train(lr=-1))\n")
+    done = ptune("train", str(path))
+    assert done.returncode == 2
+    assert "greater than 0" in done.stderr
+    assert "Traceback" not in done.stderr

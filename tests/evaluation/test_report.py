@@ -1,0 +1,106 @@
+"""The report is one whole HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptune.evaluation.curve import HEIGHT, WIDTH, Series, chart, ticks
+from ptune.evaluation.report import report
+from ptune.formats.run import Run
+from ptune.recipe import Recipe
+from ptune.training.journal import read
+
+NASTY = "<script>alert('&')</script>"
+EVALUATION = {
+    "split": "test",
+    "examples": 3,
+    "before": {"loss": 4.5, "perplexity": 90.0, "token_accuracy": 0.25, "targets": 12},
+    "in_context": {"loss": 4.25, "perplexity": 70.1, "token_accuracy": 0.26, "targets": 12, "examples": 8},
+    "after": {"loss": 3.75, "perplexity": 42.5, "token_accuracy": 0.31, "targets": 12},
+    "answers": [{"prompt": NASTY, "expected": "a\nb", "base": NASTY, "adapter": "c"}],
+}
+VOID = {"meta", "line", "circle", "polyline", "br"}
+
+
+class Outline(HTMLParser):
+    """Checks that tags close in order, and collects them with the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        assert not {name for name, _ in attributes} & {"src", "href"}
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(trained: Run) -> str:
+    return report(trained.record(), Recipe.load(trained.recipe_path), EVALUATION, read(trained.metrics_path))
+
+
+def test_is_well_formed_and_whole(page: str) -> None:
+    outline = Outline(page)
+    assert outline.open == []
+    assert outline.seen.count("svg") == 2
+    assert "script" not in outline.seen
+    assert not re.search(r"url\(|@import|https?:", page)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_text_of_others_is_text(page: str) -> None:
+    assert Outline(page).text.count(NASTY) == 2
+    assert "tiny <run>" in Outline(page).text
+
+
+def test_shows_the_figures_and_marks_the_best(page: str) -> None:
+    for text in ("4.500", "4.250", "3.750", "25.0%", "31.0%", "8 examples in context"):
+        assert text in page
+    assert re.findall(r'better">([^<]+)<', page) == ["3.750", "42.5", "31.0%"]
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=1, max_size=20))
+def test_points_stay_inside_the_picture(points: list[tuple[float, float]]) -> None:
+    drawn = re.search(
+        r'<polyline class="first" points="([^"]*)"', chart("a", "b", [Series("c", "first", points)])
+    )
+    assert drawn is not None
+    for pair in drawn[1].split():
+        x, y = map(float, pair.split(","))
+        assert 0 <= x <= WIDTH
+        assert 0 <= y <= HEIGHT
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9), st.integers(2, 9))
+def test_ticks_are_few_even_and_enclose(low: float, span: float, count: int) -> None:
+    found = ticks(low, low + span, count)
+    assert 2 <= len(found) <= count + 2
+    slack = 1e-6 * max(abs(low), span, 1.0)
+    assert found[0] <= low + slack
+    assert found[-1] >= low + span - slack
+    steps = [right - left for left, right in itertools.pairwise(found)]
+    assert max(steps) - min(steps) <= slack
+
+
+def test_nothing_is_drawn_of_nothing() -> None:
+    assert chart("a", "b", [Series("c", "first", [])]) == ""
+    assert "<polyline" in chart("a", "b", [Series("c", "first", [(3, 2.0)])])

@@ -1,0 +1,45 @@
+"""Every decoder family: transformers and peft against the exported graph in the engine, adapters mixed in a batch."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundles import peft_folder, tiny_bundle, with_peft
+from tiny_models import FAMILIES, VOCAB
+
+from ptune import publish
+from ptune.engine.engine import Engine
+from ptune.formats.bundle import BASE
+from ptune.verify.compare import log_softmax
+
+LIMIT = 5e-4
+LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_engine_equals_transformers_and_peft(family: str, tmp_path: Path) -> None:
+    base, loaded, bundle = tiny_bundle(tmp_path, family)
+    adapters = {
+        "four": peft_folder(base, tmp_path / "four", r=4, seed=1, spread=0.2),
+        "two": peft_folder(base, tmp_path / "two", r=2, lora_alpha=3, seed=2, spread=0.2),
+    }
+    for name, folder in adapters.items():
+        publish.install(bundle, folder, name, loaded.identity)
+    names = ["four", "two", BASE]
+    random = np.random.default_rng(0)
+    ids = [random.integers(5, VOCAB, length).tolist() for length in LENGTHS]
+    with closing(Engine.open(bundle, threads=1, prefill_chunk=10, replay_golden=False)) as engine:
+        found = engine.logits(ids, names)
+    moved = []
+    for sequence, name, logits in zip(ids, names, found, strict=True):
+        with torch.no_grad():
+            expected = with_peft(base, adapters.get(name))(torch.tensor([sequence])).logits[0].numpy()
+            plain = with_peft(base, None)(torch.tensor([sequence])).logits[0].numpy()
+        assert np.abs(log_softmax(expected) - log_softmax(logits)).max() < LIMIT, name
+        moved.append(float(np.abs(expected - plain).max()))
+    assert min(moved[:2]) > 0.1, "the adapters must move the logits, or this test proves nothing"
+    assert moved[2] == 0

@@ -1,0 +1,218 @@
+"""A chat model without a model: bytes are tokens, and the answer tells who heard what. For tests of the server.
+
+Run as a script it serves itself, as `ptune serve` would serve a bundle, and prints what that prints:
+    python fake_chat_model.py --ready-file FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from ptune.engine.request import NO_TOKEN, Request, Token
+from ptune.errors import PtuneError, RequestError, TemplateError
+from ptune.tasks.chat import infer
+from ptune_serve import lifecycle
+from ptune_serve.listen import listen, url_of
+
+EOS = 256
+CONTEXT = 512
+ADAPTERS = {"pirate": "sha256:" + "ab" * 32, "devil": "cd" * 32}
+
+
+class ByteCodec:
+    """A token is a byte of UTF-8; 256 ends an answer."""
+
+    eos_ids = frozenset({EOS})
+    vocab_size = 257
+    context = CONTEXT
+
+    def encode_text(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(token for token in ids if token != EOS).decode(errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"<end>" if token == EOS else bytes([token])
+
+    def token_text(self, token: int) -> str:
+        return self.token_bytes(token).decode(errors="replace")
+
+    def stream(self) -> _ByteStream:
+        return _ByteStream()
+
+
+class _ByteStream:
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(bytes([token]))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+@dataclass
+class FakeEngine:
+    """Answers `ADAPTER heard: LAST MESSAGE`, a thread a request. Its fields are knobs for tests."""
+
+    context: int = CONTEXT
+    delay_s: float = 0.0  # before each token
+    max_waiting: int = 1000
+    failure: str | None = None  # "submit": raises on submission; "step": fails at the third token
+    go_on: threading.Event = field(
+        default_factory=threading.Event
+    )  # cleared: requests wait before their first token
+    cancelled: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    running: int = 0
+
+    def __post_init__(self) -> None:
+        self.go_on.set()
+        self.adapters = list(ADAPTERS)
+        base = SimpleNamespace(hash="sha256:" + "0123456789ab" * 5, source="llm_tiny", licence="apache-2.0")
+        manifest = SimpleNamespace(created="2025-06-01T12:00:00+00:00", base=base, adapters=dict(ADAPTERS))
+        self.bundle = SimpleNamespace(folder=Path("/bundles/dictionary"), manifest=manifest)
+
+    def submit(self, request: Request, deliver: Callable[[Token], None]) -> FakeTicket:
+        if self.failure == "submit":
+            raise ZeroDivisionError(f"a defect that quotes {bytes(request.prompt[:40])!r}")
+        if max(request.prompt) >= ByteCodec.vocab_size:
+            raise RequestError("no such token", param="prompt")
+        if len(request.prompt) + request.max_tokens > self.context:
+            message = f"{len(request.prompt)} prompt tokens and max_tokens {request.max_tokens}; at most {self.context}"
+            raise RequestError(message, param="max_tokens", code="context_length_exceeded")
+        if self.running >= self.max_waiting:
+            raise RequestError("the queue is full", code="queue_full", status=429)
+        self.requests.append(request)
+        self.running += 1
+        ticket = FakeTicket()
+        threading.Thread(target=self._run, args=(request, deliver, ticket.given_up), daemon=True).start()
+        return ticket
+
+    def stats(self) -> SimpleNamespace:
+        return SimpleNamespace(running=self.running, waiting=0, kv_used_tokens=7, kv_capacity_tokens=70)
+
+    def close(self) -> None:
+        self.go_on.set()
+
+    def _run(self, request: Request, deliver: Callable[[Token], None], given_up: threading.Event) -> None:
+        while not self.go_on.wait(0.01) and not given_up.is_set():
+            pass
+        for number, token in enumerate(_answer(request)):
+            if given_up.wait(self.delay_s) if self.delay_s else given_up.is_set():
+                self.cancelled.append(request)
+                token = Token(NO_TOKEN, finish="cancelled")
+            elif self.failure == "step" and number == 2:
+                token = Token(NO_TOKEN, finish="error", error="Traceback: secret detail")
+            if token.finish is not None:
+                self.running -= 1
+            deliver(token)
+            if token.finish is not None:
+                return
+
+
+class FakeTicket:
+    def __init__(self) -> None:
+        self.given_up = threading.Event()
+
+    def cancel(self) -> None:
+        self.given_up.set()
+
+
+class FakeChatModel:
+    """What the server needs of `ptune.tasks.chat.infer.ChatModel`."""
+
+    def __init__(self, engine: FakeEngine | None = None) -> None:
+        self.engine = engine or FakeEngine()
+        self.codec = ByteCodec()
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], adapter: str) -> list[int]:
+        if messages[0]["role"] == "assistant":
+            raise TemplateError("a conversation must not begin with the assistant")
+        return self.codec.encode_text(
+            "".join(f"<{message['role']}>{message['content']}" for message in messages)
+        )
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """An app on a real socket, in a thread. Yields its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
+    listener = listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield url_of(listener)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = 5.0) -> None:
+    end_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def _answer(request: Request) -> list[Token]:
+    scored = request.logprobs is not None
+    top = tuple((token, -1.0 - token) for token in range(97, 97 + (request.logprobs or 0)))
+
+    def token(token_id: int, **fields: Any) -> Token:
+        return Token(token_id, -0.5 if scored else None, top, **fields)
+
+    prompt = [token(token_id, prompt=True) for token_id in request.prompt] if request.prompt_logprobs else []
+    prompt[:1] = [Token(request.prompt[0], prompt=True)] if prompt else []
+    if request.max_tokens == 0:
+        return [*prompt, Token(NO_TOKEN, finish="length")]
+    heard = bytes(request.prompt).decode(errors="replace").rpartition("<user>")[2]
+    ids = [*f"{request.adapter} heard: {heard}".encode(), EOS][: request.max_tokens]
+    tokens = [token(token_id) for token_id in ids[:-1]]
+    return [*prompt, *tokens, token(ids[-1], finish="stop" if ids[-1] == EOS else "length")]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--delay-s", type=float, default=0.0)
+    parser.add_argument("--drain-limit-s", type=float, default=30.0)
+    parser.add_argument("--ready-file", type=Path)
+    parser.add_argument("--api-key-file", type=Path)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--ui", action="store_true")
+    options = parser.parse_args()
+    lifecycle.DRAIN_LIMIT_S = options.drain_limit_s
+    infer.load = lambda bundle, **_: FakeChatModel(FakeEngine(delay_s=options.delay_s))
+    try:
+        return lifecycle.serve(
+            Path("bundles/dictionary"),
+            port=options.port,
+            api_key_file=options.api_key_file,
+            ui=options.ui,
+            ui_port=0,
+            ready_file=options.ready_file,
+        )
+    except PtuneError as error:
+        print(error)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,53 @@
+"""A file is there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from ptune.errors import FormatError, PtuneError
+from ptune.formats.whole_write import read_json, whole_file, write_json, write_text
+
+
+def test_written_whole(tmp_path: Path) -> None:
+    write_json(tmp_path / "deep" / "a.json", {"b": "ü"})
+    assert json.loads((tmp_path / "deep" / "a.json").read_text(encoding="utf-8")) == {"b": "ü"}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
+
+
+def test_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "before")
+    with pytest.raises(OSError), whole_file(path) as part:  # noqa: PT012 - the failure is in the body
+        part.write_text("half")
+        raise OSError(errno.EIO, "cable pulled")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PtuneError, match=r"disk is full.*a\.txt"), whole_file(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_real_full_device_is_one_sentence() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(PtuneError, match="disk is full"), whole_file(Path("/tmp") / "ptune-full-test"):
+        Path("/dev/full").write_text("x")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"a": NaN'])
+def test_damaged_json_names_the_file(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=r"manifest\.json is damaged"):
+        read_json(path)
+
+
+def test_missing_json(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="missing"):
+        read_json(tmp_path / "x.json")

@@ -1,0 +1,44 @@
+"""One server over the fake model for each test file, on a real socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from fake_chat_model import FakeChatModel, FakeEngine, serving
+
+from ptune_serve.app import create_app
+from ptune_serve.service import Service, Settings
+
+
+@dataclass
+class Served:
+    url: str
+    engine: FakeEngine
+    service: Service
+    http: httpx.Client
+
+    def chat(self, content: object = "ahoy", /, model: str = "pirate", **fields: object) -> httpx.Response:
+        messages = [{"role": "user", "content": content}]
+        return self.http.post("/v1/chat/completions", json={"model": model, "messages": messages, **fields})
+
+    def complete(self, prompt: object, /, model: str = "base", **fields: object) -> httpx.Response:
+        return self.http.post("/v1/completions", json={"model": model, "prompt": prompt, **fields})
+
+
+@pytest.fixture(scope="module")
+def _one_server() -> Iterator[Served]:
+    model = FakeChatModel()
+    app = create_app(model, Settings(max_body_bytes=300_000))
+    with serving(app) as url, httpx.Client(base_url=url, timeout=20) as http:
+        yield Served(url, model.engine, app.state.service, http)
+
+
+@pytest.fixture
+def served(_one_server: Served) -> Served:
+    """The server, its fake engine as new."""
+    _one_server.engine.__init__()  # type: ignore[misc]
+    _one_server.service.draining = False
+    return _one_server

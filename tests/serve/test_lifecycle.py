@@ -1,0 +1,192 @@
+"""From start to exit, as a process: what it prints, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import fake_chat_model
+import httpx
+import pytest
+from fake_chat_model import wait_until
+
+from ptune.errors import PtuneError
+from ptune_serve.listen import listen, url_of
+from ptune_serve.page import chat_page
+
+
+class Process:
+    """The fake model's server as a process of its own."""
+
+    def __init__(self, tmp_path: Path, *options: str) -> None:
+        self.ready_file = tmp_path / "ready"
+        command = [sys.executable, fake_chat_model.__file__, "--ready-file", str(self.ready_file), *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wait_until(lambda: self.ready_file.exists() or self.process.poll() is not None, 30)
+        self.url = self.ready_file.read_text().strip()
+
+    def end(self, *signals: int) -> tuple[int, str]:
+        for number in signals:
+            self.process.send_signal(number)
+        output, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, output
+
+
+@pytest.fixture
+def start(tmp_path):
+    started: list[Process] = []
+
+    def start(*options: str) -> Process:
+        started.append(Process(tmp_path, *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+BODY = {"model": "base", "messages": [{"role": "user", "content": "x" * 50}], "stream": True}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_says_how_to_try_it_and_exits_with_0(start, number):
+    server = start()
+    assert httpx.get(f"{server.url}/ready").status_code == 200
+    code, output = server.end(number)
+    assert code == 0
+    assert not server.ready_file.exists()
+    serving, try_it = output.splitlines()
+    assert serving == f"Serving base, pirate, devil at {server.url}/v1"
+    assert try_it.startswith(f"Try: curl {server.url}/v1/chat/completions ")
+
+
+def test_the_printed_command_works(start):
+    server = start()
+    assert server.process.stdout is not None
+    [command] = [
+        line for line in (server.process.stdout.readline() for _ in range(2)) if line.startswith("Try: ")
+    ]
+    body = re.search(r"-d '(.*)'$", command.strip())
+    header = re.search(r"-H '(.*?): (.*?)'", command)
+    assert body is not None
+    assert header is not None
+    response = httpx.post(
+        f"{server.url}/v1/chat/completions", content=body[1], headers={header[1]: header[2]}
+    )
+    assert "devil heard: Hello!" in response.text
+
+
+def test_a_running_stream_ends_well_and_new_requests_are_refused(start):
+    server = start("--delay-s", "0.03")
+    with (
+        httpx.Client(base_url=server.url) as other,
+        other.stream("POST", "/v1/chat/completions", json=BODY) as stream,
+    ):
+        lines = stream.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: other.get("/ready").status_code == 503)
+        assert other.get("/health").status_code == 200
+        assert other.post("/v1/chat/completions", json=BODY).status_code == 503
+        assert list(lines)[-2:] == ["data: [DONE]", ""]
+    assert server.end()[0] == 0
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_error(start):
+    server = start("--delay-s", "1", "--drain-limit-s", "0.2")
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=BODY, timeout=20) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        last = json.loads([line for line in lines if line][-1].removeprefix("data: "))
+    assert last["error"]["code"] == "shutting_down"
+    assert server.end()[0] == 0
+
+
+def test_a_second_signal_does_not_wait(start):
+    server = start("--delay-s", "5")
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=BODY, timeout=20) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(f"{server.url}/ready").status_code == 503)
+        code, output = server.end(signal.SIGTERM)
+        assert "shutting_down" in list(lines)[-2]
+    assert code == 0
+    assert "Traceback" not in output
+
+
+def test_keys_guard_the_server(start, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("alpha\n")
+    server = start("--api-key-file", str(keys))
+    assert httpx.get(f"{server.url}/v1/models").status_code == 401
+    assert httpx.get(f"{server.url}/v1/models", headers={"authorization": "Bearer alpha"}).status_code == 200
+    code, output = server.end(signal.SIGTERM)
+    assert code == 0
+    assert "Bearer KEY" in output
+    assert "alpha" not in output
+
+
+@pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio")
+def test_the_chat_page_lives_as_long_as_the_server(start):
+    server = start("--ui")
+    lines = (server.process.stdout.readline() for _ in range(3))
+    [page] = [line.removeprefix("Chat page: ").strip() for line in lines if line.startswith("Chat page: ")]
+    response = httpx.get(page)
+    assert response.status_code == 200
+    assert "img-src 'self'" in response.headers["content-security-policy"]
+    assert server.end(signal.SIGTERM) == (0, "")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(page)
+
+
+def test_without_gradio_a_line_says_so(monkeypatch, capfd):
+    monkeypatch.setattr("ptune_serve.page.find_spec", lambda name: None)
+    with chat_page("http://127.0.0.1:1", "127.0.0.1", 0, None):
+        assert "pip install 'ptune[ui]'" in capfd.readouterr().out
+
+
+def test_a_taken_port_ends_the_process_in_one_line(tmp_path):
+    with listen("127.0.0.1", 0) as listener:
+        port = str(listener.getsockname()[1])
+        command = [sys.executable, fake_chat_model.__file__, "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stdout == f"port {port} of 127.0.0.1 is in use; choose another, or 0 for any free one\n"
+    assert done.stderr == ""
+
+
+def test_a_port_in_use_is_one_sentence():
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(PtuneError, match=f"port {port} of 127.0.0.1 is in use"):
+            listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [("127.0.0.1", 70_000), ("127.0.0.1", -1), ("no.such.host.invalid", 0), ("192.0.2.1", 0)],
+)
+def test_an_address_that_is_none_is_one_sentence(host, port):
+    with pytest.raises(PtuneError, match="cannot listen on"):
+        listen(host, port)
+
+
+def test_urls():
+    with listen("127.0.0.1", 0) as local:
+        assert url_of(local) == f"http://127.0.0.1:{local.getsockname()[1]}"
+    with listen("0.0.0.0", 0) as every:
+        assert url_of(every).startswith("http://127.0.0.1:")
+
+
+def test_the_server_imports_no_torch_and_no_gradio():
+    code = "import sys, ptune_serve.lifecycle; print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers', 'peft', 'datasets', 'gradio'}))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=os.environ).strip() == "[]"

@@ -1,0 +1,301 @@
+"""The chat page in a real browser: the page as its own process, the server over the fake model."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from subprocess import PIPE, Popen
+
+import pytest
+from fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
+
+from ptune_serve.app import create_app
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium"),
+    pytest.mark.skipif(find_spec("playwright") is None, reason="needs playwright"),
+    pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio"),
+]
+
+
+@dataclass
+class Browsed:
+    """A browser on the page, and what is behind it."""
+
+    page: object
+    url: str
+    engine: FakeEngine
+    server: ExitStack  # closing it ends the server
+    elsewhere: list[str] = field(default_factory=list)  # requests to anywhere but the page
+    blocked: list[str] = field(default_factory=list)  # what the browser says that it did not load or run
+
+    def open(self, tab: str = "Chat") -> None:
+        self.page.goto(self.url)
+        self.page.get_by_role("tab", name=tab).click()
+        self.page.wait_for_function("document.querySelector('#heading h1')?.innerText === 'dictionary'")
+
+    @property
+    def box(self):
+        return self.page.locator(".box textarea:visible")
+
+    def send(self, text: str) -> None:
+        self.box.fill(text)
+        self.box.press("Enter")
+
+    def answers(self) -> list[str]:
+        """The newest answer of each column that is to be seen."""
+        columns = self.page.locator(".block.chatbot:visible").all()
+        return [_plain(column.get_by_test_id("bot").all_inner_texts() or [""])[-1] for column in columns]
+
+    def questions(self) -> list[str]:
+        return _plain(
+            self.page.locator(".block.chatbot:visible").first.get_by_test_id("user").all_inner_texts()
+        )
+
+
+def _plain(texts: list[str]) -> list[str]:
+    return [text.strip().replace("\u2060", "") for text in texts]
+
+
+@pytest.fixture(scope="module")
+def browsed() -> Iterator[Browsed]:
+    from playwright.sync_api import sync_playwright
+
+    model = FakeChatModel(FakeEngine(context=4096))
+    with ExitStack() as stack:
+        server = ExitStack()
+        stack.callback(server.close)
+        server_url = server.enter_context(serving(create_app(model)))
+        command = [sys.executable, "-m", "ptune_serve.ui", server_url, "127.0.0.1", "0"]
+        process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+        stack.callback(process.kill)
+        url = process.stdout.readline().removeprefix("Chat page: ").strip()
+        playwright = stack.enter_context(sync_playwright())
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(10_000)
+        browsed = Browsed(page, url, model.engine, server)
+
+        def look_at_request(request) -> None:
+            if not request.url.startswith((url, "data:", "blob:")):
+                browsed.elsewhere.append(request.url)
+
+        def look_at_message(message) -> None:
+            if "Content Security Policy" in message.text:
+                browsed.blocked.append(message.text)
+
+        page.on("request", look_at_request)
+        page.on("console", look_at_message)
+        yield browsed
+        output, problems = process.communicate(
+            timeout=20
+        )  # closes its input, as when the server's process has died
+        assert (process.returncode, output, problems) == (0, "", "")
+        browser.close()
+
+
+@pytest.fixture(autouse=True)
+def _as_new(browsed):
+    browsed.engine.__init__(context=4096)
+
+
+def test_the_head_says_what_is_served(browsed):
+    browsed.open()
+    assert browsed.page.locator("#heading p").inner_text() == (
+        "Served by ptune · base llm_tiny · adapters pirate, devil · context 4,096 tokens"
+    )
+
+
+def test_an_answer_streams_in(browsed):
+    browsed.engine.delay_s = 0.02
+    browsed.open()
+    browsed.send("ahoy")
+    wait_until(
+        lambda: (
+            "devil heard: ahoy".startswith(browsed.answers()[0]) and len(browsed.answers()[0]) in range(1, 16)
+        )
+    )
+    wait_until(lambda: browsed.answers() == ["devil heard: ahoy"])
+    measure = browsed.page.locator(".block.measure:visible")
+    wait_until(
+        lambda: re.fullmatch(
+            r"18 tokens · [\d.]+ tokens/s · first token after [\d.]+ s", measure.inner_text()
+        )
+    )
+    assert browsed.questions() == ["ahoy"]
+    assert browsed.box.input_value() == ""
+
+
+def test_the_picker_chooses_who_answers(browsed):
+    browsed.open()
+    browsed.page.locator(".picker:visible input").click()
+    options = browsed.page.get_by_role("option")
+    assert [option.inner_text().strip("✓ \n") for option in options.all()] == ["base", "pirate", "devil"]
+    options.get_by_text("pirate").click()
+    browsed.send("ahoy")
+    wait_until(lambda: browsed.answers() == ["pirate heard: ahoy"])
+
+
+def test_the_next_message_carries_the_conversation(browsed):
+    browsed.open()
+    browsed.send("one")
+    wait_until(lambda: browsed.answers() == ["devil heard: one"])
+    wait_until(lambda: browsed.page.locator(".box .submit-button:visible").count())
+    browsed.send("two")
+    wait_until(lambda: browsed.answers() == ["devil heard: two"])
+    assert bytes(browsed.engine.requests[-1].prompt) == b"<user>one<assistant>devil heard: one<user>two"
+
+
+def test_settings_reach_the_model(browsed):
+    browsed.open()
+    browsed.page.get_by_label("System prompt").fill("Be brief.")
+    browsed.page.get_by_label("number input for Temperature").fill("0.3")
+    browsed.page.get_by_label("Seed").fill("41")
+    browsed.send("ahoy")
+    wait_until(lambda: browsed.answers() == ["devil heard: ahoy"])
+    request = browsed.engine.requests[-1]
+    assert bytes(request.prompt) == b"<system>Be brief.<user>ahoy"
+    assert (request.sampling.temperature, request.sampling.seed, request.max_tokens) == (0.3, 41, 256)
+    browsed.page.get_by_label("Seed").fill("many")
+    browsed.send("again")
+    wait_until(
+        lambda: "seed must be a whole number" in browsed.page.locator(".block.measure:visible").inner_text()
+    )
+
+
+def test_two_models_side_by_side(browsed):
+    browsed.engine.go_on.clear()
+    browsed.open("Side by side")
+    browsed.send("ahoy")
+    wait_until(lambda: browsed.engine.running == 2)
+    browsed.engine.go_on.set()
+    wait_until(lambda: browsed.answers() == ["base heard: ahoy", "devil heard: ahoy"])
+    wait_until(
+        lambda: all(
+            "tokens/s" in text for text in browsed.page.locator(".block.measure:visible").all_inner_texts()
+        )
+    )
+
+
+def test_stop_keeps_what_was_said(browsed):
+    browsed.engine.delay_s = 0.05
+    browsed.open("Side by side")
+    browsed.send("a long story " * 5)
+    wait_until(lambda: all(len(answer) > 5 for answer in browsed.answers()))
+    browsed.page.locator(".box .stop-button:visible").click()
+    wait_until(lambda: len(browsed.engine.cancelled) == 2)
+    said = browsed.answers()
+    assert all(0 < len(answer) < 60 for answer in said)
+    browsed.engine.delay_s = 0
+    browsed.send("go on")
+    wait_until(lambda: browsed.answers() == ["base heard: go on", "devil heard: go on"])
+    prompts = {bytes(request.prompt) for request in browsed.engine.requests[-2:]}
+    assert all(f"<assistant>{answer}".encode() in b"".join(prompts) for answer in said)
+
+
+def test_retry_asks_the_same_again(browsed):
+    browsed.open()
+    browsed.send("ahoy")
+    wait_until(lambda: browsed.answers() == ["devil heard: ahoy"])
+    wait_until(lambda: browsed.page.locator(".box .submit-button:visible").count())
+    browsed.page.get_by_role("button", name="Retry").locator("visible=true").click()
+    wait_until(lambda: len(browsed.engine.requests) == 2)
+    wait_until(lambda: browsed.answers() == ["devil heard: ahoy"])
+    assert browsed.engine.requests[0].prompt == browsed.engine.requests[1].prompt
+
+
+def test_an_edited_message_is_asked_instead(browsed):
+    browsed.open()
+    for text in ("<b>one</b>", "two"):
+        browsed.send(text)
+        wait_until(lambda text=text: browsed.answers() == [f"devil heard: {text}"])
+        wait_until(lambda: browsed.page.locator(".box .submit-button:visible").count())
+    browsed.page.get_by_role("button", name="Edit").locator("visible=true").first.click()
+    editor = browsed.page.locator(".block.chatbot:visible textarea")
+    editor.fill(editor.input_value() + " more")
+    browsed.page.get_by_role("button", name="Submit").locator("visible=true").first.click()
+    wait_until(lambda: browsed.answers() == ["devil heard: <b>one</b> more"])
+    assert browsed.questions() == ["<b>one</b> more"]
+    assert bytes(browsed.engine.requests[-1].prompt) == b"<user><b>one</b> more"
+
+
+def test_examples_and_new_chat(browsed):
+    browsed.open()
+    chip = browsed.page.get_by_role("button", name="Define: Patience").locator("visible=true")
+    chip.click()
+    wait_until(lambda: browsed.answers() == ["devil heard: Define: Patience"])
+    assert chip.count() == 0
+    browsed.page.get_by_role("button", name="New chat").locator("visible=true").click()
+    wait_until(lambda: browsed.answers() == [""] and chip.count() == 1)
+    browsed.send("ahoy")
+    wait_until(lambda: browsed.answers() == ["devil heard: ahoy"])
+    assert bytes(browsed.engine.requests[-1].prompt) == b"<user>ahoy"
+
+
+HOSTILE = """<img src=x onerror="window.hacked=1"> <script>window.hacked=1</script> <b>not bold</b> **bold**
+![i](http://elsewhere.invalid/i.png) [link](javascript:window.hacked=1) <iframe src="//elsewhere.invalid"></iframe>
+```html
+<img src="http://elsewhere.invalid/c.png">
+```
+`<img src=http://elsewhere.invalid/d.png>` <svg onload="window.hacked=1"></svg> &lt;b&gt;
+```mermaid
+graph TD; A-->B
+```
+"""
+
+
+def test_nothing_that_a_model_says_becomes_html(browsed):
+    browsed.open()
+    browsed.page.get_by_label("number input for Max tokens").fill("1024")
+    browsed.send(HOSTILE)
+    wait_until(lambda: "A-->B" in browsed.answers()[0])
+    answer = browsed.page.locator(".block.chatbot:visible").get_by_test_id("bot").last
+    assert answer.locator("strong").all_inner_texts() == ["bold"]
+    for tag in ("img", "script", "b", "iframe", "svg:not(button svg)", ".mermaid", "a[href^=javascript]"):
+        assert answer.locator(tag).count() == 0, tag
+    assert answer.locator("pre").first.inner_text().strip() == '<img src="http://elsewhere.invalid/c.png">'
+    assert browsed.page.evaluate("window.hacked") is None
+
+
+@pytest.mark.parametrize("width", [1280, 480])
+def test_the_page_fits_the_window(browsed, width, tmp_path):
+    browsed.page.set_viewport_size({"width": width, "height": 800})
+    for tab in ("Chat", "Side by side"):
+        browsed.open(tab)
+        browsed.send(
+            "Define: Patience, in a long sentence that does not fit into one line of a narrow window"
+        )
+        wait_until(lambda: all("narrow window" in answer for answer in browsed.answers()))
+        browsed.page.screenshot(path=tmp_path / f"{tab} {width}.png")
+        assert browsed.page.evaluate("document.scrollingElement.scrollWidth <= window.innerWidth")
+    if width == 1280:
+        assert browsed.page.evaluate("document.scrollingElement.scrollHeight") <= 800
+    browsed.page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_nothing_was_asked_of_another_host(browsed):
+    assert browsed.elsewhere == []
+    assert browsed.blocked == []
+
+
+def test_a_server_that_goes_away_is_told_in_words(browsed):
+    """Last: it ends the server."""
+    browsed.open()
+    browsed.server.close()
+    browsed.send("ahoy")
+    measure = browsed.page.locator(".block.measure:visible")
+    wait_until(lambda: "does not answer" in measure.inner_text() and "ptune serve" in measure.inner_text())
+    wait_until(lambda: "does not answer" in browsed.page.locator("#heading").inner_text(), 15)
+    assert browsed.page.locator(".box .submit-button:visible").count() == 1

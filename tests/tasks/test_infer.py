@@ -1,0 +1,202 @@
+"""A bundle as a library: text in, text out, streamed or whole, with stop texts that are never half shown."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_models
+from engine.tiny_bundle import TinyBundle, make
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ptune
+from ptune.codecs.chat import ChatCodec
+from ptune.engine.request import NO_TOKEN, Token
+from ptune.errors import FormatError, PtuneError, RequestError
+from ptune.formats.bundle import Bundle
+from ptune.formats.whole_write import sha256_of, write_json
+from ptune.tasks.chat.infer import ChatModel, Delta, TextStream, load
+
+MESSAGES = [{"role": "user", "content": "Define love."}]
+SHOUTED = (
+    "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}"  # the template of `narrow`
+)
+
+
+class Pieces:
+    """A codec whose token n is the n-th piece of a text; each piece comes a token late, the last with `finish`."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self._pieces = pieces
+
+    def stream(self) -> Pieces:
+        self._late = ""
+        return self
+
+    def push(self, token: int) -> str:
+        text, self._late = self._late, self._pieces[token]
+        return text
+
+    def finish(self) -> str:
+        text, self._late = self._late, ""
+        return text
+
+
+def streamed(pieces: list[str], stop: list[str]) -> list[Delta]:
+    stream = TextStream(Pieces(pieces), stop)
+    tokens = [*map(Token, range(len(pieces))), Token(NO_TOKEN, finish="length")]
+    return [delta for token in tokens for delta in stream.push(token)]
+
+
+@given(
+    pieces=st.lists(st.text("abc", max_size=4), max_size=12),
+    stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+)
+def test_text_is_cut_before_the_stop_text_that_is_complete_first(pieces: list[str], stop: list[str]) -> None:
+    """However the text is cut into tokens."""
+    deltas = streamed(pieces, stop)
+    text = "".join(pieces)
+    places = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
+    expected = text[: min(places)[1]] if places else text
+    assert "".join(delta.text for delta in deltas) == expected
+    assert [delta.finish for delta in deltas] == [None] * (len(deltas) - 1) + ["stop" if places else "length"]
+    shown = ""
+    for index, delta in enumerate(deltas[:-1]):  # only what a stop text begins with is held back
+        shown += delta.text
+        held = "".join(pieces[:index]).removeprefix(shown)
+        assert held == "" or any(s.startswith(held) for s in stop)
+
+
+def test_text_that_might_become_a_stop_text_is_held_back_until_it_is_sure() -> None:
+    assert [delta.text for delta in streamed([*"xENyEND."], ["END"])] == ["", "x", "", "", "ENy", "", "", ""]
+    assert [delta.text for delta in streamed([*"xEN"], ["END"])] == ["", "x", "", "EN"]
+
+
+def test_every_token_is_in_one_delta_and_the_ending_one_is_no_text() -> None:
+    stream = TextStream(Pieces(["prompt", "text", "</s>", "more"]))
+    tokens = [Token(0, prompt=True), Token(1), Token(2, finish="stop")]
+    deltas = [delta for token in tokens for delta in stream.push(token)]
+    assert deltas == [
+        Delta("", tokens[0], None),
+        Delta("", tokens[1], None),
+        Delta("text", tokens[2], "stop"),
+    ]
+    assert stream.push(Token(3)) == []
+
+
+def test_empty_stop_text_is_refused() -> None:
+    with pytest.raises(RequestError, match="may not be empty"):
+        TextStream(Pieces([]), ["a", ""])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
+    """The engine's tiny bundle with a codec, and a template of its own for one adapter."""
+    tiny = make(tmp_path_factory.mktemp("chat") / "bundle")
+    bundle = Bundle.open(tiny.folder)
+    tokenizer = tiny_models.tokenizer()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    ChatCodec(tokenizer.backend_tokenizer, tiny_models.CHATML, special, {2}, 512).save(bundle.codec_path)
+    own = bundle.adapter("narrow").model_copy(update={"template": SHOUTED})
+    path = bundle.adapter_path("narrow") / "adapter.json"
+    write_json(path, own.model_dump(mode="json"))
+    changes = {
+        "codec": {f"codec/{file.name}": sha256_of(file) for file in bundle.codec_path.iterdir()},
+        "adapters": {**bundle.manifest.adapters, "narrow": sha256_of(path)},
+    }
+    bundle.write_manifest(bundle.manifest.model_copy(update=changes))
+    return tiny
+
+
+@pytest.fixture(scope="module")
+def model(tiny: TinyBundle) -> Iterator[ChatModel]:
+    loaded = ptune.load(tiny.folder, threads=1, max_rows=4, replay_golden=False)
+    yield loaded
+    loaded.close()
+
+
+def expected_text(tiny: TinyBundle, prompt: str, adapter: str, tokens: int) -> str:
+    """transformers' greedy answer to a rendered prompt, decoded by transformers' tokenizer."""
+    tokenizer = tiny_models.tokenizer()
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    found = tiny.greedy(ids, adapter, tokens)
+    ends = [
+        index
+        for index, token in enumerate(found)
+        if token in (2, tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    ]
+    return tokenizer.decode(found[: ends[0]] if ends else found, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("adapter", ["base", "wide"])
+def test_chat_answers_as_transformers_does(tiny: TinyBundle, model: ChatModel, adapter: str) -> None:
+    prompt = tiny_models.tokenizer().apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
+    answer = model.chat(MESSAGES, adapter=adapter, temperature=0, max_tokens=24)
+    assert answer.text == expected_text(tiny, prompt, adapter, 24) != ""
+    assert answer.usage.prompt_tokens == len(model.encode_chat(MESSAGES))
+    assert answer.usage.completion_tokens == len(answer.tokens)
+    assert answer.finish == ("length" if len(answer.tokens) == 24 else "stop")
+
+
+def test_adapter_is_asked_in_its_own_template(tiny: TinyBundle, model: ChatModel) -> None:
+    answer = model.chat(MESSAGES, adapter="narrow", temperature=0, max_tokens=12)
+    assert answer.text == expected_text(tiny, "DEFINE LOVE.", "narrow", 12)
+
+
+def test_completion_is_of_the_plain_text(tiny: TinyBundle, model: ChatModel) -> None:
+    answer = model.complete("Love, n.", temperature=0, max_tokens=12, adapter="wide")
+    assert answer.text == expected_text(tiny, "Love, n.", "wide", 12)
+
+
+def test_stream_is_the_answer_in_pieces(model: ChatModel) -> None:
+    whole = model.chat(MESSAGES, adapter="wide", seed=3, max_tokens=30, logprobs=2)
+    deltas = list(model.chat(MESSAGES, adapter="wide", seed=3, max_tokens=30, logprobs=2, stream=True))
+    assert "".join(delta.text for delta in deltas) == whole.text
+    assert [delta.token for delta in deltas] == list(whole.tokens)
+    assert len(whole.tokens[0].top) == 2
+    assert len(deltas) > 10
+
+
+def test_stop_text_ends_the_answer_and_the_engines_work(model: ChatModel) -> None:
+    free = model.chat(MESSAGES, temperature=0, max_tokens=60)
+    stop = free.text[5:8]
+    for stops in (stop, ["never to be seen", stop]):
+        answer = model.chat(MESSAGES, temperature=0, max_tokens=400, stop=stops)
+        assert answer.text == free.text[: free.text.index(stop)]
+        assert answer.finish == "stop"
+        assert len(answer.tokens) < len(free.tokens)
+    time.sleep(0.05)
+    assert model.engine.stats().running == 0
+
+
+def test_without_max_tokens_the_context_is_the_end(model: ChatModel) -> None:
+    answer = model.complete("Love", seed=1, logit_bias=dict.fromkeys((2, 4), -100.0))
+    assert answer.finish == "length"
+    assert answer.usage.prompt_tokens + answer.usage.completion_tokens == model.engine.context
+
+
+def test_wrong_values_are_refused(model: ChatModel) -> None:
+    with pytest.raises(RequestError, match="served: base, wide, narrow"):
+        model.chat(MESSAGES, adapter="nobody")
+    with pytest.raises(RequestError, match="temperature"):
+        model.chat(MESSAGES, temperature=-1)
+    with pytest.raises(RequestError, match="a sequence may have"):
+        model.complete("word " * 600)
+    with pytest.raises(PtuneError):
+        model.chat([{"role": "user"}])
+
+
+def test_damaged_codec_and_other_tasks_are_refused(tiny: TinyBundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny.folder, tmp_path / "bundle")
+    bundle = Bundle.open(folder)
+    bundle.write_manifest(bundle.manifest.model_copy(update={"task": "embed"}))
+    with pytest.raises(FormatError, match="for 'embed', not for chat"):
+        load(folder)
+    bundle.write_manifest(bundle.manifest.model_copy(update={"task": "chat"}))
+    (folder / "codec" / "codec.json").write_text("{}")
+    with pytest.raises(FormatError, match=r"codec\.json is damaged"):
+        load(folder)

@@ -1,0 +1,67 @@
+"""Progress tells what is done, how fast, and how long it will take."""
+
+from __future__ import annotations
+
+import pytest
+
+from ptune import progress
+from ptune.progress import Progress, duration
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now_s)
+
+
+def test_plain_lines_come_at_most_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress("training", 100, unit="steps") as bar:
+        for _ in range(100):
+            clock.now_s += 0.5
+            bar.advance(note="loss 2.5")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "training: 4/100 steps, 2 steps/s, 48 s left, loss 2.5",
+        "training: 24/100 steps, 2 steps/s, 38 s left, loss 2.5",
+        "training: 44/100 steps, 2 steps/s, 28 s left, loss 2.5",
+        "training: 64/100 steps, 2 steps/s, 18 s left, loss 2.5",
+        "training: 84/100 steps, 2 steps/s, 8 s left, loss 2.5",
+        "training: 100/100 steps, 2 steps/s, took 50 s, loss 2.5",
+    ]
+
+
+def test_what_is_over_at_once_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress("hashing", 10) as bar:
+        clock.now_s += 1.9
+        bar.advance(10)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_rate_is_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    with Progress("training", 100, done=60) as bar:
+        clock.now_s += 10
+        bar.advance(20)
+        assert bar.status() == "80/100 steps, 2 steps/s, 10 s left"
+
+
+def test_other_processes_are_silent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress("training", 2, enabled=False) as bar:
+        clock.now_s += 30
+        bar.advance(2)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(7.6, "8 s"), (155, "2 min 35 s"), (3900, "1 h 05 min")])
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

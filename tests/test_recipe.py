@@ -1,0 +1,65 @@
+"""Recipes: the same from Python, YAML and the command line, and strict about names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptune.errors import RecipeError
+from ptune.methods.freeze import FreezeExceptLast
+from ptune.methods.full import Full
+from ptune.methods.lora import Lora
+from ptune.recipe import METHODS, Backbone, Data, Recipe, Train
+
+
+@given(
+    method=st.one_of(
+        st.builds(
+            Lora, r=st.integers(1, 256), target_modules=st.just(("q_proj", "v_proj")), rslora=st.booleans()
+        ),
+        st.builds(FreezeExceptLast, layers=st.integers(1, 8)),
+        st.just(Full()),
+    ),
+    lr=st.floats(1e-8, 1, allow_nan=False),
+    files=st.lists(st.text("abc äñ/._-", min_size=1).map(Path), max_size=3),
+)
+def test_yaml_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, method: Lora, lr: float, files: list[Path]
+) -> None:
+    recipe = Recipe(method=method, train=Train(lr=lr), data=Data(files=tuple(files)))
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    recipe.save(path)
+    assert Recipe.load(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: {lrr: 1}", "train.lrr: no such field; did you mean 'lr'"),
+        ("train: {lr: -1}", "train.lr: Input should be greater than 0 (is -1)"),
+        ("train: {lr: fast}", "train.lr"),
+        ("train: {schedule: cosin}", "'cosine', 'linear', 'constant' or 'wsd'"),
+        ("method: {kind: Lorra}", "did you mean 'Lora'"),
+        ("method: {kind: Lora, rank: 8}", "rank: no such field"),
+        ("backbone: {quantize: nf4}\nmethod: {kind: Full}", "quantised weights cannot be trained"),
+        ("name: ../x", "plain folder name"),
+        ("[1, 2]", "expected a mapping"),
+        ("{", "cannot read the recipe"),
+    ],
+)
+def test_wrong_recipes_say_what_is_allowed(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_defaults_and_survives_yaml(method: type, tmp_path: Path) -> None:
+    recipe = Recipe(method=method(), backbone=Backbone())
+    recipe.save(tmp_path / "r.yaml")
+    assert Recipe.load(tmp_path / "r.yaml") == recipe

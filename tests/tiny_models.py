@@ -1,0 +1,136 @@
+"""Tiny random-weight models of many families, with a small byte-level BPE trained on the fly: real code paths, no download.
+
+from tiny_models import build, FAMILIES
+folder = build(tmp_path / "llama", "llama")      # config.json, model.safetensors, tokenizer, chat template
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+VOCAB = 600
+CONTEXT = 512
+SPECIAL = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LICENCE_CARD = "---\nlicense: apache-2.0\n---\nRandom weights, for tests.\n"
+
+# Weights with this spread give logits whose standard deviation is about 1 to 3: far from uniform, so that errors show.
+_SPREAD = 0.2
+_TOKENS: dict[str, Any] = {
+    "vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": _SPREAD,
+}  # fmt: skip
+_OLD: dict[str, Any] = {
+    **_TOKENS, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": CONTEXT,
+}  # fmt: skip
+_TINY: dict[str, Any] = {**_OLD, "num_key_value_heads": 2}
+
+FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
+    "llama": functools.partial(transformers.LlamaConfig, **_TINY),
+    "llama_tied": functools.partial(transformers.LlamaConfig, **_TINY, tie_word_embeddings=True),
+    "mistral": functools.partial(transformers.MistralConfig, **_TINY, sliding_window=8),
+    "qwen2": functools.partial(transformers.Qwen2Config, **_TINY),
+    "qwen3": functools.partial(transformers.Qwen3Config, **_TINY, head_dim=16),
+    "gemma": functools.partial(transformers.GemmaConfig, **_TINY, head_dim=16),
+    "gemma2": functools.partial(transformers.Gemma2Config, **_TINY, head_dim=16, sliding_window=8),
+    "gemma3": functools.partial(transformers.Gemma3TextConfig, **_TINY, head_dim=16, sliding_window=8),
+    "phi": functools.partial(transformers.PhiConfig, **_TINY),
+    "phi3": functools.partial(transformers.Phi3Config, **_TINY),
+    "gpt2": functools.partial(
+        transformers.GPT2Config, **_TOKENS, n_embd=64, n_layer=2, n_head=4, n_positions=CONTEXT,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    ),
+    "gpt_neox": functools.partial(transformers.GPTNeoXConfig, **_OLD),
+    "olmo2": functools.partial(transformers.Olmo2Config, **_TINY),
+    "granite": functools.partial(transformers.GraniteConfig, **_TINY),
+    "smollm3": functools.partial(transformers.SmolLM3Config, **_TINY),
+    "stablelm": functools.partial(transformers.StableLmConfig, **_TINY),
+    "starcoder2": functools.partial(
+        transformers.Starcoder2Config, **_TINY, residual_dropout=0.0, embedding_dropout=0.0
+    ),
+    "cohere": functools.partial(transformers.CohereConfig, **_TINY, logit_scale=1.0),
+    "opt": functools.partial(
+        transformers.OPTConfig, **{k: v for k, v in _OLD.items() if k not in ("intermediate_size", "initializer_range")},
+        ffn_dim=128, word_embed_proj_dim=64, init_std=_SPREAD, dropout=0.0,
+    ),
+}  # fmt: skip
+
+
+def build(folder: Path | str, architecture: str = "llama", *, seed: int = 0, **changes: Any) -> Path:
+    """Writes a model folder and returns it. `changes` override the family's config, e.g. num_hidden_layers=4."""
+    folder = Path(folder)
+    model(architecture, seed=seed, **changes).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    (folder / "README.md").write_text(LICENCE_CARD, encoding="utf-8")
+    return folder
+
+
+def model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
+    """A float32 model in eval mode with random weights; the same seed gives the same weights."""
+    config = FAMILIES[architecture](**changes)
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    finally:
+        torch.set_rng_state(state)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A fast tokenizer of 600 tokens, ChatML template, no BOS of its own."""
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained_bpe()),
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        model_max_length=CONTEXT,
+    )
+    fast.chat_template = CHATML
+    return fast
+
+
+def conversations(count: int = 24) -> list[list[dict[str, str]]]:
+    """The first sample conversations that ship with the project, one user and one short assistant message each."""
+    short = [line["messages"] for line in _sample_lines() if len(line["messages"][-1]["content"]) < 160]
+    return short[:count]
+
+
+def write_jsonl(path: Path, rows: list[list[dict[str, str]]]) -> Path:
+    """Writes conversations as a JSONL file of `messages` and returns its path."""
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@functools.cache
+def _trained_bpe() -> str:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    texts = [message["content"] for line in _sample_lines() for message in line["messages"]]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return bpe.to_str()
+
+
+@functools.cache
+def _sample_lines() -> list[dict[str, Any]]:
+    path = Path(__file__).parents[1] / "ptune" / "data" / "samples" / "devils_dictionary.train.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

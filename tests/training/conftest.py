@@ -1,0 +1,62 @@
+"""A tiny model, a handful of conversations and a recipe that trains in a second."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+
+from ptune.errors import PtuneError
+from ptune.methods.lora import Lora
+from ptune.recipe import Backbone, Data, Evaluate, Recipe, Train
+from ptune.training.run import train
+
+TRAIN = {"epochs": 1.0, "lr": 5e-3, "batch_size": 4, "micro_batch_tokens": 128}
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="session")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model/ (llama), train.jsonl with 24 conversations, test.jsonl with 8 others."""
+    folder = tmp_path_factory.mktemp("kit")
+    tiny_models.build(folder / "model", "llama")
+    rows = tiny_models.conversations(32)
+    tiny_models.write_jsonl(folder / "train.jsonl", rows[:24])
+    tiny_models.write_jsonl(folder / "test.jsonl", rows[24:])
+    return folder
+
+
+@pytest.fixture
+def make(kit: Path) -> Make:
+    """make(method=…, backbone={…}, **train) -> Recipe"""
+
+    def recipe(method: Any = None, backbone: dict[str, Any] | None = None, **train: Any) -> Recipe:
+        return Recipe(
+            name="tiny",
+            backbone=Backbone(**{"model": str(kit / "model"), **(backbone or {})}),
+            method=method or Lora(r=4, alpha=8),
+            data=Data(files=(kit / "train.jsonl",), test=(kit / "test.jsonl",)),
+            train=Train(**{**TRAIN, **train}),
+            evaluate=Evaluate(answers=2, answer_tokens=6, in_context=2),
+        )
+
+    return recipe
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    return {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.iterdir())
+        if p.suffix != ".md"
+    }
+
+
+def refused(kind: type[PtuneError], recipe: Recipe, out: Path, *, resume: bool = False) -> str:
+    with pytest.raises(kind) as caught:
+        train(recipe, out, resume=resume)
+    return str(caught.value)

@@ -1,0 +1,168 @@
+"""The gradient of a step is that of the mean over its targets, however the step is computed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from accelerate import Accelerator
+
+from ptune.codecs.chat import ChatCodec, Example
+from ptune.methods.lora import Lora
+from ptune.recipe import Recipe, Train
+from ptune.tasks.chat.train import ChatObjective
+from ptune.training.checkpoint import Checkpoints, State
+from ptune.training.journal import Journal, read
+from ptune.training.loop import Job, fit, optimizer_step
+from ptune.training.run import optimizer_for, train
+from ptune.training.segments import packing
+
+from .conftest import Make
+
+
+def conversations(count: int) -> list[Example]:
+    tokenizer = tiny_models.tokenizer()
+    codec = ChatCodec(tokenizer.backend_tokenizer, tiny_models.CHATML, {"eos_token": "</s>"}, [2], None)
+    return [codec.encode_example(messages) for messages in tiny_models.conversations(count)]
+
+
+def job(folder: Path, **train_options: float) -> Job:
+    """A float64 job on a tiny model with LoRA; nothing is prepared for distribution."""
+    torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
+    options = Train(**{"lr": 1e-3, "batch_size": 6, "micro_batch_tokens": 4096, **train_options})
+    accelerator = Accelerator(cpu=True)
+    model = Lora(r=3).apply(tiny_models.model("llama").double()).double()
+    examples = conversations(18)
+    return Job(
+        train=options,
+        accelerator=accelerator,
+        model=model,
+        optimizer=optimizer_for(model, options),
+        objective=ChatObjective(True, options.micro_batch_tokens, accelerator.device),
+        examples=examples[:12],
+        validation=examples[12:],
+        journal=Journal(folder / "metrics.jsonl", accelerator),
+        checkpoints=Checkpoints(folder / "checkpoints", keep=1),
+    )
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in job.model.named_parameters()}
+
+
+@pytest.mark.parametrize("tokens", [16, 100, 4096])
+def test_accumulation_changes_nothing(tmp_path: Path, tokens: int) -> None:
+    found = []
+    for packed, limit in ((True, tokens), (False, 0)):
+        one = job(tmp_path / str(limit), micro_batch_tokens=max(limit, 16))
+        one = replace(one, objective=replace(one.objective, packed=packed))
+        with packing(one.model.get_base_model()) if packed else torch.enable_grad():
+            losses = [optimizer_step(one, one.examples[:6], step, 3) for step in range(3)]
+        found.append((losses, weights(one)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+    for name, tensor in found[0][1].items():
+        torch.testing.assert_close(tensor, found[1][1][name], rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_is_that_of_plain_pytorch(tmp_path: Path) -> None:
+    """Mean cross-entropy over the targets of the batch, clipped, AdamW: written out with transformers and torch."""
+    ours, plain = (
+        job(tmp_path, max_grad_norm=0.05, weight_decay=0.1, warmup=0.1),
+        job(tmp_path, weight_decay=0.1),
+    )
+    batch = ours.examples[:6]
+    with packing(ours.model.get_base_model()):
+        loss = optimizer_step(ours, batch, step=0, steps=10)
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for example in batch:
+        logits = plain.model(torch.tensor([example.ids])).logits[0].log_softmax(-1)
+        for place, wanted in enumerate(example.targets):
+            if wanted:
+                total, count = total - logits[place - 1, example.ids[place]], count + 1
+    (total / count).backward()
+    parameters = [parameter for parameter in plain.model.parameters() if parameter.requires_grad]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, 0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3 / 2, weight_decay=0.1)  # half-way up
+    optimizer.step()
+    assert loss == pytest.approx(float(total / count), rel=1e-12)
+    (entry,) = read(ours.journal.path)
+    assert entry["grad_norm"] == pytest.approx(float(norm), rel=1e-9)
+    assert entry["grad_norm"] > 0.05
+    assert (entry["targets"], entry["lr"]) == (count, pytest.approx(5e-4))
+    for name, tensor in weights(ours).items():
+        torch.testing.assert_close(tensor, weights(plain)[name], rtol=1e-9, atol=1e-12)
+
+
+def test_frozen_weights_get_no_gradient_and_do_not_move(tmp_path: Path) -> None:
+    one = job(tmp_path)
+    before = weights(one)
+    with packing(one.model.get_base_model()):
+        score = one.objective.score(one.model, one.objective.batches(one.examples)[0])
+        score.loss.backward()
+        assert {"lora_" in name for name, p in one.model.named_parameters() if p.grad is not None} == {True}
+        one.optimizer.zero_grad()
+        fit(one, State())
+    moved = {name for name, tensor in weights(one).items() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name in before if "lora_" in name}
+
+
+def test_validation_is_the_mean_over_all_targets(tmp_path: Path) -> None:
+    one = job(tmp_path, max_steps=1, lr=1e-12)
+    with packing(one.model.get_base_model()):
+        state, ending = fit(one, State())
+    with torch.no_grad():
+        rows = [(one.model(torch.tensor([e.ids])).logits[0].log_softmax(-1), e) for e in one.validation]
+    losses = [-logits[i - 1, e.ids[i]] for logits, e in rows for i, wanted in enumerate(e.targets) if wanted]
+    right = [
+        logits[i - 1].argmax() == e.ids[i]
+        for logits, e in rows
+        for i, wanted in enumerate(e.targets)
+        if wanted
+    ]
+    (entry,) = [entry for entry in read(one.journal.path) if "validation_loss" in entry]
+    assert entry["validation_loss"] == pytest.approx(float(sum(losses)) / len(losses), rel=1e-9)
+    assert entry["validation_accuracy"] == pytest.approx(float(sum(right)) / len(right))
+    assert (state.best_step, state.best_loss, ending) == (1, entry["validation_loss"], "finished")
+
+
+def test_two_processes_compute_what_one_does(make: Make, tmp_path: Path) -> None:
+    recipe = make(batch_size=5, max_steps=3, micro_batch_tokens=64)
+    alone = train(recipe, tmp_path / "alone")
+    recipe.save(tmp_path / "recipe.yaml")
+    script = (
+        "from pathlib import Path; from ptune.recipe import Recipe; from ptune.training.run import train;"
+        f"train(Recipe.load(Path({str(tmp_path / 'recipe.yaml')!r})), Path({str(tmp_path / 'both')!r}))"
+    )
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "script.py")], env=environment, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    both = read(tmp_path / "both" / "metrics.jsonl")
+    for name in ("loss", "grad_norm", "validation_loss", "targets"):
+        expected = [entry[name] for entry in read(alone.metrics_path) if name in entry]
+        assert [entry[name] for entry in both if name in entry] == pytest.approx(expected, rel=1e-5)
+    record = json.loads((tmp_path / "both" / "run.json").read_text())
+    assert (record["processes"], record["status"], record["hops"][0]["passed"]) == (2, "finished", True)
+
+
+def test_more_processes_than_examples_a_step_is_refused() -> None:
+    from ptune.errors import RecipeError
+    from ptune.training.run import resolved
+
+    class FourProcesses:
+        num_processes = 4
+        device = torch.device("cpu")
+
+    with pytest.raises(RecipeError, match="batch_size is 3"):
+        resolved(Recipe(train=Train(batch_size=3)), FourProcesses())  # type: ignore[arg-type]

@@ -1,0 +1,123 @@
+"""A run that was stopped goes on to the very bytes that it would have reached, or says why it cannot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+from ptune.errors import BackboneError, DataError, RecipeError
+from ptune.formats.run import Run
+from ptune.methods.freeze import FreezeExceptLast
+from ptune.methods.lora import Lora
+from ptune.training.journal import Journal, read
+from ptune.training.run import train
+
+from .conftest import Make, fingerprint, refused
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process a real SIGINT in the middle of step 3, once."""
+    write, left = Journal.write, [3]
+
+    def signalling(self: Journal, step: int, **values: float) -> None:
+        write(self, step, **values)
+        if step in left and "loss" in values:
+            left.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Journal, "write", signalling)
+
+
+@pytest.mark.parametrize("method", [Lora(r=4, dropout=0.2), FreezeExceptLast(layers=1)])
+def test_interrupted_and_resumed_is_uninterrupted(
+    make: Make, tmp_path: Path, method: Lora, interrupt_at: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make(method=method, dropout=0.1, epochs=2, weight_decay=0.1)
+    broken = train(recipe, tmp_path / "broken", command="ptune train tiny.py")
+    assert (broken.record().status, broken.record().steps) == ("interrupted", 3)
+    assert "ptune train tiny.py --resume" in capsys.readouterr().err
+    with (broken.metrics_path).open("a") as file:
+        file.write(
+            '{"step": 4, "loss": 99.0}\n{"step": 5, "lo'
+        )  # as if killed after step 4 and its last checkpoint
+    resumed = train(recipe, tmp_path / "broken", resume=True)
+    assert resumed.record().status == "finished"
+    whole = train(recipe, tmp_path / "whole")
+    for folder in ("adapter_path", "model_path"):
+        if getattr(whole, folder).is_dir():
+            assert fingerprint(getattr(resumed, folder)) == fingerprint(getattr(whole, folder))
+    for name in ("loss", "lr", "grad_norm", "validation_loss"):
+        series = [[e[name] for e in read(run.metrics_path) if name in e] for run in (resumed, whole)]
+        assert series[0] == series[1]
+
+
+def test_resume_goes_back_over_a_damaged_checkpoint(make: Make, tmp_path: Path, interrupt_at: None) -> None:
+    recipe = make(epochs=2, validate_every=1)
+    broken = train(recipe, tmp_path / "broken")
+    weights = broken.checkpoints_path / "step-3" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    resumed = train(recipe, tmp_path / "broken", resume=True)
+    whole = train(recipe, tmp_path / "whole")
+    assert fingerprint(resumed.adapter_path) == fingerprint(whole.adapter_path)
+
+
+def test_resume_of_what_never_started_and_of_what_is_finished(make: Make, tmp_path: Path) -> None:
+    run = train(make(), tmp_path / "run", resume=True)
+    before = fingerprint(run.adapter_path)
+    written = run.record()
+    assert train(make(), tmp_path / "run", resume=True).record() == written
+    assert fingerprint(run.adapter_path) == before
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(make: Make, tmp_path: Path) -> None:
+    make(max_steps=100_000, validate_every=100_000).save(tmp_path / "recipe.yaml")
+    command = [
+        sys.executable,
+        "-m",
+        "ptune",
+        "train",
+        str(tmp_path / "recipe.yaml"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    until = time.monotonic() + 60
+    while not metrics.is_file() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "--resume" in errors.splitlines()[-1]
+    record = Run.open(tmp_path / "run").record()
+    assert record.status == "interrupted"
+    assert (tmp_path / "run" / "checkpoints" / f"step-{record.steps}" / "state.json").is_file()
+
+
+def test_resume_with_another_recipe_data_or_base_is_refused(
+    make: Make, kit: Path, tmp_path: Path, interrupt_at: None
+) -> None:
+    data = tiny_models.write_jsonl(tmp_path / "train.jsonl", tiny_models.conversations(24))
+    base = tiny_models.build(tmp_path / "model", "llama")
+    recipe = make(backbone={"model": str(base)})
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"files": (data,)})})
+    out = tmp_path / "run"
+    train(recipe, out)
+    faster = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": 1.0})})
+    assert "train.lr" in refused(RecipeError, faster, out, resume=True)
+    tiny_models.write_jsonl(data, tiny_models.conversations(23))
+    assert "data" in refused(DataError, recipe, out, resume=True)
+    tiny_models.write_jsonl(data, tiny_models.conversations(24))
+    tiny_models.build(base, "llama", seed=1)
+    assert str(base) in refused(BackboneError, recipe, out, resume=True)
+    tiny_models.build(base, "llama")
+    assert train(recipe, out, resume=True).record().status == "finished"

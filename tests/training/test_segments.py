@@ -1,0 +1,165 @@
+"""Packed rows compute what each example would compute alone, in every family, or packing is refused."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_models
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.codecs.chat import Example
+from ptune.methods.lora import Lora
+from ptune.tasks.chat.train import ChatObjective
+from ptune.training import segments
+from ptune.training.segments import checkpoint_contexts, packing
+
+LENGTHS = (23, 9, 17, 2)  # the tiny models' sliding windows are 8
+SMALL = {"vocab_size": 600, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def examples(seed: int = 0) -> list[Example]:
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for length in LENGTHS:
+        ids = torch.randint(5, tiny_models.VOCAB, (length,), generator=generator).tolist()
+        wanted = [index > 0 and (index % 3 != 0 or length == 2) for index in range(length)]
+        found.append(Example(tuple(ids), tuple(wanted)))
+    return found
+
+
+def objective(packed: bool) -> ChatObjective:
+    return ChatObjective(packed, max_tokens=1000, device=torch.device("cpu"))
+
+
+def loss_of_transformers(model: nn.Module, example: Example) -> torch.Tensor:
+    """Plain transformers: one example, full logits, labels shifted by hand."""
+    logits = model(torch.tensor([example.ids])).logits[0, :-1]
+    labels = [token if wanted else -100 for token, wanted in zip(example.ids, example.targets, strict=True)]
+    return F.cross_entropy(logits, torch.tensor(labels[1:]), ignore_index=-100, reduction="sum")
+
+
+def with_random_adapter(family: str) -> nn.Module:
+    """A float64 model with a LoRA whose factors are not zero."""
+    torch.manual_seed(0)
+    wrapped = Lora(r=3).apply(tiny_models.model(family).double()).double()
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return wrapped
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_packed_loss_and_gradients_are_those_of_each_example_alone(family: str) -> None:
+    model = with_random_adapter(family)
+    expected = sum(loss_of_transformers(model, example) for example in examples())
+    expected.backward()
+    alone = gradients(model)
+    model.zero_grad()
+    with packing(model.get_base_model()) as packed:
+        assert packed
+        (batch,) = objective(True).batches(examples())
+        score = objective(True).score(model, batch)
+        score.loss.backward()
+    # transformers computes Gemma 2's softmax in float32 even in a float64 model.
+    exact = 1e-6 if family == "gemma2" else 1e-12
+    assert float(score.loss) == pytest.approx(float(expected), rel=exact)
+    found = gradients(model)
+    assert found.keys() == alone.keys()
+    assert all("lora_" in name for name in found)
+    for name, gradient in alone.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e4 * exact, atol=10 * exact)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_checkpointing_changes_no_gradient(family: str) -> None:
+    model = with_random_adapter(family).train()
+    backbone = model.get_base_model()
+    found = []
+    with packing(backbone):
+        for checkpointing in (False, True):
+            if checkpointing:
+                backbone.gradient_checkpointing_enable(
+                    {"use_reentrant": False, "context_fn": checkpoint_contexts}
+                )
+            (batch,) = objective(True).batches(examples())
+            objective(True).score(model, batch).loss.backward()  # recomputes outside of score's `segments`
+            found.append(gradients(model))
+            model.zero_grad()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_changing_one_example_changes_nothing_in_the_others(family: str) -> None:
+    model = tiny_models.model(family)
+    first, *others = examples()
+    changed = Example(tuple(reversed(first.ids)), first.targets)
+    with packing(model), torch.no_grad():
+        before, after = (
+            objective(True).logits(model, objective(True).batches([one, *others])[0])
+            for one in (first, changed)
+        )
+    assert not torch.equal(before[: first.target_count], after[: first.target_count])
+    assert torch.equal(before[first.target_count :], after[first.target_count :])
+
+
+def test_the_models_own_attention_is_back_afterwards() -> None:
+    model = tiny_models.model("llama")
+    with packing(model):
+        assert model.config._attn_implementation == segments.NAME
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_row_that_the_segments_do_not_cover_is_refused_not_leaked() -> None:
+    model = tiny_models.model("llama")
+    with packing(model), pytest.raises(RuntimeError, match="do not cover"), segments.segments([3, 4]):
+        model(torch.arange(8)[None])
+
+
+UNPACKABLE = {
+    "short convolutions beside attention": transformers.Lfm2Config(
+        **SMALL, intermediate_size=128, num_key_value_heads=2, layer_types=["conv", "full_attention"]
+    ),
+    "positions only in an attention bias": transformers.BloomConfig(
+        vocab_size=600, hidden_size=64, n_layer=2, n_head=4
+    ),
+    "a recurrent state": transformers.MambaConfig(vocab_size=600, hidden_size=64, num_hidden_layers=2),
+    "attention sinks": transformers.GptOssConfig(
+        **SMALL,
+        intermediate_size=32,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", UNPACKABLE)
+def test_models_that_would_leak_train_one_example_a_forward_pass(reason: str) -> None:
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(UNPACKABLE[reason], dtype=torch.float32).eval()
+    own = model.config._attn_implementation
+    with packing(model) as packed, torch.no_grad():
+        assert not packed
+        assert model.config._attn_implementation == own
+        batches = objective(packed).batches(examples())
+        assert len(batches) == len(LENGTHS)
+        found = [float(objective(packed).score(model, batch).loss) for batch in batches]
+        expected = [float(loss_of_transformers(model, example)) for example in examples()]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_leak_is_found_by_looking() -> None:
+    """Convolutions mix neighbours; were they not told apart by the config, the probe would see it."""
+    torch.manual_seed(0)
+    config = UNPACKABLE["short convolutions beside attention"]
+    model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model.set_attn_implementation(segments.NAME)
+    assert not segments._isolated(model)

@@ -1,0 +1,173 @@
+"""A bundle is proved through a real server, and one that drifts anywhere on the way is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import peft_folder
+from tiny_models import build
+
+from ptune import publish
+from ptune.engine.engine import Engine
+from ptune.errors import BackboneError, FormatError, ParityError, UsageError
+from ptune.formats.bundle import BASE, Bundle
+from ptune.formats.whole_write import sha256_of, write_json
+from ptune.recipe import Backbone
+from ptune.verify import probes as probing
+from ptune.verify.prove import prove
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, an adapter and a bundle that `publish` has proved, server and all."""
+    folder = tmp_path_factory.mktemp("published")
+    base = build(folder / "model", "llama")
+    adapter = peft_folder(base, folder / "adapter", spread=0.2)
+    loaded = publish.reference(Backbone(model=str(base)))
+    proof = publish.publish(
+        loaded,
+        {"tuned": adapter},
+        probing.without_data(loaded.codec),
+        folder / "bundle",
+        before={},
+        force=False,
+        threads=1,
+    )
+    assert proof.passed
+    return folder
+
+
+@pytest.fixture
+def copy(published: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(published, tmp_path / "copy"))
+
+
+def test_every_hop_is_in_the_artefact(published: Path) -> None:
+    bundle = Bundle.open(published / "bundle")
+    base = [hop.name for hop in bundle.manifest.hops]
+    assert base == [
+        "torch → ONNX base",
+        "torch → ONNX, random factors in every socket",
+        "ONNX → engine",
+        "engine → server",
+    ]
+    record = bundle.adapter("tuned")
+    assert record.parity == "measured"
+    assert [hop.name for hop in record.hops] == [
+        "torch + peft → ONNX + adapter",
+        "torch + peft → ONNX, (adapter − base)",
+        "ONNX → engine",
+        "engine → server",
+    ]
+    assert all(hop.prompts >= 16 for hop in (*bundle.manifest.hops, *record.hops))
+    assert not list(published.glob(".*part"))
+
+
+def test_the_adapters_files_are_untouched(published: Path) -> None:
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (published / "adapter" / file).read_bytes() == (
+            published / "bundle/adapters/tuned" / file
+        ).read_bytes()
+
+
+def test_verify_measures_again(published: Path) -> None:
+    proof = publish.verify(published / "bundle", threads=1)
+    assert proof.passed
+    assert set(proof.adapters) == {"tuned"}
+
+
+def test_an_existing_bundle_is_not_replaced_unasked(published: Path) -> None:
+    with pytest.raises(UsageError, match="--force"):
+        publish.export_backbone(Backbone(model=str(published / "model")), published / "bundle", threads=1)
+
+
+def test_a_drifting_graph_is_refused(copy: Path) -> None:
+    bundle, loaded = Bundle.open(copy / "bundle"), publish.reference(Backbone(model=str(copy / "model")))
+    weights = bundle.graph_path().with_name("model.onnx.data")
+    values = np.fromfile(weights, np.float32)
+    values[: len(values) // 2] *= 1.02
+    values.tofile(weights)
+    files = {**bundle.manifest.graphs["fp32"].files, "graphs/fp32/model.onnx.data": sha256_of(weights)}
+    graph = bundle.manifest.graphs["fp32"].model_copy(update={"files": files})
+    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": {"fp32": graph}}))
+    proof = prove(bundle, loaded.model, {}, probing.load(bundle.folder), threads=1, server=False)
+    assert not proof.passed
+    with pytest.raises(ParityError, match=r"torch → ONNX base: .* but the limit is"):
+        publish.refuse_drift(proof, {})
+    with pytest.raises(ParityError, match="computes otherwise"):
+        Engine.open(bundle, threads=1)
+
+
+def test_another_adapter_than_the_one_trained_is_refused(copy: Path) -> None:
+    """What the engine loads is compared with what peft loads: swap the files behind its back."""
+    other = peft_folder(copy / "model", copy / "other", seed=9, spread=0.2)
+    bundle, loaded = Bundle.open(copy / "bundle"), publish.reference(Backbone(model=str(copy / "model")))
+    proof = prove(
+        bundle, loaded.model, {"tuned": other}, probing.load(bundle.folder), threads=1, server=False
+    )
+    failed = [hop.name for hop in proof.adapters["tuned"] if not hop.passed]
+    assert failed == ["ONNX → engine"]
+
+
+def test_a_dead_adapter_is_refused_and_leaves_nothing(published: Path, tmp_path: Path) -> None:
+    dead = peft_folder(published / "model", tmp_path / "dead", spread=0.0)
+    loaded = publish.reference(Backbone(model=str(published / "model")))
+    with pytest.raises(ParityError, match="dead"):
+        publish.publish(
+            loaded,
+            {"dead": dead},
+            probing.without_data(loaded.codec),
+            tmp_path / "b",
+            before={},
+            force=False,
+            threads=1,
+        )
+    assert not list(tmp_path.glob("*b*"))
+
+
+@pytest.mark.parametrize(
+    "file", ["graphs/fp32/model.onnx.data", "codec/tokenizer.json", "golden/golden.json"]
+)
+def test_a_damaged_file_is_named(file: str, copy: Path) -> None:
+    path = copy / "bundle" / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=path.name):
+        publish.verify(copy / "bundle", threads=1)
+
+
+def test_another_base_is_refused(copy: Path) -> None:
+    build(copy / "model", "llama", seed=1)
+    with pytest.raises(BackboneError, match="is not the base"):
+        publish.verify(copy / "bundle", backbone=str(copy / "model"), threads=1)
+
+
+def test_add_proves_and_rolls_back(copy: Path) -> None:
+    second = peft_folder(copy / "model", copy / "second", seed=5, spread=0.2, r=2, use_rslora=True)
+    record = publish.add(copy / "bundle", second, "second", threads=1)
+    assert (record.parity, record.rank) == ("measured", 2)
+    dead = peft_folder(copy / "model", copy / "dead", spread=0.0)
+    before = Bundle.open(copy / "bundle").manifest
+    with pytest.raises(ParityError, match="dead"):
+        publish.add(copy / "bundle", dead, "dead", threads=1)
+    assert Bundle.open(copy / "bundle").manifest == before
+    assert not (copy / "bundle/adapters/dead").exists()
+    for name in (BASE, "second", "../x", ""):
+        with pytest.raises(UsageError):
+            publish.add(copy / "bundle", second, name, threads=1)
+
+
+def test_golden_vectors_that_differ_stop_the_engine(copy: Path) -> None:
+    bundle = Bundle.open(copy / "bundle")
+    golden = json.loads(bundle.golden_path.read_text())
+    golden["cases"][0]["logprobs"][0][0] += 0.01
+    write_json(bundle.golden_path, golden)
+    files = {**bundle.manifest.golden, "golden/golden.json": sha256_of(bundle.golden_path)}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"golden": files}))
+    with pytest.raises(ParityError, match="computes otherwise"):
+        Engine.open(bundle, threads=1)
