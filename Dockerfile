@@ -10,8 +10,8 @@ COPY serve serve
 COPY recipes recipes
 
 FROM source AS train
-# For an NVIDIA GPU leave TORCH_INDEX empty: the default wheel brings CUDA.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Empty: the default wheel, which brings CUDA. Without a GPU pass the CPU index that pytorch.org/get-started names.
+ARG TORCH_INDEX=
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch \
     && pip install --no-cache-dir '.[all]'
 RUN useradd --create-home ptune && mkdir /work && chown ptune /work

@@ -56,7 +56,7 @@ def export_run(
         )
     probes = probing.from_examples(held_out(run).examples)
     adapters = {name: run.adapter_path} if run.has_adapter else {}
-    before = [hop for hop in record.hops]
+    before = list(record.hops)
     if adapters and backbone.quantize != "none":
         before.append(live_kernel_hop(backbone, loaded.model, run.adapter_path, probes))
     if adapters and merge:

@@ -30,20 +30,21 @@ async def chat_completions(
 ) -> Response:
     """Continues a conversation with one answer."""
     adapter = service.catalogue.resolve(body.model)
+    codec = service.model.codec_for(adapter)
     messages = [message.plain() for message in body.messages]
-    prompt = await asyncio.to_thread(service.model.encode_chat, messages, adapter)
+    prompt = await asyncio.to_thread(codec.encode_prompt, messages)
     room = max(service.model.engine.context - len(prompt), 1)  # where there is none, the engine says so
     request = Request(
         prompt=tuple(prompt),
         adapter=adapter,
         sampling=body.sampling(),
         max_tokens=room if body.limit is None else body.limit,
-        stop_ids=service.model.codec.eos_ids,
+        stop_ids=codec.eos_ids,
         logprobs=body.top_logprobs if body.logprobs else None,
     )
     generation = Generation(service, [request], body.stop)
     beginning = head("chatcmpl", http, service, body.model, adapter)
-    reply = _ChatReply(generation, body, service.model.codec, beginning)
+    reply = _ChatReply(generation, body, codec, beginning)
     return await respond(http, service, generation, reply, stream=body.stream)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from ptune import progress
 from ptune.progress import Progress, duration
@@ -65,3 +68,17 @@ def test_other_processes_are_silent(
 @pytest.mark.parametrize(("seconds", "words"), [(7.6, "8 s"), (155, "2 min 35 s"), (3900, "1 h 05 min")])
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_terminal_gets_a_bar_and_lines_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, screen = Clock(monkeypatch), io.StringIO()
+    monkeypatch.setattr(
+        progress, "console", Console(file=screen, force_terminal=True, width=120, highlight=False)
+    )
+    with Progress("training", 4) as bar:
+        for _ in range(4):
+            clock.now_s += 5
+            bar.advance(note="loss 2.5")
+        progress.say("step 4: validation loss 2.4 [best]")
+    assert "4/4 steps, 0.2 steps/s, took 20 s, loss 2.5" in screen.getvalue()
+    assert "step 4: validation loss 2.4 [best]" in screen.getvalue()

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from ptune.backbone.load import load
 from ptune.backbone.locate import locate
 from ptune.codecs.chat import ChatCodec
-from ptune.data.read import read_rows
+from ptune.data.read import read
 from ptune.formats.bundle import BASE, Bundle
 from ptune.recipe import Backbone
 from ptune.verify.limits import MAX_ABS_LOGPROB
@@ -75,8 +75,7 @@ def client(made: Made) -> Iterator[openai.OpenAI]:
 
 
 def prompts() -> list[list[dict[str, str]]]:
-    path = importlib.util.find_spec("ptune").submodule_search_locations[0]  # type: ignore[union-attr, index]
-    rows = read_rows(Path(path) / "data/samples/devils_dictionary.test.jsonl")
+    rows = read(Path("sample:devils_dictionary.test")).rows
     return [row.value["messages"][:1] for row in rows][:PROMPTS]
 
 

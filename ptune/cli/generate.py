@@ -11,7 +11,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from ptune.cli.parse import parse
-from ptune.errors import DataError
+from ptune.data.read import read
 
 
 def run(arguments: list[str]) -> int:
@@ -65,22 +65,10 @@ def generate(
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Reads JSONL objects. Raises: DataError that names the file and line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", file=str(path)) from None
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"not JSON: {error}", file=str(path), line=number) from None
-        if not isinstance(row, dict) or not ("messages" in row or "prompt" in row):
-            raise DataError("a row needs `messages` or `prompt`", file=str(path), line=number)
-        rows.append(row)
-    if not rows:
-        raise DataError("no rows", file=str(path))
-    return rows
+    """Reads rows of prompts. Raises: DataError that names the file and the lines that cannot be used."""
+    table = read(path)
+    for row in table.rows:
+        if not ("messages" in row.value or "prompt" in row.value):
+            table.problems.add(row.number, "a row needs `messages` or `prompt`")
+    table.problems.raise_if_any(table.row_count)
+    return [row.value for row in table.rows]

@@ -81,7 +81,8 @@ def read_recipe(named: str) -> Recipe:
         return of_module(path)
     if named in shipped():
         spec = importlib.util.find_spec(f"ptune_recipes.{named}")
-        assert spec is not None and spec.origin is not None
+        assert spec is not None
+        assert spec.origin is not None
         return of_module(Path(spec.origin))
     if path.suffix == ".py" or "/" in named:
         raise RecipeError(f"there is no recipe {named}")
@@ -91,7 +92,8 @@ def read_recipe(named: str) -> Recipe:
 def of_module(path: Path) -> Recipe:
     """The `recipe` that a Python file defines."""
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -52,28 +52,19 @@ def load(data: Data, task: Chat, codec: ChatCodec, seed: int) -> Dataset:
     sources = {split: [open_source(path) for path in paths] for split, paths in files.items()}
     for source in _flat(sources):
         say(f"{source.path}: {source.shape}, {source.row_count} rows")
-    samples = {split: [sample for source in of for sample in source.samples] for split, of in sources.items()}
-    if len(samples["train"]) < 2:
-        _check(sources)  # what is wrong with the other rows says more than that there are too few
-    if not data.validation:
-        samples["train"], samples["validation"] = hold_out(samples["train"], data.validation_share, seed)
-    samples["train"] = samples["train"][: data.limit]
-
-    encoded = _encode(samples, codec, task)
+    encoded = _encode(_divide(sources, data, seed), codec, task)
     _check(sources)
     limit = min(task.max_length, codec.context or task.max_length)
     if task.on_overlong == "error":
         _refuse_overlong([pair for pairs in encoded.values() for pair in pairs], limit)
-    splits = {split: _fit(pairs, limit, task) for split, pairs in encoded.items()}
-    for split, fitted in splits.items():
-        if fitted.overlong:
-            say(
-                f"{split}: {fitted.overlong} rows are longer than {limit} tokens ({task.on_overlong}), {fitted.lost} left out"
-            )
-        if samples[split] and not fitted.examples:
-            raise DataError(
-                f"no {split} example is left: all are longer than {limit} tokens ({task.on_overlong})"
-            )
+    splits = {split: _fit(split, pairs, limit, task) for split, pairs in encoded.items()}
+    summary = {
+        "files": [{"split": split, **source.described()} for split, of in sources.items() for source in of],
+        "validation_share": None if data.validation else data.validation_share,
+        "longest_tokens": limit,
+        "on_overlong": task.on_overlong,
+        **{split: fitted.described() for split, fitted in splits.items()},
+    }
     return Dataset(
         train=splits["train"].examples,
         validation=splits["validation"].examples,
@@ -81,15 +72,7 @@ def load(data: Data, task: Chat, codec: ChatCodec, seed: int) -> Dataset:
         train_conversations=splits["train"].conversations,
         validation_conversations=splits["validation"].conversations,
         test_conversations=splits["test"].conversations,
-        summary={
-            "files": [
-                {"split": split, **source.described()} for split, of in sources.items() for source in of
-            ],
-            "validation_share": None if data.validation else data.validation_share,
-            "longest_tokens": limit,
-            "on_overlong": task.on_overlong,
-            **{split: fitted.described() for split, fitted in splits.items()},
-        },
+        summary=summary,
     )
 
 
@@ -120,6 +103,17 @@ class _Split:
 Encoded: TypeAlias = list[tuple[Sample, Example]]
 
 
+def _divide(sources: Mapping[str, list[Source]], data: Data, seed: int) -> dict[str, list[Sample]]:
+    """The samples of each split."""
+    samples = {split: [sample for source in of for sample in source.samples] for split, of in sources.items()}
+    if len(samples["train"]) < 2:
+        _check(sources)  # what is wrong with the other rows says more than that there are too few
+    if not data.validation:
+        samples["train"], samples["validation"] = hold_out(samples["train"], data.validation_share, seed)
+    samples["train"] = samples["train"][: data.limit]
+    return samples
+
+
 def _encode(samples: Mapping[str, list[Sample]], codec: ChatCodec, task: Chat) -> dict[str, Encoded]:
     """Samples with their examples; those that cannot be encoded become problems of their files."""
     encoded: dict[str, Encoded] = {split: [] for split in samples}
@@ -144,17 +138,29 @@ def _refuse_overlong(encoded: Encoded, limit: int) -> None:
         )
 
 
-def _fit(encoded: Encoded, limit: int, task: Chat) -> _Split:
+def _fit(split: str, encoded: Encoded, limit: int, task: Chat) -> _Split:
+    """A split cut to length; says what became of examples that are too long.
+
+    Raises: DataError where nothing is left of it.
+    """
     pieces = [fit(example, limit, task.on_overlong) for _, example in encoded]
-    overlong = [len(example) > limit for _, example in encoded]
-    return _Split(
+    cut = [len(example) > limit for _, example in encoded]
+    fitted = _Split(
         examples=[example for some in pieces for example in some],
         conversations=[
-            sample.conversation for (sample, _), cut in zip(encoded, overlong, strict=True) if not cut
+            sample.conversation for (sample, _), long in zip(encoded, cut, strict=True) if not long
         ],
-        overlong=sum(overlong),
+        overlong=sum(cut),
         lost=sum(not some for some in pieces),
     )
+    if encoded and not fitted.examples:
+        raise DataError(
+            f"no {split} example is left: all are longer than {limit} tokens ({task.on_overlong})"
+        )
+    if fitted.overlong:
+        over = f"{fitted.overlong} of {len(encoded)} rows are longer than {limit} tokens"
+        say(f"{split}: {over} ({task.on_overlong}); nothing is left of {fitted.lost}")
+    return fitted
 
 
 def _flat(sources: Mapping[str, list[Source]]) -> list[Source]:

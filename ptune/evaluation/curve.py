@@ -59,10 +59,12 @@ def chart(title: str, x_label: str, series: Sequence[Series]) -> str:
 
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers that enclose low to high; at least two."""
-    if high <= low:
-        low, high = low - 0.5, low + 0.5
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-12):  # one value
+        margin = 0.1 * abs(low) or 0.5
+        low, high = low - margin, high + margin
     raw = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    digits = max(0, 2 - math.floor(math.log10(step)))
+    return [round(index * step, digits) for index in range(first, last + 1)]

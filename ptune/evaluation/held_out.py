@@ -39,5 +39,9 @@ def held_out(run: Run) -> HeldOut:
     if not examples:
         raise DataError(f"{run.folder} has no held-out example with a target: name some with --data.test")
     return HeldOut(
-        "test" if test else "validation", examples[:limit], conversations[:limit], data.train, codec
+        split="test" if test else "validation",
+        examples=examples[:limit],
+        conversations=conversations[:limit],
+        train=data.train_conversations,
+        codec=codec,
     )

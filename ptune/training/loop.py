@@ -55,6 +55,8 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
     bar = Progress("training", steps, done=state.step, delay_s=0.0, enabled=job.accelerator.is_main_process)
     with StopSignal() as stop, bar:
         while state.step < steps:
+            if train.patience is not None and state.worse >= train.patience:
+                return state, "stopped early"
             started_s = time.perf_counter()
             batch = [job.examples[index] for index in order.batch(state.step)]
             loss = optimizer_step(job, batch, state.step, steps)
@@ -64,13 +66,11 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
             if last or state.step % validate_every == 0:
                 state = validate(job, state)
             state = replace(state, seconds=state.seconds + time.perf_counter() - started_s)
-            early = train.patience is not None and state.worse >= train.patience
             interrupted = _anywhere(job, stop.requested) and not last
-            improved = state.best_step == state.step
-            if last or early or interrupted or improved or state.step % save_every == 0:
+            if last or interrupted or state.best_step == state.step or state.step % save_every == 0:
                 save(job, state)
-            if early or interrupted:
-                return state, "stopped early" if early else "interrupted"
+            if interrupted:
+                return state, "interrupted"
     return state, "finished"
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import load, resolve_dtype
-from ptune.codecs.chat import Example
+from ptune.codecs.chat import ChatCodec, Example
 from ptune.data import dataset
 from ptune.data.dataset import Dataset
 from ptune.errors import DataError, ParityError, RecipeError
@@ -56,7 +56,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "")
     loaded = load(recipe.backbone, device=accelerator.device)
     codec = codec_for(recipe.task, loaded.codec)
     data = dataset.load(recipe.data, recipe.task, codec, recipe.train.seed)
-    record = _record(recipe, loaded.identity, accelerator, command)
+    record = _record(recipe, run, loaded.identity, accelerator, command)
     check_same_inputs(run, record, data.summary)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -64,22 +64,13 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "")
     model = applied(recipe, loaded.model)
     state, ending = _fit(recipe, run, model, loaded.model, data, accelerator)
     if accelerator.is_main_process:
-        record = record.model_copy(
-            update={"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
-        )
+        done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
+        record = record.model_copy(update={**done, "status": ending})
         if ending == "interrupted":
-            run.write_record(record.model_copy(update={"status": ending}))
+            run.write_record(record)
             say(f"interrupted after step {state.step}; go on with: {_resume_command(command, run)}")
         else:
-            hop = save_trained(run, recipe, model, codec, data, loaded.identity)
-            record = record.model_copy(update={"status": ending, "hops": (hop,)})
-            if not hop.passed:
-                raise ParityError(
-                    f"what was saved in {run.folder} is not what was trained: {hop.model_dump()}"
-                )
-            write_text(run.card_path, card(record, recipe, data.summary))
-            run.write_record(record)
-            say(f"{ending} after {state.step} steps in {duration(state.seconds)}: {run.folder}")
+            _finish(run, record, recipe, model, codec, data)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return run
@@ -165,6 +156,19 @@ def _fit(
     return state, ending
 
 
+def _finish(
+    run: Run, record: RunRecord, recipe: Recipe, model: nn.Module, codec: ChatCodec, data: Dataset
+) -> None:
+    """Saves what was trained, proves that it reads back the same, and closes the record."""
+    hop = save_trained(run, recipe, model, codec, data, record.base)
+    if not hop.passed:
+        raise ParityError(f"what lies in {run.folder} is not what was trained: {hop.model_dump_json()}")
+    record = record.model_copy(update={"hops": (hop,)})
+    write_text(run.card_path, card(record, recipe, data.summary))
+    run.write_record(record)
+    say(f"{record.status} after {record.steps} steps in {duration(record.seconds)}: {run.folder}")
+
+
 def _with_targets(examples: list[Example]) -> list[Example]:
     return [example for example in examples if targets(example)]
 
@@ -177,9 +181,12 @@ def _accelerator(recipe: Recipe, run: Run) -> Accelerator:
     return Accelerator(cpu=not torch.cuda.is_available(), log_with=tracker, project_dir=run.folder)
 
 
-def _record(recipe: Recipe, base: BaseIdentity, accelerator: Accelerator, command: str) -> RunRecord:
+def _record(
+    recipe: Recipe, run: Run, base: BaseIdentity, accelerator: Accelerator, command: str
+) -> RunRecord:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     return RunRecord(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=run.record().created if run.record_path.is_file() else now,
         command=command,
         versions=versions(),
         instruction_set=instruction_set(accelerator.device),

@@ -80,14 +80,14 @@ def test_dequantised_model_is_the_one_that_trains(kind: str) -> None:
     torch.testing.assert_close(plain(IDS).logits, live, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("nf4", 0.002), ("int8", 0.03)])
-def test_the_evaluation_kernel_is_near(kind: str, limit: float) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_computes_what_training_does(kind: str) -> None:
+    """bitsandbytes' own int8 layer quantises the activations when it evaluates on the CPU; ours does not."""
     model = quantised(kind)
     with torch.no_grad():
-        live = model(IDS).logits.log_softmax(-1)
+        live = model.eval()(IDS).logits
         dequantize(model)
-        plain = model(IDS).logits.log_softmax(-1)
-    assert float((live.exp() * (live - plain)).sum(-1).mean()) <= limit
+        torch.testing.assert_close(model(IDS).logits, live, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

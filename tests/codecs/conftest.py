@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from tokenizers import (
     AddedToken,
@@ -20,10 +21,9 @@ from tokenizers import (
     processors,
     trainers,
 )
+from transformers import PreTrainedTokenizerFast
 
-# Template tests render hundreds of small texts; a slow moment of the machine is no failure.
-settings.register_profile("codecs", deadline=None, max_examples=60)
-settings.load_profile("codecs")
+from ptune.codecs.chat import ChatCodec
 
 TEMPLATES = {
     path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("templates/*.jinja")
@@ -172,3 +172,43 @@ def smollm2() -> Any:
 
     folder = Path(spec.submodule_search_locations[0])
     return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+
+
+@pytest.fixture(scope="session")
+def smollm2_codec(smollm2: Any) -> ChatCodec:
+    """The codec of the same tokenizer."""
+    tokenizer = Tokenizer.from_str(smollm2.backend_tokenizer.to_str())
+    return ChatCodec(tokenizer, smollm2.chat_template, smollm2.special_tokens_map, (), None)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[Tokenizer], PreTrainedTokenizerFast]:
+    """A tokenizer as transformers has it."""
+    made: dict[int, PreTrainedTokenizerFast] = {}
+
+    def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+        if id(tokenizer) not in made:
+            copy = Tokenizer.from_str(tokenizer.to_str())
+            made[id(tokenizer)] = PreTrainedTokenizerFast(tokenizer_object=copy, **SPECIAL_TOKENS)
+        return made[id(tokenizer)]
+
+    return wrapped
+
+
+@pytest.fixture(scope="session")
+def codec_of() -> Callable[..., ChatCodec]:
+    """Makes a codec of a tokenizer and a template."""
+
+    def make(tokenizer: Tokenizer, template: str | None, **changes: Any) -> ChatCodec:
+        options = {"special_tokens": SPECIAL_TOKENS, "eos_ids": (), "context": None, **changes}
+        return ChatCodec(tokenizer, template, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def byte_codec(
+    codec_of: Callable[..., ChatCodec], byte_level: Tokenizer
+) -> Callable[[str | None], ChatCodec]:
+    """A codec of the byte-level tokenizer for each template, made once."""
+    return functools.cache(functools.partial(codec_of, byte_level))

@@ -7,7 +7,7 @@ import functools
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError as JinjaError
 from tokenizers import Tokenizer, models
@@ -17,6 +17,7 @@ from ptune.codecs.template import ChatTemplate
 from ptune.errors import TemplateError
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+many = settings(max_examples=60, deadline=None)
 QUESTION = [{"role": "user", "content": 'Hello <you> & "me"'}]
 
 transformers = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **SPECIAL_TOKENS)
@@ -42,6 +43,7 @@ def ours(source: str, messages: list[dict[str, Any]], **options: Any) -> str | N
         return None
 
 
+@many
 @given(data=st.data())
 def test_renders_conversations_as_transformers_does(source, chats, data):
     messages, prompt = data.draw(chats), data.draw(st.booleans())
@@ -49,6 +51,7 @@ def test_renders_conversations_as_transformers_does(source, chats, data):
     assert ours(source, messages, add_generation_prompt=prompt) == expected
 
 
+@many
 @given(data=st.data())
 def test_renders_or_refuses_anything_as_transformers_does(source, wild_chats, tools, data):
     messages, offered = data.draw(wild_chats), data.draw(st.sampled_from([None, [], tools[:1], tools]))
@@ -74,6 +77,7 @@ def test_strftime_now_asks_the_clock(templates):
     )
 
 
+@many
 @given(data=st.data())
 def test_generation_spans_are_what_transformers_masks(templates, chats, data):
     source, messages = templates["chatml_generation"], data.draw(chats)
