@@ -2,38 +2,77 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from contextlib import closing
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
+from ptune.adapter_folder import install, of_bundle, write_record
 from ptune.backbone.load import Loaded, load
 from ptune.backbone.tokenizer import transformers_tokenizer
+from ptune.codecs.chat import ChatCodec
 from ptune.engine import golden
-from ptune.engine.adapters import load_adapter
 from ptune.engine.engine import Engine
-from ptune.errors import AdapterError, BackboneError, ParityError, UsageError
+from ptune.errors import BackboneError, FormatError, ParityError, PtuneError, UsageError
 from ptune.evaluation.held_out import held_out
 from ptune.export.merge import merged
 from ptune.export.weights import ModelWeights
 from ptune.export.write import hashes, write_bundle
 from ptune.formats.bundle import BASE, AdapterRecord, BaseIdentity, Bundle, Hop
 from ptune.formats.run import Run
-from ptune.formats.whole_write import disk_errors, sha256_of, write_json, write_text
+from ptune.formats.whole_write import read_json, whole_folder, write_json
+from ptune.parity import compare
 from ptune.progress import say
 from ptune.recipe import Backbone, Recipe
-from ptune.training.checkpoint import whole_folder
 from ptune.verify import probes as probing
-from ptune.verify.compare import compare
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.live import live_kernel_hop
 from ptune.verify.prove import Proof, prove
 from ptune.verify.torch_side import Probe, logprobs
+
+GOLDEN_PROMPTS, GOLDEN_TOKENS = 4, 64
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, opened: the float32 reference of its base, with the codec that it was trained with."""
+
+    run: Run
+    backbone: Backbone
+    loaded: Loaded
+    probes: list[Probe]
+
+    @classmethod
+    def open(cls, run: Run) -> Trained:
+        """Raises: UsageError where the run is not finished; BackboneError where its base is no longer the same."""
+        record, recipe = run.record(), Recipe.load(run.recipe_path)
+        if record.status not in ("finished", "stopped early"):
+            raise UsageError(
+                f"{run.folder} is {record.status}: go on with the command of run.json and --resume"
+            )
+        if run.has_adapter:
+            backbone = recipe.backbone.model_copy(update={"dtype": record.base.dtype})
+        else:
+            trust = recipe.backbone.trust_remote_code
+            backbone = Backbone(model=str(run.model_path), trust_remote_code=trust)
+        loaded = reference(backbone)
+        if run.has_adapter and loaded.identity.hash != record.base.hash:
+            raise BackboneError(
+                f"{recipe.backbone.model} is not the base that {run.folder} was trained on: "
+                f"its weights hash to {loaded.identity.hash[:12]}, the run's base to {record.base.hash[:12]}"
+            )
+        loaded = replace(loaded, codec=ChatCodec.open(run.codec_path))
+        return cls(run, backbone, loaded, probing.of_examples(held_out(run).examples, loaded.codec))
+
+
+def reference(backbone: Backbone) -> Loaded:
+    """The float32 reference on the CPU: what torch says the served model should compute."""
+    loaded = load(backbone, attention="sdpa", device="cpu", dequantized=True)
+    return replace(loaded, model=loaded.model.float())
 
 
 def export_run(
@@ -41,79 +80,65 @@ def export_run(
 ) -> Proof:
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
-    Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`); BackboneError where the base
-    is not the one that the run was trained on.
+    `merge`: the adapter is merged first, into RUN/merged, and the bundle holds those weights instead of an adapter.
+    Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`).
     """
-    record, recipe = run.record(), Recipe.load(run.recipe_path)
-    if record.status == "running":
-        raise UsageError(f"{run.folder} is not finished: go on with `ptune train {run.recipe_path} --resume`")
-    backbone = recipe.backbone.model_copy(update={"dtype": record.base.dtype})
-    loaded = reference(backbone if run.has_adapter else Backbone(model=str(run.model_path)))
-    if run.has_adapter and loaded.identity.hash != record.base.hash:
-        raise BackboneError(
-            f"{recipe.backbone.model} is not the base that {run.folder} was trained on: "
-            f"its weights hash to {loaded.identity.hash[:12]}, the run's base to {record.base.hash[:12]}"
+    check_place(out, force)
+    if merge and run.has_adapter:
+        place = run.folder / "merged"
+        hop, _ = merge_run(run, place, "float32", force=True)
+        base = reference(Backbone(model=str(place)))
+        base = replace(base, codec=ChatCodec.open(run.codec_path))
+        probes = probing.of_examples(held_out(run).examples, base.codec)
+        return publish(base, {}, probes, out, before={BASE: [hop]}, threads=threads)
+    trained = Trained.open(run)
+    before = list(run.record().hops)
+    if not run.has_adapter:
+        return publish(trained.loaded, {}, trained.probes, out, before={BASE: before}, threads=threads)
+    if trained.backbone.quantize != "none":
+        before.append(
+            live_kernel_hop(trained.backbone, trained.loaded.model, run.adapter_path, trained.probes)
         )
-    probes = probing.from_examples(held_out(run).examples)
-    adapters = {name: run.adapter_path} if run.has_adapter else {}
-    before = list(record.hops)
-    if adapters and backbone.quantize != "none":
-        before.append(live_kernel_hop(backbone, loaded.model, run.adapter_path, probes))
-    if adapters and merge:
-        loaded, adapters = merge_into(loaded, run.adapter_path), {}
-    return publish(loaded, adapters, probes, out, before={name: before}, force=force, threads=threads)
+    adapters = {name: run.adapter_path}
+    return publish(trained.loaded, adapters, trained.probes, out, before={name: before}, threads=threads)
 
 
 def export_backbone(backbone: Backbone, out: Path, *, force: bool = False, threads: int) -> Proof:
     """Exports a pretrained model without any adapter; `ptune add` brings adapters later."""
+    check_place(out, force)
     loaded = reference(backbone)
-    return publish(
-        loaded, {}, probing.without_data(loaded.codec), out, before={}, force=force, threads=threads
-    )
+    trust = backbone.trust_remote_code
+    probes = probing.of_examples([], loaded.codec)
+    return publish(loaded, {}, probes, out, before={}, threads=threads, trust_remote_code=trust)
 
 
-def reference(backbone: Backbone) -> Loaded:
-    """The float32 reference on the CPU: what torch says the served model should compute."""
-    loaded = load(backbone, attention="sdpa", device="cpu", dequantized=True)
-    return Loaded(loaded.model.float(), loaded.codec, loaded.identity)
-
-
-def merge_into(loaded: Loaded, adapter: Path) -> Loaded:
-    """The reference with an adapter merged into its weights."""
-    from peft import PeftModel
-
-    model, _ = merged(PeftModel.from_pretrained(loaded.model, str(adapter)))
-    assert isinstance(model, PreTrainedModel)
-    return Loaded(model, loaded.codec, loaded.identity)
-
-
-def merge_run(run: Run, out: Path, dtype: str) -> tuple[Hop, float]:
+def merge_run(
+    run: Run, out: Path, dtype: str, *, limit: float = MAX_ABS_LOGPROB, force: bool = False
+) -> tuple[Hop, float]:
     """Merges a run's adapter into its dequantised base and saves a plain transformers folder.
 
     Returns the comparison of the saved weights with the live adapter, and the relative L2 error of the update.
-    Raises: ParityError, and saves nothing, where the merge lost more than the limit.
+    Raises: ParityError, and saves nothing, where the merge lost more than `limit` (max |Δ log p|).
     """
-    from peft import PeftModel
-
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists already: choose another --out")
+    trained = Trained.open(run)
     if not run.has_adapter:
         raise UsageError(f"{run.folder} has no adapter: its trained weights are in {run.model_path} already")
-    if out.exists():
-        raise UsageError(f"{out} exists already: choose another --out")
-    recipe = Recipe.load(run.recipe_path)
-    loaded = reference(recipe.backbone)
-    probes = probing.from_examples(held_out(run).examples)
-    live = PeftModel.from_pretrained(loaded.model, str(run.adapter_path))
-    before = logprobs(live, probes)
+    live = PeftModel.from_pretrained(trained.loaded.model, str(run.adapter_path))
+    before = logprobs(live, trained.probes)
     plain, lost = merged(live, getattr(torch, dtype))
-    hop = compare("live adapter → merged", before, logprobs(plain, probes), max_abs_logprob=MAX_ABS_LOGPROB)
+    after = logprobs(plain.float(), trained.probes)  # what the saved weights hold, computed in float32
+    hop = compare("live adapter → merged", before, after, max_abs_logprob=limit)
     if not hop.passed:
         raise ParityError(
-            f"merging in {dtype} would lose too much: {figures(hop)}, but the limit is {hop.limit}; "
-            f"the update itself would be off by {lost:.1%}. Use --dtype float32, or serve the adapter unmerged"
+            f"merging in {dtype} loses too much: {figures(hop)}, but the limit is {hop.limit}; the update itself is "
+            f"off by {lost:.1%}. Use --dtype float32, or serve the adapter unmerged, or accept it with --limit"
         )
-    with disk_errors(out), whole_folder(out) as part:
-        plain.save_pretrained(part)
-        transformers_tokenizer(loaded.codec).save_pretrained(part)
+    assert isinstance(plain, PreTrainedModel)
+    with whole_folder(out) as part:
+        plain.to(getattr(torch, dtype)).save_pretrained(part)
+        transformers_tokenizer(trained.loaded.codec).save_pretrained(part)
     return hop, lost
 
 
@@ -124,65 +149,63 @@ def publish(
     out: Path,
     *,
     before: Mapping[str, list[Hop]],
-    force: bool,
     threads: int,
+    trust_remote_code: bool = False,
 ) -> Proof:
     """Writes, proves and moves a bundle into its place. `before` holds hops that were measured earlier."""
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists already: choose another --out, or replace it with --force")
-    stage = out.parent / f".{out.name}.part"
-    shutil.rmtree(stage, ignore_errors=True)
-    try:
-        with disk_errors(stage):
-            bundle = write_bundle(
-                stage,
-                loaded.model.config,
-                ModelWeights(loaded.model),
-                loaded.codec,
-                loaded.identity,
-                progress=tell,
-            )
+    with whole_folder(out) as stage:
+        bundle = write_bundle(
+            stage,
+            loaded.model.config,
+            ModelWeights(loaded.model),
+            loaded.codec,
+            loaded.identity,
+            trust_remote_code=trust_remote_code,
+            progress=tell,
+        )
         probing.save(probes, stage)
         for name, folder in adapters.items():
-            install(bundle, folder, name, loaded.identity)
+            install(bundle, folder, name)
         write_golden(bundle, probes, threads)
         proof = prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
-        record(bundle, proof, before)
-        refuse_drift(proof, before)
-        replace(stage, out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        proof = proof.after(before)
+        record(bundle, proof)
+        refuse_drift(proof)
     return proof
 
 
-def add(folder: Path, adapter: Path, name: str, *, prove_it: bool = True, threads: int) -> AdapterRecord:
+def add(
+    folder: Path,
+    adapter: Path,
+    name: str,
+    *,
+    prove_it: bool = True,
+    backbone: str | None = None,
+    threads: int,
+) -> AdapterRecord:
     """Adds a PEFT folder that ptune need not have trained to a bundle, and proves it where the base can be loaded.
 
+    The bundle is changed whole or not at all: the work is done on a copy (hard links), which then takes its place.
     Raises: AdapterError that lists everything which keeps it from being served; ParityError where it drifts.
     """
-    bundle = Bundle.open(folder)
-    if name in bundle.manifest.adapters:
+    original = Bundle.open(folder)
+    if name in original.manifest.adapters:
         raise UsageError(f"{folder} has an adapter {name!r} already: choose another --name")
-    before, golden_before, probes = (
-        bundle.manifest,
-        bundle.golden_path.read_text(encoding="utf-8"),
-        probing.load(folder),
-    )
-    install(bundle, adapter, name, None)
-    try:
+    with whole_folder(folder) as stage:
+        bundle = of_bundle(original, stage)
+        install(bundle, adapter, name)
+        probes = probing.load(stage)
         write_golden(bundle, probes, threads)
         if prove_it:
-            loaded = reference(of_manifest(bundle))
-            check_base(bundle, loaded.identity)
+            loaded = reference(of_manifest(bundle, backbone))
+            check_base(original, loaded.identity)
             proof = prove(bundle, loaded.model, {name: adapter}, probes, threads=threads, progress=tell)
-            record(bundle, Proof((), proof.adapters), {})
-            refuse_drift(Proof((), proof.adapters), {})
-    except BaseException:
-        write_text(bundle.golden_path, golden_before)
-        bundle.write_manifest(before)
-        shutil.rmtree(bundle.adapter_path(name), ignore_errors=True)
-        raise
-    return bundle.adapter(name)
+            proof = Proof((), proof.adapters)
+            record(bundle, proof)
+            refuse_drift(proof)
+        if Bundle.open(folder).manifest != original.manifest:
+            raise PtuneError(f"{folder} was changed meanwhile by somebody else: nothing was added, try again")
+    return Bundle.open(folder).adapter(name)
 
 
 def verify(folder: Path, *, backbone: str | None = None, threads: int) -> Proof:
@@ -204,16 +227,23 @@ def verify(folder: Path, *, backbone: str | None = None, threads: int) -> Proof:
     return prove(bundle, loaded.model, adapters, probing.load(folder), threads=threads, progress=tell)
 
 
+def check_place(out: Path, force: bool) -> None:
+    """Raises: UsageError where something stands at `out` that may not be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        read_json(out / "manifest.json")
+    except FormatError:
+        raise UsageError(f"{out} exists and is not a bundle: choose another --out") from None
+    if not force:
+        raise UsageError(f"{out} exists already: choose another --out, or replace it with --force")
+
+
 def of_manifest(bundle: Bundle, model: str | None = None) -> Backbone:
     """The backbone that a bundle was made of; `model` says where it is now."""
     base = bundle.manifest.base
-    return Backbone.model_validate(
-        {
-            "model": model or base.source,
-            "quantize": base.quantize,
-            "dtype": base.dtype,
-            "revision": base.revision,
-        }
+    return Backbone(
+        model=model or base.source, quantize=base.quantize, dtype=base.dtype, revision=base.revision
     )
 
 
@@ -227,51 +257,17 @@ def check_base(bundle: Bundle, found: BaseIdentity) -> None:
         )
 
 
-def install(bundle: Bundle, adapter: Path, name: str, base: BaseIdentity | None) -> None:
-    """Copies a PEFT folder into the bundle, checked socket by socket, as yet unmeasured."""
-    if name == BASE or name != os.path.basename(name) or not name or name.startswith("."):
-        raise UsageError(f"--name {name!r}: must be a plain folder name other than {BASE!r}")
-    checked = load_adapter(adapter, bundle.manifest.signature)
-    place = bundle.adapter_path(name)
-    if place.exists():
-        raise AdapterError(f"{place} exists already")
-    with disk_errors(place):
-        shutil.copytree(adapter, place, ignore=shutil.ignore_patterns("adapter.json", "*.bin", "*.pt", ".*"))
-    template = adapter / "chat_template.jinja"
-    files = hashes(place, "")
-    write_record(
-        bundle,
-        AdapterRecord(
-            name=name,
-            files=files,
-            rank=checked.rank,
-            base=base.hash if base else None,
-            template=template.read_text(encoding="utf-8") if template.is_file() else None,
-            added=datetime.now(UTC).date().isoformat(),
-        ),
-    )
-
-
-def write_record(bundle: Bundle, adapter: AdapterRecord) -> None:
-    """Writes adapter.json, then the manifest that vouches for it."""
-    path = bundle.adapter_path(adapter.name) / "adapter.json"
-    write_json(path, adapter.model_dump(mode="json"))
-    adapters = {**bundle.manifest.adapters, adapter.name: sha256_of(path)}
-    bundle.write_manifest(bundle.manifest.model_copy(update={"adapters": adapters}))
-
-
-def record(bundle: Bundle, proof: Proof, before: Mapping[str, list[Hop]]) -> None:
+def record(bundle: Bundle, proof: Proof) -> None:
     """Writes the figures into the artefact."""
     if proof.base:
         bundle.write_manifest(bundle.manifest.model_copy(update={"hops": proof.base}))
     for name, hops in proof.adapters.items():
-        whole = (*before.get(name, ()), *hops)
-        write_record(bundle, bundle.adapter(name).model_copy(update={"hops": whole, "parity": "measured"}))
+        write_record(bundle, bundle.adapter(name).model_copy(update={"hops": hops, "parity": "measured"}))
 
 
-def refuse_drift(proof: Proof, before: Mapping[str, list[Hop]]) -> None:
+def refuse_drift(proof: Proof) -> None:
     """Raises: ParityError that names each hop beyond its limit."""
-    failed = [hop for hop in [*(h for hops in before.values() for h in hops), *proof.hops] if not hop.passed]
+    failed = [hop for hop in proof.hops if not hop.passed]
     if failed:
         raise ParityError(
             "; ".join(f"{hop.name}: {figures(hop)}, but the limit is {hop.limit}" for hop in failed)
@@ -296,19 +292,9 @@ def write_golden(bundle: Bundle, probes: list[Probe], threads: int) -> None:
     """Records what the engine answers here, to be replayed at every start."""
     tell("recording golden vectors", 0.0)
     with closing(Engine.open(bundle, threads=threads, replay_golden=False)) as engine:
-        prompts = [list(probe.ids[: probe.prompt_tokens]) for probe in probes[:4]]
+        prompts = [probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in probes[:GOLDEN_PROMPTS]]
         write_json(bundle.golden_path, golden.record(engine, prompts, [BASE, *bundle.manifest.adapters]))
     bundle.write_manifest(bundle.manifest.model_copy(update={"golden": hashes(bundle.folder, "golden")}))
-
-
-def replace(stage: Path, out: Path) -> None:
-    """Moves a finished bundle into its place; one that stood there is removed only then."""
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    stage.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 _told = ""

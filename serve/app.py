@@ -11,7 +11,7 @@ from . import chat, completions, errors
 from .catalogue import Catalogue
 from .metrics import Metrics
 from .request_log import RequestLog
-from .service import Service, Settings, TheService, accepting, authorized
+from .service import Service, Settings, TheService, accepting, authorized, rightly_addressed
 
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
@@ -26,7 +26,13 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
     There are no CORS headers: a web page of another origin cannot read what a local model says. The interactive
     documentation is off, because its page loads scripts from elsewhere.
     """
-    app = FastAPI(title="ptune", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="ptune",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        dependencies=[Depends(rightly_addressed)],
+    )
     app.state.service = Service(model, settings, Catalogue(model.engine), Metrics(model.engine))
     app.add_middleware(RequestLog)
     errors.install(app)

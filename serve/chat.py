@@ -31,7 +31,7 @@ async def chat_completions(
     """Continues a conversation with one answer."""
     adapter = service.catalogue.resolve(body.model)
     codec = service.model.codec_for(adapter)
-    messages = [message.plain() for message in body.messages]
+    messages = [message.raw() for message in body.messages]
     prompt = await asyncio.to_thread(codec.encode_prompt, messages)
     room = max(service.model.engine.context - len(prompt), 1)  # where there is none, the engine says so
     request = Request(

@@ -16,7 +16,7 @@ from .generation import Generation
 from .logprobs import completion_logprobs
 from .reply import head, respond
 from .schemas import CompletionRequest
-from .service import Service, TheService
+from .service import TheService
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
@@ -32,17 +32,17 @@ async def completions(
 ) -> Response:
     """Continues each prompt: one choice a prompt."""
     adapter = service.catalogue.resolve(body.model)
+    codec = service.model.codec_for(adapter)
     requests = await asyncio.to_thread(
-        lambda: [_request(service, body, adapter, prompt) for prompt in body.prompt]
+        lambda: [_request(codec, body, adapter, prompt) for prompt in body.prompt]
     )
     generation = Generation(service, requests, body.stop)
     beginning = head("cmpl", http, service, body.model, adapter)
-    reply = _CompletionReply(generation, body, service.model.codec, beginning)
+    reply = _CompletionReply(generation, body, codec, beginning)
     return await respond(http, service, generation, reply, stream=body.stream)
 
 
-def _request(service: Service, body: CompletionRequest, adapter: str, prompt: str | list[int]) -> Request:
-    codec = service.model.codec
+def _request(codec: ChatCodec, body: CompletionRequest, adapter: str, prompt: str | list[int]) -> Request:
     return Request(
         prompt=tuple(codec.encode_text(prompt) if isinstance(prompt, str) else prompt),
         adapter=adapter,

@@ -12,6 +12,9 @@ from starlette.exceptions import HTTPException
 
 from ptune.errors import RequestError, TemplateError
 
+UNSUPPORTED = "unsupported_parameter"
+"""Code of what is known and would change the answer, but is not built yet."""
+
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -48,7 +51,8 @@ def invalid(error: ValidationError) -> RequestError:
     message = problem["msg"].removeprefix("Value error, ")
     value = problem["input"]
     shown = f" (is {str(value)[:40]})" if isinstance(value, bool | int | float) else ""
-    return RequestError(f"{field or 'the body'}: {message}{shown}", param=field or None, code="invalid_value")
+    code = UNSUPPORTED if problem["type"] == UNSUPPORTED else "invalid_value"
+    return RequestError(f"{field or 'the body'}: {message}{shown}", param=field or None, code=code)
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

@@ -1,25 +1,30 @@
-"""From a bundle to a server that answers, and back: listen, load, serve, drain, exit 0."""
+"""From a bundle to a server that answers, and back: bind, load, listen, serve, drain, exit 0."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import os
+import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from socket import socket
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, Unpack
 
+from ptune.errors import UsageError
 from ptune.formats.whole_write import write_text
 
 from .app import create_app
 from .auth import ApiKeys
-from .listen import Server, listen, url_of
+from .listen import Server, bind, let_in, local_names, url_of
 from .page import chat_page
 from .service import Service, Settings
 
 if TYPE_CHECKING:
-    from ptune.tasks.chat.infer import ChatModel
+    from ptune.tasks.chat.infer import ChatModel, EngineOptions
 
 DRAIN_LIMIT_S = 30
 """How long running answers may go on after SIGTERM."""
@@ -42,25 +47,66 @@ def serve(
     """Serves a bundle until SIGTERM or Ctrl-C, and returns the exit code.
 
     Port 0 takes any free one. `ready_file` holds the server's URL as long as it answers.
-    Raises: PtuneError where the port is taken, the keys cannot be read, the bundle does not open, or this machine
-    does not compute what the bundle's golden vectors say.
+    Raises: PtuneError where the port is taken, the keys cannot be read, the cache is larger than the memory, the
+    bundle does not open, or this machine does not compute what the bundle's golden vectors say.
     """
-    from ptune.tasks.chat import infer
-
     api_keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
-    with contextlib.ExitStack() as stack:
+    kv_bytes = _kv_bytes(kv_gb)
+    with _stoppable(), contextlib.ExitStack() as stack:
         # Before the model: who has taken the wrong port should not wait for gigabytes to learn it.
-        listener = stack.enter_context(listen(host, port))
-        model = infer.load(
-            bundle, profile=profile, threads=threads, kv_bytes=int(kv_gb * 2**30), max_rows=max_rows
-        )
+        listener = stack.enter_context(bind(host, port))
+        model = _load(bundle, profile=profile, threads=threads, kv_bytes=kv_bytes, max_rows=max_rows)
         stack.callback(model.close)
+        let_in(listener)  # not before: a client should be turned away, not left waiting
         if ui:
             # The page has no keys of its own: what they guard, it may show on this machine only.
             page_host = "127.0.0.1" if api_keys else host
             stack.enter_context(chat_page(url_of(listener), page_host, ui_port, api_keys.first))
-        run(model, listener, Settings(api_keys=api_keys), ready_file=ready_file)
+        hosts = frozenset() if api_keys else local_names(host, listener)
+        run(model, listener, Settings(api_keys=api_keys, hosts=hosts), ready_file=ready_file)
     return 0
+
+
+class _Stopped(BaseException):
+    """A signal came before the server had its own handlers. No Exception: nothing on the way may swallow it."""
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Lets SIGTERM and Ctrl-C end the block with a line; what it opened is closed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stopped
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except _Stopped:
+        print("Stopped before it was ready.", flush=True)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _kv_bytes(kv_gb: float) -> int:
+    """Raises: UsageError for what is not a size that this machine's memory could hold."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if not 0 < kv_gb * 2**30 <= memory_bytes:  # false for nan, too
+        raise UsageError(
+            f"kv_gb must be over 0 and within this machine's memory of {memory_bytes / 2**30:.1f} GB (is {kv_gb})"
+        )
+    return int(kv_gb * 2**30)
+
+
+def _load(bundle: Path, **options: Unpack[EngineOptions]) -> ChatModel:
+    from ptune.tasks.chat import infer
+
+    try:
+        return infer.load(bundle, **options)
+    except MemoryError:
+        raise UsageError(
+            f"{bundle} and a KV cache of {options['kv_bytes'] / 2**30:g} GB do not fit into memory; lower kv_gb"
+        ) from None
 
 
 def run(model: ChatModel, listener: socket, settings: Settings, *, ready_file: Path | None = None) -> None:

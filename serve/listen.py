@@ -16,17 +16,57 @@ from fastapi import FastAPI
 from ptune.errors import PtuneError
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 means any free one. Raises: PtuneError where the port is taken or not allowed."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has its port, where nobody is let in yet; port 0 means any free one.
+
+    Raises: PtuneError where the port is taken or not allowed.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(
+        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+    )  # else a restart would wait for old connections
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        with _spoken(host, port):
+            bound.bind((host, port))
+    except PtuneError:
+        bound.close()
+        raise
+    return bound
+
+
+def let_in(bound: socket.socket) -> None:
+    """Listens. Raises: PtuneError where another, which was bound at the same time, came first."""
+    host, port = bound.getsockname()[:2]
+    with _spoken(host, port):
+        bound.listen(2048)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises: PtuneError, as `bind`."""
+    bound = bind(host, port)
+    let_in(bound)
+    return bound
+
+
+@contextlib.contextmanager
+def _spoken(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
     except (OSError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise PtuneError(
                 f"port {port} of {host} is in use; choose another, or 0 for any free one"
             ) from None
         raise PtuneError(f"cannot listen on {host} port {port}: {error}") from None
+
+
+def local_names(host: str, bound: socket.socket) -> frozenset[str]:
+    """What a client on this machine may call a server bound to a loopback address; empty for any other address."""
+    address = bound.getsockname()[0]
+    if not ipaddress.ip_address(address).is_loopback:
+        return frozenset()
+    given = (f"[{name}]" if ":" in name else name.lower() for name in (host, address))
+    return frozenset({"localhost", "127.0.0.1", "[::1]", *given})
 
 
 def url_of(listener: socket.socket) -> str:

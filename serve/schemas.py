@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError
 from ptune.engine.request import Sampling
 from ptune.errors import RequestError
 
+from .errors import UNSUPPORTED
+
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 128
 MAX_STOPS = 16
@@ -47,10 +49,12 @@ def _no_nul(text: str) -> str:
     return text
 
 
-def _joined(content: Any) -> Any:
-    """A message's text parts as one string; parts of another type are refused."""
+def _content(content: Any) -> Any:
+    """A message's text or text parts as they are: what becomes of them is the codec's business, as in training."""
+    if isinstance(content, str):
+        return _no_nul(content)
     if not isinstance(content, list):
-        return content
+        raise ValueError("must be a string or a list of text parts")
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
@@ -59,7 +63,14 @@ def _joined(content: Any) -> Any:
             )
         if not isinstance(part.get("text"), str):
             raise PydanticCustomError("part", "a text part needs a string in `text`")
-    return "\n".join(part["text"] for part in content)
+        _no_nul(part["text"])
+    return content
+
+
+def _nothing(value: Any) -> None:
+    """Lets what asks for nothing pass, as an empty list of tool calls does."""
+    if value:
+        raise PydanticCustomError(UNSUPPORTED, "is not supported yet")
 
 
 def _listed(stop: Any) -> Any:
@@ -85,7 +96,8 @@ def _prompts(prompt: Any) -> Any:
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]
-Content = Annotated[Text, BeforeValidator(_joined)]
+Content = Annotated[Any, AfterValidator(_content)]  # str, or a list of text parts
+NotBuilt = Annotated[None, BeforeValidator(_nothing)]
 Stop = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_no_nul)]
 Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_listed)]
 Prompts = Annotated[
@@ -137,7 +149,7 @@ class Generate(_Body):
         """Raises: RequestError that names the field."""
         for name in NOT_BUILT.keys() & data.keys() if isinstance(data, dict) else ():
             if data[name] is not None and data[name] not in NOT_BUILT[name]:
-                raise RequestError(f"{name} is not supported yet", param=name, code="unsupported_parameter")
+                raise RequestError(f"{name} is not supported yet", param=name, code=UNSUPPORTED)
         return data
 
     @model_validator(mode="after")
@@ -146,7 +158,7 @@ class Generate(_Body):
             raise RequestError(
                 "return_token_ids is not supported in a stream yet",
                 param="return_token_ids",
-                code="unsupported_parameter",
+                code=UNSUPPORTED,
             )
         if self.stream_options is not None and not self.stream:
             raise RequestError(
@@ -178,10 +190,16 @@ class Message(_Body):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
+    name: Text | None = None
+    audio: NotBuilt = None
+    function_call: NotBuilt = None
+    refusal: NotBuilt = None
+    tool_call_id: NotBuilt = None
+    tool_calls: NotBuilt = None
 
-    def plain(self) -> dict[str, str]:
-        """As templates know it: `developer` is OpenAI's newer word for `system`."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+    def raw(self) -> dict[str, Any]:
+        """As it was sent, for the codec."""
+        return self.model_dump(exclude_none=True)
 
 
 class ChatRequest(Generate):

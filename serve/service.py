@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ class Settings:
 
     api_keys: ApiKeys = field(default_factory=ApiKeys)
     max_body_bytes: int = 4 * 2**20
+    hosts: frozenset[str] = frozenset()  # names in the Host header that are answered; none = all
 
 
 @dataclass
@@ -46,6 +48,18 @@ def service_of(request: Request) -> Service:
 
 
 TheService = Annotated[Service, Depends(service_of)]
+
+
+def rightly_addressed(request: Request, service: TheService) -> None:
+    """Raises: RequestError(400) for a Host that is not this server's.
+
+    A web page can have its own name resolve to 127.0.0.1 (DNS rebinding), and then the browser lets it read answers.
+    """
+    host = re.sub(r":\d*$", "", request.headers.get("host", "")).lower()
+    if service.settings.hosts and host not in service.settings.hosts:
+        known = ", ".join(sorted(service.settings.hosts))
+        message = f"this server is not called {host[:80]!r}, but {known}; with API keys any name will do"
+        raise RequestError(message, code="unknown_host")
 
 
 def authorized(request: Request, service: TheService) -> None:

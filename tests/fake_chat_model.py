@@ -38,6 +38,12 @@ class ByteCodec:
     vocab_size = 257
     context = CONTEXT
 
+    def encode_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        if messages[0]["role"] == "assistant":
+            raise TemplateError("a conversation must not begin with the assistant")
+        turns = (f"<{message['role']}>{message['content']}" for message in messages)
+        return self.encode_text("".join(turns))
+
     def encode_text(self, text: str) -> list[int]:
         return list(text.encode())
 
@@ -136,16 +142,12 @@ class FakeTicket:
 class FakeChatModel:
     """What the server needs of `ptune.tasks.chat.infer.ChatModel`."""
 
-    def __init__(self, engine: FakeEngine | None = None) -> None:
+    def __init__(self, engine: FakeEngine | None = None, codecs: Mapping[str, Any] | None = None) -> None:
         self.engine = engine or FakeEngine()
-        self.codec = ByteCodec()
+        self._codecs = codecs or {}  # of adapters that do not share the one
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], adapter: str) -> list[int]:
-        if messages[0]["role"] == "assistant":
-            raise TemplateError("a conversation must not begin with the assistant")
-        return self.codec.encode_text(
-            "".join(f"<{message['role']}>{message['content']}" for message in messages)
-        )
+    def codec_for(self, adapter: str) -> Any:
+        return self._codecs.get(adapter, ByteCodec())
 
     def close(self) -> None:
         self.engine.close()
@@ -191,6 +193,7 @@ def _answer(request: Request) -> list[Token]:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--load-s", type=float, default=0.0)
     parser.add_argument("--delay-s", type=float, default=0.0)
     parser.add_argument("--drain-limit-s", type=float, default=30.0)
     parser.add_argument("--ready-file", type=Path)
@@ -199,7 +202,14 @@ def main() -> int:
     parser.add_argument("--ui", action="store_true")
     options = parser.parse_args()
     lifecycle.DRAIN_LIMIT_S = options.drain_limit_s
-    infer.load = lambda bundle, **_: FakeChatModel(FakeEngine(delay_s=options.delay_s))
+
+    def load(bundle: Path, **_: object) -> FakeChatModel:
+        if options.load_s:
+            print("loading", flush=True)
+            time.sleep(options.load_s)
+        return FakeChatModel(FakeEngine(delay_s=options.delay_s))
+
+    infer.load = load
     try:
         return lifecycle.serve(
             Path("bundles/dictionary"),

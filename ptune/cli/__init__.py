@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ptune import __version__
 from ptune.errors import PtuneError
@@ -26,7 +26,6 @@ COMMANDS = {
 """Command -> what it does. Each is a function of that name in ptune/cli/NAME.py."""
 
 QUIET = {
-    "BNB_CUDA_VERSION": None,
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYDANTIC_ERRORS_INCLUDE_URL": "0",
     "TOKENIZERS_PARALLELISM": "false",
@@ -54,12 +53,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(name: str, arguments: list[str]) -> int:
     """Runs one command; what ptune raises on purpose is one message, not a traceback."""
+    return spoken(name, lambda: importlib.import_module(f"ptune.cli.{name}").run(arguments))
+
+
+def run_recipe(recipe: Recipe) -> int:
+    """What a recipe file does when it is run itself: `accelerate launch recipes/NAME.py [options]`."""
+
+    def run() -> int:
+        from ptune.cli.train import train
+
+        launched = "accelerate launch " if "ACCELERATE_MIXED_PRECISION" in os.environ else "python "
+        return train(recipe, sys.argv[1:], program=launched + sys.argv[0])
+
+    return spoken("train", run)
+
+
+def spoken(name: str, run: Callable[[], int | None]) -> int:
+    """The exit code of `run`; its errors in words."""
     for variable, value in QUIET.items():
-        if value is not None:
-            os.environ.setdefault(variable, value)
+        os.environ.setdefault(variable, value)
     try:
-        run = importlib.import_module(f"ptune.cli.{name}").run
-        return int(run(arguments) or 0)
+        return int(run() or 0)
     except PtuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -92,10 +106,3 @@ def usage() -> str:
             *lines,
         ]
     )
-
-
-def run_recipe(recipe: Recipe) -> int:
-    """What a recipe file does when it is run itself: `accelerate launch recipes/NAME.py [options]`."""
-    from ptune.cli.train import train
-
-    return train(recipe, sys.argv[1:], program=sys.argv[0])

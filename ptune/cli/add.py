@@ -18,15 +18,17 @@ def add(
     adapter: Positional[Path],
     name: str | None = None,
     unproved: bool = False,
+    backbone: str | None = None,
     threads: int | None = None,
 ) -> int:
     """Adds an adapter in PEFT's format, trained by anything, to a bundle; proved against torch where that is possible.
 
     Args:
         bundle: The bundle's folder.
-        adapter: The PEFT folder (adapter_config.json and adapter_model.safetensors).
+        adapter: The PEFT folder (adapter_config.json and adapter_model.safetensors), or a run of ptune's.
         name: Name under which it is served; default: the folder's name.
         unproved: Do not load the base in torch to prove it; it is marked "parity: unmeasured".
+        backbone: Where the base is now, if not where it was.
         threads: Threads of onnxruntime; default: all cores.
     """
     from ptune import publish
@@ -34,7 +36,10 @@ def add(
     from ptune.verify.prove import Proof
 
     name = name or adapter.resolve().name
-    record = publish.add(bundle, adapter, name, prove_it=not unproved, threads=threads or cores())
+    adapter = adapter / "adapter" if (adapter / "run.json").is_file() else adapter
+    record = publish.add(
+        bundle, adapter, name, prove_it=not unproved, backbone=backbone, threads=threads or cores()
+    )
     if record.hops:
         show(Proof((), {name: record.hops}))
     print(f"added {name} (rank {record.rank}, parity {record.parity}) to {shown(bundle)}")

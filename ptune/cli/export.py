@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -22,6 +22,9 @@ def export(
     merge: bool = False,
     force: bool = False,
     threads: int | None = None,
+    quantize: Literal["none", "int8", "nf4"] = "none",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> int:
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
 
@@ -34,6 +37,9 @@ def export(
         merge: Merge the adapter into the weights instead of serving it beside them.
         force: Replace a bundle that exists.
         threads: Threads of onnxruntime; default: all cores.
+        quantize: Of a MODEL: export the weights that its int8 or nf4 form stands for, as QLoRA trains on them.
+        revision: Of a MODEL on the hub.
+        trust_remote_code: Of a MODEL: run Python code that comes with it.
     """
     from ptune import publish
     from ptune.cli.proof_table import show
@@ -50,7 +56,10 @@ def export(
             Run.open(folder), out, name=name, merge=merge, force=force, threads=threads
         )
     else:
-        proof = publish.export_backbone(Backbone(model=source), out, force=force, threads=threads)
+        backbone = Backbone(
+            model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
+        )
+        proof = publish.export_backbone(backbone, out, force=force, threads=threads)
     show(proof)
     print(f"bundle: {shown(out)}")
     say_next(f"ptune serve {shown(out)}")

@@ -68,7 +68,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Reads rows of prompts. Raises: DataError that names the file and the lines that cannot be used."""
     table = read(path)
     for row in table.rows:
-        if not ("messages" in row.value or "prompt" in row.value):
-            table.problems.add(row.number, "a row needs `messages` or `prompt`")
+        messages, prompt = row.value.get("messages"), row.value.get("prompt")
+        if not (isinstance(messages, list) and messages) and not (isinstance(prompt, str) and prompt):
+            table.problems.add(row.number, "a row needs `messages`, a list, or `prompt`, a text")
+        if not isinstance(row.value.get("adapter", ""), str):
+            table.problems.add(row.number, "`adapter` must be a name")
     table.problems.raise_if_any(table.row_count)
     return [row.value for row in table.rows]

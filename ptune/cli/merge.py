@@ -15,7 +15,10 @@ def run(arguments: list[str]) -> int:
 
 
 def merge(
-    run: Positional[Path], out: Path, dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    run: Positional[Path],
+    out: Path,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    limit: float = 1e-3,
 ) -> int:
     """Merges a run's adapter into its base, dequantised, and saves a plain transformers folder.
 
@@ -25,11 +28,12 @@ def merge(
         run: The run's folder.
         out: Where the merged model goes.
         dtype: Type of the saved weights. float32 keeps everything.
+        limit: Largest |Δ log p| between the live adapter and the merged weights that you accept.
     """
     from ptune import publish
     from ptune.formats.run import Run
 
-    hop, lost = publish.merge_run(Run.open(run), out, dtype)
+    hop, lost = publish.merge_run(Run.open(run), out, dtype, limit=limit)
     print(f"merged: {publish.figures(hop)}; the update's weights are off by {lost:.1e} (relative L2)")
     print(f"model: {shown(out)}")
     say_next(f"ptune export {shown(out)}")

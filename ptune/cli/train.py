@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pkgutil
+import shlex
+import sys
 from pathlib import Path
 
 import tyro
@@ -12,7 +15,7 @@ from pydantic import ValidationError
 
 from ptune.cli.parse import say_next, shown
 from ptune.errors import RecipeError, UsageError
-from ptune.recipe import Recipe, explain, nearest
+from ptune.recipe import Data, Recipe, explain, nearest
 
 
 class TrainOptions(Recipe):
@@ -48,10 +51,11 @@ def train(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     from ptune.training.run import train as train_run
 
     out = options.out or Path("runs") / recipe.name
-    done = train_run(recipe, out, resume=options.resume, command=f"{program} {' '.join(arguments)}".strip())
+    done = train_run(recipe, out, resume=options.resume, command=f"{program} {shlex.join(arguments)}".strip())
     if done.record().status == "interrupted":
         return 130
-    say_next(f"ptune evaluate {shown(out)}")
+    if os.environ.get("RANK", "0") == "0":  # of several processes only the first speaks
+        say_next(f"ptune evaluate {shown(out)}")
     return 0
 
 
@@ -59,7 +63,7 @@ def resolve(recipe: Recipe, arguments: list[str], program: str) -> TrainOptions:
     """`recipe` with the options of the command line. Exits with 2 where an option is unknown or malformed."""
     default = TrainOptions(**{name: getattr(recipe, name) for name in Recipe.model_fields})
     try:
-        return tyro.cli(
+        options = tyro.cli(
             TrainOptions,
             default=default,
             args=arguments,
@@ -68,6 +72,25 @@ def resolve(recipe: Recipe, arguments: list[str], program: str) -> TrainOptions:
         )
     except ValidationError as error:
         raise RecipeError(explain(error)) from None
+    return options.model_copy(update={"data": own_data(recipe.data, options.data)})
+
+
+def own_data(recipe: Data, chosen: Data) -> Data:
+    """Who trains on other files than the recipe's does not want to be judged on the recipe's held-out files."""
+    if chosen.files == recipe.files:
+        return chosen
+    left = {
+        split: ()
+        for split in ("validation", "test")
+        if getattr(recipe, split) and getattr(chosen, split) == getattr(recipe, split)
+    }
+    if left:
+        share = f"{chosen.validation_share:.0%} of your files"
+        print(
+            f"data.files is yours: the recipe's {' and '.join(left)} files are left out; held out: {share}",
+            file=sys.stderr,
+        )
+    return chosen.model_copy(update=left)
 
 
 def read_recipe(named: str) -> Recipe:

@@ -26,6 +26,6 @@ def verify(bundle: Positional[Path], backbone: str | None = None, threads: int |
 
     proof = publish.verify(bundle, backbone=backbone, threads=threads or cores())
     show(proof)
-    publish.refuse_drift(proof, {})
+    publish.refuse_drift(proof)
     say_next(f"ptune serve {shown(bundle)}")
     return 0

@@ -123,10 +123,13 @@ class ChatCodec:
         )
         write_json(folder / "codec.json", record.model_dump(mode="json"))
 
-    def with_template(self, source: str) -> ChatCodec:
-        """The same codec with another chat template. Raises: TemplateError where it is not valid Jinja."""
+    def with_template(self, source: str | None, *, system: str | None = None) -> ChatCodec:
+        """The same tokens with another chat template and system message (None: with none).
+
+        Raises: TemplateError where the template is not valid Jinja.
+        """
         return ChatCodec(
-            self.tokenizer, source, self.special_tokens, self._model_eos_ids, self.context, self.system
+            self.tokenizer, source, self.special_tokens, self._model_eos_ids, self.context, system
         )
 
     @property

@@ -22,7 +22,7 @@ from ptune.evaluation.report import report
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.progress import say
-from ptune.recipe import Backbone, Recipe
+from ptune.recipe import Recipe
 from ptune.training.card import card
 from ptune.training.journal import read as read_metrics
 
@@ -95,7 +95,8 @@ def _models(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Modul
     if run.has_adapter:
         model = PeftModel.from_pretrained(loaded.model, str(run.adapter_path))
         return model, model
-    return loaded.model, load(Backbone(model=str(run.model_path), dtype=recipe.backbone.dtype)).model
+    tuned = recipe.backbone.model_copy(update={"model": str(run.model_path), "revision": None})
+    return loaded.model, load(tuned).model
 
 
 def _backbone(model: torch.nn.Module) -> PreTrainedModel:

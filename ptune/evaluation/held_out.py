@@ -11,6 +11,7 @@ from ptune.data.conversations import Completion, Conversation
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.recipe import Recipe
+from ptune.training.folder import check_same_data
 from ptune.training.packing import targets
 
 
@@ -28,10 +29,11 @@ class HeldOut:
 def held_out(run: Run) -> HeldOut:
     """Reads a run's data once more, with the codec that it was trained with.
 
-    Raises: DataError where a file is gone or has changed.
+    Raises: DataError where a file is gone or has changed, or nothing is held out; FormatError where data.json is gone.
     """
     recipe, codec = Recipe.load(run.recipe_path), ChatCodec.open(run.codec_path)
     data = dataset.load(recipe.data, recipe.task, codec, recipe.train.seed)
+    check_same_data(run, data.summary)
     test = bool(data.test)
     examples = [example for example in (data.test if test else data.validation) if targets(example)]
     conversations = data.test_conversations if test else data.validation_conversations

@@ -72,7 +72,9 @@ class AdapterRecord(_Record):
     files: dict[str, str] = Field(default_factory=dict)  # file name -> SHA-256
     rank: int = 0  # largest over the sockets
     base: str | None = None  # BaseIdentity.hash it was trained on; None = unverified
-    template: str | None = None  # its own chat template, where it differs from the bundle's
+    own_prompt: bool = False  # template and system below are its own; else it takes the bundle's
+    template: str | None = None  # the chat template it was trained with
+    system: str | None = None  # the system message put before conversations that have none
     parity: Literal["measured", "unmeasured"] = "unmeasured"
     hops: tuple[Hop, ...] = ()
     added: str = ""  # ISO date

@@ -11,8 +11,9 @@ Data order, dropout and learning rate are functions of seed and step, so there i
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ptune.errors import FormatError
-from ptune.formats.whole_write import disk_errors, read_json, sha256_of, sync, write_json
+from ptune.formats.whole_write import read_json, sha256_of, whole_folder, write_json
 from ptune.progress import say
 
 FORMAT = 1
@@ -54,7 +55,7 @@ class Checkpoints:
             f"{index}.{key}": value for index, entry in held["state"].items() for key, value in entry.items()
         }
         target = self._of(state.step)
-        with whole_folder(target) as part:
+        with tensors_folder(target) as part:
             save_file(
                 {name: p.detach().cpu().contiguous() for name, p in trained(model)},
                 part / "weights.safetensors",
@@ -130,19 +131,16 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; on success its files are synced and it takes the place of `path`."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+def tensors_folder(path: Path) -> Iterator[Path]:
+    """`whole_folder` for safetensors files, whose writer buries the system's error number in a text of its own.
+
+    Raises: PtuneError where the disk is full or the folder cannot be written.
+    """
+    with whole_folder(path) as part:
         try:
             yield part
-            part.chmod(0o755)  # mkdtemp gives 0700
-            for file in (entry for entry in part.rglob("*") if entry.is_file()):
-                sync(file)
-            if path.exists():
-                shutil.rmtree(path)
-            part.rename(path)
-            sync(path.parent)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

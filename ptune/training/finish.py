@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -12,10 +14,12 @@ from ptune.codecs.chat import ChatCodec
 from ptune.data.dataset import Dataset
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
-from ptune.formats.whole_write import write_text
-from ptune.recipe import Backbone, Recipe
-from ptune.training.checkpoint import whole_folder
+from ptune.formats.whole_write import write_json, write_text
+from ptune.recipe import Recipe
+from ptune.training.checkpoint import tensors_folder
 from ptune.training.reload import reloaded_adapter_hop, reloaded_model_hop
+
+FORMAT = 1  # of adapter/ptune.json
 
 
 def save_trained(
@@ -33,20 +37,36 @@ def save_trained(
         config.target_modules = sorted(
             config.target_modules
         )  # a set: its order would differ from process to process
-        with whole_folder(run.adapter_path) as part:
+        with tensors_folder(run.adapter_path) as part:
             # peft would ask the hub whether the vocabulary was resized; it never is here.
             model.save_pretrained(part, save_embedding_layers=False)
             if recipe.task.template is not None and codec.template is not None:
                 write_text(
                     part / "chat_template.jinja", codec.template.source
                 )  # it was trained with another one
+            write_json(part / "ptune.json", adapter_facts(codec, identity))
         return reloaded_adapter_hop(model, run.adapter_path, examples, device)
     assert isinstance(model, PreTrainedModel)
-    with whole_folder(run.model_path) as part:
+    with tensors_folder(run.model_path) as part:
         model.save_pretrained(part)
         transformers_tokenizer(codec).save_pretrained(part)
         write_text(
             part / "README.md", f"---\nlicense: {identity.licence}\nbase_model: {identity.source}\n---\n"
         )
-    again = load(Backbone(model=str(run.model_path), dtype=identity.dtype), device=device)
+    saved = recipe.backbone.model_copy(
+        update={"model": str(run.model_path), "revision": None, "dtype": identity.dtype}
+    )
+    again = load(saved, device=device)
     return reloaded_model_hop(model, again.model, examples, device)
+
+
+def adapter_facts(codec: ChatCodec, identity: BaseIdentity) -> dict[str, Any]:
+    """adapter/ptune.json: what an adapter needs to be served as it was trained. PEFT ignores the file."""
+    return {
+        "format": FORMAT,
+        "task": "chat",
+        "base": identity.hash,
+        "quantize": identity.quantize,
+        "template": None if codec.template is None else codec.template.source,
+        "system": codec.system,
+    }

@@ -35,8 +35,19 @@ def check_same_inputs(run: Run, record: RunRecord, data: dict[str, Any]) -> None
         raise BackboneError(
             f"{record.base.source} no longer holds the weights that {run.folder} was started on"
         )
-    if run.data_path.is_file() and _hashes(read_json(run.data_path)) != _hashes(data):
-        raise DataError(f"the data files are no longer those that {run.folder} was started on")
+    if run.data_path.is_file():
+        check_same_data(run, data)
+
+
+def check_same_data(run: Run, data: dict[str, Any]) -> None:
+    """Compares a data set's summary with the one that the run began with. Raises: DataError that names the files."""
+    before = _hashes(read_json(run.data_path))
+    changed = [path for path, sha256 in _hashes(data).items() if before.get(path) != sha256]
+    if changed:
+        raise DataError(
+            f"no longer what {run.folder} was started on: {', '.join(changed)}; "
+            "put back what was there, or train a new run"
+        )
 
 
 def begin(run: Run, record: RunRecord, recipe: Recipe, data: dict[str, Any], codec: ChatCodec) -> None:
@@ -47,8 +58,9 @@ def begin(run: Run, record: RunRecord, recipe: Recipe, data: dict[str, Any], cod
     run.write_record(record)
 
 
-def _hashes(data: dict[str, Any]) -> list[str]:
-    return [file["sha256"] for file in data["files"]]
+def _hashes(data: dict[str, Any]) -> dict[str, str]:
+    """Path -> SHA-256."""
+    return {file["path"]: file["sha256"] for file in data["files"]}
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from ptune.codecs.chat import Example
 from ptune.formats.bundle import Hop
+from ptune.parity import compare
 from ptune.tasks.chat.train import ChatObjective
 
 NAME = "trained → reloaded"
@@ -62,19 +62,5 @@ def log_probabilities(model: nn.Module, example: Example, device: torch.device) 
 
 def hop(compared: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Hop:
     """Log-probabilities of each prompt, as trained and as reloaded."""
-    worst, divergence, agree, positions = 0.0, 0.0, 0, 0
-    for trained, reloaded in compared:
-        worst = max(worst, float((trained - reloaded).abs().max()))
-        divergence += float((trained.exp() * (trained - reloaded)).sum())
-        agree += int((trained.argmax(-1) == reloaded.argmax(-1)).sum())
-        positions += len(trained)
-    return Hop(
-        name=NAME,
-        prompts=len(compared),
-        positions=positions,
-        max_abs_logprob=worst,
-        mean_kl=max(divergence, 0.0) / positions,
-        top1=agree / positions,
-        limit=f"max |Δ log p| ≤ {LIMIT:g}",
-        passed=math.isfinite(worst) and worst <= LIMIT,
-    )
+    trained, reloaded = ([side.cpu().numpy() for side in sides] for sides in zip(*compared, strict=True))
+    return compare(NAME, trained, reloaded, max_abs_logprob=LIMIT)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -31,6 +34,7 @@ from ptune.training.finish import save_trained
 from ptune.training.folder import begin, check_folder, check_same_inputs
 from ptune.training.journal import Journal
 from ptune.training.loop import Ending, Job, fit
+from ptune.training.memory import memory_errors
 from ptune.training.packing import targets
 from ptune.training.segments import checkpoint_contexts, packing
 
@@ -41,6 +45,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "")
     """Trains `recipe` into the folder `out` and returns the run; its status is "interrupted" after Ctrl-C.
 
     With `resume` it goes on from the newest checkpoint in `out`, to the same bytes as if it had never stopped.
+    `command` is what the user typed, quoted for a shell.
 
     Raises: PtuneError of the kind that fits, where recipe, data, backbone or folder cannot be used.
     """
@@ -62,7 +67,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "")
     if accelerator.is_main_process:
         begin(run, record, recipe, data.summary, codec)
     model = applied(recipe, loaded.model)
-    state, ending = _fit(recipe, run, model, loaded.model, data, accelerator)
+    with memory_errors(recipe):
+        state, ending = _fit(recipe, run, model, loaded.model, data, accelerator)
     if accelerator.is_main_process:
         done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
         record = record.model_copy(update={**done, "status": ending})
@@ -177,8 +183,19 @@ def _accelerator(recipe: Recipe, run: Run) -> Accelerator:
     tracker = None if recipe.train.tracker == "none" else recipe.train.tracker
     if tracker is not None and importlib.util.find_spec(tracker) is None:
         raise RecipeError(f"train.tracker: {tracker} is not installed; run: pip install 'ptune[trackers]'")
-    # Only CUDA and the CPU have been tried; accelerate would take any other accelerator that it finds.
-    return Accelerator(cpu=not torch.cuda.is_available(), log_with=tracker, project_dir=run.folder)
+    # `accelerate launch` hands its user's configuration on in the environment. What the recipe decides is passed here,
+    # as it would mean something else there: the precision, and the batch, which the loop itself spreads.
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # accelerate would take any other device it finds; none has been tried
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=tracker,
+        project_dir=run.folder,
+    )
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked != "no" and accelerator.is_main_process:
+        say(f"accelerate's mixed precision {asked} is ignored: the recipe's backbone.dtype decides")
+    return accelerator
 
 
 def _record(
@@ -198,6 +215,8 @@ def _record(
 
 
 def _resume_command(command: str, run: Run) -> str:
-    if "--resume" in command.split():
-        return command
-    return f"{command or f'ptune train {run.recipe_path} --out {run.folder}'} --resume"
+    """What to paste into a shell to go on."""
+    if command.startswith("ptune quickstart") or "--resume" in command.split():
+        return command  # quickstart goes on by itself
+    again = f"ptune train {shlex.quote(str(run.recipe_path))} --out {shlex.quote(str(run.folder))}"
+    return f"{command or again} --resume"

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ptune.formats.signature import Signature
-from ptune.verify.compare import Array, log_softmax
+from ptune.parity import Array, log_softmax
 
 Factors = Mapping[
     str, tuple[NDArray[np.float32], NDArray[np.float32]]

@@ -2,7 +2,6 @@
 
 MAX_ABS_LOGPROB = 1e-3  # against torch in float32, in nats
 LIVENESS = 0.01  # relative L2
-RELOADED = 1e-5  # the adapter on disk against the one in memory, same kernels
 LIVE_KERNEL_KL = {"nf4": 0.002, "int8": 0.03}  # bitsandbytes' kernel against float32 on the dequantised base
 PROBES = 16  # held-out prompts
 POSITIONS = 32  # compared in each prompt

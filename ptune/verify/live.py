@@ -10,8 +10,8 @@ from torch import nn
 
 from ptune.backbone.load import load
 from ptune.formats.bundle import Hop
+from ptune.parity import compare
 from ptune.recipe import Backbone
-from ptune.verify.compare import compare
 from ptune.verify.limits import LIVE_KERNEL_KL
 from ptune.verify.torch_side import Probe, logprobs
 

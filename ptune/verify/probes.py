@@ -13,6 +13,7 @@ from ptune.verify.torch_side import Probe
 
 FILE = "golden/probes.json"
 LONGEST = 512  # tokens
+ROOM = 16  # tokens that stay free for greedy continuations
 
 WITHOUT_DATA = (
     "What is the capital of France?", "Write one line about the sea.", "Explain gravity to a child.",
@@ -21,29 +22,35 @@ WITHOUT_DATA = (
     "How many legs has a spider?", "Name a river in Africa.", "What is 12 times 12?", "Who wrote Hamlet?",
     "Describe a forest in autumn.", "What is photosynthesis?",
 )  # fmt: skip
-"""Prompts for a model that was exported without any data of its own."""
+"""Prompts for a model that was exported without data of its own, or with too little."""
 
 
-def from_examples(examples: Sequence[Example]) -> list[Probe]:
-    """The first examples that have a target, each with its first positions before a target."""
-    probes = []
-    for example in examples:
-        ids, targets = example.ids[:LONGEST], example.targets[:LONGEST]
-        wanted = tuple(i - 1 for i, target in enumerate(targets) if target and i > 0)
-        if wanted:
-            probes.append(Probe(ids, wanted[:POSITIONS], wanted[0] + 1))
-        if len(probes) == PROBES:
-            break
-    return probes
+def of_examples(examples: Sequence[Example], codec: ChatCodec) -> list[Probe]:
+    """The first examples that have a target, windowed around it; topped up by prompts of our own to PROBES."""
+    longest = min(LONGEST, (codec.context or LONGEST) - ROOM)
+    probes = [probe for example in examples if (probe := _of_example(example, longest)) is not None]
+    return [*probes, *_without_data(codec, longest)][:PROBES]
 
 
-def without_data(codec: ChatCodec) -> list[Probe]:
+def _of_example(example: Example, longest: int) -> Probe | None:
+    """The positions before the first targets of an example of which no more than `longest` tokens are kept."""
+    first = next((i for i, target in enumerate(example.targets) if target and i > 0), None)
+    if first is None:
+        return None
+    start = max(0, min(first - longest // 2, len(example.ids) - longest))
+    ids, targets = example.ids[start : start + longest], example.targets[start : start + longest]
+    wanted = tuple(i - 1 for i, target in enumerate(targets) if target and i > 0)
+    return Probe(ids, wanted[:POSITIONS], wanted[0] + 1)
+
+
+def _without_data(codec: ChatCodec, longest: int) -> list[Probe]:
     """Probes of prompts alone: the last positions of each."""
     probes = []
     for text in WITHOUT_DATA:
         ids = codec.encode_text(text)
         if codec.template is not None:
             ids = codec.encode_prompt([{"role": "user", "content": text}])
+        ids = ids[-longest:]
         probes.append(Probe(tuple(ids), tuple(range(len(ids)))[-POSITIONS:], len(ids)))
     return probes
 

@@ -14,10 +14,10 @@ from torch import nn
 
 from ptune.engine.engine import Engine
 from ptune.formats.bundle import BASE, Bundle, Hop
+from ptune.parity import Array, compare, liveness, log_softmax
 from ptune.verify import limits
-from ptune.verify.compare import Array, compare, liveness, log_softmax
 from ptune.verify.graph import Factors, PlainGraph, random_factors
-from ptune.verify.server import served_hops
+from ptune.verify.server import continuations, served_hops
 from ptune.verify.torch_side import Probe, logprobs, plugged
 
 Progress = Callable[[str, float], None]
@@ -44,6 +44,11 @@ class Proof:
     @property
     def hops(self) -> list[Hop]:
         return [*self.base, *(hop for hops in self.adapters.values() for hop in hops)]
+
+    def after(self, before: Mapping[str, Sequence[Hop]]) -> Proof:
+        """This proof, led by hops that were measured earlier."""
+        adapters = {name: (*before.get(name, ()), *hops) for name, hops in self.adapters.items()}
+        return Proof((*before.get(BASE, ()), *self.base), adapters)
 
     @property
     def passed(self) -> bool:
@@ -97,10 +102,11 @@ def prove(
                 "ONNX → engine", here[name], served[name], max_abs_logprob=limits.MAX_ABS_LOGPROB * SLACK
             )
             (base_hops if name == BASE else hops[name]).append(hop)
-        if server:
-            progress("the server", 0.8)
-            for name, hop in served_hops(bundle, engine, probes, names, threads).items():
-                (base_hops if name == BASE else hops[name]).append(hop)
+        expected = continuations(bundle, engine, probes, names) if server else []
+    if server:  # the engine is closed by now: memory holds the graph once
+        progress("the server", 0.8)
+        for name, hop in served_hops(bundle, expected, threads).items():
+            (base_hops if name == BASE else hops[name]).append(hop)
     return Proof(tuple(base_hops), {name: tuple(found) for name, found in hops.items()})
 
 

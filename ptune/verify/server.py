@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import httpx
 
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.engine import Engine
-from ptune.engine.request import Request, Sampling
+from ptune.engine.request import Request, Sampling, Token
 from ptune.errors import ParityError
 from ptune.formats.bundle import Bundle, Hop
 from ptune.verify import limits
@@ -25,6 +25,8 @@ from ptune.verify.torch_side import Probe
 
 TOKENS = 8  # generated for each prompt
 START_S = 180.0
+ANSWER_S = 600.0
+AT_ONCE = 12  # requests in flight
 
 
 @contextlib.contextmanager
@@ -56,64 +58,74 @@ def serving(bundle: Path, threads: int, *arguments: str) -> Iterator[str]:
                 process.kill()
 
 
-def served_hops(
-    bundle: Bundle, engine: Engine, probes: Sequence[Probe], names: Sequence[str], threads: int
-) -> dict[str, Hop]:
-    """Greedy continuations of every probe under every name, all at once over HTTP, against the engine's own."""
+@dataclass(frozen=True)
+class Continuation:
+    """What the engine answers to a prompt under a name, greedily."""
+
+    name: str
+    prompt: tuple[int, ...]
+    tokens: list[Token]
+
+
+def continuations(
+    bundle: Bundle, engine: Engine, probes: Sequence[Probe], names: Sequence[str]
+) -> list[Continuation]:
+    """Every probe's prompt under every name, in one batch."""
+    stop_ids = ChatCodec.open(bundle.codec_path).eos_ids
     jobs = [(name, probe.ids[: probe.prompt_tokens]) for probe in probes for name in names]
+    greedy = Sampling(temperature=0.0)
+    requests = [Request(prompt, name, greedy, TOKENS, stop_ids, logprobs=2) for name, prompt in jobs]
+    answers = engine.generate_all(requests)
+    return [Continuation(*job, list(answer)) for job, answer in zip(jobs, answers, strict=True)]
+
+
+def served_hops(bundle: Bundle, expected: Sequence[Continuation], threads: int) -> dict[str, Hop]:
+    """The same prompts over HTTP, many at once, against the engine's own continuations."""
     with (
         serving(bundle.folder, threads) as url,
-        httpx.Client(base_url=url, timeout=120) as client,
-        ThreadPoolExecutor(len(names) * 4) as pool,
+        httpx.Client(base_url=url, timeout=ANSWER_S) as client,
+        ThreadPoolExecutor(AT_ONCE) as pool,
     ):
-        answers = list(pool.map(lambda job: _ask(client, *job), jobs))
-    stop_ids = ChatCodec.open(bundle.codec_path).eos_ids
-    found: dict[str, tuple[int, int, float, int]] = dict.fromkeys(names, (0, 0, 0.0, 0))
-    for (name, prompt), answer in zip(jobs, answers, strict=True):
-        same, total, worst = _agreement(engine, stop_ids, name, prompt, answer)
-        tokens, agreed, so_far, prompts = found[name]
-        found[name] = tokens + total, agreed + same, max(so_far, worst), prompts + 1
-    return {
-        name: Hop(
-            name="engine → server",
-            prompts=prompts,
-            positions=tokens,
-            max_abs_logprob=worst,
-            top1=agreed / tokens,
-            limit=f"same tokens, max |Δ log p| ≤ {limits.MAX_ABS_LOGPROB:g}",
-            passed=worst <= limits.MAX_ABS_LOGPROB and agreed == tokens,
-        )
-        for name, (tokens, agreed, worst, prompts) in found.items()
-    }
+        answers = list(pool.map(lambda one: _ask(client, one.name, one.prompt), expected))
+    found: dict[str, list[tuple[int, int, float]]] = {}
+    for one, answer in zip(expected, answers, strict=True):
+        found.setdefault(one.name, []).append(_agreement(one.tokens, answer))
+    return {name: _hop(results) for name, results in found.items()}
+
+
+def _hop(results: list[tuple[int, int, float]]) -> Hop:
+    same, total, worst = sum(r[0] for r in results), sum(r[1] for r in results), max(r[2] for r in results)
+    return Hop(
+        name="engine → server",
+        prompts=len(results),
+        positions=total,
+        max_abs_logprob=worst,
+        top1=same / total,
+        limit=f"same tokens, max |Δ log p| ≤ {limits.MAX_ABS_LOGPROB:g}",
+        passed=worst <= limits.MAX_ABS_LOGPROB and same == total,
+    )
 
 
 def _ask(client: httpx.Client, name: str, prompt: tuple[int, ...]) -> list[tuple[int, float]]:
     body: dict[str, Any] = {"model": name, "prompt": list(prompt), "max_tokens": TOKENS, "temperature": 0}
-    response = client.post("/v1/completions", json=body | {"logprobs": 0, "return_token_ids": True})
+    try:
+        response = client.post("/v1/completions", json=body | {"logprobs": 0, "return_token_ids": True})
+    except httpx.HTTPError as error:
+        raise ParityError(f"the server gave no answer: {type(error).__name__}: {error}") from None
     if response.status_code != 200:
         raise ParityError(f"the server answered {response.status_code}: {response.text[:500]}")
     choice = response.json()["choices"][0]
     return list(zip(choice["token_ids"], choice["logprobs"]["token_logprobs"], strict=True))
 
 
-def _agreement(
-    engine: Engine,
-    stop_ids: frozenset[int],
-    name: str,
-    prompt: tuple[int, ...],
-    answer: list[tuple[int, float]],
-) -> tuple[int, int, float]:
+def _agreement(expected: Sequence[Token], answer: Sequence[tuple[int, float]]) -> tuple[int, int, float]:
     """Tokens that agree, tokens compared, worst |Δ log p|. A first divergence at a tie ends the comparison, agreed."""
-    request = Request(
-        prompt, name, Sampling(temperature=0.0), max_tokens=TOKENS, stop_ids=stop_ids, logprobs=2
-    )
     same, worst = 0, 0.0
-    expected = list(engine.generate(request))
     for here, (token, logprob) in zip(expected, answer, strict=False):
         if here.id != token:
-            gap = here.top[0][1] - here.top[1][1]
-            tie = gap <= 2 * limits.MAX_ABS_LOGPROB
+            tie = here.top[0][1] - here.top[1][1] <= 2 * limits.MAX_ABS_LOGPROB
             return same + tie, same + 1, worst
-        worst = max(worst, abs((here.logprob if here.logprob is not None else math.nan) - logprob))
+        assert here.logprob is not None
+        worst = max(worst, abs(here.logprob - logprob))
         same += 1
     return same, max(len(expected), len(answer)), worst

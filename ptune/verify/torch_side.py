@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ptune.verify.compare import Array, log_softmax
+from ptune.parity import Array, log_softmax
 from ptune.verify.graph import Factors
 
 

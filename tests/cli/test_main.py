@@ -81,3 +81,11 @@ def test_a_broken_recipe_file_is_one_message(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "greater than 0" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_own_files_are_not_judged_on_the_recipes(tmp_path: Path) -> None:
+    done = ptune("train", "chat_lora", "--data.files", "my.jsonl", "--dry-run")
+    assert "devils_dictionary" not in done.stdout
+    assert "left out" in done.stderr
+    kept = ptune("train", "chat_lora", "--data.files", "my.jsonl", "--data.test", "mine.jsonl", "--dry-run")
+    assert "- mine.jsonl" in kept.stdout

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.data.conversations import Completion, Conversation
-from ptune.errors import BackboneError, FormatError
+from ptune.errors import BackboneError, DataError, FormatError
 from ptune.evaluation.answers import answers
 from ptune.evaluation.evaluate import evaluate
 from ptune.evaluation.held_out import held_out
@@ -204,3 +204,19 @@ def test_a_run_that_is_not_finished_or_has_lost_its_base_is_refused(run: Run) ->
     with pytest.raises(BackboneError, match="no longer holds the weights"):
         evaluate(run)
     assert not run.evaluation_path.is_file()
+
+
+def test_data_that_has_changed_is_refused_by_name(run: Run) -> None:
+    recipe = Recipe.load(run.recipe_path)
+    (test,) = recipe.data.test
+    other = tiny_models.write_jsonl(run.folder / "other.jsonl", tiny_models.conversations(8))
+    before = test.read_bytes()
+    try:
+        test.write_bytes(other.read_bytes())
+        with pytest.raises(DataError) as caught:
+            held_out(run)
+    finally:
+        test.write_bytes(before)
+    assert str(test) in str(caught.value)
+    assert str(recipe.data.files[0]) not in str(caught.value)
+    assert held_out(run).split == "test"

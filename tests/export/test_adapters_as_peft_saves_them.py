@@ -12,11 +12,11 @@ import torch
 from bundles import peft_folder, tiny_bundle, with_peft
 from tiny_models import VOCAB, build
 
-from ptune import publish
+from ptune.adapter_folder import install
 from ptune.engine.engine import Engine
 from ptune.errors import AdapterError
 from ptune.formats.bundle import Bundle
-from ptune.verify.compare import log_softmax
+from ptune.parity import log_softmax
 
 SERVED: dict[str, dict[str, Any]] = {
     "rank_pattern": {"rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\.up_proj": 7}},
@@ -48,7 +48,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bundle]:
 def test_served_as_peft_computes_it(kind: str, llama: tuple[Path, Bundle], tmp_path: Path) -> None:
     base, bundle = llama
     folder = peft_folder(base, tmp_path / kind, spread=0.3, **SERVED[kind])
-    publish.install(bundle, folder, kind, None)
+    install(bundle, folder, kind)
     ids = np.random.default_rng(1).integers(5, VOCAB, 20).tolist()
     with closing(Engine.open(bundle, threads=1, replay_golden=False)) as engine:
         (found,) = engine.logits([ids], [kind])
@@ -66,7 +66,7 @@ def test_refused_by_name(kind: str, llama: tuple[Path, Bundle], tmp_path: Path) 
     folder = peft_folder(base, tmp_path / kind, **options)
     before = bundle.manifest
     with pytest.raises(AdapterError, match=word):
-        publish.install(bundle, folder, kind, None)
+        install(bundle, folder, kind)
     assert Bundle.open(bundle.folder).manifest == before
     assert not bundle.adapter_path(kind).exists()
 
@@ -75,6 +75,6 @@ def test_all_mismatches_in_one_error(llama: tuple[Path, Bundle], tmp_path: Path)
     other = build(tmp_path / "wider", "llama", hidden_size=32, intermediate_size=64, num_hidden_layers=3)
     folder = peft_folder(other, tmp_path / "wide", modules_to_save=["lm_head"])
     with pytest.raises(AdapterError) as caught:
-        publish.install(llama[1], folder, "wide", None)
+        install(llama[1], folder, "wide")
     for word in ("modules", "[4, 32]", "[4, 64]", "model.layers.2.self_attn.q_proj"):
         assert word in str(caught.value)

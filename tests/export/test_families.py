@@ -11,10 +11,10 @@ import torch
 from bundles import peft_folder, tiny_bundle, with_peft
 from tiny_models import FAMILIES, VOCAB
 
-from ptune import publish
+from ptune.adapter_folder import install
 from ptune.engine.engine import Engine
 from ptune.formats.bundle import BASE
-from ptune.verify.compare import log_softmax
+from ptune.parity import log_softmax
 
 LIMIT = 5e-4
 LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 10
@@ -22,13 +22,13 @@ LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_engine_equals_transformers_and_peft(family: str, tmp_path: Path) -> None:
-    base, loaded, bundle = tiny_bundle(tmp_path, family)
+    base, _loaded, bundle = tiny_bundle(tmp_path, family)
     adapters = {
         "four": peft_folder(base, tmp_path / "four", r=4, seed=1, spread=0.2),
         "two": peft_folder(base, tmp_path / "two", r=2, lora_alpha=3, seed=2, spread=0.2),
     }
     for name, folder in adapters.items():
-        publish.install(bundle, folder, name, loaded.identity)
+        install(bundle, folder, name)
     names = ["four", "two", BASE]
     random = np.random.default_rng(0)
     ids = [random.integers(5, VOCAB, length).tolist() for length in LENGTHS]

@@ -13,8 +13,8 @@ from tiny_models import VOCAB, build
 
 from ptune.backbone.load import load
 from ptune.export.merge import merged
+from ptune.parity import log_softmax
 from ptune.recipe import Backbone
-from ptune.verify.compare import log_softmax
 
 IDS = torch.from_numpy(np.random.default_rng(2).integers(5, VOCAB, (1, 24)))
 

@@ -70,13 +70,6 @@ def test_stream_ends_with_usage_when_asked(served):
     ChatCompletionChunk.model_validate(last, strict=True)
 
 
-def test_text_parts_are_joined_and_developer_is_system(served):
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    messages = [{"role": "developer", "content": "brief"}, {"role": "user", "content": parts}]
-    served.http.post("/v1/chat/completions", json={"model": "base", "messages": messages}).raise_for_status()
-    assert bytes(served.engine.requests[-1].prompt) == b"<system>brief<user>a\nb"
-
-
 def test_max_tokens_ends_the_answer(served):
     for field in ("max_tokens", "max_completion_tokens"):
         choice = served.chat(**{field: 4}).json()["choices"][0]

@@ -16,8 +16,10 @@ import httpx
 import pytest
 from fake_chat_model import wait_until
 
-from ptune.errors import PtuneError
-from ptune_serve.listen import listen, url_of
+from ptune.errors import PtuneError, UsageError
+from ptune.tasks.chat import infer
+from ptune_serve import lifecycle
+from ptune_serve.listen import bind, let_in, listen, local_names, url_of
 from ptune_serve.page import chat_page
 
 
@@ -128,7 +130,9 @@ def test_keys_guard_the_server(start, tmp_path):
     keys.write_text("alpha\n")
     server = start("--api-key-file", str(keys))
     assert httpx.get(f"{server.url}/v1/models").status_code == 401
-    assert httpx.get(f"{server.url}/v1/models", headers={"authorization": "Bearer alpha"}).status_code == 200
+    entitled = {"authorization": "Bearer alpha"}
+    for host in ({}, {"host": "models.example"}):
+        assert httpx.get(f"{server.url}/v1/models", headers=entitled | host).status_code == 200
     code, output = server.end(signal.SIGTERM)
     assert code == 0
     assert "Bearer KEY" in output
@@ -178,6 +182,70 @@ def test_a_port_in_use_is_one_sentence():
 def test_an_address_that_is_none_is_one_sentence(host, port):
     with pytest.raises(PtuneError, match="cannot listen on"):
         listen(host, port)
+
+
+def test_of_two_that_were_bound_at_once_one_listens():
+    with bind("127.0.0.1", 0) as one, bind("127.0.0.1", one.getsockname()[1]) as two:
+        let_in(one)
+        with pytest.raises(PtuneError, match=f"port {one.getsockname()[1]} of 127.0.0.1 is in use"):
+            let_in(two)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_while_it_loads_it_lets_nobody_in_and_can_be_stopped(number):
+    with bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, fake_chat_model.__file__, "--load-s", "60", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout.readline() == "loading\n"
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/health")
+        process.send_signal(number)
+        assert process.communicate(timeout=20) == ("Stopped before it was ready.\n", None)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("kv_gb", ["inf", "nan", "-inf", "-1", "0", "1e9", "1e308"])
+def test_a_cache_that_no_memory_holds_is_one_sentence(kv_gb):
+    with pytest.raises(UsageError, match=r"kv_gb must be over 0 and within this machine's memory of"):
+        lifecycle.serve(Path("bundle"), port=0, ui=False, kv_gb=float(kv_gb))
+
+
+def test_a_cache_that_finds_no_memory_is_one_sentence(monkeypatch):
+    def load(bundle, **options):
+        raise MemoryError("Unable to allocate 1.00 GiB for an array")
+
+    monkeypatch.setattr(infer, "load", load)
+    with pytest.raises(UsageError, match=r"a KV cache of 1 GB do not fit into memory; lower kv_gb"):
+        lifecycle.serve(Path("bundle"), port=0, ui=False)
+
+
+def test_a_local_server_without_keys_answers_only_to_its_own_names(start, tmp_path):
+    """Else a web page whose name resolves to 127.0.0.1 could read what the model says."""
+    server = start()
+    port = server.url.rpartition(":")[2]
+    for path in ("/health", "/v1/models"):
+        for host in ("localhost", f"LOCALHOST:{port}", "127.0.0.1", "[::1]", f"[::1]:{port}"):
+            assert httpx.get(server.url + path, headers={"host": host}).status_code == 200
+        for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "127.0.0.1.evil", ""):
+            response = httpx.get(server.url + path, headers={"host": host})
+            assert response.status_code == 400
+            assert response.json()["error"]["code"] == "unknown_host"
+    assert (
+        httpx.post(f"{server.url}/v1/chat/completions", json=BODY, headers={"host": "x"}).status_code == 400
+    )
+
+
+def test_names_of_a_local_server():
+    local = {"localhost", "127.0.0.1", "[::1]"}
+    with bind("127.0.0.2", 0) as bound:
+        assert local_names("Named.Local", bound) == local | {"127.0.0.2", "named.local"}
+    with bind("0.0.0.0", 0) as bound:
+        assert local_names("0.0.0.0", bound) == set()
 
 
 def test_urls():

@@ -109,6 +109,9 @@ def test_bodies_that_are_no_request(served, body, path):
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
         ("messages", [{"role": "user", "content": [{"type": "text"}]}]),
         ("messages", [{"role": "user", "content": ["hi"]}]),
+        ("messages", [{"role": "user", "content": [{"type": "text", "text": "a\0b"}]}]),
+        ("messages", [{"role": "user", "content": "hi", "name": 5}]),
+        ("messages", [{"role": "user", "content": "hi", "name": "a\0b"}]),
         ("messages", [{"role": "assistant", "content": "the template refuses this"}]),
     ],
 )
@@ -137,6 +140,20 @@ def test_what_is_not_built_is_refused_by_name(served, field):
     assert "not supported yet" in error["message"]
     for harmless in NOT_BUILT[field]:
         served.chat(**{field: harmless}).raise_for_status()
+
+
+@pytest.mark.parametrize("field", ["audio", "function_call", "refusal", "tool_call_id", "tool_calls"])
+def test_what_is_not_built_of_a_message_is_refused_by_name(served, field):
+    def answer(value: object):
+        earlier = {"role": "assistant", "content": "x", field: value}
+        body = {"model": "base", "messages": [USER, earlier, USER]}
+        return served.http.post("/v1/chat/completions", json=body)
+
+    error = refusal(answer(["any"]))
+    assert (error["param"], error["code"]) == (f"messages[1].{field}", "unsupported_parameter")
+    assert "not supported yet" in error["message"]
+    for nothing in (None, []):
+        answer(nothing).raise_for_status()
 
 
 def test_unknown_model(served):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
-from ptune.errors import FormatError
-from ptune.training.checkpoint import Checkpoints, State, whole_folder
+from ptune.errors import FormatError, PtuneError
+from ptune.formats.whole_write import whole_folder
+from ptune.training.checkpoint import Checkpoints, State, tensors_folder
 
 
 def trained(steps: int, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -110,3 +115,20 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         write(text, list)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     assert (target / "file").read_text() == "new"
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PtuneError, match=r"disk is full.*step-1"), tensors_folder(tmp_path / "step-1"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_system_says_is_found_in_safetensors_own_error(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError) as caught, tensors_folder(tmp_path / "step-1") as part:
+            save_file({"a": torch.ones(10_000)}, part / "weights.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ptune.codecs.chat import ChatCodec
 from ptune.errors import FormatError, PtuneError, RecipeError
+from ptune.evaluation.evaluate import evaluate
+from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.recipe import Recipe
 from ptune.training import loop
 from ptune.training.journal import read
-from ptune.training.run import train
+from ptune.training.run import _resume_command, train
 
 from .conftest import Make, fingerprint, refused
 
@@ -191,3 +196,136 @@ def test_bad_input_is_one_clear_error(make: Make, tmp_path: Path) -> None:
     )
     strange = make(method=Lora(target_modules=("q_proj", "k_porj")))
     assert "no layer named 'k_porj'; did you mean 'k_proj'?" in refused(RecipeError, strange, tmp_path / "d")
+
+
+@pytest.fixture
+def forget_accelerate() -> Iterator[Callable[[], None]]:
+    """accelerate reads its environment once a process."""
+
+    def forget() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    forget()
+    yield forget
+    forget()
+
+
+def test_the_environment_of_accelerate_launch_changes_nothing(
+    make: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forget_accelerate: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    launched = train(make(), tmp_path / "launched")
+    assert capsys.readouterr().err.count("bf16 is ignored: the recipe's backbone.dtype decides") == 1
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+    forget_accelerate()
+    plain = train(make(), tmp_path / "plain")
+    assert "is ignored" not in capsys.readouterr().err
+    assert fingerprint(launched.adapter_path) == fingerprint(plain.adapter_path)
+    assert read(launched.metrics_path)[0]["grad_norm"] == read(plain.metrics_path)[0]["grad_norm"]
+
+
+def test_the_adapter_says_what_it_was_trained_with(make: Make, kit: Path, tmp_path: Path) -> None:
+    recipe = make(backbone={"quantize": "int8"}, max_steps=1)
+    task = recipe.task.model_copy(update={"system": "Be brief."})
+    run = train(recipe.model_copy(update={"task": task}), tmp_path / "run")
+    assert json.loads((run.adapter_path / "ptune.json").read_text()) == {
+        "format": 1,
+        "task": "chat",
+        "base": run.record().base.hash,
+        "quantize": "int8",
+        "template": AutoTokenizer.from_pretrained(kit / "model").chat_template,
+        "system": "Be brief.",
+    }
+    assert not (run.adapter_path / "chat_template.jinja").exists()
+    base = AutoModelForCausalLM.from_pretrained(kit / "model", dtype=torch.float32)
+    PeftModel.from_pretrained(base, run.adapter_path)
+    plain = train(make(max_steps=1), tmp_path / "plain")
+    assert json.loads((plain.adapter_path / "ptune.json").read_text())["system"] is None
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        MemoryError(),
+        None,  # what PyTorch itself raises on the CPU
+    ],
+)
+def test_out_of_memory_names_the_fields_that_help(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception | None
+) -> None:
+    def step(*_: object) -> float:
+        if raised is not None:
+            raise raised
+        torch.empty(1 << 50)
+        raise AssertionError("a petabyte was there")
+
+    monkeypatch.setattr(loop, "optimizer_step", step)
+    said = refused(PtuneError, make(), tmp_path / "run")
+    assert said.startswith("out of memory")
+    for way in (
+        "train.micro_batch_tokens (is 128)",
+        "task.max_length (is 1024)",
+        "train.gradient_checkpointing to true",
+        "backbone.quantize to nf4",
+    ):
+        assert way in said
+    done = refused(PtuneError, make(method=Full(), gradient_checkpointing=True), tmp_path / "full")
+    assert "gradient_checkpointing" not in done
+    assert "quantize" not in done  # what is trained itself cannot be quantised
+
+
+def test_other_errors_of_the_loop_stay_what_they_are(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: object) -> float:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(loop, "optimizer_step", step)
+    with pytest.raises(RuntimeError, match="multiplied"):
+        train(make(), tmp_path / "run")
+
+
+def test_how_to_go_on_can_be_pasted() -> None:
+    run = Run("my runs/a")
+    assert shlex.split(_resume_command("", run)) == [
+        *("ptune", "train", "my runs/a/recipe.yaml", "--out", "my runs/a", "--resume"),
+    ]
+    typed = "ptune train 'my recipe.py' --train.lr 1e-3"
+    assert _resume_command(typed, run) == f"{typed} --resume"
+    for as_it_is in (f"{typed} --resume", "ptune quickstart --out 'my runs'"):
+        assert _resume_command(as_it_is, run) == as_it_is
+
+
+def _with_own_code(folder: Path) -> Path:
+    """The tiny Llama under a name that only the code beside it knows."""
+    tiny_models.build(folder, "llama")
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    config |= {"model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n\n"
+        "class OwnForCausalLM(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    return folder
+
+
+def test_a_model_with_code_of_its_own_is_read_back(
+    make: Make, kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _with_own_code(tmp_path / "model")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    recipe = make(method=Full(), backbone={"model": str(folder), "trust_remote_code": True}, max_steps=1)
+    run = train(recipe, tmp_path / "run")
+    assert run.record().hops[0].passed
+    assert evaluate(run)["after"]["targets"] > 0

@@ -31,10 +31,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     proof = publish.publish(
         loaded,
         {"tuned": adapter},
-        probing.without_data(loaded.codec),
+        probing.of_examples([], loaded.codec),
         folder / "bundle",
         before={},
-        force=False,
         threads=1,
     )
     assert proof.passed
@@ -85,6 +84,12 @@ def test_an_existing_bundle_is_not_replaced_unasked(published: Path) -> None:
         publish.export_backbone(Backbone(model=str(published / "model")), published / "bundle", threads=1)
 
 
+def test_force_replaces_bundles_only(published: Path) -> None:
+    with pytest.raises(UsageError, match="is not a bundle"):
+        publish.export_backbone(Backbone(model=str(published / "model")), published / "model", force=True, threads=1)
+    assert (published / "model" / "config.json").is_file()
+
+
 def test_a_drifting_graph_is_refused(copy: Path) -> None:
     bundle, loaded = Bundle.open(copy / "bundle"), publish.reference(Backbone(model=str(copy / "model")))
     weights = bundle.graph_path().with_name("model.onnx.data")
@@ -97,7 +102,7 @@ def test_a_drifting_graph_is_refused(copy: Path) -> None:
     proof = prove(bundle, loaded.model, {}, probing.load(bundle.folder), threads=1, server=False)
     assert not proof.passed
     with pytest.raises(ParityError, match=r"torch → ONNX base: .* but the limit is"):
-        publish.refuse_drift(proof, {})
+        publish.refuse_drift(proof)
     with pytest.raises(ParityError, match="computes otherwise"):
         Engine.open(bundle, threads=1)
 
@@ -120,10 +125,9 @@ def test_a_dead_adapter_is_refused_and_leaves_nothing(published: Path, tmp_path:
         publish.publish(
             loaded,
             {"dead": dead},
-            probing.without_data(loaded.codec),
+            probing.of_examples([], loaded.codec),
             tmp_path / "b",
             before={},
-            force=False,
             threads=1,
         )
     assert not list(tmp_path.glob("*b*"))

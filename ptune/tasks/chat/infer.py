@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol, TypedDict, Unpack, overload
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.engine import Engine
 from ptune.engine.request import NO_TOKEN, Finish, Request, Sampling, Token
-from ptune.errors import FormatError, PtuneError, RequestError
-from ptune.formats.bundle import BASE, Bundle
+from ptune.errors import FormatError, PtuneError, RequestError, TemplateError
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
@@ -134,9 +134,12 @@ class ChatModel:
     """A bundle as a library: `ptune.load("bundles/x").chat([{"role": "user", "content": "Hello"}], adapter="x")`."""
 
     def __init__(self, engine: Engine, codec: ChatCodec) -> None:
+        """Raises: FormatError where an adapter's chat template is not valid."""
         self.engine = engine
         self.codec = codec
         self._codecs: dict[str, ChatCodec] = {}  # by the hash of the adapter's record
+        for adapter in engine.adapters:
+            self.codec_for(adapter)  # a template that is no Jinja is found now, not by the first who chats
 
     @overload
     def chat(
@@ -176,7 +179,8 @@ class ChatModel:
         self, prompt: str, *, adapter: str = BASE, stream: bool = False, **options: Unpack[Options]
     ) -> Answer | Iterator[Delta]:
         """Continues a text. Raises: RequestError; PtuneError where the engine fails."""
-        return self._answer(self.codec, self.codec.encode_text(prompt), adapter, stream, options)
+        codec = self.codec_for(adapter)
+        return self._answer(codec, codec.encode_text(prompt), adapter, stream, options)
 
     def encode_chat(
         self, messages: Messages, adapter: str = BASE, *, tools: Tools | None = None
@@ -185,15 +189,29 @@ class ChatModel:
         return self.codec_for(adapter).encode_prompt(messages, tools=tools)
 
     def codec_for(self, adapter: str) -> ChatCodec:
-        """The codec with the adapter's own chat template, where it has one."""
+        """The codec with the adapter's own chat template and system message, where it has them.
+
+        Made once for each adapter: at first for those that are loaded, later for those that are added.
+        Raises: FormatError where the template is not valid.
+        """
         bundle = self.engine.bundle
         digest = bundle.manifest.adapters.get(adapter)
         if digest is None:  # the base; the engine refuses a name that does not exist
             return self.codec
         if digest not in self._codecs:
-            template = bundle.adapter(adapter).template
-            self._codecs[digest] = self.codec if template is None else self.codec.with_template(template)
+            self._codecs[digest] = self._codec_of(bundle.adapter(adapter))
         return self._codecs[digest]
+
+    def _codec_of(self, record: AdapterRecord) -> ChatCodec:
+        if not record.own_prompt and record.template is None:
+            return self.codec
+        system = record.system if record.own_prompt else self.codec.system
+        try:
+            return self.codec.with_template(record.template, system=system)
+        except TemplateError as error:
+            raise FormatError(
+                f"the chat template of adapter {record.name!r} cannot be used: {error}"
+            ) from None
 
     def close(self) -> None:
         """Ends the engine; answers on their way are cancelled."""
@@ -225,7 +243,12 @@ def load(path: str | Path, **options: Unpack[EngineOptions]) -> ChatModel:
         raise FormatError(f"{path} is a bundle for {bundle.manifest.task!r}, not for chat")
     bundle.check_files(bundle.manifest.codec)
     codec = ChatCodec.open(bundle.codec_path)
-    return ChatModel(Engine.open(bundle, **options), codec)
+    engine = Engine.open(bundle, **options)
+    try:
+        return ChatModel(engine, codec)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def _deltas(tokens: Generator[Token, None, None], text: TextStream) -> Iterator[Delta]:

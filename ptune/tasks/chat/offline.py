@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ptune.engine.request import Finish
+from ptune.errors import RequestError, TemplateError
 from ptune.progress import Progress
 from ptune.tasks.chat.infer import ChatModel, Delta
 
@@ -14,12 +15,16 @@ IN_FLIGHT = 64
 
 
 def answer_all(
-    model: ChatModel, rows: Sequence[Mapping[str, Any]], adapter: str, seed: int | None, options: Mapping[str, Any]
+    model: ChatModel,
+    rows: Sequence[Mapping[str, Any]],
+    adapter: str,
+    seed: int | None,
+    options: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """Yields each row with its `adapter`, `answer` and `finish`, in the order given.
 
     A row holds `messages` or `prompt`, and may name its own `adapter`. Row i samples with `seed` + i.
-    Raises: RequestError, TemplateError for a row that cannot be answered.
+    A row that cannot be answered has `finish` "error" and the reason as its answer.
     """
     waiting = iter(enumerate(rows))
     flying: deque[tuple[dict[str, Any], Iterator[Delta]]] = deque()
@@ -29,7 +34,13 @@ def answer_all(
                 number, row = numbered
                 named = {**row, "adapter": row.get("adapter", adapter)}
                 own_seed = None if seed is None else seed + number
-                flying.append((named, _start(model, named, {**options, "seed": own_seed})))
+                try:
+                    flying.append((named, _start(model, named, {**options, "seed": own_seed})))
+                except (
+                    RequestError,
+                    TemplateError,
+                ) as error:  # the other rows have their answers all the same
+                    flying.append((named, iter([Delta(f"error: {error}", None, "error")])))
             if not flying:
                 return
             row, deltas = flying.popleft()
@@ -40,7 +51,9 @@ def answer_all(
 
 def _start(model: ChatModel, row: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[Delta]:
     if "messages" in row:
-        return model.chat(row["messages"], adapter=row["adapter"], stream=True, **options)
+        return model.chat(
+            row["messages"], adapter=row["adapter"], stream=True, tools=row.get("tools"), **options
+        )
     return model.complete(row["prompt"], adapter=row["adapter"], stream=True, **options)
 
 

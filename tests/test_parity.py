@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptune.verify.compare import compare, liveness, log_softmax
+from ptune.parity import compare, liveness, log_softmax
 
 RANDOM = np.random.default_rng(0)
 THERE = [log_softmax(RANDOM.standard_normal((n, 50)) * 3) for n in (4, 7)]

@@ -1,0 +1,147 @@
+"""Which codec a request meets: what it makes of the messages is what it makes of them in training."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_chat_model import ByteCodec, FakeChatModel
+from starlette.testclient import TestClient
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from ptune.codecs.chat import ChatCodec
+from ptune.engine.request import Token
+from ptune.errors import FormatError
+from ptune.formats.bundle import AdapterRecord
+from ptune.tasks.chat import infer
+from ptune.tasks.chat.infer import ChatModel
+from ptune_serve.app import create_app
+
+PLAIN = (
+    "{% for m in messages %}[{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}]{{ m.content }}{% endfor %}"
+)
+KNOWS_DEVELOPER = "{% if messages[0].role == 'developer' %}!{% endif %}" + PLAIN
+ENDS_TURNS = "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
+PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+MESSAGES = [
+    {"role": "developer", "content": "brief"},
+    {"role": "user", "content": PARTS, "name": "Ann"},
+    {"role": "assistant", "content": "c", "refusal": None, "tool_calls": None},
+    {"role": "user", "content": "d"},
+]
+
+
+def real_codec(template: str | None, system: str | None = None) -> ChatCodec:
+    """Each byte is a token; then come two special ones."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={text: index for index, text in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in ("</s>", "<|end|>")])
+    return ChatCodec(tokenizer, template, {"eos_token": "</s>"}, (), None, system)
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (PLAIN, "[system]brief[user Ann]ab[assistant]c[user]d"),
+        (KNOWS_DEVELOPER, "![developer]brief[user Ann]ab[assistant]c[user]d"),
+    ],
+)
+def test_the_codec_gets_the_messages_as_they_were_sent(template, prompt):
+    codec = real_codec(template)
+    model = FakeChatModel(codecs={"base": codec})
+    response = TestClient(create_app(model)).post(
+        "/v1/chat/completions", json={"model": "base", "messages": MESSAGES}
+    )
+    response.raise_for_status()
+    ids = model.engine.requests[-1].prompt
+    assert list(ids) == codec.encode_prompt(MESSAGES)
+    assert codec.decode(ids) == prompt
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+    ],
+)
+def test_both_endpoints_stop_where_the_adapters_codec_says(path, asked):
+    other = ByteCodec()
+    other.eos_ids = frozenset({7, 256})
+    model = FakeChatModel(codecs={"devil": other})
+    client = TestClient(create_app(model))
+    for adapter, ends in (("base", {256}), ("devil", {7, 256})):
+        client.post(path, json={"model": adapter, **asked}).raise_for_status()
+        assert model.engine.requests[-1].stop_ids == ends
+
+
+class Engine:
+    """What ChatModel needs of an engine; it answers with one token that ends."""
+
+    context = 64
+
+    def __init__(self, **records: Any) -> None:
+        self.records = {name: AdapterRecord(name=name, **fields) for name, fields in records.items()}
+        self.requests: list[Any] = []
+        self.closed = False
+
+    @property
+    def adapters(self) -> list[str]:
+        return list(self.records)
+
+    @property
+    def bundle(self) -> SimpleNamespace:
+        manifest = SimpleNamespace(adapters={name: f"hash of {name}" for name in self.records})
+        return SimpleNamespace(manifest=manifest, adapter=self.records.__getitem__)
+
+    def generate(self, request: Any) -> Any:
+        self.requests.append(request)
+        yield Token(0, finish="stop")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_an_adapters_codec_is_its_records():
+    bundles = real_codec(PLAIN, system="bundle")
+    engine = Engine(
+        plain={},
+        templated={"template": KNOWS_DEVELOPER},
+        own={"own_prompt": True, "template": KNOWS_DEVELOPER, "system": "own"},
+        bare={"own_prompt": True},
+    )
+    model = ChatModel(engine, bundles)
+    engine.records["later"] = AdapterRecord(name="later", own_prompt=True, template=PLAIN)
+    assert model.codec_for("base") is bundles
+    assert model.codec_for("plain") is bundles
+    found = {name: model.codec_for(name) for name in ("templated", "own", "bare", "later")}
+    assert {name: (c.template and c.template.source, c.system) for name, c in found.items()} == {
+        "templated": (KNOWS_DEVELOPER, "bundle"),
+        "own": (KNOWS_DEVELOPER, "own"),
+        "bare": (None, None),
+        "later": (PLAIN, None),
+    }
+    assert all(model.codec_for(name) is codec for name, codec in found.items())
+
+
+def test_a_text_ends_where_the_adapters_codec_says():
+    engine = Engine(ending={"own_prompt": True, "template": ENDS_TURNS})
+    model = ChatModel(engine, real_codec(PLAIN))
+    model.complete("x", adapter="ending")
+    model.complete("x")
+    assert [request.stop_ids for request in engine.requests] == [{256, 257}, {256}]
+
+
+def test_a_template_that_is_none_is_found_when_the_bundle_is_loaded(monkeypatch, tmp_path):
+    engine = Engine(good={}, bad={"own_prompt": True, "template": "{% for %}"})
+    manifest = SimpleNamespace(task="chat", codec={})
+    bundle = SimpleNamespace(manifest=manifest, check_files=lambda files: None, codec_path=tmp_path)
+    monkeypatch.setattr(infer.Bundle, "open", lambda path: bundle)
+    monkeypatch.setattr(infer.Engine, "open", lambda bundle: engine)
+    real_codec(PLAIN).save(tmp_path)
+    with pytest.raises(FormatError, match="chat template of adapter 'bad'"):
+        infer.load(tmp_path)
+    assert engine.closed

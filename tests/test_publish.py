@@ -1,0 +1,149 @@
+"""Runs become bundles and merged folders; each is what was trained, and says so in numbers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from bundles import peft_folder
+
+from ptune import publish
+from ptune.codecs.chat import ChatCodec
+from ptune.errors import AdapterError, BackboneError, DataError, ParityError, UsageError
+from ptune.formats.bundle import Bundle
+from ptune.formats.run import Run
+from ptune.methods.full import Full
+from ptune.methods.lora import Lora
+from ptune.recipe import Backbone, Data, Recipe, Train
+from ptune.tasks.chat.infer import ChatModel, load
+from ptune.tasks.chat.spec import Chat
+from ptune.training.run import train
+from tiny_models import build, conversations, write_jsonl
+
+SYSTEM = "Answer like Bierce."
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, data, and a run with a system message of its own."""
+    folder = tmp_path_factory.mktemp("place")
+    build(folder / "model", "llama")
+    write_jsonl(folder / "data.jsonl", conversations(40))
+    train(recipe(folder, Lora(r=4), Chat(system=SYSTEM)), folder / "lora")
+    return folder
+
+
+def recipe(folder: Path, method: Lora | Full, task: Chat, quantize: str = "none") -> Recipe:
+    return Recipe(
+        task=task,
+        method=method,
+        backbone=Backbone.model_validate({"model": str(folder / "model"), "quantize": quantize}),
+        data=Data(files=(folder / "data.jsonl",), validation_share=0.45),
+        train=Train(max_steps=3, lr=2e-2, batch_size=4),
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(place: Path) -> Path:
+    proof = publish.export_run(Run.open(place / "lora"), place / "bundle", name="tuned", threads=1)
+    assert proof.passed
+    assert [hop.name for hop in proof.adapters["tuned"]][0] == "trained → reloaded"
+    return place / "bundle"
+
+
+def test_a_prompt_is_served_as_it_was_trained(place: Path, bundle: Path) -> None:
+    train(recipe(place, Lora(r=2), Chat()), place / "plain")
+    publish.add(bundle, place / "plain" / "adapter", "plain", threads=1)
+    messages = [{"role": "user", "content": "Define: Patience"}]
+    model = load(bundle, threads=1)
+    try:
+        for name, run in (("tuned", "lora"), ("plain", "plain")):
+            trained = ChatCodec.open(place / run / "codec").encode_prompt(messages)
+            assert model.codec_for(name).encode_prompt(messages) == trained
+        assert spoken(model, "tuned") != spoken(model, "plain")
+    finally:
+        model.close()
+
+
+def spoken(model: ChatModel, name: str) -> list[int]:
+    return model.codec_for(name).encode_prompt([{"role": "user", "content": "x"}])
+
+
+def test_an_adapter_of_another_base_is_refused(place: Path, bundle: Path) -> None:
+    train(recipe(place, Lora(r=2), Chat(), "nf4"), place / "nf4")
+    with pytest.raises(AdapterError, match="another base"):
+        publish.add(bundle, place / "nf4" / "adapter", "nf4", threads=1)
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_a_quantised_run_exports_the_base_it_was_trained_on(quantize: str, place: Path) -> None:
+    run = place / f"run_{quantize}"
+    train(recipe(place, Lora(r=2), Chat(), quantize), run)
+    proof = publish.export_run(Run.open(run), place / f"bundle_{quantize}", name="q", threads=1)
+    assert proof.passed
+    names = [hop.name for hop in proof.adapters["q"]]
+    assert names[:2] == ["trained → reloaded", f"{quantize} kernel → float32 on the dequantised base"]
+    base = Bundle.open(place / f"bundle_{quantize}").manifest.base
+    assert (base.quantize, base.hash) == (quantize, Run.open(run).record().base.hash)
+    assert publish.verify(place / f"bundle_{quantize}", threads=1).passed
+
+
+def test_full_fine_tuning_is_served(place: Path) -> None:
+    train(recipe(place, Full(), Chat()), place / "full")
+    proof = publish.export_run(Run.open(place / "full"), place / "bundle_full", name="full", threads=1)
+    assert proof.passed
+    assert proof.base[0].name == "trained → reloaded"
+    assert publish.verify(place / "bundle_full", threads=1).passed
+
+
+def test_a_merged_bundle_is_proved_against_the_live_adapter(place: Path) -> None:
+    out = place / "bundle_merged"
+    proof = publish.export_run(Run.open(place / "lora"), out, name="tuned", merge=True, threads=1)
+    assert proof.passed
+    assert proof.base[0].name == "live adapter → merged"
+    manifest = Bundle.open(out).manifest
+    assert not manifest.adapters
+    assert manifest.base.hash != Run.open(place / "lora").record().base.hash
+    assert publish.verify(out, threads=1).passed
+
+
+def test_a_lossy_merge_is_refused_and_saves_nothing(place: Path) -> None:
+    with pytest.raises(ParityError, match=r"bfloat16 loses too much.*--limit"):
+        publish.merge_run(Run.open(place / "lora"), place / "bf16", "bfloat16", limit=1e-5)
+    assert not (place / "bf16").exists()
+    hop, lost = publish.merge_run(Run.open(place / "lora"), place / "fp32", "float32")
+    assert hop.passed
+    assert lost < 1e-4
+
+
+def test_what_changed_since_training_is_refused(place: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(place / "lora", tmp_path / "lora"))
+    build(place / "model", "llama", seed=7)
+    try:
+        with pytest.raises(BackboneError, match="is not the base"):
+            publish.export_run(Run.open(copy), tmp_path / "b", name="x", threads=1)
+    finally:
+        build(place / "model", "llama")
+    before = (place / "data.jsonl").read_text()
+    try:
+        (place / "data.jsonl").write_text(before + before.splitlines()[0] + "\n")
+        with pytest.raises(DataError, match=r"data\.jsonl"):
+            publish.export_run(Run.open(copy), tmp_path / "b", name="x", threads=1)
+    finally:
+        (place / "data.jsonl").write_text(before)
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_unfinished_run_is_refused(place: Path, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(place / "lora", tmp_path / "lora"))
+    run.write_record(run.record().model_copy(update={"status": "interrupted"}))
+    with pytest.raises(UsageError, match="--resume"):
+        publish.export_run(run, tmp_path / "b", name="x", threads=1)
+
+
+def test_a_foreign_adapter_with_a_broken_template_is_refused(place: Path, bundle: Path, tmp_path: Path) -> None:
+    folder = peft_folder(place / "model", tmp_path / "foreign", spread=0.2)
+    (folder / "chat_template.jinja").write_text("{% for %}")
+    with pytest.raises(AdapterError, match="template"):
+        publish.add(bundle, folder, "foreign", threads=1)

@@ -1,0 +1,80 @@
+"""Every recipe that ships trains for a few steps, on a tiny model, and says what it does."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_models import build
+
+from ptune.cli.train import read_recipe, shipped
+from ptune.formats.run import Run
+from ptune.training.run import train
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("model"), "llama")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_few_steps_of_every_recipe(name: str, model: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(name)
+    recipe = recipe.model_copy(
+        update={
+            "task": recipe.task.model_copy(
+                update={"on_overlong": "truncate"}
+            ),  # the tiny tokenizer makes more tokens
+            "backbone": recipe.backbone.model_copy(update={"model": str(model)}),
+            "data": recipe.data.model_copy(update={"limit": 16}),
+            "train": recipe.train.model_copy(update={"max_steps": 2}),
+            "method": recipe.method.model_copy(
+                update={"layers": 1} if hasattr(recipe.method, "layers") else {}
+            ),
+        }
+    )
+    record = train(recipe, tmp_path / "run").record()
+    assert (record.status, record.steps) == ("finished", 2)
+    assert record.hops[0].max_abs_logprob == 0
+    assert Run(tmp_path / "run").has_adapter == (type(recipe.method).__name__ == "Lora")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_recipe_says_what_it_does(name: str) -> None:
+    spec = importlib.util.find_spec(f"ptune_recipes.{name}")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    for word in ("data ", "hardware ", "command ", f"ptune train {name}"):
+        assert word in source
+
+
+def test_accelerate_launch_trains_and_resumes(model: Path, tmp_path: Path) -> None:
+    """The recipe's own file under `accelerate launch`, then once more with --resume."""
+    options = ["--backbone.model", str(model), "--task.on-overlong", "truncate", "--data.limit", "16"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    launch += [
+        str(ROOT / "recipes/chat_lora.py"),
+        *options,
+        "--out",
+        str(tmp_path / "run"),
+        "--train.max-steps",
+        "2",
+    ]
+    done = subprocess.run(
+        launch, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"COLUMNS": "160"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "next: ptune evaluate run" in done.stdout
+    again = subprocess.run([*launch, "--resume"], capture_output=True, text=True, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "nothing to resume" in again.stderr
+    wrong = subprocess.run(launch, capture_output=True, text=True, cwd=tmp_path)
+    assert wrong.returncode != 0
+    assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in wrong.stderr
