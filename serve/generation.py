@@ -58,7 +58,8 @@ class Generation:
         self._service.running.add(self)
         try:
             for index, request in enumerate(self.requests):
-                text, now_s = TextStream(model.codec, self._stop), time.perf_counter()
+                codec = model.codec_for(request.adapter)
+                text, now_s = TextStream(codec, self._stop), time.perf_counter()
                 ticket = model.engine.submit(request, partial(self._deliver, loop, index))
                 self._running.append(_Running(request, ticket, text, now_s))
         except BaseException:

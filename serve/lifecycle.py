@@ -93,7 +93,7 @@ def _kv_bytes(kv_gb: float) -> int:
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if not 0 < kv_gb * 2**30 <= memory_bytes:  # false for nan, too
         raise UsageError(
-            f"kv_gb must be over 0 and within this machine's memory of {memory_bytes / 2**30:.1f} GB (is {kv_gb})"
+            f"--kv-gb must be over 0 and within this machine's memory of {memory_bytes / 2**30:.1f} GB (is {kv_gb})"
         )
     return int(kv_gb * 2**30)
 
@@ -105,7 +105,7 @@ def _load(bundle: Path, **options: Unpack[EngineOptions]) -> ChatModel:
         return infer.load(bundle, **options)
     except MemoryError:
         raise UsageError(
-            f"{bundle} and a KV cache of {options['kv_bytes'] / 2**30:g} GB do not fit into memory; lower kv_gb"
+            f"{bundle} and a KV cache of {options['kv_bytes'] / 2**30:g} GB do not fit into memory; choose a smaller --kv-gb"
         ) from None
 
 

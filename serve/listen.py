@@ -21,16 +21,18 @@ def bind(host: str, port: int) -> socket.socket:
 
     Raises: PtuneError where the port is taken or not allowed.
     """
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(
-        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-    )  # else a restart would wait for old connections
-    try:
-        with _spoken(host, port):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with _spoken(host, port):
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            # Without this, a restart would have to wait until old connections are forgotten.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             bound.bind((host, port))
-    except PtuneError:
-        bound.close()
-        raise
+        except BaseException:
+            bound.close()
+            raise
     return bound
 
 

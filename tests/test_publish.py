@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from bundles import peft_folder
+from tiny_models import build, conversations, write_jsonl
 
 from ptune import publish
 from ptune.codecs.chat import ChatCodec
@@ -19,7 +20,6 @@ from ptune.recipe import Backbone, Data, Recipe, Train
 from ptune.tasks.chat.infer import ChatModel, load
 from ptune.tasks.chat.spec import Chat
 from ptune.training.run import train
-from tiny_models import build, conversations, write_jsonl
 
 SYSTEM = "Answer like Bierce."
 
@@ -142,7 +142,9 @@ def test_an_unfinished_run_is_refused(place: Path, tmp_path: Path) -> None:
         publish.export_run(run, tmp_path / "b", name="x", threads=1)
 
 
-def test_a_foreign_adapter_with_a_broken_template_is_refused(place: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_foreign_adapter_with_a_broken_template_is_refused(
+    place: Path, bundle: Path, tmp_path: Path
+) -> None:
     folder = peft_folder(place / "model", tmp_path / "foreign", spread=0.2)
     (folder / "chat_template.jinja").write_text("{% for %}")
     with pytest.raises(AdapterError, match="template"):

@@ -15,7 +15,6 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from ptune.backbone.gguf_header import text_field
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.quantize import dequantize, quantize
@@ -135,7 +134,10 @@ def _parameters(model: PreTrainedModel) -> int:
 def _licence_inside(spec: Backbone, source: Source) -> str | None:
     """The licence that a GGUF file or a hub repository states itself."""
     if source.gguf is not None:
-        return text_field(Path(source.path) / source.gguf, "general.license")
+        from gguf import GGUFReader
+
+        field = GGUFReader(Path(source.path) / source.gguf).get_field("general.license")
+        return None if field is None else str(field.contents())
     if source.on_hub:
         card = cached_file(
             source.path, "README.md", revision=spec.revision, _raise_exceptions_for_missing_entries=False

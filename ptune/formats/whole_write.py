@@ -49,10 +49,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             part.chmod(0o755)  # mkdtemp gives 0700
             for file in (entry for entry in part.rglob("*") if entry.is_file()):
                 sync(file)
+            old = part.with_suffix(".old")
             if path.exists():
-                shutil.rmtree(path)
+                path.rename(old)  # aside first: one of the two is there whole at any moment
             part.rename(path)
             sync(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 

@@ -45,8 +45,8 @@ def check_same_data(run: Run, data: dict[str, Any]) -> None:
     changed = [path for path, sha256 in _hashes(data).items() if before.get(path) != sha256]
     if changed:
         raise DataError(
-            f"no longer what {run.folder} was started on: {', '.join(changed)}; "
-            "put back what was there, or train a new run"
+            f"the data is no longer what {run.folder} was started on; put back what was in {', '.join(changed)}, "
+            "or train a new run"
         )
 
 

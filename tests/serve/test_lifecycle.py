@@ -211,7 +211,7 @@ def test_while_it_loads_it_lets_nobody_in_and_can_be_stopped(number):
 
 @pytest.mark.parametrize("kv_gb", ["inf", "nan", "-inf", "-1", "0", "1e9", "1e308"])
 def test_a_cache_that_no_memory_holds_is_one_sentence(kv_gb):
-    with pytest.raises(UsageError, match=r"kv_gb must be over 0 and within this machine's memory of"):
+    with pytest.raises(UsageError, match=r"--kv-gb must be over 0 and within this machine's memory of"):
         lifecycle.serve(Path("bundle"), port=0, ui=False, kv_gb=float(kv_gb))
 
 
@@ -220,7 +220,9 @@ def test_a_cache_that_finds_no_memory_is_one_sentence(monkeypatch):
         raise MemoryError("Unable to allocate 1.00 GiB for an array")
 
     monkeypatch.setattr(infer, "load", load)
-    with pytest.raises(UsageError, match=r"a KV cache of 1 GB do not fit into memory; lower kv_gb"):
+    with pytest.raises(
+        UsageError, match=r"a KV cache of 1 GB do not fit into memory; choose a smaller --kv-gb"
+    ):
         lifecycle.serve(Path("bundle"), port=0, ui=False)
 
 

@@ -115,7 +115,7 @@ def test_resume_with_another_recipe_data_or_base_is_refused(
     faster = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": 1.0})})
     assert "train.lr" in refused(RecipeError, faster, out, resume=True)
     tiny_models.write_jsonl(data, tiny_models.conversations(23))
-    assert "data" in refused(DataError, recipe, out, resume=True)
+    assert f"put back what was in {data}, or" in refused(DataError, recipe, out, resume=True)
     tiny_models.write_jsonl(data, tiny_models.conversations(24))
     tiny_models.build(base, "llama", seed=1)
     assert str(base) in refused(BackboneError, recipe, out, resume=True)

@@ -86,7 +86,9 @@ def test_an_existing_bundle_is_not_replaced_unasked(published: Path) -> None:
 
 def test_force_replaces_bundles_only(published: Path) -> None:
     with pytest.raises(UsageError, match="is not a bundle"):
-        publish.export_backbone(Backbone(model=str(published / "model")), published / "model", force=True, threads=1)
+        publish.export_backbone(
+            Backbone(model=str(published / "model")), published / "model", force=True, threads=1
+        )
     assert (published / "model" / "config.json").is_file()
 
 
