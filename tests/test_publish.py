@@ -48,7 +48,7 @@ def recipe(folder: Path, method: Lora | Full, task: Chat, quantize: str = "none"
 def bundle(place: Path) -> Path:
     proof = publish.export_run(Run.open(place / "lora"), place / "bundle", name="tuned", threads=1)
     assert proof.passed
-    assert [hop.name for hop in proof.adapters["tuned"]][0] == "trained → reloaded"
+    assert next(hop.name for hop in proof.adapters["tuned"]) == "trained → reloaded"
     return place / "bundle"
 
 
