@@ -51,7 +51,7 @@ def measured(answer: Answer) -> str:
         parts.append(f"{answer.tokens_per_s:.1f} tokens/s")
     parts.append(f"first token after {answer.first_token_s:.2f} s")
     if answer.finish == "length":
-        parts.append("cut at the token limit")
+        parts.append("cut off")
     return f'<span class="quiet">{" · ".join(parts)}</span>'
 
 

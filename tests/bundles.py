@@ -11,7 +11,7 @@ from tiny_models import build
 from transformers import AutoModelForCausalLM
 
 from ptune.backbone.load import Loaded, load
-from ptune.export.weights import FolderWeights
+from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import Bundle
 from ptune.recipe import Backbone
@@ -43,7 +43,7 @@ def tiny_bundle(folder: Path, family: str = "llama", **changes: Any) -> tuple[Pa
     """A model folder and its bundle, without adapters."""
     base = build(folder / "model", family, **changes)
     loaded = load(Backbone(model=str(base)), device="cpu")
-    weights = FolderWeights(base, loaded.model.base_model_prefix)
+    weights = ModelWeights(loaded.model)
     return (
         base,
         loaded,

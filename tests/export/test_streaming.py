@@ -12,18 +12,18 @@ import torch
 from bundles import tiny_bundle
 from safetensors.torch import save_file
 from tiny_models import build
-from transformers import LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from ptune.errors import BackboneError
 from ptune.export.trace import trace
-from ptune.export.weights import FolderWeights, attach
+from ptune.export.weights import FolderWeights, ModelWeights, attach, save
 
 EXPORT = """
 import resource, sys
 from pathlib import Path
 from transformers import AutoConfig
 from ptune.export.trace import trace
-from ptune.export.weights import FolderWeights, attach, save
+from ptune.export.weights import FolderWeights, ModelWeights, attach, save, save
 folder, out = map(Path, sys.argv[1:])
 traced = trace(AutoConfig.from_pretrained(folder))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -84,6 +84,28 @@ def test_a_7b_shaped_model_exports_in_little_memory(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.onnx.data").stat().st_size >> 20 >= total_mib - 1
     largest_mib = 4 * 32000 * 4096 >> 20
     assert peak_mib < 2048 + largest_mib, (peak_mib, total_mib)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_tied", "gpt2"])
+def test_streamed_weights_are_the_models(family: str, tmp_path: Path) -> None:
+    folder = build(tmp_path / "model", family)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for name, weights in (
+        ("folder", FolderWeights(folder, model.base_model_prefix)),
+        ("model", ModelWeights(model)),
+    ):
+        traced = trace(model.config)
+        attach(traced, weights)
+        save(traced, tmp_path / name / "model.onnx")
+    one, other = (tmp_path / name / "model.onnx.data" for name in ("folder", "model"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_checkpoint_with_other_names_is_refused(tmp_path: Path) -> None:
+    """GPT-NeoX calls its head `embed_out` on disk; loading it through transformers renames it, streaming does not."""
+    folder = build(tmp_path / "model", "gpt_neox")
+    with pytest.raises(BackboneError, match=r"1 weights are missing, among them lm_head\.weight"):
+        attach(trace(AutoConfig.from_pretrained(folder)), FolderWeights(folder, "gpt_neox"))
 
 
 def test_missing_weights_are_all_named(tmp_path: Path) -> None:

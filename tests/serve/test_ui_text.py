@@ -44,7 +44,7 @@ def test_diagrams_are_code():
         (Answer(text="a", tokens=1, first_token_s=0.25, seconds=0.25), "1 token · first token after 0.25 s"),
         (
             Answer(text="ab", tokens=11, first_token_s=0.5, seconds=1.5, finish="length"),
-            "11 tokens · 10.0 tokens/s · first token after 0.50 s · cut at the token limit",
+            "11 tokens · 10.0 tokens/s · first token after 0.50 s · cut off",
         ),
     ],
 )
