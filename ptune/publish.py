@@ -92,15 +92,20 @@ def export_run(
         probes = probing.of_examples(held_out(run).examples, base.codec)
         return publish(base, {}, probes, out, before={BASE: [hop]}, threads=threads)
     trained = Trained.open(run)
-    before = list(run.record().hops)
+    before, trust = list(run.record().hops), trained.backbone.trust_remote_code
     if not run.has_adapter:
-        return publish(trained.loaded, {}, trained.probes, out, before={BASE: before}, threads=threads)
+        hops = {BASE: before}
+        return publish(
+            trained.loaded, {}, trained.probes, out, before=hops, threads=threads, trust_remote_code=trust
+        )
     if trained.backbone.quantize != "none":
         before.append(
             live_kernel_hop(trained.backbone, trained.loaded.model, run.adapter_path, trained.probes)
         )
-    adapters = {name: run.adapter_path}
-    return publish(trained.loaded, adapters, trained.probes, out, before={name: before}, threads=threads)
+    adapters, hops = {name: run.adapter_path}, {name: before}
+    return publish(
+        trained.loaded, adapters, trained.probes, out, before=hops, threads=threads, trust_remote_code=trust
+    )
 
 
 def export_backbone(backbone: Backbone, out: Path, *, force: bool = False, threads: int) -> Proof:

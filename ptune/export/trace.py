@@ -198,7 +198,7 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 
 
 def strip(graph: onnx_ir.Model) -> None:
-    """Removes the exporter's notes (stack traces, paths of this machine): two thirds of the file."""
+    """Removes the exporter's notes (stack traces, paths of this machine)."""
     for node in onnx_ir.traversal.RecursiveGraphIterator(graph.graph):
         node.metadata_props.clear()
         node.doc_string = None
