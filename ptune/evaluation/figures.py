@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ptune.codecs.chat import Example
 from ptune.progress import Progress
 from ptune.tasks.chat.train import ChatObjective
+from ptune.training.head import plain_head
 from ptune.training.segments import packing
 
 Figures = dict[str, float | int]
@@ -28,10 +29,9 @@ def figures(
     model.eval()
     loss, correct, targets = 0.0, 0, 0
     with packing(backbone) as packed:
-        objective = ChatObjective(packed, max_tokens, backbone.device)
-        batches = objective.batches(examples)
-        with Progress(label, sum(len(batch.lengths) for batch in batches), unit="examples") as progress:
-            for batch in batches:
+        objective = ChatObjective(packed, max_tokens, backbone.device, plain_head(backbone))
+        with Progress(label, len(examples), unit="examples") as progress:
+            for batch in objective.batches(examples):
                 score = objective.score(model, batch)
                 loss, correct, targets = (
                     loss + float(score.loss),

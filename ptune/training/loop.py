@@ -21,8 +21,8 @@ from ptune.training.checkpoint import Checkpoints, State, trained
 from ptune.training.interrupt import StopSignal
 from ptune.training.journal import Journal
 from ptune.training.objective import Objective
-from ptune.training.order import Order, shard, step_seed
-from ptune.training.packing import targets
+from ptune.training.order import Order, step_seed
+from ptune.training.packing import Share, targets
 from ptune.training.schedule import factor
 
 Ending = Literal["finished", "stopped early", "interrupted"]
@@ -86,7 +86,7 @@ def optimizer_step(job: Job, batch: Sequence[Example], step: int, steps: int) ->
     for group in job.optimizer.param_groups:
         group["lr"] = lr
     wanted = sum(targets(example) for example in batch)
-    micro_batches = job.objective.batches(shard(batch, accelerator.process_index, accelerator.num_processes))
+    micro_batches = list(job.objective.batches(batch, share(accelerator)))
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     job.model.train()
     for micro_batch in micro_batches:
@@ -128,13 +128,16 @@ def held_out(job: Job, examples: Sequence[Example]) -> tuple[float, float]:
     """Loss a target and share of targets predicted, over all processes."""
     job.model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=job.accelerator.device)  # loss, correct, targets
-    for batch in job.objective.batches(
-        shard(examples, job.accelerator.process_index, job.accelerator.num_processes)
-    ):
+    for batch in job.objective.batches(examples, share(job.accelerator)):
         score = job.objective.score(job.model, batch)
         sums += torch.stack([score.loss.double(), score.correct.double(), sums.new_tensor(score.targets)])
     loss, correct, count = job.accelerator.reduce(sums).tolist()
     return loss / count, correct / count
+
+
+def share(accelerator: Accelerator) -> Share:
+    """Which of the forward passes are this process's own."""
+    return Share(accelerator.process_index, accelerator.num_processes)
 
 
 def save(job: Job, state: State) -> None:

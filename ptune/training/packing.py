@@ -1,13 +1,29 @@
-"""Examples become flat rows: whole examples one after another, with positions that restart. No padding."""
+"""Examples become flat rows: whole examples one after another, with positions that restart. No padding.
+
+A row is one forward pass. The rows of a step are as few as fit and of nearly the same length, so that no pass needs much
+more memory than another, and there are equally many in every process, so that none waits for another in vain.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from ptune.codecs.chat import Example
+
+
+class Share(NamedTuple):
+    """Which part of the rows is a process's own."""
+
+    process: int
+    processes: int
+
+
+ALONE = Share(0, 1)
 
 
 @dataclass(frozen=True)
@@ -26,22 +42,79 @@ def targets(example: Example) -> int:
     return sum(example.targets[1:])
 
 
-def pack(examples: Iterable[Example], max_tokens: int, device: torch.device | str) -> list[Batch]:
-    """Fills rows of at most `max_tokens` tokens in the order given; a longer example is a row of its own."""
-    rows: list[list[Example]] = []
-    room = 0
-    for example in examples:
-        if len(example.ids) > room:
-            rows.append([])
-            room = max_tokens
-        rows[-1].append(example)
-        room -= len(example.ids)
-    return [_row(row, device) for row in rows]
+def pack(
+    examples: Sequence[Example], max_tokens: int, device: torch.device | str, share: Share = ALONE
+) -> Iterator[Batch]:
+    """The rows of one process: whole examples, at most `max_tokens` tokens; a longer example is a row of its own."""
+    rows = bins([len(example) for example in examples], max_tokens, share.processes)
+    yield from _own(rows, examples, device, share)
 
 
-def one_each(examples: Iterable[Example], device: torch.device | str) -> list[Batch]:
+def one_each(
+    examples: Sequence[Example], device: torch.device | str, share: Share = ALONE
+) -> Iterator[Batch]:
     """A row an example, for models that cannot keep neighbours apart."""
-    return [_row([example], device) for example in examples]
+    rows = [[index] for index in range(len(examples))]
+    rows += [[] for _ in range(-len(rows) % share.processes)]
+    yield from _own(rows, examples, device, share)
+
+
+def bins(lengths: Sequence[int], max_tokens: int, processes: int = 1) -> list[list[int]]:
+    """Indices of the examples of each row; the number of rows is a multiple of `processes`.
+
+    First-fit decreasing says how many rows are needed; the examples are then spread evenly over so many, the longest
+    first, each to the shortest row (LPT: Graham 1969, https://doi.org/10.1137/0117039). Where that overfills a row, the
+    rows of first-fit are taken. Within a row examples keep the order given.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    fitted = _first_fit(longest_first, lengths, max_tokens)
+    count = -(-len(fitted) // processes) * processes
+    spread = _spread(longest_first, lengths, count)
+    overfull = any(len(row) > 1 and sum(lengths[index] for index in row) > max_tokens for row in spread)
+    rows = fitted + [[] for _ in range(count - len(fitted))] if overfull else spread
+    return [sorted(row) for row in rows]
+
+
+def _first_fit(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Each example goes to the first row that has room. Rooms are kept in a tree of maxima: n log n."""
+    leaves = 1 << max(1, len(order) - 1).bit_length()
+    room = [max_tokens] * (2 * leaves)  # room[i] = the most that any row below node i has left
+    rows: list[list[int]] = []
+    for index in order:
+        node, size = 1, min(lengths[index], max_tokens)
+        while node < leaves:
+            node = 2 * node if room[2 * node] >= size else 2 * node + 1
+        if node - leaves == len(rows):
+            rows.append([])
+        rows[node - leaves].append(index)
+        room[node] -= size
+        while node > 1:
+            node //= 2
+            room[node] = max(room[2 * node], room[2 * node + 1])
+    return rows
+
+
+def _spread(order: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in range(count)]
+    loads = [(0, row) for row in range(count)]
+    for index in order:
+        load, row = loads[0]
+        rows[row].append(index)
+        heapq.heapreplace(loads, (load + lengths[index], row))
+    return rows
+
+
+def _own(
+    rows: Sequence[Sequence[int]], examples: Sequence[Example], device: torch.device | str, share: Share
+) -> Iterator[Batch]:
+    """Every `processes`-th row, put together when it is asked for."""
+    for row in rows[share.process :: share.processes]:
+        yield _row([examples[index] for index in row] or [_idle(examples[0])], device)
+
+
+def _idle(example: Example) -> Example:
+    """What a process computes that has no example of its own: something without a target."""
+    return Example(example.ids[:1], (False,))
 
 
 def _row(examples: Sequence[Example], device: torch.device | str) -> Batch:

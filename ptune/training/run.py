@@ -32,6 +32,7 @@ from ptune.training.dropout import set_dropout
 from ptune.training.environment import instruction_set, versions
 from ptune.training.finish import save_trained
 from ptune.training.folder import begin, check_folder, check_same_inputs
+from ptune.training.head import plain_head
 from ptune.training.journal import Journal
 from ptune.training.loop import Ending, Job, fit
 from ptune.training.memory import memory_errors
@@ -149,7 +150,9 @@ def _fit(
             accelerator=accelerator,
             model=prepared_model,
             optimizer=prepared_optimizer,
-            objective=ChatObjective(packed, recipe.train.micro_batch_tokens, accelerator.device),
+            objective=ChatObjective(
+                packed, recipe.train.micro_batch_tokens, accelerator.device, plain_head(backbone)
+            ),
             examples=examples,
             validation=_with_targets(data.validation),
             journal=journal,

@@ -19,6 +19,7 @@ from ptune.methods.lora import Lora
 from ptune.recipe import Recipe, Train
 from ptune.tasks.chat.train import ChatObjective
 from ptune.training.checkpoint import Checkpoints, State
+from ptune.training.head import plain_head
 from ptune.training.journal import Journal, read
 from ptune.training.loop import Job, fit, optimizer_step
 from ptune.training.run import optimizer_for, train
@@ -46,7 +47,9 @@ def job(folder: Path, **train_options: float) -> Job:
         accelerator=accelerator,
         model=model,
         optimizer=optimizer_for(model, options),
-        objective=ChatObjective(True, options.micro_batch_tokens, accelerator.device),
+        objective=ChatObjective(
+            True, options.micro_batch_tokens, accelerator.device, plain_head(model.get_base_model())
+        ),
         examples=examples[:12],
         validation=examples[12:],
         journal=Journal(folder / "metrics.jsonl", accelerator),
@@ -105,7 +108,7 @@ def test_frozen_weights_get_no_gradient_and_do_not_move(tmp_path: Path) -> None:
     one = job(tmp_path)
     before = weights(one)
     with packing(one.model.get_base_model()):
-        score = one.objective.score(one.model, one.objective.batches(one.examples)[0])
+        score = one.objective.score(one.model, next(one.objective.batches(one.examples)))
         score.loss.backward()
         assert {"lora_" in name for name, p in one.model.named_parameters() if p.grad is not None} == {True}
         one.optimizer.zero_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -13,8 +12,8 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 
 from ptune.codecs.chat import Example
 from ptune.recipe import Train
-from ptune.training.order import Order, shard, step_seed
-from ptune.training.packing import one_each, pack, targets
+from ptune.training.order import Order, step_seed
+from ptune.training.packing import Share, bins, one_each, pack, targets
 from ptune.training.schedule import factor
 
 EXAMPLES = st.lists(
@@ -26,28 +25,81 @@ EXAMPLES = st.lists(
 )
 
 
-@given(EXAMPLES, st.integers(1, 20))
-def test_rows_hold_whole_examples_in_order_and_no_more_than_fits(
-    examples: list[Example], max_tokens: int
+LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=40)
+
+
+@given(LENGTHS, st.integers(1, 60), st.integers(1, 4))
+def test_bins_are_a_partition_that_fits_and_is_the_same_everywhere(
+    lengths: list[int], max_tokens: int, processes: int
 ) -> None:
-    rows = pack(examples, max_tokens, "cpu")
-    assert [length for row in rows for length in row.lengths] == [len(example) for example in examples]
-    assert torch.cat([row.input_ids[0] for row in rows]).tolist() == [
-        t for example in examples for t in example.ids
-    ]
+    rows = bins(lengths, max_tokens, processes)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert len(rows) % processes == 0
     for row in rows:
-        assert row.input_ids.shape == row.position_ids.shape == (1, sum(row.lengths))
-        assert sum(row.lengths) <= max_tokens or len(row.lengths) == 1
-        assert row.position_ids[0].tolist() == [place for length in row.lengths for place in range(length)]
-    for left, right in itertools.pairwise(rows):
-        assert (
-            sum(left.lengths) + right.lengths[0] > max_tokens
-        )  # a new row only where the next example did not fit
+        assert row == sorted(row)
+        assert len(row) <= 1 or sum(lengths[index] for index in row) <= max_tokens
+    assert rows == bins(lengths, max_tokens, processes)
+
+
+@given(LENGTHS, st.integers(30, 60))
+def test_bins_are_few(lengths: list[int], max_tokens: int) -> None:
+    """First-fit decreasing never takes more than 11/9 of the fewest possible, and one (Dósa 2007: 6/9)."""
+    fewest = math.ceil(sum(lengths) / max_tokens)
+    rows = bins(lengths, max_tokens)
+    # The optimum is at least what the sum needs; halves that cannot share a bin need one each.
+    large = sum(length > max_tokens / 2 for length in lengths)
+    loads = sorted(sum(lengths[index] for index in row) for row in rows)
+    assert len(rows) <= 2 * max(fewest, large)
+    assert (
+        len(loads) < 2 or loads[0] + loads[1] > max_tokens
+    )  # two rows that would fit into one were not opened
+
+
+def test_rows_of_a_step_are_balanced() -> None:
+    lengths = [400, 390, 380, 120, 110, 100, 90, 80]
+    loads = [sum(lengths[index] for index in row) for row in bins(lengths, 1000)]
+    assert len(loads) == 2
+    assert max(loads) - min(loads) <= 60
+
+
+def test_many_examples_are_packed_quickly_enough_for_a_validation_set() -> None:
+    lengths = [17 + (7919 * index) % 800 for index in range(20_000)]
+    rows = bins(lengths, 4096)
+    assert sum(len(row) for row in rows) == 20_000
+    assert len(rows) <= 1.01 * math.ceil(sum(lengths) / 4096)
+
+
+@given(EXAMPLES, st.integers(1, 20), st.integers(1, 3))
+def test_processes_share_the_rows_and_each_has_as_many(
+    examples: list[Example], max_tokens: int, processes: int
+) -> None:
+    shares = [
+        list(pack(examples, max_tokens, "cpu", Share(process, processes))) for process in range(processes)
+    ]
+    assert len({len(rows) for rows in shares}) == 1
+    found = sorted(
+        (length, tuple(ids.tolist()))
+        for rows in shares
+        for row in rows
+        for length, ids in zip(row.lengths, row.input_ids[0].split(row.lengths), strict=True)
+    )
+    idle = len(found) - len(examples)
+    expected = sorted(
+        [(len(example), example.ids) for example in examples] + [(1, examples[0].ids[:1])] * idle
+    )
+    assert found == expected
+    for rows in shares:
+        for row in rows:
+            assert row.input_ids.shape == row.position_ids.shape == (1, sum(row.lengths))
+            assert row.position_ids[0].tolist() == [
+                place for length in row.lengths for place in range(length)
+            ]
+    assert sum(len(row.labels) for rows in shares for row in rows) == sum(map(targets, examples))
 
 
 @given(EXAMPLES)
 def test_labels_are_the_wanted_next_tokens_of_the_same_example(examples: list[Example]) -> None:
-    for rows in (pack(examples, 1000, "cpu"), one_each(examples, "cpu")):
+    for rows in (list(pack(examples, 1000, "cpu")), list(one_each(examples, "cpu"))):
         labels = [label for row in rows for label in row.labels.tolist()]
         expected = [
             example.ids[place]
@@ -87,13 +139,6 @@ def test_order_depends_on_seed_and_epoch() -> None:
 def test_steps_of_fractional_epochs() -> None:
     assert Order(100, 8, 0).steps(Train(epochs=0.5)) == math.ceil(50 / 8)
     assert Order(100, 8, 0).steps(Train(epochs=9, max_steps=3)) == 3
-
-
-@given(st.lists(st.integers()), st.integers(1, 5))
-def test_shards_are_a_partition(items: list[int], processes: int) -> None:
-    parts = [shard(items, process, processes) for process in range(processes)]
-    assert sorted(item for part in parts for item in part) == sorted(items)
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_dropout_is_seeded_by_step_and_process() -> None:

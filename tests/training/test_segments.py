@@ -14,6 +14,8 @@ from ptune.codecs.chat import Example
 from ptune.methods.lora import Lora
 from ptune.tasks.chat.train import ChatObjective
 from ptune.training import segments
+from ptune.training.head import plain_head
+from ptune.training.packing import Batch
 from ptune.training.segments import checkpoint_contexts, packing
 
 LENGTHS = (23, 9, 17, 2)  # the tiny models' sliding windows are 8
@@ -30,8 +32,13 @@ def examples(seed: int = 0) -> list[Example]:
     return found
 
 
-def objective(packed: bool) -> ChatObjective:
-    return ChatObjective(packed, max_tokens=1000, device=torch.device("cpu"))
+def objective(packed: bool, head: nn.Linear | None = None) -> ChatObjective:
+    return ChatObjective(packed, max_tokens=1000, device=torch.device("cpu"), head=head)
+
+
+def row(packed: bool, some: list[Example]) -> Batch:
+    (batch,) = objective(packed).batches(some)
+    return batch
 
 
 def loss_of_transformers(model: nn.Module, example: Example) -> torch.Tensor:
@@ -64,8 +71,8 @@ def test_packed_loss_and_gradients_are_those_of_each_example_alone(family: str) 
     model.zero_grad()
     with packing(model.get_base_model()) as packed:
         assert packed
-        (batch,) = objective(True).batches(examples())
-        score = objective(True).score(model, batch)
+        batch = row(True, examples())
+        score = objective(True, plain_head(model.get_base_model())).score(model, batch)
         score.loss.backward()
     # transformers computes Gemma 2's softmax in float32 even in a float64 model.
     exact = 1e-6 if family == "gemma2" else 1e-12
@@ -88,8 +95,10 @@ def test_checkpointing_changes_no_gradient(family: str) -> None:
                 backbone.gradient_checkpointing_enable(
                     {"use_reentrant": False, "context_fn": checkpoint_contexts}
                 )
-            (batch,) = objective(True).batches(examples())
-            objective(True).score(model, batch).loss.backward()  # recomputes outside of score's `segments`
+            batch = row(True, examples())
+            objective(True, plain_head(backbone)).score(
+                model, batch
+            ).loss.backward()  # recomputes outside of score's `segments`
             found.append(gradients(model))
             model.zero_grad()
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
@@ -101,10 +110,7 @@ def test_changing_one_example_changes_nothing_in_the_others(family: str) -> None
     first, *others = examples()
     changed = Example(tuple(reversed(first.ids)), first.targets)
     with packing(model), torch.no_grad():
-        before, after = (
-            objective(True).logits(model, objective(True).batches([one, *others])[0])
-            for one in (first, changed)
-        )
+        before, after = (objective(True).logits(model, row(True, [one, *others])) for one in (first, changed))
     assert not torch.equal(before[: first.target_count], after[: first.target_count])
     assert torch.equal(before[first.target_count :], after[first.target_count :])
 
@@ -149,7 +155,7 @@ def test_models_that_would_leak_train_one_example_a_forward_pass(reason: str) ->
     with packing(model) as packed, torch.no_grad():
         assert not packed
         assert model.config._attn_implementation == own
-        batches = objective(packed).batches(examples())
+        batches = list(objective(packed).batches(examples()))
         assert len(batches) == len(LENGTHS)
         found = [float(objective(packed).score(model, batch).loss) for batch in batches]
         expected = [float(loss_of_transformers(model, example)) for example in examples()]

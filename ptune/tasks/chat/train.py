@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,9 @@ from torch import nn
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.errors import RecipeError
 from ptune.tasks.chat.spec import Chat
+from ptune.training.head import replaced_by_loss
 from ptune.training.objective import Score
-from ptune.training.packing import Batch, one_each, pack
+from ptune.training.packing import ALONE, Batch, Share, one_each, pack
 from ptune.training.segments import segments
 
 
@@ -32,25 +33,31 @@ def codec_for(task: Chat, codec: ChatCodec) -> ChatCodec:
 
 @dataclass(frozen=True)
 class ChatObjective:
-    """Sum of cross-entropies over the targets. Logits are computed only where there is a target."""
+    """Sum of cross-entropies over the targets; only where there is a target does the head compute anything."""
 
     packed: bool  # whether the model keeps packed examples apart, see `segments.packing`
     max_tokens: int  # most tokens of one forward pass
     device: torch.device
+    head: nn.Linear | None = None  # see `head.plain_head`; without it the logits of a whole batch are held
 
-    def batches(self, examples: Sequence[Example]) -> list[Batch]:
+    def batches(self, examples: Sequence[Example], share: Share = ALONE) -> Iterator[Batch]:
         """Rows of whole examples, or a row an example."""
-        return (
-            pack(examples, self.max_tokens, self.device) if self.packed else one_each(examples, self.device)
-        )
+        if self.packed:
+            return pack(examples, self.max_tokens, self.device, share)
+        return one_each(examples, self.device, share)
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         """Loss and right guesses, summed over the batch's targets."""
+        if self.head is not None:
+            with replaced_by_loss(self.head, batch.labels):
+                loss, correct = self.logits(model, batch)[0]
+            return Score(loss, correct.detach(), len(batch.labels))
         logits = self.logits(model, batch)
         # float32 at least: the logarithm of a sum over a whole vocabulary is not for 16 bits.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = F.cross_entropy(logits, batch.labels, reduction="sum")
-        return Score(loss, (logits.detach().argmax(-1) == batch.labels).sum(), len(batch.labels))
+        right = loss.new_zeros(()) if model.training else (logits.argmax(-1) == batch.labels).sum()
+        return Score(loss, right, len(batch.labels))
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """[targets, vocab]: what the model says in front of each target."""
