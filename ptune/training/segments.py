@@ -2,23 +2,29 @@
 
 A model is switched to it from outside, through transformers' AttentionInterface. The lengths of the examples are set
 around each forward pass; attention that meets a row which they do not cover raises instead of leaking.
+
+Segments are computed one after another by PyTorch's `scaled_dot_product_attention`, or all at once by its variable-length
+kernel (FlashAttention: Dao 2023, https://arxiv.org/abs/2307.08691) where the device has one and it is seen to agree.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 NAME = "ptune_segments"
 
 # Set around a forward pass. Not a context variable: autograd recomputes checkpointed layers in threads of its own.
 _lengths: Sequence[int] = ()
+_at_once = False  # whether segments go through the variable-length kernel
 
 
 class _UnsupportedAttentionError(Exception):
@@ -50,6 +56,7 @@ def packing(model: PreTrainedModel) -> Iterator[bool]:
     It can where its attention goes through transformers' interface, its layers attend fully or in a sliding window,
     and changing one example is seen to change nothing in its neighbour.
     """
+    global _at_once
     own = model.config._attn_implementation
     able = _routable(model)
     if able:
@@ -57,9 +64,11 @@ def packing(model: PreTrainedModel) -> Iterator[bool]:
         able = _isolated(model)
         if not able:
             model.set_attn_implementation(own)
+    _at_once = able and _has_kernel(model) and _kernel_agrees(model)
     try:
         yield able
     finally:
+        _at_once = False
         if able:
             model.set_attn_implementation(own)
 
@@ -73,34 +82,53 @@ def _routable(model: PreTrainedModel) -> bool:
     )
 
 
-@torch.no_grad()
 def _isolated(model: PreTrainedModel) -> bool:
     """Whether the second of two packed examples keeps its logits when the first one changes.
 
     Layers that mix neighbours by other means than attention (convolutions, recurrent states) are found out here.
     """
-    training = model.training
-    model.eval()
-    size = 8
-    first, other, second = (torch.arange(size) + offset for offset in (3, 3 + size, 3 + 2 * size))
-    position_ids = torch.arange(size).repeat(2)[None].to(model.device)
     try:
-        with segments([size, size]):
-            kept, moved = (
-                model(
-                    torch.cat([head, second])[None].to(model.device),
-                    position_ids=position_ids,
-                    use_cache=False,
-                )
-                .logits[0, size:]
-                .float()
-                for head in (first, other)
-            )
+        kept, moved = (_logits_of_pair(model, first)[_SIZE:] for first in (3, 3 + _SIZE))
     except _UnsupportedAttentionError:
         return False
+    return bool((kept - moved).abs().max() <= 1e-4 * kept.abs().max())
+
+
+def _has_kernel(model: PreTrainedModel) -> bool:
+    return model.device.type == "cuda" and model.dtype in (torch.float16, torch.bfloat16)
+
+
+def _kernel_agrees(model: PreTrainedModel) -> bool:
+    """Whether the kernel runs with this model, and differs from plain attention by no more than 16 bits do."""
+    global _at_once
+    plain = _logits_of_pair(model, 3)
+    _at_once = True
+    try:
+        fast = _logits_of_pair(model, 3)
+    except (RuntimeError, ValueError, NotImplementedError):  # e.g. a size of heads that it does not know
+        return False
+    finally:
+        _at_once = False
+    return bool((fast - plain).abs().max() <= 0.02 * plain.abs().max())
+
+
+_SIZE = 8
+
+
+@torch.no_grad()
+def _logits_of_pair(model: PreTrainedModel, first: int) -> torch.Tensor:
+    """[2 * _SIZE, vocab]: two packed examples, tokens from `first` on and then always the same ones."""
+    ids = torch.cat([torch.arange(_SIZE) + first, torch.arange(_SIZE) + 3 + 2 * _SIZE])[None]
+    positions = torch.arange(_SIZE).repeat(2)[None]
+    training = model.training
+    model.eval()
+    try:
+        with segments([_SIZE, _SIZE]):
+            output = model(ids.to(model.device), position_ids=positions.to(model.device), use_cache=False)
     finally:
         model.train(training)
-    return bool((kept - moved).abs().max() <= 1e-4 * kept.abs().max())
+    logits: torch.Tensor = output.logits[0].float()
+    return logits
 
 
 def _attend(
@@ -125,6 +153,8 @@ def _attend(
     if sum(_lengths) != query.shape[2] or query.shape[0] != 1:
         raise RuntimeError(f"segments of {sum(_lengths)} tokens do not cover a row of {list(query.shape)}")
     lengths = list(_lengths)
+    if _at_once and softcap is None and dropout == 0.0 and (sliding_window or max(lengths)) >= max(lengths):
+        return _all_at_once(query, key, value, lengths, scaling), None
     parts = [
         _causal(q, k, v, scaling, dropout, sliding_window, softcap)
         for q, k, v in zip(
@@ -132,6 +162,20 @@ def _attend(
         )
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _all_at_once(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[int], scaling: float | None
+) -> torch.Tensor:
+    """The kernel's own layout is [tokens, heads, dim]; returns [1, tokens, heads, dim]."""
+    ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=query.device)
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    grouped = query.shape[1] != key.shape[1]
+    longest = max(lengths)
+    attended: torch.Tensor = varlen_attn(
+        q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=grouped
+    )
+    return attended[None]
 
 
 def _causal(

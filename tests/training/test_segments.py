@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import pytest
 import tiny_models
 import torch
 import torch.nn.functional as F
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -169,3 +174,85 @@ def test_a_leak_is_found_by_looking() -> None:
     model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     model.set_attn_implementation(segments.NAME)
     assert not segments._isolated(model)
+
+
+def varlen_by_hand(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, *_: object, **options: object
+) -> torch.Tensor:
+    """What PyTorch's variable-length kernel computes, in plain operations: it has no implementation on the CPU."""
+    assert options["window_size"] == (-1, 0)
+    assert q.shape[1] == k.shape[1] or options["enable_gqa"]
+    k, v = (states.repeat_interleave(q.shape[1] // k.shape[1], 1) for states in (k, v))
+    found = []
+    for start, end in itertools.pairwise(ends.tolist()):
+        scores = torch.einsum("qhd,khd->hqk", q[start:end], k[start:end])
+        scores = scores * (q.shape[-1] ** -0.5 if options["scale"] is None else options["scale"])
+        seen = torch.ones(end - start, end - start).tril().bool()
+        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+        found.append(torch.einsum("hqk,khd->qhd", weights, v[start:end]))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt2"])
+def test_all_segments_at_once_is_each_of_them_alone(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = tiny_models.model(family), []
+    monkeypatch.setattr(segments, "_has_kernel", lambda _: True)
+    monkeypatch.setattr(segments, "varlen_attn", lambda *a, **k: calls.append(1) or varlen_by_hand(*a, **k))
+    some = examples()
+    with packing(model), torch.no_grad():
+        calls.clear()
+        fast = objective(True).logits(model, row(True, some))
+    # Sliding windows (8 in the tiny models) and soft caps are left to plain attention.
+    assert bool(calls) == (family in ("llama", "gpt2"))
+    monkeypatch.undo()
+    with packing(model), torch.no_grad():
+        plain = objective(True).logits(model, row(True, some))
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("disease", ["leaks", "raises"])
+def test_a_kernel_that_does_not_agree_is_not_used(disease: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sick(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, *a: object, **o: object):  # type: ignore[no-untyped-def]
+        if disease == "raises":
+            raise RuntimeError("no kernel for this head size")
+        return varlen_by_hand(q, k, v, ends[[0, -1]], *a, **o)  # one segment of all
+
+    model = tiny_models.model("llama")
+    with packing(model), torch.no_grad():
+        plain = objective(True).logits(model, row(True, examples()))
+    monkeypatch.setattr(segments, "_has_kernel", lambda _: True)
+    monkeypatch.setattr(segments, "varlen_attn", sick)
+    with packing(model) as packed, torch.no_grad():
+        assert packed
+        assert torch.equal(plain, objective(True).logits(model, row(True, examples())))
+
+
+@functools.cache
+def double(family: str) -> PreTrainedModel:
+    return tiny_models.model(family).double()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(
+        ["llama", "mistral", "gemma2"]
+    ),  # plain, sliding window, soft cap: every path of attention
+    st.lists(st.integers(2, 20), min_size=2, max_size=6),
+    st.data(),
+)
+def test_no_example_moves_the_loss_of_another(family: str, lengths: list[int], data: st.DataObject) -> None:
+    """The loss of each example in the row is bit-equal, whatever its neighbour says."""
+    tokens = st.integers(5, tiny_models.VOCAB - 1)
+    some = [Example(tuple(data.draw(st.lists(tokens, min_size=n, max_size=n))), (True,) * n) for n in lengths]
+    moved = data.draw(st.integers(0, len(some) - 1))
+    other = Example(tuple((token + 1) % tiny_models.VOCAB for token in some[moved].ids), some[moved].targets)
+    model = double(family)
+    with packing(model), torch.no_grad():
+        before, after = (
+            F.cross_entropy(objective(True).logits(model, batch), batch.labels, reduction="none").split(
+                [n - 1 for n in lengths]
+            )
+            for batch in (row(True, some), row(True, [*some[:moved], other, *some[moved + 1 :]]))
+        )
+    for index, (kept, found) in enumerate(zip(before, after, strict=True)):
+        assert torch.equal(kept, found) == (index != moved)

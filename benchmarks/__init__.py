@@ -1,0 +1,1 @@
+"""Figures against named peers. Each file is one command: python -m benchmarks.NAME"""

@@ -1,0 +1,295 @@
+"""Training speed and memory against TRL's SFTTrainer: python -m benchmarks.train   (10 minutes on 2 cores; needs trl)
+
+SmolLM2-135M, LoRA r16 on all linear layers, four chat examples a step (benchmarks/data), loss on the answers. All sides
+see the same tokens, targets, initial adapter, optimiser and learning rate, in the same order, on the same number of
+threads, and take their steps in turns; the losses of the float32 sides must be equal within 1e-4 in every step.
+
+trl default     what SFTConfig says if one says nothing: padding, bfloat16 autocast, gradient checkpointing
+trl fp32, bf16  padding_free and no checkpointing, in float32 and in bfloat16 autocast: the faster one is TRL at its best
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.sides import Measured, Ratio, alternate, interval, peak_bytes, ratio, reset_peak, write
+
+DATA = Path(__file__).parent / "data" / "chat.jsonl"
+BATCH, STEPS, THREADS = 4, 16, 2  # the first step warms up
+LR, RANK, ALPHA = 5e-4, 16, 32
+PACKAGES = ("ptune", "torch", "transformers", "peft", "accelerate", "trl")
+
+
+def prepare(folder: Path) -> None:
+    """Writes model/ (plain float32 transformers folder), examples.json (tokens and targets), adapter.safetensors."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ptune.backbone.load import load
+    from ptune.backbone.tokenizer import transformers_tokenizer
+    from ptune.methods.lora import Lora
+    from ptune.recipe import Backbone
+    from ptune.training.checkpoint import trained
+
+    loaded = load(Backbone(dtype="float32"), device="cpu")
+    loaded.model.save_pretrained(folder / "model")
+    transformers_tokenizer(loaded.codec).save_pretrained(folder / "model")
+    lines = DATA.read_text(encoding="utf-8").splitlines()[: BATCH * STEPS]
+    examples = [loaded.codec.encode_example(json.loads(line)["messages"]) for line in lines]
+    rows = [{"ids": example.ids, "targets": example.targets} for example in examples]
+    (folder / "examples.json").write_text(json.dumps(rows), encoding="utf-8")
+    torch.manual_seed(0)
+    save_file(dict(trained(Lora(r=RANK, alpha=ALPHA).apply(loaded.model))), folder / "adapter.safetensors")
+
+
+def ptune(folder: Path, checkpointing: bool) -> Iterator[Measured]:
+    """ptune's own loop, one optimiser step at a time."""
+    import torch
+    from accelerate import Accelerator
+
+    from ptune.backbone.load import load
+    from ptune.codecs.chat import Example
+    from ptune.methods.lora import Lora
+    from ptune.recipe import Backbone, Recipe, Train
+    from ptune.tasks.chat.train import ChatObjective
+    from ptune.training.checkpoint import Checkpoints
+    from ptune.training.head import plain_head
+    from ptune.training.journal import Journal
+    from ptune.training.loop import Job, optimizer_step
+    from ptune.training.run import applied, optimizer_for
+    from ptune.training.segments import packing
+
+    torch.set_num_threads(THREADS)
+    options = Train(
+        lr=LR, batch_size=BATCH, schedule="constant", warmup=0.0, gradient_checkpointing=checkpointing
+    )
+    recipe = Recipe(
+        backbone=Backbone(model=str(folder / "model"), dtype="float32"),
+        method=Lora(r=RANK, alpha=ALPHA),
+        train=options,
+    )
+    accelerator = Accelerator(cpu=True)
+    backbone = load(recipe.backbone, device="cpu").model
+    model = applied(recipe, backbone)
+    _same_start(model, folder)
+    examples = [
+        Example(tuple(row["ids"]), tuple(row["targets"]))
+        for row in json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    ]
+    name = f"metrics-{checkpointing}.jsonl"
+    with packing(backbone) as packed:
+        job = Job(
+            train=options,
+            accelerator=accelerator,
+            model=model,
+            optimizer=optimizer_for(model, options),
+            objective=ChatObjective(
+                packed, options.micro_batch_tokens, accelerator.device, plain_head(backbone)
+            ),
+            examples=examples,
+            validation=[],
+            journal=Journal(folder / name, accelerator),
+            checkpoints=Checkpoints(folder / "checkpoints", keep=1),
+        )
+        for step in range(STEPS):
+            batch = examples[step * BATCH : (step + 1) * BATCH]
+            reset_peak()
+            started_s = time.perf_counter()
+            loss = optimizer_step(job, batch, step, STEPS)
+            seconds = time.perf_counter() - started_s
+            yield {
+                "seconds": seconds,
+                "loss": loss,
+                "tokens": sum(map(len, batch)),
+                "peak_bytes": peak_bytes(),
+            }
+
+
+def trl(folder: Path, options: dict[str, Any]) -> Iterator[Measured]:
+    """TRL's trainer, held before each of its steps until the next one is asked for."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    torch.set_num_threads(THREADS)
+    rows = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    labels = [
+        [token if wanted else -100 for token, wanted in zip(row["ids"], row["targets"], strict=True)]
+        for row in rows
+    ]
+    config = SFTConfig(
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=BATCH,
+        max_steps=STEPS,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        train_sampling_strategy="sequential",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        **options,
+    )
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
+        processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+        args=config,
+        train_dataset=Dataset.from_dict({"input_ids": [row["ids"] for row in rows], "labels": labels}),
+        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    _same_start(trainer.model, folder)
+    steps = _Steps(trainer)
+
+    class Held(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            steps.begin()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            steps.end()
+
+    trainer.add_callback(Held())
+    yield from steps.taken(rows)
+
+
+class _Steps:
+    """Turns the trainer's loop inside out: it runs in a thread of its own that is let go step by step."""
+
+    def __init__(self, trainer: Any) -> None:
+        import threading
+
+        self._trainer, self._loss = trainer, 0.0
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        plain = trainer.training_step
+
+        def training_step(*arguments: Any, **named: Any) -> Any:
+            loss = plain(*arguments, **named)
+            self._loss = float(loss)
+            return loss
+
+        trainer.training_step = training_step
+        self._thread = threading.Thread(target=self._train, daemon=True)
+
+    def _train(self) -> None:
+        import torch
+
+        torch.set_num_threads(THREADS)  # a setting of each thread
+        self._trainer.train()
+
+    def begin(self) -> None:
+        self._go.acquire()
+        reset_peak()
+        self._started_s = time.perf_counter()
+
+    def end(self) -> None:
+        self.seconds, self.peak = time.perf_counter() - self._started_s, peak_bytes()
+        self._done.release()
+
+    def taken(self, rows: list[dict[str, Any]]) -> Iterator[Measured]:
+        self._thread.start()
+        for step in range(STEPS):
+            self._go.release()
+            self._done.acquire()
+            tokens = sum(len(row["ids"]) for row in rows[step * BATCH : (step + 1) * BATCH])
+            yield {"seconds": self.seconds, "loss": self._loss, "tokens": tokens, "peak_bytes": self.peak}
+
+
+def _same_start(model: Any, folder: Path) -> None:
+    """Puts the same initial adapter into every side."""
+    import torch
+    from safetensors.torch import load_file
+
+    saved = load_file(folder / "adapter.safetensors")
+    current = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert saved.keys() == current.keys(), "the sides train different weights"
+    with torch.no_grad():
+        for name, parameter in current.items():
+            parameter.copy_(saved[name])
+
+
+def main() -> int:
+    """Prints the table, writes results/train.json; 1 where a goal is missed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder)
+        best = {"padding_free": True, "max_length": None, "gradient_checkpointing": False}
+        sides = {
+            "ptune": functools.partial(ptune, folder, False),
+            "ptune, checkpointing": functools.partial(ptune, folder, True),
+            "trl default": functools.partial(trl, folder, {}),
+            "trl fp32": functools.partial(trl, folder, {**best, "bf16": False}),
+            "trl bf16": functools.partial(trl, folder, {**best, "bf16": True}),
+        }
+        found = alternate(sides, STEPS - 1, threads=THREADS)
+    return report(found)
+
+
+def report(found: dict[str, list[Measured]]) -> int:
+    """The goals, each met where the worse end of its interval meets it."""
+    seconds = {name: [step["seconds"] for step in steps] for name, steps in found.items()}
+    fastest = min(("trl fp32", "trl bf16"), key=lambda name: statistics.median(seconds[name]))
+    drift = max(
+        abs(found[name][step]["loss"] - ours["loss"])
+        for step, ours in enumerate(found["ptune"])
+        for name in ("ptune, checkpointing", "trl fp32")
+    )
+    rows = {  # value, goal, whether more is better
+        "tokens_per_s_vs_trl_default": (ratio(seconds["trl default"], seconds["ptune"]), 6.0, True),
+        "tokens_per_s_vs_trl_best": (ratio(seconds[fastest], seconds["ptune"]), 1.4, True),
+        "peak_memory_vs_trl_best": (_peaks(found["ptune"], found[fastest]), 0.85, False),
+        "peak_memory_checkpointed_vs_trl_best": (
+            _peaks(found["ptune, checkpointing"], found[fastest]),
+            0.5,
+            False,
+        ),
+    }
+    met = {
+        name: (value.low >= goal if more else value.high <= goal)
+        for name, (value, goal, more) in rows.items()
+    }
+    print(f"\n{'side':<22} {'tokens/s':>9} {'peak MiB':>9}")
+    for name, steps in found.items():
+        speed = statistics.median(step["tokens"] / step["seconds"] for step in steps)
+        print(f"{name:<22} {speed:>9.0f} {max(step['peak_bytes'] for step in steps) / 2**20:>9.0f}")
+    print(f"TRL at its best here: {fastest}. Largest difference of losses in float32: {drift:.1e}")
+    for name, (value, goal, more) in rows.items():
+        print(f"{name:<38} {value}   goal {'≥' if more else '≤'} {goal}: {'met' if met[name] else 'MISSED'}")
+    document = {
+        "command": "python -m benchmarks.train",
+        "threads": THREADS,
+        "trl_best": fastest,
+        "largest_loss_difference": drift,
+        "rows": {
+            name: {**asdict(value), "goal": goal, "met": met[name]} for name, (value, goal, _) in rows.items()
+        },
+        "steps": found,
+    }
+    print(write("train", document, PACKAGES))
+    return 0 if all(met.values()) and drift <= 1e-4 else 1
+
+
+def _peaks(above: list[Measured], below: list[Measured]) -> Ratio:
+    """Ratio of the peaks of the whole runs; steps are what is resampled."""
+    pairs = [(a["peak_bytes"], b["peak_bytes"]) for a, b in zip(above, below, strict=True)]
+
+    def of(some: list[tuple[int, int]]) -> float:
+        return max(a for a, _ in some) / max(b for _, b in some)
+
+    return Ratio(of(pairs), *interval(pairs, of), len(pairs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
