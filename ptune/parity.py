@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +22,22 @@ def log_softmax(logits: NDArray[np.floating]) -> Array:
 
 def compare(
     name: str,
-    reference: Sequence[Array],
-    candidate: Sequence[Array],
+    reference: Iterable[Array],
+    candidate: Iterable[Array],
     *,
     max_abs_logprob: float | None = None,
     mean_kl: float | None = None,
     note: str = "",
 ) -> Hop:
-    """One hop: log-probabilities [positions, vocab] of each prompt, here against there.
+    """One hop: log-probabilities [positions, vocab] of each prompt, here against there. One prompt is held at a time.
 
     `max_abs_logprob` and `mean_kl` (nats, KL(reference || candidate)) are limits; a limit of None is not held.
     """
-    largest, kl, agree, positions = [], 0.0, 0, 0
+    largest: list[float] = []
+    kl, agree, positions = 0.0, 0, 0
     for expected, found in zip(reference, candidate, strict=True):
         delta = expected.astype(np.float64) - found
-        largest.append(np.abs(delta).max())
+        largest.append(float(np.abs(delta).max()))
         kl += float((np.exp(expected.astype(np.float64)) * delta).sum())
         agree += int((expected.argmax(-1) == found.argmax(-1)).sum())
         positions += len(expected)
@@ -51,7 +52,7 @@ def compare(
         passed &= kl <= mean_kl
     return Hop(
         name=name,
-        prompts=len(reference),
+        prompts=len(largest),
         positions=positions,
         max_abs_logprob=worst if finite else None,
         mean_kl=kl if finite else None,

@@ -41,7 +41,7 @@ class Progress:
     ) -> None:
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self._done_before, self._delay_s, self._enabled = done, delay_s, enabled
-        self._note = ""
+        self._note = self._below = ""
         self._started_s = self._last_line_s = time.monotonic()
         self._bar: RichProgress | None = None
         self._shown = -1  # how many were done in the last plain line
@@ -56,13 +56,18 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None and 0 <= self._shown < self.done:
-            say(f"{self.label}: {self.status()}")
+            say(self._line())
 
-    def advance(self, count: int = 1, *, note: str | None = None) -> None:
-        """`count` more are done; `note` replaces the words at the end of the line."""
+    def advance(self, count: int = 1, *, note: str | None = None, below: str | None = None) -> None:
+        """`count` more are done; `note` replaces the words at the end of the line.
+
+        `below` goes on with them: a terminal shows it as a line of its own.
+        """
         self.done += count
         if note is not None:
             self._note = note
+        if below is not None:
+            self._below = below
         if self._enabled and time.monotonic() - self._started_s >= self._delay_s:
             self._show()
 
@@ -77,23 +82,27 @@ class Progress:
             parts.append(f"{duration(left / rate)} left" if left > 0 else f"took {duration(elapsed_s)}")
         return ", ".join([*parts, self._note] if self._note else parts)
 
+    def _line(self) -> str:
+        return ", ".join(filter(None, [f"{self.label}: {self.status()}", self._below]))
+
     def _show(self) -> None:
         if not console.is_terminal:
             now = time.monotonic()
             if self._shown < 0 or now - self._last_line_s >= LINE_EVERY_S:
-                say(f"{self.label}: {self.status()}")
+                say(self._line())
                 self._last_line_s, self._shown = now, self.done
             return
         if self._bar is None:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
-                TextColumn("{task.fields[status]}"),
+                TextColumn("{task.fields[status]}", markup=False),
             )
             self._bar = RichProgress(*columns, console=console)
             self._bar.add_task(self.label, total=self.total, status="")
             self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=self.done, status=self.status())
+        status = f"{self.status()}\n{self._below}" if self._below else self.status()
+        self._bar.update(self._bar.task_ids[0], completed=self.done, status=status)
 
 
 def duration(seconds: float) -> str:

@@ -87,10 +87,13 @@ def export_run(
     if merge and run.has_adapter:
         place = run.folder / "merged"
         hop, _ = merge_run(run, place, "float32", force=True)
-        base = reference(Backbone(model=str(place)))
+        trust = Recipe.load(run.recipe_path).backbone.trust_remote_code
+        base = reference(Backbone(model=str(place), trust_remote_code=trust))
         base = replace(base, codec=ChatCodec.open(run.codec_path))
         probes = probing.of_examples(held_out(run).examples, base.codec)
-        return publish(base, {}, probes, out, before={BASE: [hop]}, threads=threads)
+        hops = {BASE: [hop]}
+        return publish(base, {}, probes, out, before=hops, threads=threads, trust_remote_code=trust)
+    _refuse_new_tokens(run)
     trained = Trained.open(run)
     before, trust = list(run.record().hops), trained.backbone.trust_remote_code
     if not run.has_adapter:
@@ -106,6 +109,16 @@ def export_run(
     return publish(
         trained.loaded, adapters, trained.probes, out, before=hops, threads=threads, trust_remote_code=trust
     )
+
+
+def _refuse_new_tokens(run: Run) -> None:
+    """Raises: UsageError where the run's adapter holds rows of the embedding, which is part of the graph."""
+    tokens = Recipe.load(run.recipe_path).backbone.new_tokens
+    if run.has_adapter and tokens:
+        raise UsageError(
+            f"{run.folder} was trained with new tokens ({', '.join(tokens)}), whose embeddings cannot be served beside"
+            f" the base's: merge them into it with `ptune export {run.folder} --merge`"
+        )
 
 
 def export_backbone(backbone: Backbone, out: Path, *, force: bool = False, threads: int) -> Proof:
@@ -186,6 +199,7 @@ def add(
     *,
     prove_it: bool = True,
     backbone: str | None = None,
+    trust_remote_code: bool = False,
     threads: int,
 ) -> AdapterRecord:
     """Adds a PEFT folder that ptune need not have trained to a bundle, and proves it where the base can be loaded.
@@ -202,7 +216,7 @@ def add(
         probes = probing.load(stage)
         write_golden(bundle, probes, threads)
         if prove_it:
-            loaded = reference(of_manifest(bundle, backbone))
+            loaded = reference(of_manifest(bundle, backbone, trust_remote_code))
             check_base(original, loaded.identity)
             proof = prove(bundle, loaded.model, {name: adapter}, probes, threads=threads, progress=tell)
             proof = Proof((), proof.adapters)
@@ -213,7 +227,9 @@ def add(
     return Bundle.open(folder).adapter(name)
 
 
-def verify(folder: Path, *, backbone: str | None = None, threads: int) -> Proof:
+def verify(
+    folder: Path, *, backbone: str | None = None, trust_remote_code: bool = False, threads: int
+) -> Proof:
     """Measures every hop of a bundle again, on this machine, and checks every file against its hash.
 
     Raises: FormatError where a file is damaged; ParityError is left to the caller, who sees the whole proof.
@@ -226,7 +242,7 @@ def verify(folder: Path, *, backbone: str | None = None, threads: int) -> Proof:
         bundle.check_files(
             {f"adapters/{name}/{file}": value for file, value in bundle.adapter(name).files.items()}
         )
-    loaded = reference(of_manifest(bundle, backbone))
+    loaded = reference(of_manifest(bundle, backbone, trust_remote_code))
     check_base(bundle, loaded.identity)
     adapters = {name: bundle.adapter_path(name) for name in manifest.adapters}
     return prove(bundle, loaded.model, adapters, probing.load(folder), threads=threads, progress=tell)
@@ -244,11 +260,18 @@ def check_place(out: Path, force: bool) -> None:
         raise UsageError(f"{out} exists already: choose another --out, or replace it with --force")
 
 
-def of_manifest(bundle: Bundle, model: str | None = None) -> Backbone:
-    """The backbone that a bundle was made of; `model` says where it is now."""
+def of_manifest(bundle: Bundle, model: str | None = None, trust_remote_code: bool = False) -> Backbone:
+    """The backbone that a bundle was made of; `model` says where it is now.
+
+    A bundle that came from somewhere cannot say itself that its base's code is to be trusted.
+    """
     base = bundle.manifest.base
     return Backbone(
-        model=model or base.source, quantize=base.quantize, dtype=base.dtype, revision=base.revision
+        model=model or base.source,
+        quantize=base.quantize,
+        dtype=base.dtype,
+        revision=base.revision,
+        trust_remote_code=trust_remote_code,
     )
 
 

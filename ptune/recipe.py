@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -31,18 +32,38 @@ class Backbone(Spec):
     quantize: Literal["none", "int8", "nf4"] = "none"
     """How the frozen weights are held (bitsandbytes)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the weights; auto is bfloat16 on a GPU that has it and float32 elsewhere."""
+    """Type of the weights; auto tries: bfloat16 where this device trains at least twice as fast in it, else float32."""
     revision: str | None = None
     """Hub revision."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you trust its author."""
+    new_tokens: tuple[str, ...] = ()
+    """Tokens that the model lacks: wherever the text of one stands, it is one token, whose embedding is trained."""
+
+    @field_validator("new_tokens")
+    @classmethod
+    def _texts_that_can_be_tokens(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        for token in tokens:
+            if token != token.strip() or not token:
+                raise ValueError(
+                    f"{token!r} cannot be a token: it is empty, or begins or ends with white space"
+                )
+            if tokens.count(token) > 1:
+                raise ValueError(f"{token!r} is named twice")
+        return tokens
+
+    def saved_at(self, folder: Path) -> Backbone:
+        """The same, of weights that were saved in `folder`; they have their new tokens in them already."""
+        return self.model_copy(update={"model": str(folder), "revision": None, "new_tokens": ()})
 
 
 class Data(Spec):
     """Which files, and what is held out."""
 
     files: tuple[Path, ...] = ()
-    """JSONL, JSON or Parquet files to train on."""
+    """Files to train on: JSONL, JSON, CSV, TSV, Parquet, Arrow, text, or `hub:OWNER/NAME[/CONFIG][@SPLIT]`."""
+    weights: tuple[float, ...] = ()
+    """One for each of `files`: its share of the examples that training sees; default: as many as it has."""
     validation: tuple[Path, ...] = ()
     """Files to validate on; where there are none, `validation_share` is split off `files`."""
     test: tuple[Path, ...] = ()
@@ -51,6 +72,18 @@ class Data(Spec):
     """Share of `files` held out for validation."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first so many training examples."""
+
+    @model_validator(mode="after")
+    def _a_weight_for_each_file(self) -> Data:
+        if not self.weights:
+            return self
+        if len(self.weights) != len(self.files):
+            raise ValueError(f"there are {len(self.weights)} weights for {len(self.files)} files")
+        if not all(math.isfinite(weight) and weight >= 0 for weight in self.weights):
+            raise ValueError("weights must be numbers of at least 0")
+        if not any(self.weights):
+            raise ValueError("all weights are 0: at least one must be more")
+        return self
 
 
 class Train(Spec):
@@ -88,7 +121,7 @@ class Train(Spec):
     """How many checkpoints stay on disk besides the best."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many validations without a better loss."""
-    tracker: Literal["none", "tensorboard"] = "none"
+    tracker: Literal["none", "tensorboard", "trackio"] = "none"
     """Where metrics go besides metrics.jsonl."""
     seed: int = 0
     """Seeds data order, dropout and adapter initialisation."""
@@ -131,6 +164,14 @@ class Recipe(Spec):
         if self.backbone.quantize != "none" and not isinstance(self.method, Lora):
             raise ValueError(
                 f"backbone.quantize {self.backbone.quantize!r} needs method Lora: quantised weights cannot be trained"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _new_tokens_are_trained(self) -> Recipe:
+        if self.backbone.new_tokens and isinstance(self.method, FreezeExceptLast):
+            raise ValueError(
+                "backbone.new_tokens needs method Lora or Full: FreezeExceptLast leaves all embeddings as they are"
             )
         return self
 

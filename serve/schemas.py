@@ -191,6 +191,9 @@ class Message(_Body):
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
     name: Text | None = None
+    reasoning_content: Text | None = None  # what came before an answer; templates show it or leave it out
+    reasoning: Text | None = None  # other names of it
+    thinking: Text | None = None
     audio: NotBuilt = None
     function_call: NotBuilt = None
     refusal: NotBuilt = None

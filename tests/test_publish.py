@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from bundles import peft_folder
 from tiny_models import build, conversations, write_jsonl
 
 from ptune import publish
+from ptune.cli import add as cli_add
+from ptune.cli import verify as cli_verify
 from ptune.codecs.chat import ChatCodec
 from ptune.errors import AdapterError, BackboneError, DataError, ParityError, UsageError
 from ptune.formats.bundle import Bundle
@@ -20,6 +23,7 @@ from ptune.recipe import Backbone, Data, Recipe, Train
 from ptune.tasks.chat.infer import ChatModel, load
 from ptune.tasks.chat.spec import Chat
 from ptune.training.run import train
+from ptune.verify.prove import Proof
 
 SYSTEM = "Answer like Bierce."
 
@@ -133,6 +137,36 @@ def test_what_changed_since_training_is_refused(place: Path, tmp_path: Path) -> 
     finally:
         (place / "data.jsonl").write_text(before)
     assert not (tmp_path / "b").exists()
+
+
+def test_the_code_of_a_base_runs_only_where_it_is_trusted(
+    place: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base has moved and brings code of its own now."""
+    base = with_own_code(Path(shutil.copytree(place / "model", tmp_path / "own")))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setattr(publish, "prove", lambda *_, **__: Proof((), {}))  # that has tests of its own
+    where = ["--backbone", str(base)]
+    add = [str(bundle), str(place / "lora"), "--name", "again", *where]
+    for command, arguments in ((cli_verify.run, [str(bundle), *where]), (cli_add.run, add)):
+        with pytest.raises(BackboneError, match=r"code of its own.* --trust-remote-code"):
+            command(arguments)
+        assert command([*arguments, "--trust-remote-code"]) == 0
+
+
+def with_own_code(folder: Path) -> Path:
+    """The model in `folder` under a name that only the code beside it knows."""
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
+    config |= {"model_type": "mine", "architectures": ["MineForCausalLM"], "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n"
+        "class MineConfig(LlamaConfig):\n    model_type = 'mine'\n\n"
+        "class MineForCausalLM(LlamaForCausalLM):\n    config_class = MineConfig\n"
+    )
+    return folder
 
 
 def test_an_unfinished_run_is_refused(place: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from transformers.utils.hub import cached_file
 
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.locate import Source, licence_of_card, locate
+from ptune.backbone.new_tokens import enlarge
+from ptune.backbone.precision import fastest
 from ptune.backbone.quantize import dequantize, quantize
 from ptune.backbone.tokenizer import codec_of
 from ptune.codecs.chat import ChatCodec
@@ -35,7 +37,8 @@ class Loaded:
 
     model: PreTrainedModel  # in eval mode, nothing trainable yet
     codec: ChatCodec
-    identity: BaseIdentity
+    identity: BaseIdentity  # of the weights as they lie on disk or were quantised, without rows of new tokens
+    new_tokens: tuple[int, ...] = ()  # ids of `spec.new_tokens`
 
 
 def load(
@@ -60,7 +63,7 @@ def load(
     with _one_sentence(spec.model, source):
         dtype = resolve_dtype(spec, device)
         model = _read_model(spec, source, attention, dtype)
-        codec = codec_of(_read_tokenizer(spec, source), model)
+        codec = codec_of(_read_tokenizer(spec, source), model, spec.new_tokens)
     if spec.quantize != "none":
         quantize(model, spec.quantize)
     model.requires_grad_(False).eval()
@@ -74,16 +77,45 @@ def load(
         parameters=_parameters(model),
         licence=source.licence or _licence_inside(spec, source) or "unknown",
     )
+    # Only now: what a new row begins with is worked out from the others and the same everywhere, and a trained row
+    # takes its place, so an adapter belongs to the base as its publisher made it, whatever tokens were added.
+    ids = map(codec.tokenizer.token_to_id, spec.new_tokens)
+    new_tokens = tuple(token for token in ids if token is not None)
+    if new_tokens:
+        enlarge(model, new_tokens)
+        model.requires_grad_(False)
     if dequantized:
         dequantize(model)
-    return Loaded(model.to(device), codec, identity)
+    return Loaded(model.to(device), codec, identity, new_tokens)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What a codec needs to know of a model."""
+
+    config: transformers.PretrainedConfig
+    generation_config: transformers.GenerationConfig
+
+
+def load_codec(spec: Backbone) -> ChatCodec:
+    """The codec that `load` gives, without reading the weights. Raises: BackboneError as there."""
+    source = locate(spec.model)
+    with _one_sentence(spec.model, source):
+        where = _where(spec, source)
+        config = transformers.AutoConfig.from_pretrained(source.path, **where)
+        try:
+            ends = transformers.GenerationConfig.from_pretrained(
+                source.path, revision=where.get("revision", "main")
+            )
+        except OSError:  # the model has no such file; transformers, too, then takes what its config says
+            ends = transformers.GenerationConfig.from_model_config(config)
+        return codec_of(_read_tokenizer(spec, source), _Described(config, ends), spec.new_tokens)
 
 
 def resolve_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
-    """The type of the weights; `auto` is bfloat16 on a GPU that computes in it."""
+    """The type of the weights; `auto` is the one that the device is seen to train in fastest."""
     if spec.dtype == "auto":
-        capable = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if capable else torch.float32
+        return fastest(device)
     return torch.bfloat16 if spec.dtype == "bfloat16" else torch.float32
 
 
@@ -159,7 +191,8 @@ def _one_sentence(named: str, source: Source) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "trust_remote_code" in str(error):
             reason = (
-                "it brings code of its own; run it with --backbone.trust-remote-code if you trust its author"
+                "it brings code of its own; run it with --trust-remote-code (of a recipe:"
+                " --backbone.trust-remote-code) if you trust its author"
             )
         elif source.on_hub:
             reason = f"it is not on this machine and could not be fetched from the hub. {reason}"

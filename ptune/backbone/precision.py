@@ -33,6 +33,7 @@ def bfloat16_gain(device: torch.device) -> float:
 
 
 @functools.cache
+@torch.enable_grad()
 def _measured(device: torch.device) -> float:
     sides = [_block(device, dtype) for dtype in (torch.float32, torch.bfloat16)]
     for run in sides:

@@ -101,6 +101,9 @@ def quantize(model: PreTrainedModel, kind: Quantization) -> None:
         for name, layer in linears.items():
             model.set_submodule(name, layer_of(layer))
             progress.advance()
+    for parameter in model.parameters():
+        if not isinstance(parameter, Params4bit | Int8Params):
+            parameter.data = parameter.data.clone()  # a view of the file keeps all of the file in memory
     # peft chooses its adapter layers by these two marks.
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
 

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ptune.backbone.new_tokens import add_tokens
 from ptune.codecs.chat import ChatCodec
 from ptune.errors import BackboneError
 
 
-def codec_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> ChatCodec:
-    """The codec that trains and serves this model.
+def codec_of(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, new_tokens: Sequence[str] = ()
+) -> ChatCodec:
+    """The codec that trains and serves this model, which also knows `new_tokens`.
 
-    Raises: BackboneError where the tokenizer has no fast form.
+    Raises: BackboneError where the tokenizer has no fast form, or a new token cannot be added.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise BackboneError(
             f"{type(tokenizer).__name__} has no fast form; convert it to a tokenizer.json first"
         )
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    add_tokens(backend, new_tokens)
     template = tokenizer.chat_template
     ends = getattr(model.generation_config, "eos_token_id", None)
     return ChatCodec(
-        tokenizer=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+        tokenizer=backend,
         template=template.get("default") if isinstance(template, dict) else template,
         special_tokens={
             name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)

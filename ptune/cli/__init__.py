@@ -13,6 +13,7 @@ from ptune.recipe import Recipe
 
 COMMANDS = {
     "quickstart": "fine-tune, evaluate, export, prove and serve a small model on a small data set",
+    "doctor": "examine a recipe's data: what would train a wrong model, in which file and line",
     "train": "train a recipe: a file, a run's recipe.yaml or the name of a shipped recipe",
     "evaluate": "held-out loss before and after, answers side by side, report.html",
     "export": "export a run (or a pretrained model) to an ONNX bundle, proved hop by hop",
@@ -89,7 +90,8 @@ def spoken(name: str, run: Callable[[], int | None]) -> int:
 
 def extra_for(command: str) -> str:
     """Which extra a command needs."""
-    extras = {"serve": "serve", "generate": "serve", "chat": "ui", "train": "train", "evaluate": "train"}
+    extras = {"serve": "serve", "generate": "serve", "chat": "ui"}
+    extras |= dict.fromkeys(("doctor", "train", "evaluate"), "train")
     return f"run: pip install 'ptune[{extras.get(command, 'all')}]'"
 
 

@@ -19,6 +19,7 @@ def add(
     name: str | None = None,
     unproved: bool = False,
     backbone: str | None = None,
+    trust_remote_code: bool = False,
     threads: int | None = None,
 ) -> int:
     """Adds an adapter in PEFT's format, trained by anything, to a bundle; proved against torch where that is possible.
@@ -29,6 +30,7 @@ def add(
         name: Name under which it is served; default: the folder's name.
         unproved: Do not load the base in torch to prove it; it is marked "parity: unmeasured".
         backbone: Where the base is now, if not where it was.
+        trust_remote_code: Run Python code that comes with the base.
         threads: Threads of onnxruntime; default: all cores.
     """
     from ptune import publish
@@ -38,7 +40,13 @@ def add(
     name = name or adapter.resolve().name
     adapter = adapter / "adapter" if (adapter / "run.json").is_file() else adapter
     record = publish.add(
-        bundle, adapter, name, prove_it=not unproved, backbone=backbone, threads=threads or cores()
+        bundle,
+        adapter,
+        name,
+        prove_it=not unproved,
+        backbone=backbone,
+        trust_remote_code=trust_remote_code,
+        threads=threads or cores(),
     )
     if record.hops:
         show(Proof((), {name: record.hops}))

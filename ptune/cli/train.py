@@ -7,7 +7,9 @@ import os
 import pkgutil
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 import yaml
@@ -16,6 +18,8 @@ from pydantic import ValidationError
 from ptune.cli.parse import say_next, shown
 from ptune.errors import RecipeError, UsageError
 from ptune.recipe import Data, Recipe, explain, nearest
+
+Options = TypeVar("Options", bound=Recipe)
 
 
 class TrainOptions(Recipe):
@@ -31,20 +35,25 @@ class TrainOptions(Recipe):
 
 def run(arguments: list[str]) -> int:
     """ptune train RECIPE [options]"""
+    return with_recipe("train", train, arguments)
+
+
+def with_recipe(command: str, run: Callable[..., int], arguments: list[str]) -> int:
+    """Runs a command whose first argument is a recipe: `run(recipe, options, program=…)`."""
     if not arguments or arguments[0].startswith("-"):
         names = ", ".join(shipped())
         known = f"RECIPE is a .py file, a run's recipe.yaml, or a shipped recipe: {names}"
         if arguments[:1] in (["-h"], ["--help"]):
-            print(f"usage: ptune train RECIPE [options]\n\n{known}\n")
-            return train(Recipe(), arguments, program="ptune train RECIPE")
-        raise UsageError(f"usage: ptune train RECIPE [options]. {known}")
-    return train(read_recipe(arguments[0]), arguments[1:], program=f"ptune train {arguments[0]}")
+            print(f"usage: ptune {command} RECIPE [options]\n\n{known}\n")
+            return run(Recipe(), arguments, program=f"ptune {command} RECIPE")
+        raise UsageError(f"usage: ptune {command} RECIPE [options]. {known}")
+    return run(read_recipe(arguments[0]), arguments[1:], program=f"ptune {command} {arguments[0]}")
 
 
 def train(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     """Trains `recipe` as changed by options. Exit code 130 where it was interrupted and can be resumed."""
-    options = resolve(recipe, arguments, program)
-    recipe = Recipe(**{name: getattr(options, name) for name in Recipe.model_fields})
+    options = resolve(recipe, arguments, program, TrainOptions)
+    recipe = recipe_in(options)
     if options.dry_run:
         print(yaml.safe_dump(recipe.document(), sort_keys=False, allow_unicode=True), end="")
         return 0
@@ -59,12 +68,15 @@ def train(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     return 0
 
 
-def resolve(recipe: Recipe, arguments: list[str], program: str) -> TrainOptions:
-    """`recipe` with the options of the command line. Exits with 2 where an option is unknown or malformed."""
-    default = TrainOptions(**{name: getattr(recipe, name) for name in Recipe.model_fields})
+def resolve(recipe: Recipe, arguments: list[str], program: str, kind: type[Options]) -> Options:
+    """`recipe` with the options of the command line, `kind`'s own among them.
+
+    Exits with 2 where an option is unknown or malformed.
+    """
+    default = kind(**{name: getattr(recipe, name) for name in Recipe.model_fields})
     try:
         options = tyro.cli(
-            TrainOptions,
+            kind,
             default=default,
             args=arguments,
             prog=program,
@@ -73,6 +85,11 @@ def resolve(recipe: Recipe, arguments: list[str], program: str) -> TrainOptions:
     except ValidationError as error:
         raise RecipeError(explain(error)) from None
     return options.model_copy(update={"data": own_data(recipe.data, options.data)})
+
+
+def recipe_in(options: Recipe) -> Recipe:
+    """The recipe without a command's own options."""
+    return Recipe(**{name: getattr(options, name) for name in Recipe.model_fields})
 
 
 def own_data(recipe: Data, chosen: Data) -> Data:

@@ -1,39 +1,46 @@
 """Which part of a rendered conversation each answer is.
 
-An answer begins where the prompt for it ends: the messages before it, rendered with the generation prompt, as serving
-renders them. It ends with the end-of-turn token that the template writes. So what is trained on is exactly what the
-model will be asked to write. A template that marks answers itself ({% generation %}) must agree.
+An answer is seen as serving sees it: the conversation up to it, rendered as a whole, goes on where its prompt ends (the
+messages before it, rendered with the generation prompt), and ends with the end-of-turn token that the template writes.
+So what is trained on is exactly what the model will be asked to write. Many templates show an answer differently once
+others follow: they leave out its reasoning, or move the tools to the last question. Then the conversation has several
+texts, and each answer is in one that shows it as it was asked for. A template that marks answers itself
+({% generation %}) must agree.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ptune.codecs.template import ChatTemplate, Tools
+from ptune.codecs.template import REASONING, ChatTemplate, Tools
 from ptune.codecs.text_encoder import shared_length
 from ptune.errors import TemplateError
-
-_NEXT_QUESTION = {"role": "user", "content": "?"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer in the rendered text: characters `start` to `end`."""
+    """An answer in a text: characters `start` to `end`."""
 
     start: int
     end: int
     ended: bool  # the last thing before `end` is an end-of-turn token
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A text that ends with an answer, and the answers in it, in order, that it shows as they were asked for."""
+
+    text: str
+    answers: tuple[Answer, ...]
+
+
 class RenderedConversation:
-    """A conversation rendered as a whole, in which answers can be looked up.
+    """A conversation whose answers can be looked up.
 
     ends: matches the tokens that end a turn.
-
-    Raises: TemplateError where the template cannot render the messages.
     """
 
     def __init__(
@@ -48,69 +55,119 @@ class RenderedConversation:
         self._tools = tools
         self._ends = ends
         self._answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        self.text, self._marked = template.render_with_spans(messages, tools=tools)
 
-    def answer(self, index: int) -> Answer:
-        """Where messages[index], an assistant's, is in the text. Raises: TemplateError that says why it cannot be told."""
-        start = self._start(index)
-        answer = self._until_end(index, start)
-        if self._marked:
-            self._check_mark(index, answer)
+    def shown(self, wanted: Sequence[int]) -> list[Shown]:
+        """The fewest texts in which each of the wanted answers (indices of messages, in order) is as it was asked for.
+
+        Raises: TemplateError that says why an answer cannot be told.
+        """
+        texts = {index: self._until(index) for index in wanted}
+        answers = {index: self._answer(index, *texts[index]) for index in wanted}
+        left, found = list(wanted), []
+        while left:
+            whole, _ = texts[left[-1]]
+            self._check_tools(whole)
+            inside = [index for index in left if whole.startswith(texts[index][0][: answers[index].end])]
+            found.append(Shown(whole, tuple(answers[index] for index in inside)))
+            left = [index for index in left if index not in inside]
+        return found[::-1]
+
+    def _until(self, index: int) -> tuple[str, list[tuple[int, int]]]:
+        """The conversation up to an answer, and what the template marks in it."""
+        return self._template.render_with_spans(self._messages[: index + 1], tools=self._tools)
+
+    def _answer(self, index: int, text: str, marked: list[tuple[int, int]]) -> Answer:
+        """Where messages[index] is in the text that it ends. Raises: TemplateError that says why it cannot be told."""
+        prompt = self._before(index, asking=True)
+        if not text.startswith(prompt):
+            at = shared_length(prompt, text)
+            raise TemplateError(
+                f"the targets of {self._numbered(index)} cannot be told: the chat template writes what comes before it"
+                f" differently when it asks for the answer (…{_around(prompt, at)}) and when it shows the answer"
+                f' (…{_around(text, at)}). Mark this answer "train": false, or use a template that shows what it asks'
+                " for (--task.template FILE)."
+            )
+        end = self._ends.search(text, len(prompt))
+        answer = Answer(len(prompt), max(len(prompt), len(text.rstrip())), ended=False)
+        if end is not None:
+            answer = Answer(len(prompt), end.end(), ended=True)
+        self._check_complete(index, text[answer.start : answer.end])
+        if marked:
+            self._check_mark(index, answer, text, marked)
         return answer
 
-    def _start(self, index: int) -> int:
-        prompt = self._template.render(self._messages[:index], add_generation_prompt=True, tools=self._tools)
-        if self.text.startswith(prompt):
-            return len(prompt)
-        at = shared_length(prompt, self.text)
-        raise TemplateError(
-            f"{self._cannot_tell(index)} writes what comes before it differently when it asks for the answer"
-            f" (…{_around(prompt, at)}) and when it shows the answer (…{_around(self.text, at)}). Train on the last answer"
-            ' only (train_on: last), mark this one "train": false, or use another template.'
-        )
+    def _before(self, index: int, *, asking: bool) -> str:
+        return self._template.render(self._messages[:index], add_generation_prompt=asking, tools=self._tools)
 
-    def _until_end(self, index: int, start: int) -> Answer:
-        before = self._messages[: index + 1]
-        until = self._rendered(before)
-        # What stays the same whatever comes next is the answer's. Two tries: some templates write an answer differently
-        # once another question follows, because they leave out its reasoning.
-        for other in (until, self._rendered([*before, _NEXT_QUESTION])):
-            shared = shared_length(self.text, other)
-            end = self._ends.search(self.text, start, shared)
-            if end is not None:
-                return Answer(start, end.end(), ended=True)
-        if until and self.text.startswith(until):
-            return Answer(start, max(start, len(until.rstrip())), ended=False)
-        raise TemplateError(
-            f"{self._cannot_tell(index)} writes no end-of-turn token after it, and writes it differently when other"
-            " messages follow"
-        )
+    def _check_complete(self, index: int, shown: str) -> None:
+        """Raises: TemplateError where the template leaves out something that the answer holds."""
+        shown = _squeezed(shown)
+        for what, text in _parts(self._messages[index]):
+            if _squeezed(text) not in shown:
+                raise TemplateError(
+                    f"the chat template leaves out the {what} of {self._numbered(index)}, so it cannot be learned: take"
+                    ' it out of the data, mark the answer "train": false, or use a template that shows it'
+                    " (--task.template FILE)"
+                )
 
-    def _rendered(self, messages: Sequence[dict[str, Any]]) -> str:
-        """The text of other messages, or nothing where the template refuses them."""
-        try:
-            return self._template.render(messages, tools=self._tools)
-        except TemplateError:
-            return ""
+    def _check_tools(self, text: str) -> None:
+        """Raises: TemplateError where the template does not say which tools there are."""
+        for tool in self._tools or ():
+            name = _name_of(tool)
+            if name is not None and name not in text:
+                raise TemplateError(
+                    f"the chat template leaves out the tool {name!r}, which is on offer: take it out of the data, or use"
+                    " a template that shows tools (--task.template FILE)"
+                )
 
-    def _check_mark(self, index: int, answer: Answer) -> None:
-        """Raises: TemplateError where the template's own mark is another; it may leave out the end-of-turn token."""
-        if len(self._marked) != len(self._answers):
+    def _check_mark(self, index: int, answer: Answer, text: str, marked: list[tuple[int, int]]) -> None:
+        """Raises: TemplateError where the template's own mark is another.
+
+        It may leave out the end-of-turn token, and may begin with what the generation prompt writes.
+        """
+        number = self._answers.index(index) + 1
+        if len(marked) != number:
             raise TemplateError(
-                f"the chat template marks {len(self._marked)} answers with {{% generation %}}, but the conversation has"
-                f" {len(self._answers)}"
+                f"the chat template marks {len(marked)} answers with {{% generation %}}, but up to"
+                f" {self._numbered(index)} there are {number}"
             )
-        start, end = self._marked[self._answers.index(index)]
-        between = self.text[min(end, answer.end) : max(end, answer.end)]
+        start, end = marked[-1]
+        opened = text[start : answer.start]
+        if opened:
+            asked = self._before(index, asking=True).removeprefix(self._before(index, asking=False))
+            start = answer.start if asked.endswith(opened) else start
+        between = text[min(end, answer.end) : max(end, answer.end)]
         if start != answer.start or self._ends.sub("", between).strip():
             raise TemplateError(
-                f"the chat template contradicts itself: with {{% generation %}} it marks {self.text[start:end]!r} as an"
-                f" answer, but what follows its generation prompt is {self.text[answer.start : answer.end]!r}"
+                f"the chat template contradicts itself: with {{% generation %}} it marks {text[start:end]!r} as an"
+                f" answer, but what follows its generation prompt is {text[answer.start : answer.end]!r}"
             )
 
-    def _cannot_tell(self, index: int) -> str:
-        number = self._answers.index(index) + 1
-        return f"the targets of answer {number} of {len(self._answers)} cannot be told: the chat template"
+    def _numbered(self, index: int) -> str:
+        return f"answer {self._answers.index(index) + 1} of {len(self._answers)}"
+
+
+def _parts(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What an answer holds and a template must show: name and text."""
+    yield "content", message.get("content") or ""
+    for name in REASONING:
+        if isinstance(message.get(name), str):
+            yield name, message[name]
+    for called in map(_name_of, message.get("tool_calls") or ()):
+        if called is not None:
+            yield f"tool call {called!r}", called
+
+
+def _name_of(tool: Mapping[str, Any]) -> str | None:
+    """The function's name, of a tool or of a call."""
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else tool.get("name")
+    return name if isinstance(name, str) else None
+
+
+def _squeezed(text: str) -> str:
+    """Text without white space, which templates trim and add as they like."""
+    return "".join(text.split())
 
 
 def _around(text: str, at: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class ChatCodec:
     tokenizer: taken over by the codec, which switches off its truncation and padding.
     template: Jinja source; None where the model has none: then only plain text can be encoded.
     special_tokens: variables of the template by name: bos_token, eos_token, pad_token, …
-    eos_ids: tokens at which generation ends; eos_token and the template's own end-of-turn token come on top.
+    eos_ids: tokens at which generation ends; eos_token and the template's own end-of-turn tokens come on top.
     context: longest sequence of the model, in tokens; None where it is unknown.
     system: a system message put before conversations that have none.
 
@@ -84,10 +85,11 @@ class ChatCodec:
         self._model_eos_ids = frozenset(eos_ids)
         named = {*self.special_tokens.values(), *filter(None, map(tokenizer.id_to_token, eos_ids))}
         written = "" if self.template is None else self.template.literals
-        self._control = ControlTokens(tokenizer, named, written)
+        ends_of_turn = self._ends_of_turn(ControlTokens(tokenizer, named, written))
+        self._control = ControlTokens(tokenizer, named | ends_of_turn, written)
         self._encoder = TextEncoder(tokenizer, self._control, self.special_tokens.get("unk_token"))
         self._eos: int | None = tokenizer.token_to_id(self.special_tokens.get("eos_token", ""))
-        ends = (*eos_ids, self._eos, self._end_of_turn())
+        ends = (*eos_ids, self._eos, *map(tokenizer.token_to_id, ends_of_turn))
         self.eos_ids = frozenset(token for token in ends if token is not None)
         added = tokenizer.get_added_tokens_decoder()
         self._ends = any_of({added[token].content for token in self.eos_ids if token in added})
@@ -156,6 +158,41 @@ class ChatCodec:
         text = self._templated().render(chat.messages, tools=chat.tools, add_generation_prompt=True)
         return self._encoder.encode(text, chat.literals)
 
+    def encode_examples(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        train_on: Literal["assistant", "last"] = "assistant",
+    ) -> list[Example]:
+        """A conversation as examples, with its answers and their end-of-turn tokens as targets.
+
+        train_on: every answer, or only the last one. An answer marked `"train": false`, and one that stands before
+            any question, is no target. Where the template ends the last answer with no token, eos_token is appended.
+
+        It is one example where the template shows each answer as it was asked for, however the conversation goes on.
+        Else, as with a template that leaves out earlier reasoning, it is as few as it takes: the ids are those of the
+        conversation rendered up to some answer, and for each target they begin with `encode_prompt` of the messages
+        before it (`TextEncoder.encode_with_spans` says how).
+
+        Raises: TemplateError where the messages are malformed, hold no target, or the targets cannot be told.
+        """
+        chat = self._ready(messages, tools)
+        wanted = [index + chat.added for index in _wanted_answers(messages, train_on)]
+        wanted = [index for index in wanted if index > 0]
+        if not wanted:
+            raise TemplateError(
+                "nothing to train on: no assistant message that answers something and may be trained on"
+            )
+        rendered = RenderedConversation(self._templated(), chat.messages, chat.tools, self._ends)
+        examples = []
+        for shown in rendered.shown(wanted):
+            last = shown.answers[-1]
+            text = shown.text if last.ended else shown.text[: last.end]
+            spans = [(answer.start, answer.end) for answer in shown.answers]
+            examples.append(self._example(text, chat.literals, spans, open_ended=not last.ended))
+        return examples
+
     def encode_example(
         self,
         messages: Sequence[Message],
@@ -163,29 +200,14 @@ class ChatCodec:
         tools: Tools | None = None,
         train_on: Literal["assistant", "last"] = "assistant",
     ) -> Example:
-        """A whole conversation, with its answers and their end-of-turn tokens as targets.
-
-        train_on: every answer, or only the last one. An answer marked `"train": false`, and one that stands before
-            any question, is no target. Where the template ends the last answer with no token, eos_token is appended.
-
-        The ids are those of the rendered text, and for each answer they begin with `encode_prompt` of the messages
-        before it (`TextEncoder.encode_with_spans` says how).
-
-        Raises: TemplateError where the messages are malformed, hold no target, or the targets cannot be told.
-        """
-        chat = self._ready(messages, tools)
-        wanted = [index + chat.added for index in _wanted_answers(messages, train_on)]
-        rendered = RenderedConversation(self._templated(), chat.messages, chat.tools, self._ends)
-        answers = [rendered.answer(index) for index in wanted if index > 0]
-        if not answers:
+        """The only one of `encode_examples`. Raises: TemplateError as there, and where it takes several."""
+        examples = self.encode_examples(messages, tools=tools, train_on=train_on)
+        if len(examples) > 1:
             raise TemplateError(
-                "nothing to train on: no assistant message that answers something and may be trained on"
+                f"the chat template shows earlier answers differently once others follow, so this conversation is"
+                f" {len(examples)} examples: train on the last answer only (train_on: last)"
             )
-        open_ended = wanted[-1] == len(chat.messages) - 1 and not answers[-1].ended
-        text = rendered.text[: answers[-1].end] if open_ended else rendered.text
-        return self._example(
-            text, chat.literals, [(answer.start, answer.end) for answer in answers], open_ended
-        )
+        return examples[0]
 
     def encode_completion(self, prompt: str, completion: str) -> Example:
         """Plain text and what follows it; targets are the completion and the eos_token after it.
@@ -253,19 +275,27 @@ class ChatCodec:
             )
         return Example((*ids, self._eos), (*targets, True))
 
-    def _end_of_turn(self) -> int | None:
-        """The special token that the template writes right after an answer, where it does."""
+    def _ends_of_turn(self, control: ControlTokens) -> set[str]:
+        """The tokens that the template writes right after an answer, and at the end of a tool call, where it does."""
         if self.template is None:
-            return None
-        answer = next(unused_characters(self.template.source))
-        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+            return set()
+        mark = next(unused_characters(self.template.source))
+        call = {"id": "a" * 9, "type": "function", "function": {"name": mark, "arguments": {}}}
+        after_answer = self._after(mark, {"content": mark})
+        after_call = self._after(mark, {"content": "", "tool_calls": [call]})
+        closes_call = f"(?:{control.special.pattern})$"  # what comes before it closes the call itself
+        found = (control.every.match(after_answer), re.search(closes_call, after_call))
+        return {match[0] for match in found if match is not None}
+
+    def _after(self, mark: str, answer: Message) -> str:
+        """What the template writes after the last `mark` in an answer; nothing where it refuses it or leaves it out."""
         try:
-            rest = self.template.render(messages).rpartition(answer)[2]
+            text = self._templated().render(
+                [{"role": "user", "content": "?"}, {"role": "assistant", **answer}]
+            )
         except TemplateError:
-            return None  # it wants other messages than these
-        found = self._control.special.match(rest.lstrip())
-        token: int | None = None if found is None else self.tokenizer.token_to_id(found[0])
-        return token
+            return ""
+        return text.rpartition(mark)[2].strip() if mark in text else ""
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,8 @@ Message = Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]]
 
 _MARKS = "_generation_marks"  # variable: the two characters that {% generation %} puts around its block
-_REASONING = (
-    "reasoning_content",
-    "thinking",
-    "reasoning",
-)  # names of one thing; the first is the standard one
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names of one field of an answer; the first is the standard one."""
 
 
 class ChatTemplate:
@@ -111,7 +108,7 @@ class ChatTemplate:
 def _as_templates_expect(message: Message) -> dict[str, Any]:
     """What transformers hands to a template: keys without a value left out, reasoning under each of its names."""
     present = {key: value for key, value in message.items() if value is not None}
-    reasoning = next((present[name] for name in _REASONING if name in present), None)
+    reasoning = next((present[name] for name in REASONING if name in present), None)
     if reasoning is None:
         return present
     return {"thinking": reasoning, **present, "reasoning_content": reasoning}

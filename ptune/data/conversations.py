@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from ptune.codecs.chat import ChatCodec, Example
-from ptune.errors import DataError
+from ptune.errors import DataError, TemplateError
 
 Row: TypeAlias = dict[str, Any]
 
@@ -20,8 +20,15 @@ class Conversation:
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] | None = None
 
+    def examples(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> list[Example]:
+        """Tokens and targets; several where the template shows an answer only as long as it is the last.
+
+        Raises: TemplateError.
+        """
+        return codec.encode_examples(self.messages, tools=self.tools, train_on=train_on)
+
     def example(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> Example:
-        """Tokens and targets. Raises: TemplateError."""
+        """The only one of `examples`. Raises: TemplateError, also where there are several."""
         return codec.encode_example(self.messages, tools=self.tools, train_on=train_on)
 
     def prompt(self, codec: ChatCodec) -> list[int]:
@@ -50,6 +57,10 @@ class Completion:
     question: str
     answer: str
 
+    def examples(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> list[Example]:
+        """Tokens and targets. Raises: TemplateError."""
+        return [self.example(codec, train_on)]
+
     def example(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> Example:
         """Tokens and targets. Raises: TemplateError."""
         return codec.encode_completion(self.question, self.answer)
@@ -60,12 +71,54 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Document:
+    """Raw text to go on pretraining with: it asks nothing, and all of it is to be learned."""
+
+    text: str
+    ends: bool = True  # else the text goes on in the next row
+
+    def examples(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> list[Example]:
+        """Tokens, all of them targets; eos_token closes a document. Raises: TemplateError."""
+        return [self.example(codec, train_on)]
+
+    def example(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> Example:
+        """Tokens, all of them targets; eos_token closes a document. Raises: TemplateError."""
+        ids = codec.encode_text(self.text)
+        if self.ends:
+            eos = codec.tokenizer.token_to_id(codec.special_tokens.get("eos_token", ""))
+            if eos is None:
+                raise TemplateError("nothing ends a document: the tokenizer has no eos_token")
+            ids += [eos] if ids[-1:] != [eos] else []
+        return Example(tuple(ids), (False, *[True] * (len(ids) - 1))[: len(ids)])
+
+
+Askable: TypeAlias = Conversation | Completion
+"""What has a question and an answer."""
+Convertible: TypeAlias = Askable | Document
+"""What a row can be."""
+
+
+def as_json(conversation: Askable) -> str:
+    """One line of JSON that `from_json` reads."""
+    return json.dumps(asdict(conversation), default=str)
+
+
+def from_json(text: str) -> Askable:
+    """What `as_json` wrote."""
+    value = json.loads(text)
+    if "messages" not in value:
+        return Completion(**value)
+    tools = value["tools"]
+    return Conversation(tuple(value["messages"]), None if tools is None else tuple(tools))
+
+
+@dataclass(frozen=True)
 class Shape:
     """A known layout of rows: `columns` must be there. `convert` raises DataError for a row that does not fit."""
 
     name: str
     columns: tuple[str, ...]
-    convert: Callable[[Row], Conversation | Completion]
+    convert: Callable[[Row], Convertible]
 
 
 def recognise(columns: Iterable[str]) -> Shape:
@@ -91,7 +144,7 @@ def _sharegpt(row: Row) -> Conversation:
     return Conversation(_messages(lead + messages, "conversations"), _tools(row))
 
 
-def _prompt_completion(row: Row) -> Conversation | Completion:
+def _prompt_completion(row: Row) -> Askable:
     prompt, completion = row["prompt"], row["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
         return Completion(prompt, completion)
@@ -111,11 +164,19 @@ def _alpaca(row: Row) -> Conversation:
     )
 
 
+def _document(row: Row) -> Document:
+    ends = row.get("end_of_document", True)
+    if not isinstance(ends, bool):
+        raise DataError(f"end_of_document must be true or false, not {ends!r}")
+    return Document(_text(row, "text"), ends)
+
+
 SHAPES = (
     Shape("OpenAI messages", ("messages",), _openai),
     Shape("ShareGPT", ("conversations",), _sharegpt),
     Shape("prompt and completion", ("prompt", "completion"), _prompt_completion),
     Shape("Alpaca", ("instruction", "output"), _alpaca),
+    Shape("raw text", ("text",), _document),
 )
 
 _SHAREGPT_ROLES = {
@@ -147,23 +208,26 @@ def _messages(value: Any, path: str) -> tuple[Row, ...]:
 
 
 def _message(message: Row) -> Row:
-    """OpenAI's files say `"weight": 0` of an answer that is not to be learned."""
+    """OpenAI's files say `"weight": 0` of an answer that is not to be learned; columns may hold calls as JSON text."""
     kept = {key: value for key, value in message.items() if key != "weight"}
+    if isinstance(kept.get("tool_calls"), str):
+        kept["tool_calls"] = _objects(kept["tool_calls"], "tool_calls")
     return {**kept, "train": False} if message.get("weight") == 0 else kept
 
 
 def _tools(row: Row) -> tuple[Row, ...] | None:
-    """The tools on offer; Parquet files often hold them as JSON text."""
+    """The tools on offer."""
     tools = row.get("tools")
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except ValueError:
-            raise DataError("tools is text, but not JSON") from None
     return tuple(_objects(tools, "tools")) if tools else None
 
 
 def _objects(value: Any, path: str) -> list[Row]:
+    """Objects; a file of columns often holds them as JSON text, and CSV has nothing else."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise DataError(f"{path} is text, but not JSON") from None
     if not isinstance(value, list | tuple) or not all(isinstance(item, dict) for item in value):
         raise DataError(f"{path} must be a list of objects")
     return list(value)

@@ -1,173 +1,218 @@
-"""A recipe's files as tokenised examples: read, recognised, split, encoded and cut to length."""
+"""A recipe's files as tokenised examples: read row by row, recognised, split, encoded, cut to length, kept on disk."""
 
 from __future__ import annotations
 
-import hashlib
-from array import array
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
-from ptune.codecs.chat import ChatCodec, Example
-from ptune.data.conversations import Completion, Conversation
-from ptune.data.overlong import fit
-from ptune.data.source import Sample, Source, hold_out, open_source
-from ptune.errors import DataError, TemplateError
+import numpy as np
+
+from ptune.codecs.chat import ChatCodec
+from ptune.data import cache
+from ptune.data.conversations import Askable
+from ptune.data.examiner import Examiner
+from ptune.data.read import DataFile, open_file
+from ptune.data.source import Source, hold_out, open_source
+from ptune.data.split import Encoding, Split, refuse_overlong
+from ptune.data.store import Examples, Writer, conversations_in, examples_in, temporary_folder
+from ptune.errors import DataError
+from ptune.formats.whole_write import whole_folder
 from ptune.progress import Progress, say
 from ptune.recipe import Data
 from ptune.tasks.chat.spec import Chat
 
+_STORE_FORMAT = 1
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples of the three splits; `test` is empty where no test files were given.
+    """Examples of the three splits; `test` is empty where no test files were given. Each has a target that can be
+    predicted. They lie on disk and are mapped into memory: sequences that are read where they are looked at.
 
-    The conversations are those behind the examples, for showing answers side by side and as examples in a prompt; one
-    whose example had to be cut is left out.
+    The conversations are those behind the examples, for showing answers side by side and as examples in a prompt; raw
+    text, and one whose example had to be cut, is left out; of training only the first ten thousand are kept.
+    parts: how many of the training examples come from each of the recipe's `files`, in that order.
     summary: what was read and what became of it, in JSON types; the same for the same files, recipe and codec.
     """
 
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
-    train_conversations: list[Conversation | Completion]
-    validation_conversations: list[Conversation | Completion]
-    test_conversations: list[Conversation | Completion]
+    train: Examples
+    validation: Examples
+    test: Examples
+    train_conversations: Sequence[Askable]
+    validation_conversations: Sequence[Askable]
+    test_conversations: Sequence[Askable]
+    parts: tuple[int, ...]
     summary: dict[str, Any]
 
 
-def load(data: Data, task: Chat, codec: ChatCodec, seed: int) -> Dataset:
+def load(data: Data, task: Chat, codec: ChatCodec, seed: int, examiner: Examiner | None = None) -> Dataset:
     """Reads a recipe's data and encodes it with the codec that will also serve. Says what was recognised.
 
+    Memory does not grow with the data, but for a few numbers a row. Large sets stay encoded in a cache (see
+    `ptune.data.cache`) and are not read again while nothing has changed; but an examiner sees everything anew.
     Without validation files, `validation_share` of the rows in `files` is held out (see `hold_out`).
 
     Raises: DataError that names file and line of what cannot be used, all problems of a file at once.
     """
     if not data.files:
         raise DataError(
-            "no training data: pass --data.files PATH (JSONL, JSON or Parquet),"
+            "no training data: pass --data.files PATH (JSONL, JSON, CSV, Parquet, Arrow, text or hub:OWNER/NAME),"
             " for example --data.files sample:devils_dictionary.train"
         )
-    files = {"train": data.files, "validation": data.validation, "test": data.test}
-    sources = {split: [open_source(path) for path in paths] for split, paths in files.items()}
-    for source in _flat(sources):
-        say(f"{source.path}: {source.shape}, {source.row_count} rows")
-    encoded = _encode(_divide(sources, data, seed), codec, task)
-    _check(sources)
-    limit = min(task.max_length, codec.context or task.max_length)
-    if task.on_overlong == "error":
-        _refuse_overlong([pair for pairs in encoded.values() for pair in pairs], limit)
-    splits = {split: _fit(split, pairs, limit, task) for split, pairs in encoded.items()}
-    summary = {
-        "files": [{"split": split, **source.described()} for split, of in sources.items() for source in of],
-        "validation_share": None if data.validation else data.validation_share,
-        "longest_tokens": limit,
-        "on_overlong": task.on_overlong,
-        **{split: fitted.described() for split, fitted in splits.items()},
-    }
+    named = {"train": data.files, "validation": data.validation, "test": data.test}
+    files = [(split, open_file(path)) for split, paths in named.items() for path in paths]
+    made = _made(_Making(files, data, seed, Encoding(codec, task, examiner)))
+    for path, weight, examples in zip(data.files, data.weights, made.parts, strict=False):
+        if weight and not examples:
+            raise DataError("has a weight, but no training example is left of it", file=str(path))
+    return made
+
+
+def _made(making: _Making) -> Dataset:
+    """The set, from the cache where it is there."""
+    if sum(file.size_bytes for _, file in making.files) < cache.WORTH_BYTES:
+        return making.not_kept()
+    with cache.place_for(making.key()) as place:
+        if place is None:
+            return making.not_kept()
+        record = cache.sealed(place) if making.encoding.examiner is None else None
+        if record is None:
+            with whole_folder(place) as part:
+                record = making.into(part)
+        else:
+            say(f"encoded before: {place}")
+            _tell(record["summary"])
+        return _opened(place, record)
+
+
+@dataclass(frozen=True)
+class _Making:
+    """All that a data set depends on."""
+
+    files: list[tuple[str, DataFile]]  # with their splits
+    data: Data
+    seed: int
+    encoding: Encoding
+
+    @property
+    def holds_out(self) -> bool:
+        return not self.data.validation
+
+    def key(self) -> str:
+        """Names the set in the cache."""
+        codec, task = self.encoding.codec, self.encoding.task
+        return cache.key_of(
+            {
+                "format": _STORE_FORMAT,
+                "code": cache.code_hash(),
+                "versions": {name: version(name) for name in ("tokenizers", "jinja2")},
+                "files": [(split, file.path, file.sha256, file.reader.format) for split, file in self.files],
+                "held_out": (self.seed, self.data.validation_share) if self.holds_out else None,
+                "limit": self.data.limit,
+                "task": (task.train_on, task.on_overlong, self.encoding.limit),
+                "tokenizer": codec.tokenizer.to_str(),
+                "template": None if codec.template is None else codec.template.source,
+                "codec": (codec.special_tokens, sorted(codec.eos_ids), codec.system),
+            }
+        )
+
+    def not_kept(self) -> Dataset:
+        """The set, in files that nobody else sees and that are gone with this process."""
+        with temporary_folder() as folder:
+            return _opened(folder, self.into(folder))
+
+    def into(self, folder: Path) -> dict[str, Any]:
+        """Makes the set in a folder; returns its record, which is in the folder too. Raises: DataError."""
+        sources = [(split, open_source(file, self._ranked_for(split))) for split, file in self.files]
+        for _, source in sources:
+            _tell_file(source.described())
+        with contextlib.ExitStack() as stack:
+            splits = {
+                name: stack.enter_context(Split(name, Writer(folder / name), self.encoding))
+                for name in ("train", "validation", "test")
+            }
+            described = self._encode(sources, splits)
+        refuse_overlong(list(splits.values()))
+        for split in splits.values():
+            split.check()
+        summary = {
+            "files": described,
+            "validation_share": self.data.validation_share if self.holds_out else None,
+            "longest_tokens": self.encoding.limit,
+            "on_overlong": self.encoding.task.on_overlong,
+            **{name: split.described() for name, split in splits.items()},
+        }
+        _tell_splits(summary)
+        return cache.seal(folder, {"summary": summary})
+
+    def _ranked_for(self, split: str) -> int | None:
+        return self.seed if split == "train" and self.holds_out else None
+
+    def _encode(self, sources: list[tuple[str, Source]], splits: dict[str, Split]) -> list[dict[str, Any]]:
+        """Fills the splits; returns the files as data.json has them, with what each gave to its own split.
+
+        Raises: DataError where a file has rows that cannot be used.
+        """
+        ranks = [np.frombuffer(source.ranks, np.uint64) for split, source in sources if split == "train"]
+        held = iter(hold_out(np.concatenate(ranks), self.data.validation_share) if self.holds_out else ())
+        described, refused, total = [], [], sum(source.row_count for _, source in sources)
+        with Progress("tokenising", total, unit="rows") as progress:
+            for name, source in sources:
+                if self.encoding.examiner is not None:
+                    self.encoding.examiner.file(name, source.file.path)
+                own, problems = splits[name].writer, source.file.problems()
+                examples, tokens = own.examples, own.tokens
+                for sample in source.samples(problems):
+                    held_out = name == "train" and self.holds_out and next(held)
+                    split = splits["validation"] if held_out else splits[name]
+                    if split.name != "train" or self.data.limit is None or split.rows < self.data.limit:
+                        split.add(sample)
+                    progress.advance()
+                refused.append((problems, source.row_count))
+                counts = {"examples": own.examples - examples, "tokens": own.tokens - tokens}
+                described.append({"split": name, **source.described(), **counts})
+        for problems, row_count in refused:  # only now, so that an examiner has seen all files
+            problems.raise_if_any(row_count)
+        return described
+
+
+def _opened(folder: Path, record: dict[str, Any]) -> Dataset:
+    """The set that lies in a folder."""
+    summary = record["summary"]
     return Dataset(
-        train=splits["train"].examples,
-        validation=splits["validation"].examples,
-        test=splits["test"].examples,
-        train_conversations=splits["train"].conversations,
-        validation_conversations=splits["validation"].conversations,
-        test_conversations=splits["test"].conversations,
+        train=examples_in(folder / "train"),
+        validation=examples_in(folder / "validation"),
+        test=examples_in(folder / "test"),
+        train_conversations=conversations_in(folder / "train"),
+        validation_conversations=conversations_in(folder / "validation"),
+        test_conversations=conversations_in(folder / "test"),
+        parts=tuple(file["examples"] for file in summary["files"] if file["split"] == "train"),
         summary=summary,
     )
 
 
-@dataclass(frozen=True)
-class _Split:
-    """What a split's rows have become."""
-
-    examples: list[Example]
-    conversations: list[Conversation | Completion]
-    overlong: int  # rows
-    lost: int  # rows of which nothing is left
-
-    def described(self) -> dict[str, Any]:
-        """The split for data.json; `sha256` is over the tokens and targets."""
-        digest = hashlib.sha256()
-        for example in self.examples:
-            digest.update(array("q", example.ids).tobytes() + bytes(example.targets))
-        return {
-            "examples": len(self.examples),
-            "tokens": sum(map(len, self.examples)),
-            "targets": sum(example.target_count for example in self.examples),
-            "overlong": self.overlong,
-            "left_out": self.lost,
-            "sha256": digest.hexdigest(),
-        }
+def _tell(summary: dict[str, Any]) -> None:
+    for file in summary["files"]:
+        _tell_file(file)
+    _tell_splits(summary)
 
 
-Encoded: TypeAlias = list[tuple[Sample, Example]]
+def _tell_file(file: dict[str, Any]) -> None:
+    say(f"{file['path']}: {file['shape']}, {file['rows']} rows ({file['format']})")
 
 
-def _divide(sources: Mapping[str, list[Source]], data: Data, seed: int) -> dict[str, list[Sample]]:
-    """The samples of each split."""
-    samples = {split: [sample for source in of for sample in source.samples] for split, of in sources.items()}
-    if len(samples["train"]) < 2:
-        _check(sources)  # what is wrong with the other rows says more than that there are too few
-    if not data.validation:
-        samples["train"], samples["validation"] = hold_out(samples["train"], data.validation_share, seed)
-    samples["train"] = samples["train"][: data.limit]
-    return samples
-
-
-def _encode(samples: Mapping[str, list[Sample]], codec: ChatCodec, task: Chat) -> dict[str, Encoded]:
-    """Samples with their examples; those that cannot be encoded become problems of their files."""
-    encoded: dict[str, Encoded] = {split: [] for split in samples}
-    with Progress("tokenising", sum(map(len, samples.values())), unit="rows") as progress:
-        for split, sample in ((split, sample) for split, of in samples.items() for sample in of):
-            try:
-                encoded[split].append((sample, sample.conversation.example(codec, task.train_on)))
-            except TemplateError as error:
-                sample.problems.add(sample.number, str(error))
-            progress.advance()
-    return encoded
-
-
-def _refuse_overlong(encoded: Encoded, limit: int) -> None:
-    """Raises: DataError with counts where an example is too long."""
-    overlong = [(len(example), sample) for sample, example in encoded if len(example) > limit]
-    if overlong:
-        length, sample = max(overlong, key=lambda pair: pair[0])
-        raise DataError(
-            f"{len(overlong)} of {len(encoded)} examples are longer than {limit} tokens (longest {length}, {sample.place});"
-            " use --task.on-overlong truncate, drop or split, or raise --task.max-length up to the model's context"
-        )
-
-
-def _fit(split: str, encoded: Encoded, limit: int, task: Chat) -> _Split:
-    """A split cut to length; says what became of examples that are too long.
-
-    Raises: DataError where nothing is left of it.
-    """
-    pieces = [fit(example, limit, task.on_overlong) for _, example in encoded]
-    cut = [len(example) > limit for _, example in encoded]
-    fitted = _Split(
-        examples=[example for some in pieces for example in some],
-        conversations=[
-            sample.conversation for (sample, _), long in zip(encoded, cut, strict=True) if not long
-        ],
-        overlong=sum(cut),
-        lost=sum(not some for some in pieces),
-    )
-    if encoded and not fitted.examples:
-        raise DataError(
-            f"no {split} example is left: all are longer than {limit} tokens ({task.on_overlong})"
-        )
-    if fitted.overlong:
-        over = f"{fitted.overlong} of {len(encoded)} rows are longer than {limit} tokens"
-        say(f"{split}: {over} ({task.on_overlong}); nothing is left of {fitted.lost}")
-    return fitted
-
-
-def _flat(sources: Mapping[str, list[Source]]) -> list[Source]:
-    return [source for of in sources.values() for source in of]
-
-
-def _check(sources: Mapping[str, list[Source]]) -> None:
-    """Raises: DataError where a file has rows that cannot be used."""
-    for source in _flat(sources):
-        source.check()
+def _tell_splits(summary: dict[str, Any]) -> None:
+    policy = summary["on_overlong"].replace("error", "raw text is split")  # of all else there is none
+    for name in ("train", "validation", "test"):
+        split = summary[name]
+        if split["overlong"]:
+            over = f"{split['overlong']} of {split['rows']} rows are longer than {summary['longest_tokens']} tokens"
+            say(f"{name}: {over} ({policy})")
+        if split["left_out"]:
+            say(
+                f"{name}: {split['left_out']} of {split['rows']} rows are left out: no target of theirs is left"
+            )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ptune.errors import DataError
 
 _SHOWN = 5
+_MOST_KINDS = 1000  # of a file that is broken all over, no more are kept
 
 
 @dataclass
@@ -15,29 +16,33 @@ class Problems:
 
     file: str
     unit: str = "line"
-    _rows: dict[str, list[int]] = field(default_factory=dict)  # reason -> numbers of the rows
+    count: int = 0  # rows that cannot be used
+    _kinds: dict[str, tuple[int, int]] = field(default_factory=dict)  # reason -> the first row, how many
 
     def add(self, number: int, reason: str) -> None:
         """Row `number`, counted from 1, cannot be used."""
-        self._rows.setdefault(reason, []).append(number)
+        self.count += 1
+        if reason in self._kinds or len(self._kinds) < _MOST_KINDS:
+            first, count = self._kinds.get(reason, (number, 0))
+            self._kinds[reason] = (first, count + 1)
 
-    @property
-    def count(self) -> int:
-        """Number of rows that cannot be used."""
-        return sum(len(numbers) for numbers in self._rows.values())
+    def reasons(self) -> list[tuple[str, int, int]]:
+        """Each reason, the first row that it is true of, and how many there are."""
+        return [(reason, first, count) for reason, (first, count) in self._kinds.items()]
 
     def raise_if_any(self, total: int) -> None:
         """Raises: DataError that names the first rows with a problem and how many of `total` there are."""
-        if not self._rows:
+        if not self.count:
             return
-        [reason, numbers], *others = sorted(self._rows.items(), key=lambda item: item[1][0])
+        kinds = sorted(self._kinds.items(), key=lambda kind: kind[1][0])
         if self.count == 1 and self.unit == "line":
-            raise DataError(reason, file=self.file, line=numbers[0])
-        shown = [self._told(reason, numbers), *(self._told(*other) for other in others[: _SHOWN - 1])]
-        more = [f"… and {len(others) + 1 - _SHOWN} more kinds of problem"] if len(others) >= _SHOWN else []
+            reason, (number, _) = kinds[0]
+            raise DataError(reason, file=self.file, line=number)
+        shown = [self._told(reason, *numbers) for reason, numbers in kinds[:_SHOWN]]
+        more = [f"… and {len(kinds) - _SHOWN} more kinds of problem"] if len(kinds) > _SHOWN else []
         message = f"{self.count} of {total} {self.unit}s cannot be used\n  " + "\n  ".join(shown + more)
         raise DataError(message, file=self.file)
 
-    def _told(self, reason: str, numbers: list[int]) -> str:
-        more = "" if len(numbers) == 1 else f" (and {len(numbers) - 1} more like it)"
-        return f"{self.unit} {numbers[0]}: {reason}{more}"
+    def _told(self, reason: str, first: int, count: int) -> str:
+        more = "" if count == 1 else f" (and {count - 1} more like it)"
+        return f"{self.unit} {first}: {reason}{more}"

@@ -1,33 +1,70 @@
-"""Reads JSONL, JSON and Parquet files into rows that know their place."""
+"""Opens data files of every known format, told apart by their first bytes and, where those say nothing, their names."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
+from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC, Columns
+from ptune.data.delimited import SUFFIXES as DELIMITED_SUFFIXES
+from ptune.data.delimited import Delimited, delimiter_of
+from ptune.data.hub import PREFIX as HUB
+from ptune.data.hub import open_hub
+from ptune.data.json_array import JsonArray
+from ptune.data.jsonl import JsonLines, is_object
+from ptune.data.plain_text import SUFFIXES as TEXT_SUFFIXES
+from ptune.data.plain_text import PlainText
 from ptune.data.problems import Problems
+from ptune.data.rows import BYTE_ORDER_MARK, Reader, Row
 from ptune.errors import DataError
+from ptune.progress import Progress
 
 _SAMPLE = "sample:"
-_PARQUET_MAGIC = b"PAR1"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\3\4": "zip",
+}
+_FIRST_BYTES = 1 << 16
+_MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Row:
-    """One object of a file; `number` counts from 1, in lines for JSONL and in rows elsewhere."""
+class DataFile:
+    """A file, or a data set of the hub, whose format is known; its rows are read when they are asked for."""
 
-    number: int
-    value: dict[str, Any]
+    path: Path  # as the user named it
+    reader: Reader
+    sha256: str  # of its bytes; of the hub, over the rows
+    size_bytes: int
+    modified_ns: int  # 0 where it cannot change
+    copy: object = None  # keeps the copy of a pipe from being deleted
+
+    def problems(self) -> Problems:
+        """For what is found wrong with the file."""
+        return Problems(str(self.path), self.reader.unit)
+
+    def rows(self, problems: Problems) -> Iterator[Row]:
+        """The rows in order; those that cannot be read go to `problems`.
+
+        Raises: DataError where the file as a whole cannot be read, or changes under our hands.
+        """
+        yield from self.reader.rows(problems)
+        if self.modified_ns and resolve(self.path).stat().st_mtime_ns != self.modified_ns:
+            raise DataError("the file changed while it was read; start again", file=str(self.path))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file's rows, and those that could not be read."""
+    """All of a file's rows, for files that are known to be small, and those that could not be read."""
 
     sha256: str
     rows: list[Row]
@@ -36,29 +73,41 @@ class Table:
 
 
 def read(path: Path) -> Table:
-    """Reads a file of JSON objects: one a line, one array of them, or Parquet; told apart by the first bytes.
+    """Reads a whole file into memory. Single rows that are wrong are its problems.
 
-    Raises: DataError where the file is missing, empty or of another kind. Single rows that are wrong are its problems.
+    Raises: DataError as `open_file` does.
     """
+    file = open_file(path)
+    problems = file.problems()
+    rows = list(file.rows(problems))
+    return Table(file.sha256, rows, len(rows) + problems.count, problems)
+
+
+def open_file(path: Path) -> DataFile:
+    """Finds out what a file is and names it by its SHA-256; no row is read yet. `hub:…` and `sample:…` are paths too.
+
+    Raises: DataError where the file is missing, empty or of no known format.
+    """
+    if str(path).startswith(HUB):
+        hub = open_hub(str(path))
+        return DataFile(path, hub, hub.sha256(), hub.size_bytes, 0)
+    file = resolve(path)
     try:
-        raw = resolve(path).read_bytes()
+        status = file.stat()
+        if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+            reader, sha256 = _reader(path, file), _sha256(path, file, status.st_size)
+            return DataFile(path, reader, sha256, status.st_size, status.st_mtime_ns)
+        copy = _copied(file)
+        file = Path(copy.name)
+        size = file.stat().st_size
+        return DataFile(path, _reader(path, file), _sha256(path, file, size), size, 0, copy)
     except FileNotFoundError:
         raise DataError("there is no such file", file=str(path)) from None
+    except IsADirectoryError:
+        message = "is a folder: name the files in it, such as its *.parquet, *.arrow or *.jsonl"
+        raise DataError(message, file=str(path)) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from None
-    beginning = raw.removeprefix(_BYTE_ORDER_MARK).lstrip()
-    if not beginning:
-        raise DataError("the file is empty", file=str(path))
-    as_lines = not beginning.startswith((b"[", _PARQUET_MAGIC))
-    problems = Problems(str(path), unit="line" if as_lines else "row")
-    if as_lines:
-        values = _lines(raw, problems)
-    else:
-        values = enumerate(
-            _parquet(path, raw) if raw.startswith(_PARQUET_MAGIC) else _array(path, raw), start=1
-        )
-    rows = list(_objects(values, problems))
-    return Table(hashlib.sha256(raw).hexdigest(), rows, len(rows) + problems.count, problems)
 
 
 def resolve(path: Path) -> Path:
@@ -72,66 +121,48 @@ def resolve(path: Path) -> Path:
     return samples[name]
 
 
-def _lines(raw: bytes, problems: Problems) -> Iterator[tuple[int, Any]]:
-    """The values of JSONL with their line numbers; empty lines are skipped."""
-    offset = 0
-    for number, line in enumerate(raw.split(b"\n"), start=1):
-        start = len(_BYTE_ORDER_MARK) if number == 1 and line.startswith(_BYTE_ORDER_MARK) else 0
-        if line[start:].strip():
-            try:
-                yield number, _parse(line[start:], offset + start)
-            except DataError as error:
-                problems.add(number, str(error))
-        offset += len(line) + 1
+def _reader(path: Path, file: Path) -> Reader:
+    """A reader of the format that a file is in. Raises: DataError, OSError."""
+    named, suffix = str(path), file.suffix.lower()
+    with file.open("rb") as opened:
+        first = opened.read(_FIRST_BYTES)
+        beginning = first.removeprefix(BYTE_ORDER_MARK).lstrip()
+        while not beginning and (more := opened.read(_FIRST_BYTES)):
+            beginning = more.lstrip()
+    if not beginning:
+        raise DataError("the file is empty", file=named)
+    for magic, name in _COMPRESSED.items():
+        if first.startswith(magic):
+            raise DataError(f"the file is compressed ({name}): unpack it first", file=named)
+    if first.startswith(PARQUET_MAGIC):
+        return Columns(file, named, "Parquet")
+    if first.startswith(ARROW_MAGIC):
+        return Columns(file, named, "Arrow")
+    if first.startswith(ARROW_STREAM_MAGIC):
+        return Columns(file, named, "Arrow stream")
+    if suffix in DELIMITED_SUFFIXES:
+        return Delimited(file, named, delimiter_of(suffix, first.partition(b"\n")[0]))
+    if suffix in TEXT_SUFFIXES and not is_object(beginning.partition(b"\n")[0]):
+        return PlainText(file)
+    return JsonArray(file, named) if beginning.startswith(b"[") else JsonLines(file)
 
 
-def _parse(raw: bytes, offset: int) -> Any:
-    """A JSON value. `offset` is where the bytes are in their file. Raises: DataError."""
-    try:
-        return json.loads(raw.decode())
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8: byte 0x{raw[error.start]:02x} at offset {offset + error.start}"
-        ) from None
-    except json.JSONDecodeError as error:
-        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"not JSON: {error.msg} at {place}") from None
-    except (ValueError, RecursionError) as error:  # a number of too many digits, brackets nested too deeply
-        raise DataError(f"JSON that cannot be read: {error}") from None
+def _copied(pipe: Path) -> IO[bytes]:
+    """What comes out of a pipe, which can be read only once, in a file that is gone with the object returned."""
+    copy = tempfile.NamedTemporaryFile(prefix="ptune-")  # noqa: SIM115
+    with pipe.open("rb") as opened:
+        shutil.copyfileobj(opened, copy)
+    copy.flush()
+    return copy
 
 
-def _array(path: Path, raw: bytes) -> list[Any]:
-    start = len(_BYTE_ORDER_MARK) if raw.startswith(_BYTE_ORDER_MARK) else 0
-    try:
-        values: list[Any] = _parse(raw[start:], start)
-    except DataError as error:
-        raise DataError(str(error), file=str(path)) from None
-    return values
-
-
-def _parquet(path: Path, raw: bytes) -> Iterator[Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError("reading Parquet needs pyarrow: pip install 'ptune[train]'", file=str(path)) from None
-    try:
-        table = parquet.read_table(pyarrow.BufferReader(raw))
-    except pyarrow.ArrowException as error:
-        raise DataError(f"not a Parquet file that can be read: {error}", file=str(path)) from None
-    return (_without_nulls(value) for value in table.to_pylist())
-
-
-def _without_nulls(value: Any) -> Any:
-    """In Parquet every object has all the fields that any of them has; those it lacks are null."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _objects(values: Iterator[tuple[int, Any]], problems: Problems) -> Iterator[Row]:
-    for number, value in values:
-        if isinstance(value, dict):
-            yield Row(number, value)
-        else:
-            problems.add(number, f"not a JSON object but {type(value).__name__}")
+def _sha256(path: Path, file: Path, size_bytes: int) -> str:
+    digest = hashlib.sha256()
+    with (
+        file.open("rb") as opened,
+        Progress(f"hashing {path}", size_bytes // _MEGABYTE, unit="MiB") as progress,
+    ):
+        while chunk := opened.read(_MEGABYTE):
+            digest.update(chunk)
+            progress.advance()
+    return digest.hexdigest()

@@ -1,25 +1,34 @@
-"""A data file: its conversations, and which of them are held out."""
+"""A data file whose shape is known: its conversations, and what must be known of all of them before they are encoded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ptune.data.conversations import Completion, Conversation, recognise
+import numpy as np
+import numpy.typing as npt
+
+from ptune.data.conversations import Convertible, Shape, recognise
+from ptune.data.delimited import Delimited
 from ptune.data.problems import Problems
-from ptune.data.read import read
+from ptune.data.read import DataFile
+from ptune.data.rows import Row
 from ptune.errors import DataError
+from ptune.progress import Progress
+
+_NOTED_EVERY = 1000  # rows
+_MANY_ROWS = 10_000
 
 
 @dataclass(frozen=True)
 class Sample:
     """A conversation that knows where it comes from."""
 
-    conversation: Conversation | Completion
+    conversation: Convertible
     number: int  # of its line or row
     problems: Problems  # of its file
 
@@ -30,64 +39,116 @@ class Sample:
 
 @dataclass(frozen=True)
 class Source:
-    """What one file holds. Rows that cannot be used are in `problems`."""
+    """What one file holds."""
 
-    path: Path
-    sha256: str
-    shape: str
-    samples: list[Sample]
-    problems: Problems
-    row_count: int
+    file: DataFile
+    shape: Shape
+    row_count: int  # with those that cannot be used
+    ranks: array[int]  # of the samples, for `hold_out`; empty where nothing is to be held out
+
+    def samples(self, problems: Problems) -> Iterator[Sample]:
+        """The file's conversations in order; rows that cannot be used go to `problems`."""
+        for row in self.file.rows(problems):
+            try:
+                yield Sample(_converted(row, self.shape), row.number, problems)
+            except DataError as error:
+                problems.add(row.number, str(error))
 
     def check(self) -> None:
-        """Raises: DataError where a row of the file cannot be used."""
-        self.problems.raise_if_any(self.row_count)
+        """Raises: DataError where a row cannot be read or does not fit the shape."""
+        problems = self.file.problems()
+        for _ in self.samples(problems):
+            pass
+        problems.raise_if_any(self.row_count)
 
     def described(self) -> dict[str, Any]:
         """The file for data.json."""
-        return {"path": str(self.path), "sha256": self.sha256, "shape": self.shape, "rows": self.row_count}
+        return {
+            "path": str(self.file.path),
+            "sha256": self.file.sha256,
+            "format": self.file.reader.format,
+            "shape": self.shape.name,
+            "rows": self.row_count,
+        }
 
 
-def open_source(path: Path) -> Source:
-    """Reads a file and recognises its shape by its columns.
+def open_source(file: DataFile, seed: int | None) -> Source:
+    """Reads a file once: recognises its shape by its columns and, where there is a seed, ranks its samples.
 
     Raises: DataError where the file as a whole cannot be used.
     """
-    table = read(path)
-    if not table.rows:
-        table.problems.raise_if_any(table.row_count)
-    try:
-        shape = recognise({column for row in table.rows for column in row.value})
-    except DataError as error:
-        raise DataError(str(error), file=str(path)) from None
-    samples = []
-    for row in table.rows:
-        missing = [column for column in shape.columns if row.value.get(column) is None]
-        try:
-            if missing:
-                raise DataError(f"has no {' and no '.join(missing)}")
-            samples.append(Sample(shape.convert(row.value), row.number, table.problems))
-        except DataError as error:
-            table.problems.add(row.number, str(error))
-    return Source(path, table.sha256, shape.name, samples, table.problems, table.row_count)
+    problems, columns, ranks = file.problems(), set[str](), array("Q")
+    shape: Shape | None = None
+    readable, broken = 0, False
+    with Progress(f"reading {file.path}", 1, unit="files") as progress:
+        for row in file.rows(problems):
+            readable += 1
+            if not columns.issuperset(row.value):
+                # A shape that shows only after some rows means that these lack a column: the file is refused later.
+                columns |= row.value.keys()
+                shape = _known(columns)
+            if shape is not None:
+                try:
+                    conversation = _converted(row, shape)
+                except DataError:
+                    broken = True  # told when the row is to be encoded
+                else:
+                    ranks += array("Q", [] if seed is None else [_rank(conversation, seed)])
+            if readable % _NOTED_EVERY == 0:
+                progress.advance(0, note=f"{readable} rows")
+        progress.advance()
+    total = readable + problems.count
+    if not readable:
+        problems.raise_if_any(total)
+        raise DataError("the file holds no rows", file=str(file.path))
+    source = Source(file, shape or _unknown(file, columns), total, ranks)
+    if (broken or problems.count) and (total > _MANY_ROWS or (seed is not None and len(ranks) < 2)):
+        # Encoding could find more, but takes long; and what is wrong with rows says more than that there are too few.
+        source.check()
+    return source
 
 
-def hold_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Samples to train on and those held out, each in the order given.
+def hold_out(ranks: npt.NDArray[np.uint64], share: float) -> npt.NDArray[np.bool_]:
+    """Which samples are held out: `share` of them, at least one, the lowest in rank.
 
-    Chosen by a hash of seed and content, so that neither the order of the samples nor the machine matters.
+    Ranks are hashes of seed and content, so that neither the order of the samples nor the machine matters.
 
     Raises: DataError where there are too few.
     """
-    if len(samples) < 2:
-        raise DataError(f"{len(samples)} row is too few to hold any out: pass --data.validation PATH")
-    count = min(max(1, round(share * len(samples))), len(samples) - 1)
-    ranked = sorted(range(len(samples)), key=lambda index: (_hash(samples[index], seed), index))
-    chosen = set(ranked[:count])
-    kept = [sample for index, sample in enumerate(samples) if index not in chosen]
-    return kept, [samples[index] for index in sorted(chosen)]
+    if len(ranks) < 2:
+        raise DataError(f"{len(ranks)} row is too few to hold any out: pass --data.validation PATH")
+    count = min(max(1, round(share * len(ranks))), len(ranks) - 1)
+    held = np.zeros(len(ranks), bool)
+    held[np.argsort(ranks, kind="stable")[:count]] = True
+    return held
 
 
-def _hash(sample: Sample, seed: int) -> bytes:
-    content = json.dumps([seed, asdict(sample.conversation)], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).digest()
+def _rank(conversation: Convertible, seed: int) -> int:
+    """The first 8 bytes of a SHA-256."""
+    content = json.dumps([seed, asdict(conversation)], sort_keys=True, default=str)
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big")
+
+
+def _known(columns: set[str]) -> Shape | None:
+    try:
+        return recognise(columns)
+    except DataError:
+        return None
+
+
+def _unknown(file: DataFile, columns: set[str]) -> NoReturn:
+    """Raises: DataError that lists the columns and the shapes known."""
+    hint = " (the first line must name the columns)" if isinstance(file.reader, Delimited) else ""
+    try:
+        recognise(columns)
+    except DataError as error:
+        raise DataError(f"{error}{hint}", file=str(file.path)) from None
+    raise AssertionError
+
+
+def _converted(row: Row, shape: Shape) -> Convertible:
+    """Raises: DataError for a row that does not fit."""
+    missing = [column for column in shape.columns if row.value.get(column) is None]
+    if missing:
+        raise DataError(f"has no {' and no '.join(missing)}")
+    return shape.convert(row.value)

@@ -20,6 +20,7 @@ _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])(
 _KINDS = (  # other tensors that an adapter's file may hold, by what their names contain
     ("lora_magnitude_vector", f"DoRA magnitudes; {MERGE}"),
     ("lora_embedding_", f"LoRA of an embedding; {MERGE}"),
+    ("token_adapter", f"embeddings of single tokens; {MERGE}"),
     ("modules_to_save", f"whole trained modules; {MERGE}"),
     (".bias", f"trained biases (bias is not 'none'); {MERGE}"),
 )

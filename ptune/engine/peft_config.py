@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from ptune.errors import AdapterError
 from ptune.formats.whole_write import read_json
 
-MERGE = "merge it instead: ptune merge"
+MERGE = "merge it instead: ptune merge, or ptune export RUN --merge"
 
 # What changes more than `x @ A @ B * scale` beside a linear layer. A false, null or empty value is harmless.
 REFUSED = {
     "use_dora": f"DoRA rescales the base's weights; {MERGE}",
     "modules_to_save": f"it carries whole trained modules beside the LoRA factors; {MERGE}",
     "target_parameters": f"it adapts bare parameters, not linear layers; {MERGE}",
-    "trainable_token_indices": f"it trains embeddings of single tokens; {MERGE}",
+    "trainable_token_indices": f"it brings tokens with embeddings of their own, and those are part of the graph; {MERGE}",
     "lora_bias": f"its B factors have a bias; {MERGE}",
     "layer_replication": f"it changes how many layers the base has; {MERGE}",
     "kasa_config": f"KaSA changes the base's weights; {MERGE}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import load
-from ptune.data.conversations import Completion, Conversation
+from ptune.data.conversations import Askable
+from ptune.data.store import spooled
 from ptune.errors import BackboneError, FormatError, TemplateError
 from ptune.evaluation.answers import answers
 from ptune.evaluation.figures import Figures, figures
@@ -95,8 +97,7 @@ def _models(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Modul
     if run.has_adapter:
         model = PeftModel.from_pretrained(loaded.model, str(run.adapter_path))
         return model, model
-    tuned = recipe.backbone.model_copy(update={"model": str(run.model_path), "revision": None})
-    return loaded.model, load(tuned).model
+    return loaded.model, load(recipe.backbone.saved_at(run.model_path)).model
 
 
 def _backbone(model: torch.nn.Module) -> PreTrainedModel:
@@ -112,13 +113,19 @@ def _figures(label: str, model: torch.nn.Module, held: HeldOut, recipe: Recipe) 
 
 def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[str, Any] | None:
     """Figures of the bare base after some training conversations; None where no prompt can be made of them."""
-    longest = max(len(example) for example in held.examples)
+    if not held.train or not held.conversations:
+        return None
+    longest = max(map(len, held.examples))
     room = None if held.codec.context is None else held.codec.context - longest
     chosen = shots(held.train, recipe.evaluate.in_context, room, held.codec, recipe.train.seed)
-    if not chosen or not held.conversations:
+    if not chosen:
         return None
     try:
-        examples = [after(chosen, asked, held.codec, recipe.task.train_on) for asked in held.conversations]
+        examples = spooled(
+            example
+            for asked in held.conversations
+            for example in after(chosen, asked, held.codec, recipe.task.train_on)
+        )
     except TemplateError as error:
         say(f"no in-context baseline: {error}")
         return None
@@ -126,15 +133,17 @@ def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[s
     return {**in_context(label, model, examples, _backbone(model).device), "examples": len(chosen)}
 
 
-def _askable(held: HeldOut, recipe: Recipe) -> list[Conversation | Completion]:
+def _askable(held: HeldOut, recipe: Recipe) -> list[Askable]:
     """The first held-out conversations whose prompt leaves room for an answer."""
+    if recipe.evaluate.answers and not held.conversations:
+        say("no answers side by side: what is held out is raw text, or was cut, and asks nothing")
     room = None if held.codec.context is None else held.codec.context - recipe.evaluate.answer_tokens
-    fitting = [c for c in held.conversations if room is None or len(c.prompt(held.codec)) <= room]
-    return fitting[: recipe.evaluate.answers]
+    fitting = (c for c in held.conversations if room is None or len(c.prompt(held.codec)) <= room)
+    return list(islice(fitting, recipe.evaluate.answers))
 
 
 def _answers(
-    label: str, model: torch.nn.Module, held: HeldOut, asked: list[Conversation | Completion], recipe: Recipe
+    label: str, model: torch.nn.Module, held: HeldOut, asked: list[Askable], recipe: Recipe
 ) -> list[str]:
     if not asked:
         return []

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.data import dataset
-from ptune.data.conversations import Completion, Conversation
+from ptune.data.conversations import Askable
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.recipe import Recipe
 from ptune.training.folder import check_same_data
-from ptune.training.packing import targets
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class HeldOut:
     """Examples that training never saw, the conversations behind them, and those that training did see."""
 
     split: Literal["test", "validation"]
-    examples: list[Example]  # each has a target
-    conversations: list[Conversation | Completion]
-    train: list[Conversation | Completion]
+    examples: Sequence[Example]  # each has a target
+    conversations: Sequence[Askable]  # fewer than examples where some were cut, none of raw text
+    train: Sequence[Askable]
     codec: ChatCodec
 
 
@@ -35,7 +35,7 @@ def held_out(run: Run) -> HeldOut:
     data = dataset.load(recipe.data, recipe.task, codec, recipe.train.seed)
     check_same_data(run, data.summary)
     test = bool(data.test)
-    examples = [example for example in (data.test if test else data.validation) if targets(example)]
+    examples = data.test if test else data.validation
     conversations = data.test_conversations if test else data.validation_conversations
     limit = recipe.evaluate.limit
     if not examples:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ptune.codecs.chat import ChatCodec, Example
-from ptune.data.conversations import Completion, Conversation
+from ptune.data.conversations import Askable, Completion, Conversation
 from ptune.evaluation.figures import Figures, summed
 from ptune.progress import Progress
 
@@ -19,14 +19,14 @@ TrainOn = Literal["assistant", "last"]
 
 
 def shots(
-    train: Sequence[Conversation | Completion], count: int, room: int | None, codec: ChatCodec, seed: int
-) -> list[Conversation | Completion]:
+    train: Sequence[Askable], count: int, room: int | None, codec: ChatCodec, seed: int
+) -> list[Askable]:
     """Up to `count` training conversations, chosen by the seed, that together take at most `room` tokens."""
-    chosen: list[Conversation | Completion] = []
+    chosen: list[Askable] = []
     for index in random.Random(seed).sample(range(len(train)), len(train)):  # noqa: S311
         if len(chosen) == count:
             break
-        tokens = len(train[index].example(codec, "assistant"))
+        tokens = len(train[index].examples(codec, "assistant")[-1])
         if room is None or tokens <= room:
             chosen.append(train[index])
             room = None if room is None else room - tokens
@@ -34,16 +34,16 @@ def shots(
 
 
 def after(
-    shots: Sequence[Conversation | Completion],
-    asked: Conversation | Completion,
+    shots: Sequence[Askable],
+    asked: Askable,
     codec: ChatCodec,
     train_on: TrainOn,
-) -> Example:
+) -> list[Example]:
     """`asked` with the shots before it, as earlier turns of one conversation; its own targets stay the only ones."""
     if isinstance(asked, Completion) or any(isinstance(shot, Completion) for shot in shots):
         before = [token for shot in shots for token in shot.example(codec, train_on).ids]
         own = asked.example(codec, train_on)
-        return Example((*before, *own.ids), (*[False] * len(before), *own.targets))
+        return [Example((*before, *own.ids), (*[False] * len(before), *own.targets))]
     lead = asked.messages[:1] if asked.messages[0]["role"] == "system" else ()
     earlier = [
         {**message, "train": False}
@@ -53,7 +53,7 @@ def after(
         if message["role"] != "system"
     ]
     messages = (*lead, *earlier, *asked.messages[len(lead) :])
-    return Conversation(messages, asked.tools).example(codec, train_on)
+    return Conversation(messages, asked.tools).examples(codec, train_on)
 
 
 @torch.no_grad()
@@ -86,9 +86,9 @@ def in_context(
 
 def _shared(examples: Sequence[Example]) -> int:
     """How many tokens all examples begin with; the token before the first target of any is not among them."""
-    first_targets = [example.targets.index(True, 1) for example in examples]
-    limit = min(first_targets) - 1
-    for place in range(limit):
-        if len({example.ids[place] for example in examples}) > 1:
-            return place
+    first, limit = examples[0].ids, len(examples[0])
+    for example in examples:
+        limit = min(limit, example.targets.index(True, 1) - 1)
+        while example.ids[:limit] != first[:limit]:
+            limit -= 1
     return limit

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -25,7 +26,7 @@ def merged(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple[nn.Mod
     Raises: AdapterError where a layer cannot be merged.
     """
     adapter = model.active_adapter
-    size, error = 0.0, 0.0
+    size, error = _new_rows(model, adapter, dtype)
     for name, layer in model.named_modules():
         if not isinstance(layer, LoraLayer) or adapter not in layer.lora_A:
             continue
@@ -48,3 +49,22 @@ def merged(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple[nn.Mod
     if dtype != torch.float32:
         plain.to(dtype)
     return plain, (error / size) ** 0.5 if size else 0.0
+
+
+def _new_rows(model: PeftModel, adapter: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Puts trained rows of single tokens into the embedding and the head.
+
+    Returns the squared norm of their update, and of what the rounding to `dtype` took from it.
+    """
+    size, error = 0.0, 0.0
+    for layer in model.modules():
+        held = layer.token_adapter if isinstance(layer, TrainableTokensWrapper) else None
+        if held is None or held.tied_adapter is not None or adapter not in held.token_indices:
+            continue
+        weight, tokens = held.get_base_layer().weight, held.token_indices[adapter]
+        before, rows = weight[tokens].double(), held.trainable_tokens_delta[adapter].double()
+        after, update = rows.to(dtype), rows - before
+        size += float(update.square().sum())
+        error += float((after.double() - before.to(dtype).double() - update).square().sum())
+        weight[tokens] = after.float()  # in place: a head that is tied to the embedding shares it
+    return size, error

@@ -39,6 +39,8 @@ class RunRecord(BaseModel):
     instruction_set: str = ""
     threads: int = 0
     processes: int = 1
+    distributed: str = "NO"  # how they share the work, in accelerate's words: NO, MULTI_CPU, MULTI_GPU, FSDP
+    changes: tuple[str, ...] = ()  # of what the bits depend on, at each resume
     base: BaseIdentity
     method: str = ""
     steps: int = 0  # optimiser steps done

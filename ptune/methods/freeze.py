@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -19,11 +20,15 @@ class FreezeExceptLast(Spec):
     layers: int = Field(default=2, ge=1)
     """How many of the last transformer blocks are trained."""
 
-    def apply(self, model: nn.Module) -> nn.Module:
+    def apply(self, model: nn.Module, new_tokens: Sequence[int] = ()) -> nn.Module:
         """Returns `model` with only the last blocks, and the norm after them, trainable.
 
-        Raises: RecipeError where the model has fewer blocks.
+        Raises: RecipeError where the model has fewer blocks, or there are new tokens, which would stay untrained.
         """
+        if new_tokens:
+            raise RecipeError(
+                "FreezeExceptLast leaves all embeddings as they are: new tokens need Lora or Full"
+            )
         model.requires_grad_(False)
         name, blocks = _blocks(model)
         if self.layers > len(blocks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ptune.spec import Spec
@@ -13,6 +14,6 @@ if TYPE_CHECKING:
 class Full(Spec):
     """Full fine-tuning."""
 
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Returns `model` with every weight trainable."""
+    def apply(self, model: nn.Module, new_tokens: Sequence[int] = ()) -> nn.Module:
+        """Returns `model` with every weight trainable, rows of new tokens among them."""
         return model.requires_grad_(True)

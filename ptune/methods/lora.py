@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from ptune.spec import Spec
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
 
 class Lora(Spec):
@@ -28,10 +30,12 @@ class Lora(Spec):
     rslora: bool = False
     """Rank-stabilised scaling (Kalajdzievski 2023)."""
 
-    def apply(self, model: nn.Module) -> nn.Module:
+    def apply(self, model: PreTrainedModel, new_tokens: Sequence[int] = ()) -> nn.Module:
         """Returns `model` wrapped in a PeftModel whose only trainable weights are the adapter's, in float32.
 
-        Raises: RecipeError where a name in `target_modules` fits no layer.
+        new_tokens: ids whose rows, in the embedding and in the output head, are trained and saved with the adapter.
+
+        Raises: RecipeError where a name in `target_modules` fits no layer, or peft cannot train single rows here.
         """
         from peft import LoraConfig, get_peft_model
 
@@ -45,8 +49,37 @@ class Lora(Spec):
             target_modules=targets,
             use_rslora=self.rslora,
             task_type="CAUSAL_LM",
+            trainable_token_indices=_rows(model, new_tokens),
         )
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+        if new_tokens:
+            _check_rows(model)
+        return adapted
+
+
+def _rows(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]] | None:
+    """peft's `trainable_token_indices`: layer -> rows. A head that is tied to the embedding follows it."""
+    if not tokens:
+        return None
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    layers = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
+    if getattr(head, "bias", None) is not None:  # peft computes the head of new tokens without it
+        raise RecipeError(
+            f"backbone.new_tokens: the output head of {type(model).__name__} has a bias: use method Full"
+        )
+    names = {id(layer): name for name, layer in model.named_modules()}
+    return {names[id(layer)]: list(tokens) for layer in layers}
+
+
+def _check_rows(model: PreTrainedModel) -> None:
+    """Raises: RecipeError where peft did not put the trained rows into both ends of the model."""
+    from peft.utils.other import TrainableTokensWrapper
+
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if not isinstance(layer, TrainableTokensWrapper):
+            raise RecipeError(
+                f"backbone.new_tokens: peft cannot train single rows of {type(model).__name__}: use method Full"
+            )
 
 
 def _check_targets(targets: list[str], modules: list[str]) -> None:

@@ -57,8 +57,33 @@ def card(
             f"- quantisation: {record.base.quantize}, other weights {record.base.dtype}",
             f"- SHA-256 of the weights that were trained on: `{record.base.hash}`",
             "",
+            *_new_tokens(record, recipe),
         ]
     )
+
+
+def _new_tokens(record: RunRecord, recipe: Recipe) -> list[str]:
+    """How plain PEFT loads an adapter that brings tokens: the base needs a row for each first."""
+    tokens = recipe.backbone.new_tokens
+    if not tokens or record.method != "Lora":
+        return []
+    return [
+        "## New tokens",
+        "",
+        f"{', '.join(f'`{token}`' for token in tokens)}: their rows of the embedding are in the adapter, and the"
+        " tokenizer that knows them lies beside it. With plain PEFT:",
+        "",
+        "```python",
+        'tokenizer = AutoTokenizer.from_pretrained("adapter")',
+        f'model = AutoModelForCausalLM.from_pretrained("{record.base.source}")',
+        "rows = model.get_input_embeddings().num_embeddings",
+        "model.resize_token_embeddings(max(rows, len(tokenizer)))",
+        'model = PeftModel.from_pretrained(model, "adapter")',
+        "```",
+        "",
+        "ptune serves it merged: `ptune export RUN --merge`.",
+        "",
+    ]
 
 
 def _method(recipe: Recipe) -> str:

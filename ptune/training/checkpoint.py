@@ -5,7 +5,8 @@
                       /state.json              loop state, optimiser's groups, SHA-256 of the two files
     checkpoints/latest.json                    {"step": N}, moved last
 
-Data order, dropout and learning rate are functions of seed and step, so there is nothing else to save.
+Data order, dropout and learning rate are functions of seed and step, so there is nothing else to save. Tensors are whole
+on disk, however they are spread over processes in memory: every process takes part in a call, one writes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import nn
 from ptune.errors import FormatError
 from ptune.formats.whole_write import read_json, sha256_of, whole_folder, write_json
 from ptune.progress import say
+from ptune.training.distributed import laid_out_as, whole
 
 FORMAT = 1
 
@@ -43,26 +45,25 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run. `writes` is whether this process is the one that writes them."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, *, writes: bool = True) -> None:
+        self.folder, self.keep, self.writes = folder, keep, writes
 
     def save(self, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes step-N, points latest.json to it, and drops what is neither among the newest nor the best."""
         held = optimizer.state_dict()
-        tensors = {
-            f"{index}.{key}": value for index, entry in held["state"].items() for key, value in entry.items()
-        }
-        target = self._of(state.step)
-        with tensors_folder(target) as part:
-            save_file(
-                {name: p.detach().cpu().contiguous() for name, p in trained(model)},
-                part / "weights.safetensors",
-            )
-            save_file(
-                {name: t.cpu().contiguous() for name, t in tensors.items()}, part / "optimizer.safetensors"
-            )
+        weights = self._gathered(trained(model))
+        tensors = self._gathered(
+            (f"{index}.{key}", value)
+            for index, entry in held["state"].items()
+            for key, value in entry.items()
+        )
+        if not self.writes:
+            return
+        with tensors_folder(self._of(state.step)) as part:
+            save_file(weights, part / "weights.safetensors")
+            save_file(tensors, part / "optimizer.safetensors")
             files = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
             record = {"format": FORMAT, **asdict(state), "groups": held["param_groups"], "files": files}
             write_json(part / "state.json", record)
@@ -76,17 +77,16 @@ class Checkpoints:
 
         Returns the state to go on from, a fresh one where there is no checkpoint.
         """
-        newest = (
-            read_json(self.folder / "latest.json")["step"] if (self.folder / "latest.json").is_file() else 0
-        )
+        newest = self.newest() or 0
         for step in self._steps():
             if step > newest:
                 continue  # its pointer was never moved: the process died in between
             try:
                 record = self._checked(step)
+                state = State(**{name: record[name] for name in State.__dataclass_fields__})
                 self.load_weights(step, model)
-                optimizer.load_state_dict(self._optimizer_state(step, record))
-                return State(**{name: record[name] for name in State.__dataclass_fields__})
+                optimizer.load_state_dict(self._optimizer_state(step, record, optimizer))
+                return self._with_best_at_hand(state)
             except (FormatError, SafetensorError, KeyError) as error:
                 say(f"checkpoint step-{step} cannot be used ({error}); trying the one before it")
         return State()
@@ -99,9 +99,10 @@ class Checkpoints:
             raise FormatError(f"{self._of(step)} holds other weights than this recipe trains")
         with torch.no_grad():
             for name, parameter in current.items():
-                parameter.copy_(saved[name])
+                parameter.copy_(laid_out_as(parameter, saved[name]))
 
     def _checked(self, step: int) -> dict[str, Any]:
+        """state.json of a checkpoint whose files are what it says. Raises: FormatError."""
         record = read_json(self._of(step) / "state.json")
         for name, expected in record["files"].items():
             path = self._of(step) / name
@@ -109,12 +110,44 @@ class Checkpoints:
                 raise FormatError(f"{name} is damaged")
         return record
 
-    def _optimizer_state(self, step: int, record: dict[str, Any]) -> dict[str, Any]:
+    def _with_best_at_hand(self, state: State) -> State:
+        """Forgets a best checkpoint that is no longer whole: the weights of a later one will be kept."""
+        if state.best_step in (None, state.step):
+            return state
+        try:
+            self._checked(state.best_step)
+        except FormatError as error:
+            say(
+                f"checkpoint step-{state.best_step}, the best so far, cannot be used ({error}); it is forgotten"
+            )
+            return replace(state, best_step=None, best_loss=None)
+        return state
+
+    def _gathered(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Whole tensors in main memory, in the process that writes; {} in the others."""
+        found = {}
+        for name, tensor in tensors:
+            one = whole(tensor.detach())  # one at a time: no process but the writer holds more than that
+            if self.writes:
+                found[name] = one.cpu().contiguous()
+        return found
+
+    def _optimizer_state(
+        self, step: int, record: dict[str, Any], optimizer: torch.optim.Optimizer
+    ) -> dict[str, Any]:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in load_file(self._of(step) / "optimizer.safetensors").items():
             index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = tensor
+            like = parameters[int(index)]
+            value = laid_out_as(like, tensor) if tensor.shape == like.shape else tensor  # a scalar: its step
+            state.setdefault(int(index), {})[key] = value
         return {"state": state, "param_groups": record["groups"]}
+
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint, None where there is none."""
+        pointer = self.folder / "latest.json"
+        return read_json(pointer)["step"] if pointer.is_file() else None
 
     def _steps(self) -> list[int]:
         """Newest first."""

@@ -7,6 +7,8 @@ import platform
 
 import torch
 
+from ptune.formats.run import RunRecord
+
 PACKAGES = (
     "ptune",
     "torch",
@@ -17,6 +19,7 @@ PACKAGES = (
     "tokenizers",
     "safetensors",
 )
+_NOT_IN_THE_BITS = ("safetensors",)
 
 
 def versions() -> dict[str, str]:
@@ -35,3 +38,19 @@ def instruction_set(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return str(torch.backends.cpu.get_cpu_capability())
+
+
+def changes(before: RunRecord, now: RunRecord) -> list[str]:
+    """What has changed since a run began that may change its bits, e.g. "torch 2.12 → 2.13"."""
+    pairs: list[tuple[str, object, object]] = [
+        (package, before.versions.get(package), now.versions.get(package))
+        for package in PACKAGES
+        if package in before.versions and package not in _NOT_IN_THE_BITS
+    ]
+    pairs += [
+        ("instruction set", before.instruction_set, now.instruction_set),
+        ("threads", before.threads, now.threads),
+        ("processes", before.processes, now.processes),
+        ("parallelism", before.distributed, now.distributed),
+    ]
+    return [f"{name} {old} → {new or 'none'}" for name, old, new in pairs if old != new]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from ptune.codecs.chat import ChatCodec
@@ -15,6 +17,8 @@ def check_folder(run: Run, recipe: Recipe, resume: bool) -> None:
     """Raises: FormatError where the folder is taken, or is no run; RecipeError where it is of another recipe."""
     if not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir())):
         return
+    if resume and _died_at_birth(run):
+        return
     if not resume:
         raise FormatError(
             f"{run.folder} is not empty: go on with what is there by --resume, choose another --out, or remove it"
@@ -27,6 +31,24 @@ def check_folder(run: Run, recipe: Recipe, resume: bool) -> None:
             f"{run.folder} was started with another recipe (different: {', '.join(changed)}): "
             "resume with the same one, or choose another --out"
         )
+
+
+def _died_at_birth(run: Run) -> bool:
+    """Whether all that is there is what `begin` writes before run.json, and what it was in the middle of writing."""
+    before = {run.recipe_path.name, run.data_path.name, run.codec_path.name}
+    return run.folder.is_dir() and all(
+        path.name in before or _unfinished(path) for path in run.folder.iterdir()
+    )
+
+
+def sweep(run: Run) -> None:
+    """Removes what a process that was killed left half-written: see `ptune.formats.whole_write`."""
+    for path in [path for path in run.folder.rglob(".*") if _unfinished(path)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> bool:
+    return path.name.startswith(".") and path.suffix in (".part", ".old")
 
 
 def check_same_inputs(run: Run, record: RunRecord, data: dict[str, Any]) -> None:

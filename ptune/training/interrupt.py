@@ -1,15 +1,17 @@
-"""Ctrl-C: once ends the loop after its step, twice at once."""
+"""Ctrl-C and SIGTERM (what schedulers of clusters send): once ends the loop after its step, twice at once."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 from ptune.progress import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_S = 1.0  # a launcher passes on the Ctrl-C that its processes have got already: this is not a second one
 
 
 class StopSignal:
@@ -17,6 +19,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.requested = False
+        self._first_s = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -30,8 +33,12 @@ class StopSignal:
         self._restore()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        self._restore()
+        if self.requested:
+            if time.monotonic() - self._first_s > SAME_S:
+                self._restore()
+                signal.raise_signal(number)
+            return
+        self.requested, self._first_s = True, time.monotonic()
         say(
             "stopping after this step; Ctrl-C again stops at once and loses the steps since the last checkpoint"
         )

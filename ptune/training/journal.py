@@ -16,15 +16,22 @@ class Journal:
 
     def __init__(self, path: Path, accelerator: Accelerator) -> None:
         self.path, self._accelerator = path, accelerator
+        self.latest: dict[str, float] = {}  # the newest value of each name, in every process
 
-    def forget_after(self, step: int) -> None:
-        """Drops the lines of steps that are about to be repeated."""
-        if self._accelerator.is_main_process and self.path.is_file():
-            kept = [entry for entry in read(self.path) if entry["step"] <= step]
+    def forget_after(self, step: int) -> list[dict[str, Any]]:
+        """Drops the lines of steps that are about to be repeated; returns the others."""
+        if not self.path.is_file():
+            return []
+        kept = [entry for entry in read(self.path) if entry["step"] <= step]
+        if self._accelerator.is_main_process:
             write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        for entry in kept:
+            self.latest.update(entry)
+        return kept
 
     def write(self, step: int, **values: float | int) -> None:
         """Appends {"step": step, **values}."""
+        self.latest.update(values)
         if not self._accelerator.is_main_process:
             return
         with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -15,15 +15,19 @@ from torch import nn
 
 from ptune.codecs.chat import Example
 from ptune.errors import PtuneError
-from ptune.progress import Progress, say
+from ptune.progress import Progress, console, say
 from ptune.recipe import Train
 from ptune.training.checkpoint import Checkpoints, State, trained
+from ptune.training.diagnosis import Alive, NotANumberError, Watch, explained, not_finite
+from ptune.training.distributed import whole
+from ptune.training.heap import give_back
 from ptune.training.interrupt import StopSignal
 from ptune.training.journal import Journal
 from ptune.training.objective import Objective
-from ptune.training.order import Order, step_seed
+from ptune.training.order import Mixture, Order, step_seed
 from ptune.training.packing import Share, targets
 from ptune.training.schedule import factor
+from ptune.training.view import View
 
 Ending = Literal["finished", "stopped early", "interrupted"]
 
@@ -41,37 +45,55 @@ class Job:
     validation: Sequence[Example]
     journal: Journal
     checkpoints: Checkpoints
+    watch: Watch = field(default_factory=Watch)
+    mixture: Mixture | None = None  # of the files, where the recipe gives them weights
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
     """Trains from `state` until the last step, early stopping or Ctrl-C; the model keeps the weights it ends with.
 
-    Raises: PtuneError where the loss is no longer a number.
+    Raises: PtuneError where training goes wrong: see `ptune.training.diagnosis`.
     """
-    train, order = job.train, Order(len(job.examples), job.train.batch_size, job.train.seed)
+    train = job.train
+    order = Order(len(job.examples), train.batch_size, train.seed, job.mixture)
     steps = order.steps(train)
     validate_every = train.validate_every or max(1, len(job.examples) // train.batch_size // 4)
     save_every = train.save_every or validate_every
+    view, alive = View(job.accelerator.device), _alive(job, order, state, steps)
     bar = Progress("training", steps, done=state.step, delay_s=0.0, enabled=job.accelerator.is_main_process)
     with StopSignal() as stop, bar:
         while state.step < steps:
             if train.patience is not None and state.worse >= train.patience:
                 return state, "stopped early"
             started_s = time.perf_counter()
-            batch = [job.examples[index] for index in order.batch(state.step)]
-            loss = optimizer_step(job, batch, state.step, steps)
+            loss = _explained_step(job, order.batch(state.step), state.step, steps)
             state = replace(state, step=state.step + 1)
-            bar.advance(note=f"loss {loss:.4g}")
+            view.see(loss)
+            bar.advance(note=view.loss(drawn=console.is_terminal), below=view.details(job.journal.latest))
+            dead = alive.trouble(state.step) if alive is not None else None
+            trouble = job.watch.see(loss, job.journal.latest["grad_norm"]) or dead
             last = state.step == steps
+            sick, stopped = _anywhere(job, trouble is not None, stop.requested)
+            if sick:
+                raise PtuneError(f"step {state.step}: training is {trouble}.\n  {_how_to_go_on(job)}")
             if last or state.step % validate_every == 0:
                 state = validate(job, state)
             state = replace(state, seconds=state.seconds + time.perf_counter() - started_s)
-            interrupted = _anywhere(job, stop.requested) and not last
+            interrupted = stopped and not last
             if last or interrupted or state.best_step == state.step or state.step % save_every == 0:
                 save(job, state)
             if interrupted:
                 return state, "interrupted"
     return state, "finished"
+
+
+def _explained_step(job: Job, indices: Sequence[int], step: int, steps: int) -> float:
+    """`optimizer_step` on these examples. Raises: PtuneError that says where a value stopped being a number."""
+    batch = [job.examples[index] for index in indices]
+    try:
+        return optimizer_step(job, batch, step, steps)
+    except NotANumberError as error:
+        raise _explained(job, error, batch, indices, "training") from None
 
 
 def optimizer_step(job: Job, batch: Sequence[Example], step: int, steps: int) -> float:
@@ -95,15 +117,21 @@ def optimizer_step(job: Job, batch: Sequence[Example], step: int, steps: int) ->
             score = job.objective.score(job.model, micro_batch)
             accelerator.backward(score.loss / wanted * accelerator.num_processes)
         total += score.loss.detach()
-    norm = accelerator.clip_grad_norm_([p for _, p in trained(job.model)], train.max_grad_norm or math.inf)
-    loss = float(accelerator.reduce(total)) / wanted
-    _check_number("loss", loss, step + 1)
-    _check_number("gradient norm", float(norm), step + 1)
+        del score  # what is left of its graph goes before the next pass begins
+        give_back()
+    parameters = [parameter for _, parameter in trained(job.model)]
+    length = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    loss, norm = float(accelerator.reduce(total)) / wanted, float(whole(length))
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if not math.isfinite(value):
+            raise NotANumberError(name, value, step + 1)
+    if train.max_grad_norm:
+        torch.nn.utils.clip_grads_with_norm_(parameters, train.max_grad_norm, length)
     job.optimizer.step()
     job.optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - started_s
     speed = sum(map(len, batch)) / seconds
-    values = {"loss": loss, "lr": lr, "grad_norm": float(norm), "tokens_per_s": speed, "targets": wanted}
+    values = {"loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": speed, "targets": wanted}
     job.journal.write(step + 1, **values, seconds=seconds)
     return loss
 
@@ -113,7 +141,12 @@ def validate(job: Job, state: State) -> State:
     if not job.validation:
         return state
     loss, accuracy = held_out(job, job.validation)
-    _check_number("validation loss", loss, state.step)
+    if not math.isfinite(loss):
+        error, some = (
+            NotANumberError("validation loss", loss, state.step),
+            range(min(16, len(job.validation))),
+        )
+        raise _explained(job, error, [job.validation[index] for index in some], some, "validation")
     job.journal.write(state.step, validation_loss=loss, validation_accuracy=accuracy)
     best = state.best_loss is None or loss < state.best_loss
     if job.accelerator.is_main_process:
@@ -141,18 +174,51 @@ def share(accelerator: Accelerator) -> Share:
 
 
 def save(job: Job, state: State) -> None:
-    """Writes a checkpoint, from the main process alone."""
-    if job.accelerator.is_main_process:
-        job.checkpoints.save(state, job.accelerator.unwrap_model(job.model), job.optimizer)
+    """Writes a checkpoint. Raises: PtuneError instead where a weight or the optimiser is no longer finite."""
+    model = job.accelerator.unwrap_model(job.model)
+    broken = not_finite(trained(model)) or not_finite(
+        (f"the optimiser's {key}", value)
+        for one in job.optimizer.state.values()
+        for key, value in one.items()
+    )
+    if any(_anywhere(job, bool(broken))):
+        raise PtuneError(
+            f"training diverged: after step {state.step} there are values that are not finite in "
+            f"{', '.join(broken[:3]) or 'another process'}; lower train.lr.\n  {_how_to_go_on(job)}"
+        )
+    job.checkpoints.save(state, model, job.optimizer)
     job.accelerator.wait_for_everyone()
 
 
-def _check_number(name: str, value: float, step: int) -> None:
-    """Raises: PtuneError where training has diverged."""
-    if not math.isfinite(value):
-        raise PtuneError(f"training diverged: the {name} of step {step} is {value}; lower train.lr")
+def _alive(job: Job, order: Order, state: State, steps: int) -> Alive | None:
+    """Measures the loss of the first rows of the first batch, where training begins."""
+    if state.step > 0:
+        return None
+    batch = [job.examples[index] for index in order.batch(0)]
+    rows = next(iter(job.objective.batches(batch, share(job.accelerator))))
+
+    @torch.no_grad()
+    def measure() -> float:
+        job.model.eval()
+        return float(job.accelerator.reduce(job.objective.score(job.model, rows).loss.double()))
+
+    return Alive.from_now(measure, steps, round(job.train.warmup * steps))
 
 
-def _anywhere(job: Job, flag: bool) -> bool:
-    """Whether the flag is set in any process."""
-    return bool(job.accelerator.reduce(torch.tensor(float(flag), device=job.accelerator.device)) > 0)
+def _explained(
+    job: Job, error: NotANumberError, examples: Sequence[Example], indices: Sequence[int], split: str
+) -> PtuneError:
+    lr, model = job.optimizer.param_groups[0]["lr"], job.accelerator.unwrap_model(job.model)
+    return explained(error, model, job.objective, examples, indices, lr, _how_to_go_on(job), split)
+
+
+def _how_to_go_on(job: Job) -> str:
+    newest = job.checkpoints.newest()
+    kept = "nothing was saved yet" if newest is None else f"the checkpoint of step {newest} is whole"
+    return f"{kept}. The same recipe would go the same way: change it, and train into another --out"
+
+
+def _anywhere(job: Job, *flags: bool) -> list[bool]:
+    """Whether each flag is set in any process."""
+    found = torch.tensor([float(flag) for flag in flags], device=job.accelerator.device)
+    return [bool(count > 0) for count in job.accelerator.reduce(found)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from ptune.tasks.chat.train import ChatObjective
 NAME = "trained → reloaded"
 PROMPTS = 16
 LIMIT = 1e-5  # the same kernels on the same weights: anything but 0 is a fault
+_MOST_LOGITS = 2**20  # compared of a prompt; those of all its targets could take more memory than training did
 _RELOADED = "reloaded"
 
 
@@ -27,40 +30,45 @@ def reloaded_adapter_hop(
     """Loads `adapter` a second time into the live model and compares the two on held-out examples."""
     live = model.active_adapter
     model.load_adapter(str(adapter), adapter_name=_RELOADED)
-    try:
-        compared = []
+
+    def compared() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for example in examples[:PROMPTS]:
             model.set_adapter(live)
             trained = log_probabilities(model, example, device)
             model.set_adapter(_RELOADED)
-            compared.append((trained, log_probabilities(model, example, device)))
+            yield trained, log_probabilities(model, example, device)
+
+    try:
+        return hop(compared())
     finally:
         model.set_adapter(live)
         model.delete_adapter(_RELOADED)
-    return hop(compared)
 
 
 def reloaded_model_hop(
     model: nn.Module, again: nn.Module, examples: Sequence[Example], device: torch.device
 ) -> Hop:
     """Compares the live model with a second one that was loaded from disk."""
-    compared = [
+    return hop(
         (log_probabilities(model, example, device), log_probabilities(again, example, device))
         for example in examples[:PROMPTS]
-    ]
-    return hop(compared)
+    )
 
 
 @torch.no_grad()
 def log_probabilities(model: nn.Module, example: Example, device: torch.device) -> torch.Tensor:
-    """[targets, vocab] in float64, in front of each target of one example."""
+    """[targets, vocab] in float64, in front of the first targets of one example."""
     model.eval()
     objective = ChatObjective(packed=False, max_tokens=len(example.ids), device=device)
     (batch,) = objective.batches([example])
+    rows = max(1, _MOST_LOGITS // model.config.get_text_config().vocab_size)
+    batch = dataclasses.replace(batch, predict_at=batch.predict_at[:rows], labels=batch.labels[:rows])
     return F.log_softmax(objective.logits(model, batch).double(), dim=-1)
 
 
-def hop(compared: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Hop:
+def hop(compared: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Hop:
     """Log-probabilities of each prompt, as trained and as reloaded."""
-    trained, reloaded = ([side.cpu().numpy() for side in sides] for sides in zip(*compared, strict=True))
+    first, second = itertools.tee(compared)
+    trained = (side.cpu().numpy() for side, _ in first)
+    reloaded = (side.cpu().numpy() for _, side in second)
     return compare(NAME, trained, reloaded, max_abs_logprob=LIMIT)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import os
 import shlex
+import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import load, resolve_dtype
-from ptune.codecs.chat import ChatCodec, Example
+from ptune.codecs.chat import ChatCodec
 from ptune.data import dataset
 from ptune.data.dataset import Dataset
-from ptune.errors import DataError, ParityError, RecipeError
+from ptune.errors import ParityError, RecipeError
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import write_text
@@ -28,15 +30,17 @@ from ptune.recipe import Recipe, Train
 from ptune.tasks.chat.train import ChatObjective, codec_for
 from ptune.training.card import card
 from ptune.training.checkpoint import Checkpoints, State, trained
+from ptune.training.diagnosis import Watch
+from ptune.training.distributed import accelerator_for, sharded
 from ptune.training.dropout import set_dropout
-from ptune.training.environment import instruction_set, versions
+from ptune.training.environment import changes, instruction_set, versions
 from ptune.training.finish import save_trained
-from ptune.training.folder import begin, check_folder, check_same_inputs
+from ptune.training.folder import begin, check_folder, check_same_inputs, sweep
 from ptune.training.head import plain_head
 from ptune.training.journal import Journal
 from ptune.training.loop import Ending, Job, fit
 from ptune.training.memory import memory_errors
-from ptune.training.packing import targets
+from ptune.training.order import Mixture
 from ptune.training.segments import checkpoint_contexts, packing
 
 DONE = ("finished", "stopped early")
@@ -51,35 +55,39 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "")
     Raises: PtuneError of the kind that fits, where recipe, data, backbone or folder cannot be used.
     """
     run = Run(out)
-    accelerator = _accelerator(recipe, run)
+    accelerator = accelerator_for(recipe, run.folder, _tracker(recipe))
     console.quiet = not accelerator.is_main_process
-    recipe = resolved(recipe, accelerator)
+    recipe = resolved(_as_begun(recipe, run) if resume else recipe, accelerator)
     check_folder(run, recipe, resume)
     if run.record_path.is_file() and run.record().status in DONE:
         say(f"{out} is {run.record().status} already: nothing to resume")
         return run
+    _same_threads(run)
     accelerator.wait_for_everyone()  # every process has looked before one of them writes
-    loaded = load(recipe.backbone, device=accelerator.device)
+    # What is going to be sharded need not fit a GPU as a whole: it is read into main memory.
+    sharding = accelerator.distributed_type == DistributedType.FSDP
+    loaded = load(recipe.backbone, device=torch.device("cpu") if sharding else accelerator.device)
     codec = codec_for(recipe.task, loaded.codec)
     data = dataset.load(recipe.data, recipe.task, codec, recipe.train.seed)
     record = _record(recipe, run, loaded.identity, accelerator, command)
     check_same_inputs(run, record, data.summary)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        sweep(run)
         begin(run, record, recipe, data.summary, codec)
-    model = applied(recipe, loaded.model)
+    model = applied(recipe, loaded.model, loaded.new_tokens)
     with memory_errors(recipe):
         state, ending = _fit(recipe, run, model, loaded.model, data, accelerator)
-    if accelerator.is_main_process:
-        done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
-        record = record.model_copy(update={**done, "status": ending})
-        if ending == "interrupted":
-            run.write_record(record)
-            say(f"interrupted after step {state.step}; go on with: {_resume_command(command, run)}")
-        else:
-            _finish(run, record, recipe, model, codec, data)
+    done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
+    record = record.model_copy(update={**done, "status": ending})
+    if ending != "interrupted":
+        _finish(run, record, recipe, model, codec, data, writes=accelerator.is_main_process)
+    elif accelerator.is_main_process:
+        run.write_record(record)
+        say(f"interrupted after step {state.step}; go on with: {_resume_command(command, run)}")
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    with contextlib.redirect_stdout(sys.stderr):  # trackers speak
+        accelerator.end_training()
     return run
 
 
@@ -94,6 +102,8 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
         )
     trains_itself = not isinstance(recipe.method, Lora)
     dtype = torch.float32 if trains_itself else resolve_dtype(recipe.backbone, accelerator.device)
+    if accelerator.num_processes > 1:
+        (dtype,) = broadcast_object_list([dtype])  # "auto" tries it out: one process decides for all
     if trains_itself and recipe.backbone.dtype == "bfloat16":
         raise RecipeError(
             f"backbone.dtype 'bfloat16' cannot be trained by {type(recipe.method).__name__}: use float32"
@@ -102,14 +112,14 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
     return recipe.model_copy(update={"backbone": backbone})
 
 
-def applied(recipe: Recipe, backbone: PreTrainedModel) -> nn.Module:
-    """The backbone made ready to be trained by the recipe's method."""
+def applied(recipe: Recipe, backbone: PreTrainedModel, new_tokens: Sequence[int] = ()) -> nn.Module:
+    """The backbone made ready to be trained by the recipe's method; `new_tokens` are the ids of its own new ones."""
     if recipe.train.dropout is not None:
         set_dropout(backbone, recipe.train.dropout)
     if recipe.train.gradient_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
-    return recipe.method.apply(backbone)
+    return recipe.method.apply(backbone, new_tokens)
 
 
 def optimizer_for(model: nn.Module, train: Train) -> torch.optim.AdamW:
@@ -131,32 +141,33 @@ def _fit(
     accelerator: Accelerator,
 ) -> tuple[State, Ending]:
     """Trains `model`, whose attention is in `backbone`; it ends up with the best weights that validation saw."""
-    examples = _with_targets(data.train)
-    if not examples:
-        raise DataError("no training example has a target: there is nothing to learn")
-    checkpoints = Checkpoints(run.checkpoints_path, recipe.train.keep_checkpoints)
+    writes = accelerator.is_main_process
+    checkpoints = Checkpoints(run.checkpoints_path, recipe.train.keep_checkpoints, writes=writes)
     journal = Journal(run.metrics_path, accelerator)
-    if recipe.train.tracker != "none":
-        accelerator.init_trackers("tracker")
+    _start_tracker(recipe, accelerator)
     with packing(backbone) as packed:
         if not packed:
             say(f"{type(backbone).__name__} cannot keep packed examples apart: one example a forward pass")
-        optimizer = optimizer_for(model, recipe.train)
+        prepared_model, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train))
         state = checkpoints.resume(model, optimizer)
-        journal.forget_after(state.step)
-        prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
+        watch = Watch()
+        for entry in journal.forget_after(state.step):
+            if "loss" in entry:
+                watch.see(entry["loss"], entry["grad_norm"])
         job = Job(
             train=recipe.train,
             accelerator=accelerator,
             model=prepared_model,
-            optimizer=prepared_optimizer,
+            optimizer=optimizer,
             objective=ChatObjective(
                 packed, recipe.train.micro_batch_tokens, accelerator.device, plain_head(backbone)
             ),
-            examples=examples,
-            validation=_with_targets(data.validation),
+            examples=data.train,
+            validation=data.validation,
             journal=journal,
             checkpoints=checkpoints,
+            watch=watch,
+            mixture=Mixture(data.parts, recipe.data.weights) if recipe.data.weights else None,
         )
         state, ending = fit(job, state)
     if ending != "interrupted" and state.best_step not in (None, state.step):
@@ -166,10 +177,24 @@ def _fit(
 
 
 def _finish(
-    run: Run, record: RunRecord, recipe: Recipe, model: nn.Module, codec: ChatCodec, data: Dataset
+    run: Run,
+    record: RunRecord,
+    recipe: Recipe,
+    model: nn.Module,
+    codec: ChatCodec,
+    data: Dataset,
+    *,
+    writes: bool,
 ) -> None:
-    """Saves what was trained, proves that it reads back the same, and closes the record."""
-    hop = save_trained(run, recipe, model, codec, data, record.base)
+    """Saves what was trained, proves that it reads back the same, and closes the record.
+
+    Every process takes part where the model is sharded over them; one of them writes.
+    """
+    if not writes and not sharded(model):
+        return
+    hop = save_trained(run, recipe, model, codec, data, record.base, writes=writes)
+    if not writes:
+        return
     if not hop.passed:
         raise ParityError(f"what lies in {run.folder} is not what was trained: {hop.model_dump_json()}")
     record = record.model_copy(update={"hops": (hop,)})
@@ -178,43 +203,71 @@ def _finish(
     say(f"{record.status} after {record.steps} steps in {duration(record.seconds)}: {run.folder}")
 
 
-def _with_targets(examples: list[Example]) -> list[Example]:
-    return [example for example in examples if targets(example)]
-
-
-def _accelerator(recipe: Recipe, run: Run) -> Accelerator:
-    tracker = None if recipe.train.tracker == "none" else recipe.train.tracker
-    if tracker is not None and importlib.util.find_spec(tracker) is None:
+def _tracker(recipe: Recipe) -> str | None:
+    """Its name in accelerate. Raises: RecipeError where it is not installed."""
+    tracker = recipe.train.tracker
+    if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise RecipeError(f"train.tracker: {tracker} is not installed; run: pip install 'ptune[trackers]'")
-    # `accelerate launch` hands its user's configuration on in the environment. What the recipe decides is passed here,
-    # as it would mean something else there: the precision, and the batch, which the loop itself spreads.
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),  # accelerate would take any other device it finds; none has been tried
-        mixed_precision="no",
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        log_with=tracker,
-        project_dir=run.folder,
-    )
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked != "no" and accelerator.is_main_process:
-        say(f"accelerate's mixed precision {asked} is ignored: the recipe's backbone.dtype decides")
-    return accelerator
+    return None if tracker == "none" else tracker
+
+
+def _start_tracker(recipe: Recipe, accelerator: Accelerator) -> None:
+    """TensorBoard writes into the run's folder tracker/; trackio into its own database, under the recipe's name."""
+    if recipe.train.tracker == "tensorboard":
+        accelerator.init_trackers("tracker")
+    elif recipe.train.tracker == "trackio":
+        with contextlib.redirect_stdout(sys.stderr):  # it speaks, and stdout is for results
+            accelerator.init_trackers(recipe.name, config=_flat(recipe.train.model_dump(mode="json")))
+
+
+def _flat(values: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _as_begun(recipe: Recipe, run: Run) -> Recipe:
+    """The dtype that "auto" meant when the run began: here and now it might mean another."""
+    if recipe.backbone.dtype != "auto" or not run.recipe_path.is_file():
+        return recipe
+    dtype = Recipe.load(run.recipe_path).backbone.dtype
+    return recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"dtype": dtype})})
+
+
+def _same_threads(run: Run) -> None:
+    """Sums are split over threads: another number of them gives other bits."""
+    if not run.record_path.is_file():
+        return
+    before, here = run.record().threads, torch.get_num_threads()
+    if before not in (0, here):
+        torch.set_num_threads(before)
+        say(
+            f"goes on with {before} threads, as it began (here it would be {here}): the same bits need the same number"
+        )
 
 
 def _record(
     recipe: Recipe, run: Run, base: BaseIdentity, accelerator: Accelerator, command: str
 ) -> RunRecord:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return RunRecord(
-        created=run.record().created if run.record_path.is_file() else now,
+    """run.json at the start; at a resume it keeps when the run began and adds what has changed since.
+
+    Those changes are said: the run goes on, but to other bits.
+    """
+    record = RunRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         versions=versions(),
         instruction_set=instruction_set(accelerator.device),
         threads=torch.get_num_threads(),
         processes=accelerator.num_processes,
+        distributed=accelerator.distributed_type.value,
         base=base,
         method=type(recipe.method).__name__,
     )
+    if not run.record_path.is_file():
+        return record
+    before = run.record()
+    if found := changes(before, record):
+        say(f"goes on, but not to the same bits: {', '.join(found)}")
+    return record.model_copy(update={"created": before.created, "changes": (*before.changes, *found)})
 
 
 def _resume_command(command: str, run: Run) -> str:

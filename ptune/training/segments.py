@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from ptune.training.heap import tidied
+
 NAME = "ptune_segments"
 
 # Set around a forward pass. Not a context variable: autograd recomputes checkpointed layers in threads of its own.
@@ -45,8 +47,11 @@ def segments(lengths: Sequence[int]) -> Iterator[None]:
 def checkpoint_contexts() -> tuple[
     contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]
 ]:
-    """`context_fn` of torch.utils.checkpoint: the recomputation sees the lengths that the forward pass saw."""
-    return contextlib.nullcontext(), segments(_lengths)
+    """`context_fn` of torch.utils.checkpoint: the recomputation sees the lengths that the forward pass saw.
+
+    Memory is what checkpointing is for: each layer starts with free pages handed back.
+    """
+    return tidied(contextlib.nullcontext()), tidied(segments(_lengths))
 
 
 @contextlib.contextmanager

@@ -131,7 +131,8 @@ EXPECTED_TARGETS = {
     "neox": ["Paris</s>", "answer</s>"],
     "phi3": ["Paris<|end|>", "answer<|end|>"],
     "qwen2_5": ["Paris<|im_end|>", "answer<|im_end|>"],
-    "qwen3": ["Paris<|im_end|>", "<think>\n\n</think>\n\nanswer<|im_end|>"],
+    # Two examples: asked last, an answer begins with its reasoning; once another follows, it is shown without.
+    "qwen3": ["<think>\n\n</think>\n\nParis<|im_end|>", "<think>\n\n</think>\n\nanswer<|im_end|>"],
     "smollm2": ["Paris<|im_end|>", "answer<|im_end|>"],
     "vicuna": [" Paris</s>", " answer</s>"],
     "zephyr": ["Paris</s>", "answer</s>"],
@@ -140,12 +141,14 @@ EXPECTED_TARGETS = {
 
 def test_targets_are_the_answers_and_their_end(codec_of, request, source, byte_level):
     codec = codec_of(byte_level, source)
-    example = codec.encode_example(
+    examples = codec.encode_examples(
         [QUESTION, {**ANSWER, "content": "Paris"}, QUESTION, {**ANSWER, "content": "answer"}]
     )
-    assert target_texts(codec, example) == EXPECTED_TARGETS[request.node.callspec.id]
-    last = max(i for i, target in enumerate(example.targets) if target)
-    assert example.ids[last] in codec.eos_ids
+    found = [text for example in examples for text in target_texts(codec, example)]
+    assert found == EXPECTED_TARGETS[request.node.callspec.id]
+    for example in examples:
+        last = max(i for i, target in enumerate(example.targets) if target)
+        assert example.ids[last] in codec.eos_ids
 
 
 @many
@@ -153,21 +156,19 @@ def test_targets_are_the_answers_and_their_end(codec_of, request, source, byte_l
 def test_every_answer_follows_the_prompt_that_serving_feeds(request, source, chats, byte_codec, data):
     codec, messages = byte_codec(source), data.draw(chats)
     messages = [{**message, "content": message["content"].strip()} for message in messages]
-    if request.node.callspec.id == "mistral_tools":
-        messages = [
-            message for message in messages if message["role"] != "system"
-        ]  # it moves to the last question
+    if request.node.callspec.id == "mistral_tools":  # once the question is answered, it leaves this out
+        messages = [message for message in messages if message["role"] != "system"]
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     assume(answers and renders(codec, messages))
-    example = codec.encode_example(messages)
+    examples = codec.encode_examples(messages)
     prompts = [tuple(codec.encode_prompt(messages[:index])) for index in answers]
-    starts = first_targets(example)
+    asked = [example.ids[:start] for example in examples for start in first_targets(example)]
     if (
         request.node.callspec.id != "alpaca"
     ):  # it ends no turn, so an empty answer in the middle has no target
-        assert [example.ids[:start] for start in starts] == prompts
-    assert {example.ids[:start] for start in starts} <= set(prompts)
-    if messages[-1]["role"] == "assistant":
+        assert asked == prompts
+    assert set(asked) <= set(prompts)
+    for example in examples:
         last = max(index for index, target in enumerate(example.targets) if target)
         assert example.ids[last] in codec.eos_ids
 
@@ -194,7 +195,9 @@ def test_an_answer_is_cut_off_where_its_first_token_would_straddle(smollm2, smol
     assert list(smollm2_codec.encode_example(messages).ids[: len(prompt)]) == prompt
 
 
-def test_earlier_reasoning_is_left_out_and_the_last_is_a_target(codec_of, templates, byte_level):
+def test_each_answer_is_trained_with_its_own_reasoning_and_without_earlier_ones(
+    codec_of, templates, byte_level
+):
     codec = codec_of(byte_level, templates["qwen3"])
     messages = [
         QUESTION,
@@ -202,9 +205,12 @@ def test_earlier_reasoning_is_left_out_and_the_last_is_a_target(codec_of, templa
         QUESTION,
         {"role": "assistant", "content": "second", "reasoning_content": "two"},
     ]
-    example = codec.encode_example(messages)
-    assert target_texts(codec, example) == ["first<|im_end|>", "<think>\ntwo\n</think>\n\nsecond<|im_end|>"]
-    assert codec.tokenizer.token_to_id("<think>") in example.ids
+    first, second = codec.encode_examples(messages)
+    assert target_texts(codec, first) == ["<think>\none\n</think>\n\nfirst<|im_end|>"]
+    assert target_texts(codec, second) == ["<think>\ntwo\n</think>\n\nsecond<|im_end|>"]
+    assert second == codec.encode_example(messages, train_on="last")
+    assert "one" not in codec.decode(second.ids)
+    assert codec.tokenizer.token_to_id("<think>") in second.ids
 
 
 def test_tool_calls_are_targets(codec_of, templates, byte_level):
@@ -246,7 +252,7 @@ def test_an_example_without_a_target_is_refused(codec_of, templates, byte_level,
         (
             "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
-            "answer 1 of 1 cannot be told.*differently when it asks",
+            "answer 1 of 1 cannot be told.*differently when it asks.*--task.template",
         ),
         # It counts the messages up front, so that no prompt is the beginning of the conversation.
         (
@@ -260,9 +266,8 @@ def test_an_example_without_a_target_is_refused(codec_of, templates, byte_level,
             "marks 2 answers",
         ),
         (
-            "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}<s>{{ m.content }}</s>"
-            "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
-            "{% if add_generation_prompt %}<s>{% endif %}",
+            "{% for m in messages %}{% if m.role == 'assistant' %}Sure: {% generation %}{{ m.content }}</s>"
+            "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}",
             "contradicts itself",
         ),
     ],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 from pathlib import Path
 
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 from tiny_models import tokenizer
 
 from ptune.codecs.chat import ChatCodec, Example
@@ -69,6 +73,17 @@ def test_the_split_depends_on_seed_and_content_only(codec, tmp_path):
     assert len(one.validation) == 5
 
 
+def test_what_is_held_out_is_what_it_was(codec):
+    """Earlier runs go on with the same split, and published figures stay comparable: recorded from the first version."""
+    held = load(codec, SAMPLE, task=Chat(max_length=4096)).validation_conversations
+    assert [conversation.question for conversation in held[:4]] == [
+        "Define: Humorist",
+        "Define: Plague",
+        "Define: Apostate",
+        "Define: Rank",
+    ]
+
+
 def test_given_validation_files_hold_nothing_out(codec, tmp_path):
     train, held = write(tmp_path / "a.jsonl", [row("a")]), write(tmp_path / "b.jsonl", [row("b"), row("c")])
     data = load(codec, train, validation=(held,))
@@ -78,8 +93,8 @@ def test_given_validation_files_hold_nothing_out(codec, tmp_path):
 def test_limit_keeps_the_first_training_rows(codec, tmp_path):
     path = write(tmp_path / "a.jsonl", [row(f"question {number}") for number in range(20)])
     whole, some = load(codec, path), load(codec, path, limit=4)
-    assert some.train == whole.train[:4]
-    assert some.validation == whole.validation
+    assert list(some.train) == list(whole.train[:4])
+    assert list(some.validation) == list(whole.validation)
 
 
 def test_the_summary_is_json_and_repeatable(codec, tmp_path):
@@ -90,9 +105,12 @@ def test_the_summary_is_json_and_repeatable(codec, tmp_path):
         {
             "split": "train",
             "path": str(path),
-            "sha256": first["files"][0]["sha256"],
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "format": "JSONL",
             "shape": "OpenAI messages",
             "rows": 20,
+            "examples": 18,
+            "tokens": sum(map(len, load(codec, path).train)),
         }
     ]
     assert (first["train"]["examples"], first["validation"]["examples"]) == (18, 2)
@@ -220,3 +238,199 @@ def test_a_template_that_cannot_be_masked_is_told_once(codec, tmp_path):
         DataError, match=r"4 of 4 lines(?s:.)*answer 1 of 1 cannot be told.*and 3 more like it"
     ):
         load(counting, write(tmp_path / "a.jsonl", [row("same")] * 4))
+
+
+# Raw text
+
+
+def text(number: int, words: int = 5) -> dict:
+    return {"text": f"Document {number}. " + "word " * words}
+
+
+def test_raw_text_is_learned_whole_and_ends_with_eos(codec, tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", [text(number) for number in range(20)])
+    data = load(codec, path)
+    assert (len(data.train), len(data.validation)) == (18, 2)
+    for example in (*data.train, *data.validation):
+        assert example.targets == (False, *[True] * (len(example) - 1))
+        assert example.ids[-1] == codec.tokenizer.token_to_id("</s>")
+        assert codec.decode(example.ids).startswith("Document ")
+    assert list(data.train_conversations) == list(data.validation_conversations) == []
+    assert f"{path}: raw text, 20 rows (JSONL)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("policy", ["error", "split"])
+def test_long_documents_are_split_also_where_others_would_be_an_error(codec, tmp_path, capsys, policy):
+    documents, chats = [text(number, 60) for number in range(3)], [row("a"), row("b")]
+    path, chat = write(tmp_path / "a.jsonl", documents), write(tmp_path / "b.jsonl", chats)
+    data = load(codec, path, chat, validation=(chat,), task=Chat(max_length=32, on_overlong=policy))
+    assert all(len(example) <= 32 for example in data.train)
+    for document in documents:
+        ids = codec.encode_text(document["text"])
+        windows = [example for example in data.train if set(example.ids) <= {*ids, 2}]
+        assert len(windows) > 3
+    learned = sum(len(example) - 1 for example in data.train[: data.parts[0]])
+    assert learned == sum(len(codec.encode_text(document["text"])) for document in documents)
+    policy = "split" if policy == "split" else "raw text is split"
+    assert f"train: 3 of 5 rows are longer than 32 tokens ({policy})" in capsys.readouterr().err
+    with pytest.raises(
+        DataError, match=r"1 of 6 examples are longer than 32 tokens \(longest \d+, .*c.jsonl, line 1"
+    ):
+        load(
+            codec,
+            path,
+            write(tmp_path / "c.jsonl", [row("long " * 40)]),
+            validation=(chat,),
+            task=Chat(max_length=32),
+        )
+
+
+def test_a_text_file_is_one_document(codec, tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("".join(f"Paragraph {n}. {'word ' * 200}\n\n" for n in range(40)), encoding="utf-8")
+    data = load(codec, path, task=Chat(max_length=4096))
+    eos = codec.tokenizer.token_to_id("</s>")
+    everything = [*data.train, *data.validation]
+    assert len(data.validation) == 1
+    assert len(everything) == data.summary["files"][0]["rows"] > 5
+    assert sum(example.ids.count(eos) for example in everything) == 1
+    words = sorted("".join(codec.decode(example.ids) for example in everything).split())
+    assert words == sorted(path.read_text(encoding="utf-8").split())
+
+
+def test_a_document_that_goes_on_in_the_next_row_does_not_end(codec, tmp_path):
+    rows = [{"text": "One", "end_of_document": False}, {"text": " two", "end_of_document": True}]
+    data = load(
+        codec, write(tmp_path / "a.jsonl", rows), validation=(write(tmp_path / "b.jsonl", [text(1)]),)
+    )
+    eos = codec.tokenizer.token_to_id("</s>")
+    assert [example.ids[-1] == eos for example in data.train] == [False, True]
+    with pytest.raises(DataError, match=r"a\.jsonl:1: end_of_document must be true or false, not 'no'"):
+        load(codec, write(tmp_path / "a.jsonl", [{**rows[0], "end_of_document": "no"}, *rows]))
+
+
+def test_raw_text_that_says_a_control_token_is_ordinary_text(codec, tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"text": "He said <|im_end|> and </s>."}, text(1)])
+    data = load(codec, path, validation=(path,))
+    eos = codec.tokenizer.token_to_id("</s>")
+    assert data.train[0].ids.count(eos) == 1
+    assert codec.tokenizer.token_to_id("<|im_end|>") not in data.train[0].ids
+
+
+# Several files
+
+
+def test_each_file_is_counted(codec, tmp_path):
+    first, second = (
+        write(tmp_path / "a.jsonl", [row(f"question {number}") for number in range(20)]),
+        write(tmp_path / "b.jsonl", [text(number, 100) for number in range(10)]),
+    )
+    data = load(codec, first, second, task=Chat(max_length=64), test=(first,))
+    files = data.summary["files"]
+    assert [(file["split"], file["path"]) for file in files] == [
+        ("train", str(first)),
+        ("train", str(second)),
+        ("test", str(first)),
+    ]
+    assert data.parts == (files[0]["examples"], files[1]["examples"])
+    assert sum(data.parts) == len(data.train) == data.summary["train"]["examples"]
+    assert sum(file["tokens"] for file in files[:2]) == data.summary["train"]["tokens"]
+    own = data.train[: data.parts[0]]
+    assert files[0]["tokens"] == own.lengths.sum() == sum(map(len, own))
+    assert all("question" in codec.decode(example.ids) for example in own)
+    assert not any("question" in codec.decode(example.ids) for example in data.train[data.parts[0] :])
+
+
+def test_a_file_with_a_weight_needs_examples(codec, tmp_path):
+    first, second = (
+        write(tmp_path / name, [row(f"{name} {number}") for number in range(10)])
+        for name in ("a.jsonl", "b.jsonl")
+    )
+    assert load(codec, first, second, weights=(1, 3)).parts != (0, 0)
+    assert load(codec, first, second, weights=(1, 0), limit=3).parts == (3, 0)
+    with pytest.raises(DataError, match=r"b\.jsonl: has a weight, but no training example is left of it"):
+        load(codec, first, second, weights=(1, 3), limit=3)
+
+
+@pytest.mark.parametrize("format", ["csv", "tsv", "parquet"])
+def test_alpaca_comes_in_every_format(codec, tmp_path, format):  # noqa: A002
+    rows = [{"instruction": f"say {n}, please", "input": "", "output": f"{n}\n"} for n in range(10)]
+    path = tmp_path / f"a.{format}"
+    if format == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, rows[0], delimiter="\t" if format == "tsv" else ",")
+            table.writeheader()
+            table.writerows(rows)
+    expected = load(codec, write(tmp_path / "a.jsonl", rows))
+    assert [list(load(codec, path).train), list(load(codec, path).validation)] == [
+        list(expected.train),
+        list(expected.validation),
+    ]
+
+
+def test_a_csv_file_without_a_header_is_told(codec, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("say this,this\nsay that,that\n", encoding="utf-8")
+    with pytest.raises(
+        DataError,
+        match=r"a\.csv: no known shape: its columns are say this, this; .*the first line must name the columns",
+    ):
+        load(codec, path)
+
+
+# What an examiner sees
+
+
+class Recorder:
+    def __init__(self):
+        self.seen = []
+
+    def file(self, split, path):
+        self.seen.append((split, path.name))
+
+    def sample(self, split, sample, example):
+        self.seen.append((split, sample.number, len(example)))
+
+
+def test_an_examiner_sees_every_row_in_order_before_it_is_cut(codec, tmp_path):
+    rows = [row(f"question {number}", "long " * 50 * (number == 3)) for number in range(10)]
+    path, other = write(tmp_path / "a.jsonl", rows), write(tmp_path / "b.jsonl", [row("x", "")])
+    recorder, task = Recorder(), Chat(max_length=32, on_overlong="drop")
+    data = dataset.load(Data(files=(path,), test=(other,)), task, codec, 0, recorder)
+    assert recorder.seen[0] == ("train", "a.jsonl")
+    assert [seen[1] for seen in recorder.seen[1:11]] == list(range(1, 11))
+    assert [seen[2] for seen in recorder.seen[1:11]] == [
+        len(codec.encode_example(row["messages"])) for row in rows
+    ]
+    (held,) = (seen[1] for seen in recorder.seen[1:11] if seen[0] == "validation")
+    assert data.validation[0] == codec.encode_example(rows[held - 1]["messages"])
+    assert recorder.seen[11:] == [("test", "b.jsonl"), ("test", 1, len(data.test[0]))]
+
+
+# What has no target
+
+
+def test_every_example_has_a_target_that_can_be_predicted(codec, tmp_path, capsys):
+    rows = [
+        {"prompt": "", "completion": ""},
+        *({"prompt": f"{n} is", "completion": " one"} for n in range(9)),
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    data = load(codec, path, validation=(path,))
+    assert (len(data.train), data.summary["train"]["left_out"], len(data.train_conversations)) == (9, 1, 9)
+    assert all(any(example.targets[1:]) for example in data.train)
+    assert "train: 1 of 10 rows are left out: no target of theirs is left" in capsys.readouterr().err
+    with pytest.raises(DataError, match="no train example is left: none has a target"):
+        load(codec, write(tmp_path / "b.jsonl", rows[:1]), validation=(path,))
+
+
+def test_of_a_file_of_many_rows_unreadable_ones_are_told_before_any_is_encoded(codec, tmp_path, monkeypatch):
+    monkeypatch.setattr("ptune.data.source._MANY_ROWS", 10)
+    monkeypatch.setattr(ChatCodec, "encode_examples", lambda *_, **__: pytest.fail("encoded"))
+    path = write(tmp_path / "a.jsonl", [*(row(f"{n}") for n in range(20)), {"messages": None}])
+    with pytest.raises(DataError, match=r"a\.jsonl:21: has no messages"):
+        load(codec, path)
+    with pytest.raises(DataError, match=r"a\.jsonl:21: has no messages"):
+        load(codec, path, validation=(path,))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
+import threading
 from pathlib import Path
 
 import pyarrow
@@ -12,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from ptune.data.read import read, resolve
+from ptune.data.read import open_file, read, resolve
 from ptune.errors import DataError
 
 ROWS = [{"text": "å"}, {"text": "b", "n": [1, None]}]
@@ -43,6 +46,51 @@ def test_reads_parquet_without_the_fields_that_a_row_lacks(tmp_path):
     ]
 
 
+def test_a_pipe_is_read_as_a_file_is(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    content = "\n".join(map(json.dumps, ROWS)).encode()
+    writer = threading.Thread(target=lambda: path.write_bytes(content))
+    writer.start()
+    file = open_file(path)
+    writer.join()
+    assert file.sha256 == hashlib.sha256(content).hexdigest()
+    for _ in range(2):
+        assert [row.value for row in file.rows(file.problems())] == ROWS
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n', encoding="utf-8")
+    file = open_file(path)
+    rows = file.rows(file.problems())
+    next(rows)
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(DataError, match=r"x\.jsonl: the file changed while it was read"):
+        list(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "format"),
+    [
+        ("x.csv", b"[a],b\n1,2\n", "CSV"),
+        ("x.tsv", b"a\tb\n1\t2\n", "TSV"),
+        ("x.CSV", b"a;b\n1;2\n", "CSV with ;"),
+        ("x.txt", b"[Chorus]\n{la}", "plain text, one document in passages"),
+        ("x.md", b"# Title", "plain text, one document in passages"),
+        ("x.txt", b'\n{"text": "a"}\n', "JSONL"),
+        ("x.csv", b"PAR1", "Parquet"),
+        ("x", b"ARROW1\0\0", "Arrow"),
+        ("x", b"\xff\xff\xff\xff", "Arrow stream"),
+        ("x", b'{"a": 1}', "JSONL"),
+        ("x", b" " * 100_000 + b"[1]", "JSON array"),
+    ],
+)
+def test_a_format_is_known_by_the_first_bytes_or_the_name(tmp_path, name, content, format):  # noqa: A002
+    (tmp_path / name).write_bytes(content)
+    assert open_file(tmp_path / name).reader.format == format
+
+
 def test_a_sample_is_named_by_its_name():
     table = read(Path("sample:devils_dictionary.train"))
     assert len(table.rows) == 747
@@ -65,6 +113,16 @@ def test_a_sample_is_named_by_its_name():
         (b'{"a": ' + b"9" * 5000 + b"}", "x.jsonl:1: JSON that cannot be read"),
         (b'[{"a": 1},\n {"a": }]', "x.jsonl: not JSON: Expecting value at line 2, column 8"),
         (b'[{"a": 1}, 2]', "x.jsonl: 1 of 2 rows cannot be used\n  row 2: not a JSON object but int"),
+        (b'\xef\xbb\xbf[{"a": "\xff"}]', "x.jsonl: not UTF-8: byte 0xff at offset 11"),
+        (b'[{"a": 1}] 2', "x.jsonl: not JSON: Extra data at column 12"),
+        (b'[{"a": 1} {"a": 2}]', "x.jsonl: not JSON: Expecting ',' delimiter at column 11"),
+        (
+            b'[{"a": 1},\n {"a": "b}]',
+            "x.jsonl: not JSON: Unterminated string starting at at line 2, column 8",
+        ),
+        (b"\x1f\x8b\x08", "x.jsonl: the file is compressed (gzip): unpack it first"),
+        (b"ARROW1 but no more", "x.jsonl: not an Arrow file that can be read"),
+        (b"\xff\xff\xff\xff\x10\0\0\0 no more", "x.jsonl: not an Arrow stream file that can be read"),
         (b"PAR1 but no more", "x.jsonl: not a Parquet file that can be read"),
     ],
 )
@@ -92,7 +150,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("none.jsonl", "there is no such file"), (".", "cannot be read: Is a dir")]
+    ("path", "message"), [("none.jsonl", "there is no such file"), (".", "is a folder: name the files in it")]
 )
 def test_a_path_that_is_no_file(tmp_path, path, message):
     with pytest.raises(DataError, match=message):

@@ -99,7 +99,7 @@ def test_the_system_message_stays_first_and_only_the_own_answer_counts(run: Run)
     codec = held_out(run).codec
     system, question, answer = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
     shot, asked = Conversation((system, question, answer)), Conversation((system, question, answer))
-    example = after([shot], asked, codec, "assistant")
+    [example] = after([shot], asked, codec, "assistant")
     expected = codec.encode_example([system, question, {**answer, "train": False}, question, answer])
     assert example == expected
     assert example.target_count == codec.encode_example([question, answer]).target_count
@@ -108,7 +108,7 @@ def test_the_system_message_stays_first_and_only_the_own_answer_counts(run: Run)
 def test_plain_text_is_put_before_plain_text(run: Run) -> None:
     codec = held_out(run).codec
     first, second = Completion("one", " two"), Completion("three", " four")
-    example = after([first], second, codec, "assistant")
+    [example] = after([first], second, codec, "assistant")
     assert (
         example.ids
         == codec.encode_completion("one", " two").ids + codec.encode_completion("three", " four").ids

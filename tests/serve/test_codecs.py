@@ -61,6 +61,17 @@ def test_the_codec_gets_the_messages_as_they_were_sent(template, prompt):
     assert codec.decode(ids) == prompt
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_the_codec_gets_the_reasoning_of_earlier_answers(name):
+    template = "{% for m in messages %}<{{ m.reasoning_content }}>{{ m.content }}{% endfor %}"
+    codec = real_codec(template)
+    model = FakeChatModel(codecs={"base": codec})
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", name: "why"}]
+    body = {"model": "base", "messages": [*messages, {"role": "user", "content": "c", name: None}]}
+    TestClient(create_app(model)).post("/v1/chat/completions", json=body).raise_for_status()
+    assert codec.decode(model.engine.requests[-1].prompt) == "<>a<why>b<>c"
+
+
 @pytest.mark.parametrize(
     ("path", "asked"),
     [

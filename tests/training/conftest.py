@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,6 +51,34 @@ def make(kit: Path) -> Make:
         )
 
     return recipe
+
+
+@pytest.fixture(scope="session")
+def farm() -> Iterator[Callable[..., Any]]:
+    """farm(recipe, out, **request) -> answer: a run in processes of its own, see forked.py."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forked.py"))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def ask(recipe: Recipe, out: Path, **request: Any) -> SimpleNamespace:
+        written = out.with_name(f"{out.name}.yaml")
+        recipe.save(written)
+        print(
+            json.dumps({"recipe": str(written), "out": str(out), **request}), file=process.stdin, flush=True
+        )
+        line = process.stdout.readline()
+        assert line, "the process that forks has died"
+        return SimpleNamespace(**json.loads(line))
+
+    yield ask
+    process.stdin.close()
+    process.wait(timeout=30)
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

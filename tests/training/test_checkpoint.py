@@ -37,7 +37,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def test_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     model, optimizer = trained(3)
-    state = State(step=3, best_step=2, best_loss=1.5, worse=1, seconds=9.25)
+    state = State(step=3, best_step=3, best_loss=1.5, worse=1, seconds=9.25)
     Checkpoints(tmp_path, keep=2).save(state, model, optimizer)
     again, its_optimizer = trained(0)
     assert Checkpoints(tmp_path, keep=2).resume(again, its_optimizer) == state

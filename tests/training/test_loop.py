@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +12,14 @@ from accelerate import Accelerator
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.methods.lora import Lora
-from ptune.recipe import Recipe, Train
+from ptune.recipe import Train
 from ptune.tasks.chat.train import ChatObjective
 from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.head import plain_head
 from ptune.training.journal import Journal, read
 from ptune.training.loop import Job, fit, optimizer_step
-from ptune.training.run import optimizer_for, train
+from ptune.training.run import optimizer_for
 from ptune.training.segments import packing
-
-from .conftest import Make
 
 
 def conversations(count: int) -> list[Example]:
@@ -134,38 +128,3 @@ def test_validation_is_the_mean_over_all_targets(tmp_path: Path) -> None:
     assert entry["validation_loss"] == pytest.approx(float(sum(losses)) / len(losses), rel=1e-9)
     assert entry["validation_accuracy"] == pytest.approx(float(sum(right)) / len(right))
     assert (state.best_step, state.best_loss, ending) == (1, entry["validation_loss"], "finished")
-
-
-def test_two_processes_compute_what_one_does(make: Make, tmp_path: Path) -> None:
-    recipe = make(batch_size=5, max_steps=3, micro_batch_tokens=64)
-    alone = train(recipe, tmp_path / "alone")
-    recipe.save(tmp_path / "recipe.yaml")
-    script = (
-        "from pathlib import Path; from ptune.recipe import Recipe; from ptune.training.run import train;"
-        f"train(Recipe.load(Path({str(tmp_path / 'recipe.yaml')!r})), Path({str(tmp_path / 'both')!r}))"
-    )
-    (tmp_path / "script.py").write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "script.py")], env=environment, capture_output=True, text=True, timeout=110
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    both = read(tmp_path / "both" / "metrics.jsonl")
-    for name in ("loss", "grad_norm", "validation_loss", "targets"):
-        expected = [entry[name] for entry in read(alone.metrics_path) if name in entry]
-        assert [entry[name] for entry in both if name in entry] == pytest.approx(expected, rel=1e-5)
-    record = json.loads((tmp_path / "both" / "run.json").read_text())
-    assert (record["processes"], record["status"], record["hops"][0]["passed"]) == (2, "finished", True)
-
-
-def test_more_processes_than_examples_a_step_is_refused() -> None:
-    from ptune.errors import RecipeError
-    from ptune.training.run import resolved
-
-    class FourProcesses:
-        num_processes = 4
-        device = torch.device("cpu")
-
-    with pytest.raises(RecipeError, match="batch_size is 3"):
-        resolved(Recipe(train=Train(batch_size=3)), FourProcesses())  # type: ignore[arg-type]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
 
-from ptune.errors import BackboneError, DataError, RecipeError
+from ptune.errors import BackboneError, DataError, PtuneError, RecipeError
+from ptune.formats import whole_write
 from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
@@ -121,3 +126,84 @@ def test_resume_with_another_recipe_data_or_base_is_refused(
     assert str(base) in refused(BackboneError, recipe, out, resume=True)
     tiny_models.build(base, "llama")
     assert train(recipe, out, resume=True).record().status == "finished"
+
+
+def altered(out: Path, **changes: Any) -> None:
+    """run.json, as another machine would have written it."""
+    record = json.loads((out / "run.json").read_text())
+    for name, value in changes.items():
+        record[name] = {**record[name], **value} if isinstance(value, dict) else value
+    (out / "run.json").write_text(json.dumps(record))
+
+
+def test_it_goes_on_with_the_threads_that_it_began_with(
+    make: Make, farm: Callable[..., Any], tmp_path: Path
+) -> None:
+    recipe, out = make(max_steps=2, backbone={"dtype": "float32"}), tmp_path / "run"
+    assert farm(recipe, out, stop_at=1).codes == [130]
+    altered(out, threads=2)
+    resumed = farm(recipe, out, resume=True)
+    assert resumed.codes == [0], resumed.said
+    assert "goes on with 2 threads, as it began (here it would be 1)" in resumed.said
+    assert "not to the same bits" not in resumed.said
+    assert (Run.open(out).record().threads, Run.open(out).record().changes) == (2, ())
+
+
+def test_what_cannot_be_as_it_was_is_said_and_recorded(
+    make: Make, tmp_path: Path, interrupt_at: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = train(make(), tmp_path / "run").folder
+    here = Run.open(out).record()
+    altered(out, versions={"torch": "2.1.0", "safetensors": "0.1", "python": "3.0"}, instruction_set="NEON")
+    record = train(make(), out, resume=True).record()
+    changes = (f"torch 2.1.0 → {here.versions['torch']}", f"instruction set NEON → {here.instruction_set}")
+    assert f"goes on, but not to the same bits: {', '.join(changes)}\n" in capsys.readouterr().err
+    assert (record.changes, record.created, record.status) == (changes, here.created, "finished")
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "step-4", "latest.json", "adapter", "README.md", "run.json"]
+)
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    recipe, out, calls = make(max_steps=6, save_every=2), tmp_path / "run", [0]
+    sync, opened = whole_write.sync, Path.open
+
+    def full(path: Path) -> None:
+        parts = path.relative_to(out).parts if path.is_relative_to(out) else ()
+        if any(part.strip(".").startswith(name) for part in parts[: 2 if "checkpoints" in parts else 1]):
+            calls[0] += 1
+            if name != "run.json" or calls[0] > 1:  # the first one makes the folder a run
+                raise OSError(errno.ENOSPC, "No space left on device")
+        sync(path)
+
+    def full_to_append(self: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+        calls[0] += mode == "a"
+        if mode == "a" and calls[0] > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(self, mode, *more, **options)
+
+    if name == "metrics.jsonl":
+        monkeypatch.setattr(Path, "open", full_to_append)
+    else:
+        monkeypatch.setattr(whole_write, "sync", full)
+    said = refused(PtuneError, recipe, out)
+    assert said.startswith("the disk is full: could not write")
+    assert name in said
+    monkeypatch.undo()
+    resumed = train(recipe, out, resume=True)
+    assert resumed.record().status == "finished"
+    assert fingerprint(resumed.adapter_path) == fingerprint(train(recipe, tmp_path / "whole").adapter_path)
+
+
+def test_a_schedulers_sigterm_leaves_a_run_that_can_be_resumed(
+    make: Make, farm: Callable[..., Any], tmp_path: Path
+) -> None:
+    recipe, out = make(max_steps=4, backbone={"dtype": "float32"}), tmp_path / "run"
+    broken = farm(recipe, out, stop_at=2)
+    assert broken.codes == [130], broken.said
+    assert "interrupted after step 2" in broken.said
+    assert farm(recipe, out, resume=True).codes == [0]
+    assert farm(recipe, tmp_path / "whole").codes == [0]
+    assert fingerprint(out / "adapter") == fingerprint(tmp_path / "whole" / "adapter")

@@ -1,0 +1,77 @@
+"""Tokens that a tokenizer lacks: put into it, and given rows in the embedding and the output head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.errors import BackboneError
+
+_CHUNK_ROWS = 4096
+
+
+def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:
+    """Adds tokens, in place: wherever the text of one stands, it is one token from now on; of several, the longest.
+
+    They are ordinary added tokens, not special ones: special ones would be left out when an answer is decoded, and would
+    be spelled letter by letter where messages hold them. One that the chat template writes itself is a control token all
+    the same (`ptune.codecs.control_tokens`): no user can type it.
+
+    Raises: BackboneError for a token that there is already, or that this tokenizer could not tell from other text.
+    """
+    known = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    for token in tokens:
+        ids = tokenizer.encode(token, add_special_tokens=False).ids
+        if tokenizer.token_to_id(token) is not None or (len(ids) == 1 and tokenizer.decode(ids) == token):
+            raise _refusal(token, "is a token of this model already: take it out of the list")
+        for other in known:
+            if other in token and not other.isspace():
+                raise _refusal(token, f"holds {other!r}, a token of the model's own: choose another text")
+    taken = set(tokenizer.get_vocab(with_added_tokens=True).values())
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
+    for token in tokens:
+        found = tokenizer.token_to_id(token)
+        shown = None if found is None else tokenizer.decode([found], skip_special_tokens=False)
+        if shown != token:  # byte-level decoders take letters such as é for bytes
+            raise _refusal(
+                token, f"would be shown as {shown!r} by this tokenizer: use ASCII letters and marks"
+            )
+        if found in taken or found not in tokenizer.encode(token, add_special_tokens=False).ids:
+            raise _refusal(token, "cannot be added to this tokenizer, whose vocabulary has gaps")
+
+
+def enlarge(model: PreTrainedModel, ids: Sequence[int]) -> None:
+    """Gives new tokens a row each in the embedding and in the head, in place.
+
+    A new row is the mean of the rows before them: the same bytes on every machine, and of all single rows the one that
+    moves the model's own predictions least (Hewitt 2021, "Initializing new word embeddings for pretrained language
+    models"). Rows of other tokens stay as they are. Models often have more rows than tokens; those are used first.
+    """
+    needed = max(ids) + 1
+    if needed > model.get_input_embeddings().weight.shape[0]:
+        with torch.random.fork_rng(devices=[]):  # transformers draws rows that are replaced below
+            model.resize_token_embeddings(needed, mean_resizing=False)
+    head = model.get_output_embeddings()
+    weights = [model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None)]
+    with torch.no_grad():
+        for weight in weights:
+            if isinstance(weight, nn.Parameter):
+                weight[list(ids)] = _mean(weight[: min(ids)])
+
+
+def _mean(rows: torch.Tensor) -> torch.Tensor:
+    """The mean row, added up row by row in float64: IEEE arithmetic in a fixed order, whatever the machine."""
+    total = np.zeros(rows.shape[1:], np.float64)
+    for chunk in rows.detach().split(_CHUNK_ROWS):
+        for row in chunk.double().cpu().numpy():
+            total += row
+    return torch.as_tensor(total / len(rows)).to(device=rows.device, dtype=rows.dtype)
+
+
+def _refusal(token: str, reason: str) -> BackboneError:
+    return BackboneError(f"backbone.new_tokens: {token!r} {reason}")

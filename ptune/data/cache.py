@@ -1,0 +1,113 @@
+"""Where the examples of large data sets stay, so that a resumed run and an evaluation need not encode them again.
+
+A folder a data set, named by a hash of everything that its examples depend on: $PTUNE_CACHE/tokens/KEY, by default
+under $XDG_CACHE_HOME/ptune or ~/.cache/ptune. The few that were used last are kept. One that is damaged is made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from ptune.errors import FormatError
+from ptune.formats.whole_write import read_json, sha256_of, write_json
+from ptune.progress import Progress, say
+
+WORTH_BYTES = 32 << 20  # files of less together are encoded each time: that takes seconds
+KEPT = 4  # data sets
+_RECORD = "store.json"
+
+
+def key_of(parts: Any) -> str:
+    """A name for what follows from `parts`, JSON-like values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def code_hash() -> str:
+    """A hash of the code that makes examples: what an older version made is not used by a newer one."""
+    digest = hashlib.sha256()
+    for package in ("codecs", "data"):
+        for file in sorted((Path(__file__).parents[1] / package).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def place_for(key: str) -> Iterator[Path | None]:
+    """The place of a data set, which no other process touches meanwhile; None where there can be no cache."""
+    root = _root() / "tokens"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / f"{key}.lock").open("w")
+        _wait_for(lock)
+    except OSError as error:
+        say(f"nothing is kept in {root}: {error.strerror}")
+        yield None
+        return
+    with lock:
+        for part in root.glob(f".{key}.*"):  # of a process that was killed
+            shutil.rmtree(part, ignore_errors=True)
+        yield root / key
+        with contextlib.suppress(OSError):
+            _forget_old(root)
+
+
+def _wait_for(lock: IO[str]) -> None:
+    """Holds the lock until the file is closed, by the end of the process at the latest."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("another process encodes the same data: waiting for it")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def seal(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Writes the record, with what is needed to tell later whether the folder is whole; returns it."""
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    record = {**record, "files": {str(name): sha256_of(folder / name) for name in files}}
+    write_json(folder / _RECORD, {**record, "seal": key_of(record)})
+    return record
+
+
+def sealed(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder that is whole, else None."""
+    if not folder.is_dir():
+        return None
+    try:
+        record = read_json(folder / _RECORD)
+        if record.pop("seal") != key_of(record):
+            raise FormatError(f"{_RECORD} is damaged")
+        with Progress(f"checking {folder}", len(record["files"]), unit="files") as progress:
+            for name, sha256 in record["files"].items():
+                if sha256_of(folder / name) != sha256:
+                    raise FormatError(f"{name} is damaged")
+                progress.advance()
+    except (FormatError, OSError, KeyError, AttributeError) as error:
+        say(f"{folder} cannot be used and is made anew: {error}")
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(folder)  # it was used now
+    return record
+
+
+def _root() -> Path:
+    if named := os.environ.get("PTUNE_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptune"
+
+
+def _forget_old(root: Path) -> None:
+    """Processes that use a removed one go on: what they have mapped stays."""
+    folders = sorted(
+        (path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")),
+        key=lambda path: path.stat().st_mtime,
+    )
+    for folder in folders[:-KEPT]:
+        shutil.rmtree(folder, ignore_errors=True)

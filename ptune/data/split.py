@@ -1,0 +1,124 @@
+"""One split while it is made: rows are encoded, cut to length and written, and what became of them is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from ptune.codecs.chat import ChatCodec
+from ptune.data.conversations import Document
+from ptune.data.examiner import Examiner
+from ptune.data.overlong import Policy, fit
+from ptune.data.source import Sample
+from ptune.data.store import Writer
+from ptune.errors import DataError, TemplateError
+from ptune.tasks.chat.spec import Chat
+
+_MOST_TRAINING_CONVERSATIONS = 10_000  # that examples in a prompt are chosen from
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How rows become examples."""
+
+    codec: ChatCodec
+    task: Chat
+    examiner: Examiner | None
+
+    @property
+    def limit(self) -> int:
+        """Longest example, in tokens: the recipe's, or the model's if that is shorter."""
+        return min(self.task.max_length, self.codec.context or self.task.max_length)
+
+    def policy(self, sample: Sample) -> Policy:
+        """What is done with a row that is too long. Raw text is meant to be cut: with "error", too, it is split."""
+        is_document = isinstance(sample.conversation, Document)
+        return "split" if is_document and self.task.on_overlong == "error" else self.task.on_overlong
+
+
+@dataclass
+class Split:
+    """A split on its way into a folder."""
+
+    name: str
+    writer: Writer
+    encoding: Encoding
+    rows: int = 0  # encoded or not
+    overlong: int = 0
+    left_out: int = 0  # nothing of them is left
+    refused: int = 0  # too long, where that is an error
+    longest: tuple[int, str] = field(default=(0, ""))  # tokens and place of the longest row that is refused
+
+    def __enter__(self) -> Split:
+        self.writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.writer.__exit__(kind, error, trace)
+
+    def add(self, sample: Sample) -> None:
+        """Encodes and writes one row; one that cannot be encoded becomes a problem of its file."""
+        self.rows += 1
+        limit, policy = self.encoding.limit, self.encoding.policy(sample)
+        try:
+            examples = sample.conversation.examples(self.encoding.codec, self.encoding.task.train_on)
+        except TemplateError as error:
+            sample.problems.add(sample.number, str(error))
+            return
+        if self.encoding.examiner is not None:
+            for example in examples:
+                self.encoding.examiner.sample(self.name, sample, example)
+        longest = max(map(len, examples))
+        too_long = longest > limit
+        self.overlong += too_long
+        if too_long and policy == "error":
+            self.refused += 1
+            self.longest = max(self.longest, (longest, sample.place), key=lambda found: found[0])
+        pieces = [piece for example in examples for piece in fit(example, limit, policy)]
+        self.left_out += not pieces
+        for piece in pieces:
+            self.writer.add(piece)
+        if pieces and not too_long and not isinstance(sample.conversation, Document) and self._has_room:
+            self.writer.add_conversation(sample.conversation)
+
+    @property
+    def _has_room(self) -> bool:
+        return self.name != "train" or self.writer.conversations < _MOST_TRAINING_CONVERSATIONS
+
+    def check(self) -> None:
+        """Raises: DataError where the split has rows of which nothing is left."""
+        if not self.rows or self.writer.examples:
+            return
+        limit, task = self.encoding.limit, self.encoding.task
+        if self.overlong == self.rows:
+            why = f"all are longer than {limit} tokens ({task.on_overlong})"
+        else:
+            why = "none has a target that follows something, so there is nothing to learn"
+        raise DataError(f"no {self.name} example is left: {why}")
+
+    def described(self) -> dict[str, Any]:
+        """The split for data.json; `sha256` is over the tokens and targets."""
+        return {
+            "rows": self.rows,
+            "examples": self.writer.examples,
+            "tokens": self.writer.tokens,
+            "targets": self.writer.targets,
+            "overlong": self.overlong,
+            "left_out": self.left_out,
+            "sha256": self.writer.sha256,
+        }
+
+
+def refuse_overlong(splits: list[Split]) -> None:
+    """Raises: DataError with counts where a row is too long and the recipe does not say what to do with it."""
+    refused = sum(split.refused for split in splits)
+    if refused:
+        length, place = max((split.longest for split in splits), key=lambda found: found[0])
+        raise DataError(
+            f"{refused} of {sum(split.rows for split in splits)} examples are longer than {splits[0].encoding.limit} tokens"
+            f" (longest {length}, {place}); use --task.on-overlong truncate, drop or split,"
+            " or raise --task.max-length up to the model's context"
+        )

@@ -1,0 +1,151 @@
+"""Examples on disk: written one after the other, mapped into memory to be read in any order.
+
+A split has four files, all little-endian:
+  tokens            uint32 each; the highest bit says that the token is a target
+  ends              uint64, one an example: where it ends, counted in tokens
+  conversations     JSON, one an example that has a question and was not cut
+  conversation_ends uint64, one a conversation: where it ends, counted in bytes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ptune.codecs.chat import Example
+from ptune.data.conversations import Askable, as_json, from_json
+from ptune.formats.whole_write import disk_errors
+
+T = TypeVar("T")
+NAMES = ("tokens", "ends", "conversations", "conversation_ends")
+_TARGET = 31  # the bit
+
+
+class Records(Sequence[T], Generic[T]):
+    """Records of different length in a mapped file; a slice of them reads nothing."""
+
+    def __init__(
+        self,
+        data: npt.NDArray[Any],
+        ends: npt.NDArray[np.uint64],
+        decode: Callable[[npt.NDArray[Any]], T],
+        places: range,
+    ) -> None:
+        self._data, self._ends, self._decode, self._places = data, ends, decode, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Records[T]:
+        if isinstance(index, slice):
+            return Records(self._data, self._ends, self._decode, self._places[index])
+        place = self._places[index]
+        start = int(self._ends[place - 1]) if place else 0
+        return self._decode(self._data[start : int(self._ends[place])])
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """[records] how long each is, in tokens for examples."""
+        places = np.arange(self._places.start, self._places.stop, self._places.step)
+        starts = np.concatenate([np.zeros(1, self._ends.dtype), self._ends[:-1]])
+        lengths: npt.NDArray[np.int64] = (self._ends[places] - starts[places]).astype(np.int64)
+        return lengths
+
+
+Examples = Records[Example]
+
+
+class Writer:
+    """Writes one split into a folder. Counts what it writes."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._files = {name: (folder / name).open("wb") for name in NAMES}
+        self._conversation_bytes = 0
+        self._digest = hashlib.sha256()
+        self.examples = self.tokens = self.targets = self.conversations = 0
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, example: Example) -> None:
+        """Appends an example."""
+        targets = np.array(example.targets, "<u4") << _TARGET
+        self._files["tokens"].write((np.array(example.ids, "<u4") | targets).tobytes())
+        self._digest.update(array("q", example.ids).tobytes() + bytes(example.targets))
+        self.examples += 1
+        self.tokens += len(example)
+        self.targets += example.target_count
+        self._files["ends"].write(self.tokens.to_bytes(8, "little"))
+
+    def add_conversation(self, conversation: Askable) -> None:
+        """Appends a conversation."""
+        self._conversation_bytes += self._files["conversations"].write(as_json(conversation).encode())
+        self._files["conversation_ends"].write(self._conversation_bytes.to_bytes(8, "little"))
+        self.conversations += 1
+
+    @property
+    def sha256(self) -> str:
+        """Over the tokens and targets."""
+        return self._digest.hexdigest()
+
+
+def examples_in(folder: Path) -> Examples:
+    """The examples that were written into a folder."""
+    ends = _mapped(folder / "ends", "<u8")
+    return Records(_mapped(folder / "tokens", "<u4"), ends, _example, range(len(ends)))
+
+
+def conversations_in(folder: Path) -> Records[Askable]:
+    """The conversations that were written into a folder."""
+    ends = _mapped(folder / "conversation_ends", "<u8")
+    return Records(_mapped(folder / "conversations", "u1"), ends, _conversation, range(len(ends)))
+
+
+def spooled(examples: Iterable[Example]) -> Examples:
+    """Examples that are made once and read often, kept on disk for as long as they are used."""
+    with temporary_folder() as folder:
+        with Writer(folder / "spooled") as writer:
+            for example in examples:
+                writer.add(example)
+        return examples_in(folder / "spooled")
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone in the end; files in it that are mapped stay readable until nobody uses them."""
+    with tempfile.TemporaryDirectory(prefix="ptune-") as folder, disk_errors(Path(folder)):
+        yield Path(folder)
+
+
+def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:
+    empty = path.stat().st_size == 0  # which cannot be mapped
+    return np.zeros(0, dtype) if empty else np.memmap(path, dtype, mode="r")
+
+
+def _example(words: npt.NDArray[np.uint32]) -> Example:
+    ids, targets = words & np.uint32((1 << _TARGET) - 1), words >> np.uint32(_TARGET)
+    return Example(tuple(ids.tolist()), tuple(targets.astype(bool).tolist()))
+
+
+def _conversation(text: npt.NDArray[np.uint8]) -> Askable:
+    return from_json(text.tobytes().decode())

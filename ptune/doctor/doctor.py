@@ -1,0 +1,129 @@
+"""Examines data while it is read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ptune.codecs.chat import ChatCodec, Example
+from ptune.data.problems import Problems
+from ptune.data.read import resolve
+from ptune.data.source import Sample
+from ptune.doctor import encoding, examples, refused, rows, sets
+from ptune.doctor.finding import Finding, Tally
+from ptune.doctor.ledger import Ledger
+from ptune.doctor.sets import Sets
+from ptune.errors import DataError
+from ptune.progress import say
+from ptune.tasks.chat.spec import Chat
+
+ROW_RULES = (*rows.RULES, *examples.RULES)
+RULES = (*encoding.RULES, *refused.RULES, *ROW_RULES, *sets.RULES)
+"""Every kind of defect that is looked for. A new one is one entry in the table of its kind."""
+_MOST_TOLD = 10
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class Doctor:
+    """An examiner (`ptune.data.examiner`): hand it to `dataset.load`, then ask for its findings.
+
+    What it remembers of an example are some numbers, so that data may be larger than memory.
+    """
+
+    task: Chat
+    codec: ChatCodec
+    files: dict[str, list[str]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    splits: dict[str, Ledger] = field(init=False)
+    _of_files: dict[str, list[Finding]] = field(default_factory=dict)
+    _of_rows: Tally = field(default_factory=Tally)
+    _problems: dict[str, Problems] = field(default_factory=dict)
+    _last: Sample | None = None
+
+    def __post_init__(self) -> None:
+        limit = min(self.task.max_length, self.codec.context or self.task.max_length)
+        self.splits = {split: Ledger(limit) for split in SPLITS}
+        self._control = rows.control_pattern(self.codec)
+
+    def file(self, split: str, path: Path) -> None:
+        """Examines the bytes of a file, once. One that cannot be opened is left to the reader to complain about."""
+        named = str(path)
+        if named not in self.files[split]:
+            self.files[split].append(named)
+        if named not in self._of_files:
+            self._of_files[named] = []
+            with contextlib.suppress(DataError, OSError):
+                found = resolve(path)
+                if found.is_file():  # a pipe can be read only once, and not here
+                    self._of_files[named] = list(encoding.examine(found, named))
+
+    def sample(self, split: str, sample: Sample, example: Example) -> None:
+        """Examines a row and an example that it became; of a row that became several, the messages only once."""
+        row = rows.row_of(sample, example, self.codec, self._control)
+        self._problems[sample.problems.file] = sample.problems
+        for rule in examples.RULES if sample is self._last else ROW_RULES:
+            message = rule.check(row)
+            if message is not None:
+                self._of_rows.add(rule, row.place, message)
+        self.splits[split].add(row)
+        self._last = sample
+
+    @property
+    def sets(self) -> Sets:
+        """The splits and the task."""
+        return Sets(self.splits, self.task)
+
+    def findings(self) -> list[Finding]:
+        """All that was found so far, errors first, then in the order of the table of rules."""
+        of_sets = [finding for rule in sets.RULES for finding in rule.check(self.sets)]
+        return in_order([*self.findings_of_rows(), *of_sets])
+
+    def findings_of_rows(self) -> list[Finding]:
+        """Those that no other row could change."""
+        of_files = [finding for of in self._of_files.values() for finding in of]
+        explained = {finding.place for finding in of_files if finding.severity == "error"}
+        refusals = [finding for finding in self._refusals() if finding.place not in explained]
+        return [*of_files, *self._of_rows.findings(), *refusals]
+
+    def _refusals(self) -> Iterator[Finding]:
+        """What was refused in the files of which at least one row could be used."""
+        for problems in self._problems.values():
+            yield from refused.refusals(problems)
+
+    def explains(self, file: str) -> bool:
+        """Whether the bytes of a file say why it cannot be read."""
+        return any(finding.severity == "error" for finding in self._of_files.get(file, ()))
+
+    def covers(self, error: DataError) -> bool:
+        """Whether the findings say all that stopped reading."""
+        if error.file is None:  # what is too long is refused when all has been seen
+            return any(f.rule == "over-long" and f.severity == "error" for f in self.findings())
+        return error.file in self._problems and self._problems[error.file].count > 0
+
+
+def in_order(findings: list[Finding]) -> list[Finding]:
+    """Errors first, then in the order of the table of rules."""
+    order = {rule.id: at for at, rule in enumerate(RULES)}
+    return sorted(findings, key=lambda finding: (finding.severity != "error", order[finding.rule]))
+
+
+def judge(findings: list[Finding], command: str) -> None:
+    """Says in one line that there are warnings; errors stop. `command` shows the findings, e.g. `ptune doctor RECIPE`.
+
+    Raises: DataError that lists the errors.
+    """
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        told = [_told(error) for error in errors[:_MOST_TOLD]]
+        more = [f"… and {len(errors) - _MOST_TOLD} more"] if len(errors) > _MOST_TOLD else []
+        lines = "\n  ".join([*told, *more])
+        raise DataError(f"the data has errors; nothing was trained. {command} shows more\n  {lines}")
+    if findings:
+        say(f"data: {len(findings)} warning{'s' * (len(findings) > 1)}; {command} shows them")
+
+
+def _told(error: Finding) -> str:
+    more = f" (and {error.count - 1:,} more like it)" if error.count > 1 else ""
+    return f"{'' if error.place is None else f'{error.place}: '}{error.message}{more} [{error.rule}]"

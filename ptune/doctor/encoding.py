@@ -1,0 +1,175 @@
+"""Rules on the bytes of a text file, read piece by piece: encodings, NULs, and columns that come and go."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from ptune.doctor.finding import Finding, Place, Rule, Tally
+from ptune.progress import Progress
+
+_PIECE = 1 << 20  # bytes; a longer line comes in several pieces
+_HEAD = 4096
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BINARY = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff", b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\x28\xb5\x2f\xfd")
+_WIDE = (
+    (b"\xff\xfe\x00\x00", "UTF-32LE"), (b"\x00\x00\xfe\xff", "UTF-32BE"),
+    (b"\xff\xfe", "UTF-16LE"), (b"\xfe\xff", "UTF-16BE"),
+)  # fmt: skip
+_MOST_LAYOUTS = 1000  # different sets of columns that are told apart
+
+
+def utf_16(head: bytes) -> str | None:
+    """A file in UTF-16 or UTF-32, as spreadsheets and PowerShell write it; ptune reads UTF-8."""
+    name = next((name for mark, name in _WIDE if head.startswith(mark)), None) or _wide_by_nuls(head)
+    if name is None:
+        return None
+    return (
+        f"the file is {name}, not UTF-8: convert it, for example with iconv -f {name.rstrip('BLE')} -t UTF-8"
+    )
+
+
+def byte_order_mark(line: bytes) -> str | None:
+    """A UTF-8 byte-order mark. At the start of a file it is skipped; where files were joined it spoils a line."""
+    if _BYTE_ORDER_MARK not in line:
+        return None
+    return "a byte-order mark (bytes EF BB BF): save the file as UTF-8 without one, and join files without theirs"
+
+
+def nul_byte(line: bytes) -> str | None:
+    """NUL bytes in a text file: JSON forbids them, and a block of them is what a crash leaves of a file being written."""
+    if b"\0" not in line:
+        return None
+    return f"{line.count(0):,} NUL bytes, the first at byte {line.index(0) + 1} of the line: remove them, or fetch the file again"
+
+
+def not_utf_8(line: bytes) -> str | None:
+    """Bytes that are not UTF-8: mostly Latin-1 or its superset Windows-1252, told from other code pages by how rare they are."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        start, end = error.start, error.start + 1
+        while end < len(line) and line[end] >= 0x80:
+            end += 1
+        what = f"byte 0x{line[start]:02x} at byte {start + 1} of the line is not UTF-8"
+        if end - start > 3:
+            return f"{what}: find out the file's encoding and convert it, for example with iconv -f GB18030 -t UTF-8"
+        name, read_as = ("Latin-1", "latin-1") if min(line[start:end]) >= 0xA0 else ("Windows-1252", "cp1252")
+        around = line[max(0, start - 12) : end + 12].decode(read_as, errors="replace")
+        return f"{what}; as {name} it reads {around!r}: convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
+    return None
+
+
+class ColumnsDiffer:
+    """Columns that differ by row: a field that is misspelt, or two files of different origin in one."""
+
+    def __init__(self) -> None:
+        self._layouts: Counter[frozenset[str]] = Counter()
+        self._first: dict[frozenset[str], int] = {}  # the line of the first row with these columns
+
+    def add(self, number: int, line: bytes) -> None:
+        """Looks at one line of JSONL; one that is not JSON is left to the reader to complain about."""
+        try:
+            value = json.loads(line.removeprefix(_BYTE_ORDER_MARK))
+        except (ValueError, RecursionError):
+            return
+        columns = frozenset(value) if isinstance(value, dict) else None
+        if columns is not None and (columns in self._first or len(self._first) < _MOST_LAYOUTS):
+            self._layouts[columns] += 1
+            self._first.setdefault(columns, number)
+
+    def findings(self, named: str) -> Iterator[Finding]:
+        """What there is to say of the whole file, which the user calls `named`."""
+        if len(self._layouts) < 2:
+            return
+        [(usual, count)] = self._layouts.most_common(1)
+        odd = min((layout for layout in self._layouts if layout != usual), key=self._first.__getitem__)
+        differences = [
+            f"{verb} {', '.join(map(repr, sorted(names)))}"
+            for verb, names in (("lacks", usual - odd), ("has besides", odd - usual))
+            if names
+        ]
+        others, total = self._layouts.total() - count, self._layouts.total()
+        yield Finding(
+            "columns-differ",
+            "warning",
+            f"{others:,} of {total:,} rows have other columns than most; this one {' and '.join(differences)}:"
+            " check the spelling, and that the rows belong together",
+            Place(named, self._first[odd]),
+            others,
+        )
+
+
+HEAD_RULES = (Rule("utf-16", "error", utf_16),)
+LINE_RULES = (
+    Rule("byte-order-mark", "warning", byte_order_mark),
+    Rule("nul-byte", "error", nul_byte),
+    Rule("not-utf-8", "error", not_utf_8),
+)
+TABLE_RULES = (Rule("columns-differ", "warning", ColumnsDiffer),)
+RULES = (*HEAD_RULES, *LINE_RULES, *TABLE_RULES)
+
+
+def examine(path: Path, named: str) -> Iterator[Finding]:
+    """What is wrong with the bytes of a file, which the user calls `named`. Raises: OSError."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith(_BINARY):
+        return
+    for rule in HEAD_RULES:
+        message = rule.check(head)
+        if message is not None:  # nothing else can be said of these bytes
+            yield Finding(rule.id, rule.severity, message, Place(named, 1))
+            return
+    is_json_lines = head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"{")
+    tables = [rule.check() for rule in TABLE_RULES if is_json_lines]
+    tally = Tally()
+    with Progress(f"examining {named}", path.stat().st_size, unit="bytes") as progress:
+        for number, line in lines(path):
+            for rule in LINE_RULES:
+                message = rule.check(line)
+                if message is not None:
+                    tally.add(rule, Place(named, number), message)
+            for table in tables:
+                table.add(number, line)
+            progress.advance(len(line))
+    yield from tally.findings()
+    for table in tables:
+        yield from table.findings(named)
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers; of a very long one, pieces that end between characters. Raises: OSError."""
+    with path.open("rb") as file:
+        number, rest = 1, b""
+        while piece := file.readline(_PIECE):
+            line, rest = _whole_characters(rest + piece)
+            yield number, line
+            number += line.endswith(b"\n")
+        if rest:
+            yield number, rest
+
+
+def _whole_characters(piece: bytes) -> tuple[bytes, bytes]:
+    """A piece, and the beginning of a UTF-8 character at its end that was cut in two."""
+    for length in range(1, min(3, len(piece)) + 1):
+        byte = piece[-length]
+        if byte >= 0xC0:
+            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return (piece[:-length], piece[-length:]) if needed > length else (piece, b"")
+        if byte < 0x80:
+            break
+    return piece, b""
+
+
+def _wide_by_nuls(head: bytes) -> str | None:
+    """Which UTF-16 a text without a byte-order mark is: in Western text, every other byte is NUL."""
+    half = len(head) // 2
+    if half < 2:
+        return None
+    even, odd = head[0 : 2 * half : 2].count(0), head[1 : 2 * half : 2].count(0)
+    if odd > 0.6 * half and even < 0.1 * half:
+        return "UTF-16LE"
+    return "UTF-16BE" if even > 0.6 * half and odd < 0.1 * half else None

@@ -1,0 +1,91 @@
+"""Examines a recipe's data to the end, whatever is wrong with it, and trains nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ptune.codecs.chat import ChatCodec
+from ptune.data import dataset
+from ptune.doctor.doctor import SPLITS, Doctor, in_order
+from ptune.doctor.finding import Finding, Place
+from ptune.doctor.refused import UNUSABLE_FILE, row_refused
+from ptune.errors import DataError
+from ptune.recipe import Data
+from ptune.tasks.chat.spec import Chat
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was seen of the data, and all that is wrong with it."""
+
+    doctor: Doctor
+    findings: list[Finding]
+
+    @property
+    def has_errors(self) -> bool:
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+def examine(data: Data, task: Chat, codec: ChatCodec, seed: int) -> Examination:
+    """Reads the data as training does. A file that cannot be used becomes a finding, and the others are read on.
+
+    Raises: DataError where nothing can be read, as the recipe names no files or too few rows.
+    """
+    left_out: list[Finding] = []
+    while True:
+        doctor = Doctor(task, codec)
+        error = _read(data, task, codec, seed, doctor)
+        if error is None or doctor.covers(error):
+            break
+        if error.file is None:  # of no one file: that is all there is to say
+            if not left_out and not doctor.findings():
+                raise error
+            left_out.append(_unusable(error))
+            break
+        left_out += [finding for finding in doctor.findings_of_rows() if _is_of(finding, error)]
+        if not doctor.explains(error.file):
+            left_out.append(_unusable(error))
+        fewer = _without(data, error.file)
+        if fewer == data or not fewer.files:
+            break
+        data = fewer
+    return Examination(doctor, in_order(_once(doctor.findings() + left_out)))
+
+
+def _read(data: Data, task: Chat, codec: ChatCodec, seed: int, doctor: Doctor) -> DataError | None:
+    for split, paths in (("train", data.files), ("validation", data.validation), ("test", data.test)):
+        for path in paths:
+            doctor.file(split, path)  # reading may stop before it comes to a file
+    try:
+        dataset.load(data, task, codec, seed, doctor)
+    except DataError as error:
+        return error
+    return None
+
+
+def _unusable(error: DataError) -> Finding:
+    """A finding of a file, or of the data as a whole, that could not be used."""
+    place = None if error.file is None else Place(error.file, error.line)
+    message = str(error).removeprefix(f"{place}: ")
+    if error.line is not None and place is not None:
+        return row_refused(place, message, 1)
+    return Finding(UNUSABLE_FILE.id, UNUSABLE_FILE.severity, message, place)
+
+
+def _is_of(finding: Finding, error: DataError) -> bool:
+    return finding.place is not None and finding.place.file == error.file
+
+
+def _without(data: Data, file: str | None) -> Data:
+    """The data without a file."""
+    kept = {split: _kept(data, split, file) for split in ("files", *SPLITS[1:])}
+    return data.model_copy(update={**kept, "weights": ()})
+
+
+def _kept(data: Data, split: str, file: str | None) -> tuple[object, ...]:
+    return tuple(path for path in getattr(data, split) if str(path) != file)
+
+
+def _once(findings: list[Finding]) -> list[Finding]:
+    """A file that is read again is found wrong again."""
+    return list(dict.fromkeys(findings))

@@ -1,0 +1,124 @@
+"""What is remembered of a split: about 40 bytes an example, no texts, so that data may be larger than memory."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptune.codecs.chat import Example
+from ptune.data.conversations import Document
+from ptune.doctor.finding import Place
+from ptune.doctor.rows import Row
+
+MOST_LABELS = 50  # answers that are among so few different ones, and as short, are labels
+LONGEST_LABEL = 64  # characters
+READABLE = 300  # tokens
+Hashes: TypeAlias = NDArray[np.uint64]
+
+
+@dataclass
+class Label:
+    """An answer that many rows share, and the first of them."""
+
+    place: Place
+    count: int = 0
+
+
+@dataclass
+class Overlong:
+    """Examples of more tokens than fit."""
+
+    count: int = 0
+    emptied: int = 0  # of which truncation leaves no target
+    lost_targets: int = 0  # beyond the limit
+    longest: int = 0
+    first: Place | None = None
+
+
+@dataclass
+class Ledger:
+    """One split. `limit` is the longest example in tokens; `labels` is None once the answers are no labels."""
+
+    limit: int
+    tokens: int = 0
+    targets: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)  # tokens -> examples
+    overlong: Overlong = field(default_factory=Overlong)
+    labels: dict[str, Label] | None = field(default_factory=dict)
+    shown: Example | None = None  # the first that is short enough to be read, else the first
+    _texts: array[int] = field(default_factory=lambda: array("Q"))  # hash of all tokens
+    _prompts: array[int] = field(default_factory=lambda: array("Q"))  # hash of those before the last answer
+    _numbers: array[int] = field(default_factory=lambda: array("Q"))
+    _files: array[int] = field(default_factory=lambda: array("I"))
+    _names: dict[tuple[str, str], int] = field(default_factory=dict)  # file and unit -> its number in _files
+
+    def add(self, row: Row) -> None:
+        """Remembers one example."""
+        example, sample = row.example, row.sample
+        targets = row.targets
+        ids = array("I", example.ids)
+        last_answer = targets.rfind(0, 0, max(targets.rfind(1), 0)) + 1
+        self._texts.append(_hash(ids))
+        # A text without a question shares its prompt with no other.
+        self._prompts.append(_hash(ids[:last_answer]) if row.answers_something else self._texts[-1])
+        self._numbers.append(sample.number)
+        name = (sample.problems.file, sample.problems.unit)
+        self._files.append(self._names.setdefault(name, len(self._names)))
+        self.tokens += len(example)
+        self.targets += targets.count(1)
+        self.lengths[len(example)] += 1
+        meant_to_be_cut = isinstance(sample.conversation, Document)
+        if len(example) > self.limit and not meant_to_be_cut:
+            self._count_overlong(row, targets)
+        if self.labels is not None:
+            self._count_label(row)
+        if self.shown is None or (len(self.shown) > READABLE >= len(example)):
+            self.shown = example
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @property
+    def texts(self) -> Hashes:
+        """A hash of each example's tokens."""
+        return np.frombuffer(self._texts, dtype=np.uint64)
+
+    @property
+    def prompts(self) -> Hashes:
+        """A hash of each example's tokens before its last answer."""
+        return np.frombuffer(self._prompts, dtype=np.uint64)
+
+    def place(self, index: int) -> Place:
+        """Where an example comes from."""
+        file, unit = list(self._names)[self._files[index]]
+        return Place(file, self._numbers[index], unit)
+
+    def _count_overlong(self, row: Row, targets: bytes) -> None:
+        over = self.overlong
+        over.first = over.first or row.place
+        over.count += 1
+        over.longest = max(over.longest, len(targets))
+        over.lost_targets += targets.count(1, self.limit)
+        over.emptied += not targets.count(1, 1, self.limit)
+
+    def _count_label(self, row: Row) -> None:
+        assert self.labels is not None
+        said = row.sample.conversation
+        answer = "" if isinstance(said, Document) else said.answer.strip()
+        answers = sum(message["role"] == "assistant" for message in row.messages)
+        if not answer or len(answer) > LONGEST_LABEL or answers > 1:
+            self.labels = None
+            return
+        self.labels.setdefault(answer, Label(row.place)).count += 1
+        if len(self.labels) > MOST_LABELS:
+            self.labels = None
+
+
+def _hash(ids: array[int]) -> int:
+    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little")

@@ -1,0 +1,64 @@
+"""Rules on what cannot be used at all: the reasons that reading and encoding give, told apart by their words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ptune.data.problems import Problems
+from ptune.doctor.finding import Finding, Place, Rule
+
+_VALUES = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"")
+
+
+def lone_surrogate(reason: str) -> bool:
+    """Half of a surrogate pair: JSON can spell it (\\ud83d), but it is no character. A text was cut inside an emoji."""
+    return "surrogate" in reason
+
+
+def no_answer(reason: str) -> bool:
+    """A conversation without an answer to learn: none at all, none that may be trained on, or none to a question."""
+    return "nothing to train on" in reason
+
+
+def mask_disagreement(reason: str) -> bool:
+    """Two derivations of the targets that disagree: what follows the template's generation prompt, and what the template
+    shows or marks with {% generation %}. Training on either would teach something that serving does not ask for."""
+    return any(words in reason for words in ("contradicts itself", "cannot be told", "{% generation %}"))
+
+
+def unusable_file(reason: str) -> bool:
+    """A file that cannot be read, is empty, or has columns of no known shape."""
+    return False  # told by where the error came from, not by its words
+
+
+def unusable_row(reason: str) -> bool:
+    """A row that cannot be read or encoded: broken JSON, an unknown role, a field of the wrong type, …"""
+    return True
+
+
+ROW_RULES = (
+    Rule("lone-surrogate", "error", lone_surrogate),
+    Rule("no-answer", "error", no_answer),
+    Rule("mask-disagreement", "error", mask_disagreement),
+    Rule("unusable-row", "error", unusable_row),
+)
+UNUSABLE_FILE = Rule("unusable-file", "error", unusable_file)
+RULES = (*ROW_RULES, UNUSABLE_FILE)
+
+
+def refusals(problems: Problems) -> Iterator[Finding]:
+    """One a kind of reason; reasons that differ only in numbers and quotations are of one kind."""
+    kinds: dict[str, tuple[str, int, int]] = {}
+    for reason, first, count in problems.reasons():
+        kind = _VALUES.sub("", reason)
+        said, at, before = kinds.get(kind, (reason, first, 0))
+        kinds[kind] = (said, at, before + count)
+    for reason, first, count in kinds.values():
+        yield row_refused(Place(problems.file, first, problems.unit), reason, count)
+
+
+def row_refused(place: Place, reason: str, count: int) -> Finding:
+    """A finding of rows that were refused for one reason."""
+    rule = next(rule for rule in ROW_RULES if rule.check(reason))
+    return Finding(rule.id, rule.severity, reason, place, count)

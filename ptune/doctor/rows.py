@@ -1,0 +1,184 @@
+"""Rules on one row: its messages and the tokens that they became."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ptune.codecs.chat import ChatCodec, Example
+from ptune.data.conversations import Completion, Conversation
+from ptune.data.source import Sample
+from ptune.doctor.finding import Place, Rule
+
+# What marks a turn in the templates of the large families. In a message it says that the text was rendered before.
+FOREIGN = (
+    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+    "<|begin_of_text|>", "<start_of_turn>", "<end_of_turn>", "<|start|>", "<|channel|>", "<|end|>", "[INST]", "[/INST]",
+)  # fmt: skip
+# UTF-8 that was read as Windows-1252 or Latin-1 ("Ã©" for "é", "â€™" for "’"), or what could not be read at all.
+_MANGLED = re.compile("[ÂÃ][\x80-\xbf]|Ã[€ƒ„‡ˆ‰ŠŒŽšœžŸ]|â€[\x80-\xbf™œžšŸ¢¦“”˜€]|\N{REPLACEMENT CHARACTER}")
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a rule sees of one row; made by `row_of`."""
+
+    sample: Sample
+    example: Example  # before it is cut to length
+    codec: ChatCodec
+    control: re.Pattern[str]  # see `control_pattern`
+    messages: Sequence[Mapping[str, Any]]  # () where the row is plain text
+    texts: Sequence[tuple[str, str]]  # all text that the row brings, each with its name
+    targets: bytes  # those of the example, a byte each
+    ends: Sequence[int]  # the last target of each answer, a token
+    answers_something: bool  # whether there is an answer to a question, which raw text has not
+
+    @property
+    def place(self) -> Place:
+        """Where the row comes from."""
+        return Place(self.sample.problems.file, self.sample.number, self.sample.problems.unit)
+
+
+def row_of(sample: Sample, example: Example, codec: ChatCodec, control: re.Pattern[str]) -> Row:
+    """A row, ready for the rules."""
+    said = sample.conversation
+    messages: Sequence[Mapping[str, Any]] = said.messages if isinstance(said, Conversation) else ()
+    if isinstance(said, Conversation):
+        texts = list(_texts_of_messages(messages))
+    elif isinstance(said, Completion):
+        texts = [("prompt", said.question), ("completion", said.answer)]
+    else:
+        texts = [("text", said.text)]
+    asks = isinstance(said, Conversation) or (isinstance(said, Completion) and bool(said.question))
+    targets = bytes(example.targets)
+    ends = [example.ids[at] for at in _last_of_each_run(targets)]
+    return Row(sample, example, codec, control, messages, texts, targets, ends, asks)
+
+
+def control_pattern(codec: ChatCodec) -> re.Pattern[str]:
+    """Matches this model's control tokens and those of the large families."""
+    added = codec.tokenizer.get_added_tokens_decoder().values()
+    own = {token.content for token in added if token.special} | set(codec.special_tokens.values())
+    longest_first = sorted({*own, *FOREIGN} - {""}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)))
+
+
+def role_order(row: Row) -> str | None:
+    """Roles out of order: serving asks the model in the order system, user, assistant, user, …"""
+    before = ""
+    for index, message in enumerate(row.messages):
+        role = message["role"]
+        if fault := _out_of_order(role, before, index, message):
+            return f"messages[{index}] ({role}) {fault}: check how the conversation was put together"
+        before = role
+    return None
+
+
+def empty_answer(row: Row) -> str | None:
+    """An answer without text: it teaches the model to answer with nothing."""
+    for index, message in enumerate(row.messages):
+        bare = message["role"] == "assistant" and not message.get("tool_calls")
+        if bare and message.get("train", True) and not _text(message).strip():
+            return f'messages[{index}] is an empty answer: fill it, remove the row, or mark it "train": false'
+    said = row.sample.conversation
+    if isinstance(said, Completion) and said.question and not said.answer.strip():
+        return "the completion is empty: fill it or remove the row"
+    return None
+
+
+def empty_question(row: Row) -> str | None:
+    """A question without text: the answer is learned as an answer to nothing."""
+    for index, message in enumerate(row.messages):
+        if message["role"] == "user" and not _text(message).strip():
+            return f"messages[{index}] is an empty question: fill it or remove the row"
+    return None
+
+
+def nul_character(row: Row) -> str | None:
+    """NUL in a text: what follows it is lost wherever text ends at NUL. Often binary data or UTF-16 in disguise."""
+    for name, text in row.texts:
+        if "\0" in text:
+            at = text.index("\0")
+            return f"{name} holds NUL after {_before(text, at)}: remove it, or convert the file it comes from to UTF-8"
+    return None
+
+
+def control_tokens(row: Row) -> str | None:
+    """Control tokens inside a text: it was rendered with a chat template before, and would be rendered twice.
+
+    The tokens are safe, because the codec spells them as ordinary text, but the model would learn to write them.
+    """
+    for name, text in row.texts:
+        if found := row.control.search(text):
+            return (
+                f"{name} holds the control token {found[0]!r}, which is encoded as ordinary text: remove it;"
+                " a text that was rendered with a chat template must be taken apart into messages again"
+            )
+    return None
+
+
+def mangled_text(row: Row) -> str | None:
+    """Text decoded wrongly before it came here: UTF-8 read as Windows-1252 ('Ã©' for 'é'), or U+FFFD for what is lost."""
+    for name, text in row.texts:
+        if found := _MANGLED.search(text):
+            around = text[max(0, found.start() - 10) : found.end() + 10]
+            return (
+                f"{name} was decoded wrongly: {around!r}: read its source again as what it is, mostly UTF-8"
+            )
+    return None
+
+
+RULES = (
+    Rule("role-order", "warning", role_order),
+    Rule("empty-answer", "error", empty_answer),
+    Rule("empty-question", "warning", empty_question),
+    Rule("nul-character", "error", nul_character),
+    Rule("control-tokens", "warning", control_tokens),
+    Rule("mangled-text", "warning", mangled_text),
+)
+
+
+def _out_of_order(role: str, before: str, index: int, message: Mapping[str, Any]) -> str | None:
+    """What is wrong with a role after the role `before` it ("" at the start)."""
+    if role in ("system", "developer"):
+        return None if before in ("", "system", "developer") else "comes after the conversation began"
+    if role == "tool":
+        return None if before in ("tool", "assistant") else "answers no call of a tool"
+    if role == "assistant" and before in ("", "system", "developer"):
+        return "answers before anything is asked"
+    if role == before == "user" or (role == before == "assistant"):
+        return f"follows another {role}"
+    return None
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """A message's text, that of its parts put together."""
+    content = message.get("content")
+    if isinstance(content, list | tuple):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
+
+
+def _texts_of_messages(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for index, message in enumerate(messages):
+        yield f"messages[{index}].content", _text(message)
+        for name in _REASONING:
+            if isinstance(message.get(name), str):
+                yield f"messages[{index}].{name}", message[name]
+
+
+def _last_of_each_run(targets: bytes) -> Iterator[int]:
+    """Where a target is followed by none."""
+    at = targets.find(b"\1\0")
+    while at >= 0:
+        yield at
+        at = targets.find(b"\1\0", at + 1)
+    if targets.endswith(b"\1"):
+        yield len(targets) - 1
+
+
+def _before(text: str, at: int) -> str:
+    return repr(text[max(0, at - 20) : at])

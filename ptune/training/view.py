@@ -1,0 +1,65 @@
+"""What is shown while training: a line with the loss and its course, and one with the other measurements."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 16
+_SMOOTHING = 0.9
+
+
+class View:
+    """Fed with a step's measurements; gives the two texts that Progress shows."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._smooth: float | None = None
+        self._course: list[float] = []  # the smoothed loss at evenly spaced steps
+        self._every = 1
+        self._seen = 0
+
+    def see(self, loss: float) -> None:
+        """One more step."""
+        before = loss if self._smooth is None else self._smooth
+        self._smooth = _SMOOTHING * before + (1 - _SMOOTHING) * loss
+        if self._seen % self._every == 0:
+            self._course.append(self._smooth)
+        self._seen += 1
+        if len(self._course) >= 8 * _WIDTH:  # as long as a run may be, no more than this is kept
+            self._course, self._every = self._course[::2], 2 * self._every
+
+    def loss(self, *, drawn: bool) -> str:
+        """'loss 2.31 █▆▄▃▂▁': smoothed, and where it is `drawn` its course from the first step to now."""
+        text = "" if self._smooth is None else f"loss {self._smooth:.4g}"
+        return f"{text} {sparkline(self._course)}".rstrip() if drawn else text
+
+    def details(self, latest: dict[str, float]) -> str:
+        """'validation 2.40, lr 0.0005, gradient 0.52, 1,234 tokens/s, 1.9 GB'. `latest`: see `Journal.latest`."""
+        parts = [f"validation {latest['validation_loss']:.4g}"] if "validation_loss" in latest else []
+        parts += [f"lr {latest['lr']:.2g}", f"gradient {latest['grad_norm']:.2g}"]
+        return ", ".join(
+            [*parts, f"{latest['tokens_per_s']:,.0f} tokens/s", f"{peak_bytes(self._device) / 1e9:.1f} GB"]
+        )
+
+
+def sparkline(values: list[float], width: int = _WIDTH) -> str:
+    """At most `width` bars, from the smallest value to the largest; '' where there are fewer than two values."""
+    if len(values) < 2:
+        return ""
+    count = min(width, len(values))
+    chosen = [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]
+    low, high = min(chosen), max(chosen)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((value - low) * scale)] for value in chosen)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process has held: on the GPU, or as its resident set."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

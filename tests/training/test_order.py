@@ -1,0 +1,85 @@
+"""Mixtures: every file has its share of what training sees, at every moment."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptune.recipe import Train
+from ptune.training.order import Mixture, Order
+
+WEIGHT = st.integers(0, 50).map(float) | st.floats(0, 1e3)
+PARTS = st.lists(st.tuples(st.integers(1, 20), WEIGHT), min_size=1, max_size=6).filter(
+    lambda parts: any(weight for _, weight in parts)
+)
+
+
+def mixture_of(parts: list[tuple[int, float]]) -> Mixture:
+    return Mixture(tuple(size for size, _ in parts), tuple(weight for _, weight in parts))
+
+
+@given(PARTS, st.integers(0, 10**9), st.integers(1, 300))
+def test_every_window_has_the_shares_that_were_asked_for(
+    parts: list[tuple[int, float]], first: int, length: int
+) -> None:
+    mixture = mixture_of(parts)
+    before, after = mixture.turns(first), mixture.turns(first + length)
+    assert sum(after) - sum(before) == length
+    for (_, weight), start, end in zip(parts, before, after, strict=True):
+        share = weight / sum(mixture.weights)
+        assert end - start == pytest.approx(share * length, abs=3)
+        assert end - start == 0 or weight > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(PARTS, st.integers(1, 9), st.integers(0, 3), st.integers(0, 1000))
+def test_every_part_goes_through_permutations_of_its_own(
+    parts: list[tuple[int, float]], batch_size: int, seed: int, step: int
+) -> None:
+    mixture, total = mixture_of(parts), sum(size for size, _ in parts)
+    order = Order(total, batch_size, seed, mixture)
+    steps = 200 // batch_size
+    batches = [order.batch(step) for step in range(steps)]
+    assert all(len(batch) == batch_size for batch in batches)
+    start = 0
+    for size, _ in parts:
+        own = [index for batch in batches for index in batch if start <= index < start + size]
+        for epoch in range(len(own) // size):
+            assert sorted(own[epoch * size : (epoch + 1) * size]) == list(range(start, start + size))
+        start += size
+    # A pure function: whoever starts late sees the same.
+    assert Order(total, batch_size, seed, mixture).batch(step) == order.batch(step)
+
+
+def test_an_epoch_of_a_mixture_is_as_many_examples_as_there_are() -> None:
+    order = Order(100, 10, 0, Mixture((90, 10), (1.0, 1.0)))
+    assert order.steps(Train(epochs=1)) == 10
+    seen = Counter(index for step in range(10) for index in order.batch(step))
+    assert sum(seen[index] for index in range(90)) == 50
+    assert {seen[index] for index in range(90)} == {0, 1}
+    assert {seen[index] for index in range(90, 100)} == {5}
+
+
+def test_a_batch_is_mixed() -> None:
+    order = Order(1000, 8, 0, Mixture((500, 400, 100), (0.5, 0.25, 0.25)))
+    for step in range(50):
+        counts = Counter((index >= 500) + (index >= 900) for index in order.batch(step))
+        assert counts == {0: 4, 1: 2, 2: 2}
+
+
+def test_the_order_of_a_mixture_depends_on_the_seed() -> None:
+    mixture = Mixture((50, 50), (3.0, 1.0))
+    assert Order(100, 8, 0, mixture).batch(0) != Order(100, 8, 1, mixture).batch(0)
+
+
+def test_without_weights_the_order_is_what_it_was() -> None:
+    """What earlier runs saw, so that they can be resumed: recorded from the version that began them."""
+    assert [Order(7, 4, 3).batch(step) for step in range(4)] == [
+        [1, 2, 5, 0],
+        [6, 3, 4, 2],
+        [6, 5, 0, 1],
+        [3, 4, 2, 1],
+    ]
