@@ -65,7 +65,7 @@ def ptune(folder: Path, checkpointing: bool) -> Iterator[Measured]:
     from ptune.training.head import plain_head
     from ptune.training.journal import Journal
     from ptune.training.loop import Job, optimizer_step
-    from ptune.training.run import applied, optimizer_for
+    from ptune.training.preparation import applied, optimizer_for
     from ptune.training.segments import packing
 
     torch.set_num_threads(THREADS)

@@ -127,6 +127,15 @@ class Train(Spec):
     """Seeds data order, dropout and adapter initialisation."""
 
 
+class Plan(Spec):
+    """Memory, predicted before training."""
+
+    auto: bool = False
+    """Where it would not fit, apply the cheapest change that makes it fit instead of refusing."""
+    memory: str | None = None
+    """How much it may use, as in 24GB; default: what is free on this machine's GPU, or its memory."""
+
+
 class Evaluate(Spec):
     """What is measured when training is done."""
 
@@ -151,6 +160,7 @@ class Recipe(Spec):
     data: Data = Data()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    plan: Plan = Plan()
 
     @field_validator("name")
     @classmethod

@@ -15,6 +15,7 @@ from ptune.cli import add as cli_add
 from ptune.cli import verify as cli_verify
 from ptune.codecs.chat import ChatCodec
 from ptune.errors import AdapterError, BackboneError, DataError, ParityError, UsageError
+from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.methods.full import Full
@@ -22,7 +23,6 @@ from ptune.methods.lora import Lora
 from ptune.recipe import Backbone, Data, Recipe, Train
 from ptune.tasks.chat.infer import ChatModel, load
 from ptune.tasks.chat.spec import Chat
-from ptune.training.run import train
 from ptune.verify.prove import Proof
 
 SYSTEM = "Answer like Bierce."

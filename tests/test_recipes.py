@@ -12,8 +12,8 @@ import pytest
 from tiny_models import build
 
 from ptune.cli.train import read_recipe, shipped
+from ptune.fine_tune import train
 from ptune.formats.run import Run
-from ptune.training.run import train
 
 ROOT = Path(__file__).parents[1]
 

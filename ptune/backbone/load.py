@@ -47,6 +47,7 @@ def load(
     attention: str = "sdpa",
     device: torch.device | str | None = None,
     dequantized: bool = False,
+    codec: ChatCodec | None = None,
 ) -> Loaded:
     """Loads a backbone; no forward pass has run when it returns.
 
@@ -54,6 +55,7 @@ def load(
     device: None = the GPU where there is one.
     dequantized: hold a quantised backbone as the float32 weights that it stands for; the identity stays that of the
         quantised one.
+    codec: what `load_codec(spec)` gave, to read the tokenizer once only.
 
     Raises: BackboneError where the model cannot be found, read or quantised.
     """
@@ -63,7 +65,7 @@ def load(
     with _one_sentence(spec.model, source):
         dtype = resolve_dtype(spec, device)
         model = _read_model(spec, source, attention, dtype)
-        codec = codec_of(_read_tokenizer(spec, source), model, spec.new_tokens)
+        codec = codec or codec_of(_read_tokenizer(spec, source), model, spec.new_tokens)
     if spec.quantize != "none":
         quantize(model, spec.quantize)
     model.requires_grad_(False).eval()

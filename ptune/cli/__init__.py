@@ -14,6 +14,7 @@ from ptune.recipe import Recipe
 COMMANDS = {
     "quickstart": "fine-tune, evaluate, export, prove and serve a small model on a small data set",
     "doctor": "examine a recipe's data: what would train a wrong model, in which file and line",
+    "plan": "predict the memory that a recipe's training needs, and what to change where it does not fit",
     "train": "train a recipe: a file, a run's recipe.yaml or the name of a shipped recipe",
     "evaluate": "held-out loss before and after, answers side by side, report.html",
     "export": "export a run (or a pretrained model) to an ONNX bundle, proved hop by hop",
@@ -91,7 +92,7 @@ def spoken(name: str, run: Callable[[], int | None]) -> int:
 def extra_for(command: str) -> str:
     """Which extra a command needs."""
     extras = {"serve": "serve", "generate": "serve", "chat": "ui"}
-    extras |= dict.fromkeys(("doctor", "train", "evaluate"), "train")
+    extras |= dict.fromkeys(("doctor", "plan", "train", "evaluate"), "train")
     return f"run: pip install 'ptune[{extras.get(command, 'all')}]'"
 
 

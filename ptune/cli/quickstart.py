@@ -83,8 +83,8 @@ def shortened(recipe: Recipe) -> Recipe:
 
 def train(recipe: Recipe, out: Path) -> int:
     """Trains, goes on with, or keeps the run at `out`."""
+    from ptune.fine_tune import train as train_run
     from ptune.formats.run import Run
-    from ptune.training.run import train as train_run
 
     if (out / "run.json").is_file():
         status = Run.open(out).record().status

@@ -57,7 +57,7 @@ def train(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     if options.dry_run:
         print(yaml.safe_dump(recipe.document(), sort_keys=False, allow_unicode=True), end="")
         return 0
-    from ptune.training.run import train as train_run
+    from ptune.fine_tune import train as train_run
 
     out = options.out or Path("runs") / recipe.name
     done = train_run(recipe, out, resume=options.resume, command=f"{program} {shlex.join(arguments)}".strip())

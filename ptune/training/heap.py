@@ -36,5 +36,9 @@ def _trim() -> Callable[[int], int] | None:
         return None
     try:
         return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # no such function, or no such thing as the process's own symbols
+    except (
+        AttributeError,
+        OSError,
+        TypeError,
+    ):  # no such function, or no such thing as the process's own symbols
         return None

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import tiny_models
 
+from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.lora import Lora
 from ptune.recipe import Backbone, Data, Evaluate, Recipe, Train
-from ptune.training.run import train
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,10 @@ from ptune.evaluation.answers import answers
 from ptune.evaluation.evaluate import evaluate
 from ptune.evaluation.held_out import held_out
 from ptune.evaluation.in_context import after, in_context, shots
+from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.full import Full
 from ptune.recipe import Recipe
-from ptune.training.run import train
 
 
 def base_of(run: Run) -> torch.nn.Module:

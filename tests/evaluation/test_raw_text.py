@@ -11,10 +11,10 @@ import tiny_models
 from ptune.codecs.chat import ChatCodec
 from ptune.data import dataset
 from ptune.evaluation.evaluate import evaluate
+from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.recipe import Data, Recipe
 from ptune.training.order import Mixture, Order
-from ptune.training.run import train
 
 
 def test_raw_text_in_a_mixture_is_trained_and_evaluated(

@@ -21,6 +21,7 @@ from ptune.engine.adapters import load_adapter
 from ptune.errors import AdapterError, RecipeError, UsageError
 from ptune.evaluation.evaluate import evaluate
 from ptune.export.merge import merged
+from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
@@ -28,7 +29,7 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.recipe import Backbone, Data, Evaluate, Recipe, Train
 from ptune.tasks.chat import infer
-from ptune.training.run import applied, train
+from ptune.training.preparation import applied
 
 TOKENS, IDS = ("<ask>", "<say>"), [600, 601]
 X = torch.tensor([[3, 600, 17, 601, 42, 601, 9]])

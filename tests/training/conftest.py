@@ -16,9 +16,9 @@ import pytest
 import tiny_models
 
 from ptune.errors import PtuneError
+from ptune.fine_tune import train
 from ptune.methods.lora import Lora
 from ptune.recipe import Backbone, Data, Evaluate, Recipe, Train
-from ptune.training.run import train
 
 TRAIN = {"epochs": 1.0, "lr": 5e-3, "batch_size": 4, "micro_batch_tokens": 128}
 

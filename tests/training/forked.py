@@ -23,9 +23,10 @@ from typing import Any
 import torch.distributed.fsdp  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401  what a run would import when it needs it
 
+from ptune import fine_tune
 from ptune.errors import PtuneError
 from ptune.recipe import Recipe
-from ptune.training import loop, run
+from ptune.training import loop
 
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
@@ -101,7 +102,7 @@ def _child(request: Request, rank: int, port: int, counted: Path) -> int:
     count = _count_operations(request) if rank == 0 else [0]
     try:
         _change(request)
-        done = run.train(Recipe.load(Path(request.recipe)), Path(request.out), resume=request.resume)
+        done = fine_tune.train(Recipe.load(Path(request.recipe)), Path(request.out), resume=request.resume)
         code = 130 if done.record().status == "interrupted" else 0
     except PtuneError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -134,10 +135,10 @@ def _count_operations(request: Request) -> list[int]:
 
 def _change(request: Request) -> None:
     if request.double:
-        applied = run.applied
-        run.applied = lambda recipe, backbone, *more: applied(recipe, backbone.double(), *more).double()
+        applied = fine_tune.applied
+        fine_tune.applied = lambda recipe, backbone, *more: applied(recipe, backbone.double(), *more).double()
     if not request.packed:
-        run.packing = _not_packing
+        fine_tune.packing = _not_packing
     if request.stop_at is not None:
         step = loop.optimizer_step
 

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from ptune import fine_tune
 from ptune.errors import PtuneError
+from ptune.fine_tune import train
 from ptune.recipe import Recipe
-from ptune.training import loop, run
+from ptune.training import loop
 from ptune.training.diagnosis import Alive, Watch
-from ptune.training.run import train
 
 from .conftest import Make, refused
 
@@ -87,13 +88,13 @@ def test_the_example_is_named_that_has_the_token(make: Make, tmp_path: Path, pla
         model.get_input_embeddings().weight[token] = float("inf")
 
     held: dict[str, Any] = {}
-    fit = run.fit
-    run.fit = lambda job, state: held.update(examples=job.examples) or fit(job, state)
+    fit = fine_tune.fit
+    fine_tune.fit = lambda job, state: held.update(examples=job.examples) or fit(job, state)
     try:
         plant(damage, 2)
         said = refused(PtuneError, recipe, tmp_path / "run")
     finally:
-        run.fit = fit
+        fine_tune.fit = fit
     assert f"model.embed_tokens, whose input was finite, in training examples {found[0]} of those 4" in said
     assert "look at these examples" not in said  # the weight is to blame, and is named
     assert "embed_tokens.weight" in said

@@ -18,7 +18,7 @@ from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.head import plain_head
 from ptune.training.journal import Journal, read
 from ptune.training.loop import Job, fit, optimizer_step
-from ptune.training.run import optimizer_for
+from ptune.training.preparation import optimizer_for
 from ptune.training.segments import packing
 
 

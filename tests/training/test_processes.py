@@ -185,7 +185,7 @@ def four_processes() -> Any:
 
 
 def test_more_processes_than_examples_a_step_is_refused(four_processes: Any) -> None:
-    from ptune.training.run import resolved
+    from ptune.training.preparation import resolved
 
     with pytest.raises(RecipeError, match="batch_size is 3"):
         resolved(Recipe(train=Train(batch_size=3)), four_processes)

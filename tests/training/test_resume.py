@@ -17,12 +17,12 @@ import pytest
 import tiny_models
 
 from ptune.errors import BackboneError, DataError, PtuneError, RecipeError
+from ptune.fine_tune import train
 from ptune.formats import whole_write
 from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
 from ptune.training.journal import Journal, read
-from ptune.training.run import train
 
 from .conftest import Make, fingerprint, refused
 

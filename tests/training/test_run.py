@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ptune.codecs.chat import ChatCodec
 from ptune.errors import FormatError, PtuneError, RecipeError
 from ptune.evaluation.evaluate import evaluate
+from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
@@ -25,7 +26,7 @@ from ptune.methods.lora import Lora
 from ptune.recipe import Recipe
 from ptune.training import loop
 from ptune.training.journal import read
-from ptune.training.run import _resume_command, train
+from ptune.training.record import resume_command
 
 from .conftest import Make, fingerprint, refused
 
@@ -304,13 +305,13 @@ def test_other_errors_of_the_loop_stay_what_they_are(
 
 def test_how_to_go_on_can_be_pasted() -> None:
     run = Run("my runs/a")
-    assert shlex.split(_resume_command("", run)) == [
+    assert shlex.split(resume_command("", run)) == [
         *("ptune", "train", "my runs/a/recipe.yaml", "--out", "my runs/a", "--resume"),
     ]
     typed = "ptune train 'my recipe.py' --train.lr 1e-3"
-    assert _resume_command(typed, run) == f"{typed} --resume"
+    assert resume_command(typed, run) == f"{typed} --resume"
     for as_it_is in (f"{typed} --resume", "ptune quickstart --out 'my runs'"):
-        assert _resume_command(as_it_is, run) == as_it_is
+        assert resume_command(as_it_is, run) == as_it_is
 
 
 def _with_own_code(folder: Path) -> Path:

@@ -1,0 +1,60 @@
+"""A recipe and a backbone become a model that can be trained, and its optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.backbone.load import resolve_dtype
+from ptune.errors import RecipeError
+from ptune.methods.lora import Lora
+from ptune.recipe import Recipe, Train
+from ptune.training.checkpoint import trained
+from ptune.training.dropout import set_dropout
+from ptune.training.segments import checkpoint_contexts
+
+
+def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
+    """The recipe with "auto" replaced by what it means here, so that it means the same elsewhere.
+
+    Weights that are trained themselves are float32: small updates would be lost in 16 bits.
+    """
+    if recipe.train.batch_size < accelerator.num_processes:
+        raise RecipeError(
+            f"train.batch_size is {recipe.train.batch_size}, fewer examples than the {accelerator.num_processes} processes"
+        )
+    trains_itself = not isinstance(recipe.method, Lora)
+    dtype = torch.float32 if trains_itself else resolve_dtype(recipe.backbone, accelerator.device)
+    if accelerator.num_processes > 1:
+        (dtype,) = broadcast_object_list([dtype])  # "auto" tries it out: one process decides for all
+    if trains_itself and recipe.backbone.dtype == "bfloat16":
+        raise RecipeError(
+            f"backbone.dtype 'bfloat16' cannot be trained by {type(recipe.method).__name__}: use float32"
+        )
+    backbone = recipe.backbone.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+    return recipe.model_copy(update={"backbone": backbone})
+
+
+def applied(recipe: Recipe, backbone: PreTrainedModel, new_tokens: Sequence[int] = ()) -> nn.Module:
+    """The backbone made ready to be trained by the recipe's method; `new_tokens` are the ids of its own new ones."""
+    if recipe.train.dropout is not None:
+        set_dropout(backbone, recipe.train.dropout)
+    if recipe.train.gradient_checkpointing:
+        backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
+    torch.manual_seed(recipe.train.seed)  # initialises the adapter
+    return recipe.method.apply(backbone, new_tokens)
+
+
+def optimizer_for(model: nn.Module, train: Train) -> torch.optim.AdamW:
+    """AdamW; vectors (norms, biases) are not decayed."""
+    parameters = [parameter for _, parameter in trained(model)]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=train.lr)

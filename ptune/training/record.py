@@ -1,0 +1,69 @@
+"""run.json: what a run was begun with, and what a resume keeps of it."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+
+import torch
+from accelerate import Accelerator
+
+from ptune.formats.bundle import BaseIdentity
+from ptune.formats.run import Run, RunRecord
+from ptune.progress import say
+from ptune.recipe import Recipe
+from ptune.training.environment import changes, instruction_set, versions
+
+
+def as_begun(recipe: Recipe, run: Run) -> Recipe:
+    """The dtype that "auto" meant when the run began: here and now it might mean another."""
+    if recipe.backbone.dtype != "auto" or not run.recipe_path.is_file():
+        return recipe
+    dtype = Recipe.load(run.recipe_path).backbone.dtype
+    return recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"dtype": dtype})})
+
+
+def same_threads(run: Run) -> None:
+    """Sums are split over threads: another number of them gives other bits."""
+    if not run.record_path.is_file():
+        return
+    before, here = run.record().threads, torch.get_num_threads()
+    if before not in (0, here):
+        torch.set_num_threads(before)
+        say(
+            f"goes on with {before} threads, as it began (here it would be {here}): the same bits need the same number"
+        )
+
+
+def record_of(
+    recipe: Recipe, run: Run, base: BaseIdentity, accelerator: Accelerator, command: str
+) -> RunRecord:
+    """run.json at the start; at a resume it keeps when the run began and adds what has changed since.
+
+    Those changes are said: the run goes on, but to other bits.
+    """
+    record = RunRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        versions=versions(),
+        instruction_set=instruction_set(accelerator.device),
+        threads=torch.get_num_threads(),
+        processes=accelerator.num_processes,
+        distributed=accelerator.distributed_type.value,
+        base=base,
+        method=type(recipe.method).__name__,
+    )
+    if not run.record_path.is_file():
+        return record
+    before = run.record()
+    if found := changes(before, record):
+        say(f"goes on, but not to the same bits: {', '.join(found)}")
+    return record.model_copy(update={"created": before.created, "changes": (*before.changes, *found)})
+
+
+def resume_command(command: str, run: Run) -> str:
+    """What to paste into a shell to go on."""
+    if command.startswith("ptune quickstart") or "--resume" in command.split():
+        return command  # quickstart goes on by itself
+    again = f"ptune train {shlex.quote(str(run.recipe_path))} --out {shlex.quote(str(run.folder))}"
+    return f"{command or again} --resume"
