@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -18,9 +18,10 @@ from ptune.codecs.chat import ChatCodec
 from ptune.data import dataset
 from ptune.data.dataset import Dataset
 from ptune.doctor.doctor import Doctor, judge
-from ptune.errors import ParityError
+from ptune.errors import ParityError, RecipeError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_text
+from ptune.planning.gate import planned
 from ptune.progress import console, duration, say
 from ptune.recipe import Recipe
 from ptune.tasks.chat.train import ChatObjective, codec_for
@@ -64,6 +65,9 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "")
     plain_codec = load_codec(recipe.backbone)
     codec = codec_for(recipe.task, plain_codec)
     data = _examined(recipe, codec, run)
+    if not run.record_path.is_file():
+        asked, recipe = recipe, _planned(recipe, data, accelerator)
+        data = data if recipe.task == asked.task else _examined(recipe, codec, run)
     # What is going to be sharded need not fit a GPU as a whole: it is read into main memory.
     sharding = accelerator.distributed_type == DistributedType.FSDP
     device = torch.device("cpu") if sharding else accelerator.device
@@ -106,6 +110,28 @@ def _examined(recipe: Recipe, codec: ChatCodec, run: Run) -> Dataset:
         judge(findings, "ptune doctor RECIPE")
         found = [finding.described() for finding in findings]
     return replace(data, summary={**data.summary, "findings": found})
+
+
+def _planned(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> Recipe:
+    """The recipe to train: one that fits into memory. One process decides for all.
+
+    Raises: RecipeError where it does not fit.
+    """
+    several_on_cpu = accelerator.num_processes > 1 and accelerator.device.type == "cpu"
+    if several_on_cpu or accelerator.distributed_type == DistributedType.FSDP:
+        say("plan: made for one process or one GPU each; the memory of this launch is not predicted")
+        return recipe
+    decision: list[Recipe | RecipeError] = [recipe]
+    if accelerator.is_main_process:
+        try:
+            decision = [planned(recipe, *(split.lengths.tolist() for split in (data.train, data.validation)))[0]]
+        except RecipeError as error:
+            decision = [error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(decision)
+    if isinstance(decision[0], RecipeError):
+        raise decision[0]
+    return decision[0]
 
 
 def _fit(

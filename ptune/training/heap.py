@@ -36,9 +36,5 @@ def _trim() -> Callable[[int], int] | None:
         return None
     try:
         return ctypes.CDLL(None).malloc_trim
-    except (
-        AttributeError,
-        OSError,
-        TypeError,
-    ):  # no such function, or no such thing as the process's own symbols
+    except (AttributeError, OSError, TypeError):  # another C library
         return None

@@ -15,12 +15,27 @@ from ptune.recipe import Recipe
 from ptune.training.environment import changes, instruction_set, versions
 
 
+CHANGED_BY_A_PLAN = {
+    "train": ("micro_batch_tokens", "gradient_checkpointing"),
+    "backbone": ("quantize",),
+    "task": ("max_length", "on_overlong"),
+}
+"""Fields of a recipe that `ptune.planning.fit` may change."""
+
+
 def as_begun(recipe: Recipe, run: Run) -> Recipe:
-    """The dtype that "auto" meant when the run began: here and now it might mean another."""
-    if recipe.backbone.dtype != "auto" or not run.recipe_path.is_file():
+    """What "auto" meant when the run began, of the dtype and of the plan: here and now it might mean something else."""
+    if not run.recipe_path.is_file():
         return recipe
-    dtype = Recipe.load(run.recipe_path).backbone.dtype
-    return recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"dtype": dtype})})
+    before = Recipe.load(run.recipe_path)
+    kept = {"backbone": ("dtype",)} if recipe.backbone.dtype == "auto" else {}
+    if recipe.plan.auto:
+        kept = {name: (*kept.get(name, ()), *fields) for name, fields in CHANGED_BY_A_PLAN.items()}
+    for section, fields in kept.items():
+        values = {field: getattr(getattr(before, section), field) for field in fields}
+        changed = getattr(recipe, section).model_copy(update=values)
+        recipe = recipe.model_copy(update={section: changed})
+    return recipe
 
 
 def same_threads(run: Run) -> None:

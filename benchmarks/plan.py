@@ -1,0 +1,244 @@
+"""How close `ptune plan` comes: predicted before any step, measured by training, on a fixed grid of 96 settings.
+
+    python benchmarks/plan.py [--only llama] [--work FOLDER]      -> benchmarks/results/plan.json
+
+3 models of different shape with random weights x rank 8, 64 x examples of 128, 384 tokens x 1, 3 examples a step x
+checkpointing off, on x fp32, nf4. Every setting is trained by `ptune.fine_tune.train` in a process of its own: load,
+3 steps, validation, checkpoints, save and reload. Measured is VmHWM at the end minus VmHWM after imports, before the model
+loads. All predictions are made before, in another process, which reads no weights.
+
+One thread, and no more than one process at a time: threads change the peak by little, but where others use the
+cores too, two threads that wait for each other take ten times as long. What was measured is kept in FOLDER, so an
+interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+THREADS = 1
+RESULTS = Path(__file__).parent / "results" / "plan.json"
+CONTEXT = 2048
+STEPS = 3
+
+_TOKENS: dict[str, Any] = {
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": CONTEXT,
+}  # fmt: skip
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    # grouped queries, gated MLP, its own head
+    "llama": ("LlamaConfig", {
+        "vocab_size": 32768, "hidden_size": 640, "intermediate_size": 1792, "num_hidden_layers": 10,
+        "num_attention_heads": 10, "num_key_value_heads": 5, "tie_word_embeddings": False,
+    }),
+    # normalised queries and keys, a large vocabulary whose embedding is also the head
+    "qwen3": ("Qwen3Config", {
+        "vocab_size": 65536, "hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 10,
+        "num_attention_heads": 12, "num_key_value_heads": 6, "head_dim": 64, "tie_word_embeddings": True,
+    }),
+    # LayerNorm, biases, one matrix for queries, keys and values, GELU, attention beside the MLP
+    "neox": ("GPTNeoXConfig", {
+        "vocab_size": 50304, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 10,
+        "num_attention_heads": 8,
+    }),
+}  # fmt: skip
+
+
+class Setting(NamedTuple):
+    """One cell of the grid."""
+
+    model: str
+    rank: int
+    length: int
+    batch: int
+    checkpointing: bool
+    base: str
+
+    @property
+    def name(self) -> str:
+        ckpt = "checkpointing" if self.checkpointing else "plain"
+        return f"{self.model}-r{self.rank}-{self.length}x{self.batch}-{ckpt}-{self.base}"
+
+
+GRID = [
+    Setting(*cell)
+    for cell in itertools.product(MODELS, (8, 64), (128, 384), (1, 3), (False, True), ("fp32", "nf4"))
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="part of a setting's name, e.g. llama-r8")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "ptune-benchmark-plan")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--child", choices=("build", "predict", "measure"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    chosen = [setting for setting in GRID if options.only in setting.name]
+    if options.child is not None:
+        {"build": build, "predict": predict, "measure": measure}[options.child](options.work, chosen)
+        return 0
+    options.work.mkdir(parents=True, exist_ok=True)
+    _child("build", options)
+    _child("predict", options)
+    predicted = json.loads((options.work / "predicted.json").read_text())
+    for number, setting in enumerate(chosen, start=1):
+        kept = options.work / f"{setting.name}.measured.json"
+        if not kept.is_file():
+            _child("measure", options, setting.name)
+        net = json.loads(kept.read_text())["net"]
+        error = predicted[setting.name] / net - 1
+        print(f"{number}/{len(chosen)} {setting.name}: {predicted[setting.name] / 2**20:.0f} predicted, "
+              f"{net / 2**20:.0f} MiB measured, {error:+.1%}", flush=True)  # fmt: skip
+    report(chosen, predicted, options)
+    return 0
+
+
+def _child(task: str, options: argparse.Namespace, only: str | None = None) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, __file__, "--child", task, "--work", str(options.work)]
+    done = subprocess.run(
+        [*command, "--only", options.only if only is None else only],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{task} {only or ''} failed:\n{done.stderr[-3000:]}")
+
+
+def build(work: Path, chosen: Sequence[Setting]) -> None:
+    """The models, with random weights and a tokenizer of one token a word."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    for name in {setting.model for setting in chosen}:
+        folder = work / name
+        if (folder / "tokenizer.json").is_file():
+            continue
+        kind, values = MODELS[name]
+        config = getattr(transformers, kind)(**_TOKENS, **values)
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+        special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+        words = [*special, "user", "assistant", "w1", "w2"]
+        vocabulary = {word: index for index, word in enumerate(words)}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        fast = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+            additional_special_tokens=special[3:], model_max_length=CONTEXT,
+        )  # fmt: skip
+        fast.chat_template = (
+            "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+            "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        )
+        fast.save_pretrained(folder)
+
+
+def recipe_of(setting: Setting, work: Path) -> Any:
+    from ptune.methods.lora import Lora
+    from ptune.recipe import Backbone, Chat, Data, Recipe, Train
+
+    return Recipe(
+        name=setting.name,
+        task=Chat(max_length=CONTEXT),
+        backbone=Backbone(
+            model=str(work / setting.model),
+            quantize="nf4" if setting.base == "nf4" else "none",
+            dtype="float32",
+        ),
+        method=Lora(r=setting.rank),
+        data=Data(files=(work / f"{setting.name}.train.jsonl",), validation=(work / f"{setting.name}.val.jsonl",)),
+        train=Train(
+            max_steps=STEPS, batch_size=setting.batch, gradient_checkpointing=setting.checkpointing,
+            validate_every=STEPS,
+        ),
+    )  # fmt: skip
+
+
+def predict(work: Path, chosen: Sequence[Setting]) -> None:
+    from ptune.planning import predict as plan
+
+    found = {}
+    for setting in chosen:
+        lengths = [setting.length] * max(2, setting.batch)
+        found[setting.name] = plan(recipe_of(setting, work), lengths, validation=[setting.length]).peak_bytes
+    (work / "predicted.json").write_text(json.dumps(found))
+
+
+def measure(work: Path, chosen: Sequence[Setting]) -> None:
+    """Trains one setting; everything that training imports is imported before the model loads."""
+    from ptune.fine_tune import train
+
+    (setting,) = chosen
+    recipe = recipe_of(setting, work)
+    train_rows = range(max(2, setting.batch))
+    for path, rows in ((recipe.data.files[0], train_rows), (recipe.data.validation[0], [128])):
+        lines = [json.dumps({"messages": _messages(setting.length, number)}) + "\n" for number in rows]
+        path.write_text("".join(lines))
+    baseline = high_water_bytes()
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        train(recipe, Path(folder) / "run")
+    peak = high_water_bytes()
+    kept = {"baseline": baseline, "peak": peak, "net": peak - baseline}
+    (work / f"{setting.name}.measured.json").write_text(json.dumps(kept))
+
+
+def _messages(length: int, number: int) -> list[dict[str, str]]:
+    """A question and an answer of `length` tokens together, template included; each number another text."""
+    words = length - 6  # two times <|im_start|>, role, <|im_end|>
+    question, answer = words // 2, words - words // 2
+    changed = [f"w{1 + (number >> bit) % 2}" for bit in range(8)]
+    return [
+        {"role": "user", "content": " ".join([*changed, *["w1"] * (question - len(changed))])},
+        {"role": "assistant", "content": " ".join(["w2"] * answer)},
+    ]
+
+
+def high_water_bytes() -> int:
+    """VmHWM of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def report(chosen: Sequence[Setting], predicted: dict[str, int], options: argparse.Namespace) -> None:
+    from importlib.metadata import version
+
+    rows = []
+    for setting in chosen:
+        net = json.loads((options.work / f"{setting.name}.measured.json").read_text())["net"]
+        error = predicted[setting.name] / net - 1
+        rows.append(
+            {**setting._asdict(), "predicted": predicted[setting.name], "measured": net, "error": error}
+        )
+    errors = [abs(row["error"]) for row in rows]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    packages = ("ptune", "torch", "transformers", "peft", "bitsandbytes", "safetensors")
+    result = {
+        "median_error": statistics.median(errors),
+        "worst_error": max(errors),
+        "settings": rows,
+        "threads": THREADS,
+        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in packages}},
+        "machine": {"cores": os.cpu_count(), "memory_gib": round(memory / 2**30, 1), "libc": os.confstr("CS_GNU_LIBC_VERSION")},
+    }  # fmt: skip
+    print(
+        f"{len(rows)} settings: median error {result['median_error']:.1%}, worst {result['worst_error']:.1%}"
+    )
+    if len(chosen) == len(GRID):
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

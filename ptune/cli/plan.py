@@ -1,0 +1,88 @@
+"""ptune plan RECIPE"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated
+
+import tyro
+from pydantic import ValidationError
+from rich.console import Console
+
+from ptune.cli.train import read_recipe, shipped
+from ptune.errors import RecipeError, UsageError
+from ptune.recipe import Recipe, explain
+
+
+class PlanOptions(Recipe):
+    """Every field of the recipe, and where it would be trained."""
+
+    gpu: str | None = None
+    """A card by its name or size: "RTX 4090", 24GB. Default: what this machine has."""
+    models: bool = True
+    """Without a card: show which models from 1B to 70B fit on cards from 8 to 32 GB."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the ledger as JSON."""
+
+
+def run(arguments: list[str]) -> int:
+    """ptune plan RECIPE [options]"""
+    asked = arguments[:1] in (["-h"], ["--help"])
+    if not asked and (not arguments or arguments[0].startswith("-")):
+        raise UsageError(
+            f"usage: ptune plan RECIPE [options]. RECIPE as for ptune train: {', '.join(shipped())}"
+        )
+    recipe = Recipe() if asked else read_recipe(arguments[0])
+    program = "ptune plan RECIPE" if asked else f"ptune plan {arguments[0]}"
+    return plan(_options(recipe, arguments if asked else arguments[1:], program))
+
+
+def plan(options: PlanOptions) -> int:
+    """Predicts what training needs; exit code 1 where it does not fit."""
+    from ptune.planning.files import describe
+    from ptune.planning.fit import NOTHING, fit_into
+    from ptune.planning.gate import budget
+    from ptune.planning.hardware import gpu_bytes, gpu_here
+    from ptune.planning.ledger import gigabytes
+    from ptune.planning.prediction import Device, planned_dtype, predict
+
+    recipe = Recipe(**{name: getattr(options, name) for name in Recipe.model_fields})
+    memory_bytes = None if options.gpu is None else gpu_bytes(options.gpu)
+    device: Device = "cuda" if options.gpu is not None or gpu_here() is not None else "cpu"
+    described = describe(recipe.backbone)
+    ledger = predict(recipe, device=device, described=described)
+    memory_bytes = budget(recipe, ledger) if memory_bytes is None else memory_bytes
+    fits = ledger.needed_bytes <= memory_bytes
+    found = None if fits else fit_into(recipe, None, memory_bytes, device=device, described=described)
+    if options.as_json:
+        print(json.dumps({**ledger.document(), "memory_bytes": memory_bytes, "fits": fits,
+                          "changes": None if found is None else list(found.changes)}))  # fmt: skip
+        return 0 if fits else 1
+    out = Console(width=None if Console().is_terminal else 110)
+    out.print(ledger.table())
+    where = options.gpu or ("this GPU" if device == "cuda" else "this machine's memory")
+    held = str(planned_dtype(recipe, device)).removeprefix("torch.")
+    note = "; predicted, not measured on a GPU" if device == "cuda" else ""
+    print(f"{gigabytes(ledger.needed_bytes)} of {gigabytes(memory_bytes)} ({where}): "
+          f"{'fits' if fits else 'does not fit'}; plain weights in {held}{note}")  # fmt: skip
+    if found is not None:
+        print(f"what fits: {' '.join(found.changes)} ({gigabytes(found.ledger.needed_bytes)})")
+    elif not fits:
+        print(NOTHING)
+    if options.gpu is None and recipe.plan.memory is None and options.models:
+        from ptune.planning.cards import table
+
+        out.print(table())
+    return 0 if fits else 1
+
+
+def _options(recipe: Recipe, arguments: list[str], program: str) -> PlanOptions:
+    words = [re.sub(r"^--memory(?=$|=)", "--plan.memory", word) for word in arguments]
+    default = PlanOptions(**{name: getattr(recipe, name) for name in Recipe.model_fields})
+    try:
+        return tyro.cli(
+            PlanOptions, default=default, args=words, prog=program, config=(tyro.conf.AvoidSubcommands,)
+        )
+    except ValidationError as error:
+        raise RecipeError(explain(error)) from None

@@ -1,0 +1,60 @@
+"""What a pretrained model is, without its weights: its config, and how many bytes of which type its files hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, PretrainedConfig
+
+from ptune.backbone.load import _one_sentence, _where
+from ptune.backbone.locate import Source, locate
+from ptune.progress import say
+from ptune.recipe import Backbone
+
+_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Described:
+    """A pretrained model on disk."""
+
+    config: PretrainedConfig
+    kind: Literal["safetensors", "gguf", "unknown"]  # unknown: the files are not on this machine
+    file_bytes: int
+    dtype: torch.dtype | None  # of most of the bytes
+
+
+def describe(spec: Backbone) -> Described:
+    """Reads config and headers only. Raises: BackboneError where the model cannot be found or read."""
+    source = locate(spec.model)
+    if source.gguf is not None:
+        say(f"reading the config of {spec.model} out of its GGUF file")
+    with _one_sentence(spec.model, source):
+        config = AutoConfig.from_pretrained(source.path, **_where(spec, source))
+        return Described(config, *_files(source))
+
+
+def _files(source: Source) -> tuple[Literal["safetensors", "gguf", "unknown"], int, torch.dtype | None]:
+    if source.gguf is not None:
+        return "gguf", (Path(source.path) / source.gguf).stat().st_size, None
+    paths = sorted(Path(source.path).glob("*.safetensors")) if not source.on_hub else []
+    if not paths:
+        return "unknown", 0, None
+    by_type: dict[str, int] = {}
+    for path in paths:
+        for entry in _header(path).values():
+            begin, end = entry["data_offsets"]
+            by_type[entry["dtype"]] = by_type.get(entry["dtype"], 0) + end - begin
+    return "safetensors", sum(by_type.values()), _TYPES.get(max(by_type, key=by_type.__getitem__))
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The entries of a safetensors file: 8 bytes of length, then JSON. https://github.com/huggingface/safetensors"""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    return header

@@ -1,0 +1,99 @@
+"""How much memory there is: on this machine, on a card by its name, or as the user says it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+from ptune.errors import UsageError
+
+GIB = 2**30
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": GIB,
+    "ti": 2**40,
+}
+
+# Memory in GiB, as the makers state it. 2 % of it is not for programs (see `usable`).
+GPUS = {
+    "GTX 1080 Ti": 11, "RTX 2060": 6, "RTX 2070": 8, "RTX 2080": 8, "RTX 2080 Ti": 11, "RTX 3050": 8, "RTX 3060": 12,
+    "RTX 3060 Ti": 8, "RTX 3070": 8, "RTX 3080": 10, "RTX 3080 Ti": 12, "RTX 3090": 24, "RTX 3090 Ti": 24,
+    "RTX 4060": 8, "RTX 4060 Ti": 16, "RTX 4070": 12, "RTX 4070 Ti": 12, "RTX 4070 Ti Super": 16, "RTX 4080": 16,
+    "RTX 4090": 24, "RTX 5060 Ti": 16, "RTX 5070": 12, "RTX 5070 Ti": 16, "RTX 5080": 16, "RTX 5090": 32,
+    "RTX A2000": 12, "RTX A4000": 16, "RTX A5000": 24, "RTX A6000": 48, "RTX 6000 Ada": 48, "RTX PRO 6000": 96,
+    "T4": 16, "P100": 16, "V100": 16, "A10": 24, "A10G": 24, "A30": 24, "A40": 48, "L4": 24, "L40S": 48,
+    "A100": 40, "A100 80GB": 80, "H100": 80, "H200": 141, "B200": 180,
+}  # fmt: skip
+
+
+def parse_bytes(text: str) -> int:
+    """'24GB', '24 GiB', '800 MB' or '24g' in bytes; GB is 10^9 bytes, GiB 2^30.
+
+    Raises: UsageError.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    if found is None or (found[2] == "i") or float(found[1]) <= 0:
+        raise UsageError(f"{text!r} is not an amount of memory: say 24GB or 24GiB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def gpu_bytes(name: str) -> int:
+    """Memory for programs on a card by its name, with or without its maker's, or by its size: '24GB' is 24 GiB there.
+
+    Raises: UsageError that names the nearest known one.
+    """
+    known = {_plain(gpu): gpu for gpu in GPUS}
+    plain = _plain(name)
+    if plain in known:
+        return usable(GPUS[known[plain]] * GIB)
+    if re.fullmatch(r"\d+(\.\d+)?gi?b?", plain):
+        return usable(int(float(re.sub(r"[a-z]", "", name.lower())) * GIB))
+    close = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
+    hint = f"did you mean {known[close[0]]!r}? " if close else ""
+    raise UsageError(f"no card {name!r} is known; {hint}Give its memory instead, as in --gpu 24GB")
+
+
+def usable(card_bytes: int) -> int:
+    """What programs get of a card: the driver keeps some."""
+    return int(card_bytes * 0.98)
+
+
+def gpu_here() -> tuple[str, int] | None:
+    """Name and free bytes of the first GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    free, _ = torch.cuda.mem_get_info(0)
+    return torch.cuda.get_device_name(0), int(free)
+
+
+def ram_bytes(root: Path = Path("/")) -> int:
+    """Memory that programs can still get: what the machine has available, or less where a control group is limited."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text())
+        total = total if found is None else int(found[1]) * 1024
+    except OSError:  # not Linux
+        pass
+    for group in ("sys/fs/cgroup", "sys/fs/cgroup/memory"):
+        names = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        for limit, used in names:
+            try:
+                free = int((root / group / limit).read_text()) - int((root / group / used).read_text())
+            except (OSError, ValueError):  # no such group, or "max"
+                continue
+            total = min(total, max(free, 0))
+    return total
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]|nvidia|geforce|tesla|gpu", "", name.lower())

@@ -1,0 +1,98 @@
+"""What a training needs, part by part, in bytes. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rich.table import Table
+
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Bytes of each part at the moment of a training step at which most is held.
+
+    A validation pass counts as part of a step. What loading and saving hold at most is beside it: the peak of a process is
+    the largest of the three.
+    """
+
+    device: Literal["cpu", "cuda"]
+    weights: int  # packed bytes of quantised layers included
+    quantisation_state: int  # scales, code books, offsets
+    adapter: int
+    gradients: int
+    optimiser: int
+    activations: int  # kept for the backward pass, and what operators hold for a moment
+    loss_workspace: int
+    allocator_slack: int  # what the allocator holds beyond what is in use
+    runtime: int  # code and objects that appear while training
+    loading: int  # peak while the model is loaded and quantised
+    saving: int  # peak while the result is saved and read back
+    baseline: int  # what the process holds before the model: on the CPU all that is imported, on a GPU the CUDA context
+    tokens: int  # of the largest row
+
+    @property
+    def step_bytes(self) -> int:
+        """The peak of a training step."""
+        return sum(amount for _, amount in self.rows())
+
+    @property
+    def peak_bytes(self) -> int:
+        """What training adds to the process at most: VmHWM beyond the imports, or CUDA's max_memory_allocated."""
+        return max(self.step_bytes, self.loading, self.saving)
+
+    @property
+    def needed_bytes(self) -> int:
+        """What the machine or the card must have free."""
+        return self.peak_bytes + self.baseline
+
+    @property
+    def decides(self) -> Literal["a step", "loading", "saving"]:
+        """When the peak comes."""
+        if self.step_bytes == self.peak_bytes:
+            return "a step"
+        return "loading" if self.loading == self.peak_bytes else "saving"
+
+    def rows(self) -> list[tuple[str, int]]:
+        """The parts of a step, by name."""
+        names = (
+            "weights", "quantisation_state", "adapter", "gradients", "optimiser", "activations", "loss_workspace",
+            "allocator_slack", "runtime",
+        )  # fmt: skip
+        return [(name.replace("_", " "), getattr(self, name)) for name in names]
+
+    def document(self) -> dict[str, Any]:
+        """The ledger in JSON types."""
+        return {
+            **asdict(self),
+            "step_bytes": self.step_bytes,
+            "peak_bytes": self.peak_bytes,
+            "needed_bytes": self.needed_bytes,
+        }
+
+    def table(self) -> Table:
+        """The ledger as it is printed."""
+        table = Table(title=f"memory of a step, largest row {self.tokens} tokens", title_justify="left")
+        table.add_column("part")
+        table.add_column("MB", justify="right")
+        for name, amount in self.rows():
+            table.add_row(name, megabytes(amount))
+        table.add_section()
+        table.add_row("peak of a step", megabytes(self.step_bytes))
+        table.add_row("peak of loading", megabytes(self.loading))
+        table.add_row("peak of saving", megabytes(self.saving))
+        before = "imports" if self.device == "cpu" else "CUDA context"
+        table.add_row(f"held before ({before})", megabytes(self.baseline))
+        table.add_section()
+        table.add_row(f"needed (decided by {self.decides})", megabytes(self.needed_bytes))
+        return table
+
+
+def megabytes(amount: int) -> str:
+    return f"{amount / 10**6:,.1f}"
+
+
+def gigabytes(amount: int) -> str:
+    return f"{amount / GB:.1f} GB"

@@ -1,0 +1,168 @@
+"""A model of any size as shapes only, quantised layers and adapter included, on which a training step can be run.
+
+It is built on the meta device, where transformers and peft do what they do on a real model, and its parameters are then
+replaced by fake tensors, which say that they lie on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from bitsandbytes.functional import QuantState
+from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from ptune.backbone.quantize import Int8Linear, Nf4Linear, Quantization
+from ptune.recipe import Recipe
+from ptune.training import segments
+from ptune.training.preparation import applied
+
+_BLOCK, _NESTED_BLOCK = 64, 256  # weights to a scale, and scales to a scale of scales
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model ready to be trained, without a single weight."""
+
+    model: nn.Module  # with the method applied
+    backbone: PreTrainedModel
+    dtype: torch.dtype  # of plain weights
+    sizes: tuple[int, ...]  # numbers in each of the backbone's weights, before any was quantised
+    mode: FakeTensorMode  # its tensors live inside
+    packed: bool
+    head: nn.Linear | None  # see ptune.training.head
+    quantisation: tuple[torch.Tensor, ...]  # scales, code books and offsets of quantised layers
+
+
+def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Skeleton:
+    """The model that `recipe` would train, whose backbone `config` describes, its plain weights held in `dtype`."""
+    config = copy.deepcopy(config)  # a model writes its attention into the config
+    with init_empty_weights(include_buffers=False):
+        backbone = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=recipe.backbone.trust_remote_code
+        )
+    backbone.tie_weights()
+    sizes = tuple(parameter.numel() for parameter in backbone.parameters())
+    if recipe.backbone.quantize != "none":
+        _quantize(backbone, recipe.backbone.quantize)
+    backbone.requires_grad_(False)
+    with _generator_kept():
+        model = applied(recipe, backbone)
+    packed = segments._routable(backbone)
+    if packed:
+        backbone.set_attn_implementation(segments.NAME)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        quantisation = _become_fake(model, dtype)
+        head = _plain_head(backbone, packed)
+    return Skeleton(model, backbone, dtype, sizes, mode, packed, head, quantisation)
+
+
+def _quantize(model: PreTrainedModel, kind: Quantization) -> None:
+    """What ptune.backbone.quantize does, in shapes."""
+    head = model.get_output_embeddings()
+    for name, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear and layer is not head:
+            model.set_submodule(name, _nf4(layer) if kind == "nf4" else _int8(layer))
+    model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
+
+
+def _nf4(plain: nn.Linear) -> Nf4Linear:
+    layer = Nf4Linear.__new__(Nf4Linear)
+    has_bias = plain.bias is not None
+    Linear4bit.__init__(
+        layer, plain.in_features, plain.out_features, has_bias, quant_type="nf4", device="meta"
+    )
+    packed = torch.empty((plain.weight.numel() + 1) // 2, 1, dtype=torch.uint8, device="meta")
+    layer.weight = Params4bit(packed, requires_grad=False, quant_type="nf4", module=layer, bnb_quantized=True)
+    layer.bias = plain.bias
+    return layer
+
+
+def _int8(plain: nn.Linear) -> Int8Linear:
+    layer = Int8Linear.__new__(Int8Linear)
+    has_bias = plain.bias is not None
+    Linear8bitLt.__init__(
+        layer, plain.in_features, plain.out_features, has_bias, has_fp16_weights=False, device="meta"
+    )
+    layer.weight = Int8Params(plain.weight.data.to(torch.int8), requires_grad=False)
+    layer.bias = plain.bias
+    return layer
+
+
+def _become_fake(model: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Replaces every parameter, shared ones by one and the same; returns what quantised layers hold besides."""
+    fakes: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) not in fakes:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                fakes[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            setattr(module, name, fakes[id(parameter)])
+    states: list[torch.Tensor] = []
+    for module in model.modules():
+        if isinstance(module, Nf4Linear):
+            state = _state_of(module, dtype)
+            module.weight.quant_state = state
+            states += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+        elif isinstance(module, Int8Linear):
+            scales = torch.empty(module.out_features)
+            module.weight.CB = module.weight.SCB = None
+            module.state.CB, module.state.SCB = module.weight, scales
+            states.append(scales)
+    return tuple(states)
+
+
+def _state_of(layer: Nf4Linear, dtype: torch.dtype) -> QuantState:
+    blocks = -(-layer.in_features * layer.out_features // _BLOCK)
+    nested = QuantState(
+        absmax=torch.empty(-(-blocks // _NESTED_BLOCK)),
+        code=torch.empty(256),
+        blocksize=_NESTED_BLOCK,
+        dtype=torch.float32,
+    )
+    return QuantState(
+        absmax=torch.empty(blocks, dtype=torch.uint8),
+        shape=torch.Size([layer.out_features, layer.in_features]),
+        code=torch.empty(16),
+        blocksize=_BLOCK,
+        quant_type="nf4",
+        dtype=dtype,
+        offset=torch.empty(()),
+        state2=nested,
+    )
+
+
+@torch.no_grad()
+def _plain_head(model: PreTrainedModel, packed: bool) -> nn.Linear | None:
+    """As ptune.training.head finds it; here the outputs are not compared but must be the same tensor."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        return None
+    caught: list[torch.Tensor] = []
+    handle = head.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+    ids = torch.zeros(1, 4, dtype=torch.long)
+    try:
+        with segments.segments([4]):
+            logits = model(input_ids=ids, position_ids=torch.arange(4)[None], use_cache=False).logits
+    finally:
+        handle.remove()
+    return head if len(caught) == 1 and caught[0] is logits else None
+
+
+@contextlib.contextmanager
+def _generator_kept() -> Iterator[None]:
+    """`applied` seeds the generator for the adapter; a plan leaves it as it was."""
+    state: Any = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

@@ -1,0 +1,202 @@
+"""The ledger against bytes that are there: of real weights, of a real step on real tensors, of a real allocator."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from array import array
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from tiny_models import FAMILIES
+from torch import nn
+
+from ptune.backbone.load import load
+from ptune.backbone.quantize import Nf4Linear
+from ptune.methods.full import Full
+from ptune.methods.lora import Lora
+from ptune.planning import heap_replay, predict
+from ptune.planning.files import describe
+from ptune.planning.prediction import largest
+from ptune.planning.skeleton import skeleton
+from ptune.planning.step import Part, Work, follow
+from ptune.planning.storage import GIVEN_BACK, StorageTracker
+from ptune.recipe import Recipe, Train
+from ptune.tasks.chat.train import ChatObjective
+from ptune.training.head import plain_head
+from ptune.training.packing import Batch
+from ptune.training.preparation import applied, optimizer_for
+from ptune.training.segments import packing
+
+from .conftest import Make
+
+LENGTHS = [200, 120, 90, 60]
+
+
+def stored_bytes(tensors: list[torch.Tensor]) -> int:
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def test_standing_parts_are_exact(make: Make) -> None:
+    recipe = make(rank=8)
+    ledger = predict(recipe, LENGTHS, device="cpu")
+    model = applied(recipe, load(recipe.backbone, device="cpu").model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    assert ledger.weights == stored_bytes([*frozen, *model.buffers()])
+    assert ledger.adapter == stored_bytes(trained)
+    optimizer = optimizer_for(model, recipe.train)
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state = [value for entry in optimizer.state.values() for value in entry.values()]
+    assert ledger.optimiser == stored_bytes(state)
+
+
+def test_gradients_are_held_while_another_row_is_computed(make: Make) -> None:
+    one = predict(make(), LENGTHS, device="cpu")
+    several = predict(make(micro_batch_tokens=210), LENGTHS, device="cpu")
+    assert several.gradients == several.adapter
+    assert one.gradients < one.adapter
+
+
+def test_nf4_takes_what_real_layers_take(make: Make) -> None:
+    recipe = make(quantize="nf4")
+    model = load(recipe.backbone, device="cpu").model
+    layers = [module for module in model.modules() if isinstance(module, Nf4Linear)]
+    states = [
+        tensor
+        for layer in layers
+        for state in [layer.weight.quant_state]
+        for tensor in (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
+    ]
+    ledger = predict(recipe, LENGTHS, device="cpu")
+    assert ledger.weights == stored_bytes([*model.parameters(), *model.buffers()])
+    assert ledger.quantisation_state == stored_bytes(states)
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_followed_step_holds_what_a_real_one_holds(make: Make, quantize: str, checkpointing: bool) -> None:
+    """The same tracker on real tensors, in the same phases; the fake step is within 1 %."""
+    recipe = make(quantize=quantize, gradient_checkpointing=checkpointing)
+    loaded = load(recipe.backbone, device="cpu")
+    model = applied(recipe, loaded.model)
+    with packing(loaded.model) as packed:
+        assert packed
+        real = real_peak(model, loaded.model, recipe, tuple(LENGTHS))
+    model = skeleton(describe(recipe.backbone).config, recipe, torch.float32)
+    followed = follow(model, recipe.train, Work(tuple(LENGTHS), 1, ()))
+    standing = followed.standing
+    fake = max(followed.timeline.live()[followed.first :]) - sum(standing.values())
+    assert fake == pytest.approx(real, rel=0.01)
+
+
+def real_peak(model: nn.Module, backbone: nn.Module, recipe: Recipe, lengths: tuple[int, ...]) -> int:
+    """Most bytes that a forward and a backward pass add to what was there."""
+    size = sum(lengths)
+    places = [place for length in lengths for place in range(length)]
+    starts = {sum(lengths[:number]) for number in range(len(lengths))}
+    predict_at = torch.tensor([place - 1 for place in range(size) if place not in starts])
+    batch = Batch(
+        torch.zeros(1, size, dtype=torch.long),
+        torch.tensor([places]),
+        lengths,
+        predict_at,
+        torch.zeros(len(predict_at), dtype=torch.long),
+    )
+    objective = ChatObjective(True, size, torch.device("cpu"), plain_head(backbone))
+    model.train()
+    tracker = StorageTracker()
+    with tracker:
+        tracker.see([*model.parameters(), *model.buffers()])
+        before = len(tracker.timeline.events)
+        (objective.score(model, batch).loss / 2).backward()
+    live = tracker.timeline.live()
+    model.zero_grad(set_to_none=True)
+    return max(live[before:]) - live[before - 1]
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("llama_tied", "cohere")])
+def test_every_family_is_followed(family: str, tmp_path: Path) -> None:
+    config = FAMILIES[family]()
+    recipe = Recipe(method=Lora(r=2))
+    model = skeleton(config, recipe, torch.float32)
+    followed = follow(model, recipe.train, Work((40, 20), 1, (30,)))
+    weights = sum(p.numel() * 4 for p in tiny_models.model(family).parameters())
+    assert weights <= followed.standing[Part.WEIGHTS] <= weights * 1.1  # buffers on top
+
+
+def test_tied_weights_count_once() -> None:
+    tied, own = (skeleton(FAMILIES[name](), Recipe(), torch.float32) for name in ("llama_tied", "llama"))
+    assert tied.backbone.get_output_embeddings().weight is tied.backbone.get_input_embeddings().weight
+    assert own.backbone.get_output_embeddings().weight is not own.backbone.get_input_embeddings().weight
+
+
+def test_checkpointing_holds_less() -> None:
+    peaks = []
+    for on in (False, True):
+        recipe = Recipe(train=Train(gradient_checkpointing=on))
+        model = skeleton(FAMILIES["llama"](num_hidden_layers=6), recipe, torch.float32)
+        followed = follow(model, recipe.train, Work((400,), 1, ()))
+        peaks.append(max(followed.timeline.live()) - sum(followed.standing.values()))
+    assert peaks[1] < 0.5 * peaks[0]
+
+
+def test_full_training_holds_four_times_the_weights(make: Make) -> None:
+    ledger = predict(make(method=Full()), LENGTHS, device="cpu")
+    assert ledger.adapter == 0
+    assert ledger.optimiser == pytest.approx(2 * ledger.weights, rel=0.01)
+
+
+@pytest.mark.parametrize("pair", [({"rank": 2}, {"rank": 64}), ({"max_length": 64}, {"max_length": 512})])
+def test_more_needs_more(make: Make, pair: tuple[dict[str, int], dict[str, int]]) -> None:
+    small, large = (predict(make(**values), device="cpu").step_bytes for values in pair)
+    assert small < large
+
+
+def test_rows_are_as_full_as_they_can_be(make: Make) -> None:
+    recipe = make(micro_batch_tokens=300)
+    assert largest(recipe, LENGTHS, [50]).row == (200, 100)
+    assert largest(recipe, LENGTHS, [50]).rows > 1
+    assert largest(recipe, LENGTHS, [50]).validation == (50,)
+    assert largest(recipe, [400, 10], None).row == (400,)  # a longer example is a row of its own
+    assert largest(make(micro_batch_tokens=300, max_length=256), None, None).row == (256, 44)
+    assert largest(recipe, [5, 6], []).row == (6, 5)
+    assert largest(recipe, LENGTHS, None, packed=False).row == (200,)
+
+
+def test_a_plan_leaves_the_generator_alone(make: Make) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    predict(make(), LENGTHS, device="cpu")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_allocator_is_asked() -> None:
+    """Blocks of 1 MB: eight at once are resident; a hole that is given back is not, and one that is kept is."""
+    block = 2**20
+
+    def resident(events: list[int]) -> int:
+        program = [sys.executable, "-S", heap_replay.__file__]
+        done = subprocess.run(program, input=array("q", events).tobytes(), capture_output=True, check=True)
+        return int(done.stdout.split()[0])
+
+    first = [2 * block, -1]  # glibc then keeps blocks of this size in its heap
+    eight = [*first, *[block] * 8]
+    assert 7.9 * block <= resident(eight) <= 8.1 * block
+    holes = [-1 - number for number in (1, 3, 5, 7)]
+    more = [3 * block // 2] * 4
+    kept, given = resident([*eight, *holes, *more]), resident([*eight, *holes, GIVEN_BACK, *more])
+    assert kept >= 13.9 * block
+    assert given <= 10.4 * block
+
+
+def test_train_defaults_are_followed_on_a_gpu(make: Make) -> None:
+    ledger = predict(make(), LENGTHS, device="cuda")
+    assert ledger.runtime == 0
+    assert ledger.peak_bytes < predict(make(), LENGTHS, device="cpu").peak_bytes
+    assert Train().micro_batch_tokens > 0

@@ -1,0 +1,60 @@
+"""The documentation names everything that there is, and nothing that there is not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ptune.cli import COMMANDS
+from ptune.doctor.doctor import RULES
+from ptune.recipe import METHODS, Recipe
+from ptune.spec import Spec
+
+ROOT = Path(__file__).parents[1]
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+DOCS = "\n".join(
+    path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+)
+
+
+def options() -> Iterator[str]:
+    for name, field in Recipe.model_fields.items():
+        if name == "method":
+            yield from (f"method.{own}" for kind in METHODS for own in kind.model_fields)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Spec):
+            yield from (f"{name}.{own}" for own in field.annotation.model_fields)
+        else:
+            yield name
+
+
+@pytest.mark.parametrize("option", sorted(set(options())))
+def test_every_option_is_explained(option: str) -> None:
+    assert f"`{option}`" in TRAINING
+
+
+def test_no_option_is_explained_that_there_is_not() -> None:
+    table = TRAINING[TRAINING.index("## Every option") : TRAINING.index("## What a run holds")]
+    named = set(re.findall(r"`([a-z_]+\.[a-z_]+)`", table))
+    assert named <= set(options())
+
+
+@pytest.mark.parametrize("rule", [rule.id for rule in RULES])
+def test_every_kind_of_bad_data_is_explained(rule: str) -> None:
+    assert f"`{rule}`" in TRAINING
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_mentioned(command: str) -> None:
+    assert f"ptune {command}" in DOCS
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md", "docs/serving.md", "docs/architecture.md"])
+def test_links_and_files_are_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert ((ROOT / page).parent / link).exists(), link
+    for name in re.findall(r"`((?:recipes|benchmarks|scripts|ptune|docs)/[\w./]+\.\w+)`", text):
+        assert (ROOT / name).exists(), name
