@@ -6,10 +6,11 @@ import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -18,7 +19,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.data import dataset
 from ptune.data.dataset import Dataset
 from ptune.doctor.doctor import Doctor, judge
-from ptune.errors import ParityError, RecipeError
+from ptune.errors import ParityError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_text
 from ptune.planning.gate import planned
@@ -28,9 +29,9 @@ from ptune.tasks.chat.train import ChatObjective, codec_for
 from ptune.training.card import card
 from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.diagnosis import Watch
-from ptune.training.distributed import accelerator_for, sharded
+from ptune.training.distributed import accelerator_for, check_same_step, decided_by_one, sharded
 from ptune.training.finish import save_trained
-from ptune.training.folder import begin, check_folder, check_same_inputs, sweep
+from ptune.training.folder import begin, check_folder, check_same_inputs, locked, sweep
 from ptune.training.head import plain_head
 from ptune.training.journal import Journal
 from ptune.training.loop import Ending, Job, fit
@@ -62,12 +63,22 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "")
         return run
     same_threads(run)
     accelerator.wait_for_everyone()  # every process has looked before one of them writes
+    with locked(run) if accelerator.is_main_process else contextlib.nullcontext():
+        _train(recipe, run, accelerator, command)
+    accelerator.wait_for_everyone()
+    with contextlib.redirect_stdout(sys.stderr):  # trackers speak
+        accelerator.end_training()
+    return run
+
+
+def _train(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> None:
+    """From data to a finished run folder, or to one that can be resumed."""
     plain_codec = load_codec(recipe.backbone)
     codec = codec_for(recipe.task, plain_codec)
-    data = _examined(recipe, codec, run)
+    data = _examined(recipe, codec, run, accelerator, command)
     if not run.record_path.is_file():
         asked, recipe = recipe, _planned(recipe, data, accelerator)
-        data = data if recipe.task == asked.task else _examined(recipe, codec, run)
+        data = data if recipe.task == asked.task else _examined(recipe, codec, run, accelerator, command)
     # What is going to be sharded need not fit a GPU as a whole: it is read into main memory.
     sharding = accelerator.distributed_type == DistributedType.FSDP
     device = torch.device("cpu") if sharding else accelerator.device
@@ -88,27 +99,33 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "")
     elif accelerator.is_main_process:
         run.write_record(record)
         say(f"interrupted after step {state.step}; go on with: {resume_command(command, run)}")
-    accelerator.wait_for_everyone()
-    with contextlib.redirect_stdout(sys.stderr):  # trackers speak
-        accelerator.end_training()
-    return run
 
 
-def _examined(recipe: Recipe, codec: ChatCodec, run: Run) -> Dataset:
+def _examined(recipe: Recipe, codec: ChatCodec, run: Run, accelerator: Accelerator, command: str) -> Dataset:
     """The recipe's data with the doctor's findings in its summary; a run that goes on was examined when it began.
 
     Raises: DataError where the data cannot be used, or would train a wrong model.
     """
     task, seed = recipe.task, recipe.train.seed
-    if run.data_path.is_file():
+    if run.record_path.is_file():
         data = dataset.load(recipe.data, task, codec, seed)
-        found = read_json(run.data_path).get("findings", [])
-    else:
+        return replace(
+            data, summary={**data.summary, "findings": read_json(run.data_path).get("findings", [])}
+        )
+    examination = command.replace("ptune train", "ptune doctor", 1)
+
+    def examine() -> tuple[Dataset, list[dict[str, Any]]]:
         doctor = Doctor(task, codec)
         data = dataset.load(recipe.data, task, codec, seed, examiner=doctor)
         findings = doctor.findings()
-        judge(findings, "ptune doctor RECIPE")
-        found = [finding.described() for finding in findings]
+        judge(findings, examination if examination.startswith("ptune doctor") else "ptune doctor RECIPE")
+        return data, [finding.described() for finding in findings]
+
+    if accelerator.num_processes == 1:
+        data, found = examine()
+    else:  # one examines and, where the set is large, keeps its tokens for the others
+        found = decided_by_one(accelerator, lambda: examine()[1])
+        data = dataset.load(recipe.data, task, codec, seed)
     return replace(data, summary={**data.summary, "findings": found})
 
 
@@ -121,17 +138,8 @@ def _planned(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> Recipe:
     if several_on_cpu or accelerator.distributed_type == DistributedType.FSDP:
         say("plan: made for one process or one GPU each; the memory of this launch is not predicted")
         return recipe
-    decision: list[Recipe | RecipeError] = [recipe]
-    if accelerator.is_main_process:
-        try:
-            decision = [planned(recipe, *(split.lengths.tolist() for split in (data.train, data.validation)))[0]]
-        except RecipeError as error:
-            decision = [error]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(decision)
-    if isinstance(decision[0], RecipeError):
-        raise decision[0]
-    return decision[0]
+    lengths, validation = (split.lengths.tolist() for split in (data.train, data.validation))
+    return decided_by_one(accelerator, lambda: planned(recipe, lengths, validation)[0])
 
 
 def _fit(
@@ -152,6 +160,8 @@ def _fit(
             say(f"{type(backbone).__name__} cannot keep packed examples apart: one example a forward pass")
         prepared_model, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train))
         state = checkpoints.resume(model, optimizer)
+        check_same_step(accelerator, state.step)
+        checkpoints.forget_after(state.step)
         watch = Watch()
         for entry in journal.forget_after(state.step):
             if "loss" in entry:

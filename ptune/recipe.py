@@ -71,7 +71,7 @@ class Data(Spec):
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of `files` held out for validation."""
     limit: int | None = Field(default=None, ge=1)
-    """Use only the first so many training examples."""
+    """Use only the first so many training rows of all files together."""
 
     @model_validator(mode="after")
     def _a_weight_for_each_file(self) -> Data:

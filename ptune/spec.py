@@ -9,5 +9,9 @@ class Spec(BaseModel):
     """A piece of a recipe. A field that does not exist is an error, so a typo cannot pass unseen."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )

@@ -62,7 +62,7 @@ def load(
     source = locate(spec.model)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     say(f"loading {spec.model}")
-    with _one_sentence(spec.model, source):
+    with in_one_sentence(spec.model, source):
         dtype = resolve_dtype(spec, device)
         model = _read_model(spec, source, attention, dtype)
         codec = codec or codec_of(_read_tokenizer(spec, source), model, spec.new_tokens)
@@ -102,8 +102,8 @@ class _Described:
 def load_codec(spec: Backbone) -> ChatCodec:
     """The codec that `load` gives, without reading the weights. Raises: BackboneError as there."""
     source = locate(spec.model)
-    with _one_sentence(spec.model, source):
-        where = _where(spec, source)
+    with in_one_sentence(spec.model, source):
+        where = where_to_read(spec, source)
         config = transformers.AutoConfig.from_pretrained(source.path, **where)
         try:
             ends = transformers.GenerationConfig.from_pretrained(
@@ -128,7 +128,7 @@ def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dty
         dtype=dtype,
         attn_implementation=None if attention == "sdpa" else attention,  # None: sdpa where the model has it
         output_loading_info=True,
-        **_where(spec, source),
+        **where_to_read(spec, source),
     )
     if found["missing_keys"]:
         names = ", ".join(sorted(found["missing_keys"])[:3])
@@ -147,10 +147,10 @@ def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dty
 
 
 def _read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(source.path, use_fast=True, **_where(spec, source))
+    return AutoTokenizer.from_pretrained(source.path, use_fast=True, **where_to_read(spec, source))
 
 
-def _where(spec: Backbone, source: Source) -> dict[str, Any]:
+def where_to_read(spec: Backbone, source: Source) -> dict[str, Any]:
     place: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     if source.gguf is not None:
         place["gguf_file"] = source.gguf
@@ -181,7 +181,7 @@ def _licence_inside(spec: Backbone, source: Source) -> str | None:
 
 
 @contextlib.contextmanager
-def _one_sentence(named: str, source: Source) -> Iterator[None]:
+def in_one_sentence(named: str, source: Source) -> Iterator[None]:
     """Turns what goes wrong inside transformers into one sentence; its bars show only on a terminal."""
     bars = contextlib.nullcontext() if console.is_terminal else contextlib.redirect_stderr(io.StringIO())
     try:

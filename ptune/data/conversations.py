@@ -114,11 +114,17 @@ def from_json(text: str) -> Askable:
 
 @dataclass(frozen=True)
 class Shape:
-    """A known layout of rows: `columns` must be there. `convert` raises DataError for a row that does not fit."""
+    """A known layout of rows: `columns` must be there, `optional` are read too. `convert` raises DataError for a row
+    that does not fit."""
 
     name: str
     columns: tuple[str, ...]
     convert: Callable[[Row], Convertible]
+    optional: tuple[str, ...] = ()
+
+    def unread(self, columns: Iterable[str]) -> list[str]:
+        """Columns that say nothing to a model trained on this shape."""
+        return sorted(set(columns) - set(self.columns) - set(self.optional))
 
 
 def recognise(columns: Iterable[str]) -> Shape:
@@ -132,16 +138,14 @@ def recognise(columns: Iterable[str]) -> Shape:
 
 
 def _openai(row: Row) -> Conversation:
-    return Conversation(_messages(row["messages"], "messages"), _tools(row))
+    messages = _objects(row["messages"], "messages")
+    return Conversation(_messages(_led(row, messages), "messages"), _tools(row))
 
 
 def _sharegpt(row: Row) -> Conversation:
     turns = _objects(row["conversations"], "conversations")
     messages = [_turn(turn, f"conversations[{index}]") for index, turn in enumerate(turns)]
-    system = row.get("system")
-    has_one = bool(messages) and messages[0].get("role") == "system"
-    lead = [{"role": "system", "content": system}] if system and not has_one else []
-    return Conversation(_messages(lead + messages, "conversations"), _tools(row))
+    return Conversation(_messages(_led(row, messages), "conversations"), _tools(row))
 
 
 def _prompt_completion(row: Row) -> Askable:
@@ -156,12 +160,36 @@ def _prompt_completion(row: Row) -> Askable:
 
 def _alpaca(row: Row) -> Conversation:
     parts = [_text(row, "instruction"), _text(row, "input") if row.get("input") else ""]
-    return Conversation(
-        (
-            {"role": "user", "content": "\n\n".join(filter(None, parts))},
-            {"role": "assistant", "content": _text(row, "output")},
-        )
-    )
+    asked = "\n\n".join(filter(None, parts))
+    pairs = [*_history(row.get("history") or []), (asked, _text(row, "output"))]
+    messages = [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    return Conversation(tuple(_led(row, messages)))
+
+
+def _history(value: Any) -> list[tuple[str, str]]:
+    """Earlier turns of an Alpaca row: [question, answer] each."""
+    try:
+        pairs = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise DataError("history is text, but not JSON") from None
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+        for pair in pairs
+    ):
+        raise DataError("history must be a list of [question, answer]")
+    return [(question, answer) for question, answer in pairs]
+
+
+def _led(row: Row, messages: list[Row]) -> list[Row]:
+    """Messages behind the system message of a column of its own, where there is one and they have none."""
+    system = row.get("system")
+    if not system or (messages and messages[0].get("role") == "system"):
+        return messages
+    return [{"role": "system", "content": _text(row, "system")}, *messages]
 
 
 def _document(row: Row) -> Document:
@@ -172,11 +200,11 @@ def _document(row: Row) -> Document:
 
 
 SHAPES = (
-    Shape("OpenAI messages", ("messages",), _openai),
-    Shape("ShareGPT", ("conversations",), _sharegpt),
-    Shape("prompt and completion", ("prompt", "completion"), _prompt_completion),
-    Shape("Alpaca", ("instruction", "output"), _alpaca),
-    Shape("raw text", ("text",), _document),
+    Shape("OpenAI messages", ("messages",), _openai, ("tools", "system")),
+    Shape("ShareGPT", ("conversations",), _sharegpt, ("tools", "system")),
+    Shape("prompt and completion", ("prompt", "completion"), _prompt_completion, ("tools",)),
+    Shape("Alpaca", ("instruction", "output"), _alpaca, ("input", "system", "history")),
+    Shape("raw text", ("text",), _document, ("end_of_document",)),
 )
 
 _SHAREGPT_ROLES = {
@@ -210,6 +238,8 @@ def _messages(value: Any, path: str) -> tuple[Row, ...]:
 def _message(message: Row) -> Row:
     """OpenAI's files say `"weight": 0` of an answer that is not to be learned; columns may hold calls as JSON text."""
     kept = {key: value for key, value in message.items() if key != "weight"}
+    if message.get("weight") not in (None, 0, 1):
+        raise DataError(f"weight is {message['weight']!r}: an answer is learned (1) or not (0)")
     if isinstance(kept.get("tool_calls"), str):
         kept["tool_calls"] = _objects(kept["tool_calls"], "tool_calls")
     return {**kept, "train": False} if message.get("weight") == 0 else kept

@@ -203,6 +203,8 @@ def _tell(summary: dict[str, Any]) -> None:
 
 def _tell_file(file: dict[str, Any]) -> None:
     say(f"{file['path']}: {file['shape']}, {file['rows']} rows ({file['format']})")
+    if file.get("unread_columns"):
+        say(f"{file['path']}: these columns are not read: {', '.join(file['unread_columns'])}")
 
 
 def _tell_splits(summary: dict[str, Any]) -> None:

@@ -45,6 +45,7 @@ class Source:
     shape: Shape
     row_count: int  # with those that cannot be used
     ranks: array[int]  # of the samples, for `hold_out`; empty where nothing is to be held out
+    unread: tuple[str, ...] = ()  # columns that the shape does not know
 
     def samples(self, problems: Problems) -> Iterator[Sample]:
         """The file's conversations in order; rows that cannot be used go to `problems`."""
@@ -69,6 +70,7 @@ class Source:
             "format": self.file.reader.format,
             "shape": self.shape.name,
             "rows": self.row_count,
+            "unread_columns": list(self.unread),
         }
 
 
@@ -101,7 +103,8 @@ def open_source(file: DataFile, seed: int | None) -> Source:
     if not readable:
         problems.raise_if_any(total)
         raise DataError("the file holds no rows", file=str(file.path))
-    source = Source(file, shape or _unknown(file, columns), total, ranks)
+    shape = shape or _unknown(file, columns)
+    source = Source(file, shape, total, ranks, tuple(shape.unread(columns)))
     if (broken or problems.count) and (total > _MANY_ROWS or (seed is not None and len(ranks) < 2)):
         # Encoding could find more, but takes long; and what is wrong with rows says more than that there are too few.
         source.check()

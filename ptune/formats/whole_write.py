@@ -70,7 +70,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk and a folder without permission into one sentence."""
+    """Turns a full disk, a folder without permission and whatever else a file system refuses into one sentence."""
     try:
         yield
     except OSError as error:
@@ -78,9 +78,9 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise PtuneError(
                 f"the disk is full: could not write {path}. What was there before is untouched."
             ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
-            raise PtuneError(f"cannot write {path}: {error.strerror}") from None
-        raise
+        if error.errno is None:
+            raise  # not the system's
+        raise PtuneError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_text(path: Path, text: str) -> None:

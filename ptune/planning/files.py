@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from ptune.backbone.load import _one_sentence, _where
+from ptune.backbone.load import in_one_sentence, where_to_read
 from ptune.backbone.locate import Source, locate
 from ptune.progress import say
 from ptune.recipe import Backbone
@@ -33,8 +33,8 @@ def describe(spec: Backbone) -> Described:
     source = locate(spec.model)
     if source.gguf is not None:
         say(f"reading the config of {spec.model} out of its GGUF file")
-    with _one_sentence(spec.model, source):
-        config = AutoConfig.from_pretrained(source.path, **_where(spec, source))
+    with in_one_sentence(spec.model, source):
+        config = AutoConfig.from_pretrained(source.path, **where_to_read(spec, source))
         return Described(config, *_files(source))
 
 

@@ -68,18 +68,20 @@ class Checkpoints:
             record = {"format": FORMAT, **asdict(state), "groups": held["param_groups"], "files": files}
             write_json(part / "state.json", record)
         write_json(self.folder / "latest.json", {"step": state.step})
-        for step in self._steps()[self.keep :]:
+        before = [step for step in self._steps() if step < state.step]
+        for step in before[self.keep - 1 :]:
             if step != state.best_step:
                 shutil.rmtree(self._of(step))
 
     def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
         """Loads the newest checkpoint that is whole; where one is damaged says so and takes the one before.
 
-        Returns the state to go on from, a fresh one where there is no checkpoint.
+        Returns the state to go on from, a fresh one where there is no checkpoint. When all processes have found the same,
+        `forget_after` removes those that lie beyond it.
         """
-        newest = self.newest() or 0
-        for step in self._steps():
-            if step > newest:
+        newest, steps = self.newest(), self._steps()
+        for step in steps:
+            if newest is not None and step > newest:
                 continue  # its pointer was never moved: the process died in between
             try:
                 record = self._checked(step)
@@ -89,7 +91,15 @@ class Checkpoints:
                 return self._with_best_at_hand(state)
             except (FormatError, SafetensorError, KeyError) as error:
                 say(f"checkpoint step-{step} cannot be used ({error}); trying the one before it")
+        if steps:
+            say("no checkpoint can be used: training starts from the beginning")
         return State()
+
+    def forget_after(self, step: int) -> None:
+        """Removes checkpoints of steps that are about to be repeated: unfinished or damaged ones."""
+        if self.writes:
+            for later in [later for later in self._steps() if later > step]:
+                shutil.rmtree(self._of(later))
 
     def load_weights(self, step: int, model: nn.Module) -> None:
         """Puts the trained weights of a checkpoint into `model`. Raises: FormatError where they are not the same set."""
@@ -116,7 +126,7 @@ class Checkpoints:
             return state
         try:
             self._checked(state.best_step)
-        except FormatError as error:
+        except (FormatError, KeyError) as error:
             say(
                 f"checkpoint step-{state.best_step}, the best so far, cannot be used ({error}); it is forgotten"
             )
@@ -145,9 +155,11 @@ class Checkpoints:
         return {"state": state, "param_groups": record["groups"]}
 
     def newest(self) -> int | None:
-        """The step of the newest checkpoint, None where there is none."""
-        pointer = self.folder / "latest.json"
-        return read_json(pointer)["step"] if pointer.is_file() else None
+        """The step that latest.json points to, None where it is missing or damaged."""
+        try:
+            return int(read_json(self.folder / "latest.json")["step"])
+        except (FormatError, KeyError, TypeError, ValueError):
+            return None
 
     def _steps(self) -> list[int]:
         """Newest first."""

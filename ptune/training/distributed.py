@@ -6,7 +6,9 @@ A sharded weight is a DTensor: each process holds a part of it. To read it whole
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -14,13 +16,17 @@ from accelerate.utils import (
     DistributedType,
     FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
+    broadcast_object_list,
+    gather_object,
 )
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ptune.errors import RecipeError
+from ptune.errors import FormatError, PtuneError, RecipeError
 from ptune.progress import say
 from ptune.recipe import Recipe
+
+T = TypeVar("T")
 
 _WORKS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
@@ -120,3 +126,33 @@ def laid_out_as(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 def _asked(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() in ("true", "1")
+
+
+def decided_by_one(accelerator: Accelerator, decide: Callable[[], T]) -> T:
+    """What `decide` gives in the main process, in all of them. Raises: in all of them what it raises there."""
+    if accelerator.num_processes == 1:
+        return decide()
+    outcome: list[T | PtuneError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [decide()]
+        except PtuneError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], PtuneError):
+        raise outcome[0]
+    return cast(T, outcome[0])
+
+
+def check_same_step(accelerator: Accelerator, step: int) -> None:
+    """Processes that go on from different checkpoints would train different models.
+
+    Raises: FormatError, in all of them, where they differ.
+    """
+    if accelerator.num_processes > 1:
+        steps = gather_object([step])
+        if len(set(steps)) > 1:
+            found = ", ".join(map(str, steps))
+            raise FormatError(
+                f"the processes found different checkpoints (steps {found}): do all machines see the same run folder?"
+            )

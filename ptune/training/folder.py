@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ptune.codecs.chat import ChatCodec
 from ptune.errors import BackboneError, DataError, FormatError, RecipeError
 from ptune.formats.run import Run, RunRecord
-from ptune.formats.whole_write import read_json, write_json
+from ptune.formats.whole_write import disk_errors, read_json, write_json
 from ptune.recipe import Recipe
 
 
@@ -25,7 +29,11 @@ def check_folder(run: Run, recipe: Recipe, resume: bool) -> None:
         )
     Run.open(run.folder)
     before = Recipe.load(run.recipe_path).document()
-    changed = [name for name in _differences(before, recipe.document()) if not name.startswith("evaluate.")]
+    changed = [
+        name
+        for name in _differences(before, recipe.document())
+        if not name.startswith(("evaluate.", "plan."))  # they decide nothing about the bits
+    ]
     if changed:
         raise RecipeError(
             f"{run.folder} was started with another recipe (different: {', '.join(changed)}): "
@@ -39,6 +47,30 @@ def _died_at_birth(run: Run) -> bool:
     return run.folder.is_dir() and all(
         path.name in before or _unfinished(path) for path in run.folder.iterdir()
     )
+
+
+@contextlib.contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Inside, no other process trains into the folder. Raises: FormatError where one does."""
+    with disk_errors(run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(run.folder, os.O_RDONLY)  # the folder itself is locked: no lock file is left behind
+    try:
+        _lock(held, run)
+        yield
+    finally:
+        os.close(held)
+        with contextlib.suppress(OSError):
+            run.folder.rmdir()  # where it is still empty
+
+
+def _lock(held: int, run: Run) -> None:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FormatError(f"another process is training into {run.folder}: wait for it or stop it") from None
+    except OSError:
+        return  # a file system without locks
 
 
 def sweep(run: Run) -> None:
@@ -63,12 +95,21 @@ def check_same_inputs(run: Run, record: RunRecord, data: dict[str, Any]) -> None
 
 def check_same_data(run: Run, data: dict[str, Any]) -> None:
     """Compares a data set's summary with the one that the run began with. Raises: DataError that names the files."""
-    before = _hashes(read_json(run.data_path))
-    changed = [path for path, sha256 in _hashes(data).items() if before.get(path) != sha256]
+    before = read_json(run.data_path)
+    files = _hashes(before)
+    changed = [path for path, sha256 in _hashes(data).items() if files.get(path) != sha256]
     if changed:
         raise DataError(
             f"the data is no longer what {run.folder} was started on; put back what was in {', '.join(changed)}, "
             "or train a new run"
+        )
+    tokens = _tokens(before)
+    recoded = [split for split, sha256 in _tokens(data).items() if tokens.get(split, sha256) != sha256]
+    if recoded:
+        raise DataError(
+            f"the files are the same, but the {', '.join(recoded)} examples made of them are not those that {run.folder} "
+            "was started on: the template, the tokenizer or ptune has changed (or the template writes the date); "
+            "put back what was there, or train a new run"
         )
 
 
@@ -83,6 +124,11 @@ def begin(run: Run, record: RunRecord, recipe: Recipe, data: dict[str, Any], cod
 def _hashes(data: dict[str, Any]) -> dict[str, str]:
     """Path -> SHA-256."""
     return {file["path"]: file["sha256"] for file in data["files"]}
+
+
+def _tokens(data: dict[str, Any]) -> dict[str, str]:
+    """Split -> SHA-256 of its tokens and targets."""
+    return {split: data[split]["sha256"] for split in ("train", "validation", "test") if split in data}
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

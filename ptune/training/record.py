@@ -14,7 +14,6 @@ from ptune.progress import say
 from ptune.recipe import Recipe
 from ptune.training.environment import changes, instruction_set, versions
 
-
 CHANGED_BY_A_PLAN = {
     "train": ("micro_batch_tokens", "gradient_checkpointing"),
     "backbone": ("quantize",),

@@ -20,7 +20,9 @@ from ptune.tasks.chat.train import ChatObjective
 NAME = "trained → reloaded"
 PROMPTS = 16
 LIMIT = 1e-5  # the same kernels on the same weights: anything but 0 is a fault
-_MOST_LOGITS = 2**20  # compared of a prompt; those of all its targets could take more memory than training did
+_MOST_LOGITS = (
+    2**20
+)  # compared of a prompt; those of all its targets could take more memory than training did
 _RELOADED = "reloaded"
 
 

@@ -48,6 +48,13 @@ def convert(row):
         ({"instruction": "q", "input": "", "output": "a"}, [USER, ASSISTANT]),
         ({"instruction": "q", "input": None, "output": "a"}, [USER, ASSISTANT]),
         ({"instruction": "i", "input": "j", "output": "a"}, [{**USER, "content": "i\n\nj"}, ASSISTANT]),
+        (
+            {"instruction": "q", "output": "a", "system": "s", "history": [["q", "a"]]},
+            [SYSTEM, USER, ASSISTANT, USER, ASSISTANT],
+        ),
+        ({"instruction": "q", "output": "a", "history": '[["q", "a"]]'}, [USER, ASSISTANT, USER, ASSISTANT]),
+        ({"messages": [USER, ASSISTANT], "system": "s"}, [SYSTEM, USER, ASSISTANT]),
+        ({"messages": [SYSTEM, USER, ASSISTANT], "system": "t"}, [SYSTEM, USER, ASSISTANT]),
     ],
 )
 def test_shapes_become_messages(row, expected):
@@ -57,6 +64,28 @@ def test_shapes_become_messages(row, expected):
         for m in convert(row).messages
     ]
     assert messages == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}, "weight is 0.5"),
+        ({"messages": [USER, {**ASSISTANT, "weight": "0"}]}, "weight is '0'"),
+        ({"messages": [USER, ASSISTANT], "system": 7}, "system must be text"),
+        ({"instruction": "q", "output": "a", "history": "{"}, "not JSON"),
+        ({"instruction": "q", "output": "a", "history": [["q"]]}, "history must be"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(row, said):
+    with pytest.raises(DataError, match=said):
+        convert(row)
+
+
+def test_columns_that_no_shape_reads_are_known():
+    assert recognise({"messages", "functions", "id"}).unread({"messages", "tools", "functions", "id"}) == [
+        "functions",
+        "id",
+    ]
 
 
 def test_prompt_and_completion_as_text_is_no_conversation():

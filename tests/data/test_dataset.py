@@ -109,6 +109,7 @@ def test_the_summary_is_json_and_repeatable(codec, tmp_path):
             "format": "JSONL",
             "shape": "OpenAI messages",
             "rows": 20,
+            "unread_columns": [],
             "examples": 18,
             "tokens": sum(map(len, load(codec, path).train)),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import resource
 from collections.abc import Callable
@@ -127,8 +126,38 @@ def test_what_the_system_says_is_found_in_safetensors_own_error(tmp_path: Path) 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(OSError) as caught, tensors_folder(tmp_path / "step-1") as part:
+        with (
+            pytest.raises(PtuneError, match="step-1: File too large"),
+            tensors_folder(tmp_path / "step-1") as part,
+        ):
             save_file({"a": torch.ones(10_000)}, part / "weights.safetensors")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert caught.value.errno == errno.EFBIG
+
+
+def test_what_a_kill_left_ahead_never_pushes_out_what_is_saved_next(tmp_path: Path) -> None:
+    """step-20 was written, its pointer was not moved; the run went on from 15 and stopped at 17."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(State(step=20), *trained(2))
+    checkpoints.save(State(step=15), *trained(1))
+    checkpoints.save(State(step=17), *trained(1))
+    assert Checkpoints(tmp_path, keep=1).resume(*trained(0)).step == 17
+    checkpoints.forget_after(17)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-17"]
+
+
+@pytest.mark.parametrize("pointer", [None, "{", "{}", '{"step": null}'])
+def test_a_pointer_that_is_gone_or_damaged_loses_nothing(tmp_path: Path, pointer: str | None) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(State(step=4), *trained(1))
+    latest = tmp_path / "latest.json"
+    latest.unlink() if pointer is None else latest.write_text(pointer)
+    assert checkpoints.resume(*trained(0)) == State(step=4)
+
+
+def test_starting_over_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(State(step=4), *trained(1))
+    (tmp_path / "step-4" / "state.json").write_text("{}")
+    assert checkpoints.resume(*trained(0)) == State()
+    assert "from the beginning" in capsys.readouterr().err

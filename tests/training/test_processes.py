@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ptune.errors import RecipeError
+from ptune.errors import FormatError, RecipeError
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Recipe, Train
+from ptune.recipe import Backbone, Data, Recipe, Train
+from ptune.training import distributed
 from ptune.training.distributed import check_launch
 from ptune.training.journal import read
 
@@ -189,3 +190,23 @@ def test_more_processes_than_examples_a_step_is_refused(four_processes: Any) -> 
 
     with pytest.raises(RecipeError, match="batch_size is 3"):
         resolved(Recipe(train=Train(batch_size=3)), four_processes)
+
+
+def test_processes_that_would_go_on_from_different_steps_are_stopped(
+    monkeypatch: pytest.MonkeyPatch, four_processes: Any
+) -> None:
+    monkeypatch.setattr(distributed, "gather_object", lambda own: [own[0], own[0], 3, own[0]])
+    check_same_step = distributed.check_same_step
+    check_same_step(four_processes, 3)
+    with pytest.raises(FormatError, match="steps 2, 2, 3, 2"):
+        check_same_step(four_processes, 2)
+
+
+def test_bad_data_stops_every_process(make: Make, farm: Farm, tmp_path: Path) -> None:
+    """One process examines for all: the others must not wait for it for ever."""
+    recipe = make(max_steps=2)
+    (tmp_path / "bad.jsonl").write_text('{"messages": []}\n' * 3)
+    recipe = recipe.model_copy(update={"data": Data(files=(tmp_path / "bad.jsonl",))})
+    answer = farm(recipe, tmp_path / "run", processes=2)
+    assert answer.codes == [1, 1], answer.said
+    assert "bad.jsonl" in answer.said

@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 import tiny_models
 
-from ptune.errors import BackboneError, DataError, PtuneError, RecipeError
+from ptune import fine_tune
+from ptune.errors import BackboneError, DataError, FormatError, PtuneError, RecipeError
 from ptune.fine_tune import train
 from ptune.formats import whole_write
 from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
+from ptune.recipe import Plan, Recipe
+from ptune.training.folder import locked
 from ptune.training.journal import Journal, read
 
 from .conftest import Make, fingerprint, refused
@@ -207,3 +210,43 @@ def test_a_schedulers_sigterm_leaves_a_run_that_can_be_resumed(
     assert farm(recipe, out, resume=True).codes == [0]
     assert farm(recipe, tmp_path / "whole").codes == [0]
     assert fingerprint(out / "adapter") == fingerprint(tmp_path / "whole" / "adapter")
+
+
+def test_another_template_is_another_training(make: Make, tmp_path: Path, interrupt_at: None) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text(tiny_models.CHATML, encoding="utf-8")
+    recipe = make(epochs=2)
+    recipe = recipe.model_copy(update={"task": recipe.task.model_copy(update={"template": template})})
+    run = train(recipe, tmp_path / "run")
+    before = run.data_path.read_bytes()
+    template.write_text(tiny_models.CHATML.replace("\n", "\n\n"), encoding="utf-8")
+    said = refused(DataError, recipe, tmp_path / "run", resume=True)
+    assert "template" in said
+    assert "train" in said
+    assert run.data_path.read_bytes() == before
+
+
+def test_a_resume_may_be_planned_for_another_machine(make: Make, tmp_path: Path, interrupt_at: None) -> None:
+    train(make(epochs=2), tmp_path / "run")
+    bigger = make(epochs=2).model_copy(update={"plan": Plan(memory="64GB")})
+    assert train(bigger, tmp_path / "run", resume=True).record().status == "finished"
+
+
+def test_a_plan_that_changed_the_recipe_holds_when_it_goes_on(
+    make: Make, tmp_path: Path, interrupt_at: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def smaller(recipe: Recipe, *_: object) -> tuple[Recipe, None]:
+        train_spec = recipe.train.model_copy(update={"micro_batch_tokens": 64})
+        return recipe.model_copy(update={"train": train_spec}), None
+
+    recipe = make(epochs=2).model_copy(update={"plan": Plan(auto=True)})
+    monkeypatch.setattr(fine_tune, "planned", smaller)
+    run = train(recipe, tmp_path / "run")
+    assert Recipe.load(run.recipe_path).train.micro_batch_tokens == 64
+    assert train(recipe, tmp_path / "run", resume=True).record().status == "finished"
+
+
+def test_one_folder_is_trained_by_one_process(make: Make, tmp_path: Path) -> None:
+    with locked(Run(tmp_path / "run")):
+        assert "another process" in refused(FormatError, make(), tmp_path / "run")
+    assert train(make(max_steps=1), tmp_path / "run").record().status == "finished"

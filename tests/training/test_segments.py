@@ -172,8 +172,24 @@ def test_a_leak_is_found_by_looking() -> None:
     torch.manual_seed(0)
     config = UNPACKABLE["short convolutions beside attention"]
     model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    alone = segments._logits_alone(model)
     model.set_attn_implementation(segments.NAME)
-    assert not segments._isolated(model)
+    assert not segments._isolated(model, alone)
+
+
+def test_attention_that_is_told_more_than_segments_know_is_found_by_looking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A family that hands its attention a scale of its own under a name that nobody knows."""
+    model = tiny_models.model("llama")
+    plain = segments._attend
+
+    def other(*arguments: object, scaling: float, **named: object) -> object:
+        return plain(*arguments, scaling=2 * scaling, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setitem(transformers.AttentionInterface._global_mapping, segments.NAME, other)
+    with packing(model) as packed:
+        assert not packed
 
 
 def varlen_by_hand(
