@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -79,7 +78,7 @@ class Data(Spec):
             return self
         if len(self.weights) != len(self.files):
             raise ValueError(f"there are {len(self.weights)} weights for {len(self.files)} files")
-        if not all(math.isfinite(weight) and weight >= 0 for weight in self.weights):
+        if not all(weight >= 0 for weight in self.weights):
             raise ValueError("weights must be numbers of at least 0")
         if not any(self.weights):
             raise ValueError("all weights are 0: at least one must be more")
