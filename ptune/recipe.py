@@ -31,7 +31,7 @@ class Backbone(Spec):
     quantize: Literal["none", "int8", "nf4"] = "none"
     """How the frozen weights are held (bitsandbytes)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the weights; auto tries: bfloat16 where this device trains at least twice as fast in it, else float32."""
+    """Type of the weights; auto tries: bfloat16 on a GPU that has it and where a CPU trains 2.5 times as fast in it, else float32."""
     revision: str | None = None
     """Hub revision."""
     trust_remote_code: bool = False

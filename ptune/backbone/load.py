@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
-from ptune.backbone.precision import fastest
+from ptune.backbone.precision import fastest, usual
 from ptune.backbone.quantize import dequantize, quantize
 from ptune.backbone.tokenizer import codec_of
 from ptune.codecs.chat import ChatCodec
@@ -114,10 +114,15 @@ def load_codec(spec: Backbone) -> ChatCodec:
         return codec_of(_read_tokenizer(spec, source), _Described(config, ends), spec.new_tokens)
 
 
+def training_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
+    """The type of the weights for training: `auto` is the one that the device is seen to train in fastest."""
+    return fastest(device) if spec.dtype == "auto" else resolve_dtype(spec, device)
+
+
 def resolve_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
-    """The type of the weights; `auto` is the one that the device is seen to train in fastest."""
+    """The type of the weights where nothing is trained; `auto` is measured only for training, by `training_dtype`."""
     if spec.dtype == "auto":
-        return fastest(device)
+        return usual(device)
     return torch.bfloat16 if spec.dtype == "bfloat16" else torch.float32
 
 

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from ptune.backbone.load import resolve_dtype
+from ptune.backbone.load import training_dtype
 from ptune.methods.lora import Lora
 from ptune.planning import heap_use
 from ptune.planning.files import Described, describe
@@ -75,7 +75,7 @@ def planned_dtype(recipe: Recipe, device: Device) -> torch.dtype:
         return torch.float32
     if recipe.backbone.dtype == "auto" and device == "cuda":
         return torch.bfloat16
-    return resolve_dtype(recipe.backbone, torch.device("cpu"))
+    return training_dtype(recipe.backbone, torch.device("cpu"))
 
 
 def largest(

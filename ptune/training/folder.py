@@ -128,7 +128,8 @@ def _hashes(data: dict[str, Any]) -> dict[str, str]:
 
 def _tokens(data: dict[str, Any]) -> dict[str, str]:
     """Split -> SHA-256 of its tokens and targets."""
-    return {split: data[split]["sha256"] for split in ("train", "validation", "test") if split in data}
+    splits = [split for split in ("train", "validation", "test") if data.get(split, {}).get("examples")]
+    return {split: data[split]["sha256"] for split in splits}
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

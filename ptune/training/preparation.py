@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
-from ptune.backbone.load import resolve_dtype
+from ptune.backbone.load import training_dtype
 from ptune.errors import RecipeError
 from ptune.methods.lora import Lora
 from ptune.recipe import Recipe, Train
@@ -29,7 +29,7 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
             f"train.batch_size is {recipe.train.batch_size}, fewer examples than the {accelerator.num_processes} processes"
         )
     trains_itself = not isinstance(recipe.method, Lora)
-    dtype = torch.float32 if trains_itself else resolve_dtype(recipe.backbone, accelerator.device)
+    dtype = torch.float32 if trains_itself else training_dtype(recipe.backbone, accelerator.device)
     if accelerator.num_processes > 1:
         (dtype,) = broadcast_object_list([dtype])  # "auto" tries it out: one process decides for all
     if trains_itself and recipe.backbone.dtype == "bfloat16":
