@@ -113,19 +113,19 @@ def _examined(recipe: Recipe, codec: ChatCodec, run: Run, accelerator: Accelerat
             data, summary={**data.summary, "findings": read_json(run.data_path).get("findings", [])}
         )
     examination = command.replace("ptune train", "ptune doctor", 1)
+    examined: list[
+        Dataset
+    ] = []  # in the process that examines; where the set is large, its tokens stay for the others
 
-    def examine() -> tuple[Dataset, list[dict[str, Any]]]:
+    def examine() -> list[dict[str, Any]]:
         doctor = Doctor(task, codec)
-        data = dataset.load(recipe.data, task, codec, seed, examiner=doctor)
+        examined.append(dataset.load(recipe.data, task, codec, seed, examiner=doctor))
         findings = doctor.findings()
         judge(findings, examination if examination.startswith("ptune doctor") else "ptune doctor RECIPE")
-        return data, [finding.described() for finding in findings]
+        return [finding.described() for finding in findings]
 
-    if accelerator.num_processes == 1:
-        data, found = examine()
-    else:  # one examines and, where the set is large, keeps its tokens for the others
-        found = decided_by_one(accelerator, lambda: examine()[1])
-        data = dataset.load(recipe.data, task, codec, seed)
+    found = decided_by_one(accelerator, examine)
+    data = examined[0] if examined else dataset.load(recipe.data, task, codec, seed)
     return replace(data, summary={**data.summary, "findings": found})
 
 

@@ -7,12 +7,10 @@ import re
 from typing import Annotated
 
 import tyro
-from pydantic import ValidationError
 from rich.console import Console
 
-from ptune.cli.train import read_recipe, shipped
-from ptune.errors import RecipeError, UsageError
-from ptune.recipe import Recipe, explain
+from ptune.cli.train import recipe_in, resolve, with_recipe
+from ptune.recipe import Recipe
 
 
 class PlanOptions(Recipe):
@@ -28,17 +26,10 @@ class PlanOptions(Recipe):
 
 def run(arguments: list[str]) -> int:
     """ptune plan RECIPE [options]"""
-    asked = arguments[:1] in (["-h"], ["--help"])
-    if not asked and (not arguments or arguments[0].startswith("-")):
-        raise UsageError(
-            f"usage: ptune plan RECIPE [options]. RECIPE as for ptune train: {', '.join(shipped())}"
-        )
-    recipe = Recipe() if asked else read_recipe(arguments[0])
-    program = "ptune plan RECIPE" if asked else f"ptune plan {arguments[0]}"
-    return plan(_options(recipe, arguments if asked else arguments[1:], program))
+    return with_recipe("plan", plan, arguments)
 
 
-def plan(options: PlanOptions) -> int:
+def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     """Predicts what training needs; exit code 1 where it does not fit."""
     from ptune.planning.files import describe
     from ptune.planning.fit import NOTHING, fit_into
@@ -47,7 +38,9 @@ def plan(options: PlanOptions) -> int:
     from ptune.planning.ledger import gigabytes
     from ptune.planning.prediction import Device, planned_dtype, predict
 
-    recipe = Recipe(**{name: getattr(options, name) for name in Recipe.model_fields})
+    words = [re.sub(r"^--memory(?=$|=)", "--plan.memory", word) for word in arguments]
+    options = resolve(recipe, words, program, PlanOptions)
+    recipe = recipe_in(options)
     memory_bytes = None if options.gpu is None else gpu_bytes(options.gpu)
     device: Device = "cuda" if options.gpu is not None or gpu_here() is not None else "cpu"
     described = describe(recipe.backbone)
@@ -75,14 +68,3 @@ def plan(options: PlanOptions) -> int:
 
         out.print(table())
     return 0 if fits else 1
-
-
-def _options(recipe: Recipe, arguments: list[str], program: str) -> PlanOptions:
-    words = [re.sub(r"^--memory(?=$|=)", "--plan.memory", word) for word in arguments]
-    default = PlanOptions(**{name: getattr(recipe, name) for name in Recipe.model_fields})
-    try:
-        return tyro.cli(
-            PlanOptions, default=default, args=words, prog=program, config=(tyro.conf.AvoidSubcommands,)
-        )
-    except ValidationError as error:
-        raise RecipeError(explain(error)) from None

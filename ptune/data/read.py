@@ -26,7 +26,7 @@ from ptune.errors import DataError
 from ptune.progress import Progress
 
 _SAMPLE = "sample:"
-_COMPRESSED = {
+COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"BZh": "bzip2",
@@ -131,7 +131,7 @@ def _reader(path: Path, file: Path) -> Reader:
             beginning = more.lstrip()
     if not beginning:
         raise DataError("the file is empty", file=named)
-    for magic, name in _COMPRESSED.items():
+    for magic, name in COMPRESSED.items():
         if first.startswith(magic):
             raise DataError(f"the file is compressed ({name}): unpack it first", file=named)
     if first.startswith(PARQUET_MAGIC):

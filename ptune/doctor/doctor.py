@@ -11,6 +11,7 @@ from ptune.codecs.chat import ChatCodec, Example
 from ptune.data.problems import Problems
 from ptune.data.read import resolve
 from ptune.data.source import Sample
+from ptune.data.split import Encoding
 from ptune.doctor import encoding, examples, refused, rows, sets
 from ptune.doctor.finding import Finding, Tally
 from ptune.doctor.ledger import Ledger
@@ -43,7 +44,7 @@ class Doctor:
     _last: Sample | None = None
 
     def __post_init__(self) -> None:
-        limit = min(self.task.max_length, self.codec.context or self.task.max_length)
+        limit = Encoding(self.codec, self.task, self).limit
         self.splits = {split: Ledger(limit) for split in SPLITS}
         self._control = rows.control_pattern(self.codec)
 

@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
+from ptune.data.read import COMPRESSED
+from ptune.data.rows import BYTE_ORDER_MARK
 from ptune.doctor.finding import Finding, Place, Rule, Tally
 from ptune.progress import Progress
 
 _PIECE = 1 << 20  # bytes; a longer line comes in several pieces
 _HEAD = 4096
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_BINARY = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff", b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\x28\xb5\x2f\xfd")
+_BINARY = (PARQUET_MAGIC, ARROW_MAGIC, ARROW_STREAM_MAGIC, *COMPRESSED)
 _WIDE = (
     (b"\xff\xfe\x00\x00", "UTF-32LE"), (b"\x00\x00\xfe\xff", "UTF-32BE"),
     (b"\xff\xfe", "UTF-16LE"), (b"\xfe\xff", "UTF-16BE"),
@@ -33,7 +35,7 @@ def utf_16(head: bytes) -> str | None:
 
 def byte_order_mark(line: bytes) -> str | None:
     """A UTF-8 byte-order mark. At the start of a file it is skipped; where files were joined it spoils a line."""
-    if _BYTE_ORDER_MARK not in line:
+    if BYTE_ORDER_MARK not in line:
         return None
     return "a byte-order mark (bytes EF BB BF): save the file as UTF-8 without one, and join files without theirs"
 
@@ -72,7 +74,7 @@ class ColumnsDiffer:
     def add(self, number: int, line: bytes) -> None:
         """Looks at one line of JSONL; one that is not JSON is left to the reader to complain about."""
         try:
-            value = json.loads(line.removeprefix(_BYTE_ORDER_MARK))
+            value = json.loads(line.removeprefix(BYTE_ORDER_MARK))
         except (ValueError, RecursionError):
             return
         columns = frozenset(value) if isinstance(value, dict) else None
@@ -123,7 +125,7 @@ def examine(path: Path, named: str) -> Iterator[Finding]:
         if message is not None:  # nothing else can be said of these bytes
             yield Finding(rule.id, rule.severity, message, Place(named, 1))
             return
-    is_json_lines = head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"{")
+    is_json_lines = head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{")
     tables = [rule.check() for rule in TABLE_RULES if is_json_lines]
     tally = Tally()
     with Progress(f"examining {named}", path.stat().st_size, unit="bytes") as progress:

@@ -56,7 +56,7 @@ def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Sk
     backbone.requires_grad_(False)
     with _generator_kept():
         model = applied(recipe, backbone)
-    packed = segments._routable(backbone)
+    packed = segments.routable(backbone)
     if packed:
         backbone.set_attn_implementation(segments.NAME)
     mode = FakeTensorMode(allow_non_fake_inputs=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
-from ptune.training.segments import segments
+from ptune.training.segments import probing, segments
 
 _CHUNK_LOGITS = 2**23  # 32 MiB in float32
 
@@ -31,14 +31,11 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
         return None
     caught: list[torch.Tensor] = []
     handle = head.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad(), segments([4]):
+        with probing(model), segments([4]):
             logits = model(torch.arange(3, 7, device=model.device)[None], use_cache=False).logits
     finally:
         handle.remove()
-        model.train(training)
     return head if len(caught) == 1 and torch.equal(caught[0].to(logits.dtype), logits) else None
 
 

@@ -55,6 +55,18 @@ def checkpoint_contexts() -> tuple[
 
 
 @contextlib.contextmanager
+def probing(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, `model` is evaluated, without gradients; afterwards it is in the mode that it was in."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+@contextlib.contextmanager
 def packing(model: PreTrainedModel) -> Iterator[bool]:
     """Inside, `model` attends per segment; yields False, with the model as it was, where it cannot.
 
@@ -64,7 +76,7 @@ def packing(model: PreTrainedModel) -> Iterator[bool]:
     """
     global _at_once
     own = model.config._attn_implementation
-    able = _routable(model)
+    able = routable(model)
     if able:
         alone = _logits_alone(model)
         model.set_attn_implementation(NAME)
@@ -80,7 +92,8 @@ def packing(model: PreTrainedModel) -> Iterator[bool]:
             model.set_attn_implementation(own)
 
 
-def _routable(model: PreTrainedModel) -> bool:
+def routable(model: PreTrainedModel) -> bool:
+    """Whether its attention goes through transformers' interface and its layers are of kinds that segments know."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     return (
         model._can_set_attn_implementation()
@@ -127,31 +140,20 @@ def _kernel_agrees(model: PreTrainedModel) -> bool:
 _SIZE, _FIRST = 8, 3  # tokens of an example, and the first one's id
 
 
-@torch.no_grad()
 def _logits_alone(model: PreTrainedModel) -> torch.Tensor:
     """[_SIZE, vocab]: one example under the model's own attention."""
-    training = model.training
-    model.eval()
-    try:
+    with probing(model):
         output = model((torch.arange(_SIZE) + _FIRST)[None].to(model.device), use_cache=False)
-    finally:
-        model.train(training)
     logits: torch.Tensor = output.logits[0].float()
     return logits
 
 
-@torch.no_grad()
 def _logits_of_pair(model: PreTrainedModel, first: int) -> torch.Tensor:
     """[2 * _SIZE, vocab]: two packed examples, tokens from `first` on and then always the same ones."""
     ids = torch.cat([torch.arange(_SIZE) + first, torch.arange(_SIZE) + _FIRST + 2 * _SIZE])[None]
     positions = torch.arange(_SIZE).repeat(2)[None]
-    training = model.training
-    model.eval()
-    try:
-        with segments([_SIZE, _SIZE]):
-            output = model(ids.to(model.device), position_ids=positions.to(model.device), use_cache=False)
-    finally:
-        model.train(training)
+    with probing(model), segments([_SIZE, _SIZE]):
+        output = model(ids.to(model.device), position_ids=positions.to(model.device), use_cache=False)
     logits: torch.Tensor = output.logits[0].float()
     return logits
 

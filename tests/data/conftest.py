@@ -1,0 +1,37 @@
+"""A tiny codec, and rows written and loaded with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_models import tokenizer
+
+from ptune.codecs.chat import ChatCodec
+from ptune.data import dataset
+from ptune.recipe import Data
+from ptune.tasks.chat.spec import Chat
+
+
+@pytest.fixture(scope="module")
+def codec() -> ChatCodec:
+    tiny = tokenizer()
+    return ChatCodec(tiny.backend_tokenizer, tiny.chat_template, tiny.special_tokens_map, (), None)
+
+
+def row(question: str, answer: str = "yes") -> dict:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def load(codec, *files, seed=0, task=None, **data):
+    return dataset.load(Data(files=files, **data), task or Chat(), codec, seed)
+
+
+def text(number: int, words: int = 5) -> dict:
+    return {"text": f"Document {number}. " + "word " * words}
