@@ -319,5 +319,8 @@ def test_a_sentencepiece_completion_gets_no_space_of_its_own(codec_of, sentencep
 @many
 @given(prompt=text)
 def test_plain_text_gets_what_the_tokenizer_puts_around_it(codec_of, sentencepiece, prompt):
-    assert codec_of(sentencepiece, None).encode_text(prompt) == sentencepiece.encode(prompt).ids
-    assert codec_of(sentencepiece, None).encode_text(prompt)[0] == sentencepiece.token_to_id("<s>")
+    codec = codec_of(sentencepiece, None)
+    assert codec.encode_text(prompt)[0] == sentencepiece.token_to_id("<s>")
+    added = sentencepiece.get_added_tokens_decoder().values()
+    if not any(token.content in prompt for token in added):  # those are spelled as text
+        assert codec.encode_text(prompt) == sentencepiece.encode(prompt).ids

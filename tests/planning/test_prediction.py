@@ -55,11 +55,16 @@ def test_standing_parts_are_exact(make: Make) -> None:
     assert ledger.optimiser == stored_bytes(state)
 
 
-def test_gradients_are_held_while_another_row_is_computed(make: Make) -> None:
-    one = predict(make(), LENGTHS, device="cpu")
-    several = predict(make(micro_batch_tokens=210), LENGTHS, device="cpu")
-    assert several.gradients == several.adapter
-    assert one.gradients < one.adapter
+@pytest.mark.parametrize("rows", [1, 2])
+def test_gradients_are_held_while_another_row_is_computed(make: Make, rows: int) -> None:
+    """Where most is live, a second row's activations stand beside the gradients of the first."""
+    recipe = make()
+    model = skeleton(describe(recipe.backbone).config, recipe, torch.float32)
+    followed = follow(model, recipe.train, Work(tuple(LENGTHS), rows, ()))
+    live = followed.timeline.live()
+    parts = followed.parts_at(max(range(followed.first, len(live)), key=live.__getitem__))
+    assert parts[Part.ACTIVATIONS] > 0
+    assert (parts[Part.GRADIENTS] == followed.standing[Part.ADAPTER]) is (rows > 1)
 
 
 def test_nf4_takes_what_real_layers_take(make: Make) -> None:
