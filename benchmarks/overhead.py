@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptune import fine_tune
 from ptune.cli.train import read_recipe
-from ptune.training import loop, run
+from ptune.training import loop
 from ptune.training.checkpoint import Checkpoints
 from ptune.training.journal import Journal
 from ptune.training.view import View
@@ -76,7 +77,7 @@ def main() -> None:
 def measured(recipe: Any, *, writes: bool) -> float:
     """CPU seconds that the training thread spends in the loop."""
     spent: list[float] = []
-    fit, validate = run.fit, loop.validate
+    fit, validate = fine_tune.fit, loop.validate
     kept = {(of, name): getattr(of, name) for of, name in _WRITERS}
 
     def timed(job: loop.Job, state: Any) -> Any:
@@ -86,16 +87,16 @@ def measured(recipe: Any, *, writes: bool) -> float:
         finally:
             spent.append(time.thread_time() - started_s)
 
-    run.fit, loop.validate = timed, lambda job, state: state
+    fine_tune.fit, loop.validate = timed, lambda job, state: state
     if not writes:
         Journal.write = lambda self, step, **values: self.latest.update(values)  # type: ignore[method-assign]
         Checkpoints.save = lambda *_: None  # type: ignore[method-assign]
         View.loss = View.details = lambda *_, **__: ""  # type: ignore[method-assign,assignment]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run.train(recipe, Path(folder) / "run")
+            fine_tune.train(recipe, Path(folder) / "run")
     finally:
-        run.fit, loop.validate = fit, validate
+        fine_tune.fit, loop.validate = fit, validate
         for (of, name), own in kept.items():
             setattr(of, name, own)
     return spent[0]

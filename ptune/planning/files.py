@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
-from ptune.backbone.load import in_one_sentence, where_to_read
+from ptune.backbone.load import in_one_sentence, read_config
 from ptune.backbone.locate import Source, locate
-from ptune.progress import say
 from ptune.recipe import Backbone
 
 _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
@@ -31,11 +30,8 @@ class Described:
 def describe(spec: Backbone) -> Described:
     """Reads config and headers only. Raises: BackboneError where the model cannot be found or read."""
     source = locate(spec.model)
-    if source.gguf is not None:
-        say(f"reading the config of {spec.model} out of its GGUF file")
     with in_one_sentence(spec.model, source):
-        config = AutoConfig.from_pretrained(source.path, **where_to_read(spec, source))
-        return Described(config, *_files(source))
+        return Described(read_config(spec, source), *_files(source))
 
 
 def _files(source: Source) -> tuple[Literal["safetensors", "gguf", "unknown"], int, torch.dtype | None]:

@@ -1,12 +1,4 @@
-"""The cheapest change that makes a training fit.
-
-Cheapest first, and what was changed stays changed:
-1. a smaller `train.micro_batch_tokens`, down to the longest example. It changes neither the batch nor the result: the
-   gradient is accumulated exactly, in more forward passes. So it comes before all that follows.
-2. `train.gradient_checkpointing`: the same result, about a third more time.
-3. `backbone.quantize` nf4: another base, which computes a little worse.
-4. a smaller `task.max_length`: data is lost.
-"""
+"""The cheapest change that makes a training fit; what was changed stays changed (`ptune.training.savings`)."""
 
 from __future__ import annotations
 
@@ -15,17 +7,15 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from ptune.errors import RecipeError
-from ptune.methods.lora import Lora
 from ptune.planning.files import Described, describe
 from ptune.planning.ledger import Ledger, gigabytes
 from ptune.planning.prediction import Device, planned_dtype, predict_on
 from ptune.planning.skeleton import Skeleton, skeleton
 from ptune.progress import Progress
 from ptune.recipe import Recipe
+from ptune.training.savings import DEARER, LEAST_ROW, changed, options
 
 NOTHING = "no change of rows, checkpointing, nf4 or length makes it fit: take a smaller backbone.model"
-SHORTEST = 128  # tokens: shorter examples are hardly worth training on
-_LEAST_ROW = 16  # what train.micro_batch_tokens may be at least
 _ROUNDS = 5  # of bisection: the row found is within 3 % of the largest that fits
 
 
@@ -52,7 +42,7 @@ class _Question:
 
     def ask(self, recipe: Recipe) -> Ledger:
         lengths, validation = (
-            None if given is None else [min(length, recipe.task.max_length) for length in given]
+            None if given is None else [min(length, recipe.chat.max_length) for length in given]
             for given in (self.lengths, self.validation)
         )
         key = (recipe.train.gradient_checkpointing, recipe.backbone.quantize)
@@ -84,13 +74,11 @@ def fit_into(
         question = _Question(
             lengths, validation, memory_bytes, device, described or describe(recipe.backbone), progress
         )
-        for tried, changes in _stages(recipe):
+        for tried in _stages(recipe):
             ledger = question.ask(tried)
-            if question.fits(ledger):
-                return Fit(tried, ledger, changes)
-            narrower = _narrower(tried, changes, question)
-            if narrower is not None:
-                return narrower
+            found = (tried, ledger) if question.fits(ledger) else _narrower(tried, question)
+            if found is not None:
+                return Fit(*found, options(recipe, found[0]))
     return None
 
 
@@ -107,59 +95,43 @@ def refuse(recipe: Recipe, ledger: Ledger, memory_bytes: int, found: Fit | None)
     )
 
 
-def _stages(recipe: Recipe) -> Iterator[tuple[Recipe, tuple[str, ...]]]:
+def _stages(recipe: Recipe) -> Iterator[Recipe]:
     """The recipe, and it with more and more changes; each stage is tried with smaller rows as well."""
-    changes: tuple[str, ...] = ()
-    yield recipe, changes
-    if not recipe.train.gradient_checkpointing:
-        recipe = _with(recipe, "train", gradient_checkpointing=True)
-        changes += ("--train.gradient-checkpointing",)
-        yield recipe, changes
-    if recipe.backbone.quantize != "nf4" and isinstance(recipe.method, Lora):
-        recipe = _with(recipe, "backbone", quantize="nf4")
-        changes += ("--backbone.quantize nf4",)
-        yield recipe, changes
-    length = recipe.task.max_length
-    while length // 2 >= SHORTEST:
-        length //= 2
-        cut = "truncate" if recipe.task.on_overlong == "error" else recipe.task.on_overlong
-        shorter = _with(recipe, "task", max_length=length, on_overlong=cut)
-        words = f"--task.max-length {length} --task.on-overlong {cut}"
-        yield shorter, (*changes, words)
+    yield recipe
+    for saving in DEARER:
+        while (cheaper := saving.notch(recipe)) is not None:
+            recipe = cheaper
+            yield recipe
 
 
-def _narrower(recipe: Recipe, changes: tuple[str, ...], question: _Question) -> Fit | None:
+def _narrower(recipe: Recipe, question: _Question) -> tuple[Recipe, Ledger] | None:
     """`recipe` with the largest rows that fit, None where not even rows of the longest example do."""
-    longest = max(question.lengths) if question.lengths else recipe.task.max_length
+    longest = max(question.lengths) if question.lengths else recipe.chat.max_length
     least, most = (
-        max(_LEAST_ROW, min(longest, recipe.task.max_length)),
+        max(LEAST_ROW, min(longest, recipe.chat.max_length)),
         _widest(recipe, question),
     )
     if least >= most:
         return None
-    best, ledger = least, question.ask(_with(recipe, "train", micro_batch_tokens=least))
+    best = changed(recipe, "train", micro_batch_tokens=least)
+    ledger = question.ask(best)
     if not question.fits(ledger):
         return None
     for _ in range(_ROUNDS):
-        middle = (best + most) // 2
-        tried = question.ask(_with(recipe, "train", micro_batch_tokens=middle))
-        if question.fits(tried):
-            best, ledger = middle, tried
+        middle = (best.train.micro_batch_tokens + most) // 2
+        tried = changed(recipe, "train", micro_batch_tokens=middle)
+        asked = question.ask(tried)
+        if question.fits(asked):
+            best, ledger = tried, asked
         else:
             most = middle
-    narrow = _with(recipe, "train", micro_batch_tokens=best)
-    return Fit(narrow, ledger, (f"--train.micro-batch-tokens {best}", *changes))
+    return best, ledger
 
 
 def _widest(recipe: Recipe, question: _Question) -> int:
     """Tokens of the largest row there is: beyond it `train.micro_batch_tokens` changes nothing."""
     size, most = recipe.train.batch_size, recipe.train.micro_batch_tokens
     if question.lengths is None:
-        return min(most, size * recipe.task.max_length)
+        return min(most, size * recipe.chat.max_length)
     step = sum(sorted(question.lengths, reverse=True)[:size])
     return min(most, max(step, sum(question.validation or ())))
-
-
-def _with(recipe: Recipe, section: str, **values: object) -> Recipe:
-    part = getattr(recipe, section)
-    return recipe.model_copy(update={section: part.model_copy(update=values)})

@@ -84,7 +84,7 @@ def largest(
     """The most that a step can have to do: the longest examples may meet in one."""
     most, size = recipe.train.micro_batch_tokens, recipe.train.batch_size
     if lengths is None:
-        lengths = [recipe.task.max_length] * size
+        lengths = [recipe.chat.max_length] * size
     longest = sorted(lengths, reverse=True)[:size]
     held_out = sorted(longest if validation is None else validation, reverse=True)
     if not packed:

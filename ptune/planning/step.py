@@ -88,7 +88,6 @@ def follow(skeleton: Skeleton, train: Train, work: Work, *, foreach: bool = Fals
             tracker.phase = "backward"
             (score.loss / 2 * 1).backward()
             del score
-            tracker.give_back()
             gradients = [parameter.grad for _, parameter in trained(model) if parameter.grad is not None]
             _name(named, Part.GRADIENTS, tracker.see(gradients))
         torch.nn.utils.get_total_norm(gradients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -10,18 +11,37 @@ from ptune.formats.run import RunRecord
 from ptune.progress import duration
 from ptune.recipe import Recipe
 
+PIPELINES = {
+    "Chat": "text-generation",
+    "TextClassification": "text-classification",
+    "TokenClassification": "token-classification",
+    "ImageClassification": "image-classification",
+}
+"""Kind of task -> its name on model hubs."""
+_HUB_NAMES = {
+    "f1_macro": "f1",
+    "f1_micro": "f1",
+    "mae": "mae",
+    "rmse": "rmse",
+    "r2": "r_squared",
+    "pearson": "pearsonr",
+}
+"""Figures whose name in the `evaluate` library is another one."""
+
 
 def card(
     record: RunRecord, recipe: Recipe, data: dict[str, Any], evaluation: dict[str, Any] | None = None
 ) -> str:
     """The card; figures are in it once the run has been evaluated. `data` is data.json."""
-    header = {
+    header: dict[str, Any] = {
         "base_model": record.base.source,
         "license": record.base.licence,
         "library_name": "peft" if record.method == "Lora" else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": PIPELINES[type(recipe.task).__name__],
         "tags": ["ptune", record.method.lower()],
     }
+    if evaluation is not None and "metrics" in evaluation:
+        header["model-index"] = [_index(recipe, evaluation)]
     return "\n".join(
         [
             "---",
@@ -102,6 +122,8 @@ def _files(data: dict[str, Any]) -> list[str]:
 def _figures(evaluation: dict[str, Any] | None) -> list[str]:
     if evaluation is None:
         return []
+    if "metrics" in evaluation:
+        return _classified(evaluation)
     before, after = evaluation["before"], evaluation["after"]
     rows = [
         f"| {title} | {before[name]:{form}} | {after[name]:{form}} |"
@@ -119,3 +141,48 @@ def _figures(evaluation: dict[str, Any] | None) -> list[str]:
         *rows,
         "",
     ]
+
+
+def _classified(evaluation: dict[str, Any]) -> list[str]:
+    """The headline figures of a classifier, its baselines beside it."""
+    sides = {**evaluation["sides"], **evaluation["baselines"]}
+    rows = []
+    for name in evaluation["headline"]:
+        low, high = evaluation["intervals"].get(name, (None, None))
+        cells = [_number(side["metrics"].get(name)) for side in sides.values()]
+        rows.append(f"| {name} | {_number(low)} to {_number(high)} | {' | '.join(cells)} |")
+    first = next(iter(sides))
+    return [
+        f"## Results on {evaluation['examples']} held-out rows ({evaluation['split']})",
+        "",
+        f"| | 95 % interval of {first} | {' | '.join(sides)} |",
+        "|---|---|" + "---|" * len(sides),
+        *rows,
+        "",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _index(recipe: Recipe, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """One entry of the header's model-index, as model hubs read it."""
+    names = ", ".join(PurePath(file["path"]).name for file in evaluation["files"])
+    return {
+        "name": recipe.name,
+        "results": [
+            {
+                "task": {"type": evaluation["task"]},
+                "dataset": {"type": "file", "name": names, "split": evaluation["split"]},
+                "metrics": [
+                    {
+                        "type": _HUB_NAMES.get(name, name),
+                        "name": name,
+                        "value": round(evaluation["metrics"][name], 6),
+                    }
+                    for name in evaluation["headline"]
+                ],
+            }
+        ],
+    }

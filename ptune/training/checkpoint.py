@@ -1,6 +1,6 @@
 """Checkpoints: safetensors and JSON, never pickle; each is written whole, and `latest.json` points to the newest.
 
-    checkpoints/step-N/weights.safetensors     what is being trained
+    checkpoints/step-N/weights.safetensors     what is being trained, and statistics that are learnt on the way
                       /optimizer.safetensors   its tensors, named INDEX.KEY
                       /state.json              loop state, optimiser's groups, SHA-256 of the two files
     checkpoints/latest.json                    {"step": N}, moved last
@@ -28,6 +28,7 @@ from torch import nn
 from ptune.errors import FormatError
 from ptune.formats.whole_write import read_json, sha256_of, whole_folder, write_json
 from ptune.progress import say
+from ptune.training.batch_norm import learnt_statistics
 from ptune.training.distributed import laid_out_as, whole
 
 FORMAT = 1
@@ -53,7 +54,7 @@ class Checkpoints:
     def save(self, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes step-N, points latest.json to it, and drops what is neither among the newest nor the best."""
         held = optimizer.state_dict()
-        weights = self._gathered(trained(model))
+        weights = self._gathered(learnt(model))
         tensors = self._gathered(
             (f"{index}.{key}", value)
             for index, entry in held["state"].items()
@@ -104,12 +105,12 @@ class Checkpoints:
     def load_weights(self, step: int, model: nn.Module) -> None:
         """Puts the trained weights of a checkpoint into `model`. Raises: FormatError where they are not the same set."""
         saved = load_file(self._of(step) / "weights.safetensors")
-        current = dict(trained(model))
+        current = dict(learnt(model))
         if saved.keys() != current.keys():
             raise FormatError(f"{self._of(step)} holds other weights than this recipe trains")
         with torch.no_grad():
-            for name, parameter in current.items():
-                parameter.copy_(laid_out_as(parameter, saved[name]))
+            for name, tensor in current.items():
+                tensor.copy_(laid_out_as(tensor, saved[name]))
 
     def _checked(self, step: int) -> dict[str, Any]:
         """state.json of a checkpoint whose files are what it says. Raises: FormatError."""
@@ -173,6 +174,11 @@ class Checkpoints:
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The parameters that are being trained, by name."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def learnt(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """All that training changes: trained parameters and, of batch normalisation, statistics that go on being learnt."""
+    return [*trained(model), *learnt_statistics(model)]
 
 
 @contextlib.contextmanager

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptune.codecs.chat import Example
 from ptune.errors import PtuneError
 from ptune.training.distributed import own_part
 from ptune.training.objective import Objective
@@ -111,7 +110,7 @@ def explained(
     error: NotANumberError,
     model: nn.Module,
     objective: Objective,
-    examples: Sequence[Example],
+    examples: Sequence[Any],
     indices: Sequence[int],
     lr: float,
     told: str,
@@ -171,7 +170,7 @@ def _advice(weights: bool, bad: int, examples: int, model: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _first_bad_layer(model: nn.Module, objective: Objective, example: Example) -> str | None:
+def _first_bad_layer(model: nn.Module, objective: Objective, example: Any) -> str | None:
     """The module that is the first to give something not finite for one example; a module ends after its parts."""
     found: list[str] = []
 

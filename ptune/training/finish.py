@@ -40,7 +40,7 @@ def save_trained(
     Returns the hop from the weights in memory to those on disk, over held-out examples. Where the model is sharded,
     every process calls it and the one that `writes` writes.
     """
-    state = _whole_state(model) if sharded(model) else None
+    state = whole_state(model) if sharded(model) else None
     if writes:
         _write(run, recipe, model, codec, identity, state)
     if sharded(model):
@@ -54,7 +54,7 @@ def save_trained(
     return reloaded_model_hop(model, again.model, examples, device)
 
 
-def _whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
+def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """What is to be saved of a sharded model, in one piece: the adapter, or everything where there is none."""
     wanted = dict(trained(model)) if isinstance(model, PeftModel) else model.state_dict()
     return {name: whole(tensor.detach()).cpu() for name, tensor in wanted.items()}
@@ -78,7 +78,7 @@ def _write(
         with tensors_folder(run.adapter_path) as part:
             # peft would save the whole embedding of an enlarged vocabulary; the new tokens' rows are saved anyway.
             model.save_pretrained(part, save_embedding_layers=False, state_dict=state)
-            if recipe.task.template is not None and codec.template is not None:
+            if recipe.chat.template is not None and codec.template is not None:
                 write_text(
                     part / "chat_template.jinja", codec.template.source
                 )  # it was trained with another one

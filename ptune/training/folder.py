@@ -6,11 +6,10 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptune.codecs.chat import ChatCodec
 from ptune.errors import BackboneError, DataError, FormatError, RecipeError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import disk_errors, read_json, write_json
@@ -113,11 +112,13 @@ def check_same_data(run: Run, data: dict[str, Any]) -> None:
         )
 
 
-def begin(run: Run, record: RunRecord, recipe: Recipe, data: dict[str, Any], codec: ChatCodec) -> None:
+def begin(
+    run: Run, record: RunRecord, recipe: Recipe, data: dict[str, Any], save_codec: Callable[[Path], None]
+) -> None:
     """Writes everything that is known before the first step; run.json last, as it makes the folder a run."""
     recipe.save(run.recipe_path)
     write_json(run.data_path, data)
-    codec.save(run.codec_path)
+    save_codec(run.codec_path)
     run.write_record(record)
 
 

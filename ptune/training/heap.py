@@ -1,9 +1,9 @@
-"""Memory that the C library's allocator holds free goes back to the system.
+"""Memory that the C library's allocator holds free goes back to the system, where memory is what counts.
 
-glibc keeps what is freed, and small objects pin its heap: within a few steps a process holds up to twice the bytes that are
-in use. Handing free pages back between forward passes makes the peak one that can be predicted (`ptune.planning`), and took
-20 to 27 % off it on two models of 110M and 150M parameters, but nothing off SmolLM2's, whose steps became 10 to 15 % slower
-(the pages have to be zeroed again). Each is one run.
+glibc keeps what is freed, and small objects pin its heap. With gradient checkpointing each layer starts with free pages handed
+back (`ptune.training.segments`). A step without it does not hand them back: the pages have to be zeroed again, which took an
+eighth of a step's time on SmolLM2 and saved 1 % of its peak; 0 to 9 % in five settings of
+benchmarks/plan.py. Each figure is one run.
 """
 
 from __future__ import annotations

@@ -7,25 +7,23 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ptune.codecs.chat import Example
 from ptune.errors import PtuneError
 from ptune.progress import Progress, console, say
 from ptune.recipe import Train
 from ptune.training.checkpoint import Checkpoints, State, trained
 from ptune.training.diagnosis import Alive, NotANumberError, Watch, explained, not_finite
 from ptune.training.distributed import whole
-from ptune.training.heap import give_back
 from ptune.training.interrupt import StopSignal
 from ptune.training.journal import Journal
 from ptune.training.objective import Objective
 from ptune.training.order import Mixture, Order, step_seed
-from ptune.training.packing import Share, targets
+from ptune.training.packing import Share
 from ptune.training.schedule import factor
 from ptune.training.view import View
 
@@ -41,8 +39,8 @@ class Job:
     model: nn.Module  # prepared by the accelerator
     optimizer: torch.optim.Optimizer  # likewise
     objective: Objective
-    examples: Sequence[Example]  # each has a target
-    validation: Sequence[Example]
+    examples: Sequence[Any]  # each has a target
+    validation: Sequence[Any]
     journal: Journal
     checkpoints: Checkpoints
     watch: Watch = field(default_factory=Watch)
@@ -96,7 +94,7 @@ def _explained_step(job: Job, indices: Sequence[int], step: int, steps: int) -> 
         raise _explained(job, error, batch, indices, "training") from None
 
 
-def optimizer_step(job: Job, batch: Sequence[Example], step: int, steps: int) -> float:
+def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> float:
     """One optimiser step; returns the loss a target.
 
     The gradient is that of the mean over all targets of the batch, however they are spread over forward passes and
@@ -107,7 +105,7 @@ def optimizer_step(job: Job, batch: Sequence[Example], step: int, steps: int) ->
     lr = train.lr * factor(step, steps, train.schedule, warmup=train.warmup, decay=train.decay)
     for group in job.optimizer.param_groups:
         group["lr"] = lr
-    wanted = sum(targets(example) for example in batch)
+    wanted = sum(map(job.objective.targets, batch))
     micro_batches = list(job.objective.batches(batch, share(accelerator)))
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     job.model.train()
@@ -118,7 +116,6 @@ def optimizer_step(job: Job, batch: Sequence[Example], step: int, steps: int) ->
             accelerator.backward(score.loss / wanted * accelerator.num_processes)
         total += score.loss.detach()
         del score  # what is left of its graph goes before the next pass begins
-        give_back()
     parameters = [parameter for _, parameter in trained(job.model)]
     length = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     loss, norm = float(accelerator.reduce(total)) / wanted, float(whole(length))
@@ -130,9 +127,9 @@ def optimizer_step(job: Job, batch: Sequence[Example], step: int, steps: int) ->
     job.optimizer.step()
     job.optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - started_s
-    speed = sum(map(len, batch)) / seconds
-    values = {"loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": speed, "targets": wanted}
-    job.journal.write(step + 1, **values, seconds=seconds)
+    speed = sum(map(job.objective.size, batch)) / seconds
+    values = {"loss": loss, "lr": lr, "grad_norm": norm, "targets": wanted, "seconds": seconds}
+    job.journal.write(step + 1, **values, **{f"{job.objective.unit}_per_s": speed})
     return loss
 
 
@@ -147,7 +144,8 @@ def validate(job: Job, state: State) -> State:
             range(min(16, len(job.validation))),
         )
         raise _explained(job, error, [job.validation[index] for index in some], some, "validation")
-    job.journal.write(state.step, validation_loss=loss, validation_accuracy=accuracy)
+    right = {} if math.isnan(accuracy) else {"validation_accuracy": accuracy}  # of numbers none is ever right
+    job.journal.write(state.step, validation_loss=loss, **right)
     best = state.best_loss is None or loss < state.best_loss
     if job.accelerator.is_main_process:
         say(f"step {state.step}: validation loss {loss:.4f}{' (best so far)' if best else ''}")
@@ -157,7 +155,7 @@ def validate(job: Job, state: State) -> State:
 
 
 @torch.no_grad()
-def held_out(job: Job, examples: Sequence[Example]) -> tuple[float, float]:
+def held_out(job: Job, examples: Sequence[Any]) -> tuple[float, float]:
     """Loss a target and share of targets predicted, over all processes."""
     job.model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=job.accelerator.device)  # loss, correct, targets
@@ -206,7 +204,7 @@ def _alive(job: Job, order: Order, state: State, steps: int) -> Alive | None:
 
 
 def _explained(
-    job: Job, error: NotANumberError, examples: Sequence[Example], indices: Sequence[int], split: str
+    job: Job, error: NotANumberError, examples: Sequence[Any], indices: Sequence[int], split: str
 ) -> PtuneError:
     lr, model = job.optimizer.param_groups[0]["lr"], job.accelerator.unwrap_model(job.model)
     return explained(error, model, job.objective, examples, indices, lr, _how_to_go_on(job), split)

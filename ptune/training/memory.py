@@ -1,4 +1,4 @@
-"""Out of memory, in the words of the recipe."""
+"""Out of memory, in the options that help."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import torch
 
 from ptune.errors import PtuneError
-from ptune.methods.lora import Lora
 from ptune.recipe import Recipe
+from ptune.training.savings import SAVINGS, options
 
 
 @contextlib.contextmanager
 def memory_errors(recipe: Recipe) -> Iterator[None]:
-    """Turns what PyTorch raises for want of memory into the recipe's fields that would need less.
+    """Turns what PyTorch raises for want of memory into the options that would need less.
 
     Raises: PtuneError.
     """
@@ -33,12 +33,6 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 
 def _less(recipe: Recipe) -> str:
-    ways = [
-        f"lower train.micro_batch_tokens (is {recipe.train.micro_batch_tokens})",
-        f"lower task.max_length (is {recipe.task.max_length})",
-    ]
-    if not recipe.train.gradient_checkpointing:
-        ways.append("set train.gradient_checkpointing to true")
-    if recipe.backbone.quantize != "nf4" and isinstance(recipe.method, Lora):
-        ways.append("set backbone.quantize to nf4")
-    return ", or ".join(ways)
+    cheaper = (saving.notch(recipe) for saving in SAVINGS)
+    ways = [" ".join(options(recipe, one)) for one in cheaper if one is not None]
+    return f"train with {', or '.join(ways)}" if ways else "take a smaller backbone.model"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from ptune.codecs.chat import Example
-from ptune.training.packing import ALONE, Batch, Share
+from ptune.training.packing import ALONE, Share
 
 
 @dataclass(frozen=True)
@@ -18,15 +17,25 @@ class Score:
     """Sums over the targets of a batch."""
 
     loss: torch.Tensor  # [], with its graph
-    correct: torch.Tensor  # [], targets whose most likely token is the right one; counted in eval mode only
+    correct: torch.Tensor  # [], targets whose most likely label is the right one; counted in eval mode only
     targets: int
 
 
 class Objective(Protocol):
-    """What a task trains for."""
+    """What a task trains for. Examples and batches are the task's own; the loop only hands them on."""
 
-    def batches(self, examples: Sequence[Example], share: Share = ALONE) -> Iterator[Batch]:
+    @property
+    def unit(self) -> str:
+        """What `size` counts: "tokens" or "images"."""
+
+    def size(self, example: Any) -> int:
+        """How much work an example is."""
+
+    def targets(self, example: Any) -> int:
+        """How many targets the loss of an example is a sum over."""
+
+    def batches(self, examples: Sequence[Any], share: Share = ALONE) -> Iterator[Any]:
         """Forward passes that together hold one process's share of these examples; equally many in every process."""
 
-    def score(self, model: nn.Module, batch: Batch) -> Score:
+    def score(self, model: nn.Module, batch: Any) -> Score:
         """One forward pass."""

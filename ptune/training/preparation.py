@@ -14,6 +14,7 @@ from ptune.backbone.load import training_dtype
 from ptune.errors import RecipeError
 from ptune.methods.lora import Lora
 from ptune.recipe import Recipe, Train
+from ptune.tasks.chat.spec import Chat
 from ptune.training.checkpoint import trained
 from ptune.training.dropout import set_dropout
 from ptune.training.segments import checkpoint_contexts
@@ -29,7 +30,7 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
             f"train.batch_size is {recipe.train.batch_size}, fewer examples than the {accelerator.num_processes} processes"
         )
     trains_itself = not isinstance(recipe.method, Lora)
-    dtype = torch.float32 if trains_itself else training_dtype(recipe.backbone, accelerator.device)
+    dtype = torch.float32 if trains_itself else _dtype(recipe, accelerator.device)
     if accelerator.num_processes > 1:
         (dtype,) = broadcast_object_list([dtype])  # "auto" tries it out: one process decides for all
     if trains_itself and recipe.backbone.dtype == "bfloat16":
@@ -40,14 +41,26 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
     return recipe.model_copy(update={"backbone": backbone})
 
 
-def applied(recipe: Recipe, backbone: PreTrainedModel, new_tokens: Sequence[int] = ()) -> nn.Module:
-    """The backbone made ready to be trained by the recipe's method; `new_tokens` are the ids of its own new ones."""
+def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """Of a frozen backbone. Only chat's export measures what bfloat16 rounds, so other tasks do not take it unasked."""
+    if recipe.backbone.dtype == "auto" and not isinstance(recipe.task, Chat):
+        return torch.float32
+    return training_dtype(recipe.backbone, device)
+
+
+def applied(
+    recipe: Recipe, backbone: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()
+) -> nn.Module:
+    """The backbone made ready to be trained by the recipe's method.
+
+    new_tokens: the ids of the recipe's own; head: names of the modules that are not pretrained.
+    """
     if recipe.train.dropout is not None:
         set_dropout(backbone, recipe.train.dropout)
     if recipe.train.gradient_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
-    return recipe.method.apply(backbone, new_tokens)
+    return recipe.method.apply(backbone, new_tokens, head)
 
 
 def optimizer_for(model: nn.Module, train: Train) -> torch.optim.AdamW:

@@ -13,13 +13,7 @@ from ptune.formats.run import Run, RunRecord
 from ptune.progress import say
 from ptune.recipe import Recipe
 from ptune.training.environment import changes, instruction_set, versions
-
-CHANGED_BY_A_PLAN = {
-    "train": ("micro_batch_tokens", "gradient_checkpointing"),
-    "backbone": ("quantize",),
-    "task": ("max_length", "on_overlong"),
-}
-"""Fields of a recipe that `ptune.planning.fit` may change."""
+from ptune.training.savings import as_planned, changed
 
 
 def as_begun(recipe: Recipe, run: Run) -> Recipe:
@@ -27,14 +21,9 @@ def as_begun(recipe: Recipe, run: Run) -> Recipe:
     if not run.recipe_path.is_file():
         return recipe
     before = Recipe.load(run.recipe_path)
-    kept = {"backbone": ("dtype",)} if recipe.backbone.dtype == "auto" else {}
-    if recipe.plan.auto:
-        kept = {name: (*kept.get(name, ()), *fields) for name, fields in CHANGED_BY_A_PLAN.items()}
-    for section, fields in kept.items():
-        values = {field: getattr(getattr(before, section), field) for field in fields}
-        changed = getattr(recipe, section).model_copy(update=values)
-        recipe = recipe.model_copy(update={section: changed})
-    return recipe
+    if recipe.backbone.dtype == "auto":
+        recipe = changed(recipe, "backbone", dtype=before.backbone.dtype)
+    return as_planned(recipe, before) if recipe.plan.auto else recipe
 
 
 def same_threads(run: Run) -> None:

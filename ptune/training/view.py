@@ -41,9 +41,9 @@ class View:
         """'validation 2.40, lr 0.0005, gradient 0.52, 1,234 tokens/s, 1.9 GB'. `latest`: see `Journal.latest`."""
         parts = [f"validation {latest['validation_loss']:.4g}"] if "validation_loss" in latest else []
         parts += [f"lr {latest['lr']:.2g}", f"gradient {latest['grad_norm']:.2g}"]
-        return ", ".join(
-            [*parts, f"{latest['tokens_per_s']:,.0f} tokens/s", f"{peak_bytes(self._device) / 1e9:.1f} GB"]
-        )
+        rates = [name for name in latest if name.endswith("_per_s")]
+        parts += [f"{latest[name]:,.0f} {name.removesuffix('_per_s')}/s" for name in rates]
+        return ", ".join([*parts, f"{peak_bytes(self._device) / 1e9:.1f} GB"])
 
 
 def sparkline(values: list[float], width: int = _WIDTH) -> str:

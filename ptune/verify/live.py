@@ -1,4 +1,7 @@
-"""The hop from bitsandbytes' live kernels, which trained the adapter, to float32 on the weights they stand for."""
+"""The hop from the kernels that trained the adapter to float32 on the weights that they stand for.
+
+bitsandbytes' kernels round, and so does bfloat16. What is served is float32 on the very same weights.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,28 @@ from ptune.verify.limits import LIVE_KERNEL_KL
 from ptune.verify.torch_side import Probe, logprobs
 
 
-def live_kernel_hop(backbone: Backbone, model: nn.Module, adapter: Path, probes: Sequence[Probe]) -> Hop:
-    """Compares the quantised model as it trained with `model`, the dequantised reference, both with the adapter."""
+def live_kernel_hops(
+    backbone: Backbone, model: nn.Module, adapter: Path, probes: Sequence[Probe]
+) -> list[Hop]:
+    """Compares the base as it trained with `model`, its float32 reference, both with the adapter.
+
+    Empty where the base trained in float32 itself: `model` is what trained. backbone: its dtype is not auto.
+    """
+    rounding = [kind for kind in (backbone.quantize, backbone.dtype) if kind in LIVE_KERNEL_KL]
+    if not rounding:
+        return []
     live = logprobs(PeftModel.from_pretrained(load(backbone).model, str(adapter)), probes)
     wrapped = PeftModel.from_pretrained(model, str(adapter))
     try:
         there = logprobs(wrapped, probes)
     finally:
         wrapped.unload()
-    return compare(
-        f"{backbone.quantize} kernel → float32 on the dequantised base",
+    base = "the same base" if backbone.quantize == "none" else "the dequantised base"
+    hop = compare(
+        f"{rounding[0]} kernel → float32 on {base}",
         live,
         there,
-        mean_kl=LIVE_KERNEL_KL[backbone.quantize],
-        note="bitsandbytes' own rounding, not ptune's",
+        mean_kl=sum(LIVE_KERNEL_KL[kind] for kind in rounding),
+        note=f"what {' and '.join(rounding)} rounds while it trains; the weights are the same",
     )
+    return [hop]

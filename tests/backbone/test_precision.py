@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from ptune.backbone import precision
 from ptune.backbone.load import resolve_dtype, training_dtype
@@ -12,16 +15,25 @@ from ptune.recipe import Backbone
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("seconds", "dtype"), [(0.3, torch.bfloat16), (0.6, torch.float32)])
+def published(folder: Path, dtype: str) -> Backbone:
+    """A model whose config says what its weights were saved in."""
+    LlamaConfig(dtype=dtype).save_pretrained(folder / dtype)
+    return Backbone(model=str(folder / dtype))
+
+
+@pytest.mark.parametrize(("seconds", "dtype"), [(0.7, torch.bfloat16), (0.9, torch.float32)])
 def test_bfloat16_has_to_be_worth_it(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, dtype: torch.dtype
 ) -> None:
     """`seconds` is what a step in bfloat16 takes where one in float32 takes 1."""
     monkeypatch.setattr(precision, "_block", lambda _device, dtype: dtype)
     monkeypatch.setattr(precision, "_seconds", lambda run: seconds if run is torch.bfloat16 else 1.0)
     precision._measured.cache_clear()
     try:
-        assert training_dtype(Backbone(), CPU) is dtype
+        assert training_dtype(published(tmp_path, "bfloat16"), CPU) is dtype
+        assert (
+            training_dtype(published(tmp_path, "float32"), CPU) is torch.float32
+        )  # nothing is rounded unasked
         assert training_dtype(Backbone(dtype="float32"), CPU) is torch.float32
         assert training_dtype(Backbone(dtype="bfloat16"), CPU) is torch.bfloat16
         assert resolve_dtype(Backbone(), CPU) is torch.float32  # nothing is measured where nothing is trained

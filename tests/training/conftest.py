@@ -43,7 +43,7 @@ def make(kit: Path) -> Make:
     def recipe(method: Any = None, backbone: dict[str, Any] | None = None, **train: Any) -> Recipe:
         return Recipe(
             name="tiny",
-            backbone=Backbone(**{"model": str(kit / "model"), **(backbone or {})}),
+            backbone=Backbone(**{"model": str(kit / "model"), "dtype": "float32", **(backbone or {})}),
             method=method or Lora(r=4, alpha=8),
             data=Data(files=(kit / "train.jsonl",), test=(kit / "test.jsonl",)),
             train=Train(**{**TRAIN, **train}),

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import tiny_models
 
-from ptune import fine_tune
 from ptune.errors import BackboneError, DataError, FormatError, PtuneError, RecipeError
 from ptune.fine_tune import train
 from ptune.formats import whole_write
@@ -24,6 +23,7 @@ from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
 from ptune.recipe import Plan, Recipe
+from ptune.tasks.chat import work
 from ptune.training.folder import locked
 from ptune.training.journal import Journal, read
 
@@ -240,7 +240,7 @@ def test_a_plan_that_changed_the_recipe_holds_when_it_goes_on(
         return recipe.model_copy(update={"train": train_spec}), None
 
     recipe = make(epochs=2).model_copy(update={"plan": Plan(auto=True)})
-    monkeypatch.setattr(fine_tune, "planned", smaller)
+    monkeypatch.setattr(work, "planned", smaller)
     run = train(recipe, tmp_path / "run")
     assert Recipe.load(run.recipe_path).train.micro_batch_tokens == 64
     assert train(recipe, tmp_path / "run", resume=True).record().status == "finished"

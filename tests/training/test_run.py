@@ -281,14 +281,14 @@ def test_out_of_memory_names_the_fields_that_help(
     said = refused(PtuneError, make(), tmp_path / "run")
     assert said.startswith("out of memory")
     for way in (
-        "train.micro_batch_tokens (is 128)",
-        "task.max_length (is 1024)",
-        "train.gradient_checkpointing to true",
-        "backbone.quantize to nf4",
+        "--train.micro-batch-tokens 64",
+        "--task.max-length 512 --task.on-overlong truncate",
+        "--train.gradient-checkpointing",
+        "--backbone.quantize nf4",
     ):
         assert way in said
     done = refused(PtuneError, make(method=Full(), gradient_checkpointing=True), tmp_path / "full")
-    assert "gradient_checkpointing" not in done
+    assert "gradient-checkpointing" not in done
     assert "quantize" not in done  # what is trained itself cannot be quantised
 
 

@@ -14,7 +14,7 @@ from ptune.errors import RecipeError
 from ptune.tasks.chat.spec import Chat
 from ptune.training.head import replaced_by_loss
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Batch, Share, one_each, pack
+from ptune.training.packing import ALONE, Batch, Share, one_each, pack, targets
 from ptune.training.segments import segments
 
 
@@ -39,6 +39,15 @@ class ChatObjective:
     max_tokens: int  # most tokens of one forward pass
     device: torch.device
     head: nn.Linear | None = None  # see `head.plain_head`; without it the logits of a whole batch are held
+    unit = "tokens"
+
+    def size(self, example: Example) -> int:
+        """Tokens."""
+        return len(example)
+
+    def targets(self, example: Example) -> int:
+        """Tokens to be predicted."""
+        return targets(example)
 
     def batches(self, examples: Sequence[Example], share: Share = ALONE) -> Iterator[Batch]:
         """Rows of whole examples, or a row an example."""

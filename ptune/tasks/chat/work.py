@@ -1,0 +1,128 @@
+"""A chat run: conversations are read, examined, encoded and planned; the loss is at the answers' tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.backbone.load import load, load_codec
+from ptune.codecs.chat import ChatCodec, Example
+from ptune.data import dataset
+from ptune.data.dataset import Dataset
+from ptune.doctor.doctor import Doctor, judge
+from ptune.formats.bundle import BaseIdentity, Hop
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json
+from ptune.planning.gate import planned
+from ptune.progress import say
+from ptune.recipe import Recipe
+from ptune.tasks.chat.train import ChatObjective, codec_for
+from ptune.training.distributed import decided_by_one
+from ptune.training.finish import save_trained
+from ptune.training.head import plain_head
+from ptune.training.segments import packing
+from ptune.training.work import Base
+
+
+@dataclass(frozen=True)
+class ChatWork:
+    """See `ptune.training.work.Work`."""
+
+    recipe: Recipe
+    codec: ChatCodec  # with the recipe's own template and system message
+    plain_codec: ChatCodec  # the backbone's
+    data: Dataset
+
+    @property
+    def train(self) -> Sequence[Example]:
+        return self.data.train
+
+    @property
+    def validation(self) -> Sequence[Example]:
+        return self.data.validation
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        return self.data.parts
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.data.summary
+
+    def load(self, device: torch.device) -> Base:
+        loaded = load(self.recipe.backbone, device=device, codec=self.plain_codec)
+        return Base(loaded.model, loaded.identity, loaded.new_tokens)
+
+    @contextlib.contextmanager
+    def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[ChatObjective]:
+        with packing(base) as packed:
+            if not packed:
+                say(f"{type(base).__name__} cannot keep packed examples apart: one example a forward pass")
+            yield ChatObjective(packed, self.recipe.train.micro_batch_tokens, device, plain_head(base))
+
+    def save_codec(self, folder: Path) -> None:
+        self.codec.save(folder)
+
+    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
+        return save_trained(run, self.recipe, model, self.codec, self.data, identity, writes=writes)
+
+
+def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> ChatWork:
+    """Everything that can be known before the weights are read. Raises: DataError, RecipeError, BackboneError."""
+    plain_codec = load_codec(recipe.backbone)
+    codec = codec_for(recipe.chat, plain_codec)
+    data = _examined(recipe, codec, run, accelerator, command)
+    if not run.record_path.is_file():
+        asked, recipe = recipe, _planned(recipe, data, accelerator)
+        data = data if recipe.task == asked.task else _examined(recipe, codec, run, accelerator, command)
+    return ChatWork(recipe, codec, plain_codec, data)
+
+
+def _examined(recipe: Recipe, codec: ChatCodec, run: Run, accelerator: Accelerator, command: str) -> Dataset:
+    """The recipe's data with the doctor's findings in its summary; a run that goes on was examined when it began.
+
+    Raises: DataError where the data cannot be used, or would train a wrong model.
+    """
+    task, seed = recipe.chat, recipe.train.seed
+    if run.record_path.is_file():
+        data = dataset.load(recipe.data, task, codec, seed)
+        return replace(
+            data, summary={**data.summary, "findings": read_json(run.data_path).get("findings", [])}
+        )
+    examination = command.replace("ptune train", "ptune doctor", 1)
+    examined: list[
+        Dataset
+    ] = []  # in the process that examines; where the set is large, its tokens stay for the others
+
+    def examine() -> list[dict[str, Any]]:
+        doctor = Doctor(task, codec)
+        examined.append(dataset.load(recipe.data, task, codec, seed, examiner=doctor))
+        findings = doctor.findings()
+        judge(findings, examination if examination.startswith("ptune doctor") else "ptune doctor RECIPE")
+        return [finding.described() for finding in findings]
+
+    found = decided_by_one(accelerator, examine)
+    data = examined[0] if examined else dataset.load(recipe.data, task, codec, seed)
+    return replace(data, summary={**data.summary, "findings": found})
+
+
+def _planned(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> Recipe:
+    """The recipe to train: one that fits into memory. One process decides for all.
+
+    Raises: RecipeError where it does not fit.
+    """
+    several_on_cpu = accelerator.num_processes > 1 and accelerator.device.type == "cpu"
+    if several_on_cpu or accelerator.distributed_type == DistributedType.FSDP:
+        say("plan: made for one process or one GPU each; the memory of this launch is not predicted")
+        return recipe
+    lengths, validation = (split.lengths.tolist() for split in (data.train, data.validation))
+    return decided_by_one(accelerator, lambda: planned(recipe, lengths, validation)[0])
