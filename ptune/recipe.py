@@ -17,10 +17,16 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.spec import Spec
 from ptune.tasks.chat.spec import Chat
+from ptune.tasks.classification.spec import ImageClassification, TextClassification, TokenClassification
 
-Task: TypeAlias = Chat
+Task: TypeAlias = Chat | TextClassification | TokenClassification | ImageClassification
+TASKS: tuple[type[Spec], ...] = (Chat, TextClassification, TokenClassification, ImageClassification)
 Method: TypeAlias = Lora | FreezeExceptLast | Full
 METHODS: tuple[type[Spec], ...] = (Lora, FreezeExceptLast, Full)
+_KINDS = {
+    "task": TASKS,
+    "method": METHODS,
+}  # fields that are one of several specs, the first where none is named
 
 
 class Backbone(Spec):
@@ -31,7 +37,7 @@ class Backbone(Spec):
     quantize: Literal["none", "int8", "nf4"] = "none"
     """How the frozen weights are held (bitsandbytes)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the weights; auto tries: bfloat16 on a GPU that has it and where a CPU trains 2.5 times as fast in it, else float32."""
+    """Type of the weights; auto: bfloat16 on a GPU that has it, and for weights published in it where a CPU trains a quarter faster so; else float32."""
     revision: str | None = None
     """Hub revision."""
     trust_remote_code: bool = False
@@ -184,14 +190,21 @@ class Recipe(Spec):
             )
         return self
 
+    @property
+    def chat(self) -> Chat:
+        """The task, where it is known to be chat."""
+        assert isinstance(self.task, Chat)
+        return self.task
+
     def save(self, path: Path) -> None:
         """Writes recipe.yaml, which reruns this recipe."""
         write_text(path, yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True))
 
     def document(self) -> dict[str, Any]:
-        """The recipe as plain values, the method's kind named."""
+        """The recipe as plain values, the kinds of task and method named."""
         value = self.model_dump(mode="json")
-        value["method"] = {"kind": type(self.method).__name__, **value["method"]}
+        for field in _KINDS:
+            value[field] = {"kind": type(getattr(self, field)).__name__, **value[field]}
         return value
 
     @classmethod
@@ -203,14 +216,14 @@ class Recipe(Spec):
             raise RecipeError(f"cannot read the recipe {path}: {error}") from None
         if not isinstance(value, dict):
             raise RecipeError(f"{path} is not a recipe: expected a mapping")
-        kinds = {kind.__name__: kind for kind in METHODS}
-        method = value.get("method")
         try:
-            if isinstance(method, dict):
-                kind = str(method.pop("kind", "Lora"))
-                if kind not in kinds:
-                    raise RecipeError(f"{path}: method.kind: no method {kind!r}{nearest(kind, kinds)}")
-                value["method"] = kinds[kind].model_validate(method)
+            for field, (default, *others) in _KINDS.items():
+                if isinstance(value.get(field), dict):
+                    kinds = {kind.__name__: kind for kind in (default, *others)}
+                    kind = str(value[field].pop("kind", default.__name__))
+                    if kind not in kinds:
+                        raise RecipeError(f"{path}: {field}.kind: no {field} {kind!r}{nearest(kind, kinds)}")
+                    value[field] = kinds[kind].model_validate(value[field])
             return cls.model_validate(value)
         except ValidationError as error:
             raise RecipeError(f"{path}: {explain(error)}") from None

@@ -2,6 +2,7 @@
 
 from tiny_models import build, FAMILIES
 folder = build(tmp_path / "llama", "llama")      # config.json, model.safetensors, tokenizer, chat template
+folder = build_encoder(tmp_path / "bert", "bert")  # the same of an encoder, without a head
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 VOCAB = 600
@@ -67,6 +77,22 @@ FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
     ),
 }  # fmt: skip
 
+_ENCODER: dict[str, Any] = {
+    "vocab_size": VOCAB, "pad_token_id": 0, "initializer_range": _SPREAD, "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4,
+}  # fmt: skip
+ENCODERS: dict[str, Callable[..., PretrainedConfig]] = {
+    "bert": functools.partial(transformers.BertConfig, **_ENCODER, max_position_embeddings=CONTEXT),
+    "distilbert": functools.partial(
+        transformers.DistilBertConfig, vocab_size=VOCAB, pad_token_id=0, initializer_range=_SPREAD, dim=64, hidden_dim=128,
+        n_layers=2, n_heads=4, max_position_embeddings=CONTEXT,
+    ),
+    "roberta": functools.partial(
+        transformers.RobertaConfig, **{**_ENCODER, "pad_token_id": 1}, bos_token_id=0, eos_token_id=2, type_vocab_size=1,
+        max_position_embeddings=CONTEXT + 2,
+    ),
+}  # fmt: skip
+
 
 def build(folder: Path | str, architecture: str = "llama", *, seed: int = 0, **changes: Any) -> Path:
     """Writes a model folder and returns it. `changes` override the family's config, e.g. num_hidden_layers=4."""
@@ -86,6 +112,51 @@ def model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> tran
         return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     finally:
         torch.set_rng_state(state)
+
+
+def build_encoder(
+    folder: Path | str, architecture: str = "bert", *, seed: int = 0, pooler: bool = True, **changes: Any
+) -> Path:
+    """Writes a bare encoder with its tokenizer and returns the folder. pooler: of those that can have one."""
+    folder, config = Path(folder), ENCODERS[architecture](**changes)
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        kind = transformers.MODEL_MAPPING[type(config)]
+        options = {} if architecture == "distilbert" else {"add_pooling_layer": pooler}
+        kind(config, **options).float().save_pretrained(folder)
+    finally:
+        torch.set_rng_state(state)
+    (roberta_tokenizer() if architecture == "roberta" else wordpiece_tokenizer()).save_pretrained(folder)
+    (folder / "README.md").write_text(LICENCE_CARD, encoding="utf-8")
+    return folder
+
+
+def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
+    """As BERT's: 600 tokens, uncased, [CLS] and [SEP] around texts."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained_wordpiece()),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=CONTEXT,
+    )
+
+
+def roberta_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, <s> and </s> around texts and </s></s> between two."""
+    backend = Tokenizer.from_str(
+        _trained_bpe().replace('"<pad>"', '"<s>_"').replace('"<s>"', '"<pad>"').replace('"<s>_"', '"<s>"')
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>", pad_token="<pad>",
+        model_max_length=CONTEXT,
+    )  # fmt: skip
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -128,6 +199,23 @@ def _trained_bpe() -> str:
     )
     bpe.train_from_iterator(texts, trainer)
     return bpe.to_str()
+
+
+@functools.cache
+def _trained_wordpiece() -> str:
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pieces.decoder = decoders.WordPiece()
+    texts = [message["content"] for line in _sample_lines() for message in line["messages"]]
+    trainer = trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=names, show_progress=False)
+    pieces.train_from_iterator(texts, trainer)
+    ends = [(name, pieces.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    pieces.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    return pieces.to_str()
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -10,18 +11,22 @@ from torch import nn
 from ptune.progress import Progress
 
 
-def weights_hash(model: nn.Module) -> str:
+def weights_hash(model: nn.Module, leave_out: Collection[str] = ()) -> str:
     """SHA-256 over name, type, shape and bytes of every weight, in the order of the names.
 
     bitsandbytes layers contribute their packed bytes and their scales, nested scales and code book, as they save them.
+    `leave_out` names modules that are not pretrained, such as a fresh head.
     A tied weight counts once, under the first of its names. The same weights give the same hash in every process and
     on every device.
     """
     state = model.state_dict(keep_vars=True)
     digest = hashlib.sha256()
     seen: set[int] = set()
+    left_out = tuple(f"{module}." for module in leave_out)
     with Progress("hashing the weights", len(state), unit="tensors") as progress:
         for name in sorted(state):
+            if name.startswith(left_out):
+                continue
             tensor = state[name]
             if isinstance(tensor, nn.Parameter):  # with keep_vars a tied weight is one and the same object
                 if id(tensor) in seen:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import io
 import warnings
 from collections.abc import Iterator
@@ -65,7 +67,7 @@ def load(
     with in_one_sentence(spec.model, source):
         dtype = resolve_dtype(spec, device)
         model = _read_model(spec, source, attention, dtype)
-        codec = codec or codec_of(_read_tokenizer(spec, source), model, spec.new_tokens)
+        codec = codec or codec_of(read_tokenizer(spec, source), model, spec.new_tokens)
     if spec.quantize != "none":
         quantize(model, spec.quantize)
     model.requires_grad_(False).eval()
@@ -76,8 +78,8 @@ def load(
         dtype="bfloat16" if dtype == torch.bfloat16 else "float32",
         revision=spec.revision,
         architecture=type(model).__name__,
-        parameters=_parameters(model),
-        licence=source.licence or _licence_inside(spec, source) or "unknown",
+        parameters=parameters_of(model),
+        licence=source.licence or licence_inside(spec, source) or "unknown",
     )
     # Only now: what a new row begins with is worked out from the others and the same everywhere, and a trained row
     # takes its place, so an adapter belongs to the base as its publisher made it, whatever tokens were added.
@@ -103,20 +105,32 @@ def load_codec(spec: Backbone) -> ChatCodec:
     """The codec that `load` gives, without reading the weights. Raises: BackboneError as there."""
     source = locate(spec.model)
     with in_one_sentence(spec.model, source):
-        where = where_to_read(spec, source)
-        config = transformers.AutoConfig.from_pretrained(source.path, **where)
+        config = read_config(spec, source)
+        revision = where_to_read(spec, source).get("revision", "main")
         try:
-            ends = transformers.GenerationConfig.from_pretrained(
-                source.path, revision=where.get("revision", "main")
-            )
+            ends = transformers.GenerationConfig.from_pretrained(source.path, revision=revision)
         except OSError:  # the model has no such file; transformers, too, then takes what its config says
             ends = transformers.GenerationConfig.from_model_config(config)
-        return codec_of(_read_tokenizer(spec, source), _Described(config, ends), spec.new_tokens)
+        return codec_of(read_tokenizer(spec, source), _Described(config, ends), spec.new_tokens)
 
 
 def training_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
-    """The type of the weights for training: `auto` is the one that the device is seen to train in fastest."""
-    return fastest(device) if spec.dtype == "auto" else resolve_dtype(spec, device)
+    """The type of frozen weights for training: `auto` is the one that the device is seen to train in fastest.
+
+    On a CPU weights are rounded only where somebody asks for it: what is served would be another model than the published
+    one. Weights that are published in bfloat16 lose nothing.
+    """
+    if spec.dtype != "auto":
+        return resolve_dtype(spec, device)
+    if device.type == "cpu" and not _published_in_bfloat16(spec):
+        return torch.float32
+    return fastest(device)
+
+
+def _published_in_bfloat16(spec: Backbone) -> bool:
+    source = locate(spec.model)
+    with in_one_sentence(spec.model, source):
+        return read_config(spec, source).dtype == torch.bfloat16
 
 
 def resolve_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
@@ -133,6 +147,7 @@ def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dty
         dtype=dtype,
         attn_implementation=None if attention == "sdpa" else attention,  # None: sdpa where the model has it
         output_loading_info=True,
+        config=None if source.gguf is None else read_config(spec, source),
         **where_to_read(spec, source),
     )
     if found["missing_keys"]:
@@ -140,6 +155,12 @@ def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dty
         raise BackboneError(
             f"backbone.model {spec.model!r} lacks {len(found['missing_keys'])} weights: {names} …"
         )
+    check_plain(model, spec, source)
+    return model
+
+
+def check_plain(model: PreTrainedModel, spec: Backbone, source: Source) -> None:
+    """Lets a dequantised GGUF model be saved. Raises: BackboneError where the weights were saved quantised."""
     if source.gguf is not None:
         # transformers has dequantised the file but still calls the model quantised, and would refuse to save it.
         model.hf_quantizer, model.is_quantized = None, False
@@ -148,11 +169,27 @@ def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dty
         raise BackboneError(
             f"backbone.model {spec.model!r} was saved quantised; name its original weights and set backbone.quantize"
         )
-    return model
 
 
-def _read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTokenizerBase:
+def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(source.path, use_fast=True, **where_to_read(spec, source))
+
+
+def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
+    """What the model is, without its weights.
+
+    A GGUF file's is read once a process, as transformers goes through all of the vocabulary for it, which takes seconds.
+    """
+    if source.gguf is None:
+        return transformers.AutoConfig.from_pretrained(source.path, **where_to_read(spec, source))
+    changed_ns = (Path(source.path) / source.gguf).stat().st_mtime_ns
+    return copy.deepcopy(_gguf_config(source.path, source.gguf, changed_ns))
+
+
+@functools.lru_cache(maxsize=4)
+def _gguf_config(folder: str, file: str, _changed_ns: int) -> transformers.PretrainedConfig:
+    say(f"reading the config out of {file}")
+    return transformers.AutoConfig.from_pretrained(folder, gguf_file=file)
 
 
 def where_to_read(spec: Backbone, source: Source) -> dict[str, Any]:
@@ -164,13 +201,13 @@ def where_to_read(spec: Backbone, source: Source) -> dict[str, Any]:
     return place
 
 
-def _parameters(model: PreTrainedModel) -> int:
+def parameters_of(model: PreTrainedModel) -> int:
     """Number of weights, a 4-bit one counted as one."""
     packed = {id(p): 2 * p.numel() for p in model.parameters() if getattr(p, "quant_state", None) is not None}
     return sum(packed.get(id(parameter), parameter.numel()) for parameter in model.parameters())
 
 
-def _licence_inside(spec: Backbone, source: Source) -> str | None:
+def licence_inside(spec: Backbone, source: Source) -> str | None:
     """The licence that a GGUF file or a hub repository states itself."""
     if source.gguf is not None:
         from gguf import GGUFReader

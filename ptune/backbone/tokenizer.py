@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ptune.backbone.new_tokens import add_tokens
 from ptune.codecs.chat import ChatCodec
@@ -34,7 +34,7 @@ def codec_of(
             name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)
         },
         eos_ids=[] if ends is None else [ends] if isinstance(ends, int) else ends,
-        context=_context(tokenizer, model),
+        context=context_of(tokenizer, model.config),
     )
 
 
@@ -45,9 +45,9 @@ def transformers_tokenizer(codec: ChatCodec) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _context(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int | None:
+def context_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int | None:
     """Longest sequence in tokens; transformers marks "unknown" in a tokenizer by a huge number."""
-    config = model.config.get_text_config()
+    config = config.get_text_config()
     limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
     known = [int(limit) for limit in limits if limit is not None and limit < 10**9]
     return min(known) if known else None

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC, Columns
+from ptune.data.conll import SUFFIXES as TAGGED_SUFFIXES
+from ptune.data.conll import Conll
 from ptune.data.delimited import SUFFIXES as DELIMITED_SUFFIXES
 from ptune.data.delimited import Delimited, delimiter_of
 from ptune.data.hub import PREFIX as HUB
@@ -142,6 +144,8 @@ def _reader(path: Path, file: Path) -> Reader:
         return Columns(file, named, "Arrow stream")
     if suffix in DELIMITED_SUFFIXES:
         return Delimited(file, named, delimiter_of(suffix, first.partition(b"\n")[0]))
+    if suffix in TAGGED_SUFFIXES:
+        return Conll(file)
     if suffix in TEXT_SUFFIXES and not is_object(beginning.partition(b"\n")[0]):
         return PlainText(file)
     return JsonArray(file, named) if beginning.startswith(b"[") else JsonLines(file)

@@ -34,7 +34,7 @@ def show(examination: Examination, console: Console) -> None:
             console.print(*lines, Text(), sep="\n", soft_wrap=False)
     console.print(Text(counted(findings), style="bold"))
     for finding in findings:
-        _print_finding(finding, console)
+        print_finding(finding, console)
 
 
 def document(examination: Examination) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _labels(doctor: Doctor) -> Iterator[Text]:
     for label, of in counts.items():
         held = ", ".join(f"{count:,} {split}" for split, count in of.items() if split != "train" and count)
         name = label if len(label) <= width else label[: width - 1] + "…"
-        line = f"{_printable(name):<{width}} {bar(of['train'], most)} {of['train']:,}{f' ({held})' if held else ''}"
+        line = f"{printable(name):<{width}} {bar(of['train'], most)} {of['train']:,}{f' ({held})' if held else ''}"
         yield Text(line)
 
 
@@ -116,14 +116,15 @@ def _example(doctor: Doctor) -> Iterator[Text]:
     yield line
 
 
-def _print_finding(finding: Finding, console: Console) -> None:
+def print_finding(finding: Finding, console: Console) -> None:
+    """What, how often, where first, and what to do."""
     more = f" (and {finding.count - 1:,} more)" if finding.count > 1 else ""
     head = Text(f"{finding.severity:<{_INDENT}}", style=_COLOURS[finding.severity])
     head.append(finding.rule, style="bold")
     head.append(f"  {'' if finding.place is None else finding.place}{more}", style="default")
     console.print(head, soft_wrap=True)  # a place stays in one piece, to be copied
     indent = " " * _INDENT
-    for line in _printable(finding.message).splitlines():
+    for line in printable(finding.message).splitlines():
         console.print(textwrap.fill(line, console.width, initial_indent=indent, subsequent_indent=indent))
 
 
@@ -160,8 +161,9 @@ def _shown(doctor: Doctor) -> list[tuple[str, bool]]:
 
 
 def _text(ids: list[int], codec: ChatCodec) -> str:
-    return _printable(b"".join(map(codec.token_bytes, ids)).decode(errors="replace"))
+    return printable(b"".join(map(codec.token_bytes, ids)).decode(errors="replace"))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text without what would steer a terminal."""
     return text.translate(_PICTURES)

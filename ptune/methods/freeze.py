@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ptune.errors import RecipeError
+from ptune.methods.image_layers import is_image_model, last_parts
 from ptune.spec import Spec
 
 if TYPE_CHECKING:
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
 
 
 class FreezeExceptLast(Spec):
-    """Train the last blocks and the final norm; embeddings, head and all earlier blocks stay frozen."""
+    """Train the last blocks, the final norm and a pooler; embeddings, a pretrained head and all earlier blocks stay frozen."""
 
     layers: int = Field(default=2, ge=1)
-    """How many of the last transformer blocks are trained."""
+    """How many of the last blocks are trained: of a transformer's, or of a convolutional network's stages."""
 
-    def apply(self, model: nn.Module, new_tokens: Sequence[int] = ()) -> nn.Module:
-        """Returns `model` with only the last blocks, and the norm after them, trainable.
+    def apply(self, model: nn.Module, new_tokens: Sequence[int] = (), head: Sequence[str] = ()) -> nn.Module:
+        """Returns `model` with only the last blocks, norm and pooler after them and a fresh head trainable.
+
+        head: names of the modules that are not pretrained.
 
         Raises: RecipeError where the model has fewer blocks, or there are new tokens, which would stay untrained.
         """
@@ -30,6 +33,10 @@ class FreezeExceptLast(Spec):
                 "FreezeExceptLast leaves all embeddings as they are: new tokens need Lora or Full"
             )
         model.requires_grad_(False)
+        if is_image_model(model):
+            for part in last_parts(model, self.layers):
+                part.requires_grad_(True)
+            return with_head(model, head)
         name, blocks = _blocks(model)
         if self.layers > len(blocks):
             raise RecipeError(f"method.layers is {self.layers}, but the model has {len(blocks)} blocks")
@@ -39,7 +46,15 @@ class FreezeExceptLast(Spec):
         for child_name, child in parent.named_children():
             if "norm" in child_name or child_name.startswith("ln_"):
                 child.requires_grad_(True)
-        return model
+        poolers = [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"]
+        return with_head(model, [*poolers, *head])  # a pooler comes after the blocks, too
+
+
+def with_head(model: nn.Module, head: Sequence[str]) -> nn.Module:
+    """`model` with these modules trainable."""
+    for fresh in head:
+        model.get_submodule(fresh).requires_grad_(True)
+    return model
 
 
 def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

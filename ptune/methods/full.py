@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 class Full(Spec):
     """Full fine-tuning."""
 
-    def apply(self, model: nn.Module, new_tokens: Sequence[int] = ()) -> nn.Module:
-        """Returns `model` with every weight trainable, rows of new tokens among them."""
+    def apply(self, model: nn.Module, new_tokens: Sequence[int] = (), head: Sequence[str] = ()) -> nn.Module:
+        """Returns `model` with every weight trainable, rows of new tokens and a fresh head among them."""
         return model.requires_grad_(True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ptune.errors import RecipeError
+from ptune.methods.image_layers import adaptable, is_image_model
 from ptune.spec import Spec
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Lora(Spec):
-    """Low-rank adapters beside frozen linear layers."""
+    """Low-rank adapters beside frozen linear layers and, in models of images, convolutions."""
 
     r: int = Field(default=16, ge=1)
     """Rank of each update."""
@@ -26,13 +27,16 @@ class Lora(Spec):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapter's first matrix."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Names or name endings of the linear layers to adapt; all-linear leaves out the output head."""
+    """Names or name endings of the layers to adapt; all-linear: all but the output head, with ungrouped convolutions."""
     rslora: bool = False
     """Rank-stabilised scaling (Kalajdzievski 2023)."""
 
-    def apply(self, model: PreTrainedModel, new_tokens: Sequence[int] = ()) -> nn.Module:
+    def apply(
+        self, model: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()
+    ) -> nn.Module:
         """Returns `model` wrapped in a PeftModel whose only trainable weights are the adapter's, in float32.
 
+        head: names of the modules that are not pretrained: they are trained whole and saved with the adapter.
         new_tokens: ids whose rows, in the embedding and in the output head, are trained and saved with the adapter.
 
         Raises: RecipeError where a name in `target_modules` fits no layer, or peft cannot train single rows here.
@@ -42,19 +46,47 @@ class Lora(Spec):
         targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
         if not isinstance(targets, str):
             _check_targets(targets, [name for name, _ in model.named_modules() if name])
+        if is_image_model(model):
+            targets = _image_targets(model, targets, head)
         config = LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=targets,
             use_rslora=self.rslora,
-            task_type="CAUSAL_LM",
+            task_type=_task_type(model),
+            modules_to_save=list(head) or None,
             trainable_token_indices=_rows(model, new_tokens),
         )
         adapted = get_peft_model(model, config)
         if new_tokens:
             _check_rows(model)
         return adapted
+
+
+def _image_targets(model: PreTrainedModel, targets: str | list[str], head: Sequence[str]) -> list[str]:
+    """Full names: peft's own all-linear knows no convolutions. Raises: RecipeError where a name fits none that can be."""
+    layers = adaptable(model, head)
+    if not layers:
+        raise RecipeError(
+            f"peft cannot adapt {type(model.base_model).__name__}: use FreezeExceptLast or Full"
+        )
+    if isinstance(targets, str):
+        return layers
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            raise RecipeError(
+                f"method.target_modules: {target!r} names no linear layer or plain convolution of the body"
+                " (grouped ones and those that pad by the image's size stay frozen)"
+            )
+    return [name for name in layers if any(f".{name}".endswith(f".{target}") for target in targets)]
+
+
+def _task_type(model: PreTrainedModel) -> str | None:
+    """peft's name of what the model is for; None for what peft has no name for, such as images."""
+    kinds = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+    ends = (kind for end, kind in kinds.items() if type(model).__name__.endswith(end))
+    return next(ends, None if type(model).__name__.endswith("ForImageClassification") else "CAUSAL_LM")
 
 
 def _rows(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]] | None:

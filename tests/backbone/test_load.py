@@ -9,12 +9,13 @@ import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ptune.backbone.load import load
+from ptune.backbone.load import load, load_codec
 from ptune.backbone.locate import locate
 from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.errors import BackboneError
+from ptune.planning.files import describe
 from ptune.recipe import Backbone
 
 from .gguf_file import write
@@ -68,6 +69,21 @@ def test_the_codec_is_the_models_own(folder: Path) -> None:
     back = transformers_tokenizer(codec)
     assert back.apply_chat_template(MESSAGES) == expected.apply_chat_template(MESSAGES)
     assert (back.eos_token_id, back.pad_token_id) == (expected.eos_token_id, expected.pad_token_id)
+
+
+def test_a_gguf_files_config_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "once.gguf")
+    spec, read = Backbone(model=str(tmp_path / "once.gguf"), dtype="float32"), []
+    own = AutoConfig.from_pretrained
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *a, **k: read.append(a) or own(*a, **k))
+    codec = load_codec(spec)
+    config = describe(spec).config
+    config.num_hidden_layers = 99  # what one reader does to it, another does not see
+    assert load(spec, codec=codec).model.config.num_hidden_layers != 99
+    assert len(read) == 1
+    write(tmp_path / "once.gguf")
+    load_codec(spec)
+    assert len(read) == 2  # the file is another one
 
 
 def test_a_gguf_file_by_name_and_by_folder(tmp_path: Path) -> None:

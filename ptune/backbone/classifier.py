@@ -1,0 +1,230 @@
+"""Loads a pretrained encoder, or the body of a causal language model, with a head that classifies texts or tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from ptune.backbone.identity import weights_hash
+from ptune.backbone.load import (
+    check_plain,
+    in_one_sentence,
+    licence_inside,
+    parameters_of,
+    read_config,
+    read_tokenizer,
+    resolve_dtype,
+    where_to_read,
+)
+from ptune.backbone.locate import Source, locate
+from ptune.backbone.tokenizer import context_of
+from ptune.codecs.sequence import SequenceCodec
+from ptune.errors import BackboneError
+from ptune.formats.bundle import BaseIdentity
+from ptune.progress import say
+from ptune.recipe import Backbone
+from ptune.tasks.classification.labels import Labels
+
+_KINDS = {"text": AutoModelForSequenceClassification, "tokens": AutoModelForTokenClassification}
+_PROBLEMS = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
+    "tags": None,
+}
+_POOLER = "pooler"
+# Models whose positions begin behind that of the padding: two fewer tokens fit than they have positions.
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "data2vec-text")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A pretrained body with a head that is not trained yet, unless it came with the body."""
+
+    model: PreTrainedModel  # in eval mode, nothing trainable yet
+    identity: BaseIdentity  # of the body alone, see `body_identity`
+    head: tuple[str, ...]  # names of the modules that belong to the task, not to the body
+
+
+def load_classifier(
+    spec: Backbone,
+    kind: Literal["text", "tokens"],
+    labels: Labels,
+    *,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    attention: str = "sdpa",
+) -> Classifier:
+    """Loads a backbone under a head for `labels`; what the backbone lacks of the head is initialised by `seed`.
+
+    attention: as of `ptune.backbone.load.load`; device: None = the GPU where there is one.
+
+    Raises: BackboneError where the model cannot be found or read, or lacks weights of its body.
+    """
+    source = locate(spec.model)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    say(f"loading {spec.model}")
+    dtype = resolve_dtype(spec, device)
+    with in_one_sentence(spec.model, source), silent():
+        model, fresh = _read(spec, source, kind, labels, dtype, attention, seed)
+    head = head_modules(model, fresh)
+    lacking = sorted(name for name in fresh if not name.startswith(tuple(f"{module}." for module in head)))
+    if lacking:
+        raise BackboneError(
+            f"backbone.model {spec.model!r} lacks {len(lacking)} weights: {', '.join(lacking[:3])} …"
+        )
+    model.requires_grad_(False).eval()
+    if dtype != torch.float32:
+        keep_in_float32(model, head)
+    return Classifier(model.to(device), body_identity(model, spec, head, source), head)
+
+
+def _read(
+    spec: Backbone,
+    source: Source,
+    kind: Literal["text", "tokens"],
+    labels: Labels,
+    dtype: torch.dtype,
+    attention: str,
+    seed: int,
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model and the names of the weights that it did not find."""
+    config = read_config(spec, source)
+    config.id2label = dict(enumerate(labels.names))
+    config.label2id = {name: index for index, name in enumerate(labels.names)}
+    config.problem_type = _PROBLEMS[labels.problem]
+    config.use_cache = False  # of a causal model: nothing is ever generated
+    config.pad_token_id = pad_id_of(read_tokenizer(spec, source), config)
+    torch.manual_seed(seed)
+    model, found = _KINDS[kind].from_pretrained(
+        source.path,
+        config=config,
+        dtype=dtype,
+        attn_implementation=None if attention == "sdpa" else attention,  # None: sdpa where the model has it
+        ignore_mismatched_sizes=True,  # a head for other labels
+        output_loading_info=True,
+        **where_to_read(spec, source),
+    )
+    check_plain(model, spec, source)
+    return model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+
+
+def head_modules(model: PreTrainedModel, fresh: Collection[str] = ()) -> tuple[str, ...]:
+    """Names of the modules that belong to the task: all with weights outside the body, and a pooler that is not
+    pretrained. `fresh`: names of weights that the checkpoint lacks.
+    """
+    body = model.base_model_prefix
+    outside = [
+        name
+        for name, module in model.named_children()
+        if name != body and any(True for _ in module.parameters())
+    ]
+    pooler = f"{body}.{_POOLER}"
+    return (*([pooler] if any(name.startswith(f"{pooler}.") for name in fresh) else []), *outside)
+
+
+def body_identity(
+    model: PreTrainedModel, spec: Backbone, head: Collection[str] = (), source: Source | None = None
+) -> BaseIdentity:
+    """Which body an adapter belongs to: the same under any head, and of the bare encoder.
+
+    The pooler is left out, pretrained or not: what comes after the last hidden states is the head's. `model` is a bare
+    encoder or one with a head, whose modules `head` names.
+    """
+    source = source or locate(spec.model)
+    body = model.base_model
+    prefix = f"{model.base_model_prefix}." if body is not model else ""
+    inside = [name.removeprefix(prefix) for name in head if name.startswith(prefix)] if prefix else list(head)
+    left_out = {_POOLER, *inside}
+    own = sum(parameters_of(part) for name, part in body.named_children() if name in left_out)
+    return BaseIdentity(
+        hash=weights_hash(body, leave_out=sorted(left_out)),
+        source=spec.model,
+        quantize=spec.quantize,
+        dtype="bfloat16" if model.dtype == torch.bfloat16 else "float32",
+        revision=spec.revision,
+        architecture=type(body).__name__,
+        parameters=parameters_of(body) - own,
+        licence=source.licence or licence_inside(spec, source) or "unknown",
+    )
+
+
+def load_sequence_codec(spec: Backbone) -> SequenceCodec:
+    """The codec of a text encoder, without reading its weights. Raises: BackboneError as `load_classifier`."""
+    source = locate(spec.model)
+    with in_one_sentence(spec.model, source), silent():
+        config = read_config(spec, source)
+        tokenizer = read_tokenizer(spec, source)
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise BackboneError(
+                f"{type(tokenizer).__name__} has no fast form; convert it to a tokenizer.json first"
+            )
+        context = context_of(tokenizer, config)
+        if config.model_type in _POSITIONS_AFTER_PADDING:
+            context = min(context or config.max_position_embeddings, config.max_position_embeddings - 2)
+        return SequenceCodec(
+            Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+            context=context,
+            type_ids=getattr(config, "type_vocab_size", 0) > 1,
+            pad_id=pad_id_of(tokenizer, config),
+            special_tokens={
+                name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)
+            },
+        )
+
+
+def plain_tokenizer(codec: SequenceCodec, max_length: int) -> PreTrainedTokenizerFast:
+    """The codec's tokenizer for transformers; its `save_pretrained` completes a model folder for `pipeline`."""
+    special = {"pad_token": codec.tokenizer.id_to_token(codec.pad_id), **codec.special_tokens}
+    asked = ["input_ids", *(["token_type_ids"] if codec.type_ids else []), "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=codec.tokenizer,
+        model_max_length=codec.limit(max_length),
+        model_input_names=asked,
+        split_special_tokens=True,
+        **special,
+    )
+
+
+def pad_id_of(tokenizer: transformers.PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
+    """The token that fills up rows: the tokenizer's, else the model's, else the one that ends a text."""
+    ends = tokenizer.eos_token_id
+    known = (tokenizer.pad_token_id, getattr(config, "pad_token_id", None), ends)
+    return next((int(token) for token in known if token is not None and token >= 0), 0)
+
+
+def keep_in_float32(model: PreTrainedModel, head: Collection[str]) -> None:
+    """Modules that are trained whole stay in float32, whatever the body computes in: small updates would be lost."""
+
+    def widened(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(value.float() if torch.is_tensor(value) else value for value in inputs)
+
+    for name in head:
+        module = model.get_submodule(name).float()
+        module.register_forward_pre_hook(widened)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """transformers reports at length that a head is not pretrained, which is as it should be."""
+    logging = transformers.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

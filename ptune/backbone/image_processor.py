@@ -1,0 +1,108 @@
+"""A backbone's own image processor, as a `Preprocessing`: of transformers' processors and of timm's evaluation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ptune.codecs.image import Preprocessing
+from ptune.errors import BackboneError
+
+_PIL_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
+_UNKNOWN = ("do_flip_channel_order", "do_reduce_labels", "do_crop_margin", "do_pad")
+
+
+def of_processor(processor: Any, size: int | None = None) -> Preprocessing:
+    """What a transformers image processor does; `size` is the edge of the square that the model is to see instead.
+
+    Raises: BackboneError where it does something that is not reproduced here.
+    """
+    if hasattr(processor, "data_config"):
+        return of_timm(processor.data_config, size)
+    fields = processor.to_dict()
+    asked = [name for name in _UNKNOWN if fields.get(name)]
+    if asked or not fields.get("do_resize"):
+        reason = f"it wants {asked[0]}" if asked else "it does not resize"
+        raise BackboneError(f"the image processor {type(processor).__name__} cannot be reproduced: {reason}")
+    mean, std = _normalisation(fields)
+    return Preprocessing.model_validate(
+        {
+            **_geometry(fields, type(processor).__name__, size),
+            "interpolation": _PIL_FILTERS[int(fields.get("resample") or 0)],
+            "corner": "down",
+            "mean": mean,
+            "std": std,
+        }
+    )
+
+
+def of_timm(config: dict[str, Any], size: int | None = None) -> Preprocessing:
+    """What timm's evaluation transform does, by what `timm.data.resolve_data_config` gave."""
+    channels, height, width = config["input_size"]
+    if channels != 3:
+        raise BackboneError(f"the model takes images of {channels} channels; only RGB is supported")
+    mode, mean = config["crop_mode"], config["mean"]
+    return Preprocessing.model_validate(
+        {
+            "size": (size, size) if size else (height, width),
+            "crop_share": config["crop_pct"],
+            "fit": {"center": "shortest", "squash": "both", "border": "longest"}[mode],
+            "interpolation": config["interpolation"],
+            "corner": "even",
+            "fill": [round(255 * value) for value in mean] if mode == "border" else [0, 0, 0],
+            "mean": mean,
+            "std": config["std"],
+        }
+    )
+
+
+def _geometry(fields: dict[str, Any], named: str, size: int | None) -> dict[str, Any]:
+    """`size`, `crop_share` and `fit` of a transformers processor. Raises: BackboneError."""
+    asked = {name: int(value) for name, value in dict(fields.get("size") or {}).items() if value is not None}
+    if named.startswith("ConvNext"):  # below 384 pixels it crops, else it squeezes
+        edge = size or asked["shortest_edge"]
+        share = float(fields.get("crop_pct") or 224 / 256) if edge < 384 else 1.0
+        return {"size": (edge, edge), "crop_share": share, "fit": "shortest" if edge < 384 else "both"}
+    if asked.keys() == {"shortest_edge"}:
+        scaled, fit = (asked["shortest_edge"], asked["shortest_edge"]), "shortest"
+    elif asked.keys() == {"height", "width"}:
+        scaled, fit = (asked["height"], asked["width"]), "both"
+    else:
+        raise BackboneError(
+            f"the image processor {named} resizes by {', '.join(asked)}: that is not supported"
+        )
+    seen = scaled
+    if fields.get("do_center_crop"):
+        seen = int(fields["crop_size"]["height"]), int(fields["crop_size"]["width"])
+    found = _share(seen, scaled)
+    if found is None:
+        raise BackboneError(f"the image processor {named} crops {scaled} to {seen}: that is not supported")
+    return {"size": (size, size) if size else seen, "crop_share": found, "fit": fit}
+
+
+def _share(seen: tuple[int, int], scaled: tuple[int, int]) -> float | None:
+    """The share of which floor(seen / share) is `scaled`, for both sides; None where there is none."""
+    exact = seen[0] / scaled[0]
+    for share in (exact, math.nextafter(exact, 0)):
+        if all(math.floor(one / share) == whole for one, whole in zip(seen, scaled, strict=True)):
+            return share
+    return None
+
+
+def _normalisation(fields: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of pixels from 0 to 1, rescaling and offsets folded in."""
+    factor = float(fields.get("rescale_factor") or 1 / 255) if fields.get("do_rescale", True) else 1.0
+    offset = 1.0 if fields.get("rescale_offset") else 0.0  # EfficientNet's
+    normalises = bool(fields.get("do_normalize"))
+    mean = _three(fields["image_mean"]) if normalises else [0.0] * 3
+    std = _three(fields["image_std"]) if normalises else [1.0] * 3
+    again = _three(fields["image_std"]) if fields.get("include_top") else [1.0] * 3  # EfficientNet's, too
+    whole = 255 * factor  # what a pixel of 1 is scaled to
+    return (
+        [(one + offset) / whole for one in mean],
+        [one * other / whole for one, other in zip(std, again, strict=True)],
+    )
+
+
+def _three(value: float | list[float]) -> list[float]:
+    return [float(value)] * 3 if isinstance(value, int | float) else [float(one) for one in value]

@@ -1,0 +1,189 @@
+"""Image files and bytes -> what an image model takes. Torch-free: training, evaluation and serving share it.
+
+Pillow and numpy only. The geometry is that of the backbone's own processor, pixel for pixel within 1/255 (before
+normalisation): of transformers' image processors and of timm's evaluation transform.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from ptune.errors import DataError, FormatError
+from ptune.formats.whole_write import read_json, write_json
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
+
+MAX_PIXELS = 89_478_485  # Pillow's own bound, beyond which it suspects a decompression bomb
+FORMAT = 1
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+class Preprocessing(BaseModel):
+    """From an RGB image to a model's input: scaled, the middle cut out, normalised.
+
+    The image is scaled until it covers `size / crop_share` (fit "shortest": its sides keep their ratio), exactly to
+    that ("both"), or until it fits into it ("longest"); then its middle of `size` is taken, what is missing filled.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    size: tuple[int, int]  # height, width that the model sees
+    crop_share: float = 1.0
+    fit: Literal["shortest", "both", "longest"] = "shortest"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
+    corner: Literal["down", "even"] = "down"  # how half a pixel is rounded where the middle is cut out
+    fill: tuple[int, int, int] = (0, 0, 0)
+    mean: tuple[float, float, float]  # of pixels from 0 to 1
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB image -> float32 [3, height, width]. Raises: DataError where it is too long and narrow."""
+        return self.normalised(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> Pixels:
+        """An RGB image -> [height, width, 3] as the model sees it, not normalised yet. Raises: DataError."""
+        width, height = self.scaled(image.width, image.height)
+        if width * height > MAX_PIXELS:
+            raise DataError(f"the image, {image.width} x {image.height} pixels, is too long and narrow")
+        if (width, height) != image.size:
+            image = image.resize((width, height), _filter(self.interpolation))
+        return np.asarray(self._middle(image))
+
+    def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """[..., height, width, 3] -> float32 [..., 3, height, width]."""
+        std = np.asarray(self.std, np.float64)
+        scale, shift = (1 / (255 * std)).astype(np.float32), (np.asarray(self.mean) / std).astype(np.float32)
+        return np.ascontiguousarray(np.moveaxis(pixels * scale - shift, -1, -3))
+
+    def scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that an image is scaled to."""
+        to_height, to_width = (math.floor(edge / self.crop_share) for edge in self.size)
+        if self.fit == "both":
+            return to_width, to_height
+        if self.fit == "shortest" and to_height == to_width:  # torchvision's rule
+            short, long = sorted((width, height))
+            scaled = int(to_width * long / short)
+            return (to_width, scaled) if width <= height else (scaled, to_width)
+        ratios = (height / to_height, width / to_width)
+        ratio = min(ratios) if self.fit == "shortest" else max(ratios)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+    def _middle(self, image: Image.Image) -> Image.Image:
+        from PIL import ImageOps
+
+        height, width = self.size
+        missing = max(0, width - image.width), max(0, height - image.height)
+        if any(missing):
+            left, top = missing[0] // 2, missing[1] // 2
+            border = (left, top, missing[0] - left, missing[1] - top)
+            image = ImageOps.expand(image, border, fill=self.fill)
+        half = round if self.corner == "even" else math.floor
+        left, top = half((image.width - width) / 2), half((image.height - height) / 2)
+        if (left, top, width, height) == (0, 0, *image.size):
+            return image
+        cropped: Image.Image = image.crop((left, top, left + width, top + height))
+        return cropped
+
+
+def _filter(name: str) -> Any:
+    from PIL import Image
+
+    return Image.Resampling[name.upper()]
+
+
+def resized(pixels: Pixels, box: tuple[int, int, int, int], interpolation: str) -> Pixels:
+    """The part `box` (left, top, right, bottom) of an image, scaled to the size of the whole."""
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    return np.asarray(Image.fromarray(pixels).resize((width, height), _filter(interpolation), box=box))
+
+
+def open_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes an image as RGB, the right way up; of an animation the first frame. Transparency is dropped.
+
+    Raises: DataError that says in one sentence why it cannot be used; it names no file.
+    """
+    raw = source if isinstance(source, bytes) else _bytes_of(Path(source))
+    if not raw:
+        raise DataError("the image file is empty (0 bytes)")
+    return _decoded(raw, max_pixels)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}") from None
+    except OSError as error:
+        raise DataError(f"the image cannot be read: {error.strerror}") from None
+
+
+def _decoded(raw: bytes, max_pixels: int) -> Image.Image:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow warns of large images, which are refused here, and of odd metadata
+        try:
+            image = Image.open(io.BytesIO(raw))
+            _check_size(image.width, image.height, max_pixels)
+            image.load()
+            return rgb(ImageOps.exif_transpose(image))
+        except DataError:
+            raise
+        except UnidentifiedImageError:
+            raise DataError("not an image of a format that Pillow can read") from None
+        except Image.DecompressionBombError:
+            raise DataError(f"the image has far more than the {max_pixels:,} pixels allowed") from None
+        except Exception as error:  # a damaged file can end in any of the decoders' own exceptions
+            raise DataError(f"the image is damaged or truncated: {error}") from None
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises: DataError."""
+    if width * height > max_pixels:
+        raise DataError(
+            f"the image has {width} x {height} pixels, more than the {max_pixels:,} allowed: make it smaller"
+        )
+    if width * height <= 1:
+        raise DataError(f"the image is {width} x {height} pixel: there is nothing to be seen in it")
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """A decoded image of any mode as 8-bit RGB. Raises: DataError for pixels of 32 bits, whose range nobody knows."""
+    from PIL import Image
+
+    if image.mode == "RGB":
+        return image
+    if image.mode in _SIXTEEN_BITS:  # Pillow's own conversion would cut off, not scale
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F", "LAB"):
+        raise DataError(f"images of mode {image.mode} are not supported: save it as 8-bit RGB")
+    return image.convert("RGB")
+
+
+def save_codec(preprocessing: Preprocessing, folder: Path) -> None:
+    """Writes codec.json of an image model's run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"format": FORMAT, "kind": "image", "preprocessing": preprocessing.model_dump(mode="json")}
+    write_json(folder / "codec.json", record)
+
+
+def open_codec(folder: Path) -> Preprocessing:
+    """Reads what `save_codec` wrote. Raises: FormatError."""
+    record = read_json(folder / "codec.json")
+    if record.get("kind") != "image" or record.get("format") != FORMAT:
+        raise FormatError(f"{folder} is not a codec of images that this ptune reads")
+    return Preprocessing.model_validate(record["preprocessing"])

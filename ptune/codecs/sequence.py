@@ -1,0 +1,226 @@
+"""The codec of a text encoder: a text, two texts or words to tokens, the same for training and for serving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from tokenizers import Encoding, Tokenizer
+from tokenizers.processors import Sequence as OneAfterTheOther
+from tokenizers.processors import TemplateProcessing
+
+from ptune.errors import FormatError
+from ptune.formats.bundle import parse
+from ptune.formats.whole_write import read_json, write_json, write_text
+
+FORMAT = 1
+_STAND_IN = "?"  # for a word that the tokenizer reads nothing of, such as a zero-width space
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A text, or two, in tokens."""
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...]  # 1 where a token belongs to the second text, for models that ask
+    offsets: tuple[tuple[int, int], ...]  # characters of its text; (0, 0) of the tokenizer's own tokens
+    length: int  # tokens before it was cut
+
+    @property
+    def truncated(self) -> bool:
+        return self.length > len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedWords:
+    """Words in tokens."""
+
+    ids: tuple[int, ...]
+    first: tuple[int | None, ...]  # which token each word begins with; None where that was cut off
+    type_ids: tuple[int, ...]
+    length: int  # tokens before it was cut
+
+    @property
+    def truncated(self) -> bool:
+        return self.length > len(self.ids)
+
+
+class SequenceRecord(BaseModel):
+    """codec.json"""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    format: int = FORMAT
+    kind: Literal["sequence"]
+    context: int | None = None
+    type_ids: bool = False
+    pad_id: int = 0
+    special_tokens: dict[str, str] = {}
+
+
+class SequenceCodec:
+    """A tokenizer with the tokens that it puts around and between texts.
+
+    tokenizer: taken over by the codec, which switches off its truncation and padding, and lets it spell special tokens
+        that stand in a text: what a user writes never steers the model. One that puts nothing between two texts gets
+        a line feed between them.
+    context: longest sequence of the model, in tokens; None where it is unknown.
+    type_ids: whether the model wants to be told which of two texts a token belongs to.
+    pad_id: the token that fills up shorter rows of a batch.
+    special_tokens: by the names that transformers gives them: cls_token, pad_token, …
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        context: int | None,
+        type_ids: bool,
+        pad_id: int,
+        special_tokens: Mapping[str, str],
+    ) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        _part_pairs(tokenizer)
+        self.tokenizer = tokenizer
+        self.context, self.type_ids, self.pad_id = context, type_ids, pad_id
+        self.special_tokens = dict(special_tokens)
+        self._unknown = tokenizer.token_to_id(self.special_tokens.get("unk_token", ""))
+        added = tokenizer.get_added_tokens_decoder()
+        special = {token for token, known in added.items() if known.special}
+        self._control = special - {self._unknown}
+        self._spaced = _wants_spaces(tokenizer)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> SequenceCodec:
+        """Opens what `save` wrote. Raises: FormatError where a file is missing or damaged."""
+        folder = Path(folder)
+        record = parse(SequenceRecord, read_json(folder / "codec.json"), folder / "codec.json")
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the tokenizer's reader raises bare Exceptions
+            raise FormatError(f"{folder}: its tokenizer.json cannot be read: {error}") from None
+        return cls(
+            tokenizer,
+            context=record.context,
+            type_ids=record.type_ids,
+            pad_id=record.pad_id,
+            special_tokens=record.special_tokens,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json and codec.json."""
+        folder = Path(folder)
+        write_text(folder / "tokenizer.json", self.tokenizer.to_str())
+        record = SequenceRecord(
+            kind="sequence",
+            context=self.context,
+            type_ids=self.type_ids,
+            pad_id=self.pad_id,
+            special_tokens=self.special_tokens,
+        )
+        write_json(folder / "codec.json", record.model_dump(mode="json"))
+
+    def limit(self, max_length: int | None) -> int | None:
+        """Longest sequence in tokens: what is asked, or what the model can if that is shorter."""
+        known = [length for length in (max_length, self.context) if length is not None]
+        return min(known) if known else None
+
+    def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> Encoded:
+        """A text, or two, in at most `max_length` tokens; of two texts the longer one is cut."""
+        found = self.tokenizer.encode(text, pair)
+        kept = self._kept(found, max_length)
+        return Encoded(
+            ids=tuple(self._harmless(found, place) for place in kept),
+            type_ids=tuple(found.type_ids[place] for place in kept) if self.type_ids else (0,) * len(kept),
+            offsets=tuple(found.offsets[place] for place in kept),
+            length=len(found.ids),
+        )
+
+    def encode_words(self, words: Sequence[str], max_length: int | None = None) -> EncodedWords:
+        """Words in at most `max_length` tokens; every word that is not cut off has a token that it begins with."""
+        found = self._words(words)
+        if len(words) > len({word for word in found.word_ids if word is not None}):
+            read = set(found.word_ids)
+            found = self._words([word if at in read else _STAND_IN for at, word in enumerate(words)])
+        kept = self._kept(found, max_length)
+        first: dict[int, int] = {}
+        for at, place in enumerate(kept):
+            word = found.word_ids[place]
+            if word is not None:
+                first.setdefault(word, at)
+        return EncodedWords(
+            ids=tuple(self._harmless(found, place) for place in kept),
+            first=tuple(map(first.get, range(len(words)))),
+            type_ids=(0,) * len(kept),
+            length=len(found.ids),
+        )
+
+    def _words(self, words: Sequence[str]) -> Encoding:
+        spaced = [word if at == 0 else f" {word}" for at, word in enumerate(words)]
+        return self.tokenizer.encode(spaced if self._spaced else list(words), is_pretokenized=True)
+
+    def _kept(self, found: Encoding, max_length: int | None) -> Sequence[int]:
+        """Places of the tokens that stay: all of the tokenizer's own, and of each text as many as fit."""
+        limit = self.limit(max_length)
+        if limit is None or len(found.ids) <= limit:
+            return range(len(found.ids))
+        texts = [_places(found, 0), _places(found, 1)]
+        room = max(limit - len(found.ids) + sum(map(len, texts)), 0)
+        shorter, longer = sorted(texts, key=len)  # of equally long ones the first counts as the shorter
+        share = min(len(shorter), room // 2)
+        cut = {*shorter[share:], *longer[room - share :]}
+        return [place for place in range(len(found.ids)) if place not in cut]
+
+    def _harmless(self, found: Encoding, place: int) -> int:
+        """The token, or the unknown one where a text's own letters gave a special token, as Unigram models can."""
+        token = found.ids[place]
+        if token in self._control and not found.special_tokens_mask[place]:
+            return self.pad_id if self._unknown is None else self._unknown
+        return token
+
+
+def _places(found: Encoding, text: int) -> list[int]:
+    return [place for place, of in enumerate(found.sequence_ids) if of == text]
+
+
+def _wants_spaces(tokenizer: Tokenizer) -> bool:
+    """Whether words that are encoded one by one need the space before them, as byte-level tokenizers do."""
+    together = tokenizer.encode("a b", add_special_tokens=False).ids
+    apart, spaced = (
+        tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False).ids
+        for words in (["a", "b"], ["a", " b"])
+    )
+    return apart != together and spaced == together
+
+
+def _part_pairs(tokenizer: Tokenizer) -> None:
+    """Makes a tokenizer that would write two texts as one put a line feed between them."""
+    found = tokenizer.encode("a", "a")
+    first, second = _places(found, 0), _places(found, 1)
+    if not first or not second or second[0] - first[-1] > 1:
+        return
+    named: dict[str, dict[str, Any]] = {}
+
+    def own(places: Sequence[int]) -> list[str]:
+        for place in places:
+            token = found.tokens[place]
+            named[token] = {"id": token, "ids": [found.ids[place]], "tokens": [token]}
+        return [found.tokens[place] for place in places]
+
+    before, after = own(range(first[0])), own(range(second[-1] + 1, len(found.ids)))
+    feed = tokenizer.encode("\n", add_special_tokens=False)
+    if not feed.ids:
+        return
+    named["line feed"] = {"id": "line feed", "ids": feed.ids, "tokens": feed.tokens}
+    template = TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", "line feed", "$B:1", *(f"{token}:1" for token in after)],
+        special_tokens=list(named.values()),
+    )
+    given = tokenizer.post_processor
+    keeps = given is not None and not isinstance(given, TemplateProcessing)
+    tokenizer.post_processor = OneAfterTheOther([given, template]) if keeps else template

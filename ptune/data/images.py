@@ -1,0 +1,268 @@
+"""Labelled images: a folder with a folder a label, a table of `image,label`, or an npz of arrays.
+
+An npz holds `x` and `y`, or `x_train`, `y_train`, `x_test`, `y_test` (FILE.npz:train and FILE.npz:test choose), and
+`names` where `y` are numbers that stand for names. Torch-free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptune.codecs.image import open_image
+from ptune.data.image_arrays import Arrays, is_arrays, open_arrays
+from ptune.data.labelled import LabelledRow
+from ptune.data.problems import Problems
+from ptune.data.read import open_file
+from ptune.errors import DataError
+from ptune.progress import Progress
+from ptune.tasks.classification.labels import Labels
+from ptune.tasks.classification.spec import ImageClassification
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_COLUMNS = ("image", "path", "file_name")
+LABEL_COLUMNS = ("label",)
+_OTHER_FILES = (
+    "Thumbs.db",
+    "desktop.ini",
+)  # what file browsers leave behind, besides names that begin with a dot
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """An image that is read when it is asked for: a file, or one of an array's."""
+
+    path: Path
+    index: int | None = None  # in `array`
+    array: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    sha256: str = ""  # of the file's bytes, or of the pixels
+
+    def open(self) -> Image.Image:
+        """The image as RGB. Raises: DataError, without a place, where it cannot be used."""
+        if self.array is None:
+            return open_image(self.path)
+        from PIL import Image
+
+        return Image.fromarray(self.array[self.index]).convert("RGB")
+
+
+@dataclass(frozen=True)
+class Named:
+    """An image and its label's name, as they stand in the user's files."""
+
+    image: ImageRef
+    label: str
+    number: int  # of its line or row
+    columns: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """All images of one of the user's paths; `problems` are those that cannot be used."""
+
+    path: Path
+    format: str
+    sha256: str
+    rows: list[Named]
+    problems: Problems
+
+    @property
+    def row_count(self) -> int:
+        return len(self.rows) + self.problems.count
+
+    def described(self) -> dict[str, Any]:
+        """For data.json."""
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "format": self.format,
+            "shape": "images",
+            "rows": self.row_count,
+        }
+
+
+def open_images(path: Path) -> ImageSource:
+    """Reads what a path names, every image once. Single images that cannot be used are problems.
+
+    Raises: DataError where the path as a whole cannot be used.
+    """
+    if is_arrays(path):
+        return _of_arrays(path, open_arrays(path))
+    folder = path.expanduser()
+    if folder.is_dir():
+        return _checked(path, "image folder", "", _in_folder(folder), Problems(str(path), "image"))
+    file = open_file(path)
+    problems = file.problems()
+    rows = list(_in_table(path, file.rows(problems), problems))
+    return _checked(path, file.reader.format, file.sha256, rows, problems)
+
+
+def read_images(paths: Sequence[Path], task: ImageClassification, labels: Labels) -> list[LabelledRow]:
+    """All images of these paths, in order, their labels as indices into `labels`.
+
+    Raises: DataError that names every image which cannot be used and every label that is not among `labels`.
+    """
+    return [row for path in paths for row in labelled(open_images(path), labels)]
+
+
+def labelled(source: ImageSource, labels: Labels) -> list[LabelledRow]:
+    """A source's rows. Raises: DataError as `read_images`."""
+    known = {name: index for index, name in enumerate(labels.names)}
+    rows, problems = [], source.problems
+    total = source.row_count
+    for row in source.rows:
+        if row.label in known:
+            place = f"{source.path}, {problems.unit} {row.number}"
+            rows.append(LabelledRow(row.image, known[row.label], place, row.columns))
+        else:
+            problems.add(row.number, f"label {row.label!r} is none of {_some(labels.names)}")
+    problems.raise_if_any(total)
+    return rows
+
+
+def labels_of(sources: Iterable[ImageSource], asked: Sequence[str]) -> tuple[str, ...]:
+    """The labels: those `asked` for, or all that there are, sorted (numbers by their value).
+
+    Raises: DataError where there is one label only.
+    """
+    found = Counter(row.label for source in sources for row in source.rows)
+    if len(found) < 2:
+        only = (
+            f"all {found.total()} images have the label {next(iter(found))!r}"
+            if found
+            else "there is no image"
+        )
+        raise DataError(f"{only}: a classifier needs at least two labels")
+    numbers = all(name.isdecimal() for name in found)
+    return tuple(asked) or tuple(sorted(found, key=lambda name: (int(name) if numbers else 0, name)))
+
+
+def _in_folder(folder: Path) -> list[Named]:
+    """LABEL/…/FILE, sorted. Raises: DataError where the folder is not of that kind."""
+    entries = [entry for entry in sorted(folder.iterdir()) if not _ignored(entry)]
+    labels = [entry for entry in entries if entry.is_dir()]
+    loose = [entry.name for entry in entries if not entry.is_dir()]
+    if loose:
+        raise DataError(
+            f"{loose[0]} lies in no label's folder (expected FOLDER/LABEL/IMAGE)", file=str(folder)
+        )
+    if not labels:
+        raise DataError("the folder is empty (expected FOLDER/LABEL/IMAGE)", file=str(folder))
+    rows: list[Named] = []
+    for label in labels:
+        files = [path for path in sorted(label.rglob("*")) if path.is_file() and not _ignored(path)]
+        if not files:
+            raise DataError(f"the folder of the label {label.name!r} holds no image", file=str(folder))
+        _refuse_splits(folder, label, files)
+        rows += [
+            Named(ImageRef(file), label.name, number, {}) for number, file in enumerate(files, len(rows) + 1)
+        ]
+    return rows
+
+
+def _refuse_splits(folder: Path, label: Path, files: list[Path]) -> None:
+    """Raises: DataError where what looks like labels are splits."""
+    if label.name in ("train", "val", "valid", "validation", "test") and all(
+        f.parent != label for f in files
+    ):
+        raise DataError(
+            f"{label.name}/ holds folders of labels itself: name it as --data.files {folder}/train, "
+            f"--data.validation {folder}/val or --data.test {folder}/test",
+            file=str(folder),
+        )
+
+
+def _ignored(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in _OTHER_FILES
+
+
+def _in_table(path: Path, rows: Iterable[Any], problems: Problems) -> Iterator[Named]:
+    """`image,label`; the images' paths are relative to the table's folder. Raises: DataError for missing columns."""
+    folder, columns = path.expanduser().parent, None
+    for row in rows:
+        columns = columns or _columns(path, row.value)
+        image, label = (row.value.get(column) for column in columns)
+        if not isinstance(image, str) or not image:
+            problems.add(row.number, f"has no path in the column {columns[0]!r}")
+        elif label is None or str(label).strip() == "":
+            problems.add(row.number, f"has no label in the column {columns[1]!r}")
+        else:
+            others = {name: value for name, value in row.value.items() if name not in columns}
+            yield Named(ImageRef(folder / Path(image).expanduser()), str(label).strip(), row.number, others)
+
+
+def _columns(path: Path, value: dict[str, Any]) -> tuple[str, str]:
+    """The columns of image and label. Raises: DataError that lists those there are."""
+    found = [
+        next((name for name in names if name in value), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
+    ]
+    if None in found:
+        missing = " and no ".join(
+            names[0] for names, one in zip((IMAGE_COLUMNS, LABEL_COLUMNS), found, strict=True) if one is None
+        )
+        there = ", ".join(map(repr, value)) or "none"
+        raise DataError(f"has no column {missing}; its columns are {there}", file=str(path))
+    return str(found[0]), str(found[1])
+
+
+def _checked(path: Path, format_: str, sha256: str, rows: list[Named], problems: Problems) -> ImageSource:
+    """Reads every file once: hashes it and sees whether it can be decoded."""
+    usable, digest = [], hashlib.sha256(sha256.encode())
+    with Progress(f"reading the images of {path}", len(rows), unit="images") as progress:
+        for row in rows:
+            name = _relative(row.image.path, path)
+            try:
+                raw = _bytes(row.image.path)
+                open_image(raw)
+            except DataError as error:
+                problems.add(row.number, f"{name}: {error}")
+            else:
+                content = hashlib.sha256(raw).hexdigest()
+                digest.update(f"{name}\0{row.label}\0{content}\n".encode())
+                usable.append(
+                    Named(ImageRef(row.image.path, sha256=content), row.label, row.number, row.columns)
+                )
+            progress.advance()
+    if not rows and not problems.count:
+        raise DataError("the file holds no rows", file=str(path))
+    return ImageSource(path, format_, digest.hexdigest(), usable, problems)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError("there is no such file") from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from None
+
+
+def _relative(file: Path, path: Path) -> str:
+    base = path.expanduser() if path.expanduser().is_dir() else path.expanduser().parent
+    return str(file.relative_to(base)) if file.is_relative_to(base) else str(file)
+
+
+def _of_arrays(path: Path, arrays: Arrays) -> ImageSource:
+    problems, rows = Problems(str(path), "row"), []
+    for index, label in enumerate(arrays.labels):
+        if label is None:
+            problems.add(
+                index + 1, f"label {arrays.raw(index)} stands for none of the {len(arrays.names)} names"
+            )
+            continue
+        content = hashlib.sha256(np.ascontiguousarray(arrays.images[index]).data).hexdigest()
+        rows.append(Named(ImageRef(arrays.file, index, arrays.images, content), label, index + 1, {}))
+    return ImageSource(path, "npz", arrays.sha256, rows, problems)
+
+
+def _some(labels: Sequence[str], most: int = 12) -> str:
+    return ", ".join(labels[:most]) + (f" and {len(labels) - most} more" if len(labels) > most else "")

@@ -1,0 +1,171 @@
+"""Labelled texts and words as tokenised examples, cut to length, in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ptune.codecs.sequence import SequenceCodec
+from ptune.data.label_splits import SPLITS, LabelSplits, Placed
+from ptune.data.label_values import Target
+from ptune.data.labelled import LabelledRow, TextTask
+from ptune.errors import DataError
+from ptune.progress import Progress, say
+from ptune.recipe import Data
+from ptune.tasks.classification.labels import Labels
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceExample:
+    """A tokenised row and what is right about it."""
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...]
+    target: Target  # as `LabelledRow.label`; of words the tags of those that were not cut off
+    words: tuple[int, ...] = ()  # of words: which token each of these begins with
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class SequenceSplit:
+    """A split's examples, and what became of its rows."""
+
+    examples: list[SequenceExample] = field(default_factory=list)
+    rows: list[Placed] = field(default_factory=list)  # behind each example
+    lengths: Counter[int] = field(default_factory=Counter)  # tokens, before cutting -> rows
+    overlong: int = 0
+    left_out: int = 0
+    longest: tuple[int, str] = (0, "")  # tokens and place of the longest row
+    lost_words: int = 0  # with a tag, but cut off
+
+    def described(self, labels: Labels) -> dict[str, Any]:
+        """The split for data.json; `sha256` is over tokens and targets."""
+        digest = hashlib.sha256()
+        for example in self.examples:
+            digest.update(
+                array("q", (len(example), *example.ids, *example.type_ids, *example.words)).tobytes()
+            )
+            digest.update(repr(example.target).encode())
+        return {
+            "rows": self.lengths.total(),
+            "examples": len(self.examples),
+            "tokens": sum(map(len, self.examples)),
+            "overlong": self.overlong,
+            "left_out": self.left_out,
+            "lost_words": self.lost_words,
+            "labels": label_counts([example.target for example in self.examples], labels),
+            "sha256": digest.hexdigest(),
+        }
+
+
+@dataclass(frozen=True)
+class SequenceData:
+    """Examples of the three splits; `parts` and `summary` as `ptune.training.work.Work` has them."""
+
+    labels: Labels
+    splits: Mapping[str, SequenceSplit]
+    parts: tuple[int, ...]
+    summary: dict[str, Any]
+
+
+def label_counts(targets: Sequence[Target], labels: Labels) -> dict[str, int]:
+    """How many examples, or words, have each label, in the labels' order; of a regression nothing."""
+    if labels.problem == "regression":
+        return {}
+    found = Counter(
+        index for target in targets for index in (target if isinstance(target, tuple) else (target,))
+    )
+    return {name: found[index] for index, name in enumerate(labels.names)}
+
+
+def encoded(splits: LabelSplits, data: Data, task: TextTask, codec: SequenceCodec) -> SequenceData:
+    """The rows as examples. Says what becomes of those that are too long.
+
+    Raises: DataError where rows are too long and the recipe does not allow that, or none is left of a split.
+    """
+    assert splits.labels is not None
+    limit = codec.limit(task.max_length)
+    made = {split: SequenceSplit() for split in SPLITS}
+    with Progress("tokenising", sum(map(len, splits.rows.values())), unit="rows") as progress:
+        for name, split in made.items():
+            for placed in splits.rows[name]:
+                _add(split, placed, splits.labels, task, codec)
+                progress.advance()
+    _refuse(made, task, limit)
+    summary = {
+        "files": [{"split": split, **file.described()} for split, file in splits.files],
+        "validation_share": None if data.validation else data.validation_share,
+        "longest_tokens": limit,
+        "on_overlong": task.on_overlong,
+        "labels": list(splits.labels.names),
+        "problem": splits.labels.problem,
+        **{name: split.described(splits.labels) for name, split in made.items()},
+    }
+    for name, split in made.items():
+        if split.overlong:
+            over = f"{split.overlong} of {split.lengths.total()} rows are longer than {limit} tokens"
+            say(f"{name}: {over} ({task.on_overlong})")
+    parts = _parts(splits, made["train"])
+    for path, weight, count in zip(data.files, data.weights, parts, strict=False):
+        if weight and not count:
+            raise DataError("has a weight, but no training example is left of it", file=str(path))
+    return SequenceData(splits.labels, made, parts, summary)
+
+
+def example_of(
+    row: LabelledRow, labels: Labels, codec: SequenceCodec, max_length: int
+) -> tuple[SequenceExample, int]:
+    """A row in tokens, and how many there were before it was cut."""
+    if labels.problem != "tags":
+        text, pair = row.input if isinstance(row.input, tuple) else (row.input, None)
+        found = codec.encode(text, pair, max_length)
+        return SequenceExample(found.ids, found.type_ids, row.label), found.length
+    assert isinstance(row.label, tuple)
+    words = codec.encode_words(row.input, max_length)
+    kept = [(place, tag) for place, tag in zip(words.first, row.label, strict=True) if place is not None]
+    places, tags = tuple(place for place, _ in kept), tuple(tag for _, tag in kept)
+    return SequenceExample(words.ids, words.type_ids, tags, places), words.length
+
+
+def _add(split: SequenceSplit, placed: Placed, labels: Labels, task: TextTask, codec: SequenceCodec) -> None:
+    example, length = example_of(placed.row, labels, codec, task.max_length)
+    split.lengths[length] += 1
+    split.longest = max(split.longest, (length, placed.row.place), key=lambda found: found[0])
+    too_long = length > len(example)
+    split.overlong += too_long
+    if labels.problem == "tags":
+        split.lost_words += len(placed.row.input) - len(example.words)
+    if (too_long and task.on_overlong == "drop") or (labels.problem == "tags" and not example.words):
+        split.left_out += 1
+        return
+    split.examples.append(example)
+    split.rows.append(placed)
+
+
+def _refuse(made: Mapping[str, SequenceSplit], task: TextTask, limit: int | None) -> None:
+    """Raises: DataError where rows are too long and that is an error, or nothing is left of a split."""
+    overlong = sum(split.overlong for split in made.values())
+    if overlong and task.on_overlong == "error":
+        length, place = max((split.longest for split in made.values()), key=lambda found: found[0])
+        raise DataError(
+            f"{overlong} of {sum(split.lengths.total() for split in made.values())} rows are longer than {limit} tokens"
+            f" (longest {length}, {place}); use --task.on-overlong truncate or drop, or raise --task.max-length up to"
+            " the model's context"
+        )
+    for name, split in made.items():
+        if split.lengths and not split.examples:
+            raise DataError(
+                f"no {name} example is left: all are longer than {limit} tokens ({task.on_overlong})"
+            )
+
+
+def _parts(splits: LabelSplits, train: SequenceSplit) -> tuple[int, ...]:
+    """How many training examples come from each of the recipe's files."""
+    files = [file for split, file in splits.files if split == "train"]
+    return tuple(sum(placed.file is file for placed in train.rows) for file in files)

@@ -1,0 +1,85 @@
+"""What a finished run's image classifier says, by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import nn
+
+from ptune.backbone.image_model import load_image_model
+from ptune.codecs.image import Pixels, Preprocessing
+from ptune.data.labelled import LabelledRow
+from ptune.errors import DataError
+from ptune.formats.run import Run
+from ptune.recipe import Recipe
+from ptune.tasks.classification.facts import Facts
+from ptune.tasks.classification.spec import ImageClassification
+from ptune.tasks.classification.torch_side import Logits, Predictor, Tell
+
+_BATCH = 32
+
+
+def image_predictor(run: Run, device: torch.device | str | None = None) -> Predictor:
+    """See `ptune.tasks.classification.torch_side.predictor`."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = load_trained_images(run, device)
+    return ImagePredictor(model, preprocessing_of(run), device)
+
+
+def preprocessing_of(run: Run) -> Preprocessing:
+    """What prepares a run's images. Raises: FormatError where nothing was trained yet."""
+    return Preprocessing.model_validate(Facts.of_run(run).preprocessing)
+
+
+def load_trained_images(run: Run, device: torch.device | str = "cpu") -> nn.Module:
+    """The model that a run of images trained, in eval mode: model/, or its base with adapter/ in it.
+
+    Raises: FormatError, BackboneError.
+    """
+    facts, recipe = Facts.of_run(run), Recipe.load(run.recipe_path)
+    backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
+    backbone = backbone.model_copy(update={"dtype": run.record().base.dtype})
+    assert isinstance(recipe.task, ImageClassification)
+    base = load_image_model(backbone, facts.labels, size=recipe.task.size, device=device).model
+    return (PeftModel.from_pretrained(base, str(run.adapter_path)) if run.has_adapter else base).eval()
+
+
+@dataclass(frozen=True)
+class ImagePredictor:
+    """See `ptune.tasks.classification.torch_side.Predictor`."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    device: torch.device
+
+    def __call__(self, rows: Sequence[LabelledRow], tell: Tell) -> list[Logits]:
+        found: list[Logits] = []
+        for start in range(0, len(rows), _BATCH):
+            part = rows[start : start + _BATCH]
+            pixels = np.stack([pixels_of(row, self.preprocessing) for row in part])
+            found += list(logits_of(self.model, pixels, self.preprocessing, self.device).cpu().numpy())
+            tell(len(part))
+        return found
+
+
+def pixels_of(row: LabelledRow, preprocessing: Preprocessing) -> Pixels:
+    """[height, width, 3] of a row's image. Raises: DataError with its place, where it cannot be read (any more)."""
+    try:
+        return preprocessing.pixels(row.input.open())
+    except DataError as error:
+        raise DataError(f"{row.place}: {error}") from None
+
+
+@torch.no_grad()
+def logits_of(
+    model: nn.Module, pixels: Pixels, preprocessing: Preprocessing, device: torch.device
+) -> torch.Tensor:
+    """[images, height, width, 3] -> float32 [images, labels]."""
+    inputs = torch.from_numpy(preprocessing.normalised(pixels))
+    dtype = next(model.parameters()).dtype  # of the body, which comes first
+    logits: torch.Tensor = model(pixel_values=inputs.to(device, dtype)).logits
+    return logits.float()

@@ -1,0 +1,160 @@
+"""An image-classification run: images are read and split, a head is put on the backbone, both are saved together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.backbone.image_model import load_image_model, read_preprocessing, save_processor
+from ptune.codecs.image import Preprocessing, save_codec
+from ptune.data.labelled import LabelledRow
+from ptune.errors import RecipeError
+from ptune.formats.bundle import BaseIdentity, Hop
+from ptune.formats.run import Run
+from ptune.methods.lora import Lora
+from ptune.planning.hardware import ram_bytes
+from ptune.progress import say
+from ptune.recipe import Recipe
+from ptune.tasks.classification.facts import Facts
+from ptune.tasks.classification.image_data import ImageData, load_images
+from ptune.tasks.classification.image_predictions import logits_of, pixels_of
+from ptune.tasks.classification.image_train import ImageObjective, PixelStore, balanced, images_per_pass
+from ptune.tasks.classification.saving import reloaded_hop, write_trained
+from ptune.tasks.classification.spec import ImageClassification
+from ptune.tasks.classification.train import Loss
+from ptune.training.batch_norm import freeze_statistics
+from ptune.training.distributed import sharded
+from ptune.training.finish import whole_state
+from ptune.training.work import Base
+
+TASK = "image-classification"
+_KEPT_SHARE = 4  # a quarter of the memory, at most, holds decoded images
+
+
+@dataclass
+class ImageWork:
+    """See `ptune.training.work.Work`."""
+
+    recipe: Recipe
+    data: ImageData
+    preprocessing: Preprocessing
+    head: tuple[str, ...] = ()  # modules that belong to the task, once the model is loaded
+
+    @property
+    def train(self) -> Sequence[LabelledRow]:
+        return self.data.train
+
+    @property
+    def validation(self) -> Sequence[LabelledRow]:
+        return self.data.validation
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        return self.data.parts
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.data.summary
+
+    @property
+    def task(self) -> ImageClassification:
+        return image_task(self.recipe)
+
+    def load(self, device: torch.device) -> Base:
+        recipe, names = self.recipe, self.data.labels.names
+        found = load_image_model(
+            recipe.backbone, names, size=self.task.size, seed=recipe.train.seed, device=device
+        )
+        if recipe.train.gradient_checkpointing and not found.model.supports_gradient_checkpointing:
+            raise RecipeError(f"train.gradient_checkpointing: {recipe.backbone.model} does not support it")
+        self.head = found.head
+        return Base(found.model, found.identity, head=found.head)
+
+    @contextlib.contextmanager
+    def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[ImageObjective]:
+        if self.task.batch_norm == "frozen":
+            freeze_statistics(base)
+        labels = self.data.labels
+        weights = balanced(self.train, labels).to(device) if self.task.class_weights == "balanced" else None
+        yield ImageObjective(
+            store=PixelStore(self.preprocessing, ram_bytes() // _KEPT_SHARE),
+            loss=Loss(labels, weights, self.task.label_smoothing),
+            augmentation=self.task.augmentation,
+            per_pass=images_per_pass(self.preprocessing, self.recipe.train.micro_batch_tokens),
+            device=device,
+        )
+
+    def save_codec(self, folder: Path) -> None:
+        save_codec(self.preprocessing, folder)
+
+    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
+        state = whole_state(model) if sharded(model) else None
+        if writes:
+            facts = Facts(
+                task=TASK,
+                base=identity.hash,
+                quantize=identity.quantize,
+                labels=self.data.labels.names,
+                problem="single",
+                head=self.head,
+                preprocessing=self.preprocessing.model_dump(mode="json"),
+            )
+            write_trained(run, self.recipe, model, facts, identity, state, self._save_processor)
+        if sharded(model):
+            torch.distributed.barrier()  # nobody reads before it is written
+        device = next(model.parameters()).device
+
+        def logits(one: nn.Module, row: LabelledRow) -> torch.Tensor:
+            return logits_of(one, pixels_of(row, self.preprocessing)[None], self.preprocessing, device)
+
+        held = self.data.test or self.data.validation or self.data.train
+        return reloaded_hop(model, run, lambda: self._again(run, identity, device), logits, held, "single")
+
+    def _save_processor(self, folder: Path) -> None:
+        save_processor(self.recipe.backbone, self.task.size, folder)
+
+    def _again(self, run: Run, identity: BaseIdentity, device: torch.device) -> nn.Module:
+        """What lies in model/, loaded afresh."""
+        saved = self.recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
+        return load_image_model(saved, self.data.labels.names, size=self.task.size, device=device).model
+
+
+def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> ImageWork:
+    """Everything that can be known before the weights are read. Raises: DataError, RecipeError, BackboneError."""
+    task = image_task(recipe)
+    check_recipe(recipe)
+    preprocessing = read_preprocessing(recipe.backbone, task.size)
+    data = load_images(recipe.data, task, recipe.train.seed)
+    for name, rows in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if rows:
+            say(f"{name}: {len(rows)} images")
+    say(f"labels: {', '.join(data.labels.names)}")
+    return ImageWork(recipe, data, preprocessing)
+
+
+def image_task(recipe: Recipe) -> ImageClassification:
+    """The task, where it is known to be one of images."""
+    assert isinstance(recipe.task, ImageClassification)
+    return recipe.task
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises: RecipeError for what does not go together, or what only chat can do with its backbone."""
+    if image_task(recipe).batch_norm == "trained" and isinstance(recipe.method, Lora):
+        raise RecipeError(
+            "task.batch_norm 'trained' needs method FreezeExceptLast or Full: an adapter holds no statistics"
+        )
+    if recipe.backbone.quantize != "none":
+        raise RecipeError(
+            f"backbone.quantize {recipe.backbone.quantize!r} is for chat: a classifier's backbone stays as it is"
+        )
+    if recipe.backbone.new_tokens:
+        raise RecipeError("backbone.new_tokens is for chat: a model of images has no tokens")

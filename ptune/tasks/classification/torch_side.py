@@ -1,0 +1,87 @@
+"""A finished run's own predictions, by torch: the reference that everything else is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch import nn
+
+from ptune.backbone.classifier import load_classifier
+from ptune.codecs.sequence import SequenceCodec
+from ptune.data.labelled import LabelledRow
+from ptune.data.sequences import example_of
+from ptune.formats.run import Run
+from ptune.recipe import Recipe
+from ptune.tasks.classification.facts import Facts
+from ptune.tasks.classification.train import Loss, SequenceObjective, padded_rows
+
+Logits: TypeAlias = NDArray[np.float32]
+Tell: TypeAlias = Callable[[int], object]
+"""Is told how many more rows are done, such as `Progress.advance`."""
+Predictor: TypeAlias = Callable[[Sequence[LabelledRow], Tell], list[Logits]]
+"""Rows -> logits of each: [labels], or [words, labels] for the words that were not cut off."""
+_BATCH_TOKENS = 4096
+
+
+def predictor(run: Run, device: torch.device | str | None = None) -> Predictor:
+    """What a run's model says. Raises: FormatError where nothing was trained yet; BackboneError."""
+    if Facts.of_run(run).task == "image-classification":
+        from ptune.tasks.classification.image_predictions import image_predictor
+
+        return image_predictor(run, device)
+    return TextPredictor(load_trained(run, device), SequenceCodec.open(run.codec_path), Facts.of_run(run))
+
+
+def load_trained(run: Run, device: torch.device | str | None = None, attention: str = "sdpa") -> nn.Module:
+    """The model that a run of texts or words trained, in eval mode: model/, or its base with adapter/ in it.
+
+    Raises: FormatError, BackboneError.
+    """
+    facts, recipe = Facts.of_run(run), Recipe.load(run.recipe_path)
+    backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
+    backbone = backbone.model_copy(update={"dtype": run.record().base.dtype})
+    kind: Literal["text", "tokens"] = "tokens" if facts.problem == "tags" else "text"
+    base = load_classifier(backbone, kind, facts.named, device=device, attention=attention).model
+    return (PeftModel.from_pretrained(base, str(run.adapter_path)) if run.has_adapter else base).eval()
+
+
+@dataclass(frozen=True)
+class TextPredictor:
+    """See `Predictor`. Rows of similar length share a forward pass."""
+
+    model: nn.Module
+    codec: SequenceCodec
+    facts: Facts
+    batch_tokens: int = _BATCH_TOKENS
+    _objective: SequenceObjective = field(init=False)
+
+    def __post_init__(self) -> None:
+        device = next(self.model.parameters()).device
+        objective = SequenceObjective(
+            Loss(self.facts.named), self.batch_tokens, device, self.codec.pad_id, self.codec.type_ids
+        )
+        object.__setattr__(self, "_objective", objective)
+
+    @torch.no_grad()
+    def __call__(self, rows: Sequence[LabelledRow], tell: Tell) -> list[Logits]:
+        limit = self.facts.max_length or self.codec.limit(None) or 512
+        examples = [example_of(row, self.facts.named, self.codec, limit)[0] for row in rows]
+        found: dict[int, Logits] = {}
+        for indices in padded_rows([len(example) for example in examples], self.batch_tokens):
+            (batch,) = self._objective.batches([examples[index] for index in indices])
+            # Its rows are in the order of `indices`: these are sorted by length already, as a batch sorts its own.
+            logits = self._objective.logits(self.model, batch).float().cpu().numpy()
+            counts = [self._rows_of(examples[index]) for index in indices]
+            for index, part in zip(indices, np.split(logits, np.cumsum(counts)[:-1]), strict=True):
+                found[index] = part if self.facts.problem == "tags" else part[0]
+            tell(len(indices))
+        return [found[index] for index in range(len(rows))]
+
+    def _rows_of(self, example: Any) -> int:
+        return len(example.words) if self.facts.problem == "tags" else 1

