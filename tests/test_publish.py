@@ -20,6 +20,7 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
+from ptune.publish import chat
 from ptune.recipe import Backbone, Data, Recipe, Train
 from ptune.tasks.chat.infer import ChatModel, load
 from ptune.tasks.chat.spec import Chat
@@ -42,7 +43,9 @@ def recipe(folder: Path, method: Lora | Full, task: Chat, quantize: str = "none"
     return Recipe(
         task=task,
         method=method,
-        backbone=Backbone.model_validate({"model": str(folder / "model"), "quantize": quantize}),
+        backbone=Backbone.model_validate(
+            {"model": str(folder / "model"), "quantize": quantize, "dtype": "float32"}
+        ),
         data=Data(files=(folder / "data.jsonl",), validation_share=0.45),
         train=Train(max_steps=3, lr=2e-2, batch_size=4),
     )
@@ -78,6 +81,19 @@ def test_an_adapter_of_another_base_is_refused(place: Path, bundle: Path) -> Non
     train(recipe(place, Lora(r=2), Chat(), "nf4"), place / "nf4")
     with pytest.raises(AdapterError, match="another base"):
         publish.add(bundle, place / "nf4" / "adapter", "nf4", threads=1)
+
+
+def test_a_bfloat16_run_exports_the_rounded_base_that_it_was_trained_on(place: Path) -> None:
+    asked = recipe(place, Lora(r=2), Chat())
+    asked = asked.model_copy(update={"backbone": asked.backbone.model_copy(update={"dtype": "bfloat16"})})
+    train(asked, place / "run_bf16")
+    proof = publish.export_run(Run.open(place / "run_bf16"), place / "bundle_bf16", name="b", threads=1)
+    names = [hop.name for hop in proof.adapters["b"]]
+    assert names[:2] == ["trained → reloaded", "bfloat16 kernel → float32 on the same base"]
+    base = Bundle.open(place / "bundle_bf16").manifest.base
+    assert (base.dtype, base.hash) == ("bfloat16", Run.open(place / "run_bf16").record().base.hash)
+    assert base.hash != Run.open(place / "lora").record().base.hash
+    assert publish.verify(place / "bundle_bf16", threads=1).passed
 
 
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
@@ -146,7 +162,7 @@ def test_the_code_of_a_base_runs_only_where_it_is_trusted(
     base = with_own_code(Path(shutil.copytree(place / "model", tmp_path / "own")))
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(tmp_path / "modules")
-    monkeypatch.setattr(publish, "prove", lambda *_, **__: Proof((), {}))  # that has tests of its own
+    monkeypatch.setattr(chat, "prove", lambda *_, **__: Proof((), {}))  # that has tests of its own
     where = ["--backbone", str(base)]
     add = [str(bundle), str(place / "lora"), "--name", "again", *where]
     for command, arguments in ((cli_verify.run, [str(bundle), *where]), (cli_add.run, add)):

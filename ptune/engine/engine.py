@@ -20,7 +20,6 @@ from ptune.engine.session import Session
 from ptune.engine.step import Logits, Step
 from ptune.errors import AdapterError, PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, Bundle
-from ptune.formats.signature import Signature
 from ptune.formats.whole_write import read_json
 
 GIB = 1 << 30
@@ -62,7 +61,7 @@ class Engine:
         max_waiting: int = 256,
     ) -> None:
         self.bundle = bundle
-        self.signature: Signature = bundle.manifest.signature
+        self.signature = bundle.decoder
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
         self._cache = cache
         self._adapters: dict[str, Adapter] = {}
@@ -110,8 +109,8 @@ class Engine:
         manifest = bundle.manifest
         graph = bundle.graph_path(profile)
         bundle.check_files(manifest.graphs[profile or manifest.default_profile].files)
-        cache = KvCache.within(kv_bytes, manifest.signature, max_rows)
-        session = Session(graph, manifest.signature, threads)
+        cache = KvCache.within(kv_bytes, bundle.decoder, max_rows)
+        session = Session(graph, bundle.decoder, threads)
         engine = cls(bundle, session, cache, prefill_chunk=prefill_chunk, max_waiting=max_waiting)
         try:
             for name in manifest.adapters:

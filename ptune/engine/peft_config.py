@@ -79,8 +79,10 @@ class LoraConfig(BaseModel):
         return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
 
 
-def read_config(folder: Path) -> tuple[LoraConfig, list[str]]:
+def read_config(folder: Path, *, with_head: bool = False) -> tuple[LoraConfig, list[str]]:
     """Reads adapter_config.json. Returns it and what about it cannot be served.
+
+    with_head: whole trained modules are no fault of it: the adapter brings a head of its own.
 
     Raises: AdapterError where it is no LoRA configuration at all; FormatError where the file is missing or damaged.
     """
@@ -100,6 +102,8 @@ def read_config(folder: Path) -> tuple[LoraConfig, list[str]]:
         raise AdapterError(
             f"{folder}/adapter_config.json: {error.pattern!r} is no pattern: {error}"
         ) from None
+    if with_head:
+        fields.pop("modules_to_save", None)
     return config, _refused(fields, config)
 
 

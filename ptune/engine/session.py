@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,9 @@ class Session:
 
         Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Workers spin between the operators of a step, which is fast, but not between steps: an idle server is idle.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors have no common base but this
-            raise FormatError(f"{path} cannot be loaded: {error}") from None
-        self._check_names(path, signature)
+        self._session = open_graph(path, threads)
+        inputs = {*STEP_INPUTS, *signature.past_names(), *signature.factor_names()}
+        check_names(self._session, path, inputs, {"logits", *signature.present_names()})
         self._binding = self._session.io_binding()
         self._bound: dict[str, Array] = {}
 
@@ -57,21 +49,38 @@ class Session:
         self._bound[name] = array
         return before is None or before.ctypes.data != array.ctypes.data or before.shape != array.shape
 
-    def _check_names(self, path: Path, signature: Signature) -> None:
-        expected = {
-            "inputs": {*STEP_INPUTS, *signature.past_names(), *signature.factor_names()},
-            "outputs": {"logits", *signature.present_names()},
-        }
-        found = {
-            "inputs": {node.name for node in self._session.get_inputs()},
-            "outputs": {node.name for node in self._session.get_outputs()},
-        }
-        for kind, names in expected.items():
-            if wrong := sorted(names ^ found[kind]):
-                shown = ", ".join(wrong[:5])
-                raise FormatError(
-                    f"{path} does not have the {kind} of its manifest's signature; they differ in {shown}"
-                )
+
+def open_graph(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Loads a graph. `threads` defaults to the cores that this process really has.
+
+    Raises: FormatError where onnxruntime cannot load it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Workers spin between the operators of a step, which is fast, but not between steps: an idle server is idle.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base but this
+        raise FormatError(f"{path} cannot be loaded: {error}") from None
+
+
+def check_names(
+    session: onnxruntime.InferenceSession, path: Path, inputs: Collection[str], outputs: Collection[str]
+) -> None:
+    """Raises: FormatError where a graph's inputs and outputs are not those that its manifest's signature has."""
+    found = {
+        "inputs": ({*inputs}, {node.name for node in session.get_inputs()}),
+        "outputs": ({*outputs}, {node.name for node in session.get_outputs()}),
+    }
+    for kind, (expected, there) in found.items():
+        if wrong := sorted(expected ^ there):
+            shown = ", ".join(wrong[:5])
+            raise FormatError(
+                f"{path} does not have the {kind} of its manifest's signature; they differ in {shown}"
+            )
 
 
 def available_cores() -> int:

@@ -5,7 +5,9 @@ y = x W + b + ((x A) * choice) B, with x [rows, tokens, in], A [G, in, R], B [G,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,26 +55,29 @@ class Socket(nn.Module):
         return base + matmul(low * choice, factor_b, self.out_features).reshape(base.shape)
 
 
+AnySocket = TypeVar("AnySocket", bound=Socket)
+
+
 def matmul(x: Tensor, factor: Tensor, columns: int) -> Tensor:
     """x [rows, tokens, k] @ factor [G, k, columns] -> [rows, tokens, columns], broadcasting over G at run time."""
     shape = [*x.shape[:-1], columns]
     return torch.onnx.ops.symbolic("MatMul", [x, factor], {}, dtype=x.dtype, shape=shape)
 
 
-def install(model: nn.Module) -> list[Socket]:
-    """Replaces every linear layer of `model`, except its output head, by a Socket. Returns them in module order."""
+def install(model: nn.Module, kind: Callable[[nn.Module, str], AnySocket]) -> list[AnySocket]:
+    """Replaces every linear layer of `model`, except its output head, by a socket. Returns them in module order."""
     head = model.get_output_embeddings()
-    sockets = []
+    sockets: list[AnySocket] = []
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
             parent, _, leaf = name.rpartition(".")
-            socket = Socket(layer, name)
+            socket = kind(layer, name)
             setattr(model.get_submodule(parent), leaf, socket)
             sockets.append(socket)
     return sockets
 
 
-def describe(sockets: list[Socket]) -> tuple[signature.Socket, ...]:
+def describe(sockets: Sequence[Socket]) -> tuple[signature.Socket, ...]:
     """The sockets as the bundle's signature names them."""
     return tuple(
         signature.Socket(name=s.name, in_features=s.in_features, out_features=s.out_features) for s in sockets

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention
 from ptune.export.sockets import Socket, StepInputs, describe, install
-from ptune.formats.signature import STEP_INPUTS, CacheLayer, Signature
+from ptune.formats.signature import STEP_INPUTS, CacheLayer, EncoderSignature, Signature
 
 OPSET = 20
 DYNAMIC = torch.export.Dim.DYNAMIC
@@ -37,7 +37,7 @@ class Traced:
     """A graph whose large initializers have no values yet, and what one must know to feed it."""
 
     graph: onnx_ir.Model
-    signature: Signature
+    signature: Signature | EncoderSignature
     transposed: frozenset[str]  # weights that the graph holds as [in, out], transformers as [out, in]
     names: dict[
         str, tuple[str, ...]
@@ -88,7 +88,7 @@ def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Trace
     config = copy.deepcopy(config)  # a model writes its attention into the config, which another may share
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = skeleton(config, mode, trust_remote_code)
-    sockets = install(model)
+    sockets = install(model, Socket)
     names = tied_names(model)
     transposed = frozenset(f"{s.name}.weight" for s in sockets if not s.is_conv1d)
     heads = cache_layers(config)
@@ -124,12 +124,18 @@ def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Trace
     return Traced(program.model, signature, transposed, names)
 
 
-def skeleton(config: PretrainedConfig, mode: FakeTensorMode, trust_remote_code: bool) -> PreTrainedModel:
+def skeleton(
+    config: PretrainedConfig,
+    mode: FakeTensorMode,
+    trust_remote_code: bool,
+    kind: Any = AutoModelForCausalLM,
+    attention: str = attention.NAME,
+) -> PreTrainedModel:
     """The model with fake parameters on the CPU and real buffers; tied parameters stay tied."""
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(
+        model = kind.from_config(
             config,
-            attn_implementation=attention.NAME,
+            attn_implementation=attention,
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
         )

@@ -7,14 +7,23 @@ import importlib.metadata
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from transformers import PretrainedConfig
 
 from ptune.codecs.chat import ChatCodec
-from ptune.export.trace import trace
+from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save
 from ptune.formats.bundle import BaseIdentity, Bundle, Graph, Manifest
+from ptune.formats.signature import Signature
 from ptune.formats.whole_write import sha256_of
+
+
+class Codec(Protocol):
+    """What turns a user's input into the graph's, saved beside it."""
+
+    def save(self, folder: Path) -> None: ...
+
 
 PROFILE = "fp32"
 PACKAGES = ("ptune", "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -38,21 +47,34 @@ def write_bundle(
     progress("tracing the graph", 0.0)
     traced = trace(config, trust_remote_code=trust_remote_code)
     attach(traced, weights)
+    return write_traced(folder, traced, codec, identity, progress=progress)
+
+
+def write_traced(
+    folder: Path,
+    traced: Traced,
+    codec: Codec,
+    identity: BaseIdentity,
+    *,
+    progress: Callable[[str, float], None] = lambda *_: None,
+) -> Bundle:
+    """Writes a bundle of a traced base, whose weights are attached, of a decoder or an encoder."""
     path = folder / "graphs" / PROFILE / "model.onnx"
     save(traced, path, lambda _, done, total: progress("writing the weights", (done + 1) / total))
     codec.save(folder / "codec")
     progress("hashing the files", 0.0)
-    bundle = Bundle(folder, _manifest(folder, traced.signature, codec, identity))
+    bundle = Bundle(folder, _manifest(folder, traced, identity))
     bundle.write_manifest(bundle.manifest)
     return bundle
 
 
-def _manifest(folder: Path, signature: object, codec: ChatCodec, identity: BaseIdentity) -> Manifest:
+def _manifest(folder: Path, traced: Traced, identity: BaseIdentity) -> Manifest:
     return Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=versions(),
+        task="chat" if isinstance(traced.signature, Signature) else "encoder",
         base=identity,
-        signature=signature,  # type: ignore[arg-type]
+        signature=traced.signature,
         graphs={PROFILE: Graph(profile=PROFILE, files=hashes(folder, f"graphs/{PROFILE}"))},
         codec=hashes(folder, "codec"),
         golden={},

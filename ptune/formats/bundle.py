@@ -4,7 +4,7 @@
     graphs/PROFILE/model.onnx       the graph; its weights lie in model.onnx.data beside it
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
     golden/golden.json              inputs and expected outputs, replayed at every start
-    adapters/NAME/                  PEFT's own files, untouched, and adapter.json beside them
+    adapters/NAME/                  PEFT's own files, untouched, and adapter.json beside them; of an encoder head.onnx, too
 
 Readers refuse another major format and ignore fields that they do not know.
 """
@@ -12,12 +12,12 @@ Readers refuse another major format and ignore fields that they do not know.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from ptune.errors import FormatError
-from ptune.formats.signature import Signature
+from ptune.formats.signature import EncoderSignature, Signature
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 
 FORMAT = 1
@@ -54,7 +54,7 @@ class Hop(_Record):
     name: str  # e.g. "torch -> onnx + adapter"
     prompts: int
     positions: int  # token positions compared
-    max_abs_logprob: float | None = None  # max |Δ log-softmax|
+    max_abs_logprob: float | None = None  # max |Δ log-softmax|; of a regression max |Δ| of its numbers
     mean_kl: float | None = None
     top1: float | None = None  # share of positions whose most likely token agrees
     liveness: float | None = None  # relative L2 of (adapter - base) here against there
@@ -68,16 +68,33 @@ class AdapterRecord(_Record):
 
     format: int = FORMAT
     name: str
-    task: str = "chat"
+    task: str = "chat"  # or text-classification, token-classification, image-classification
     files: dict[str, str] = Field(default_factory=dict)  # file name -> SHA-256
     rank: int = 0  # largest over the sockets
     base: str | None = None  # BaseIdentity.hash it was trained on; None = unverified
     own_prompt: bool = False  # template and system below are its own; else it takes the bundle's
     template: str | None = None  # the chat template it was trained with
     system: str | None = None  # the system message put before conversations that have none
+    labels: tuple[str, ...] = ()  # of a classifier: the outputs of its head, in order
+    problem: Literal["", "single", "multi", "regression", "tags"] = ""
+    max_length: int | None = None  # longest text of a classifier, in tokens; longer ones were cut in training
+    preprocessing: dict[str, Any] | None = None  # of an image classifier: see ptune.codecs.image
     parity: Literal["measured", "unmeasured"] = "unmeasured"
     hops: tuple[Hop, ...] = ()
     added: str = ""  # ISO date
+
+
+def _kind(signature: Any) -> str:
+    encoder = isinstance(signature, EncoderSignature) or (
+        isinstance(signature, dict) and "modality" in signature
+    )
+    return "encoder" if encoder else "decoder"
+
+
+AnySignature = Annotated[
+    Annotated[Signature, Tag("decoder")] | Annotated[EncoderSignature, Tag("encoder")],
+    Discriminator(_kind),
+]
 
 
 class Manifest(_Record):
@@ -86,9 +103,9 @@ class Manifest(_Record):
     format: int = FORMAT
     created: str
     versions: dict[str, str]
-    task: str = "chat"
+    task: Literal["chat", "encoder"] = "chat"  # an encoder's adapters have tasks of their own
     base: BaseIdentity
-    signature: Signature
+    signature: AnySignature
     graphs: dict[str, Graph]
     default_profile: str = "fp32"
     codec: dict[str, str]  # file -> SHA-256
@@ -115,6 +132,20 @@ class Bundle:
                 f"{folder} is not a bundle: it has no manifest.json (was its export interrupted?)"
             )
         return cls(folder, parse(Manifest, read_json(folder / "manifest.json"), folder / "manifest.json"))
+
+    @property
+    def decoder(self) -> Signature:
+        """The signature of a chat bundle. Raises: FormatError where it is no decoder."""
+        if not isinstance(self.manifest.signature, Signature):
+            raise FormatError(f"{self.folder} is a bundle of an encoder, not of a model that generates text")
+        return self.manifest.signature
+
+    @property
+    def encoder(self) -> EncoderSignature:
+        """The signature of an encoder's bundle. Raises: FormatError where it is a decoder."""
+        if not isinstance(self.manifest.signature, EncoderSignature):
+            raise FormatError(f"{self.folder} is a chat bundle, not one of an encoder")
+        return self.manifest.signature
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replaces manifest.json whole; the last thing that any change of a bundle does."""
@@ -168,7 +199,8 @@ def parse(kind: type[Record], value: dict[str, Any], path: Path) -> Record:
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        raise FormatError(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        place = ".".join(str(part) for part in first["loc"] if part not in ("decoder", "encoder"))
+        raise FormatError(f"{path} is damaged: {place}: {first['msg']}") from None
 
 
 def check_hash(path: Path, expected: str) -> None:

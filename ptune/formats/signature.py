@@ -23,6 +23,8 @@ Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlen
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -33,6 +35,9 @@ class Socket(BaseModel):
     name: str
     in_features: int
     out_features: int
+    kernel: tuple[int, int] | None = (
+        None  # of a convolution, whose factors are convolutions too: see EncoderSignature
+    )
 
 
 class CacheLayer(BaseModel):
@@ -82,3 +87,45 @@ STEP_INPUTS = (
     "choice",
 )
 """Inputs that change every step, in graph order; the caches and factors follow."""
+
+
+class EncoderSignature(BaseModel):
+    """A bundle whose graph is an encoder: one pass, no cache, hidden states out; the head is the adapter's own graph.
+
+    The body, graphs/PROFILE/model.onnx:
+
+    Inputs                      type   shape              meaning
+    input_ids                   int64  [batch, seq]       text: tokens, padded on the right (with any token)
+    lengths                     int64  [batch]            text: tokens of each row
+    token_type_ids              int64  [batch, seq]       text, where `type_ids`
+    pixel_values                float  [batch, 3, H, W]   image, normalised
+    choice                      float  [batch, R]         which low-rank columns each row uses (0 or 1)
+    SOCKET.A, SOCKET.B          float  [in, R], [R, out]  low-rank factors, B scaled; R = 0 is the bare base
+      of a convolution                 [R, in, kh, kw], [out, R, 1, 1]   (as PEFT has them: a convolution, then a 1x1 one)
+
+    Output: hidden float [batch, seq, width] (text) or [batch, channels, h, w] (convolutional image) or
+    [batch, patches, width] (other image).
+
+    The head, adapters/NAME/head.onnx: everything of the model that comes after the body's hidden states, pooler included,
+    with that adapter's weights in it.
+
+    Inputs: hidden as above and, for text, lengths int64 [batch]. Output: logits float [batch, labels], or
+    [batch, seq, labels] where each token gets some.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    modality: Literal["text", "image"]
+    context: int = 0  # longest sequence, in tokens; images: 0
+    type_ids: bool = False
+    prefix: str = ""  # what the module names in a PEFT file have before the socket's name, as in "bert."
+    sockets: tuple[Socket, ...]
+
+    def step_inputs(self) -> list[str]:
+        """Inputs that change from batch to batch, in graph order; the factors follow."""
+        if self.modality == "image":
+            return ["pixel_values", "choice"]
+        return ["input_ids", "lengths", *(["token_type_ids"] if self.type_ids else []), "choice"]
+
+    def factor_names(self) -> list[str]:
+        """Adapter inputs in graph order: A then B of each socket."""
+        return [f"{socket.name}.{factor}" for socket in self.sockets for factor in ("A", "B")]

@@ -69,7 +69,7 @@ def prove(
 
     `model` is the plain float32 reference (a quantised base dequantised), `adapters` the PEFT folders to prove.
     """
-    random = random_factors(bundle.manifest.signature, RANDOM_RANK, RANDOM_SEED, RANDOM_SCALE)
+    random = random_factors(bundle.decoder, RANDOM_RANK, RANDOM_SEED, RANDOM_SCALE)
     progress("torch, the reference", 0.0)
     base = Reference(logprobs(model, probes))
     with plugged(model, random):
@@ -77,7 +77,7 @@ def prove(
     there = {name: _peft_reference(model, folder, probes) for name, folder in adapters.items()}
 
     progress("the ONNX graph", 0.3)
-    graph = PlainGraph(bundle.graph_path(), bundle.manifest.signature, threads)
+    graph = PlainGraph(bundle.graph_path(), bundle.decoder, threads)
     here = {BASE: _run(graph, probes, None)} | {
         name: _run(graph, probes, there[name].factors) for name in there
     }

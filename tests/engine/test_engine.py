@@ -230,8 +230,8 @@ def test_longest_sequence_fits(tiny: TinyBundle, engine: Engine) -> None:
 
 def test_queue_is_bounded_and_a_draining_engine_takes_nothing(tiny: TinyBundle) -> None:
     bundle = Bundle.open(tiny.folder)
-    cache = KvCache.within(1 << 24, bundle.manifest.signature, 1)
-    engine = Engine(bundle, Session(bundle.graph_path(), bundle.manifest.signature, 1), cache, max_waiting=2)
+    cache = KvCache.within(1 << 24, bundle.decoder, 1)
+    engine = Engine(bundle, Session(bundle.graph_path(), bundle.decoder, 1), cache, max_waiting=2)
     running, go_on = threading.Event(), threading.Event()
 
     def hold(token: Token) -> None:

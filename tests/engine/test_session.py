@@ -47,7 +47,7 @@ def test_step_inputs_of_a_ragged_step() -> None:
 
 def test_slots_without_a_chunk_stay_bit_identical(tiny: TinyBundle) -> None:
     bundle = Bundle.open(tiny.folder)
-    signature = bundle.manifest.signature
+    signature = bundle.decoder
     cache = KvCache(signature, slots=5, capacity=32)
     rng = np.random.default_rng(0)
     for array in cache.window(0, 5).values():
@@ -64,7 +64,7 @@ def test_slots_without_a_chunk_stay_bit_identical(tiny: TinyBundle) -> None:
 
 def test_graph_of_another_signature_is_refused(tiny: TinyBundle) -> None:
     bundle = Bundle.open(tiny.folder)
-    signature = bundle.manifest.signature
+    signature = bundle.decoder
     fewer = signature.model_copy(update={"sockets": signature.sockets[1:]})
     with pytest.raises(
         FormatError, match=r"the inputs of its manifest's signature; .*0\.self_attn\.q_proj\.A"
@@ -76,7 +76,7 @@ def test_damaged_graph_is_a_format_error(tiny: TinyBundle, tmp_path: Path) -> No
     bundle = Bundle.open(tiny.folder)
     (tmp_path / "model.onnx").write_bytes(bundle.graph_path().read_bytes()[:5000])
     with pytest.raises(FormatError, match="cannot be loaded"):
-        Session(tmp_path / "model.onnx", bundle.manifest.signature, 1)
+        Session(tmp_path / "model.onnx", bundle.decoder, 1)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ptune.engine.engine import Engine
 from ptune.errors import BackboneError, FormatError, ParityError, UsageError
 from ptune.formats.bundle import BASE, Bundle
 from ptune.formats.whole_write import sha256_of, write_json
+from ptune.publish import chat
 from ptune.recipe import Backbone
 from ptune.verify import probes as probing
 from ptune.verify.prove import prove
@@ -27,8 +28,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     base = build(folder / "model", "llama")
     adapter = peft_folder(base, folder / "adapter", spread=0.2)
-    loaded = publish.reference(Backbone(model=str(base)))
-    proof = publish.publish(
+    loaded = chat.reference(Backbone(model=str(base)))
+    proof = chat.publish(
         loaded,
         {"tuned": adapter},
         probing.of_examples([], loaded.codec),
@@ -93,7 +94,7 @@ def test_force_replaces_bundles_only(published: Path) -> None:
 
 
 def test_a_drifting_graph_is_refused(copy: Path) -> None:
-    bundle, loaded = Bundle.open(copy / "bundle"), publish.reference(Backbone(model=str(copy / "model")))
+    bundle, loaded = Bundle.open(copy / "bundle"), chat.reference(Backbone(model=str(copy / "model")))
     weights = bundle.graph_path().with_name("model.onnx.data")
     values = np.fromfile(weights, np.float32)
     values[: len(values) // 2] *= 1.02
@@ -112,7 +113,7 @@ def test_a_drifting_graph_is_refused(copy: Path) -> None:
 def test_another_adapter_than_the_one_trained_is_refused(copy: Path) -> None:
     """What the engine loads is compared with what peft loads: swap the files behind its back."""
     other = peft_folder(copy / "model", copy / "other", seed=9, spread=0.2)
-    bundle, loaded = Bundle.open(copy / "bundle"), publish.reference(Backbone(model=str(copy / "model")))
+    bundle, loaded = Bundle.open(copy / "bundle"), chat.reference(Backbone(model=str(copy / "model")))
     proof = prove(
         bundle, loaded.model, {"tuned": other}, probing.load(bundle.folder), threads=1, server=False
     )
@@ -122,9 +123,9 @@ def test_another_adapter_than_the_one_trained_is_refused(copy: Path) -> None:
 
 def test_a_dead_adapter_is_refused_and_leaves_nothing(published: Path, tmp_path: Path) -> None:
     dead = peft_folder(published / "model", tmp_path / "dead", spread=0.0)
-    loaded = publish.reference(Backbone(model=str(published / "model")))
+    loaded = chat.reference(Backbone(model=str(published / "model")))
     with pytest.raises(ParityError, match="dead"):
-        publish.publish(
+        chat.publish(
             loaded,
             {"dead": dead},
             probing.of_examples([], loaded.codec),

@@ -37,9 +37,8 @@ def install(bundle: Bundle, adapter: Path, name: str) -> None:
 
     Raises: UsageError for a name that cannot be; AdapterError that lists everything which does not fit.
     """
-    if name == BASE or name != os.path.basename(name) or not name or name.startswith("."):
-        raise UsageError(f"--name {name!r}: must be a plain folder name other than {BASE!r}")
-    checked = load_adapter(adapter, bundle.manifest.signature)
+    check_name(name)
+    checked = load_adapter(adapter, bundle.decoder)
     own, base = prompt_of(adapter, bundle)
     place = bundle.adapter_path(name)
     shutil.rmtree(place, ignore_errors=True)  # what an interrupted call may have left
@@ -52,6 +51,12 @@ def install(bundle: Bundle, adapter: Path, name: str) -> None:
         update=own
     )
     write_record(bundle, kept)
+
+
+def check_name(name: str) -> None:
+    """Raises: UsageError for a name that no adapter can have."""
+    if name == BASE or name != os.path.basename(name) or not name or name.startswith("."):
+        raise UsageError(f"--name {name!r}: must be a plain folder name other than {BASE!r}")
 
 
 def prompt_of(adapter: Path, bundle: Bundle) -> tuple[dict[str, object], str | None]:

@@ -1,4 +1,4 @@
-"""From a run to a bundle that may be served: written beside its place, proved there, and only then moved into it."""
+"""From a run of chat, or a pretrained model, to a bundle that may be served, and more adapters into it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,36 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from ptune.adapter_folder import install, of_bundle, write_record
 from ptune.backbone.load import Loaded, load
 from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec
 from ptune.engine import golden
 from ptune.engine.engine import Engine
-from ptune.errors import BackboneError, FormatError, ParityError, PtuneError, UsageError
+from ptune.errors import BackboneError, ParityError, UsageError
 from ptune.evaluation.held_out import held_out
 from ptune.export.merge import merged
 from ptune.export.weights import ModelWeights
 from ptune.export.write import hashes, write_bundle
-from ptune.formats.bundle import BASE, AdapterRecord, BaseIdentity, Bundle, Hop
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop
 from ptune.formats.run import Run
-from ptune.formats.whole_write import read_json, whole_folder, write_json
+from ptune.formats.whole_write import whole_folder, write_json
 from ptune.parity import compare
-from ptune.progress import say
+from ptune.publish.adapter_folder import install
+from ptune.publish.steps import (
+    changed,
+    check_base,
+    check_finished,
+    check_place,
+    figures,
+    of_manifest,
+    record,
+    refuse_drift,
+    tell,
+)
 from ptune.recipe import Backbone, Recipe
 from ptune.verify import probes as probing
 from ptune.verify.limits import MAX_ABS_LOGPROB
-from ptune.verify.live import live_kernel_hop
+from ptune.verify.live import live_kernel_hops
 from ptune.verify.prove import Proof, prove
 from ptune.verify.torch_side import Probe, logprobs
 
@@ -49,11 +59,8 @@ class Trained:
     @classmethod
     def open(cls, run: Run) -> Trained:
         """Raises: UsageError where the run is not finished; BackboneError where its base is no longer the same."""
+        check_finished(run)
         record, recipe = run.record(), Recipe.load(run.recipe_path)
-        if record.status not in ("finished", "stopped early"):
-            raise UsageError(
-                f"{run.folder} is {record.status}: go on with the command of run.json and --resume"
-            )
         if run.has_adapter:
             backbone = recipe.backbone.model_copy(update={"dtype": record.base.dtype})
         else:
@@ -75,15 +82,9 @@ def reference(backbone: Backbone) -> Loaded:
     return replace(loaded, model=loaded.model.float())
 
 
-def export_run(
-    run: Run, out: Path, *, name: str, merge: bool = False, force: bool = False, threads: int
-) -> Proof:
-    """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
-
-    `merge`: the adapter is merged first, into RUN/merged, and the bundle holds those weights instead of an adapter.
-    Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`).
-    """
-    check_place(out, force)
+def export_chat_run(run: Run, out: Path, *, name: str, merge: bool = False, threads: int) -> Proof:
+    """As `ptune.publish.export_run`, of a run of chat."""
+    check_finished(run)
     if merge and run.has_adapter:
         place = run.folder / "merged"
         hop, _ = merge_run(run, place, "float32", force=True)
@@ -101,10 +102,7 @@ def export_run(
         return publish(
             trained.loaded, {}, trained.probes, out, before=hops, threads=threads, trust_remote_code=trust
         )
-    if trained.backbone.quantize != "none":
-        before.append(
-            live_kernel_hop(trained.backbone, trained.loaded.model, run.adapter_path, trained.probes)
-        )
+    before += live_kernel_hops(trained.backbone, trained.loaded.model, run.adapter_path, trained.probes)
     adapters, hops = {name: run.adapter_path}, {name: before}
     return publish(
         trained.loaded, adapters, trained.probes, out, before=hops, threads=threads, trust_remote_code=trust
@@ -192,28 +190,20 @@ def publish(
     return proof
 
 
-def add(
-    folder: Path,
+def add_to_chat(
+    original: Bundle,
     adapter: Path,
     name: str,
     *,
-    prove_it: bool = True,
-    backbone: str | None = None,
-    trust_remote_code: bool = False,
+    prove_it: bool,
+    backbone: str | None,
+    trust_remote_code: bool,
     threads: int,
 ) -> AdapterRecord:
-    """Adds a PEFT folder that ptune need not have trained to a bundle, and proves it where the base can be loaded.
-
-    The bundle is changed whole or not at all: the work is done on a copy (hard links), which then takes its place.
-    Raises: AdapterError that lists everything which keeps it from being served; ParityError where it drifts.
-    """
-    original = Bundle.open(folder)
-    if name in original.manifest.adapters:
-        raise UsageError(f"{folder} has an adapter {name!r} already: choose another --name")
-    with whole_folder(folder) as stage:
-        bundle = of_bundle(original, stage)
+    """As `ptune.publish.add`."""
+    with changed(original) as bundle:
         install(bundle, adapter, name)
-        probes = probing.load(stage)
+        probes = probing.load(bundle.folder)
         write_golden(bundle, probes, threads)
         if prove_it:
             loaded = reference(of_manifest(bundle, backbone, trust_remote_code))
@@ -222,98 +212,16 @@ def add(
             proof = Proof((), proof.adapters)
             record(bundle, proof)
             refuse_drift(proof)
-        if Bundle.open(folder).manifest != original.manifest:
-            raise PtuneError(f"{folder} was changed meanwhile by somebody else: nothing was added, try again")
-    return Bundle.open(folder).adapter(name)
+    return Bundle.open(original.folder).adapter(name)
 
 
-def verify(
-    folder: Path, *, backbone: str | None = None, trust_remote_code: bool = False, threads: int
-) -> Proof:
-    """Measures every hop of a bundle again, on this machine, and checks every file against its hash.
-
-    Raises: FormatError where a file is damaged; ParityError is left to the caller, who sees the whole proof.
-    """
-    bundle = Bundle.open(folder)
-    manifest = bundle.manifest
-    for files in (manifest.codec, manifest.golden, *(graph.files for graph in manifest.graphs.values())):
-        bundle.check_files(files)
-    for name in manifest.adapters:
-        bundle.check_files(
-            {f"adapters/{name}/{file}": value for file, value in bundle.adapter(name).files.items()}
-        )
-    loaded = reference(of_manifest(bundle, backbone, trust_remote_code))
+def verify_chat(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
+    """Measures every hop of a chat bundle again. Its files have been checked against their hashes."""
+    loaded = reference(backbone)
     check_base(bundle, loaded.identity)
-    adapters = {name: bundle.adapter_path(name) for name in manifest.adapters}
-    return prove(bundle, loaded.model, adapters, probing.load(folder), threads=threads, progress=tell)
-
-
-def check_place(out: Path, force: bool) -> None:
-    """Raises: UsageError where something stands at `out` that may not be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        read_json(out / "manifest.json")
-    except FormatError:
-        raise UsageError(f"{out} exists and is not a bundle: choose another --out") from None
-    if not force:
-        raise UsageError(f"{out} exists already: choose another --out, or replace it with --force")
-
-
-def of_manifest(bundle: Bundle, model: str | None = None, trust_remote_code: bool = False) -> Backbone:
-    """The backbone that a bundle was made of; `model` says where it is now.
-
-    A bundle that came from somewhere cannot say itself that its base's code is to be trusted.
-    """
-    base = bundle.manifest.base
-    return Backbone(
-        model=model or base.source,
-        quantize=base.quantize,
-        dtype=base.dtype,
-        revision=base.revision,
-        trust_remote_code=trust_remote_code,
-    )
-
-
-def check_base(bundle: Bundle, found: BaseIdentity) -> None:
-    """Raises: BackboneError where the reference's weights are not those that the bundle was made of."""
-    base = bundle.manifest.base
-    if base.hash != found.hash:
-        raise BackboneError(
-            f"{found.source} is not the base of {bundle.folder}: its weights hash to {found.hash[:12]}, "
-            f"the bundle's to {base.hash[:12]}; say where the right one is with --backbone"
-        )
-
-
-def record(bundle: Bundle, proof: Proof) -> None:
-    """Writes the figures into the artefact."""
-    if proof.base:
-        bundle.write_manifest(bundle.manifest.model_copy(update={"hops": proof.base}))
-    for name, hops in proof.adapters.items():
-        write_record(bundle, bundle.adapter(name).model_copy(update={"hops": hops, "parity": "measured"}))
-
-
-def refuse_drift(proof: Proof) -> None:
-    """Raises: ParityError that names each hop beyond its limit."""
-    failed = [hop for hop in proof.hops if not hop.passed]
-    if failed:
-        raise ParityError(
-            "; ".join(f"{hop.name}: {figures(hop)}, but the limit is {hop.limit}" for hop in failed)
-        )
-
-
-def figures(hop: Hop) -> str:
-    """A hop's figures in one line."""
-    parts = []
-    if hop.max_abs_logprob is not None:
-        parts.append(f"max |Δ log p| {hop.max_abs_logprob:.1e}")
-    if hop.mean_kl is not None:
-        parts.append(f"mean KL {hop.mean_kl:.1e}")
-    if hop.top1 is not None:
-        parts.append(f"top-1 {hop.top1:.1%}")
-    if hop.liveness is not None:
-        parts.append(f"relative L2 {hop.liveness:.1e}")
-    return ", ".join([*parts, hop.note] if hop.note else parts)
+    adapters = {name: bundle.adapter_path(name) for name in bundle.manifest.adapters}
+    probes = probing.load(bundle.folder)
+    return prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
 
 
 def write_golden(bundle: Bundle, probes: list[Probe], threads: int) -> None:
@@ -323,14 +231,3 @@ def write_golden(bundle: Bundle, probes: list[Probe], threads: int) -> None:
         prompts = [probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in probes[:GOLDEN_PROMPTS]]
         write_json(bundle.golden_path, golden.record(engine, prompts, [BASE, *bundle.manifest.adapters]))
     bundle.write_manifest(bundle.manifest.model_copy(update={"golden": hashes(bundle.folder, "golden")}))
-
-
-_told = ""
-
-
-def tell(what: str, share: float) -> None:
-    """Progress of the export, a line a stage."""
-    global _told
-    if what != _told:
-        _told = what
-        say(f"  {what}")

@@ -1,0 +1,312 @@
+"""The engine of an encoder: items in, logits out. One thread; adapters and tasks are mixed in every pass."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ptune.engine.adapters import Adapter, load_adapter
+from ptune.engine.encoder_batch import Array, Item, choose, padded
+from ptune.engine.encoder_golden import replay
+from ptune.engine.encoder_session import BodySession, HeadSession
+from ptune.engine.factors import Stacks
+from ptune.errors import AdapterError, PtuneError, RequestError, UsageError
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle
+
+HEAD = "head.onnx"
+NO_FACTORS = "adapter_config.json"  # where an adapter's folder has none, it is a head alone
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderStats:
+    """The engine at one moment; the last three count from its start."""
+
+    running: int
+    waiting: int
+    passes: int
+    rows: int
+    tokens: int  # padding not counted; of images one each
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A loaded adapter: its record, its factors and its head."""
+
+    record: AdapterRecord
+    factors: Adapter
+    head: HeadSession
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    item: Item
+    served: (
+        Served | None
+    )  # None = the bare body; as it was when the item came, so that a later drop is no matter
+    done: Future[Array]
+
+
+class EncoderEngine:
+    """Serves one bundle's encoder under all its adapters. All methods may be called from any thread."""
+
+    def __init__(
+        self, bundle: Bundle, session: BodySession, *, max_batch: int = 32, max_waiting: int = 256
+    ) -> None:
+        self.bundle = bundle
+        self.signature = bundle.encoder
+        self.context = self.signature.context  # longest text, in tokens; 0 of images
+        self._session = session
+        self._stacks = Stacks(self.signature)
+        self._max_batch, self._max_waiting = max_batch, max_waiting
+        self._served: dict[str, Served] = {}
+        self._waiting: deque[_Job] = deque()
+        self._running = self._passes = self._rows = self._tokens = 0
+        self._open = True  # takes items
+        self._closing = False
+        self._changed = threading.Condition()  # guards everything above
+        self._thread = threading.Thread(target=self._run, name="ptune-encoder", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # or the interpreter would take the graph away under a running pass
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle | str | Path,
+        *,
+        profile: str | None = None,
+        threads: int | None = None,
+        max_batch: int = 32,
+        max_waiting: int = 256,
+        replay_golden: bool = True,
+    ) -> EncoderEngine:
+        """Opens a bundle, loads all its adapters and compares this machine's numbers with the exporting one's.
+
+        profile: which graph; default: the bundle's own choice.
+        threads: of a pass; default: the cores that this process may use.
+        max_batch: rows of a pass at most.
+        max_waiting: items that wait at most.
+
+        Raises: FormatError, AdapterError, UsageError; ParityError where this machine computes otherwise.
+        """
+        for name, value in (
+            ("max_batch", max_batch),
+            ("max_waiting", max_waiting),
+            ("threads", threads or 1),
+        ):
+            if value < 1:
+                raise UsageError(f"{name} must be 1 or more (is {value})")
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        manifest = bundle.manifest
+        graph = bundle.graph_path(profile)
+        bundle.check_files(manifest.graphs[profile or manifest.default_profile].files)
+        session = BodySession(graph, bundle.encoder, threads)
+        engine = cls(bundle, session, max_batch=max_batch, max_waiting=max_waiting)
+        try:
+            for name in manifest.adapters:
+                engine.load_adapter(name)
+            if replay_golden:
+                bundle.check_files(manifest.golden)
+                replay(engine, bundle)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the loaded adapters; the bare body is always there and not among them."""
+        return list(self._served)
+
+    def record(self, name: str) -> AdapterRecord:
+        """What a loaded adapter says of itself. Raises: RequestError, 404, where there is none of that name."""
+        with self._changed:
+            served = self._find(name)
+        if served is None:
+            raise RequestError(
+                f"{BASE!r} has no head: name an adapter: {', '.join(self._served) or 'there is none yet'}",
+                param="model",
+            )
+        return served.record
+
+    def load_adapter(self, name: str) -> None:
+        """Loads an adapter of the bundle, also one that was added to it since; a loaded one is replaced.
+
+        Raises: FormatError where the bundle has none or its files are damaged; AdapterError where it does not fit.
+        """
+        bundle = Bundle.open(self.bundle.folder)
+        record = bundle.adapter(name)
+        if record.base is not None and record.base != bundle.manifest.base.hash:
+            raise AdapterError(
+                f"adapter {name!r} was trained on another base ({record.base}) than this ({bundle.manifest.base.hash})"
+            )
+        folder = bundle.adapter_path(name)
+        bundle.check_files({f"adapters/{name}/{file}": digest for file, digest in record.files.items()})
+        alone = not (folder / NO_FACTORS).is_file()
+        factors = Adapter(name, 0, {}, 0) if alone else load_adapter(folder, self.signature)
+        served = Served(record, factors, HeadSession(folder / HEAD, self.signature))
+        with self._changed:
+            self.bundle = bundle
+            self._served[name] = served
+
+    def drop_adapter(self, name: str) -> None:
+        """Takes no more items for an adapter; those that are there finish. Raises: RequestError, 404."""
+        with self._changed:
+            if self._find(name) is None:
+                raise RequestError("the base cannot be dropped", param="model")
+            del self._served[name]
+
+    def submit(self, item: Item) -> Future[Array]:
+        """Queues an item. Its future gives logits [labels], or [seq, labels] where each token gets some.
+
+        Under `base` it gives the body's hidden states. A future that is cancelled before its pass costs nothing.
+        Raises: RequestError: 400 for what cannot be encoded, 404 for an unknown adapter, 429 where the queue is full,
+        503 while the engine drains.
+        """
+        with self._changed:
+            job = self._job(item)
+            if len(self._waiting) >= self._max_waiting:
+                raise RequestError(
+                    f"{len(self._waiting)} requests are waiting; try again later",
+                    code="overloaded",
+                    status=429,
+                )
+            self._enqueue([job])
+        return job.done
+
+    def logits(self, items: Sequence[Item]) -> list[Array]:
+        """Computes many items, in one queue without a bound. Raises: RequestError, as `submit`, but 429; PtuneError."""
+        with self._changed:
+            jobs = [self._job(item) for item in items]
+            self._enqueue(jobs)
+        return [job.done.result() for job in jobs]
+
+    def stats(self) -> EncoderStats:
+        with self._changed:
+            return EncoderStats(self._running, len(self._waiting), self._passes, self._rows, self._tokens)
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Takes no more items and waits for those that are there. Returns whether all have finished."""
+        with self._changed:
+            self._open = False
+            return self._changed.wait_for(lambda: not self._waiting and not self._running, timeout_s)
+
+    def close(self) -> None:
+        """Cancels what is left and ends the thread. May be called twice."""
+        with self._changed:
+            self._open, self._closing = False, True
+            for job in self._waiting:
+                job.done.cancel()
+            self._changed.notify_all()
+        self._thread.join()
+        atexit.unregister(self.close)
+
+    def _run(self) -> None:
+        """The thread: sleeps while there is nothing to do, else computes passes."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._waiting)
+                if self._closing:
+                    self._waiting.clear()
+                    self._changed.notify_all()
+                    return
+                jobs = self._next()
+                self._running = len(jobs)
+            _answer(jobs, self._compute)
+            with self._changed:
+                self._running = 0
+                self._passes += bool(jobs)
+                self._rows += len(jobs)
+                self._tokens += sum(job.item.length for job in jobs)
+                self._changed.notify_all()
+
+    def _next(self) -> list[_Job]:
+        """Takes the next pass's jobs out of the queue; those that were cancelled meanwhile are left out."""
+        chosen = {*choose([job.item.length for job in self._waiting], self._max_batch)}
+        waiting = list(enumerate(self._waiting))
+        self._waiting = deque(job for index, job in waiting if index not in chosen)
+        picked = [job for index, job in waiting if index in chosen]
+        return [job for job in picked if job.done.set_running_or_notify_cancel()]
+
+    def _compute(self, jobs: Sequence[_Job]) -> list[Array]:
+        """One pass of the body, then each adapter's head on its own rows."""
+        inputs = padded([job.item for job in jobs], self.signature)
+        stack = self._stacks.of(
+            {job.served.factors for job in jobs if job.served and job.served.factors.rank}
+        )
+        choice = np.zeros((len(jobs), stack.rank), np.float32)
+        rows: dict[Served | None, list[int]] = {}
+        for row, job in enumerate(jobs):
+            rows.setdefault(job.served, []).append(row)
+            if job.served is not None and job.served.factors.rank:
+                choice[row, stack.columns[job.served.factors]] = 1
+        hidden = self._session.run({**inputs, "choice": choice}, stack.inputs)
+        lengths = inputs.get("lengths")
+        found: dict[int, Array] = {}
+        for served, own in rows.items():
+            out = _headed(hidden[own], None if lengths is None else lengths[own], served)
+            found |= dict(zip(own, out, strict=True))
+        return [found[row] for row in range(len(jobs))]
+
+    def _enqueue(self, jobs: Sequence[_Job]) -> None:
+        self._waiting.extend(jobs)
+        self._changed.notify_all()
+
+    def _find(self, name: str) -> Served | None:
+        if name == BASE:
+            return None
+        if name not in self._served:
+            known = ", ".join(self._served) or "none"
+            message = f"no adapter {name!r} here; served: {known}"
+            raise RequestError(message, param="model", code="model_not_found", status=404)
+        return self._served[name]
+
+    def _job(self, item: Item) -> _Job:
+        """A job for an item that can be encoded."""
+        if not self._open:
+            raise RequestError("the engine is shutting down", code="shutting_down", status=503)
+        served = self._find(item.adapter)
+        if self.signature.modality == "text":
+            if not item.length:
+                raise RequestError("a text is one or more tokens", param="input")
+            if item.length > self.context:
+                raise RequestError(
+                    f"the text has {item.length} tokens; the encoder takes {self.context}",
+                    param="input",
+                    code="context_length_exceeded",
+                )
+        return _Job(item, served, Future())
+
+
+def _headed(hidden: Array, lengths: Array | None, served: Served | None) -> list[Array]:
+    """Logits of rows of one adapter, or their hidden states; of texts without the padding."""
+    if lengths is None:
+        return list(hidden if served is None else served.head.run(hidden, None))
+    hidden = hidden[:, : lengths.max()]
+    out = hidden if served is None else served.head.run(hidden, lengths)
+    if out.ndim == 2:  # one for the whole text
+        return list(out)
+    return [row[:length] for row, length in zip(out, lengths, strict=True)]
+
+
+def _answer(jobs: Sequence[_Job], compute: Callable[[Sequence[_Job]], list[Array]]) -> None:
+    """Computes jobs together; where that fails, one by one, so that nobody fails for his neighbour's sake."""
+    if not jobs:
+        return
+    try:
+        for job, logits in zip(jobs, compute(jobs), strict=True):
+            job.done.set_result(logits)
+    except Exception as error:
+        if len(jobs) > 1:
+            for job in jobs:
+                _answer([job], compute)
+            return
+        logging.getLogger(__name__).error("a pass failed", exc_info=error)
+        jobs[0].done.set_exception(PtuneError(f"the engine could not compute this: {error}"))

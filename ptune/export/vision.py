@@ -1,0 +1,91 @@
+"""The body of any image model, of transformers or timm, traced into one ONNX graph under the encoder's signature.
+
+The body ends at its hidden states; what comes after them (pooling, norm, classifier) is the head's: see `vision_head`.
+Batch normalisation is folded into the convolution before it, adapters and all: see `fold`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TimmWrapperForImageClassification
+
+from ptune.export.encoder import traced
+from ptune.export.fold import fold_batch_norms
+from ptune.export.trace import DYNAMIC, Traced
+from ptune.export.vision_sockets import ConvSocket, LinearSocket, VisionInputs, describe, install
+from ptune.formats.signature import EncoderSignature
+
+VisionSocket = ConvSocket | LinearSocket
+
+
+class VisionBody(nn.Module):
+    """One pass of the engine: images through the body, with adapters as inputs."""
+
+    def __init__(self, body: nn.Module, sockets: list[VisionSocket]) -> None:
+        super().__init__()
+        self.body = body
+        self.sockets = sockets
+
+    def forward(self, pixel_values: Tensor, choice: Tensor, factors: list[Tensor]) -> Tensor:
+        """Returns hidden [batch, channels, h, w] or [batch, patches, width]."""
+        pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
+        inputs = VisionInputs(choice, choice[:, :, None, None], pairs)
+        for socket in self.sockets:
+            socket.inputs = inputs
+        return hidden_of(self.body, pixel_values)
+
+
+def hidden_of(body: nn.Module, pixel_values: Tensor) -> Tensor:
+    """The hidden states that a body ends with."""
+    if hasattr(body, "forward_features"):  # timm's
+        features: Tensor = body.forward_features(pixel_values)
+        return features
+    hidden: Tensor = body(pixel_values=pixel_values).last_hidden_state
+    return hidden
+
+
+def trace_vision(model: PreTrainedModel, size: tuple[int, int], *, sockets: bool = True) -> Traced:
+    """Traces the body of a float32 classifier of images, with its weights.
+
+    size: height and width of the images, which are fixed in the graph.
+    sockets: whether adapters may be plugged in; a body that has been trained itself is faster without.
+    Raises: BackboneError where the architecture cannot be exported, with the reason.
+    """
+    body = copy.deepcopy(model.base_model).eval().requires_grad_(False)
+    found = install(model, body) if sockets else []
+    signature = EncoderSignature(
+        modality="image", prefix=f"{model.base_model_prefix}.", sockets=describe(found)
+    )
+    arguments, dynamic = example(signature, size)
+    graph = traced(VisionBody(body, found).eval(), arguments, dynamic, signature, named(model))
+    optimizer.optimize(graph)
+    fold_batch_norms(graph)
+    return Traced(graph, signature, frozenset(), {})
+
+
+def named(model: PreTrainedModel) -> str:
+    """What the architecture is called."""
+    timm = isinstance(model, TimmWrapperForImageClassification)
+    return str(model.config.architecture if timm else model.config.model_type)
+
+
+def example(signature: EncoderSignature, size: tuple[int, int]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Example arguments of `VisionBody.forward`, and which of their axes are dynamic."""
+    batch, rank = 3, 8
+    factors: list[Tensor] = []
+    axes: list[dict[int, Any]] = []
+    for socket in signature.sockets:
+        inside, outside, kernel = socket.in_features, socket.out_features, socket.kernel
+        if kernel is None:
+            factors += [torch.zeros(inside, rank), torch.zeros(rank, outside)]
+            axes += [{1: DYNAMIC}, {0: DYNAMIC}]
+        else:
+            factors += [torch.zeros(rank, inside, *kernel), torch.zeros(outside, rank, 1, 1)]
+            axes += [{0: DYNAMIC}, {1: DYNAMIC}]
+    pixels, choice = torch.zeros(batch, 3, *size), torch.zeros(batch, rank)
+    return (pixels, choice, factors), ({0: DYNAMIC}, {0: DYNAMIC, 1: DYNAMIC}, axes)

@@ -1,0 +1,99 @@
+"""The head of an image classifier as a graph of its own: everything that comes after the body's hidden states.
+
+timm says itself where its head begins. Of a model of transformers the whole graph is traced, with its hidden states as a
+second output, and cut there: what a family does after them (pooling, norms, several classifiers) needs no code here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnx.utils import Extractor
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TimmWrapperForImageClassification
+
+from ptune.errors import BackboneError
+from ptune.export.head import save_head
+from ptune.export.trace import DYNAMIC, OPSET, quiet, strip
+from ptune.export.vision import hidden_of, named
+
+
+class TimmHead(nn.Module):
+    """timm's own second half."""
+
+    def __init__(self, model: TimmWrapperForImageClassification) -> None:
+        super().__init__()
+        self.model = model.timm_model
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits [batch, labels]."""
+        logits: Tensor = self.model.forward_head(hidden)
+        return logits
+
+
+class _Both(nn.Module):
+    """A whole classifier that gives its body's hidden states as well."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.seen: list[Tensor] = []
+        model.base_model.register_forward_hook(self._see)
+
+    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.seen.append(output.last_hidden_state)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and hidden states."""
+        self.seen.clear()
+        logits: Tensor = self.model(pixel_values=pixel_values).logits
+        return logits, self.seen[0]
+
+
+@torch.no_grad()
+def save_image_head(model: PreTrainedModel, size: tuple[int, int], path: Path) -> None:
+    """Writes the head of a float32 classifier of images as one file. Raises: BackboneError with the reason.
+
+    size: height and width of its images; model: may have adapters of peft inside.
+    """
+    model = model.eval()
+    pixels = torch.zeros(3, 3, *size)
+    if isinstance(model, TimmWrapperForImageClassification):
+        hidden = hidden_of(model.base_model, pixels)
+        save_head(TimmHead(model), (hidden,), ({0: DYNAMIC},), path, ["hidden"])
+        return
+    whole = _Both(model)
+    try:
+        with quiet():
+            exported = torch.export.export(whole, (pixels,), dynamic_shapes=({0: DYNAMIC},), strict=False)
+            program = torch.onnx.export(
+                exported,
+                input_names=["pixel_values"],
+                output_names=["logits", "hidden"],
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        strip(program.model)
+        _read_batch_from_hidden(program.model.graph)
+        head = Extractor(program.model_proto).extract_model(["hidden"], ["logits"])
+        onnx.checker.check_model(head)
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise BackboneError(
+            f"the head of {named(model)} cannot be exported: {type(error).__name__}: {reason}"
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx_ir.save(onnx_ir.from_proto(head), path)
+
+
+def _read_batch_from_hidden(graph: onnx_ir.Graph) -> None:
+    """Where a head asks how many images there are, it is to ask its own input: all other sizes are fixed."""
+    hidden = next(value for value in graph.outputs if value.name == "hidden")
+    for node, place in list(graph.inputs[0].uses()):
+        if node.op_type == "Shape":
+            node.replace_input_with(place, hidden)

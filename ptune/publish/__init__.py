@@ -1,0 +1,81 @@
+"""From a run to a bundle that may be served: written beside its place, proved there, and only then moved into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ptune.errors import UsageError
+from ptune.formats.bundle import AdapterRecord, Bundle
+from ptune.formats.run import Run
+from ptune.publish.chat import add_to_chat, export_backbone, export_chat_run, merge_run, verify_chat
+from ptune.publish.encoder import add_to_encoder, export_encoder_run, verify_encoder
+from ptune.publish.steps import check_place, figures, of_manifest, refuse_drift
+from ptune.recipe import Recipe
+from ptune.tasks.chat.spec import Chat
+from ptune.verify.prove import Proof
+
+__all__ = ["add", "export_backbone", "export_run", "figures", "merge_run", "refuse_drift", "verify"]
+
+
+def export_run(
+    run: Run, out: Path, *, name: str, merge: bool = False, force: bool = False, threads: int
+) -> Proof:
+    """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
+
+    `merge`: the adapter is merged first, into RUN/merged, and the bundle holds those weights instead of an adapter.
+    Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`).
+    """
+    check_place(out, force)
+    chat = isinstance(Recipe.load(run.recipe_path).task, Chat)
+    export = export_chat_run if chat else export_encoder_run
+    return export(run, out, name=name, merge=merge, threads=threads)
+
+
+def add(
+    folder: Path,
+    adapter: Path,
+    name: str,
+    *,
+    prove_it: bool = True,
+    backbone: str | None = None,
+    trust_remote_code: bool = False,
+    threads: int,
+) -> AdapterRecord:
+    """Adds a PEFT folder that ptune need not have trained to a bundle, and proves it where the base can be loaded.
+
+    The bundle is changed whole or not at all: the work is done on a copy (hard links), which then takes its place.
+    Raises: AdapterError that lists everything which keeps it from being served; ParityError where it drifts.
+    """
+    original = Bundle.open(folder)
+    if name in original.manifest.adapters:
+        raise UsageError(f"{folder} has an adapter {name!r} already: choose another --name")
+    add_to = add_to_encoder if original.manifest.task == "encoder" else add_to_chat
+    return add_to(
+        original,
+        adapter,
+        name,
+        prove_it=prove_it,
+        backbone=backbone,
+        trust_remote_code=trust_remote_code,
+        threads=threads,
+    )
+
+
+def verify(
+    folder: Path, *, backbone: str | None = None, trust_remote_code: bool = False, threads: int
+) -> Proof:
+    """Measures every hop of a bundle again, on this machine, and checks every file against its hash.
+
+    Raises: FormatError where a file is damaged; ParityError is left to the caller, who sees the whole proof.
+    """
+    bundle = Bundle.open(folder)
+    manifest = bundle.manifest
+    for files in (manifest.codec, manifest.golden, *(graph.files for graph in manifest.graphs.values())):
+        bundle.check_files(files)
+    for name in manifest.adapters:
+        bundle.check_files(
+            {f"adapters/{name}/{file}": value for file, value in bundle.adapter(name).files.items()}
+        )
+    spec = of_manifest(bundle, backbone, trust_remote_code)
+    measure = verify_encoder if manifest.task == "encoder" else verify_chat
+    return measure(bundle, spec, threads)

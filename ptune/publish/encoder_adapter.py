@@ -1,0 +1,102 @@
+"""An adapter's folder inside an encoder's bundle: PEFT's own files, the graph of its head, and adapter.json beside them.
+
+An adapter of a run that trained the encoder's own weights is a head alone: it has no files of PEFT's.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ptune.engine.adapters import head_of, load_adapter, of_head, weights_of
+from ptune.engine.encoder import HEAD
+from ptune.errors import AdapterError
+from ptune.export.encoder_parts import save_head
+from ptune.export.write import hashes
+from ptune.formats.bundle import AdapterRecord, Bundle
+from ptune.formats.whole_write import disk_errors, read_json
+from ptune.publish.adapter_folder import LEFT_OUT, check_name, write_record
+from ptune.tasks.classification.facts import NAME, Facts
+from ptune.tasks.classification.labels import Problem
+from ptune.verify.encoder_torch import Reference, adapted, merged
+
+_TASKS = {"SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification"}
+
+
+def facts_of(adapter: Path, bundle: Bundle) -> Facts:
+    """What an adapter is for, by the note of ptune's training, else by what peft says.
+
+    Raises: AdapterError where it was trained on another body, or its task cannot be told.
+    """
+    base = bundle.manifest.base
+    if not (adapter / NAME).is_file():
+        return _foreign(adapter, bundle)
+    said = read_json(adapter / NAME)
+    if said.get("task") not in (*_TASKS.values(), "image-classification"):
+        raise AdapterError(f"{adapter} is an adapter for {said.get('task')!r}; this bundle is an encoder's")
+    facts = Facts.open(adapter)
+    if facts.base != base.hash:
+        raise AdapterError(
+            f"{adapter} was trained on another base ({facts.base[:12]}, {facts.quantize}) "
+            f"than this bundle's ({base.hash[:12]}, {base.quantize})"
+        )
+    return facts
+
+
+def _foreign(adapter: Path, bundle: Bundle) -> Facts:
+    """Of an adapter that peft alone describes: as many labels as its head has outputs, by transformers' own names."""
+    kind = read_json(adapter / "adapter_config.json").get("task_type")
+    if kind not in _TASKS or bundle.encoder.modality != "text":
+        raise AdapterError(
+            f"{adapter} does not say what it is for (task_type {kind!r}): it needs SEQ_CLS or TOKEN_CLS, or the "
+            f"{NAME} that ptune's training writes"
+        )
+    outputs = [
+        tensor.shape[0]
+        for name, tensor in weights_of(adapter).items()
+        if of_head(name, bundle.encoder.prefix, head_of(adapter)) and "lora_" not in name and tensor.ndim == 2
+    ]
+    if not outputs:
+        raise AdapterError(f"{adapter} holds no head: train it with modules_to_save")
+    labels = tuple(f"LABEL_{index}" for index in range(min(outputs)))
+    problem: Problem = "tags" if kind == "TOKEN_CLS" else "regression" if len(labels) == 1 else "single"
+    return Facts(task=_TASKS[kind], base=bundle.manifest.base.hash, labels=labels, problem=problem)
+
+
+def install_encoder(bundle: Bundle, adapter: Path | None, name: str, reference: Reference) -> None:
+    """Puts an adapter into a bundle, checked socket by socket, as yet unmeasured.
+
+    adapter: a PEFT folder; None where `reference` holds the trained weights itself. The reference is used up.
+    Raises: UsageError for a name that cannot be; AdapterError that lists everything which does not fit.
+    """
+    check_name(name)
+    place, facts, rank = bundle.adapter_path(name), reference.facts, 0
+    model = reference.model
+    if adapter is not None:
+        weights = model.state_dict()
+        inside = tuple(f"{module}." for module in reference.head)
+        head = {key: tuple(tensor.shape) for key, tensor in weights.items() if key.startswith(inside)}
+        rank = load_adapter(adapter, bundle.encoder, head).rank
+        model = merged(adapted(model, adapter))
+    shutil.rmtree(place, ignore_errors=True)  # what an interrupted call may have left
+    with disk_errors(place):
+        if adapter is not None:
+            shutil.copytree(adapter, place, ignore=LEFT_OUT)
+        facts.save(place)
+        save_head(model, place / HEAD, reference.size)
+    prefix = f"adapters/{name}"
+    files = {file.removeprefix(f"{prefix}/"): value for file, value in hashes(bundle.folder, prefix).items()}
+    record = AdapterRecord(
+        name=name,
+        task=facts.task,
+        files=files,
+        rank=rank,
+        base=facts.base if adapter is None or (adapter / NAME).is_file() else None,
+        labels=facts.labels,
+        problem=facts.problem,
+        max_length=facts.max_length,
+        preprocessing=facts.preprocessing,
+        added=datetime.now(UTC).date().isoformat(),
+    )
+    write_record(bundle, record)

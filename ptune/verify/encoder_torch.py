@@ -1,0 +1,142 @@
+"""The reference of an encoder: transformers and peft, in float32, on the body as it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ptune.engine.encoder_batch import Array
+from ptune.errors import AdapterError
+from ptune.export.encoder_parts import Size, hidden_of
+from ptune.formats.bundle import BaseIdentity
+from ptune.recipe import Backbone
+from ptune.tasks.classification.facts import Facts
+from ptune.verify.graph import Factors
+
+Inputs = Mapping[str, Array]
+IMAGES = "image-classification"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model with a task's head, in eval mode on the CPU; without an adapter."""
+
+    model: PreTrainedModel
+    identity: BaseIdentity  # of its body
+    facts: Facts
+    head: tuple[str, ...]  # modules that belong to the task
+
+    @property
+    def size(self) -> Size | None:
+        """Height and width of its images."""
+        return size_of(self.facts)
+
+
+def size_of(facts: Facts) -> Size | None:
+    """Height and width of a task's images."""
+    if facts.preprocessing is None:
+        return None
+    height, width = facts.preprocessing["size"]
+    return int(height), int(width)
+
+
+def reference(backbone: Backbone, facts: Facts) -> Reference:
+    """Loads what an adapter was trained on, under a head for its labels. Raises: BackboneError."""
+    if facts.task == IMAGES:
+        from ptune.backbone.image_model import load_image_model
+
+        size = size_of(facts)
+        loaded: Any = load_image_model(
+            backbone, facts.labels, size=None if size is None else size[0], device="cpu"
+        )
+    else:
+        from ptune.backbone.classifier import load_classifier
+
+        kind: Literal["text", "tokens"] = "tokens" if facts.problem == "tags" else "text"
+        loaded = load_classifier(backbone, kind, facts.named, device="cpu")
+    return Reference(loaded.model.float().eval(), loaded.identity, facts, loaded.head)
+
+
+def _tensors(inputs: Inputs) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array)[None] for name, array in inputs.items()}
+
+
+@torch.no_grad()
+def hidden(model: PreTrainedModel, inputs: Sequence[Inputs]) -> list[NDArray[np.float32]]:
+    """The body's last hidden states of each input alone, without the batch axis."""
+    return [hidden_of(model, _tensors(one))[0].float().numpy() for one in inputs]
+
+
+@torch.no_grad()
+def logits(model: nn.Module, inputs: Sequence[Inputs]) -> list[NDArray[np.float32]]:
+    """[labels] or [seq, labels] of each input alone."""
+    model.eval()
+    return [model(**_tensors(one)).logits[0].float().numpy() for one in inputs]
+
+
+def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with an adapter, loaded by peft itself. `model` is not to be used otherwise afterwards.
+
+    Raises: AdapterError where peft does not take it.
+    """
+    try:
+        return PeftModel.from_pretrained(model, str(folder)).eval()
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AdapterError(f"peft cannot load {folder}: {reason}") from error
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The plain model with the adapter merged, head included; `model` is used up."""
+    plain: PreTrainedModel = model.merge_and_unload()
+    return plain.eval()
+
+
+def in_body(model: PeftModel, prefix: str, sockets: Collection[str]) -> dict[str, LoraLayer]:
+    """peft's layers of the active adapter that stand in sockets, by the socket's name."""
+    return {
+        name.removeprefix(prefix): layer
+        for name, layer in model.get_base_model().named_modules()
+        if isinstance(layer, LoraLayer)
+        and name.removeprefix(prefix) in sockets
+        and model.active_adapter in layer.lora_A
+    }
+
+
+def peft_factors(layers: Mapping[str, LoraLayer], adapter: str) -> Factors:
+    """An adapter's factors as peft holds them: socket -> A, B times its scaling.
+
+    Of a linear layer A [in, r], B [r, out]; of a convolution [r, in, kh, kw] and [out, r, 1, 1].
+    """
+    found: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    for name, layer in layers.items():
+        a, b = (side[adapter].weight.detach().float() for side in (layer.lora_A, layer.lora_B))
+        b = b * layer.scaling[adapter]
+        if a.ndim == 2:
+            a, b = a.T, b.T
+        found[name] = a.contiguous().numpy(), b.contiguous().numpy()
+    return found
+
+
+@contextmanager
+def at_rest(layers: Mapping[str, LoraLayer], adapter: str) -> Iterator[None]:
+    """Inside, the body computes as if the adapter were not there, while its head stays."""
+    before = {name: layer.scaling[adapter] for name, layer in layers.items()}
+    try:
+        for layer in layers.values():
+            layer.scaling[adapter] = 0.0
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.scaling[adapter] = before[name]

@@ -1,0 +1,163 @@
+"""Runs of classification become bundles, a second task joins the first, and what does not fit is refused, all of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from classified import trained
+from encoder_bundles import NAMES, SENTIMENT, build_encoder, damage, peft_encoder, tiny
+from safetensors.numpy import load_file, save_file
+
+import ptune
+from ptune import publish
+from ptune.errors import AdapterError, BackboneError, FormatError, UsageError
+from ptune.formats.bundle import Bundle
+from ptune.formats.run import Run
+from ptune.methods.full import Full
+from ptune.recipe import Train
+from ptune.tasks.classification.torch_side import predictor
+
+FEW = Train(max_steps=4, lr=1e-2, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs on one encoder, one on its own weights, and the bundle of the first two."""
+    folder = tmp_path_factory.mktemp("place")
+    trained(folder, "text", "mood", train=FEW)
+    trained(folder, "tokens", "names", train=FEW)
+    assert publish.export_run(Run.open(folder / "mood"), folder / "bundle", name="mood", threads=1).passed
+    publish.add(folder / "bundle", folder / "names" / "adapter", "names", threads=1)
+    return folder
+
+
+def test_a_bundle_says_what_it_is(place: Path) -> None:
+    bundle = Bundle.open(place / "bundle")
+    assert bundle.manifest.task == "encoder"
+    assert bundle.encoder.prefix == "bert."
+    mood, names = bundle.adapter("mood"), bundle.adapter("names")
+    assert (mood.task, mood.problem, mood.labels, mood.parity) == (
+        "text-classification", "single", ("bad", "good"), "measured",
+    )  # fmt: skip
+    assert (names.task, names.problem, names.labels[0]) == ("token-classification", "tags", "O")
+    assert mood.base == names.base == bundle.manifest.base.hash
+    assert mood.hops[0].name == "trained → reloaded"
+    assert publish.verify(place / "bundle", threads=1).passed
+
+
+def test_it_serves_what_was_trained(place: Path) -> None:
+    from ptune.evaluation.classification.held import of_run
+
+    with closing(ptune.load(place / "bundle", threads=1)) as model:
+        for name in ("mood", "names"):
+            run = Run.open(place / name)
+            rows = of_run(run).rows[:12]
+            expected = predictor(run, "cpu")(rows, lambda _: None)
+            found = model.logits([row.input for row in rows], name)
+            for here, there in zip(found, expected, strict=True):
+                np.testing.assert_allclose(here, there, atol=1e-4)
+
+
+def test_weights_of_its_own(place: Path) -> None:
+    trained(place, "text", "full", train=FEW, method=Full())
+    out = place / "full_bundle"
+    proof = publish.export_run(Run.open(place / "full"), out, name="full", threads=1)
+    assert proof.passed
+    assert [hop.name for hop in proof.adapters["full"]][:2] == [
+        "trained → reloaded",
+        "torch → ONNX, with its head",
+    ]
+    record = Bundle.open(out).adapter("full")
+    assert (record.rank, record.labels) == (0, ("bad", "good"))
+    assert publish.verify(out, threads=1).passed
+    with pytest.raises(AdapterError, match="another base"):
+        publish.add(out, place / "mood" / "adapter", "mood", threads=1)
+
+
+def test_merging_is_refused(place: Path) -> None:
+    with pytest.raises(UsageError, match="without --merge"):
+        publish.export_run(Run.open(place / "mood"), place / "merged", name="x", merge=True, threads=1)
+    assert not (place / "merged").exists()
+
+
+def test_a_chat_adapter_has_no_place_in_it(place: Path, tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(place / "mood" / "adapter", tmp_path / "chat"))
+    facts = json.loads((adapter / "ptune.json").read_text())
+    (adapter / "ptune.json").write_text(json.dumps({**facts, "task": "chat"}))
+    with pytest.raises(AdapterError, match="'chat'; this bundle is an encoder's"):
+        publish.add(place / "bundle", adapter, "chat", threads=1)
+
+
+def test_a_base_that_changed_is_refused(place: Path, tmp_path: Path) -> None:
+    other = build_encoder(tmp_path / "other", "bert")
+    with pytest.raises(BackboneError, match="is not the base"):
+        publish.verify(
+            tiny().bundle.folder, backbone=str(build_encoder(tmp_path / "seed", "bert", seed=5)), threads=1
+        )
+    assert publish.verify(
+        tiny().bundle.folder, backbone=str(other), threads=1
+    ).passed  # the same weights elsewhere
+
+
+def test_verify_names_a_damaged_file(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny().bundle.folder, tmp_path / "bundle"))
+    damage(copy / "adapters" / "mood" / "head.onnx")
+    with pytest.raises(FormatError, match=r"head\.onnx is damaged"):
+        publish.verify(copy, threads=1)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny().bundle.folder, tmp_path / "bundle"))
+
+
+def test_plain_peft_folders_are_served(copy: Path, tmp_path: Path) -> None:
+    """Without a note of ours: labels as transformers calls them."""
+    adapter = peft_encoder(tiny().base, tmp_path / "foreign", SENTIMENT, seed=9, note=False)
+    record = publish.add(copy, adapter, "foreign", threads=1)
+    assert (record.task, record.labels) == ("text-classification", ("LABEL_0", "LABEL_1", "LABEL_2"))
+    assert (record.base, record.parity) == (None, "measured")
+    (adapter / "adapter_config.json").write_text(
+        (adapter / "adapter_config.json").read_text().replace('"SEQ_CLS"', "null")
+    )
+    with pytest.raises(AdapterError, match="does not say what it is for"):
+        publish.add(copy, adapter, "again", threads=1)
+
+
+def test_all_that_does_not_fit_is_in_one_message(copy: Path, tmp_path: Path) -> None:
+    adapter = peft_encoder(tiny().base, tmp_path / "wrong", NAMES, seed=3, target_modules=["query", "key"])
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    body = "base_model.model.bert.encoder.layer"
+    del tensors[f"{body}.0.attention.self.query.lora_A.weight"]
+    tensors[f"{body}.1.attention.self.key.lora_B.weight"] = np.zeros((7, 4), np.float32)
+    tensors[f"{body}.7.attention.self.key.lora_B.weight"] = np.zeros((32, 4), np.float32)
+    tensors["base_model.model.classifier.weight"] = np.zeros((3, 32), np.float32)
+    del tensors["base_model.model.classifier.bias"]
+    save_file(tensors, file)
+    before = Bundle.open(copy).manifest
+    with pytest.raises(AdapterError) as caught:
+        publish.add(copy, adapter, "wrong", threads=1)
+    for words in (
+        "lora_A is missing: bert.encoder.layer.0.attention.self.query",
+        "lora_B is [7, 4], the base needs [32, 4]",
+        "no linear layer of this name: bert.encoder.layer.7.attention.self.key",
+        "of its head a weight is [3, 32], its labels need [5, 32]: classifier.weight",
+        "lacks weights of its head",
+        "classifier.bias",
+    ):
+        assert words in str(caught.value)
+    assert Bundle.open(copy).manifest == before
+    assert not Bundle.open(copy).adapter_path("wrong").exists()
+
+
+def test_an_unfinished_run_is_refused(place: Path, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(place / "mood", tmp_path / "mood"))
+    run.write_record(run.record().model_copy(update={"status": "interrupted"}))
+    with pytest.raises(UsageError, match="--resume"):
+        publish.export_run(run, tmp_path / "b", name="x", threads=1)
