@@ -5,16 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptune.tasks.chat.infer import load as load
+    from pathlib import Path
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def __getattr__(name: str) -> Any:
-    """`ptune.load` is imported on first use, so that `import ptune` stays light."""
-    if name == "load":
-        from ptune.tasks.chat.infer import load
+def load(path: str | Path, **options: Any) -> Any:
+    """Opens a bundle for use: a `ptune.tasks.chat.infer.ChatModel`, or of what classifies an `EncoderModel`.
 
-        return load
-    raise AttributeError(f"module 'ptune' has no attribute {name!r}")
+    options: of the engine's `open`.
+
+    Raises: FormatError, AdapterError, UsageError, ParityError.
+    """
+    from ptune.formats.bundle import Bundle
+
+    if Bundle.open(path).manifest.task == "encoder":
+        from ptune.tasks.classification import infer as encoder
+
+        return encoder.load(path, **options)
+    from ptune.tasks.chat import infer as chat
+
+    return chat.load(path, **options)

@@ -1,4 +1,4 @@
-"""The HTTP app: OpenAI's endpoints over one bundle, and what an operator needs beside them."""
+"""The HTTP app: the endpoints of one bundle's task, and what an operator needs beside them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,52 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Depends, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from . import chat, completions, errors
+from . import chat, classify, completions, errors, tag
 from .catalogue import Catalogue
+from .encoder_catalogue import EncoderCatalogue
+from .encoder_metrics import EncoderMetrics
 from .metrics import Metrics
 from .request_log import RequestLog
-from .service import Service, Settings, TheService, accepting, authorized, rightly_addressed
+from .service import (
+    ChatService,
+    EncoderService,
+    Service,
+    Settings,
+    TheService,
+    accepting,
+    authorized,
+    rightly_addressed,
+)
 
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
+    from ptune.tasks.classification.infer import EncoderModel
 
 open_to_all = APIRouter()
 keyed = APIRouter()
 
 
 def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
-    """The app that serves `model`. The model is loaded and proved already: a server that listens is ready.
+    """The app that serves a chat bundle. The model is loaded and proved already: a server that listens is ready."""
+    service = ChatService(
+        model=model, settings=settings, catalogue=Catalogue(model.engine), metrics=Metrics(model.engine)
+    )
+    return _app(service, chat.router, completions.router)
+
+
+def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> FastAPI:
+    """The app that serves an encoder's bundle, likewise."""
+    service = EncoderService(
+        model=model,
+        settings=settings,
+        catalogue=EncoderCatalogue(model.engine),
+        metrics=EncoderMetrics(model.engine),
+    )
+    return _app(service, classify.router, tag.router)
+
+
+def _app(service: Service, *endpoints: APIRouter) -> FastAPI:
+    """What every task's app has.
 
     There are no CORS headers: a web page of another origin cannot read what a local model says. The interactive
     documentation is off, because its page loads scripts from elsewhere.
@@ -33,13 +64,13 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
         openapi_url=None,
         dependencies=[Depends(rightly_addressed)],
     )
-    app.state.service = Service(model, settings, Catalogue(model.engine), Metrics(model.engine))
+    app.state.service = service
     app.add_middleware(RequestLog)
     errors.install(app)
     app.include_router(open_to_all)
     app.include_router(keyed, dependencies=[Depends(authorized)])
-    for endpoint in (chat, completions):
-        app.include_router(endpoint.router, dependencies=[Depends(authorized), Depends(accepting)])
+    for router in endpoints:
+        app.include_router(router, dependencies=[Depends(authorized), Depends(accepting)])
     return app
 
 
@@ -57,7 +88,7 @@ async def ready() -> dict[str, str]:
 
 @keyed.get("/v1/models")
 async def models(service: TheService) -> dict[str, Any]:
-    """The base and its adapters."""
+    """The adapters, and the base where it answers by itself."""
     return {"object": "list", "data": [service.catalogue.card(name) for name in service.catalogue.names()]}
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ptune.errors import RequestError
 
 from .errors import invalid
-from .service import TheService
+from .service import Service, TheService
 
 UPLOAD_LIMIT_S = 60
 _PATIENCE = 8  # so many times the limit is read and thrown away, that the client may get to read the refusal
@@ -24,23 +24,36 @@ def body_of(kind: type[Body]) -> Callable[[Request, TheService], Awaitable[Body]
     """A dependency that gives the endpoint its body. Raises: RequestError (400, 408, 413, 415)."""
 
     async def read(request: Request, service: TheService) -> Body:
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         # A browser sends any other type across origins without asking first; so no web page can use a local server.
-        if media_type != "application/json":
+        if media_type(request) != "application/json":
             raise RequestError(
                 "send `Content-Type: application/json`", code="unsupported_media_type", status=415
             )
-        try:
-            async with asyncio.timeout(UPLOAD_LIMIT_S):
-                raw = await _read(request, service.settings.max_body_bytes)
-        except TimeoutError:
-            raise RequestError("the body did not arrive in time", code="timeout", status=408) from None
-        try:
-            return kind.model_validate_json(raw)
-        except ValidationError as error:
-            raise invalid(error) from None
+        return validated(kind, await raw_body(request, service))
 
     return read
+
+
+def media_type(request: Request) -> str:
+    """`Content-Type` without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def raw_body(request: Request, service: Service) -> bytes:
+    """The bytes of a body. Raises: RequestError (408, 413)."""
+    try:
+        async with asyncio.timeout(UPLOAD_LIMIT_S):
+            return await _read(request, service.max_body_bytes)
+    except TimeoutError:
+        raise RequestError("the body did not arrive in time", code="timeout", status=408) from None
+
+
+def validated(kind: type[Body], raw: bytes) -> Body:
+    """JSON in a schema. Raises: RequestError(400)."""
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise invalid(error) from None
 
 
 async def _read(request: Request, limit_bytes: int) -> bytes:

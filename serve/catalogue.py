@@ -58,4 +58,5 @@ class Catalogue:
             "max_model_len": self._engine.context,
             "fingerprint": self.answered_by(name),
             "source": base.source,
+            "task": "chat",
         }

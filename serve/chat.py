@@ -16,7 +16,7 @@ from .generation import Generation
 from .logprobs import chat_logprobs
 from .reply import head, respond
 from .schemas import ChatRequest
-from .service import TheService
+from .service import TheChat
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
@@ -26,7 +26,7 @@ router = APIRouter()
 
 @router.post("/v1/chat/completions")
 async def chat_completions(
-    body: Annotated[ChatRequest, Depends(body_of(ChatRequest))], service: TheService, http: HttpRequest
+    body: Annotated[ChatRequest, Depends(body_of(ChatRequest))], service: TheChat, http: HttpRequest
 ) -> Response:
     """Continues a conversation with one answer."""
     adapter = service.catalogue.resolve(body.model)

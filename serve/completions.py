@@ -16,7 +16,7 @@ from .generation import Generation
 from .logprobs import completion_logprobs
 from .reply import head, respond
 from .schemas import CompletionRequest
-from .service import TheService
+from .service import TheChat
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
@@ -27,7 +27,7 @@ router = APIRouter()
 @router.post("/v1/completions")
 async def completions(
     body: Annotated[CompletionRequest, Depends(body_of(CompletionRequest))],
-    service: TheService,
+    service: TheChat,
     http: HttpRequest,
 ) -> Response:
     """Continues each prompt: one choice a prompt."""

@@ -17,7 +17,7 @@ from ptune.tasks.chat.infer import Delta, TextStream
 if TYPE_CHECKING:
     from ptune.engine.engine import Ticket
 
-    from .service import Service
+    from .service import ChatService
 
 
 @dataclass
@@ -45,7 +45,7 @@ class _Running:
 class Generation:
     """The sequences of one HTTP call. What waits between the two threads is bounded by their `max_tokens`."""
 
-    def __init__(self, service: Service, requests: Sequence[Request], stop: Sequence[str]) -> None:
+    def __init__(self, service: ChatService, requests: Sequence[Request], stop: Sequence[str]) -> None:
         self.requests = requests
         self._service = service
         self._stop = stop

@@ -15,16 +15,19 @@ from types import FrameType
 from typing import TYPE_CHECKING, Unpack
 
 from ptune.errors import UsageError
-from ptune.formats.whole_write import write_text
+from ptune.formats.whole_write import read_json, write_text
 
-from .app import create_app
+from .app import create_app, create_encoder_app
 from .auth import ApiKeys
 from .listen import Server, bind, let_in, local_names, url_of
 from .page import chat_page
 from .service import Service, Settings
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from ptune.tasks.chat.infer import ChatModel, EngineOptions
+    from ptune.tasks.classification.infer import EncoderModel
 
 DRAIN_LIMIT_S = 30
 """How long running answers may go on after SIGTERM."""
@@ -44,7 +47,7 @@ def serve(
     max_rows: int = 32,
     ready_file: Path | None = None,
 ) -> int:
-    """Serves a bundle until SIGTERM or Ctrl-C, and returns the exit code.
+    """Serves a bundle, of a chat model or of an encoder, until SIGTERM or Ctrl-C, and returns the exit code.
 
     Port 0 takes any free one. `ready_file` holds the server's URL as long as it answers.
     Raises: PtuneError where the port is taken, the keys cannot be read, the cache is larger than the memory, the
@@ -55,7 +58,15 @@ def serve(
     with _stoppable(), contextlib.ExitStack() as stack:
         # Before the model: who has taken the wrong port should not wait for gigabytes to learn it.
         listener = stack.enter_context(bind(host, port))
-        model = _load(bundle, profile=profile, threads=threads, kv_bytes=kv_bytes, max_rows=max_rows)
+        model: ChatModel | EncoderModel
+        if _is_encoder(bundle):
+            if kv_gb != 1.0:
+                raise UsageError(f"{bundle} is of an encoder, which has no KV cache: leave out --kv-gb")
+            model = _load_encoder(bundle, profile, threads, max_rows)
+            create = partial(create_encoder_app, model)
+        else:
+            model = _load(bundle, profile=profile, threads=threads, kv_bytes=kv_bytes, max_rows=max_rows)
+            create = partial(create_app, model)
         stack.callback(model.close)
         let_in(listener)  # not before: a client should be turned away, not left waiting
         if ui:
@@ -63,7 +74,7 @@ def serve(
             page_host = "127.0.0.1" if api_keys else host
             stack.enter_context(chat_page(url_of(listener), page_host, ui_port, api_keys.first))
         hosts = frozenset() if api_keys else local_names(host, listener)
-        run(model, listener, Settings(api_keys=api_keys, hosts=hosts), ready_file=ready_file)
+        run(create(Settings(api_keys=api_keys, hosts=hosts)), listener, ready_file=ready_file)
     return 0
 
 
@@ -109,9 +120,20 @@ def _load(bundle: Path, **options: Unpack[EngineOptions]) -> ChatModel:
         ) from None
 
 
-def run(model: ChatModel, listener: socket, settings: Settings, *, ready_file: Path | None = None) -> None:
-    """Serves a model that is loaded; returns when a signal has come and what ran has ended."""
-    app = create_app(model, settings)
+def _is_encoder(bundle: Path) -> bool:
+    """What kind of model a bundle is of; what is no bundle is left to the loader, which says so."""
+    manifest = bundle / "manifest.json"
+    return manifest.is_file() and read_json(manifest).get("task") == "encoder"
+
+
+def _load_encoder(bundle: Path, profile: str | None, threads: int | None, max_rows: int) -> EncoderModel:
+    from ptune.tasks.classification import infer
+
+    return infer.load(bundle, profile=profile, threads=threads, max_batch=max_rows)
+
+
+def run(app: FastAPI, listener: socket, *, ready_file: Path | None = None) -> None:
+    """Serves an app whose model is loaded; returns when a signal has come and what ran has ended."""
     service: Service = app.state.service
     started = partial(_announce, service, url_of(listener), ready_file)
     try:
@@ -124,12 +146,14 @@ def run(model: ChatModel, listener: socket, settings: Settings, *, ready_file: P
 def _announce(service: Service, url: str, ready_file: Path | None) -> None:
     names = service.catalogue.names()
     key = " -H 'Authorization: Bearer KEY'" if service.settings.api_keys else ""
-    body = json.dumps({"model": names[-1], "messages": [{"role": "user", "content": "Hello!"}]})
-    print(f"Serving {', '.join(names)} at {url}/v1")
-    print(
-        f"Try: curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'",
-        flush=True,
+    path, body = service.hint
+    print(f"Serving {', '.join(names) or 'no adapter yet'} at {url}/v1")
+    sent = (
+        f" -H 'Content-Type: application/json'{key} -d '{json.dumps(body, ensure_ascii=False)}'"
+        if body
+        else key
     )
+    print(f"Try: curl {url}{path}{sent}", flush=True)
     if ready_file is not None:
         write_text(ready_file, url + "\n")
 
@@ -143,5 +167,5 @@ async def _drain(service: Service) -> None:
                 while service.running:
                     await asyncio.sleep(0.05)
     finally:
-        for generation in list(service.running):
-            generation.close()
+        for running in list(service.running):
+            running.close()

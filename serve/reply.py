@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -18,7 +18,9 @@ from ptune.errors import RequestError
 from .errors import error_object, internal_error
 from .generation import Generation
 from .request_log import log_failure
-from .service import Service
+from .service import ChatService
+
+Result = TypeVar("Result")
 
 
 class Reply(Protocol):
@@ -31,7 +33,7 @@ class Reply(Protocol):
         """Objects as tokens come."""
 
 
-def head(kind: str, http: Request, service: Service, model: str, adapter: str) -> dict[str, Any]:
+def head(kind: str, http: Request, service: ChatService, model: str, adapter: str) -> dict[str, Any]:
     """What every object of one reply begins with; `system_fingerprint` says exactly which weights answered."""
     return {
         "id": f"{kind}-{http.state.request_id}",
@@ -42,14 +44,17 @@ def head(kind: str, http: Request, service: Service, model: str, adapter: str) -
 
 
 async def respond(
-    http: Request, service: Service, generation: Generation, reply: Reply, *, stream: bool
+    http: Request, service: ChatService, generation: Generation, reply: Reply, *, stream: bool
 ) -> Response:
     """Starts the generation and sends it. Raises: RequestError before the first byte, never after."""
     generation.start()
     headers = {"x-ptune-adapter": service.catalogue.answered_by(generation.requests[0].adapter)}
     if stream:
         return _EventStream(reply, generation, headers, http.state.request_id)
-    return JSONResponse(await _unless_gone(http, generation, reply), headers=headers)
+    try:
+        return JSONResponse(await unless_gone(http, reply.whole()), headers=headers)
+    finally:
+        generation.close()
 
 
 class _EventStream(StreamingResponse):
@@ -89,9 +94,9 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
 
 
-async def _unless_gone(http: Request, generation: Generation, reply: Reply) -> dict[str, Any]:
-    """The whole reply, given up when the client goes away. Raises: ClientDisconnect."""
-    working = asyncio.ensure_future(reply.whole())
+async def unless_gone(http: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` gives, given up when the client goes away. Raises: ClientDisconnect."""
+    working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(http))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -99,7 +104,6 @@ async def _unless_gone(http: Request, generation: Generation, reply: Reply) -> d
             return working.result()
         raise ClientDisconnect
     finally:
-        generation.close()
         working.cancel()
         leaving.cancel()
 

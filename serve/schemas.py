@@ -106,7 +106,9 @@ Prompts = Annotated[
 TokenKey = Annotated[int, Field(strict=False)]  # JSON's keys are strings
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """Strict, frozen, `null` is the default."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -119,13 +121,13 @@ class _Body(BaseModel):
         )
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """What a stream holds besides its text."""
 
     include_usage: bool = False
 
 
-class Generate(_Body):
+class Generate(Body):
     """What both endpoints share."""
 
     model: str = Field(max_length=256)
@@ -185,7 +187,7 @@ class Generate(_Body):
         )
 
 
-class Message(_Body):
+class Message(Body):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
 from ptune.errors import RequestError
 
 from .auth import ApiKeys
-from .catalogue import Catalogue
-from .metrics import Metrics
 
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
+    from ptune.tasks.classification.infer import EncoderModel
 
-    from .generation import Generation
+    from .catalogue import Catalogue
+    from .encoder_catalogue import EncoderCatalogue
+    from .encoder_metrics import EncoderMetrics
+    from .metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,90 @@ class Settings:
 
     api_keys: ApiKeys = field(default_factory=ApiKeys)
     max_body_bytes: int = 4 * 2**20
+    max_images_bytes: int = 32 * 2**20  # of a body that may hold images
     hosts: frozenset[str] = frozenset()  # names in the Host header that are answered; none = all
 
 
-@dataclass
+class Running(Protocol):
+    """Work for one HTTP call."""
+
+    def close(self) -> None:
+        """Gives up what is not done yet."""
+
+
+class Listing(Protocol):
+    """Which models are served."""
+
+    def names(self) -> list[str]:
+        """As requests name them."""
+
+    def resolve(self, model: str) -> str:
+        """The adapter that a request's `model` means. Raises: RequestError(404)."""
+
+    def card(self, name: str) -> dict[str, Any]:
+        """An entry of /v1/models."""
+
+
+class Exposition(Protocol):
+    """Metrics."""
+
+    def exposition(self) -> bytes:
+        """Prometheus' text format."""
+
+
+@dataclass(kw_only=True)
 class Service:
-    """One model being served."""
+    """One bundle being served."""
+
+    settings: Settings
+    catalogue: Listing
+    metrics: Exposition
+    running: set[Running] = field(default_factory=set)  # until their last byte is sent
+    draining: bool = False
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self.settings.max_body_bytes
+
+    @property
+    def hint(self) -> tuple[str, dict[str, Any]]:
+        """Path and body of a request to try the server with."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class ChatService(Service):
+    """A model that generates text."""
 
     model: ChatModel
-    settings: Settings
     catalogue: Catalogue
     metrics: Metrics
-    running: set[Generation] = field(default_factory=set)  # until their last byte is sent
-    draining: bool = False
+
+    @property
+    def hint(self) -> tuple[str, dict[str, Any]]:
+        messages = [{"role": "user", "content": "Hello!"}]
+        return "/v1/chat/completions", {"model": self.catalogue.names()[-1], "messages": messages}
+
+
+@dataclass(kw_only=True)
+class EncoderService(Service):
+    """An encoder, whose adapters classify and tag."""
+
+    model: EncoderModel
+    catalogue: EncoderCatalogue
+    metrics: EncoderMetrics
+
+    @property
+    def takes_images(self) -> bool:
+        return self.model.engine.signature.modality == "image"
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self.settings.max_images_bytes if self.takes_images else self.settings.max_body_bytes
+
+    @property
+    def hint(self) -> tuple[str, dict[str, Any]]:
+        return self.catalogue.hint()
 
 
 def service_of(request: Request) -> Service:
@@ -48,6 +121,8 @@ def service_of(request: Request) -> Service:
 
 
 TheService = Annotated[Service, Depends(service_of)]
+TheChat = Annotated[ChatService, Depends(service_of)]
+TheEncoder = Annotated[EncoderService, Depends(service_of)]
 
 
 def rightly_addressed(request: Request, service: TheService) -> None:

@@ -1,11 +1,13 @@
-"""The chat page: a process of its own, which speaks only HTTP to the server."""
+"""The page: a process of its own, which speaks only HTTP to the server. Its tabs are those of what is served."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported
@@ -19,6 +21,7 @@ from ptune.errors import PtuneError
 
 from .listen import Server, listen, url_of
 from .page import KEY_VARIABLE
+from .ui_classify import Classifying, tabs
 from .ui_client import Client, Served, ServerError
 from .ui_conversation import Controls, Conversation
 from .ui_style import CONTENT_SECURITY_POLICY, CSS, FONT, MONOSPACE
@@ -26,6 +29,7 @@ from .ui_text import heading
 
 ASK_AGAIN_S = 5
 """How often an open page asks whether the server is there and what it serves."""
+UPLOAD_LIMIT = "8mb"  # of an image; the server takes as much
 
 
 def run(server_url: str, *, host: str = "127.0.0.1", port: int = 7860, api_key: str | None = None) -> int:
@@ -34,19 +38,29 @@ def run(server_url: str, *, host: str = "127.0.0.1", port: int = 7860, api_key: 
     Raises: PtuneError where the port is taken.
     """
     with listen(host, port) as listener:
-        app = create_page(Client(server_url, api_key))
+        served = _first_look(Client(server_url, api_key))
+        app = create_page(Client(server_url, api_key), served)
+        name = "Page" if served is not None and served.classifiers else "Chat page"
         url = url_of(listener)
         # An open page holds connections that never end, so there is nothing to wait for.
-        server = Server(app, started=lambda: print(f"Chat page: {url}", flush=True), flush_limit_s=1)
+        server = Server(app, started=lambda: print(f"{name}: {url}", flush=True), flush_limit_s=1)
         server.run(sockets=[listener])
     return 0
 
 
-def create_page(client: Client) -> FastAPI:
-    """The page as an app."""
+def _first_look(client: Client) -> Served | None:
+    """What is served right now, so that the page begins with the right tabs; it goes on looking when it is open."""
+    try:
+        return asyncio.run(client.served())
+    except ServerError:
+        return None
+
+
+def create_page(client: Client, served: Served | None = None) -> FastAPI:
+    """The page as an app. `served`: what the server offers at first, where it is known."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_SecurityPolicy)
-    page = _page(client)
+    page = _page(client, served)
     page.queue(default_concurrency_limit=None, api_open=False)  # the engine has the queue that counts
     gr.mount_gradio_app(
         app,
@@ -57,7 +71,7 @@ def create_page(client: Client) -> FastAPI:
         footer_links=[],
         run_history=False,
         show_error=False,
-        max_file_size="1kb",  # nothing is uploaded here, but gradio has an endpoint for it
+        max_file_size=UPLOAD_LIMIT,
     )
     return app
 
@@ -93,17 +107,20 @@ class _SecurityPolicy:
         await self._app(scope, receive, send_guarded)
 
 
-def _page(client: Client) -> gr.Blocks:
+def _page(client: Client, served: Served | None) -> gr.Blocks:
+    chatting = served is None or not served.classifiers
+    first = "Chat" if served is None else _first_tab(served)
     with gr.Blocks(title="ptune", analytics_enabled=False, fill_width=True) as page:
         head = gr.HTML(elem_id="heading")
         with gr.Row(elem_id="page"):
-            with gr.Column(scale=4, min_width=320), gr.Tabs():
-                tabs = [gr.Tab("Chat"), gr.Tab("Side by side")]
-            with gr.Column(scale=1, min_width=260, elem_id="settings"):
+            with gr.Column(scale=4, min_width=320), gr.Tabs(selected=first) as choice:
+                chat_tabs = [gr.Tab(name, id=name, visible=chatting) for name in ("Chat", "Side by side")]
+                classifying = tabs(client, served)
+            with gr.Column(scale=1, min_width=260, elem_id="settings", visible=chatting) as settings:
                 controls = Controls.render()
-        with tabs[0]:
+        with chat_tabs[0]:
             chat = Conversation(client, controls, columns=1)
-        with tabs[1]:
+        with chat_tabs[1]:
             beside = Conversation(client, controls, columns=2)
         known = gr.State(None)
 
@@ -115,13 +132,35 @@ def _page(client: Client) -> gr.Blocks:
                 now = str(error)
             if now == before:
                 return gr.skip()
-            offers = {} if isinstance(now, str) else {**chat.offer(now), **beside.offer(now)}
+            if isinstance(now, str):
+                return {known: now, head: heading(now)}
+            offers = {settings: gr.update(visible=not now.classifiers), **_offers(now, classifying)}
+            for tab, conversation in zip(chat_tabs, (chat, beside), strict=True):
+                offers[tab] = gr.update(visible=not now.classifiers)
+                offers |= conversation.offer(now) if not now.classifiers else {}
+            if isinstance(before, Served) and bool(before.classifiers) != bool(now.classifiers):
+                offers[choice] = gr.update(selected=_first_tab(now))
             return {known: now, head: heading(now), **offers}
 
-        shown = [known, head, *chat.pickers, *beside.pickers]
+        changing = [output for one in classifying for output in one.outputs]
+        shown = [known, head, choice, settings, *chat_tabs, *chat.pickers, *beside.pickers, *changing]
         again = gr.Timer(ASK_AGAIN_S)
         gr.on([page.load, again.tick], look, known, shown, show_progress="hidden", api_visibility="private")
     return page
+
+
+def _offers(served: Served, classifying: Sequence[Classifying]) -> dict[Any, Any]:
+    return {output: update for one in classifying for output, update in one.offer(served).items()}
+
+
+def _first_tab(served: Served) -> str:
+    """The tab to begin with."""
+    by_task = {
+        "text-classification": "Text",
+        "token-classification": "Entities",
+        "image-classification": "Image",
+    }
+    return by_task[served.classifiers[0].task] if served.classifiers else "Chat"
 
 
 def main() -> int:

@@ -1,8 +1,9 @@
-"""The chat page's side of the wire: what is served, and answers as they grow. No gradio here."""
+"""The page's side of the wire: what is served, and answers as they grow. No gradio here."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -26,13 +27,28 @@ class ServerError(PtuneError):
 
 
 @dataclass(frozen=True)
+class Classifier:
+    """An adapter of an encoder."""
+
+    name: str
+    task: str  # text-classification, token-classification, image-classification
+    labels: tuple[str, ...]
+    problem: str  # single, multi, regression, tags
+
+
+@dataclass(frozen=True)
 class Served:
-    """What the server offers."""
+    """What the server offers: a chat model with adapters, or an encoder's classifiers."""
 
     bundle: str
     source: str  # where the base comes from
     adapters: tuple[str, ...]
-    context: int  # tokens
+    context: int  # tokens; 0 where the model sees images
+    classifiers: tuple[Classifier, ...] = ()
+
+    def of(self, *tasks: str) -> tuple[Classifier, ...]:
+        """The classifiers for some tasks."""
+        return tuple(one for one in self.classifiers if one.task in tasks)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -68,6 +84,25 @@ class Answer:
         return (self.tokens - 1) / (self.seconds - self.first_token_s)
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """What a classifier says: labels and their scores, likeliest first."""
+
+    scores: tuple[tuple[str, float], ...]
+    seconds: float
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A text and the entities in it: label, begin, end, score."""
+
+    text: str
+    entities: tuple[tuple[str, int, int, float], ...]
+    seconds: float
+    truncated: bool = False
+
+
 class Client:
     """Speaks to one server."""
 
@@ -81,10 +116,7 @@ class Client:
         try:
             response = await self._http.get("/v1/models")
             _check(response)
-            cards = response.json()["data"]
-            base = next(card for card in cards if card["parent"] is None)
-            adapters = tuple(card["id"] for card in cards if card["parent"] is not None)
-            return Served(base["root"], base["source"], adapters, base["max_model_len"])
+            return _served(response.json()["data"])
         except httpx.HTTPError:
             raise self._away() from None
         except (ValueError, KeyError, TypeError, StopIteration):
@@ -149,12 +181,58 @@ class Client:
             for task in tasks:
                 task.cancel()
 
+    async def classify(self, adapter: str, value: str | bytes) -> Labelled:
+        """Labels of a text, or of an image file. Raises: ServerError."""
+        asked: Any = value
+        if isinstance(value, bytes):
+            url = f"data:{_image_type(value)};base64,{base64.b64encode(value).decode()}"
+            asked = [{"type": "image_url", "image_url": {"url": url}}]
+        item, seconds = await self._item("/v1/classify", adapter, asked)
+        return Labelled(tuple(item["scores"].items()), seconds, bool(item.get("truncated")))
+
+    async def tag(self, adapter: str, text: str) -> Tagged:
+        """Entities of a text. Raises: ServerError."""
+        item, seconds = await self._item("/v1/tag", adapter, text)
+        found = ((one["label"], one["begin"], one["end"], one["score"]) for one in item["entities"])
+        return Tagged(text, tuple(found), seconds, bool(item.get("truncated")))
+
+    async def _item(self, path: str, adapter: str, value: Any) -> tuple[dict[str, Any], float]:
+        """The one answer to one input, and how long it took."""
+        begin_s = time.perf_counter()
+        try:
+            response = await self._http.post(path, json={"model": adapter, "input": value})
+            _check(response)
+            [item] = response.json()["data"]
+            return item, time.perf_counter() - begin_s
+        except httpx.HTTPError:
+            raise self._away() from None
+        except (ValueError, KeyError, TypeError):
+            raise ServerError(f"{self.url} answered something else than labels") from None
+
     def _away(self) -> ServerError:
         return ServerError(f"The server at {self.url} does not answer. Start it with `ptune serve BUNDLE`.")
 
 
+def _served(cards: list[dict[str, Any]]) -> Served:
+    """The cards of /v1/models. Raises: KeyError, TypeError, StopIteration where they are not a ptune server's."""
+    base = next(card for card in cards if card["parent"] is None)
+    classifiers = tuple(
+        Classifier(card["id"], card["task"], tuple(card["labels"]), card["problem"])
+        for card in cards
+        if "labels" in card
+    )
+    names = tuple(card["id"] for card in cards if card["parent"] is not None or "labels" in card)
+    return Served(base["root"], base["source"], names, base["max_model_len"] or 0, classifiers)
+
+
 def _waiting(queue: asyncio.Queue[tuple[int, Answer | None]]) -> list[tuple[int, Answer | None]]:
     return [queue.get_nowait() for _ in range(queue.qsize())]
+
+
+def _image_type(content: bytes) -> str:
+    """By its first bytes; the server looks for itself."""
+    known = {b"\xff\xd8": "jpeg", b"GIF8": "gif", b"BM": "bmp", b"RIFF": "webp"}
+    return f"image/{next((name for head, name in known.items() if content.startswith(head)), 'png')}"
 
 
 def _check(response: httpx.Response) -> None:

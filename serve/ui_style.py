@@ -45,6 +45,31 @@ CSS = """
 .under > .actions { margin-left: auto; }
 .under button { flex: 0 0 auto; min-width: 0 !important; width: auto; padding: 0.3rem 0.75rem; font-weight: 450; }
 #settings h2 { font-size: 1rem; font-weight: 650; margin: 0; }
+.asking { gap: 1.5rem; align-items: flex-start; }
+.form:has(> .words), .block.words, .block.words > label, .block.words .input-container { border: 0 !important; padding: 0 !important; background: transparent !important; }
+.words textarea { font-size: 1rem; line-height: 1.5; padding: 0.75rem !important; border-radius: var(--radius-lg); }
+.labels .html-container { padding: 0; }
+.labels { min-height: 6rem; }
+.result { display: flex; flex-direction: column; gap: 0.6rem; }
+.result p { margin: 0; } .labels .quiet { font-size: 0.85rem; }
+.labels .bars { display: flex; flex-direction: column; gap: 0.45rem; }
+.labels .bar { display: grid; grid-template-columns: minmax(3.5rem, 35%) 1fr 3.6rem; align-items: center; gap: 0.6rem;
+  color: var(--body-text-color-subdued); font-size: 0.92rem; }
+.labels .label { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.labels .track { height: 0.7rem; border-radius: 0.35rem; background: var(--background-fill-secondary);
+  box-shadow: inset 0 0 0 1px var(--border-color-primary); overflow: hidden; }
+.labels .track i { display: block; height: 100%; min-width: 2px; background: var(--neutral-400); }
+.labels .share { text-align: right; font-variant-numeric: tabular-nums; }
+.labels .bar.chosen { color: var(--body-text-color); font-weight: 600; }
+.labels .bar.chosen i { background: var(--primary-500); }
+.labels .number-row { display: flex; gap: 1rem; align-items: baseline; font-size: 1rem; }
+.labels .number-row strong { font-size: 1.6rem; font-variant-numeric: tabular-nums; }
+.labels .marked { font-size: 1.05rem; line-height: 2.1; white-space: pre-wrap; overflow-wrap: anywhere; }
+.labels mark { color: inherit; padding: 0.15em 0.3em; border-radius: 0.35em; box-decoration-break: clone;
+  background: hsl(var(--hue) 75% 50% / 0.18); box-shadow: inset 0 0 0 1px hsl(var(--hue) 60% 50% / 0.45); }
+.labels mark b { margin-left: 0.4em; font-size: 0.68em; font-weight: 650; letter-spacing: 0.03em; color: var(--body-text-color-subdued); }
+.hue-0 { --hue: 220; } .hue-1 { --hue: 150; } .hue-2 { --hue: 30; } .hue-3 { --hue: 280; } .hue-4 { --hue: 345; }
+.hue-5 { --hue: 185; } .hue-6 { --hue: 60; } .hue-7 { --hue: 250; } .hue-8 { --hue: 100; } .hue-9 { --hue: 320; }
 @media (max-width: 640px) {
   .gradio-container > main { padding: 0.75rem !important; }
   .answering + .answering .chatbot, .answering:has(+ .answering) .chatbot { height: 38vh !important; }

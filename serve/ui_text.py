@@ -59,6 +59,14 @@ def heading(served: Served | str) -> str:
     """The page's head, as HTML: what is served, or why nothing is."""
     if isinstance(served, str):
         return f'<h1>ptune</h1><p class="problem" role="alert">{escape(served)}</p>'
+    if served.classifiers:
+        told = ", ".join(
+            f"<b>{escape(one.name)}</b> ({escape(one.task.replace('-', ' '))})" for one in served.classifiers
+        )
+        return (
+            f"<h1>{escape(served.bundle)}</h1>"
+            f"<p>Served by ptune · encoder <b>{escape(served.source)}</b> · {told}</p>"
+        )
     adapters = ", ".join(f"<b>{escape(name)}</b>" for name in served.adapters) or "none"
     word = "adapter" if len(served.adapters) == 1 else "adapters"
     return (

@@ -10,7 +10,7 @@ import pytest
 
 from ptune.cli import COMMANDS
 from ptune.doctor.doctor import RULES
-from ptune.recipe import METHODS, Recipe
+from ptune.recipe import METHODS, TASKS, Recipe
 from ptune.spec import Spec
 
 ROOT = Path(__file__).parents[1]
@@ -22,8 +22,9 @@ DOCS = "\n".join(
 
 def options() -> Iterator[str]:
     for name, field in Recipe.model_fields.items():
-        if name == "method":
-            yield from (f"method.{own}" for kind in METHODS for own in kind.model_fields)
+        if name in ("method", "task"):
+            kinds = METHODS if name == "method" else TASKS
+            yield from (f"{name}.{own}" for kind in kinds for own in kind.model_fields)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Spec):
             yield from (f"{name}.{own}" for own in field.annotation.model_fields)
         else:
@@ -51,7 +52,9 @@ def test_every_command_is_mentioned(command: str) -> None:
     assert f"ptune {command}" in DOCS
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/training.md", "docs/serving.md", "docs/architecture.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
 def test_links_and_files_are_there(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

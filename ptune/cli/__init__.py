@@ -16,7 +16,9 @@ COMMANDS = {
     "doctor": "examine a recipe's data: what would train a wrong model, in which file and line",
     "plan": "predict the memory that a recipe's training needs, and what to change where it does not fit",
     "train": "train a recipe: a file, a run's recipe.yaml or the name of a shipped recipe",
-    "evaluate": "held-out loss before and after, answers side by side, report.html",
+    "tune": "search for better values of a recipe's fields, trial by trial; or for its learning rate",
+    "evaluate": "measure a run or a bundle on held-out data: figures, baselines, worst errors, report.html",
+    "compare": "one table of evaluated runs, and whether their differences are more than luck",
     "export": "export a run (or a pretrained model) to an ONNX bundle, proved hop by hop",
     "verify": "prove a bundle again on this machine",
     "add": "add a PEFT adapter to a bundle",
@@ -91,8 +93,8 @@ def spoken(name: str, run: Callable[[], int | None]) -> int:
 
 def extra_for(command: str) -> str:
     """Which extra a command needs."""
-    extras = {"serve": "serve", "generate": "serve", "chat": "ui"}
-    extras |= dict.fromkeys(("doctor", "plan", "train", "evaluate"), "train")
+    extras = {"serve": "serve", "generate": "serve", "chat": "ui", "tune": "tune"}
+    extras |= dict.fromkeys(("doctor", "plan", "train", "evaluate"), "train") | {"compare": "eval"}
     return f"run: pip install 'ptune[{extras.get(command, 'all')}]'"
 
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import tyro
 
 from ptune.cli.parse import say_next
 from ptune.cli.train import recipe_in, resolve, with_recipe
+from ptune.errors import RecipeError
 from ptune.recipe import Recipe
+from ptune.tasks.chat.spec import Chat
+from ptune.tasks.classification.spec import TextClassification, TokenClassification
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TextTasks = (TextClassification, TokenClassification)
+Examined: TypeAlias = "tuple[Callable[[], dict[str, Any]], Callable[[Console], None], bool]"
+"""What was found as JSON types, how it is shown, and whether there are errors."""
 
 
 class DoctorOptions(Recipe):
@@ -31,19 +42,40 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     recipe = recipe_in(options)
     from rich.console import Console
 
+    console = Console(highlight=False, markup=False, emoji=False)
+    described, show, has_errors = _labels(recipe) if isinstance(recipe.task, TextTasks) else _chat(recipe)
+    if options.as_json:
+        console.out(json.dumps(described(), ensure_ascii=False, indent=2), highlight=False)
+    else:
+        show(console)
+        if not has_errors:
+            again = [argument for argument in arguments if argument not in ("--json", "--no-json")]
+            say_next(f"{program.replace(' doctor ', ' train ', 1)} {shlex.join(again)}".rstrip())
+    return int(has_errors)
+
+
+def _chat(recipe: Recipe) -> Examined:
+    """Raises: RecipeError for a task whose data the doctor does not know."""
     from ptune.backbone.load import load_codec
     from ptune.doctor.examination import examine
     from ptune.doctor.show import document, show
     from ptune.tasks.chat.train import codec_for
 
-    codec = codec_for(recipe.task, load_codec(recipe.backbone))
-    examination = examine(recipe.data, recipe.task, codec, recipe.train.seed)
-    console = Console(highlight=False, markup=False, emoji=False)
-    if options.as_json:
-        console.out(json.dumps(document(examination), ensure_ascii=False, indent=2), highlight=False)
-    else:
-        show(examination, console)
-        if not examination.has_errors:
-            again = [argument for argument in arguments if argument not in ("--json", "--no-json")]
-            say_next(f"{program.replace(' doctor ', ' train ', 1)} {shlex.join(again)}".rstrip())
-    return int(examination.has_errors)
+    if not isinstance(recipe.task, Chat):
+        raise RecipeError(
+            f"the doctor does not know the data of {type(recipe.task).__name__}: training itself checks it"
+        )
+    codec = codec_for(recipe.chat, load_codec(recipe.backbone))
+    found = examine(recipe.data, recipe.chat, codec, recipe.train.seed)
+    return lambda: document(found), lambda console: show(found, console), found.has_errors
+
+
+def _labels(recipe: Recipe) -> Examined:
+    from ptune.backbone.classifier import load_sequence_codec
+    from ptune.doctor.classification import examine_labelled
+    from ptune.doctor.show_labels import document, show
+
+    assert isinstance(recipe.task, TextTasks)
+    codec = load_sequence_codec(recipe.backbone)
+    found = examine_labelled(recipe.data, recipe.task, codec, recipe.train.seed)
+    return lambda: document(found), lambda console: show(found, console), found.has_errors

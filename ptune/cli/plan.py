@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.recipe import Recipe
+from ptune.tasks.chat.spec import Chat
 
 
 class PlanOptions(Recipe):
@@ -41,6 +42,12 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     words = [re.sub(r"^--memory(?=$|=)", "--plan.memory", word) for word in arguments]
     options = resolve(recipe, words, program, PlanOptions)
     recipe = recipe_in(options)
+    if not isinstance(recipe.task, Chat):
+        print(
+            f"memory is predicted for chat only, not for {type(recipe.task).__name__}: an encoder of this kind needs a few GB;"
+            " lower --train.micro-batch-tokens where that is too much"
+        )
+        return 0
     memory_bytes = None if options.gpu is None else gpu_bytes(options.gpu)
     device: Device = "cuda" if options.gpu is not None or gpu_here() is not None else "cpu"
     described = describe(recipe.backbone)

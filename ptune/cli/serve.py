@@ -27,7 +27,7 @@ def serve(
     max_rows: int = 32,
     ready_file: Path | None = None,
 ) -> int:
-    """Serves a bundle over HTTP in OpenAI's shape, and opens a chat page beside it.
+    """Serves a bundle over HTTP, a chat model in OpenAI's shape, an encoder in vLLM's, and opens a page beside it.
 
     The bundle's golden vectors are replayed before the first answer: a machine that computes otherwise is found out.
 
@@ -36,12 +36,12 @@ def serve(
         host: Address to listen at; the default is reachable from this machine only.
         port: Port; 0 takes a free one.
         api_key_file: File of accepted API keys, one a line.
-        ui: Start the chat page (a process of its own).
-        ui_port: Port of the chat page.
+        ui: Start the page (a process of its own).
+        ui_port: Port of the page.
         profile: The bundle's graph to serve.
         threads: Threads of onnxruntime; default: all cores.
-        kv_gb: Memory of the KV cache, in GB.
-        max_rows: Most sequences in one batch.
+        kv_gb: Memory of a chat model's KV cache, in GB.
+        max_rows: Most sequences, texts or images in one batch.
         ready_file: Written with the server's URL once it answers.
     """
     lifecycle = importlib.import_module("ptune_serve.lifecycle")

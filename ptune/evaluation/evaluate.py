@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import islice
 from typing import Any
@@ -21,6 +22,7 @@ from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
 from ptune.evaluation.in_context import after, in_context, shots
 from ptune.evaluation.report import report
+from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.progress import say
@@ -31,11 +33,13 @@ from ptune.training.journal import read as read_metrics
 FORMAT = 1
 
 
-def evaluate(run: Run) -> dict[str, Any]:
+def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
     """Compares base and tuned model on held-out data; writes evaluation.json, report.html and the model card.
 
-    Raises: FormatError where the run is not finished; BackboneError where its base is no longer the same.
+    Raises: FormatError where the run is not finished; BackboneError where its base is no longer the same; UsageError
+    where a requirement names no figure.
     """
+    refuse_unknown(require, ("loss", "perplexity", "token_accuracy"))
     record, recipe = run.record(), Recipe.load(run.recipe_path)
     if record.status not in ("finished", "stopped early"):
         raise FormatError(
@@ -58,6 +62,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         {"prompt": conversation.question, "expected": conversation.answer, "base": before, "adapter": after}
         for conversation, before, after in zip(asked, base_answers, tuned_answers, strict=True)
     ]
+    found["requirements"] = [one.checked(found["after"]) for one in require]
     write_json(run.evaluation_path, found)
     write_text(run.report_path, report(record, recipe, found, read_metrics(run.metrics_path)))
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
@@ -124,7 +129,7 @@ def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[s
         examples = spooled(
             example
             for asked in held.conversations
-            for example in after(chosen, asked, held.codec, recipe.task.train_on)
+            for example in after(chosen, asked, held.codec, recipe.chat.train_on)
         )
     except TemplateError as error:
         say(f"no in-context baseline: {error}")

@@ -32,7 +32,7 @@ def held_out(run: Run) -> HeldOut:
     Raises: DataError where a file is gone or has changed, or nothing is held out; FormatError where data.json is gone.
     """
     recipe, codec = Recipe.load(run.recipe_path), ChatCodec.open(run.codec_path)
-    data = dataset.load(recipe.data, recipe.task, codec, recipe.train.seed)
+    data = dataset.load(recipe.data, recipe.chat, codec, recipe.train.seed)
     check_same_data(run, data.summary)
     test = bool(data.test)
     examples = data.test if test else data.validation

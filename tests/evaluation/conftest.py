@@ -20,7 +20,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     rows = tiny_models.conversations(40)
     recipe = Recipe(
         name="tiny <run>",
-        backbone=Backbone(model=str(tiny_models.build(folder / "model", "llama"))),
+        backbone=Backbone(model=str(tiny_models.build(folder / "model", "llama")), dtype="float32"),
         method=Lora(r=8, alpha=32),
         data=Data(
             files=(tiny_models.write_jsonl(folder / "train.jsonl", rows[:32]),),

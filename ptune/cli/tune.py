@@ -1,0 +1,99 @@
+"""ptune tune RECIPE"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from ptune.cli.parse import say_next, shown
+from ptune.cli.train import recipe_in, resolve, with_recipe
+from ptune.errors import UsageError
+from ptune.progress import say
+from ptune.recipe import Recipe
+from ptune.tuning import space
+from ptune.tuning.settings import Search
+
+
+class TuneOptions(Recipe):
+    """Every field of the recipe, and how to search."""
+
+    trials: int = 20
+    """Trials of the whole study, those that have ended already included."""
+    space: tuple[str, ...] = ()
+    """What to search: train.lr=log:1e-5..1e-3 method.r=4|8|16 train.epochs=1..3."""
+    metric: Literal["validation_loss", "validation_accuracy"] = "validation_loss"
+    """What the trials are judged by, on the validation examples; the test set is never used."""
+    search_seed: int = 0
+    """Seeds the proposals; the trainings have train.seed."""
+    storage: str | None = None
+    """Database that several processes share, as postgresql://…; default: a file in the search's folder."""
+    out: Path | None = None
+    """The search's folder; default: runs/NAME-tune. What is there already is gone on with."""
+    lr_range: bool = False
+    """Instead of a search: one short training with a growing learning rate, and which rate to take."""
+    lr_range_steps: int = 100
+    """Steps of the learning-rate range test."""
+
+
+def run(arguments: list[str]) -> int:
+    """ptune tune RECIPE [options]"""
+    return with_recipe("tune", tune, arguments)
+
+
+def tune(recipe: Recipe, arguments: list[str], *, program: str) -> int:
+    """Searches for better values of a recipe's fields. Exit code 130 where it was interrupted and can go on."""
+    options = resolve(recipe, arguments, program, TuneOptions)
+    recipe = recipe_in(options)
+    folder = options.out or Path("runs") / f"{recipe.name}-tune"
+    if options.lr_range:
+        return _lr_range(recipe, folder, options, program)
+    if options.trials < 1:
+        raise UsageError(f"--trials must be at least 1 (is {options.trials})")
+    wanted = space.parse(options.space)
+    space.check(wanted, recipe, options.metric)
+    from ptune.training.interrupt import StopSignal
+    from ptune.tuning import report
+    from ptune.tuning.outcome import outcome
+    from ptune.tuning.search import search_on
+    from ptune.tuning.study import open_study
+
+    search = Search(
+        recipe, wanted, folder, options.trials, options.metric, options.search_seed, options.storage
+    )
+    points = space.size(wanted)
+    if points is not None and points < search.trials:
+        say(f"the space has only {points} points: trials that meet one again take its result")
+    study = open_study(search)
+    with StopSignal() as stop:
+        try:
+            done = search_on(study, search, stop=lambda: stop.requested)
+        finally:
+            found = outcome(study, search)
+            report.write(found, search)
+    out = Console(width=None if Console().is_terminal else 140)
+    out.print(report.table(found, search))
+    print(f"report: {shown(folder / 'report.html')}")
+    if not done:
+        say("interrupted; the same command goes on with it")
+        return 130
+    if found.best is not None:
+        say_next(f"ptune train {shown(folder / 'best.yaml')}")
+    return 0
+
+
+def _lr_range(recipe: Recipe, folder: Path, options: TuneOptions, program: str) -> int:
+    from ptune.tuning.lr_range import range_test, write
+
+    if options.space:
+        raise UsageError("--lr-range is a test of its own: leave out --space")
+    if not 10 <= options.lr_range_steps <= 100:
+        raise UsageError(f"--lr-range-steps must be from 10 to 100 (is {options.lr_range_steps})")
+    found = range_test(recipe, options.lr_range_steps)
+    place = write(found, recipe, folder)
+    print(found.told)
+    print(f"report: {shown(place)}")
+    if found.suggestion is not None:
+        say_next(f"{program} --space train.lr=log:{found.suggestion / 10:.0e}..{found.suggestion * 3:.0e}")
+    return 0

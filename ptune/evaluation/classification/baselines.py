@@ -1,0 +1,183 @@
+"""What a model has to beat: the commonest label, and what counting words or looking at pixels can do.
+
+All see the run's training rows only.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptune.data.labelled import LabelledRow
+from ptune.errors import DataError
+from ptune.evaluation.classification.measured import Measured
+from ptune.evaluation.classification.outcome import OUTSIDE, Outcome, indices
+from ptune.tasks.classification.labels import Labels
+
+MOST_ROWS = 50_000  # training rows that a baseline learns from, drawn at random where there are more
+MOST_IMAGES = 6_000  # they are read again for it
+LIMIT_S = 60.0
+_EDGE = 28  # pixels: grey pictures of this size
+_STEPS = 25  # of the optimiser, between two looks at the clock
+
+
+def baselines(
+    labels: Labels,
+    train: Sequence[LabelledRow],
+    rows: Sequence[LabelledRow],
+    seed: int = 0,
+    limit_s: float = LIMIT_S,
+) -> dict[str, dict[str, Any]]:
+    """Name -> metrics, intervals, seconds (and a note) on `rows`; nothing where there are no training rows."""
+    if not train:
+        return {}
+    if len(train) > MOST_ROWS:
+        chosen = np.random.default_rng(seed).choice(len(train), MOST_ROWS, replace=False)
+        train = [train[at] for at in np.sort(chosen)]
+    found = {"commonest label": _told(_commonest(labels, train, rows), 0.0, seed)}
+    started_s = time.monotonic()
+    if labels.problem == "tags":
+        found["look-up of words"] = _told(_looked_up(labels, train, rows), time.monotonic() - started_s, seed)
+    elif isinstance(_text(rows[0]), str):
+        scores, note = _words_counted(labels, train, rows, started_s + limit_s)
+        if scores is not None:
+            kind = "ridge regression" if labels.problem == "regression" else "logistic regression"
+            outcome = Outcome(labels, rows, list(scores))
+            found[f"TF-IDF + {kind}"] = _told(outcome, time.monotonic() - started_s, seed, note)
+    elif labels.problem == "single":
+        seen, note = _pixels_seen(labels, train[:MOST_IMAGES], rows, started_s + limit_s)
+        if seen is not None:
+            outcome = Outcome(labels, rows, list(seen))
+            found["pixels + logistic regression"] = _told(outcome, time.monotonic() - started_s, seed, note)
+    return found
+
+
+def _told(outcome: Outcome, seconds: float, seed: int, note: str = "") -> dict[str, Any]:
+    measured: Measured = outcome.measure(seed)
+    return {**measured.figures(), "seconds": round(seconds, 2), **({"note": note} if note else {})}
+
+
+def _commonest(labels: Labels, train: Sequence[LabelledRow], rows: Sequence[LabelledRow]) -> Outcome:
+    """Every row gets the same: the shares of the labels in training; of numbers the median; of tags all O."""
+    if labels.problem == "regression":
+        same = np.median([[row.label] for row in train], axis=0).astype(np.float32)
+        return Outcome(labels, rows, [same] * len(rows))
+    if labels.problem == "tags":
+        return _tagged(labels, rows, {})
+    single = labels.problem == "single"
+    counted = Counter(label for row in train for label in ((row.label,) if single else indices(row)))
+    shares = np.array([counted[at] / len(train) for at in range(len(labels))], np.float32)
+    return Outcome(labels, rows, [shares] * len(rows))
+
+
+def _looked_up(labels: Labels, train: Sequence[LabelledRow], rows: Sequence[LabelledRow]) -> Outcome:
+    """Every word gets the tag that it has most often in training, O where it never stood there."""
+    seen = defaultdict[str, Counter[int]](Counter)
+    for row in train:
+        for word, tag in zip(row.input, indices(row), strict=True):
+            seen[word][tag] += 1
+    return _tagged(labels, rows, {word: tags.most_common(1)[0][0] for word, tags in seen.items()})
+
+
+def _tagged(labels: Labels, rows: Sequence[LabelledRow], tag_of: dict[str, int]) -> Outcome:
+    outside = labels.names.index(OUTSIDE) if OUTSIDE in labels.names else 0
+    sure = np.eye(len(labels), dtype=np.float32)
+    return Outcome(labels, rows, [sure[[tag_of.get(word, outside) for word in row.input]] for row in rows])
+
+
+def _words_counted(
+    labels: Labels, train: Sequence[LabelledRow], rows: Sequence[LabelledRow], until_s: float
+) -> tuple[NDArray[Any] | None, str]:
+    """TF-IDF of words and pairs of words, and a linear model of it; None where training holds one label or no word."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import Ridge
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) > 100 else 1)
+    try:
+        known = vectorizer.fit_transform([_text(row) for row in train])
+    except ValueError:
+        return None, ""  # no word that occurs often enough
+    asked = vectorizer.transform([_text(row) for row in rows])
+    if labels.problem == "regression":
+        model = Ridge().fit(known, np.array([row.label for row in train]))
+        return model.predict(asked).reshape(-1, 1), ""
+    if labels.problem == "single":
+        gold = np.array([row.label for row in train])
+        if len(set(gold.tolist())) < 2:
+            return None, ""
+        model, note = _within(known, gold, until_s)
+        scores = np.zeros((len(rows), len(labels)))
+        scores[:, model.classes_] = model.predict_proba(asked)
+        return scores, note
+    return _each_label(labels, known, train, asked, until_s)
+
+
+def _each_label(
+    labels: Labels, known: Any, train: Sequence[LabelledRow], asked: Any, until_s: float
+) -> tuple[NDArray[Any], str]:
+    """One yes-or-no model a label."""
+    scores, notes = np.zeros((asked.shape[0], len(labels))), ""
+    for at in range(len(labels)):
+        gold = np.array([at in indices(row) for row in train])
+        if gold.all() or not gold.any():
+            scores[:, at] = gold[0]
+            continue
+        model, note = _within(known, gold, until_s)
+        scores[:, at], notes = model.predict_proba(asked)[:, 1], notes or note
+    return scores, notes
+
+
+def _pixels_seen(
+    labels: Labels, train: Sequence[LabelledRow], rows: Sequence[LabelledRow], until_s: float
+) -> tuple[NDArray[Any] | None, str]:
+    """Logistic regression on small grey pictures; None where they cannot be read in time, or there is one label."""
+    gold, found = np.array([row.label for row in train]), []
+    if len(set(gold.tolist())) < 2:
+        return None, ""
+    for row in (*train, *rows):
+        try:
+            found.append(_grey(row.input))
+        except DataError:
+            return None, ""  # it has gone since it was trained on
+        if time.monotonic() > until_s:
+            return None, ""
+    pixels = np.stack(found)
+    model, note = _within(pixels[: len(train)], gold, until_s)
+    scores = np.zeros((len(rows), len(labels)))
+    scores[:, model.classes_] = model.predict_proba(pixels[len(train) :])
+    return scores, note
+
+
+def _grey(image: Any) -> NDArray[np.float32]:
+    """[pixels] from 0 to 1."""
+    small = image.open().convert("L").resize((_EDGE, _EDGE))
+    return np.asarray(small, np.float32).reshape(-1) / np.float32(255)
+
+
+def _within(known: Any, gold: NDArray[Any], until_s: float) -> tuple[Any, str]:
+    """Logistic regression with scikit-learn's own settings, as far as it gets in the time."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    model = LogisticRegression(max_iter=_STEPS, warm_start=True)
+    # BLAS's threads only wait for each other on vectors this small: ten times slower where cores are busy.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        while True:
+            model.fit(known, gold)
+            if max(model.n_iter_) < _STEPS:
+                return model, ""
+            if time.monotonic() > until_s:
+                return model, "stopped by its time limit before it had converged"
+
+
+def _text(row: LabelledRow) -> Any:
+    """The text of a row; a pair as one text; whatever else the input is, itself."""
+    return "\n".join(row.input) if isinstance(row.input, tuple) else row.input

@@ -1,0 +1,60 @@
+"""95 % intervals by the bootstrap over rows (Efron 1979), percentile method, seeded.
+
+A resample of the rows is how often each row was drawn: `Counts`, [resamples, rows]. A statistic takes counts and gives one
+value a resample, so that sums over rows become one matrix product instead of a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 1000
+_CHUNK = 4_000_000  # counts held at once
+
+Counts: TypeAlias = NDArray[np.float32]
+Values: TypeAlias = NDArray[np.float64]
+Statistic: TypeAlias = Callable[[Counts], dict[str, Values]]
+Interval: TypeAlias = tuple[float, float]
+
+
+def resampled(rows: int, statistic: Statistic, seed: int = 0) -> dict[str, Values]:
+    """Name of each value that `statistic` gives -> [RESAMPLES]; the same seed draws the same rows."""
+    chance, found = np.random.default_rng(seed), dict[str, list[Values]]()
+    step = max(1, min(RESAMPLES, _CHUNK // max(rows, 1)))
+    for start in range(0, RESAMPLES, step):
+        counts = np.empty((min(step, RESAMPLES - start), rows), np.float32)
+        for row in counts:
+            row[:] = np.bincount(chance.integers(0, rows, rows), minlength=rows)
+        for name, values in statistic(counts).items():
+            found.setdefault(name, []).append(values)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def intervals(rows: int, statistic: Statistic, seed: int = 0) -> dict[str, Interval]:
+    """Name -> (2.5 %, 97.5 %) percentile. A value that a resample cannot have (one class only) is left out of it."""
+    found = {}
+    for name, values in resampled(rows, statistic, seed).items():
+        known = values[np.isfinite(values)]
+        if len(known):
+            low, high = np.percentile(known, [2.5, 97.5])
+            found[name] = (float(low), float(high))
+    return found
+
+
+def mean(counts: Counts, values: NDArray[Any]) -> Values:
+    """[resamples, rows] counts, [rows] values -> [resamples] means."""
+    return (counts @ values.astype(np.float32)).astype(np.float64) / counts.sum(axis=1, dtype=np.float64)
+
+
+def sums(counts: Counts, values: NDArray[Any]) -> Values:
+    """[resamples, rows] counts, [rows, columns] values -> [resamples, columns] sums."""
+    return (counts @ values.astype(np.float32)).astype(np.float64)
+
+
+def share(above: Values, below: Values) -> Values:
+    """above / below, 0 where there is nothing to divide by: what scikit-learn and seqeval do, too."""
+    return np.divide(above, below, out=np.zeros_like(above), where=below != 0)

@@ -1,0 +1,72 @@
+"""A classifier's run, judged by held-out rows: predictions from torch and from ONNX, a report and a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ptune.errors import FormatError
+from ptune.evaluation.classification.evaluation import Pages, figures, outcome_of, write
+from ptune.evaluation.classification.held import of_run
+from ptune.evaluation.classification.measured import FIGURES, OF_A_LABEL
+from ptune.evaluation.classification.onnx_side import served_as
+from ptune.evaluation.curve import Series, chart
+from ptune.evaluation.report import origin, points
+from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json, write_text
+from ptune.progress import duration
+from ptune.recipe import Recipe
+from ptune.training.card import card
+from ptune.training.journal import read as read_metrics
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    data: Sequence[Path] = (),
+    bundle: Path | None = None,
+    adapter: str | None = None,
+    require: Sequence[Requirement] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Judges a run by its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
+
+    Writes evaluation.json, predictions.jsonl, report.html and the model card into the run.
+    Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError
+    where a requirement names no figure.
+    """
+    from ptune.tasks.classification.torch_side import predictor
+
+    record, recipe = run.record(), Recipe.load(run.recipe_path)
+    if record.status not in ("finished", "stopped early"):
+        raise FormatError(
+            f"{run.folder} is {record.status}, not finished: go on with `ptune train … --resume`"
+        )
+    held = of_run(run, data)
+    refuse_unknown(require, FIGURES[held.labels.problem], OF_A_LABEL)
+    served = served_as(run, bundle, adapter)
+    sides = {"torch": outcome_of("torch", held, predictor(run))}
+    if served is not None:
+        sides["ONNX"] = outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, threads))
+    found = figures(held, sides, require, recipe.train.seed)
+    curves = read_metrics(run.metrics_path) if run.metrics_path.is_file() else []
+    about = f"{record.base.source}, {record.method}, {record.steps} steps in {duration(record.seconds)} on {record.instruction_set}"
+    pages = Pages(recipe.name, about, _training(curves), origin(record, "rows"))
+    write(run.folder, found, sides, pages)
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
+    return found
+
+
+def _training(entries: list[dict[str, Any]]) -> str:
+    if not entries:
+        return ""
+    return chart(
+        "Loss",
+        "step",
+        [
+            Series("training", "first", points(entries, "loss")),
+            Series("validation", "second", points(entries, "validation_loss"), marks=True),
+        ],
+    ) + chart("Learning rate", "step", [Series("learning rate", "first", points(entries, "lr"))])

@@ -1,0 +1,120 @@
+"""evaluation.json, predictions.jsonl and report.html: what the predictions of one or two sides come to. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptune.evaluation.classification.agreement import agreement
+from ptune.evaluation.classification.baselines import baselines
+from ptune.evaluation.classification.gallery import gallery
+from ptune.evaluation.classification.held import Held
+from ptune.evaluation.classification.measured import HEADLINE, Measured
+from ptune.evaluation.classification.outcome import Outcome, Predictor
+from ptune.evaluation.classification.report import report
+from ptune.evaluation.classification.slices import slices
+from ptune.evaluation.classification.tags import confusion
+from ptune.evaluation.require import Requirement
+from ptune.formats.whole_write import write_json, write_text
+from ptune.progress import Progress
+
+FORMAT = 1
+PREDICTIONS = "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Pages:
+    """What only a run can tell the report, as HTML."""
+
+    name: str
+    about: str
+    training: str = ""
+    origin: str = ""
+
+
+def figures(
+    held: Held, sides: Mapping[str, Outcome], require: Sequence[Requirement], seed: int
+) -> dict[str, Any]:
+    """evaluation.json. The first side's figures are the run's own."""
+    measured = {name: outcome.measure(seed) for name, outcome in sides.items()}
+    (first, *_), (own, *others) = measured.values(), sides.values()
+    agreed = {"agreement": agreement(own, others[0])} if others else {}
+    return {
+        "format": FORMAT,
+        "task": held.task,
+        "problem": held.labels.problem,
+        "split": held.split,
+        "examples": len(held.rows),
+        "labels": list(held.labels.names),
+        "counts": {"cut_off_words": own.cut_off} if held.labels.problem == "tags" else {},
+        "files": held.files,
+        "rows_sha256": held.fingerprint,
+        "headline": [name for name in HEADLINE[held.labels.problem] if name in first.metrics],
+        **first.figures(),
+        "classes": first.classes,
+        "details": {**first.details, **_type_confusion(own)},
+        "sides": {name: side.figures() for name, side in measured.items()},
+        **agreed,
+        "baselines": baselines(held.labels, held.train, held.rows, seed),
+        "slices": [one.described() for one in slices(own, seed)],
+        "requirements": [one.checked(named(first)) for one in require],
+    }
+
+
+def named(measured: Measured) -> dict[str, float]:
+    """All figures by the names that --require takes; those of a label as f1/LABEL."""
+    each = {
+        f"{name}/{label}": value for label, line in measured.classes.items() for name, value in line.items()
+    }
+    return {**measured.metrics, **each}
+
+
+def predictions(outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """The lines of predictions.jsonl; `scores` are in the order of the labels, of tags one of each word's tag."""
+    for at, row in enumerate(outcome.rows):
+        scores = outcome.scores[at].max(axis=-1) if outcome.labels.problem == "tags" else outcome.scores[at]
+        yield {
+            "place": row.place,
+            "gold": outcome.gold[at],
+            "predicted": outcome.predicted[at],
+            "scores": [round(float(score), 6) for score in scores],
+            "columns": dict(row.columns),
+        }
+
+
+def outcome_of(name: str, held: Held, predict: Predictor) -> Outcome:
+    """A side's predictions of all rows."""
+    with Progress(f"predictions, {name}", len(held.rows), unit="rows") as progress:
+        logits: list[NDArray[Any]] = predict(held.rows, progress.advance)
+    return Outcome.of_logits(held.labels, held.rows, [np.asarray(one) for one in logits])
+
+
+def _type_confusion(outcome: Outcome) -> dict[str, Any]:
+    """Of tags: types against types, in words, O first."""
+    if outcome.labels.problem != "tags":
+        return {}
+    pairs = confusion(outcome.gold, outcome.predicted)
+    types = sorted({name for pair in pairs for name in pair}, key=lambda name: (name != "O", name))
+    return {
+        "confusion_labels": types,
+        "confusion": [[pairs.get((gold, said), 0) for said in types] for gold in types],
+    }
+
+
+def write(folder: Path, found: dict[str, Any], sides: Mapping[str, Outcome], pages: Pages) -> None:
+    """Writes all three; evaluation.json last."""
+    own = next(iter(sides.values()))
+    lines = (json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in predictions(own))
+    write_text(folder / PREDICTIONS, "".join(lines))
+    mistakes = gallery(own)
+    page = report(
+        pages.name, pages.about, found, training=pages.training, mistakes=mistakes, origin=pages.origin
+    )
+    write_text(folder / "report.html", page)
+    write_json(folder / "evaluation.json", found)

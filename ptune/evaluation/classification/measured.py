@@ -1,0 +1,87 @@
+"""What a set of predictions is worth, as data: figures, intervals, and what tables and charts are drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ptune.evaluation.classification.bootstrap import Interval
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One side's figures (of torch, of ONNX, of a baseline)."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]  # of the headline figures
+    classes: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # label -> precision, recall, f1, support
+    details: dict[str, Any] = field(
+        default_factory=dict
+    )  # confusion, reliability, roc, pr: where there are any
+
+    def figures(self) -> dict[str, Any]:
+        """For evaluation.json, where sides stand beside each other."""
+        return {
+            "metrics": self.metrics,
+            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
+        }
+
+
+HEADLINE = {
+    "single": ("accuracy", "f1_macro", "balanced_accuracy", "log_loss", "ece"),
+    "multi": ("f1_micro", "f1_macro", "subset_accuracy", "average_precision"),
+    "regression": ("mae", "rmse", "r2", "pearson", "spearman"),
+    "tags": ("f1", "precision", "recall", "token_accuracy"),
+}
+"""Problem -> the figures shown first; the first of them is what slices are measured by."""
+
+_AVERAGED = tuple(
+    f"{name}_{kind}" for kind in ("macro", "weighted") for name in ("precision", "recall", "f1")
+)
+_BOTH = tuple(f"{name}_{kind}" for kind in ("micro", "macro") for name in ("precision", "recall", "f1"))
+FIGURES = {
+    "single": (
+        *("accuracy", "balanced_accuracy", *_AVERAGED, "log_loss", "ece"),
+        *("top5_accuracy", "roc_auc", "pr_auc"),
+    ),
+    "multi": ("subset_accuracy", *_BOTH, "average_precision"),
+    "regression": HEADLINE["regression"],
+    "tags": ("precision", "recall", "f1", "f1_macro", "token_accuracy"),
+}
+"""Problem -> all figures that there may be; the last three of "single" depend on how many labels there are."""
+OF_A_LABEL = ("precision", "recall", "f1", "support", "average_precision")
+
+LOWER_IS_BETTER = frozenset({"log_loss", "ece", "mae", "rmse", "loss", "perplexity"})
+PLAIN_NUMBERS = frozenset({"log_loss", "mae", "rmse", "r2", "pearson", "spearman", "loss", "perplexity"})
+"""Figures that are no shares of anything."""
+
+TITLES = {
+    "ece": "calibration error",
+    "f1_macro": "F1, macro",
+    "f1_micro": "F1, micro",
+    "f1_weighted": "F1, weighted",
+    "f1": "F1",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "r2": "R²",
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "top5_accuracy": "top-5 accuracy",
+}
+
+
+def title(name: str) -> str:
+    """A figure's name for people."""
+    if name in TITLES:
+        return TITLES[name]
+    stem, _, kind = name.rpartition("_")
+    return f"{stem}, {kind}" if kind in ("micro", "macro", "weighted") else name.replace("_", " ")
+
+
+def shown(name: str, value: float) -> str:
+    """A figure for people: shares in per cent, other numbers with three or four digits."""
+    if name in PLAIN_NUMBERS:
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+    return f"{value:.1%}"

@@ -1,0 +1,198 @@
+"""report.html of a classifier: one file with everything in it, readable without a script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ptune.evaluation.classification import charts
+from ptune.evaluation.classification.heat import confusion
+from ptune.evaluation.classification.look import STYLE
+from ptune.evaluation.classification.measured import HEADLINE, LOWER_IS_BETTER, shown, title
+from ptune.evaluation.require import sentence
+from ptune.evaluation.style import page, text
+
+_MANY_CLASSES = 12  # more are sorted, the worst first
+
+
+def report(
+    name: str, about: str, found: Mapping[str, Any], *, training: str, mistakes: str, origin: str
+) -> str:
+    """The page. `found` is evaluation.json; the other parts are HTML, empty where there is nothing to show."""
+    split = {"given": "rows that were given"}.get(found["split"], f"{found['split']} rows")
+    return page(
+        name,
+        [
+            f"<h1>{text(name)}</h1>",
+            f"<p class=dim>{text(about)}</p>",
+            f"<p>{found['examples']} {split}, {text(found['task'])}; intervals: 95 %, bootstrap over rows</p>",
+            _cards(found),
+            _requirements(found),
+            "<h2>Side by side</h2>",
+            _sides(found),
+            _details(found),
+            *(["<h2>Training</h2>", training] if training else []),
+            _slices(found["slices"]),
+            *(["<h2>Worst errors</h2>", mistakes] if mistakes else []),
+            "<h2>Where it comes from</h2>",
+            _files(found),
+            origin,
+        ],
+        STYLE,
+    )
+
+
+def _cards(found: Mapping[str, Any]) -> str:
+    cards = []
+    best = _best_baseline(found)
+    for name in HEADLINE[found["problem"]]:
+        if name not in found["metrics"]:
+            continue
+        interval = found["intervals"].get(name)
+        between = f"{shown(name, interval[0])} to {shown(name, interval[1])}" if interval else "&nbsp;"
+        beside = f"<p>{text(best[0])}: {shown(name, best[1][name])}</p>" if best and name in best[1] else ""
+        cards.append(
+            f"<div><h3>{text(title(name))}</h3><b>{shown(name, found['metrics'][name])}</b><p>{between}</p>{beside}</div>"
+        )
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _best_baseline(found: Mapping[str, Any]) -> tuple[str, dict[str, float]] | None:
+    main = HEADLINE[found["problem"]][0]
+    sign = -1 if main in LOWER_IS_BETTER else 1
+    sides = {name: side["metrics"] for name, side in found["baselines"].items() if main in side["metrics"]}
+    return max(sides.items(), key=lambda side: sign * side[1][main]) if sides else None
+
+
+def _requirements(found: Mapping[str, Any]) -> str:
+    lines = "".join(
+        f'<li class="{"kept" if one["passed"] else "missed"}">{text(sentence(one))}</li>'
+        for one in found.get("requirements", [])
+    )
+    return f"<ul>{lines}</ul>" if lines else ""
+
+
+def _sides(found: Mapping[str, Any]) -> str:
+    sides = {**found["sides"], **found["baselines"]}
+    heads = "".join(f"<th class=number>{text(name)}</th>" for name in sides)
+    lines = []
+    for name in dict.fromkeys(name for side in sides.values() for name in side["metrics"]):
+        values = [side["metrics"].get(name) for side in sides.values()]
+        known = [value for value in values if value is not None]
+        best = (min(known) if name in LOWER_IS_BETTER else max(known)) if _comparable(name, known) else None
+        cells = "".join(
+            _figure(name, value, side["intervals"].get(name), value == best)
+            for value, side in zip(values, sides.values(), strict=True)
+        )
+        lines.append(f"<tr><th>{text(title(name))}</th>{cells}</tr>")
+    narrow = ' class="fit"' if len(sides) == 1 else ""
+    table = f"<div class=scroll><table{narrow}><tr><th></th>{heads}</tr>{''.join(lines)}</table></div>"
+    return _agreement(found) + table
+
+
+def _comparable(name: str, known: Sequence[float]) -> bool:
+    """Whether the best is worth marking: guessing is well calibrated, too, and what is equal is not better."""
+    return name != "ece" and len(set(known)) > 1
+
+
+def _figure(name: str, value: float | None, interval: Sequence[float] | None, best: bool) -> str:
+    if value is None:
+        return "<td class=number>–</td>"
+    between = f"<small>{shown(name, interval[0])} to {shown(name, interval[1])}</small>" if interval else ""
+    return f'<td class="number{" better" * best}">{shown(name, value)}{between}</td>'
+
+
+def _agreement(found: Mapping[str, Any]) -> str:
+    if "agreement" not in found:
+        return ""
+    agreed = found["agreement"]
+    labels = f"agree on {agreed['labels']:.2%} of the labels; " if "labels" in agreed else ""
+    return f"<p>torch and ONNX {labels}largest difference {agreed['max_abs_p']:.1e}</p>"
+
+
+def _details(found: Mapping[str, Any]) -> str:
+    details, parts = found["details"], []
+    if "confusion" in details:
+        names = details.get("confusion_labels", found["labels"])
+        parts += ["<h2>Confusion matrix</h2>", confusion(names, details["confusion"])]
+    if found["classes"]:
+        kind = "type" if found["problem"] == "tags" else "label"
+        parts += [f"<h2>By {kind}</h2>", _classes(found["classes"], kind)]
+    drawn = []
+    if "reliability" in details:
+        drawn.append(charts.reliability(details["reliability"], found["metrics"]["ece"]))
+    if "roc" in details:
+        area, positive = found["metrics"], found["labels"][1]
+        drawn.append(
+            charts.line(
+                f"ROC of {positive}",
+                "false positives",
+                "true positives",
+                details["roc"],
+                f"· area {area['roc_auc']:.3f}",
+                True,
+            )
+        )
+        drawn.append(
+            charts.line(
+                f"Precision and recall of {positive}",
+                "recall",
+                "precision",
+                details["pr"],
+                f"· area {area['pr_auc']:.3f}",
+                False,
+            )
+        )
+    if drawn:
+        parts += ["<h2>How sure, and how right</h2>", f'<div class="charts">{"".join(drawn)}</div>']
+    return "\n".join(parts)
+
+
+def _classes(classes: Mapping[str, Mapping[str, float]], kind: str) -> str:
+    lines = list(classes.items())
+    many = len(lines) > _MANY_CLASSES
+    if many:
+        lines.sort(key=lambda line: line[1]["f1"])
+    rows = "".join(
+        f'<tr><td class="name">{text(name)}</td><td class="number">{one["support"]:.0f}</td>'
+        + "".join(
+            f'<td class="bars">{charts.bar(one[figure])}</td>' for figure in ("precision", "recall", "f1")
+        )
+        + "</tr>"
+        for name, one in lines
+    )
+    note = "<p class=dim>The worst F1 first.</p>" if many else ""
+    return (
+        f'{note}<div class="tall" tabindex="0"><table><tr><th>{kind}</th><th class=number>gold</th><th>precision</th><th>recall</th>'
+        f"<th>F1</th></tr>{rows}</table></div>"
+    )
+
+
+def _slices(found: Sequence[Mapping[str, Any]]) -> str:
+    if not found:
+        return ""
+    metric = found[0]["metric"]
+    most = max([1.0, *[one["interval"][1] for one in found if one["interval"]]]) if metric == "mae" else 1.0
+    lines, column = [], None
+    for one in found:
+        if one["column"] != column:
+            column = one["column"]
+            lines.append(f"<tr><th colspan=4>{text(column)}</th></tr>")
+        low, high = one["interval"] or (one["figure"], one["figure"])
+        lines.append(
+            f'<tr><td class="name">{text(one["value"])}</td><td class="number">{one["rows"]}</td>'
+            f'<td class="number">{shown(metric, one["figure"])}<small>{shown(metric, low)} to {shown(metric, high)}</small></td>'
+            f"<td>{charts.whisker(one['figure'], low, high, most)}</td></tr>"
+        )
+    return (
+        "<h2>Slices</h2><div class=scroll><table><tr><th></th><th class=number>rows</th>"
+        f"<th class=number>{text(title(metric))}</th><th></th></tr>{''.join(lines)}</table></div>"
+    )
+
+
+def _files(found: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><th>{text(file['path'])}</th><td>SHA-256 {text(file['sha256'])}</td></tr>"
+        for file in found["files"]
+    )
+    return f"<div class=scroll><table>{rows}</table></div>"

@@ -1,0 +1,112 @@
+"""Two classifiers on the same rows: is one better, or was it luck?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptune.evaluation.classification import single, tags
+from ptune.evaluation.classification.bootstrap import (
+    Counts,
+    Interval,
+    Statistic,
+    Values,
+    mean,
+    resampled,
+    share,
+)
+
+METRICS = {
+    "single": ("accuracy", "f1_macro"),
+    "multi": ("f1_micro",),
+    "regression": ("mae",),
+    "tags": ("f1",),
+}
+"""Problem -> the figures whose difference is tested."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of one run minus that of another, on the same rows."""
+
+    metric: str
+    value: float
+    interval: Interval  # 95 %, paired bootstrap
+    p: float  # of so large a difference where there is none
+    test: str
+
+
+def differences(
+    problem: str,
+    labels: Sequence[str],
+    one: Sequence[Mapping[str, Any]],
+    other: Sequence[Mapping[str, Any]],
+    seed: int = 0,
+) -> list[Difference]:
+    """`one` minus `other`, lines of predictions.jsonl of the same rows in the same order.
+
+    Accuracies are tested by McNemar's test (exact binomial), all else by the paired bootstrap.
+    """
+    ours, theirs = (_statistic(problem, labels, side) for side in (one, other))
+    whole = np.ones((1, len(one)), np.float32)
+    apart = resampled(len(one), lambda counts: _minus(ours(counts), theirs(counts)), seed)
+    found = []
+    for metric in METRICS[problem]:
+        value = float(_minus(ours(whole), theirs(whole))[metric][0])
+        low, high = np.percentile(apart[metric], [2.5, 97.5])
+        if metric == "accuracy":
+            p, test = mcnemar(_right(one), _right(other)), "McNemar, exact"
+        else:
+            p, test = _two_sided(apart[metric]), "paired bootstrap"
+        found.append(Difference(metric, value, (float(low), float(high)), p, test))
+    return found
+
+
+def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Exact p of McNemar's test: rows that only one gets right fall to either side alike, if both are as good."""
+    from scipy.stats import binomtest
+
+    ours, theirs = int((one & ~other).sum()), int((~one & other).sum())
+    return float(binomtest(ours, ours + theirs, 0.5).pvalue) if ours + theirs else 1.0
+
+
+def _minus(ours: dict[str, Values], theirs: dict[str, Values]) -> dict[str, Values]:
+    return {name: ours[name] - theirs[name] for name in ours}
+
+
+def _two_sided(apart: Values) -> float:
+    """Twice the share of resamples on the wrong side of 0, at least one in all of them."""
+    least = 1 / len(apart)
+    return float(min(1.0, 2 * max(least, min((apart <= 0).mean(), (apart >= 0).mean()))))
+
+
+def _right(side: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+    return np.array([line["gold"] == line["predicted"] for line in side])
+
+
+def _statistic(problem: str, labels: Sequence[str], side: Sequence[Mapping[str, Any]]) -> Statistic:
+    """Counts -> the figures of METRICS."""
+    gold, said = [line["gold"] for line in side], [line["predicted"] for line in side]
+    if problem == "tags":
+        return tags.of_counts(gold, said)
+    if problem == "regression":
+        error = np.abs(np.array(gold, float) - np.array(said, float))
+        return lambda counts: {"mae": mean(counts, error)}
+    if problem == "multi":
+        right = np.array([len(set(a) & set(b)) for a, b in zip(gold, said, strict=True)])
+        either = np.array([len(a) + len(b) for a, b in zip(gold, said, strict=True)])
+        return lambda counts: {"f1_micro": share(2 * mean(counts, right), mean(counts, either))}
+    place = {name: at for at, name in enumerate(labels)}
+    a, b = (np.array([place[name] for name in names]) for names in (gold, said))
+
+    def statistic(counts: Counts) -> dict[str, Values]:
+        return {
+            "accuracy": mean(counts, a == b),
+            "f1_macro": single.averages(counts, a, b, len(labels))["f1_macro"],
+        }
+
+    return statistic

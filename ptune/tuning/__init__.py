@@ -1,0 +1,1 @@
+"""Search: many short trainings of one recipe, and what they say about its fields."""

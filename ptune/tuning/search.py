@@ -1,0 +1,171 @@
+"""The search: trial after trial until there are enough, in as many processes as share the study."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from ptune.errors import PtuneError
+from ptune.formats.run import Run
+from ptune.formats.whole_write import disk_errors
+from ptune.progress import duration, say
+from ptune.tuning.settings import Search
+from ptune.tuning.space import Value, changed, spelled
+from ptune.tuning.study import ask
+from ptune.tuning.trial import Launch, Result, forget_checkpoints, ptune_train, run_trial
+
+MOST_FAILURES = 3  # in a row: the recipe, the data or the machine is broken, not these values
+
+
+def search_on(
+    study: Study, search: Search, *, stop: Callable[[], bool], launch: Launch = ptune_train
+) -> bool:
+    """Runs trials until the study has as many as asked for; False where it was stopped before.
+
+    Trials that were interrupted here go on first. Raises: PtuneError where trial after trial fails to run.
+    """
+    failures = 0
+    while not stop():
+        with _claimed(study, search) as (trial, lock):
+            if trial is None:
+                return True
+            result = _run(study, search, trial, stop=stop, launch=launch, lock=lock)
+        if result.outcome == "interrupted":
+            return False
+        failures = failures + 1 if result.outcome == "failed" and not result.twin else 0
+        finished = any(one.state == TrialState.COMPLETE for one in study.get_trials(deepcopy=False))
+        if failures >= (MOST_FAILURES if finished else 1):
+            log = search.trial_log(trial.number)
+            raise PtuneError(f"trial {trial.number} failed: {result.why}\n  its log: {log}")
+    return False
+
+
+def _run(
+    study: Study, search: Search, trial: Trial, *, stop: Callable[[], bool], launch: Launch, lock: int
+) -> Result:
+    """Trains one trial and tells the study how it ended."""
+    number, values = trial.number, ask(search, trial)
+    told = " ".join(f"{field}={spelled(value)}" for field, value in values.items())
+    if (twin := _twin(study, trial)) is not None:
+        told_by = f"as trial {twin.number}"
+        finished = twin.state == TrialState.COMPLETE
+        result = Result("finished" if finished else "failed", twin.value, why=told_by, twin=True)
+    else:
+        say(f"trial {number}: {told}")
+
+        def validated(at: int, value: float) -> bool:
+            if at not in study.get_trials(deepcopy=False)[number].intermediate_values:
+                trial.report(value, at)
+            return trial.should_prune()
+
+        result = run_trial(search, number, validated=validated, stop=stop, launch=launch, keep_open=(lock,))
+    say(f"trial {number}: {_ending(search, result)}")
+    if result.outcome == "interrupted":
+        return result
+    forget_checkpoints(Run(search.trial_run(number)))
+    facts: dict[str, Any] = {"steps": result.steps, "seconds": round(result.seconds, 3), "why": result.why}
+    for name, value in facts.items():
+        trial.set_user_attr(name, value)
+    # What went wrong counts as pruned before its first validation: TPE keeps away from it.
+    states = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
+    state = states.get(result.outcome, TrialState.PRUNED)
+    study.tell(number, result.value if state == TrialState.COMPLETE else None, state=state)
+    return result
+
+
+def _ending(search: Search, result: Result) -> str:
+    if result.outcome == "finished":
+        took = result.why or f"{result.steps} steps in {duration(result.seconds)}"
+        return f"{search.metric.replace('_', ' ')} {result.value:.4f} ({took})"
+    return f"{result.outcome}{f': {result.why}' if result.why else f' after {result.steps} steps'}"
+
+
+def _twin(study: Study, trial: Trial) -> FrozenTrial | None:
+    """A trial of the very same values that finished or failed: a training of this one would come to the same."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    return next((one for one in ended if one.params == trial.params), None)
+
+
+@contextlib.contextmanager
+def _claimed(study: Study, search: Search) -> Iterator[tuple[Trial | None, int]]:
+    """A trial that is this process's own while the block runs: one that was interrupted here, or a new one.
+
+    None where the study has as many as asked for. The trial's recipe file is locked, and the training inherits the
+    lock: so a trial counts as interrupted only when neither its search nor its training is alive.
+    """
+    lock = -1
+    try:
+        with _one_at_a_time(search.folder):
+            trial, lock = _orphan(study, search) or _new(study, search)
+        yield trial, lock
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _orphan(study: Study, search: Search) -> tuple[Trial, int] | None:
+    for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if one.user_attrs.get("place") != _place(search):
+            continue  # of another folder or machine
+        if (lock := _own(study, search, Trial(study, one._trial_id))) is not None:
+            return Trial(study, one._trial_id), lock
+    return None
+
+
+def _new(study: Study, search: Search) -> tuple[Trial | None, int]:
+    if len(study.get_trials(deepcopy=False)) >= search.trials:
+        return None, -1
+    trial = study.ask()
+    trial.set_user_attr("place", _place(search))
+    lock = _own(study, search, trial)
+    assert lock is not None  # nobody else knows of it yet
+    return trial, lock
+
+
+def _own(study: Study, search: Search, trial: Trial) -> int | None:
+    """The lock on a trial's recipe, which is written where it is not there yet; None where another process has it."""
+    path = search.trial_recipe(trial.number)
+    if not path.is_file():
+        values: dict[str, Value] = ask(search, trial)
+        recipe = changed(search.recipe, values)
+        untested = recipe.data.model_copy(update={"test": ()})  # the test set is not for choosing
+        recipe.model_copy(update={"data": untested}).save(path)
+    return _locked(path)
+
+
+def _place(search: Search) -> str:
+    return f"{socket.gethostname()}:{search.folder.resolve()}"
+
+
+def _locked(path: Path) -> int | None:
+    """An open file descriptor that holds the file's lock; None where another process does."""
+    held = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    except OSError:
+        return held  # a file system without locks
+    return held
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Two processes of one folder do not claim the same trial, nor one more than was asked for."""
+    with disk_errors(folder):
+        held = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)

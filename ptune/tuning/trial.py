@@ -1,0 +1,178 @@
+"""One trial: a training in a process of its own, whose validations are watched while it runs.
+
+A process of its own gives its memory back, and one that crashes takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from ptune.errors import FormatError
+from ptune.formats.run import Run, RunRecord
+from ptune.formats.whole_write import disk_errors
+from ptune.tuning.journal import entries
+from ptune.tuning.settings import Metric, Search
+
+LOOK_EVERY_S = 0.2
+STOP_LIMIT_S = 120.0  # how long a training that was asked to stop may take to end its step and save
+
+Launch: TypeAlias = Callable[[Path, Path, bool], Sequence[str]]
+"""(recipe.yaml, run folder, whether to resume) -> the command that trains."""
+
+Outcome: TypeAlias = Literal["finished", "pruned", "went wrong", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a trial ended. `value` is the metric of the weights that the run kept; only of one that finished."""
+
+    outcome: Outcome
+    value: float | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    why: str = ""  # it failed or went wrong, or where the result comes from
+    twin: bool = False  # nothing was trained: another trial had the same values
+
+
+def ptune_train(recipe: Path, folder: Path, resume: bool) -> Sequence[str]:
+    """`ptune train`, by the Python that runs this."""
+    command = [sys.executable, "-m", "ptune", "train", str(recipe), "--out", str(folder)]
+    return [*command, "--resume"] if resume else command
+
+
+def run_trial(
+    search: Search,
+    number: int,
+    *,
+    validated: Callable[[int, float], bool],
+    stop: Callable[[], bool],
+    launch: Launch = ptune_train,
+    keep_open: Sequence[int] = (),
+) -> Result:
+    """Trains until it ends, `validated` (the how-many-th validation, its metric) says that it is hopeless, or `stop`.
+
+    Goes on from the newest checkpoint where the trial was interrupted before. `keep_open` are file descriptors that
+    live as long as the training does: locks.
+    """
+    run = Run(search.trial_run(number))
+    begun = run.folder.is_dir() and any(run.folder.iterdir())
+    command = launch(search.trial_recipe(number), run.folder, begun)
+    started_s = time.monotonic()
+    with disk_errors(search.folder), search.trial_log(number).open("a", encoding="utf-8") as log:
+        # A session of its own: Ctrl-C reaches the search alone, which passes it on once.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=keep_open,
+        )
+    try:
+        ended_by = _watch(process, run, search.metric, validated, stop)
+    finally:
+        _end(process)
+    return _result(search, number, process.returncode, ended_by, time.monotonic() - started_s)
+
+
+def _watch(
+    process: subprocess.Popen[bytes],
+    run: Run,
+    metric: Metric,
+    validated: Callable[[int, float], bool],
+    stop: Callable[[], bool],
+) -> Literal["", "pruned", "interrupted"]:
+    """Waits for the process; why it was asked to stop, where it was."""
+    seen = 0
+    while process.poll() is None:
+        for value in _validations(run, metric)[seen:]:
+            seen += 1
+            if validated(seen, value):
+                return _asked_to_stop(process, "pruned")
+        if stop():
+            return _asked_to_stop(process, "interrupted")
+        time.sleep(LOOK_EVERY_S)
+    for value in _validations(run, metric)[seen:]:
+        seen += 1
+        validated(seen, value)  # it has ended: too late to save anything by pruning
+    return ""
+
+
+def _asked_to_stop(
+    process: subprocess.Popen[bytes], why: Literal["pruned", "interrupted"]
+) -> Literal["pruned", "interrupted"]:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_LIMIT_S)
+    return why
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Leaves nothing running, whatever happened."""
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def _result(search: Search, number: int, code: int, ended_by: str, seconds: float) -> Result:
+    run = Run(search.trial_run(number))
+    record = _record(run)
+    steps = max((entry["step"] for entry in entries(run.metrics_path)), default=0)
+    if record is not None and record.status in ("finished", "stopped early") and code == 0:
+        value = kept_value(run, record, search.metric)
+        if value is not None:
+            return Result("finished", value, record.steps, record.seconds)
+        return Result("failed", None, steps, seconds, f"it has no {search.metric}: is anything held out?")
+    if ended_by == "pruned":
+        return Result("pruned", None, steps, seconds)
+    if ended_by == "interrupted":
+        return Result("interrupted", None, steps, seconds)
+    # Training that stops itself after some steps says something about these values; anything else does not.
+    told = _last_words(search.trial_log(number)) or f"it ended with exit code {code}"
+    return Result("went wrong" if code == 1 and steps else "failed", None, steps, seconds, told)
+
+
+def kept_value(run: Run, record: RunRecord, metric: Metric) -> float | None:
+    """The metric at the step whose weights the run kept, which is that of the lowest validation loss."""
+    validations = [entry for entry in entries(run.metrics_path) if metric in entry]
+    kept = [entry for entry in validations if entry["step"] == record.best_step] or validations[-1:]
+    return float(kept[-1][metric]) if kept else None
+
+
+def forget_checkpoints(run: Run) -> None:
+    """A trial that has ended is never resumed: what it trained lies in adapter/ or model/."""
+    shutil.rmtree(run.checkpoints_path, ignore_errors=True)
+
+
+def _validations(run: Run, metric: Metric) -> list[float]:
+    return [float(entry[metric]) for entry in entries(run.metrics_path) if metric in entry]
+
+
+def _record(run: Run) -> RunRecord | None:
+    try:
+        return run.record()
+    except FormatError:
+        return None
+
+
+def _last_words(log: Path) -> str:
+    """The error that the training ended with, else its last line."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.path.getsize(log) - 10_000))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    told = [line for line in lines if line.startswith("error: ")] or lines
+    return told[-1].removeprefix("error: ").strip()[:500] if told else ""

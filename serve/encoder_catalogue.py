@@ -1,0 +1,84 @@
+"""Which adapters of an encoder are served. Its bare base is not: without a head it has nothing to say."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ptune.errors import RequestError
+from ptune.formats.bundle import AdapterRecord
+
+if TYPE_CHECKING:
+    from ptune.engine.encoder import EncoderEngine
+
+ENDPOINTS = {
+    "text-classification": "/v1/classify",
+    "image-classification": "/v1/classify",
+    "token-classification": "/v1/tag",
+}
+"""An adapter's task -> where to ask it."""
+
+
+class EncoderCatalogue:
+    """From a request's `model` to an adapter, and what /v1/models says of each."""
+
+    def __init__(self, engine: EncoderEngine) -> None:
+        self._engine = engine
+        self._bundle = engine.bundle.folder.resolve().name
+
+    def names(self) -> list[str]:
+        return list(self._engine.adapters)
+
+    def resolve(self, model: str) -> str:
+        """The adapter of that name. Raises: RequestError(404) that lists what is served."""
+        names = self.names()
+        if model in names:
+            return model
+        told = "the base of an encoder has no head to answer with" if model in ("base", self._bundle) else ""
+        message = (
+            f"no model {model[:80]!r} here{f': {told}' if told else ''}; served: {', '.join(names) or 'none'}"
+        )
+        raise RequestError(message, param="model", code="model_not_found", status=404)
+
+    def asked_at(self, model: str, endpoint: str) -> AdapterRecord:
+        """The adapter that a request means. Raises: RequestError: 404; 400 where its task has another endpoint."""
+        record = self._engine.record(self.resolve(model))
+        right = ENDPOINTS[record.task]
+        if right != endpoint:
+            message = f"{record.name} is an adapter for {record.task}: ask it at {right}, not at {endpoint}"
+            raise RequestError(message, param="model", code="wrong_endpoint")
+        return record
+
+    def answered_by(self, adapter: str) -> str:
+        """`name@hash12`: exactly which weights answered."""
+        digest = self._engine.bundle.manifest.adapters[adapter]
+        return f"{adapter}@{digest.rpartition(':')[2][:12]}"
+
+    def card(self, name: str) -> dict[str, Any]:
+        """One entry of /v1/models: OpenAI's fields, vLLM's (`root`, `parent`, `max_model_len`) and ours."""
+        manifest, record = self._engine.bundle.manifest, self._engine.record(name)
+        return {
+            "id": name,
+            "object": "model",
+            "created": int(datetime.fromisoformat(manifest.created).timestamp()),
+            "owned_by": "ptune",
+            "root": self._bundle,
+            "parent": None,
+            "max_model_len": record.max_length or self._engine.context or None,
+            "fingerprint": self.answered_by(name),
+            "source": manifest.base.source,
+            "task": record.task,
+            "problem": record.problem,
+            "labels": list(record.labels),
+            "endpoint": ENDPOINTS[record.task],
+        }
+
+    def hint(self) -> tuple[str, dict[str, Any]]:
+        """Path and body of a request to try the server with."""
+        names = self.names()
+        if not names:
+            return "/v1/models", {}
+        record = self._engine.record(names[-1])
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}
+        asked = [image] if record.task == "image-classification" else "Hello!"
+        return ENDPOINTS[record.task], {"model": record.name, "input": asked}

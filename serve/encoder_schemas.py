@@ -1,0 +1,139 @@
+"""Request bodies of /v1/classify (vLLM's shape) and /v1/tag. Strict, as in `schemas`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from ptune.errors import RequestError
+
+from .errors import UNSUPPORTED
+from .schemas import Body, Text
+
+MAX_INPUTS = 128
+MAX_IMAGES = 32
+MAX_IMAGE_BYTES = 8 * 2**20
+MAX_IMAGE_PIXELS = 25_000_000
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
+_DATA_URI = re.compile(r"data:([a-z]+/[a-z+.-]+);base64,", re.IGNORECASE)
+
+NOT_BUILT: dict[str, tuple[Any, ...]] = {
+    "add_special_tokens": (True,),
+    "messages": ([],),
+    "mm_processor_kwargs": ({},),
+    "truncate_prompt_tokens": (),
+    "truncation_side": ("right",),
+}
+"""Fields of vLLM's that would change the answer and are refused, and those of their values that may pass."""
+
+
+@dataclass(frozen=True)
+class ImageBytes:
+    """An image file as it was sent."""
+
+    content: bytes
+
+
+Input: TypeAlias = str | tuple[str, str] | ImageBytes
+
+
+def image_of(content: bytes) -> ImageBytes:
+    """Raises: ValueError where it is too large."""
+    if len(content) > MAX_IMAGE_BYTES:
+        raise ValueError(f"the image has {len(content)} bytes, over {MAX_IMAGE_BYTES}")
+    return ImageBytes(content)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict) else value
+
+
+def _one(value: Any) -> Input:
+    """One of the inputs: a text, a pair of texts, or a part as chat has them."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return _part(value)
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value):
+        return _text(value[0]), _text(value[1])
+    if type(value) is int or (isinstance(value, list) and value and all(type(item) is int for item in value)):
+        raise PydanticCustomError(UNSUPPORTED, "token ids are not supported yet; send text")
+    raise ValueError("must be a string, a pair of strings, or a part of type image_url")
+
+
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not hold a NUL character")
+    if not text.strip():
+        raise ValueError("must not be empty: there is nothing to classify")
+    return text
+
+
+def _part(part: dict[str, Any]) -> Input:
+    kind = part.get("type")
+    if kind == "text" and isinstance(part.get("text"), str):
+        return _text(part["text"])
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else None
+    if kind != "image_url" or not isinstance(url, str):
+        raise ValueError('must be {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}')
+    found = _DATA_URI.match(url)
+    if found is None:
+        raise PydanticCustomError(
+            UNSUPPORTED,
+            "must be a data URI, as data:image/png;base64,…: this server fetches nothing from other places",
+        )
+    if found[1].lower() not in IMAGE_TYPES:
+        raise ValueError(f"images of type {found[1][:40]} are not read; send {', '.join(IMAGE_TYPES)}")
+    try:
+        return image_of(base64.b64decode(url[found.end() :], validate=True))
+    except binascii.Error as error:
+        raise ValueError(f"what follows base64, is no base64: {error}") from None
+
+
+class _Asking(Body):
+    model: str = Field(max_length=256)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_is_not_built(cls, data: Any) -> Any:
+        """Raises: RequestError that names the field."""
+        for name in NOT_BUILT.keys() & data.keys() if isinstance(data, dict) else ():
+            if data[name] is not None and data[name] not in NOT_BUILT[name]:
+                raise RequestError(f"{name} is not supported", param=name, code=UNSUPPORTED)
+        return data
+
+
+class ClassifyRequest(_Asking):
+    """POST /v1/classify"""
+
+    input: Annotated[
+        list[Annotated[Any, AfterValidator(_one)]],  # of Input
+        Field(min_length=1, max_length=MAX_INPUTS),
+        BeforeValidator(_listed),
+    ]
+    use_activation: bool = True  # vLLM's: false gives the head's raw numbers as `probs`
+
+    @model_validator(mode="after")
+    def _not_too_many_images(self) -> ClassifyRequest:
+        images = sum(isinstance(one, ImageBytes) for one in self.input)
+        if images > MAX_IMAGES:
+            raise RequestError(
+                f"input: {images} images, over {MAX_IMAGES} in one request",
+                param="input",
+                code="invalid_value",
+            )
+        return self
+
+
+class TagRequest(_Asking):
+    """POST /v1/tag"""
+
+    input: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS), BeforeValidator(_listed)]

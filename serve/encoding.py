@@ -1,0 +1,135 @@
+"""The bridge from the encoder's thread to the event loop: the inputs of one HTTP call, submitted and awaited together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+
+from ptune.errors import PtuneError, RequestError
+
+from .reply import unless_gone
+from .service import EncoderService
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Submitted(Generic[Answer]):
+    """An input that is in the engine's queue."""
+
+    future: Future[Answer]
+    tokens: int = 0  # that the model reads; of an image none
+    truncated: bool = False  # it was longer
+
+
+Submit = Callable[[], Submitted[Answer]]
+"""Decodes, tokenises and queues one input."""
+
+
+class Encoding(Generic[Answer]):
+    """Inputs of one call on their way through the engine."""
+
+    def __init__(self, service: EncoderService) -> None:
+        self._service = service
+        self.submitted: list[Submitted[Answer]] = []
+        self._closed = False
+
+    async def answers(self, submits: Sequence[Submit[Answer]]) -> list[Answer]:
+        """Submits all inputs, or none, and waits for their answers.
+
+        Raises: RequestError: 400 for an input that cannot be used, 429 where the queue is full, 503 while the server
+        stops, 500 where the engine fails.
+        """
+        self._service.running.add(self)
+        try:
+            await asyncio.to_thread(self._submit, submits)  # it decodes and tokenises
+            waiting = [asyncio.wrap_future(one.future) for one in self.submitted]
+            await asyncio.gather(*waiting, return_exceptions=True)  # which of them failed is looked at below
+            return [_answer(one.future) for one in self.submitted]
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Gives up what is not done yet. Only the first call does something."""
+        self._closed = True
+        self._service.running.discard(self)
+        for one in self.submitted:
+            one.future.cancel()
+
+    def _submit(self, submits: Sequence[Submit[Answer]]) -> None:
+        for index, submit in enumerate(submits):
+            if self._closed:
+                raise _stopping()
+            try:
+                self.submitted.append(submit())
+            except RequestError as error:
+                if error.param == "input" and len(submits) > 1:
+                    place = f"input[{index}]"
+                    raise RequestError(
+                        f"{place}: {error}", param=place, code=error.code, status=error.status
+                    ) from None
+                raise
+        if self._closed:
+            self.close()
+
+
+def _answer(future: Future[Answer]) -> Answer:
+    if future.cancelled():
+        raise _stopping()
+    error = future.exception()
+    if isinstance(error, RequestError):
+        raise error
+    if isinstance(error, PtuneError):
+        raise RequestError("the engine failed; its log says why", code="engine_error", status=500)
+    return future.result()
+
+
+def _stopping() -> RequestError:
+    return RequestError("the server is shutting down", code="shutting_down", status=503)
+
+
+async def respond(
+    http: Request,
+    service: EncoderService,
+    adapter: str,
+    model: str,
+    submits: Sequence[Submit[Answer]],
+    described: Callable[[Answer], dict[str, Any]],
+) -> JSONResponse:
+    """Runs the inputs of a call and answers in vLLM's frame; counts and measures it."""
+    endpoint, begun_s, ending = http.url.path, time.perf_counter(), "failed"
+    encoding = Encoding[Answer](service)
+    try:
+        answers = await unless_gone(http, encoding.answers(submits))
+        ending = "done"
+    except RequestError as error:
+        ending = "refused" if error.status < 500 else "failed"
+        raise
+    except (ClientDisconnect, asyncio.CancelledError):
+        ending = "cancelled"
+        raise
+    finally:
+        service.metrics.requests.labels(endpoint, adapter, ending).inc()
+        service.metrics.seconds.labels(endpoint).observe(time.perf_counter() - begun_s)
+    service.metrics.inputs.labels(endpoint, adapter).inc(len(answers))
+    count = sum(one.tokens for one in encoding.submitted)
+    content = {
+        "id": f"{endpoint.rpartition('/')[2]}-{http.state.request_id}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": model,
+        "data": [
+            {"index": index, **described(answer), **({"truncated": True} if one.truncated else {})}
+            for index, (answer, one) in enumerate(zip(answers, encoding.submitted, strict=True))
+        ],
+        "usage": {"prompt_tokens": count, "total_tokens": count, "completion_tokens": 0},
+    }
+    return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(adapter)})

@@ -1,0 +1,85 @@
+"""What classifiers say, as HTML: bars of labels, and a text with its entities marked. All of it is escaped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from html import escape
+
+from .ui_client import Classifier, Labelled, Tagged
+
+MOST_BARS = 12
+_HUES = 10  # colours of entity labels, in ui_style
+
+
+def bars(found: Labelled, classifier: Classifier) -> str:
+    """A bar a label, likeliest first; of a regression its number."""
+    if classifier.problem == "regression":
+        rows = "".join(
+            f"<div class=number-row><span>{escape(label)}</span><strong>{value:.3f}</strong></div>"
+            for label, value in found.scores
+        )
+        return f"<div class=result>{rows}{_foot(found.seconds, found.truncated)}</div>"
+    rows = "".join(
+        _bar(label, score, first=at == 0, classifier=classifier)
+        for at, (label, score) in enumerate(found.scores[:MOST_BARS])
+    )
+    more = len(found.scores) - MOST_BARS
+    left = f"<p class=quiet>and {more} less likely labels</p>" if more > 0 else ""
+    return (
+        f"<div class=result><div class=bars>{rows}</div>{left}{_foot(found.seconds, found.truncated)}</div>"
+    )
+
+
+def _bar(label: str, score: float, *, first: bool, classifier: Classifier) -> str:
+    chosen = score >= 0.5 if classifier.problem == "multi" else first
+    return (
+        f'<div class="bar{" chosen" * chosen}"><span class=label title="{escape(label)}">{escape(label)}</span>'
+        f'<span class=track><i style="width:{100 * score:.2f}%"></i></span><span class=share>{score:.1%}</span></div>'
+    )
+
+
+def marked(found: Tagged, labels: Sequence[str]) -> str:
+    """The text, its entities in colours with their labels behind them."""
+    kinds = entity_kinds(labels)
+    parts, at = [], 0
+    for label, begin, end, score in found.entities:
+        parts.append(escape(found.text[at:begin]))
+        parts.append(
+            f'<mark class="hue-{hue(label, kinds)}" title="{escape(label)}, {score:.1%}">'
+            f"{escape(found.text[begin:end])}<b>{escape(label)}</b></mark>"
+        )
+        at = end
+    parts.append(escape(found.text[at:]))
+    none = "" if found.entities else "<p class=quiet>No entity was found.</p>"
+    return (
+        f"<div class=result><p class=marked dir=auto>{''.join(parts)}</p>{none}"
+        f"{_foot(found.seconds, found.truncated)}</div>"
+    )
+
+
+def entity_kinds(labels: Sequence[str]) -> list[str]:
+    """The kinds of entities that a tagger knows: its tags without B- and I-."""
+    return list(dict.fromkeys(label.partition("-")[2] for label in labels if "-" in label))
+
+
+def hue(label: str, kinds: Sequence[str]) -> int:
+    """A label's colour: always the same one."""
+    if label in kinds:
+        return kinds.index(label) % _HUES
+    return int(hashlib.sha256(label.encode()).hexdigest(), 16) % _HUES
+
+
+def problem(message: str) -> str:
+    """What went wrong, in words."""
+    return f'<p class="problem" role="alert">{escape(message)}</p>'
+
+
+def waiting(text: str) -> str:
+    """Before there is a result."""
+    return f'<p class="quiet empty">{escape(text)}</p>'
+
+
+def _foot(seconds: float, truncated: bool) -> str:
+    cut = " · the text was longer than the model reads, its end was cut off" if truncated else ""
+    return f"<p class=quiet>{1000 * seconds:.0f} ms{cut}</p>"

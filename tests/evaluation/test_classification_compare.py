@@ -1,0 +1,154 @@
+"""Runs beside each other: paired tests against scipy, and no comparison of what is not comparable."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import classified
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import f1_score
+
+from ptune.cli import main
+from ptune.errors import FormatError, UsageError
+from ptune.evaluation.classification.evaluate import evaluate_run
+from ptune.evaluation.compare import compare
+from ptune.evaluation.evaluate import evaluate
+from ptune.evaluation.paired import differences, mcnemar
+from ptune.formats.run import Run
+from ptune.methods.full import Full
+from ptune.recipe import Train
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+    folder = tmp_path_factory.mktemp("compared")
+    one = classified.trained(folder, "text", "one")
+    other = classified.trained(
+        folder,
+        "text",
+        "other",
+        method=Full(),
+        train=Train(max_steps=3, lr=1e-3, batch_size=16, validate_every=3),
+    )
+    for run in (one, other):
+        evaluate_run(run)
+    return one, other
+
+
+def copied(run: Run, place: Path) -> Run:
+    return Run(shutil.copytree(run.folder, place))
+
+
+def test_mcnemar_is_the_exact_binomial_test() -> None:
+    one = np.array([1] * 9 + [0] * 2 + [1] * 20, bool)
+    other = np.array([0] * 9 + [1] * 2 + [1] * 20, bool)
+    assert mcnemar(one, other) == pytest.approx(binomtest(9, 11, 0.5).pvalue)
+    assert mcnemar(one, one) == 1.0
+
+
+def test_a_real_difference_is_found_and_none_is_not() -> None:
+    chance = np.random.default_rng(0)
+    gold = chance.choice(["a", "b", "c"], 300)
+
+    def said(share: float) -> list[dict[str, str]]:
+        right = chance.random(300) < share
+        return [
+            {"gold": str(g), "predicted": str(g if r else {"a": "b", "b": "c", "c": "a"}[str(g)])}
+            for g, r in zip(gold, right, strict=True)
+        ]
+
+    good, same, bad = said(0.85), said(0.85), said(0.6)
+    found = {one.metric: one for one in differences("single", ("a", "b", "c"), good, bad)}
+    macro = [f1_score(gold, [line["predicted"] for line in side], average="macro") for side in (good, bad)]
+    assert found["f1_macro"].value == pytest.approx(macro[0] - macro[1], abs=1e-6)
+    for one in found.values():
+        assert one.interval[0] > 0
+        assert one.p < 0.01
+    for one in differences("single", ("a", "b", "c"), good, same):
+        assert one.interval[0] < 0 < one.interval[1]
+        assert one.p > 0.05
+
+
+@pytest.mark.parametrize(
+    ("problem", "better", "worse"),
+    [
+        ("regression", [(2.0, 2.1), (3.0, 3.0)], [(2.0, 4.0), (3.0, 5.0)]),
+        ("multi", [(["a"], ["a"]), ([], [])], [(["a"], ["b"]), ([], ["b"])]),
+        ("tags", [(["B-X", "O"], ["B-X", "O"])] * 2, [(["B-X", "O"], ["O", "O"])] * 2),
+    ],
+)
+def test_other_problems_are_tested_by_the_paired_bootstrap(problem: str, better: list, worse: list) -> None:
+    sides = [[{"gold": g, "predicted": p} for g, p in pairs] * 20 for pairs in (better, worse)]
+    (found,) = differences(problem, ("a", "b"), *sides)
+    assert found.test == "paired bootstrap"
+    assert found.p < 0.05
+    assert (found.value < 0) == (problem == "regression")
+
+
+def test_one_table_of_figures_and_cost(
+    runs: tuple[Run, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "compared.html"
+    assert main(["compare", *(str(run.folder) for run in runs), "--html", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "McNemar, exact" in said
+    assert "Full" in said
+    assert "other against one: accuracy -" in said
+    assert "other is worse" in said
+    found = compare([run.folder for run in runs])
+    one, other = found.runs
+    assert one.metrics == json.loads(runs[0].evaluation_path.read_text())["metrics"]
+    assert one.differences == ()
+    assert other.differences[0].value == pytest.approx(other.metrics["accuracy"] - one.metrics["accuracy"])
+    body = runs[1].record().base.parameters
+    assert one.parameters is not None
+    assert other.parameters is not None
+    assert one.parameters < body <= other.parameters
+    text = page.read_text()
+    assert "https:" not in text
+    assert "More than luck?" in text
+
+
+def test_other_data_is_refused_by_name(runs: tuple[Run, Run], tmp_path: Path) -> None:
+    one, other = runs[0], copied(runs[1], tmp_path / "other")
+    given = classified.write(tmp_path / "text.test.jsonl", classified.reviews(60, 230))
+    evaluate_run(other, data=[given])
+    with pytest.raises(UsageError, match=r"split \(test and given\); SHA-256 of text\.test\.jsonl"):
+        compare([one.folder, other.folder])
+    recorded = json.loads(one.evaluation_path.read_text())
+    changed = {**recorded, "rows_sha256": "0" * 64}
+    same_files = copied(runs[1], tmp_path / "rows")
+    same_files.evaluation_path.write_text(json.dumps(changed))
+    with pytest.raises(UsageError, match="rows"):
+        compare([one.folder, same_files.folder])
+
+
+def test_a_run_that_was_not_evaluated_is_named(runs: tuple[Run, Run], tmp_path: Path) -> None:
+    other = copied(runs[1], tmp_path / "other")
+    other.evaluation_path.unlink()
+    with pytest.raises(FormatError, match=r"ptune evaluate .*other"):
+        compare([runs[0].folder, other.folder])
+    with pytest.raises(UsageError, match="two runs"):
+        compare([runs[0].folder])
+
+
+def test_chat_runs_are_compared_by_loss(run: Run, runs: tuple[Run, Run], tmp_path: Path) -> None:
+    evaluate(run)
+    again = copied(run, tmp_path / "again")
+    found = compare([run.folder, again.folder])
+    assert found.task == "chat"
+    assert found.runs[0].metrics["loss"] == json.loads(run.evaluation_path.read_text())["after"]["loss"]
+    assert found.runs[1].differences == ()
+    with pytest.raises(UsageError, match="task"):
+        compare([run.folder, runs[0].folder])
+
+
+def test_chat_runs_have_requirements_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run.folder), "--require", "loss<=100", "token_accuracy>=0.999"]) == 1
+    assert "require token_accuracy >= 0.999: is 0." in capsys.readouterr().out
+    assert main(["evaluate", str(run.folder), "--require", "accuracy>=0.1"]) == 2
+    assert main(["evaluate", str(run.folder), "--data", "x.jsonl"]) == 2
