@@ -11,15 +11,13 @@ import tyro
 
 from ptune.cli.parse import say_next
 from ptune.cli.train import recipe_in, resolve, with_recipe
-from ptune.errors import RecipeError
 from ptune.recipe import Recipe
 from ptune.tasks.chat.spec import Chat
-from ptune.tasks.classification.spec import TextClassification, TokenClassification
+from ptune.tasks.classification.spec import ImageClassification, TextClassification, TokenClassification
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-TextTasks = (TextClassification, TokenClassification)
 Examined: TypeAlias = "tuple[Callable[[], dict[str, Any]], Callable[[Console], None], bool]"
 """What was found as JSON types, how it is shown, and whether there are errors."""
 
@@ -43,7 +41,8 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
-    described, show, has_errors = _labels(recipe) if isinstance(recipe.task, TextTasks) else _chat(recipe)
+    examined = {Chat: _chat, ImageClassification: _images}.get(type(recipe.task), _labels)
+    described, show, has_errors = examined(recipe)
     if options.as_json:
         console.out(json.dumps(described(), ensure_ascii=False, indent=2), highlight=False)
     else:
@@ -55,16 +54,11 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
 
 
 def _chat(recipe: Recipe) -> Examined:
-    """Raises: RecipeError for a task whose data the doctor does not know."""
     from ptune.backbone.load import load_codec
     from ptune.doctor.examination import examine
     from ptune.doctor.show import document, show
     from ptune.tasks.chat.train import codec_for
 
-    if not isinstance(recipe.task, Chat):
-        raise RecipeError(
-            f"the doctor does not know the data of {type(recipe.task).__name__}: training itself checks it"
-        )
     codec = codec_for(recipe.chat, load_codec(recipe.backbone))
     found = examine(recipe.data, recipe.chat, codec, recipe.train.seed)
     return lambda: document(found), lambda console: show(found, console), found.has_errors
@@ -75,7 +69,25 @@ def _labels(recipe: Recipe) -> Examined:
     from ptune.doctor.classification import examine_labelled
     from ptune.doctor.show_labels import document, show
 
-    assert isinstance(recipe.task, TextTasks)
+    assert isinstance(recipe.task, TextClassification | TokenClassification)
     codec = load_sequence_codec(recipe.backbone)
     found = examine_labelled(recipe.data, recipe.task, codec, recipe.train.seed)
     return lambda: document(found), lambda console: show(found, console), found.has_errors
+
+
+def _images(recipe: Recipe) -> Examined:
+    """Reading the images finds what is wrong with them; what is left to show is how many there are of each label.
+
+    Raises: DataError that names every image that cannot be used.
+    """
+    from rich.table import Table
+
+    from ptune.tasks.classification.image_data import load_images
+
+    assert isinstance(recipe.task, ImageClassification)
+    summary = load_images(recipe.data, recipe.task, recipe.train.seed).summary
+    table = Table("images of", "train", "validation", "test")
+    for label in summary["labels"]:
+        counts = (summary[split]["labels"].get(label, 0) for split in ("train", "validation", "test"))
+        table.add_row(label, *map(str, counts))
+    return lambda: summary, lambda console: console.print(table), False

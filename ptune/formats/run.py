@@ -8,7 +8,8 @@ adapter/          PEFT's own format, untouched
 model/            instead of adapter/, where the base's own weights were trained: a plain transformers folder
 checkpoints/      step-N/ (safetensors + JSON) and latest.json, a pointer moved last
 metrics.jsonl     one JSON object a line
-evaluation.json   held-out loss before and after
+evaluation.json   held-out figures: of chat before and after, of a classifier with intervals and baselines
+predictions.jsonl a classifier's, a line a held-out row
 report.html       self-contained
 README.md         model card
 """
