@@ -76,11 +76,11 @@ def _train(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> 
     sharding = accelerator.distributed_type == DistributedType.FSDP
     base = work.load(torch.device("cpu") if sharding else accelerator.device)
     record = record_of(recipe, run, base.identity, accelerator, command)
-    check_same_inputs(run, record, work.summary)
+    check_same_inputs(run, record, work.data.summary)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         sweep(run)
-        begin(run, record, recipe, work.summary, work.save_codec)
+        begin(run, record, recipe, work.data.summary, work.save_codec)
     model = applied(recipe, base.model, base.new_tokens, base.head)
     with memory_errors(recipe):
         state, ending = _fit(run, model, base, work, accelerator)
@@ -116,12 +116,12 @@ def _fit(
             model=prepared_model,
             optimizer=optimizer,
             objective=objective,
-            examples=work.train,
-            validation=work.validation,
+            examples=work.data.train,
+            validation=work.data.validation,
             journal=journal,
             checkpoints=checkpoints,
             watch=watch,
-            mixture=Mixture(work.parts, recipe.data.weights) if recipe.data.weights else None,
+            mixture=Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None,
         )
         state, ending = fit(job, state)
     if ending != "interrupted" and state.best_step not in (None, state.step):
@@ -143,6 +143,6 @@ def _finish(run: Run, record: RunRecord, model: nn.Module, work: Work, *, writes
     if not hop.passed:
         raise ParityError(f"what lies in {run.folder} is not what was trained: {hop.model_dump_json()}")
     record = record.model_copy(update={"hops": (hop,)})
-    write_text(run.card_path, card(record, work.recipe, work.summary))
+    write_text(run.card_path, card(record, work.recipe, work.data.summary))
     run.write_record(record)
     say(f"{record.status} after {record.steps} steps in {duration(record.seconds)}: {run.folder}")

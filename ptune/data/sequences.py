@@ -66,12 +66,20 @@ class SequenceSplit:
 
 @dataclass(frozen=True)
 class SequenceData:
-    """Examples of the three splits; `parts` and `summary` as `ptune.training.work.Work` has them."""
+    """Examples of the three splits; `parts` and `summary` as `ptune.training.work.TaskData` has them."""
 
     labels: Labels
     splits: Mapping[str, SequenceSplit]
     parts: tuple[int, ...]
     summary: dict[str, Any]
+
+    @property
+    def train(self) -> Sequence[SequenceExample]:
+        return self.splits["train"].examples
+
+    @property
+    def validation(self) -> Sequence[SequenceExample]:
+        return self.splits["validation"].examples
 
 
 def label_counts(targets: Sequence[Target], labels: Labels) -> dict[str, int]:

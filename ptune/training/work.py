@@ -30,12 +30,8 @@ class Base:
     ] = ()  # modules that are not pretrained, by name: every method trains and saves them whole
 
 
-class Work(Protocol):
-    """One run's task: its data has been read and examined, and its recipe fits into memory."""
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe to train, as the plan may have changed it."""
+class TaskData(Protocol):
+    """What a run is trained on."""
 
     @property
     def train(self) -> Sequence[Any]:
@@ -52,6 +48,18 @@ class Work(Protocol):
     @property
     def summary(self) -> dict[str, Any]:
         """data.json: `files` with their SHA-256, and of each split the SHA-256 of its examples."""
+
+
+class Work(Protocol):
+    """One run's task: its data has been read and examined, and its recipe fits into memory."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe to train, as the plan may have changed it."""
+
+    @property
+    def data(self) -> TaskData:
+        """The examples, and where they are from."""
 
     def load(self, device: torch.device) -> Base:
         """Reads the pretrained weights."""

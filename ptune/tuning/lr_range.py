@@ -117,14 +117,14 @@ def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]
         prepared, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train))
         job = Job(
             train=recipe.train, accelerator=accelerator, model=prepared, optimizer=optimizer, objective=objective,
-            examples=work.train, validation=(), journal=_Nowhere(), checkpoints=_Nowhere(),  # type: ignore[arg-type]
+            examples=work.data.train, validation=(), journal=_Nowhere(), checkpoints=_Nowhere(),  # type: ignore[arg-type]
         )  # fmt: skip
-        mixture = Mixture(work.parts, recipe.data.weights) if recipe.data.weights else None
-        order = Order(len(work.train), recipe.train.batch_size, recipe.train.seed, mixture)
+        mixture = Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None
+        order = Order(len(work.data.train), recipe.train.batch_size, recipe.train.seed, mixture)
         with Progress("learning-rate range", len(rates), delay_s=0.0) as bar:
             for step, rate in enumerate(rates):
                 train = recipe.train.model_copy(update={"lr": rate, "schedule": "constant", "warmup": 0.0})
-                batch = [work.train[index] for index in order.batch(step)]
+                batch = [work.data.train[index] for index in order.batch(step)]
                 loss = _loss(replace(job, train=train), batch, step, len(rates), optimizer_step)
                 if loss is None:
                     break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import load, load_codec
-from ptune.codecs.chat import ChatCodec, Example
+from ptune.codecs.chat import ChatCodec
 from ptune.data import dataset
 from ptune.data.dataset import Dataset
 from ptune.doctor.doctor import Doctor, judge
@@ -41,22 +41,6 @@ class ChatWork:
     codec: ChatCodec  # with the recipe's own template and system message
     plain_codec: ChatCodec  # the backbone's
     data: Dataset
-
-    @property
-    def train(self) -> Sequence[Example]:
-        return self.data.train
-
-    @property
-    def validation(self) -> Sequence[Example]:
-        return self.data.validation
-
-    @property
-    def parts(self) -> tuple[int, ...]:
-        return self.data.parts
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return self.data.summary
 
     def load(self, device: torch.device) -> Base:
         loaded = load(self.recipe.backbone, device=device, codec=self.plain_codec)

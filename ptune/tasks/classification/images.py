@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -49,22 +48,6 @@ class ImageWork:
     head: tuple[str, ...] = ()  # modules that belong to the task, once the model is loaded
 
     @property
-    def train(self) -> Sequence[LabelledRow]:
-        return self.data.train
-
-    @property
-    def validation(self) -> Sequence[LabelledRow]:
-        return self.data.validation
-
-    @property
-    def parts(self) -> tuple[int, ...]:
-        return self.data.parts
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return self.data.summary
-
-    @property
     def task(self) -> ImageClassification:
         return image_task(self.recipe)
 
@@ -83,7 +66,9 @@ class ImageWork:
         if self.task.batch_norm == "frozen":
             freeze_statistics(base)
         labels = self.data.labels
-        weights = balanced(self.train, labels).to(device) if self.task.class_weights == "balanced" else None
+        weights = (
+            balanced(self.data.train, labels).to(device) if self.task.class_weights == "balanced" else None
+        )
         yield ImageObjective(
             store=PixelStore(self.preprocessing, ram_bytes() // _KEPT_SHARE),
             loss=Loss(labels, weights, self.task.label_smoothing),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -43,22 +43,6 @@ class TextWork:
     codec: SequenceCodec
     data: SequenceData
     head: tuple[str, ...] = ()  # modules that belong to the task, once the model is loaded
-
-    @property
-    def train(self) -> Sequence[SequenceExample]:
-        return self.data.splits["train"].examples
-
-    @property
-    def validation(self) -> Sequence[SequenceExample]:
-        return self.data.splits["validation"].examples
-
-    @property
-    def parts(self) -> tuple[int, ...]:
-        return self.data.parts
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return self.data.summary
 
     @property
     def task(self) -> TextTask:
@@ -106,14 +90,14 @@ class TextWork:
             return objective.logits(one, batch)
 
         splits = self.data.splits
-        held = splits["test"].examples or self.validation or self.train
+        held = splits["test"].examples or self.data.validation or self.data.train
         return reloaded_hop(
             model, run, lambda: self._again(run, identity), logits, held, self.data.labels.problem
         )
 
     def _objective(self, device: torch.device) -> SequenceObjective:
         labels, task = self.data.labels, self.task
-        weights = balanced(self.train, labels).to(device) if task.class_weights == "balanced" else None
+        weights = balanced(self.data.train, labels).to(device) if task.class_weights == "balanced" else None
         smoothing = task.label_smoothing if isinstance(task, TextClassification) else 0.0
         return SequenceObjective(
             Loss(labels, weights, smoothing),
