@@ -5,26 +5,33 @@ MiniLM (all-MiniLM-L6-v2, texts of 128 tokens) and ResNet-18/50 (random weights,
 eager       transformers as it comes (sdpa), in inference mode
 compiled    the same through torch.compile
 plain onnx  torch.onnx.export(dynamo=True), the exporter's own optimiser and onnxruntime's defaults
-fp32, …     a bundle's body through the engine's session, adapters possible, none in use; other profiles where there are
+fp32        a bundle's body through the engine's session, adapters possible, none in use
+int8        the same body's profile int8 (MiniLM)
 
-All sides see the same inputs and must give the same hidden states within 1e-3 of the largest; they take turns on the
-same number of threads. A profile that is not exact stands only for what it agrees with, see `ptune verify`.
+All sides see the same inputs and must give the same hidden states within 1e-3 of the largest, int8 apart; they take turns
+on the same number of threads. What int8 is worth is how often a trained head gives the same answer:
+
+    python -m benchmarks.encode --agreement BUNDLE --texts FILE     (JSONL with `text`; the first 5,000 of them)
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
+import json
 import os
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sides import Measured, alternate, ratio, write
+from benchmarks.sides import RESULTS, Measured, alternate, ratio, write
 
 THREADS, PAIRS = 2, 15
 AT_LEAST_S = 0.4  # a measurement repeats short passes
@@ -32,6 +39,7 @@ TOKENS, PIXELS = 128, 224
 TOLERANCE = 1e-3  # of the largest hidden state
 GOALS = {("fp32", 1): 1.7, ("fp32", 32): 1.0, ("best", 1): 2.5, ("best", 32): 1.5}
 PACKAGES = ("ptune", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+TEXTS, AGREEMENT = 5000, 0.99
 MODELS = ("minilm", "resnet18", "resnet50")
 _DEPTHS = {
     "resnet18": ([2, 2, 2, 2], "basic", [64, 128, 256, 512]),
@@ -76,6 +84,7 @@ def prepare(name: str, folder: Path) -> None:
     """Writes ours/model.onnx with its signature, and plain/model.onnx."""
     import torch
 
+    from ptune.export.encoder_int8 import write_int8
     from ptune.export.encoder_parts import trace_body
     from ptune.export.weights import save
 
@@ -83,6 +92,8 @@ def prepare(name: str, folder: Path) -> None:
     traced = trace_body(model, None if name == "minilm" else (PIXELS, PIXELS))
     save(traced, folder / "ours" / "model.onnx")
     (folder / "ours" / "signature.json").write_text(traced.signature.model_dump_json(), encoding="utf-8")
+    if name == "minilm":
+        write_int8(folder / "ours" / "model.onnx", folder / "int8" / "model.onnx", traced.signature)
     (folder / "plain").mkdir()
     two = inputs_of(name, 2)
     given = {**two, "attention_mask": torch.ones_like(two["input_ids"])} if name == "minilm" else two
@@ -186,11 +197,13 @@ def compared(name: str, batch: int, folder: Path, pairs: int) -> dict[str, list[
         "plain onnx": functools.partial(plain_onnx, name, batch, folder),
         "fp32": functools.partial(ours, name, batch, folder / "ours" / "model.onnx"),
     }
+    if name == "minilm":
+        sides["int8"] = functools.partial(ours, name, batch, folder / "int8" / "model.onnx")
     found = alternate(sides, pairs, threads=THREADS)
-    reference = found["eager"][0]
+    reference = dict(found["eager"][0])
     for side, passes in found.items():
         off = max(abs(a - b) for a, b in zip(passes[0]["sample"], reference["sample"], strict=True))
-        if off > TOLERANCE * reference["largest"]:
+        if side != "int8" and off > TOLERANCE * reference["largest"]:
             raise SystemExit(f"{name}, batch {batch}: {side} computes otherwise: off by {off:.2g}")
         for one in passes:
             del one["sample"], one["largest"]
@@ -207,8 +220,17 @@ def main() -> int:
     options.add_argument(
         "--dry-run", action="store_true", help="print, but leave results/encode.json as it is"
     )
+    options.add_argument("--agreement", type=Path, metavar="BUNDLE", help="measure agreement alone")
+    options.add_argument("--texts", type=Path, help="of --agreement: JSONL with `text`")
     chosen = options.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if (chosen.agreement is None) != (chosen.texts is None):
+        options.error("--agreement BUNDLE and --texts FILE go together")
+    if chosen.agreement is not None:
+        row = agreement(chosen.agreement, chosen.texts)
+        if not chosen.dry_run:
+            keep(row)
+        return 0 if row["int8_agreement_texts"]["met"] else 1
     rows: dict[str, Any] = {}
     passes: dict[str, Any] = {}
     for name in chosen.models:
@@ -218,13 +240,20 @@ def main() -> int:
                 found = compared(name, batch, Path(place), chosen.pairs)
                 passes[f"{name}_b{batch}"] = found
                 rows |= judged(name, batch, found)
+    if not chosen.dry_run:
+        keep(rows, passes)
+    return 0 if all(row["met"] is not False for row in rows.values()) else 1
+
+
+def keep(rows: Mapping[str, Any], passes: Mapping[str, Any] | None = None) -> None:
+    """Writes rows into results/encode.json; those of other calls stay."""
+    path = RESULTS / "encode.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": {}, "passes": {}}
     document = {
         "command": "python -m benchmarks.encode", "threads": THREADS, "tokens": TOKENS, "pixels": PIXELS,
-        "rows": rows, "passes": passes,
+        "rows": {**before["rows"], **rows}, "passes": {**before["passes"], **(passes or {})},
     }  # fmt: skip
-    if not chosen.dry_run:
-        print(write("encode", document, PACKAGES))
-    return 0 if all(row["met"] is not False for row in rows.values()) else 1
+    print(write("encode", document, PACKAGES))
 
 
 def judged(name: str, batch: int, found: Mapping[str, list[Measured]]) -> dict[str, Any]:
@@ -239,7 +268,56 @@ def judged(name: str, batch: int, found: Mapping[str, list[Measured]]) -> dict[s
         rows[key] = {**asdict(value), "goal": goal, "met": met}
         told = "" if goal is None else f"   goal ≥ {goal}: {'met' if met else 'MISSED'}"
         print(f"{key:<36} {value}{told}", flush=True)
+    if "int8" in found:
+        rows |= best(name, batch, seconds)
     return rows
+
+
+def best(name: str, batch: int, seconds: Mapping[str, list[float]]) -> dict[str, Any]:
+    """The rows of int8, and of whichever profile is the fastest."""
+    fastest = min(("fp32", "int8"), key=lambda side: statistics.median(seconds[side]))
+    goal = GOALS["best", batch]
+    value = ratio(seconds["eager"], seconds[fastest])
+    found = {
+        f"{name}_b{batch}_int8_vs_fp32": {
+            **asdict(ratio(seconds["fp32"], seconds["int8"])), "goal": None, "met": None
+        },
+        f"{name}_b{batch}_best_vs_eager": {
+            **asdict(value), "goal": goal, "met": value.low >= goal, "profile": fastest
+        },
+    }  # fmt: skip
+    for key, row in found.items():
+        told = "" if row["goal"] is None else f"   goal ≥ {goal}: {'met' if row['met'] else 'MISSED'}"
+        which = f"   {row['profile']}" if "profile" in row else ""
+        print(
+            f"{key:<36} {row['median']:.2f}  [{row['low']:.2f}, {row['high']:.2f}]{which}{told}", flush=True
+        )
+    return found
+
+
+def agreement(bundle: Path, texts: Path) -> dict[str, Any]:
+    """How many of the first texts of a file get the same label by fp32 and int8 under a bundle's first adapter."""
+    import numpy as np
+
+    from ptune.tasks.classification.infer import load
+
+    with texts.open(encoding="utf-8") as file:
+        given = [json.loads(line)["text"] for line in itertools.islice(file, TEXTS)]
+    labels, chances = [], []
+    for profile in ("fp32", "int8"):
+        with closing(load(bundle, profile=profile, threads=THREADS)) as model:
+            name = next(iter(model.adapters))
+            said = model.classify(given, name)
+            order = model.adapters[name].labels
+        labels.append(np.array([one.label for one in said]))
+        chances.append(np.array([[one.scores[label] for label in order] for one in said]))
+    share, moved = float((labels[0] == labels[1]).mean()), float(np.abs(chances[0] - chances[1]).mean())
+    met = share >= AGREEMENT and len(given) == TEXTS
+    print(
+        f"int8_agreement_texts: {share:.2%} of {len(given)}, mean |Δp| {moved:.4f}: {'met' if met else 'MISSED'}"
+    )
+    row = {"share": share, "texts": len(given), "mean_abs_dp": moved, "goal": AGREEMENT, "met": met}
+    return {"int8_agreement_texts": {**row, "adapter": name, "file": texts.name}}
 
 
 if __name__ == "__main__":

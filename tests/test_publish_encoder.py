@@ -15,23 +15,29 @@ from safetensors.numpy import load_file, save_file
 
 import ptune
 from ptune import publish
-from ptune.errors import AdapterError, BackboneError, FormatError, UsageError
+from ptune.engine.encoder import EncoderEngine
+from ptune.errors import AdapterError, BackboneError, FormatError, ParityError, UsageError
+from ptune.evaluation.classification.held import of_run
+from ptune.export import encoder_int8
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
+from ptune.formats.whole_write import sha256_of
 from ptune.methods.full import Full
 from ptune.recipe import Train
 from ptune.tasks.classification.torch_side import predictor
 
 FEW = Train(max_steps=4, lr=1e-2, batch_size=16)
+SURE = Train(max_steps=30, lr=1e-2, batch_size=16)  # sure enough of its answers for int8 to give the same
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs on one encoder, one on its own weights, and the bundle of the first two."""
     folder = tmp_path_factory.mktemp("place")
-    trained(folder, "text", "mood", train=FEW)
-    trained(folder, "tokens", "names", train=FEW)
-    assert publish.export_run(Run.open(folder / "mood"), folder / "bundle", name="mood", threads=1).passed
+    trained(folder, "text", "mood", train=SURE)
+    trained(folder, "tokens", "names", train=SURE)
+    both, run = ("fp32", "int8"), Run.open(folder / "mood")
+    assert publish.export_run(run, folder / "bundle", name="mood", threads=1, profiles=both).passed
     publish.add(folder / "bundle", folder / "names" / "adapter", "names", threads=1)
     return folder
 
@@ -51,8 +57,6 @@ def test_a_bundle_says_what_it_is(place: Path) -> None:
 
 
 def test_it_serves_what_was_trained(place: Path) -> None:
-    from ptune.evaluation.classification.held import of_run
-
     with closing(ptune.load(place / "bundle", threads=1)) as model:
         for name in ("mood", "names"):
             run = Run.open(place / name)
@@ -61,6 +65,64 @@ def test_it_serves_what_was_trained(place: Path) -> None:
             found = model.logits([row.input for row in rows], name)
             for here, there in zip(found, expected, strict=True):
                 np.testing.assert_allclose(here, there, atol=1e-4)
+
+
+def test_int8_stands_beside_fp32(place: Path) -> None:
+    bundle = Bundle.open(place / "bundle")
+    assert [*bundle.manifest.graphs] == ["fp32", "int8"]
+    assert bundle.manifest.default_profile == "fp32"
+    for name in ("mood", "names"):
+        hop = bundle.adapter(name).hops[-1]
+        assert (hop.name, hop.prompts) == ("fp32 → int8", 60)
+        assert hop.top1 is not None
+        assert hop.top1 >= 0.99
+        assert hop.note.startswith("mean |Δp| 0.0")
+    rows = [row.input for row in of_run(Run.open(place / "mood")).rows]
+    said = {}
+    for profile in ("fp32", "int8"):
+        with closing(ptune.load(place / "bundle", profile=profile, threads=1)) as model:
+            said[profile] = np.stack(model.logits(rows, "mood"))
+    assert 1e-5 < np.abs(said["int8"] - said["fp32"]).max() < 0.5
+    assert (said["int8"].argmax(-1) == said["fp32"].argmax(-1)).mean() >= 0.98
+
+
+def test_each_profile_has_its_golden_vectors(place: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(shutil.copytree(place / "bundle", tmp_path / "bundle"))
+    path = bundle.folder / "golden" / "int8.json"
+    golden = json.loads(path.read_text())
+    assert golden["cases"] != json.loads(bundle.golden_path.read_text())["cases"]
+    golden["cases"][0]["logits"][0] += 1
+    path.write_text(json.dumps(golden))
+    files = {**bundle.manifest.golden, "golden/int8.json": sha256_of(path)}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"golden": files}))
+    with pytest.raises(ParityError, match="computes otherwise"):
+        EncoderEngine.open(bundle, profile="int8", threads=1)
+    EncoderEngine.open(bundle, threads=1).close()
+    with pytest.raises(FormatError, match="no profile 'int4'"):
+        EncoderEngine.open(bundle, profile="int4", threads=1)
+
+
+def test_int8_that_answers_otherwise_is_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounded to five steps instead of 127."""
+    monkeypatch.setattr(encoder_int8, "LARGEST", 2)
+    run = Run.open(place / "mood")
+    with pytest.raises(
+        ParityError, match=r"fp32 → int8: top-1 .*mean \|Δp\|.* but the limit is same answer: ≥ 99%"
+    ):
+        publish.export_run(run, tmp_path / "bundle", name="mood", threads=1, profiles=("fp32", "int8"))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_profiles_that_cannot_be(place: Path, tmp_path: Path) -> None:
+    for profiles, words in ((("int8",), "fp32, which"), (("fp32", "int4"), "'fp32,int4'")):
+        with pytest.raises(UsageError, match=words):
+            publish.export_run(
+                Run.open(place / "mood"), tmp_path / "x", name="mood", threads=1, profiles=profiles
+            )
+    with pytest.raises(UsageError, match="classifiers of texts"):
+        publish.check_profiles(("fp32", "int8"), encoder=False)
 
 
 def test_weights_of_its_own(place: Path) -> None:

@@ -25,6 +25,7 @@ def export(
     quantize: Literal["none", "int8", "nf4"] = "none",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    profiles: str = "fp32",
 ) -> int:
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
 
@@ -40,6 +41,7 @@ def export(
         quantize: Of a MODEL: export the weights that its int8 or nf4 form stands for, as QLoRA trains on them.
         revision: Of a MODEL on the hub.
         trust_remote_code: Of a MODEL: run Python code that comes with it.
+        profiles: Of a classifier of texts: `fp32,int8` writes a second graph, for `ptune serve --profile int8`.
     """
     from ptune import publish
     from ptune.cli.proof_table import show
@@ -48,14 +50,16 @@ def export(
 
     folder = Path(source)
     threads = threads or cores()
+    asked = tuple(dict.fromkeys(one.strip() for one in profiles.split(",")))
     is_run = (folder / "run.json").is_file()
     name = name or folder.resolve().name
     out = out or Path("bundles") / name
     if is_run:
         proof = publish.export_run(
-            Run.open(folder), out, name=name, merge=merge, force=force, threads=threads
+            Run.open(folder), out, name=name, merge=merge, force=force, threads=threads, profiles=asked
         )
     else:
+        publish.check_profiles(asked, encoder=False)
         backbone = Backbone(
             model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
         )

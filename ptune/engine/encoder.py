@@ -105,8 +105,9 @@ class EncoderEngine:
                 raise UsageError(f"{name} must be 1 or more (is {value})")
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         manifest = bundle.manifest
+        profile = profile or manifest.default_profile
         graph = bundle.graph_path(profile)
-        bundle.check_files(manifest.graphs[profile or manifest.default_profile].files)
+        bundle.check_files(manifest.graphs[profile].files)
         session = BodySession(graph, bundle.encoder, threads)
         engine = cls(bundle, session, max_batch=max_batch, max_waiting=max_waiting)
         try:
@@ -114,7 +115,7 @@ class EncoderEngine:
                 engine.load_adapter(name)
             if replay_golden:
                 bundle.check_files(manifest.golden)
-                replay(engine, bundle)
+                replay(engine, bundle, profile)
         except BaseException:
             engine.close()
             raise

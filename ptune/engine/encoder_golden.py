@@ -1,7 +1,8 @@
 """Golden vectors of an encoder: what the exporting machine computed, replayed at every start before anybody is answered.
 
 golden/inputs.npz       the held-out inputs, arrays named INDEX.INPUT, without a batch axis
-golden/golden.json      logits of the first of them under each adapter
+golden/golden.json      logits of the first of them under each adapter, by the fp32 graph
+golden/PROFILE.json     the same by another profile's graph
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from ptune.engine.encoder import EncoderEngine
 
 INPUTS = "golden/inputs.npz"
+FLOAT = "fp32"  # the profile whose file is golden.json
 TOLERANCE = 1e-3  # of a logit, or of its size where that is more than 1
+ROUNDED = 2e-2  # of other profiles: where a rounding falls otherwise, a whole step is between
 CASES = 4  # inputs that are replayed
 
 
@@ -43,6 +46,11 @@ class EncoderGolden(BaseModel):
     format: int = 1
     tolerance: float = TOLERANCE
     cases: list[Case]
+
+
+def path_of(bundle: Bundle, profile: str) -> Path:
+    """Where a profile's golden vectors lie."""
+    return bundle.golden_path if profile == FLOAT else bundle.golden_path.with_name(f"{profile}.json")
 
 
 def save_inputs(inputs: Sequence[Mapping[str, Array]], bundle: Path) -> None:
@@ -67,7 +75,10 @@ def load_inputs(bundle: Path) -> list[dict[str, Array]]:
 
 
 def record(
-    engine: EncoderEngine, inputs: Sequence[Mapping[str, Array]], adapters: Sequence[str]
+    engine: EncoderEngine,
+    inputs: Sequence[Mapping[str, Array]],
+    adapters: Sequence[str],
+    profile: str = FLOAT,
 ) -> dict[str, Any]:
     """The first inputs under every adapter (`base` among them where there is none), as golden.json holds it."""
     pairs = [(index, adapter) for adapter in adapters for index in range(min(CASES, len(inputs)))]
@@ -76,19 +87,21 @@ def record(
         Case(adapter=adapter, input=index, logits=np.round(_few(found), 6).tolist())
         for (index, adapter), found in zip(pairs, logits, strict=True)
     ]
-    return EncoderGolden(cases=cases).model_dump()
+    tolerance = TOLERANCE if profile == FLOAT else ROUNDED
+    return EncoderGolden(tolerance=tolerance, cases=cases).model_dump()
 
 
-def replay(engine: EncoderEngine, bundle: Bundle) -> float:
-    """Computes the cases again and returns the worst difference. Adapters that are gone are left out.
+def replay(engine: EncoderEngine, bundle: Bundle, profile: str = FLOAT) -> float:
+    """Computes a profile's cases again and returns the worst difference. Adapters that are gone are left out.
 
     Raises: ParityError that names the case which is off by more than the tolerance.
     """
-    known = parse(EncoderGolden, read_json(bundle.golden_path), bundle.golden_path)
+    path = path_of(bundle, profile)
+    known = parse(EncoderGolden, read_json(path), path)
     inputs = load_inputs(bundle.folder)
     cases = [case for case in known.cases if case.adapter in (BASE, *engine.adapters)]
     if any(case.input >= len(inputs) for case in cases):
-        raise FormatError(f"{bundle.golden_path} is damaged: it names an input that {INPUTS} has not")
+        raise FormatError(f"{path} is damaged: it names an input that {INPUTS} has not")
     logits = engine.logits([Item(inputs[case.input], case.adapter) for case in cases])
     worst = 0.0
     for case, found in zip(cases, logits, strict=True):

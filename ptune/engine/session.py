@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,12 @@ class Session:
         return before is None or before.ctypes.data != array.ctypes.data or before.shape != array.shape
 
 
-def open_graph(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+def open_graph(
+    path: Path, threads: int | None = None, *, without: Sequence[str] = ()
+) -> onnxruntime.InferenceSession:
     """Loads a graph. `threads` defaults to the cores that this process really has.
 
+    without: names of onnxruntime's optimisers that are left out.
     Raises: FormatError where onnxruntime cannot load it.
     """
     options = onnxruntime.SessionOptions()
@@ -62,7 +65,9 @@ def open_graph(path: Path, threads: int | None = None) -> onnxruntime.InferenceS
     # Workers spin between the operators of a step, which is fast, but not between steps: an idle server is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=[*without]
+        )
     except Exception as error:  # onnxruntime's errors have no common base but this
         raise FormatError(f"{path} cannot be loaded: {error}") from None
 

@@ -47,7 +47,7 @@ def write_int8(source: Path, target: Path, signature: EncoderSignature) -> int:
 
 
 class _Int8:
-    """One graph while it is rewritten. What several products share is computed once."""
+    """One graph while it is rewritten. Equal roundings of one input are left for onnxruntime to compute once."""
 
     def __init__(self, graph: onnx_ir.Graph) -> None:
         self.graph = graph
@@ -119,7 +119,12 @@ class _Int8:
         return self.constants[name]
 
     def _before(
-        self, node: onnx_ir.Node, kind: str, inputs: Sequence[onnx_ir.Value | None], domain: str = "", **attributes: int
+        self,
+        node: onnx_ir.Node,
+        kind: str,
+        inputs: Sequence[onnx_ir.Value | None],
+        domain: str = "",
+        **attributes: int,
     ) -> onnx_ir.Value:
         """A new node before `node`; returns its output."""
         new = onnx_ir.node(kind, inputs, attributes, domain=domain)

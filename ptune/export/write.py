@@ -26,6 +26,7 @@ class Codec(Protocol):
 
 
 PROFILE = "fp32"
+INT8 = "int8"  # of encoders of texts, beside it
 PACKAGES = ("ptune", "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ptune.errors import UsageError
+from ptune.export.write import INT8
 from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune.formats.run import Run
 from ptune.publish.chat import add_to_chat, export_backbone, export_chat_run, merge_run, verify_chat
 from ptune.publish.encoder import add_to_encoder, export_encoder_run, verify_encoder
-from ptune.publish.steps import check_place, figures, of_manifest, refuse_drift
+from ptune.publish.steps import check_place, check_profiles, figures, of_manifest, refuse_drift
 from ptune.recipe import Recipe
 from ptune.tasks.chat.spec import Chat
 from ptune.verify.prove import Proof
 
-__all__ = ["add", "export_backbone", "export_run", "figures", "merge_run", "refuse_drift", "verify"]
+__all__ = [
+    "add",
+    "check_profiles",
+    "export_backbone",
+    "export_run",
+    "figures",
+    "merge_run",
+    "refuse_drift",
+    "verify",
+]
 
 
 def export_run(
-    run: Run, out: Path, *, name: str, merge: bool = False, force: bool = False, threads: int
+    run: Run,
+    out: Path,
+    *,
+    name: str,
+    merge: bool = False,
+    force: bool = False,
+    threads: int,
+    profiles: Sequence[str] = ("fp32",),
 ) -> Proof:
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
+    `profiles`: the graphs to write; of a classifier of texts "int8" may stand beside "fp32", which is always there.
     `merge`: the adapter is merged first, into RUN/merged, and the bundle holds those weights instead of an adapter.
     Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`).
     """
     check_place(out, force)
     chat = isinstance(Recipe.load(run.recipe_path).task, Chat)
-    export = export_chat_run if chat else export_encoder_run
-    return export(run, out, name=name, merge=merge, threads=threads)
+    check_profiles(profiles, encoder=not chat)
+    if chat:
+        return export_chat_run(run, out, name=name, merge=merge, threads=threads)
+    return export_encoder_run(run, out, name=name, merge=merge, threads=threads, int8=INT8 in profiles)
 
 
 def add(

@@ -14,16 +14,19 @@ from ptune.engine import encoder_golden as golden
 from ptune.engine.encoder import EncoderEngine
 from ptune.errors import AdapterError, BackboneError, UsageError
 from ptune.evaluation.classification.held import of_run
+from ptune.export.encoder_int8 import write_int8
 from ptune.export.encoder_parts import trace_body
-from ptune.export.write import hashes, write_traced
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle
+from ptune.export.write import INT8, hashes, write_traced
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Graph
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
 from ptune.publish.encoder_adapter import facts_of, install_encoder
 from ptune.publish.steps import changed, check_base, check_finished, of_manifest, record, refuse_drift, tell
 from ptune.recipe import Backbone, Recipe
 from ptune.tasks.classification.facts import Facts
-from ptune.tasks.classification.infer import encode
+from ptune.tasks.classification.infer import Encoded, encode
+from ptune.verify import held_texts
+from ptune.verify.encoder_int8 import prove_int8
 from ptune.verify.encoder_prove import prove_encoder
 from ptune.verify.encoder_torch import Inputs, Reference, reference
 from ptune.verify.limits import PROBES
@@ -40,8 +43,12 @@ class CopiedCodec:
         shutil.copytree(self.source, folder, dirs_exist_ok=True)
 
 
-def export_encoder_run(run: Run, out: Path, *, name: str, merge: bool = False, threads: int) -> Proof:
+def export_encoder_run(
+    run: Run, out: Path, *, name: str, merge: bool = False, threads: int, int8: bool = False
+) -> Proof:
     """Exports a finished run of classification to the bundle `out`, its adapter under `name`, and proves it.
+
+    int8: whether a second graph is written, which must give the same answers.
 
     Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`); UsageError for `merge`.
     """
@@ -51,6 +58,8 @@ def export_encoder_run(run: Run, out: Path, *, name: str, merge: bool = False, t
             f"{run.folder} is a run of classification, whose head stays an adapter: export it without --merge"
         )
     run_record, recipe, facts = run.record(), Recipe.load(run.recipe_path), Facts.of_run(run)
+    if int8 and facts.preprocessing is not None:
+        raise UsageError(f"{run.folder} is a classifier of images, which have no profile {INT8!r}")
     backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
     backbone = backbone.model_copy(update={"dtype": run_record.base.dtype})
     loaded = reference(backbone, facts)
@@ -68,8 +77,12 @@ def export_encoder_run(run: Run, out: Path, *, name: str, merge: bool = False, t
         traced = trace_body(loaded.model, loaded.size, sockets=sockets, trust_remote_code=trust)
         codec = CopiedCodec(run.codec_path)
         bundle = write_traced(stage, traced, codec, loaded.identity, progress=tell)
-        inputs = probes_of(run, facts, bundle)
+        held = encoded(run, facts, bundle, held_texts.MOST if int8 else PROBES)
+        inputs = [one.inputs for one in held[:PROBES]]
         golden.save_inputs(inputs, stage)
+        if int8:
+            held_texts.save(held, stage)
+            _write_int8(bundle)
         install_encoder(
             bundle, run.adapter_path if run.has_adapter else None, name, replace(loaded, facts=facts)
         )
@@ -77,14 +90,34 @@ def export_encoder_run(run: Run, out: Path, *, name: str, merge: bool = False, t
         references = {name: partial(reference, backbone, facts)}
         proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
         proof = proof.after({name: list(run_record.hops)})
+        proof = _with_int8(bundle, proof, threads)
         record(bundle, proof)
         refuse_drift(proof)
     return proof
 
 
-def probes_of(run: Run, facts: Facts, bundle: Bundle) -> list[dict[str, Any]]:
+def _write_int8(bundle: Bundle) -> None:
+    """Writes the int8 graph beside the float32 one."""
+    tell("rounding the weights to int8", 0.0)
+    path = bundle.folder / "graphs" / INT8 / "model.onnx"
+    write_int8(bundle.graph_path(), path, bundle.encoder)
+    graph = Graph(profile=INT8, files=hashes(bundle.folder, f"graphs/{INT8}"))
+    graphs = {**bundle.manifest.graphs, INT8: graph}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
+
+
+def _with_int8(bundle: Bundle, proof: Proof, threads: int) -> Proof:
+    """The proof, each adapter's hops followed by that of the int8 graph, where the bundle has one."""
+    if INT8 not in bundle.manifest.graphs:
+        return proof
+    tell("the int8 graph", 0.8)
+    own = prove_int8(bundle, [*proof.adapters], held_texts.load(bundle.folder), threads=threads)
+    return Proof(proof.base, {name: (*hops, own[name]) for name, hops in proof.adapters.items()})
+
+
+def encoded(run: Run, facts: Facts, bundle: Bundle, most: int) -> list[Encoded]:
     """Held-out inputs of a run, as the graph takes them. Raises: DataError where its data is gone or has changed."""
-    rows = of_run(run).rows[:PROBES]
+    rows = of_run(run).rows[:most]
     adapter = AdapterRecord(
         name="probes",
         **facts.model_dump(include={"task", "problem", "labels", "max_length", "preprocessing"}),
@@ -96,9 +129,10 @@ def probes_of(run: Run, facts: Facts, bundle: Bundle) -> list[dict[str, Any]]:
         codec = SequenceCodec.open(run.codec_path)
     given = [row.input.open() if codec is None else row.input for row in rows]
     wanted = bundle.encoder.step_inputs()
+    found = (encode(one, adapter, codec) for one in given)
     return [
-        {key: array for key, array in encode(one, adapter, codec).inputs.items() if key in wanted}
-        for one in given
+        replace(one, inputs={key: array for key, array in one.inputs.items() if key in wanted})
+        for one in found
     ]
 
 
@@ -125,7 +159,7 @@ def add_to_encoder(
         if prove_it:
             references = {name: partial(reference, spec, facts)}
             proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
-            proof = Proof((), proof.adapters)
+            proof = _with_int8(bundle, Proof((), proof.adapters), threads)
             record(bundle, proof)
             refuse_drift(proof)
     return Bundle.open(original.folder).adapter(name)
@@ -147,13 +181,18 @@ def verify_encoder(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
         check_base(bundle, reference(backbone, facts).identity)
         references[name] = partial(reference, backbone, facts)
     inputs: Sequence[Inputs] = golden.load_inputs(bundle.folder)
-    return prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
+    proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
+    return _with_int8(bundle, proof, threads)
 
 
 def write_golden(bundle: Bundle, inputs: Sequence[Mapping[str, Any]], threads: int) -> None:
-    """Records what the engine answers here, to be replayed at every start."""
+    """Records what the engine answers here with each graph, to be replayed at every start."""
     tell("recording golden vectors", 0.0)
-    with closing(EncoderEngine.open(bundle, threads=threads, replay_golden=False)) as engine:
-        names = list(bundle.manifest.adapters) or [BASE]
-        write_json(bundle.golden_path, golden.record(engine, inputs, names))
+    names = list(bundle.manifest.adapters) or [BASE]
+    for profile in bundle.manifest.graphs:
+        with closing(
+            EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
+        ) as engine:
+            said = golden.record(engine, inputs, names, profile)
+        write_json(golden.path_of(bundle, profile), said)
     bundle.write_manifest(bundle.manifest.model_copy(update={"golden": hashes(bundle.folder, "golden")}))

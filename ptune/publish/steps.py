@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ptune.errors import BackboneError, FormatError, ParityError, PtuneError, UsageError
 from ptune.evaluation.require import refuse_failed
+from ptune.export.write import INT8, PROFILE
 from ptune.formats.bundle import BaseIdentity, Bundle, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
@@ -23,6 +24,17 @@ def check_finished(run: Run) -> None:
     if status not in ("finished", "stopped early"):
         raise UsageError(f"{run.folder} is {status}: go on with the command of run.json and --resume")
     refuse_failed(run)
+
+
+def check_profiles(profiles: Sequence[str], *, encoder: bool) -> None:
+    """Raises: UsageError where graphs are asked for that this model cannot have."""
+    unknown = [one for one in profiles if one not in (PROFILE, INT8)]
+    if unknown or PROFILE not in profiles:
+        raise UsageError(
+            f"--profiles {','.join(profiles)!r}: {PROFILE}, which is what others are compared with, and {INT8} beside it"
+        )
+    if INT8 in profiles and not encoder:
+        raise UsageError(f"--profiles {INT8} is for classifiers of texts; this model has {PROFILE} alone")
 
 
 def check_place(out: Path, force: bool) -> None:

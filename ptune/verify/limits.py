@@ -6,3 +6,5 @@ LIVENESS = 0.01  # relative L2
 LIVE_KERNEL_KL = {"nf4": 0.002, "int8": 0.03, "bfloat16": 0.003}
 PROBES = 16  # held-out prompts
 POSITIONS = 32  # compared in each prompt
+INT8_SAME = 0.99  # share of an encoder's answers that its int8 graph must give as well
+INT8_SPREAD = 0.1  # of the standard deviation of a regression's numbers: what still counts as the same

@@ -9,12 +9,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import transformers
-from encoder_bundles import CONTEXT, FAMILIES, NAMES, SENTIMENT, VOCABULARY, build_encoder, plain
+from encoder_bundles import CONTEXT, FAMILIES, NAMES, SENTIMENT, VOCABULARY, build_encoder, plain, tiny
 
+from ptune.export.encoder import takes_type_ids
 from ptune.export.encoder_parts import save_head, trace_body
 from ptune.export.weights import save
-from ptune.tasks.classification.facts import Facts
 from ptune.verify.encoder_graph import random_factors
 from ptune.verify.encoder_prove import plugged
 
@@ -74,14 +73,13 @@ def test_the_head_holds_no_more_than_the_head(tmp_path: Path) -> None:
     assert sorted(tensor.dims[0] for tensor in initializers if tensor.data_type == 1) == [5, 64]
 
 
-def test_a_row_does_not_see_its_padding(tmp_path: Path) -> None:
+def test_a_row_does_not_see_its_padding() -> None:
     """Whatever stands behind a text: not even the bits change."""
-    traced = trace_body(plain(build_encoder(tmp_path / "base", "bert"), SENTIMENT))
-    save(traced, tmp_path / "model.onnx")
-    body = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    bundle = tiny().bundle
+    body = onnxruntime.InferenceSession(bundle.graph_path())
     feeds = {name: np.zeros((1, 8), np.int64) for name in ("input_ids", "token_type_ids")}
     feeds |= {"lengths": np.array([5]), "choice": np.zeros((1, 0), "f")}
-    for socket in traced.signature.sockets:
+    for socket in bundle.encoder.sockets:
         feeds[f"{socket.name}.A"] = np.zeros((socket.in_features, 0), "f")
         feeds[f"{socket.name}.B"] = np.zeros((0, socket.out_features), "f")
     feeds["input_ids"][0, :5] = [2, 7, 8, 9, 3]
@@ -92,7 +90,6 @@ def test_a_row_does_not_see_its_padding(tmp_path: Path) -> None:
 
 
 def test_two_texts_are_told_apart(tmp_path: Path) -> None:
-    facts = Facts(task="text-classification", base="", labels=("no", "yes"), problem="single")
-    model = plain(build_encoder(tmp_path / "base", "bert"), facts)
-    assert trace_body(model).signature.type_ids
-    assert isinstance(model, transformers.BertForSequenceClassification)
+    """Where the model can."""
+    assert tiny().bundle.encoder.type_ids
+    assert not takes_type_ids(plain(build_encoder(tmp_path / "base", "roberta"), SENTIMENT))

@@ -1,0 +1,79 @@
+"""The gate of the profile int8: it must give the answers of fp32, adapter by adapter, on the held-out texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptune.engine.encoder import EncoderEngine
+from ptune.engine.encoder_batch import Array, Item
+from ptune.export.write import INT8, PROFILE
+from ptune.formats.bundle import Bundle, Hop
+from ptune.tasks.classification.infer import Encoded
+from ptune.tasks.classification.labels import Problem
+from ptune.verify.limits import INT8_SAME, INT8_SPREAD
+
+
+def prove_int8(
+    bundle: Bundle, adapters: Sequence[str], texts: Sequence[Encoded], *, threads: int
+) -> dict[str, Hop]:
+    """One hop an adapter, fp32 → int8, over all `texts`."""
+    floats, rounded = (said(bundle, profile, adapters, texts, threads) for profile in (PROFILE, INT8))
+    problems = {name: bundle.adapter(name).problem or "single" for name in adapters}
+    return {name: same_answers(problems[name], floats[name], rounded[name]) for name in adapters}
+
+
+def said(
+    bundle: Bundle, profile: str, adapters: Sequence[str], texts: Sequence[Encoded], threads: int
+) -> dict[str, list[Array]]:
+    """Logits [answers, labels] of each text, an answer being the text's, or a word's where they begin is known."""
+    found = {}
+    engine = EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
+    with closing(engine):
+        for name in adapters:
+            logits = engine.logits([Item(one.inputs, name) for one in texts])
+            found[name] = [_answers(row, one) for row, one in zip(logits, texts, strict=True)]
+    return found
+
+
+def _answers(logits: Array, text: Encoded) -> Array:
+    if logits.ndim == 1:
+        return logits[None]
+    return logits if text.first is None else logits[list(text.first)]
+
+
+def same_answers(problem: Problem, there: Sequence[Array], here: Sequence[Array]) -> Hop:
+    """How many answers are the same: the likeliest label; of several labels each yes or no; of a regression a number
+    that moved by no more than a tenth of what the numbers differ by among themselves."""
+    floats, rounded = (np.concatenate(side).astype(np.float64) for side in (there, here))
+    if problem == "regression":
+        spread = float(floats.std()) or 1.0
+        same, moved = np.abs(rounded - floats) <= INT8_SPREAD * spread, np.abs(rounded - floats) / spread
+        words = f"moved by ≤ {INT8_SPREAD:g} of their spread"
+    else:
+        moved = np.abs(_probabilities(rounded, problem) - _probabilities(floats, problem))
+        several = problem == "multi"
+        same = (rounded > 0) == (floats > 0) if several else rounded.argmax(-1) == floats.argmax(-1)
+        words = "same answer"
+    share = float(same.mean()) if np.isfinite(rounded).all() else 0.0
+    mean = float(moved.mean())
+    return Hop(
+        name=f"{PROFILE} → {INT8}",
+        prompts=len(there),
+        positions=len(floats),
+        top1=share,
+        limit=f"{words}: ≥ {INT8_SAME:.0%}",
+        passed=share >= INT8_SAME,
+        note=f"mean |Δ| / spread {mean:.4f}" if problem == "regression" else f"mean |Δp| {mean:.4f}",
+    )
+
+
+def _probabilities(logits: NDArray[np.float64], problem: Problem) -> NDArray[np.float64]:
+    if problem == "multi":
+        return 1 / (1 + np.exp(-logits))
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    found: NDArray[np.float64] = powers / powers.sum(-1, keepdims=True)
+    return found
