@@ -40,7 +40,7 @@ class Row:
     method: str | None = None  # another one than the recipe's, with its defaults
 
 
-NER_TRAIN = {"epochs": 8.0, "lr": 1e-3, "batch_size": 16}
+NER_TRAIN = {"epochs": 8.0, "lr": 3e-4, "batch_size": 16}  # at 1e-3 the loss stays where every word is O
 ROWS = {
     "sentiment_lora_accuracy": Row("sentiment_lora", TWEETS, "accuracy", 0.86),
     "sentiment_full_accuracy": Row("sentiment_full", TWEETS, "accuracy"),

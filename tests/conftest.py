@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+LONGEST_FIRST = (
+    "test_whole_way.py",
+    "test_killed.py",
+    "test_families.py",
+    "test_search.py",
+    "test_publish.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes begin at once: where processes share the work, one that came last would run alone."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)

@@ -103,7 +103,7 @@ class Manifest(_Record):
     format: int = FORMAT
     created: str
     versions: dict[str, str]
-    task: Literal["chat", "encoder"] = "chat"  # an encoder's adapters have tasks of their own
+    task: str = "chat"  # or encoder, whose adapters have tasks of their own
     base: BaseIdentity
     signature: AnySignature
     graphs: dict[str, Graph]

@@ -119,7 +119,7 @@ def test_the_head_says_what_is_served(browsed):
 
 
 def test_an_answer_streams_in(browsed):
-    browsed.engine.delay_s = 0.02
+    browsed.engine.delay_s = 0.1
     browsed.open()
     browsed.send("ahoy")
     wait_until(

@@ -8,7 +8,7 @@ import pytest
 from bundles import peft_folder
 from tiny_models import build
 
-from ptune.publish import reference
+from ptune.publish.chat import reference
 from ptune.recipe import Backbone
 from ptune.verify import live
 from ptune.verify import probes as probing
