@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
-from ptune.errors import BackboneError, PtuneError
 from ptune.export import encoder_attention as attention
 from ptune.export.encoder_sockets import EncoderInputs, EncoderSocket, low_rank_shape
 from ptune.export.sockets import describe, install
-from ptune.export.trace import DYNAMIC, OPSET, Traced, quiet, skeleton, strip, tied_names
+from ptune.export.trace import DYNAMIC, Traced, onnx_of, skeleton, tied_names
 from ptune.formats.signature import EncoderSignature
 
 
@@ -102,26 +101,10 @@ def traced(
     named: str,
 ) -> onnx_ir.Model:
     """The graph of a body under the encoder's signature. Raises: BackboneError with the reason, in one line."""
-    try:
-        with quiet(), torch.no_grad():
-            exported = torch.export.export(body, arguments, dynamic_shapes=dynamic, strict=False)
-            program = torch.onnx.export(
-                exported,
-                input_names=[*signature.step_inputs(), *signature.factor_names()],
-                output_names=["hidden"],
-                opset_version=OPSET,
-                optimize=False,
-                dynamo=True,
-                verbose=False,
-            )
-    except PtuneError:
-        raise
-    except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BackboneError(f"{named} cannot be exported: {type(error).__name__}: {reason}") from error
-    strip(program.model)
-    forget_shapes(program.model)
-    return program.model
+    inputs = [*signature.step_inputs(), *signature.factor_names()]
+    graph = onnx_of(body, arguments, dynamic, inputs, ["hidden"], named, optimize=False)
+    forget_shapes(graph)
+    return graph
 
 
 def forget_shapes(model: onnx_ir.Model) -> None:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ptune.errors import BackboneError
-from ptune.export.trace import DYNAMIC, OPSET, quiet, strip
+from ptune.export.trace import DYNAMIC, onnx_of
 
 FILE = "head.onnx"
 
@@ -94,20 +93,6 @@ def save_head(
     head: nn.Module, example: tuple[Tensor, ...], dynamic: tuple[Any, ...], path: Path, inputs: list[str]
 ) -> None:
     """Traces a head with its weights and writes it as one file. Raises: BackboneError with the reason."""
-    try:
-        with quiet(), torch.no_grad():
-            exported = torch.export.export(head.eval(), example, dynamic_shapes=dynamic, strict=False)
-            program = torch.onnx.export(
-                exported,
-                input_names=inputs,
-                output_names=["logits"],
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BackboneError(f"the head cannot be exported: {type(error).__name__}: {reason}") from error
-    strip(program.model)
+    graph = onnx_of(head.eval(), example, dynamic, inputs, ["logits"], "the head", optimize=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx_ir.save(program.model, path)
+    onnx_ir.save(graph, path)

@@ -101,27 +101,47 @@ def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Trace
     step = Step(model, sockets).eval()
     with mode:
         arguments, dynamic = example(signature)
+    inputs = [*STEP_INPUTS, *signature.past_names(), *signature.factor_names()]
+    outputs = ["logits", *signature.present_names()]
+    graph = onnx_of(step, arguments, dynamic, inputs, outputs, config.model_type, optimize=False)
+    return Traced(graph, signature, transposed, names)
+
+
+def onnx_of(
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    dynamic: tuple[Any, ...],
+    inputs: list[str],
+    outputs: list[str],
+    named: str,
+    *,
+    optimize: bool,
+) -> onnx_ir.Model:
+    """A module as a graph without the exporter's notes. Raises: BackboneError with the reason, in one line."""
     try:
-        with quiet():
-            exported = torch.export.export(step, arguments, dynamic_shapes=dynamic, strict=False)
+        with quiet(), torch.no_grad():
+            exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
             program = torch.onnx.export(
                 exported,
-                input_names=[*STEP_INPUTS, *signature.past_names(), *signature.factor_names()],
-                output_names=["logits", *signature.present_names()],
+                input_names=inputs,
+                output_names=outputs,
                 opset_version=OPSET,
-                optimize=False,
+                optimize=optimize,
                 dynamo=True,
                 verbose=False,
             )
     except PtuneError:
         raise
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BackboneError(
-            f"{config.model_type} cannot be exported: {type(error).__name__}: {reason}"
-        ) from error
+        raise BackboneError(f"{named} cannot be exported: {one_line(error)}") from error
     strip(program.model)
-    return Traced(program.model, signature, transposed, names)
+    return program.model
+
+
+def one_line(error: Exception) -> str:
+    """An exporter's error, which may be pages long, by its kind and its first line."""
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"{type(error).__name__}: {reason}"
 
 
 def skeleton(

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, TimmWrapperForImageClassification
 
 from ptune.errors import BackboneError
 from ptune.export.head import save_head
-from ptune.export.trace import DYNAMIC, OPSET, quiet, strip
+from ptune.export.trace import DYNAMIC, one_line, onnx_of
 from ptune.export.vision import hidden_of, named
 
 
@@ -66,27 +66,15 @@ def save_image_head(model: PreTrainedModel, size: tuple[int, int], path: Path) -
         hidden = hidden_of(model.base_model, pixels)
         save_head(TimmHead(model), (hidden,), ({0: DYNAMIC},), path, ["hidden"])
         return
-    whole = _Both(model)
+    called = f"the head of {named(model)}"
+    both = ["logits", "hidden"]
+    graph = onnx_of(_Both(model), (pixels,), ({0: DYNAMIC},), ["pixel_values"], both, called, optimize=True)
     try:
-        with quiet():
-            exported = torch.export.export(whole, (pixels,), dynamic_shapes=({0: DYNAMIC},), strict=False)
-            program = torch.onnx.export(
-                exported,
-                input_names=["pixel_values"],
-                output_names=["logits", "hidden"],
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-        strip(program.model)
-        _read_batch_from_hidden(program.model.graph)
-        head = Extractor(program.model_proto).extract_model(["hidden"], ["logits"])
+        _read_batch_from_hidden(graph.graph)
+        head = Extractor(onnx_ir.to_proto(graph)).extract_model(["hidden"], ["logits"])
         onnx.checker.check_model(head)
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BackboneError(
-            f"the head of {named(model)} cannot be exported: {type(error).__name__}: {reason}"
-        ) from error
+        raise BackboneError(f"{called} cannot be exported: {one_line(error)}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx_ir.save(onnx_ir.from_proto(head), path)
 
