@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from subprocess import PIPE, Popen
 
 import pytest
+from browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
 from fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 
 from ptune_serve.app import create_app
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium"),
-    pytest.mark.skipif(find_spec("playwright") is None, reason="needs playwright"),
-    pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio"),
-]
+pytestmark = NEEDS_BROWSER
 
 
 @dataclass
