@@ -46,13 +46,14 @@ class Browsed:
 
     def bars(self) -> list[list[str]]:
         """The labels of each column, likeliest first."""
-        return [
-            [label.inner_text() for label in column.locator(".bar .label").all()]
-            for column in self.shown(".labels .result")
-        ]
+        # All at once: what is shown may be replaced between two questions.
+        columns = self.page.locator(".labels .result:visible")
+        return columns.evaluate_all(
+            "columns => columns.map(one => [...one.querySelectorAll('.bar .label')].map(label => label.innerText))"
+        )
 
     def tabs(self) -> list[str]:
-        return [tab.inner_text() for tab in self.page.get_by_role("tab").all()]
+        return self.page.get_by_role("tab").all_inner_texts()
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_entities_are_marked(texts):
     texts.write('<b>then</b> Ada went to Rome & <img src=x onerror="window.hacked=1">')
     texts.press("Find entities")
     wait_until(lambda: len(texts.shown("mark")) == 2)
-    assert [mark.inner_text() for mark in texts.shown("mark")] == ["AdaPER", "RomeLOC"]
+    assert texts.page.locator("mark:visible").all_inner_texts() == ["AdaPER", "RomeLOC"]
     assert texts.page.locator(".marked").inner_text().startswith("<b>then</b> ")
     assert texts.page.locator(".marked img").count() == 0
     assert texts.page.evaluate("window.hacked") is None
@@ -223,4 +224,4 @@ def test_a_chat_server_has_no_tabs_for_labels(browser):
         page = browser.new_page()
         page.goto(process.stdout.readline().removeprefix("Chat page: ").strip())
         page.get_by_role("tab", name="Chat").click()
-        assert [tab.inner_text() for tab in page.get_by_role("tab").all()] == ["Chat", "Side by side"]
+        assert page.get_by_role("tab").all_inner_texts() == ["Chat", "Side by side"]

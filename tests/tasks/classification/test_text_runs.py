@@ -26,7 +26,7 @@ from ptune.tasks.classification.torch_side import predictor
 from ptune.training import loop
 from ptune.training.journal import read
 
-from .conftest import Make, texts, write
+from .conftest import Make, sentences, texts, write
 
 METHODS = {"lora": Lora(r=4, alpha=8), "freeze": FreezeExceptLast(layers=1), "full": Full()}
 
@@ -55,15 +55,22 @@ def test_every_method_saves_what_reads_back_the_same(
     assert [one.shape for one in logits] == shapes
 
 
-@pytest.mark.parametrize(("name", "method"), [("texts", "lora"), ("words", "full")])
-def test_it_learns(make: Make, tmp_path: Path, name: str, method: str) -> None:
-    recipe = make(name, method=METHODS[method], epochs=12, lr=2e-2 if method == "lora" else 2e-3)
+@pytest.mark.parametrize(
+    ("name", "rows", "method", "lr"), [("texts", texts, "lora", 1e-2), ("words", sentences, "full", 2e-3)]
+)
+def test_it_learns(make: Make, tmp_path: Path, name: str, rows: Any, method: str, lr: float) -> None:
+    files = {
+        "files": (write(tmp_path / "train.jsonl", rows(120)),),
+        "test": (write(tmp_path / "test.jsonl", rows(40, start=200)),),
+    }
+    recipe = make(name, method=METHODS[method], epochs=6, lr=lr)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=files)})
     run = train(recipe, tmp_path / "run")
-    rows, logits = predictions(run, recipe)
-    right = [np.mean(one.argmax(-1) == np.array(row.label)) for row, one in zip(rows, logits, strict=True)]
-    assert np.mean(right) > 0.9
-    entries = [entry for entry in read(run.metrics_path) if "validation_accuracy" in entry]
-    assert entries[-1]["validation_accuracy"] > entries[0]["validation_accuracy"] or name == "words"
+    tested, logits = predictions(run, recipe)
+    right = [np.mean(one.argmax(-1) == np.array(row.label)) for row, one in zip(tested, logits, strict=True)]
+    assert np.mean(right) > 0.85  # .97 to 1 over five seeds; a guess has .5
+    losses = [entry["validation_loss"] for entry in read(run.metrics_path) if "validation_loss" in entry]
+    assert min(losses) < 0.5 * losses[0]
 
 
 def test_a_number_is_learnt_and_has_no_accuracy(make: Make, kit: Path, tmp_path: Path) -> None:
