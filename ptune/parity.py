@@ -27,11 +27,13 @@ def compare(
     *,
     max_abs_logprob: float | None = None,
     mean_kl: float | None = None,
+    top1: float | None = None,
     note: str = "",
 ) -> Hop:
     """One hop: log-probabilities [positions, vocab] of each prompt, here against there. One prompt is held at a time.
 
-    `max_abs_logprob` and `mean_kl` (nats, KL(reference || candidate)) are limits; a limit of None is not held.
+    `max_abs_logprob`, `mean_kl` (nats, KL(reference || candidate)) and `top1` (the least share of positions whose most
+    likely token agrees) are limits; a limit of None is not held.
     """
     largest: list[float] = []
     kl, agree, positions = 0.0, 0, 0
@@ -50,6 +52,9 @@ def compare(
     if mean_kl is not None:
         limits.append(f"mean KL ≤ {mean_kl:g}")
         passed &= kl <= mean_kl
+    if top1 is not None:
+        limits.append(f"top-1 ≥ {top1:g}")
+        passed &= agree / positions >= top1
     return Hop(
         name=name,
         prompts=len(largest),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from . import chat, classify, completions, errors, tag
+from . import chat, classify, completions, errors, tag, tokens
 from .catalogue import Catalogue
 from .encoder_catalogue import EncoderCatalogue
 from .encoder_metrics import EncoderMetrics
 from .metrics import Metrics
+from .openapi import document
 from .request_log import RequestLog
 from .service import (
     ChatService,
@@ -37,7 +40,7 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
     service = ChatService(
         model=model, settings=settings, catalogue=Catalogue(model.engine), metrics=Metrics(model.engine)
     )
-    return _app(service, chat.router, completions.router)
+    return _app(service, chat.router, completions.router, tokens.router)
 
 
 def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> FastAPI:
@@ -65,6 +68,7 @@ def _app(service: Service, *endpoints: APIRouter) -> FastAPI:
         dependencies=[Depends(rightly_addressed)],
     )
     app.state.service = service
+    app.state.document = cache(partial(document, open_to_all, keyed, *endpoints))  # made when asked for
     app.add_middleware(RequestLog)
     errors.install(app)
     app.include_router(open_to_all)
@@ -84,6 +88,12 @@ async def health() -> dict[str, str]:
 async def ready() -> dict[str, str]:
     """Requests are welcome; 503 while draining."""
     return {"status": "ready"}
+
+
+@open_to_all.get("/openapi.json", include_in_schema=False)
+async def openapi(request: Request) -> JSONResponse:
+    """What this server offers. There is no page that shows it: such pages load scripts from elsewhere."""
+    return JSONResponse(request.app.state.document())
 
 
 @keyed.get("/v1/models")

@@ -31,6 +31,7 @@ def body_of(kind: type[Body]) -> Callable[[Request, TheService], Awaitable[Body]
             )
         return validated(kind, await raw_body(request, service))
 
+    read.kind = kind  # type: ignore[attr-defined] # for /openapi.json
     return read
 
 

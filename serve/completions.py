@@ -12,9 +12,10 @@ from fastapi import Request as HttpRequest
 from ptune.engine.request import NO_TOKEN, Request, Token
 
 from .body import body_of
+from .form import compiled, form_of
 from .generation import Generation
 from .logprobs import completion_logprobs
-from .reply import head, respond
+from .reply import addressed, head, respond
 from .schemas import CompletionRequest
 from .service import TheChat
 
@@ -30,28 +31,33 @@ async def completions(
     service: TheChat,
     http: HttpRequest,
 ) -> Response:
-    """Continues each prompt: one choice a prompt."""
-    adapter = service.catalogue.resolve(body.model)
+    """Continues each prompt, with `n` choices for each."""
+    adapter = addressed(http, service, body.model)
     codec = service.model.codec_for(adapter)
-    requests = await asyncio.to_thread(
-        lambda: [_request(codec, body, adapter, prompt) for prompt in body.prompt]
-    )
-    generation = Generation(service, requests, body.stop)
+    grammar = await compiled(service, form_of(body), adapter)
+    encoded = await asyncio.to_thread(lambda: [_encoded(codec, prompt) for prompt in body.prompt])
+    requests = [
+        Request(
+            prompt=prompt,
+            adapter=adapter,
+            sampling=body.sampling(choice),
+            max_tokens=body.max_tokens,
+            stop_ids=codec.eos_ids,
+            logprobs=body.logprobs,
+            prompt_logprobs=body.echo and body.logprobs is not None,
+            grammar=grammar,
+        )
+        for prompt in encoded
+        for choice in range(body.n)
+    ]
+    generation = Generation(service, requests, body.stop, choices=body.n)
     beginning = head("cmpl", http, service, body.model, adapter)
     reply = _CompletionReply(generation, body, codec, beginning)
-    return await respond(http, service, generation, reply, stream=body.stream)
+    return await respond(http, generation, reply, stream=body.stream)
 
 
-def _request(codec: ChatCodec, body: CompletionRequest, adapter: str, prompt: str | list[int]) -> Request:
-    return Request(
-        prompt=tuple(codec.encode_text(prompt) if isinstance(prompt, str) else prompt),
-        adapter=adapter,
-        sampling=body.sampling(),
-        max_tokens=body.max_tokens,
-        stop_ids=codec.eos_ids,
-        logprobs=body.logprobs,
-        prompt_logprobs=body.echo and body.logprobs is not None,
-    )
+def _encoded(codec: ChatCodec, prompt: str | list[int]) -> tuple[int, ...]:
+    return tuple(codec.encode_text(prompt) if isinstance(prompt, str) else prompt)
 
 
 class _CompletionReply:
@@ -71,6 +77,7 @@ class _CompletionReply:
             self._choice(
                 index, self._echo(index) + answer.text, answer.prompt + answer.tokens, finish=answer.finish
             )
+            | self._prompt_ids(index)
             for index, answer in enumerate(await self._generation.finished())
         ]
         return {**self._beginning, "choices": choices, "usage": self._generation.usage()}
@@ -78,13 +85,13 @@ class _CompletionReply:
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The echo of each prompt, then pieces of the choices as they come, then the usage if asked for."""
         offsets = [0] * len(self._generation.requests)
-        for index in range(len(offsets) if self._body.echo else 0):
-            yield self._chunk(self._choice(index, self._echo(index), []))
+        for index in range(len(offsets) if self._body.echo or self._body.return_token_ids else 0):
+            yield self._chunk(self._choice(index, self._echo(index), []) | self._prompt_ids(index))
         async for index, delta in self._generation.deltas():
             tokens = [delta.token] if delta.token is not None else []
             choice = self._choice(index, delta.text, tokens, offset=offsets[index], finish=delta.finish)
             offsets[index] += sum(len(self._codec.token_text(token.id)) for token in tokens)
-            if delta.text or choice["logprobs"] or delta.finish is not None:
+            if delta.text or choice["logprobs"] or choice.get("token_ids") or delta.finish is not None:
                 yield self._chunk(choice)
         if self._body.include_usage:
             yield {**self._beginning, "choices": [], "usage": self._generation.usage()}
@@ -100,10 +107,16 @@ class _CompletionReply:
         wanted = self._body.logprobs is not None and bool(scored)
         logprobs = completion_logprobs(self._codec, scored, offset) if wanted else None
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-        return choice | ({"token_ids": [token.id for token in scored]} if self._body.return_token_ids else {})
+        generated = [token.id for token in scored if not token.prompt]
+        return choice | ({"token_ids": generated} if self._body.return_token_ids else {})
+
+    def _prompt_ids(self, index: int) -> dict[str, Any]:
+        if not self._body.return_token_ids:
+            return {}
+        return {"prompt_token_ids": list(self._generation.requests[index].prompt)}
 
     def _echo(self, index: int) -> str:
         if not self._body.echo:
             return ""
-        prompt = self._body.prompt[index]
+        prompt = self._body.prompt[index // self._body.n]
         return prompt if isinstance(prompt, str) else self._codec.decode(prompt)

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from ptune.errors import RequestError
 
 from .errors import UNSUPPORTED
-from .schemas import Body, Text
+from .message import Body, Text
 
 MAX_INPUTS = 128
 MAX_IMAGES = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -43,12 +43,25 @@ class _Running:
 
 
 class Generation:
-    """The sequences of one HTTP call. What waits between the two threads is bounded by their `max_tokens`."""
+    """The sequences of one HTTP call. What waits between the two threads is bounded by their `max_tokens`.
 
-    def __init__(self, service: ChatService, requests: Sequence[Request], stop: Sequence[str]) -> None:
+    choices: so many neighbouring requests have one prompt. shown: special tokens that are written out.
+    """
+
+    def __init__(
+        self,
+        service: ChatService,
+        requests: Sequence[Request],
+        stop: Sequence[str],
+        *,
+        choices: int = 1,
+        shown: Collection[int] = frozenset(),
+    ) -> None:
         self.requests = requests
         self._service = service
         self._stop = stop
+        self._choices = choices
+        self._shown = shown
         self._arrived: asyncio.Queue[tuple[int, Token]] = asyncio.Queue()
         self._running: list[_Running] = []
 
@@ -59,7 +72,7 @@ class Generation:
         try:
             for index, request in enumerate(self.requests):
                 codec = model.codec_for(request.adapter)
-                text, now_s = TextStream(codec, self._stop), time.perf_counter()
+                text, now_s = TextStream(codec, self._stop, self._shown), time.perf_counter()
                 ticket = model.engine.submit(request, partial(self._deliver, loop, index))
                 self._running.append(_Running(request, ticket, text, now_s))
         except BaseException:
@@ -94,11 +107,17 @@ class Generation:
                 raise RequestError("the server is shutting down", code="shutting_down", status=503)
             if token.finish == "error":
                 self._end(running, "error")
+                if token.refused:
+                    raise RequestError(token.error or "", code="invalid_grammar")
                 raise RequestError("the engine failed; its log says why", code="engine_error", status=500)
             for delta in running.text.push(token):
                 if delta.finish is not None:
                     self._end(running, delta.finish)
                 yield index, delta
+
+    def stop(self, index: int) -> None:
+        """Ends a sequence that has said all that counts."""
+        self._end(self._running[index], "stop")
 
     async def finished(self) -> list[Finished]:
         """Waits for all sequences. Raises: as `deltas`."""
@@ -113,7 +132,7 @@ class Generation:
 
     def usage(self) -> dict[str, int]:
         """OpenAI's count of tokens, as of now."""
-        prompt = sum(len(request.prompt) for request in self.requests)
+        prompt = sum(len(request.prompt) for request in self.requests[:: self._choices])
         generated = sum(running.tokens for running in self._running)
         return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
 

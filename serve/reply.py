@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
@@ -43,16 +43,23 @@ def head(kind: str, http: Request, service: ChatService, model: str, adapter: st
     }
 
 
-async def respond(
-    http: Request, service: ChatService, generation: Generation, reply: Reply, *, stream: bool
-) -> Response:
+def addressed(http: Request, service: ChatService, model: str) -> str:
+    """The adapter that a request's `model` means; whatever becomes of it, its response names it.
+
+    Raises: RequestError(404).
+    """
+    adapter = service.catalogue.resolve(model)
+    http.state.answered_by = service.catalogue.answered_by(adapter)
+    return adapter
+
+
+async def respond(http: Request, generation: Generation, reply: Reply, *, stream: bool) -> Response:
     """Starts the generation and sends it. Raises: RequestError before the first byte, never after."""
     generation.start()
-    headers = {"x-ptune-adapter": service.catalogue.answered_by(generation.requests[0].adapter)}
     if stream:
-        return _EventStream(reply, generation, headers, http.state.request_id)
+        return _EventStream(reply, generation, http.state.request_id)
     try:
-        return JSONResponse(await unless_gone(http, reply.whole()), headers=headers)
+        return JSONResponse(await unless_gone(http, reply.whole()))
     finally:
         generation.close()
 
@@ -62,10 +69,8 @@ class _EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, reply: Reply, generation: Generation, headers: Mapping[str, str], request_id: str
-    ) -> None:
-        super().__init__(self._events(reply), headers={"cache-control": "no-cache", **headers})
+    def __init__(self, reply: Reply, generation: Generation, request_id: str) -> None:
+        super().__init__(self._events(reply), headers={"cache-control": "no-cache"})
         self._generation = generation
         self._request_id = request_id
 

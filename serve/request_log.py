@@ -42,7 +42,10 @@ class RequestLog:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if adapter := scope["state"].get("answered_by"):
+                    headers["x-ptune-adapter"] = adapter
             await send(message)
 
         try:

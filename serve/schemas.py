@@ -8,69 +8,32 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from ptune.engine.request import Sampling
 from ptune.errors import RequestError
 
 from .errors import UNSUPPORTED
+from .message import Body, Message, Text, Tools, no_nul
 
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 128
+MAX_SEQUENCES = 128
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
+MAX_CHOICES = 1024
 
 NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "best_of": (1,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "guided_choice": (),
     "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "modalities": (["text"],),
-    "n": (1,),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "use_beam_search": (False,),
     "web_search_options": (),
 }
 """Fields that are refused, and those of their values that ask for nothing and so may pass."""
-
-
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not hold a NUL character")
-    return text
-
-
-def _content(content: Any) -> Any:
-    """A message's text or text parts as they are: what becomes of them is the codec's business, as in training."""
-    if isinstance(content, str):
-        return _no_nul(content)
-    if not isinstance(content, list):
-        raise ValueError("must be a string or a list of text parts")
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise PydanticCustomError(
-                "part", "a part of type {kind} is not supported yet; send text", {"kind": repr(kind)[:40]}
-            )
-        if not isinstance(part.get("text"), str):
-            raise PydanticCustomError("part", "a text part needs a string in `text`")
-        _no_nul(part["text"])
-    return content
-
-
-def _nothing(value: Any) -> None:
-    """Lets what asks for nothing pass, as an empty list of tool calls does."""
-    if value:
-        raise PydanticCustomError(UNSUPPORTED, "is not supported yet")
 
 
 def _listed(stop: Any) -> Any:
@@ -91,34 +54,56 @@ def _prompts(prompt: Any) -> Any:
         raise ValueError("must be a string, a list of token ids, or a list of those; none of them empty")
     for text in prompts:
         if isinstance(text, str):
-            _no_nul(text)
+            no_nul(text)
     return prompts
 
 
-Text = Annotated[str, AfterValidator(_no_nul)]
-Content = Annotated[Any, AfterValidator(_content)]  # str, or a list of text parts
-NotBuilt = Annotated[None, BeforeValidator(_nothing)]
-Stop = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_no_nul)]
-Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_listed)]
+def _tool_choice(choice: Any) -> Any:
+    """A word, or {"type": "function", "function": {"name"}} as the function's name after "="."""
+    if choice in ("none", "auto", "required"):
+        return choice
+    function = (
+        choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    )
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ValueError(
+            'must be "none", "auto", "required" or {"type": "function", "function": {"name": …}}'
+        )
+    return f"={function['name']}"
+
+
+_ONE_OR_MORE_TEXTS: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+}
+_TOKENS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_ANY_PROMPT = {"type": "array", "items": {"anyOf": [{"type": "string"}, _TOKENS]}, "minItems": 1}
+_NAMED = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function"},
+        "function": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+    },
+    "required": ["type", "function"],
+}
+
+Stop = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(no_nul)]
+Stops = Annotated[
+    list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE_TEXTS)
+]
 Prompts = Annotated[
-    list[str | list[int]], Field(min_length=1, max_length=MAX_PROMPTS), BeforeValidator(_prompts)
+    list[str | list[int]],
+    Field(min_length=1, max_length=MAX_PROMPTS),
+    BeforeValidator(_prompts),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _TOKENS, _ANY_PROMPT]}),
+]
+ToolChoice = Annotated[
+    str,
+    BeforeValidator(_tool_choice),
+    WithJsonSchema({"anyOf": [{"enum": ["none", "auto", "required"]}, _NAMED]}),
 ]
 TokenKey = Annotated[int, Field(strict=False)]  # JSON's keys are strings
-
-
-class Body(BaseModel):
-    """Strict, frozen, `null` is the default."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_default(cls, data: Any) -> Any:
-        return (
-            {name: value for name, value in data.items() if value is not None}
-            if isinstance(data, dict)
-            else data
-        )
+Schema = dict[str, Any] | str
+Choices = Annotated[list[Annotated[Text, Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
 
 
 class StreamOptions(Body):
@@ -127,13 +112,53 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
+class NamedSchema(Body):
+    """What `response_format` of type json_schema holds."""
+
+    name: Text
+    json_schema: dict[str, Any] = Field(alias="schema")
+    strict: bool = False  # the answer keeps to the schema either way
+
+
+class ResponseFormat(Body):
+    """OpenAI's way to ask for JSON."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("a json_schema is missing")
+        return self
+
+
+class StructuredOutputs(Body):
+    """vLLM's way to say what an answer may be."""
+
+    json_schema: Schema | None = Field(default=None, alias="json")
+    regex: Text | None = None
+    choice: Choices | None = None
+    json_object: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_the_rest(cls, data: Any) -> Any:
+        for name in data if isinstance(data, dict) else ():
+            if name not in ("json", "regex", "choice", "json_object") and data[name]:
+                raise ValueError(f"{name[:40]} is not supported")
+        return data
+
+
 class Generate(Body):
     """What both endpoints share."""
 
     model: str = Field(max_length=256)
+    n: int = Field(default=1, ge=1, le=MAX_SEQUENCES)
+    best_of: int | None = Field(default=None, ge=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    stop: Stops = []
+    stop: Stops = Field(default=[])
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=-1)  # 0 and, as in vLLM, -1: off
@@ -144,6 +169,11 @@ class Generate(Body):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     return_token_ids: bool = False  # vLLM's extension: each choice has its `token_ids`
     logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] = Field(default={}, max_length=1024)
+    response_format: ResponseFormat | None = None
+    guided_json: Schema | None = None  # vLLM's older names of what structured_outputs says
+    guided_regex: Text | None = None
+    guided_choice: Choices | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -155,11 +185,11 @@ class Generate(Body):
         return data
 
     @model_validator(mode="after")
-    def _stream_fits_its_options(self) -> Generate:
-        if self.return_token_ids and self.stream:
+    def _fields_fit_each_other(self) -> Generate:
+        if self.best_of not in (None, self.n):
             raise RequestError(
-                "return_token_ids is not supported in a stream yet",
-                param="return_token_ids",
+                f"best_of other than n is not supported yet (is {self.best_of}, n is {self.n})",
+                param="best_of",
                 code=UNSUPPORTED,
             )
         if self.stream_options is not None and not self.stream:
@@ -172,8 +202,8 @@ class Generate(Body):
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling(self) -> Sampling:
-        """The sampling fields as the engine takes them."""
+    def sampling(self, choice: int = 0) -> Sampling:
+        """The sampling fields as the engine takes them. Each choice has a seed of its own, as in vLLM: seed + choice."""
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
@@ -182,29 +212,9 @@ class Generate(Body):
             repetition_penalty=self.repetition_penalty,
             frequency_penalty=self.frequency_penalty,
             presence_penalty=self.presence_penalty,
-            seed=self.seed,
+            seed=None if self.seed is None else self.seed + choice,
             logit_bias=self.logit_bias,
         )
-
-
-class Message(Body):
-    """One turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
-    name: Text | None = None
-    reasoning_content: Text | None = None  # what came before an answer; templates show it or leave it out
-    reasoning: Text | None = None  # other names of it
-    thinking: Text | None = None
-    audio: NotBuilt = None
-    function_call: NotBuilt = None
-    refusal: NotBuilt = None
-    tool_call_id: NotBuilt = None
-    tool_calls: NotBuilt = None
-
-    def raw(self) -> dict[str, Any]:
-        """As it was sent, for the codec."""
-        return self.model_dump(exclude_none=True)
 
 
 class ChatRequest(Generate):
@@ -215,6 +225,9 @@ class ChatRequest(Generate):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MAX_LOGPROBS)
+    tools: Tools = Field(default=[])
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
 
     @model_validator(mode="after")
     def _top_needs_logprobs(self) -> ChatRequest:
@@ -222,6 +235,18 @@ class ChatRequest(Generate):
             raise RequestError(
                 "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _choice_is_among_the_tools(self) -> ChatRequest:
+        names = [tool["function"]["name"] for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise RequestError("two tools have one name", param="tools", code="invalid_value")
+        if self.tool_choice == "required" and not names:
+            raise RequestError("tool_choice needs tools", param="tool_choice", code="invalid_value")
+        if self.tool_choice.startswith("=") and self.tool_choice[1:] not in names:
+            message = f"tool_choice: no tool is called {self.tool_choice[1:41]!r}"
+            raise RequestError(message, param="tool_choice", code="invalid_value")
         return self
 
     @property
@@ -237,3 +262,36 @@ class CompletionRequest(Generate):
     max_tokens: int = Field(default=16, ge=0)
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> CompletionRequest:
+        if self.n * len(self.prompt) > MAX_SEQUENCES:
+            message = f"n {self.n} of {len(self.prompt)} prompts are over {MAX_SEQUENCES} answers"
+            raise RequestError(message, param="n", code="invalid_value")
+        return self
+
+
+class TokenizeRequest(Body):
+    """POST /tokenize: a text or a conversation."""
+
+    model: str | None = Field(default=None, max_length=256)
+    prompt: Text | None = None
+    add_special_tokens: bool = True  # around a text; a conversation's are its template's business
+    messages: list[Message] = Field(default=[], max_length=MAX_MESSAGES)
+    tools: Tools = Field(default=[])
+    add_generation_prompt: bool = True
+    continue_final_message: Literal[False] = False
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TokenizeRequest:
+        if (self.prompt is None) != bool(self.messages):
+            raise RequestError("send either prompt or messages", param="prompt", code="invalid_value")
+        return self
+
+
+class DetokenizeRequest(Body):
+    """POST /detokenize"""
+
+    model: str | None = Field(default=None, max_length=256)
+    tokens: list[Annotated[int, Field(ge=0)]] = Field(max_length=1 << 20)

@@ -11,15 +11,18 @@ import codecs
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
+from ptune.codecs.tool_calls import ToolFormat
 from ptune.engine.request import NO_TOKEN, Request, Token
 from ptune.errors import PtuneError, RequestError, TemplateError
 from ptune.tasks.chat import infer
@@ -28,24 +31,58 @@ from ptune_serve.listen import listen, url_of
 
 EOS = 256
 CONTEXT = 512
+HERMES = ToolFormat(
+    kind="hermes",
+    begin="<tool_call>",
+    head='\n{"name": "',
+    middle='", "arguments": ',
+    between='}\n</tool_call>\n<tool_call>\n{"name": "',
+    tail="}\n</tool_call>",
+)
 ADAPTERS = {"pirate": "sha256:" + "ab" * 32, "devil": "cd" * 32}
 
 
 class ByteCodec:
-    """A token is a byte of UTF-8; 256 ends an answer."""
+    """A token is a byte of UTF-8; 256 ends an answer. Calls are written as Hermes and Qwen do."""
 
     eos_ids = frozenset({EOS})
+    special_ids = frozenset({EOS})
     vocab_size = 257
     context = CONTEXT
+    takes_first_space = False
+    special_tokens: ClassVar = {"eos_token": "<end>"}
+    template = None
 
-    def encode_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def __init__(self, tool_format: ToolFormat | None = HERMES, after: Sequence[int] = ()) -> None:
+        self.tool_format = tool_format
+        self._after = after  # what the tokenizer puts after a text
+
+    def encode_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        asking: bool = True,
+    ) -> list[int]:
         if messages[0]["role"] == "assistant":
             raise TemplateError("a conversation must not begin with the assistant")
-        turns = (f"<{message['role']}>{message['content']}" for message in messages)
-        return self.encode_text("".join(turns))
+        shown = "".join(f"<tool {tool['function']['name']}>" for tool in tools or ())
+        turns = (f"<{message['role']}>{_turn(message)}" for message in messages)
+        return self.encode_text(shown + "".join(turns) + ("" if asking else "<open>"))
 
-    def encode_text(self, text: str) -> list[int]:
-        return list(text.encode())
+    def encode_text(self, text: str, *, special: bool = True) -> list[int]:
+        return [*text.encode(), *(self._after if special else ())]
+
+    def spell(self, ids: Sequence[int]) -> str:
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+    def token_table(self, size: int) -> list[bytes]:
+        return [self.token_bytes(token) for token in range(size)]
+
+    def mark(self, text: str) -> int | None:
+        return None
+
+    silent_mark = mark
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(token for token in ids if token != EOS).decode(errors="replace")
@@ -56,8 +93,13 @@ class ByteCodec:
     def token_text(self, token: int) -> str:
         return self.token_bytes(token).decode(errors="replace")
 
-    def stream(self) -> _ByteStream:
+    def stream(self, shown: Collection[int] = ()) -> _ByteStream:
         return _ByteStream()
+
+
+def _turn(message: Mapping[str, Any]) -> str:
+    calls = "".join(f"<calls {call['function']['name']}>" for call in message.get("tool_calls", ()))
+    return f"{message.get('content', '')}{calls}"
 
 
 class _ByteStream:
@@ -78,6 +120,8 @@ class FakeEngine:
     context: int = CONTEXT
     delay_s: float = 0.0  # before each token
     max_waiting: int = 1000
+    script: str | None = None  # the answer to everything
+    scripts: dict[str, str] = field(default_factory=dict)  # answers by what was heard
     failure: str | None = None  # "submit": raises on submission; "step": fails at the third token
     go_on: threading.Event = field(
         default_factory=threading.Event
@@ -89,6 +133,7 @@ class FakeEngine:
     def __post_init__(self) -> None:
         self.go_on.set()
         self.adapters = list(ADAPTERS)
+        self.signature = SimpleNamespace(vocab_size=ByteCodec.vocab_size)
         base = SimpleNamespace(hash="sha256:" + "0123456789ab" * 5, source="llm_tiny", licence="apache-2.0")
         manifest = SimpleNamespace(created="2025-06-01T12:00:00+00:00", base=base, adapters=dict(ADAPTERS))
         self.bundle = SimpleNamespace(folder=Path("/bundles/dictionary"), manifest=manifest)
@@ -118,7 +163,7 @@ class FakeEngine:
     def _run(self, request: Request, deliver: Callable[[Token], None], given_up: threading.Event) -> None:
         while not self.go_on.wait(0.01) and not given_up.is_set():
             pass
-        for number, token in enumerate(_answer(request)):
+        for number, token in enumerate(_answer(request, self.script, self.scripts)):
             if given_up.wait(self.delay_s) if self.delay_s else given_up.is_set():
                 self.cancelled.append(request)
                 token = Token(NO_TOKEN, finish="cancelled")
@@ -142,9 +187,13 @@ class FakeTicket:
 class FakeChatModel:
     """What the server needs of `ptune.tasks.chat.infer.ChatModel`."""
 
+    grammar = infer.ChatModel.grammar
+
     def __init__(self, engine: FakeEngine | None = None, codecs: Mapping[str, Any] | None = None) -> None:
         self.engine = engine or FakeEngine()
         self._codecs = codecs or {}  # of adapters that do not share the one
+        self._grammars = None
+        self._making = threading.Lock()
 
     def codec_for(self, adapter: str) -> Any:
         return self._codecs.get(adapter, ByteCodec())
@@ -174,7 +223,7 @@ def wait_until(condition: Callable[[], object], limit_s: float = 5.0) -> None:
         time.sleep(0.01)
 
 
-def _answer(request: Request) -> list[Token]:
+def _answer(request: Request, script: str | None, scripts: Mapping[str, str]) -> Iterator[Token]:
     scored = request.logprobs is not None
     top = tuple((token, -1.0 - token) for token in range(97, 97 + (request.logprobs or 0)))
 
@@ -183,12 +232,35 @@ def _answer(request: Request) -> list[Token]:
 
     prompt = [token(token_id, prompt=True) for token_id in request.prompt] if request.prompt_logprobs else []
     prompt[:1] = [Token(request.prompt[0], prompt=True)] if prompt else []
+    yield from prompt
     if request.max_tokens == 0:
-        return [*prompt, Token(NO_TOKEN, finish="length")]
+        yield Token(NO_TOKEN, finish="length")
+        return
     heard = bytes(request.prompt).decode(errors="replace").rpartition("<user>")[2]
-    ids = [*f"{request.adapter} heard: {heard}".encode(), EOS][: request.max_tokens]
-    tokens = [token(token_id) for token_id in ids[:-1]]
-    return [*prompt, *tokens, token(ids[-1], finish="stop" if ids[-1] == EOS else "length")]
+    said = scripts.get(heard, f"{request.adapter} heard: {heard}" if script is None else script)
+    ids = [*said.encode(), EOS] if request.grammar is None else _drawn(request)
+    for number, token_id in enumerate(ids, 1):
+        if isinstance(token_id, RequestError):
+            yield Token(NO_TOKEN, finish="error", error=str(token_id), refused=True)
+            return
+        if token_id == EOS or number == request.max_tokens:
+            yield token(token_id, finish="stop" if token_id == EOS else "length")
+            return
+        yield token(token_id)
+
+
+def _drawn(request: Request) -> Iterator[int | RequestError]:
+    """Any token that the grammar allows, with the same chance for all; an error where it can go no further."""
+    assert request.grammar is not None
+    walk, random = request.grammar.walk(), Random(request.sampling.seed)
+    while True:
+        try:
+            token = random.choice(np.flatnonzero(walk.allowed()).tolist())
+        except RequestError as error:
+            yield error
+            return
+        yield token
+        walk.advance(token)
 
 
 def main() -> int:

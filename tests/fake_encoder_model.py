@@ -114,7 +114,7 @@ class FakeEncoderModel:
         if engine.failure == "submit":
             raise ZeroDivisionError(f"a defect that quotes {one!r}")
         if engine.waiting >= engine.max_waiting:
-            raise RequestError("too many are waiting; try again later", code="overloaded", status=429)
+            raise RequestError("too many are waiting; try again later", code="queue_full", status=429)
         engine.asked.append((one, adapter))
         engine.waiting += 1
         future: Future[Any] = Future()

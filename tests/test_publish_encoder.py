@@ -10,12 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from classified import trained
-from encoder_bundles import NAMES, SENTIMENT, build_encoder, damage, peft_encoder, tiny
+from encoder_bundles import (
+    NAMES,
+    SENTIMENT,
+    build_encoder,
+    damage,
+    encoder_bundle,
+    peft_encoder,
+    tiny,
+    torch_logits,
+    with_peft,
+)
 from safetensors.numpy import load_file, save_file
 
 import ptune
 from ptune import publish
 from ptune.engine.encoder import EncoderEngine
+from ptune.engine.encoder_batch import Item
+from ptune.engine.encoder_golden import load_inputs
 from ptune.errors import AdapterError, BackboneError, FormatError, ParityError, UsageError
 from ptune.evaluation.classification.held import of_run
 from ptune.export import encoder_int8
@@ -121,8 +133,6 @@ def test_profiles_that_cannot_be(place: Path, tmp_path: Path) -> None:
             publish.export_run(
                 Run.open(place / "mood"), tmp_path / "x", name="mood", threads=1, profiles=profiles
             )
-    with pytest.raises(UsageError, match="classifiers of texts"):
-        publish.check_profiles(("fp32", "int8"), encoder=False)
 
 
 def test_weights_of_its_own(place: Path) -> None:
@@ -139,12 +149,6 @@ def test_weights_of_its_own(place: Path) -> None:
     assert publish.verify(out, threads=1).passed
     with pytest.raises(AdapterError, match="another base"):
         publish.add(out, place / "mood" / "adapter", "mood", threads=1)
-
-
-def test_merging_is_refused(place: Path) -> None:
-    with pytest.raises(UsageError, match="without --merge"):
-        publish.export_run(Run.open(place / "mood"), place / "merged", name="x", merge=True, threads=1)
-    assert not (place / "merged").exists()
 
 
 def test_a_chat_adapter_has_no_place_in_it(place: Path, tmp_path: Path) -> None:
@@ -223,3 +227,25 @@ def test_an_unfinished_run_is_refused(place: Path, tmp_path: Path) -> None:
     run.write_record(run.record().model_copy(update={"status": "interrupted"}))
     with pytest.raises(UsageError, match="--resume"):
         publish.export_run(run, tmp_path / "b", name="x", threads=1)
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "roberta", "llama"])
+def test_unproved_a_base_is_not_read(family: str, tmp_path: Path) -> None:
+    """Its config is enough where the adapter brings its whole head; where it does not, the base's own pooler is needed."""
+    base = build_encoder(tmp_path / "base", family)
+    folder = encoder_bundle(tmp_path / "bundle", base, {}).folder
+    adapter = peft_encoder(base, tmp_path / "mood", SENTIMENT, seed=4)
+    model, inputs = with_peft(base, adapter, SENTIMENT), load_inputs(folder)
+    partly = peft_encoder(
+        base, tmp_path / "partly", SENTIMENT, seed=5, modules_to_save=["classifier", "score"]
+    )
+    (base / "model.safetensors").unlink()
+    record = publish.add(folder, adapter, "mood", prove_it=False, threads=1)
+    assert (record.parity, record.rank) == ("unmeasured", 4)
+    with closing(EncoderEngine.open(folder, threads=1)) as engine:
+        found = engine.logits([Item(one, "mood") for one in inputs])
+    for one, logits in zip(inputs, found, strict=True):
+        np.testing.assert_allclose(logits, torch_logits(model, one), atol=1e-4)
+    if getattr(model.get_base_model().base_model, "pooler", None) is not None:
+        with pytest.raises(BackboneError):
+            publish.add(folder, partly, "partly", prove_it=False, threads=1)

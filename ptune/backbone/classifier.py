@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from accelerate import init_empty_weights
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
@@ -103,12 +104,7 @@ def _read(
     seed: int,
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model and the names of the weights that it did not find."""
-    config = read_config(spec, source)
-    config.id2label = dict(enumerate(labels.names))
-    config.label2id = {name: index for index, name in enumerate(labels.names)}
-    config.problem_type = _PROBLEMS[labels.problem]
-    config.use_cache = False  # of a causal model: nothing is ever generated
-    config.pad_token_id = pad_id_of(read_tokenizer(spec, source), config)
+    config = _config(spec, source, labels)
     torch.manual_seed(seed)
     model, found = _KINDS[kind].from_pretrained(
         source.path,
@@ -121,6 +117,34 @@ def _read(
     )
     check_plain(model, spec, source)
     return model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+
+
+def _config(spec: Backbone, source: Source, labels: Labels) -> PretrainedConfig:
+    config = read_config(spec, source)
+    config.id2label = dict(enumerate(labels.names))
+    config.label2id = {name: index for index, name in enumerate(labels.names)}
+    config.problem_type = _PROBLEMS[labels.problem]
+    config.use_cache = False  # of a causal model: nothing is ever generated
+    config.pad_token_id = pad_id_of(read_tokenizer(spec, source), config)
+    return config
+
+
+def empty_classifier(spec: Backbone, kind: Literal["text", "tokens"], labels: Labels) -> PreTrainedModel:
+    """What `load_classifier` loads, built from the backbone's config alone: all weights are zero, none is read.
+
+    Raises: BackboneError where the model cannot be found or its config cannot be read.
+    """
+    source = locate(spec.model)
+    with in_one_sentence(spec.model, source), silent():
+        config = _config(spec, source, labels)
+        with init_empty_weights(include_buffers=False):
+            model: PreTrainedModel = _KINDS[kind].from_config(
+                config, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
+            )
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.zeros(parameter.shape), requires_grad=False))
+    return model.eval()
 
 
 def head_modules(model: PreTrainedModel, fresh: Collection[str] = ()) -> tuple[str, ...]:

@@ -76,18 +76,11 @@ def _labels(recipe: Recipe) -> Examined:
 
 
 def _images(recipe: Recipe) -> Examined:
-    """Reading the images finds what is wrong with them; what is left to show is how many there are of each label.
-
-    Raises: DataError that names every image that cannot be used.
-    """
-    from rich.table import Table
-
-    from ptune.tasks.classification.image_data import load_images
+    from ptune.backbone.image_model import read_preprocessing
+    from ptune.doctor.images import examine_images
+    from ptune.doctor.show_images import document, show
 
     assert isinstance(recipe.task, ImageClassification)
-    summary = load_images(recipe.data, recipe.task, recipe.train.seed).summary
-    table = Table("images of", "train", "validation", "test")
-    for label in summary["labels"]:
-        counts = (summary[split]["labels"].get(label, 0) for split in ("train", "validation", "test"))
-        table.add_row(label, *map(str, counts))
-    return lambda: summary, lambda console: console.print(table), False
+    preprocessing = read_preprocessing(recipe.backbone, recipe.task.size)
+    found = examine_images(recipe.data, recipe.task, preprocessing, recipe.train.seed)
+    return lambda: document(found), lambda console: show(found, console), found.has_errors

@@ -35,13 +35,13 @@ def export(
         source: A run's folder; or a pretrained model as `backbone.model` takes it.
         out: The bundle's folder; default: bundles/NAME.
         name: Name under which the adapter is served; default: the run's name.
-        merge: Merge the adapter into the weights instead of serving it beside them.
+        merge: Merge the adapter into the weights instead of serving it beside them; of images much faster, and the only adapter.
         force: Replace a bundle that exists.
         threads: Threads of onnxruntime; default: all cores.
         quantize: Of a MODEL: export the weights that its int8 or nf4 form stands for, as QLoRA trains on them.
         revision: Of a MODEL on the hub.
         trust_remote_code: Of a MODEL: run Python code that comes with it.
-        profiles: Of a classifier of texts: `fp32,int8` writes a second graph, for `ptune serve --profile int8`.
+        profiles: Of a classifier: `fp32,int8` writes a second graph, for `ptune serve --profile int8`; of images with --merge.
     """
     from ptune import publish
     from ptune.cli.proof_table import show
@@ -59,11 +59,10 @@ def export(
             Run.open(folder), out, name=name, merge=merge, force=force, threads=threads, profiles=asked
         )
     else:
-        publish.check_profiles(asked, encoder=False)
         backbone = Backbone(
             model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
         )
-        proof = publish.export_backbone(backbone, out, force=force, threads=threads)
+        proof = publish.export_backbone(backbone, out, force=force, threads=threads, profiles=asked)
     show(proof)
     print(f"bundle: {shown(out)}")
     say_next(f"ptune serve {shown(out)}")

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ptune.formats.bundle import BASE, Hop
 from ptune.verify.prove import Proof
 
 
 def show(proof: Proof) -> None:
-    """Prints every hop with its figures and its limit."""
+    """Prints every hop with its figures, its limit and what else there is to say of it."""
     table = Table(title="parity, hop by hop", title_justify="left")
     for column, justify in (
         ("adapter", "left"), ("hop", "left"), ("prompts", "right"), ("max |Δ log p|", "right"),
-        ("mean KL", "right"), ("top-1", "right"), ("rel. L2", "right"), ("limit", "left"), ("", "left"),
+        ("mean KL", "right"), ("top-1", "right"), ("rel. L2", "right"), ("limit", "left"), ("", "left"), ("note", "left"),
     ):  # fmt: skip
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name, hops in ((BASE, proof.base), *proof.adapters.items()):
         for hop in hops:
-            table.add_row(
-                name, hop.name, str(hop.prompts), *_figures(hop), hop.limit, "ok" if hop.passed else "DRIFTS"
-            )
+            told = "ok" if hop.passed else "DRIFTS"
+            table.add_row(name, hop.name, str(hop.prompts), *_figures(hop), hop.limit, told, Text(hop.note))
         table.add_section()
     Console(width=None if Console().is_terminal else 160).print(table)
 

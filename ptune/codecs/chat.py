@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from ptune.codecs.private_use import unused_characters
 from ptune.codecs.stream import TokenStream
 from ptune.codecs.template import ChatTemplate, Message, Tools
 from ptune.codecs.text_encoder import TextEncoder
+from ptune.codecs.tool_calls import ToolFormat, tool_format
 from ptune.codecs.vocabulary import Vocabulary
 from ptune.errors import FormatError, TemplateError
 from ptune.formats.bundle import parse
@@ -140,22 +142,24 @@ class ChatCodec:
         size: int = self.tokenizer.get_vocab_size(with_added_tokens=True)
         return size
 
-    def encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str, *, special: bool = True) -> list[int]:
         """A plain prompt, between the tokens that the tokenizer puts around any text (BOS, where the model has it).
 
-        Raises: TemplateError where the text is not valid Unicode.
+        special: whether with those. Raises: TemplateError where the text is not valid Unicode.
         """
         placeholders = Placeholders(self._control, text)
         ids = self._encoder.encode(placeholders.hide(check_text(text, "the prompt")), placeholders.literals)
-        return [*self._encoder.before, *ids, *self._encoder.after]
+        return [*self._encoder.before, *ids, *self._encoder.after] if special else list(ids)
 
-    def encode_prompt(self, messages: Sequence[Message], *, tools: Tools | None = None) -> list[int]:
+    def encode_prompt(
+        self, messages: Sequence[Message], *, tools: Tools | None = None, asking: bool = True
+    ) -> list[int]:
         """A conversation that waits for an answer, rendered with the generation prompt.
 
-        Raises: TemplateError where the messages are malformed or the template refuses them.
+        asking: whether with that. Raises: TemplateError where the messages are malformed or the template refuses them.
         """
         chat = self._ready(messages, tools)
-        text = self._templated().render(chat.messages, tools=chat.tools, add_generation_prompt=True)
+        text = self._templated().render(chat.messages, tools=chat.tools, add_generation_prompt=asking)
         return self._encoder.encode(text, chat.literals)
 
     def encode_examples(
@@ -226,9 +230,42 @@ class ChatCodec:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
-    def stream(self) -> TokenStream:
-        """A decoder for tokens that come one by one."""
-        return TokenStream(self.tokenizer, self._vocabulary)
+    def stream(self, shown: Collection[int] = frozenset()) -> TokenStream:
+        """A decoder for tokens that come one by one. shown: special tokens that it writes out nevertheless."""
+        return TokenStream(self.tokenizer, self._vocabulary, shown)
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """Text with the special tokens in it."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    def token_table(self, size: int) -> list[bytes]:
+        """The bytes of each of the model's `size` tokens, the names of special ones."""
+        return self._vocabulary.table(size)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no part of an answer's text."""
+        return self._vocabulary.special
+
+    @property
+    def takes_first_space(self) -> bool:
+        """Whether a space at an answer's beginning is lost."""
+        return self._vocabulary.takes_first_space()
+
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How the template writes tool calls; None where it writes none that can be told."""
+        return None if self.template is None else tool_format(self.template, self._control.special)
+
+    def mark(self, text: str) -> int | None:
+        """The added token that is written so, e.g. of `<tool_call>`."""
+        return self._vocabulary.token_of(text)
+
+    def silent_mark(self, text: str) -> int | None:
+        """The same, where decoding leaves it out."""
+        token = self.mark(text)
+        return token if token is not None and self._vocabulary.is_silent(token) else None
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token, maybe only a part of a character."""

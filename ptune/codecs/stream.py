@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tokenizers import Tokenizer
 
 from ptune.codecs.vocabulary import Vocabulary
@@ -14,16 +16,24 @@ class TokenStream:
 
     Only the tokens of the last text and those still held back are decoded again (as in vLLM and TGI), so a token costs
     the same however long the text is.
+
+    shown: special tokens that are written out nevertheless.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, vocabulary: Vocabulary, shown: Collection[int] = frozenset()
+    ) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
+        self._marks = shown
         self._ids: list[int] = []
         self._shown = 0  # so many of _ids are out already; they are the context of the others
 
     def push(self, token: int) -> str:
         """The text that is certain now; empty while a character is incomplete."""
+        if token in self._marks:
+            before, self._ids, self._shown = self.finish(), [], 0
+            return before + self._vocabulary.bytes_of(token).decode()
         if self._vocabulary.is_silent(token):
             return ""
         self._ids.append(token)

@@ -43,6 +43,35 @@ class Vocabulary:
             return bytes(self._byte_level[character] for character in spelling)
         return spelling.replace(_SPACE, " ").encode()
 
+    def table(self, size: int) -> list[bytes]:
+        """The bytes of each of `size` tokens, the names of special ones."""
+        return [self._written(token) for token in range(size)]
+
+    @property
+    def special(self) -> frozenset[int]:
+        """Tokens that decoding leaves out."""
+        return frozenset(self._special)
+
+    def token_of(self, text: str) -> int | None:
+        """The added token that is written so."""
+        return next((token for token, content in self._added.items() if content == text), None)
+
+    def takes_first_space(self) -> bool:
+        """Whether decoding takes a space away from the beginning of a text."""
+        spaced = (token for token in range(self._tokenizer.get_vocab_size()) if self._begins_word(token))
+        token = next(spaced, None)
+        return token is not None and not self._tokenizer.decode([token]).startswith(" ")
+
+    def _begins_word(self, token: int) -> bool:
+        written = b"" if token in self._added or self.is_silent(token) else self._written(token)
+        return written.startswith(b" ") and len(written) > 1
+
+    def _written(self, token: int) -> bytes:
+        try:
+            return self.bytes_of(token)
+        except KeyError:  # a spelling that its own decoder does not know
+            return b""
+
 
 def _decoders(tokenizer: Tokenizer) -> Iterator[str]:
     """Names of the decoder's parts; their pickled state is the JSON that tokenizer.json has of them."""

@@ -7,9 +7,8 @@ An npz holds `x` and `y`, or `x_train`, `y_train`, `x_test`, `y_test` (FILE.npz:
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ptune.codecs.image import open_image
 from ptune.data.image_arrays import Arrays, is_arrays, open_arrays
+from ptune.data.image_look import Look, look_at, look_at_file
 from ptune.data.labelled import LabelledRow
 from ptune.data.problems import Problems
 from ptune.data.read import open_file
@@ -29,6 +29,7 @@ from ptune.tasks.classification.spec import ImageClassification
 if TYPE_CHECKING:
     from PIL import Image
 
+FOLDER = "image folder"  # the format of a folder with a folder a label
 IMAGE_COLUMNS = ("image", "path", "file_name")
 LABEL_COLUMNS = ("label",)
 _OTHER_FILES = (
@@ -45,6 +46,7 @@ class ImageRef:
     index: int | None = None  # in `array`
     array: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     sha256: str = ""  # of the file's bytes, or of the pixels
+    look: Look | None = field(default=None, repr=False, compare=False)  # once it was decoded
 
     def open(self) -> Image.Image:
         """The image as RGB. Raises: DataError, without a place, where it cannot be used."""
@@ -66,18 +68,39 @@ class Named:
 
 
 @dataclass(frozen=True)
+class Damaged:
+    """An image that cannot be used."""
+
+    number: int  # of its line or row
+    name: str  # its path, from the folder or the table's folder on
+    path: Path
+    reason: str
+
+    @property
+    def told(self) -> str:
+        """As `Problems` tells it."""
+        return f"{self.name}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class ImageSource:
-    """All images of one of the user's paths; `problems` are those that cannot be used."""
+    """All images of one of the user's paths; `problems` are those that cannot be used, the `damaged` ones among them."""
 
     path: Path
     format: str
     sha256: str
     rows: list[Named]
+    row_count: int  # with those that cannot be used
     problems: Problems
+    damaged: list[Damaged] = field(default_factory=list)
 
     @property
-    def row_count(self) -> int:
-        return len(self.rows) + self.problems.count
+    def is_folder(self) -> bool:
+        return self.format == FOLDER
+
+    def check(self) -> None:
+        """Raises: DataError that tells all the problems."""
+        self.problems.raise_if_any(self.row_count)
 
     def described(self) -> dict[str, Any]:
         """For data.json."""
@@ -99,7 +122,7 @@ def open_images(path: Path) -> ImageSource:
         return _of_arrays(path, open_arrays(path))
     folder = path.expanduser()
     if folder.is_dir():
-        return _checked(path, "image folder", "", _in_folder(folder), Problems(str(path), "image"))
+        return _checked(path, FOLDER, "", _in_folder(folder), Problems(str(path), "image"))
     file = open_file(path)
     problems = file.problems()
     rows = list(_in_table(path, file.rows(problems), problems))
@@ -116,32 +139,27 @@ def read_images(paths: Sequence[Path], task: ImageClassification, labels: Labels
 
 def labelled(source: ImageSource, labels: Labels) -> list[LabelledRow]:
     """A source's rows. Raises: DataError as `read_images`."""
+    rows = [row for row, _ in looked_up(source, labels)]
+    source.check()
+    return rows
+
+
+def looked_up(source: ImageSource, labels: Labels) -> list[tuple[LabelledRow, int]]:
+    """A source's rows with their labels, and their numbers; those with an unknown label go to the problems."""
     known = {name: index for index, name in enumerate(labels.names)}
     rows, problems = [], source.problems
-    total = source.row_count
     for row in source.rows:
         if row.label in known:
             place = f"{source.path}, {problems.unit} {row.number}"
-            rows.append(LabelledRow(row.image, known[row.label], place, row.columns))
+            rows.append((LabelledRow(row.image, known[row.label], place, row.columns), row.number))
         else:
             problems.add(row.number, f"label {row.label!r} is none of {_some(labels.names)}")
-    problems.raise_if_any(total)
     return rows
 
 
 def labels_of(sources: Iterable[ImageSource], asked: Sequence[str]) -> tuple[str, ...]:
-    """The labels: those `asked` for, or all that there are, sorted (numbers by their value).
-
-    Raises: DataError where there is one label only.
-    """
-    found = Counter(row.label for source in sources for row in source.rows)
-    if len(found) < 2:
-        only = (
-            f"all {found.total()} images have the label {next(iter(found))!r}"
-            if found
-            else "there is no image"
-        )
-        raise DataError(f"{only}: a classifier needs at least two labels")
+    """The labels: those `asked` for, or all that there are, sorted (numbers by their value)."""
+    found = {row.label for source in sources for row in source.rows}
     numbers = all(name.isdecimal() for name in found)
     return tuple(asked) or tuple(sorted(found, key=lambda name: (int(name) if numbers else 0, name)))
 
@@ -216,25 +234,28 @@ def _columns(path: Path, value: dict[str, Any]) -> tuple[str, str]:
 
 def _checked(path: Path, format_: str, sha256: str, rows: list[Named], problems: Problems) -> ImageSource:
     """Reads every file once: hashes it and sees whether it can be decoded."""
-    usable, digest = [], hashlib.sha256(sha256.encode())
+    usable: list[Named] = []
+    damaged: list[Damaged] = []
+    digest = hashlib.sha256(sha256.encode())
     with Progress(f"reading the images of {path}", len(rows), unit="images") as progress:
         for row in rows:
             name = _relative(row.image.path, path)
             try:
                 raw = _bytes(row.image.path)
-                open_image(raw)
+                look = look_at_file(raw, open_image(raw))
             except DataError as error:
-                problems.add(row.number, f"{name}: {error}")
+                damaged.append(Damaged(row.number, name, row.image.path, str(error)))
+                problems.add(row.number, damaged[-1].told)
             else:
                 content = hashlib.sha256(raw).hexdigest()
                 digest.update(f"{name}\0{row.label}\0{content}\n".encode())
-                usable.append(
-                    Named(ImageRef(row.image.path, sha256=content), row.label, row.number, row.columns)
-                )
+                image = ImageRef(row.image.path, sha256=content, look=look)
+                usable.append(replace(row, image=image))
             progress.advance()
     if not rows and not problems.count:
         raise DataError("the file holds no rows", file=str(path))
-    return ImageSource(path, format_, digest.hexdigest(), usable, problems)
+    count = len(usable) + problems.count
+    return ImageSource(path, format_, digest.hexdigest(), usable, count, problems, damaged)
 
 
 def _bytes(path: Path) -> bytes:
@@ -259,9 +280,11 @@ def _of_arrays(path: Path, arrays: Arrays) -> ImageSource:
                 index + 1, f"label {arrays.raw(index)} stands for none of the {len(arrays.names)} names"
             )
             continue
-        content = hashlib.sha256(np.ascontiguousarray(arrays.images[index]).data).hexdigest()
-        rows.append(Named(ImageRef(arrays.file, index, arrays.images, content), label, index + 1, {}))
-    return ImageSource(path, "npz", arrays.sha256, rows, problems)
+        pixels = np.ascontiguousarray(arrays.images[index])
+        image = ImageRef(arrays.file, index, arrays.images, hashlib.sha256(pixels.data).hexdigest())
+        look = look_at(image.open(), "L" if pixels.ndim == 2 else "RGB")
+        rows.append(Named(replace(image, look=look), label, index + 1, {}))
+    return ImageSource(path, "npz", arrays.sha256, rows, len(rows) + problems.count, problems)
 
 
 def _some(labels: Sequence[str], most: int = 12) -> str:

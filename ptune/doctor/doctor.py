@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.data.problems import Problems
-from ptune.data.read import resolve
 from ptune.data.source import Sample
 from ptune.data.split import Encoding
 from ptune.doctor import encoding, examples, refused, rows, sets
-from ptune.doctor.finding import Finding, Tally
+from ptune.doctor.finding import Finding, Tally, in_order
 from ptune.doctor.ledger import Ledger
 from ptune.doctor.sets import Sets
 from ptune.errors import DataError
@@ -54,11 +52,7 @@ class Doctor:
         if named not in self.files[split]:
             self.files[split].append(named)
         if named not in self._of_files:
-            self._of_files[named] = []
-            with contextlib.suppress(DataError, OSError):
-                found = resolve(path)
-                if found.is_file():  # a pipe can be read only once, and not here
-                    self._of_files[named] = list(encoding.examine(found, named))
+            self._of_files[named] = encoding.of_file(path)
 
     def sample(self, split: str, sample: Sample, example: Example) -> None:
         """Examines a row and an example that it became; of a row that became several, the messages only once."""
@@ -79,7 +73,7 @@ class Doctor:
     def findings(self) -> list[Finding]:
         """All that was found so far, errors first, then in the order of the table of rules."""
         of_sets = [finding for rule in sets.RULES for finding in rule.check(self.sets)]
-        return in_order([*self.findings_of_rows(), *of_sets])
+        return in_order([*self.findings_of_rows(), *of_sets], RULES)
 
     def findings_of_rows(self) -> list[Finding]:
         """Those that no other row could change."""
@@ -104,12 +98,6 @@ class Doctor:
         return error.file in self._problems and self._problems[error.file].count > 0
 
 
-def in_order(findings: list[Finding]) -> list[Finding]:
-    """Errors first, then in the order of the table of rules."""
-    order = {rule.id: at for at, rule in enumerate(RULES)}
-    return sorted(findings, key=lambda finding: (finding.severity != "error", order[finding.rule]))
-
-
 def judge(findings: list[Finding], command: str) -> None:
     """Says in one line that there are warnings; errors stop. `command` shows the findings, e.g. `ptune doctor RECIPE`.
 
@@ -123,6 +111,12 @@ def judge(findings: list[Finding], command: str) -> None:
         raise DataError(f"the data has errors; nothing was trained. {command} shows more\n  {lines}")
     if findings:
         say(f"data: {len(findings)} warning{'s' * (len(findings) > 1)}; {command} shows them")
+
+
+def doctor_command(command: str) -> str:
+    """The command that shows the findings on the data of a training's `command`."""
+    asked = command.replace("ptune train", "ptune doctor", 1)
+    return asked if asked.startswith("ptune doctor") else "ptune doctor RECIPE"
 
 
 def _told(error: Finding) -> str:

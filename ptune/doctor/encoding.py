@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
-from ptune.data.read import COMPRESSED
+from ptune.data.read import COMPRESSED, resolve
 from ptune.data.rows import BYTE_ORDER_MARK
 from ptune.doctor.finding import Finding, Place, Rule, Tally
+from ptune.errors import DataError
 from ptune.progress import Progress
 
 _PIECE = 1 << 20  # bytes; a longer line comes in several pieces
@@ -112,6 +114,18 @@ LINE_RULES = (
 )
 TABLE_RULES = (Rule("columns-differ", "warning", ColumnsDiffer),)
 RULES = (*HEAD_RULES, *LINE_RULES, *TABLE_RULES)
+
+
+def of_file(path: Path) -> list[Finding]:
+    """What is wrong with the bytes of a file, as the user names it.
+
+    One that cannot be opened is left to the reader to complain about; a pipe can be read only once, and not here.
+    """
+    with contextlib.suppress(DataError, OSError):
+        found = resolve(path)
+        if found.is_file():
+            return list(examine(found, str(path)))
+    return []
 
 
 def examine(path: Path, named: str) -> Iterator[Finding]:

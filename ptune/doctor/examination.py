@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from ptune.codecs.chat import ChatCodec
 from ptune.data import dataset
-from ptune.doctor.doctor import SPLITS, Doctor, in_order
-from ptune.doctor.finding import Finding, Place
-from ptune.doctor.refused import UNUSABLE_FILE, row_refused
+from ptune.doctor.doctor import RULES, SPLITS, Doctor
+from ptune.doctor.finding import Finding, in_order
+from ptune.doctor.refused import file_refused, row_refused
 from ptune.errors import DataError
 from ptune.recipe import Data
 from ptune.tasks.chat.spec import Chat
@@ -49,7 +49,7 @@ def examine(data: Data, task: Chat, codec: ChatCodec, seed: int) -> Examination:
         if fewer == data or not fewer.files:
             break
         data = fewer
-    return Examination(doctor, in_order(_once(doctor.findings() + left_out)))
+    return Examination(doctor, in_order(_once(doctor.findings() + left_out), RULES))
 
 
 def _read(data: Data, task: Chat, codec: ChatCodec, seed: int, doctor: Doctor) -> DataError | None:
@@ -65,11 +65,10 @@ def _read(data: Data, task: Chat, codec: ChatCodec, seed: int, doctor: Doctor) -
 
 def _unusable(error: DataError) -> Finding:
     """A finding of a file, or of the data as a whole, that could not be used."""
-    place = None if error.file is None else Place(error.file, error.line)
-    message = str(error).removeprefix(f"{place}: ")
-    if error.line is not None and place is not None:
-        return row_refused(place, message, 1)
-    return Finding(UNUSABLE_FILE.id, UNUSABLE_FILE.severity, message, place)
+    found = file_refused(error)
+    if error.line is not None and found.place is not None:
+        return row_refused(found.place, found.message, 1)
+    return found
 
 
 def _is_of(finding: Finding, error: DataError) -> bool:

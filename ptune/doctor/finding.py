@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,22 +11,23 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the data: a file, and the line or row in it, counted from 1."""
+    """Where in the data: a file, the line or row in it, counted from 1, and the image that this one names."""
 
     file: str
     number: int | None = None
     unit: str = "line"
+    image: str | None = None
 
     def __str__(self) -> str:
         if self.number is None:
             return self.file
-        return (
-            f"{self.file}:{self.number}" if self.unit == "line" else f"{self.file}, {self.unit} {self.number}"
-        )
+        row = f":{self.number}" if self.unit == "line" else f", {self.unit} {self.number}"
+        return f"{self.file}{row}" + (f" ({self.image})" if self.image else "")
 
     def described(self) -> dict[str, Any]:
         """The place in JSON types."""
-        return {"file": self.file} | ({} if self.number is None else {self.unit: self.number})
+        row = {} if self.number is None else {self.unit: self.number}
+        return {"file": self.file, **row} | ({"image": self.image} if self.image else {})
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,9 @@ class Tally:
             Finding(rule.id, rule.severity, message, place, count)
             for (rule, _), (place, message, count) in self._found.items()
         ]
+
+
+def in_order(findings: Iterable[Finding], rules: Sequence[Rule]) -> list[Finding]:
+    """Errors first, then in the order of the table of rules."""
+    order = {rule.id: at for at, rule in enumerate(rules)}
+    return sorted(findings, key=lambda finding: (finding.severity != "error", order[finding.rule]))

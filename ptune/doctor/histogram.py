@@ -40,8 +40,8 @@ def bar(count: int, most: int) -> str:
     return "█" * round(BAR * count / most) or ("▏" if count else "")
 
 
-def drawn(found: list[Bin], limit: int, name: str) -> Iterator[str]:
-    """Lines of a histogram, with a line where the limit is."""
+def drawn(found: list[Bin], limit: int, name: str, larger: str = "longer") -> Iterator[str]:
+    """Lines of a histogram, with a line where the limit is. larger: what is beyond it."""
     most = max((each.count for each in found), default=1)
     digits = len(f"{found[-1].last:,}") if found else 1
     mark = f"{'':─<{2 * digits + 3}} {name} {limit:,}"
@@ -53,7 +53,7 @@ def drawn(found: list[Bin], limit: int, name: str) -> Iterator[str]:
         span = f"{each.first:>{digits},} – {each.last:<{digits},}"
         yield f"{span} {bar(each.count, most)} {each.count:,}".rstrip()
     if not passed:
-        yield f"{mark}: nothing is longer"
+        yield f"{mark}: nothing is {larger}"
 
 
 def _round_width(width: float) -> int:

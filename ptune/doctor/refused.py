@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from ptune.data.problems import Problems
 from ptune.doctor.finding import Finding, Place, Rule
+from ptune.errors import DataError
 
 _VALUES = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"")
 
@@ -47,18 +48,31 @@ UNUSABLE_FILE = Rule("unusable-file", "error", unusable_file)
 RULES = (*ROW_RULES, UNUSABLE_FILE)
 
 
-def refusals(problems: Problems) -> Iterator[Finding]:
+def refusals(problems: Problems, leave_out: Container[str] = ()) -> Iterator[Finding]:
     """One a kind of reason; reasons that differ only in numbers and quotations are of one kind."""
     kinds: dict[str, tuple[str, int, int]] = {}
     for reason, first, count in problems.reasons():
-        kind = _VALUES.sub("", reason)
+        if reason in leave_out:
+            continue
+        kind = kind_of(reason)
         said, at, before = kinds.get(kind, (reason, first, 0))
         kinds[kind] = (said, at, before + count)
     for reason, first, count in kinds.values():
         yield row_refused(Place(problems.file, first, problems.unit), reason, count)
 
 
+def kind_of(reason: str) -> str:
+    """A reason without its numbers and quotations."""
+    return _VALUES.sub("", reason)
+
+
 def row_refused(place: Place, reason: str, count: int) -> Finding:
     """A finding of rows that were refused for one reason."""
     rule = next(rule for rule in ROW_RULES if rule.check(reason))
     return Finding(rule.id, rule.severity, reason, place, count)
+
+
+def file_refused(error: DataError) -> Finding:
+    """A finding of a file, or of the data as a whole, that cannot be used."""
+    place = None if error.file is None else Place(error.file, error.line)
+    return Finding(UNUSABLE_FILE.id, UNUSABLE_FILE.severity, str(error).removeprefix(f"{place}: "), place)

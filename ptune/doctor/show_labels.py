@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ptune.data.label_splits import SPLITS
 from ptune.doctor.classification import LabelledExamination, LabelledSets
 from ptune.doctor.histogram import bar, bins, drawn, percentile
+from ptune.doctor.labels import SPLITS, Entries
 from ptune.doctor.show import counted, print_finding, printable
 
 _WIDEST = 20  # characters of a label
@@ -72,11 +72,18 @@ def _lengths(sets: LabelledSets) -> Iterator[Text]:
 
 
 def _labels(sets: LabelledSets) -> Iterator[Text]:
-    counts = {split: sets.counts(split) for split in SPLITS}
     labels = sets.splits.labels
+    what = (
+        "words with each tag" if labels is not None and labels.problem == "tags" else "rows with each label"
+    )
+    yield from label_bars(sets, what)
+
+
+def label_bars(sets: Entries, what: str) -> Iterator[Text]:
+    """How many training rows each label has, as bars, and how many of each other split."""
+    labels, counts = sets.labels, {split: sets.counts(split) for split in SPLITS}
     if labels is None or not counts["train"]:
         return
-    what = "words with each tag" if labels.problem == "tags" else "rows with each label"
     yield Text(f"{what}, in training ({labels.problem})", style="bold")
     width = min(max(map(len, labels.names)), _WIDEST)
     most = max(max(counts["train"].values()), 1)

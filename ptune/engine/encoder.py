@@ -18,7 +18,8 @@ from ptune.engine.encoder_batch import Array, Item, choose, padded
 from ptune.engine.encoder_golden import replay
 from ptune.engine.encoder_session import BodySession, HeadSession
 from ptune.engine.factors import Stacks
-from ptune.errors import AdapterError, PtuneError, RequestError, UsageError
+from ptune.engine.registry import Registry, queue_full, shutting_down
+from ptune.errors import PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 
 HEAD = "head.onnx"
@@ -60,18 +61,17 @@ class EncoderEngine:
     def __init__(
         self, bundle: Bundle, session: BodySession, *, max_batch: int = 32, max_waiting: int = 256
     ) -> None:
-        self.bundle = bundle
         self.signature = bundle.encoder
         self.context = self.signature.context  # longest text, in tokens; 0 of images
         self._session = session
         self._stacks = Stacks(self.signature)
         self._max_batch, self._max_waiting = max_batch, max_waiting
-        self._served: dict[str, Served] = {}
         self._waiting: deque[_Job] = deque()
         self._running = self._passes = self._rows = self._tokens = 0
         self._open = True  # takes items
         self._closing = False
         self._changed = threading.Condition()  # guards everything above
+        self._registry = Registry(bundle, self._served_from, self._changed, base_answers=False)
         self._thread = threading.Thread(target=self._run, name="ptune-encoder", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # or the interpreter would take the graph away under a running pass
@@ -111,8 +111,7 @@ class EncoderEngine:
         session = BodySession(graph, bundle.encoder, threads)
         engine = cls(bundle, session, max_batch=max_batch, max_waiting=max_waiting)
         try:
-            for name in manifest.adapters:
-                engine.load_adapter(name)
+            engine._registry.load_all()
             if replay_golden:
                 bundle.check_files(manifest.golden)
                 replay(engine, bundle, profile)
@@ -122,19 +121,21 @@ class EncoderEngine:
         return engine
 
     @property
+    def bundle(self) -> Bundle:
+        """As it was when an adapter was loaded last."""
+        return self._registry.bundle
+
+    @property
     def adapters(self) -> list[str]:
         """Names of the loaded adapters; the bare body is always there and not among them."""
-        return list(self._served)
+        return self._registry.names
 
     def record(self, name: str) -> AdapterRecord:
         """What a loaded adapter says of itself. Raises: RequestError, 404, where there is none of that name."""
-        with self._changed:
-            served = self._find(name)
+        served = self._registry.find(name)
         if served is None:
-            raise RequestError(
-                f"{BASE!r} has no head: name an adapter: {', '.join(self._served) or 'there is none yet'}",
-                param="model",
-            )
+            known = ", ".join(self.adapters) or "there is none yet"
+            raise RequestError(f"{BASE!r} has no head: name an adapter: {known}", param="model")
         return served.record
 
     def load_adapter(self, name: str) -> None:
@@ -142,27 +143,11 @@ class EncoderEngine:
 
         Raises: FormatError where the bundle has none or its files are damaged; AdapterError where it does not fit.
         """
-        bundle = Bundle.open(self.bundle.folder)
-        record = bundle.adapter(name)
-        if record.base is not None and record.base != bundle.manifest.base.hash:
-            raise AdapterError(
-                f"adapter {name!r} was trained on another base ({record.base}) than this ({bundle.manifest.base.hash})"
-            )
-        folder = bundle.adapter_path(name)
-        bundle.check_files({f"adapters/{name}/{file}": digest for file, digest in record.files.items()})
-        alone = not (folder / NO_FACTORS).is_file()
-        factors = Adapter(name, 0, {}, 0) if alone else load_adapter(folder, self.signature)
-        served = Served(record, factors, HeadSession(folder / HEAD, self.signature))
-        with self._changed:
-            self.bundle = bundle
-            self._served[name] = served
+        self._registry.load(name)
 
     def drop_adapter(self, name: str) -> None:
         """Takes no more items for an adapter; those that are there finish. Raises: RequestError, 404."""
-        with self._changed:
-            if self._find(name) is None:
-                raise RequestError("the base cannot be dropped", param="model")
-            del self._served[name]
+        self._registry.drop(name)
 
     def submit(self, item: Item) -> Future[Array]:
         """Queues an item. Its future gives logits [labels], or [seq, labels] where each token gets some.
@@ -174,11 +159,7 @@ class EncoderEngine:
         with self._changed:
             job = self._job(item)
             if len(self._waiting) >= self._max_waiting:
-                raise RequestError(
-                    f"{len(self._waiting)} requests are waiting; try again later",
-                    code="overloaded",
-                    status=429,
-                )
+                raise queue_full(len(self._waiting))
             self._enqueue([job])
         return job.done
 
@@ -260,20 +241,16 @@ class EncoderEngine:
         self._waiting.extend(jobs)
         self._changed.notify_all()
 
-    def _find(self, name: str) -> Served | None:
-        if name == BASE:
-            return None
-        if name not in self._served:
-            known = ", ".join(self._served) or "none"
-            message = f"no adapter {name!r} here; served: {known}"
-            raise RequestError(message, param="model", code="model_not_found", status=404)
-        return self._served[name]
+    def _served_from(self, folder: Path, record: AdapterRecord) -> Served:
+        alone = not (folder / NO_FACTORS).is_file()
+        factors = Adapter(record.name, 0, {}, 0) if alone else load_adapter(folder, self.signature)
+        return Served(record, factors, HeadSession(folder / HEAD, self.signature))
 
     def _job(self, item: Item) -> _Job:
         """A job for an item that can be encoded."""
         if not self._open:
-            raise RequestError("the engine is shutting down", code="shutting_down", status=503)
-        served = self._find(item.adapter)
+            raise shutting_down()
+        served = self._registry.find(item.adapter)
         if self.signature.modality == "text":
             if not item.length:
                 raise RequestError("a text is one or more tokens", param="input")

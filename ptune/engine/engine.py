@@ -10,16 +10,17 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptune.engine.adapters import Adapter, load_adapter
+from ptune.engine.adapters import load_adapter
 from ptune.engine.golden import replay
 from ptune.engine.kv_cache import KvCache
+from ptune.engine.registry import Registry, queue_full, shutting_down
 from ptune.engine.request import Request, Token
 from ptune.engine.rows import Generation, Scoring
 from ptune.engine.scheduler import Chunk, Row, Scheduler
 from ptune.engine.session import Session
 from ptune.engine.step import Logits, Step
-from ptune.errors import AdapterError, PtuneError, RequestError, UsageError
-from ptune.formats.bundle import BASE, Bundle
+from ptune.errors import PtuneError, RequestError, UsageError
+from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import read_json
 
 GIB = 1 << 30
@@ -60,17 +61,18 @@ class Engine:
         prefill_chunk: int = 256,
         max_waiting: int = 256,
     ) -> None:
-        self.bundle = bundle
         self.signature = bundle.decoder
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
         self._cache = cache
-        self._adapters: dict[str, Adapter] = {}
         self._scheduler = Scheduler(cache.slots, prefill_chunk, max_waiting)
         self._step = Step(session, self.signature, cache)
         self._steps = self._tokens = 0
         self._open = True  # takes requests
         self._closing = False
         self._changed = threading.Condition()  # guards the scheduler, the adapters and the two flags
+        self._registry = Registry(
+            bundle, lambda folder, _: load_adapter(folder, self.signature), self._changed, base_answers=True
+        )
         self._thread = threading.Thread(target=self._run, name="ptune-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # or the interpreter would take the graph away under a running step
@@ -113,45 +115,35 @@ class Engine:
         session = Session(graph, bundle.decoder, threads)
         engine = cls(bundle, session, cache, prefill_chunk=prefill_chunk, max_waiting=max_waiting)
         try:
-            for name in manifest.adapters:
-                engine.load_adapter(name)
+            engine._registry.load_all()
             if replay_golden:
                 bundle.check_files(manifest.golden)
-                replay(engine, read_json(bundle.golden_path))
+                replay(engine, read_json(bundle.golden_file(profile or manifest.default_profile)))
         except BaseException:
             engine.close()
             raise
         return engine
 
     @property
+    def bundle(self) -> Bundle:
+        """As it was when an adapter was loaded last."""
+        return self._registry.bundle
+
+    @property
     def adapters(self) -> list[str]:
         """Names of the loaded adapters; the base is always there and not among them."""
-        return list(self._adapters)
+        return self._registry.names
 
     def load_adapter(self, name: str) -> None:
         """Loads an adapter of the bundle, also one that was added to it since; a loaded one is replaced.
 
         Raises: FormatError where the bundle has none or its files are damaged; AdapterError where it does not fit.
         """
-        bundle = Bundle.open(self.bundle.folder)
-        record = bundle.adapter(name)
-        if record.base is not None and record.base != bundle.manifest.base.hash:
-            raise AdapterError(
-                f"adapter {name!r} was trained on another base ({record.base}) than this ({bundle.manifest.base.hash})"
-            )
-        folder = bundle.adapter_path(name)
-        bundle.check_files({f"adapters/{name}/{file}": digest for file, digest in record.files.items()})
-        adapter = load_adapter(folder, self.signature)
-        with self._changed:
-            self.bundle = bundle
-            self._adapters[name] = adapter
+        self._registry.load(name)
 
     def drop_adapter(self, name: str) -> None:
         """Takes no more requests for an adapter; those that are there finish. Raises: RequestError, 404."""
-        with self._changed:
-            if self._find(name) is None:
-                raise RequestError("the base cannot be dropped", param="model")
-            del self._adapters[name]
+        self._registry.drop(name)
 
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> Ticket:
         """Queues a request. `deliver` gets its tokens one by one, on the engine's thread; it must be quick.
@@ -162,10 +154,7 @@ class Engine:
         with self._changed:
             row = self._generation(request, deliver)
             if self._scheduler.full:
-                waiting = len(self._scheduler.waiting)
-                raise RequestError(
-                    f"{waiting} requests are waiting; try again later", code="queue_full", status=429
-                )
+                raise queue_full(len(self._scheduler.waiting))
             self._enqueue([row])
         return Ticket(lambda: self._cancel(row))
 
@@ -198,7 +187,7 @@ class Engine:
             rows = []
             for sequence, name in zip(ids, adapters, strict=True):
                 self._check_tokens(sequence, 0)
-                rows.append(Scoring(sequence, self._find(name), self.signature.vocab_size))
+                rows.append(Scoring(sequence, self._registry.find(name), self.signature.vocab_size))
             self._enqueue(rows)
         for row in rows:
             row.done.wait()
@@ -280,18 +269,9 @@ class Engine:
             row.cancelled = True
             self._changed.notify_all()
 
-    def _find(self, name: str) -> Adapter | None:
-        if name == BASE:
-            return None
-        if name not in self._adapters:
-            known = ", ".join([BASE, *self._adapters])
-            message = f"no adapter {name!r} here; served: {known}"
-            raise RequestError(message, param="model", code="model_not_found", status=404)
-        return self._adapters[name]
-
     def _require_open(self) -> None:
         if not self._open:
-            raise RequestError("the engine is shutting down", code="shutting_down", status=503)
+            raise shutting_down()
 
     def _generation(self, request: Request, deliver: Callable[[Token], None]) -> Generation:
         """A row for a request that can be served."""
@@ -304,7 +284,7 @@ class Engine:
             )
         if (request.logprobs or 0) > vocab:
             raise RequestError(f"logprobs must be at most {vocab} (is {request.logprobs})", param="logprobs")
-        return Generation(request, self._find(request.adapter), deliver)
+        return Generation(request, self._registry.find(request.adapter), deliver)
 
     def _check_tokens(self, prompt: Sequence[int], max_tokens: int) -> None:
         vocab = self.signature.vocab_size

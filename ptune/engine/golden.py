@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ptune.engine.engine import Engine
 
 TOLERANCE = 1e-3  # of a log-probability
+ROUNDED = 0.05  # of profiles with rounded activations: where one falls otherwise, later layers make more of it
 TOP = 5  # tokens kept of each position
 PROMPT_POSITIONS = 4  # of the prompt's end
 GREEDY_TOKENS = 8
@@ -43,7 +44,9 @@ class Golden(BaseModel):
     cases: list[Case]
 
 
-def record(engine: Engine, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> dict[str, Any]:
+def record(
+    engine: Engine, prompts: Sequence[Sequence[int]], adapters: Sequence[str], tolerance: float = TOLERANCE
+) -> dict[str, Any]:
     """Every prompt under every adapter (`base` among them where it is to be covered), as golden.json holds it."""
     pairs = [(list(prompt), adapter) for adapter in adapters for prompt in prompts]
     ids, names = [prompt for prompt, _ in pairs], [adapter for _, adapter in pairs]
@@ -63,7 +66,7 @@ def record(engine: Engine, prompts: Sequence[Sequence[int]], adapters: Sequence[
                 greedy=more,
             )
         )
-    return Golden(cases=cases).model_dump()
+    return Golden(tolerance=tolerance, cases=cases).model_dump()
 
 
 def replay(engine: Engine, golden: dict[str, Any]) -> float:

@@ -12,14 +12,18 @@ LONG_TOKENS = 2048  # a slot is not made shorter than this for the sake of more 
 
 
 class KvCache:
-    """Slots of `capacity` tokens each. Neighbouring slots are one slice, bound to the graph without a copy."""
+    """Slots of `capacity` tokens each. Neighbouring slots are one slice, bound to the graph without a copy.
+
+    A slot has one place more than tokens, for the second query of a step's last token (see ptune.engine.step).
+    """
 
     def __init__(self, signature: Signature, slots: int, capacity: int) -> None:
         self.slots = slots
         self.capacity = capacity
+        self.allocated = capacity + 1
         self.lengths = np.zeros(slots, np.int32)  # tokens that each slot holds, or held last
         self._arrays = {
-            name: np.zeros((slots, layer.kv_heads, capacity, dim), np.float32)
+            name: np.zeros((slots, layer.kv_heads, self.allocated, dim), np.float32)
             for name, layer, dim in _entries(signature)
         }
 
@@ -37,11 +41,11 @@ class KvCache:
             raise UsageError(
                 f"a KV cache of {budget_bytes} bytes holds {tokens} tokens: one token takes {per_token} bytes"
             )
-        slots = min(max_slots, max(1, tokens // min(signature.context, LONG_TOKENS)))
-        return cls(signature, slots, min(signature.context, tokens // slots))
+        slots = min(max_slots, max(1, tokens // (min(signature.context, LONG_TOKENS) + 1)))
+        return cls(signature, slots, min(signature.context, tokens // slots - 1))
 
     def window(self, low: int, high: int) -> dict[str, npt.NDArray[np.float32]]:
-        """Slots [low, high) of every cache input: views of [high - low, kv_heads, capacity, dim]."""
+        """Slots [low, high) of every cache input: views of [high - low, kv_heads, allocated, dim]."""
         return {name: array[low:high] for name, array in self._arrays.items()}
 
 

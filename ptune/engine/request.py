@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE
+
+if TYPE_CHECKING:
+    from ptune.engine.grammar import Grammar
 
 Finish = Literal["stop", "length", "cancelled", "error"]
 
@@ -74,6 +77,7 @@ class Request:
     stop_ids: frozenset[int] = frozenset()  # ends the sequence; the token itself is emitted last
     logprobs: int | None = None  # None = none; n = the chosen token's and the n most likely
     prompt_logprobs: bool = False  # also the log-probability of every prompt token but the first
+    grammar: Grammar | None = None  # what the answer may be
 
     def __post_init__(self) -> None:
         _require(len(self.prompt) > 0, "prompt", "must have at least one token", list(self.prompt))
@@ -85,7 +89,7 @@ class Request:
 class Token:
     """One token that the engine emitted.
 
-    `logprob` and `top` are of the model's own distribution: before temperature, penalties and truncation.
+    `logprob` and `top` are of the model's own distribution: before grammar, temperature, penalties and truncation.
     With `prompt_logprobs` the prompt's own tokens come first, marked `prompt`; the first of them has no logprob.
     A sequence that ends without another token (cancelled, error, nothing asked for) ends with id NO_TOKEN.
     """
@@ -96,3 +100,4 @@ class Token:
     finish: Finish | None = None  # set on the last token only
     error: str | None = None
     prompt: bool = False
+    refused: bool = False  # the error is the request's own fault

@@ -14,7 +14,7 @@ from ptune.engine.adapters import Adapter
 from ptune.engine.request import NO_TOKEN, Finish, Request, Token
 from ptune.engine.sampling import choose, log_softmax, most_likely
 from ptune.engine.scheduler import Chunk, Row
-from ptune.errors import PtuneError
+from ptune.errors import PtuneError, RequestError
 
 Logits = npt.NDArray[np.float32]
 
@@ -28,6 +28,7 @@ class Generation(Row):
         self._deliver = deliver
         seed = request.sampling.seed
         self._seed = secrets.randbits(64) if seed is None else seed
+        self._walk = None if request.grammar is None else request.grammar.walk()
 
     def take(self, chunk: Chunk, logits: Logits) -> None:
         """Emits the tokens that the logits [wanted, vocab] tell: of the prompt where asked for, then the next one.
@@ -42,7 +43,10 @@ class Generation(Row):
         if newest and request.max_tokens == 0:
             self.end("length")
         elif newest:
-            self._emit_next(logits[-1])
+            try:
+                self._emit_next(logits[-1])
+            except RequestError as error:  # its grammar cannot be followed any further
+                self._emit(Token(NO_TOKEN, finish="error", error=str(error), refused=True))
 
     def end(self, finish: Finish, error: str | None = None) -> None:
         if not self.finished:
@@ -59,13 +63,18 @@ class Generation(Row):
     def _emit_next(self, logits: Logits) -> None:
         request = self._request
         output = self.tokens[len(request.prompt) :]
-        token = choose(logits, request.sampling, request.prompt, output, self._seed)
+        allowed = None if self._walk is None else self._walk.allowed()
+        token = choose(logits, request.sampling, request.prompt, output, self._seed, allowed)
         self.tokens.append(token)
         finish: Finish | None = None
         if token in request.stop_ids:
             finish = "stop"
         elif len(output) + 1 == request.max_tokens:
             finish = "length"
+        elif self._walk is not None:
+            self._walk.advance(
+                token
+            )  # its mask is computed while others take their tokens and the graph runs
         self._emit(self._told(token, logits, finish=finish))
 
     def _told(

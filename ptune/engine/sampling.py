@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ptune.engine.request import Sampling
+from ptune.errors import PtuneError
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 def log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
@@ -36,9 +38,19 @@ def choose(
     prompt: Sequence[int],
     output: Sequence[int],
     seed: int,
+    allowed: Bools | None = None,
 ) -> int:
-    """The next token after `prompt` and `output`, from logits [vocab]. Depends on its arguments alone."""
+    """The next token after `prompt` and `output`, from logits [vocab]. Depends on its arguments alone.
+
+    allowed: the tokens [vocab] to choose from; default: all.
+
+    Raises: PtuneError where the model excludes all of them.
+    """
     scores = penalised(logits.astype(np.float64), sampling, prompt, output)
+    if allowed is not None:
+        scores[~allowed] = -np.inf
+        if scores.max() == -np.inf:
+            raise PtuneError("the model gives no token a chance that may come here")
     if sampling.temperature == 0:
         return int(scores.argmax())  # the first of equals
     probabilities = distribution(scores, sampling)

@@ -1,4 +1,12 @@
-"""One step: chunks of rows -> flat arrays -> the graph -> logits. The layout is formats/signature.py's."""
+"""One step: chunks of rows -> flat arrays -> the graph -> logits. The layout is formats/signature.py's.
+
+**A row's numbers are the same bits whoever shares the step and however its tokens are cut into chunks.** Matrix products with
+constant weights compute each row of a matrix alike, however many there are. Products of two inputs do not: onnxruntime has
+a kernel of its own for a single row, which rounds otherwise, and a rounding of 1e-7 grows to 1e-5 in a logit, or to .02 where
+activations are rounded to integers. So nothing here is ever one row: attention computes at least two queries of a sequence
+(the second is the first again; what it leaves in the cache, beyond the sequence's end, is overwritten before anybody reads
+it), and a step has at least two flat tokens.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +22,7 @@ from ptune.engine.session import Array, Session
 from ptune.formats.signature import Signature
 
 Logits = npt.NDArray[np.float32]
+LEAST = 2  # queries of a sequence in attention, and flat tokens of a step
 
 
 class Step:
@@ -34,7 +43,7 @@ class Step:
         low, high = int(slots.min()), int(slots.max()) + 1
         window = self._cache.window(low, high)
         stack = self._stacks.of({chunk.row.adapter for chunk in chunks if chunk.row.adapter is not None})
-        inputs = step_inputs(chunks, stack, self._cache.lengths[low:high], low, self._cache.capacity)
+        inputs = step_inputs(chunks, stack, self._cache.lengths[low:high], low, self._cache.allocated)
         logits = np.empty((1, inputs["wanted"].size, self._signature.vocab_size), np.float32)
         presents = dict(zip(self._signature.present_names(), window.values(), strict=True))
         self._session.run({**inputs, **window, **stack.inputs}, {"logits": logits, **presents})
@@ -55,19 +64,22 @@ def step_inputs(
     first = np.cumsum(counts) - counts  # flat index of each chunk's first token
     owner = np.repeat(batch_row, counts)  # [tokens]
     column = np.arange(counts.sum()) - np.repeat(first, counts)  # [tokens]
-    seq = int(counts.max())
+    starts = np.array([chunk.start for chunk in chunks])
+    queries = np.maximum(counts, LEAST)  # of each chunk in attention
+    seq = int(queries.max())
     pad = np.zeros((len(lengths), seq), np.int64)
+    pad[batch_row, :LEAST] = first[:, None]
     pad[owner, column] = np.arange(len(owner))
     query_seqlens = np.zeros(len(lengths), np.int32)
-    query_seqlens[batch_row] = counts
+    query_seqlens[batch_row] = queries
     total = lengths.copy()
-    total[batch_row] = [chunk.start + chunk.count for chunk in chunks]
+    total[batch_row] = starts + queries
     wanted = [
         at + column for at, chunk in zip(first.tolist(), chunks, strict=True) for column in chunk.wanted
     ]
-    return {
+    inputs = {
         "input_ids": np.array([[token for chunk in chunks for token in _tokens(chunk)]], np.int64),
-        "position_ids": (np.repeat([chunk.start for chunk in chunks], counts) + column)[None],
+        "position_ids": (np.repeat(starts, counts) + column)[None],
         "pad": pad,
         "unpad": owner * seq + column,
         "seqlens_k": np.maximum(total, 1) - np.int32(1),
@@ -76,6 +88,11 @@ def step_inputs(
         "wanted": np.array(wanted or [0], np.int64),  # the graph wants at least one
         "choice": _choice(chunks, first, stack),
     }
+    if len(owner) < LEAST:
+        for name in ("input_ids", "position_ids", "unpad", "choice"):
+            axis = inputs[name].ndim > 1 and 1
+            inputs[name] = np.repeat(inputs[name], LEAST, axis=int(axis))
+    return inputs
 
 
 def _choice(chunks: Sequence[Chunk], first: npt.NDArray[np.int64], stack: Stack) -> npt.NDArray[np.float32]:

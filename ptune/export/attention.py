@@ -47,7 +47,7 @@ def group_query_attention(
     past_key, past_value = step.past[2 * layer : 2 * layer + 2]
 
     def padded(states: Tensor) -> Tensor:  # -> [batch, seq, heads * dim]
-        return states.transpose(1, 2).reshape(rows * tokens, -1)[step.pad]
+        return nn.functional.embedding(step.pad, states.transpose(1, 2).reshape(rows * tokens, -1))
 
     attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": key.shape[1]}
     attributes["scale"] = float(dim**-0.5 if scaling is None else scaling)
@@ -67,7 +67,8 @@ def group_query_attention(
         shapes=[[batch, seq, heads * dim], past_key.shape, past_value.shape],
     )
     step.present += [present_key, present_value]
-    return out.reshape(batch * seq, heads * dim)[step.unpad].reshape(rows, tokens, heads, dim), None
+    flat = nn.functional.embedding(step.unpad, out.reshape(batch * seq, heads * dim))
+    return flat.reshape(rows, tokens, heads, dim), None
 
 
 def window_of(module: nn.Module) -> int | None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from transformers import PretrainedConfig
 
 from ptune.codecs.chat import ChatCodec
+from ptune.export.fuse import fuse
 from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save
 from ptune.formats.bundle import BaseIdentity, Bundle, Graph, Manifest
@@ -48,6 +49,7 @@ def write_bundle(
     progress("tracing the graph", 0.0)
     traced = trace(config, trust_remote_code=trust_remote_code)
     attach(traced, weights)
+    fuse(traced.graph)
     return write_traced(folder, traced, codec, identity, progress=progress)
 
 

@@ -3,7 +3,7 @@
     manifest.json                   this file's Manifest
     graphs/PROFILE/model.onnx       the graph; its weights lie in model.onnx.data beside it
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
-    golden/golden.json              inputs and expected outputs, replayed at every start
+    golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json of others
     adapters/NAME/                  PEFT's own files, untouched, and adapter.json beside them; of an encoder head.onnx, too
 
 Readers refuse another major format and ignore fields that they do not know.
@@ -21,6 +21,7 @@ from ptune.formats.signature import EncoderSignature, Signature
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 
 FORMAT = 1
+FLOAT = "fp32"  # the profile that others are compared with
 BASE = "base"  # the name under which the bare base is served; no adapter may take it
 
 
@@ -168,6 +169,10 @@ class Bundle:
     @property
     def golden_path(self) -> Path:
         return self.folder / "golden" / "golden.json"
+
+    def golden_file(self, profile: str) -> Path:
+        """Where a profile's golden vectors lie."""
+        return self.golden_path if profile == FLOAT else self.golden_path.with_name(f"{profile}.json")
 
     def adapter_path(self, name: str) -> Path:
         return self.folder / "adapters" / name

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -18,10 +19,11 @@ from ptune.engine import golden
 from ptune.engine.engine import Engine
 from ptune.errors import BackboneError, ParityError, UsageError
 from ptune.evaluation.held_out import held_out
+from ptune.export.int8 import write_int8
 from ptune.export.merge import merged
 from ptune.export.weights import ModelWeights
-from ptune.export.write import hashes, write_bundle
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop
+from ptune.export.write import INT8, hashes, write_bundle
+from ptune.formats.bundle import BASE, FLOAT, AdapterRecord, Bundle, Graph, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
 from ptune.parity import compare
@@ -31,6 +33,7 @@ from ptune.publish.steps import (
     check_base,
     check_finished,
     check_place,
+    check_profiles,
     figures,
     of_manifest,
     record,
@@ -38,9 +41,11 @@ from ptune.publish.steps import (
     tell,
 )
 from ptune.recipe import Backbone, Recipe
+from ptune.verify import held_tokens
 from ptune.verify import probes as probing
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.live import live_kernel_hops
+from ptune.verify.profile import prove_profile
 from ptune.verify.prove import Proof, prove
 from ptune.verify.torch_side import Probe, logprobs
 
@@ -82,9 +87,17 @@ def reference(backbone: Backbone) -> Loaded:
     return replace(loaded, model=loaded.model.float())
 
 
-def export_chat_run(run: Run, out: Path, *, name: str, merge: bool = False, threads: int) -> Proof:
+def export_chat_run(
+    run: Run, out: Path, *, name: str, merge: bool = False, threads: int, profiles: Sequence[str] = (FLOAT,)
+) -> Proof:
     """As `ptune.publish.export_run`, of a run of chat."""
     check_finished(run)
+    held = held_out(run).examples if len(profiles) > 1 else []
+    options: dict[str, Any] = {
+        "threads": threads,
+        "profiles": profiles,
+        "held": [example.ids for example in held],
+    }
     if merge and run.has_adapter:
         place = run.folder / "merged"
         hop, _ = merge_run(run, place, "float32", force=True)
@@ -93,19 +106,19 @@ def export_chat_run(run: Run, out: Path, *, name: str, merge: bool = False, thre
         base = replace(base, codec=ChatCodec.open(run.codec_path))
         probes = probing.of_examples(held_out(run).examples, base.codec)
         hops = {BASE: [hop]}
-        return publish(base, {}, probes, out, before=hops, threads=threads, trust_remote_code=trust)
+        return publish(base, {}, probes, out, before=hops, trust_remote_code=trust, **options)
     _refuse_new_tokens(run)
     trained = Trained.open(run)
     before, trust = list(run.record().hops), trained.backbone.trust_remote_code
     if not run.has_adapter:
         hops = {BASE: before}
         return publish(
-            trained.loaded, {}, trained.probes, out, before=hops, threads=threads, trust_remote_code=trust
+            trained.loaded, {}, trained.probes, out, before=hops, trust_remote_code=trust, **options
         )
     before += live_kernel_hops(trained.backbone, trained.loaded.model, run.adapter_path, trained.probes)
     adapters, hops = {name: run.adapter_path}, {name: before}
     return publish(
-        trained.loaded, adapters, trained.probes, out, before=hops, threads=threads, trust_remote_code=trust
+        trained.loaded, adapters, trained.probes, out, before=hops, trust_remote_code=trust, **options
     )
 
 
@@ -119,13 +132,23 @@ def _refuse_new_tokens(run: Run) -> None:
         )
 
 
-def export_backbone(backbone: Backbone, out: Path, *, force: bool = False, threads: int) -> Proof:
+def export_backbone(
+    backbone: Backbone,
+    out: Path,
+    *,
+    force: bool = False,
+    threads: int,
+    profiles: Sequence[str] = (FLOAT,),
+) -> Proof:
     """Exports a pretrained model without any adapter; `ptune add` brings adapters later."""
     check_place(out, force)
+    check_profiles(profiles)
     loaded = reference(backbone)
     trust = backbone.trust_remote_code
     probes = probing.of_examples([], loaded.codec)
-    return publish(loaded, {}, probes, out, before={}, threads=threads, trust_remote_code=trust)
+    return publish(
+        loaded, {}, probes, out, before={}, threads=threads, profiles=profiles, trust_remote_code=trust
+    )
 
 
 def merge_run(
@@ -166,9 +189,14 @@ def publish(
     *,
     before: Mapping[str, list[Hop]],
     threads: int,
+    profiles: Sequence[str] = (FLOAT,),
+    held: Sequence[Sequence[int]] = (),
     trust_remote_code: bool = False,
 ) -> Proof:
-    """Writes, proves and moves a bundle into its place. `before` holds hops that were measured earlier."""
+    """Writes, proves and moves a bundle into its place.
+
+    before: hops that were measured earlier. held: sequences of tokens at which profiles are compared with fp32.
+    """
     with whole_folder(out) as stage:
         bundle = write_bundle(
             stage,
@@ -185,8 +213,30 @@ def publish(
         write_golden(bundle, probes, threads)
         proof = prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
         proof = proof.after(before)
+        if INT8 in profiles:
+            held_tokens.save(held_tokens.of_examples(held, loaded.codec), stage)
+            tell("writing the int8 graph", 0.0)
+            write_int8(bundle.graph_path(FLOAT), stage / "graphs" / INT8 / "model.onnx")
+            graph = Graph(profile=INT8, files=hashes(stage, f"graphs/{INT8}"))
+            graphs = {**bundle.manifest.graphs, INT8: graph}
+            bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
+            write_golden(bundle, probes, threads)
+            proof = proof.then(_prove_profiles(bundle, list(adapters), threads))
+            if profiles[0] != FLOAT:
+                bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": profiles[0]}))
         record(bundle, proof)
         refuse_drift(proof)
+    return proof
+
+
+def _prove_profiles(bundle: Bundle, adapters: Sequence[str], threads: int, *, base: bool = True) -> Proof:
+    """Every profile but fp32 against it."""
+    proof = Proof((), {})
+    for profile in bundle.manifest.graphs:
+        if profile != FLOAT:
+            held = held_tokens.load(bundle.folder)
+            more = prove_profile(bundle, profile, adapters, held, threads=threads, base=base, progress=tell)
+            proof = proof.then(more)
     return proof
 
 
@@ -209,7 +259,7 @@ def add_to_chat(
             loaded = reference(of_manifest(bundle, backbone, trust_remote_code))
             check_base(original, loaded.identity)
             proof = prove(bundle, loaded.model, {name: adapter}, probes, threads=threads, progress=tell)
-            proof = Proof((), proof.adapters)
+            proof = Proof((), proof.adapters).then(_prove_profiles(bundle, [name], threads, base=False))
             record(bundle, proof)
             refuse_drift(proof)
     return Bundle.open(original.folder).adapter(name)
@@ -221,13 +271,17 @@ def verify_chat(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
     check_base(bundle, loaded.identity)
     adapters = {name: bundle.adapter_path(name) for name in bundle.manifest.adapters}
     probes = probing.load(bundle.folder)
-    return prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
+    proof = prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
+    return proof.then(_prove_profiles(bundle, list(adapters), threads))
 
 
 def write_golden(bundle: Bundle, probes: list[Probe], threads: int) -> None:
-    """Records what the engine answers here, to be replayed at every start."""
+    """Records what the engine answers here with each profile, to be replayed at every start."""
     tell("recording golden vectors", 0.0)
-    with closing(Engine.open(bundle, threads=threads, replay_golden=False)) as engine:
-        prompts = [probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in probes[:GOLDEN_PROMPTS]]
-        write_json(bundle.golden_path, golden.record(engine, prompts, [BASE, *bundle.manifest.adapters]))
+    prompts = [probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in probes[:GOLDEN_PROMPTS]]
+    for profile in bundle.manifest.graphs:
+        tolerance = golden.TOLERANCE if profile == FLOAT else golden.ROUNDED
+        with closing(Engine.open(bundle, profile=profile, threads=threads, replay_golden=False)) as engine:
+            vectors = golden.record(engine, prompts, [BASE, *bundle.manifest.adapters], tolerance)
+        write_json(bundle.golden_file(profile), vectors)
     bundle.write_manifest(bundle.manifest.model_copy(update={"golden": hashes(bundle.folder, "golden")}))

@@ -10,23 +10,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ptune.codecs.sequence import SequenceCodec
+from ptune.data.labelled import LabelledRow
 from ptune.engine import encoder_golden as golden
 from ptune.engine.encoder import EncoderEngine
-from ptune.errors import AdapterError, BackboneError, UsageError
+from ptune.errors import AdapterError
 from ptune.evaluation.classification.held import of_run
-from ptune.export.encoder_int8 import write_int8
+from ptune.export.encoder import takes_type_ids
 from ptune.export.encoder_parts import trace_body
-from ptune.export.write import INT8, hashes, write_traced
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Graph
+from ptune.export.write import hashes, write_traced
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
-from ptune.publish.encoder_adapter import facts_of, install_encoder
+from ptune.publish.encoder_adapter import facts_of, install_encoder, refuse_socketless
+from ptune.publish.encoder_merge import Trained
+from ptune.publish.encoder_profiles import check_int8, with_int8, write_profile
 from ptune.publish.steps import changed, check_base, check_finished, of_manifest, record, refuse_drift, tell
-from ptune.recipe import Backbone, Recipe
+from ptune.publish.unread_base import unread
+from ptune.recipe import Backbone
 from ptune.tasks.classification.facts import Facts
 from ptune.tasks.classification.infer import Encoded, encode
 from ptune.verify import held_texts
-from ptune.verify.encoder_int8 import prove_int8
 from ptune.verify.encoder_prove import prove_encoder
 from ptune.verify.encoder_torch import Inputs, Reference, reference
 from ptune.verify.limits import PROBES
@@ -48,92 +52,57 @@ def export_encoder_run(
 ) -> Proof:
     """Exports a finished run of classification to the bundle `out`, its adapter under `name`, and proves it.
 
+    merge: the adapter becomes part of the body's weights, and its head alone stands beside them.
     int8: whether a second graph is written, which must give the same answers.
 
-    Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`); UsageError for `merge`.
+    Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`); UsageError where a run of images
+    cannot have an int8 graph.
     """
     check_finished(run)
+    if int8:
+        check_int8(run, Facts.of_run(run), merge)
+    trained, held = Trained.open(run), of_run(run)
+    most = held_texts.MOST if int8 and trained.loaded.size is None else PROBES
+    found = encoded(run, held.rows[:most], trained.loaded)
+    inputs = [one.inputs for one in found[:PROBES]]
     if merge:
-        raise UsageError(
-            f"{run.folder} is a run of classification, whose head stays an adapter: export it without --merge"
-        )
-    run_record, recipe, facts = run.record(), Recipe.load(run.recipe_path), Facts.of_run(run)
-    if int8 and facts.preprocessing is not None:
-        raise UsageError(f"{run.folder} is a classifier of images, which have no profile {INT8!r}")
-    backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
-    backbone = backbone.model_copy(update={"dtype": run_record.base.dtype})
-    loaded = reference(backbone, facts)
-    if run.has_adapter and loaded.identity.hash != facts.base:
-        raise BackboneError(
-            f"{recipe.backbone.model} is not the base that {run.folder} was trained on: its weights hash to "
-            f"{loaded.identity.hash[:12]}, the run's base to {facts.base[:12]}"
-        )
-    facts = facts.model_copy(
-        update={"base": loaded.identity.hash}
-    )  # a run that trained the body has a new one
+        tell("merging the adapter", 0.0)
+        trained = trained.merge(run, inputs)
+    loaded, backbone = trained.loaded, trained.backbone
     with whole_folder(out) as stage:
         tell("tracing the graph", 0.0)
-        trust, sockets = backbone.trust_remote_code, run.has_adapter
+        trust, sockets = backbone.trust_remote_code, trained.adapter is not None
         traced = trace_body(loaded.model, loaded.size, sockets=sockets, trust_remote_code=trust)
         codec = CopiedCodec(run.codec_path)
         bundle = write_traced(stage, traced, codec, loaded.identity, progress=tell)
-        held = encoded(run, facts, bundle, held_texts.MOST if int8 else PROBES)
-        inputs = [one.inputs for one in held[:PROBES]]
         golden.save_inputs(inputs, stage)
+        references = {name: partial(reference, backbone, loaded.facts)}
+        install_encoder(bundle, trained.adapter, name, loaded)
         if int8:
-            held_texts.save(held, stage)
-            _write_int8(bundle)
-        install_encoder(
-            bundle, run.adapter_path if run.has_adapter else None, name, replace(loaded, facts=facts)
-        )
+            write_profile(bundle, name, held, found, threads)
         write_golden(bundle, inputs, threads)
-        references = {name: partial(reference, backbone, facts)}
         proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
-        proof = proof.after({name: list(run_record.hops)})
-        proof = _with_int8(bundle, proof, threads)
+        proof = proof.after({name: list(trained.hops)})
+        proof = with_int8(bundle, proof, threads)
         record(bundle, proof)
         refuse_drift(proof)
     return proof
 
 
-def _write_int8(bundle: Bundle) -> None:
-    """Writes the int8 graph beside the float32 one."""
-    tell("rounding the weights to int8", 0.0)
-    path = bundle.folder / "graphs" / INT8 / "model.onnx"
-    write_int8(bundle.graph_path(), path, bundle.encoder)
-    graph = Graph(profile=INT8, files=hashes(bundle.folder, f"graphs/{INT8}"))
-    graphs = {**bundle.manifest.graphs, INT8: graph}
-    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
-
-
-def _with_int8(bundle: Bundle, proof: Proof, threads: int) -> Proof:
-    """The proof, each adapter's hops followed by that of the int8 graph, where the bundle has one."""
-    if INT8 not in bundle.manifest.graphs:
-        return proof
-    tell("the int8 graph", 0.8)
-    own = prove_int8(bundle, [*proof.adapters], held_texts.load(bundle.folder), threads=threads)
-    return Proof(proof.base, {name: (*hops, own[name]) for name, hops in proof.adapters.items()})
-
-
-def encoded(run: Run, facts: Facts, bundle: Bundle, most: int) -> list[Encoded]:
-    """Held-out inputs of a run, as the graph takes them. Raises: DataError where its data is gone or has changed."""
-    rows = of_run(run).rows[:most]
+def encoded(run: Run, rows: Sequence[LabelledRow], loaded: Reference) -> list[Encoded]:
+    """Held-out rows of a run, as torch and the graph take them."""
+    facts = loaded.facts
     adapter = AdapterRecord(
         name="probes",
         **facts.model_dump(include={"task", "problem", "labels", "max_length", "preprocessing"}),
     )
-    codec = None
-    if bundle.encoder.modality == "text":
-        from ptune.codecs.sequence import SequenceCodec
-
-        codec = SequenceCodec.open(run.codec_path)
+    codec = None if loaded.size is not None else SequenceCodec.open(run.codec_path)
     given = [row.input.open() if codec is None else row.input for row in rows]
-    wanted = bundle.encoder.step_inputs()
+    wanted = ["pixel_values"] if codec is None else ["input_ids"]
+    if codec is not None and takes_type_ids(loaded.model.base_model):
+        wanted.append("token_type_ids")
     found = (encode(one, adapter, codec) for one in given)
-    return [
-        replace(one, inputs={key: array for key, array in one.inputs.items() if key in wanted})
-        for one in found
-    ]
+    return [replace(one, inputs={key: one.inputs[key] for key in wanted}) for one in found]
 
 
 def add_to_encoder(
@@ -146,11 +115,14 @@ def add_to_encoder(
     trust_remote_code: bool,
     threads: int,
 ) -> AdapterRecord:
-    """As `ptune.publish.add`. The base is loaded in any case: the adapter's head is traced from it."""
+    """As `ptune.publish.add`. Unproved, the base is read only where the adapter's head needs weights of it."""
+    refuse_socketless(original)
     facts = facts_of(adapter, original)
     spec = of_manifest(original, backbone, trust_remote_code)
-    loaded = reference(spec, facts)
-    check_base(original, loaded.identity)
+    loaded = None if prove_it else unread(original, spec, facts, adapter)
+    if loaded is None:
+        loaded = reference(spec, facts)
+        check_base(original, loaded.identity)
     inputs = golden.load_inputs(original.folder)
     _check_size(inputs, loaded, adapter)
     with changed(original) as bundle:
@@ -159,7 +131,7 @@ def add_to_encoder(
         if prove_it:
             references = {name: partial(reference, spec, facts)}
             proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
-            proof = _with_int8(bundle, Proof((), proof.adapters), threads)
+            proof = with_int8(bundle, Proof((), proof.adapters), threads)
             record(bundle, proof)
             refuse_drift(proof)
     return Bundle.open(original.folder).adapter(name)
@@ -182,7 +154,7 @@ def verify_encoder(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
         references[name] = partial(reference, backbone, facts)
     inputs: Sequence[Inputs] = golden.load_inputs(bundle.folder)
     proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
-    return _with_int8(bundle, proof, threads)
+    return with_int8(bundle, proof, threads)
 
 
 def write_golden(bundle: Bundle, inputs: Sequence[Mapping[str, Any]], threads: int) -> None:

@@ -44,6 +44,15 @@ def facts_of(adapter: Path, bundle: Bundle) -> Facts:
     return facts
 
 
+def refuse_socketless(bundle: Bundle) -> None:
+    """Raises: AdapterError where a bundle's body has no place for adapters."""
+    if not bundle.encoder.sockets:
+        raise AdapterError(
+            f"{bundle.folder} takes no adapters: its body was exported without places for them, since a run's adapter was "
+            "merged into it (--merge) or the body was trained itself. Export a run of LoRA without --merge, and add to that"
+        )
+
+
 def _foreign(adapter: Path, bundle: Bundle) -> Facts:
     """Of an adapter that peft alone describes: as many labels as its head has outputs, by transformers' own names."""
     kind = read_json(adapter / "adapter_config.json").get("task_type")

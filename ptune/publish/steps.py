@@ -26,15 +26,13 @@ def check_finished(run: Run) -> None:
     refuse_failed(run)
 
 
-def check_profiles(profiles: Sequence[str], *, encoder: bool) -> None:
-    """Raises: UsageError where graphs are asked for that this model cannot have."""
+def check_profiles(profiles: Sequence[str]) -> None:
+    """Raises: UsageError where graphs are asked for that no bundle has."""
     unknown = [one for one in profiles if one not in (PROFILE, INT8)]
     if unknown or PROFILE not in profiles:
         raise UsageError(
             f"--profiles {','.join(profiles)!r}: {PROFILE}, which is what others are compared with, and {INT8} beside it"
         )
-    if INT8 in profiles and not encoder:
-        raise UsageError(f"--profiles {INT8} is for classifiers of texts; this model has {PROFILE} alone")
 
 
 def check_place(out: Path, force: bool) -> None:

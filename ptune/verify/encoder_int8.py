@@ -1,4 +1,4 @@
-"""The gate of the profile int8: it must give the answers of fp32, adapter by adapter, on the held-out texts."""
+"""The gate of the profile int8: it must give the answers of fp32, adapter by adapter, on what was held out."""
 
 from __future__ import annotations
 
@@ -8,34 +8,48 @@ from contextlib import closing
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.codecs.image import Preprocessing
 from ptune.engine.encoder import EncoderEngine
 from ptune.engine.encoder_batch import Array, Item
 from ptune.export.write import INT8, PROFILE
 from ptune.formats.bundle import Bundle, Hop
 from ptune.tasks.classification.infer import Encoded
 from ptune.tasks.classification.labels import Problem
+from ptune.verify import held_images, held_texts
 from ptune.verify.limits import INT8_SAME, INT8_SPREAD
+
+AT_ONCE = 256  # texts or images in the engine at once: images are large
+
+
+def held_inputs(bundle: Bundle) -> Sequence[Encoded]:
+    """The texts or images that a bundle keeps for this. Raises: FormatError."""
+    if bundle.encoder.modality == "text":
+        return held_texts.load(bundle.folder)
+    (name,) = bundle.manifest.adapters  # no other can be added to a body of images that has this profile
+    return held_images.load(bundle.folder, Preprocessing.model_validate(bundle.adapter(name).preprocessing))
 
 
 def prove_int8(
-    bundle: Bundle, adapters: Sequence[str], texts: Sequence[Encoded], *, threads: int
+    bundle: Bundle, adapters: Sequence[str], inputs: Sequence[Encoded], *, threads: int
 ) -> dict[str, Hop]:
-    """One hop an adapter, fp32 → int8, over all `texts`."""
-    floats, rounded = (said(bundle, profile, adapters, texts, threads) for profile in (PROFILE, INT8))
+    """One hop an adapter, fp32 → int8, over all `inputs`."""
+    floats, rounded = (said(bundle, profile, adapters, inputs, threads) for profile in (PROFILE, INT8))
     problems = {name: bundle.adapter(name).problem or "single" for name in adapters}
     return {name: same_answers(problems[name], floats[name], rounded[name]) for name in adapters}
 
 
 def said(
-    bundle: Bundle, profile: str, adapters: Sequence[str], texts: Sequence[Encoded], threads: int
+    bundle: Bundle, profile: str, adapters: Sequence[str], inputs: Sequence[Encoded], threads: int
 ) -> dict[str, list[Array]]:
-    """Logits [answers, labels] of each text, an answer being the text's, or a word's where they begin is known."""
-    found = {}
+    """Logits [answers, labels] of each text or image, an answer being its own, or a word's where words are known."""
+    found: dict[str, list[Array]] = {name: [] for name in adapters}
     engine = EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
     with closing(engine):
-        for name in adapters:
-            logits = engine.logits([Item(one.inputs, name) for one in texts])
-            found[name] = [_answers(row, one) for row, one in zip(logits, texts, strict=True)]
+        for start in range(0, len(inputs), AT_ONCE):
+            part = inputs[start : start + AT_ONCE]
+            for name in adapters:
+                logits = engine.logits([Item(one.inputs, name) for one in part])
+                found[name] += [_answers(row, one) for row, one in zip(logits, part, strict=True)]
     return found
 
 

@@ -1,26 +1,25 @@
-"""Proves an encoder's bundle: torch -> ONNX -> engine, for the bare body and every adapter with its head, in numbers."""
+"""Proves an encoder's bundle: torch -> ONNX -> engine -> server, for the bare body and every adapter with its head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptune.engine.encoder import HEAD, NO_FACTORS, EncoderEngine
 from ptune.engine.encoder_batch import Item
 from ptune.formats.bundle import BASE, Bundle, Hop
-from ptune.parity import Array, compare, liveness
+from ptune.parity import liveness
 from ptune.tasks.classification.labels import Problem
-from ptune.tasks.classification.saving import said
 from ptune.verify import limits
+from ptune.verify.encoder_compare import States, compare_hidden, compare_said, readable
 from ptune.verify.encoder_graph import PlainEncoder, random_factors, run_head
+from ptune.verify.encoder_server import questions, served_hops
 from ptune.verify.encoder_torch import (
     Inputs,
     Reference,
@@ -34,7 +33,6 @@ from ptune.verify.encoder_torch import (
 from ptune.verify.graph import Factors
 from ptune.verify.prove import RANDOM_RANK, RANDOM_SCALE, RANDOM_SEED, SLACK, Progress, Proof
 
-States = list[NDArray[np.float32]]
 Load = Callable[[], Reference]
 
 
@@ -54,9 +52,10 @@ def prove_encoder(
     inputs: Sequence[Inputs],
     *,
     threads: int,
+    server: bool = True,
     progress: Progress = lambda *_: None,
 ) -> Proof:
-    """Compares every hop of `bundle` with the one before.
+    """Compares every hop of `bundle` with the one before; the last one, of a `server` process, under every adapter.
 
     references: of each adapter to prove what loads the model that it was trained on, with a head; of a bundle without
         adapters that of `base`. PEFT's files are read from the bundle itself.
@@ -96,10 +95,15 @@ def prove_encoder(
     with closing(EncoderEngine.open(bundle, threads=threads, replay_golden=False)) as engine:
         names = [BASE, *expected]
         answers = engine.logits([Item(one, name) for one in inputs for name in names])
+        asked = questions(bundle, engine, inputs, [*expected]) if server else []
     base_hops.append(compare_hidden("ONNX → engine", here, answers[:: len(names)], SLACK))
     for index, name in enumerate(expected, start=1):
         served = answers[index :: len(names)]
         hops[name].append(compare_said("ONNX → engine", expected[name].problem, found[name], served, SLACK))
+    if asked:  # the engine is closed by now: memory holds the graph once
+        progress("the server", 0.8)
+        for name, hop in served_hops(bundle, asked, threads).items():
+            hops[name].append(hop)
     return Proof(tuple(base_hops), {name: tuple(own) for name, own in hops.items()})
 
 
@@ -131,47 +135,6 @@ def _adapter_hops(there: Expected, here: States, at_rest: States) -> list[Hop]:
             )
         )
     return hops
-
-
-def readable(problem: Problem, values: NDArray[np.float32]) -> Array:
-    """Logits as what is compared: log-probabilities, or a regression's numbers; [n, labels]."""
-    rows = torch.from_numpy(np.ascontiguousarray(values)).reshape(-1, values.shape[-1])
-    return said(rows, problem).astype(np.float32)
-
-
-def compare_said(name: str, problem: Problem, there: States, here: States, share: float = 1.0) -> Hop:
-    """One hop of a head's answers. `share` of the limit is held."""
-    limit = limits.MAX_ABS_LOGPROB * share
-    expected, found = ([readable(problem, one) for one in side] for side in (there, here))
-    if problem == "regression":
-        return _numbers(name, expected, found, limit, "max |Δ| ≤ {:g} of the largest number")
-    return compare(name, expected, found, max_abs_logprob=limit)
-
-
-def compare_hidden(name: str, there: States, here: States, share: float = 1.0) -> Hop:
-    """One hop of hidden states."""
-    return _numbers(
-        name, there, here, limits.MAX_ABS_LOGPROB * share, "max |Δ| of hidden states ≤ {:g} of the largest"
-    )
-
-
-def _numbers(name: str, there: Iterable[Array], here: Iterable[Array], limit: float, words: str) -> Hop:
-    there, here = list(there), list(here)
-    size = max(1.0, *(float(np.abs(one).max()) for one in there))
-    off = (
-        float(np.max([np.abs(a.astype(np.float64) - b).max() for a, b in zip(there, here, strict=True)]))
-        / size
-    )
-    finite = bool(np.isfinite(off))
-    return Hop(
-        name=name,
-        prompts=len(there),
-        positions=sum(len(one) for one in there),
-        max_abs_logprob=off if finite else None,
-        limit=words.format(limit),
-        passed=finite and off <= limit,
-        note="" if finite else "some values are not finite",
-    )
 
 
 def _add(down: Tensor, up: Tensor, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:

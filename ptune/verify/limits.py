@@ -8,3 +8,5 @@ PROBES = 16  # held-out prompts
 POSITIONS = 32  # compared in each prompt
 INT8_SAME = 0.99  # share of an encoder's answers that its int8 graph must give as well
 INT8_SPREAD = 0.1  # of the standard deviation of a regression's numbers: what still counts as the same
+PROFILE_KL, PROFILE_TOP1 = 0.01, 0.95  # of a decoder's int8 graph against its fp32 one
+HELD_TOKENS = 10_000  # at which they are compared

@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from ptune.engine.engine import Engine
-from ptune.formats.bundle import BASE, Bundle, Hop
+from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
 from ptune.parity import Array, compare, liveness, log_softmax
 from ptune.verify import limits
 from ptune.verify.graph import Factors, PlainGraph, random_factors
@@ -50,6 +50,12 @@ class Proof:
         adapters = {name: (*before.get(name, ()), *hops) for name, hops in self.adapters.items()}
         return Proof((*before.get(BASE, ()), *self.base), adapters)
 
+    def then(self, more: Proof) -> Proof:
+        """This proof, followed by another of the same bundle."""
+        names = [*self.adapters, *(name for name in more.adapters if name not in self.adapters)]
+        both = {name: (*self.adapters.get(name, ()), *more.adapters.get(name, ())) for name in names}
+        return Proof((*self.base, *more.base), both)
+
     @property
     def passed(self) -> bool:
         return all(hop.passed for hop in self.hops)
@@ -65,7 +71,7 @@ def prove(
     server: bool = True,
     progress: Progress = lambda *_: None,
 ) -> Proof:
-    """Compares every hop of `bundle` with the one before.
+    """Compares every hop of `bundle`'s fp32 graph with the one before; other profiles: `ptune.verify.profile`.
 
     `model` is the plain float32 reference (a quantised base dequantised), `adapters` the PEFT folders to prove.
     """
@@ -77,7 +83,7 @@ def prove(
     there = {name: _peft_reference(model, folder, probes) for name, folder in adapters.items()}
 
     progress("the ONNX graph", 0.3)
-    graph = PlainGraph(bundle.graph_path(), bundle.decoder, threads)
+    graph = PlainGraph(bundle.graph_path(FLOAT), bundle.decoder, threads)
     here = {BASE: _run(graph, probes, None)} | {
         name: _run(graph, probes, there[name].factors) for name in there
     }
@@ -94,7 +100,7 @@ def prove(
     del graph
 
     progress("the engine", 0.6)
-    with closing(Engine.open(bundle, threads=threads, replay_golden=False)) as engine:
+    with closing(Engine.open(bundle, profile=FLOAT, threads=threads, replay_golden=False)) as engine:
         names = [BASE, *there]
         served = _engine_logprobs(engine, probes, names)
         for name in names:

@@ -183,7 +183,7 @@ def test_folders_that_are_none_of_labels(folder: Path, tmp_path: Path) -> None:
 def test_one_label_only_is_refused(folder: Path) -> None:
     rows = [{"image": f"cat/{number}.png", "label": "cat"} for number in range(4)]
     path = table(folder / "list.csv", rows)
-    with pytest.raises(DataError, match="all 4 images have the label 'cat': a classifier needs at least two"):
+    with pytest.raises(DataError, match="all 3 training images are 'cat': a classifier needs at least two"):
         load_images(Data(files=(path,)), TASK, 0)
     path.unlink()
     with pytest.raises(DataError, match=r"all 3 training images are 'cat'.*limit"):
@@ -224,9 +224,13 @@ def test_the_summary_names_files_by_what_is_in_them(folder: Path) -> None:
     assert after["test"]["sha256"] != before["test"]["sha256"]
 
 
-def test_test_images_that_are_trained_on_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    load_images(Data(files=(folder,), validation=(folder,)), TASK, 0)
-    assert "validation: 12 of 12 images are among the training images too" in capsys.readouterr().err
+def test_copies_of_an_image_are_held_out_together(folder: Path) -> None:
+    for number in range(30):
+        shutil.copy(folder / "cat" / "0.png", folder / "dog" / f"copy {number}.png")
+    for seed in range(8):
+        data = load_images(Data(files=(folder,), validation_share=0.25), TASK, seed)
+        trained = {row.input.sha256 for row in data.train}
+        assert trained.isdisjoint(row.input.sha256 for row in data.validation)
 
 
 def test_labels_that_were_asked_for_keep_their_order(folder: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_full_queue_says_so() -> None:
         assert engine.stats().waiting == 2
         with pytest.raises(RequestError) as caught:
             engine.submit(Item(tiny().inputs[1], "mood"))
-        assert (caught.value.code, caught.value.status) == ("overloaded", 429)
+        assert (caught.value.code, caught.value.status) == ("queue_full", 429)
         held.go.set()
         assert all(one.result(20).shape == (3,) for one in (held.first, *waiting))
 

@@ -27,24 +27,25 @@ def test_cache_is_within_its_budget_and_leaves_no_slot_unused(
 ) -> None:
     cache = KvCache.within(tokens * PER_TOKEN, signature(context), max_slots)
     held = sum(array.nbytes for array in cache.window(0, cache.slots).values())
-    assert held == cache.slots * cache.capacity * PER_TOKEN <= tokens * PER_TOKEN
+    assert held == cache.slots * cache.allocated * PER_TOKEN <= tokens * PER_TOKEN
+    assert cache.allocated == cache.capacity + 1
     assert 1 <= cache.slots <= max_slots
     assert cache.capacity <= context
     if cache.slots < max_slots:  # one more slot would have left all of them too short
-        assert tokens // (cache.slots + 1) < min(context, LONG_TOKENS)
+        assert tokens // (cache.slots + 1) < min(context, LONG_TOKENS) + 1
 
 
 def test_long_context_gets_fewer_slots_before_short_ones() -> None:
     cache = KvCache.within(10_000 * PER_TOKEN, signature(8192), 32)
-    assert (cache.slots, cache.capacity) == (4, 2500)
+    assert (cache.slots, cache.capacity) == (4, 2499)
 
 
 def test_window_is_a_view_of_neighbouring_slots() -> None:
     cache = KvCache(signature(16), slots=4, capacity=16)
     window = cache.window(1, 3)
-    shapes = {"past_key.0": (2, 2, 16, 4), "past_value.0": (2, 2, 16, 3)}
+    shapes = {"past_key.0": (2, 2, 17, 4), "past_value.0": (2, 2, 17, 3)}
     assert {**{name: array.shape for name, array in window.items()}, **shapes} == {
-        **shapes, "past_key.1": (2, 1, 16, 6), "past_value.1": (2, 1, 16, 6),
+        **shapes, "past_key.1": (2, 1, 17, 6), "past_value.1": (2, 1, 17, 6),
     }  # fmt: skip
     window["past_key.0"][0] = 1
     assert cache.window(1, 2)["past_key.0"].min() == 1

@@ -35,14 +35,23 @@ def test_step_inputs_of_a_ragged_step() -> None:
         "position_ids": [[4, 0, 1, 2]],
         "pad": [[1, 2, 3], [0, 0, 0], [0, 0, 0]],
         "unpad": [6, 0, 1, 2],
-        "seqlens_k": [2, 6, 4],
-        "query_seqlens": [3, 0, 1],
+        "seqlens_k": [2, 6, 5],
+        "query_seqlens": [3, 0, 2],  # never one query alone
         "capacity": 32,
         "wanted": [0],  # slot 2 has a token left, so only slot 4 is at its newest
         "choice": [[[], [], [], []]],  # no adapter: rank 0
     }
     assert {name: array.tolist() for name, array in inputs.items()} == expected
     assert {array.dtype.name for array in inputs.values()} == {"int64", "int32", "float32"}
+
+
+def test_a_step_of_one_token_has_it_twice() -> None:
+    empty = Signature(vocab_size=1, context=1, cache=(), sockets=())
+    inputs = step_inputs([Chunk(row(0, [7, 8]), 1, 1)], Stacks(empty).of([]), np.array([1], np.int32), 0, 9)
+    assert inputs["input_ids"].tolist() == [[8, 8]]
+    assert inputs["position_ids"].tolist() == [[1, 1]]
+    assert (inputs["pad"].tolist(), inputs["unpad"].tolist()) == ([[0, 0]], [0, 0])
+    assert (inputs["wanted"].tolist(), inputs["choice"].shape) == ([0], (1, 2, 0))
 
 
 def test_slots_without_a_chunk_stay_bit_identical(tiny: TinyBundle) -> None:
@@ -59,6 +68,7 @@ def test_slots_without_a_chunk_stay_bit_identical(tiny: TinyBundle) -> None:
         assert (array[[0, 2, 4]] == before[name][[0, 2, 4]]).all()
         assert (array[1, :, :3] != before[name][1, :, :3]).all()
         assert (array[1, :, 3:] == before[name][1, :, 3:]).all()
+        assert (array[3, :, 2:] == before[name][3, :, 2:]).all()  # the place beyond a single token is its copy's
     assert cache.lengths.tolist() == [0, 3, 0, 1, 0]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from page_outline import Outline
 from PIL import Image
 
 from ptune.data.images import ImageRef
@@ -27,35 +27,6 @@ from ptune.tasks.classification.labels import Labels
 NASTY = "<script>alert('&')</script> https://example.org/x"
 CHROMIUM = shutil.which("chromium")
 KINDS = ("text", "hundred", "tags", "multi", "regression", "images")
-_VOID = {"meta", "line", "circle", "polyline", "br", "img", "rect"}
-
-
-class Outline(HTMLParser):
-    """Checks that tags close in order and that nothing is loaded from elsewhere."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        for name, value in attributes:
-            assert name not in ("href", "srcset", "onclick", "onload")
-            assert name != "src" or (value or "").startswith("data:image/")
-            assert name != "style" or "url(" not in (value or "")
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in _VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def outcome(kind: str, folder: Path) -> Outcome:

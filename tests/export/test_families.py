@@ -34,6 +34,10 @@ def test_engine_equals_transformers_and_peft(family: str, tmp_path: Path) -> Non
     ids = [random.integers(5, VOCAB, length).tolist() for length in LENGTHS]
     with closing(Engine.open(bundle, threads=1, prefill_chunk=10, replay_golden=False)) as engine:
         found = engine.logits(ids, names)
+        (crowded,) = (logits for logits, name in zip(found, names, strict=True) if name == BASE)
+    with closing(Engine.open(bundle, threads=1, prefill_chunk=64, replay_golden=False)) as engine:
+        (alone,) = engine.logits([ids[-1]], [BASE])
+    assert np.array_equal(alone, crowded), "neighbours or chunks change a sequence's bits"
     moved = []
     for sequence, name, logits in zip(ids, names, found, strict=True):
         with torch.no_grad():

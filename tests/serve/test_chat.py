@@ -41,6 +41,13 @@ def test_names_the_weights_that_answered(served):
     assert response.headers["x-ptune-adapter"] == "pirate@abababababab"
     assert response.json()["system_fingerprint"] == "pirate@abababababab"
     assert served.chat(model="base", stream=True).headers["x-ptune-adapter"] == "base@0123456789ab"
+    for refused in (
+        served.chat("x" * 600),
+        served.chat(guided_regex="("),
+        served.chat(stream=True, max_tokens=600),
+    ):
+        assert (refused.status_code, refused.headers["x-ptune-adapter"]) == (400, "pirate@abababababab")
+    assert "x-ptune-adapter" not in served.chat(model="gpt-5").headers
 
 
 @pytest.mark.parametrize(("model", "speaker"), [("base", "base"), ("dictionary", "base"), ("devil", "devil")])

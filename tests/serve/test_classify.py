@@ -1,54 +1,25 @@
-"""POST /v1/classify over HTTP: texts, pairs and images in, labels out; what cannot be answered is refused by name."""
+"""POST /v1/classify over HTTP: texts and pairs in, labels out; what cannot be answered is refused by name."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import httpx
 import pytest
-from fake_chat_model import serving, wait_until
-from fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
+from fake_chat_model import wait_until
+from fake_encoder_model import TEXTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
+from served_encoder import Encoder, as_new, encoder, part, png, refusal
 
 from ptune.errors import RequestError
-from ptune_serve.app import create_encoder_app
 from ptune_serve.auth import ApiKeys
 from ptune_serve.encoder_schemas import NOT_BUILT, ClassifyRequest, TagRequest
 from ptune_serve.errors import invalid
-from ptune_serve.service import EncoderService, Settings
-
-
-@dataclass
-class Encoder:
-    url: str
-    model: FakeEncoderModel
-    service: EncoderService
-    http: httpx.Client
-
-    @property
-    def engine(self):
-        return self.model.engine
-
-    def classify(self, value: object, model: str = "sentiment", **fields: object) -> httpx.Response:
-        return self.http.post("/v1/classify", json={"model": model, "input": value, **fields})
-
-
-@contextlib.contextmanager
-def encoder(records, **options) -> Iterator[Encoder]:
-    model = FakeEncoderModel(records)
-    app = create_encoder_app(model, Settings(**options))
-    with serving(app) as url, httpx.Client(base_url=url, timeout=20) as http:
-        yield Encoder(url, model, app.state.service, http)
 
 
 @pytest.fixture(scope="module")
@@ -57,55 +28,9 @@ def _texts():
         yield served
 
 
-@pytest.fixture(scope="module")
-def _images():
-    with encoder(IMAGES, max_images_bytes=12_000_000) as served:
-        yield served
-
-
 @pytest.fixture
 def texts(_texts: Encoder) -> Encoder:
     return as_new(_texts)
-
-
-@pytest.fixture
-def images(_images: Encoder) -> Encoder:
-    return as_new(_images)
-
-
-def as_new(served: Encoder) -> Encoder:
-    served.engine.__init__(served.engine.records)  # type: ignore[misc]
-    served.service.draining = False
-    return served
-
-
-def refusal(response: httpx.Response, status: int = 400) -> dict:
-    assert response.status_code == status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert response.headers["x-request-id"]
-    return error
-
-
-def png(
-    colour: tuple[int, int, int] = (250, 10, 10), size: tuple[int, int] = (8, 8), kind: str = "PNG"
-) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, kind)
-    return out.getvalue()
-
-
-def noise() -> bytes:
-    out = io.BytesIO()
-    Image.effect_noise((64, 64), 90).convert("RGB").save(out, "PNG")
-    return out.getvalue()
-
-
-def part(content: bytes, kind: str = "image/png") -> dict:
-    return {
-        "type": "image_url",
-        "image_url": {"url": f"data:{kind};base64,{base64.b64encode(content).decode()}"},
-    }
 
 
 # The documented example of vLLM's answer: these fields, with these types.
@@ -165,90 +90,6 @@ def test_a_text_that_was_cut_says_so(texts):
     assert "truncated" not in short
 
 
-def test_images_as_data_uris(images):
-    body = images.classify([part(png()), part(png((0, 0, 255), kind="JPEG"), "image/jpeg")], "colours").json()
-    assert [item["label"] for item in body["data"]] == ["red", "blue"]
-    assert body["usage"]["prompt_tokens"] == 0
-    assert images.classify(part(png()), "brightness").json()["data"][0]["label"] == "dark"
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
-def test_an_image_as_the_body(images, kind):
-    response = images.http.post(
-        "/v1/classify?model=colours",
-        content=png((0, 200, 0), kind=kind),
-        headers={"content-type": f"image/{kind.lower()}"},
-    )
-    assert response.json()["data"][0]["label"] == "green"
-
-
-def test_an_image_as_the_body_needs_a_model(images):
-    for url, status in (("/v1/classify", 400), ("/v1/classify?model=sentiment", 404)):
-        response = images.http.post(url, content=png(), headers={"content-type": "image/png"})
-        assert refusal(response, status)["param"] == "model"
-
-
-def test_forms_are_refused_since_any_web_page_could_send_them(images):
-    response = images.http.post("/v1/classify?model=colours", files={"file": png()})
-    assert "or an image as the body with ?model=" in refusal(response, 415)["message"]
-    for kind in ("text/plain", "application/x-www-form-urlencoded", "image/svg+xml", ""):
-        refusal(
-            images.http.post("/v1/classify?model=colours", content=png(), headers={"content-type": kind}), 415
-        )
-
-
-TINY = png()
-NOISE = noise()
-BOMB = png(size=(6000, 5000))
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (b"", "empty"),
-        (b"no image at all", "not an image"),
-        (NOISE[: len(NOISE) // 2], "damaged or truncated"),
-        (png(size=(1, 1)), "nothing to be seen"),
-        (BOMB, "more than the 25,000,000 allowed"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
-    ],
-    ids=["empty", "text", "truncated", "1x1", "bomb", "svg"],
-)
-def test_images_that_are_none(images, content, told):
-    error = refusal(images.classify([part(png()), part(content)], "colours"))
-    assert error["param"] == "input[1]"
-    assert told in error["message"]
-    response = images.http.post(
-        "/v1/classify?model=colours", content=content, headers={"content-type": "image/png"}
-    )
-    assert told in refusal(response)["message"]
-    images.classify(part(TINY), "colours").raise_for_status()
-
-
-def test_an_image_of_another_mode_is_read(images):
-    out = io.BytesIO()
-    Image.new("CMYK", (8, 8), (255, 255, 0, 0)).save(out, "JPEG")
-    assert images.classify(part(out.getvalue(), "image/jpeg"), "colours").json()["data"][0]["label"] == "blue"
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://example.com/cat.png",
-        "http://127.0.0.1:1/",
-        "file:///etc/passwd",
-        "/etc/passwd",
-        "",
-        "data:,x",
-    ],
-)
-def test_nothing_is_fetched(images, url):
-    error = refusal(images.classify({"type": "image_url", "image_url": {"url": url}}, "colours"))
-    assert error["code"] == "unsupported_parameter"
-    assert "data:image/png;base64" in error["message"]
-    assert "fetches nothing" in error["message"]
-
-
 @pytest.mark.parametrize(
     "value",
     [
@@ -286,28 +127,13 @@ def test_inputs_that_are_none(texts, value):
     texts.classify("good").raise_for_status()
 
 
-def test_too_many_images(images):
-    assert "32" in refusal(images.classify([part(TINY)] * 33, "colours"))["message"]
-
-
-def test_an_image_over_its_limit_of_bytes(images):
-    large = TINY + b"\0" * (8 * 2**20)
-    assert "8388608" in refusal(images.classify(part(large), "colours"))["message"]
-    response = images.http.post(
-        "/v1/classify?model=colours", content=large, headers={"content-type": "image/png"}
-    )
-    assert "8388608" in refusal(response)["message"]
-
-
-def test_a_body_over_the_limit(texts, images):
+def test_a_body_over_the_limit(texts):
     assert "300000" in refusal(texts.classify("x" * 400_000), 413)["message"]
-    assert "12000000" in refusal(images.classify("x" * 13_000_000, "colours"), 413)["message"]
 
 
-def test_images_for_texts_and_texts_for_images(texts, images):
-    error = refusal(texts.classify(["good", part(TINY)]))
+def test_images_where_texts_are_taken(texts):
+    error = refusal(texts.classify(["good", part(png())]))
     assert (error["param"], "cannot see images" in error["message"]) == ("input[1]", True)
-    assert "takes images" in refusal(images.classify("good", "colours"))["message"]
 
 
 def test_the_wrong_endpoint_is_told_which_is_right(texts):
@@ -373,7 +199,8 @@ def test_a_full_queue_refuses_the_whole_request(texts):
     texts.engine.max_waiting = 2
     texts.engine.go_on.clear()
     response = texts.classify(["a", "b", "c"])
-    assert refusal(response, 429)["type"] == "rate_limit_error"
+    error = refusal(response, 429)
+    assert (error["type"], error["code"]) == ("rate_limit_error", "queue_full")
     assert int(response.headers["retry-after"]) >= 1
     wait_until(lambda: texts.engine.cancelled == 2)
     assert not texts.service.running

@@ -53,7 +53,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         folder / "run",
     )
     assert publish.export_run(Run.open(run.folder), folder / "bundle", name="clothes", threads=1).passed
-    assert publish.verify(folder / "bundle", threads=1).passed
+    hops = publish.verify(folder / "bundle", threads=1).adapters["clothes"]
+    assert (hops[-1].name, hops[-1].passed, hops[-1].prompts) == ("engine → server", True, 6)
     rows = read_images([images], ImageClassification(), LABELS)[::5]
     logits = np.stack(image_predictor(run, "cpu")(rows, lambda _: None))
     files = sorted(images.rglob("*.png"))

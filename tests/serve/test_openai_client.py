@@ -67,8 +67,8 @@ def test_errors(client, served):
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-5")
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="base", messages=MESSAGES, n=2)
-    assert refused.value.param == "n"
+        client.chat.completions.create(model="base", messages=MESSAGES, functions=[{"name": "f"}])
+    assert refused.value.param == "functions"
     with pytest.raises(openai.BadRequestError) as too_long:
         client.chat.completions.create(
             model="base", messages=[{"role": "user", "content": "x" * 600}], stream=True

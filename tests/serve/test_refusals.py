@@ -19,6 +19,8 @@ from ptune_serve.errors import invalid
 from ptune_serve.schemas import NOT_BUILT, ChatRequest, CompletionRequest
 
 USER = {"role": "user", "content": "hi"}
+CALL = {"id": "call1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+TOOL = {"type": "function", "function": {"name": "now"}}
 
 
 def refusal(response, status: int = 400) -> dict:
@@ -105,6 +107,50 @@ def test_bodies_that_are_no_request(served, body, path):
         ("messages", ["hi"]),
         ("messages", [{"role": "wizard", "content": "hi"}]),
         ("messages", [{"role": "tool", "content": "hi"}]),
+        ("messages", [{"role": "tool", "tool_call_id": "a"}]),
+        ("messages", [{**USER, "tool_call_id": "a"}]),
+        ("messages", [{**USER, "tool_calls": [CALL]}]),
+        ("messages", [USER, {"role": "assistant"}]),
+        ("messages", [USER, {"role": "assistant", "tool_calls": []}]),
+        ("messages", [USER, {"role": "assistant", "tool_calls": ["call"]}]),
+        ("messages", [USER, {"role": "assistant", "tool_calls": [{**CALL, "id": ""}]}]),
+        ("messages", [USER, {"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}]),
+        ("messages", [USER, {"role": "assistant", "tool_calls": [{**CALL, "function": {}}]}]),
+        ("n", 0),
+        ("n", 129),
+        ("n", "2"),
+        ("best_of", 2),
+        ("tools", "all"),
+        ("tools", [TOOL] * 129),
+        ("tools", [TOOL, TOOL]),
+        ("tools", [{**TOOL, "type": "custom"}]),
+        ("tools", [{"type": "function", "function": {"name": "with space"}}]),
+        ("tools", [{"type": "function", "function": {"name": "x", "parameters": "none"}}]),
+        ("tools", [{"type": "function", "function": {"name": "x", "strict": "yes"}}]),
+        ("tool_choice", "required"),
+        ("tool_choice", "any"),
+        ("tool_choice", {"type": "function"}),
+        ("tool_choice", {"type": "function", "function": {"name": "nobody"}}),
+        ("tool_choice", {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}),
+        ("parallel_tool_calls", "no"),
+        ("response_format", "json"),
+        ("response_format", {"type": "xml"}),
+        ("response_format", {"type": "json_schema"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "y"}}}),
+        ("guided_json", "{"),
+        ("guided_json", "[]"),
+        ("guided_json", 5),
+        ("guided_regex", "("),
+        ("guided_regex", "a" * 5000),
+        ("guided_regex", "(?<=a)b"),
+        ("guided_choice", []),
+        ("guided_choice", [""]),
+        ("guided_choice", "yes"),
+        ("structured_outputs", {"structural_tag": "x"}),
+        ("structured_outputs", {"choice": []}),
+        ("structured_outputs", {"choice": ["a"], "regex": "a"}),
         ("messages", [{"content": "hi"}]),
         ("messages", [{"role": "user"}]),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
@@ -131,7 +177,7 @@ def test_a_bad_prompt_is_named(served, prompt):
     assert refusal(served.complete(prompt))["param"].startswith("prompt")
 
 
-ASKING = {"n": 2, "tools": [{"type": "function"}], "response_format": {"type": "json_schema"}, "suffix": "x"}
+ASKING = {"suffix": "x"}
 
 
 @pytest.mark.parametrize("field", NOT_BUILT)
@@ -143,7 +189,7 @@ def test_what_is_not_built_is_refused_by_name(served, field):
         served.chat(**{field: harmless}).raise_for_status()
 
 
-@pytest.mark.parametrize("field", ["audio", "function_call", "refusal", "tool_call_id", "tool_calls"])
+@pytest.mark.parametrize("field", ["audio", "function_call", "refusal"])
 def test_what_is_not_built_of_a_message_is_refused_by_name(served, field):
     def answer(value: object):
         earlier = {"role": "assistant", "content": "x", field: value}

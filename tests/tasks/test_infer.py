@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import ptune
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.lark import Form
 from ptune.engine.request import NO_TOKEN, Token
 from ptune.errors import FormatError, PtuneError, RequestError
 from ptune.formats.bundle import Bundle
@@ -33,7 +35,7 @@ class Pieces:
     def __init__(self, pieces: list[str]) -> None:
         self._pieces = pieces
 
-    def stream(self) -> Pieces:
+    def stream(self, shown: Collection[int] = ()) -> Pieces:
         self._late = ""
         return self
 
@@ -177,6 +179,23 @@ def test_without_max_tokens_the_context_is_the_end(model: ChatModel) -> None:
     answer = model.complete("Love", seed=1, logit_bias=dict.fromkeys((2, 4), -100.0))
     assert answer.finish == "length"
     assert answer.usage.prompt_tokens + answer.usage.completion_tokens == model.engine.context
+
+
+def test_an_answer_has_the_form_that_was_asked_for(model: ChatModel) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+    for adapter in ("wide", "narrow"):
+        answer = model.chat(MESSAGES, adapter=adapter, seed=1, form=Form.json(schema))
+        assert list(json.loads(answer.text)) == ["ok"]
+        assert answer.finish == "stop"
+    with pytest.raises(RequestError, match="not"):
+        model.chat(MESSAGES, form=Form.json({"not": {}}))
+    with pytest.raises(RequestError, match="too complex"):
+        model.chat(MESSAGES, seed=1, form=Form.regex(r"(\w{1,1000}){1,1000}"))
 
 
 def test_wrong_values_are_refused(model: ChatModel) -> None:

@@ -16,7 +16,8 @@ from ptune.engine.encoder_golden import load_inputs
 from ptune.formats.bundle import Bundle
 from ptune.recipe import Backbone
 from ptune.tasks.classification.facts import Facts
-from ptune.verify.encoder_prove import compare_hidden, compare_said, prove_encoder
+from ptune.verify.encoder_compare import compare_hidden, compare_said
+from ptune.verify.encoder_prove import prove_encoder
 from ptune.verify.encoder_torch import reference
 from ptune.verify.prove import Proof
 
@@ -26,17 +27,17 @@ def copy(tmp_path: Path) -> Bundle:
     return Bundle.open(shutil.copytree(tiny().bundle.folder, tmp_path / "bundle"))
 
 
-def proof(bundle: Bundle, *names: str) -> Proof:
+def proof(bundle: Bundle, *names: str, server: bool = False) -> Proof:
     spec = Backbone(model=str(tiny().base))
     references = {
         name: partial(reference, spec, Facts.open(bundle.adapter_path(name)))
         for name in names or bundle.manifest.adapters
     }
-    return prove_encoder(bundle, references, load_inputs(bundle.folder), threads=1)
+    return prove_encoder(bundle, references, load_inputs(bundle.folder), threads=1, server=server)
 
 
 def test_every_hop_is_measured() -> None:
-    found = proof(tiny().bundle)
+    found = proof(tiny().bundle, server=True)
     assert found.passed
     assert [hop.name for hop in found.base] == [
         "torch → ONNX base",
@@ -49,6 +50,7 @@ def test_every_hop_is_measured() -> None:
             "torch + peft → ONNX + adapter",
             "torch + peft → ONNX, (adapter − base)",
             "ONNX → engine",
+            "engine → server",
         ]
         assert hops[0].max_abs_logprob is not None
         assert hops[0].max_abs_logprob < 1e-4

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict, Unpack, overload
 
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.lark import Form
 from ptune.engine.engine import Engine
+from ptune.engine.grammar import Grammar, Grammars
 from ptune.engine.request import NO_TOKEN, Finish, Request, Sampling, Token
 from ptune.errors import FormatError, PtuneError, RequestError, TemplateError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
@@ -45,6 +48,7 @@ class Options(TypedDict, total=False):
     max_tokens: int | None  # None = as long as the context allows
     stop: str | Sequence[str]  # texts that end the answer and are no part of it
     logprobs: int | None
+    form: Form | None  # what the answer may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class _TokenStream(Protocol):
 
 
 class _Streaming(Protocol):
-    def stream(self) -> _TokenStream: ...
+    def stream(self, shown: Collection[int] = ..., /) -> _TokenStream: ...
 
 
 class TextStream:
@@ -88,13 +92,17 @@ class TextStream:
 
     The texts of all deltas together are the decoded tokens, cut before the stop text that is complete first (of
     those complete at the same place, the longest).
+
+    shown: special tokens that are written out, as marks of tool calls have to be.
     """
 
-    def __init__(self, codec: _Streaming, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, codec: _Streaming, stop: Sequence[str] = (), shown: Collection[int] = frozenset()
+    ) -> None:
         """Raises: RequestError for an empty stop text."""
         if "" in stop:
             raise RequestError("a stop text may not be empty", param="stop", code="invalid_value")
-        self._stream = codec.stream()
+        self._stream = codec.stream(shown)
         self._stop = tuple(stop)
         self._held = ""  # decoded, but may be the beginning of a stop text
         self._finish: Finish | None = None
@@ -138,6 +146,8 @@ class ChatModel:
         self.engine = engine
         self.codec = codec
         self._codecs: dict[str, ChatCodec] = {}  # by the hash of the adapter's record
+        self._grammars: Grammars | None = None
+        self._making = threading.Lock()
         for adapter in engine.adapters:
             self.codec_for(adapter)  # a template that is no Jinja is found now, not by the first who chats
 
@@ -202,6 +212,20 @@ class ChatModel:
             self._codecs[digest] = self._codec_of(bundle.adapter(adapter))
         return self._codecs[digest]
 
+    def grammar(self, form: Form, adapter: str = BASE) -> Grammar:
+        """A form's grammar in the tokens of an adapter. Takes a moment; those that were made lately are kept.
+
+        Raises: RequestError where it is not valid, or too large.
+        """
+        codec = self.codec_for(adapter)
+        with self._making:
+            if self._grammars is None:
+                self._grammars = Grammars(
+                    codec.token_table(self.engine.signature.vocab_size), codec.special_ids
+                )
+                self._stripped = codec.takes_first_space
+        return self._grammars.compile(form.source(stripped=self._stripped), codec.eos_ids)
+
     def _codec_of(self, record: AdapterRecord) -> ChatCodec:
         if not record.own_prompt and record.template is None:
             return self.codec
@@ -221,7 +245,9 @@ class ChatModel:
         self, codec: ChatCodec, prompt: Sequence[int], adapter: str, stream: bool, options: Options
     ) -> Answer | Iterator[Delta]:
         sampling: dict[str, Any] = {**options}
-        stop, logprobs, limit = (sampling.pop(name, None) for name in ("stop", "logprobs", "max_tokens"))
+        stop, logprobs, limit, form = (
+            sampling.pop(name, None) for name in ("stop", "logprobs", "max_tokens", "form")
+        )
         room = max(1, self.engine.context - len(prompt))  # a prompt that leaves none is refused by the engine
         request = Request(
             prompt=tuple(prompt),
@@ -230,6 +256,7 @@ class ChatModel:
             max_tokens=room if limit is None else limit,
             stop_ids=codec.eos_ids,
             logprobs=logprobs,
+            grammar=None if form is None else self.grammar(form, adapter),
         )
         text = TextStream(codec, [stop] if isinstance(stop, str) else stop or ())
         deltas = _deltas(self.engine.generate(request), text)
@@ -256,7 +283,8 @@ def _deltas(tokens: Generator[Token, None, None], text: TextStream) -> Iterator[
     with contextlib.closing(tokens):
         for token in tokens:
             if token.finish == "error":
-                raise PtuneError(token.error or "the engine failed")
+                kind = RequestError if token.refused else PtuneError
+                raise kind(token.error or "the engine failed")
             for delta in text.push(token):
                 yield delta
                 if delta.finish is not None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ptune.formats.bundle import parse
+from ptune.errors import BackboneError
+from ptune.formats.bundle import BaseIdentity, parse
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json
 from ptune.tasks.classification.labels import Labels, Problem
@@ -47,3 +48,11 @@ class Facts(BaseModel):
     def of_run(cls, run: Run) -> Facts:
         """Those of what a run trained. Raises: FormatError where it has not trained anything yet."""
         return cls.open(run.adapter_path if run.has_adapter else run.model_path)
+
+    def check_base(self, run: Run, found: BaseIdentity) -> None:
+        """Raises: BackboneError where a run's adapter would be put on another body than the one it was trained on."""
+        if run.has_adapter and found.hash != self.base:
+            raise BackboneError(
+                f"{found.source} is not the base that {run.folder} was trained on: its weights hash to {found.hash[:12]},"
+                f" the run's base to {self.base[:12]}"
+            )

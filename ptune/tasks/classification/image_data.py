@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ptune.data.images import ImageSource, labelled, labels_of, open_images
+from ptune.data.images import ImageSource, labels_of, looked_up, open_images
 from ptune.data.labelled import LabelledRow
 from ptune.data.source import hold_out
 from ptune.errors import DataError, RecipeError
@@ -18,6 +17,52 @@ from ptune.progress import say
 from ptune.recipe import Data
 from ptune.tasks.classification.labels import Labels
 from ptune.tasks.classification.spec import ImageClassification
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class PlacedImage:
+    """A row that knows its source."""
+
+    row: LabelledRow
+    source: ImageSource
+    number: int
+
+
+@dataclass
+class ImageSplits:
+    """All of a recipe's images. What cannot be used is kept, so that a doctor can tell it: `check` raises it."""
+
+    labels: Labels | None = None  # None where there is no image to take them from
+    sources: list[tuple[str, ImageSource]] = field(default_factory=list)  # with their splits
+    rows: dict[str, list[PlacedImage]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    parts: tuple[int, ...] = ()  # training images of each of the recipe's files
+    errors: list[DataError] = field(default_factory=list)  # of whole paths, or of the data as a whole
+
+    def check(self) -> None:
+        """Raises: DataError that names each image that cannot be used."""
+        for error in (error for error in self.errors if error.file is not None):
+            raise error
+        for _, source in self.sources:
+            source.check()
+        for error in self.errors:
+            raise error
+
+    def refuse_one_class(self) -> None:
+        """Raises: DataError where there is nothing to be told apart. Says which labels have no image."""
+        there = [name for name, count in self.counts("train").items() if count]
+        total = len(self.rows["train"])
+        if len(there) < 2:
+            only = f"all {total} training images are {there[0]!r}" if there else "there is no training image"
+            raise DataError(f"{only}: a classifier needs at least two labels (is data.limit too small?)")
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Label -> images."""
+        if self.labels is None:
+            return {}
+        counts = Counter(placed.row.label for placed in self.rows[split])
+        return {name: counts[index] for index, name in enumerate(self.labels.names)}
 
 
 @dataclass(frozen=True)
@@ -37,42 +82,82 @@ def load_images(data: Data, task: ImageClassification, seed: int) -> ImageData:
 
     Raises: RecipeError where no file is named; DataError that names each image that cannot be used.
     """
+    return usable(read_image_splits(data, task, seed), data)
+
+
+def usable(splits: ImageSplits, data: Data) -> ImageData:
+    """The splits as training takes them. Raises: DataError that names each image that cannot be used."""
+    splits.check()
+    splits.refuse_one_class()
+    assert splits.labels is not None
+    if missing := [name for name, count in splits.counts("train").items() if not count]:
+        say(f"no training image has the label {', '.join(missing)}")
+    train, validation, test = ([placed.row for placed in splits.rows[split]] for split in SPLITS)
+    return ImageData(splits.labels, train, validation, test, splits.parts, _summary(splits, data))
+
+
+def read_image_splits(data: Data, task: ImageClassification, seed: int) -> ImageSplits:
+    """Reads a recipe's images. Without validation files, `validation_share` of the training images is held out.
+
+    Raises: RecipeError where the recipe names no files; all else is found by `ImageSplits.check`.
+    """
     if not data.files:
         raise RecipeError("data.files: name a folder of images, a CSV of image,label or an npz file")
-    opened = {
-        split: [open_images(path) for path in paths]
-        for split, paths in (("train", data.files), ("validation", data.validation), ("test", data.test))
-    }
-    for sources in opened.values():
-        for source in sources:
-            source.problems.raise_if_any(source.row_count)
-    labels = Labels(labels_of(opened["train"], task.labels), "single")
-    named = {split: [labelled(source, labels) for source in sources] for split, sources in opened.items()}
-    parts, held = _held_out(named["train"], data, seed) if not data.validation else (named["train"], [])
+    splits = ImageSplits()
+    for split, paths in zip(SPLITS, (data.files, data.validation, data.test), strict=True):
+        for path in paths:
+            try:
+                splits.sources.append((split, open_images(path)))
+            except DataError as error:
+                splits.errors.append(error)
+    names = labels_of((source for split, source in splits.sources if split == "train"), task.labels)
+    if names:
+        splits.labels = Labels(names, "single")
+        try:
+            _fill(splits, splits.labels, data, seed)
+        except DataError as error:
+            splits.errors.append(error)
+    return splits
+
+
+def _fill(splits: ImageSplits, labels: Labels, data: Data, seed: int) -> None:
+    """Raises: DataError where there are too few images to hold any out."""
+    parts: list[list[PlacedImage]] = []
+    for split, source in splits.sources:
+        found = [PlacedImage(row, source, number) for row, number in looked_up(source, labels)]
+        if split == "train":
+            parts.append(found)
+        else:
+            splits.rows[split] += found
+    if not data.validation:
+        parts, splits.rows["validation"] = _held_out(parts, data, seed)
     if data.limit is not None:
         parts = _first(parts, data.limit)
-    rows = {split: [row for part in found for row in part] for split, found in named.items()}
-    rows |= {"train": [row for part in parts for row in part]}
-    if not data.validation:
-        rows["validation"] = held
-    _refuse_one_class(rows["train"], labels.names)
-    _tell_leaks(rows)
-    summary = _summary(opened, rows, labels.names, data)
-    return ImageData(labels, rows["train"], rows["validation"], rows["test"], tuple(map(len, parts)), summary)
+    splits.parts = tuple(map(len, parts))
+    splits.rows["train"] = [placed for part in parts for placed in part]
 
 
 def _held_out(
-    parts: list[list[LabelledRow]], data: Data, seed: int
-) -> tuple[list[list[LabelledRow]], list[LabelledRow]]:
-    """What is left of each file, and what is held out: by a hash of seed and pixels, so that copies stay together."""
-    ranks = np.array([_rank(row, seed) for part in parts for row in part], np.uint64)
-    flags = iter(hold_out(ranks, data.validation_share).tolist())
-    left: list[list[LabelledRow]] = []
-    held: list[LabelledRow] = []
+    parts: list[list[PlacedImage]], data: Data, seed: int
+) -> tuple[list[list[PlacedImage]], list[PlacedImage]]:
+    """What is left of each file, and what is held out: by a hash of seed and content, so that copies stay together.
+
+    Raises: DataError where that leaves nothing to train on.
+    """
+    ranks = np.array([_rank(placed.row, seed) for part in parts for placed in part], np.uint64)
+    chosen = hold_out(ranks, data.validation_share)
+    chosen |= ranks <= ranks[chosen].max()
+    if chosen.all():
+        raise DataError(
+            "all images are the same: nothing would be left to train on; pass --data.validation PATH"
+        )
+    flags = iter(chosen.tolist())
+    left: list[list[PlacedImage]] = []
+    held: list[PlacedImage] = []
     for part in parts:
-        kept: list[LabelledRow] = []
-        for row in part:
-            (held if next(flags) else kept).append(row)
+        kept: list[PlacedImage] = []
+        for placed in part:
+            (held if next(flags) else kept).append(placed)
         left.append(kept)
     return left, held
 
@@ -82,7 +167,7 @@ def _rank(row: LabelledRow, seed: int) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def _first(parts: list[list[LabelledRow]], limit: int) -> list[list[LabelledRow]]:
+def _first(parts: list[list[PlacedImage]], limit: int) -> list[list[PlacedImage]]:
     cut = []
     for part in parts:
         cut.append(part[:limit])
@@ -90,53 +175,26 @@ def _first(parts: list[list[LabelledRow]], limit: int) -> list[list[LabelledRow]
     return cut
 
 
-def _refuse_one_class(rows: Sequence[LabelledRow], labels: Sequence[str]) -> None:
-    """Raises: DataError where there is nothing to be told apart."""
-    there = [index for index in range(len(labels)) if any(row.label == index for row in rows)]
-    if len(there) < 2:
-        only = f"all {len(rows)} training images are {labels[there[0]]!r}" if there else "no training image"
-        raise DataError(f"{only}: a classifier needs at least two labels (is data.limit too small?)")
-    if missing := [name for index, name in enumerate(labels) if index not in there]:
-        say(f"no training image has the label {', '.join(missing)}")
-
-
-def _tell_leaks(rows: dict[str, list[LabelledRow]]) -> None:
-    seen = {row.input.sha256 for row in rows["train"]}
-    for split in ("validation", "test"):
-        copies = [row for row in rows[split] if row.input.sha256 in seen]
-        if copies:
-            say(
-                f"{split}: {len(copies)} of {len(rows[split])} images are among the training images too, "
-                f"the first at {copies[0].place}"
-            )
-
-
-def _summary(
-    opened: dict[str, list[ImageSource]],
-    rows: dict[str, list[LabelledRow]],
-    labels: tuple[str, ...],
-    data: Data,
-) -> dict[str, Any]:
+def _summary(splits: ImageSplits, data: Data) -> dict[str, Any]:
     described = []
-    for split, sources in opened.items():
-        for source in sources:
-            described.append({"split": split, **source.described()})
-            say(f"{source.path}: {source.row_count} images ({source.format})")
+    for split, source in splits.sources:
+        described.append({"split": split, **source.described()})
+        say(f"{source.path}: {source.row_count} images ({source.format})")
     return {
         "files": described,
         "validation_share": None if data.validation else data.validation_share,
-        "labels": list(labels),
-        **{split: _described(found, labels) for split, found in rows.items()},
+        "labels": list(splits.counts("train")),
+        **{split: _described(splits, split) for split in SPLITS},
     }
 
 
-def _described(rows: Sequence[LabelledRow], labels: Sequence[str]) -> dict[str, Any]:
-    digest, counts = hashlib.sha256(), Counter(row.label for row in rows)
+def _described(splits: ImageSplits, split: str) -> dict[str, Any]:
+    digest, rows = hashlib.sha256(), [placed.row for placed in splits.rows[split]]
     for row in rows:
         digest.update(f"{row.input.sha256} {row.label}\n".encode())
     return {
         "rows": len(rows),
         "examples": len(rows),
         "sha256": digest.hexdigest(),
-        "labels": {name: counts[index] for index, name in enumerate(labels)},
+        "labels": splits.counts(split),
     }

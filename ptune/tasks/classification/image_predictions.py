@@ -38,14 +38,16 @@ def preprocessing_of(run: Run) -> Preprocessing:
 def load_trained_images(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     """The model that a run of images trained, in eval mode: model/, or its base with adapter/ in it.
 
-    Raises: FormatError, BackboneError.
+    Raises: FormatError; BackboneError, also where the base is no longer the one that was trained on.
     """
     facts, recipe = Facts.of_run(run), Recipe.load(run.recipe_path)
     backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
     backbone = backbone.model_copy(update={"dtype": run.record().base.dtype})
     assert isinstance(recipe.task, ImageClassification)
-    base = load_image_model(backbone, facts.labels, size=recipe.task.size, device=device).model
-    return (PeftModel.from_pretrained(base, str(run.adapter_path)) if run.has_adapter else base).eval()
+    loaded = load_image_model(backbone, facts.labels, size=recipe.task.size, device=device)
+    facts.check_base(run, loaded.identity)
+    model = loaded.model
+    return (PeftModel.from_pretrained(model, str(run.adapter_path)) if run.has_adapter else model).eval()
 
 
 @dataclass(frozen=True)

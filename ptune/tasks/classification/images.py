@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,22 +15,25 @@ from transformers import PreTrainedModel
 from ptune.backbone.image_model import load_image_model, read_preprocessing, save_processor
 from ptune.codecs.image import Preprocessing, save_codec
 from ptune.data.labelled import LabelledRow
+from ptune.doctor.doctor import doctor_command
+from ptune.doctor.images import judged
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json
 from ptune.methods.lora import Lora
 from ptune.planning.hardware import ram_bytes
 from ptune.progress import say
 from ptune.recipe import Recipe
 from ptune.tasks.classification.facts import Facts
-from ptune.tasks.classification.image_data import ImageData, load_images
+from ptune.tasks.classification.image_data import ImageData, read_image_splits, usable
 from ptune.tasks.classification.image_predictions import logits_of, pixels_of
 from ptune.tasks.classification.image_train import ImageObjective, PixelStore, balanced, images_per_pass
 from ptune.tasks.classification.saving import reloaded_hop, write_trained
 from ptune.tasks.classification.spec import ImageClassification
 from ptune.tasks.classification.train import Loss
 from ptune.training.batch_norm import freeze_statistics
-from ptune.training.distributed import sharded
+from ptune.training.distributed import decided_by_one, sharded
 from ptune.training.finish import whole_state
 from ptune.training.work import Base
 
@@ -117,12 +120,17 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     task = image_task(recipe)
     check_recipe(recipe)
     preprocessing = read_preprocessing(recipe.backbone, task.size)
-    data = load_images(recipe.data, task, recipe.train.seed)
+    splits = read_image_splits(recipe.data, task, recipe.train.seed)
+    data = usable(splits, recipe.data)
+    if run.record_path.is_file():  # they were examined when it began
+        findings = read_json(run.data_path).get("findings", [])
+    else:
+        findings = decided_by_one(accelerator, lambda: judged(splits, preprocessing, doctor_command(command)))
     for name, rows in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         if rows:
             say(f"{name}: {len(rows)} images")
     say(f"labels: {', '.join(data.labels.names)}")
-    return ImageWork(recipe, data, preprocessing)
+    return ImageWork(recipe, replace(data, summary={**data.summary, "findings": findings}), preprocessing)
 
 
 def image_task(recipe: Recipe) -> ImageClassification:

@@ -19,6 +19,7 @@ from ptune.data.label_splits import read_splits
 from ptune.data.labelled import TextTask
 from ptune.data.sequences import SequenceData, SequenceExample, encoded
 from ptune.doctor.classification import judged
+from ptune.doctor.doctor import doctor_command
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
@@ -125,9 +126,7 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     if run.record_path.is_file():  # it was examined when it began
         findings = read_json(run.data_path).get("findings", [])
     else:
-        asked = command.replace("ptune train", "ptune doctor", 1)
-        asked = asked if asked.startswith("ptune doctor") else "ptune doctor RECIPE"
-        findings = decided_by_one(accelerator, lambda: judged(splits, data, task, asked))
+        findings = decided_by_one(accelerator, lambda: judged(splits, data, task, doctor_command(command)))
     for name, split in data.splits.items():
         if split.examples:
             say(f"{name}: {len(split.examples)} rows")

@@ -41,14 +41,16 @@ def predictor(run: Run, device: torch.device | str | None = None) -> Predictor:
 def load_trained(run: Run, device: torch.device | str | None = None, attention: str = "sdpa") -> nn.Module:
     """The model that a run of texts or words trained, in eval mode: model/, or its base with adapter/ in it.
 
-    Raises: FormatError, BackboneError.
+    Raises: FormatError; BackboneError, also where the base is no longer the one that was trained on.
     """
     facts, recipe = Facts.of_run(run), Recipe.load(run.recipe_path)
     backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
     backbone = backbone.model_copy(update={"dtype": run.record().base.dtype})
     kind: Literal["text", "tokens"] = "tokens" if facts.problem == "tags" else "text"
-    base = load_classifier(backbone, kind, facts.named, device=device, attention=attention).model
-    return (PeftModel.from_pretrained(base, str(run.adapter_path)) if run.has_adapter else base).eval()
+    loaded = load_classifier(backbone, kind, facts.named, device=device, attention=attention)
+    facts.check_base(run, loaded.identity)
+    model = loaded.model
+    return (PeftModel.from_pretrained(model, str(run.adapter_path)) if run.has_adapter else model).eval()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ import tiny_images
 import torch
 import transformers
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from ptune.backbone.image_model import load_image_model
 from ptune.data.images import read_images
 from ptune.data.labelled import LabelledRow
-from ptune.errors import RecipeError
+from ptune.errors import BackboneError, RecipeError
 from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
@@ -298,3 +299,16 @@ def test_rare_labels_count_as_much_as_others() -> None:
     rows = [LabelledRow(None, label, "") for label in [0] * 6 + [1] * 3 + [2]]
     theirs = compute_class_weight("balanced", classes=np.arange(3), y=[row.label for row in rows])
     assert balanced(rows, NAMES).tolist() == pytest.approx(theirs.tolist())
+
+
+def test_an_adapter_is_not_put_on_another_base(make: Make, kit: Path, tmp_path: Path) -> None:
+    recipe, base = make("vit"), shutil.copytree(kit / "vit", tmp_path / "base")
+    run = train(recipe.model_copy(update={"backbone": Backbone(model=str(base))}), tmp_path / "run")
+    image_predictor(run, "cpu")
+    tensors = load_file(base / "model.safetensors")
+    name = next(name for name in tensors if "layer.1" in name)
+    save_file({**tensors, name: tensors[name] + 1e-3}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        BackboneError, match=rf"base is not the base that {run.folder} was trained on: its weights hash"
+    ):
+        image_predictor(run, "cpu")

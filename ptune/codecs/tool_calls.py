@@ -1,0 +1,180 @@
+"""How a chat template writes tool calls, found by having it write some: so nobody has to name a format.
+
+Known are the three usual ones: `<tool_call>{"name", "arguments"}</tool_call>` (Hermes, Qwen), `[TOOL_CALLS] [{…}]`
+(Mistral), and a bare `{"name", "parameters"}` (Llama 3), after `<|python_tag|>` or not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ptune.codecs import lark
+from ptune.codecs.lark import Form
+from ptune.codecs.template import ChatTemplate
+from ptune.errors import RequestError, TemplateError
+
+PYTHON_TAG = "<|python_tag|>"
+_NAMES = ("find_weather", "find_time")
+_IDS = ("aBcDe1234", "fGhIj5678")  # Mistral's templates refuse all but nine letters and digits
+_ARGUMENTS = r'\{\s*"place"\s*:\s*"Oslo"\s*\}'
+_ID = r"/[a-zA-Z0-9]{9}/"
+
+Mark = Callable[[str], int | None]
+"""A text's token where it is exactly one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFormat:
+    """What a template writes around the names and arguments of calls, beginning with `begin`."""
+
+    kind: Literal["hermes", "mistral", "llama"]
+    begin: str  # marks a call, or a list of calls; empty where a bare { does
+    head: str  # what comes after `begin` and before the first name
+    middle: str  # between a name and its arguments
+    between: str | None  # between arguments and the next name; None where there can be but one call
+    tail: str  # what comes after the last arguments
+
+    @property
+    def end(self) -> str:
+        """What marks the end of one call; empty where its last } does."""
+        return "</tool_call>" if self.kind == "hermes" else ""
+
+    def new_id(self, random: str) -> str:
+        """A call's id of 32 random letters and digits."""
+        return random[:9] if self.kind == "mistral" else f"call_{random[:24]}"
+
+
+def tool_format(template: ChatTemplate, special: re.Pattern[str]) -> ToolFormat | None:
+    """The format that a template writes, None where it writes none that is known. `special` matches what ends a turn."""
+    one = _written(template, 1)
+    if one is None:
+        return None
+    begin = next((mark for mark in ("<tool_call>", "[TOOL_CALLS]") if mark in one), None)
+    if begin is None:
+        found = re.search(rf"({re.escape(PYTHON_TAG)})?\s*\{{(?=[^{{}}]*{_NAMES[0]})", one)
+        if found is None:
+            return None
+        calls = one[found.end() - 1 :]
+    else:
+        calls = one.rpartition(begin)[2]
+    head, _, rest = calls.partition(_NAMES[0])
+    around = re.split(_ARGUMENTS, rest, maxsplit=1)
+    if len(around) != 2 or not re.search(r'"(arguments|parameters)"\s*:\s*$', around[0]):
+        return None
+    return ToolFormat(
+        kind="llama" if begin is None else "hermes" if begin == "<tool_call>" else "mistral",
+        begin=begin or "",
+        head=head,
+        middle=around[0],
+        between=_between(template, around[0]),
+        tail=around[1][: _end_of_turn(around[1], special)].rstrip(),
+    )
+
+
+def calls(form: ToolFormat, functions: Sequence[Mapping[str, Any]], mark: Mark, *, many: bool) -> Form:
+    """One call or, where allowed, several, as the template writes them.
+
+    functions: name, parameters (a JSON schema) and strict of each. mark: the token to write a mark with, where it is one.
+    Raises: RequestError where the parameters of a strict function cannot be enforced.
+    """
+    rules = [
+        f"call_{number}: {lark.literal(function['name'] + form.middle)} {_parameters(function)}"
+        for number, function in enumerate(functions)
+    ]
+    one = f"({' | '.join(f'call_{number}' for number in range(len(rules)))})"
+    begin = [_text(form.begin, mark)] if form.begin else []
+    parts = [*begin, *_pieces(form.head, mark), one]
+    if many and form.between is not None:
+        parts.append(f"({' '.join([*_pieces(form.between, mark), one])})*")
+    return Form(" ".join([*parts, *_pieces(form.tail, mark)]), tuple(rules))
+
+
+def text_or_calls(
+    form: ToolFormat, functions: Sequence[Mapping[str, Any]], mark: Mark, special: Mark, *, many: bool
+) -> Form:
+    """Free text in which each call that begins is a valid one. special: the same for tokens that are no text. Else as `calls`."""
+    called = calls(form, functions, mark, many=many and form.kind != "hermes")
+    if form.kind == "llama":
+        return called | Form(_NOT_A_CALL)
+    token = special(form.begin)
+    after_begin = called.expression.partition(" ")[2]
+    if token is None:
+        begun = [f"begun: opened {after_begin}", f"opened[lazy]: {lark.TEXT} {lark.literal(form.begin)}"]
+    else:
+        begun = [f"begun: TEXT {lark.token(token)} {after_begin}"]
+    times = "*" if many and form.kind == "hermes" else "?"
+    return Form(f"begun{times} TEXT", (*called.rules, *begun, f"TEXT: {lark.TEXT}"))
+
+
+_NOT_A_CALL = r"/([^{ \n](.|\n)*)?/"
+
+
+def _parameters(function: Mapping[str, Any]) -> str:
+    strict = bool(function.get("strict"))
+    schema = function.get("parameters") or {"type": "object", "properties": {}, "additionalProperties": False}
+    return lark.json_schema({"type": "object", **schema}, lenient=not strict)
+
+
+def _pieces(text: str, mark: Mark) -> list[str]:
+    """A text of the template's as expressions: marks as their tokens, the probe's ids as any id."""
+    parts = re.split(rf"({'|'.join(map(re.escape, ('<tool_call>', '</tool_call>', *_IDS)))})", text)
+    return [_ID if part in _IDS else _text(part, mark) for part in parts if part]
+
+
+def _text(text: str, mark: Mark) -> str:
+    token = mark(text)
+    return lark.literal(text) if token is None else lark.token(token)
+
+
+def _end_of_turn(text: str, special: re.Pattern[str]) -> int:
+    ends = (found.start() for found in special.finditer(text) if found[0] != "</tool_call>")
+    return next(ends, len(text))
+
+
+def _between(template: ChatTemplate, middle: str) -> str | None:
+    two = _written(template, 2)
+    if two is None:
+        return None
+    found = re.search(f"{_ARGUMENTS}(.*){_NAMES[1]}{re.escape(middle)}", two, re.DOTALL)
+    return None if found is None else found[1]
+
+
+def _written(template: ChatTemplate, count: int) -> str | None:
+    """What a template writes for so many calls; None where it refuses them or leaves them out."""
+    given = [
+        {"id": id_, "type": "function", "function": {"name": name, "arguments": {"place": "Oslo"}}}
+        for name, id_ in zip(_NAMES, _IDS, strict=True)
+    ]
+    tool = {"name": "other", "description": "", "parameters": {"type": "object", "properties": {}}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "", "tool_calls": given[:count]},
+    ]
+    try:
+        text = template.render(messages, tools=[{"type": "function", "function": tool}])
+    except TemplateError:
+        return None
+    return text if all(name in text for name in _NAMES[:count]) else None
+
+
+def unknown_format() -> RequestError:
+    """For a request with tools where the template writes no calls that could be told."""
+    return RequestError(
+        "this model's chat template writes no tool calls of a known format (Hermes or Qwen, Mistral, Llama 3)",
+        param="tools",
+        code="unsupported_parameter",
+    )
+
+
+def arguments_of(text: str) -> str:
+    """A call's arguments as JSON text, of a value as a model wrote it: some write JSON within a string."""
+    if text.startswith('"'):
+        try:
+            return str(json.loads(text))
+        except ValueError:
+            return text
+    return text

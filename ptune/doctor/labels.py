@@ -1,0 +1,160 @@
+"""Rules on whole sets of labelled rows, whatever is labelled: what repeats, what overlaps, which labels there are."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ptune.data.label_values import Target
+from ptune.doctor.finding import Finding, Place, Rule
+from ptune.doctor.sets import IMBALANCE, OVERLAP_ERROR
+from ptune.tasks.classification.labels import Labels
+
+SPLITS = ("train", "validation", "test")
+FEWEST = 5  # training examples of a label
+_NAMED = 10  # labels in a message
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A labelled row as these rules see it."""
+
+    content: Hashable  # equal where the inputs are
+    label: Target
+    place: Place
+
+
+class Entries(Protocol):
+    """All splits of labelled data."""
+
+    @property
+    def labels(self) -> Labels | None:
+        """None where there was no row to take them from."""
+
+    @property
+    def unit(self) -> str:
+        """What is labelled: "rows" or "images"."""
+
+    def entries(self, split: str) -> Sequence[Entry]:
+        """The rows of a split, in order."""
+
+    def counts(self, split: str) -> Mapping[str, int]:
+        """Label -> rows, or words."""
+
+
+def one_class(sets: Entries) -> Iterator[Finding]:
+    """All training examples have one label, or all words are outside: there is nothing to tell apart."""
+    labels, train = sets.labels, sets.entries("train")
+    if labels is None or labels.problem in ("multi", "regression") or not train:
+        return
+    seen = [name for name, count in sets.counts("train").items() if count]
+    if len(labels) < 2 or len(seen) == 1:
+        only = (seen or list(labels.names))[0]
+        what = "tag of every word" if labels.problem == "tags" else "label of every training example"
+        yield Finding(
+            "one-class",
+            "error",
+            f"{only!r} is the {what}: there is nothing to tell apart; add examples with others",
+            train[0].place,
+        )
+
+
+def duplicates(sets: Entries) -> Iterator[Finding]:
+    """The same input twice in a split, with the same label: it weighs twice."""
+    yield from _repeated(sets, "duplicates", SPLITS, same=True)
+
+
+def conflicting_labels(sets: Entries) -> Iterator[Finding]:
+    """The same input with different labels: the model can only learn to guess between them."""
+    yield from _repeated(sets, "conflicting-labels", ("train",), same=False)
+
+
+def validation_overlap(sets: Entries) -> Iterator[Finding]:
+    """Validation inputs that are trained on: the validation loss says less than it seems to."""
+    yield from _overlap(sets, "validation", ("train",))
+
+
+def test_overlap(sets: Entries) -> Iterator[Finding]:
+    """Test inputs that are trained on, or chosen by: the final figures would be better than the model is."""
+    yield from _overlap(sets, "test", ("train", "validation"))
+
+
+def label_imbalance(sets: Entries) -> Iterator[Finding]:
+    """Labels of which one is far more frequent than another: the rare one is hardly learned."""
+    counts = {name: count for name, count in sets.counts("train").items() if count and name != "O"}
+    if len(counts) < 2:
+        return
+    common, rare = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    if counts[common] >= IMBALANCE * counts[rare]:
+        yield Finding(
+            "label-imbalance",
+            "warning",
+            f"{common!r} occurs {counts[common]:,} times, {rare!r} only {counts[rare]:,} times"
+            f" ({counts[common] / counts[rare]:.0f} times fewer): add examples of the rare one, look at each label's own"
+            " figures, or set --task.class-weights balanced",
+        )
+
+
+def untrained_labels(sets: Entries) -> Iterator[Finding]:
+    """Labels with hardly a training example, as when the recipe names one that the files lack."""
+    counts = sets.counts("train")
+    few = [name for name, count in counts.items() if count < FEWEST]
+    if few and sum(counts.values()) > FEWEST * len(counts):
+        named = ", ".join(f"{name!r} ({counts[name]})" for name in few[:_NAMED])
+        more = f" and {len(few) - _NAMED} more" if len(few) > _NAMED else ""
+        yield Finding(
+            "untrained-labels",
+            "warning",
+            f"labels with fewer than {FEWEST} training examples: {named}{more}: they will hardly be found",
+            count=len(few),
+        )
+
+
+RULES = (
+    Rule("one-class", "error", one_class),
+    Rule("validation-overlap", "error", validation_overlap),
+    Rule("test-overlap", "error", test_overlap),
+    Rule("conflicting-labels", "warning", conflicting_labels),
+    Rule("duplicates", "warning", duplicates),
+    Rule("label-imbalance", "warning", label_imbalance),
+    Rule("untrained-labels", "warning", untrained_labels),
+)
+
+
+def _repeated(sets: Entries, rule: str, splits: tuple[str, ...], *, same: bool) -> Iterator[Finding]:
+    """Rows whose input came before in their split, with the same label or with another."""
+    for split in splits:
+        first: dict[Hashable, Entry] = {}
+        entries = sets.entries(split)
+        found = []
+        for entry in entries:
+            before = first.setdefault(entry.content, entry)
+            if before is not entry and (before.label == entry.label) == same:
+                found.append((entry, before))
+        if found:
+            entry, before = found[0]
+            among = f"among {len(entries):,} {split} {sets.unit}"
+            said = (
+                f"a copy of {before.place} ({len(found):,} copies {among}): remove them, unless they are meant to weigh more"
+                if same
+                else f"the input of {before.place} with another label ({len(found):,} such {among}): keep the right one"
+            )
+            yield Finding(rule, "warning", said, entry.place, len(found))
+
+
+def _overlap(sets: Entries, split: str, others: tuple[str, ...]) -> Iterator[Finding]:
+    held = sets.entries(split)
+    for other in others:
+        known = {entry.content: entry for entry in reversed(sets.entries(other))}
+        shared = [entry for entry in held if entry.content in known]
+        if shared:
+            share = len(shared) / len(held)
+            yield Finding(
+                f"{split}-overlap",
+                "error" if share >= OVERLAP_ERROR[split] else "warning",
+                f"the same as {known[shared[0].content].place}, which is of {other} ({len(shared):,} of {len(held):,}"
+                f" {split} {sets.unit}, {share:.1%}): remove it from one of the two",
+                shared[0].place,
+                len(shared),
+            )

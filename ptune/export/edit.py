@@ -1,0 +1,90 @@
+"""Small tools for rewriting a graph: look backwards from a value, put nodes before a node, register constants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+MICROSOFT = "com.microsoft"
+
+
+def made_by(value: onnx_ir.Value | None, kind: str, domain: str = "") -> onnx_ir.Node | None:
+    """The node that makes `value`, where it is of this kind."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == kind and node.domain == domain else None
+
+
+def constant_of(value: onnx_ir.Value | None) -> NDArray[np.generic] | None:
+    """The numbers of a small constant."""
+    if value is None or value.const_value is None or value.const_value.size > 64:
+        return None
+    return value.const_value.numpy()
+
+
+def is_scalar(value: onnx_ir.Value | None, expected: float) -> bool:
+    """Whether a value is one constant number."""
+    found = constant_of(value)
+    return found is not None and found.size == 1 and bool(np.isclose(found.reshape(()), expected))
+
+
+def other_input(node: onnx_ir.Node, value: onnx_ir.Value | None) -> onnx_ir.Value | None:
+    """The other operand of a binary operator; None where `value` is none of its two."""
+    first, second = node.inputs[:2]
+    return second if first is value else first if second is value else None
+
+
+def width_of(value: onnx_ir.Value | None, axis: int = -1) -> int | None:
+    """A fixed dimension of a value; None where it is unknown or varies."""
+    if value is None or value.shape is None or len(value.shape) < max(axis + 1, -axis):
+        return None
+    found = value.shape[axis]
+    return found if isinstance(found, int) else None
+
+
+def rank_of(value: onnx_ir.Value | None) -> int | None:
+    """How many dimensions a value has, where that is known."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def constant(graph: onnx_ir.Graph, name: str, value: NDArray[np.generic] | np.generic) -> onnx_ir.Value:
+    """An initializer, registered once under its name."""
+    if name not in graph.initializers:
+        array = np.asarray(value)
+        made = onnx_ir.val(name, const_value=onnx_ir.tensor(array, name=name))
+        graph.register_initializer(made)
+    return graph.initializers[name]
+
+
+def before(
+    node: onnx_ir.Node,
+    kind: str,
+    inputs: Sequence[onnx_ir.Value | None],
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    domain: str = "",
+    outputs: int = 1,
+    like: onnx_ir.Value | None = None,
+) -> tuple[onnx_ir.Value, ...]:
+    """Puts a new node before `node` and returns its outputs; the first has the shape and type of `like`."""
+    new = onnx_ir.node(kind, inputs, attributes or {}, domain=domain, num_outputs=outputs)
+    assert node.graph is not None
+    node.graph.insert_before(node, new)
+    if like is not None:
+        new.outputs[0].shape, new.outputs[0].dtype = like.shape, like.dtype
+    return tuple(new.outputs)
+
+
+def replace(node: onnx_ir.Node, new: onnx_ir.Value) -> None:
+    """Lets `new` stand for the only output of `node`, which is removed."""
+    (old,) = node.outputs
+    if new.shape is None:
+        new.shape, new.dtype = old.shape, old.dtype
+    if old.is_graph_output():
+        new.name, old.name = old.name, None
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)

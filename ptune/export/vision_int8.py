@@ -1,0 +1,215 @@
+"""An image body's graph in int8: its convolutions and linear layers, and what lies between them.
+
+W is rounded symmetrically with a scale for each output channel. A tensor that goes into or comes out of a rounded layer
+is rounded to 256 steps of one size, asymmetrically; the step is a constant, taken from training images, so that an image's
+numbers depend on nothing that is in its batch:
+
+    x ≈ (q - zero) * step, q uint8      W ≈ Wq * scale, Wq int8      b ≈ bq * (step * scale), bq int32
+
+The graph says so in pairs of QuantizeLinear and DequantizeLinear, of which onnxruntime makes integer operators; where no
+pair stands it computes in float32. Only bodies without sockets: an adapter beside a layer would have to read both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+from ptune.errors import BackboneError
+from ptune.export.vision_ranges import SMALLEST, Range
+
+LARGEST = 127  # of a weight
+MOST = 2.0**30  # of a bias, as int32
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+ACTIVATIONS = ("Relu", "Clip")  # that become part of the rounding behind them
+SAME_STEP = ("MaxPool",)  # pick values, and make none
+
+Weights = NDArray[np.float32]
+
+
+def layers(model: onnx_ir.Model) -> list[onnx_ir.Node]:
+    """The layers that can be rounded, in order: products with a constant weight."""
+    return [node for node in model.graph if _can_be_rounded(node)]
+
+
+def _can_be_rounded(node: onnx_ir.Node) -> bool:
+    if node.op_type not in PRODUCTS or node.domain:
+        return False
+    x, weight, *bias = node.inputs
+    if x is None or x.const_value is not None or weight is None or weight.const_value is None:
+        return False
+    if any(value is not None and value.const_value is None for value in bias):
+        return False
+    if node.op_type == "MatMul":
+        return len(weight.const_value.shape) == 2
+    if node.op_type == "Gemm":
+        plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+        return all(
+            attribute.value == plain.get(name, attribute.value) for name, attribute in node.attributes.items()
+        )
+    return True
+
+
+def rounded_tensors(nodes: Collection[onnx_ir.Node]) -> list[onnx_ir.Value]:
+    """The tensors that are rounded where these layers are: their inputs, and a convolution's output after its activation."""
+    found: dict[onnx_ir.Value, None] = {}
+    for node in nodes:
+        x = node.inputs[0]
+        assert x is not None
+        found[x] = None
+        if node.op_type == "Conv" and not (out := _activated(node)).is_graph_output():
+            found[out] = None
+    return list(found)
+
+
+def _activated(node: onnx_ir.Node) -> onnx_ir.Value:
+    """A layer's output, or that of the activation which is all that reads it."""
+    out = node.outputs[0]
+    users = [use.node for use in out.uses()]
+    if len(users) == 1 and users[0].op_type in ACTIVATIONS and not out.is_graph_output():
+        return users[0].outputs[0]
+    return out
+
+
+def _picked_from(value: onnx_ir.Value, rounded: Collection[onnx_ir.Value]) -> onnx_ir.Value:
+    """The rounded tensor that an operator picked this one's values from, which has the same step then; else itself."""
+    maker = value.producer()
+    before = maker.inputs[0] if maker is not None and maker.op_type in SAME_STEP else None
+    return value if before is None or before not in rounded else _picked_from(before, rounded)
+
+
+def write_vision_int8(
+    source: Path, target: Path, ranges: Mapping[str, Range], keep: Collection[str] = ()
+) -> int:
+    """Reads the float32 graph at `source`, writes `target` and its weights beside it as `target`.data.
+
+    ranges: of every tensor of `rounded_tensors`, by name; keep: names of weights whose layers stay float32.
+    The same arguments give the same bytes. Returns how many layers became int8.
+    Raises: BackboneError where there is none.
+    """
+    model = onnx_ir.load(source)
+    chosen = [node for node in layers(model) if weight_name(node) not in keep]
+    if not chosen:
+        raise BackboneError(f"{source} has no layer that could be made int8")
+    _Rounding(model.graph, ranges).all_of(chosen)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx_ir.save(model, target, external_data=f"{target.name}.data", size_threshold_bytes=1024)
+    return len(chosen)
+
+
+class _Rounding:
+    """One graph while it is rewritten."""
+
+    def __init__(self, graph: onnx_ir.Graph, ranges: Mapping[str, Range]) -> None:
+        self.graph = graph
+        self.ranges = ranges
+
+    def all_of(self, nodes: Collection[onnx_ir.Node]) -> None:
+        """Rounds weights, biases and the tensors between."""
+        between = rounded_tensors(nodes)
+        found = {value: self.ranges[str(_picked_from(value, between).name)] for value in between}
+        for node in nodes:
+            x = node.inputs[0]
+            assert x is not None
+            self._parameters(node, found[x].step)
+        for value, one in found.items():
+            self._between(value, one)
+        for name in [name for name, value in self.graph.initializers.items() if not value.uses()]:
+            del self.graph.initializers[name]
+
+    def _between(self, value: onnx_ir.Value, found: Range) -> None:
+        """A pair of operators that round a tensor; all who read it read it rounded."""
+        name, maker, uses = str(value.name), value.producer(), list(value.uses())
+        step = self._constant(f"{name}.step", np.float32(found.step))
+        zero = self._constant(f"{name}.zero", np.uint8(found.zero))
+        down = onnx_ir.node("QuantizeLinear", [value, step, zero])
+        up = onnx_ir.node("DequantizeLinear", [down.outputs[0], step, zero])
+        down.outputs[0].name, up.outputs[0].name = f"{name}.uint8", f"{name}.rounded"
+        if maker is None:
+            self.graph.insert_before(self.graph[0], [down, up])
+        else:
+            self.graph.insert_after(maker, [down, up])
+        for use, place in uses:
+            use.replace_input_with(place, up.outputs[0])
+
+    def _parameters(self, node: onnx_ir.Node, step: float) -> None:
+        """Weight and bias of a layer, each behind an operator that makes floats of them; `step` is its input's."""
+        weight = _weight(node)
+        assert weight.const_value is not None
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        axis = _channels(node)
+        array = weight.const_value.numpy()
+        offset = None if bias is None or bias.const_value is None else bias.const_value.numpy()
+        rounded, scale = rounded_channels(array, axis, offset, step)
+        own = node.outputs[0].name  # of a weight that two layers share each has its own steps
+        node.replace_input_with(1, self._float(node, f"{own}.weight.int8", rounded, scale, axis))
+        if bias is not None and offset is not None:
+            whole = np.rint(offset / (step * scale)).astype(np.int32)
+            node.replace_input_with(
+                2, self._float(node, f"{own}.bias.int32", whole, np.float32(step) * scale, 0)
+            )
+
+    def _float(
+        self,
+        node: onnx_ir.Node,
+        name: str,
+        values: NDArray[np.int8] | NDArray[np.int32],
+        scale: Weights,
+        axis: int,
+    ) -> onnx_ir.Value:
+        inputs = [
+            self._constant(name, values),
+            self._constant(f"{name}.scale", scale),
+            self._constant(f"{name}.zero", np.zeros(scale.shape, values.dtype)),
+        ]
+        up = onnx_ir.node("DequantizeLinear", inputs, {"axis": axis})
+        up.outputs[0].name = f"{name}.float"
+        self.graph.insert_before(node, up)
+        return up.outputs[0]
+
+    def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> onnx_ir.Value:
+        """An initializer, registered once."""
+        if name not in self.graph.initializers:
+            array = np.asarray(value)
+            self.graph.register_initializer(onnx_ir.val(name, const_value=onnx_ir.tensor(array, name=name)))
+        return self.graph.initializers[name]
+
+
+def rounded_channels(
+    weight: Weights, axis: int, bias: Weights | None, step: float
+) -> tuple[NDArray[np.int8], Weights]:
+    """W -> Wq, scale [channels], with W close to Wq * scale along `axis`, and a bias in steps of step * scale an int32."""
+    others = tuple(one for one in range(weight.ndim) if one != axis)
+    scale = np.maximum(np.abs(weight).max(axis=others).astype(np.float64) / LARGEST, SMALLEST)
+    if bias is not None:
+        scale = np.maximum(scale, np.abs(bias) / (step * MOST))
+    scale = scale.astype(np.float32)
+    column = _along(scale, axis, weight.ndim)
+    return np.clip(np.rint(weight / column), -LARGEST, LARGEST).astype(np.int8), scale
+
+
+def _along(scale: Weights, axis: int, rank: int) -> Weights:
+    """A vector as an array of `rank` dimensions along one of them."""
+    return scale.reshape([-1 if one == axis else 1 for one in range(rank)])
+
+
+def _channels(node: onnx_ir.Node) -> int:
+    """The axis of a weight's output channels."""
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return 0 if node.op_type == "Conv" else 1
+
+
+def weight_name(node: onnx_ir.Node) -> str:
+    """What a layer is called: by its weight."""
+    return str(_weight(node).name)
+
+
+def _weight(node: onnx_ir.Node) -> onnx_ir.Value:
+    weight = node.inputs[1]
+    assert weight is not None
+    return weight

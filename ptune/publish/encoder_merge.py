@@ -1,0 +1,80 @@
+"""A classifier whose adapter became part of its weights: merged, compared with the live adapter, saved as a plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ptune.backbone.classifier import plain_tokenizer
+from ptune.backbone.image_model import save_processor
+from ptune.codecs.sequence import SequenceCodec
+from ptune.errors import ParityError
+from ptune.formats.bundle import Hop
+from ptune.formats.run import Run
+from ptune.formats.whole_write import whole_folder
+from ptune.publish.steps import figures
+from ptune.recipe import Backbone, Recipe
+from ptune.tasks.classification.facts import Facts
+from ptune.tasks.classification.spec import ImageClassification
+from ptune.tasks.classification.text import text_task
+from ptune.verify.encoder_compare import compare_said
+from ptune.verify.encoder_torch import Inputs, Reference, adapted, logits, merged, reference
+
+FOLDER = "merged"  # in the run's
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run trained, as an encoder's bundle is made of it."""
+
+    backbone: Backbone  # where the body's weights are
+    loaded: Reference
+    adapter: Path | None  # PEFT's folder; None where `loaded` holds all that was trained
+    hops: tuple[Hop, ...]  # measured so far
+
+    @classmethod
+    def open(cls, run: Run) -> Trained:
+        """Raises: BackboneError where the run's base is no longer the one that it was trained on."""
+        record, recipe, facts = run.record(), Recipe.load(run.recipe_path), Facts.of_run(run)
+        backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
+        backbone = backbone.model_copy(update={"dtype": record.base.dtype})
+        loaded = reference(backbone, facts)
+        facts.check_base(run, loaded.identity)
+        return cls(
+            backbone, _renamed(loaded), run.adapter_path if run.has_adapter else None, tuple(record.hops)
+        )
+
+    def merge(self, run: Run, inputs: Sequence[Inputs]) -> Trained:
+        """The same with its adapter merged in float32, saved in RUN/merged and loaded from there. This one is used up.
+
+        inputs: held-out ones, at which the merged model is compared with the live adapter.
+        Raises: ParityError, and saves nothing, where they differ.
+        """
+        if self.adapter is None:
+            return self
+        facts, recipe = self.loaded.facts, Recipe.load(run.recipe_path)
+        live = adapted(self.loaded.model, self.adapter)
+        before = logits(live, inputs)
+        plain = merged(live)
+        hop = compare_said("live adapter → merged", facts.problem, before, logits(plain, inputs))
+        if not hop.passed:
+            raise ParityError(
+                f"{hop.name}: {figures(hop)}, but the limit is {hop.limit}: export without --merge"
+            )
+        place = run.folder / FOLDER
+        with whole_folder(place) as part:
+            plain.save_pretrained(part)
+            if isinstance(recipe.task, ImageClassification):
+                save_processor(recipe.backbone, recipe.task.size, part)
+            else:
+                codec = SequenceCodec.open(run.codec_path)
+                plain_tokenizer(codec, text_task(recipe).max_length).save_pretrained(part)
+            facts.save(part)
+        backbone = recipe.backbone.saved_at(place).model_copy(update={"dtype": "float32"})
+        return Trained(backbone, _renamed(reference(backbone, facts)), None, (*self.hops, hop))
+
+
+def _renamed(loaded: Reference) -> Reference:
+    """With the hash of the body that it has: one that was trained, or merged into, has a new one."""
+    return replace(loaded, facts=loaded.facts.model_copy(update={"base": loaded.identity.hash}))

@@ -1,0 +1,50 @@
+"""A text classifier whose base is not read: an adapter that brings all of its head needs only the base's architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+from ptune.backbone.classifier import empty_classifier
+from ptune.engine.adapters import PEFT_PREFIX, weights_of
+from ptune.formats.bundle import Bundle
+from ptune.recipe import Backbone
+from ptune.tasks.classification.facts import Facts
+from ptune.verify.encoder_torch import IMAGES, Reference
+
+
+def unread(bundle: Bundle, backbone: Backbone, facts: Facts, adapter: Path) -> Reference | None:
+    """As `ptune.verify.encoder_torch.reference`, with zeros for weights: enough to trace the head of `adapter` from.
+
+    None where the head needs weights of the base: a pooler that was not trained, or LoRA on the head; and of images, whose
+    bases are small. Raises: BackboneError where the base's config cannot be read; AdapterError.
+    """
+    if facts.task == IMAGES:
+        return None
+    kind: Literal["text", "tokens"] = "tokens" if facts.problem == "tags" else "text"
+    model = empty_classifier(backbone, kind, facts.named)
+    prefix = f"{model.base_model_prefix}."
+    modules = tuple(
+        name
+        for name, module in (
+            *(
+                (f"{prefix}{name}", module)
+                for name, module in model.base_model.named_children()
+                if name.startswith("pooler")
+            ),
+            *((name, module) for name, module in model.named_children() if f"{name}." != prefix),
+        )
+        if any(True for _ in module.parameters())
+    )
+    needed = [
+        name for name, _ in model.named_parameters() if name.startswith(tuple(f"{one}." for one in modules))
+    ]
+    if not set(needed) <= _saved_whole(weights_of(adapter)):
+        return None
+    return Reference(model, bundle.manifest.base, facts, modules)
+
+
+def _saved_whole(tensors: Collection[str]) -> set[str]:
+    """Names of the model's own weights that peft's file holds, not as factors."""
+    return {name.removeprefix(PEFT_PREFIX).replace(".modules_to_save.", ".") for name in tensors}

@@ -1,0 +1,76 @@
+"""GET /openapi.json: the endpoints of this server, from the schemas that requests are read with.
+
+Bodies are read by the server itself and not by FastAPI, so they are put into FastAPI's document here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+import ptune
+
+from .answers import ANSWERS, COMPONENTS, ERROR
+from .message import Tool, ToolCall
+
+_REFERENCES = "#/components/schemas/{model}"
+
+
+def document(*routers: APIRouter) -> dict[str, Any]:
+    """The OpenAPI document of an app that has these routers."""
+    routes = [route for router in routers for route in router.routes]
+    made = get_openapi(
+        title="ptune",
+        version=ptune.__version__,
+        description="A fine-tuned model and its adapters, with OpenAI's API. `model` names the adapter.",
+        routes=routes,
+    )
+    kinds: set[type[BaseModel]] = {Tool, ToolCall}
+    for route in routes:
+        if not isinstance(route, APIRoute) or not route.include_in_schema:
+            continue
+        for method in route.methods or ():
+            operation = made["paths"][route.path][method.lower()]
+            operation["responses"] = _responses(route.path)
+            if (kind := _body_kind(route.dependant)) is not None:
+                kinds.add(kind)
+                schema = {"$ref": _REFERENCES.format(model=kind.__name__)}
+                operation["requestBody"] = {
+                    "required": True,
+                    "content": {"application/json": {"schema": schema}},
+                }
+    ordered = sorted(kinds, key=lambda kind: kind.__name__)
+    _, definitions = models_json_schema([(kind, "validation") for kind in ordered], ref_template=_REFERENCES)
+    made["components"] = {"schemas": definitions["$defs"] | COMPONENTS}
+    return made
+
+
+def _responses(path: str) -> dict[str, Any]:
+    """A good answer, and how all others look."""
+    content = ANSWERS.get(path, {"application/json": {"type": "object"}})
+    return {
+        "200": {
+            "description": "The answer",
+            "content": {media: {"schema": schema} for media, schema in content.items()},
+        },
+        "default": {"description": "An error", "content": {"application/json": {"schema": ERROR}}},
+    }
+
+
+def _body_kind(dependant: Dependant) -> type[BaseModel] | None:
+    """The schema of an endpoint's body, where one of its dependencies reads one."""
+    found = (getattr(each.call, "kind", None) for each in _all(dependant))
+    return next((kind for kind in found if kind is not None), None)
+
+
+def _all(dependant: Dependant) -> Iterator[Dependant]:
+    for each in dependant.dependencies:
+        yield each
+        yield from _all(each)

@@ -1,0 +1,89 @@
+"""GET /openapi.json, and schemathesis, which makes up requests from it: none may end in a 5xx, or hang."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from fake_chat_model import ADAPTERS, CONTEXT, FakeChatModel, serving
+from hypothesis import HealthCheck, settings
+from schemathesis import Case
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.transport import DEFAULT_MAX_STREAM_EVENTS
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from ptune_serve.app import create_app
+
+APP = create_app(FakeChatModel())
+SCHEMA = schemathesis.openapi.from_dict(APP.state.document())
+CHECKS = [
+    not_a_server_error,
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(APP) as url:
+        yield url
+
+
+@SCHEMA.parametrize()
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_made_up_requests(case: Case, url: str) -> None:
+    _address(case)
+    response = case.call(base_url=url, timeout=20)
+    if response.headers["content-type"][0].startswith("text/event-stream"):
+        cut = response.text.count("\n\n") >= DEFAULT_MAX_STREAM_EVENTS  # schemathesis reads so many events
+        assert cut or response.text.endswith("data: [DONE]\n\n") or '"error"' in response.text
+        assert '"server_error"' not in response.text
+    else:
+        case.validate_response(response, checks=CHECKS)
+
+
+def _address(case: Case) -> None:
+    """To a model that there is, and answers that fit: made-up ones are refused before anything else is looked at."""
+    if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+        case.body["model"] = ["base", *ADAPTERS][len(case.body["model"]) % 3]
+        for name in ("max_tokens", "max_completion_tokens"):
+            if type(case.body.get(name)) is int and case.body[name] > CONTEXT:
+                case.body[name] %= CONTEXT // 2
+
+
+def test_the_document_names_what_is_there(served: Any) -> None:
+    document = served.http.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    paths = {path: set(operations) for path, operations in document["paths"].items()}
+    assert paths == {
+        "/health": {"get"}, "/ready": {"get"}, "/metrics": {"get"}, "/v1/models": {"get"}, "/v1/models/{model}": {"get"},
+        "/v1/chat/completions": {"post"}, "/v1/completions": {"post"}, "/tokenize": {"post"}, "/detokenize": {"post"},
+        "/tokenizer_info": {"get"},
+    }  # fmt: skip
+    chat = document["components"]["schemas"]["ChatRequest"]
+    assert {"model", "messages", "tools", "response_format", "n"} <= set(chat["properties"])
+    assert set(chat["required"]) == {"model", "messages"}
+    used = set(_references(document))
+    assert used <= set(document["components"]["schemas"])
+    assert {"Tool", "ToolCall", "Error", "ChatCompletion"} <= used
+
+
+def _references(value: Any) -> Iterator[str]:
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _references(inner)
+    if isinstance(value, dict) and isinstance(value.get("$ref"), str):
+        yield value["$ref"].removeprefix("#/components/schemas/")
+
+
+def test_no_page_loads_scripts(served: Any) -> None:
+    for path in ("/docs", "/redoc"):
+        assert served.http.get(path).status_code == 404
+    assert "<script" not in json.dumps(served.http.get("/openapi.json").json())

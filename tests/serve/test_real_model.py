@@ -1,0 +1,121 @@
+"""The server over a real engine: choices, forms and tool calls of a model that knows nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import tiny_models
+from engine.tiny_bundle import make
+from fastapi.testclient import TestClient
+from openai.types.chat import ChatCompletion
+
+import ptune
+from ptune.codecs.chat import ChatCodec
+from ptune.formats.bundle import Bundle
+from ptune.formats.whole_write import sha256_of
+from ptune_serve.app import create_app
+
+HERMES = Path(__file__).parents[1] / "codecs" / "agents" / "hermes.jinja"
+USER = [{"role": "user", "content": "How warm is it in Oslo?"}]
+PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "place": {"type": "string", "maxLength": 4},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["place", "days"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}]
+
+
+@pytest.fixture(scope="module")
+def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    tiny = make(tmp_path_factory.mktemp("served") / "bundle")
+    bundle = Bundle.open(tiny.folder)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    template = HERMES.read_text(encoding="utf-8")
+    ChatCodec(tiny_models.tokenizer().backend_tokenizer, template, special, {2}, 512).save(bundle.codec_path)
+    files = {f"codec/{file.name}": sha256_of(file) for file in bundle.codec_path.iterdir()}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"codec": files}))
+    model = ptune.load(tiny.folder, threads=1, max_rows=6, replay_golden=False)
+    with TestClient(create_app(model)) as client:
+        yield client
+    model.close()
+
+
+def choices(http: TestClient, **fields: Any) -> list[dict[str, Any]]:
+    body = {"model": "wide", "messages": USER, "max_tokens": 20, **fields}
+    response = http.post("/v1/chat/completions", json=body)
+    response.raise_for_status()
+    ChatCompletion.model_validate(response.json(), strict=True)
+    found: list[dict[str, Any]] = response.json()["choices"]
+    return found
+
+
+def test_a_choice_depends_on_its_seed_alone(http: TestClient) -> None:
+    alone = [choices(http, seed=5 + number)[0]["message"] for number in range(3)]
+    assert len({message["content"] for message in alone}) == 3
+    with ThreadPoolExecutor(4) as pool:
+        noise = [pool.submit(choices, http, model="narrow", temperature=1.5) for _ in range(4)]
+        together = choices(http, seed=5, n=3)
+        for answer in noise:
+            answer.result()
+    assert [choice["message"] for choice in together] == alone
+
+
+def test_json_among_other_requests(http: TestClient) -> None:
+    asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": PARAMETERS}}}
+    with ThreadPoolExecutor(4) as pool:
+        noise = [pool.submit(choices, http, model="narrow") for _ in range(3)]
+        for choice in choices(http, **asked, n=4, seed=1, max_tokens=200, logprobs=True, top_logprobs=2):
+            jsonschema.validate(json.loads(choice["message"]["content"]), PARAMETERS)
+            assert choice["finish_reason"] == "stop"
+        for answer in noise:
+            answer.result()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_required_call_is_read_and_can_be_answered(http: TestClient, seed: int) -> None:
+    asked = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "seed": seed}
+    [choice] = choices(http, **asked, max_tokens=200)
+    message = choice["message"]
+    assert (choice["finish_reason"], message["content"]) == ("tool_calls", None)
+    [call] = message["tool_calls"]
+    jsonschema.validate(json.loads(call["function"]["arguments"]), PARAMETERS)
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "4 C"}
+    assert choices(http, messages=[*USER, message, result], tools=TOOLS)
+
+
+def test_tokens_of_a_conversation_with_calls_are_those_of_training(http: TestClient) -> None:
+    """Rendered by the server as transformers renders it for training."""
+    call = {
+        "id": "call1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"place": "Oslo", "days": 1}'},
+    }
+    messages = [
+        *USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call1", "content": "4 C"},
+    ]
+    told = http.post("/tokenize", json={"messages": messages, "tools": TOOLS}).json()
+    as_data = json.loads(json.dumps(messages))
+    as_data[1]["tool_calls"][0]["function"]["arguments"] = {"place": "Oslo", "days": 1}
+    expected = tiny_models.tokenizer().apply_chat_template(
+        as_data,
+        TOOLS,
+        chat_template=HERMES.read_text(encoding="utf-8"),
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    assert told["tokens"] == expected
+    assert http.post("/detokenize", json={"tokens": expected}).json()[
+        "prompt"
+    ] == tiny_models.tokenizer().decode(expected)

@@ -1,0 +1,123 @@
+"""Answers of a form: JSON, regular expressions, choices. The fake model knows nothing and writes what it may."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import jsonschema
+import openai
+import pydantic
+import pytest
+from serve_streams import chunks_of, whole_of
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 4}, "old": {"type": "boolean"}},
+    "required": ["name", "old"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA, "strict": True}}
+WAYS: list[dict[str, Any]] = [
+    {"response_format": FORMAT},
+    {"guided_json": SCHEMA},
+    {"guided_json": json.dumps(SCHEMA)},
+    {"structured_outputs": {"json": SCHEMA}},
+]
+
+
+def content(response: Any) -> tuple[str, str]:
+    response.raise_for_status()
+    [choice] = response.json()["choices"]
+    return choice["message"]["content"] if "message" in choice else choice["text"], choice["finish_reason"]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: next(iter(way)))
+@pytest.mark.parametrize("seed", [1, 2])
+def test_json_of_a_schema(served: Any, way: dict[str, Any], seed: int) -> None:
+    for response in (served.chat(**way, seed=seed), served.complete("x", **way, seed=seed, max_tokens=300)):
+        text, finish = content(response)
+        assert finish == "stop"
+        jsonschema.validate(json.loads(text), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "way", [{"response_format": {"type": "json_object"}}, {"structured_outputs": {"json_object": True}}]
+)
+def test_any_json_object(served: Any, way: dict[str, Any]) -> None:
+    ended = 0
+    for seed in range(20):
+        text, finish = content(served.chat(**way, seed=seed))
+        assert text.startswith(("{", " {", "\n"))
+        if finish == "stop":
+            assert isinstance(json.loads(text), dict)
+            ended += 1
+    assert ended
+
+
+@pytest.mark.parametrize(
+    "way", [{"guided_regex": "[a-c]{3}/\\d"}, {"structured_outputs": {"regex": "[a-c]{3}/\\d"}}]
+)
+def test_a_regular_expression(served: Any, way: dict[str, Any]) -> None:
+    text, finish = content(served.chat(**way, seed=3))
+    assert re.fullmatch("[a-c]{3}/\\d", text)
+    assert finish == "stop"
+
+
+@pytest.mark.parametrize(
+    "way", [{"guided_choice": ["ja", "nein ☠"]}, {"structured_outputs": {"choice": ["ja", "nein ☠"]}}]
+)
+def test_a_choice(served: Any, way: dict[str, Any]) -> None:
+    found = {content(served.chat(**way, seed=seed))[0] for seed in range(12)}
+    assert found == {"ja", "nein ☠"}
+
+
+def test_nothing_asked_for_is_no_form(served: Any) -> None:
+    for way in ({"response_format": {"type": "text"}}, {"structured_outputs": {}}, {"guided_json": None}):
+        assert content(served.chat("hi", **way))[0] == "pirate heard: hi"
+    assert all(request.grammar is None for request in served.engine.requests)
+
+
+def test_one_grammar_is_compiled_for_all_choices_and_requests(served: Any) -> None:
+    served.chat(response_format=FORMAT, n=2)
+    served.chat(guided_json=SCHEMA, model="devil")
+    assert len({id(request.grammar) for request in served.engine.requests}) == 1
+
+
+def test_streams_are_of_the_form(served: Any) -> None:
+    for choice in whole_of(chunks_of(served.chat(response_format=FORMAT, n=2, seed=4, stream=True))):
+        jsonschema.validate(json.loads(choice["message"]["content"]), SCHEMA)
+        assert choice["finish_reason"] == "stop"
+
+
+def test_a_cut_answer_says_length(served: Any) -> None:
+    text, finish = content(served.chat(response_format=FORMAT, max_tokens=3))
+    assert finish == "length"
+    assert len(text) <= 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_grammar_that_grows_too_complex_is_the_requests_fault(served: Any, stream: bool) -> None:
+    response = served.chat(guided_regex=r"(\w{1,1000}){1,1000}", seed=1, stream=stream)
+    error = json.loads(response.text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]
+    assert (error["code"], error["type"]) == ("invalid_grammar", "invalid_request_error")
+    assert "too complex" in error["message"]
+
+
+class Person(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=5)
+    tags: list[bool] = pydantic.Field(max_length=2)
+
+
+def test_the_openai_client_parses_into_a_class(served: Any) -> None:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": "Who?"}]
+        parsed = client.chat.completions.parse(
+            model="base", messages=messages, response_format=Person, seed=1
+        )
+        assert isinstance(parsed.choices[0].message.parsed, Person)
+        with client.chat.completions.stream(
+            model="base", messages=messages, response_format=Person, seed=2
+        ) as stream:
+            assert isinstance(stream.get_final_completion().choices[0].message.parsed, Person)

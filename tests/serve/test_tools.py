@@ -1,0 +1,206 @@
+"""Tools: what the model is shown, what it may answer, how its calls are told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import openai
+import pytest
+from fake_chat_model import ByteCodec, FakeChatModel, wait_until
+from openai.types.chat import ChatCompletion
+from serve_streams import chunks_of, whole_of
+from starlette.testclient import TestClient
+
+from ptune_serve.app import create_app
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {"place": {"type": "string", "maxLength": 4}, "hot": {"type": "boolean"}},
+    "required": ["place", "hot"],
+    "additionalProperties": False,
+}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Tells it.", "parameters": PARAMETERS},
+}
+NOW = {"type": "function", "function": {"name": "now"}}
+TOOLS = [WEATHER, NOW]
+ONE = '<tool_call>\n{"name": "weather", "arguments": {"place": "Oslo", "hot": false}}\n</tool_call>'
+TWO = f'Let me see.\n{ONE}\n<tool_call>\n{{"name": "now", "arguments": {{}}}}\n</tool_call>'
+
+
+def answer(response: Any) -> dict[str, Any]:
+    response.raise_for_status()
+    ChatCompletion.model_validate(response.json(), strict=True)
+    [choice] = response.json()["choices"]
+    return choice
+
+
+def functions(message: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [
+        (call["function"]["name"], json.loads(call["function"]["arguments"]))
+        for call in message["tool_calls"]
+    ]
+
+
+def without_ids(choice: dict[str, Any]) -> dict[str, Any]:
+    message = choice["message"]
+    calls = [{**call, "id": None} for call in message.get("tool_calls", ())]
+    return {**choice, "message": {**message, "tool_calls": calls}}
+
+
+def test_calls_are_told(served: Any) -> None:
+    served.engine.script = TWO
+    choice = answer(served.chat("How warm?", tools=TOOLS))
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] == "Let me see."
+    assert functions(choice["message"]) == [("weather", {"place": "Oslo", "hot": False}), ("now", {})]
+    ids = [call["id"] for call in choice["message"]["tool_calls"]]
+    assert len(set(ids)) == 2
+    assert all(call_id.startswith("call_") for call_id in ids)
+
+
+def test_streamed_calls_are_those_of_the_whole(served: Any) -> None:
+    served.engine.script = TWO
+    asked = {"tools": TOOLS, "n": 2, "logprobs": True, "return_token_ids": True}
+    whole = served.chat("How warm?", **asked).json()
+    chunks = chunks_of(served.chat("How warm?", **asked, stream=True))
+    for streamed, choice in zip(whole_of(chunks), whole["choices"], strict=True):
+        told = {**choice, "logprobs": choice["logprobs"]["content"]}
+        assert without_ids(streamed) == without_ids(told)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    pieces = [delta["tool_calls"][0]["function"]["arguments"] for delta in deltas if "tool_calls" in delta]
+    assert len(pieces) > 20  # as they are written, not as one piece at the end
+
+
+def test_a_call_alone_has_no_content(served: Any) -> None:
+    served.engine.script = ONE
+    message = answer(served.chat("How warm?", tools=TOOLS))["message"]
+    assert message["content"] is None
+
+
+def test_text_stays_text(served: Any) -> None:
+    served.engine.script = "It is <tool_call>"
+    choice = answer(served.chat("How warm?", tools=TOOLS))
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("It is <tool_call>", "stop")
+    assert "tool_calls" not in choice["message"]
+
+
+def test_without_tools_nothing_is_read(served: Any) -> None:
+    served.engine.script = ONE
+    assert answer(served.chat("How warm?"))["message"]["content"] == ONE
+
+
+def test_the_model_is_shown_the_tools(served: Any) -> None:
+    for choice, shown in (("auto", True), ("required", True), ("none", False)):
+        served.chat("x", tools=TOOLS, tool_choice=choice).raise_for_status()
+        assert bytes(served.engine.requests[-1].prompt).startswith(b"<tool weather><tool now>") == shown
+    served.engine.script = ONE
+    choice = answer(served.chat("x", tools=TOOLS, tool_choice="none"))
+    assert (choice["message"]["content"], choice["finish_reason"]) == (ONE, "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_call_at_a_time(served: Any, stream: bool) -> None:
+    served.engine.script = TWO + "x" * 300
+    served.engine.delay_s = 0.001
+    response = served.chat("x", tools=TOOLS, parallel_tool_calls=False, stream=stream)
+    choice = whole_of(chunks_of(response))[0] if stream else answer(response)
+    assert functions(choice["message"]) == [("weather", {"place": "Oslo", "hot": False})]
+    assert choice["finish_reason"] == "tool_calls"
+    wait_until(lambda: served.engine.cancelled and not served.service.running)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_call_can_be_required(served: Any, seed: int, stream: bool) -> None:
+    asked = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+    response = served.chat("x", **asked, seed=seed, stream=stream)
+    choice = whole_of(chunks_of(response))[0] if stream else answer(response)
+    assert choice["finish_reason"] == "tool_calls"
+    [(name, arguments)] = functions(choice["message"])
+    jsonschema.validate(arguments, PARAMETERS if name == "weather" else {"const": {}})
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_call_can_be_named(served: Any, seed: int) -> None:
+    named = {"type": "function", "function": {"name": "weather"}}
+    choice = answer(served.chat("x", tools=TOOLS, tool_choice=named, seed=seed))
+    [(name, arguments)] = functions(choice["message"])
+    assert name == "weather"
+    jsonschema.validate(arguments, PARAMETERS)
+    assert choice["finish_reason"] == "stop"  # it was no choice of the model's, says OpenAI
+
+
+def test_a_strict_tool_is_kept_to_though_none_is_required(served: Any) -> None:
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    served.chat("x", tools=[strict, NOW], max_tokens=5).raise_for_status()
+    assert served.engine.requests[-1].grammar is not None
+    served.chat("x", tools=TOOLS, max_tokens=5).raise_for_status()
+    assert served.engine.requests[-1].grammar is None
+    odd = {"type": "function", "function": {"name": "odd", "strict": True, "parameters": {"not": {}}}}
+    error = served.chat("x", tools=[odd]).json()["error"]
+    assert (error["param"], error["code"]) == ("tools", "invalid_grammar")
+
+
+def test_a_call_or_json(served: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "null"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    kinds = set()
+    for seed in range(16):
+        message = answer(
+            served.chat("x", tools=[NOW], response_format=form, seed=seed, parallel_tool_calls=False)
+        )["message"]
+        if message["content"]:
+            jsonschema.validate(json.loads(message["content"]), schema)
+        kinds.add(message["content"] is None)
+    assert kinds == {True, False}
+
+
+def test_a_cut_call_says_length(served: Any) -> None:
+    choice = answer(served.chat("x", tools=[WEATHER], tool_choice="required", max_tokens=40))
+    assert choice["finish_reason"] == "length"
+
+
+def test_calls_and_results_are_part_of_a_conversation(served: Any) -> None:
+    call = {"id": "call1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call1", "content": [{"type": "text", "text": "noon"}]},
+        {"role": "assistant", "content": "Noon.", "tool_calls": []},
+        {"role": "user", "content": "Sure?"},
+    ]
+    response = served.http.post("/v1/chat/completions", json={"model": "base", "messages": messages})
+    response.raise_for_status()
+    prompt = bytes(served.engine.requests[-1].prompt).decode()
+    assert "<assistant><calls now><tool>" in prompt
+
+
+def test_a_template_without_calls_is_told() -> None:
+    model = FakeChatModel(codecs={"base": ByteCodec(tool_format=None)})
+    with TestClient(create_app(model)) as http:
+        body = {"model": "base", "messages": [{"role": "user", "content": "x"}], "tools": [NOW]}
+        error = http.post("/v1/chat/completions", json=body)
+        assert error.status_code == 400
+        assert "chat template" in error.json()["error"]["message"]
+        assert http.post("/v1/chat/completions", json={**body, "tool_choice": "none"}).status_code == 200
+
+
+def test_the_openai_client_reads_calls(served: Any) -> None:
+    served.engine.script = TWO
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": "How warm?"}]
+        whole = client.chat.completions.create(model="base", messages=messages, tools=TOOLS)
+        assert [call.function.name for call in whole.choices[0].message.tool_calls] == ["weather", "now"]
+        with client.chat.completions.stream(model="base", messages=messages, tools=TOOLS) as stream:
+            final = stream.get_final_completion().choices[0]
+        assert final.finish_reason == "tool_calls"
+        assert json.loads(final.message.tool_calls[0].function.arguments) == {"place": "Oslo", "hot": False}

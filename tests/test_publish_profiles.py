@@ -1,0 +1,137 @@
+"""A chat bundle with an int8 graph beside fp32: proved, served by choice, refused where it drifts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import peft_folder
+from tiny_models import VOCAB, build, conversations, write_jsonl
+
+from ptune import publish
+from ptune.engine.engine import Engine
+from ptune.errors import ParityError, UsageError
+from ptune.fine_tune import train
+from ptune.formats.bundle import Bundle
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json, write_json
+from ptune.methods.lora import Lora
+from ptune.recipe import Backbone, Data, Recipe, Train
+from ptune.tasks.chat.spec import Chat
+from ptune.verify import held_tokens, profile
+from ptune.verify.limits import HELD_TOKENS
+
+RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to each other
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("profiles")
+    build(folder / "model", "llama")
+    write_jsonl(folder / "data.jsonl", conversations(24))
+    recipe = Recipe(
+        task=Chat(),
+        method=Lora(r=4),
+        backbone=Backbone(model=str(folder / "model"), dtype="float32"),
+        data=Data(files=(folder / "data.jsonl",), validation_share=0.3),
+        train=Train(max_steps=3, lr=2e-2, batch_size=4),
+    )
+    train(recipe, folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profile, "PROFILE_TOP1", RANDOM_TOP1)
+        proof = publish.export_run(
+            Run.open(folder / "run"), folder / "bundle", name="tuned", threads=1, profiles=("int8", "fp32")
+        )
+        assert proof.passed
+        yield folder
+
+
+def test_hops_and_files(place: Path) -> None:
+    bundle = Bundle.open(place / "bundle")
+    assert sorted(bundle.manifest.graphs) == ["fp32", "int8"]
+    assert bundle.manifest.default_profile == "int8"
+    base = {hop.name: hop for hop in bundle.manifest.hops}
+    assert base["fp32 → int8"].positions >= HELD_TOKENS
+    assert 0 < base["fp32 → int8"].mean_kl < 0.01
+    assert base["int8: alone → in company"].max_abs_logprob < 1e-2
+    assert "the base's moved by 0" in base["int8: alone → in company"].note
+    assert "fp32 → int8" in [hop.name for hop in bundle.adapter("tuned").hops]
+    with closing(Engine.open(bundle, threads=1)) as engine:  # golden vectors of int8 are replayed
+        rounded = engine.logits([[5, 6, 7, 8]], ["tuned"])[0]
+    with closing(Engine.open(bundle, profile="fp32", threads=1)) as engine:
+        floats = engine.logits([[5, 6, 7, 8]], ["tuned"])[0]
+    assert 0 < np.abs(rounded - floats).max() < 0.5
+
+
+def test_verified_again_and_another_adapter_added(place: Path, tmp_path: Path) -> None:
+    adapter = peft_folder(place / "model", tmp_path / "other", r=2, spread=0.2)
+    record = publish.add(place / "bundle", adapter, "other", threads=1)
+    assert record.parity == "measured"
+    assert [hop.name for hop in record.hops][-2:] == ["fp32 → int8", "int8: alone → in company"]
+    proof = publish.verify(place / "bundle", threads=1)
+    assert proof.passed
+    assert {hop.name for hop in proof.adapters["other"]} >= {"fp32 → int8", "ONNX → engine"}
+
+
+def test_other_golden_vectors_are_found_out(place: Path) -> None:
+    bundle = Bundle.open(place / "bundle")
+    path, known = bundle.golden_file("int8"), read_json(bundle.golden_file("int8"))
+    assert known["tolerance"] == 0.05
+    changed = {**known, "cases": [dict(known["cases"][0])]}
+    changed["cases"][0]["logprobs"] = [[one + 0.2 for one in row] for row in known["cases"][0]["logprobs"]]
+    write_json(path, changed)
+    files = {
+        **bundle.manifest.golden,
+        "golden/int8.json": publish.chat.hashes(bundle.folder, "golden")["golden/int8.json"],
+    }
+    before = bundle.manifest
+    bundle.write_manifest(before.model_copy(update={"golden": files}))
+    try:
+        with pytest.raises(ParityError, match="off by"):
+            Engine.open(bundle.folder, threads=1)
+        Engine.open(bundle.folder, profile="fp32", threads=1).close()
+    finally:
+        write_json(path, known)
+        bundle.write_manifest(before)
+
+
+def test_a_profile_that_drifts_is_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile, "PROFILE_KL", 1e-9)
+    with pytest.raises(ParityError, match=r"fp32 → int8: .*mean KL"):
+        publish.export_run(
+            Run.open(place / "run"), tmp_path / "bundle", name="tuned", threads=1, profiles=("fp32", "int8")
+        )
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_unknown_profiles(place: Path, tmp_path: Path) -> None:
+    for profiles, words in ((("int8",), "fp32, which"), (("fp32", "int4"), "'fp32,int4'")):
+        with pytest.raises(UsageError, match=words):
+            publish.export_run(
+                Run.open(place / "run"), tmp_path / "x", name="x", threads=1, profiles=profiles
+            )
+
+
+def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single query in attention has a kernel of its own: without the second one, bits change."""
+    from ptune.engine import step
+
+    held = held_tokens.load(place / "bundle")
+    bundle = Bundle.open(place / "bundle")
+    assert profile.in_company(bundle, "int8", held, threads=1).passed
+    monkeypatch.setattr(step, "LEAST", 1)
+    hop = profile.in_company(bundle, "int8", held, threads=1)
+    assert not hop.passed
+    assert "moved by 0" not in hop.note
+
+
+def test_held_tokens_are_topped_up(place: Path) -> None:
+    held = held_tokens.load(place / "bundle")
+    assert HELD_TOKENS <= sum(map(len, held)) < HELD_TOKENS + held_tokens.PIECE
+    assert all(held_tokens.LEAST <= len(ids) <= held_tokens.PIECE for ids in held)
+    assert max(max(ids) for ids in held) < VOCAB
