@@ -65,6 +65,7 @@ def trained(name: str, folder: Path, work: Path, epochs: float = EPOCHS) -> Path
     images, labels = read(folder, "train")
     torch.manual_seed(0)
     model = transformers.ResNetForImageClassification(config(name)).train()
+    _begin(model)
     model = model.to(memory_format=torch.channels_last)
     steps = int(epochs * len(images) / BATCH)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -90,6 +91,20 @@ def trained(name: str, folder: Path, work: Path, epochs: float = EPOCHS) -> Path
     )
     processor.save_pretrained(place)
     return place
+
+
+def _begin(model: Any) -> None:
+    """Blocks begin as their shortcuts and the head with nothing, as is usual (Goyal et al. 2017, section 5.1).
+
+    A head that begins at random keeps directions that say nothing of any label, and all rounding with them.
+    """
+    import torch
+
+    for module in model.modules():
+        if hasattr(module, "shortcut"):
+            torch.nn.init.zeros_(module.layer[-1].normalization.weight)
+    for parameter in model.classifier.parameters():
+        torch.nn.init.zeros_(parameter)
 
 
 def exported(name: str, folder: Path, work: Path, threads: int) -> Path:

@@ -163,6 +163,8 @@ ANSWERS: dict[str, dict[str, Schema]] = {
             }
         )
     },
+    "/v1/load_lora_adapter": {"text/plain": STRING},
+    "/v1/unload_lora_adapter": {"text/plain": STRING},
     "/detokenize": {"application/json": _object({"prompt": STRING})},
 }
 """By path and media type."""

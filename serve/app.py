@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from . import chat, classify, completions, errors, tag, tokens
+from . import adapters, chat, classify, completions, errors, tag, tokens
+from .adapter_store import AdapterStore
 from .catalogue import Catalogue
 from .encoder_catalogue import EncoderCatalogue
 from .encoder_metrics import EncoderMetrics
@@ -23,6 +24,7 @@ from .service import (
     Settings,
     TheService,
     accepting,
+    administering,
     authorized,
     rightly_addressed,
 )
@@ -38,7 +40,11 @@ keyed = APIRouter()
 def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
     """The app that serves a chat bundle. The model is loaded and proved already: a server that listens is ready."""
     service = ChatService(
-        model=model, settings=settings, catalogue=Catalogue(model.engine), metrics=Metrics(model.engine)
+        model=model,
+        settings=settings,
+        catalogue=Catalogue(model.engine, require_parity=settings.require_parity),
+        metrics=Metrics(model.engine),
+        store=AdapterStore(model.engine, settings.max_adapters),
     )
     return _app(service, chat.router, completions.router, tokens.router)
 
@@ -48,8 +54,9 @@ def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> 
     service = EncoderService(
         model=model,
         settings=settings,
-        catalogue=EncoderCatalogue(model.engine),
+        catalogue=EncoderCatalogue(model.engine, require_parity=settings.require_parity),
         metrics=EncoderMetrics(model.engine),
+        store=AdapterStore(model.engine, settings.max_adapters),
     )
     return _app(service, classify.router, tag.router)
 
@@ -68,13 +75,17 @@ def _app(service: Service, *endpoints: APIRouter) -> FastAPI:
         dependencies=[Depends(rightly_addressed)],
     )
     app.state.service = service
-    app.state.document = cache(partial(document, open_to_all, keyed, *endpoints))  # made when asked for
+    administered = [adapters.router] if service.settings.adapters_api else []
+    documented = (open_to_all, keyed, *endpoints, *administered)
+    app.state.document = cache(partial(document, *documented))  # made when asked for
     app.add_middleware(RequestLog)
     errors.install(app)
     app.include_router(open_to_all)
     app.include_router(keyed, dependencies=[Depends(authorized)])
     for router in endpoints:
         app.include_router(router, dependencies=[Depends(authorized), Depends(accepting)])
+    for router in administered:
+        app.include_router(router, dependencies=[Depends(administering), Depends(accepting)])
     return app
 
 
@@ -99,13 +110,22 @@ async def openapi(request: Request) -> JSONResponse:
 @keyed.get("/v1/models")
 async def models(service: TheService) -> dict[str, Any]:
     """The adapters, and the base where it answers by itself."""
-    return {"object": "list", "data": [service.catalogue.card(name) for name in service.catalogue.names()]}
+    catalogue = service.catalogue
+    cards = [catalogue.card(name) for name in catalogue.names()]
+    return {"object": "list", "data": cards + [_alias_card(service, alias) for alias in catalogue.aliases()]}
 
 
 @keyed.get("/v1/models/{model}")
 async def one_model(model: str, service: TheService) -> dict[str, Any]:
     """One of them."""
+    if model in service.catalogue.aliases():
+        return _alias_card(service, model)
     return service.catalogue.card(service.catalogue.resolve(model))
+
+
+def _alias_card(service: Service, alias: str) -> dict[str, Any]:
+    name = service.catalogue.resolve(alias)
+    return {**service.catalogue.card(name), "id": alias, "parent": name}
 
 
 @keyed.get("/metrics")

@@ -6,7 +6,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ptune.errors import RequestError
-from ptune.formats.bundle import BASE, Manifest
+from ptune.formats.bundle import BASE, AdapterRecord, Manifest
+
+from .aliases import MAIN, chosen
 
 if TYPE_CHECKING:
     from ptune.engine.engine import Engine
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
 class Catalogue:
     """From a request's `model` to an adapter, and what /v1/models says of each."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, require_parity: bool = False) -> None:
         self._engine = engine
+        self._require_parity = require_parity
         self._bundle = engine.bundle.folder.resolve().name
 
     @property
@@ -26,11 +29,25 @@ class Catalogue:
     def names(self) -> list[str]:
         return [BASE, *self._engine.adapters]
 
+    def aliases(self) -> list[str]:
+        return list(self._manifest.aliases)
+
+    def answering(self, model: str, key: str = MAIN) -> str:
+        """The adapter that answers a request. key: of a caller, who gets the same adapter of an alias each time.
+
+        Raises: RequestError: 404, as `resolve`; 403 for one that was not measured, where that is required.
+        """
+        adapter = self.resolve(chosen(self._manifest.aliases, model, key))
+        if self._require_parity and (record := self._engine.record(adapter)) is not None:
+            require_measured(record)
+        return adapter
+
     def resolve(self, model: str) -> str:
         """The adapter that `model` means. The bundle's own name means the base, unless an adapter bears it.
 
         Raises: RequestError(404) that lists what is served.
         """
+        model = chosen(self._manifest.aliases, model, MAIN)
         names = self.names()
         if model in names:
             return model
@@ -40,10 +57,9 @@ class Catalogue:
         raise RequestError(message, param="model", code="model_not_found", status=404)
 
     def answered_by(self, adapter: str) -> str:
-        """`name@hash12`: exactly which weights answered."""
+        """`name@hash12`: exactly which weights answered. Raises: RequestError(404) where it was removed meanwhile."""
         manifest = self._manifest
-        digest = manifest.base.hash if adapter == BASE else manifest.adapters[adapter]
-        return f"{adapter}@{digest.rpartition(':')[2][:12]}"
+        return fingerprint(adapter, manifest.base.hash if adapter == BASE else manifest.adapters.get(adapter))
 
     def card(self, name: str) -> dict[str, Any]:
         """One entry of /v1/models: OpenAI's fields, vLLM's (`root`, `parent`, `max_model_len`) and ours."""
@@ -60,3 +76,24 @@ class Catalogue:
             "source": base.source,
             "task": "chat",
         }
+
+
+def fingerprint(adapter: str, digest: str | None) -> str:
+    """`name@hash12`. Raises: RequestError(404) for an adapter that is in the bundle no more."""
+    if digest is None:
+        raise RequestError(
+            f"adapter {adapter!r} was removed", param="model", code="model_not_found", status=404
+        )
+    return f"{adapter}@{digest.rpartition(':')[2][:12]}"
+
+
+def require_measured(record: AdapterRecord) -> None:
+    """Raises: RequestError(403) for an adapter that nobody has compared with torch."""
+    if record.parity != "measured":
+        raise RequestError(
+            f"adapter {record.name!r} is unmeasured, and this server answers with measured ones only "
+            "(--require-parity): `ptune add` measures an adapter against torch as it adds it",
+            param="model",
+            code="parity_unmeasured",
+            status=403,
+        )

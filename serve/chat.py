@@ -32,7 +32,7 @@ async def chat_completions(
     body: Annotated[ChatRequest, Depends(body_of(ChatRequest))], service: TheChat, http: HttpRequest
 ) -> Response:
     """Continues a conversation with an answer, or with `n` of them."""
-    adapter = addressed(http, service, body.model)
+    adapter = addressed(http, service, body.model, body.caller or http.state.request_id)
     codec = service.model.codec_for(adapter)
     use = tool_use(body, codec)
     messages = [message.raw() for message in body.messages]

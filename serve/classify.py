@@ -52,7 +52,7 @@ async def classify(
     body: Annotated[ClassifyRequest, Depends(asked)], service: TheEncoder, http: HttpRequest
 ) -> Response:
     """Labels each input by itself; inputs of all requests share passes."""
-    record = service.catalogue.asked_at(body.model, "/v1/classify")
+    record = service.catalogue.asked_at(body.model, "/v1/classify", body.user or http.state.request_id)
     _check_kinds(body.input, record)
     return await respond(
         http,

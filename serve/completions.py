@@ -32,7 +32,7 @@ async def completions(
     http: HttpRequest,
 ) -> Response:
     """Continues each prompt, with `n` choices for each."""
-    adapter = addressed(http, service, body.model)
+    adapter = addressed(http, service, body.model, body.caller or http.state.request_id)
     codec = service.model.codec_for(adapter)
     grammar = await compiled(service, form_of(body), adapter)
     encoded = await asyncio.to_thread(lambda: [_encoded(codec, prompt) for prompt in body.prompt])

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord
 
+from .aliases import MAIN, chosen
+from .catalogue import fingerprint, require_measured
+
 if TYPE_CHECKING:
     from ptune.engine.encoder import EncoderEngine
 
@@ -22,15 +25,20 @@ ENDPOINTS = {
 class EncoderCatalogue:
     """From a request's `model` to an adapter, and what /v1/models says of each."""
 
-    def __init__(self, engine: EncoderEngine) -> None:
+    def __init__(self, engine: EncoderEngine, *, require_parity: bool = False) -> None:
         self._engine = engine
+        self._require_parity = require_parity
         self._bundle = engine.bundle.folder.resolve().name
 
     def names(self) -> list[str]:
         return list(self._engine.adapters)
 
+    def aliases(self) -> list[str]:
+        return list(self._engine.bundle.manifest.aliases)
+
     def resolve(self, model: str) -> str:
         """The adapter of that name. Raises: RequestError(404) that lists what is served."""
+        model = chosen(self._engine.bundle.manifest.aliases, model, MAIN)
         names = self.names()
         if model in names:
             return model
@@ -40,19 +48,25 @@ class EncoderCatalogue:
         )
         raise RequestError(message, param="model", code="model_not_found", status=404)
 
-    def asked_at(self, model: str, endpoint: str) -> AdapterRecord:
-        """The adapter that a request means. Raises: RequestError: 404; 400 where its task has another endpoint."""
+    def asked_at(self, model: str, endpoint: str, key: str = MAIN) -> AdapterRecord:
+        """The adapter that answers a request. key: of a caller, who gets the same adapter of an alias each time.
+
+        Raises: RequestError: 404; 400 where its task has another endpoint; 403 for one that was not measured, where
+        that is required.
+        """
+        model = chosen(self._engine.bundle.manifest.aliases, model, key)
         record = self._engine.record(self.resolve(model))
         right = ENDPOINTS[record.task]
         if right != endpoint:
             message = f"{record.name} is an adapter for {record.task}: ask it at {right}, not at {endpoint}"
             raise RequestError(message, param="model", code="wrong_endpoint")
+        if self._require_parity:
+            require_measured(record)
         return record
 
     def answered_by(self, adapter: str) -> str:
         """`name@hash12`: exactly which weights answered."""
-        digest = self._engine.bundle.manifest.adapters[adapter]
-        return f"{adapter}@{digest.rpartition(':')[2][:12]}"
+        return fingerprint(adapter, self._engine.bundle.manifest.adapters.get(adapter))
 
     def card(self, name: str) -> dict[str, Any]:
         """One entry of /v1/models: OpenAI's fields, vLLM's (`root`, `parent`, `max_model_len`) and ours."""

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .adapter_metrics import AdapterNumbers
+
 if TYPE_CHECKING:
     from ptune.engine.encoder import EncoderEngine
 
@@ -37,6 +39,7 @@ class EncoderMetrics:
             registry=registry,
         )
         registry.register(_EngineNumbers(engine))
+        registry.register(AdapterNumbers(engine))
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""

@@ -100,6 +100,7 @@ def _part(part: dict[str, Any]) -> Input:
 
 class _Asking(Body):
     model: str = Field(max_length=256)
+    user: str | None = Field(default=None, max_length=1024)
 
     @model_validator(mode="before")
     @classmethod

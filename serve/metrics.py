@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .adapter_metrics import AdapterNumbers
+
 if TYPE_CHECKING:
     from ptune.engine.engine import Engine
 
@@ -43,6 +45,7 @@ class Metrics:
             registry=registry,
         )
         registry.register(_EngineGauges(engine))
+        registry.register(AdapterNumbers(engine))
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""

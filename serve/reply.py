@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ptune.errors import RequestError
 
+from .aliases import MAIN
 from .errors import error_object, internal_error
 from .generation import Generation
 from .request_log import log_failure
@@ -43,12 +44,13 @@ def head(kind: str, http: Request, service: ChatService, model: str, adapter: st
     }
 
 
-def addressed(http: Request, service: ChatService, model: str) -> str:
-    """The adapter that a request's `model` means; whatever becomes of it, its response names it.
+def addressed(http: Request, service: ChatService, model: str, key: str = MAIN) -> str:
+    """The adapter that answers a request; whatever becomes of it, its response names it.
 
-    Raises: RequestError(404).
+    key: of the caller, by which an alias that has a canary chooses.
+    Raises: RequestError: 404; 403 where it is not measured and has to be.
     """
-    adapter = service.catalogue.resolve(model)
+    adapter = service.catalogue.answering(model, key)
     http.state.answered_by = service.catalogue.answered_by(adapter)
     return adapter
 

@@ -167,6 +167,7 @@ class Generate(Body):
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    user: str | None = Field(default=None, max_length=1024)
     return_token_ids: bool = False  # vLLM's extension: each choice has its `token_ids`
     logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] = Field(default={}, max_length=1024)
     response_format: ResponseFormat | None = None
@@ -201,6 +202,11 @@ class Generate(Body):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def caller(self) -> str:
+        """By what an alias's canary is chosen: the user, else the seed; empty where neither is told."""
+        return self.user or ("" if self.seed is None else f"seed {self.seed}")
 
     def sampling(self, choice: int = 0) -> Sampling:
         """The sampling fields as the engine takes them. Each choice has a seed of its own, as in vLLM: seed + choice."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
 from ptune.errors import RequestError
 
+from .adapter_store import AdapterStore
 from .auth import ApiKeys
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ class Settings:
     max_body_bytes: int = 4 * 2**20
     max_images_bytes: int = 32 * 2**20  # of a body that may hold images
     hosts: frozenset[str] = frozenset()  # names in the Host header that are answered; none = all
+    adapters_api: bool = False  # whether adapters may be added and removed over HTTP
+    adapter_root: Path | None = None  # folders below it may be named as adapters
+    max_adapter_bytes: int = 2**30  # of one that is added over HTTP
+    max_adapters: int = 1000
+    require_parity: bool = False  # whether an adapter that was not measured is refused
 
 
 class Running(Protocol):
@@ -45,8 +52,11 @@ class Listing(Protocol):
     def names(self) -> list[str]:
         """As requests name them."""
 
+    def aliases(self) -> list[str]:
+        """Names that stand for one of those."""
+
     def resolve(self, model: str) -> str:
-        """The adapter that a request's `model` means. Raises: RequestError(404)."""
+        """The adapter that `model` means. Raises: RequestError(404)."""
 
     def card(self, name: str) -> dict[str, Any]:
         """An entry of /v1/models."""
@@ -66,6 +76,7 @@ class Service:
     settings: Settings
     catalogue: Listing
     metrics: Exposition
+    store: AdapterStore
     running: set[Running] = field(default_factory=set)  # until their last byte is sent
     draining: bool = False
 
@@ -140,6 +151,11 @@ def rightly_addressed(request: Request, service: TheService) -> None:
 def authorized(request: Request, service: TheService) -> None:
     """Raises: RequestError(401) for a request without one of the keys."""
     service.settings.api_keys.check(request.headers.get("authorization"))
+
+
+def administering(request: Request, service: TheService) -> None:
+    """Lets those in who may change what is served: every key may, until keys have scopes. Raises: RequestError(401)."""
+    authorized(request, service)
 
 
 def accepting(service: TheService) -> None:

@@ -23,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ptune.codecs.tool_calls import ToolFormat
+from ptune.engine.registry import AdapterStats
 from ptune.engine.request import NO_TOKEN, Request, Token
 from ptune.errors import PtuneError, RequestError, TemplateError
 from ptune.tasks.chat import infer
@@ -135,7 +136,9 @@ class FakeEngine:
         self.adapters = list(ADAPTERS)
         self.signature = SimpleNamespace(vocab_size=ByteCodec.vocab_size)
         base = SimpleNamespace(hash="sha256:" + "0123456789ab" * 5, source="llm_tiny", licence="apache-2.0")
-        manifest = SimpleNamespace(created="2025-06-01T12:00:00+00:00", base=base, adapters=dict(ADAPTERS))
+        manifest = SimpleNamespace(
+            created="2025-06-01T12:00:00+00:00", base=base, adapters=dict(ADAPTERS), aliases={}
+        )
         self.bundle = SimpleNamespace(folder=Path("/bundles/dictionary"), manifest=manifest)
 
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> FakeTicket:
@@ -153,6 +156,9 @@ class FakeEngine:
         ticket = FakeTicket()
         threading.Thread(target=self._run, args=(request, deliver, ticket.given_up), daemon=True).start()
         return ticket
+
+    def adapter_stats(self) -> AdapterStats:
+        return AdapterStats(70, None, 2, 5, 3, 0.5)
 
     def stats(self) -> SimpleNamespace:
         return SimpleNamespace(running=self.running, waiting=0, kv_used_tokens=7, kv_capacity_tokens=70)

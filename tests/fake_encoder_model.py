@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ptune.codecs.words import split
+from ptune.engine.registry import AdapterStats
 from ptune.errors import PtuneError, RequestError
 from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.classification.infer import Classification, Entity
@@ -83,7 +84,7 @@ class FakeEncoderEngine:
         base = SimpleNamespace(hash="sha256:" + "0123456789ab" * 5, source="tiny_encoder")
         digests = {name: "sha256:" + f"{index + 10:x}" * 64 for index, name in enumerate(self.records)}
         manifest = SimpleNamespace(
-            created="2025-06-01T12:00:00+00:00", base=base, adapters=digests, task="encoder"
+            created="2025-06-01T12:00:00+00:00", base=base, adapters=digests, aliases={}, task="encoder"
         )
         self.bundle = SimpleNamespace(folder=Path("/bundles/many"), manifest=manifest)
         images = any(record.task == "image-classification" for record in self.records.values())
@@ -93,6 +94,9 @@ class FakeEncoderEngine:
 
     def record(self, name: str) -> AdapterRecord:
         return self.records[name]
+
+    def adapter_stats(self) -> AdapterStats:
+        return AdapterStats(70, None, 2, 5, 3, 0.5)
 
     def stats(self) -> SimpleNamespace:
         return SimpleNamespace(running=0, waiting=self.waiting, passes=3, rows=12, tokens=70)

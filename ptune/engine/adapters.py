@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptune.engine.peft_config import MERGE, LoraConfig, read_config
-from ptune.engine.safetensors import read_tensors
+from ptune.engine.safetensors import float32_bytes, read_tensors
 from ptune.errors import AdapterError, FormatError
 from ptune.formats.signature import EncoderSignature, Signature, Socket
 from ptune.formats.whole_write import read_json
@@ -92,6 +92,14 @@ def weights_of(folder: Path) -> dict[str, Factor]:
     """The tensors of a PEFT folder. Raises: AdapterError where they are missing, damaged or a pickle."""
     try:
         return read_tensors(_weights_file(folder))
+    except FormatError as error:
+        raise AdapterError(str(error)) from None
+
+
+def factor_bytes(folder: Path) -> int:
+    """What the tensors of a PEFT folder take in memory. Raises: AdapterError, as `weights_of`."""
+    try:
+        return float32_bytes(_weights_file(folder))
     except FormatError as error:
         raise AdapterError(str(error)) from None
 

@@ -9,17 +9,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ptune.engine.adapters import Adapter, load_adapter
+from ptune.engine.adapters import Adapter, factor_bytes, load_adapter
 from ptune.engine.encoder_batch import Array, Item, choose, padded
 from ptune.engine.encoder_golden import replay
 from ptune.engine.encoder_session import BodySession, HeadSession
 from ptune.engine.factors import Stacks
-from ptune.engine.registry import Registry, queue_full, shutting_down
-from ptune.errors import PtuneError, RequestError, UsageError
+from ptune.engine.registry import AdapterStats, Registry, queue_full, shutting_down
+from ptune.errors import FormatError, PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 
 HEAD = "head.onnx"
@@ -46,20 +47,24 @@ class Served:
     head: HeadSession
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Job:
     item: Item
-    served: (
-        Served | None
-    )  # None = the bare body; as it was when the item came, so that a later drop is no matter
     done: Future[Array]
+    served: Served | None = None  # None = the bare body; once taken, a drop of the adapter is no matter
 
 
 class EncoderEngine:
     """Serves one bundle's encoder under all its adapters. All methods may be called from any thread."""
 
     def __init__(
-        self, bundle: Bundle, session: BodySession, *, max_batch: int = 32, max_waiting: int = 256
+        self,
+        bundle: Bundle,
+        session: BodySession,
+        *,
+        max_batch: int = 32,
+        max_waiting: int = 256,
+        adapter_bytes: int | None = None,
     ) -> None:
         self.signature = bundle.encoder
         self.context = self.signature.context  # longest text, in tokens; 0 of images
@@ -67,11 +72,14 @@ class EncoderEngine:
         self._stacks = Stacks(self.signature)
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._waiting: deque[_Job] = deque()
+        self._arriving: dict[_Job, None] = {}  # their adapters are being read
         self._running = self._passes = self._rows = self._tokens = 0
         self._open = True  # takes items
         self._closing = False
         self._changed = threading.Condition()  # guards everything above
-        self._registry = Registry(bundle, self._served_from, self._changed, base_answers=False)
+        self._registry = Registry(
+            bundle, self._served_from, _bytes, self._changed, base_answers=False, limit_bytes=adapter_bytes
+        )
         self._thread = threading.Thread(target=self._run, name="ptune-encoder", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # or the interpreter would take the graph away under a running pass
@@ -85,14 +93,16 @@ class EncoderEngine:
         threads: int | None = None,
         max_batch: int = 32,
         max_waiting: int = 256,
+        adapter_bytes: int | None = None,
         replay_golden: bool = True,
     ) -> EncoderEngine:
-        """Opens a bundle, loads all its adapters and compares this machine's numbers with the exporting one's.
+        """Opens a bundle and its adapters, and compares this machine's numbers with the exporting one's.
 
         profile: which graph; default: the bundle's own choice.
         threads: of a pass; default: the cores that this process may use.
         max_batch: rows of a pass at most.
         max_waiting: items that wait at most.
+        adapter_bytes: memory for adapters; beyond it, those that were used least recently are read again when asked for.
 
         Raises: FormatError, AdapterError, UsageError; ParityError where this machine computes otherwise.
         """
@@ -109,7 +119,9 @@ class EncoderEngine:
         graph = bundle.graph_path(profile)
         bundle.check_files(manifest.graphs[profile].files)
         session = BodySession(graph, bundle.encoder, threads)
-        engine = cls(bundle, session, max_batch=max_batch, max_waiting=max_waiting)
+        engine = cls(
+            bundle, session, max_batch=max_batch, max_waiting=max_waiting, adapter_bytes=adapter_bytes
+        )
         try:
             engine._registry.load_all()
             if replay_golden:
@@ -122,21 +134,33 @@ class EncoderEngine:
 
     @property
     def bundle(self) -> Bundle:
-        """As it was when an adapter was loaded last."""
+        """As it was when an adapter was loaded last, or `refresh` was called."""
         return self._registry.bundle
 
     @property
     def adapters(self) -> list[str]:
-        """Names of the loaded adapters; the bare body is always there and not among them."""
+        """Names of the adapters, in memory or not; the bare body is always there and not among them."""
         return self._registry.names
 
+    @property
+    def in_memory(self) -> list[str]:
+        """Names of the adapters that are in memory."""
+        return self._registry.in_memory
+
     def record(self, name: str) -> AdapterRecord:
-        """What a loaded adapter says of itself. Raises: RequestError, 404, where there is none of that name."""
-        served = self._registry.find(name)
-        if served is None:
+        """What an adapter says of itself. Raises: RequestError, 404, where there is none of that name."""
+        record = self._registry.record(name)
+        if record is None:
             known = ", ".join(self.adapters) or "there is none yet"
             raise RequestError(f"{BASE!r} has no head: name an adapter: {known}", param="model")
-        return served.record
+        return record
+
+    def adapter_stats(self) -> AdapterStats:
+        return self._registry.stats()
+
+    def refresh(self) -> None:
+        """Reads the bundle's manifest again. Raises: FormatError."""
+        self._registry.refresh()
 
     def load_adapter(self, name: str) -> None:
         """Loads an adapter of the bundle, also one that was added to it since; a loaded one is replaced.
@@ -158,8 +182,9 @@ class EncoderEngine:
         """
         with self._changed:
             job = self._job(item)
-            if len(self._waiting) >= self._max_waiting:
-                raise queue_full(len(self._waiting))
+            waiting = len(self._waiting) + len(self._arriving)
+            if waiting >= self._max_waiting:
+                raise queue_full(waiting)
             self._enqueue([job])
         return job.done
 
@@ -172,22 +197,26 @@ class EncoderEngine:
 
     def stats(self) -> EncoderStats:
         with self._changed:
-            return EncoderStats(self._running, len(self._waiting), self._passes, self._rows, self._tokens)
+            waiting = len(self._waiting) + len(self._arriving)
+            return EncoderStats(self._running, waiting, self._passes, self._rows, self._tokens)
 
     def drain(self, timeout_s: float | None = None) -> bool:
         """Takes no more items and waits for those that are there. Returns whether all have finished."""
         with self._changed:
             self._open = False
-            return self._changed.wait_for(lambda: not self._waiting and not self._running, timeout_s)
+            return self._changed.wait_for(
+                lambda: not (self._waiting or self._arriving or self._running), timeout_s
+            )
 
     def close(self) -> None:
         """Cancels what is left and ends the thread. May be called twice."""
         with self._changed:
             self._open, self._closing = False, True
-            for job in self._waiting:
+            for job in (*self._waiting, *self._arriving):
                 job.done.cancel()
             self._changed.notify_all()
         self._thread.join()
+        self._registry.close()
         atexit.unregister(self.close)
 
     def _run(self) -> None:
@@ -207,6 +236,7 @@ class EncoderEngine:
                 self._passes += bool(jobs)
                 self._rows += len(jobs)
                 self._tokens += sum(job.item.length for job in jobs)
+                self._give_back(jobs)
                 self._changed.notify_all()
 
     def _next(self) -> list[_Job]:
@@ -215,7 +245,14 @@ class EncoderEngine:
         waiting = list(enumerate(self._waiting))
         self._waiting = deque(job for index, job in waiting if index not in chosen)
         picked = [job for index, job in waiting if index in chosen]
-        return [job for job in picked if job.done.set_running_or_notify_cancel()]
+        live = [job for job in picked if job.done.set_running_or_notify_cancel()]
+        self._give_back([job for job in picked if job not in live])
+        return live
+
+    def _give_back(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            if job.served is not None:
+                self._registry.give_back(job.served)
 
     def _compute(self, jobs: Sequence[_Job]) -> list[Array]:
         """One pass of the body, then each adapter's head on its own rows."""
@@ -238,7 +275,23 @@ class EncoderEngine:
         return [found[row] for row in range(len(jobs))]
 
     def _enqueue(self, jobs: Sequence[_Job]) -> None:
-        self._waiting.extend(jobs)
+        """Into the queue, each as soon as its adapter is in memory."""
+        for job in jobs:
+            if job.item.adapter == BASE:
+                self._waiting.append(job)
+            else:
+                self._arriving[job] = None
+                self._registry.take(job.item.adapter, partial(self._arrived, job))
+        self._changed.notify_all()
+
+    def _arrived(self, job: _Job, found: Served | PtuneError) -> None:
+        """A job's adapter is in memory, or cannot be. Called under the lock."""
+        del self._arriving[job]
+        if not isinstance(found, PtuneError):
+            job.served = found
+            self._waiting.append(job)
+        elif job.done.set_running_or_notify_cancel():
+            job.done.set_exception(found)
         self._changed.notify_all()
 
     def _served_from(self, folder: Path, record: AdapterRecord) -> Served:
@@ -250,7 +303,7 @@ class EncoderEngine:
         """A job for an item that can be encoded."""
         if not self._open:
             raise shutting_down()
-        served = self._registry.find(item.adapter)
+        self._registry.record(item.adapter)
         if self.signature.modality == "text":
             if not item.length:
                 raise RequestError("a text is one or more tokens", param="input")
@@ -260,7 +313,15 @@ class EncoderEngine:
                     param="input",
                     code="context_length_exceeded",
                 )
-        return _Job(item, served, Future())
+        return _Job(item, Future())
+
+
+def _bytes(folder: Path, record: AdapterRecord) -> int:
+    """What an adapter takes in memory, about: its factors, and its head as it lies on disk."""
+    if not (folder / HEAD).is_file():
+        raise FormatError(f"{folder / HEAD} is missing")
+    factors = factor_bytes(folder) if (folder / NO_FACTORS).is_file() else 0
+    return factors + (folder / HEAD).stat().st_size
 
 
 def _headed(hidden: Array, lengths: Array | None, served: Served | None) -> list[Array]:

@@ -8,22 +8,24 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ptune.engine.adapters import load_adapter
+from ptune.engine.adapters import Adapter, factor_bytes, load_adapter
 from ptune.engine.golden import replay
 from ptune.engine.kv_cache import KvCache
-from ptune.engine.registry import Registry, queue_full, shutting_down
+from ptune.engine.registry import AdapterStats, Registry, queue_full, shutting_down
 from ptune.engine.request import Request, Token
 from ptune.engine.rows import Generation, Scoring
 from ptune.engine.scheduler import Chunk, Row, Scheduler
 from ptune.engine.session import Session
 from ptune.engine.step import Logits, Step
 from ptune.errors import PtuneError, RequestError, UsageError
-from ptune.formats.bundle import Bundle
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 from ptune.formats.whole_write import read_json
 
 GIB = 1 << 30
+GUESSES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +62,27 @@ class Engine:
         *,
         prefill_chunk: int = 256,
         max_waiting: int = 256,
+        adapter_bytes: int | None = None,
+        guesses: int = GUESSES,
     ) -> None:
         self.signature = bundle.decoder
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
         self._cache = cache
-        self._scheduler = Scheduler(cache.slots, prefill_chunk, max_waiting)
+        self._scheduler = Scheduler(cache.slots, prefill_chunk, max_waiting, guesses)
+        self._max_waiting = max_waiting
+        self._arriving: dict[Row, None] = {}  # their adapters are being read; in order of arrival
         self._step = Step(session, self.signature, cache)
         self._steps = self._tokens = 0
         self._open = True  # takes requests
         self._closing = False
         self._changed = threading.Condition()  # guards the scheduler, the adapters and the two flags
         self._registry = Registry(
-            bundle, lambda folder, _: load_adapter(folder, self.signature), self._changed, base_answers=True
+            bundle,
+            lambda folder, _: load_adapter(folder, self.signature),
+            lambda folder, _: factor_bytes(folder),
+            self._changed,
+            base_answers=True,
+            limit_bytes=adapter_bytes,
         )
         self._thread = threading.Thread(target=self._run, name="ptune-engine", daemon=True)
         self._thread.start()
@@ -88,15 +99,19 @@ class Engine:
         max_rows: int = 32,
         prefill_chunk: int = 256,
         max_waiting: int = 256,
+        adapter_bytes: int | None = None,
+        guesses: int = GUESSES,
         replay_golden: bool = True,
     ) -> Engine:
-        """Opens a bundle, loads all its adapters and compares this machine's numbers with the exporting one's.
+        """Opens a bundle and its adapters, and compares this machine's numbers with the exporting one's.
 
         profile: which graph; default: the bundle's own choice.
         threads: of a step; default: the cores that this process may use.
         kv_bytes, max_rows: memory for the cache, and into how many sequences' slots it is cut at most.
         prefill_chunk: prompt tokens that one step computes at most.
-        max_waiting: requests that wait for a slot at most.
+        max_waiting: requests that wait for a slot, or for their adapter, at most.
+        guesses: tokens that a step computes on suspicion at most (see ptune.engine.speculation); 0 = none.
+        adapter_bytes: memory for adapters; beyond it, those that were used least recently are read again when asked for.
 
         Raises: FormatError, AdapterError, UsageError; ParityError where this machine computes otherwise.
         """
@@ -113,7 +128,15 @@ class Engine:
         bundle.check_files(manifest.graphs[profile or manifest.default_profile].files)
         cache = KvCache.within(kv_bytes, bundle.decoder, max_rows)
         session = Session(graph, bundle.decoder, threads)
-        engine = cls(bundle, session, cache, prefill_chunk=prefill_chunk, max_waiting=max_waiting)
+        engine = cls(
+            bundle,
+            session,
+            cache,
+            prefill_chunk=prefill_chunk,
+            max_waiting=max_waiting,
+            adapter_bytes=adapter_bytes,
+            guesses=guesses,
+        )
         try:
             engine._registry.load_all()
             if replay_golden:
@@ -126,13 +149,29 @@ class Engine:
 
     @property
     def bundle(self) -> Bundle:
-        """As it was when an adapter was loaded last."""
+        """As it was when an adapter was loaded last, or `refresh` was called."""
         return self._registry.bundle
 
     @property
     def adapters(self) -> list[str]:
-        """Names of the loaded adapters; the base is always there and not among them."""
+        """Names of the adapters, in memory or not; the base is always there and not among them."""
         return self._registry.names
+
+    @property
+    def in_memory(self) -> list[str]:
+        """Names of the adapters whose factors are in memory."""
+        return self._registry.in_memory
+
+    def record(self, name: str) -> AdapterRecord | None:
+        """What an adapter says of itself; None = the base. Raises: RequestError, 404, where there is none."""
+        return self._registry.record(name)
+
+    def adapter_stats(self) -> AdapterStats:
+        return self._registry.stats()
+
+    def refresh(self) -> None:
+        """Reads the bundle's manifest again. Raises: FormatError."""
+        self._registry.refresh()
 
     def load_adapter(self, name: str) -> None:
         """Loads an adapter of the bundle, also one that was added to it since; a loaded one is replaced.
@@ -148,14 +187,16 @@ class Engine:
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> Ticket:
         """Queues a request. `deliver` gets its tokens one by one, on the engine's thread; it must be quick.
 
+        While its adapter is being read it waits outside the queue, and nobody else waits for that.
         Raises: RequestError: 400 for what cannot be served, 404 for an unknown adapter, 429 where the queue is full,
         503 while the engine drains.
         """
         with self._changed:
             row = self._generation(request, deliver)
-            if self._scheduler.full:
-                raise queue_full(len(self._scheduler.waiting))
-            self._enqueue([row])
+            waiting = len(self._scheduler.waiting) + len(self._arriving)
+            if waiting >= self._max_waiting:
+                raise queue_full(waiting)
+            self._enqueue([row], [request.adapter])
         return Ticket(lambda: self._cancel(row))
 
     def generate(self, request: Request) -> Generator[Token, None, None]:
@@ -174,7 +215,7 @@ class Engine:
                 self._generation(request, tokens.put)
                 for request, tokens in zip(requests, queues, strict=True)
             ]
-            self._enqueue(rows)
+            self._enqueue(rows, [request.adapter for request in requests])
         return [list(_until_finish(tokens)) for tokens in queues]
 
     def logits(self, ids: Sequence[Sequence[int]], adapters: Sequence[str]) -> list[Logits]:
@@ -187,8 +228,9 @@ class Engine:
             rows = []
             for sequence, name in zip(ids, adapters, strict=True):
                 self._check_tokens(sequence, 0)
-                rows.append(Scoring(sequence, self._registry.find(name), self.signature.vocab_size))
-            self._enqueue(rows)
+                self._registry.record(name)
+                rows.append(Scoring(sequence, None, self.signature.vocab_size))
+            self._enqueue(rows, adapters)
         for row in rows:
             row.done.wait()
             if row.error:
@@ -199,7 +241,7 @@ class Engine:
         with self._changed:
             return EngineStats(
                 running=len(self._scheduler.running),
-                waiting=len(self._scheduler.waiting),
+                waiting=len(self._scheduler.waiting) + len(self._arriving),
                 kv_used_tokens=sum(row.cached for row in self._scheduler.running),
                 kv_capacity_tokens=self._cache.slots * self._cache.capacity,
                 steps=self._steps,
@@ -210,25 +252,26 @@ class Engine:
         """Takes no more requests and waits for those that are there. Returns whether all have finished."""
         with self._changed:
             self._open = False
-            return self._changed.wait_for(lambda: not self._scheduler.busy, timeout_s)
+            return self._changed.wait_for(lambda: not (self._scheduler.busy or self._arriving), timeout_s)
 
     def close(self) -> None:
         """Cancels what is left and ends the thread. May be called twice."""
         with self._changed:
             self._open = False
             self._closing = True
-            for row in (*self._scheduler.running, *self._scheduler.waiting):
+            for row in (*self._scheduler.running, *self._scheduler.waiting, *self._arriving):
                 row.cancelled = True
             self._changed.notify_all()
         self._thread.join()
+        self._registry.close()
         atexit.unregister(self.close)
 
     def _run(self) -> None:
         """The thread: sleeps while there is nothing to do, else steps."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._scheduler.busy)
-                dropped = self._scheduler.drop_cancelled()
+                self._changed.wait_for(lambda: self._closing or self._scheduler.busy or self._given_up())
+                dropped = self._drop_cancelled()
                 chunks = self._scheduler.plan()
                 closing = self._closing
                 self._changed.notify_all()
@@ -248,7 +291,7 @@ class Engine:
                 _fail(chunk.row, error)
         else:
             self._steps += 1
-            self._tokens += sum(chunk.count for chunk in chunks)
+            self._tokens += sum(map(len, chunks))
             self._scheduler.computed(chunks)
             for chunk, logits in zip(chunks, columns, strict=True):
                 try:
@@ -256,13 +299,49 @@ class Engine:
                 except Exception as error:
                     _fail(chunk.row, error)
         with self._changed:
-            self._scheduler.release([chunk.row for chunk in chunks if chunk.row.finished])
+            done = [chunk.row for chunk in chunks if chunk.row.finished]
+            self._scheduler.release(done)
+            self._give_back(done)
             self._changed.notify_all()
 
-    def _enqueue(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            self._scheduler.submit(row)
+    def _enqueue(self, rows: Sequence[Row], adapters: Sequence[str]) -> None:
+        """Rows of known adapters: into the queue, each as soon as its adapter is in memory."""
+        for row, name in zip(rows, adapters, strict=True):
+            if name == BASE:
+                self._scheduler.submit(row)
+            else:
+                self._arriving[row] = None
+                self._registry.take(name, partial(self._arrived, row))
         self._changed.notify_all()
+
+    def _arrived(self, row: Row, found: Adapter | PtuneError) -> None:
+        """A row's adapter is in memory, or cannot be. Called under the lock."""
+        expected = row in self._arriving
+        self._arriving.pop(row, None)
+        if isinstance(found, PtuneError):
+            if expected:
+                row.end("error", str(found))
+        elif expected:
+            row.adapter = found
+            self._scheduler.submit(row)
+        else:  # it was given up meanwhile
+            self._registry.give_back(found)
+        self._changed.notify_all()
+
+    def _given_up(self) -> list[Row]:
+        return [row for row in self._arriving if row.cancelled]
+
+    def _drop_cancelled(self) -> list[Row]:
+        dropped, given_up = self._scheduler.drop_cancelled(), self._given_up()
+        self._give_back(dropped)
+        for row in given_up:
+            del self._arriving[row]
+        return dropped + given_up
+
+    def _give_back(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.adapter is not None:
+                self._registry.give_back(row.adapter)
 
     def _cancel(self, row: Row) -> None:
         with self._changed:
@@ -284,7 +363,8 @@ class Engine:
             )
         if (request.logprobs or 0) > vocab:
             raise RequestError(f"logprobs must be at most {vocab} (is {request.logprobs})", param="logprobs")
-        return Generation(request, self._registry.find(request.adapter), deliver)
+        self._registry.record(request.adapter)
+        return Generation(request, None, deliver)
 
     def _check_tokens(self, prompt: Sequence[int], max_tokens: int) -> None:
         vocab = self.signature.vocab_size

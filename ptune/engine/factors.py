@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ptune.engine.adapters import Adapter, Factor
 from ptune.formats.signature import EncoderSignature, Signature, Socket
 
 LIMIT_BYTES = 512 << 20
+WIDER = 2  # times what is wanted: columns that nobody uses cost time, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,28 +20,51 @@ class Stack:
     """Adapter inputs of the graph: A and B of every socket, as its signature has them, R being the sum of the ranks."""
 
     inputs: dict[str, Factor]
-    columns: dict[Adapter, slice]  # each adapter's part of R
+    columns: WeakKeyDictionary[
+        Adapter, slice
+    ]  # each adapter's part of R; one that is gone from memory elsewhere is gone here, too
     rank: int
     bytes: int
+    adapters: int  # that it was built of
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether one of its adapters is gone."""
+        return len(self.columns) < self.adapters
 
 
 class Stacks:
-    """Keeps the stacks that were used last, within a limit in bytes: the same few sets of adapters come again."""
+    """Keeps the stacks that were used last, within a limit in bytes: the same adapters come again.
+
+    To build a stack means to copy its adapters whole, many steps' worth of time. So one that holds more than is wanted
+    will do, up to WIDER times as wide, and a new one takes along those that were used last: requests come and go
+    without a copy as long as they are for the same few adapters.
+    """
 
     def __init__(self, signature: Signature | EncoderSignature, limit_bytes: int = LIMIT_BYTES) -> None:
         self._signature = signature
         self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[frozenset[Adapter], Stack] = OrderedDict()
+        self._kept: list[Stack] = []  # the one that was used last at the end
 
     def of(self, adapters: Collection[Adapter]) -> Stack:
-        """The stack of a set of adapters; of none, a stack of rank 0, which is the bare base."""
-        key = frozenset(adapters)
-        if key not in self._kept:
-            self._kept[key] = _stack(sorted(key, key=lambda adapter: adapter.name), self._signature)
-        self._kept.move_to_end(key)
-        while len(self._kept) > 1 and sum(stack.bytes for stack in self._kept.values()) > self._limit_bytes:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+        """A stack that holds these adapters; of none, a stack of rank 0, which is the bare base."""
+        wanted = {*adapters}
+        most = WIDER * sum(adapter.rank for adapter in wanted)
+        fitting = [one for one in self._kept if one.rank <= most and wanted <= {*one.columns}]
+        found = min(fitting, key=lambda one: one.rank) if fitting else self._built(wanted, most)
+        self._kept = [*(one for one in self._kept if one is not found), found]
+        while len(self._kept) > 1 and sum(stack.bytes for stack in self._kept) > self._limit_bytes:
+            del self._kept[0]
+        return found
+
+    def _built(self, wanted: set[Adapter], most: int) -> Stack:
+        """A new stack, with as many of the last one's other adapters as make it no wider than `most`."""
+        self._kept = [one for one in self._kept if not one.incomplete]
+        members = sorted(wanted, key=lambda adapter: adapter.name)
+        for other in list(self._kept[-1].columns) if self._kept else []:
+            if other not in wanted and sum(one.rank for one in members) + other.rank <= most:
+                members.append(other)
+        return _stack(members, self._signature)
 
 
 def _stack(adapters: list[Adapter], signature: Signature | EncoderSignature) -> Stack:
@@ -60,7 +84,8 @@ def _stack(adapters: list[Adapter], signature: Signature | EncoderSignature) -> 
         if isinstance(signature, Signature):  # [G, ...]
             wide_a, wide_b = wide_a[None], wide_b[None]
         inputs |= {f"{socket.name}.A": wide_a, f"{socket.name}.B": wide_b}
-    return Stack(inputs, columns, rank, sum(array.nbytes for array in inputs.values()))
+    held = sum(array.nbytes for array in inputs.values())
+    return Stack(inputs, WeakKeyDictionary(columns), rank, held, len(columns))
 
 
 def _zeros(socket: Socket, rank: int) -> tuple[Factor, Factor]:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from ptune.engine.engine import Engine
 
 TOLERANCE = 1e-3  # of a log-probability
-ROUNDED = 0.05  # of profiles with rounded activations: where one falls otherwise, later layers make more of it
+ROUNDED = (
+    0.05  # of profiles with rounded activations: where one falls otherwise, later layers make more of it
+)
 TOP = 5  # tokens kept of each position
 PROMPT_POSITIONS = 4  # of the prompt's end
 GREEDY_TOKENS = 8

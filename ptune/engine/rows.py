@@ -14,6 +14,7 @@ from ptune.engine.adapters import Adapter
 from ptune.engine.request import NO_TOKEN, Finish, Request, Token
 from ptune.engine.sampling import choose, log_softmax, most_likely
 from ptune.engine.scheduler import Chunk, Row
+from ptune.engine.speculation import Guesses
 from ptune.errors import PtuneError, RequestError
 
 Logits = npt.NDArray[np.float32]
@@ -29,6 +30,12 @@ class Generation(Row):
         seed = request.sampling.seed
         self._seed = secrets.randbits(64) if seed is None else seed
         self._walk = None if request.grammar is None else request.grammar.walk()
+        self._guesses = Guesses()
+
+    def guess(self, most: int) -> tuple[int, ...]:
+        """As `Row.guess`. With a grammar none: whether a token may come is only known when its turn is there."""
+        left = self._request.max_tokens - (len(self.tokens) - len(self._request.prompt))
+        return () if self._walk is not None else self._guesses.next(self.tokens, min(most, left - 1))
 
     def take(self, chunk: Chunk, logits: Logits) -> None:
         """Emits the tokens that the logits [wanted, vocab] tell: of the prompt where asked for, then the next one.
@@ -44,7 +51,7 @@ class Generation(Row):
             self.end("length")
         elif newest:
             try:
-                self._emit_next(logits[-1])
+                self._emit_all(chunk.guess, logits[len(logits) - 1 - len(chunk.guess) :])
             except RequestError as error:  # its grammar cannot be followed any further
                 self._emit(Token(NO_TOKEN, finish="error", error=str(error), refused=True))
 
@@ -59,6 +66,19 @@ class Generation(Row):
             self._emit(Token(prompt[0], prompt=True))
         for row, token in zip(logits, prompt[start + 1 :], strict=False):
             self._emit(self._told(token, row, prompt=True))
+
+    def _emit_all(self, guess: tuple[int, ...], logits: Logits) -> None:
+        """The next token, and those after it as long as each is the one that was guessed: their keys are cached already."""
+        right = 0
+        self._emit_next(logits[0])
+        while (
+            right < len(guess) and self.tokens[-1] == guess[right] and not (self.finished or self.cancelled)
+        ):
+            right += 1
+            self.cached += 1
+            self._emit_next(logits[right])
+        if guess:
+            self._guesses.told(len(self.tokens), len(guess), right)
 
     def _emit_next(self, logits: Logits) -> None:
         request = self._request

@@ -32,6 +32,19 @@ def read_tensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
         raise FormatError(f"{path} is damaged: {error}") from None
 
 
+def float32_bytes(path: Path) -> int:
+    """What a file's tensors take as float32; reads its header only. Raises: FormatError, as `read_tensors`."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(8)
+            header, _ = _split(first + file.read(min(int.from_bytes(first, "little"), MAX_HEADER_BYTES)))
+        return sum(4 * math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except OSError as error:
+        raise FormatError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise FormatError(f"{path} is damaged: {error}") from None
+
+
 def _split(content: bytes) -> tuple[dict[str, Any], memoryview]:
     """The file is: header length (8 bytes, little-endian), header (JSON), data."""
     length = int.from_bytes(content[:8], "little")

@@ -31,6 +31,10 @@ class Row:
     def uncached(self) -> int:
         return len(self.tokens) - self.cached
 
+    def guess(self, most: int) -> tuple[int, ...]:
+        """Tokens that may follow the newest one, at most `most`, to be computed along with it."""
+        return ()
+
     def take(self, chunk: Chunk, logits: npt.NDArray[np.float32]) -> None:
         """Consumes the logits [wanted, vocab] of a chunk that has been computed; may append the next token."""
 
@@ -41,11 +45,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens [start, start + count) of a row: what one step computes of it."""
+    """Tokens [start, start + count) of a row, and guesses at those that follow: what one step computes of it."""
 
     row: Row
     start: int
     count: int
+    guess: tuple[int, ...] = ()  # only where the chunk reaches the newest token
+
+    def __len__(self) -> int:
+        return self.count + len(self.guess)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [*self.row.tokens[self.start : self.start + self.count], *self.guess]
 
     @property
     def newest(self) -> bool:
@@ -55,7 +67,7 @@ class Chunk:
     @property
     def wanted(self) -> range:
         """The chunk's columns whose logits are wanted."""
-        return range(0 if self.row.all_logits else self.count - self.newest, self.count)
+        return range(0 if self.row.all_logits else self.count - self.newest, len(self))
 
 
 class Scheduler:
@@ -63,9 +75,10 @@ class Scheduler:
 
     A step computes one token of every row that is generating and at most `prefill_chunk` tokens of those that still
     have more: so a long prompt delays nobody's next token by more than a chunk, and no row that runs ever starves.
+    Rows that are generating may have `guesses` tokens more among them, while there are few of them.
     """
 
-    def __init__(self, slots: int, prefill_chunk: int, max_waiting: int) -> None:
+    def __init__(self, slots: int, prefill_chunk: int, max_waiting: int, guesses: int = 0) -> None:
         self.waiting: deque[Row] = deque()
         self.running: list[Row] = []  # in order of arrival
         self._free = list(
@@ -73,6 +86,7 @@ class Scheduler:
         )  # a heap: the lowest goes first, so that the slots in use stay neighbours
         self._prefill_chunk = prefill_chunk
         self._max_waiting = max_waiting
+        self._guesses = guesses
 
     @property
     def busy(self) -> bool:
@@ -108,9 +122,13 @@ class Scheduler:
             row = self.waiting.popleft()
             row.slot = heapq.heappop(self._free)
             self.running.append(row)
-        counts = {row: 1 for row in self.running if row.uncached == 1}
-        counts |= self._share_out([row for row in self.running if row.uncached > 1])
-        return [Chunk(row, row.cached, count) for row, count in counts.items()]
+        generating = [row for row in self.running if row.uncached == 1]
+        counts = self._share_out([row for row in self.running if row.uncached > 1])
+        most = self._guesses // max(len(generating), 1)
+        return [
+            *(Chunk(row, row.cached, 1, row.guess(most) if most else ()) for row in generating),
+            *(Chunk(row, row.cached, count) for row, count in counts.items()),
+        ]
 
     def _share_out(self, prompts: list[Row]) -> dict[Row, int]:
         """Divides the step's prompt tokens among rows given in order of arrival.

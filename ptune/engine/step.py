@@ -59,7 +59,7 @@ def step_inputs(
 
     lengths: tokens in the cache of each slot from `low` on, [batch]; slots without a chunk are idle.
     """
-    counts = np.array([chunk.count for chunk in chunks])
+    counts = np.array([len(chunk) for chunk in chunks])
     batch_row = _slots(chunks) - low
     first = np.cumsum(counts) - counts  # flat index of each chunk's first token
     owner = np.repeat(batch_row, counts)  # [tokens]
@@ -78,7 +78,7 @@ def step_inputs(
         at + column for at, chunk in zip(first.tolist(), chunks, strict=True) for column in chunk.wanted
     ]
     inputs = {
-        "input_ids": np.array([[token for chunk in chunks for token in _tokens(chunk)]], np.int64),
+        "input_ids": np.array([[token for chunk in chunks for token in chunk.tokens]], np.int64),
         "position_ids": (np.repeat(starts, counts) + column)[None],
         "pad": pad,
         "unpad": owner * seq + column,
@@ -97,16 +97,12 @@ def step_inputs(
 
 def _choice(chunks: Sequence[Chunk], first: npt.NDArray[np.int64], stack: Stack) -> npt.NDArray[np.float32]:
     """[1, tokens, R]: 1 where a token uses a column of the stack."""
-    choice = np.zeros((1, sum(chunk.count for chunk in chunks), stack.rank), np.float32)
+    choice = np.zeros((1, sum(map(len, chunks)), stack.rank), np.float32)
     for at, chunk in zip(first, chunks, strict=True):
         if chunk.row.adapter is not None:
-            choice[0, at : at + chunk.count, stack.columns[chunk.row.adapter]] = 1
+            choice[0, at : at + len(chunk), stack.columns[chunk.row.adapter]] = 1
     return choice
 
 
 def _slots(chunks: Sequence[Chunk]) -> npt.NDArray[np.int64]:
     return np.array([chunk.row.slot for chunk in chunks], np.int64)
-
-
-def _tokens(chunk: Chunk) -> list[int]:
-    return chunk.row.tokens[chunk.start : chunk.start + chunk.count]

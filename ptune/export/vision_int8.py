@@ -75,19 +75,24 @@ def _activated(node: onnx_ir.Node) -> onnx_ir.Value:
     return out
 
 
-def _picked_from(value: onnx_ir.Value, rounded: Collection[onnx_ir.Value]) -> onnx_ir.Value:
+def picked_from(value: onnx_ir.Value, rounded: Collection[onnx_ir.Value]) -> onnx_ir.Value:
     """The rounded tensor that an operator picked this one's values from, which has the same step then; else itself."""
     maker = value.producer()
     before = maker.inputs[0] if maker is not None and maker.op_type in SAME_STEP else None
-    return value if before is None or before not in rounded else _picked_from(before, rounded)
+    return value if before is None or before not in rounded else picked_from(before, rounded)
 
 
 def write_vision_int8(
-    source: Path, target: Path, ranges: Mapping[str, Range], keep: Collection[str] = ()
+    source: Path,
+    target: Path,
+    ranges: Mapping[str, Range],
+    shifts: Mapping[str, Weights],
+    keep: Collection[str] = (),
 ) -> int:
     """Reads the float32 graph at `source`, writes `target` and its weights beside it as `target`.data.
 
-    ranges: of every tensor of `rounded_tensors`, by name; keep: names of weights whose layers stay float32.
+    ranges: of every tensor of `rounded_tensors`, by name; shifts: what a layer's bias takes away, by its weight's name;
+    keep: names of weights whose layers stay float32.
     The same arguments give the same bytes. Returns how many layers became int8.
     Raises: BackboneError where there is none.
     """
@@ -95,7 +100,7 @@ def write_vision_int8(
     chosen = [node for node in layers(model) if weight_name(node) not in keep]
     if not chosen:
         raise BackboneError(f"{source} has no layer that could be made int8")
-    _Rounding(model.graph, ranges).all_of(chosen)
+    _Rounding(model.graph, ranges, shifts).all_of(chosen)
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx_ir.save(model, target, external_data=f"{target.name}.data", size_threshold_bytes=1024)
     return len(chosen)
@@ -104,14 +109,17 @@ def write_vision_int8(
 class _Rounding:
     """One graph while it is rewritten."""
 
-    def __init__(self, graph: onnx_ir.Graph, ranges: Mapping[str, Range]) -> None:
+    def __init__(
+        self, graph: onnx_ir.Graph, ranges: Mapping[str, Range], shifts: Mapping[str, Weights]
+    ) -> None:
         self.graph = graph
         self.ranges = ranges
+        self.shifts = shifts
 
     def all_of(self, nodes: Collection[onnx_ir.Node]) -> None:
         """Rounds weights, biases and the tensors between."""
         between = rounded_tensors(nodes)
-        found = {value: self.ranges[str(_picked_from(value, between).name)] for value in between}
+        found = {value: self.ranges[str(picked_from(value, between).name)] for value in between}
         for node in nodes:
             x = node.inputs[0]
             assert x is not None
@@ -140,18 +148,23 @@ class _Rounding:
         """Weight and bias of a layer, each behind an operator that makes floats of them; `step` is its input's."""
         weight = _weight(node)
         assert weight.const_value is not None
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        axis = _channels(node)
-        array = weight.const_value.numpy()
-        offset = None if bias is None or bias.const_value is None else bias.const_value.numpy()
-        rounded, scale = rounded_channels(array, axis, offset, step)
+        axis, bias = _channels(node), self._bias(node)
+        rounded, scale = rounded_channels(weight.const_value.numpy(), axis, bias, step)
         own = node.outputs[0].name  # of a weight that two layers share each has its own steps
         node.replace_input_with(1, self._float(node, f"{own}.weight.int8", rounded, scale, axis))
-        if bias is not None and offset is not None:
-            whole = np.rint(offset / (step * scale)).astype(np.int32)
-            node.replace_input_with(
-                2, self._float(node, f"{own}.bias.int32", whole, np.float32(step) * scale, 0)
-            )
+        if bias is not None:
+            whole = np.rint(bias / (step * scale)).astype(np.int32)
+            node.resize_inputs(3)
+            value = self._float(node, f"{own}.bias.int32", whole, np.float32(step) * scale, 0)
+            node.replace_input_with(2, value)
+
+    def _bias(self, node: onnx_ir.Node) -> Weights | None:
+        """What is added to a layer's outputs, without what rounding adds by itself."""
+        bias, shift = node.inputs[2] if len(node.inputs) > 2 else None, self.shifts.get(weight_name(node))
+        if bias is None or bias.const_value is None:
+            return None if shift is None else -shift
+        array: Weights = bias.const_value.numpy()
+        return array if shift is None else array - shift
 
     def _float(
         self,
@@ -207,6 +220,16 @@ def _channels(node: onnx_ir.Node) -> int:
 def weight_name(node: onnx_ir.Node) -> str:
     """What a layer is called: by its weight."""
     return str(_weight(node).name)
+
+
+def rounded_floats(node: onnx_ir.Node) -> Weights:
+    """A layer's weight, rounded to int8 and back."""
+    held = _weight(node).const_value
+    assert held is not None
+    array = held.numpy()
+    rounded, scale = rounded_channels(array, axis := _channels(node), None, 1.0)
+    floats: Weights = rounded * _along(scale, axis, array.ndim)
+    return floats
 
 
 def _weight(node: onnx_ir.Node) -> onnx_ir.Value:

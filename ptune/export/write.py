@@ -16,8 +16,8 @@ from ptune.export.fuse import fuse
 from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save
 from ptune.formats.bundle import BaseIdentity, Bundle, Graph, Manifest
+from ptune.formats.bundle import hashes as hashes
 from ptune.formats.signature import Signature
-from ptune.formats.whole_write import sha256_of
 
 
 class Codec(Protocol):
@@ -82,12 +82,6 @@ def _manifest(folder: Path, traced: Traced, identity: BaseIdentity) -> Manifest:
         codec=hashes(folder, "codec"),
         golden={},
     )
-
-
-def hashes(folder: Path, part: str) -> dict[str, str]:
-    """Path inside the bundle -> SHA-256, of every file under `part`."""
-    files = sorted(path for path in (folder / part).rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 def versions() -> dict[str, str]:

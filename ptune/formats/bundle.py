@@ -98,6 +98,21 @@ AnySignature = Annotated[
 ]
 
 
+class Canary(_Record):
+    """A second adapter that gets a share of an alias's requests."""
+
+    name: str
+    share: float = Field(gt=0, lt=1)
+
+
+class Alias(_Record):
+    """A name that stands for an adapter, or for another one tomorrow."""
+
+    name: str
+    canary: Canary | None = None
+    previous: str | None = None  # what `name` was before; None where there was nothing
+
+
 class Manifest(_Record):
     """manifest.json"""
 
@@ -113,6 +128,7 @@ class Manifest(_Record):
     golden: dict[str, str]  # file -> SHA-256
     adapters: dict[str, str] = Field(default_factory=dict)  # name -> SHA-256 of its adapter.json
     hops: tuple[Hop, ...] = ()
+    aliases: dict[str, Alias] = Field(default_factory=dict)  # of a server's adapters
 
 
 class Bundle:
@@ -190,6 +206,12 @@ class Bundle:
         """Compares files (path inside the bundle -> SHA-256) with what lies on disk. Raises: FormatError."""
         for name, expected in files.items():
             check_hash(self.folder / name, expected)
+
+
+def hashes(folder: Path, part: str = ".") -> dict[str, str]:
+    """Path inside `folder` -> SHA-256, of every file under `part`."""
+    files = sorted(path for path in (folder / part).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 Record = TypeVar("Record", bound=BaseModel)

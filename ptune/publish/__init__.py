@@ -41,13 +41,13 @@ def export_run(
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
     `profiles`: the graphs to write; "int8" may stand beside "fp32", which must be there. A chat model is served by the
-    first of them unless another is asked for.
+    first of them unless another is asked for; its "auto" measures which is the fastest that holds its gate.
     `merge`: the adapter is merged first, into RUN/merged, and the bundle holds those weights instead of an adapter.
     Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`).
     """
     check_place(out, force)
     chat = isinstance(Recipe.load(run.recipe_path).task, Chat)
-    check_profiles(profiles)
+    check_profiles(profiles, auto=chat)
     if chat:
         return export_chat_run(run, out, name=name, merge=merge, threads=threads, profiles=profiles)
     return export_encoder_run(run, out, name=name, merge=merge, threads=threads, int8=INT8 in profiles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -27,8 +28,10 @@ from ptune.formats.bundle import BASE, FLOAT, AdapterRecord, Bundle, Graph, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
 from ptune.parity import compare
+from ptune.progress import say
 from ptune.publish.adapter_folder import install
 from ptune.publish.steps import (
+    AUTO,
     changed,
     check_base,
     check_finished,
@@ -41,11 +44,10 @@ from ptune.publish.steps import (
     tell,
 )
 from ptune.recipe import Backbone, Recipe
-from ptune.verify import held_tokens
+from ptune.verify import held_tokens, profile
 from ptune.verify import probes as probing
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.live import live_kernel_hops
-from ptune.verify.profile import prove_profile
 from ptune.verify.prove import Proof, prove
 from ptune.verify.torch_side import Probe, logprobs
 
@@ -92,7 +94,7 @@ def export_chat_run(
 ) -> Proof:
     """As `ptune.publish.export_run`, of a run of chat."""
     check_finished(run)
-    held = held_out(run).examples if len(profiles) > 1 else []
+    held = held_out(run).examples if tuple(profiles) != (FLOAT,) else []
     options: dict[str, Any] = {
         "threads": threads,
         "profiles": profiles,
@@ -142,7 +144,7 @@ def export_backbone(
 ) -> Proof:
     """Exports a pretrained model without any adapter; `ptune add` brings adapters later."""
     check_place(out, force)
-    check_profiles(profiles)
+    check_profiles(profiles, auto=True)
     loaded = reference(backbone)
     trust = backbone.trust_remote_code
     probes = probing.of_examples([], loaded.codec)
@@ -213,29 +215,55 @@ def publish(
         write_golden(bundle, probes, threads)
         proof = prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
         proof = proof.after(before)
-        if INT8 in profiles:
+        if tuple(profiles) != (FLOAT,):
             held_tokens.save(held_tokens.of_examples(held, loaded.codec), stage)
-            tell("writing the int8 graph", 0.0)
-            write_int8(bundle.graph_path(FLOAT), stage / "graphs" / INT8 / "model.onnx")
-            graph = Graph(profile=INT8, files=hashes(stage, f"graphs/{INT8}"))
-            graphs = {**bundle.manifest.graphs, INT8: graph}
-            bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
-            write_golden(bundle, probes, threads)
-            proof = proof.then(_prove_profiles(bundle, list(adapters), threads))
-            if profiles[0] != FLOAT:
-                bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": profiles[0]}))
+            _write_int8(bundle, probes, threads)
+            more = _prove_profiles(bundle, list(adapters), threads)
+            if tuple(profiles) == (AUTO,):
+                profiles = (_chosen(bundle, more, threads),)
+            proof = proof.then(more) if INT8 in bundle.manifest.graphs else proof
+            bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": profiles[0]}))
         record(bundle, proof)
         refuse_drift(proof)
     return proof
 
 
+def _write_int8(bundle: Bundle, probes: list[Probe], threads: int) -> None:
+    tell("writing the int8 graph", 0.0)
+    write_int8(bundle.graph_path(FLOAT), bundle.folder / "graphs" / INT8 / "model.onnx")
+    graph = Graph(profile=INT8, files=hashes(bundle.folder, f"graphs/{INT8}"))
+    graphs = {**bundle.manifest.graphs, INT8: graph}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
+    write_golden(bundle, probes, threads)
+
+
+def _chosen(bundle: Bundle, proof: Proof, threads: int) -> str:
+    """The fastest profile here. One that does not hold its gate is taken out of the bundle, and that is said."""
+    if proof.passed:
+        speeds = {name: profile.seconds_a_token(bundle, name, threads) for name in bundle.manifest.graphs}
+        say(", ".join(f"{name}: {1 / seconds:.1f} tokens/s" for name, seconds in speeds.items()))
+        return min(speeds, key=speeds.__getitem__)
+    try:
+        refuse_drift(proof)
+    except ParityError as error:
+        say(f"{INT8} is left out: {error}")
+    shutil.rmtree(bundle.folder / "graphs" / INT8)
+    bundle.golden_file(INT8).unlink()
+    graphs = {name: graph for name, graph in bundle.manifest.graphs.items() if name != INT8}
+    update = {"graphs": graphs, "golden": hashes(bundle.folder, "golden")}
+    bundle.write_manifest(bundle.manifest.model_copy(update=update))
+    return FLOAT
+
+
 def _prove_profiles(bundle: Bundle, adapters: Sequence[str], threads: int, *, base: bool = True) -> Proof:
     """Every profile but fp32 against it."""
     proof = Proof((), {})
-    for profile in bundle.manifest.graphs:
-        if profile != FLOAT:
+    for name in bundle.manifest.graphs:
+        if name != FLOAT:
             held = held_tokens.load(bundle.folder)
-            more = prove_profile(bundle, profile, adapters, held, threads=threads, base=base, progress=tell)
+            more = profile.prove_profile(
+                bundle, name, adapters, held, threads=threads, base=base, progress=tell
+            )
             proof = proof.then(more)
     return proof
 
@@ -279,9 +307,9 @@ def write_golden(bundle: Bundle, probes: list[Probe], threads: int) -> None:
     """Records what the engine answers here with each profile, to be replayed at every start."""
     tell("recording golden vectors", 0.0)
     prompts = [probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in probes[:GOLDEN_PROMPTS]]
-    for profile in bundle.manifest.graphs:
-        tolerance = golden.TOLERANCE if profile == FLOAT else golden.ROUNDED
-        with closing(Engine.open(bundle, profile=profile, threads=threads, replay_golden=False)) as engine:
+    for name in bundle.manifest.graphs:
+        tolerance = golden.TOLERANCE if name == FLOAT else golden.ROUNDED
+        with closing(Engine.open(bundle, profile=name, threads=threads, replay_golden=False)) as engine:
             vectors = golden.record(engine, prompts, [BASE, *bundle.manifest.adapters], tolerance)
-        write_json(bundle.golden_file(profile), vectors)
+        write_json(bundle.golden_file(name), vectors)
     bundle.write_manifest(bundle.manifest.model_copy(update={"golden": hashes(bundle.folder, "golden")}))

@@ -26,8 +26,13 @@ def check_finished(run: Run) -> None:
     refuse_failed(run)
 
 
-def check_profiles(profiles: Sequence[str]) -> None:
-    """Raises: UsageError where graphs are asked for that no bundle has."""
+AUTO = "auto"  # of a chat model: all profiles, and the fastest that holds its gate is served
+
+
+def check_profiles(profiles: Sequence[str], *, auto: bool) -> None:
+    """Raises: UsageError where graphs are asked for that no bundle has. auto: whether they may be chosen by measurement."""
+    if auto and tuple(profiles) == (AUTO,):
+        return
     unknown = [one for one in profiles if one not in (PROFILE, INT8)]
     if unknown or PROFILE not in profiles:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
@@ -21,6 +22,7 @@ Progress = Callable[[str, float], None]
 WATCHED, NEIGHBOURS = 4, 28  # sequences that are asked alone and in company, and that company
 PROMPT, ANSWER = 48, 64  # tokens of each
 ALONE_CHUNK, CROWDED_CHUNK = 256, 13  # prompt tokens a step
+MEASURED = 48  # tokens
 TIE = 1e-3  # between two log-probabilities, where nothing more was seen to move
 
 
@@ -90,6 +92,17 @@ def in_company(bundle: Bundle, profile: str, held: Sequence[Sequence[int]], *, t
         begin = len(others[::2])
         crowded = engine.generate_all(crowd)[begin : begin + len(watched)]
     return _compared(profile, [name for _, name in watched], alone, crowded)
+
+
+def seconds_a_token(bundle: Bundle, profile: str, threads: int) -> float:
+    """How long a sequence waits for its next token when it is alone: the median of MEASURED, after a few."""
+    arrivals: list[float] = []
+    with closing(_engine(bundle, profile, threads, ALONE_CHUNK)) as engine:
+        prompt = tuple(range(min(8, engine.signature.vocab_size)))
+        most = min(MEASURED, engine.context - len(prompt))
+        for _ in engine.generate(Request(prompt, sampling=Sampling(temperature=0), max_tokens=most)):
+            arrivals.append(time.perf_counter())
+    return float(np.median(np.diff(arrivals)))
 
 
 def _engine(bundle: Bundle, profile: str, threads: int, chunk: int) -> Engine:

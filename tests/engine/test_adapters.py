@@ -268,12 +268,28 @@ def test_stack_pads_adapters_and_keeps_them_apart() -> None:
 
 
 def test_stacks_are_kept_within_their_limit() -> None:
-    some = [Adapter(str(n), 4, {}, 0) for n in range(3)]
+    some = [Adapter(str(n), 4, {}, 0) for n in range(5)]
     one = Stacks(SIGNATURE).of(some[:1]).bytes
-    stacks = Stacks(SIGNATURE, limit_bytes=2 * one)
-    first, second = stacks.of(some[:1]), stacks.of(some[1:2])
+    stacks = Stacks(SIGNATURE, limit_bytes=3 * one)
+    first = stacks.of(some[:1])
     assert stacks.of(some[:1]) is first
-    stacks.of(some[2:])  # the second was used longest ago
-    assert stacks.of(some[:1]) is first
-    assert stacks.of(some[1:2]) is not second
-    assert stacks.of(some).rank == 12  # larger than the limit, and still computed
+    pair = stacks.of(some[1:2])  # takes the first along: it was used last, and the two are twice one
+    assert (pair.rank, {*pair.columns}) == (8, {*some[:2]})
+    assert stacks.of(some[:2]) is stacks.of(some[1:2]) is pair
+    assert stacks.of(some[:1]) is first, "the narrowest that holds it"
+    wide = stacks.of(some)  # larger than the limit, and still computed
+    assert wide.rank == 20
+    assert stacks.of(some[2:]) is wide
+    assert stacks.of(some[:2]) is not wide, "more than twice as wide"
+    assert stacks.of([]).rank == 0
+
+
+def test_a_stack_without_one_of_its_adapters_is_not_built_upon() -> None:
+    some = [Adapter(str(n), 4, {}, 0) for n in range(2)]
+    stacks = Stacks(SIGNATURE)
+    both = stacks.of(some)
+    del some[1]
+    assert both.incomplete
+    assert {*both.columns} == {some[0]}
+    assert stacks.of(some) is both  # what is there is still right
+    assert stacks.of([Adapter("new", 4, {}, 0)]).rank == 4

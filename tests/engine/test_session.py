@@ -68,7 +68,9 @@ def test_slots_without_a_chunk_stay_bit_identical(tiny: TinyBundle) -> None:
         assert (array[[0, 2, 4]] == before[name][[0, 2, 4]]).all()
         assert (array[1, :, :3] != before[name][1, :, :3]).all()
         assert (array[1, :, 3:] == before[name][1, :, 3:]).all()
-        assert (array[3, :, 2:] == before[name][3, :, 2:]).all()  # the place beyond a single token is its copy's
+        assert (
+            array[3, :, 2:] == before[name][3, :, 2:]
+        ).all()  # the place beyond a single token is its copy's
     assert cache.lengths.tolist() == [0, 3, 0, 1, 0]
 
 

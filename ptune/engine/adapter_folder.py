@@ -1,0 +1,129 @@
+"""An adapter's folder inside a bundle: PEFT's own files, untouched, and adapter.json beside them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ptune.codecs.chat import ChatCodec
+from ptune.engine.adapters import load_adapter
+from ptune.errors import AdapterError, TemplateError, UsageError
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, hashes
+from ptune.formats.whole_write import disk_errors, read_json, sha256_of, whole_folder, write_json
+
+RECORD = "adapter.json"
+OWN = "ptune.json"  # beside PEFT's files, written by ptune's training: the base's hash, template and system message
+LEFT_OUT = shutil.ignore_patterns(RECORD, "*.bin", "*.pt", "*.pth", "*.pkl", ".*")
+
+
+def of_bundle(original: Bundle, stage: Path) -> Bundle:
+    """A copy of a bundle at `stage` that shares its files by hard links; every change replaces a file whole."""
+    with disk_errors(stage):
+        shutil.copytree(original.folder, stage, copy_function=_link, dirs_exist_ok=True)
+    return Bundle.open(stage)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
+
+
+def install(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
+    """Copies a PEFT folder into the bundle, checked socket by socket, as yet unmeasured.
+
+    The folder is written whole and the manifest last: whenever this is interrupted, the bundle has the adapter or not.
+    Raises: UsageError for a name that cannot be; AdapterError that lists everything which does not fit.
+    """
+    check_name(name)
+    checked = load_adapter(adapter, bundle.decoder)
+    own, base = prompt_of(adapter, bundle)
+    with whole_folder(
+        bundle.adapter_path(name)
+    ) as part:  # what an interrupted call may have left is replaced
+        shutil.copytree(adapter, part, ignore=LEFT_OUT, dirs_exist_ok=True)
+        added = datetime.now(UTC).date().isoformat()
+        record = AdapterRecord(name=name, files=hashes(part), rank=checked.rank, base=base, added=added)
+        record = record.model_copy(update=own)
+        write_json(part / RECORD, record.model_dump(mode="json"))
+    _vouch(bundle, record)
+    return record
+
+
+def remove(bundle: Bundle, name: str) -> None:
+    """Takes an adapter out of a bundle. Interrupted at any moment, the bundle has it whole or not at all.
+
+    Its golden vectors go, too: they would be held against the next adapter of that name.
+    """
+    manifest = bundle.manifest
+    adapters = {other: digest for other, digest in manifest.adapters.items() if other != name}
+    golden: dict[Path, dict[str, Any]] = {}
+    for file in manifest.golden:
+        if file.endswith(".json"):
+            said = read_json(bundle.folder / file)
+            kept = [case for case in said["cases"] if case["adapter"] != name]
+            if len(kept) < len(said["cases"]):
+                golden[bundle.folder / file] = {**said, "cases": kept}
+    # While these are rewritten the manifest vouches for none of them: either version may be replayed.
+    changing = {path.relative_to(bundle.folder).as_posix() for path in golden}
+    vouched = {file: digest for file, digest in manifest.golden.items() if file not in changing}
+    bundle.write_manifest(manifest.model_copy(update={"adapters": adapters, "golden": vouched}))
+    for path, said in golden.items():
+        write_json(path, said)
+    if golden:
+        vouched |= {file: sha256_of(bundle.folder / file) for file in changing}
+        bundle.write_manifest(bundle.manifest.model_copy(update={"golden": vouched}))
+    shutil.rmtree(bundle.adapter_path(name), ignore_errors=True)
+
+
+def check_name(name: str) -> None:
+    """Raises: UsageError for a name that no adapter can have."""
+    if name == BASE or name != os.path.basename(name) or not name or name.startswith("."):
+        raise UsageError(f"--name {name!r}: must be a plain folder name other than {BASE!r}")
+
+
+def prompt_of(adapter: Path, bundle: Bundle) -> tuple[dict[str, object], str | None]:
+    """The prompt that an adapter was trained with, as fields of its record, and the hash of its base if it is known.
+
+    ptune's own training says both; a template that another trainer left beside the adapter is taken too.
+    Raises: AdapterError where its base is another one, or its template cannot be used.
+    """
+    own: dict[str, object] = {}
+    base = None
+    if (adapter / OWN).is_file():
+        said = read_json(adapter / OWN)
+        own = {"own_prompt": True, "template": said.get("template"), "system": said.get("system")}
+        base = said.get("base")
+        if base != bundle.manifest.base.hash:
+            raise AdapterError(
+                f"{adapter} was trained on another base ({str(base)[:12]}, {said.get('quantize', 'none')}) "
+                f"than this bundle's ({bundle.manifest.base.hash[:12]}, {bundle.manifest.base.quantize})"
+            )
+    elif (adapter / "chat_template.jinja").is_file():
+        try:
+            text = (adapter / "chat_template.jinja").read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise AdapterError(f"{adapter / 'chat_template.jinja'} is not UTF-8: {error}") from None
+        own = {"own_prompt": True, "template": text}
+    if own.get("template") is not None:
+        try:
+            ChatCodec.open(bundle.codec_path).with_template(str(own["template"]))
+        except TemplateError as error:
+            raise AdapterError(f"{adapter}: its chat template cannot be used: {error}") from None
+    return own, base
+
+
+def write_record(bundle: Bundle, adapter: AdapterRecord) -> None:
+    """Writes adapter.json, then the manifest that vouches for it."""
+    write_json(bundle.adapter_path(adapter.name) / RECORD, adapter.model_dump(mode="json"))
+    _vouch(bundle, adapter)
+
+
+def _vouch(bundle: Bundle, adapter: AdapterRecord) -> None:
+    digest = sha256_of(bundle.adapter_path(adapter.name) / RECORD)
+    adapters = {**bundle.manifest.adapters, adapter.name: digest}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"adapters": adapters}))

@@ -1,0 +1,137 @@
+"""The files of an adapter that somebody brings: uploaded, or in a folder below the root that the operator allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import urllib.parse
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from ptune.errors import RequestError
+from ptune.formats.whole_write import disk_errors
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+NEEDED = (CONFIG, WEIGHTS)
+TAKEN = (*NEEDED, "ptune.json", "chat_template.jinja")
+SMALL_BYTES = 2**20  # of each file that holds no weights
+UPLOAD_LIMIT_S = 600
+
+
+@contextmanager
+def staged(files: Mapping[str, BinaryIO], name: str, limit_bytes: int) -> Iterator[Path]:
+    """Files by their names, in a folder called as the adapter. Raises: RequestError: 400 where some are missing, 413."""
+    missing = [file for file in NEEDED if file not in files]
+    if missing:
+        raise _bad(f"{' and '.join(missing)} missing; pickles (.bin, .pt) are never opened", param="files")
+    with TemporaryDirectory(prefix="ptune-adapter-") as holder, disk_errors(Path(holder)):
+        folder = Path(holder) / name
+        folder.mkdir()
+        for file, content in files.items():
+            with (folder / file).open("wb") as written:
+                shutil.copyfileobj(content, written, 2**20)
+                size_bytes = written.tell()
+            if size_bytes > (limit_bytes if file == WEIGHTS else SMALL_BYTES):
+                raise too_large(limit_bytes)
+        yield folder
+
+
+@contextmanager
+def of_folder(root: Path | None, path: str, name: str, limit_bytes: int) -> Iterator[Path]:
+    """The files of a PEFT folder, copied: what becomes of it meanwhile is no matter.
+
+    Raises: RequestError: 403 for a folder that is not below the root, or has a file that leads out of it; 400; 413.
+    """
+    if root is None:
+        raise _forbidden("this server was not given an --adapter-root: upload the files")
+    top = root.resolve()
+    try:
+        folder = (top / path).resolve(strict=True)
+        found = {file: (folder / file).resolve() for file in TAKEN if (folder / file).is_file()}
+    except (OSError, ValueError, RuntimeError):  # none there, a NUL, links in a circle
+        folder, found = Path("/"), {}
+    if folder == top or not all(one.is_relative_to(top) for one in (folder, *found.values())):
+        raise _forbidden("path must be that of a folder below this server's --adapter-root")
+    files: dict[str, BinaryIO] = {}
+    try:
+        for file, source in found.items():
+            if source.stat().st_size > limit_bytes:
+                raise too_large(limit_bytes)
+            files[file] = source.open("rb")
+        with staged(files, name, limit_bytes) as stage:
+            yield stage
+    finally:
+        for opened in files.values():
+            opened.close()
+
+
+async def uploaded(request: Request, limit_bytes: int) -> tuple[dict[str, BinaryIO], dict[str, str]]:
+    """The files and the fields of a form, the files on disk where they are large.
+
+    Raises: RequestError: 400 for what is no form or has a file that is not taken; 403 from another site's page; 408; 413.
+    """
+    _refuse_other_sites(request)
+    try:
+        async with asyncio.timeout(UPLOAD_LIMIT_S):
+            parser = MultiPartParser(
+                request.headers, _bounded(request, limit_bytes), max_files=len(TAKEN), max_fields=4
+            )
+            form = await parser.parse()
+    except TimeoutError:
+        raise RequestError("the files did not arrive in time", code="timeout", status=408) from None
+    except MultiPartException as error:
+        raise _bad(f"the form cannot be read: {error.message}") from None
+    except (KeyError, ValueError) as error:  # a Content-Type without a boundary, broken headers
+        raise _bad(f"the form cannot be read: {error}") from None
+    files: dict[str, BinaryIO] = {}
+    fields: dict[str, str] = {}
+    for key, value in form.multi_items():
+        if not isinstance(value, UploadFile):
+            fields[key] = value
+        elif value.filename not in TAKEN or value.filename in files:
+            shown = (value.filename or "")[:80]
+            raise _bad(f"file {shown!r}: an adapter has {', '.join(TAKEN)}, each once", param="files")
+        else:
+            files[value.filename] = value.file
+    return files, fields
+
+
+async def _bounded(request: Request, limit_bytes: int) -> AsyncIterator[bytes]:
+    size_bytes = 0
+    async for chunk in request.stream():
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes + len(TAKEN) * SMALL_BYTES:
+            raise too_large(limit_bytes)
+        yield chunk
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """A browser sends a form across origins without asking; then it says where the page came from.
+
+    Raises: RequestError(403).
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and urllib.parse.urlsplit(origin).netloc != request.headers.get("host"):
+        raise RequestError("a page of another site may not send forms here", code="cross_origin", status=403)
+
+
+def too_large(limit_bytes: int) -> RequestError:
+    message = (
+        f"an adapter may have {limit_bytes} bytes here (--max-adapter-bytes), its other files {SMALL_BYTES}"
+    )
+    return RequestError(message, param="files", code="adapter_too_large", status=413)
+
+
+def _bad(message: str, param: str | None = None) -> RequestError:
+    return RequestError(message, param=param, code="invalid_adapter")
+
+
+def _forbidden(message: str) -> RequestError:
+    return RequestError(message, param="path", code="forbidden_path", status=403)

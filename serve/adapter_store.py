@@ -1,0 +1,215 @@
+"""What is changed about the adapters of a bundle while it is served: on disk first, then in memory; one change at a time."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ptune.engine.adapter_folder import install, remove
+from ptune.errors import AdapterError, FormatError, PtuneError, RequestError, UsageError
+from ptune.formats.bundle import BASE, AdapterRecord, Alias, Bundle, Canary
+
+from .aliases import rolled_back, switched, users_of, without
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+class ServedAdapters(Protocol):
+    """What both engines say of their adapters."""
+
+    @property
+    def bundle(self) -> Bundle: ...
+    @property
+    def adapters(self) -> list[str]: ...
+    @property
+    def in_memory(self) -> list[str]: ...
+    def record(self, name: str, /) -> AdapterRecord | None: ...
+    def load_adapter(self, name: str, /) -> None: ...
+    def drop_adapter(self, name: str, /) -> None: ...
+    def refresh(self) -> None: ...
+
+
+class AdapterStore:
+    """The adapters of one bundle. Methods may be called from any thread; they raise RequestError."""
+
+    def __init__(self, engine: ServedAdapters, most: int) -> None:
+        self._engine = engine
+        self._most = most
+        self._changing = threading.Lock()
+
+    def cards(self) -> list[dict[str, Any]]:
+        """What is known of each adapter."""
+        return [self.card(name) for name in self._engine.adapters]
+
+    def card(self, name: str) -> dict[str, Any]:
+        """What is known of one. Raises: RequestError(404)."""
+        record, bundle = self._record(name), self._engine.bundle
+        folder = bundle.adapter_path(name)
+        files = (folder / file for file in record.files)
+        return {
+            "object": "adapter",
+            "name": name,
+            "hash": bundle.manifest.adapters.get(name),
+            "task": record.task,
+            "rank": record.rank,
+            "bytes": sum(file.stat().st_size for file in files if file.is_file()),
+            "parity": record.parity,
+            "base": "unverified base" if record.base is None else "verified",
+            "loaded": name in self._engine.in_memory,
+            "added": record.added,
+            "aliases": users_of(bundle.manifest.aliases, name),
+        }
+
+    def check_name(self, name: str) -> None:
+        """Raises: RequestError: 400 for a name that cannot be, 409 for one that is taken or where there are too many."""
+        _check_name(name)
+        manifest = self._engine.bundle.manifest
+        if name in manifest.adapters or name in manifest.aliases:
+            kind = "an alias" if name in manifest.aliases else "an adapter"
+            raise _conflict(f"there is {kind} {name!r} already", "name", "name_taken")
+        if len(manifest.adapters) >= self._most:
+            raise _conflict(f"there are {self._most} adapters already (--max-adapters)", "name", "too_many")
+
+    def add(self, folder: Path, name: str, alias: str | None = None) -> None:
+        """Puts a PEFT folder into the bundle and serves it, unmeasured; then `alias`, if given, stands for it.
+
+        Raises: RequestError: 400 that lists what does not fit, 409, 507 where the disk does not take it.
+        """
+        with self._change() as bundle:
+            self.check_name(name)
+            if alias is not None:
+                self._check_alias(alias)
+            if bundle.manifest.task != "chat":
+                raise RequestError(
+                    "an encoder's adapter has a head, which `ptune add` makes a graph of: run it on this bundle, then send "
+                    f'{{"name": "{name}"}} alone',
+                    code="needs_ptune_add",
+                )
+            with _spoken(str(folder), name):
+                install(bundle, folder, name)
+                try:
+                    self._engine.load_adapter(name)
+                except BaseException:
+                    remove(bundle, name)
+                    raise
+            if alias is not None:
+                self._point(bundle, alias, name, None)
+
+    def reload(self, name: str) -> None:
+        """Serves what `ptune add` has put into the bundle since. Raises: RequestError: 400, 404."""
+        with self._change() as bundle:
+            if name not in bundle.manifest.adapters:
+                message = f"{bundle.folder.name} has no adapter {name!r}: send its files, or a path"
+                raise RequestError(message, param="name", code="adapter_not_found", status=404)
+            with _spoken(str(bundle.folder), bundle.folder.name):
+                self._engine.load_adapter(name)
+
+    def remove(self, name: str) -> None:
+        """Takes an adapter out; requests that run finish. Raises: RequestError: 404; 409 where an alias stands for it."""
+        with self._change() as bundle:
+            self._record(name)
+            if users := users_of(bundle.manifest.aliases, name):
+                listed = ", ".join(users)
+                raise _conflict(
+                    f"{name!r} answers under {listed}: point that elsewhere first", "name", "in_use"
+                )
+            self._engine.drop_adapter(name)
+            if name in bundle.manifest.adapters:
+                self._write_aliases(bundle, without(bundle.manifest.aliases, name))
+                remove(bundle, name)
+            self._engine.refresh()
+
+    def aliases(self) -> Mapping[str, Alias]:
+        return self._engine.bundle.manifest.aliases
+
+    def point(self, alias: str, name: str, canary: Canary | None) -> Alias:
+        """Lets an alias stand for an adapter, from the next request on. Raises: RequestError: 400, 404, 409."""
+        with self._change() as bundle:
+            self._check_alias(alias)
+            kind = self._record(name).task
+            if canary is not None and (canary.name == name or self._record(canary.name).task != kind):
+                raise RequestError(
+                    f"canary: another adapter for {kind} is needed, not {canary.name!r}", param="canary.name"
+                )
+            return self._point(bundle, alias, name, canary)
+
+    def roll_back(self, alias: str) -> Alias:
+        """Lets an alias stand for what it stood for before. Raises: RequestError: 404, 409."""
+        with self._change() as bundle:
+            back = rolled_back(alias, self._alias(bundle, alias))
+            self._write_aliases(bundle, {**bundle.manifest.aliases, alias: back})
+            return back
+
+    def forget_alias(self, alias: str) -> None:
+        """Raises: RequestError(404)."""
+        with self._change() as bundle:
+            self._alias(bundle, alias)
+            left = {other: said for other, said in bundle.manifest.aliases.items() if other != alias}
+            self._write_aliases(bundle, left)
+
+    @contextmanager
+    def _change(self) -> Iterator[Bundle]:
+        """The bundle as it lies on disk now; one change at a time."""
+        with self._changing, _spoken(str(self._engine.bundle.folder), self._engine.bundle.folder.name):
+            yield Bundle.open(self._engine.bundle.folder)
+
+    def _point(self, bundle: Bundle, alias: str, name: str, canary: Canary | None) -> Alias:
+        said = switched(bundle.manifest.aliases.get(alias), name, canary)
+        self._write_aliases(bundle, {**bundle.manifest.aliases, alias: said})
+        return said
+
+    def _write_aliases(self, bundle: Bundle, aliases: Mapping[str, Alias]) -> None:
+        if aliases != bundle.manifest.aliases:
+            bundle.write_manifest(bundle.manifest.model_copy(update={"aliases": dict(aliases)}))
+            self._engine.refresh()
+
+    def _record(self, name: str) -> AdapterRecord:
+        record = None if name == BASE else self._engine.record(name)
+        if record is None:
+            raise RequestError(f"{BASE!r} is no adapter", param="name", code="invalid_name")
+        return record
+
+    def _check_alias(self, alias: str) -> None:
+        _check_name(alias, "alias")
+        if alias in self._engine.adapters:
+            raise _conflict(f"{alias!r} is an adapter's name", "alias", "name_taken")
+
+    def _alias(self, bundle: Bundle, alias: str) -> Alias:
+        if alias not in bundle.manifest.aliases:
+            message = f"no alias {alias[:80]!r} here"
+            raise RequestError(message, param="alias", code="alias_not_found", status=404)
+        return bundle.manifest.aliases[alias]
+
+
+@contextmanager
+def _spoken(path: str, name: str) -> Iterator[None]:
+    """Tells clients what went wrong, without the server's paths."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except (AdapterError, FormatError, UsageError) as error:
+        raise RequestError(str(error).replace(path, name), code="invalid_adapter") from None
+    except PtuneError as error:  # the disk
+        raise RequestError(str(error).replace(path, name), code="not_stored", status=507) from None
+
+
+def _check_name(name: str, param: str = "name") -> None:
+    if name == BASE or not _NAME.fullmatch(name):
+        raise RequestError(
+            f"{param} {name[:80]!r}: up to 96 letters, digits, '.', '_' and '-', the first a letter or digit, "
+            f"and not {BASE!r}",
+            param=param,
+            code="invalid_name",
+        )
+
+
+def _conflict(message: str, param: str, code: str) -> RequestError:
+    return RequestError(message, param=param, code=code, status=409)
