@@ -117,7 +117,7 @@ def keep(rows: Mapping[str, Any], passes: Mapping[str, Any] | None = None) -> No
     path = RESULTS / "encode.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": {}, "passes": {}}
     document = {
-        "command": "python -m benchmarks.encode", "threads": THREADS, "tokens": TOKENS, "pixels": PIXELS,
+        "command": "python -m benchmarks.encode --images FOLDER --work FOLDER", "threads": THREADS, "tokens": TOKENS, "pixels": PIXELS,
         "rows": {**before["rows"], **rows}, "passes": {**before["passes"], **(passes or {})},
     }  # fmt: skip
     print(write("encode", document, PACKAGES))

@@ -106,6 +106,7 @@ def round_images(subject: Subject) -> None:
 
     from ptune.export.vision_int8 import layers, rounded_tensors, write_vision_int8
     from ptune.export.vision_ranges import ranges
+    from ptune.export.vision_shift import shifts
     from ptune.formats.bundle import Bundle
 
     if subject.images is not None:
@@ -119,7 +120,8 @@ def round_images(subject: Subject) -> None:
         keep = [str(node.inputs[1].name) for node in floats if node.inputs[1] is not None]
     names = [str(value.name) for value in rounded_tensors(layers(onnx_ir.load(subject.graph("fp32"))))]
     found = ranges(subject.graph("fp32"), names, seen.numpy(), THREADS)
-    write_vision_int8(subject.graph("fp32"), subject.graph("int8"), found, keep)
+    off = shifts(subject.graph("fp32"), found, seen.numpy(), THREADS)
+    write_vision_int8(subject.graph("fp32"), subject.graph("int8"), found, off, keep)
 
 
 def write_plain(subject: Subject, model: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import urllib.parse
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,7 +103,7 @@ async def uploaded(request: Request, limit_bytes: int) -> tuple[dict[str, Binary
     return files, fields
 
 
-async def _bounded(request: Request, limit_bytes: int) -> AsyncIterator[bytes]:
+async def _bounded(request: Request, limit_bytes: int) -> AsyncGenerator[bytes, None]:
     size_bytes = 0
     async for chunk in request.stream():
         size_bytes += len(chunk)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ptune.engine.adapter_folder import install, remove
+from ptune.engine.adapter_folder import install, remove, sweep
 from ptune.errors import AdapterError, FormatError, PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Alias, Bundle, Canary
 
@@ -46,7 +46,11 @@ class AdapterStore:
 
     def cards(self) -> list[dict[str, Any]]:
         """What is known of each adapter."""
-        return [self.card(name) for name in self._engine.adapters]
+        found = []
+        for name in self._engine.adapters:
+            with suppress(RequestError):  # it was removed just now
+                found.append(self.card(name))
+        return found
 
     def card(self, name: str) -> dict[str, Any]:
         """What is known of one. Raises: RequestError(404)."""
@@ -85,7 +89,7 @@ class AdapterStore:
         with self._change() as bundle:
             self.check_name(name)
             if alias is not None:
-                self._check_alias(alias)
+                self._check_alias(alias, name)
             if bundle.manifest.task != "chat":
                 raise RequestError(
                     "an encoder's adapter has a head, which `ptune add` makes a graph of: run it on this bundle, then send "
@@ -93,6 +97,7 @@ class AdapterStore:
                     code="needs_ptune_add",
                 )
             with _spoken(str(folder), name):
+                sweep(bundle)
                 install(bundle, folder, name)
                 try:
                     self._engine.load_adapter(name)
@@ -176,9 +181,9 @@ class AdapterStore:
             raise RequestError(f"{BASE!r} is no adapter", param="name", code="invalid_name")
         return record
 
-    def _check_alias(self, alias: str) -> None:
+    def _check_alias(self, alias: str, *coming: str) -> None:
         _check_name(alias, "alias")
-        if alias in self._engine.adapters:
+        if alias in (*self._engine.adapters, *coming):
             raise _conflict(f"{alias!r} is an adapter's name", "alias", "name_taken")
 
     def _alias(self, bundle: Bundle, alias: str) -> Alias:

@@ -30,7 +30,9 @@ class Catalogue:
         return [BASE, *self._engine.adapters]
 
     def aliases(self) -> list[str]:
-        return list(self._manifest.aliases)
+        """Those that stand for an adapter that is served."""
+        served = self._engine.adapters
+        return [alias for alias, said in self._manifest.aliases.items() if said.name in served]
 
     def answering(self, model: str, key: str = MAIN) -> str:
         """The adapter that answers a request. key: of a caller, who gets the same adapter of an alias each time.

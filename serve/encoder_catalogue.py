@@ -34,7 +34,9 @@ class EncoderCatalogue:
         return list(self._engine.adapters)
 
     def aliases(self) -> list[str]:
-        return list(self._engine.bundle.manifest.aliases)
+        """Those that stand for an adapter that is served."""
+        served, aliases = self._engine.adapters, self._engine.bundle.manifest.aliases
+        return [alias for alias, said in aliases.items() if said.name in served]
 
     def resolve(self, model: str) -> str:
         """The adapter of that name. Raises: RequestError(404) that lists what is served."""

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from socket import socket
@@ -45,16 +46,20 @@ def serve(
     threads: int | None = None,
     kv_gb: float = 1.0,
     max_rows: int = 32,
+    adapter_bytes: int | None = None,
+    settings: Settings = Settings(),
     ready_file: Path | None = None,
 ) -> int:
     """Serves a bundle, of a chat model or of an encoder, until SIGTERM or Ctrl-C, and returns the exit code.
 
-    Port 0 takes any free one. `ready_file` holds the server's URL as long as it answers.
+    Port 0 takes any free one. `ready_file` holds the server's URL as long as it answers. Of `settings`, keys and hosts
+    follow from the other arguments.
     Raises: PtuneError where the port is taken, the keys cannot be read, the cache is larger than the memory, the
     bundle does not open, or this machine does not compute what the bundle's golden vectors say.
     """
     api_keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
     kv_bytes = _kv_bytes(kv_gb)
+    _check_adapters(settings)
     with _stoppable(), contextlib.ExitStack() as stack:
         # Before the model: who has taken the wrong port should not wait for gigabytes to learn it.
         listener = stack.enter_context(bind(host, port))
@@ -62,10 +67,17 @@ def serve(
         if _is_encoder(bundle):
             if kv_gb != 1.0:
                 raise UsageError(f"{bundle} is of an encoder, which has no KV cache: leave out --kv-gb")
-            model = _load_encoder(bundle, profile, threads, max_rows)
+            model = _load_encoder(bundle, profile, threads, max_rows, adapter_bytes)
             create = partial(create_encoder_app, model)
         else:
-            model = _load(bundle, profile=profile, threads=threads, kv_bytes=kv_bytes, max_rows=max_rows)
+            model = _load(
+                bundle,
+                profile=profile,
+                threads=threads,
+                kv_bytes=kv_bytes,
+                max_rows=max_rows,
+                adapter_bytes=adapter_bytes,
+            )
             create = partial(create_app, model)
         stack.callback(model.close)
         let_in(listener)  # not before: a client should be turned away, not left waiting
@@ -74,7 +86,7 @@ def serve(
             page_host = "127.0.0.1" if api_keys else host
             stack.enter_context(chat_page(url_of(listener), page_host, ui_port, api_keys.first))
         hosts = frozenset() if api_keys else local_names(host, listener)
-        run(create(Settings(api_keys=api_keys, hosts=hosts)), listener, ready_file=ready_file)
+        run(create(replace(settings, api_keys=api_keys, hosts=hosts)), listener, ready_file=ready_file)
     return 0
 
 
@@ -109,6 +121,17 @@ def _kv_bytes(kv_gb: float) -> int:
     return int(kv_gb * 2**30)
 
 
+def _check_adapters(settings: Settings) -> None:
+    """Raises: UsageError for options about adapters that mean nothing."""
+    root = settings.adapter_root
+    if root is not None and not settings.adapters_api:
+        raise UsageError("--adapter-root is for adapters that are added over HTTP: it needs --adapters-api")
+    if root is not None and not root.is_dir():
+        raise UsageError(f"--adapter-root {root}: there is no such folder")
+    if settings.max_adapters < 1:
+        raise UsageError(f"--max-adapters must be 1 or more (is {settings.max_adapters})")
+
+
 def _load(bundle: Path, **options: Unpack[EngineOptions]) -> ChatModel:
     from ptune.tasks.chat import infer
 
@@ -126,10 +149,14 @@ def _is_encoder(bundle: Path) -> bool:
     return manifest.is_file() and read_json(manifest).get("task") == "encoder"
 
 
-def _load_encoder(bundle: Path, profile: str | None, threads: int | None, max_rows: int) -> EncoderModel:
+def _load_encoder(
+    bundle: Path, profile: str | None, threads: int | None, max_rows: int, adapter_bytes: int | None
+) -> EncoderModel:
     from ptune.tasks.classification import infer
 
-    return infer.load(bundle, profile=profile, threads=threads, max_batch=max_rows)
+    return infer.load(
+        bundle, profile=profile, threads=threads, max_batch=max_rows, adapter_bytes=adapter_bytes
+    )
 
 
 def run(app: FastAPI, listener: socket, *, ready_file: Path | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.adapters import load_adapter
 from ptune.errors import AdapterError, TemplateError, UsageError
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle, hashes
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest, hashes
 from ptune.formats.whole_write import disk_errors, read_json, sha256_of, whole_folder, write_json
 
 RECORD = "adapter.json"
@@ -54,30 +54,36 @@ def install(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
     return record
 
 
-def remove(bundle: Bundle, name: str) -> None:
-    """Takes an adapter out of a bundle. Interrupted at any moment, the bundle has it whole or not at all.
+def sweep(bundle: Bundle) -> None:
+    """Removes what interrupted calls of `install` have left. Not while another one runs."""
+    for left in bundle.adapter_path("").glob(".*.part"):
+        shutil.rmtree(left, ignore_errors=True)
 
-    Its golden vectors go, too: they would be held against the next adapter of that name.
-    """
-    manifest = bundle.manifest
-    adapters = {other: digest for other, digest in manifest.adapters.items() if other != name}
-    golden: dict[Path, dict[str, Any]] = {}
-    for file in manifest.golden:
-        if file.endswith(".json"):
-            said = read_json(bundle.folder / file)
-            kept = [case for case in said["cases"] if case["adapter"] != name]
-            if len(kept) < len(said["cases"]):
-                golden[bundle.folder / file] = {**said, "cases": kept}
-    # While these are rewritten the manifest vouches for none of them: either version may be replayed.
-    changing = {path.relative_to(bundle.folder).as_posix() for path in golden}
-    vouched = {file: digest for file, digest in manifest.golden.items() if file not in changing}
-    bundle.write_manifest(manifest.model_copy(update={"adapters": adapters, "golden": vouched}))
-    for path, said in golden.items():
-        write_json(path, said)
-    if golden:
-        vouched |= {file: sha256_of(bundle.folder / file) for file in changing}
-        bundle.write_manifest(bundle.manifest.model_copy(update={"golden": vouched}))
+
+def remove(bundle: Bundle, name: str) -> None:
+    """Takes an adapter out of a bundle. Interrupted at any moment, the bundle has it whole or not at all."""
+    adapters = {other: digest for other, digest in bundle.manifest.adapters.items() if other != name}
+    _forget_golden(bundle, name, bundle.manifest.model_copy(update={"adapters": adapters}))
     shutil.rmtree(bundle.adapter_path(name), ignore_errors=True)
+
+
+def _forget_golden(bundle: Bundle, name: str, manifest: Manifest) -> None:
+    """Writes a manifest without an adapter, whose golden vectors go, too: the next one of that name would be held to them."""
+    changed: dict[str, dict[str, Any]] = {}
+    for path in sorted(bundle.golden_path.parent.glob("*.json")):
+        said = read_json(path)
+        kept = [case for case in said.get("cases", ()) if case["adapter"] != name]
+        if len(kept) < len(said.get("cases", ())):
+            changed[path.relative_to(bundle.folder).as_posix()] = {**said, "cases": kept}
+    # While these are rewritten the manifest vouches for none of them: either version may be replayed.
+    vouched = {file: digest for file, digest in manifest.golden.items() if file not in changed}
+    if manifest != bundle.manifest or changed:
+        bundle.write_manifest(manifest.model_copy(update={"golden": vouched}))
+    for file, said in changed.items():
+        write_json(bundle.folder / file, said)
+    if changed:
+        vouched |= {file: sha256_of(bundle.folder / file) for file in changed}
+        bundle.write_manifest(bundle.manifest.model_copy(update={"golden": vouched}))
 
 
 def check_name(name: str) -> None:

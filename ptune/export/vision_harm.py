@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from ptune.export.vision_int8 import layers, weight_name, write_vision_int8
 from ptune.export.vision_ranges import Array, Range, session_of
+from ptune.export.vision_shift import Shifts
 
 IMAGES = 16
 
 
 def most_harmed(
-    source: Path, ranges: Mapping[str, Range], images: Sequence[Array], threads: int
+    source: Path, ranges: Mapping[str, Range], shifts: Shifts, images: Sequence[Array], threads: int
 ) -> list[str]:
     """Names of the weights of all layers of the graph at `source`, those first whose rounding does most harm.
 
@@ -30,7 +31,7 @@ def most_harmed(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         for name in names:
-            write_vision_int8(source, path, ranges, [other for other in names if other != name])
+            write_vision_int8(source, path, ranges, shifts, [other for other in names if other != name])
             harm[name] = float(np.square(_hidden(path, batch, threads) - exact).sum())
     return sorted(names, key=lambda name: -harm[name])
 

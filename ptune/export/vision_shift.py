@@ -50,7 +50,9 @@ def _twins(model: onnx_ir.Model, ranges: Mapping[str, Range]) -> dict[str, onnx_
         assert weight is not None
         one = ranges[str(picked_from(x, tensors).name)]
 
-        def constant(kind: str, value: NDArray[np.generic] | np.generic, number: int = number) -> onnx_ir.Value:
+        def constant(
+            kind: str, value: NDArray[np.generic] | np.generic, number: int = number
+        ) -> onnx_ir.Value:
             name = f"twin.{number}.{kind}"
             graph.register_initializer(
                 made := onnx_ir.val(name, const_value=onnx_ir.tensor(np.asarray(value), name=name))

@@ -100,7 +100,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FormatError(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise FormatError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
         raise FormatError(f"{path} is damaged: expected a JSON object, found {type(value).__name__}")

@@ -14,6 +14,7 @@ from ptune.export.encoder_int8 import write_int8
 from ptune.export.vision_harm import most_harmed
 from ptune.export.vision_int8 import layers, rounded_tensors, write_vision_int8
 from ptune.export.vision_ranges import ranges
+from ptune.export.vision_shift import shifts
 from ptune.export.write import INT8, PROFILE, hashes
 from ptune.formats.bundle import Bundle, Graph
 from ptune.formats.run import Run
@@ -74,15 +75,16 @@ def _round_images(bundle: Bundle, name: str, images: Sequence[Encoded], threads:
     names = [str(value.name) for value in rounded_tensors(layers(onnx_ir.load(source)))]
     pixels = [one.inputs["pixel_values"] for one in images[:: max(1, len(images) // SEEN)]]
     found = ranges(source, names, pixels, threads)
+    off = shifts(source, found, pixels, threads)
     floats = said(bundle, PROFILE, [name], images, threads)[name]
     problem = bundle.adapter(name).problem or "single"
     order: list[str] = []
     for share in KEPT:
         if share and not order:
             tell("looking for the layers that suffer most", 0.0)
-            order = most_harmed(source, found, pixels, threads)
+            order = most_harmed(source, found, off, pixels, threads)
         tell(f"rounding to int8, {share:.0%} of the layers left float32", 0.0)
-        write_vision_int8(source, path, found, order[: math.ceil(share * len(order))])
+        write_vision_int8(source, path, found, off, order[: math.ceil(share * len(order))])
         _register(bundle)
         same = same_answers(problem, floats, said(bundle, INT8, [name], images, threads)[name])
         say(f"  int8 gives {same.top1 or 0.0:.1%} of float32's answers at {len(images)} training images")

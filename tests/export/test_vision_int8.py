@@ -24,10 +24,13 @@ from ptune.export.vision_harm import most_harmed
 from ptune.export.vision_int8 import (
     layers,
     rounded_channels,
+    rounded_floats,
     rounded_tensors,
+    weight_name,
     write_vision_int8,
 )
 from ptune.export.vision_ranges import Range, narrowed, ranges
+from ptune.export.vision_shift import shifts
 from ptune.export.weights import save
 from ptune.recipe import Backbone
 
@@ -63,7 +66,7 @@ def body(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     graph = onnx_ir.load(folder / "model.onnx")
     names = [str(value.name) for value in rounded_tensors(layers(graph))]
     found = ranges(folder / "model.onnx", names, pixels(8), 1)
-    assert write_vision_int8(folder / "model.onnx", folder / "int8" / "model.onnx", found) == len(
+    assert write_vision_int8(folder / "model.onnx", folder / "int8" / "model.onnx", found, {}) == len(
         layers(graph)
     )
     return request.param, model.base_model, folder, found
@@ -95,7 +98,7 @@ def test_it_is_what_torch_rounds(tmp_path: Path) -> None:
     found = ranges(
         tmp_path / "model.onnx", [str(v.name) for v in rounded_tensors(layers(graph))], pixels(8), 1
     )
-    write_vision_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx", found)
+    write_vision_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx", found, {})
     images = pixels(4, seed=1)
     exact = run(tmp_path / "model.onnx", images)
     here = run(tmp_path / "int8.onnx", images)
@@ -147,24 +150,60 @@ def rounding_hooks(body: nn.Module, graph: onnx_ir.Model, found: dict[str, Range
     return hooks
 
 
+@pytest.mark.parametrize("family", ["resnet", "timm"])
+def test_what_rounding_adds_on_average_is_taken_away(family: str, tmp_path: Path) -> None:
+    """At a layer that reads the image itself torch says what that is: no error of other layers is in it."""
+    spec = Backbone(model=str(tiny_images.build(tmp_path / "model", family)))
+    model = load_image_model(spec, tiny_images.LABELS).model
+    path = tmp_path / "model.onnx"
+    save(trace_vision(model, SIZE, sockets=False), path)
+    graph = onnx_ir.load(path)
+    images = pixels(8)
+    images[:, :, :16] = -1.03  # a background, whose rounding error is the same everywhere
+    found = ranges(path, [str(value.name) for value in rounded_tensors(layers(graph))], images, 1)
+    off = shifts(path, found, images, 1)
+    assert off.keys() == {weight_name(node) for node in layers(graph)}
+    first = layers(graph)[0]
+    exact, here = (
+        nn.functional.conv2d(
+            torch.from_numpy(x),
+            torch.from_numpy(weight),
+            stride=2,
+            padding=list(first.attributes["pads"].as_ints())[:2],
+        ).mean((0, 2, 3))
+        for x, weight in (
+            (images, first.inputs[1].const_value.numpy()),  # type: ignore[union-attr]
+            (found["pixel_values"].rounded(images), rounded_floats(first)),
+        )
+    )
+    np.testing.assert_allclose(off[weight_name(first)], (here - exact).numpy(), atol=1e-5)
+    assert np.abs(off[weight_name(first)]).max() > 1e-4
+    exact_hidden = run(path, images)
+    lost = []
+    for taken in ({}, off):
+        write_vision_int8(path, tmp_path / "int8.onnx", found, taken)
+        lost.append(np.abs((run(tmp_path / "int8.onnx", images) - exact_hidden).mean((0, 2, 3))).sum())
+    assert lost[1] < lost[0]
+
+
 def test_some_layers_stay_float32(body: Any, tmp_path: Path) -> None:
     _, _, folder, found = body
-    order = most_harmed(folder / "model.onnx", found, [*pixels(4)], 1)
+    order = most_harmed(folder / "model.onnx", found, {}, [*pixels(4)], 1)
     half = order[: len(order) // 2]
     path = tmp_path / "model.onnx"
-    assert write_vision_int8(folder / "model.onnx", path, found, half) == len(order) - len(half)
+    assert write_vision_int8(folder / "model.onnx", path, found, {}, half) == len(order) - len(half)
     left = [str(node.inputs[1].name) for node in layers(onnx_ir.load(path))]  # type: ignore[union-attr]
     assert sorted(left) == sorted(half)
     images = pixels(4, seed=1)
     exact = run(folder / "model.onnx", images)
     assert off(run(path, images), exact) < off(run(folder / "int8" / "model.onnx", images), exact)
     with pytest.raises(BackboneError, match="no layer that could be made int8"):
-        write_vision_int8(folder / "model.onnx", path, found, order)
+        write_vision_int8(folder / "model.onnx", path, found, {}, order)
 
 
 def test_the_same_graph_gives_the_same_bytes(body: Any, tmp_path: Path) -> None:
     _, _, folder, found = body
-    write_vision_int8(folder / "model.onnx", tmp_path / "model.onnx", found)
+    write_vision_int8(folder / "model.onnx", tmp_path / "model.onnx", found, {})
     for name in ("model.onnx", "model.onnx.data"):
         assert (tmp_path / name).read_bytes() == (folder / "int8" / name).read_bytes()
 

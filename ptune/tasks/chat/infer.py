@@ -30,6 +30,7 @@ class EngineOptions(TypedDict, total=False):
     max_rows: int
     prefill_chunk: int
     max_waiting: int
+    adapter_bytes: int | None
     replay_golden: bool
 
 

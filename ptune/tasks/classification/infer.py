@@ -32,6 +32,7 @@ class EngineOptions(TypedDict, total=False):
     threads: int | None
     max_batch: int
     max_waiting: int
+    adapter_bytes: int | None
     replay_golden: bool
 
 

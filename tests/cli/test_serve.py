@@ -1,0 +1,33 @@
+"""Options of `ptune serve` that are checked before anything is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ptune.cli.serve import serve, size_of
+from ptune.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("1GB", 10**9), ("1.5 GiB", 3 * 2**29), ("500m", 5 * 10**8), ("64KiB", 65536), ("1000000", 10**6), (" 2tb ", 2 * 10**12)],
+)  # fmt: skip
+def test_sizes(text: str, size_bytes: int) -> None:
+    assert size_of(text, "--adapter-bytes") == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "1XB", "1iB", "nan", "1e9", "0", "0GB", "1GB1", "9" * 30])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="--adapter-bytes"):
+        serve(Path("bundle"), adapter_bytes=text)
+
+
+def test_options_that_mean_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it needs --adapters-api"):
+        serve(tmp_path, adapter_root=tmp_path)
+    with pytest.raises(UsageError, match="there is no such folder"):
+        serve(tmp_path, adapter_root=tmp_path / "gone", adapters_api=True)
+    with pytest.raises(UsageError, match="--max-adapters must be 1 or more"):
+        serve(tmp_path, max_adapters=0)

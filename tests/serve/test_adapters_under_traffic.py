@@ -1,0 +1,131 @@
+"""Adapters added, switched and removed while clients ask for them: every answer is the adapter's own, or a 404."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from fake_chat_model import serving
+from living_adapters import PROMPT, Living, completed, living, token_ids, upload
+
+import ptune
+from ptune.engine.adapters import factor_bytes
+from ptune.tasks.chat.infer import ChatModel
+from ptune_serve.app import create_app
+from ptune_serve.service import Settings
+
+NAMES = [f"t{number}" for number in range(8)]
+
+
+@dataclass
+class Served:
+    there: Living
+    url: str
+    model: ChatModel
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Memory for three adapters."""
+    there = living(tmp_path_factory.mktemp("traffic"))
+    for seed, name in enumerate(NAMES):
+        there.adapter(name, seed=40 + seed)
+    limit = 3 * factor_bytes(there.folders["t0"]) + factor_bytes(there.folder / "adapters" / "wide")
+    model = ptune.load(there.folder, threads=1, max_rows=6, adapter_bytes=limit)
+    with serving(create_app(model, Settings(adapters_api=True))) as url:
+        yield Served(there, url, model)
+    model.close()
+
+
+def test_a_stream_goes_on_when_its_adapter_is_removed(served: Served) -> None:
+    body = {
+        "model": "t0",
+        "prompt": PROMPT,
+        "temperature": 0,
+        "max_tokens": 40,
+        "stream": True,
+        "return_token_ids": True,
+    }
+    with served.client() as http, served.client() as admin:
+        assert upload(admin, served.there.folders["t0"], "t0").status_code == 200
+        with http.stream("POST", "/v1/completions", json=body) as stream:
+            lines = (line.removeprefix("data: ") for line in stream.iter_lines() if line)
+            found = [json.loads(next(lines))]
+            assert admin.delete("/v1/adapters/t0").status_code == 200
+            assert completed(admin, "t0").status_code == 404
+            found += [json.loads(line) for line in lines if line != "[DONE]"]
+    ids = [token for chunk in found for token in chunk["choices"][0].get("token_ids", [])]
+    assert ids == served.there.greedy("t0", len(ids))
+    assert len(ids) > 5
+
+
+def test_everything_at_once(served: Served) -> None:
+    expected = {name: served.there.greedy(name) for name in (*NAMES, "wide", "base")}
+    done, wrong, answered = threading.Event(), [], []
+
+    def client(seed: int) -> None:
+        with served.client() as http:
+            turn = seed
+            while not done.is_set():
+                turn += 1
+                name = [*NAMES, "wide", "base", "prod"][turn * 7 % 11]
+                response = completed(http, name)
+                if response.status_code == 404:
+                    continue
+                by = response.headers.get("x-ptune-adapter", "").partition("@")[0]
+                if (
+                    response.status_code != 200
+                    or token_ids(response) != expected[by]
+                    or name not in (by, "prod")
+                ):
+                    wrong.append((name, by, response.text))
+                answered.append(name)
+
+    clients = [threading.Thread(target=client, args=(seed,)) for seed in range(4)]
+    for thread in clients:
+        thread.start()
+    with served.client() as admin:
+        for _ in range(2):
+            for name in NAMES:
+                assert upload(admin, served.there.folders[name], name, alias="prod").status_code == 200
+                assert len(admin.get("/v1/models").json()["data"]) >= 4
+            assert admin.post("/v1/aliases/prod/rollback").json()["name"] == NAMES[-2]
+            admin.delete("/v1/aliases/prod")
+            for name in NAMES:
+                assert admin.delete(f"/v1/adapters/{name}").status_code == 200
+    done.set()
+    for thread in clients:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert wrong == []
+    assert len(answered) > 20
+    assert {"wide", "base", "prod", *NAMES[:2]} <= {*answered}
+    stats = served.model.engine.adapter_stats()
+    assert stats.limit_bytes is not None
+    assert stats.bytes <= stats.limit_bytes
+
+
+def test_of_those_who_send_the_same_name_one_wins(served: Served) -> None:
+
+    codes: list[int] = []
+
+    def send() -> None:
+        with served.client() as http:
+            codes.append(upload(http, served.there.folders["t1"], "same").status_code)
+
+    senders = [threading.Thread(target=send) for _ in range(5)]
+    for thread in senders:
+        thread.start()
+    for thread in senders:
+        thread.join(60)
+    assert sorted(codes) == [200, 409, 409, 409, 409]
+    with served.client() as admin:
+        assert token_ids(completed(admin, "same")) == served.there.greedy("t1")
+        admin.delete("/v1/adapters/same")
