@@ -13,10 +13,11 @@ from ptune.engine.adapter_folder import install, remove, sweep
 from ptune.errors import AdapterError, FormatError, PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Alias, Bundle, Canary
 
+from .adapter_trial import try_out
 from .aliases import rolled_back, switched, users_of, without
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
@@ -37,10 +38,16 @@ class ServedAdapters(Protocol):
 
 
 class AdapterStore:
-    """The adapters of one bundle. Methods may be called from any thread; they raise RequestError."""
+    """The adapters of one bundle. Methods may be called from any thread; they raise RequestError.
 
-    def __init__(self, engine: ServedAdapters, most: int) -> None:
+    most: how many there may be. prepare: makes what else is needed of an adapter before it is asked for.
+    """
+
+    def __init__(
+        self, engine: ServedAdapters, most: int, prepare: Callable[[str], object] = lambda _: None
+    ) -> None:
         self._engine = engine
+        self._prepare = prepare
         self._most = most
         self._changing = threading.Lock()
 
@@ -97,11 +104,15 @@ class AdapterStore:
                     code="needs_ptune_add",
                 )
             with _spoken(str(folder), name):
+                try_out(bundle.folder, folder)
                 sweep(bundle)
                 install(bundle, folder, name)
                 try:
                     self._engine.load_adapter(name)
+                    self._prepare(name)
                 except BaseException:
+                    with suppress(RequestError):
+                        self._engine.drop_adapter(name)
                     remove(bundle, name)
                     raise
             if alias is not None:
@@ -115,6 +126,7 @@ class AdapterStore:
                 raise RequestError(message, param="name", code="adapter_not_found", status=404)
             with _spoken(str(bundle.folder), bundle.folder.name):
                 self._engine.load_adapter(name)
+                self._prepare(name)
 
     def remove(self, name: str) -> None:
         """Takes an adapter out; requests that run finish. Raises: RequestError: 404; 409 where an alias stands for it."""

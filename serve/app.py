@@ -44,7 +44,7 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
         settings=settings,
         catalogue=Catalogue(model.engine, require_parity=settings.require_parity),
         metrics=Metrics(model.engine),
-        store=AdapterStore(model.engine, settings.max_adapters),
+        store=AdapterStore(model.engine, settings.max_adapters, model.codec_for),
     )
     return _app(service, chat.router, completions.router, tokens.router)
 

@@ -77,6 +77,13 @@ FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
     ),
 }  # fmt: skip
 
+MIXTURES: dict[str, Callable[..., PretrainedConfig]] = {  # of experts: these take adapters in attention alone
+    "qwen3_moe": functools.partial(
+        transformers.Qwen3MoeConfig, **_TINY, head_dim=16, moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2,
+        decoder_sparse_step=1,
+    ),
+}  # fmt: skip
+
 _ENCODER: dict[str, Any] = {
     "vocab_size": VOCAB, "pad_token_id": 0, "initializer_range": _SPREAD, "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -105,7 +112,7 @@ def build(folder: Path | str, architecture: str = "llama", *, seed: int = 0, **c
 
 def model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
     """A float32 model in eval mode with random weights; the same seed gives the same weights."""
-    config = FAMILIES[architecture](**changes)
+    config = {**FAMILIES, **MIXTURES}[architecture](**changes)
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:

@@ -30,7 +30,8 @@ GUESSES = 16
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """The engine at one moment; `steps` and `tokens` (computed, prompt and output) count from its start."""
+    """The engine at one moment; `steps`, `tokens` (computed: prompt, output, guesses) and `reused` (prompt tokens that were
+    found in the cache) count from its start."""
 
     running: int
     waiting: int
@@ -38,6 +39,7 @@ class EngineStats:
     kv_capacity_tokens: int
     steps: int
     tokens: int
+    reused: int = 0
 
 
 class Ticket:
@@ -68,7 +70,7 @@ class Engine:
         self.signature = bundle.decoder
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
         self._cache = cache
-        self._scheduler = Scheduler(cache.slots, prefill_chunk, max_waiting, guesses)
+        self._scheduler = Scheduler(cache.slots, prefill_chunk, max_waiting, guesses, cache.copy)
         self._max_waiting = max_waiting
         self._arriving: dict[Row, None] = {}  # their adapters are being read; in order of arrival
         self._step = Step(session, self.signature, cache)
@@ -246,6 +248,7 @@ class Engine:
                 kv_capacity_tokens=self._cache.slots * self._cache.capacity,
                 steps=self._steps,
                 tokens=self._tokens,
+                reused=self._scheduler.slots.reused,
             )
 
     def drain(self, timeout_s: float | None = None) -> bool:

@@ -48,6 +48,11 @@ class KvCache:
         """Slots [low, high) of every cache input: views of [high - low, kv_heads, allocated, dim]."""
         return {name: array[low:high] for name, array in self._arrays.items()}
 
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copies the first tokens of one slot into another."""
+        for array in self._arrays.values():
+            array[target, :, :tokens] = array[source, :, :tokens]
+
 
 def _entries(signature: Signature) -> list[tuple[str, CacheLayer, int]]:
     dims = [(layer, dim) for layer in signature.cache for dim in (layer.key_dim, layer.value_dim)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from ptune.engine.slots import Copy, Slots
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,12 +79,17 @@ class Scheduler:
     Rows that are generating may have `guesses` tokens more among them, while there are few of them.
     """
 
-    def __init__(self, slots: int, prefill_chunk: int, max_waiting: int, guesses: int = 0) -> None:
+    def __init__(
+        self,
+        slots: int,
+        prefill_chunk: int,
+        max_waiting: int,
+        guesses: int = 0,
+        copy: Copy = lambda *_: None,
+    ) -> None:
         self.waiting: deque[Row] = deque()
         self.running: list[Row] = []  # in order of arrival
-        self._free = list(
-            range(slots)
-        )  # a heap: the lowest goes first, so that the slots in use stay neighbours
+        self.slots = Slots(slots, copy)
         self._prefill_chunk = prefill_chunk
         self._max_waiting = max_waiting
         self._guesses = guesses
@@ -113,14 +119,13 @@ class Scheduler:
         for row in rows:
             if row.slot is not None:
                 self.running.remove(row)
-                heapq.heappush(self._free, row.slot)
-                row.slot = None
+                self.slots.give_back(row)
 
     def plan(self) -> list[Chunk]:
         """Admits rows while slots are free, then says what the next step computes. Empty where nothing is to do."""
-        while self.waiting and self._free:
+        while self.waiting and self.slots:
             row = self.waiting.popleft()
-            row.slot = heapq.heappop(self._free)
+            self.slots.take(row)
             self.running.append(row)
         generating = [row for row in self.running if row.uncached == 1]
         counts = self._share_out([row for row in self.running if row.uncached > 1])

@@ -29,6 +29,7 @@ from ptune.export.sockets import Socket, StepInputs, describe, install
 from ptune.formats.signature import STEP_INPUTS, CacheLayer, EncoderSignature, Signature
 
 OPSET = 20
+EXPERTS = "batched_mm"  # transformers' way to compute a mixture of experts that ONNX has operators for
 DYNAMIC = torch.export.Dim.DYNAMIC
 
 
@@ -86,6 +87,7 @@ def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Trace
     Raises: BackboneError where the architecture cannot be exported, with the reason.
     """
     config = copy.deepcopy(config)  # a model writes its attention into the config, which another may share
+    config._experts_implementation = EXPERTS
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = skeleton(config, mode, trust_remote_code)
     sockets = install(model, Socket)

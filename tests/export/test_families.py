@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bundles import peft_folder, tiny_bundle, with_peft
-from tiny_models import FAMILIES, VOCAB
+from tiny_models import FAMILIES, MIXTURES, VOCAB
 
 from ptune.engine.engine import Engine
 from ptune.formats.bundle import BASE
@@ -20,12 +20,13 @@ LIMIT = 5e-4
 LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 10
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
 def test_engine_equals_transformers_and_peft(family: str, tmp_path: Path) -> None:
     base, _loaded, bundle = tiny_bundle(tmp_path, family)
+    where = {"target_modules": ["q_proj", "v_proj", "o_proj"]} if family in MIXTURES else {}
     adapters = {
-        "four": peft_folder(base, tmp_path / "four", r=4, seed=1, spread=0.2),
-        "two": peft_folder(base, tmp_path / "two", r=2, lora_alpha=3, seed=2, spread=0.2),
+        "four": peft_folder(base, tmp_path / "four", r=4, seed=1, spread=0.2, **where),
+        "two": peft_folder(base, tmp_path / "two", r=2, lora_alpha=3, seed=2, spread=0.2, **where),
     }
     for name, folder in adapters.items():
         install(bundle, folder, name)

@@ -120,7 +120,8 @@ def test_the_graph_file_tells_nothing_of_this_machine(tmp_path: Path) -> None:
     _, _, bundle = tiny_bundle(tmp_path)
     model = onnx.load(bundle.graph_path())
     for node in model.graph.node:
-        if node.op_type == "SimplifiedLayerNormalization":  # onnxruntime's own, though it has it in ONNX's domain
+        if node.op_type == "SimplifiedLayerNormalization":
+            # onnxruntime's own, though it has it in ONNX's domain
             node.domain = "com.microsoft"
     onnx.checker.check_model(model)
     text = bundle.graph_path().read_bytes()

@@ -296,10 +296,10 @@ def test_what_was_added_to_the_bundle_since_is_served_when_asked(server: Server)
     assert server.http.delete("/v1/adapters/added").status_code == 200
 
 
-def test_golden_vectors_go_with_their_adapter(tmp_path: Path) -> None:
+def test_golden_vectors_go_with_their_adapter(server: Server, tmp_path: Path) -> None:
     from ptune.engine.adapter_folder import remove
 
-    bundle = Bundle.open(living(tmp_path).folder)
+    bundle = Bundle.open(shutil.copytree(server.there.folder, tmp_path / "bundle"))
     path = bundle.golden_path
     cases = [{"adapter": name, "ids": [1]} for name in ("base", "wide", "narrow")]
     path.write_text(json.dumps({"cases": cases}))
