@@ -49,11 +49,11 @@ def _steps(row: Sequence[float]) -> list[float]:
 def open_engine(bundle: Path, profile: str, threads: int) -> Any:
     from ptune.engine.engine import Engine
 
-    return Engine.open(bundle, profile=profile, threads=threads, kv_bytes=KV_BYTES, max_rows=ROWS)
+    return Engine.open(bundle, profile=profile, threads=threads, kv_bytes=KV_BYTES, max_rows=ROWS, guesses=0)
 
 
 def engine(bundle: Path, profile: str, threads: int) -> Work:
-    """ptune's engine: its thread, its scheduler, its sampling; everything but HTTP."""
+    """ptune's engine: its thread, its scheduler, its sampling; everything but HTTP. Without guesses: each step one token."""
     from ptune.engine.request import Request, Sampling, Token
     from ptune.formats.bundle import BASE
 
