@@ -17,8 +17,8 @@ def with_adapters(bundle: Path, work: Path, count: int) -> Path:
     """A copy of the bundle (hard links) that has `count` adapters; made anew where the bundle has changed."""
     import shutil
 
+    from ptune.engine.adapter_folder import install, of_bundle
     from ptune.formats.bundle import Bundle
-    from ptune.publish.adapter_folder import install, of_bundle
 
     target = work / "adapted"
     source = Bundle.open(bundle)

@@ -15,7 +15,7 @@ from ptune.errors import RequestError
 from ptune.tasks.chat.infer import Delta, TextStream
 
 if TYPE_CHECKING:
-    from ptune.engine.engine import Ticket
+    from ptune.engine.ticket import Ticket
 
     from .service import ChatService
 

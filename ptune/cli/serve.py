@@ -66,21 +66,11 @@ def serve(
         max_adapters=max_adapters,
         require_parity=require_parity,
     )
+    held = None if adapter_bytes is None else size_of(adapter_bytes, "--adapter-bytes")
     code: int = lifecycle.serve(
-        bundle,
-        host=host,
-        port=port,
-        api_key_file=api_key_file,
-        ui=ui,
-        ui_port=ui_port,
-        profile=profile,
-        threads=threads,
-        kv_gb=kv_gb,
-        max_rows=max_rows,
-        adapter_bytes=None if adapter_bytes is None else size_of(adapter_bytes, "--adapter-bytes"),
-        settings=settings,
-        ready_file=ready_file,
-    )
+        bundle, host=host, port=port, api_key_file=api_key_file, ui=ui, ui_port=ui_port, profile=profile,
+        threads=threads, kv_gb=kv_gb, max_rows=max_rows, adapter_bytes=held, settings=settings, ready_file=ready_file,
+    )  # fmt: skip
     return code
 
 

@@ -6,7 +6,7 @@ import atexit
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from ptune.engine.rows import Generation, Scoring
 from ptune.engine.scheduler import Chunk, Row, Scheduler
 from ptune.engine.session import Session
 from ptune.engine.step import Logits, Step
+from ptune.engine.ticket import Ticket, drawn, until_finish
 from ptune.errors import PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 from ptune.formats.whole_write import read_json
@@ -40,17 +41,6 @@ class EngineStats:
     steps: int
     tokens: int
     reused: int = 0
-
-
-class Ticket:
-    """A submitted request."""
-
-    def __init__(self, cancel: Callable[[], None]) -> None:
-        self._cancel = cancel
-
-    def cancel(self) -> None:
-        """Ends the request before the next step, with a last token whose finish is "cancelled". May come too late."""
-        self._cancel()
 
 
 class Engine:
@@ -207,7 +197,7 @@ class Engine:
         Raises: RequestError, as `submit`.
         """
         tokens: queue.SimpleQueue[Token] = queue.SimpleQueue()
-        return _drawn(tokens, self.submit(request, tokens.put))
+        return drawn(tokens, self.submit(request, tokens.put))
 
     def generate_all(self, requests: Sequence[Request]) -> list[list[Token]]:
         """Answers many requests at once, in one queue without a bound. Raises: RequestError, as `submit`, but 429."""
@@ -218,7 +208,7 @@ class Engine:
                 for request, tokens in zip(requests, queues, strict=True)
             ]
             self._enqueue(rows, [request.adapter for request in requests])
-        return [list(_until_finish(tokens)) for tokens in queues]
+        return [list(until_finish(tokens)) for tokens in queues]
 
     def logits(self, ids: Sequence[Sequence[int]], adapters: Sequence[str]) -> list[Logits]:
         """Logits [tokens, vocab] of sequences, each under its adapter: mixed and chunked as requests are.
@@ -380,21 +370,6 @@ class Engine:
                 param="max_tokens" if len(prompt) <= self.context else "prompt",
                 code="context_length_exceeded",
             )
-
-
-def _drawn(tokens: queue.SimpleQueue[Token], ticket: Ticket) -> Generator[Token, None, None]:
-    try:
-        yield from _until_finish(tokens)
-    finally:
-        ticket.cancel()
-
-
-def _until_finish(tokens: queue.SimpleQueue[Token]) -> Iterator[Token]:
-    while True:
-        token = tokens.get()
-        yield token
-        if token.finish is not None:
-            return
 
 
 def _fail(row: Row, error: Exception) -> None:

@@ -17,6 +17,7 @@ from ptune.backbone.load import Loaded, load
 from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec
 from ptune.engine import golden
+from ptune.engine.adapter_folder import install
 from ptune.engine.engine import Engine
 from ptune.errors import BackboneError, ParityError, UsageError
 from ptune.evaluation.held_out import held_out
@@ -29,7 +30,6 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
 from ptune.parity import compare
 from ptune.progress import say
-from ptune.publish.adapter_folder import install
 from ptune.publish.steps import (
     AUTO,
     changed,

@@ -9,6 +9,7 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ptune.engine.adapter_folder import LEFT_OUT, check_name, write_record
 from ptune.engine.adapters import head_of, load_adapter, of_head, weights_of
 from ptune.engine.encoder import HEAD
 from ptune.errors import AdapterError
@@ -16,7 +17,6 @@ from ptune.export.encoder_parts import save_head
 from ptune.export.write import hashes
 from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune.formats.whole_write import disk_errors, read_json
-from ptune.publish.adapter_folder import LEFT_OUT, check_name, write_record
 from ptune.tasks.classification.facts import NAME, Facts
 from ptune.tasks.classification.labels import Problem
 from ptune.verify.encoder_torch import Reference, adapted, merged

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ptune.engine.adapter_folder import of_bundle, write_record
 from ptune.errors import BackboneError, FormatError, ParityError, PtuneError, UsageError
 from ptune.evaluation.require import refuse_failed
 from ptune.export.write import INT8, PROFILE
@@ -13,7 +14,6 @@ from ptune.formats.bundle import BaseIdentity, Bundle, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
 from ptune.progress import say
-from ptune.publish.adapter_folder import of_bundle, write_record
 from ptune.recipe import Backbone
 from ptune.verify.prove import Proof
 

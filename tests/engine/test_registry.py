@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from encoder_bundles import damage, tiny
 
+from ptune.engine.adapter_folder import write_record
 from ptune.engine.registry import Load, Registry
 from ptune.errors import AdapterError, FormatError, PtuneError, RequestError
 from ptune.formats.bundle import AdapterRecord, Bundle
-from ptune.publish.adapter_folder import write_record
 
 
 class Loaded:

@@ -12,11 +12,11 @@ import torch
 from bundles import peft_folder, tiny_bundle, with_peft
 from tiny_models import VOCAB, build
 
+from ptune.engine.adapter_folder import install
 from ptune.engine.engine import Engine
 from ptune.errors import AdapterError
 from ptune.formats.bundle import Bundle
 from ptune.parity import log_softmax
-from ptune.publish.adapter_folder import install
 
 SERVED: dict[str, dict[str, Any]] = {
     "rank_pattern": {"rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\.up_proj": 7}},

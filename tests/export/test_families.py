@@ -11,10 +11,10 @@ import torch
 from bundles import peft_folder, tiny_bundle, with_peft
 from tiny_models import FAMILIES, MIXTURES, VOCAB
 
+from ptune.engine.adapter_folder import install
 from ptune.engine.engine import Engine
 from ptune.formats.bundle import BASE
 from ptune.parity import log_softmax
-from ptune.publish.adapter_folder import install
 
 LIMIT = 5e-4
 LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 10
