@@ -22,11 +22,13 @@ from ptune.engine.session import Session
 from ptune.engine.step import Logits, Step
 from ptune.engine.ticket import Ticket, drawn, until_finish
 from ptune.errors import PtuneError, RequestError, UsageError
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle
+from ptune.formats.bundle import BARE, BASE, AdapterRecord, Bundle
+from ptune.formats.signature import Signature
 from ptune.formats.whole_write import read_json
 
 GIB = 1 << 30
 GUESSES = 16
+LIGHT = 512 << 20  # bytes of weights that may be in memory twice, once for steps without adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Engine:
         max_waiting: int = 256,
         adapter_bytes: int | None = None,
         guesses: int = GUESSES,
+        bare: Session | None = None,
     ) -> None:
         self.signature = bundle.decoder
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
@@ -63,7 +66,7 @@ class Engine:
         self._scheduler = Scheduler(cache.slots, prefill_chunk, max_waiting, guesses, cache.copy)
         self._max_waiting = max_waiting
         self._arriving: dict[Row, None] = {}  # their adapters are being read; in order of arrival
-        self._step = Step(session, self.signature, cache)
+        self._step = Step(session, self.signature, cache, bare)
         self._steps = self._tokens = 0
         self._open = True  # takes requests
         self._closing = False
@@ -120,6 +123,7 @@ class Engine:
         bundle.check_files(manifest.graphs[profile or manifest.default_profile].files)
         cache = KvCache.within(kv_bytes, bundle.decoder, max_rows)
         session = Session(graph, bundle.decoder, threads)
+        bare = _bare(graph, bundle.decoder, threads)
         engine = cls(
             bundle,
             session,
@@ -128,6 +132,7 @@ class Engine:
             max_waiting=max_waiting,
             adapter_bytes=adapter_bytes,
             guesses=guesses,
+            bare=bare,
         )
         try:
             engine._registry.load_all()
@@ -370,6 +375,15 @@ class Engine:
                 param="max_tokens" if len(prompt) <= self.context else "prompt",
                 code="context_length_exceeded",
             )
+
+
+def _bare(graph: Path, signature: Signature, threads: int | None) -> Session | None:
+    """The graph for steps without adapters, where there is one and its weights are light."""
+    path = graph.with_name(BARE)
+    weights = graph.with_name(f"{graph.name}.data")
+    if not path.is_file() or (weights.is_file() and weights.stat().st_size > LIGHT):
+        return None
+    return Session(path, signature, threads, sockets=False)
 
 
 def _fail(row: Row, error: Exception) -> None:

@@ -19,13 +19,15 @@ Array = npt.NDArray[Any]
 class Session:
     """One loaded graph. What is bound stays bound: an array is only bound again where it has moved or changed shape."""
 
-    def __init__(self, path: Path, signature: Signature, threads: int | None = None) -> None:
-        """Loads the graph. `threads` defaults to the cores that this process really has.
+    def __init__(
+        self, path: Path, signature: Signature, threads: int | None = None, *, sockets: bool = True
+    ) -> None:
+        """Loads the graph. `threads` defaults to the cores that this process really has. sockets: whether it takes adapters.
 
         Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
         """
         self._session = open_graph(path, threads)
-        inputs = {*STEP_INPUTS, *signature.past_names(), *signature.factor_names()}
+        inputs = {*STEP_INPUTS, *signature.past_names(), *(signature.factor_names() if sockets else ())}
         check_names(self._session, path, inputs, {"logits", *signature.present_names()})
         self._binding = self._session.io_binding()
         self._bound: dict[str, Array] = {}

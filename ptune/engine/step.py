@@ -28,8 +28,12 @@ LEAST = 2  # queries of a sequence in attention, and flat tokens of a step
 class Step:
     """Computes chunks of different rows, lengths and adapters in one run of the graph."""
 
-    def __init__(self, session: Session, signature: Signature, cache: KvCache) -> None:
+    def __init__(
+        self, session: Session, signature: Signature, cache: KvCache, bare: Session | None = None
+    ) -> None:
+        """bare: a graph without sockets, for steps without an adapter."""
         self._session = session
+        self._bare = bare
         self._signature = signature
         self._cache = cache
         self._stacks = Stacks(signature)
@@ -46,7 +50,11 @@ class Step:
         inputs = step_inputs(chunks, stack, self._cache.lengths[low:high], low, self._cache.allocated)
         logits = np.empty((1, inputs["wanted"].size, self._signature.vocab_size), np.float32)
         presents = dict(zip(self._signature.present_names(), window.values(), strict=True))
-        self._session.run({**inputs, **window, **stack.inputs}, {"logits": logits, **presents})
+        outputs = {"logits": logits, **presents}
+        if self._bare is not None and not stack.rank:
+            self._bare.run({**inputs, **window}, outputs)
+        else:
+            self._session.run({**inputs, **window, **stack.inputs}, outputs)
         self._cache.lengths[slots] = [chunk.start + chunk.count for chunk in chunks]
         ends = np.cumsum([len(chunk.wanted) for chunk in chunks])
         return np.split(logits[0], ends)[:-1]

@@ -12,6 +12,7 @@ from typing import Protocol
 from transformers import PretrainedConfig
 
 from ptune.codecs.chat import ChatCodec
+from ptune.export.bare import write_bare
 from ptune.export.fuse import fuse
 from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save
@@ -64,6 +65,8 @@ def write_traced(
     """Writes a bundle of a traced base, whose weights are attached, of a decoder or an encoder."""
     path = folder / "graphs" / PROFILE / "model.onnx"
     save(traced, path, lambda _, done, total: progress("writing the weights", (done + 1) / total))
+    if isinstance(traced.signature, Signature):
+        write_bare(path, traced.signature)
     codec.save(folder / "codec")
     progress("hashing the files", 0.0)
     bundle = Bundle(folder, _manifest(folder, traced, identity))

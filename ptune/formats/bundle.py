@@ -2,6 +2,7 @@
 
     manifest.json                   this file's Manifest
     graphs/PROFILE/model.onnx       the graph; its weights lie in model.onnx.data beside it
+    graphs/PROFILE/bare.onnx        of a decoder: the same without adapters' inputs, on the same weights
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
     golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json of others
     adapters/NAME/                  PEFT's own files, untouched, and adapter.json beside them; of an encoder head.onnx, too
@@ -21,6 +22,7 @@ from ptune.formats.signature import EncoderSignature, Signature
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 
 FORMAT = 1
+BARE = "bare.onnx"  # beside a decoder's model.onnx: the same without sockets, on the same weights
 FLOAT = "fp32"  # the profile that others are compared with
 BASE = "base"  # the name under which the bare base is served; no adapter may take it
 

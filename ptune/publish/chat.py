@@ -21,6 +21,7 @@ from ptune.engine.adapter_folder import install
 from ptune.engine.engine import Engine
 from ptune.errors import BackboneError, ParityError, UsageError
 from ptune.evaluation.held_out import held_out
+from ptune.export.bare import write_bare
 from ptune.export.int8 import write_int8
 from ptune.export.merge import merged
 from ptune.export.weights import ModelWeights
@@ -230,7 +231,9 @@ def publish(
 
 def _write_int8(bundle: Bundle, probes: list[Probe], threads: int) -> None:
     tell("writing the int8 graph", 0.0)
-    write_int8(bundle.graph_path(FLOAT), bundle.folder / "graphs" / INT8 / "model.onnx")
+    path = bundle.folder / "graphs" / INT8 / "model.onnx"
+    write_int8(bundle.graph_path(FLOAT), path)
+    write_bare(path, bundle.decoder)
     graph = Graph(profile=INT8, files=hashes(bundle.folder, f"graphs/{INT8}"))
     graphs = {**bundle.manifest.graphs, INT8: graph}
     bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
