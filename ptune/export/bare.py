@@ -16,8 +16,8 @@ from ptune.formats.bundle import BARE
 from ptune.formats.signature import Signature
 
 
-def write_bare(path: Path, signature: Signature) -> Path:
-    """Writes the bare graph beside the one at `path`. Returns where it is."""
+def write_bare(path: Path, signature: Signature) -> Path | None:
+    """Writes the bare graph beside the one at `path`. Returns where it is; None where a socket could not be taken out."""
     model = onnx_ir.load(path)
     graph = model.graph
     ups = {f"{socket.name}.B" for socket in signature.sockets}
@@ -26,7 +26,10 @@ def write_bare(path: Path, signature: Signature) -> Path:
             replace(node, base)
     passes.RemoveUnusedNodesPass()(model)
     factors = set(signature.factor_names())
-    for value in [value for value in graph.inputs if value.name in factors]:
+    inputs = [value for value in graph.inputs if value.name in factors]
+    if any(value.uses() for value in inputs):
+        return None
+    for value in inputs:
         graph.inputs.remove(value)
     target = path.with_name(BARE)
     onnx_ir.save(model, target)

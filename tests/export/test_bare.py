@@ -19,7 +19,7 @@ from ptune.export.int8 import write_int8
 from ptune.formats.bundle import BARE, BASE, FLOAT
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "opt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "opt", "gemma2", "olmo2"])
 def test_the_same_bits(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, _, bundle = tiny_bundle(tmp_path, family)
     install(bundle, peft_folder(base, tmp_path / "four", spread=0.2), "four")
@@ -43,6 +43,7 @@ def test_it_has_no_weights_and_no_sockets(tmp_path: Path) -> None:
     write_int8(bundle.graph_path(FLOAT), tmp_path / "int8" / "model.onnx")
     for path in (bundle.graph_path(FLOAT), tmp_path / "int8" / "model.onnx"):
         bare = write_bare(path, bundle.decoder)
+        assert bare is not None
         assert bare.name == BARE
         assert sorted(file.name for file in path.parent.iterdir()) == [BARE, "model.onnx", "model.onnx.data"]
         graph, whole = onnx_ir.load(bare).graph, onnx_ir.load(path).graph

@@ -71,6 +71,8 @@ def fuse_skips(graph: onnx_ir.Graph) -> int:
         total = made_by(node.inputs[0], "Add") if node.op_type == RMS_NORM else None
         if total is None or rank_of(total.outputs[0]) != 3 or total.inputs[0] is total.inputs[1]:
             continue
+        if any(_is_update(part) for part in total.inputs):
+            continue  # a layer's output with its adapter's, which is no residual: it stays a sum of its own
         if any(
             part is None or part.shape is None or part.shape != total.outputs[0].shape
             for part in total.inputs
@@ -95,3 +97,9 @@ def fuse_skips(graph: onnx_ir.Graph) -> int:
         replace(total, outs[3])
         count += 1
     return count
+
+
+def _is_update(part: onnx_ir.Value | None) -> bool:
+    """Whether a value is what an adapter adds: a product with a factor, which is an input of the graph."""
+    product = made_by(part, "MatMul")
+    return product is not None and product.inputs[1] is not None and product.inputs[1].is_graph_input()
