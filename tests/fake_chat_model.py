@@ -130,6 +130,7 @@ class FakeEngine:
     cancelled: list[Request] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     running: int = 0
+    counting: Any = field(default_factory=threading.Lock)  # `running` is changed by many threads
 
     def __post_init__(self) -> None:
         self.go_on.set()
@@ -152,7 +153,8 @@ class FakeEngine:
         if self.running >= self.max_waiting:
             raise RequestError("the queue is full", code="queue_full", status=429)
         self.requests.append(request)
-        self.running += 1
+        with self.counting:
+            self.running += 1
         ticket = FakeTicket()
         threading.Thread(target=self._run, args=(request, deliver, ticket.given_up), daemon=True).start()
         return ticket
@@ -176,7 +178,8 @@ class FakeEngine:
             elif self.failure == "step" and number == 2:
                 token = Token(NO_TOKEN, finish="error", error="Traceback: secret detail")
             if token.finish is not None:
-                self.running -= 1
+                with self.counting:
+                    self.running -= 1
             deliver(token)
             if token.finish is not None:
                 return
@@ -222,7 +225,7 @@ def serving(app: FastAPI) -> Iterator[str]:
         thread.join()
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s, "it did not happen in time"

@@ -178,7 +178,7 @@ def test_two_models_side_by_side(browsed):
 
 
 def test_stop_keeps_what_was_said(browsed):
-    browsed.engine.delay_s = 0.05
+    browsed.engine.delay_s = 0.2  # longer than a slow page takes to be clicked on
     browsed.open("Side by side")
     browsed.send("a long story " * 5)
     wait_until(lambda: all(len(answer) > 5 for answer in browsed.answers()))
