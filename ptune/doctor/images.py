@@ -13,10 +13,11 @@ from ptune.codecs.image import Preprocessing
 from ptune.data.image_arrays import is_arrays
 from ptune.data.image_look import Look
 from ptune.data.images import ImageRef, ImageSource
+from ptune.data.label_splits import SPLITS
 from ptune.doctor import encoding, labels, refused
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order
-from ptune.doctor.labels import SPLITS, Entry
+from ptune.doctor.labels import Entry
 from ptune.recipe import Data
 from ptune.tasks.classification.image_data import ImageSplits, PlacedImage, read_image_splits
 from ptune.tasks.classification.labels import Labels

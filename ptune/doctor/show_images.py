@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ptune.data.label_splits import SPLITS
 from ptune.doctor.histogram import bins, drawn, percentile
 from ptune.doctor.images import ImageExamination, ImageSets
-from ptune.doctor.labels import SPLITS
 from ptune.doctor.show import counted, print_finding
 from ptune.doctor.show_labels import label_bars
 

@@ -8,9 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ptune.data.label_splits import SPLITS
 from ptune.doctor.classification import LabelledExamination, LabelledSets
 from ptune.doctor.histogram import bar, bins, drawn, percentile
-from ptune.doctor.labels import SPLITS, Entries
+from ptune.doctor.labels import Entries
 from ptune.doctor.show import counted, print_finding, printable
 
 _WIDEST = 20  # characters of a label

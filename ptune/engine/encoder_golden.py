@@ -17,14 +17,13 @@ from pydantic import BaseModel, ConfigDict
 
 from ptune.engine.encoder_batch import Array, Item
 from ptune.errors import FormatError, ParityError
-from ptune.formats.bundle import BASE, Bundle, parse
+from ptune.formats.bundle import BASE, FLOAT, Bundle, parse
 from ptune.formats.whole_write import read_json, whole_file
 
 if TYPE_CHECKING:
     from ptune.engine.encoder import EncoderEngine
 
 INPUTS = "golden/inputs.npz"
-FLOAT = "fp32"  # the profile whose file is golden.json
 TOLERANCE = 1e-3  # of a logit, or of its size where that is more than 1
 ROUNDED = 2e-2  # of other profiles: where a rounding falls otherwise, a whole step is between
 CASES = 4  # inputs that are replayed
@@ -46,11 +45,6 @@ class EncoderGolden(BaseModel):
     format: int = 1
     tolerance: float = TOLERANCE
     cases: list[Case]
-
-
-def path_of(bundle: Bundle, profile: str) -> Path:
-    """Where a profile's golden vectors lie."""
-    return bundle.golden_path if profile == FLOAT else bundle.golden_path.with_name(f"{profile}.json")
 
 
 def save_inputs(inputs: Sequence[Mapping[str, Array]], bundle: Path) -> None:
@@ -96,7 +90,7 @@ def replay(engine: EncoderEngine, bundle: Bundle, profile: str = FLOAT) -> float
 
     Raises: ParityError that names the case which is off by more than the tolerance.
     """
-    path = path_of(bundle, profile)
+    path = bundle.golden_file(profile)
     known = parse(EncoderGolden, read_json(path), path)
     inputs = load_inputs(bundle.folder)
     cases = [case for case in known.cases if case.adapter in (BASE, *engine.adapters)]

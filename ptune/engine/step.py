@@ -98,8 +98,7 @@ def step_inputs(
     }
     if len(owner) < LEAST:
         for name in ("input_ids", "position_ids", "unpad", "choice"):
-            axis = inputs[name].ndim > 1 and 1
-            inputs[name] = np.repeat(inputs[name], LEAST, axis=int(axis))
+            inputs[name] = np.repeat(inputs[name], LEAST, axis=min(inputs[name].ndim - 1, 1))
     return inputs
 
 

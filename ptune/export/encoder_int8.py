@@ -20,13 +20,11 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from ptune.errors import BackboneError
+from ptune.export.edit import MICROSOFT
+from ptune.export.rounding import LARGEST, SMALLEST, ZERO, column_scales, rounded_columns
 from ptune.formats.signature import EncoderSignature
 
 OPSET = 21  # the first whose QuantizeLinear takes a scale for each row
-LARGEST = 127
-ZERO = 128  # of uint8: a product of uint8 and int8 is what processors have an instruction for
-SMALLEST = 1e-6  # of r: a row of zeros stays one
-MICROSOFT = "com.microsoft"
 
 
 def write_int8(source: Path, target: Path, signature: EncoderSignature) -> int:
@@ -100,7 +98,9 @@ class _Int8:
 
     def _weight(self, weight: onnx_ir.Value) -> tuple[onnx_ir.Value, onnx_ir.Value]:
         assert weight.const_value is not None
-        rounded, scale = rounded_columns(weight.const_value.numpy())
+        floats = weight.const_value.numpy()
+        scale = column_scales(floats)
+        rounded = rounded_columns(floats, scale)
         return self._constant(f"{weight.name}.int8", rounded), self._constant(f"{weight.name}.scale", scale)
 
     def _step(self) -> onnx_ir.Value:
@@ -147,10 +147,3 @@ def _weight_of(node: onnx_ir.Node) -> onnx_ir.Value:
     weight = node.inputs[1]
     assert weight is not None
     return weight
-
-
-def rounded_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """W [in, out] -> Wq [in, out], scale [out], with W close to Wq * scale."""
-    largest = np.abs(weight).max(axis=0)
-    scale = np.where(largest > 0, largest / LARGEST, 1.0).astype(np.float32)
-    return np.clip(np.rint(weight / scale), -LARGEST, LARGEST).astype(np.int8), scale

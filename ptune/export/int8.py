@@ -27,10 +27,8 @@ from numpy.typing import NDArray
 from ptune.errors import BackboneError
 from ptune.export.edit import MICROSOFT, before, constant, made_by, replace
 from ptune.export.fuse.products import is_weight
+from ptune.export.rounding import LARGEST, SMALLEST, ZERO, column_scales, rounded_columns
 
-LARGEST = 127
-ZERO = 128  # of uint8: a product of uint8 and int8 is what processors have an instruction for
-SMALLEST = 1e-6  # of r: a row of zeros stays one
 FINER = 254  # the second part's steps in one of the first
 
 
@@ -110,7 +108,7 @@ class _Rounding:
 
         def rounded() -> NDArray[np.int8]:
             floats = source.numpy().T if turned else source.numpy()
-            return np.clip(np.rint(floats / scale()), -LARGEST, LARGEST).astype(np.int8)
+            return rounded_columns(floats, scale())
 
         name = f"{weight.name}{'.turned' if turned else ''}"
         return (
@@ -141,9 +139,3 @@ def _weight(node: onnx_ir.Node) -> tuple[onnx_ir.Value, bool] | None:
     turned = made_by(right, "Transpose")
     matrix = right if turned is None else turned.inputs[0]
     return (matrix, turned is not None) if matrix is not None and is_weight(matrix) else None
-
-
-def column_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """scale [out] of W [in, out], with W close to round(W / scale) * scale in int8; 1 for a column of zeros."""
-    largest = np.abs(weight).max(axis=0)
-    return np.where(largest > 0, largest / LARGEST, 1.0).astype(np.float32)

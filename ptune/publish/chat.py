@@ -40,8 +40,8 @@ from ptune.publish.steps import (
     check_profiles,
     figures,
     of_manifest,
-    record,
     refuse_drift,
+    settle,
     tell,
 )
 from ptune.recipe import Backbone, Recipe
@@ -224,8 +224,7 @@ def publish(
                 profiles = (_chosen(bundle, more, threads),)
             proof = proof.then(more) if INT8 in bundle.manifest.graphs else proof
             bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": profiles[0]}))
-        record(bundle, proof)
-        refuse_drift(proof)
+        settle(bundle, proof)
     return proof
 
 
@@ -237,7 +236,7 @@ def _write_int8(bundle: Bundle, probes: list[Probe], threads: int) -> None:
     graph = Graph(profile=INT8, files=hashes(bundle.folder, f"graphs/{INT8}"))
     graphs = {**bundle.manifest.graphs, INT8: graph}
     bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
-    write_golden(bundle, probes, threads)
+    write_golden(bundle, probes, threads, [INT8])
 
 
 def _chosen(bundle: Bundle, proof: Proof, threads: int) -> str:
@@ -291,8 +290,7 @@ def add_to_chat(
             check_base(original, loaded.identity)
             proof = prove(bundle, loaded.model, {name: adapter}, probes, threads=threads, progress=tell)
             proof = Proof((), proof.adapters).then(_prove_profiles(bundle, [name], threads, base=False))
-            record(bundle, proof)
-            refuse_drift(proof)
+            settle(bundle, proof)
     return Bundle.open(original.folder).adapter(name)
 
 
@@ -306,11 +304,13 @@ def verify_chat(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
     return proof.then(_prove_profiles(bundle, list(adapters), threads))
 
 
-def write_golden(bundle: Bundle, probes: list[Probe], threads: int) -> None:
-    """Records what the engine answers here with each profile, to be replayed at every start."""
+def write_golden(
+    bundle: Bundle, probes: list[Probe], threads: int, profiles: Sequence[str] | None = None
+) -> None:
+    """Records what the engine answers here with each profile (default: all), to be replayed at every start."""
     tell("recording golden vectors", 0.0)
     prompts = [probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in probes[:GOLDEN_PROMPTS]]
-    for name in bundle.manifest.graphs:
+    for name in bundle.manifest.graphs if profiles is None else profiles:
         tolerance = golden.TOLERANCE if name == FLOAT else golden.ROUNDED
         with closing(Engine.open(bundle, profile=name, threads=threads, replay_golden=False)) as engine:
             vectors = golden.record(engine, prompts, [BASE, *bundle.manifest.adapters], tolerance)

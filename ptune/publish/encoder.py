@@ -25,7 +25,7 @@ from ptune.formats.whole_write import whole_folder, write_json
 from ptune.publish.encoder_adapter import facts_of, install_encoder, refuse_socketless
 from ptune.publish.encoder_merge import Trained
 from ptune.publish.encoder_profiles import check_int8, with_int8, write_profile
-from ptune.publish.steps import changed, check_base, check_finished, of_manifest, record, refuse_drift, tell
+from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell
 from ptune.publish.unread_base import unread
 from ptune.recipe import Backbone
 from ptune.tasks.classification.facts import Facts
@@ -84,8 +84,7 @@ def export_encoder_run(
         proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
         proof = proof.after({name: list(trained.hops)})
         proof = with_int8(bundle, proof, threads)
-        record(bundle, proof)
-        refuse_drift(proof)
+        settle(bundle, proof)
     return proof
 
 
@@ -132,8 +131,7 @@ def add_to_encoder(
             references = {name: partial(reference, spec, facts)}
             proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
             proof = with_int8(bundle, Proof((), proof.adapters), threads)
-            record(bundle, proof)
-            refuse_drift(proof)
+            settle(bundle, proof)
     return Bundle.open(original.folder).adapter(name)
 
 
@@ -166,5 +164,5 @@ def write_golden(bundle: Bundle, inputs: Sequence[Mapping[str, Any]], threads: i
             EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
         ) as engine:
             said = golden.record(engine, inputs, names, profile)
-        write_json(golden.path_of(bundle, profile), said)
+        write_json(bundle.golden_file(profile), said)
     bundle.write_manifest(bundle.manifest.model_copy(update={"golden": hashes(bundle.folder, "golden")}))

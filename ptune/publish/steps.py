@@ -99,6 +99,12 @@ def record(bundle: Bundle, proof: Proof) -> None:
         write_record(bundle, bundle.adapter(name).model_copy(update={"hops": hops, "parity": "measured"}))
 
 
+def settle(bundle: Bundle, proof: Proof) -> None:
+    """Writes the figures into the artefact. Raises: ParityError where a hop is beyond its limit."""
+    record(bundle, proof)
+    refuse_drift(proof)
+
+
 def refuse_drift(proof: Proof) -> None:
     """Raises: ParityError that names each hop beyond its limit."""
     failed = [hop for hop in proof.hops if not hop.passed]

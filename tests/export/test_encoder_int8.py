@@ -14,7 +14,8 @@ from encoder_bundles import TinyEncoder, plain, tiny
 from torch import nn
 
 from ptune.errors import BackboneError
-from ptune.export.encoder_int8 import rounded_columns, write_int8
+from ptune.export.encoder_int8 import write_int8
+from ptune.export.rounding import column_scales, rounded_columns
 from ptune.tasks.classification.facts import Facts
 from ptune.verify.encoder_graph import PlainEncoder, random_factors
 from ptune.verify.encoder_prove import plugged
@@ -101,6 +102,7 @@ def test_a_graph_without_sockets_is_refused(tmp_path: Path) -> None:
 
 def test_rounding() -> None:
     weight = np.array([[1.0, 0.0, -3.0], [-0.5, 0.0, 1.0]], np.float32)
-    found, scale = rounded_columns(weight)
+    scale = column_scales(weight)
+    found = rounded_columns(weight, scale)
     np.testing.assert_array_equal(found, [[127, 0, -127], [-64, 0, 42]])
     np.testing.assert_allclose(found * scale, weight, atol=0.012)

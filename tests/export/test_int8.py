@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ptune.errors import BackboneError
-from ptune.export.int8 import column_scales, write_int8
+from ptune.export.int8 import write_int8
+from ptune.export.rounding import column_scales
 from ptune.formats.bundle import FLOAT
 
 IN, OUT = 48, 20
