@@ -1,4 +1,4 @@
-"""The factors of the adapters that are active in a step, side by side as one wide adapter."""
+"""The factors of the adapters that are active in an encoder's pass, side by side as one wide adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ptune.engine.adapters import Adapter, Factor
-from ptune.formats.signature import EncoderSignature, Signature, Socket
+from ptune.formats.signature import EncoderSignature, Socket
 
 LIMIT_BYTES = 512 << 20
 WIDER = 2  # times what is wanted: columns that nobody uses cost time, too
@@ -36,12 +36,12 @@ class Stack:
 class Stacks:
     """Keeps the stacks that were used last, within a limit in bytes: the same adapters come again.
 
-    To build a stack means to copy its adapters whole, many steps' worth of time. So one that holds more than is wanted
+    To build a stack means to copy its adapters whole, many passes' worth of time. So one that holds more than is wanted
     will do, up to WIDER times as wide, and a new one takes along those that were used last: requests come and go
     without a copy as long as they are for the same few adapters.
     """
 
-    def __init__(self, signature: Signature | EncoderSignature, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, signature: EncoderSignature, limit_bytes: int = LIMIT_BYTES) -> None:
         self._signature = signature
         self._limit_bytes = limit_bytes
         self._kept: list[Stack] = []  # the one that was used last at the end
@@ -67,7 +67,7 @@ class Stacks:
         return _stack(members, self._signature)
 
 
-def _stack(adapters: list[Adapter], signature: Signature | EncoderSignature) -> Stack:
+def _stack(adapters: list[Adapter], signature: EncoderSignature) -> Stack:
     """An adapter that leaves a socket alone, or has a lower rank there than elsewhere, is padded with zeros."""
     ends = np.cumsum([adapter.rank for adapter in adapters]).tolist()
     columns = {adapter: slice(end - adapter.rank, end) for adapter, end in zip(adapters, ends, strict=True)}
@@ -81,8 +81,6 @@ def _stack(adapters: list[Adapter], signature: Signature | EncoderSignature) -> 
                 end = part.start + (a.shape[1] if socket.kernel is None else a.shape[0])
                 place_a, place_b = _columns(socket, wide_a, wide_b, part.start, end)
                 place_a[:], place_b[:] = a, b
-        if isinstance(signature, Signature):  # [G, ...]
-            wide_a, wide_b = wide_a[None], wide_b[None]
         inputs |= {f"{socket.name}.A": wide_a, f"{socket.name}.B": wide_b}
     held = sum(array.nbytes for array in inputs.values())
     return Stack(inputs, WeakKeyDictionary(columns), rank, held, len(columns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +27,45 @@ class Session:
 
         Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
         """
-        self._session = open_graph(path, threads)
+        self._open = partial(open_graph, path, threads)
+        self._session: Any = None
+        self._binding: Any = None
+        self._bound: dict[str, Array] = {}
+        self._load()
         inputs = {*STEP_INPUTS, *signature.past_names(), *(signature.factor_names() if sockets else ())}
         check_names(self._session, path, inputs, {"logits", *signature.present_names()})
-        self._binding = self._session.io_binding()
-        self._bound: dict[str, Array] = {}
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         """Runs the graph; `outputs` are written in place. Names that are left out keep what was bound last.
 
-        All arrays must be C-contiguous and of the graph's types. An output may share its memory with an input.
+        All arrays must be C-contiguous and of the graph's types. An output may share its memory with an input. What a
+        run that failed has left in the session is not trusted: the graph is loaded anew before the next one.
         """
+        if self._session is None:
+            self._load()
         for name, array in inputs.items():
             if self._moved(name, array):
                 self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name, array in outputs.items():
             if self._moved(name, array):
                 self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception:
+            self._session = self._binding = None
+            raise
+
+    def _load(self) -> None:
+        self._session = self._open()
+        self._binding = self._session.io_binding()
+        self._bound = {}
 
     def _moved(self, name: str, array: Array) -> bool:
         """Whether `name` has to be bound anew. Keeps `array` alive while it is bound."""
         before = self._bound.get(name)
         self._bound[name] = array
+        if before is array:
+            return False
         return before is None or before.ctypes.data != array.ctypes.data or before.shape != array.shape
 
 

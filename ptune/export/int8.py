@@ -1,14 +1,15 @@
 """A decoder's graph in int8: the products with its weights as integer products, exact, with activations in two parts.
 
-W is rounded symmetrically with a scale for each output column. x is rounded with a scale for each row, and what that rounding
-left is rounded once more, 254 times finer:
+W is rounded symmetrically with a scale for each output column. A row x of n numbers is divided by its root mean square, after
+which none is larger than sqrt(n). That is rounded, and what the rounding left is rounded once more, 254 times finer:
 
-    r = max(|x| over the row)     q1 = round(x / r * 127)     q2 = round((x / r * 127 - q1) * 254)
-    x W  ->  (q1 Wq + q2 Wq / 254) / 127 * scale * r
+    u = x / rms(x)     s = sqrt(n) / 127     q1 = round(u / s)     q2 = round((u - q1 s) / s * 254)
+    x W  ->  (q1 Wq + q2 Wq / 254) * s * scale * rms(x)
 
-Both parts go through one product, one below the other, so each weight is read once. One part alone (as encoders have it,
+Where x comes out of an RMSNorm it is so small already, times the norm's largest gain, and is rounded as it is.
+Both parts go through one product, side by side, so each weight is read once. One part alone (as encoders have it,
 `encoder_int8`) loses ten times as much here: a decoder's activations have a few channels far larger than the rest. With both,
-the loss is that of the weights' rounding, and a rounding that falls otherwise moves x by 1/32000 of its largest value.
+the loss is that of the weights' rounding, and a rounding that falls otherwise moves u by sqrt(n) / 32000.
 
 Sums of integers are exact, so a row's numbers depend on nothing else in the batch. Adapters, norms, attention: float32.
 """
@@ -16,6 +17,7 @@ Sums of integers are exact, so a row's numbers depend on nothing else in the bat
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -26,10 +28,12 @@ from numpy.typing import NDArray
 
 from ptune.errors import BackboneError
 from ptune.export.edit import MICROSOFT, before, constant, made_by, replace
+from ptune.export.fuse.norms import RMS_NORM, SKIP_RMS_NORM
 from ptune.export.fuse.products import is_weight
-from ptune.export.rounding import LARGEST, SMALLEST, ZERO, column_scales, rounded_columns
+from ptune.export.rounding import LARGEST, ZERO, column_scales, rounded_columns
 
 FINER = 254  # the second part's steps in one of the first
+SMALLEST = 1e-12  # added to a row's mean square: a row of zeros stays one
 
 
 def write_int8(source: Path, target: Path) -> int:
@@ -52,15 +56,24 @@ def write_int8(source: Path, target: Path) -> int:
     return len(products)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """An input of products, rounded."""
+
+    parts: onnx_ir.Value  # both, uint8 [..., 2, in]
+    shares: onnx_ir.Value  # what each part's product is worth, float [..., 1, 2]
+    step: onnx_ir.Value  # of the first part
+
+
 class _Rounding:
     """One graph while it is rewritten. An input of several products is rounded once."""
 
     def __init__(self, graph: onnx_ir.Graph) -> None:
         self.graph = graph
-        self.rows: dict[onnx_ir.Value, tuple[onnx_ir.Value, onnx_ir.Value]] = {}
-        self.step = constant(graph, "int8.step", np.float32(1 / LARGEST))
-        self.fine_step = constant(graph, "int8.fine_step", np.float32(1 / LARGEST / FINER))
+        self.rows: dict[onnx_ir.Value, _Row] = {}
         self.zero = constant(graph, "int8.zero", np.uint8(ZERO))
+        self.axis = constant(graph, "int8.axis", np.array([-2]))
+        self.shares = constant(graph, "int8.shares", np.array([[1, 1 / FINER]], np.float32))
 
     def rewrite(self, node: onnx_ir.Node) -> None:
         """x W, as the file's head says."""
@@ -68,33 +81,33 @@ class _Rounding:
         assert x is not None
         assert found is not None
         if x not in self.rows:
-            self.rows[x] = self._row(x, node)
-        q, scales = self.rows[x]
+            self.rows[x] = self._row(x, node, width=_inputs(*found))
+        row = self.rows[x]
         weight, scale = self._rounded(*found)
-        inputs = [q, weight, self.step, scale, self.zero]
+        inputs = [row.parts, weight, row.step, scale, self.zero]
         (both,) = before(node, "MatMulIntegerToFloat", inputs, domain=MICROSOFT)
-        (both,) = before(node, "Mul", [both, scales])
-        parts = before(node, "Split", [both], {"axis": 0, "num_outputs": 2}, outputs=2)
-        (out,) = before(node, "Add", parts, like=node.outputs[0])
+        (sum_of_parts,) = before(node, "MatMul", [row.shares, both])
+        (out,) = before(node, "Squeeze", [sum_of_parts, self.axis], like=node.outputs[0])
         replace(node, out)
 
-    def _row(self, x: onnx_ir.Value, node: onnx_ir.Node) -> tuple[onnx_ir.Value, onnx_ir.Value]:
-        """x [rows, tokens, in] -> both parts as uint8 [2 rows, tokens, in], what each is to be multiplied by [2 rows, tokens, 1]."""
-        axis = constant(self.graph, "int8.axis", np.array([-1]))
-        smallest = constant(self.graph, "int8.smallest", np.float32(SMALLEST))
-        finer = constant(self.graph, "int8.finer", np.float32(1 / FINER))
-        (size,) = before(node, "Abs", [x])
-        (size,) = before(node, "ReduceMax", [size, axis], {"keepdims": 1})
-        (r,) = before(node, "Max", [size, smallest])
-        (unit,) = before(node, "Div", [x, r])
-        (q1,) = before(node, "QuantizeLinear", [unit, self.step, self.zero])
-        (back,) = before(node, "DequantizeLinear", [q1, self.step, self.zero])
+    def _row(self, x: onnx_ir.Value, node: onnx_ir.Node, width: int) -> _Row:
+        """Rounds x [..., in]."""
+        gain = _largest_gain(x)
+        largest = np.sqrt(np.float32(width)) * np.float32(1 if gain is None else gain)
+        step = constant(self.graph, f"int8.step.{largest}", largest / np.float32(LARGEST))
+        fine_step = constant(self.graph, f"int8.fine_step.{largest}", largest / np.float32(LARGEST * FINER))
+        (unit,), shares = before(node, "Unsqueeze", [x, self.axis]), self.shares
+        if gain is None:
+            ones = constant(self.graph, f"int8.ones.{width}", np.ones(width, np.float32))
+            norm = {"axis": -1, "epsilon": SMALLEST, "stash_type": 1}
+            unit, inverse = before(node, RMS_NORM, [unit, ones], norm, outputs=2)
+            (shares,) = before(node, "Div", [self.shares, inverse])
+        (q1,) = before(node, "QuantizeLinear", [unit, step, self.zero])
+        (back,) = before(node, "DequantizeLinear", [q1, step, self.zero])
         (left,) = before(node, "Sub", [unit, back])
-        (q2,) = before(node, "QuantizeLinear", [left, self.fine_step, self.zero])
-        (both,) = before(node, "Concat", [q1, q2], {"axis": 0})
-        (r2,) = before(node, "Mul", [r, finer])
-        (scales,) = before(node, "Concat", [r, r2], {"axis": 0})
-        return both, scales
+        (q2,) = before(node, "QuantizeLinear", [left, fine_step, self.zero])
+        (parts,) = before(node, "Concat", [q1, q2], {"axis": -2})
+        return _Row(parts, shares, step)
 
     def _rounded(self, weight: onnx_ir.Value, turned: bool) -> tuple[onnx_ir.Value, onnx_ir.Value]:
         """Wq int8 [in, out] and scale [out], computed when they are written. turned: the weight is [out, in]."""
@@ -139,3 +152,19 @@ def _weight(node: onnx_ir.Node) -> tuple[onnx_ir.Value, bool] | None:
     turned = made_by(right, "Transpose")
     matrix = right if turned is None else turned.inputs[0]
     return (matrix, turned is not None) if matrix is not None and is_weight(matrix) else None
+
+
+def _inputs(weight: onnx_ir.Value, turned: bool) -> int:
+    """How many numbers a product's input has."""
+    assert weight.shape is not None
+    return int(weight.shape[-1 if turned else 0])
+
+
+def _largest_gain(x: onnx_ir.Value) -> float | None:
+    """Of the RMSNorm that makes x, where one does and its gain is known; never nothing."""
+    norm = x.producer()
+    at = {RMS_NORM: 1, SKIP_RMS_NORM: 2}.get("" if norm is None else norm.op_type)
+    gain = None if norm is None or at is None or x is not norm.outputs[0] else norm.inputs[at]
+    if gain is None or gain.const_value is None:
+        return None
+    return max(float(np.abs(gain.const_value.numpy()).max()), SMALLEST)

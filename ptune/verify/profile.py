@@ -8,9 +8,9 @@ from contextlib import closing
 
 import numpy as np
 
-from ptune.engine.adapters import Adapter, load_adapter
+from ptune.engine.adapters import load_adapter
 from ptune.engine.engine import Engine
-from ptune.engine.factors import Stacks
+from ptune.engine.places import Places
 from ptune.engine.request import NO_TOKEN, Request, Sampling, Token
 from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
 from ptune.parity import Array, compare
@@ -43,12 +43,9 @@ def prove_profile(
     progress(f"{profile} against {FLOAT}", 0.0)
     signature = bundle.decoder
     graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (FLOAT, profile)]
-    stacks = Stacks(signature)
     found: dict[str, list[Hop]] = {}
     for name in [*([BASE] if base else []), *adapters]:
-        factors = (
-            None if name == BASE else _factors(stacks, load_adapter(bundle.adapter_path(name), signature))
-        )
+        factors = None if name == BASE else _factors(bundle, name)
         floats, rounded = (_said(graph, held, factors) for graph in graphs)
         hop = compare(f"{FLOAT} → {profile}", floats, rounded, mean_kl=PROFILE_KL, top1=PROFILE_TOP1)
         found[name] = [hop]
@@ -64,16 +61,18 @@ def _said(graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | N
     return (graph.logprobs(ids, range(len(ids)), factors) for ids in held)
 
 
-def _factors(stacks: Stacks, adapter: Adapter) -> Factors:
-    inputs = stacks.of([adapter]).inputs
-    return {name: (inputs[f"{name}.A"][0], inputs[f"{name}.B"][0]) for name in adapter.factors}
+def _factors(bundle: Bundle, name: str) -> Factors:
+    """An adapter's, of the same rank in every socket."""
+    adapter = load_adapter(bundle.adapter_path(name), bundle.decoder)
+    inputs = Places(bundle.decoder, 1).of([adapter]).inputs
+    return {socket: (inputs[f"{socket}.A"][0], inputs[f"{socket}.B"][0]) for socket in adapter.factors}
 
 
 def in_company(bundle: Bundle, profile: str, held: Sequence[Sequence[int]], *, threads: int) -> Hop:
     """Greedy answers to the same prompts, each alone and all of them among others, in prompt chunks of other sizes.
 
-    The base's own must be the same bits. An adapter's may differ by what float32 rounds, as the factors of all adapters in a
-    step lie in one matrix: its tokens must be the same, a tie aside.
+    The base's own must be the same bits. An adapter's may differ by what float32 rounds, as the products with its
+    factors are of one row or of several: its tokens must be the same, a tie aside.
     """
     random = np.random.default_rng(0)
     names = [BASE, *bundle.manifest.adapters]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import queue
 import random
 import shutil
@@ -10,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from weakref import ref
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from engine.tiny_bundle import TinyBundle, write_adapter
 from ptune.engine.adapter_folder import install
 from ptune.engine.adapters import Adapter, factor_bytes
 from ptune.engine.engine import Engine
-from ptune.engine.factors import Stacks
 from ptune.engine.request import Request, Sampling, Token
 from ptune.formats.bundle import Bundle
 
@@ -176,20 +173,3 @@ def test_close_ends_those_whose_adapter_is_being_read(many: Bundle) -> None:
     threading.Timer(0.2, go.set).start()
     engine.close()
     assert [token.finish for token in waits] == ["cancelled"]
-
-
-def test_stacks_do_not_keep_what_is_gone_from_memory(many: Bundle) -> None:
-    def adapter(name: str) -> Adapter:
-        factors = {socket.name: (np.ones((socket.in_features, 1), np.float32), np.ones((1, socket.out_features), np.float32)) for socket in many.decoder.sockets}  # fmt: skip
-        return Adapter(name, 1, factors, 0)
-
-    stacks = Stacks(many.decoder)
-    one, two, three = adapter("one"), adapter("two"), adapter("three")
-    gone = ref(two)
-    assert stacks.of({one, two}) is stacks.of({two, one})
-    del two
-    gc.collect()
-    assert gone() is None
-    stacks.of({one, three})
-    assert stacks.of({one}).columns[one].stop - stacks.of({one}).columns[one].start == 1
-    assert not any(stack.incomplete for stack in stacks._kept)

@@ -23,7 +23,7 @@ from ptune.engine.adapters import Adapter, load_adapter
 from ptune.engine.factors import Stacks
 from ptune.engine.peft_config import LoraConfig
 from ptune.errors import AdapterError
-from ptune.formats.signature import CacheLayer, Signature, Socket
+from ptune.formats.signature import CacheLayer, EncoderSignature, Signature, Socket
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -41,6 +41,7 @@ def signature_of(model: torch.nn.Module) -> Signature:
 
 MODEL = tiny_models.model("llama")
 SIGNATURE = signature_of(MODEL)
+ENCODER = EncoderSignature(modality="text", sockets=SIGNATURE.sockets)
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
@@ -254,12 +255,12 @@ def test_stack_pads_adapters_and_keeps_them_apart() -> None:
 
     first, second = SIGNATURE.sockets[:2]
     one, two = adapter("one", 3, {first: 3, second: 1}), adapter("two", 2, {first: 2})
-    stack = Stacks(SIGNATURE).of([two, one])
+    stack = Stacks(ENCODER).of([two, one])
     assert stack.rank == 5
     for each in (one, two):
         part = stack.columns[each]
         for socket in SIGNATURE.sockets:
-            a, b = stack.inputs[f"{socket.name}.A"][0][:, part], stack.inputs[f"{socket.name}.B"][0][part]
+            a, b = stack.inputs[f"{socket.name}.A"][:, part], stack.inputs[f"{socket.name}.B"][part]
             assert a.shape == (socket.in_features, each.rank)
             assert b.shape == (each.rank, socket.out_features)
             expected = each.factors.get(socket.name)
@@ -269,8 +270,8 @@ def test_stack_pads_adapters_and_keeps_them_apart() -> None:
 
 def test_stacks_are_kept_within_their_limit() -> None:
     some = [Adapter(str(n), 4, {}, 0) for n in range(5)]
-    one = Stacks(SIGNATURE).of(some[:1]).bytes
-    stacks = Stacks(SIGNATURE, limit_bytes=3 * one)
+    one = Stacks(ENCODER).of(some[:1]).bytes
+    stacks = Stacks(ENCODER, limit_bytes=3 * one)
     first = stacks.of(some[:1])
     assert stacks.of(some[:1]) is first
     pair = stacks.of(some[1:2])  # takes the first along: it was used last, and the two are twice one
@@ -286,7 +287,7 @@ def test_stacks_are_kept_within_their_limit() -> None:
 
 def test_a_stack_without_one_of_its_adapters_is_not_built_upon() -> None:
     some = [Adapter(str(n), 4, {}, 0) for n in range(2)]
-    stacks = Stacks(SIGNATURE)
+    stacks = Stacks(ENCODER)
     both = stacks.of(some)
     del some[1]
     assert both.incomplete

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from engine.tiny_bundle import TinyBundle
 
-from ptune.engine.factors import Stacks
 from ptune.engine.kv_cache import KvCache
+from ptune.engine.layout import flat_indices
+from ptune.engine.places import Places
 from ptune.engine.scheduler import Chunk, Row
-from ptune.engine.session import Session, _cgroup_cores
+from ptune.engine.session import Array, Session, _cgroup_cores
 from ptune.engine.step import Step, step_inputs
 from ptune.errors import FormatError
 from ptune.formats.bundle import Bundle
@@ -24,11 +25,17 @@ def row(slot: int, tokens: list[int]) -> Row:
     return made
 
 
+def inputs_of(chunks: list[Chunk], lengths: list[int], low: int, capacity: int) -> dict[str, Array]:
+    """Of a step without adapters."""
+    window = Places(Signature(vocab_size=1, context=1, cache=(), sockets=()), 1).of([])
+    flat, width = flat_indices(chunks, window)
+    return step_inputs(chunks, flat, width, window, np.array(lengths, np.int32), low, capacity)
+
+
 def test_step_inputs_of_a_ragged_step() -> None:
     """Slot 2 computes three tokens from the start, slot 4 its fifth; slot 3 between them is idle with 7 tokens."""
-    empty = Signature(vocab_size=1, context=1, cache=(), sockets=())
     chunks = [Chunk(row(4, [50, 51, 52, 53, 54]), 4, 1), Chunk(row(2, [20, 21, 22, 23]), 0, 3)]
-    inputs = step_inputs(chunks, Stacks(empty).of([]), np.array([9, 7, 4], np.int32), 2, 32)
+    inputs = inputs_of(chunks, [9, 7, 4], 2, 32)
     assert tuple(inputs) == STEP_INPUTS
     expected = {
         "input_ids": [[54, 20, 21, 22]],
@@ -45,13 +52,12 @@ def test_step_inputs_of_a_ragged_step() -> None:
     assert {array.dtype.name for array in inputs.values()} == {"int64", "int32", "float32"}
 
 
-def test_a_step_of_one_token_has_it_twice() -> None:
-    empty = Signature(vocab_size=1, context=1, cache=(), sockets=())
-    inputs = step_inputs([Chunk(row(0, [7, 8]), 1, 1)], Stacks(empty).of([]), np.array([1], np.int32), 0, 9)
-    assert inputs["input_ids"].tolist() == [[8, 8]]
-    assert inputs["position_ids"].tolist() == [[1, 1]]
-    assert (inputs["pad"].tolist(), inputs["unpad"].tolist()) == ([[0, 0]], [0, 0])
-    assert (inputs["wanted"].tolist(), inputs["choice"].shape) == ([0], (1, 2, 0))
+def test_one_token_is_two_queries() -> None:
+    inputs = inputs_of([Chunk(row(0, [7, 8]), 1, 1)], [1], 0, 9)
+    assert inputs["input_ids"].tolist() == [[8]]
+    assert inputs["position_ids"].tolist() == [[1]]
+    assert (inputs["pad"].tolist(), inputs["unpad"].tolist()) == ([[0, 0]], [0])
+    assert (inputs["wanted"].tolist(), inputs["choice"].shape) == ([0], (1, 1, 0))
 
 
 def test_slots_without_a_chunk_stay_bit_identical(tiny: TinyBundle) -> None:

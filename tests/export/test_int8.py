@@ -53,7 +53,7 @@ def test_two_parts_hold_an_activation_to_a_sixty_thousandth(
     scale = column_scales(WEIGHT)
     rounded = np.clip(np.rint(WEIGHT / scale), -127, 127).astype(np.float64) * scale
     exact = x.astype(np.float64) @ rounded
-    size = np.maximum(np.abs(x).max(-1, keepdims=True), 1e-6)
+    size = np.sqrt(np.square(x, dtype=np.float64).sum(-1, keepdims=True)) + 1e-5  # what the largest could be
     bound = size / 127 / 254 * np.abs(rounded).sum(0) + 1e-5 * np.abs(exact) + 1e-9
     assert (np.abs(product(session, x) - exact) <= bound).all()
 

@@ -16,6 +16,7 @@ from ptune.export.edit import (
 )
 
 RMS_NORM = "SimplifiedLayerNormalization"  # in the default domain, as onnxruntime has it
+SKIP_RMS_NORM = "SkipSimplifiedLayerNormalization"
 
 
 def fuse_rms_norms(graph: onnx_ir.Graph) -> int:
@@ -83,7 +84,7 @@ def fuse_skips(graph: onnx_ir.Graph) -> int:
         inputs = [*total.inputs, node.inputs[1]]
         outs = before(
             node,
-            "SkipSimplifiedLayerNormalization",
+            SKIP_RMS_NORM,
             inputs,
             epsilon,
             domain=MICROSOFT,

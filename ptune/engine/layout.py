@@ -1,0 +1,64 @@
+"""How a step's tokens lie before the graph: flat, in groups of equal size, a group for each adapter.
+
+A product with factors [G, in, R] takes tokens [G, m, in]: those of group g meet adapter g alone. Tokens of the base lie
+wherever there is room, and choose no adapter. Where the groups would be of very different sizes (one adapter reads a prompt
+while others generate), most cells would be empty: then the largest are computed in runs of their own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ptune.engine.adapters import Adapter
+from ptune.engine.places import Window
+from ptune.engine.scheduler import Chunk
+
+Indices = npt.NDArray[np.int64]
+EMPTY = 8  # cells that may be empty in any case
+
+
+def divide(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+    """Which chunks are computed in one run of the graph."""
+    groups: dict[Adapter | None, list[Chunk]] = defaultdict(list)
+    for chunk in chunks:
+        groups[chunk.row.adapter].append(chunk)
+    base = groups.pop(None, [])
+    together = sorted(groups.values(), key=_tokens)
+    runs = []
+    while len(together) > 1 and _tokens(together[-1]) * len(together) > EMPTY + 2 * sum(
+        map(_tokens, together)
+    ):
+        runs.append(together.pop())
+    runs.append([*base, *(chunk for group in together for chunk in group)])
+    return runs
+
+
+def flat_indices(chunks: Sequence[Chunk], window: Window) -> tuple[list[Indices], int]:
+    """Where each chunk's tokens lie among G * m, row by row of [G, m]; and m."""
+    places: list[list[Chunk]] = [[] for _ in range(window.count)]
+    base = [chunk for chunk in chunks if chunk.row.adapter is None]
+    for chunk in chunks:
+        if chunk.row.adapter is not None:
+            places[window.groups[chunk.row.adapter]].append(chunk)
+    total = sum(map(len, chunks))
+    width = max(max(map(_tokens, places)), -(-total // window.count))
+    found: dict[Chunk, Indices] = {}
+    free = []
+    for group, members in enumerate(places):
+        at = group * width
+        for chunk in members:
+            found[chunk] = np.arange(at, at + len(chunk))
+            at += len(chunk)
+        free.append(np.arange(at, (group + 1) * width))
+    left = np.concatenate(free)
+    for chunk in base:
+        found[chunk], left = left[: len(chunk)], left[len(chunk) :]
+    return [found[chunk] for chunk in chunks], width
+
+
+def _tokens(chunks: Sequence[Chunk]) -> int:
+    return sum(map(len, chunks))
