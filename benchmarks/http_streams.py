@@ -33,6 +33,12 @@ def ask_all(url: str, bodies: Sequence[dict[str, Any]]) -> list[Answer]:
     return asyncio.run(_all(url, bodies))
 
 
+async def ask_one(url: str, body: dict[str, Any]) -> Answer:
+    """Sends one request on a connection of its own. Raises: RuntimeError with what the server refuses."""
+    async with asyncio.timeout(LIMIT_S):
+        return _read(*await _one(url, body))
+
+
 async def _all(url: str, bodies: Sequence[dict[str, Any]]) -> list[Answer]:
     async with asyncio.timeout(LIMIT_S):
         return [_read(*one) for one in await asyncio.gather(*(_one(url, body) for body in bodies))]

@@ -37,6 +37,8 @@ WORK = {
     "TextClassification": "ptune.tasks.classification.text",
     "TokenClassification": "ptune.tasks.classification.text",
     "ImageClassification": "ptune.tasks.classification.images",
+    "Embedding": "ptune.tasks.retrieval.embedding",
+    "Reranking": "ptune.tasks.retrieval.reranking",
 }
 """Kind of task -> the module whose `prepare` makes its Work."""
 

@@ -18,9 +18,19 @@ from ptune.methods.lora import Lora
 from ptune.spec import Spec
 from ptune.tasks.chat.spec import Chat
 from ptune.tasks.classification.spec import ImageClassification, TextClassification, TokenClassification
+from ptune.tasks.retrieval.spec import Embedding, Reranking
 
-Task: TypeAlias = Chat | TextClassification | TokenClassification | ImageClassification
-TASKS: tuple[type[Spec], ...] = (Chat, TextClassification, TokenClassification, ImageClassification)
+Task: TypeAlias = (
+    Chat | TextClassification | TokenClassification | ImageClassification | Embedding | Reranking
+)
+TASKS: tuple[type[Spec], ...] = (
+    Chat,
+    TextClassification,
+    TokenClassification,
+    ImageClassification,
+    Embedding,
+    Reranking,
+)
 Method: TypeAlias = Lora | FreezeExceptLast | Full
 METHODS: tuple[type[Spec], ...] = (Lora, FreezeExceptLast, Full)
 _KINDS = {

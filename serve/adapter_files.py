@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import urllib.parse
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -16,7 +17,6 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from ptune.errors import RequestError
-from ptune.formats.whole_write import disk_errors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NEEDED = (CONFIG, WEIGHTS)
@@ -27,11 +27,14 @@ UPLOAD_LIMIT_S = 600
 
 @contextmanager
 def staged(files: Mapping[str, BinaryIO], name: str, limit_bytes: int) -> Iterator[Path]:
-    """Files by their names, in a folder called as the adapter. Raises: RequestError: 400 where some are missing, 413."""
+    """Files by their names, in a folder called as the adapter.
+
+    Raises: RequestError: 400 where some are missing, 413, 507 where the disk does not take them.
+    """
     missing = [file for file in NEEDED if file not in files]
     if missing:
         raise _bad(f"{' and '.join(missing)} missing; pickles (.bin, .pt) are never opened", param="files")
-    with TemporaryDirectory(prefix="ptune-adapter-") as holder, disk_errors(Path(holder)):
+    with _stored(), TemporaryDirectory(prefix="ptune-adapter-") as holder:
         folder = Path(holder) / name
         folder.mkdir()
         for file, content in files.items():
@@ -72,6 +75,19 @@ def of_folder(root: Path | None, path: str, name: str, limit_bytes: int) -> Iter
             opened.close()
 
 
+@contextmanager
+def _stored() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _not_stored(error) from None
+
+
+def _not_stored(error: OSError) -> RequestError:
+    why = "" if error.errno is None else f": {os.strerror(error.errno)}"
+    return RequestError(f"the server cannot store the files{why}", code="not_stored", status=507)
+
+
 async def uploaded(request: Request, limit_bytes: int) -> tuple[dict[str, BinaryIO], dict[str, str]]:
     """The files and the fields of a form, the files on disk where they are large.
 
@@ -86,6 +102,8 @@ async def uploaded(request: Request, limit_bytes: int) -> tuple[dict[str, Binary
             form = await parser.parse()
     except TimeoutError:
         raise RequestError("the files did not arrive in time", code="timeout", status=408) from None
+    except OSError as error:  # where large files are kept meanwhile
+        raise _not_stored(error) from None
     except MultiPartException as error:
         raise _bad(f"the form cannot be read: {error.message}") from None
     except (KeyError, ValueError) as error:  # a Content-Type without a boundary, broken headers

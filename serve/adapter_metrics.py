@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +11,9 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from ptune.engine.registry import AdapterStats
+
+
+_LISTED = 200  # names in a label, the most recently used first
 
 
 class _Engine(Protocol):
@@ -31,3 +35,24 @@ class AdapterNumbers(Collector):
         )
         yield CounterMetricFamily("ptune_adapter_loads", "Adapters read from disk", stats.loads)
         yield CounterMetricFamily("ptune_adapter_load_seconds", "Time that reading them took", stats.load_s)
+        yield CounterMetricFamily("ptune_adapter_evictions", "Adapters that made room", stats.evictions)
+        yield _lora_info(stats)
+
+
+def _lora_info(stats: AdapterStats) -> Metric:
+    """As vLLM's `lora_requests_info`, by which a gateway finds the server that has an adapter at hand; its value is the time."""
+    info = GaugeMetricFamily(
+        "ptune_lora_requests_info",
+        "Adapters at hand and wanted; the value is the time",
+        labels=["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
+    )
+    listed = [",".join(names[:_LISTED]) for names in (stats.names, stats.wanted)]
+    info.add_metric([str(_most(stats)), *listed], time.time())
+    return info
+
+
+def _most(stats: AdapterStats) -> int:
+    """How many adapters memory may hold at once, judged by those that are there."""
+    if stats.limit_bytes is None or not stats.in_memory or not stats.bytes:
+        return stats.served
+    return max(stats.in_memory, stats.limit_bytes * stats.in_memory // stats.bytes)

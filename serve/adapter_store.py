@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ptune.engine.adapter_folder import install, remove, sweep
+from ptune.engine.adapter_folder import adopt, install, remove, sweep
 from ptune.errors import AdapterError, FormatError, PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Alias, Bundle, Canary
 
@@ -80,7 +80,7 @@ class AdapterStore:
 
     def check_name(self, name: str) -> None:
         """Raises: RequestError: 400 for a name that cannot be, 409 for one that is taken or where there are too many."""
-        _check_name(name)
+        check_name(name)
         manifest = self._engine.bundle.manifest
         if name in manifest.adapters or name in manifest.aliases:
             kind = "an alias" if name in manifest.aliases else "an adapter"
@@ -117,6 +117,30 @@ class AdapterStore:
                     raise
             if alias is not None:
                 self._point(bundle, alias, name, None)
+
+    def adopt(self, folder: Path, name: str, alias: str) -> None:
+        """Serves an adapter that was proved in a copy of this bundle, and lets `alias` stand for it.
+
+        Where that has happened already, before the server was started again, nothing changes: the alias may have been
+        rolled back since.
+        Raises: RequestError: 400, 409, 507.
+        """
+        with self._change() as bundle:
+            self._check_alias(alias, name)
+            if name in bundle.manifest.adapters and alias in bundle.manifest.aliases:
+                return
+            if name not in bundle.manifest.adapters:
+                self.check_name(name)
+                with _spoken(str(folder), name):
+                    sweep(bundle)
+                    adopt(bundle, folder, name)
+            self._engine.load_adapter(name)
+            self._prepare(name)
+            self._point(bundle, alias, name, None)
+
+    def names(self) -> list[str]:
+        """Of the adapters that are served."""
+        return list(self._engine.adapters)
 
     def reload(self, name: str) -> None:
         """Serves what `ptune add` has put into the bundle since. Raises: RequestError: 400, 404."""
@@ -194,7 +218,7 @@ class AdapterStore:
         return record
 
     def _check_alias(self, alias: str, *coming: str) -> None:
-        _check_name(alias, "alias")
+        check_name(alias, "alias")
         if alias in (*self._engine.adapters, *coming):
             raise _conflict(f"{alias!r} is an adapter's name", "alias", "name_taken")
 
@@ -218,7 +242,7 @@ def _spoken(path: str, name: str) -> Iterator[None]:
         raise RequestError(str(error).replace(path, name), code="not_stored", status=507) from None
 
 
-def _check_name(name: str, param: str = "name") -> None:
+def check_name(name: str, param: str = "name") -> None:
     if name == BASE or not _NAME.fullmatch(name):
         raise RequestError(
             f"{param} {name[:80]!r}: up to 96 letters, digits, '.', '_' and '-', the first a letter or digit, "

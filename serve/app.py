@@ -9,11 +9,13 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from . import adapters, chat, classify, completions, errors, tag, tokens
+from . import adapters, chat, classify, completions, embeddings, errors, rerank, tag, tokens
 from .adapter_store import AdapterStore
 from .catalogue import Catalogue
 from .encoder_catalogue import EncoderCatalogue
 from .encoder_metrics import EncoderMetrics
+from .gate import Gate
+from .health import Health
 from .metrics import Metrics
 from .openapi import document
 from .request_log import RequestLog
@@ -25,9 +27,12 @@ from .service import (
     TheService,
     accepting,
     administering,
+    admitted,
     authorized,
     rightly_addressed,
+    scraping,
 )
+from .usage import check_permitted, key_of, permitted
 
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
 open_to_all = APIRouter()
 keyed = APIRouter()
+scraped = APIRouter()
 
 
 def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
@@ -45,6 +51,7 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
         catalogue=Catalogue(model.engine, require_parity=settings.require_parity),
         metrics=Metrics(model.engine),
         store=AdapterStore(model.engine, settings.max_adapters, model.codec_for),
+        health=Health(model.engine.pulse, settings.step_limit_s),
     )
     return _app(service, chat.router, completions.router, tokens.router)
 
@@ -57,8 +64,9 @@ def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> 
         catalogue=EncoderCatalogue(model.engine, require_parity=settings.require_parity),
         metrics=EncoderMetrics(model.engine),
         store=AdapterStore(model.engine, settings.max_adapters),
+        health=Health(model.engine.pulse, settings.step_limit_s),
     )
-    return _app(service, classify.router, tag.router)
+    return _app(service, classify.router, tag.router, embeddings.router, rerank.router)
 
 
 def _app(service: Service, *endpoints: APIRouter) -> FastAPI:
@@ -76,28 +84,33 @@ def _app(service: Service, *endpoints: APIRouter) -> FastAPI:
     )
     app.state.service = service
     administered = [adapters.router] if service.settings.adapters_api else []
-    documented = (open_to_all, keyed, *endpoints, *administered)
+    documented = (open_to_all, keyed, scraped, *endpoints, *administered)
     app.state.document = cache(partial(document, *documented))  # made when asked for
-    app.add_middleware(RequestLog)
+    app.add_middleware(Gate)
+    app.add_middleware(RequestLog)  # the outer one
     errors.install(app)
     app.include_router(open_to_all)
     app.include_router(keyed, dependencies=[Depends(authorized)])
+    app.include_router(scraped, dependencies=[Depends(scraping)])
     for router in endpoints:
-        app.include_router(router, dependencies=[Depends(authorized), Depends(accepting)])
+        asking = [Depends(authorized), Depends(accepting), Depends(admitted)]
+        app.include_router(router, dependencies=asking)
     for router in administered:
         app.include_router(router, dependencies=[Depends(administering), Depends(accepting)])
     return app
 
 
 @open_to_all.get("/health")
-async def health() -> dict[str, str]:
-    """The process lives."""
+async def health(service: TheService) -> dict[str, str]:
+    """The process lives and its engine gets on; 503 where a step is stuck, or all of them fail."""
+    service.health.check()
     return {"status": "ok"}
 
 
 @open_to_all.get("/ready", dependencies=[Depends(accepting)])
-async def ready() -> dict[str, str]:
-    """Requests are welcome; 503 while draining."""
+async def ready(service: TheService) -> dict[str, str]:
+    """Requests are welcome; 503 while draining, or where the engine is stuck."""
+    service.health.check()
     return {"status": "ready"}
 
 
@@ -108,27 +121,27 @@ async def openapi(request: Request) -> JSONResponse:
 
 
 @keyed.get("/v1/models")
-async def models(service: TheService) -> dict[str, Any]:
-    """The adapters, and the base where it answers by itself."""
-    catalogue = service.catalogue
-    cards = [catalogue.card(name) for name in catalogue.names()]
-    return {"object": "list", "data": cards + [_alias_card(service, alias) for alias in catalogue.aliases()]}
+async def models(service: TheService, http: Request) -> dict[str, Any]:
+    """The adapters, and the base where it answers by itself, that the key may ask for."""
+    names = permitted(key_of(http), service.catalogue)
+    return {"object": "list", "data": [_card(service, name) for name in names]}
 
 
 @keyed.get("/v1/models/{model}")
-async def one_model(model: str, service: TheService) -> dict[str, Any]:
+async def one_model(model: str, service: TheService, http: Request) -> dict[str, Any]:
     """One of them."""
-    if model in service.catalogue.aliases():
-        return _alias_card(service, model)
-    return service.catalogue.card(service.catalogue.resolve(model))
+    check_permitted(http, service.catalogue, model)
+    return _card(service, model)
 
 
-def _alias_card(service: Service, alias: str) -> dict[str, Any]:
-    name = service.catalogue.resolve(alias)
-    return {**service.catalogue.card(name), "id": alias, "parent": name}
+def _card(service: Service, model: str) -> dict[str, Any]:
+    """Of an adapter, or of an alias as the adapter that it stands for."""
+    name = service.catalogue.resolve(model)
+    card = service.catalogue.card(name)
+    return {**card, "id": model, "parent": name} if model in service.catalogue.aliases() else card
 
 
-@keyed.get("/metrics")
+@scraped.get("/metrics")
 async def metrics(service: TheService) -> Response:
     """Prometheus' text format."""
     return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -41,7 +41,14 @@ def media_type(request: Request) -> str:
 
 
 async def raw_body(request: Request, service: Service) -> bytes:
-    """The bytes of a body. Raises: RequestError (408, 413)."""
+    """The bytes of a body. Raises: RequestError (408, 413, 415)."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":  # a small body could become a huge one
+        message = f"send the body as it is, without Content-Encoding (is {coding[:40]!r})"
+        raise RequestError(message, code="unsupported_content_encoding", status=415)
+    length = request.headers.get("content-length", "0")
+    if len(length) > 15 or (length.isdecimal() and int(length) > _PATIENCE * service.max_body_bytes):
+        raise _too_large(service.max_body_bytes)
     try:
         async with asyncio.timeout(UPLOAD_LIMIT_S):
             return await _read(request, service.max_body_bytes)
@@ -67,5 +74,9 @@ async def _read(request: Request, limit_bytes: int) -> bytes:
         elif size > _PATIENCE * limit_bytes:
             break
     if size > limit_bytes:
-        raise RequestError(f"the body is over {limit_bytes} bytes", code="body_too_large", status=413)
+        raise _too_large(limit_bytes)
     return bytes(raw)
+
+
+def _too_large(limit_bytes: int) -> RequestError:
+    return RequestError(f"the body is over {limit_bytes} bytes", code="body_too_large", status=413)

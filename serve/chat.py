@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from ptune.engine.request import NO_TOKEN, Request, Token
 
 from .body import body_of
+from .deadline import deadline_s
 from .form import compiled, form_of
 from .generation import Generation
 from .logprobs import chat_logprobs
@@ -19,6 +20,7 @@ from .reply import addressed, head, respond
 from .schemas import ChatRequest
 from .service import TheChat
 from .tools import ToolUse, form_with_calls, tool_use
+from .usage import key_of
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
@@ -33,7 +35,7 @@ async def chat_completions(
 ) -> Response:
     """Continues a conversation with an answer, or with `n` of them."""
     adapter = addressed(http, service, body.model, body.caller or http.state.request_id)
-    codec = service.model.codec_for(adapter)
+    codec, key, limit_s = service.model.codec_for(adapter), key_of(http), deadline_s(http)
     use = tool_use(body, codec)
     messages = [message.raw() for message in body.messages]
     prompt = await asyncio.to_thread(codec.encode_prompt, messages, tools=use.shown)
@@ -48,6 +50,9 @@ async def chat_completions(
             stop_ids=codec.eos_ids,
             logprobs=body.top_logprobs if body.logprobs else None,
             grammar=grammar,
+            tenant=key.name,
+            weight=key.weight,
+            deadline_s=limit_s,
         )
         for choice in range(body.n)
     ]

@@ -15,7 +15,7 @@ from ptune.errors import DataError, RequestError
 
 from .body import media_type, raw_body, validated
 from .encoder_schemas import IMAGE_TYPES, MAX_IMAGE_PIXELS, ClassifyRequest, ImageBytes, Input, image_of
-from .encoding import Submit, Submitted, respond
+from .encoding import Submit, Submitted, addressed, respond
 from .service import EncoderService, TheEncoder
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ async def classify(
     body: Annotated[ClassifyRequest, Depends(asked)], service: TheEncoder, http: HttpRequest
 ) -> Response:
     """Labels each input by itself; inputs of all requests share passes."""
-    record = service.catalogue.asked_at(body.model, "/v1/classify", body.user or http.state.request_id)
+    record = addressed(http, service, body, "/v1/classify")
     _check_kinds(body.input, record)
     return await respond(
         http,

@@ -12,12 +12,14 @@ from fastapi import Request as HttpRequest
 from ptune.engine.request import NO_TOKEN, Request, Token
 
 from .body import body_of
+from .deadline import deadline_s
 from .form import compiled, form_of
 from .generation import Generation
 from .logprobs import completion_logprobs
 from .reply import addressed, head, respond
 from .schemas import CompletionRequest
 from .service import TheChat
+from .usage import key_of
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
@@ -33,7 +35,7 @@ async def completions(
 ) -> Response:
     """Continues each prompt, with `n` choices for each."""
     adapter = addressed(http, service, body.model, body.caller or http.state.request_id)
-    codec = service.model.codec_for(adapter)
+    codec, key, limit_s = service.model.codec_for(adapter), key_of(http), deadline_s(http)
     grammar = await compiled(service, form_of(body), adapter)
     encoded = await asyncio.to_thread(lambda: [_encoded(codec, prompt) for prompt in body.prompt])
     requests = [
@@ -46,6 +48,9 @@ async def completions(
             logprobs=body.logprobs,
             prompt_logprobs=body.echo and body.logprobs is not None,
             grammar=grammar,
+            tenant=key.name,
+            weight=key.weight,
+            deadline_s=limit_s,
         )
         for prompt in encoded
         for choice in range(body.n)

@@ -18,8 +18,12 @@ ENDPOINTS = {
     "text-classification": "/v1/classify",
     "image-classification": "/v1/classify",
     "token-classification": "/v1/tag",
+    "feature-extraction": "/v1/embeddings",
+    "text-ranking": "/v1/rerank",
 }
 """An adapter's task -> where to ask it."""
+ALSO = {("feature-extraction", "/v1/rerank")}
+"""Other places where a task answers."""
 
 
 class EncoderCatalogue:
@@ -59,7 +63,7 @@ class EncoderCatalogue:
         model = chosen(self._engine.bundle.manifest.aliases, model, key)
         record = self._engine.record(self.resolve(model))
         right = ENDPOINTS[record.task]
-        if right != endpoint:
+        if right != endpoint and (record.task, endpoint) not in ALSO:
             message = f"{record.name} is an adapter for {record.task}: ask it at {right}, not at {endpoint}"
             raise RequestError(message, param="model", code="wrong_endpoint")
         if self._require_parity:
@@ -87,6 +91,7 @@ class EncoderCatalogue:
             "problem": record.problem,
             "labels": list(record.labels),
             "endpoint": ENDPOINTS[record.task],
+            **({} if record.embedding is None else {"embedding": record.embedding}),
         }
 
     def hint(self) -> tuple[str, dict[str, Any]]:
@@ -95,6 +100,8 @@ class EncoderCatalogue:
         if not names:
             return "/v1/models", {}
         record = self._engine.record(names[-1])
+        if record.task == "text-ranking":
+            return ENDPOINTS[record.task], {"model": record.name, "query": "Hello!", "documents": ["Hi!"]}
         image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}
         asked = [image] if record.task == "image-classification" else "Hello!"
         return ENDPOINTS[record.task], {"model": record.name, "input": asked}

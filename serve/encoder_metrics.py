@@ -10,6 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from .adapter_metrics import AdapterNumbers
+from .engine_metrics import BuildInfo, PulseNumbers
+from .response_metrics import Responses
 
 if TYPE_CHECKING:
     from ptune.engine.encoder import EncoderEngine
@@ -40,6 +42,9 @@ class EncoderMetrics:
         )
         registry.register(_EngineNumbers(engine))
         registry.register(AdapterNumbers(engine))
+        registry.register(PulseNumbers(engine))
+        registry.register(BuildInfo(engine))
+        self.responses = Responses(registry)
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""
@@ -52,8 +57,8 @@ class _EngineNumbers(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._engine.stats()
-        yield GaugeMetricFamily("ptune_running", "Inputs in the running pass: its batch size", stats.running)
-        yield GaugeMetricFamily("ptune_waiting", "Inputs that wait for a pass", stats.waiting)
+        yield GaugeMetricFamily("ptune_num_requests_running", "Inputs in the running pass", stats.running)
+        yield GaugeMetricFamily("ptune_num_requests_waiting", "Inputs that wait for a pass", stats.waiting)
         yield CounterMetricFamily("ptune_passes", "Passes of the encoder", stats.passes)
         yield CounterMetricFamily(
             "ptune_batch_rows", "Inputs of all passes; over ptune_passes: the mean batch size", stats.rows

@@ -27,11 +27,13 @@ _DATA_URI = re.compile(r"data:([a-z]+/[a-z+.-]+);base64,", re.IGNORECASE)
 NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (True,),
     "messages": ([],),
+    "max_chunks_per_doc": (1,),
     "mm_processor_kwargs": ({},),
+    "rank_fields": ([], ["text"]),
     "truncate_prompt_tokens": (),
     "truncation_side": ("right",),
 }
-"""Fields of vLLM's that would change the answer and are refused, and those of their values that may pass."""
+"""Fields of vLLM's and Cohere's that would change the answer and are refused, and those of their values that may pass."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def image_of(content: bytes) -> ImageBytes:
     return ImageBytes(content)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """One input as a list of one."""
     return [value] if isinstance(value, str | dict) else value
 
 
@@ -98,7 +101,9 @@ def _part(part: dict[str, Any]) -> Input:
         raise ValueError(f"what follows base64, is no base64: {error}") from None
 
 
-class _Asking(Body):
+class Asking(Body):
+    """What every request to an encoder may say."""
+
     model: str = Field(max_length=256)
     user: str | None = Field(default=None, max_length=1024)
 
@@ -112,13 +117,13 @@ class _Asking(Body):
         return data
 
 
-class ClassifyRequest(_Asking):
+class ClassifyRequest(Asking):
     """POST /v1/classify"""
 
     input: Annotated[
         list[Annotated[Any, AfterValidator(_one)]],  # of Input
         Field(min_length=1, max_length=MAX_INPUTS),
-        BeforeValidator(_listed),
+        BeforeValidator(listed),
     ]
     use_activation: bool = True  # vLLM's: false gives the head's raw numbers as `probs`
 
@@ -134,7 +139,7 @@ class ClassifyRequest(_Asking):
         return self
 
 
-class TagRequest(_Asking):
+class TagRequest(Asking):
     """POST /v1/tag"""
 
-    input: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS), BeforeValidator(_listed)]
+    input: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS), BeforeValidator(listed)]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -17,6 +17,10 @@ from ptune.errors import PtuneError, RequestError
 
 from .reply import unless_gone
 from .service import EncoderService
+from .usage import check_permitted, metered
+
+if TYPE_CHECKING:
+    from ptune.formats.bundle import AdapterRecord
 
 Answer = TypeVar("Answer")
 
@@ -32,6 +36,24 @@ class Submitted(Generic[Answer]):
 
 Submit = Callable[[], Submitted[Answer]]
 """Decodes, tokenises and queues one input."""
+AT_ONCE = 128
+"""Inputs of one call that are in the engine's queue together: a long call does not fill it."""
+
+
+class Asking(Protocol):
+    """A body that names an adapter."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def user(self) -> str | None: ...
+
+
+def addressed(http: Request, service: EncoderService, body: Asking, endpoint: str) -> AdapterRecord:
+    """The adapter that answers. Raises: RequestError: 404 where there is none for this key; 400; 403, as `asked_at`."""
+    check_permitted(http, service.catalogue, body.model)
+    return service.catalogue.asked_at(body.model, endpoint, body.user or http.state.request_id)
 
 
 class Encoding(Generic[Answer]):
@@ -50,12 +72,21 @@ class Encoding(Generic[Answer]):
         """
         self._service.running.add(self)
         try:
-            await asyncio.to_thread(self._submit, submits)  # it decodes and tokenises
-            waiting = [asyncio.wrap_future(one.future) for one in self.submitted]
-            await asyncio.gather(*waiting, return_exceptions=True)  # which of them failed is looked at below
+            for start in range(0, len(submits), AT_ONCE):
+                part = submits[start : start + AT_ONCE]
+                await asyncio.to_thread(self._submit, part, start)  # it decodes and tokenises
+                waiting = [asyncio.wrap_future(one.future) for one in self.submitted[start:]]
+                await asyncio.gather(
+                    *waiting, return_exceptions=True
+                )  # which of them failed is looked at below
             return [_answer(one.future) for one in self.submitted]
         finally:
             self.close()
+
+    def usage(self) -> dict[str, int]:
+        """The tokens of what was submitted."""
+        count = sum(one.tokens for one in self.submitted)
+        return {"prompt_tokens": count, "total_tokens": count, "completion_tokens": 0}
 
     def close(self) -> None:
         """Gives up what is not done yet. Only the first call does something."""
@@ -64,14 +95,14 @@ class Encoding(Generic[Answer]):
         for one in self.submitted:
             one.future.cancel()
 
-    def _submit(self, submits: Sequence[Submit[Answer]]) -> None:
-        for index, submit in enumerate(submits):
+    def _submit(self, submits: Sequence[Submit[Answer]], start: int) -> None:
+        for index, submit in enumerate(submits, start):
             if self._closed:
                 raise _stopping()
             try:
                 self.submitted.append(submit())
             except RequestError as error:
-                if error.param == "input" and len(submits) > 1:
+                if error.param == "input" and len(submits) + start > 1:
                     place = f"input[{index}]"
                     raise RequestError(
                         f"{place}: {error}", param=place, code=error.code, status=error.status
@@ -96,17 +127,24 @@ def _stopping() -> RequestError:
     return RequestError("the server is shutting down", code="shutting_down", status=503)
 
 
-async def respond(
+async def answered(
+    http: Request, service: EncoderService, adapter: str, submits: Sequence[Submit[Answer]]
+) -> tuple[list[Answer], int]:
+    """The answers to the inputs of a call, and how many tokens were read; counts and measures it."""
+    encoding = Encoding[Answer](service)
+    answers = await _measured(http, service, adapter, encoding, submits)
+    return answers, sum(one.tokens for one in encoding.submitted)
+
+
+async def _measured(
     http: Request,
     service: EncoderService,
     adapter: str,
-    model: str,
+    encoding: Encoding[Answer],
     submits: Sequence[Submit[Answer]],
-    described: Callable[[Answer], dict[str, Any]],
-) -> JSONResponse:
-    """Runs the inputs of a call and answers in vLLM's frame; counts and measures it."""
+) -> list[Answer]:
     endpoint, begun_s, ending = http.url.path, time.perf_counter(), "failed"
-    encoding = Encoding[Answer](service)
+    metered(http, encoding.usage)
     try:
         answers = await unless_gone(http, encoding.answers(submits))
         ending = "done"
@@ -120,9 +158,22 @@ async def respond(
         service.metrics.requests.labels(endpoint, adapter, ending).inc()
         service.metrics.seconds.labels(endpoint).observe(time.perf_counter() - begun_s)
     service.metrics.inputs.labels(endpoint, adapter).inc(len(answers))
-    count = sum(one.tokens for one in encoding.submitted)
+    return answers
+
+
+async def respond(
+    http: Request,
+    service: EncoderService,
+    adapter: str,
+    model: str,
+    submits: Sequence[Submit[Answer]],
+    described: Callable[[Answer], dict[str, Any]],
+) -> JSONResponse:
+    """Runs the inputs of a call and answers in vLLM's frame."""
+    encoding = Encoding[Answer](service)
+    answers = await _measured(http, service, adapter, encoding, submits)
     content = {
-        "id": f"{endpoint.rpartition('/')[2]}-{http.state.request_id}",
+        "id": f"{http.url.path.rpartition('/')[2]}-{http.state.request_id}",
         "object": "list",
         "created": int(time.time()),
         "model": model,
@@ -130,6 +181,6 @@ async def respond(
             {"index": index, **described(answer), **({"truncated": True} if one.truncated else {})}
             for index, (answer, one) in enumerate(zip(answers, encoding.submitted, strict=True))
         ],
-        "usage": {"prompt_tokens": count, "total_tokens": count, "completion_tokens": 0},
+        "usage": encoding.usage(),
     }
     return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(adapter)})

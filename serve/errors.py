@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from ptune.errors import RequestError, TemplateError
+
+from .limits import LimitReachedError
 
 UNSUPPORTED = "unsupported_parameter"
 """Code of what is known and would change the answer, but is not built yet."""
@@ -29,9 +32,12 @@ def error_response(error: RequestError, headers: Mapping[str, str] | None = None
     """An error as a response. A busy or draining server says when to come back; 401 says how to log in."""
     extra = dict(headers or {})
     if error.status in (429, 503):
-        extra["retry-after"] = "1"
+        wait_s = error.wait_s if isinstance(error, LimitReachedError) else 1.0
+        extra["retry-after"] = str(max(math.ceil(wait_s), 1))
     if error.status == 401:
         extra["www-authenticate"] = "Bearer"
+    if error.code == "insufficient_scope":
+        extra["www-authenticate"] = 'Bearer error="insufficient_scope"'
     return JSONResponse(error_object(error), error.status, extra)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ptune.engine.request import NO_TOKEN, Finish, Request, Token
 from ptune.errors import RequestError
+from ptune.formats.bundle import BASE
 from ptune.tasks.chat.infer import Delta, TextStream
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class _Running:
     request: Request
     ticket: Ticket
     text: TextStream
-    heard_s: float  # when it was submitted, later when its newest token came
+    began_s: float  # when it was submitted
+    heard_s: float  # when its newest token came, at first as began_s
     tokens: int = 0
     ended: bool = False
 
@@ -60,7 +62,7 @@ class Generation:
         self.requests = requests
         self._service = service
         self._stop = stop
-        self._choices = choices
+        self.choices = choices
         self._shown = shown
         self._arrived: asyncio.Queue[tuple[int, Token]] = asyncio.Queue()
         self._running: list[_Running] = []
@@ -74,12 +76,13 @@ class Generation:
                 codec = model.codec_for(request.adapter)
                 text, now_s = TextStream(codec, self._stop, self._shown), time.perf_counter()
                 ticket = model.engine.submit(request, partial(self._deliver, loop, index))
-                self._running.append(_Running(request, ticket, text, now_s))
+                self._running.append(_Running(request, ticket, text, now_s, now_s))
         except BaseException:
             self.close()
             raise
         for request in self.requests:
-            self._service.metrics.prompt_tokens.labels(request.adapter).inc(len(request.prompt))
+            metrics = self._service.metrics
+            metrics.prompt_tokens.labels(metrics.label(request.adapter)).inc(len(request.prompt))
 
     def close(self) -> None:
         """Cancels what still runs. Only the first call does something."""
@@ -89,7 +92,7 @@ class Generation:
         for running in self._running:
             if not running.ended:
                 running.ticket.cancel()
-                self._service.metrics.requests.labels(running.request.adapter, "cancelled").inc()
+                self._tell(running, "cancelled")
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
         """Yields (sequence, delta) until each sequence has had one with `finish`.
@@ -107,9 +110,7 @@ class Generation:
                 raise RequestError("the server is shutting down", code="shutting_down", status=503)
             if token.finish == "error":
                 self._end(running, "error")
-                if token.refused:
-                    raise RequestError(token.error or "", code="invalid_grammar")
-                raise RequestError("the engine failed; its log says why", code="engine_error", status=500)
+                raise token.refusal or self._failure(running.request.adapter)
             for delta in running.text.push(token):
                 if delta.finish is not None:
                     self._end(running, delta.finish)
@@ -132,9 +133,16 @@ class Generation:
 
     def usage(self) -> dict[str, int]:
         """OpenAI's count of tokens, as of now."""
-        prompt = sum(len(request.prompt) for request in self.requests[:: self._choices])
+        prompt = sum(len(request.prompt) for request in self.requests[:: self.choices])
         generated = sum(running.tokens for running in self._running)
         return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
+
+    def _failure(self, adapter: str) -> RequestError:
+        """Why the engine gave a sequence up: nobody's fault where its adapter was removed while it waited for it."""
+        if adapter != BASE and adapter not in self._service.model.engine.adapters:
+            message = f"adapter {adapter!r} was removed before this was answered"
+            return RequestError(message, param="model", code="model_not_found", status=404)
+        return RequestError("the engine failed; its log says why", code="engine_error", status=500)
 
     def _deliver(self, loop: asyncio.AbstractEventLoop, index: int, token: Token) -> None:
         """Runs on the engine's thread."""
@@ -144,10 +152,15 @@ class Generation:
     def _end(self, running: _Running, finish: Finish) -> None:
         running.ended = True
         running.ticket.cancel()  # the engine knows nothing of stop texts
-        self._service.metrics.requests.labels(running.request.adapter, finish).inc()
+        self._tell(running, finish)
+
+    def _tell(self, running: _Running, finish: Finish) -> None:
+        seconds = time.perf_counter() - running.began_s
+        self._service.metrics.ended(running.request.adapter, finish, seconds)
 
     def _measure(self, running: _Running) -> None:
-        metrics, adapter, now_s = self._service.metrics, running.request.adapter, time.perf_counter()
+        metrics, now_s = self._service.metrics, time.perf_counter()
+        adapter = metrics.label(running.request.adapter)
         histogram = metrics.between_tokens_s if running.tokens else metrics.first_token_s
         histogram.labels(adapter).observe(now_s - running.heard_s)
         metrics.generated_tokens.labels(adapter).inc()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,10 +19,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Unpack
 
 from ptune.errors import UsageError
+from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import read_json, write_text
 
+from . import json_log
 from .app import create_app, create_encoder_app
-from .auth import ApiKeys
+from .auth import ApiKeys, warn_of_open_door
+from .follow import Follow, following
 from .listen import Server, bind, let_in, local_names, url_of
 from .page import chat_page
 from .service import Service, Settings
@@ -30,8 +36,10 @@ if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel, EngineOptions
     from ptune.tasks.classification.infer import EncoderModel
 
-DRAIN_LIMIT_S = 30
-"""How long running answers may go on after SIGTERM."""
+CLOSE_LIMIT_S = 10
+"""How long the engine's last step may take once everything else has ended."""
+
+_log = logging.getLogger("ptune.serve")
 
 
 def serve(
@@ -46,9 +54,12 @@ def serve(
     threads: int | None = None,
     kv_gb: float = 1.0,
     max_rows: int = 32,
+    step_ms: float = 200,
     adapter_bytes: int | None = None,
     settings: Settings = Settings(),
     ready_file: Path | None = None,
+    log_json: bool = False,
+    follow: Follow | None = None,
 ) -> int:
     """Serves a bundle, of a chat model or of an encoder, until SIGTERM or Ctrl-C, and returns the exit code.
 
@@ -57,37 +68,48 @@ def serve(
     Raises: PtuneError where the port is taken, the keys cannot be read, the cache is larger than the memory, the
     bundle does not open, or this machine does not compute what the bundle's golden vectors say.
     """
+    if log_json:
+        json_log.log_json()
     api_keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
     kv_bytes = _kv_bytes(kv_gb)
-    _check_adapters(settings)
+    _check_settings(settings)
+    _check_follow(follow, bundle)
     with _stoppable(), contextlib.ExitStack() as stack:
         # Before the model: who has taken the wrong port should not wait for gigabytes to learn it.
         listener = stack.enter_context(bind(host, port))
         model: ChatModel | EncoderModel
         if _is_encoder(bundle):
-            if kv_gb != 1.0:
-                raise UsageError(f"{bundle} is of an encoder, which has no KV cache: leave out --kv-gb")
+            _refuse_of_encoders(bundle, kv_gb, step_ms)
             model = _load_encoder(bundle, profile, threads, max_rows, adapter_bytes)
             create = partial(create_encoder_app, model)
         else:
             model = _load(
-                bundle,
-                profile=profile,
-                threads=threads,
-                kv_bytes=kv_bytes,
-                max_rows=max_rows,
+                bundle, profile=profile, threads=threads, kv_bytes=kv_bytes, max_rows=max_rows, step_ms=step_ms,
                 adapter_bytes=adapter_bytes,
-            )
+            )  # fmt: skip
             create = partial(create_app, model)
-        stack.callback(model.close)
+        stack.callback(_close, model)
         let_in(listener)  # not before: a client should be turned away, not left waiting
         if ui:
-            # The page has no keys of its own: what they guard, it may show on this machine only.
+            # It asks for a key, but unencrypted: no password should travel so without being told to.
             page_host = "127.0.0.1" if api_keys else host
-            stack.enter_context(chat_page(url_of(listener), page_host, ui_port, api_keys.first))
+            stack.enter_context(chat_page(url_of(listener), page_host, ui_port, ask=bool(api_keys)))
         hosts = frozenset() if api_keys else local_names(host, listener)
-        run(create(replace(settings, api_keys=api_keys, hosts=hosts)), listener, ready_file=ready_file)
+        if not api_keys and not hosts:
+            warn_of_open_door(host)
+        app = create(replace(settings, api_keys=api_keys, hosts=hosts))
+        if follow is not None:
+            stack.enter_context(following(follow, app.state.service.store, bundle, quiet=log_json))
+        run(app, listener, ready_file=ready_file)
     return 0
+
+
+def _refuse_of_encoders(bundle: Path, kv_gb: float, step_ms: float) -> None:
+    """Raises: UsageError for what only a chat model has."""
+    if kv_gb != 1.0:
+        raise UsageError(f"{bundle} is of an encoder, which has no KV cache: leave out --kv-gb")
+    if step_ms != 200:
+        raise UsageError(f"{bundle} is of an encoder, whose texts are never cut: leave out --step-ms")
 
 
 class _Stopped(BaseException):
@@ -121,8 +143,11 @@ def _kv_bytes(kv_gb: float) -> int:
     return int(kv_gb * 2**30)
 
 
-def _check_adapters(settings: Settings) -> None:
-    """Raises: UsageError for options about adapters that mean nothing."""
+def _check_settings(settings: Settings) -> None:
+    """Raises: UsageError for options that mean nothing."""
+    for option, value in (("--step-limit-s", settings.step_limit_s), ("--drain-s", settings.drain_s)):
+        if not 0 < value < 1e9:  # false for nan, too
+            raise UsageError(f"{option} must be over 0 seconds (is {value})")
     root = settings.adapter_root
     if root is not None and not settings.adapters_api:
         raise UsageError("--adapter-root is for adapters that are added over HTTP: it needs --adapters-api")
@@ -130,6 +155,11 @@ def _check_adapters(settings: Settings) -> None:
         raise UsageError(f"--adapter-root {root}: there is no such folder")
     if settings.max_adapters < 1:
         raise UsageError(f"--max-adapters must be 1 or more (is {settings.max_adapters})")
+
+
+def _check_follow(follow: Follow | None, bundle: Path) -> None:
+    if follow is not None:
+        follow.check(Bundle.open(bundle))
 
 
 def _load(bundle: Path, **options: Unpack[EngineOptions]) -> ChatModel:
@@ -164,7 +194,11 @@ def run(app: FastAPI, listener: socket, *, ready_file: Path | None = None) -> No
     service: Service = app.state.service
     started = partial(_announce, service, url_of(listener), ready_file)
     try:
-        Server(app, started=started, drain=partial(_drain, service)).run(sockets=[listener])
+        with service.health.watched():
+            keys = service.settings.api_keys
+            reload = keys.reload if keys else None
+            drain = partial(_drain, service)
+            Server(app, started=started, drain=drain, reload=reload).run(sockets=[listener])
     finally:
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
@@ -185,12 +219,29 @@ def _announce(service: Service, url: str, ready_file: Path | None) -> None:
         write_text(ready_file, url + "\n")
 
 
+def _close(model: ChatModel | EncoderModel) -> None:
+    """Ends the engine. A step that hangs cannot be ended: then the process goes without it, with exit code 1."""
+
+    def leave() -> None:
+        _log.error("a step of the engine has not ended within %s s: leaving without it", CLOSE_LIMIT_S)
+        sys.stdout.flush()
+        os._exit(1)
+
+    impatience = threading.Timer(CLOSE_LIMIT_S, leave)
+    impatience.daemon = True
+    impatience.start()
+    try:
+        model.close()
+    finally:
+        impatience.cancel()
+
+
 async def _drain(service: Service) -> None:
     """Refuses new requests and waits for those that run; those that take too long end with an error of their own."""
     service.draining = True
     try:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_LIMIT_S):
+            async with asyncio.timeout(service.settings.drain_s):
                 while service.running:
                     await asyncio.sleep(0.05)
     finally:

@@ -15,6 +15,8 @@ from fastapi import FastAPI
 
 from ptune.errors import PtuneError
 
+from .protocol import MAX_HEAD_BYTES, Protocol
+
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that has its port, where nobody is let in yet; port 0 means any free one.
@@ -79,6 +81,22 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def configured(app: FastAPI, *, flush_limit_s: int = 5) -> uvicorn.Config:
+    """How uvicorn runs an app here."""
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        proxy_headers=False,  # nothing goes by a client's address
+        log_config=None,
+        log_level="critical",  # what goes wrong in an app, the app logs itself
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=flush_limit_s,
+    )
+
+
 async def _nothing() -> None:
     pass
 
@@ -87,7 +105,7 @@ class Server(uvicorn.Server):
     """Serves until a signal comes; then `drain` runs, while requests are still answered; then it closes.
 
     uvicorn itself stops answering at once and then dies of the signal (exit code 143). A second signal cancels
-    `drain`. `flush_limit_s` is how long connections may take to close after it.
+    `drain`. `flush_limit_s` is how long connections may take to close after it. `reload`: what SIGHUP does.
     """
 
     def __init__(
@@ -96,19 +114,13 @@ class Server(uvicorn.Server):
         *,
         started: Callable[[], None],
         drain: Callable[[], Awaitable[None]] = _nothing,
+        reload: Callable[[], None] | None = None,
         flush_limit_s: int = 5,
     ) -> None:
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="critical",  # what goes wrong in an app, the app logs itself
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=flush_limit_s,
-        )
-        super().__init__(config)
+        super().__init__(configured(app, flush_limit_s=flush_limit_s))
         self._on_start = started
         self._drain = drain
+        self._reload = reload
         self._stopping: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -121,10 +133,12 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
+        if self._reload is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
     def _stop(self) -> None:

@@ -1,21 +1,26 @@
-"""Prometheus metrics, in a registry of their own. Labels are adapters that exist, never what a client sent."""
+"""Prometheus metrics, in a registry of their own, under vLLM's names with `ptune_` before them.
+
+Labels are adapters that exist, never what a client sent, and there is an end to how many.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
+from .adapter_labels import AdapterLabels
 from .adapter_metrics import AdapterNumbers
+from .engine_metrics import BuildInfo, EngineNumbers, PulseNumbers
+from .response_metrics import Responses
 
 if TYPE_CHECKING:
     from ptune.engine.engine import Engine
 
 _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BETWEEN_TOKENS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2)
+_WHOLE_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+FINISHES = ("stop", "length", "cancelled", "error")
 
 
 class Metrics:
@@ -28,37 +33,46 @@ class Metrics:
         )
         self.prompt_tokens = Counter("ptune_prompt_tokens", "Prompt tokens", ["adapter"], registry=registry)
         self.generated_tokens = Counter(
-            "ptune_generated_tokens", "Generated tokens", ["adapter"], registry=registry
+            "ptune_generation_tokens", "Generated tokens", ["adapter"], registry=registry
         )
-        self.first_token_s = Histogram(
-            "ptune_time_to_first_token_seconds",
-            "From submission to the first token",
-            ["adapter"],
-            buckets=_FIRST_TOKEN_S,
-            registry=registry,
+        self.first_token_s = self._histogram(
+            "ptune_time_to_first_token_seconds", "From submission to the first token", _FIRST_TOKEN_S
         )
-        self.between_tokens_s = Histogram(
-            "ptune_inter_token_seconds",
-            "Between two tokens of a sequence",
-            ["adapter"],
-            buckets=_BETWEEN_TOKENS_S,
-            registry=registry,
+        self.between_tokens_s = self._histogram(
+            "ptune_inter_token_latency_seconds", "Between two tokens of a sequence", _BETWEEN_TOKENS_S
         )
-        registry.register(_EngineGauges(engine))
+        self.whole_s = self._histogram(
+            "ptune_e2e_request_latency_seconds", "From submission to the end of a sequence", _WHOLE_S
+        )
+        self.responses = Responses(registry)
+        self._labels = AdapterLabels(lambda: engine.adapters, self._forget)
+        registry.register(EngineNumbers(engine))
+        registry.register(PulseNumbers(engine))
         registry.register(AdapterNumbers(engine))
+        registry.register(BuildInfo(engine))
+
+    def label(self, adapter: str) -> str:
+        """Under which an adapter is counted: its name, or "other" where too many have one."""
+        return self._labels.of(adapter)
+
+    def ended(self, adapter: str, finish: str, seconds: float) -> None:
+        """A sequence has come to its end, so long after its submission."""
+        label = self.label(adapter)
+        self.requests.labels(label, finish).inc()
+        self.whole_s.labels(label).observe(seconds)
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""
         return generate_latest(self._registry)
 
+    def _histogram(self, name: str, what: str, bounds: tuple[float, ...]) -> Histogram:
+        return Histogram(name, what, ["adapter"], buckets=bounds, registry=self._registry)
 
-class _EngineGauges(Collector):
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def collect(self) -> Iterator[Metric]:
-        stats = self._engine.stats()
-        yield GaugeMetricFamily("ptune_running", "Sequences in the running batch", stats.running)
-        yield GaugeMetricFamily("ptune_waiting", "Sequences that wait for a place", stats.waiting)
-        yield GaugeMetricFamily("ptune_kv_used_tokens", "Tokens held in the KV cache", stats.kv_used_tokens)
-        yield GaugeMetricFamily("ptune_kv_capacity_tokens", "Tokens that fit", stats.kv_capacity_tokens)
+    def _forget(self, adapter: str) -> None:
+        """Takes out the numbers of an adapter that is no longer served."""
+        for metric in (self.prompt_tokens, self.generated_tokens):
+            metric.remove(adapter)
+        for histogram in (self.first_token_s, self.between_tokens_s, self.whole_s):
+            histogram.remove(adapter)
+        for finish in FINISHES:
+            self.requests.remove(adapter, finish)

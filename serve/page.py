@@ -9,19 +9,19 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-KEY_VARIABLE = "PTUNE_API_KEY"
-"""Names the environment variable that hands the page its key: arguments can be read by every user of a machine."""
+ASK_VARIABLE = "PTUNE_PAGE_ASKS_FOR_KEY"
+"""Names the environment variable that has the page ask its visitors for a key."""
 
 
 @contextlib.contextmanager
-def chat_page(server_url: str, host: str, port: int, api_key: str | None) -> Iterator[None]:
-    """The page runs while the block does. Where gradio is not installed, a line says so and there is no page."""
+def chat_page(server_url: str, host: str, port: int, *, ask: bool = False) -> Iterator[None]:
+    """The page runs while the block does; `ask`: for a key, as the server does. Where gradio is not installed, a line says so and there is no page."""
     if find_spec("gradio") is None:
         print("No chat page: it needs `pip install 'ptune[ui]'`.", flush=True)
         yield
         return
     command = [sys.executable, "-m", "ptune_serve.ui", server_url, host, str(port)]
-    environment = os.environ | ({KEY_VARIABLE: api_key} if api_key is not None else {})
+    environment = os.environ | ({ASK_VARIABLE: "1"} if ask else {})
     # A session of its own: Ctrl-C reaches the server alone, which ends the page after its last answer. The pipe ends
     # the page where this process could not, because it was killed.
     page = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)

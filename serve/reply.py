@@ -20,6 +20,7 @@ from .errors import error_object, internal_error
 from .generation import Generation
 from .request_log import log_failure
 from .service import ChatService
+from .usage import check_permitted, metered, reserve
 
 Result = TypeVar("Result")
 
@@ -50,6 +51,7 @@ def addressed(http: Request, service: ChatService, model: str, key: str = MAIN) 
     key: of the caller, by which an alias that has a canary chooses.
     Raises: RequestError: 404; 403 where it is not measured and has to be.
     """
+    check_permitted(http, service.catalogue, model)
     adapter = service.catalogue.answering(model, key)
     http.state.answered_by = service.catalogue.answered_by(adapter)
     return adapter
@@ -57,7 +59,9 @@ def addressed(http: Request, service: ChatService, model: str, key: str = MAIN) 
 
 async def respond(http: Request, generation: Generation, reply: Reply, *, stream: bool) -> Response:
     """Starts the generation and sends it. Raises: RequestError before the first byte, never after."""
+    reserve(http, generation.requests, generation.choices)
     generation.start()
+    metered(http, generation.usage)
     if stream:
         return _EventStream(reply, generation, http.state.request_id)
     try:

@@ -13,6 +13,9 @@ from ptune.errors import RequestError
 
 from .adapter_store import AdapterStore
 from .auth import ApiKeys
+from .health import Health
+from .keys import Scope
+from .usage import admit
 
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from .encoder_catalogue import EncoderCatalogue
     from .encoder_metrics import EncoderMetrics
     from .metrics import Metrics
+    from .response_metrics import Responses
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Settings:
     max_adapter_bytes: int = 2**30  # of one that is added over HTTP
     max_adapters: int = 1000
     require_parity: bool = False  # whether an adapter that was not measured is refused
+    step_limit_s: float = 300  # a step of the engine that takes longer is stuck
+    drain_s: float = 30  # how long running answers may go on once the server was told to stop
 
 
 class Running(Protocol):
@@ -65,6 +71,8 @@ class Listing(Protocol):
 class Exposition(Protocol):
     """Metrics."""
 
+    responses: Responses
+
     def exposition(self) -> bytes:
         """Prometheus' text format."""
 
@@ -77,6 +85,7 @@ class Service:
     catalogue: Listing
     metrics: Exposition
     store: AdapterStore
+    health: Health
     running: set[Running] = field(default_factory=set)  # until their last byte is sent
     draining: bool = False
 
@@ -148,14 +157,28 @@ def rightly_addressed(request: Request, service: TheService) -> None:
         raise RequestError(message, code="unknown_host")
 
 
-def authorized(request: Request, service: TheService) -> None:
-    """Raises: RequestError(401) for a request without one of the keys."""
-    service.settings.api_keys.check(request.headers.get("authorization"))
+async def authorized(request: Request, service: TheService) -> None:
+    """Lets those in who may ask a model. Raises: RequestError (401, 403)."""
+    _let_in(request, service, "infer")
 
 
-def administering(request: Request, service: TheService) -> None:
-    """Lets those in who may change what is served: every key may, until keys have scopes. Raises: RequestError(401)."""
-    authorized(request, service)
+async def administering(request: Request, service: TheService) -> None:
+    """Lets those in who may change what is served. Raises: RequestError (401, 403)."""
+    _let_in(request, service, "admin")
+
+
+async def scraping(request: Request, service: TheService) -> None:
+    """Lets those in who may see everybody's figures. Raises: RequestError (401, 403)."""
+    _let_in(request, service, "metrics", "admin")
+
+
+def _let_in(request: Request, service: Service, *scopes: Scope) -> None:
+    request.state.key = service.settings.api_keys.permit(request.headers.get("authorization"), *scopes)
+
+
+async def admitted(request: Request, service: TheService) -> None:
+    """Goes by the limits of the request's key. Raises: LimitReachedError."""
+    admit(request, service)
 
 
 def accepting(service: TheService) -> None:

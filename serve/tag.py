@@ -13,7 +13,7 @@ from ptune.codecs.words import split
 
 from .body import body_of
 from .encoder_schemas import TagRequest
-from .encoding import Submit, Submitted, respond
+from .encoding import Submit, Submitted, addressed, respond
 from .service import EncoderService, TheEncoder
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ async def tag(
     body: Annotated[TagRequest, Depends(body_of(TagRequest))], service: TheEncoder, http: HttpRequest
 ) -> Response:
     """Finds entities. `begin` and `end` count Unicode code points: `text[begin:end]` is the entity."""
-    record = service.catalogue.asked_at(body.model, "/v1/tag", body.user or http.state.request_id)
+    record = addressed(http, service, body, "/v1/tag")
     submits = [_submit(service, text, record) for text in body.input]
     return await respond(http, service, record.name, body.model, submits, _described)
 

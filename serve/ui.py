@@ -20,10 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ptune.errors import PtuneError
 
 from .listen import Server, listen, url_of
-from .page import KEY_VARIABLE
+from .page import ASK_VARIABLE
 from .ui_classify import Classifying, tabs
 from .ui_client import Client, Served, ServerError
 from .ui_conversation import Controls, Conversation
+from .ui_keys import AskForKey, VisitorsKey
 from .ui_style import CONTENT_SECURITY_POLICY, CSS, FONT, MONOSPACE
 from .ui_text import heading
 
@@ -32,14 +33,25 @@ ASK_AGAIN_S = 5
 UPLOAD_LIMIT = "8mb"  # of an image; the server takes as much
 
 
-def run(server_url: str, *, host: str = "127.0.0.1", port: int = 7860, api_key: str | None = None) -> int:
+def run(
+    server_url: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    api_key: str | None = None,
+    ask: bool = False,
+) -> int:
     """Serves the page until SIGTERM or Ctrl-C, and returns the exit code. Port 0 takes any free one.
+
+    api_key: with which the page asks the server, whoever uses it. ask: every visitor for a key instead.
 
     Raises: PtuneError where the port is taken.
     """
     with listen(host, port) as listener:
         served = _first_look(Client(server_url, api_key))
-        app = create_page(Client(server_url, api_key), served)
+        app = create_page(Client(server_url, api_key, VisitorsKey() if ask else None), served)
+        if ask:
+            app.add_middleware(AskForKey, server_url=server_url)
         name = "Page" if served is not None and served.classifiers else "Chat page"
         url = url_of(listener)
         # An open page holds connections that never end, so there is nothing to wait for.
@@ -174,7 +186,7 @@ def main() -> int:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        return run(server_url, host=host, port=int(port), api_key=os.environ.get(KEY_VARIABLE))
+        return run(server_url, host=host, port=int(port), ask=ASK_VARIABLE in os.environ)
     except PtuneError as error:
         print(f"No chat page: {error}", file=sys.stderr)
         return error.exit_code

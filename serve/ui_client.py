@@ -45,6 +45,7 @@ class Served:
     adapters: tuple[str, ...]
     context: int  # tokens; 0 where the model sees images
     classifiers: tuple[Classifier, ...] = ()
+    base: bool = True  # whether the base answers, too: not to a key that may ask for some adapters only
 
     def of(self, *tasks: str) -> tuple[Classifier, ...]:
         """The classifiers for some tasks."""
@@ -52,7 +53,7 @@ class Served:
 
     @property
     def models(self) -> tuple[str, ...]:
-        return ("base", *self.adapters)
+        return ("base", *self.adapters) if self.base else self.adapters
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,12 @@ class Tagged:
 class Client:
     """Speaks to one server."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(self, url: str, api_key: str | None = None, auth: httpx.Auth | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-        self._http = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=self.url, headers=headers, auth=auth, timeout=_TIMEOUT, trust_env=False
+        )
 
     async def served(self) -> Served:
         """Asks what is served. Raises: ServerError."""
@@ -215,14 +218,16 @@ class Client:
 
 def _served(cards: list[dict[str, Any]]) -> Served:
     """The cards of /v1/models. Raises: KeyError, TypeError, StopIteration where they are not a ptune server's."""
-    base = next(card for card in cards if card["parent"] is None)
+    base = any(card["parent"] is None for card in cards)
+    first = next(iter(sorted(cards, key=lambda card: card["parent"] is not None)))
     classifiers = tuple(
         Classifier(card["id"], card["task"], tuple(card["labels"]), card["problem"])
         for card in cards
-        if "labels" in card
+        if card.get("labels")  # vectors have none, and the page has no tab for what ranks
+        and card["task"].endswith("-classification")
     )
     names = tuple(card["id"] for card in cards if card["parent"] is not None or "labels" in card)
-    return Served(base["root"], base["source"], names, base["max_model_len"] or 0, classifiers)
+    return Served(first["root"], first["source"], names, first["max_model_len"] or 0, classifiers, base)
 
 
 def _waiting(queue: asyncio.Queue[tuple[int, Answer | None]]) -> list[tuple[int, Answer | None]]:
@@ -240,7 +245,7 @@ def _check(response: httpx.Response) -> None:
     if not response.is_error:
         return
     if response.status_code == 401:
-        raise ServerError("The server asks for an API key: start the page with one of those it knows.")
+        raise ServerError("The server asks for an API key, and does not know this one, if there is any.")
     try:
         message = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

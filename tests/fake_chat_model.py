@@ -23,12 +23,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from ptune.codecs.tool_calls import ToolFormat
+from ptune.engine.pulse import Pulse
 from ptune.engine.registry import AdapterStats
 from ptune.engine.request import NO_TOKEN, Request, Token
 from ptune.errors import PtuneError, RequestError, TemplateError
 from ptune.tasks.chat import infer
 from ptune_serve import lifecycle
-from ptune_serve.listen import listen, url_of
+from ptune_serve.listen import configured, listen, url_of
+from ptune_serve.service import Settings
 
 EOS = 256
 CONTEXT = 512
@@ -130,6 +132,7 @@ class FakeEngine:
     cancelled: list[Request] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     running: int = 0
+    pulse: Pulse = field(default_factory=Pulse)
     counting: Any = field(default_factory=threading.Lock)  # `running` is changed by many threads
 
     def __post_init__(self) -> None:
@@ -160,10 +163,12 @@ class FakeEngine:
         return ticket
 
     def adapter_stats(self) -> AdapterStats:
-        return AdapterStats(70, None, 2, 5, 3, 0.5)
+        return AdapterStats(70, None, 2, 5, 3, 0.5, 4, ("devil", "pirate"), ("late",), 2)
 
     def stats(self) -> SimpleNamespace:
-        return SimpleNamespace(running=self.running, waiting=0, kv_used_tokens=7, kv_capacity_tokens=70)
+        return SimpleNamespace(
+            running=self.running, waiting=0, kv_used_tokens=7, kv_capacity_tokens=70, reused=3, preempted=0
+        )
 
     def close(self) -> None:
         self.go_on.set()
@@ -214,7 +219,7 @@ class FakeChatModel:
 @contextlib.contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """An app on a real socket, in a thread. Yields its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(configured(app, flush_limit_s=1))
     listener = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -279,26 +284,40 @@ def main() -> int:
     parser.add_argument("--drain-limit-s", type=float, default=30.0)
     parser.add_argument("--ready-file", type=Path)
     parser.add_argument("--api-key-file", type=Path)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--ui", action="store_true")
+    parser.add_argument("--stuck", action="store_true", help="a step never comes to its end")
+    parser.add_argument("--step-limit-s", type=float, default=300.0)
+    parser.add_argument("--close-limit-s", type=float, default=10.0)
+    parser.add_argument("--log-json", action="store_true")
     options = parser.parse_args()
-    lifecycle.DRAIN_LIMIT_S = options.drain_limit_s
+
+    lifecycle.CLOSE_LIMIT_S = options.close_limit_s
 
     def load(bundle: Path, **_: object) -> FakeChatModel:
         if options.load_s:
             print("loading", flush=True)
             time.sleep(options.load_s)
-        return FakeChatModel(FakeEngine(delay_s=options.delay_s))
+        engine = FakeEngine(delay_s=options.delay_s)
+        if options.stuck:
+            engine.close = threading.Event().wait  # type: ignore[method-assign]
+            engine.hanging = engine.pulse.step(1)  # type: ignore[attr-defined] # kept, or it would end
+            engine.hanging.__enter__()  # type: ignore[attr-defined]
+        return FakeChatModel(engine)
 
     infer.load = load
     try:
         return lifecycle.serve(
             Path("bundles/dictionary"),
+            host=options.host,
             port=options.port,
             api_key_file=options.api_key_file,
             ui=options.ui,
             ui_port=0,
             ready_file=options.ready_file,
+            log_json=options.log_json,
+            settings=Settings(drain_s=options.drain_limit_s, step_limit_s=options.step_limit_s),
         )
     except PtuneError as error:
         print(error)

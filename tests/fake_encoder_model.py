@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ptune.codecs.words import split
+from ptune.engine.pulse import Pulse
 from ptune.engine.registry import AdapterStats
 from ptune.errors import PtuneError, RequestError
 from ptune.formats.bundle import AdapterRecord
@@ -78,6 +79,7 @@ class FakeEncoderEngine:
     asked: list[tuple[Any, str]] = field(default_factory=list)
     cancelled: int = 0
     waiting: int = 0
+    pulse: Pulse = field(default_factory=Pulse)
 
     def __post_init__(self) -> None:
         self.go_on.set()

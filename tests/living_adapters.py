@@ -65,11 +65,15 @@ def living(folder: Path) -> Living:
 
 def upload(http: httpx.Client, folder: Path, name: str, **fields: str) -> httpx.Response:
     """POST /v1/adapters with the files of a PEFT folder."""
+    return http.post("/v1/adapters", data={"name": name, **fields}, files=peft_files(folder))
+
+
+def peft_files(folder: Path) -> list[tuple[str, tuple[str, bytes]]]:
+    """The form's files."""
     names = [
         file for file in ("adapter_config.json", "adapter_model.safetensors") if (folder / file).exists()
     ]
-    files = [("files", (file, (folder / file).read_bytes())) for file in names]
-    return http.post("/v1/adapters", data={"name": name, **fields}, files=files)
+    return [("files", (file, (folder / file).read_bytes())) for file in names]
 
 
 def completed(http: httpx.Client, model: str, tokens: int = 6, **fields: Any) -> httpx.Response:

@@ -211,7 +211,7 @@ def load_sequence_codec(spec: Backbone) -> SequenceCodec:
         )
 
 
-def plain_tokenizer(codec: SequenceCodec, max_length: int) -> PreTrainedTokenizerFast:
+def plain_tokenizer(codec: SequenceCodec, max_length: int | None) -> PreTrainedTokenizerFast:
     """The codec's tokenizer for transformers; its `save_pretrained` completes a model folder for `pipeline`."""
     special = {"pad_token": codec.tokenizer.id_to_token(codec.pad_id), **codec.special_tokens}
     asked = ["input_ids", *(["token_type_ids"] if codec.type_ids else []), "attention_mask"]

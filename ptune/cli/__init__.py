@@ -15,6 +15,7 @@ COMMANDS = {
     "quickstart": "fine-tune, evaluate, export, prove and serve a small model on a small data set",
     "doctor": "examine a recipe's data: what would train a wrong model, in which file and line",
     "plan": "predict the memory that a recipe's training needs, and what to change where it does not fit",
+    "mine": "find hard negatives for pairs of texts: passages that are near an anchor and not its own",
     "train": "train a recipe: a file, a run's recipe.yaml or the name of a shipped recipe",
     "tune": "search for better values of a recipe's fields, trial by trial; or for its learning rate",
     "evaluate": "measure a run or a bundle on held-out data: figures, baselines, worst errors, report.html",
@@ -94,7 +95,7 @@ def spoken(name: str, run: Callable[[], int | None]) -> int:
 def extra_for(command: str) -> str:
     """Which extra a command needs."""
     extras = {"serve": "serve", "generate": "serve", "chat": "ui", "tune": "tune"}
-    extras |= dict.fromkeys(("doctor", "plan", "train", "evaluate"), "train") | {"compare": "eval"}
+    extras |= dict.fromkeys(("doctor", "mine", "plan", "train", "evaluate"), "train") | {"compare": "eval"}
     return f"run: pip install 'ptune[{extras.get(command, 'all')}]'"
 
 

@@ -14,6 +14,7 @@ from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.recipe import Recipe
 from ptune.tasks.chat.spec import Chat
 from ptune.tasks.classification.spec import ImageClassification, TextClassification, TokenClassification
+from ptune.tasks.retrieval.spec import Embedding, Reranking
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,8 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
-    examined = {Chat: _chat, ImageClassification: _images}.get(type(recipe.task), _labels)
+    kinds = {Chat: _chat, ImageClassification: _images, Embedding: _pairs, Reranking: _pairs}
+    examined = kinds.get(type(recipe.task), _labels)
     described, show, has_errors = examined(recipe)
     if options.as_json:
         console.out(json.dumps(described(), ensure_ascii=False, indent=2), highlight=False)
@@ -72,6 +74,16 @@ def _labels(recipe: Recipe) -> Examined:
     assert isinstance(recipe.task, TextClassification | TokenClassification)
     codec = load_sequence_codec(recipe.backbone)
     found = examine_labelled(recipe.data, recipe.task, codec, recipe.train.seed)
+    return lambda: document(found), lambda console: show(found, console), found.has_errors
+
+
+def _pairs(recipe: Recipe) -> Examined:
+    from ptune.backbone.classifier import load_sequence_codec
+    from ptune.doctor.pairs import examine_pairs
+    from ptune.doctor.show_pairs import document, show
+
+    task = recipe.task if isinstance(recipe.task, Embedding) else None
+    found = examine_pairs(recipe.data, task, load_sequence_codec(recipe.backbone), recipe.train.seed)
     return lambda: document(found), lambda console: show(found, console), found.has_errors
 
 

@@ -14,6 +14,7 @@ from ptune.evaluation.require import Requirement, missed, parsed, sentence
 from ptune.formats.run import Run
 from ptune.recipe import Recipe
 from ptune.tasks.chat.spec import Chat
+from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING, Embedding, Reranking
 
 
 def run(arguments: list[str]) -> int:
@@ -32,7 +33,7 @@ def evaluate(
     """Measures a run on its held-out data, or an adapter of a bundle on data of yours.
 
     Of a classifier: metrics with 95 % intervals, baselines, slices, worst errors; from torch and, where there is a bundle,
-    from ONNX beside it. Of a chat run: loss, perplexity and token accuracy before and after, answers side by side.
+    from ONNX beside it. Of retrieval: recall@k, MRR and NDCG. Of a chat run: loss, perplexity and token accuracy before and after, answers side by side.
     Writes evaluation.json, report.html and the model card into the run.
 
     Args:
@@ -50,8 +51,17 @@ def evaluate(
     if out is not None:
         raise UsageError("--out is for a bundle: a run's evaluation is written into the run")
     opened = Run.open(source)
-    if isinstance(Recipe.load(opened.recipe_path).task, Chat):
+    task = Recipe.load(opened.recipe_path).task
+    if isinstance(task, Chat):
         found = _of_chat(opened, data, bundle, adapter, requirements)
+    elif isinstance(task, Embedding | Reranking):
+        from ptune.evaluation.classification.shown import show
+        from ptune.evaluation.retrieval.evaluate import evaluate_run as evaluate_retrieval
+
+        found = evaluate_retrieval(
+            opened, data=data, bundle=bundle, adapter=adapter, require=requirements, threads=threads
+        )
+        show(found)
     else:
         from ptune.evaluation.classification.evaluate import evaluate_run
         from ptune.evaluation.classification.shown import show
@@ -99,9 +109,12 @@ def _of_bundle(
         raise UsageError(
             f"a bundle holds no data: name the files to judge it by, ptune evaluate {source} --data FILE"
         )
-    name = the_adapter(Bundle.open(source), adapter).name
+    record = the_adapter(Bundle.open(source), adapter)
+    name, judge = record.name, evaluate_bundle
+    if record.task in (EMBEDDING, RERANKING):
+        from ptune.evaluation.retrieval.evaluate import evaluate_bundle as judge
     place = out or Path("evaluations") / f"{source.resolve().name}-{name}"
-    found = evaluate_bundle(source, place, data=data, adapter=name, require=require, threads=threads)
+    found = judge(source, place, data=data, adapter=name, require=require, threads=threads)
     show(found)
     return _closed(found, place, f"ptune serve {shown(source)}")
 

@@ -8,6 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from ptune.cli.parse import parse, say_next, shown
+from ptune.errors import UsageError
 
 
 def run(arguments: list[str]) -> int:
@@ -22,7 +23,8 @@ def merge(
 ) -> int:
     """Merges a run's adapter into its base, dequantised, and saves a plain transformers folder.
 
-    The merged model is compared with the live adapter; a merge that loses more than the limit is refused.
+    The merged model is compared with the live adapter; a merge that loses more than the limit is refused. One that makes
+    vectors opens in sentence-transformers, too.
 
     Args:
         run: The run's folder.
@@ -32,8 +34,17 @@ def merge(
     """
     from ptune import publish
     from ptune.formats.run import Run
+    from ptune.recipe import Recipe
+    from ptune.tasks.chat.spec import Chat
 
-    hop, lost = publish.merge_run(Run.open(run), out, dtype, limit=limit)
+    opened = Run.open(run)
+    if not isinstance(Recipe.load(opened.recipe_path).task, Chat):
+        if dtype != "float32":
+            raise UsageError(f"--dtype {dtype} is for chat: an encoder is merged in float32")
+        print(f"merged: {publish.figures(publish.merge_encoder_run(opened, out))}")
+        print(f"model: {shown(out)}")
+        return 0
+    hop, lost = publish.merge_run(opened, out, dtype, limit=limit)
     print(f"merged: {publish.figures(hop)}; the update's weights are off by {lost:.1e} (relative L2)")
     print(f"model: {shown(out)}")
     say_next(f"ptune export {shown(out)}")

@@ -51,9 +51,9 @@ def quickstart(serve: bool = True, quick: bool = False, port: int = 8000, ui_por
         print(f"next: ptune serve {bundle}")
         return 0
     console.rule("4  serve", align="left")
-    from ptune.cli.serve import serve as serve_bundle
+    from ptune.cli.serve import Serve
 
-    return serve_bundle(bundle, port=port, ui_port=ui_port)
+    return Serve(bundle, port=port, ui_port=ui_port).start()
 
 
 def need_model() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -13,65 +15,103 @@ from ptune.errors import UsageError
 
 
 def run(arguments: list[str]) -> int:
-    return parse(serve, arguments, "serve")
+    return parse(Serve, arguments, "serve").start()
 
 
-def serve(
-    bundle: Positional[Path],
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    api_key_file: Path | None = None,
-    ui: bool = True,
-    ui_port: int = 7860,
-    profile: str | None = None,
-    threads: int | None = None,
-    kv_gb: float = 1.0,
-    max_rows: int = 32,
-    adapter_bytes: str | None = None,
-    adapters_api: bool = False,
-    adapter_root: Path | None = None,
-    max_adapter_bytes: str = "1GB",
-    max_adapters: int = 1000,
-    require_parity: bool = False,
-    ready_file: Path | None = None,
-) -> int:
+@dataclass(frozen=True)
+class Serve:
     """Serves a bundle over HTTP, a chat model in OpenAI's shape, an encoder in vLLM's, and opens a page beside it.
 
     The bundle's golden vectors are replayed before the first answer: a machine that computes otherwise is found out.
-
-    Args:
-        bundle: The bundle's folder.
-        host: Address to listen at; the default is reachable from this machine only.
-        port: Port; 0 takes a free one.
-        api_key_file: File of accepted API keys, one a line.
-        ui: Start the page (a process of its own).
-        ui_port: Port of the page.
-        profile: The bundle's graph to serve.
-        threads: Threads of onnxruntime; default: all cores.
-        kv_gb: Memory of a chat model's KV cache, in GB.
-        max_rows: Most sequences, texts or images in one batch.
-        adapter_bytes: Memory for adapters, as in 1GB; those used least recently make room. Default: all stay in memory.
-        adapters_api: Let adapters be added and removed over HTTP, by whoever has a key.
-        adapter_root: Folders below it may be named as adapters over HTTP.
-        max_adapter_bytes: Most bytes of an adapter that is added over HTTP.
-        max_adapters: Most adapters, where they are added over HTTP.
-        require_parity: Refuse requests for adapters that were not measured.
-        ready_file: Written with the server's URL once it answers.
     """
-    lifecycle = importlib.import_module("ptune_serve.lifecycle")
-    settings = importlib.import_module("ptune_serve.service").Settings(
-        adapters_api=adapters_api,
-        adapter_root=adapter_root,
-        max_adapter_bytes=size_of(max_adapter_bytes, "--max-adapter-bytes"),
-        max_adapters=max_adapters,
-        require_parity=require_parity,
-    )
-    held = None if adapter_bytes is None else size_of(adapter_bytes, "--adapter-bytes")
-    code: int = lifecycle.serve(
-        bundle, host=host, port=port, api_key_file=api_key_file, ui=ui, ui_port=ui_port, profile=profile,
-        threads=threads, kv_gb=kv_gb, max_rows=max_rows, adapter_bytes=held, settings=settings, ready_file=ready_file,
-    )  # fmt: skip
-    return code
+
+    bundle: Positional[Path]
+    """The bundle's folder."""
+    host: str = "127.0.0.1"
+    """Address to listen at; the default is reachable from this machine only."""
+    port: int = 8000
+    """Port; 0 takes a free one."""
+    api_key_file: Path | None = None
+    """File of API keys: one a line, or TOML or JSON lines with scopes, adapters and limits; read again when it changes."""
+    ui: bool = True
+    """Start the page (a process of its own; it asks for a key where the server does)."""
+    ui_port: int = 7860
+    """Port of the page."""
+    profile: str | None = None
+    """The bundle's graph to serve."""
+    threads: int | None = None
+    """Threads of onnxruntime; default: all cores."""
+    kv_gb: float = 1.0
+    """Memory of a chat model's KV cache, in GB."""
+    max_rows: int = 32
+    """Most sequences, texts or images in one batch."""
+    step_ms: float = 200
+    """What a step should take while answers are generated: long prompts are cut into smaller pieces; 0 = any time."""
+    adapter_bytes: str | None = None
+    """Memory for adapters, as in 1GB; those used least recently make room. Default: all stay in memory."""
+    adapters_api: bool = False
+    """Let adapters be added and removed over HTTP, by keys of scope admin."""
+    adapter_root: Path | None = None
+    """Folders below it may be named as adapters over HTTP."""
+    max_adapter_bytes: str = "1GB"
+    """Most bytes of an adapter that is added over HTTP."""
+    max_adapters: int = 1000
+    """Most adapters, where they are added over HTTP."""
+    require_parity: bool = False
+    """Refuse requests for adapters that were not measured."""
+    follow: Path | None = None
+    """A run of a chat model on this bundle's base: each new best checkpoint is proved and served (needs torch)."""
+    follow_name: str | None = None
+    """Name under which it answers; default: the run's folder's."""
+    drain_s: float = 30
+    """How long running answers may go on after SIGTERM, in seconds."""
+    step_limit_s: float = 300
+    """A step of the engine that takes longer makes /health answer 503, for the server to be restarted."""
+    log_json: bool = False
+    """Log as JSON lines on standard error, one for each request among them."""
+    ready_file: Path | None = None
+    """Written with the server's URL once it answers."""
+
+    def start(self) -> int:
+        """Serves until SIGTERM or Ctrl-C; the exit code. Raises: PtuneError."""
+        lifecycle = importlib.import_module("ptune_serve.lifecycle")
+        held = None if self.adapter_bytes is None else size_of(self.adapter_bytes, "--adapter-bytes")
+        code: int = lifecycle.serve(
+            self.bundle,
+            host=self.host,
+            port=self.port,
+            api_key_file=self.api_key_file,
+            ui=self.ui,
+            ui_port=self.ui_port,
+            profile=self.profile,
+            threads=self.threads,
+            kv_gb=self.kv_gb,
+            max_rows=self.max_rows,
+            step_ms=self.step_ms,
+            adapter_bytes=held,
+            settings=self._settings(),
+            ready_file=self.ready_file,
+            log_json=self.log_json,
+            follow=self._followed(),
+        )
+        return code
+
+    def _settings(self) -> Any:
+        return importlib.import_module("ptune_serve.service").Settings(
+            adapters_api=self.adapters_api,
+            adapter_root=self.adapter_root,
+            max_adapter_bytes=size_of(self.max_adapter_bytes, "--max-adapter-bytes"),
+            max_adapters=self.max_adapters,
+            require_parity=self.require_parity,
+            step_limit_s=self.step_limit_s,
+            drain_s=self.drain_s,
+        )
+
+    def _followed(self) -> Any:
+        if self.follow is None:
+            return None
+        name = self.follow_name or self.follow.resolve().name
+        return importlib.import_module("ptune_serve.follow").Follow(self.follow, name)
 
 
 def size_of(text: str, option: str) -> int:

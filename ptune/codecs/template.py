@@ -15,9 +15,9 @@ import jinja2.ext
 from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ptune.codecs.private_use import unused_characters
+from ptune.codecs.template_bounds import BoundedEnvironment, bounded
 from ptune.errors import TemplateError
 
 Message = Mapping[str, Any]
@@ -49,14 +49,16 @@ class ChatTemplate:
         environment = _environment(now)
         try:
             tree = environment.parse(source)
-            self._template = environment.from_string(source)
+            self.literals = "\0".join(_literals(tree))
+            """All text that the template itself may write."""
+            self._marks_answers = next(tree.find_all(nodes.ExtensionAttribute), None) is not None
+            self._template = environment.bound(tree)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
                 f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
             ) from None
-        self.literals = "\0".join(_literals(tree))
-        """All text that the template itself may write."""
-        self._marks_answers = next(tree.find_all(nodes.ExtensionAttribute), None) is not None
+        except (RecursionError, MemoryError, SyntaxError):  # Python cannot compile what became of it
+            raise TemplateError("the chat template is nested too deeply") from None
 
     def render(
         self,
@@ -71,16 +73,17 @@ class ChatTemplate:
         Raises: TemplateError where the template refuses these messages, fails on them, or reaches out of its sandbox.
         """
         try:
-            return self._template.render(
-                {
-                    **self._variables,
-                    "messages": [_as_templates_expect(message) for message in messages],
-                    "tools": tools,
-                    "documents": None,
-                    "add_generation_prompt": add_generation_prompt,
-                    **variables,
-                }
-            )
+            with bounded():
+                return self._template.render(
+                    {
+                        **self._variables,
+                        "messages": [_as_templates_expect(message) for message in messages],
+                        "tools": tools,
+                        "documents": None,
+                        "add_generation_prompt": add_generation_prompt,
+                        **variables,
+                    }
+                )
         except Exception as error:  # the template is somebody's program: it may fail in any way
             raise TemplateError(f"the chat template cannot render these messages: {error}") from None
 
@@ -152,12 +155,14 @@ class _Generation(jinja2.ext.Extension):
         return f"{opening}{caller()}{closing}"
 
 
-def _environment(now: Callable[[], datetime.datetime]) -> ImmutableSandboxedEnvironment:
-    """Immutable: a template cannot change what it is given. Sandboxed: no private attributes, `range` up to 100,000."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+def _environment(now: Callable[[], datetime.datetime]) -> BoundedEnvironment:
+    """Immutable: a template cannot change what it is given. Sandboxed: no private attributes. Bounded: it has to end."""
+    environment = BoundedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, jinja2.ext.loopcontrols],
+        to_json=_to_json,
     )
-    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: now().strftime(form)
     return environment

@@ -11,7 +11,7 @@ from typing import Any
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.adapters import load_adapter
 from ptune.errors import AdapterError, TemplateError, UsageError
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest, hashes
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest, hashes, parse
 from ptune.formats.whole_write import disk_errors, read_json, sha256_of, whole_folder, write_json
 
 RECORD = "adapter.json"
@@ -52,6 +52,17 @@ def install(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
         write_json(part / RECORD, record.model_dump(mode="json"))
     _vouch(bundle, record)
     return record
+
+
+def adopt(bundle: Bundle, folder: Path, name: str) -> None:
+    """Copies an adapter's folder, its record and all, out of a copy of this bundle in which it was proved.
+
+    Interrupted at any moment, the bundle has it whole or not at all. Raises: FormatError where there is no record.
+    """
+    record = parse(AdapterRecord, read_json(folder / RECORD), folder / RECORD)
+    with whole_folder(bundle.adapter_path(name)) as part:
+        shutil.copytree(folder, part, dirs_exist_ok=True)
+    _vouch(bundle, record)
 
 
 def sweep(bundle: Bundle) -> None:

@@ -19,6 +19,7 @@ from ptune.engine.encoder_batch import Array, Item, choose, padded
 from ptune.engine.encoder_golden import replay
 from ptune.engine.encoder_session import BodySession, HeadSession
 from ptune.engine.factors import Stacks
+from ptune.engine.pulse import Pulse
 from ptune.engine.registry import AdapterStats, Registry, queue_full, shutting_down
 from ptune.errors import FormatError, PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
@@ -68,6 +69,7 @@ class EncoderEngine:
     ) -> None:
         self.signature = bundle.encoder
         self.context = self.signature.context  # longest text, in tokens; 0 of images
+        self.pulse = Pulse()
         self._session = session
         self._stacks = Stacks(self.signature)
         self._max_batch, self._max_waiting = max_batch, max_waiting
@@ -266,7 +268,8 @@ class EncoderEngine:
             rows.setdefault(job.served, []).append(row)
             if job.served is not None and job.served.factors.rank:
                 choice[row, stack.columns[job.served.factors]] = 1
-        hidden = self._session.run({**inputs, "choice": choice}, stack.inputs)
+        with self.pulse.step(len(jobs)):
+            hidden = self._session.run({**inputs, "choice": choice}, stack.inputs)
         lengths = inputs.get("lengths")
         found: dict[int, Array] = {}
         for served, own in rows.items():

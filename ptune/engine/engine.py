@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import atexit
-import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from ptune.engine.adapters import Adapter, factor_bytes, load_adapter
+from ptune.engine import loop
+from ptune.engine.adapters import factor_bytes, load_adapter
+from ptune.engine.arrivals import Arrivals
 from ptune.engine.golden import replay
 from ptune.engine.kv_cache import KvCache
-from ptune.engine.registry import AdapterStats, Registry, queue_full, shutting_down
-from ptune.engine.request import Request, Token
+from ptune.engine.loop import Loop
+from ptune.engine.pulse import Pulse
+from ptune.engine.registry import AdapterStats, Registry, shutting_down
+from ptune.engine.request import Request, Token, require_tokens
 from ptune.engine.rows import Generation, Scoring
-from ptune.engine.scheduler import Chunk, Row, Scheduler
+from ptune.engine.scheduler import Row, Scheduler
 from ptune.engine.session import Session
 from ptune.engine.step import Logits, Step
 from ptune.engine.ticket import Ticket, drawn, until_finish
-from ptune.errors import PtuneError, RequestError, UsageError
-from ptune.formats.bundle import BARE, BASE, AdapterRecord, Bundle
+from ptune.errors import PtuneError, UsageError
+from ptune.formats.bundle import BARE, AdapterRecord, Bundle
 from ptune.formats.signature import Signature
 from ptune.formats.whole_write import read_json
 
 GIB = 1 << 30
 GUESSES = 16
+STEP_MS = 200.0
 LIGHT = 512 << 20  # bytes of weights that may be in memory twice, once for steps without adapters
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """The engine at one moment; `steps`, `tokens` (computed: prompt, output, guesses) and `reused` (prompt tokens that were
-    found in the cache) count from its start."""
+    """The engine at one moment; `steps`, `tokens` (computed: prompt, output, guesses), `reused` (prompt tokens that were
+    found in the cache) and `preempted` (rows that gave way to another tenant's) count from its start."""
 
     running: int
     waiting: int
@@ -43,6 +47,7 @@ class EngineStats:
     steps: int
     tokens: int
     reused: int = 0
+    preempted: int = 0
 
 
 class Engine:
@@ -54,23 +59,22 @@ class Engine:
         session: Session,
         cache: KvCache,
         *,
-        prefill_chunk: int = 256,
+        prefill_chunk: int = 128,
         max_waiting: int = 256,
         adapter_bytes: int | None = None,
         guesses: int = GUESSES,
+        step_ms: float = STEP_MS,
         bare: Session | None = None,
     ) -> None:
         self.signature = bundle.decoder
+        self.pulse = Pulse()
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
         self._cache = cache
-        self._scheduler = Scheduler(cache.slots, prefill_chunk, max_waiting, guesses, cache.copy)
-        self._max_waiting = max_waiting
-        self._arriving: dict[Row, None] = {}  # their adapters are being read; in order of arrival
+        step_s = step_ms / 1000 or None
+        self._scheduler = Scheduler(cache.slots, prefill_chunk, max_waiting, guesses, cache.copy, step_s)
         self._step = Step(session, self.signature, cache, bare)
-        self._steps = self._tokens = 0
         self._open = True  # takes requests
-        self._closing = False
-        self._changed = threading.Condition()  # guards the scheduler, the adapters and the two flags
+        self._changed = threading.Condition()  # guards the scheduler, the arrivals, the adapters and the flag
         self._registry = Registry(
             bundle,
             lambda folder, _: load_adapter(folder, self.signature),
@@ -79,8 +83,10 @@ class Engine:
             base_answers=True,
             limit_bytes=adapter_bytes,
         )
-        self._thread = threading.Thread(target=self._run, name="ptune-engine", daemon=True)
-        self._thread.start()
+        self._arrivals = Arrivals(self._scheduler, self._registry, self._changed)
+        self._loop = Loop(
+            self._scheduler, self._arrivals, self._changed, self.pulse, lambda chunks: self._step(chunks)
+        )
         atexit.register(self.close)  # or the interpreter would take the graph away under a running step
 
     @classmethod
@@ -92,10 +98,11 @@ class Engine:
         threads: int | None = None,
         kv_bytes: int = GIB,
         max_rows: int = 32,
-        prefill_chunk: int = 256,
+        prefill_chunk: int = 128,
         max_waiting: int = 256,
         adapter_bytes: int | None = None,
         guesses: int = GUESSES,
+        step_ms: float = STEP_MS,
         replay_golden: bool = True,
     ) -> Engine:
         """Opens a bundle and its adapters, and compares this machine's numbers with the exporting one's.
@@ -104,35 +111,31 @@ class Engine:
         threads: of a step; default: the cores that this process may use.
         kv_bytes, max_rows: memory for the cache, and into how many sequences' slots it is cut at most.
         prefill_chunk: prompt tokens that one step computes at most.
-        max_waiting: requests that wait for a slot, or for their adapter, at most.
+        max_waiting: requests that wait for a slot, or for their adapter, at most; where they are one tenant's or a few's,
+            others have an eighth of it each beside.
         guesses: tokens that a step computes on suspicion at most (see ptune.engine.speculation); 0 = none.
+        step_ms: what a step with rows that are generating should take at most, in milliseconds: prompts are computed in
+            smaller chunks where measured steps say so (see ptune.engine.pace); 0 = any time.
         adapter_bytes: memory for adapters; beyond it, those that were used least recently are read again when asked for.
 
         Raises: FormatError, AdapterError, UsageError; ParityError where this machine computes otherwise.
         """
-        for name, value in (
-            ("max_rows", max_rows),
-            ("prefill_chunk", prefill_chunk),
-            ("threads", threads or 1),
-        ):
-            if value < 1:
-                raise UsageError(f"{name} must be 1 or more (is {value})")
+        _check_options(step_ms, max_rows=max_rows, prefill_chunk=prefill_chunk, threads=threads or 1)
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         manifest = bundle.manifest
         graph = bundle.graph_path(profile)
         bundle.check_files(manifest.graphs[profile or manifest.default_profile].files)
         cache = KvCache.within(kv_bytes, bundle.decoder, max_rows)
-        session = Session(graph, bundle.decoder, threads)
-        bare = _bare(graph, bundle.decoder, threads)
         engine = cls(
             bundle,
-            session,
+            Session(graph, bundle.decoder, threads),
             cache,
             prefill_chunk=prefill_chunk,
             max_waiting=max_waiting,
             adapter_bytes=adapter_bytes,
             guesses=guesses,
-            bare=bare,
+            step_ms=step_ms,
+            bare=_bare(graph, bundle.decoder, threads),
         )
         try:
             engine._registry.load_all()
@@ -185,14 +188,13 @@ class Engine:
         """Queues a request. `deliver` gets its tokens one by one, on the engine's thread; it must be quick.
 
         While its adapter is being read it waits outside the queue, and nobody else waits for that.
-        Raises: RequestError: 400 for what cannot be served, 404 for an unknown adapter, 429 where the queue is full,
-        503 while the engine drains.
+        Raises: RequestError: 400 for what cannot be served, 404 for an unknown adapter, 429 where the queue is full
+        (see ptune.engine.fairness), 503 while the engine drains.
         """
         with self._changed:
             row = self._generation(request, deliver)
-            waiting = len(self._scheduler.waiting) + len(self._arriving)
-            if waiting >= self._max_waiting:
-                raise queue_full(waiting)
+            own = self._arrivals.waiting(request.tenant)
+            self._scheduler.require_room(request.tenant, own, len(self._arrivals) - own)
             self._enqueue([row], [request.adapter])
         return Ticket(lambda: self._cancel(row))
 
@@ -224,7 +226,7 @@ class Engine:
             self._require_open()
             rows = []
             for sequence, name in zip(ids, adapters, strict=True):
-                self._check_tokens(sequence, 0)
+                require_tokens(sequence, 0, self.signature.vocab_size, self.context)
                 self._registry.record(name)
                 rows.append(Scoring(sequence, None, self.signature.vocab_size))
             self._enqueue(rows, adapters)
@@ -238,108 +240,34 @@ class Engine:
         with self._changed:
             return EngineStats(
                 running=len(self._scheduler.running),
-                waiting=len(self._scheduler.waiting) + len(self._arriving),
+                waiting=len(self._scheduler.waiting) + len(self._arrivals),
                 kv_used_tokens=sum(row.cached for row in self._scheduler.running),
                 kv_capacity_tokens=self._cache.slots * self._cache.capacity,
-                steps=self._steps,
-                tokens=self._tokens,
+                steps=self._loop.steps,
+                tokens=self._loop.tokens,
                 reused=self._scheduler.slots.reused,
+                preempted=self._scheduler.preempted,
             )
 
     def drain(self, timeout_s: float | None = None) -> bool:
         """Takes no more requests and waits for those that are there. Returns whether all have finished."""
         with self._changed:
             self._open = False
-            return self._changed.wait_for(lambda: not (self._scheduler.busy or self._arriving), timeout_s)
+            return self._changed.wait_for(lambda: not (self._scheduler.busy or self._arrivals), timeout_s)
 
     def close(self) -> None:
         """Cancels what is left and ends the thread. May be called twice."""
         with self._changed:
             self._open = False
-            self._closing = True
-            for row in (*self._scheduler.running, *self._scheduler.waiting, *self._arriving):
-                row.cancelled = True
-            self._changed.notify_all()
-        self._thread.join()
+        self._loop.close()
         self._registry.close()
         atexit.unregister(self.close)
 
-    def _run(self) -> None:
-        """The thread: sleeps while there is nothing to do, else steps."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._scheduler.busy or self._given_up())
-                dropped = self._drop_cancelled()
-                chunks = self._scheduler.plan()
-                closing = self._closing
-                self._changed.notify_all()
-            for row in dropped:
-                row.end("cancelled")
-            if closing:
-                return
-            if chunks:
-                self._compute(chunks)
-
-    def _compute(self, chunks: list[Chunk]) -> None:
-        """One step and what follows from it. What goes wrong ends the rows it concerns, never the engine."""
-        try:
-            columns = self._step(chunks)
-        except Exception as error:
-            for chunk in chunks:
-                _fail(chunk.row, error)
-        else:
-            self._steps += 1
-            self._tokens += sum(map(len, chunks))
-            self._scheduler.computed(chunks)
-            for chunk, logits in zip(chunks, columns, strict=True):
-                try:
-                    chunk.row.take(chunk, logits)
-                except Exception as error:
-                    _fail(chunk.row, error)
-        with self._changed:
-            done = [chunk.row for chunk in chunks if chunk.row.finished]
-            self._scheduler.release(done)
-            self._give_back(done)
-            self._changed.notify_all()
-
     def _enqueue(self, rows: Sequence[Row], adapters: Sequence[str]) -> None:
         """Rows of known adapters: into the queue, each as soon as its adapter is in memory."""
+        self.pulse.came(rows)
         for row, name in zip(rows, adapters, strict=True):
-            if name == BASE:
-                self._scheduler.submit(row)
-            else:
-                self._arriving[row] = None
-                self._registry.take(name, partial(self._arrived, row))
-        self._changed.notify_all()
-
-    def _arrived(self, row: Row, found: Adapter | PtuneError) -> None:
-        """A row's adapter is in memory, or cannot be. Called under the lock."""
-        expected = row in self._arriving
-        self._arriving.pop(row, None)
-        if isinstance(found, PtuneError):
-            if expected:
-                row.end("error", str(found))
-        elif expected:
-            row.adapter = found
-            self._scheduler.submit(row)
-        else:  # it was given up meanwhile
-            self._registry.give_back(found)
-        self._changed.notify_all()
-
-    def _given_up(self) -> list[Row]:
-        return [row for row in self._arriving if row.cancelled]
-
-    def _drop_cancelled(self) -> list[Row]:
-        dropped, given_up = self._scheduler.drop_cancelled(), self._given_up()
-        self._give_back(dropped)
-        for row in given_up:
-            del self._arriving[row]
-        return dropped + given_up
-
-    def _give_back(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            if row.adapter is not None:
-                self._registry.give_back(row.adapter)
+            self._arrivals.enter(row, name)
 
     def _cancel(self, row: Row) -> None:
         with self._changed:
@@ -352,29 +280,20 @@ class Engine:
 
     def _generation(self, request: Request, deliver: Callable[[Token], None]) -> Generation:
         """A row for a request that can be served."""
-        vocab = self.signature.vocab_size
         self._require_open()
-        self._check_tokens(request.prompt, request.max_tokens)
-        if wrong := [token for token in request.sampling.logit_bias if not 0 <= token < vocab]:
-            raise RequestError(
-                f"logit_bias: no token {wrong[0]}; the vocabulary has {vocab}", param="logit_bias"
-            )
-        if (request.logprobs or 0) > vocab:
-            raise RequestError(f"logprobs must be at most {vocab} (is {request.logprobs})", param="logprobs")
+        request.require_servable(self.signature.vocab_size, self.context)
         self._registry.record(request.adapter)
-        return Generation(request, None, deliver)
+        deadline_s = math.inf if request.deadline_s is None else loop.clock_s() + request.deadline_s
+        return Generation(request, None, deliver, deadline_s)
 
-    def _check_tokens(self, prompt: Sequence[int], max_tokens: int) -> None:
-        vocab = self.signature.vocab_size
-        if not prompt or min(prompt) < 0 or max(prompt) >= vocab:
-            raise RequestError(f"a prompt is one or more tokens of 0 to {vocab - 1}", param="prompt")
-        if len(prompt) + max_tokens > self.context:
-            raise RequestError(
-                f"{len(prompt)} prompt tokens and max_tokens {max_tokens} are {len(prompt) + max_tokens} together; "
-                f"a sequence may have {self.context}",
-                param="max_tokens" if len(prompt) <= self.context else "prompt",
-                code="context_length_exceeded",
-            )
+
+def _check_options(step_ms: float, **counts: int) -> None:
+    """Raises: UsageError."""
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"{name} must be 1 or more (is {value})")
+    if not 0 <= step_ms < math.inf:
+        raise UsageError(f"step_ms must be 0 (any time) or more (is {step_ms})")
 
 
 def _bare(graph: Path, signature: Signature, threads: int | None) -> Session | None:
@@ -384,8 +303,3 @@ def _bare(graph: Path, signature: Signature, threads: int | None) -> Session | N
     if not path.is_file() or (weights.is_file() and weights.stat().st_size > LIGHT):
         return None
     return Session(path, signature, threads, sockets=False)
-
-
-def _fail(row: Row, error: Exception) -> None:
-    logging.getLogger(__name__).error("a step failed", exc_info=error)
-    row.end("error", f"the engine could not compute this: {error}")

@@ -25,7 +25,7 @@ Ready = Callable[[Served | PtuneError], None]
 
 @dataclass(frozen=True, slots=True)
 class AdapterStats:
-    """Adapters in memory at one moment; the last three count from the engine's start."""
+    """Adapters in memory at one moment; hits, loads, their time and evictions count from the engine's start."""
 
     bytes: int
     limit_bytes: int | None
@@ -33,6 +33,10 @@ class AdapterStats:
     hits: int  # requests whose adapter was in memory
     loads: int  # from disk
     load_s: float  # what these took, all together
+    evictions: int = 0  # adapters that made room for others
+    names: tuple[str, ...] = ()  # in memory, the most recently used first
+    wanted: tuple[str, ...] = ()  # being read, or waiting to be
+    served: int = 0  # in memory or not
 
 
 class Registry(Generic[Served]):
@@ -79,7 +83,16 @@ class Registry(Generic[Served]):
         with self._changed:
             shelf = self._shelf
             return AdapterStats(
-                shelf.bytes, shelf.limit_bytes, len(shelf.names), self._hits, self._loads, self._load_s
+                shelf.bytes,
+                shelf.limit_bytes,
+                len(shelf.names),
+                self._hits,
+                self._loads,
+                self._load_s,
+                shelf.evicted,
+                tuple(reversed(shelf.names)),
+                tuple(self._wanted),
+                len(self._records),
             )
 
     def load(self, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -78,11 +79,44 @@ class Request:
     logprobs: int | None = None  # None = none; n = the chosen token's and the n most likely
     prompt_logprobs: bool = False  # also the log-probability of every prompt token but the first
     grammar: Grammar | None = None  # what the answer may be
+    tenant: str = ""  # on whose account the work is done: tenants share the engine fairly
+    weight: float = 1.0  # the tenant's share beside others': 2 = twice as much
+    deadline_s: float | None = None  # seconds after its submission at which a request is ended; None = never
 
     def __post_init__(self) -> None:
         _require(len(self.prompt) > 0, "prompt", "must have at least one token", list(self.prompt))
         _require(self.max_tokens >= 0, "max_tokens", "must be 0 or more", self.max_tokens)
         _require(self.logprobs is None or self.logprobs >= 0, "logprobs", "must be 0 or more", self.logprobs)
+        _require(0 < self.weight < math.inf, "weight", "must be above 0", self.weight)
+        _require(
+            self.deadline_s is None or 0 < self.deadline_s < math.inf,
+            "deadline_s",
+            "must be above 0 seconds",
+            self.deadline_s,
+        )
+
+    def require_servable(self, vocab: int, context: int) -> None:
+        """Raises: RequestError where a model with so many tokens and so long a context cannot serve this."""
+        require_tokens(self.prompt, self.max_tokens, vocab, context)
+        if wrong := [token for token in self.sampling.logit_bias if not 0 <= token < vocab]:
+            raise RequestError(
+                f"logit_bias: no token {wrong[0]}; the vocabulary has {vocab}", param="logit_bias"
+            )
+        if (self.logprobs or 0) > vocab:
+            raise RequestError(f"logprobs must be at most {vocab} (is {self.logprobs})", param="logprobs")
+
+
+def require_tokens(prompt: Sequence[int], max_tokens: int, vocab: int, context: int) -> None:
+    """Raises: RequestError where a prompt has tokens that do not exist, or is too long with what should follow."""
+    if not prompt or min(prompt) < 0 or max(prompt) >= vocab:
+        raise RequestError(f"a prompt is one or more tokens of 0 to {vocab - 1}", param="prompt")
+    if len(prompt) + max_tokens > context:
+        raise RequestError(
+            f"{len(prompt)} prompt tokens and max_tokens {max_tokens} are {len(prompt) + max_tokens} together; "
+            f"a sequence may have {context}",
+            param="max_tokens" if len(prompt) <= context else "prompt",
+            code="context_length_exceeded",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +135,11 @@ class Token:
     error: str | None = None
     prompt: bool = False
     refused: bool = False  # the error is the request's own fault
+    late: bool = False  # the error is that its deadline passed before its first token
+
+    @property
+    def refusal(self) -> RequestError | None:
+        """The error as whoever sent the request should read it; None where it is the engine's own."""
+        if self.late:
+            return RequestError(self.error or "", code="deadline_exceeded", status=503)
+        return RequestError(self.error or "", code="invalid_grammar") if self.refused else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -23,8 +24,22 @@ Logits = npt.NDArray[np.float32]
 class Generation(Row):
     """A request on its way: samples a token whenever its newest has been computed, and delivers it."""
 
-    def __init__(self, request: Request, adapter: Adapter | None, deliver: Callable[[Token], None]) -> None:
-        super().__init__(list(request.prompt), adapter, all_logits=request.prompt_logprobs)
+    def __init__(
+        self,
+        request: Request,
+        adapter: Adapter | None,
+        deliver: Callable[[Token], None],
+        deadline_s: float = math.inf,
+    ) -> None:
+        """deadline_s: on the engine's clock."""
+        super().__init__(
+            list(request.prompt),
+            adapter,
+            all_logits=request.prompt_logprobs,
+            tenant=request.tenant,
+            weight=request.weight,
+            deadline_s=deadline_s,
+        )
         self._request = request
         self._deliver = deliver
         seed = request.sampling.seed
@@ -45,8 +60,9 @@ class Generation(Row):
         if np.isnan(logits).any():
             raise PtuneError("the model's output is not a number")
         request, newest = self._request, chunk.newest
-        if request.prompt_logprobs and chunk.start < len(request.prompt):
+        if self.all_logits:
             self._emit_prompt(chunk.start, logits)
+            self.all_logits = not newest  # told once, also where the row is computed a second time
         if newest and request.max_tokens == 0:
             self.end("length")
         elif newest:
@@ -58,6 +74,15 @@ class Generation(Row):
     def end(self, finish: Finish, error: str | None = None) -> None:
         if not self.finished:
             self._emit(Token(NO_TOKEN, finish=finish, error=error))
+
+    def give_up(self) -> None:
+        """A late row keeps what it has said, as one that has reached `max_tokens`; one that has said nothing fails."""
+        if self.cancelled or len(self.tokens) > len(self._request.prompt):
+            self.end("cancelled" if self.cancelled else "length")
+        else:
+            limit = f"the request's deadline of {self._request.deadline_s:g} s"
+            error = f"{limit} passed before its first token; try again later, or allow more time"
+            self._emit(Token(NO_TOKEN, finish="error", error=error, late=True))
 
     def _emit_prompt(self, start: int, logits: Logits) -> None:
         """Logits of prompt position p tell the probability of the prompt's token p + 1."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ptune.engine.fairness import FairQueue, giving_way, require_room
+from ptune.engine.pace import Pace
+from ptune.engine.prefill import share_out
 from ptune.engine.slots import Copy, Slots
 
 if TYPE_CHECKING:
@@ -23,14 +26,29 @@ class Row:
     tokens: list[int]  # prompt and output so far
     adapter: Adapter | None = None  # None = the bare base
     all_logits: bool = False  # wants the logits of every token, not only of the newest
+    tenant: str = ""  # on whose account it is computed
+    weight: float = 1.0  # of the tenant, beside others
+    deadline_s: float = math.inf  # on the engine's clock
     slot: int | None = field(default=None, init=False)  # its place in the cache while it runs
     cached: int = field(default=0, init=False)  # how many of `tokens` have been computed
     cancelled: bool = field(default=False, init=False)  # any thread may set it; obeyed before the next step
+    late: bool = field(default=False, init=False)  # its deadline has passed; obeyed as well
     finished: bool = field(default=False, init=False)
+    charged: int = field(default=0, init=False)  # how many of `tokens` its tenant has been charged for
+    preempted: int = field(default=0, init=False)  # how often it gave way
+    behind: tuple[Row, int] | None = field(
+        default=None, init=False
+    )  # waits until that one has so many cached
+    held_back: bool = field(default=False, init=False)  # has waited so; it does so once
 
     @property
     def uncached(self) -> int:
         return len(self.tokens) - self.cached
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be computed of it."""
+        return self.cancelled or self.late
 
     def guess(self, most: int) -> tuple[int, ...]:
         """Tokens that may follow the newest one, at most `most`, to be computed along with it."""
@@ -42,6 +60,10 @@ class Row:
     def end(self, finish: Finish, error: str | None = None) -> None:
         """Nothing more will come."""
         self.finished = True
+
+    def give_up(self) -> None:
+        """Ends a row that is over."""
+        self.end("cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +94,15 @@ class Chunk:
 
 
 class Scheduler:
-    """Rows wait in order of arrival until a slot is free; running rows share each step.
+    """Rows wait, tenant by tenant, until a slot is free; running rows share each step.
 
-    A step computes one token of every row that is generating and at most `prefill_chunk` tokens of those that still
-    have more: so a long prompt delays nobody's next token by more than a chunk, and no row that runs ever starves.
+    A slot goes to the tenant that has been served least (see ptune.engine.fairness); where none is free, a row of a
+    tenant with more than its share gives way and is computed again later. A row whose beginning is just being computed
+    for another waits until it can be copied.
+
+    A step computes one token of every row that is generating and a limited number of tokens of those that still have
+    more: at most `prefill_chunk`, and no more than fit into `step_s` as far as measured steps tell. So a long prompt
+    delays nobody's next token by more than that, and no row that runs ever starves.
     Rows that are generating may have `guesses` tokens more among them, while there are few of them.
     """
 
@@ -86,11 +113,13 @@ class Scheduler:
         max_waiting: int,
         guesses: int = 0,
         copy: Copy = lambda *_: None,
+        step_s: float | None = None,
     ) -> None:
-        self.waiting: deque[Row] = deque()
-        self.running: list[Row] = []  # in order of arrival
+        self.waiting = FairQueue()
+        self.running: list[Row] = []  # in the order in which they began
         self.slots = Slots(slots, copy)
-        self._prefill_chunk = prefill_chunk
+        self.preempted = 0  # rows that gave way
+        self._pace = Pace(step_s, prefill_chunk)
         self._max_waiting = max_waiting
         self._guesses = guesses
 
@@ -98,62 +127,104 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
 
-    @property
-    def full(self) -> bool:
-        """Whether somebody who comes now should rather come back later."""
-        return len(self.waiting) >= self._max_waiting
+    def require_room(self, tenant: str, own: int = 0, others: int = 0) -> None:
+        """Lets a tenant's request wait, beside those that wait elsewhere: its own and those of others.
+
+        Raises: RequestError, 429, where somebody who comes now should rather come back later.
+        """
+        waiting = self.waiting
+        require_room(waiting.waiting(tenant) + own, len(waiting) + own + others, self._max_waiting)
 
     def submit(self, row: Row) -> None:
-        """Puts a row at the end of the queue."""
+        """Puts a row at the end of its tenant's queue."""
         self.waiting.append(row)
 
-    def drop_cancelled(self) -> list[Row]:
-        """Takes out the rows that were cancelled and returns them; their slots are free at once."""
-        dropped = [row for row in (*self.running, *self.waiting) if row.cancelled]
-        self.waiting = deque(row for row in self.waiting if not row.cancelled)
-        self.release(dropped)
-        return dropped
+    def drop_over(self) -> list[Row]:
+        """Takes out the rows that were cancelled or are late and returns them; their slots are free at once."""
+        waiting = [row for row in self.waiting if row.over]
+        for row in waiting:
+            self.waiting.remove(row)
+            self.waiting.left(row)
+        running = [row for row in self.running if row.over]
+        self.release(running)
+        return running + waiting
 
     def release(self, rows: list[Row]) -> None:
         """Takes rows out of the batch and frees their slots."""
         for row in rows:
             if row.slot is not None:
-                self.running.remove(row)
-                self.slots.give_back(row)
+                self.waiting.grown(row)
+                self._stop(row)
+                self.waiting.left(row)
 
     def plan(self) -> list[Chunk]:
-        """Admits rows while slots are free, then says what the next step computes. Empty where nothing is to do."""
-        while self.waiting and self.slots:
-            row = self.waiting.popleft()
-            self.slots.take(row)
-            self.running.append(row)
+        """Admits rows while there are slots, then says what the next step computes. Empty where nothing is to do."""
+        for row in self.running:
+            self.waiting.grown(row)
+        while (begins := self._next()) is not None:
+            self.waiting.remove(begins)
+            self.slots.take(begins)
+            self.running.append(begins)
+            self.waiting.begun(begins)
         generating = [row for row in self.running if row.uncached == 1]
-        counts = self._share_out([row for row in self.running if row.uncached > 1])
+        prompts = [row for row in self.running if row.uncached > 1]
+        counts = share_out(self._pace.prompt_tokens(len(generating)), prompts, self.waiting.served)
         most = self._guesses // max(len(generating), 1)
         return [
             *(Chunk(row, row.cached, 1, row.guess(most) if most else ()) for row in generating),
             *(Chunk(row, row.cached, count) for row, count in counts.items()),
         ]
 
-    def _share_out(self, prompts: list[Row]) -> dict[Row, int]:
-        """Divides the step's prompt tokens among rows given in order of arrival.
-
-        The first half is the oldest row's, so that none starves; the rest goes to those with the least left, so that
-        a short prompt does not wait behind a long one.
-        """
-        left = self._prefill_chunk
-        counts: dict[Row, int] = {}
-        for row in prompts[:1]:
-            counts[row] = min(row.uncached, (left + 1) // 2)
-            left -= counts[row]
-        for row in sorted(prompts, key=lambda row: row.uncached - counts.get(row, 0)):
-            more = min(row.uncached - counts.get(row, 0), left)
-            if more:
-                counts[row] = counts.get(row, 0) + more
-                left -= more
-        return counts
-
-    def computed(self, chunks: list[Chunk]) -> None:
-        """Notes that a step has computed these chunks."""
+    def computed(self, chunks: list[Chunk], seconds: float | None = None) -> None:
+        """Notes that a step has computed these chunks, and what it took."""
+        if seconds is not None:
+            prompts = any(chunk.count > 1 for chunk in chunks)
+            self._pace.told(sum(map(len, chunks)), seconds, prompts=prompts)
         for chunk in chunks:
             chunk.row.cached = chunk.start + chunk.count
+
+    def distrust(self) -> list[Row]:
+        """After a step that failed and could have written anywhere: what was computed is computed again.
+
+        Returns the running rows for which that cannot be, as they have told logits of their prompts already.
+        """
+        self.slots.forget()
+        told = [row for row in self.running if row.all_logits and row.cached]
+        for row in self.running:
+            row.cached = 0
+        return told
+
+    def _next(self) -> Row | None:
+        """The row that begins now; a slot is free for it."""
+        for queue in self.waiting.queues():
+            victim = None if self.slots else giving_way(queue[0], self.running, self.waiting)
+            row = next(filter(self._ready, queue), None) if self.slots or victim else None
+            if row is not None:
+                if victim is not None:
+                    self._preempt(victim)
+                return row
+        return None
+
+    def _preempt(self, row: Row) -> None:
+        """A row gives its slot away and waits, with what it has said so far, to be computed again from its beginning."""
+        self._stop(row)
+        row.cached = 0
+        row.preempted += 1
+        self.preempted += 1
+        self.waiting.put_back(row)
+
+    def _stop(self, row: Row) -> None:
+        self.running.remove(row)
+        self.slots.give_back(row)
+
+    def _ready(self, row: Row) -> bool:
+        """Whether a row should begin, rather than wait for another that is computing what both begin with."""
+        if not row.held_back:
+            row.behind = self.slots.coming(row)
+            row.held_back = row.behind is not None
+        if row.behind is not None:
+            leader, shared = row.behind
+            if leader.slot is not None and leader.cached < shared:
+                return False
+            row.behind = None
+        return True

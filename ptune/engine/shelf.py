@@ -27,6 +27,7 @@ class Shelf(Generic[Held]):
         self._places: OrderedDict[str, _Place[Held]] = OrderedDict()  # least recently used first
         self._leaving: list[_Place[Held]] = []  # used still, and given to nobody any more
         self._reserved_bytes = 0
+        self.evicted = 0  # objects that made room for others
 
     @property
     def names(self) -> list[str]:
@@ -69,11 +70,13 @@ class Shelf(Generic[Held]):
             if self.fits(size_bytes):
                 break
             del self._places[name]
+            self.evicted += 1
         for name in list(self._places):
             going_bytes = sum(place.bytes for place in self._leaving)
             if self.fits(size_bytes - going_bytes):
                 break
             self.drop(name)
+            self.evicted += 1
         return self.fits(size_bytes)
 
     def reserve(self, size_bytes: int) -> None:

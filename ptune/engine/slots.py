@@ -72,11 +72,24 @@ class Slots:
         self._free[row.slot] = Kept(row.tokens[: row.cached], adapter)
         row.slot = None
 
+    def forget(self) -> None:
+        """What free slots hold is no longer trusted: a step has failed that could have written anywhere."""
+        self._free = dict.fromkeys(self._free)
+
+    def coming(self, row: Row) -> tuple[Row, int] | None:
+        """Who of its tenant is just computing more of what a row begins with than can be found by now, and how many tokens."""
+        found = self._best(row)[1] + WORTH_A_COPY - 1
+        best = None
+        for other in self._busy.values():
+            if other.adapter is row.adapter and other.tenant == row.tenant and other.uncached > 1:
+                shared = common(other.tokens, row.tokens, _findable(row))
+                if shared > found and shared > other.cached:
+                    best, found = (other, shared), shared
+        return best
+
     def _best(self, row: Row) -> tuple[int, int]:
         """The slot whose content has the longest common beginning with a row, and how long that is."""
-        most = (
-            0 if row.all_logits else len(row.tokens) - 1
-        )  # the newest is computed in any case: its logits are wanted
+        most = _findable(row)
         best, longest = -1, 0
         for slot, tokens in self._contents(row.adapter):
             shared = common(tokens, row.tokens, most)
@@ -99,6 +112,11 @@ class Slots:
         """Whether a free slot may lose what it holds beyond the shared tokens."""
         kept = self._free[slot]
         return kept is None or len(kept.tokens) - shared < WORTH_A_COPY
+
+
+def _findable(row: Row) -> int:
+    """Tokens that need not be computed where they are found. The newest is in any case: its logits are wanted."""
+    return 0 if row.all_logits else len(row.tokens) - 1
 
 
 def common(one: Sequence[int], other: Sequence[int], most: int) -> int:

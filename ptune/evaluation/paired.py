@@ -1,4 +1,4 @@
-"""Two classifiers on the same rows: is one better, or was it luck?"""
+"""Two runs on the same rows: is one better, or was it luck?"""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ METRICS = {
     "multi": ("f1_micro",),
     "regression": ("mae",),
     "tags": ("f1",),
+    "ranking": ("mrr", "recall@10"),
 }
 """Problem -> the figures whose difference is tested."""
 
@@ -90,6 +91,9 @@ def _right(side: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
 
 def _statistic(problem: str, labels: Sequence[str], side: Sequence[Mapping[str, Any]]) -> Statistic:
     """Counts -> the figures of METRICS."""
+    if problem == "ranking":
+        figures = {name: np.array([line["figures"][name] for line in side]) for name in METRICS[problem]}
+        return lambda counts: {name: mean(counts, values) for name, values in figures.items()}
     gold, said = [line["gold"] for line in side], [line["predicted"] for line in side]
     if problem == "tags":
         return tags.of_counts(gold, said)

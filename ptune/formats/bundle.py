@@ -71,7 +71,7 @@ class AdapterRecord(_Record):
 
     format: int = FORMAT
     name: str
-    task: str = "chat"  # or text-classification, token-classification, image-classification
+    task: str = "chat"  # or {text,token,image}-classification, feature-extraction (vectors), text-ranking
     files: dict[str, str] = Field(default_factory=dict)  # file name -> SHA-256
     rank: int = 0  # largest over the sockets
     base: str | None = None  # BaseIdentity.hash it was trained on; None = unverified
@@ -79,9 +79,12 @@ class AdapterRecord(_Record):
     template: str | None = None  # the chat template it was trained with
     system: str | None = None  # the system message put before conversations that have none
     labels: tuple[str, ...] = ()  # of a classifier: the outputs of its head, in order
-    problem: Literal["", "single", "multi", "regression", "tags"] = ""
+    problem: Literal["", "single", "multi", "regression", "tags", "vector"] = ""
     max_length: int | None = None  # longest text of a classifier, in tokens; longer ones were cut in training
     preprocessing: dict[str, Any] | None = None  # of an image classifier: see ptune.codecs.image
+    embedding: dict[str, Any] | None = (
+        None  # of vectors: `width`, `pooling`, `normalize` and Matryoshka's `dimensions`
+    )
     parity: Literal["measured", "unmeasured"] = "unmeasured"
     hops: tuple[Hop, ...] = ()
     added: str = ""  # ISO date

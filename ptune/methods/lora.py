@@ -84,7 +84,11 @@ def _image_targets(model: PreTrainedModel, targets: str | list[str], head: Seque
 
 def _task_type(model: PreTrainedModel) -> str | None:
     """peft's name of what the model is for; None for what peft has no name for, such as images."""
-    kinds = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+    kinds = {
+        "ForSequenceClassification": "SEQ_CLS",
+        "ForTokenClassification": "TOKEN_CLS",
+        "Embedder": "FEATURE_EXTRACTION",
+    }
     ends = (kind for end, kind in kinds.items() if type(model).__name__.endswith(end))
     return next(ends, None if type(model).__name__.endswith("ForImageClassification") else "CAUSAL_LM")
 

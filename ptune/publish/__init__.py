@@ -10,7 +10,7 @@ from ptune.export.write import INT8
 from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune.formats.run import Run
 from ptune.publish.chat import add_to_chat, export_backbone, export_chat_run, merge_run, verify_chat
-from ptune.publish.encoder import add_to_encoder, export_encoder_run, verify_encoder
+from ptune.publish.encoder import add_to_encoder, export_encoder_run, merge_encoder_run, verify_encoder
 from ptune.publish.steps import check_place, check_profiles, figures, of_manifest, refuse_drift
 from ptune.recipe import Recipe
 from ptune.tasks.chat.spec import Chat
@@ -22,6 +22,7 @@ __all__ = [
     "export_backbone",
     "export_run",
     "figures",
+    "merge_encoder_run",
     "merge_run",
     "refuse_drift",
     "verify",

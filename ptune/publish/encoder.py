@@ -14,12 +14,13 @@ from ptune.codecs.sequence import SequenceCodec
 from ptune.data.labelled import LabelledRow
 from ptune.engine import encoder_golden as golden
 from ptune.engine.encoder import EncoderEngine
-from ptune.errors import AdapterError
-from ptune.evaluation.classification.held import of_run
+from ptune.errors import AdapterError, UsageError
+from ptune.evaluation.classification.held import Held, of_run
+from ptune.evaluation.retrieval.held import held_of
 from ptune.export.encoder import takes_type_ids
 from ptune.export.encoder_parts import trace_body
 from ptune.export.write import hashes, write_traced
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
 from ptune.publish.encoder_adapter import facts_of, install_encoder, refuse_socketless
@@ -27,9 +28,10 @@ from ptune.publish.encoder_merge import Trained
 from ptune.publish.encoder_profiles import check_int8, with_int8, write_profile
 from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell
 from ptune.publish.unread_base import unread
-from ptune.recipe import Backbone
+from ptune.recipe import Backbone, Recipe
 from ptune.tasks.classification.facts import Facts
 from ptune.tasks.classification.infer import Encoded, encode
+from ptune.tasks.retrieval.spec import Embedding, Reranking
 from ptune.verify import held_texts
 from ptune.verify.encoder_prove import prove_encoder
 from ptune.verify.encoder_torch import Inputs, Reference, reference
@@ -61,7 +63,7 @@ def export_encoder_run(
     check_finished(run)
     if int8:
         check_int8(run, Facts.of_run(run), merge)
-    trained, held = Trained.open(run), of_run(run)
+    trained, held = Trained.open(run), _held(run)
     most = held_texts.MOST if int8 and trained.loaded.size is None else PROBES
     found = encoded(run, held.rows[:most], trained.loaded)
     inputs = [one.inputs for one in found[:PROBES]]
@@ -86,6 +88,27 @@ def export_encoder_run(
         proof = with_int8(bundle, proof, threads)
         settle(bundle, proof)
     return proof
+
+
+def merge_encoder_run(run: Run, out: Path) -> Hop:
+    """Merges a run's adapter into its body and saves a plain transformers folder; of vectors sentence-transformers', too.
+
+    Returns the comparison with the live adapter. Raises: ParityError, and saves nothing, where they differ.
+    """
+    check_finished(run)
+    if out.exists():
+        raise UsageError(f"{out} exists already: choose another --out")
+    if not run.has_adapter:
+        raise UsageError(f"{run.folder} has no adapter: its trained weights are in {run.model_path} already")
+    trained = Trained.open(run)
+    inputs = [one.inputs for one in encoded(run, _held(run).rows[:PROBES], trained.loaded)]
+    return trained.merge(run, inputs, out).hops[-1]
+
+
+def _held(run: Run) -> Held:
+    """The held-out inputs of a run."""
+    ranks = isinstance(Recipe.load(run.recipe_path).task, Embedding | Reranking)
+    return held_of(run) if ranks else of_run(run)
 
 
 def encoded(run: Run, rows: Sequence[LabelledRow], loaded: Reference) -> list[Encoded]:

@@ -19,6 +19,7 @@ from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune.formats.whole_write import disk_errors, read_json
 from ptune.tasks.classification.facts import NAME, Facts
 from ptune.tasks.classification.labels import Problem
+from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING
 from ptune.verify.encoder_torch import Reference, adapted, merged
 
 _TASKS = {"SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification"}
@@ -33,7 +34,7 @@ def facts_of(adapter: Path, bundle: Bundle) -> Facts:
     if not (adapter / NAME).is_file():
         return _foreign(adapter, bundle)
     said = read_json(adapter / NAME)
-    if said.get("task") not in (*_TASKS.values(), "image-classification"):
+    if said.get("task") not in (*_TASKS.values(), "image-classification", EMBEDDING, RERANKING):
         raise AdapterError(f"{adapter} is an adapter for {said.get('task')!r}; this bundle is an encoder's")
     facts = Facts.open(adapter)
     if facts.base != base.hash:
@@ -106,6 +107,7 @@ def install_encoder(bundle: Bundle, adapter: Path | None, name: str, reference: 
         problem=facts.problem,
         max_length=facts.max_length,
         preprocessing=facts.preprocessing,
+        embedding=facts.embedding,
         added=datetime.now(UTC).date().isoformat(),
     )
     write_record(bundle, record)

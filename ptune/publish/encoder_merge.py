@@ -17,7 +17,7 @@ from ptune.publish.steps import figures
 from ptune.recipe import Backbone, Recipe
 from ptune.tasks.classification.facts import Facts
 from ptune.tasks.classification.spec import ImageClassification
-from ptune.tasks.classification.text import text_task
+from ptune.tasks.retrieval.sentence_transformers import save_modules
 from ptune.verify.encoder_compare import compare_said
 from ptune.verify.encoder_torch import Inputs, Reference, adapted, logits, merged, reference
 
@@ -45,8 +45,10 @@ class Trained:
             backbone, _renamed(loaded), run.adapter_path if run.has_adapter else None, tuple(record.hops)
         )
 
-    def merge(self, run: Run, inputs: Sequence[Inputs]) -> Trained:
-        """The same with its adapter merged in float32, saved in RUN/merged and loaded from there. This one is used up.
+    def merge(self, run: Run, inputs: Sequence[Inputs], place: Path | None = None) -> Trained:
+        """The same with its adapter merged in float32, saved in `place` and loaded from there. This one is used up.
+
+        place: default: RUN/merged. One that makes vectors is a folder of sentence-transformers', too.
 
         inputs: held-out ones, at which the merged model is compared with the live adapter.
         Raises: ParityError, and saves nothing, where they differ.
@@ -62,14 +64,16 @@ class Trained:
             raise ParityError(
                 f"{hop.name}: {figures(hop)}, but the limit is {hop.limit}: export without --merge"
             )
-        place = run.folder / FOLDER
+        place = place or run.folder / FOLDER
         with whole_folder(place) as part:
             plain.save_pretrained(part)
             if isinstance(recipe.task, ImageClassification):
                 save_processor(recipe.backbone, recipe.task.size, part)
             else:
                 codec = SequenceCodec.open(run.codec_path)
-                plain_tokenizer(codec, text_task(recipe).max_length).save_pretrained(part)
+                plain_tokenizer(codec, facts.max_length).save_pretrained(part)
+            if facts.embedding is not None:
+                save_modules(facts, part)
             facts.save(part)
         backbone = recipe.backbone.saved_at(place).model_copy(update={"dtype": "float32"})
         return Trained(backbone, _renamed(reference(backbone, facts)), None, (*self.hops, hop))

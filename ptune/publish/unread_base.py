@@ -11,16 +11,17 @@ from ptune.engine.adapters import PEFT_PREFIX, weights_of
 from ptune.formats.bundle import Bundle
 from ptune.recipe import Backbone
 from ptune.tasks.classification.facts import Facts
+from ptune.tasks.retrieval.spec import EMBEDDING
 from ptune.verify.encoder_torch import IMAGES, Reference
 
 
 def unread(bundle: Bundle, backbone: Backbone, facts: Facts, adapter: Path) -> Reference | None:
     """As `ptune.verify.encoder_torch.reference`, with zeros for weights: enough to trace the head of `adapter` from.
 
-    None where the head needs weights of the base: a pooler that was not trained, or LoRA on the head; and of images, whose
-    bases are small. Raises: BackboneError where the base's config cannot be read; AdapterError.
+    None where the head needs weights of the base: a pooler that was not trained, or LoRA on the head; and of images and
+    vectors, whose bases are small. Raises: BackboneError where the base's config cannot be read; AdapterError.
     """
-    if facts.task == IMAGES:
+    if facts.task in (IMAGES, EMBEDDING):
         return None
     kind: Literal["text", "tokens"] = "tokens" if facts.problem == "tags" else "text"
     model = empty_classifier(backbone, kind, facts.named)

@@ -16,6 +16,8 @@ PIPELINES = {
     "TextClassification": "text-classification",
     "TokenClassification": "token-classification",
     "ImageClassification": "image-classification",
+    "Embedding": "sentence-similarity",
+    "Reranking": "text-ranking",
 }
 """Kind of task -> its name on model hubs."""
 _HUB_NAMES = {

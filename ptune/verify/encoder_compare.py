@@ -15,6 +15,7 @@ from ptune.tasks.classification.saving import said
 from ptune.verify import limits
 
 States = list[NDArray[np.float32]]
+VECTORS = "max |Δ| of a vector's numbers ≤ {:g} of the largest, or of 1"
 
 
 def readable(problem: Problem, values: NDArray[np.float32]) -> Array:
@@ -25,6 +26,8 @@ def readable(problem: Problem, values: NDArray[np.float32]) -> Array:
 
 def compare_said(name: str, problem: Problem, there: States, here: States, share: float = 1.0) -> Hop:
     """One hop of a head's answers. `share` of the limit is held."""
+    if problem == "vector":
+        return _numbers(name, there, here, limits.MAX_ABS_VECTOR * share, VECTORS)
     limit = limits.MAX_ABS_LOGPROB * share
     expected, found = ([readable(problem, one) for one in side] for side in (there, here))
     if problem == "regression":

@@ -16,8 +16,9 @@ from ptune.formats.bundle import Bundle, Hop
 from ptune.tasks.classification.infer import Encoded
 from ptune.tasks.classification.labels import Problem
 from ptune.verify import held_images, held_texts
-from ptune.verify.limits import INT8_SAME, INT8_SPREAD
+from ptune.verify.limits import INT8_COSINE, INT8_SAME, INT8_SPREAD
 
+_MOVED: dict[Problem, str] = {"regression": "mean |Δ| / spread", "vector": "mean (1 − cosine)"}
 AT_ONCE = 256  # texts or images in the engine at once: images are large
 
 
@@ -60,13 +61,18 @@ def _answers(logits: Array, text: Encoded) -> Array:
 
 
 def same_answers(problem: Problem, there: Sequence[Array], here: Sequence[Array]) -> Hop:
-    """How many answers are the same: the likeliest label; of several labels each yes or no; of a regression a number
-    that moved by no more than a tenth of what the numbers differ by among themselves."""
+    """How many answers are the same: the likeliest label; of several labels each yes or no; a vector of nearly the
+    same direction; of a regression a number that moved by no more than a tenth of what the numbers differ by among themselves."""
     floats, rounded = (np.concatenate(side).astype(np.float64) for side in (there, here))
     if problem == "regression":
         spread = float(floats.std()) or 1.0
         same, moved = np.abs(rounded - floats) <= INT8_SPREAD * spread, np.abs(rounded - floats) / spread
         words = f"moved by ≤ {INT8_SPREAD:g} of their spread"
+    elif problem == "vector":
+        lengths = np.linalg.norm(floats, axis=-1) * np.linalg.norm(rounded, axis=-1)
+        cosines = (floats * rounded).sum(-1) / np.maximum(lengths, 1e-12)
+        same, moved = cosines >= INT8_COSINE, 1 - cosines
+        words = f"cosine ≥ {INT8_COSINE:g}"
     else:
         moved = np.abs(_probabilities(rounded, problem) - _probabilities(floats, problem))
         several = problem == "multi"
@@ -81,7 +87,7 @@ def same_answers(problem: Problem, there: Sequence[Array], here: Sequence[Array]
         top1=share,
         limit=f"{words}: ≥ {INT8_SAME:.0%}",
         passed=share >= INT8_SAME,
-        note=f"mean |Δ| / spread {mean:.4f}" if problem == "regression" else f"mean |Δp| {mean:.4f}",
+        note=f"{_MOVED.get(problem, 'mean |Δp|')} {mean:.4f}",
     )
 
 

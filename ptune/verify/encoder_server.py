@@ -18,12 +18,14 @@ from ptune.engine.encoder_batch import Array, Item
 from ptune.errors import ParityError
 from ptune.formats.bundle import AdapterRecord, Bundle, Hop
 from ptune.tasks.classification.infer import TAGS, classification, encode, entities
+from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING
 from ptune.verify import limits
 from ptune.verify.encoder_compare import readable
 from ptune.verify.encoder_torch import Inputs
 from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.server import Agreement, ask_all, hop, post
 
+_PATHS = {TAGS: "/v1/tag", EMBEDDING: "/v1/embeddings", RERANKING: "/v1/rerank"}
 _TIE = 2 * limits.MAX_ABS_LOGPROB  # two labels that are so close may change places
 
 
@@ -33,11 +35,11 @@ class Question:
 
     adapter: AdapterRecord
     given: str | bytes
-    logits: Array  # [labels]; of a tagger [words, labels]
+    logits: Array  # [labels]; of a tagger [words, labels]; of an adapter of vectors [width]
 
     @property
     def path(self) -> str:
-        return "/v1/tag" if self.adapter.task == TAGS else "/v1/classify"
+        return _PATHS.get(self.adapter.task, "/v1/classify")
 
     @property
     def body(self) -> dict[str, Any]:
@@ -46,7 +48,9 @@ class Question:
         if isinstance(self.given, bytes):
             uri = f"data:image/jpeg;base64,{base64.b64encode(self.given).decode()}"
             part = {"type": "image_url", "image_url": {"url": uri}}
-        raw = {} if self.adapter.task == TAGS else {"use_activation": False}
+        if self.adapter.task == RERANKING:
+            return {"model": self.adapter.name, "query": part, "documents": [part]}
+        raw = {} if self.adapter.task in (TAGS, EMBEDDING) else {"use_activation": False}
         return {"model": self.adapter.name, "input": [part], **raw}
 
 
@@ -60,7 +64,8 @@ def questions(
         given = [
             _file(one, adapter) if codec is None else _text(one, codec, n) for n, one in enumerate(inputs)
         ]
-        encoded = [encode(one, adapter, codec) for one in given]
+        asked = [(one, one) if adapter.task == RERANKING else one for one in given]
+        encoded = [encode(one, adapter, codec) for one in asked]
         answers = engine.logits([Item(one.inputs, adapter.name) for one in encoded])
         for one, how, logits in zip(given, encoded, answers, strict=True):
             found.append(Question(adapter, one, logits if how.first is None else logits[list(how.first)]))
@@ -88,7 +93,7 @@ def served_hops(bundle: Bundle, asked: Sequence[Question], threads: int) -> dict
     """The same questions over HTTP, many at once, against the engine's own answers; a hop an adapter."""
     found: dict[str, list[Agreement]] = {}
     for one, answer in zip(asked, ask_all(bundle.folder, threads, asked, _ask), strict=True):
-        compare = _tagged if one.adapter.task == TAGS else _classified
+        compare = _COMPARES.get(one.adapter.task, _classified)
         found.setdefault(one.adapter.name, []).append(compare(one, answer))
     return {name: _hop(bundle.adapter(name), agreements) for name, agreements in found.items()}
 
@@ -96,11 +101,31 @@ def served_hops(bundle: Bundle, asked: Sequence[Question], threads: int) -> dict
 def _hop(adapter: AdapterRecord, found: Sequence[Agreement]) -> Hop:
     if adapter.problem == "regression":
         return hop(found, "name", "max |Δ| of the number, or its share of it,")
+    if adapter.problem == "vector":
+        return hop(found, "width", "max |Δ| of a vector's numbers", limits.MAX_ABS_VECTOR)
     return hop(found, "entities" if adapter.task == TAGS else "labels")
 
 
 def _ask(client: httpx.Client, one: Question) -> Any:
-    return post(client, one.path, one.body)["data"][0]
+    answer = post(client, one.path, one.body)
+    return answer["results" if one.adapter.task == RERANKING else "data"][0]
+
+
+def _vector(one: Question, answer: Any) -> Agreement:
+    """The vector, number by number."""
+    served = np.array(answer["embedding"], np.float64)
+    if served.shape != one.logits.shape:
+        return Agreement(0, 1, 0.0)
+    return Agreement(
+        1, 1, float(np.abs(served - one.logits).max() / max(1.0, float(np.abs(one.logits).max())))
+    )
+
+
+def _ranked(one: Question, answer: Any) -> Agreement:
+    """The probability that the text answers itself."""
+    logit = float(one.logits[0])
+    here, there = -np.logaddexp(0.0, -logit), np.log(max(float(answer["relevance_score"]), 1e-300))
+    return Agreement(1, 1, abs(float(here - there)))
 
 
 def _classified(one: Question, answer: Any) -> Agreement:
@@ -143,3 +168,6 @@ def _tagged(one: Question, answer: Any) -> Agreement:
         return Agreement(int(_close(one.logits)), 1, 0.0)
     off = [abs(np.log(each.score) - np.log(other["score"])) for each, other in zip(here, there, strict=True)]
     return Agreement(max(len(here), 1), max(len(here), 1), max(map(float, off), default=0.0))
+
+
+_COMPARES = {TAGS: _tagged, EMBEDDING: _vector, RERANKING: _ranked}

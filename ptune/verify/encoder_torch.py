@@ -60,6 +60,11 @@ def reference(backbone: Backbone, facts: Facts) -> Reference:
         loaded: Any = load_image_model(
             backbone, facts.labels, size=None if size is None else size[0], device="cpu"
         )
+    elif facts.embedding is not None:
+        from ptune.backbone.embedder import load_embedder
+
+        said = facts.embedding
+        loaded = load_embedder(backbone, said["pooling"], said["normalize"], device="cpu")
     else:
         from ptune.backbone.classifier import load_classifier
 

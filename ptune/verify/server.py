@@ -100,7 +100,12 @@ class Agreement:
     worst: float  # |Δ log p|; of a regression |Δ|, as a share of the number where that is more than 1
 
 
-def hop(found: Sequence[Agreement], compared: str, measured: str = "max |Δ log p|") -> Hop:
+def hop(
+    found: Sequence[Agreement],
+    compared: str,
+    measured: str = "max |Δ log p|",
+    limit: float = limits.MAX_ABS_LOGPROB,
+) -> Hop:
     """One hop of all answers under a name. compared: what must be the same: "tokens"."""
     same, total = sum(one.same for one in found), sum(one.compared for one in found)
     worst = float(np.max([one.worst for one in found]))  # keeps a NaN
@@ -111,8 +116,8 @@ def hop(found: Sequence[Agreement], compared: str, measured: str = "max |Δ log 
         positions=total,
         max_abs_logprob=worst if finite else None,
         top1=same / total,
-        limit=f"same {compared}, {measured} ≤ {limits.MAX_ABS_LOGPROB:g}",
-        passed=finite and worst <= limits.MAX_ABS_LOGPROB and same == total,
+        limit=f"same {compared}, {measured} ≤ {limit:g}",
+        passed=finite and worst <= limit and same == total,
         note="" if finite else "some values are not finite",
     )
 

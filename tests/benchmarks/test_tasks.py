@@ -17,7 +17,7 @@ def test_every_row_is_a_recipe_on_the_folders_files(name: str, tmp_path: Path) -
     assert Recipe.load(tmp_path / "recipe.yaml") == recipe
     assert recipe.name == name
     for path in (*recipe.data.files, *recipe.data.test):
-        assert path.is_relative_to(tmp_path)
+        assert path.is_relative_to(tmp_path) or not ROWS[name].data  # the recipe's own sample
     assert not set(recipe.data.files) & set(recipe.data.test)
 
 

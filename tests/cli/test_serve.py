@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ptune.cli.serve import serve, size_of
+from ptune.cli.serve import Serve, size_of
 from ptune.errors import UsageError
 
 
@@ -21,13 +21,13 @@ def test_sizes(text: str, size_bytes: int) -> None:
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "1XB", "1iB", "nan", "1e9", "0", "0GB", "1GB1", "9" * 30])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--adapter-bytes"):
-        serve(Path("bundle"), adapter_bytes=text)
+        Serve(Path("bundle"), adapter_bytes=text).start()
 
 
 def test_options_that_mean_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it needs --adapters-api"):
-        serve(tmp_path, adapter_root=tmp_path)
+        Serve(tmp_path, adapter_root=tmp_path).start()
     with pytest.raises(UsageError, match="there is no such folder"):
-        serve(tmp_path, adapter_root=tmp_path / "gone", adapters_api=True)
+        Serve(tmp_path, adapter_root=tmp_path / "gone", adapters_api=True).start()
     with pytest.raises(UsageError, match="--max-adapters must be 1 or more"):
-        serve(tmp_path, max_adapters=0)
+        Serve(tmp_path, max_adapters=0).start()

@@ -5,55 +5,76 @@ from __future__ import annotations
 from itertools import count
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from ptune.engine.fairness import MOST_PREEMPTED
 from ptune.engine.scheduler import Chunk, Row, Scheduler
+from ptune.errors import RequestError
+
+TENANTS = ("", "a", "b")
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Rows come, are cancelled, and end after a number of output tokens of their own, as steps go by."""
+    """Rows of three tenants come, are cancelled, and end after a number of output tokens of their own, as steps go by."""
 
-    @initialize(slots=st.integers(1, 5), chunk=st.integers(1, 9))
-    def start(self, slots: int, chunk: int) -> None:
+    @initialize(
+        slots=st.integers(1, 5),
+        chunk=st.integers(1, 9),
+        weights=st.tuples(*[st.sampled_from([0.5, 1.0, 2.0])] * 3),
+    )
+    def start(self, slots: int, chunk: int, weights: tuple[float, ...]) -> None:
         self.slots, self.chunk = slots, chunk
+        self.weights = dict(zip(TENANTS, weights, strict=True))
         self.scheduler = Scheduler(slots, chunk, max_waiting=6)
         self.alive: list[Row] = []  # in order of arrival
         self.fresh = count()
         self.left: dict[Row, int] = {}  # output tokens still to come
+        self.begun: list[Row] = []
 
-    @rule(prompt=st.integers(1, 40), output=st.integers(1, 6))
-    def submit(self, prompt: int, output: int) -> None:
-        assert self.scheduler.full == (sum(row.slot is None for row in self.alive) >= 6)
-        row = Row([next(self.fresh) for _ in range(prompt)])  # nothing is shared: see test_slots
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        prompt=st.integers(1, 40),
+        output=st.integers(1, 6),
+        scored=st.booleans(),
+    )
+    def submit(self, tenant: str, prompt: int, output: int, scored: bool) -> None:
+        tokens = [next(self.fresh) for _ in range(prompt)]  # nothing is shared: see test_slots
+        row = Row(tokens, all_logits=scored, tenant=tenant, weight=self.weights[tenant])
         self.scheduler.submit(row)
         self.alive.append(row)
         self.left[row] = output
 
-    @rule(which=st.integers(0, 99))
-    def cancel(self, which: int) -> None:
+    @rule(which=st.integers(0, 99), late=st.booleans())
+    def give_up(self, which: int, late: bool) -> None:
         if self.alive:
-            self.alive[which % len(self.alive)].cancelled = True
+            setattr(self.alive[which % len(self.alive)], "late" if late else "cancelled", True)
 
     @rule()
     def step(self) -> None:
-        cancelled = [row for row in self.alive if row.cancelled]
-        assert set(self.scheduler.drop_cancelled()) == set(cancelled)
-        self.alive = [row for row in self.alive if not row.cancelled]
+        over = [row for row in self.alive if row.over]
+        assert set(self.scheduler.drop_over()) == set(over)
+        self.alive = [row for row in self.alive if not row.over]
         chunks = self.scheduler.plan()
         self.check(chunks)
         self.scheduler.computed(chunks)
         for chunk in chunks:
             if chunk.newest:
-                chunk.row.tokens.append(0)
+                chunk.row.tokens.append(next(self.fresh))
+                chunk.row.all_logits = False
                 self.left[chunk.row] -= 1
         ended = [row for row in self.alive if self.left[row] == 0]
         self.scheduler.release(ended)
         self.alive = [row for row in self.alive if row not in ended]
 
     def check(self, chunks: list[Chunk]) -> None:
-        running = self.alive[: self.slots]  # who came first runs
-        assert self.scheduler.running == running
+        running = self.scheduler.running
+        assert len(running) == min(self.slots, len(self.alive))
+        assert set(running) | set(self.scheduler.waiting) == set(self.alive)
+        for tenant in TENANTS:  # who came first has begun first
+            new = [row for row in self.alive if row.tenant == tenant and not row.preempted]
+            assert [row in running for row in new] == sorted((row in running for row in new), reverse=True)
         assert {chunk.row for chunk in chunks} <= set(running)
         assert len({chunk.row for chunk in chunks}) == len(chunks)
         counts = {chunk.row: chunk.count for chunk in chunks}
@@ -63,17 +84,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         for row in running:
             if row.uncached == 1:
                 assert counts[row] == 1  # a generating row has its token in every step
-        prompts = [row for row in running if row.uncached > 1]
+        self.check_prompts([row for row in running if row.uncached > 1], counts)
+
+    def check_prompts(self, prompts: list[Row], counts: dict[Row, int]) -> None:
         assert sum(counts.get(row, 0) for row in prompts) == min(
             self.chunk, sum(row.uncached for row in prompts)
         )
-        if prompts:  # the oldest prompt always goes on, by half of the budget at least
-            assert counts[prompts[0]] >= min(prompts[0].uncached, (self.chunk + 1) // 2)
+        weights = sum(self.weights[tenant] for tenant in {row.tenant for row in prompts})
+        for tenant in TENANTS:
+            own = [row for row in prompts if row.tenant == tenant]
+            if own:  # each tenant has its share, and of that its oldest prompt half
+                share = int(self.chunk * self.weights[tenant] / weights)
+                assert sum(counts.get(row, 0) for row in own) >= min(share, sum(row.uncached for row in own))
+                assert counts.get(own[0], 0) >= min(own[0].uncached, (share + 1) // 2)
 
     @rule()
     def drain(self) -> None:
         """Everybody ends within the steps that it takes even if each step computed as little as it may."""
-        least = sum(len(row.tokens) + self.left[row] for row in self.alive)
+        least = sum(len(row.tokens) + self.left[row] for row in self.alive) * (1 + MOST_PREEMPTED)
         for _ in range(least):
             self.step()
         assert not self.alive
@@ -85,10 +113,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             held = [row.slot for row in self.scheduler.running]
             assert len(set(held)) == len(held)
             assert sorted([*held, *self.scheduler.slots.free]) == list(range(self.slots))
-            assert all(row.slot is None for row in self.scheduler.waiting)
+            assert all(row.slot is None and row.cached == 0 for row in self.scheduler.waiting)
+            assert all(row.preempted <= MOST_PREEMPTED for row in self.alive)
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+SchedulerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 test_scheduler = SchedulerMachine.TestCase
 
 
@@ -108,7 +137,7 @@ def test_the_slot_that_was_freed_longest_ago_is_taken_first() -> None:
 
 def test_short_prompt_does_not_wait_behind_a_long_one() -> None:
     scheduler = Scheduler(slots=3, prefill_chunk=100, max_waiting=8)
-    long, short, generating = Row([0] * 5000), Row([0] * 40), Row([0])
+    long, short, generating = Row(list(range(5000))), Row([-1] * 40), Row([-2])
     for row in (long, short, generating):
         scheduler.submit(row)
     counts = {chunk.row: chunk.count for chunk in scheduler.plan()}
@@ -120,3 +149,97 @@ def test_wanted_columns() -> None:
     assert list(Chunk(row, 0, 6).wanted) == []
     assert list(Chunk(row, 6, 4).wanted) == [3]
     assert list(Chunk(Row([0] * 10, all_logits=True), 2, 3).wanted) == [0, 1, 2]
+
+
+def step(scheduler: Scheduler) -> dict[Row, int]:
+    """One step in which each row says a token of its own; how many tokens of each were computed."""
+    chunks = scheduler.plan()
+    scheduler.computed(chunks)
+    for chunk in chunks:
+        if chunk.newest:
+            chunk.row.tokens.append(id(chunk.row) + len(chunk.row.tokens))
+    return {chunk.row: chunk.count for chunk in chunks}
+
+
+def test_prompts_that_begin_alike_are_computed_once() -> None:
+    """Also those that come together; another tenant's, and those under another adapter, do not wait for them."""
+    copies: list[tuple[int, int, int]] = []
+    scheduler = Scheduler(8, 30, 99, copy=lambda *copied: copies.append(copied))
+    prompt = list(range(100))
+    siblings = [Row([*prompt]) for _ in range(4)]
+    longer, stranger, short = Row([*prompt, 7, 8, 9]), Row([*prompt], tenant="b"), Row(prompt[:10])
+    scored = Row([*prompt], all_logits=True)
+    for row in (*siblings, longer, stranger, short, scored):
+        scheduler.submit(row)
+    step(scheduler)
+    assert set(scheduler.running) == {siblings[0], stranger, short, scored}
+    while siblings[0].uncached > 1:
+        assert all(row.slot is None for row in (*siblings[1:], longer))
+        step(scheduler)
+    step(scheduler)
+    assert [row.cached for row in siblings[1:]] == [100] * 3, "one token was computed"
+    assert longer.cached > 100
+    assert scheduler.slots.reused == 3 * 99 + 100
+    assert len(copies) == 4
+
+
+def test_who_waits_for_a_prompt_goes_on_when_that_is_given_up() -> None:
+    scheduler = Scheduler(4, 10, 99)
+    first, second = Row(list(range(50))), Row(list(range(50)))
+    for row in (first, second):
+        scheduler.submit(row)
+    step(scheduler)
+    first.cancelled = True
+    assert scheduler.drop_over() == [first]
+    step(scheduler)
+    assert second.slot is not None
+    assert scheduler.slots.reused == 10, "what was computed by then"
+
+
+def room(scheduler: Scheduler, tenant: str) -> bool:
+    try:
+        scheduler.require_room(tenant)
+    except RequestError as error:
+        return (error.status, error.code) != (429, "queue_full")
+    return True
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 6, 64])
+def test_one_tenant_alone_may_fill_the_queue(most: int) -> None:
+    scheduler = Scheduler(1, 8, most)
+    for _ in range(most):
+        assert room(scheduler, "")
+        scheduler.submit(Row([1]))
+    assert not room(scheduler, "")
+
+
+def test_a_flood_is_refused_and_others_still_get_in() -> None:
+    scheduler = Scheduler(1, 8, 64)
+    while room(scheduler, "flood"):
+        scheduler.submit(Row([1], tenant="flood"))
+    assert len(scheduler.waiting) == 64
+    for tenant in ("a", "b"):
+        while room(scheduler, tenant):
+            scheduler.submit(Row([1], tenant=tenant))
+        assert scheduler.waiting.waiting(tenant) == 8
+    for tenant in map(str, range(100)):
+        while room(scheduler, tenant):
+            scheduler.submit(Row([1], tenant=tenant))
+    assert len(scheduler.waiting) == 128, "however many tenants there are"
+
+
+def test_after_a_failed_step_what_can_be_is_computed_again() -> None:
+    scheduler = Scheduler(4, 8, 99)
+    plain, scored, fresh = Row(list(range(40))), Row(list(range(50, 90)), all_logits=True), Row([1, 2])
+    for row in (plain, scored):
+        scheduler.submit(row)
+    while not scored.cached:
+        step(scheduler)
+    scheduler.submit(fresh)
+    scheduler.plan()
+    assert scheduler.distrust() == [scored], "it has told logits of its prompt"
+    assert plain.cached == fresh.cached == 0
+    assert not any(scheduler.slots._free.values())
+    scheduler.release([scored])
+    while plain.uncached > 1:
+        step(scheduler)

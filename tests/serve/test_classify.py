@@ -272,7 +272,7 @@ def test_metrics_count_what_happened(texts):
     assert grown(("ptune_inputs_total", ("adapter", "topics"), ("endpoint", "/v1/classify"))) == 2
     assert grown(("ptune_request_seconds_count", ("endpoint", "/v1/classify"))) == 2
     assert (after[("ptune_passes_total",)], after[("ptune_batch_rows_total",)]) == (3, 12)
-    assert ("ptune_waiting",) in after
+    assert ("ptune_num_requests_waiting",) in after
     assert not any("made-up" in str(key) for key in after)
 
 

@@ -96,7 +96,9 @@ def test_a_running_stream_ends_well_and_new_requests_are_refused(start):
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: other.get("/ready").status_code == 503)
         assert other.get("/health").status_code == 200
-        assert other.post("/v1/chat/completions", json=BODY).status_code == 503
+        refused = other.post("/v1/chat/completions", json=BODY)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
         assert list(lines)[-2:] == ["data: [DONE]", ""]
     assert server.end()[0] == 0
 
@@ -123,6 +125,37 @@ def test_a_second_signal_does_not_wait(start):
         assert "shutting_down" in list(lines)[-2]
     assert code == 0
     assert "Traceback" not in output
+
+
+def test_a_stuck_step_makes_the_server_unhealthy_and_does_not_keep_it(start):
+    server = start("--stuck", "--step-limit-s", "0.2", "--close-limit-s", "0.2")
+    wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 503)
+    for path in ("/health", "/ready"):
+        response = httpx.get(f"{server.url}{path}")
+        assert response.json()["error"]["code"] == "unhealthy"
+        assert "over the limit of 0.2 s" in response.json()["error"]["message"]
+    assert server.process.stdout is not None
+    assert any(line.startswith("unhealthy: a step") for line in server.process.stdout), (
+        "logged without being asked"
+    )
+    server.process.send_signal(signal.SIGTERM)
+    code, output = server.end()
+    assert code == 1
+    assert "has not ended within 0.2 s: leaving without it" in output
+
+
+def test_a_long_step_within_its_limit_is_well(start):
+    server = start("--stuck", "--close-limit-s", "0.2")
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_the_log_as_json(start):
+    server = start("--log-json")
+    httpx.get(f"{server.url}/health", headers={"x-request-id": "asked-1"})
+    code, output = server.end(signal.SIGTERM)
+    assert code == 0
+    [line] = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert (line["request_id"], line["route"], line["status"]) == ("asked-1", "/health", 200)
 
 
 def test_keys_guard_the_server(start, tmp_path):
@@ -154,7 +187,7 @@ def test_the_chat_page_lives_as_long_as_the_server(start):
 
 def test_without_gradio_a_line_says_so(monkeypatch, capfd):
     monkeypatch.setattr("ptune_serve.page.find_spec", lambda name: None)
-    with chat_page("http://127.0.0.1:1", "127.0.0.1", 0, None):
+    with chat_page("http://127.0.0.1:1", "127.0.0.1", 0):
         assert "pip install 'ptune[ui]'" in capfd.readouterr().out
 
 

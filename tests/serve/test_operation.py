@@ -57,12 +57,13 @@ def test_metrics_count_what_happened(served):
     assert grown("ptune_requests_total", finish="stop") == 1
     assert grown("ptune_requests_total", finish="length") == 1
     assert grown("ptune_prompt_tokens_total") == 2 * len("<user>abc")
-    assert grown("ptune_generated_tokens_total") == answer + 2
+    assert grown("ptune_generation_tokens_total") == answer + 2
     assert grown("ptune_time_to_first_token_seconds_count") == 2
-    assert grown("ptune_inter_token_seconds_count") == answer - 1 + 1
+    assert grown("ptune_inter_token_latency_seconds_count") == answer - 1 + 1
     assert after[("ptune_kv_used_tokens",)] == 7
     assert after[("ptune_kv_capacity_tokens",)] == 70
-    assert after[("ptune_running",)] == 0
+    assert after[("ptune_num_requests_running",)] == 0
+    assert after[("ptune_kv_cache_usage_perc",)] == 0.1
 
 
 def test_metrics_count_who_went_away(served):

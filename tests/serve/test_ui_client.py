@@ -69,6 +69,7 @@ def test_one_of_two_may_fail(served):
 
 def test_giving_up_cancels_on_the_server(served):
     served.engine.delay_s = 0.02
+    served.engine.script = "x" * 400  # seconds, however busy the machine is
 
     async def read_a_little():
         answers = Client(served.url).answers(["base", "devil"], [HELLO, HELLO], Sampling())

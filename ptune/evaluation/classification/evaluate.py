@@ -11,15 +11,14 @@ from ptune.evaluation.classification.evaluation import Pages, figures, outcome_o
 from ptune.evaluation.classification.held import of_run
 from ptune.evaluation.classification.measured import FIGURES, OF_A_LABEL
 from ptune.evaluation.classification.onnx_side import served_as
-from ptune.evaluation.curve import Series, chart
-from ptune.evaluation.report import origin, points
+from ptune.evaluation.report import origin
 from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.training_chart import training
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
 from ptune.progress import duration
 from ptune.recipe import Recipe
 from ptune.training.card import card
-from ptune.training.journal import read as read_metrics
 
 
 def evaluate_run(
@@ -51,22 +50,8 @@ def evaluate_run(
     if served is not None:
         sides["ONNX"] = outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, threads))
     found = figures(held, sides, require, recipe.train.seed)
-    curves = read_metrics(run.metrics_path) if run.metrics_path.is_file() else []
     about = f"{record.base.source}, {record.method}, {record.steps} steps in {duration(record.seconds)} on {record.instruction_set}"
-    pages = Pages(recipe.name, about, _training(curves), origin(record, "rows"))
+    pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
     write(run.folder, found, sides, pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
     return found
-
-
-def _training(entries: list[dict[str, Any]]) -> str:
-    if not entries:
-        return ""
-    return chart(
-        "Loss",
-        "step",
-        [
-            Series("training", "first", points(entries, "loss")),
-            Series("validation", "second", points(entries, "validation_loss"), marks=True),
-        ],
-    ) + chart("Learning rate", "step", [Series("learning rate", "first", points(entries, "lr"))])

@@ -84,6 +84,7 @@ def of_bundle(record: AdapterRecord, data: Sequence[Path]) -> Held:
     task = _TASKS[record.task]()
     if isinstance(task, TextClassification):
         assert record.problem != "tags"
+        assert record.problem != "vector"
         task = TextClassification(problem=record.problem)
     rows, files = _given(task, data, labels)
     return Held(record.task, labels, "given", rows, files)

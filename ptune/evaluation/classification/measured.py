@@ -34,6 +34,7 @@ HEADLINE = {
     "multi": ("f1_micro", "f1_macro", "subset_accuracy", "average_precision"),
     "regression": ("mae", "rmse", "r2", "pearson", "spearman"),
     "tags": ("f1", "precision", "recall", "token_accuracy"),
+    "ranking": ("recall@10", "mrr", "ndcg@10", "recall@1"),
 }
 """Problem -> the figures shown first; the first of them is what slices are measured by."""
 
@@ -69,6 +70,8 @@ TITLES = {
     "roc_auc": "ROC-AUC",
     "pr_auc": "PR-AUC",
     "top5_accuracy": "top-5 accuracy",
+    "mrr": "MRR",
+    "ndcg@10": "NDCG@10",
 }
 
 

@@ -31,6 +31,7 @@ class EngineOptions(TypedDict, total=False):
     prefill_chunk: int
     max_waiting: int
     adapter_bytes: int | None
+    step_ms: float
     replay_golden: bool
 
 
@@ -209,9 +210,13 @@ class ChatModel:
         digest = bundle.manifest.adapters.get(adapter)
         if digest is None:  # the base; the engine refuses a name that does not exist
             return self.codec
-        if digest not in self._codecs:
-            self._codecs[digest] = self._codec_of(bundle.adapter(adapter))
-        return self._codecs[digest]
+        codec = self._codecs.get(digest)
+        if codec is None:
+            codec = self._codec_of(bundle.adapter(adapter))
+            served = {*bundle.manifest.adapters.values()}  # those of removed adapters go
+            kept = {other: one for other, one in self._codecs.items() if other in served}
+            self._codecs = {**kept, digest: codec}
+        return codec
 
     def grammar(self, form: Form, adapter: str = BASE) -> Grammar:
         """A form's grammar in the tokens of an adapter. Takes a moment; those that were made lately are kept.
@@ -284,8 +289,7 @@ def _deltas(tokens: Generator[Token, None, None], text: TextStream) -> Iterator[
     with contextlib.closing(tokens):
         for token in tokens:
             if token.finish == "error":
-                kind = RequestError if token.refused else PtuneError
-                raise kind(token.error or "the engine failed")
+                raise token.refusal or PtuneError(token.error or "the engine failed")
             for delta in text.push(token):
                 yield delta
                 if delta.finish is not None:

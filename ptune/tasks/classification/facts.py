@@ -22,7 +22,7 @@ class Facts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     format: int = FORMAT
-    task: str  # text-classification, token-classification, image-classification
+    task: str  # {text,token,image}-classification, feature-extraction (vectors), text-ranking
     base: str  # hash of the body that was trained on
     quantize: str = "none"
     labels: tuple[str, ...]
@@ -30,6 +30,7 @@ class Facts(BaseModel):
     head: tuple[str, ...] = ()  # modules that belong to the task, not to the body
     max_length: int | None = None
     preprocessing: dict[str, Any] | None = None  # of images
+    embedding: dict[str, Any] | None = None  # of vectors: `width`, `pooling`, `normalize`, `dimensions`
 
     @property
     def named(self) -> Labels:

@@ -135,6 +135,11 @@ class EncoderModel:
         record = self.engine.record(adapter)
         if record.task == TAGS:
             raise RequestError(f"{adapter!r} tags words: use tag, not classify", param="model")
+        if not record.labels:
+            raise RequestError(
+                f"{adapter!r} has no labels, its task is {record.task}: use ptune.tasks.retrieval.infer",
+                param="model",
+            )
         return [classification(one, record) for one in self.logits(inputs, adapter)]
 
     def tag(self, texts: Sequence[str], adapter: str) -> list[list[Entity]]:

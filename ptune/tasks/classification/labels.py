@@ -8,8 +8,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Problem: TypeAlias = Literal["single", "multi", "regression", "tags"]
-"""One label; any number of them; numbers instead of labels; one label for each word (BIO tags)."""
+Problem: TypeAlias = Literal["single", "multi", "regression", "tags", "vector"]
+"""One label; any number of them; numbers instead of labels; one label for each word (BIO tags); a vector, without labels."""
+NUMBERS: tuple[Problem, ...] = ("regression", "vector")
+"""Outputs that are what they are: no logarithms of probabilities."""
 
 Scores = NDArray[np.float32]
 
@@ -27,7 +29,7 @@ class Labels:
     def scores(self, logits: NDArray[Any]) -> Scores:
         """[..., labels] logits -> probabilities: softmax, sigmoid where any number of labels may fit; or the numbers."""
         values = logits.astype(np.float64)
-        if self.problem == "regression":
+        if self.problem in NUMBERS:
             return values.astype(np.float32)
         if self.problem == "multi":
             return (1.0 / (1.0 + np.exp(-values))).astype(np.float32)

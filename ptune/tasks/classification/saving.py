@@ -20,7 +20,7 @@ from ptune.formats.whole_write import write_text
 from ptune.parity import compare
 from ptune.recipe import Recipe
 from ptune.tasks.classification.facts import Facts
-from ptune.tasks.classification.labels import Problem
+from ptune.tasks.classification.labels import NUMBERS, Problem
 from ptune.training.checkpoint import tensors_folder
 from ptune.training.reload import LIMIT, NAME
 
@@ -106,7 +106,7 @@ def hop(compared: Iterable[tuple[torch.Tensor, torch.Tensor]], problem: Problem)
         over="ignore", invalid="ignore"
     ):  # numbers are no logarithms: their divergence means nothing
         found = compare(NAME, trained, reloaded, max_abs_logprob=LIMIT)
-    if problem != "regression":
+    if problem not in NUMBERS:
         return found
     return found.model_copy(update={"mean_kl": None, "top1": None, "limit": f"max |Δ| ≤ {LIMIT:g}"})
 
@@ -116,7 +116,7 @@ def said(logits: torch.Tensor, problem: Problem) -> np.ndarray[Any, Any]:
     values = logits.detach().double().cpu()
     if problem == "multi":
         values = torch.stack([F.logsigmoid(values), F.logsigmoid(-values)], -1).flatten(0, 1)
-    elif problem != "regression":
+    elif problem not in NUMBERS:
         values = F.log_softmax(values, -1)
     found: np.ndarray[Any, Any] = values.numpy()
     return found

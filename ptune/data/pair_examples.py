@@ -1,0 +1,145 @@
+"""Pairs of texts as tokenised examples, cut to length, in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ptune.codecs.sequence import SequenceCodec
+from ptune.data.label_splits import SPLITS
+from ptune.data.pairs import Pair, PairSplits
+from ptune.errors import DataError
+from ptune.progress import Progress, say
+from ptune.recipe import Data
+from ptune.tasks.retrieval.spec import Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class PairExample:
+    """The tokens of a text, of one that belongs to it, and of those that do not."""
+
+    anchor: tuple[int, ...]
+    positive: tuple[int, ...]
+    negatives: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def texts(self) -> tuple[tuple[int, ...], ...]:
+        return (self.anchor, self.positive, *self.negatives)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.texts))
+
+
+@dataclass
+class PairSplit:
+    """A split's examples, and what became of its rows."""
+
+    examples: list[PairExample] = field(default_factory=list)
+    rows: list[Pair] = field(default_factory=list)  # behind each example
+    lengths: Counter[int] = field(
+        default_factory=Counter
+    )  # tokens of the longest text, before cutting -> rows
+    overlong: int = 0
+    left_out: int = 0
+    longest: tuple[int, str] = (0, "")  # tokens and place of the longest text
+
+    def described(self) -> dict[str, Any]:
+        """The split for data.json; `sha256` is over all tokens."""
+        digest = hashlib.sha256()
+        for example in self.examples:
+            for text in example.texts:
+                digest.update(array("q", (len(text), *text)).tobytes())
+            digest.update(b"\n")
+        return {
+            "rows": self.lengths.total(),
+            "examples": len(self.examples),
+            "tokens": sum(map(len, self.examples)),
+            "negatives": sum(len(example.negatives) for example in self.examples),
+            "overlong": self.overlong,
+            "left_out": self.left_out,
+            "sha256": digest.hexdigest(),
+        }
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Examples of the three splits; `parts` and `summary` as `ptune.training.work.TaskData` has them."""
+
+    splits: Mapping[str, PairSplit]
+    parts: tuple[int, ...]
+    summary: dict[str, Any]
+
+    @property
+    def train(self) -> Sequence[PairExample]:
+        return self.splits["train"].examples
+
+    @property
+    def validation(self) -> Sequence[PairExample]:
+        return self.splits["validation"].examples
+
+
+def encoded_pairs(splits: PairSplits, data: Data, task: Embedding, codec: SequenceCodec) -> PairData:
+    """The rows as examples. Says what becomes of those that are too long.
+
+    Raises: DataError where texts are too long and the recipe does not allow that, or none is left of a split.
+    """
+    limit = codec.limit(task.max_length)
+    made = {split: PairSplit() for split in SPLITS}
+    with Progress("tokenising", sum(map(len, splits.rows.values())), unit="rows") as progress:
+        for name, split in made.items():
+            for row in splits.rows[name]:
+                _add(split, row, task, codec)
+                progress.advance()
+    _refuse(made, task, limit)
+    summary = {
+        "files": [{"split": split, **file.described()} for split, file in splits.files],
+        "validation_share": None if data.validation else data.validation_share,
+        "longest_tokens": limit,
+        "on_overlong": task.on_overlong,
+        **{name: split.described() for name, split in made.items()},
+    }
+    for name, split in made.items():
+        if split.overlong:
+            over = f"{split.overlong} of {split.lengths.total()} rows have a text longer than {limit} tokens"
+            say(f"{name}: {over} ({task.on_overlong})")
+    files = [file for split, file in splits.files if split == "train"]
+    parts = tuple(sum(row.file is file for row in made["train"].rows) for file in files)
+    for path, weight, count in zip(data.files, data.weights, parts, strict=False):
+        if weight and not count:
+            raise DataError("has a weight, but no training example is left of it", file=str(path))
+    return PairData(made, parts, summary)
+
+
+def _add(split: PairSplit, row: Pair, task: Embedding, codec: SequenceCodec) -> None:
+    found = [codec.encode(text, max_length=task.max_length) for text in (row.anchor, *row.passages)]
+    length = max(one.length for one in found)
+    split.lengths[length] += 1
+    split.longest = max(split.longest, (length, row.place), key=lambda known: known[0])
+    too_long = any(one.truncated for one in found)
+    split.overlong += too_long
+    if too_long and task.on_overlong == "drop":
+        split.left_out += 1
+        return
+    anchor, positive, *negatives = (one.ids for one in found)
+    split.examples.append(PairExample(anchor, positive, tuple(negatives)))
+    split.rows.append(row)
+
+
+def _refuse(made: Mapping[str, PairSplit], task: Embedding, limit: int | None) -> None:
+    """Raises: DataError where texts are too long and that is an error, or nothing is left of a split."""
+    overlong = sum(split.overlong for split in made.values())
+    if overlong and task.on_overlong == "error":
+        length, place = max((split.longest for split in made.values()), key=lambda found: found[0])
+        raise DataError(
+            f"{overlong} of {sum(split.lengths.total() for split in made.values())} rows have a text longer than {limit}"
+            f" tokens (longest {length}, {place}); use --task.on-overlong truncate or drop, or raise --task.max-length"
+        )
+    for name, split in made.items():
+        if split.lengths and not split.examples:
+            raise DataError(
+                f"no {name} example is left: all have a text longer than {limit} tokens ({task.on_overlong})"
+            )

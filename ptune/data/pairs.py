@@ -1,0 +1,217 @@
+"""Rows of `anchor`, `positive` and `negative` texts, from files of every format that ptune reads, and their splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptune.codecs.messages import check_text
+from ptune.data.label_splits import SPLITS
+from ptune.data.problems import Problems
+from ptune.data.read import DataFile, open_file
+from ptune.data.source import hold_out
+from ptune.errors import DataError, TemplateError
+from ptune.recipe import Data
+
+ANCHOR, POSITIVE, NEGATIVE = (
+    ("anchor", "query", "question"),
+    ("positive", "passage", "answer"),
+    ("negative", "negatives"),
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A text, one that belongs to it, and some that do not."""
+
+    anchor: str
+    positive: str
+    negatives: tuple[str, ...]
+    number: int  # of its line or row
+    file: PairFile
+
+    @property
+    def place(self) -> str:
+        """As in "file.csv, line 12"."""
+        return f"{self.file.name}, {self.file.problems.unit} {self.number}"
+
+    @property
+    def passages(self) -> tuple[str, ...]:
+        """The right one first."""
+        return (self.positive, *self.negatives)
+
+
+@dataclass(frozen=True, eq=False)
+class PairFile:
+    """A file that has the columns; rows that cannot be used are its problems."""
+
+    file: DataFile
+    problems: Problems
+    unread: tuple[str, ...]  # columns that are none of the three
+    rows: list[Pair] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(self.file.path)
+
+    @property
+    def row_count(self) -> int:
+        """With those that cannot be used."""
+        return len(self.rows) + self.problems.count
+
+    def described(self) -> dict[str, Any]:
+        """The file for data.json."""
+        return {
+            "path": self.name,
+            "sha256": self.file.sha256,
+            "format": self.file.reader.format,
+            "rows": self.row_count,
+            "unread_columns": list(self.unread),
+        }
+
+
+@dataclass
+class PairSplits:
+    """All of a recipe's rows. What cannot be used is kept, so that a doctor can tell it: `check` raises it."""
+
+    files: list[tuple[str, PairFile]] = field(default_factory=list)  # with their splits
+    rows: dict[str, list[Pair]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    errors: list[DataError] = field(default_factory=list)  # of whole files, or of the data as a whole
+
+    def check(self) -> None:
+        """Raises: DataError where something cannot be used; what is wrong with rows says more than that there are too few."""
+        for error in (error for error in self.errors if error.file is not None):
+            raise error
+        for _, file in self.files:
+            file.problems.raise_if_any(file.row_count)
+        for error in self.errors:
+            raise error
+
+    @property
+    def passages(self) -> list[str]:
+        """Every passage of every split once, in order: what a search would search in."""
+        rows = (row for split in SPLITS for row in self.rows[split])
+        return list(dict.fromkeys(text for row in rows for text in row.passages))
+
+
+def open_pairs(path: Path) -> PairFile:
+    """Reads a file. Raises: DataError where it cannot be read as a whole, or has no anchors or no positives."""
+    file = open_file(path)
+    problems = file.problems()
+    rows = list(file.rows(problems))
+    if not rows:
+        problems.raise_if_any(problems.count)
+        raise DataError("the file holds no rows", file=str(path))
+    columns = list(dict.fromkeys(name for row in rows for name in row.value))
+    anchor, positive = (_column(file, columns, names) for names in (ANCHOR, POSITIVE))
+    negative = next((name for name in NEGATIVE if name in columns), None)
+    unread = tuple(name for name in columns if name not in (anchor, positive, negative))
+    found = PairFile(file, problems, unread)
+    for row in rows:
+        try:
+            texts = [_text(row.value.get(name), name) for name in (anchor, positive)]
+            negatives = () if negative is None else _texts(row.value.get(negative), negative)
+            found.rows.append(Pair(texts[0], texts[1], negatives, row.number, found))
+        except DataError as error:
+            problems.add(row.number, str(error))
+    return found
+
+
+def read_pairs(paths: Sequence[Path]) -> list[PairFile]:
+    """Files whose every row can be used. Raises: DataError that names file and rows of what cannot be."""
+    files = [open_pairs(path) for path in paths]
+    for file in files:
+        file.problems.raise_if_any(file.row_count)
+    return files
+
+
+def read_pair_splits(data: Data, seed: int) -> PairSplits:
+    """Reads a recipe's files. Without validation files, `validation_share` of the training rows is held out.
+
+    Raises: DataError where the recipe names no files; all else is found by `PairSplits.check`.
+    """
+    if not data.files:
+        raise DataError(
+            "no training data: pass --data.files PATH (rows of anchor and positive, as JSONL, CSV, Parquet, …), for"
+            " example --data.files sample:verbs.train"
+        )
+    splits = PairSplits()
+    for split, paths in (("train", data.files), ("validation", data.validation), ("test", data.test)):
+        for path in paths:
+            try:
+                file = open_pairs(path)
+            except DataError as error:
+                splits.errors.append(error)
+                continue
+            splits.files.append((split, file))
+            splits.rows[split] += file.rows
+    if splits.rows["train"] and not data.validation:
+        try:
+            _hold_out(splits, data, seed)
+        except DataError as error:
+            splits.errors.append(error)
+    splits.rows["train"] = splits.rows["train"][: data.limit]
+    return splits
+
+
+def _hold_out(splits: PairSplits, data: Data, seed: int) -> None:
+    """Rows of one anchor stay on one side. Raises: DataError where that leaves nothing to train on."""
+    train = splits.rows["train"]
+    ranks = np.array([_rank(row.anchor, seed) for row in train], np.uint64)
+    held = hold_out(ranks, data.validation_share)
+    held |= ranks <= ranks[held].max()
+    if held.all():
+        raise DataError(
+            "all rows have the same anchor: nothing would be left to train on; pass --data.validation PATH"
+        )
+    splits.rows["validation"] = [row for row, out in zip(train, held, strict=True) if out]
+    splits.rows["train"] = [row for row, out in zip(train, held, strict=True) if not out]
+
+
+def _rank(content: str, seed: int) -> int:
+    """The first 8 bytes of a SHA-256."""
+    return int.from_bytes(hashlib.sha256(json.dumps([seed, content]).encode()).digest()[:8], "big")
+
+
+def _column(file: DataFile, columns: Sequence[str], names: Sequence[str]) -> str:
+    """The first of `names` that the file has. Raises: DataError that lists the columns that are there."""
+    found = next((name for name in names if name in columns), None)
+    if found is None:
+        there = ", ".join(map(repr, columns))
+        named = " or ".join(map(repr, names))
+        raise DataError(
+            f"has no column {named}; there {'is only' if len(columns) == 1 else 'are'} {there}",
+            file=str(file.path),
+        )
+    return found
+
+
+def _texts(value: Any, column: str) -> tuple[str, ...]:
+    """A text, several, or none. Raises: DataError."""
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str):
+        return (_text(value, column),)
+    if not isinstance(value, list):
+        raise DataError(f"{column} is {type(value).__name__}, not a text or a list of texts")
+    return tuple(_text(one, f"{column}[{at}]") for at, one in enumerate(value))
+
+
+def _text(value: Any, column: str) -> str:
+    """Raises: DataError where there is no text."""
+    if value is None:
+        raise DataError(f"has no {column}")
+    if not isinstance(value, str):
+        raise DataError(f"{column} is {type(value).__name__}, not text")
+    if not value.strip():
+        raise DataError(f"{column} is empty")
+    try:
+        return check_text(value, column)
+    except TemplateError as error:
+        raise DataError(str(error)) from None

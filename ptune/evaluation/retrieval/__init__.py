@@ -1,0 +1,1 @@
+"""Retrieval, judged: which passages come first for the queries that were held out."""

@@ -1,0 +1,192 @@
+"""Runs and bundles of retrieval, judged by held-out queries: figures, baselines, worst queries, report.html."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptune.errors import FormatError
+from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
+from ptune.evaluation.classification.onnx_side import served_as, the_adapter
+from ptune.evaluation.classification.report import report
+from ptune.evaluation.report import origin
+from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.retrieval import sides
+from ptune.evaluation.retrieval.measures import FIGURES, Scores, best, measure, per_query
+from ptune.evaluation.retrieval.queries import Queries, of_files, of_run
+from ptune.evaluation.retrieval.worst import gallery
+from ptune.evaluation.training_chart import training
+from ptune.formats.bundle import Bundle
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json, write_json, write_text
+from ptune.progress import duration
+from ptune.recipe import Recipe
+from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING, Embedding
+from ptune.training.card import card
+
+HEADLINE = FIGURES[:4]
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    data: Sequence[Path] = (),
+    bundle: Path | None = None,
+    adapter: str | None = None,
+    require: Sequence[Requirement] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Judges a run by its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
+
+    Writes evaluation.json, predictions.jsonl, report.html and the model card into the run.
+    Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError
+    where a requirement names no figure.
+    """
+    record, recipe = run.record(), Recipe.load(run.recipe_path)
+    if record.status not in ("finished", "stopped early"):
+        raise FormatError(
+            f"{run.folder} is {record.status}, not finished: go on with `ptune train … --resume`"
+        )
+    refuse_unknown(require, FIGURES)
+    queries = of_run(run, data)
+    served = served_as(run, bundle, adapter)
+    onnx = None if served is None else sides.served_outputs(served.folder, served.adapter, threads)
+    embeds = isinstance(recipe.task, Embedding)
+    own, baselines = (_vectors if embeds else _pairs)(run, queries, onnx)
+    seed, task = recipe.train.seed, EMBEDDING if embeds else RERANKING
+    found = figures(task, queries, own, baselines, require, seed)
+    about = f"{record.base.source}, {record.method}, {record.steps} steps in {duration(record.seconds)} on {record.instruction_set}"
+    pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
+    write(run.folder, found, queries, next(iter(own.values())), pages)
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
+    return found
+
+
+def evaluate_bundle(
+    folder: Path,
+    out: Path,
+    *,
+    data: Sequence[Path],
+    adapter: str | None = None,
+    require: Sequence[Requirement] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Judges one adapter of a bundle by `data`, searched in its own passages, without torch; writes into `out`.
+
+    Raises: UsageError where it is not said which adapter; DataError where the data cannot be used.
+    """
+    bundle = Bundle.open(folder)
+    record = the_adapter(bundle, adapter)
+    refuse_unknown(require, FIGURES)
+    queries, words = of_files(data), {}
+    outputs = sides.served_outputs(folder, record.name, threads)
+    by_words = sides.by_words(queries)
+    if record.task == EMBEDDING:
+        own = {"ONNX": sides.cosines(*sides.vectors_of("ONNX", queries, outputs))}
+        words = {"TF-IDF": by_words}
+    else:
+        chosen = sides.candidates(queries, by_words)
+        own = {"ONNX": sides.reranked("ONNX", queries, chosen, outputs)}
+        words = {"TF-IDF": sides.only(by_words, chosen)}
+    found = figures(record.task, queries, own, words, require, 0)
+    about = f"adapter {record.name} of {folder}, {bundle.manifest.base.source}, profile {bundle.manifest.default_profile}"
+    write(out, found, queries, own["ONNX"], Pages(record.name, about))
+    return found
+
+
+def _vectors(run: Run, queries: Queries, onnx: Any) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    """Sides and baselines of an embedding: its smaller sizes are sides, too."""
+    from ptune.tasks.retrieval.torch_side import load_embeddings
+
+    model = load_embeddings(run)
+    assert model.facts.embedding is not None
+    there = sides.vectors_of("torch", queries, model)
+    own = {"torch": sides.cosines(*there)}
+    if onnx is not None:
+        own["ONNX"] = sides.cosines(*sides.vectors_of("ONNX", queries, onnx))
+    own |= {f"first {size}": sides.cosines(*there, size) for size in model.facts.embedding["dimensions"]}
+    del model
+    base = sides.vectors_of("base", queries, load_embeddings(run, trained=False))
+    return own, {"base": sides.cosines(*base), "TF-IDF": sides.by_words(queries)}
+
+
+def _pairs(run: Run, queries: Queries, onnx: Any) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    """Of a reranker, all of the same candidates."""
+    from ptune.tasks.classification.torch_side import predictor
+
+    words = sides.by_words(queries)
+    chosen = sides.candidates(queries, words)
+    own = {"torch": sides.reranked("torch", queries, chosen, sides.torch_pairs(predictor(run)))}
+    if onnx is not None:
+        own["ONNX"] = sides.reranked("ONNX", queries, chosen, onnx)
+    return own, {"TF-IDF": sides.only(words, chosen)}
+
+
+def figures(
+    task: str,
+    queries: Queries,
+    own: Mapping[str, Scores],
+    baselines: Mapping[str, Scores],
+    require: Sequence[Requirement],
+    seed: int,
+) -> dict[str, Any]:
+    """evaluation.json. The first side's figures are the run's own."""
+    measured = {name: measure(scores, queries.relevant, seed) for name, scores in own.items()}
+    first = next(iter(measured.values()))
+    agreed = {}
+    if {"torch", "ONNX"} <= set(own):
+        known = np.isfinite(own["torch"])
+        off = float(np.abs(own["torch"][known] - own["ONNX"][known]).max())
+        agreed = {"agreement": {"max_abs_p": off}}
+    return {
+        "format": FORMAT,
+        "task": task,
+        "problem": "ranking",
+        "split": queries.split,
+        "examples": len(queries.queries),
+        "passages": len(queries.passages),
+        "candidates": sides.CANDIDATES if task == RERANKING else None,
+        "labels": [],
+        "counts": {},
+        "files": queries.files,
+        "rows_sha256": queries.fingerprint,
+        "headline": list(HEADLINE),
+        **first.figures(),
+        "classes": {},
+        "details": {},
+        "sides": {name: side.figures() for name, side in measured.items()},
+        **agreed,
+        "baselines": {
+            name: measure(scores, queries.relevant, seed).figures() for name, scores in baselines.items()
+        },
+        "slices": [],
+        "requirements": [one.checked(first.metrics) for one in require],
+    }
+
+
+def write(folder: Path, found: dict[str, Any], queries: Queries, scores: Scores, pages: Pages) -> None:
+    """Writes evaluation.json, report.html, and predictions.jsonl with each query's first ten passages."""
+    lines, each = [], per_query(scores, queries.relevant)
+    for at, query in enumerate(queries.queries):
+        first = best(scores[at], 10)
+        said = {
+            "place": queries.places[at],
+            "query": query,
+            "figures": {name: float(values[at]) for name, values in each.items()},
+            "right": sorted(queries.passages[one] for one in queries.relevant[at]),
+            "found": [queries.passages[one] for one in first],
+            "scores": [round(float(scores[at, one]), 6) for one in first],
+        }
+        lines.append(json.dumps(said, ensure_ascii=False) + "\n")
+    write_text(folder / PREDICTIONS, "".join(lines))
+    mistakes = gallery(queries, scores)
+    about = f"{pages.about}; searched in {found['passages']:,} passages"
+    if found["candidates"]:
+        about += f", of which {found['candidates']} a query, by TF-IDF, and the right ones are ordered"
+    page = report(pages.name, about, found, training=pages.training, mistakes=mistakes, origin=pages.origin)
+    write_text(folder / "report.html", page)
+    write_json(folder / "evaluation.json", found)

@@ -1,0 +1,86 @@
+"""What is searched for in what: the held-out anchors, and every passage that the recipe's files hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ptune.data.pairs import Pair, PairSplits, read_pair_splits, read_pairs
+from ptune.errors import DataError
+from ptune.formats.run import Run
+from ptune.recipe import Recipe
+from ptune.training.folder import check_same_data
+
+Split = Literal["test", "validation", "given"]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Anchors that training never saw (of `given` ones nobody knows), and where their passages are searched."""
+
+    split: Split
+    queries: list[str]
+    relevant: list[set[int]]  # of each query the right passages
+    passages: list[str]
+    places: list[str]  # where each query is from
+    files: list[dict[str, Any]]  # path and SHA-256 of those that the queries come from
+
+    @classmethod
+    def of(
+        cls, split: Split, rows: Sequence[Pair], passages: Sequence[str], files: list[dict[str, Any]]
+    ) -> Queries:
+        """Rows with the same anchor are one query."""
+        index = {text: at for at, text in enumerate(passages)}
+        found: dict[str, tuple[set[int], str]] = {}
+        for row in rows:
+            found.setdefault(row.anchor, (set(), row.place))[0].add(index[row.positive])
+        right = [places for places, _ in found.values()]
+        return cls(split, list(found), right, list(passages), [place for _, place in found.values()], files)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over queries, answers and passages: what two runs must share to be compared."""
+        digest = hashlib.sha256()
+        for query, right in zip(self.queries, self.relevant, strict=True):
+            digest.update(json.dumps([query, sorted(self.passages[at] for at in right)]).encode() + b"\n")
+        digest.update(json.dumps(sorted(self.passages)).encode())
+        return digest.hexdigest()
+
+
+def of_run(run: Run, data: Sequence[Path] = ()) -> Queries:
+    """Those of a run's test files, else of its validation split, else `data`; searched in all passages of its files.
+
+    Raises: DataError where a file is gone or has changed, or nothing is held out.
+    """
+    recipe = Recipe.load(run.recipe_path)
+    splits = read_pair_splits(recipe.data, recipe.train.seed)
+    splits.check()
+    if data:
+        return of_files(data, splits.passages)
+    files = [{"split": split, **file.described()} for split, file in splits.files]
+    check_same_data(run, {"files": files})
+    split: Split = "test" if recipe.data.test else "validation"
+    rows = held_rows(splits, recipe)
+    source = split if recipe.data.test or recipe.data.validation else "train"
+    used = [{"path": file["path"], "sha256": file["sha256"]} for file in files if file["split"] == source]
+    if not rows:
+        raise DataError(f"{run.folder} has no held-out row: name some with --data FILE")
+    return Queries.of(split, rows, splits.passages, used)
+
+
+def held_rows(splits: PairSplits, recipe: Recipe) -> list[Pair]:
+    """The rows that figures are made of."""
+    return splits.rows["test" if recipe.data.test else "validation"][: recipe.evaluate.limit]
+
+
+def of_files(data: Sequence[Path], more: Sequence[str] = ()) -> Queries:
+    """The rows of files, searched in their passages and in `more`. Raises: DataError."""
+    found = read_pairs(data)
+    rows = [row for file in found for row in file.rows]
+    passages = dict.fromkeys([*more, *(text for row in rows for text in row.passages)])
+    files = [{"path": file.name, "sha256": file.file.sha256} for file in found]
+    return Queries.of("given", rows, list(passages), files)

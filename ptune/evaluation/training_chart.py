@@ -1,0 +1,21 @@
+"""The course of a training, as HTML."""
+
+from __future__ import annotations
+
+from ptune.evaluation.curve import Series, chart
+from ptune.evaluation.report import points
+from ptune.formats.run import Run
+from ptune.training.journal import read
+
+
+def training(run: Run) -> str:
+    """Loss and learning rate, step by step; empty where nothing was written down."""
+    entries = read(run.metrics_path) if run.metrics_path.is_file() else []
+    if not entries:
+        return ""
+    losses = [
+        Series("training", "first", points(entries, "loss")),
+        Series("validation", "second", points(entries, "validation_loss"), marks=True),
+    ]
+    rate = [Series("learning rate", "first", points(entries, "lr"))]
+    return chart("Loss", "step", losses) + chart("Learning rate", "step", rate)

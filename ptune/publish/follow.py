@@ -1,0 +1,186 @@
+"""The best checkpoints of a run that goes on, proved one by one for a server that serves its bundle.
+
+    python -m ptune.publish.follow RUN BUNDLE NAME [--threads N]
+
+For each new best checkpoint: its adapter is added to a copy of the bundle (hard links) and proved there, as `ptune add` does;
+a line on standard output says where it lies, `{"step": 8, "name": "NAME-step-8", "folder": "…"}`, and a line on standard input
+that it may go. One that cannot be served is `{"step": 8, "name": "NAME-step-8", "refused": "why"}`. It ends when the run has
+ended, or its standard input has; where it cannot go on at all, after `{"failed": "why"}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+from ptune import publish
+from ptune.codecs.chat import ChatCodec
+from ptune.engine.adapter_folder import OWN, of_bundle
+from ptune.errors import FormatError, PtuneError, UsageError
+from ptune.formats.bundle import Bundle
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json, sha256_of, write_json, write_text
+from ptune.methods.lora import Lora
+from ptune.recipe import Recipe
+from ptune.tasks.chat.spec import Chat
+from ptune.training.finish import adapter_facts
+
+WEIGHTS = "adapter_model.safetensors"
+POLL_S = 1.0
+ENDED = ("finished", "stopped early")
+_FACTOR = re.compile(r"base_model\.model\.(.+)\.(lora_[AB])\.default\.weight")
+
+
+def best_step(run: Run) -> int | None:
+    """The step of the best checkpoint so far, of the newest where nothing is validated; None while there is none."""
+    try:
+        newest = read_json(run.checkpoints_path / "latest.json")["step"]
+        state = read_json(run.checkpoints_path / f"step-{newest}" / "state.json")
+    except FormatError:
+        return None  # not yet, or it is being replaced
+    best: int | None = state.get("best_step")
+    return int(newest) if best is None else best
+
+
+def check_followable(run: Run) -> None:
+    """Raises: UsageError for a run whose checkpoints are no LoRA adapters beside the base's own weights."""
+    recipe = Recipe.load(run.recipe_path)
+    if not isinstance(recipe.task, Chat) or not isinstance(recipe.method, Lora) or recipe.backbone.new_tokens:
+        raise UsageError(
+            f"{run.folder} cannot be followed: only runs of chat by Lora, without new tokens, have checkpoints that are"
+            " adapters; export it when it has ended"
+        )
+
+
+def unpack(run: Run, step: int, folder: Path) -> None:
+    """Writes a checkpoint's weights as an adapter in PEFT's format, with what it needs to be served as it is trained.
+
+    Raises: FormatError where the checkpoint is damaged or gone.
+    """
+    place = run.checkpoints_path / f"step-{step}"
+    weights = place / "weights.safetensors"
+    expected = read_json(place / "state.json").get("files", {}).get(weights.name)
+    if not weights.is_file() or sha256_of(weights) != expected:
+        raise FormatError(f"{weights} is damaged")
+    recipe, found = Recipe.load(run.recipe_path), {}
+    method = recipe.method
+    assert isinstance(method, Lora)
+    targets = set()
+    for name, tensor in load_file(weights).items():
+        factor = _FACTOR.fullmatch(name)
+        if factor is None:
+            raise FormatError(f"{weights} holds {name!r}, which is no factor of a LoRA adapter")
+        targets.add(factor[1])
+        found[f"base_model.model.{factor[1]}.{factor[2]}.weight"] = tensor
+    save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
+    LoraConfig(
+        r=method.r,
+        lora_alpha=method.alpha,
+        lora_dropout=method.dropout,
+        use_rslora=method.rslora,
+        target_modules=sorted(targets),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=recipe.backbone.model,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    codec = ChatCodec.open(run.codec_path)
+    if recipe.chat.template is not None and codec.template is not None:
+        write_text(folder / "chat_template.jinja", codec.template.source)
+    write_json(folder / OWN, adapter_facts(codec, run.record().base, ()))
+
+
+@contextmanager
+def proved(run: Run, step: int, bundle: Path, name: str, threads: int) -> Iterator[Path]:
+    """The adapter of a checkpoint in a copy of the bundle, measured; the copy's adapter folder, for as long as it is needed.
+
+    Raises: PtuneError where it does not fit or drifts.
+    """
+    holder = Path(tempfile.mkdtemp(prefix=f".{bundle.name}.", suffix=".following", dir=bundle.parent))
+    try:
+        adapter, copy = holder / "adapter", holder / "bundle"
+        adapter.mkdir()
+        unpack(run, step, adapter)
+        if (there := _already(Bundle.open(bundle), name, adapter)) is not None:
+            yield there
+            return
+        of_bundle(Bundle.open(bundle), copy)
+        publish.add(copy, adapter, name, threads=threads)
+        yield Bundle.open(copy).adapter_path(name)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _already(bundle: Bundle, name: str, adapter: Path) -> Path | None:
+    """The adapter's folder in a bundle that has it: from before the server was started again.
+
+    Raises: UsageError where what has its name is another one.
+    """
+    if name not in bundle.manifest.adapters:
+        return None
+    expected = bundle.adapter(name).files.get(WEIGHTS)
+    if sha256_of(adapter / WEIGHTS) != expected:
+        raise UsageError(f"{bundle.folder} has another adapter {name!r}: choose another --follow-name")
+    return bundle.adapter_path(name)
+
+
+def follow(run: Run, bundle: Path, name: str, threads: int, told: IO[str], acknowledged: IO[str]) -> None:
+    """Until the run has ended and its best checkpoint has been told. Raises: UsageError where it cannot be followed."""
+    check_followable(run)
+    seen: set[int] = set()
+    while True:
+        ended = run.record().status in ENDED  # before looking: what came before the end is seen
+        step = best_step(run)
+        if step is not None and step not in seen:
+            version = f"{name}-step-{step}"
+            line: dict[str, Any] = {"step": step, "name": version}
+            try:
+                with proved(run, step, bundle, version, threads) as folder:
+                    print(json.dumps({**line, "folder": str(folder)}), file=told, flush=True)
+                    if not acknowledged.readline():
+                        return
+            except PtuneError as error:
+                if best_step(run) != step:
+                    continue  # a better one took its place meanwhile
+                print(json.dumps({**line, "refused": str(error)}), file=told, flush=True)
+            seen.add(step)
+        elif ended:
+            return
+        else:
+            time.sleep(POLL_S)
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("run", type=Path)
+    options.add_argument("bundle", type=Path)
+    options.add_argument("name")
+    options.add_argument("--threads", type=int, default=1)
+    chosen = options.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what lies beside the bundle is removed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which then ends this
+    try:
+        run = Run.open(chosen.run)
+        follow(run, chosen.bundle, chosen.name, chosen.threads, sys.stdout, sys.stdin)
+    except PtuneError as error:
+        print(json.dumps({"failed": str(error)}), flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""A run that learns to score a query and a passage read together: a classifier of pairs with one label, which fits or not."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.backbone.classifier import load_classifier, load_sequence_codec, plain_tokenizer
+from ptune.codecs.sequence import SequenceCodec
+from ptune.data.label_splits import SPLITS
+from ptune.data.pairs import Pair, PairSplits, read_pair_splits
+from ptune.data.sequences import SequenceData, SequenceExample, SequenceSplit
+from ptune.doctor.doctor import doctor_command
+from ptune.doctor.pairs import judged
+from ptune.errors import DataError, RecipeError
+from ptune.formats.bundle import BaseIdentity, Hop
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json
+from ptune.progress import say
+from ptune.recipe import Recipe
+from ptune.tasks.classification.facts import Facts
+from ptune.tasks.classification.labels import Labels
+from ptune.tasks.classification.saving import reloaded_hop, write_trained
+from ptune.tasks.classification.text import check_backbone
+from ptune.tasks.classification.train import Loss, SequenceObjective
+from ptune.tasks.retrieval.spec import RELEVANT, RERANKING, Reranking
+from ptune.training.distributed import decided_by_one, sharded
+from ptune.training.finish import whole_state
+from ptune.training.work import Base
+
+LABELS = Labels((RELEVANT,), "multi")
+_FITS, _DOES_NOT = (0,), ()
+
+
+@dataclass
+class RerankingWork:
+    """See `ptune.training.work.Work`."""
+
+    recipe: Recipe
+    codec: SequenceCodec
+    data: SequenceData
+    head: tuple[str, ...] = ()  # modules that belong to the task, once the model is loaded
+
+    @property
+    def task(self) -> Reranking:
+        return reranking_of(self.recipe)
+
+    def load(self, device: torch.device) -> Base:
+        seed = self.recipe.train.seed
+        found = load_classifier(self.recipe.backbone, "text", LABELS, seed=seed, device=device)
+        self.head = found.head
+        return Base(found.model, found.identity, head=found.head)
+
+    @contextlib.contextmanager
+    def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[SequenceObjective]:
+        yield self._objective(device)
+
+    def save_codec(self, folder: Path) -> None:
+        self.codec.save(folder)
+
+    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
+        state = whole_state(model) if sharded(model) else None
+        if writes:
+            facts = Facts(
+                task=RERANKING,
+                base=identity.hash,
+                quantize=identity.quantize,
+                labels=LABELS.names,
+                problem=LABELS.problem,
+                head=self.head,
+                max_length=self.codec.limit(self.task.max_length),
+            )
+            tokenizer = plain_tokenizer(self.codec, self.task.max_length)
+            write_trained(run, self.recipe, model, facts, identity, state, tokenizer.save_pretrained)
+        if sharded(model):
+            torch.distributed.barrier()  # nobody reads before it is written
+        objective = self._objective(next(model.parameters()).device)
+
+        @torch.no_grad()
+        def logits(one: nn.Module, example: SequenceExample) -> torch.Tensor:
+            (batch,) = objective.batches([example])
+            return objective.logits(one, batch)
+
+        held = self.data.splits["test"].examples or self.data.validation or self.data.train
+        return reloaded_hop(model, run, lambda: self._again(run, identity), logits, held, LABELS.problem)
+
+    def _objective(self, device: torch.device) -> SequenceObjective:
+        most = self.recipe.train.micro_batch_tokens
+        return SequenceObjective(Loss(LABELS), most, device, self.codec.pad_id, self.codec.type_ids)
+
+    def _again(self, run: Run, identity: BaseIdentity) -> nn.Module:
+        """What lies in model/, loaded afresh."""
+        saved = self.recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
+        return load_classifier(saved, "text", LABELS).model
+
+
+def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> RerankingWork:
+    """Everything that can be known before the weights are read. Raises: DataError, RecipeError, BackboneError."""
+    task = reranking_of(recipe)
+    check_backbone(recipe)
+    if recipe.data.weights:
+        raise RecipeError("data.weights is not for reranking: name a file more than once instead")
+    codec = load_sequence_codec(recipe.backbone)
+    splits = read_pair_splits(recipe.data, recipe.train.seed)
+    splits.check()
+    made = {name: scored(splits.rows[name], task, codec, recipe.train.seed) for name in SPLITS}
+    _refuse(made, task)
+    if run.record_path.is_file():  # it was examined when it began
+        findings = read_json(run.data_path).get("findings", [])
+    else:
+        findings = decided_by_one(accelerator, lambda: judged(splits, None, doctor_command(command)))
+    for name, split in made.items():
+        if split.examples:
+            right = sum(example.target == _FITS for example in split.examples)
+            say(f"{name}: {len(split.examples)} pairs, {right} of them right")
+    return RerankingWork(recipe, codec, _data(recipe, splits, made, codec, findings))
+
+
+def reranking_of(recipe: Recipe) -> Reranking:
+    """The task, where it is known to be one of scores."""
+    assert isinstance(recipe.task, Reranking)
+    return recipe.task
+
+
+def scored(rows: Sequence[Pair], task: Reranking, codec: SequenceCodec, seed: int) -> SequenceSplit:
+    """Each anchor with its passage, with the wrong ones of its row, and with `sampled` of other anchors' rows."""
+    split = SequenceSplit()
+    right: dict[str, set[str]] = {}
+    for row in rows:
+        right.setdefault(row.anchor, {row.anchor}).add(row.positive)
+    others = sorted({row.positive for row in rows})
+    chance = random.Random(seed)  # noqa: S311 - the same rows on every machine
+    for row in rows:
+        drawn = chance.sample(others, min(len(others), task.sampled + len(right[row.anchor])))
+        wrong = [text for text in drawn if text not in right[row.anchor]][: task.sampled]
+        for passage in dict.fromkeys((row.positive, *row.negatives, *wrong)):
+            found = codec.encode(row.anchor, passage, task.max_length)
+            split.lengths[found.length] += 1
+            split.longest = max(split.longest, (found.length, row.place), key=lambda known: known[0])
+            split.overlong += found.truncated
+            if found.truncated and task.on_overlong == "drop":
+                split.left_out += 1
+                continue
+            target = _FITS if passage == row.positive else _DOES_NOT
+            split.examples.append(SequenceExample(found.ids, found.type_ids, target))
+    return split
+
+
+def _refuse(made: Mapping[str, SequenceSplit], task: Reranking) -> None:
+    """Raises: DataError where pairs are too long and that is an error, nothing is left, or there is no wrong passage."""
+    overlong = sum(split.overlong for split in made.values())
+    if overlong and task.on_overlong == "error":
+        length, place = max((split.longest for split in made.values()), key=lambda found: found[0])
+        raise DataError(
+            f"{overlong} pairs are longer than {task.max_length} tokens (longest {length}, {place});"
+            " use --task.on-overlong truncate or drop, or raise --task.max-length"
+        )
+    targets = {example.target for example in made["train"].examples}
+    if _FITS not in targets:
+        raise DataError(f"no right pair is left to train on: all are longer than {task.max_length} tokens")
+    if _DOES_NOT not in targets:
+        raise DataError(
+            "there is no wrong pair to train on: give rows a `negative`, or set --task.sampled to 1 or more"
+        )
+
+
+def _data(
+    recipe: Recipe,
+    splits: PairSplits,
+    made: Mapping[str, SequenceSplit],
+    codec: SequenceCodec,
+    findings: Sequence[object],
+) -> SequenceData:
+    summary = {
+        "files": [{"split": split, **file.described()} for split, file in splits.files],
+        "validation_share": None if recipe.data.validation else recipe.data.validation_share,
+        "longest_tokens": codec.limit(reranking_of(recipe).max_length),
+        "on_overlong": reranking_of(recipe).on_overlong,
+        **{name: split.described(LABELS) for name, split in made.items()},
+        "findings": list(findings),
+    }
+    return SequenceData(LABELS, made, (len(made["train"].examples),), summary)

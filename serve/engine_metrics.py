@@ -1,0 +1,106 @@
+"""Metrics that are read from an engine when somebody asks: what runs, what waits, the cache, its steps, what was built."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from ptune import __version__
+
+if TYPE_CHECKING:
+    from ptune.engine.engine import Engine
+    from ptune.engine.pulse import Pulse, Tally
+    from ptune.formats.bundle import Bundle
+
+
+class Beating(Protocol):
+    """An engine of either kind."""
+
+    pulse: Pulse
+
+    @property
+    def bundle(self) -> Bundle: ...
+
+
+class EngineNumbers(Collector):
+    """Of a decoder's engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        stats, pulse = self._engine.stats(), self._engine.pulse
+        used, capacity = stats.kv_used_tokens, stats.kv_capacity_tokens
+        yield GaugeMetricFamily("ptune_num_requests_running", "Sequences in the running batch", stats.running)
+        yield GaugeMetricFamily("ptune_num_requests_waiting", "Sequences that wait", stats.waiting)
+        yield GaugeMetricFamily(
+            "ptune_kv_cache_usage_perc", "Used share of the cache, 0 to 1", used / capacity
+        )
+        yield GaugeMetricFamily("ptune_kv_used_tokens", "Tokens held in the KV cache", used)
+        yield GaugeMetricFamily("ptune_kv_capacity_tokens", "Tokens that fit", capacity)
+        yield CounterMetricFamily(
+            "ptune_num_preemptions", "Sequences that gave way to another tenant's", stats.preempted
+        )
+        yield CounterMetricFamily(
+            "ptune_prefix_cache_queries",
+            "Prompt tokens that were looked for in the cache",
+            pulse.asked_tokens,
+        )
+        yield CounterMetricFamily(
+            "ptune_prefix_cache_hits", "Prompt tokens that were found in the cache", stats.reused
+        )
+        yield _histogram(
+            "ptune_request_queue_time_seconds", "From submission to a sequence's first step", pulse.queue_s
+        )
+
+
+class PulseNumbers(Collector):
+    """Of either engine."""
+
+    def __init__(self, engine: Beating) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        pulse = self._engine.pulse
+        yield _histogram("ptune_batch_size", "Rows of a step", pulse.rows)
+        yield _histogram("ptune_step_seconds", "Time of a step", pulse.step_s)
+        yield GaugeMetricFamily("ptune_running_step_seconds", "Age of the running step", pulse.running_s)
+        yield CounterMetricFamily("ptune_failed_steps", "Steps that failed", pulse.failed)
+
+
+class BuildInfo(Collector):
+    """`ptune_build_info`: versions and the base's hash."""
+
+    def __init__(self, engine: Beating) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            runtime = version("onnxruntime")
+        except PackageNotFoundError:  # another build of it
+            runtime = "unknown"
+        base = self._engine.bundle.manifest.base
+        said = {
+            "version": __version__,
+            "onnxruntime": runtime,
+            "python": platform.python_version(),
+            "base": base.source,
+            "base_hash": base.hash.rpartition(":")[2][:12],
+        }
+        yield InfoMetricFamily("ptune_build", "What serves what", value=said)
+
+
+def _histogram(name: str, what: str, tally: Tally) -> Metric:
+    buckets = [("+Inf" if bound == float("inf") else str(bound), count) for bound, count in tally.buckets()]
+    return HistogramMetricFamily(name, what, buckets=buckets, sum_value=tally.sum)

@@ -1,0 +1,130 @@
+"""`--follow RUN`: each new best checkpoint of a run that goes on is served, once a process beside this one has proved it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptune.errors import PtuneError, UsageError
+from ptune.formats.run import Run
+
+from .adapter_store import check_name
+
+if TYPE_CHECKING:
+    from ptune.formats.bundle import Bundle
+
+    from .adapter_store import AdapterStore
+
+LEAVE_S = 10
+PROVER = (sys.executable, "-m", "ptune.publish.follow")
+_log = logging.getLogger("ptune.serve")
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Which run is followed, and under which name its newest proved checkpoint answers. threads: of a proof."""
+
+    run: Path
+    name: str
+    threads: int = 1
+
+    def check(self, bundle: Bundle) -> None:
+        """Raises: UsageError where this machine cannot prove, or the run does not belong to the bundle."""
+        missing = [
+            package for package in ("torch", "transformers", "peft", "onnx") if find_spec(package) is None
+        ]
+        if missing:
+            raise UsageError(
+                f"--follow proves each checkpoint against torch, and {missing[0]} is not installed here:"
+                " pip install 'ptune[export]'"
+            )
+        record, manifest = Run.open(self.run).record(), bundle.manifest
+        if manifest.task != "chat":
+            raise UsageError("--follow is for bundles of chat models; `ptune add` the run when it has ended")
+        if record.base.hash != manifest.base.hash:
+            raise UsageError(
+                f"--follow {self.run}: it trains on another base ({record.base.hash[:12]}) than {bundle.folder} holds"
+                f" ({manifest.base.hash[:12]})"
+            )
+        check_name(self.name, "--follow-name")
+        if self.name in manifest.adapters:
+            raise UsageError(
+                f"{bundle.folder} has an adapter {self.name!r}: choose another name for what is followed by --follow-name"
+            )
+
+
+@contextmanager
+def following(
+    follow: Follow, store: AdapterStore, bundle: Path, prover: Sequence[str] = PROVER, *, quiet: bool = False
+) -> Iterator[None]:
+    """Follows a run for as long as the block takes. What goes wrong is a line in the log; what is served goes on being served.
+
+    quiet: the progress of proofs is not shown on standard error.
+    """
+    command = [*prover, str(follow.run), str(bundle), follow.name, "--threads", str(follow.threads)]
+    errors = subprocess.DEVNULL if quiet else None
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+    )
+    listener = threading.Thread(
+        target=_listen, args=(process, follow, store), name="ptune-follow", daemon=True
+    )
+    listener.start()
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        listener.join()
+
+
+def _listen(process: subprocess.Popen[str], follow: Follow, store: AdapterStore) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdin, process.stdout:
+        for line in process.stdout:
+            try:
+                _take(json.loads(line), follow, store)
+            except PtuneError as error:
+                _log.error("following %s: %s", follow.run, error)
+            except Exception as error:
+                _log.error("following %s failed: %s", follow.run, type(error).__name__)
+            try:
+                process.stdin.write("\n")
+                process.stdin.flush()
+            except BrokenPipeError:
+                break
+    code = process.wait()
+    if code > 0:
+        _log.error("following %s has ended with exit code %s; what is served stays", follow.run, code)
+
+
+def _take(said: dict[str, str], follow: Follow, store: AdapterStore) -> None:
+    """Serves what was proved, lets the name stand for it, and removes versions that nothing goes back to."""
+    if "failed" in said:
+        _log.error("%s cannot be followed: %s", follow.run, said["failed"])
+        return
+    version = said["name"]
+    if "refused" in said:
+        _log.error("%s is not served: %s", version, said["refused"])
+        return
+    store.adopt(Path(said["folder"]), version, follow.name)
+    kept = store.aliases()[follow.name]
+    print(f"{follow.name} is {kept.name} now, proved", flush=True)
+    own = [name for name in store.names() if name.startswith(f"{follow.name}-step-")]
+    for name in own:
+        if name not in (kept.name, kept.previous):
+            store.remove(name)

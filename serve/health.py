@@ -1,0 +1,63 @@
+"""Whether the engine still works: /health says so, and a watchdog puts it into the log, for an orchestrator to restart the server."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ptune.errors import RequestError
+
+if TYPE_CHECKING:
+    from ptune.engine.pulse import Pulse
+
+_log = logging.getLogger("ptune.serve")
+
+
+class Health:
+    """What is wrong with an engine, if anything. step_limit_s: a step that takes longer is stuck."""
+
+    def __init__(self, pulse: Pulse, step_limit_s: float) -> None:
+        self._pulse = pulse
+        self._step_limit_s = step_limit_s
+
+    def problem(self) -> str | None:
+        """One sentence, None where all is well."""
+        running_s = self._pulse.running_s
+        if running_s > self._step_limit_s:
+            return f"a step of the engine has run for {running_s:.0f} s, over the limit of {self._step_limit_s:g} s"
+        if self._pulse.broken:
+            return "the engine's last steps have all failed"
+        return None
+
+    def check(self) -> None:
+        """Raises: RequestError(503) where something is wrong."""
+        problem = self.problem()
+        if problem is not None:
+            raise RequestError(f"unhealthy: {problem}", code="unhealthy", status=503)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Logs when the engine falls ill and when it is well again."""
+        ended = threading.Event()
+        watchdog = threading.Thread(target=self._watch, args=(ended,), name="ptune-watchdog", daemon=True)
+        watchdog.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watchdog.join()
+
+    def _watch(self, ended: threading.Event) -> None:
+        ill = False
+        while not ended.wait(min(self._step_limit_s / 4, 5)):
+            problem = self.problem()
+            if problem is not None and not ill:
+                _log.error(
+                    "unhealthy: %s; /health answers 503 until that is over: restart this server", problem
+                )
+            elif problem is None and ill:
+                _log.warning("healthy again: the engine's steps come to their ends")
+            ill = problem is not None

@@ -1,0 +1,110 @@
+"""HTTP on one connection: uvicorn's protocol over h11, with deadlines for clients that are slow on purpose.
+
+h11 and not httptools, whichever is installed: it bounds what it holds of a request's head, and takes no lengths that
+two readers could understand in two ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ptune.errors import RequestError
+
+from .errors import error_object
+
+HEAD_LIMIT_S = 20.0
+"""How long a request's head may take, from its first byte, and a connection without any request."""
+STALL_LIMIT_S = 60.0
+"""How long a client may leave an answer unread."""
+MAX_HEAD_BYTES = 64 * 1024
+
+
+class Protocol(H11Protocol):
+    """One connection."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._head = _Deadline()
+        self._stall = _Deadline()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head.end()
+        self._stall.end()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._answering():
+            self._head.end()
+        elif not self.transport.is_closing():
+            self._await_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall.begin(self.loop, STALL_LIMIT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stall.end()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets an error object, where no answer has begun yet; then the connection is closed."""
+        if self._answering():
+            self.cycle.disconnected = True  # what its endpoint has to say goes nowhere
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            error = RequestError("this is no HTTP request that can be read", code="invalid_http")
+            body = json.dumps(error_object(error)).encode()
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
+            for event in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+    def _answering(self) -> bool:
+        """Whether a request has come that is not answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._head.begin(self.loop, HEAD_LIMIT_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if not self._answering():
+            self.transport.abort()
+
+
+class _Deadline:
+    """A time by which something has to have happened."""
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop, seconds: float, missed: Callable[[], None]) -> None:
+        """Nothing where it has begun: what comes drop by drop does not put the end off."""
+        if self._timer is None:
+            self._timer = loop.call_later(seconds, self._miss, missed)
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _miss(self, missed: Callable[[], None]) -> None:
+        self._timer = None
+        missed()

@@ -1,0 +1,63 @@
+"""Request bodies of /v1/embeddings (OpenAI's shape) and /v1/rerank (Jina's and Cohere's). Strict, as in `schemas`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from .encoder_schemas import Asking, listed
+from .errors import UNSUPPORTED
+
+MAX_TEXTS = 2048  # OpenAI's own limit
+MAX_DOCUMENTS = 1000
+
+
+def _text(value: Any) -> str:
+    if type(value) is int or (isinstance(value, list) and all(type(item) is int for item in value)):
+        raise PydanticCustomError(UNSUPPORTED, "token ids are not supported yet; send text")
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    if "\0" in value:
+        raise ValueError("must not hold a NUL character")
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def _document(value: Any) -> str:
+    """A text, or Cohere's {"text": …}."""
+    if isinstance(value, dict) and set(value) == {"text"}:
+        value = value["text"]
+    if not isinstance(value, str):
+        raise ValueError('must be a text, or {"text": …}')
+    return _text(value)
+
+
+class EmbeddingsRequest(Asking):
+    """POST /v1/embeddings"""
+
+    input: Annotated[
+        list[Annotated[Any, AfterValidator(_text)]],  # of str
+        Field(min_length=1, max_length=MAX_TEXTS),
+        BeforeValidator(listed),
+    ]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class RerankRequest(Asking):
+    """POST /v1/rerank"""
+
+    query: Annotated[str, AfterValidator(_text)]
+    documents: Annotated[
+        list[Annotated[Any, AfterValidator(_document)]],  # of str
+        Field(min_length=1, max_length=MAX_DOCUMENTS),
+    ]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool = True
+
+    @property
+    def texts(self) -> list[str]:
+        return list(self.documents)

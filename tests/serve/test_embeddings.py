@@ -1,0 +1,143 @@
+"""/v1/embeddings over a real bundle: OpenAI's own client gets the vectors that torch computes."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from fake_chat_model import serving
+from retrieval_runs import bundle, embedding_run
+
+from ptune.engine.encoder_batch import Item
+from ptune.tasks.classification.infer import EncoderModel, encode, load
+from ptune.tasks.retrieval.infer import embed
+from ptune.tasks.retrieval.torch_side import load_embeddings
+from ptune_serve.app import create_encoder_app
+from ptune_serve.service import Settings
+
+TEXTS = ["what is the devil of war", "love", "the king and the dog " * 30]
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[EncoderModel]:
+    found = load(bundle(), threads=1, max_waiting=200)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def http(model: EncoderModel) -> Iterator[httpx.Client]:
+    with (
+        serving(create_encoder_app(model, Settings())) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(http: httpx.Client) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none")
+
+
+@pytest.fixture(scope="module")
+def expected() -> np.ndarray:
+    return load_embeddings(embedding_run(), "cpu")(TEXTS)
+
+
+@pytest.mark.parametrize("form", ["float", "base64", None])
+def test_openai_gets_the_vectors_of_torch(
+    client: openai.OpenAI, expected: np.ndarray, form: str | None
+) -> None:
+    options = {} if form is None else {"encoding_format": form}
+    found = client.embeddings.create(model="finder", input=TEXTS, **options)  # type: ignore[arg-type]
+    values = [
+        np.frombuffer(base64.b64decode(one.embedding), "<f4") if form == "base64" else one.embedding
+        for one in found.data
+    ]
+    np.testing.assert_allclose(np.array(values), expected, atol=2e-5)
+    assert [one.index for one in found.data] == [0, 1, 2]
+    assert found.model == "finder"
+    assert found.usage.total_tokens == found.usage.prompt_tokens > 32
+
+
+def test_fewer_dimensions_are_the_first_numbers_at_length_1(
+    client: openai.OpenAI, expected: np.ndarray
+) -> None:
+    found = client.embeddings.create(model="finder", input=TEXTS, dimensions=8)
+    short = expected[:, :8] / np.linalg.norm(expected[:, :8], axis=1, keepdims=True)
+    np.testing.assert_allclose([one.embedding for one in found.data], short, atol=2e-5)
+    with pytest.raises(openai.BadRequestError, match=r"1 to 64 numbers \(is 65\)"):
+        client.embeddings.create(model="finder", input="a", dimensions=65)
+
+
+def test_adapters_are_mixed_in_a_pass(model: EncoderModel) -> None:
+    texts = [f"devil {at} of war" for at in range(6)]
+    items = []
+    for text in texts:
+        items.append(Item(encode(text, model.engine.record("finder"), model.codec).inputs, "finder"))
+        items.append(Item(encode((text, text), model.engine.record("judge"), model.codec).inputs, "judge"))
+    before = model.engine.stats()
+    together = model.engine.logits(items)
+    after = model.engine.stats()
+    assert after.passes - before.passes < len(items)
+    alone = [model.engine.logits([one])[0] for one in items]
+    for mixed, single in zip(together, alone, strict=True):
+        np.testing.assert_allclose(mixed, single, atol=2e-5)
+
+
+def test_many_callers_and_long_calls_are_all_answered(http: httpx.Client, model: EncoderModel) -> None:
+    """More texts than the engine lets wait, and a reranker beside them."""
+    texts = [f"{at} dogs" for at in range(450)]
+
+    def asked(number: int) -> dict:
+        if number:
+            body = {"model": "judge", "query": "dogs", "documents": texts[:20]}
+            return http.post("/v1/rerank", json=body).json()
+        return http.post("/v1/embeddings", json={"model": "finder", "input": texts}).json()
+
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(asked, range(3))
+    vectors = np.array([one["embedding"] for one in first["data"]])
+    np.testing.assert_allclose(vectors[::50], embed(model, texts[::50], "finder"), atol=2e-5)
+    assert others[0]["results"]
+    assert len(others[1]["results"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"input": []}, "input"),
+        ({"input": " "}, "must not be empty"),
+        ({"input": ["a", ""]}, "input[1]"),
+        ({"input": [1, 2]}, "token ids are not supported yet"),
+        ({"input": [[1, 2]]}, "token ids are not supported yet"),
+        ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
+        ({"input": "a", "dimensions": 0}, "dimensions"),
+        ({"input": "a", "truncate_prompt_tokens": 4}, "truncate_prompt_tokens"),
+        ({"input": "a", "model": "judge"}, "ask it at /v1/rerank"),
+        ({}, "input"),
+    ],
+)
+def test_refusals_say_what_is_wrong(http: httpx.Client, body: dict, words: str) -> None:
+    answer = http.post("/v1/embeddings", json={"model": "finder", **body})
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]
+
+
+def test_an_unknown_adapter_is_not_found(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="finder, judge"):
+        client.embeddings.create(model="nobody", input="a")
+
+
+def test_models_say_what_they_give(http: httpx.Client) -> None:
+    cards = {card["id"]: card for card in http.get("/v1/models").json()["data"]}
+    assert cards["finder"]["endpoint"] == "/v1/embeddings"
+    assert cards["finder"]["embedding"]["dimensions"] == [16, 8]
+    assert cards["judge"]["endpoint"] == "/v1/rerank"
+    paths = http.get("/openapi.json").json()["paths"]
+    assert {"/v1/embeddings", "/v1/rerank"} <= set(paths)

@@ -1,0 +1,109 @@
+"""/v1/rerank over a real bundle, in the shape that Jina's and Cohere's clients read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import jsonschema
+import numpy as np
+import pytest
+from fake_chat_model import serving
+from retrieval_runs import bundle, embedding_run
+
+from ptune.tasks.classification.infer import EncoderModel, load
+from ptune.tasks.retrieval.infer import rerank
+from ptune.tasks.retrieval.torch_side import load_embeddings
+from ptune_serve.app import create_encoder_app
+from ptune_serve.service import Settings
+
+QUERY = "what is the devil of war"
+DOCUMENTS = ["devil and devil with war", "money without anything", "the church", "war of the devil 3"]
+SHAPE = {
+    "type": "object",
+    "required": ["id", "model", "results", "usage"],
+    "properties": {
+        "model": {"type": "string"},
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["index", "relevance_score"],
+                "properties": {
+                    "index": {"type": "integer"},
+                    "relevance_score": {"type": "number", "minimum": -1, "maximum": 1},
+                    "document": {"type": "object", "required": ["text"]},
+                },
+            },
+        },
+        "usage": {"type": "object", "required": ["total_tokens"]},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[EncoderModel]:
+    found = load(bundle(), threads=1)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def http(model: EncoderModel) -> Iterator[httpx.Client]:
+    with (
+        serving(create_encoder_app(model, Settings())) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        yield client
+
+
+def ask(http: httpx.Client, **fields: object) -> httpx.Response:
+    return http.post("/v1/rerank", json={"model": "judge", "query": QUERY, "documents": DOCUMENTS, **fields})
+
+
+@pytest.mark.parametrize("adapter", ["judge", "finder"])
+def test_documents_come_in_the_order_of_their_scores(
+    http: httpx.Client, model: EncoderModel, adapter: str
+) -> None:
+    answer = ask(http, model=adapter).json()
+    jsonschema.validate(answer, SHAPE)
+    scores = {one["index"]: one["relevance_score"] for one in answer["results"]}
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    np.testing.assert_allclose(
+        [scores[at] for at in range(4)], rerank(model, QUERY, DOCUMENTS, adapter), atol=2e-5
+    )
+    assert all(one["document"]["text"] == DOCUMENTS[one["index"]] for one in answer["results"])
+    assert answer["usage"]["total_tokens"] > 10
+
+
+def test_an_adapter_of_vectors_gives_their_cosine(http: httpx.Client) -> None:
+    query, *others = load_embeddings(embedding_run(), "cpu")([QUERY, *DOCUMENTS])
+    found = {one["index"]: one["relevance_score"] for one in ask(http, model="finder").json()["results"]}
+    np.testing.assert_allclose([found[at] for at in range(4)], [query @ one for one in others], atol=2e-5)
+
+
+def test_the_first_so_many_without_their_texts(http: httpx.Client) -> None:
+    every = ask(http).json()["results"]
+    answer = ask(http, top_n=2, return_documents=False).json()
+    assert [one["index"] for one in answer["results"]] == [one["index"] for one in every[:2]]
+    assert all("document" not in one for one in answer["results"])
+    same = ask(http, documents=[{"text": text} for text in DOCUMENTS], top_n=9).json()["results"]
+    assert [one["index"] for one in same] == [one["index"] for one in every]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"documents": []}, "documents"),
+        ({"documents": ["a", " "]}, "documents[1]"),
+        ({"documents": [{"title": "a"}]}, "documents[0]"),
+        ({"query": ""}, "query"),
+        ({"top_n": 0}, "top_n"),
+        ({"rank_fields": ["title"]}, "rank_fields"),
+    ],
+)
+def test_refusals_say_what_is_wrong(http: httpx.Client, fields: dict, words: str) -> None:
+    answer = ask(http, **fields)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]
+    assert ask(http, model="nobody").status_code == 404
