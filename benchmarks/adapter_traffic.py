@@ -205,7 +205,7 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--dry-run", action="store_true", help="write no file")
     chosen = options.parse_args()
-    bundle = exported(chosen.bundle or chosen.work / "bundle", "int8", chosen.threads)
+    bundle = exported(chosen.bundle or chosen.work / "bundle", "fp32,int8", chosen.threads)
     chosen.work.mkdir(parents=True, exist_ok=True)
     adapted = random_adapters.with_adapters(bundle, chosen.work, chosen.adapters)
     found = measured(adapted, chosen)

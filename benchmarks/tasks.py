@@ -1,8 +1,8 @@
-"""What the recipes of classification and retrieval reach: python -m benchmarks.tasks --data FOLDER      (1 to 2 hours on 2 cores)
+"""What the recipes of classification, retrieval and recommendation reach: python -m benchmarks.tasks --data FOLDER      (1 to 2 hours on 2 cores)
 
 --only ROW [ROW…] runs some rows; the others stay in results/tasks.json as they are. A row that was cut off goes on where
 it stopped, one that is done is not run again (--again runs it anew). FOLDER holds sentiment/tweets3.{train,test}.jsonl,
-ner/gnome_ui.{train,test}.jsonl and images/fashion_mnist_6k.npz.
+ner/gnome_ui.{train,test}.jsonl, images/fashion_mnist_6k.npz and recsys/debian_{deps,items}.csv.
 
 Each row is a shipped recipe with other data: `ptune train`, `ptune export`, `ptune evaluate`, each a process of its own.
 The test files are read by the last one only; every choice (which step is kept) is made on a tenth of the training file.
@@ -25,7 +25,9 @@ from benchmarks.sides import RESULTS, write
 PACKAGES = ("ptune", "torch", "transformers", "peft", "onnxruntime", "scikit-learn", "seqeval", "timm")
 TWEETS = {"files": ["sentiment/tweets3.train.jsonl"], "test": ["sentiment/tweets3.test.jsonl"]}
 WORDS = {"files": ["ner/gnome_ui.train.jsonl"], "test": ["ner/gnome_ui.test.jsonl"]}
+DEPENDS = {"files": ["recsys/debian_deps.csv"]}
 CLOTHES = {"files": ["images/fashion_mnist_6k.npz:train"], "test": ["images/fashion_mnist_6k.npz:test"]}
+ITEMS = "recsys/debian_items.csv"
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,16 @@ class Row:
     goal: float | None = None
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     method: str | None = None  # another one than the recipe's, with its defaults
+    items: str | None = None  # of recommendation: the catalogue
 
 
 NER_TRAIN = {"epochs": 8.0, "lr": 3e-4, "batch_size": 16}  # at 1e-3 the loss stays where every word is O
+RECOMMEND_TRAIN = {
+    "max_steps": 30,
+    "batch_size": 128,
+    "micro_batch_tokens": 8192,
+    "validate_every": 30,
+}
 ROWS = {
     "sentiment_lora_accuracy": Row("sentiment_lora", TWEETS, "accuracy", 0.86),
     "sentiment_full_accuracy": Row("sentiment_full", TWEETS, "accuracy"),
@@ -58,6 +67,17 @@ ROWS = {
     ),
     "embed_recall_at_10": Row("embed_lora", {}, "recall@10"),
     "rerank_mrr": Row("rerank_lora", {}, "mrr"),
+    "recommend_hr10_warm": Row(
+        "recommend_lora", DEPENDS, "recall@10", 0.70, {"train": RECOMMEND_TRAIN}, items=ITEMS
+    ),
+    "recommend_hr10_cold": Row(
+        "recommend_lora",
+        DEPENDS,
+        "recall@10",
+        0.10,
+        {"train": RECOMMEND_TRAIN, "task": {"withheld": 50}},
+        items=ITEMS,
+    ),
 }
 
 
@@ -71,6 +91,8 @@ def recipe_of(name: str, row: Row, data: Path) -> Any:
     changed: dict[str, Any] = {"name": name, "data": recipe.data.model_copy(update=files)}
     for section, fields in row.changes.items():
         changed[section] = getattr(recipe, section).model_copy(update=fields)
+    if row.items is not None:
+        changed["task"] = changed.get("task", recipe.task).model_copy(update={"items": data / row.items})
     if row.method is not None:
         changed["method"] = {kind.__name__: kind for kind in METHODS}[row.method]()
     return recipe.model_copy(update=changed)
@@ -133,7 +155,7 @@ def ptune(*words: str) -> None:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """results/tasks.md"""
     lines = [
-        "# What the recipes of classification and retrieval reach",
+        "# What the recipes of classification, retrieval and recommendation reach",
         "",
         "Written by `python -m benchmarks.tasks`; everything else about a row is in [tasks.json](tasks.json). The test files"
         " are used for these figures only. Intervals: 95 %, bootstrap over the test rows.",

@@ -39,6 +39,7 @@ WORK = {
     "ImageClassification": "ptune.tasks.classification.images",
     "Embedding": "ptune.tasks.retrieval.embedding",
     "Reranking": "ptune.tasks.retrieval.reranking",
+    "Recommendation": "ptune.tasks.recommendation.train",
 }
 """Kind of task -> the module whose `prepare` makes its Work."""
 

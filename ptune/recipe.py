@@ -18,10 +18,17 @@ from ptune.methods.lora import Lora
 from ptune.spec import Spec
 from ptune.tasks.chat.spec import Chat
 from ptune.tasks.classification.spec import ImageClassification, TextClassification, TokenClassification
+from ptune.tasks.recommendation.spec import Recommendation
 from ptune.tasks.retrieval.spec import Embedding, Reranking
 
 Task: TypeAlias = (
-    Chat | TextClassification | TokenClassification | ImageClassification | Embedding | Reranking
+    Chat
+    | TextClassification
+    | TokenClassification
+    | ImageClassification
+    | Embedding
+    | Reranking
+    | Recommendation
 )
 TASKS: tuple[type[Spec], ...] = (
     Chat,
@@ -30,6 +37,7 @@ TASKS: tuple[type[Spec], ...] = (
     ImageClassification,
     Embedding,
     Reranking,
+    Recommendation,
 )
 Method: TypeAlias = Lora | FreezeExceptLast | Full
 METHODS: tuple[type[Spec], ...] = (Lora, FreezeExceptLast, Full)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from . import adapters, chat, classify, completions, embeddings, errors, rerank, tag, tokens
+from . import adapters, chat, classify, completions, embeddings, errors, recommend, rerank, tag, tokens
 from .adapter_store import AdapterStore
 from .catalogue import Catalogue
 from .encoder_catalogue import EncoderCatalogue
@@ -66,7 +66,7 @@ def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> 
         store=AdapterStore(model.engine, settings.max_adapters),
         health=Health(model.engine.pulse, settings.step_limit_s),
     )
-    return _app(service, classify.router, tag.router, embeddings.router, rerank.router)
+    return _app(service, classify.router, tag.router, embeddings.router, rerank.router, recommend.router)
 
 
 def _app(service: Service, *endpoints: APIRouter) -> FastAPI:

@@ -22,7 +22,7 @@ ENDPOINTS = {
     "text-ranking": "/v1/rerank",
 }
 """An adapter's task -> where to ask it."""
-ALSO = {("feature-extraction", "/v1/rerank")}
+ALSO = {("feature-extraction", "/v1/rerank"), ("feature-extraction", "/v1/recommend")}
 """Other places where a task answers."""
 
 

@@ -14,7 +14,7 @@ MAX_TEXTS = 2048  # OpenAI's own limit
 MAX_DOCUMENTS = 1000
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     if type(value) is int or (isinstance(value, list) and all(type(item) is int for item in value)):
         raise PydanticCustomError(UNSUPPORTED, "token ids are not supported yet; send text")
     if not isinstance(value, str):
@@ -32,14 +32,14 @@ def _document(value: Any) -> str:
         value = value["text"]
     if not isinstance(value, str):
         raise ValueError('must be a text, or {"text": …}')
-    return _text(value)
+    return text_of(value)
 
 
 class EmbeddingsRequest(Asking):
     """POST /v1/embeddings"""
 
     input: Annotated[
-        list[Annotated[Any, AfterValidator(_text)]],  # of str
+        list[Annotated[Any, AfterValidator(text_of)]],  # of str
         Field(min_length=1, max_length=MAX_TEXTS),
         BeforeValidator(listed),
     ]
@@ -50,7 +50,7 @@ class EmbeddingsRequest(Asking):
 class RerankRequest(Asking):
     """POST /v1/rerank"""
 
-    query: Annotated[str, AfterValidator(_text)]
+    query: Annotated[str, AfterValidator(text_of)]
     documents: Annotated[
         list[Annotated[Any, AfterValidator(_document)]],  # of str
         Field(min_length=1, max_length=MAX_DOCUMENTS),

@@ -1,4 +1,4 @@
-"""A chat bundle with an int8 graph beside fp32: proved, served by choice, refused where it drifts."""
+"""A chat bundle with int8 and int4 graphs beside fp32: proved, served by choice, refused where they drift."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import peft_folder
-from tiny_models import VOCAB, build, conversations, write_jsonl
+from tiny_models import VOCAB, build, conversations, in_four_bits, write_jsonl
 
 from ptune import publish
 from ptune.engine.engine import Engine
@@ -30,7 +30,7 @@ RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to ea
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("profiles")
-    build(folder / "model", "llama")
+    in_four_bits(build(folder / "model", "llama"))
     write_jsonl(folder / "data.jsonl", conversations(24))
     recipe = Recipe(
         task=Chat(),
@@ -42,35 +42,42 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     train(recipe, folder / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profile, "PROFILE_TOP1", RANDOM_TOP1)
-        proof = publish.export_run(
-            Run.open(folder / "run"), folder / "bundle", name="tuned", threads=1, profiles=("int8", "fp32")
-        )
+        run, profiles = Run.open(folder / "run"), ("int8", "fp32", "int4")
+        proof = publish.export_run(run, folder / "bundle", name="tuned", threads=1, profiles=profiles)
         assert proof.passed
         yield folder
 
 
 def test_hops_and_files(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
-    assert sorted(bundle.manifest.graphs) == ["fp32", "int8"]
+    assert sorted(bundle.manifest.graphs) == ["fp32", "int4", "int8"]
     assert bundle.manifest.default_profile == "int8"
     base = {hop.name: hop for hop in bundle.manifest.hops}
     assert base["fp32 → int8"].positions >= HELD_TOKENS
     assert 0 < base["fp32 → int8"].mean_kl < 0.01
     assert base["int8: alone → in company"].max_abs_logprob < 1e-2
     assert base["int8: alone → in company"].note.endswith("the base's moved by 0")
-    assert "fp32 → int8" in [hop.name for hop in bundle.adapter("tuned").hops]
-    with closing(Engine.open(bundle, threads=1)) as engine:  # golden vectors of int8 are replayed
-        rounded = engine.logits([[5, 6, 7, 8]], ["tuned"])[0]
-    with closing(Engine.open(bundle, profile="fp32", threads=1)) as engine:
-        floats = engine.logits([[5, 6, 7, 8]], ["tuned"])[0]
-    assert 0 < np.abs(rounded - floats).max() < 0.5
+    assert base["fp32 → int4"].limit == f"mean KL ≤ 0.005 and top-1 ≥ {RANDOM_TOP1}"
+    assert base["fp32 → int4"].note == "weights as the source has them in 4 bits"
+    assert base["int4: alone → in company"].note.endswith("the base's moved by 0")
+    assert {"fp32 → int8", "fp32 → int4"} <= {hop.name for hop in bundle.adapter("tuned").hops}
+    said = {}
+    for name in bundle.manifest.graphs:
+        with closing(
+            Engine.open(bundle, profile=name, threads=1)
+        ) as engine:  # its golden vectors are replayed
+            said[name] = engine.logits([[5, 6, 7, 8]], ["tuned"])[0]
+    for name in ("int8", "int4"):
+        assert 0 < np.abs(said[name] - said["fp32"]).max() < 0.5
 
 
 def test_verified_again_and_another_adapter_added(place: Path, tmp_path: Path) -> None:
     adapter = peft_folder(place / "model", tmp_path / "other", r=2, spread=0.2)
     record = publish.add(place / "bundle", adapter, "other", threads=1)
     assert record.parity == "measured"
-    assert [hop.name for hop in record.hops][-2:] == ["fp32 → int8", "int8: alone → in company"]
+    assert {"fp32 → int8", "fp32 → int4"} < {hop.name for hop in record.hops}
+    companies = ["int8: alone → in company", "int4: alone → in company"]
+    assert [hop.name for hop in record.hops if "alone" in hop.name] == companies
     proof = publish.verify(place / "bundle", threads=1)
     assert proof.passed
     assert {hop.name for hop in proof.adapters["other"]} >= {"fp32 → int8", "ONNX → engine"}
@@ -110,7 +117,7 @@ def test_a_profile_that_drifts_is_refused(
 
 
 def test_unknown_profiles(place: Path, tmp_path: Path) -> None:
-    for profiles, words in ((("int8",), "fp32, which"), (("fp32", "int4"), "'fp32,int4'")):
+    for profiles, words in ((("int8",), "fp32, which"), (("fp32", "int2"), "'fp32,int2'")):
         with pytest.raises(UsageError, match=words):
             publish.export_run(
                 Run.open(place / "run"), tmp_path / "x", name="x", threads=1, profiles=profiles
@@ -119,12 +126,13 @@ def test_unknown_profiles(place: Path, tmp_path: Path) -> None:
 
 def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A single query in attention has a kernel of its own: without the second one, bits change."""
-    from ptune.engine import step
+    from ptune.engine import views
 
+    monkeypatch.setattr(views, "FEW", 0)  # the grouped view has several queries anyway
     held = held_tokens.load(place / "bundle")
     bundle = Bundle.open(place / "bundle")
     assert profile.in_company(bundle, "int8", held, threads=1).passed
-    monkeypatch.setattr(step, "LEAST", 1)
+    monkeypatch.setattr(views, "LEAST", 1)
     hop = profile.in_company(bundle, "int8", held, threads=1)
     assert not hop.passed
     assert not hop.note.endswith("moved by 0")
@@ -142,7 +150,9 @@ def test_auto_takes_the_faster_of_those_that_hold(
 ) -> None:
     monkeypatch.setattr(profile, "PROFILE_TOP1", RANDOM_TOP1)
     monkeypatch.setattr(
-        profile, "seconds_a_token", lambda bundle, name, threads: {"fp32": 2.0, "int8": 1.0}[name]
+        profile,
+        "seconds_a_token",
+        lambda bundle, name, threads: {"fp32": 3.0, "int8": 1.0, "int4": 2.0}[name],
     )
     run, out = Run.open(place / "run"), tmp_path / "auto"
     publish.export_run(run, out, name="tuned", threads=1, profiles=("auto",))
@@ -150,11 +160,30 @@ def test_auto_takes_the_faster_of_those_that_hold(
     monkeypatch.setattr(profile, "PROFILE_KL", 1e-9)
     proof = publish.export_run(run, out, name="tuned", threads=1, profiles=("auto",), force=True)
     manifest = Bundle.open(out).manifest
-    assert (list(manifest.graphs), manifest.default_profile) == (["fp32"], "fp32")
+    assert (list(manifest.graphs), manifest.default_profile) == (["fp32", "int4"], "int4")
     assert not (out / "graphs" / "int8").exists()
     assert not (out / "golden" / "int8.json").exists()
     assert proof.passed
     Engine.open(out, threads=1).close()
+
+
+def test_weights_that_are_not_in_four_bits_are_rounded_where_asked_and_never_by_auto(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("PROFILE_TOP1", "INT4_TOP1"):
+        monkeypatch.setattr(profile, name, 0.1)
+    monkeypatch.setattr(profile, "INT4_KL", 9.0)
+    backbone = Backbone(model=str(build(tmp_path / "model", "llama")))
+    publish.export_backbone(backbone, tmp_path / "asked", threads=1, profiles=("fp32", "int4"))
+    bundle = Bundle.open(tmp_path / "asked")
+    (hop,) = [hop for hop in bundle.manifest.hops if hop.name == "fp32 → int4"]
+    assert bundle.manifest.graphs["int4"].kept == 0
+    assert (hop.limit, hop.note) == ("mean KL ≤ 9 and top-1 ≥ 0.1", "100.0% of the weights rounded to 4 bits")
+    assert hop.mean_kl is not None
+    assert hop.mean_kl > 0.005
+    publish.export_backbone(backbone, tmp_path / "auto", threads=1, profiles=("auto",))
+    assert list(Bundle.open(tmp_path / "auto").manifest.graphs) == ["fp32", "int8"]
+    assert "int4 is left out: its source is not in 4 bits" in capsys.readouterr().err
 
 
 def test_speed_is_measured(place: Path) -> None:

@@ -121,6 +121,21 @@ def model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> tran
         torch.set_rng_state(state)
 
 
+def in_four_bits(folder: Path) -> Path:
+    """Makes a decoder's weights what GGUF's Q4_1 leaves of them, and of its head Q8_0; written in float32."""
+    from gguf import GGMLQuantizationType, quants
+    from safetensors.numpy import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for name, weight in tensors.items():
+        if weight.ndim == 2 and "embed" not in name:
+            kind = GGMLQuantizationType.Q8_0 if "head" in name else GGMLQuantizationType.Q4_1
+            tensors[name] = quants.dequantize(quants.quantize(weight, kind), kind)
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
 def build_encoder(
     folder: Path | str, architecture: str = "bert", *, seed: int = 0, pooler: bool = True, **changes: Any
 ) -> Path:

@@ -14,6 +14,7 @@ from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.recipe import Recipe
 from ptune.tasks.chat.spec import Chat
 from ptune.tasks.classification.spec import ImageClassification, TextClassification, TokenClassification
+from ptune.tasks.recommendation.spec import Recommendation
 from ptune.tasks.retrieval.spec import Embedding, Reranking
 
 if TYPE_CHECKING:
@@ -42,7 +43,13 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
-    kinds = {Chat: _chat, ImageClassification: _images, Embedding: _pairs, Reranking: _pairs}
+    kinds = {
+        Chat: _chat,
+        ImageClassification: _images,
+        Embedding: _pairs,
+        Reranking: _pairs,
+        Recommendation: _interactions,
+    }
     examined = kinds.get(type(recipe.task), _labels)
     described, show, has_errors = examined(recipe)
     if options.as_json:
@@ -84,6 +91,15 @@ def _pairs(recipe: Recipe) -> Examined:
 
     task = recipe.task if isinstance(recipe.task, Embedding) else None
     found = examine_pairs(recipe.data, task, load_sequence_codec(recipe.backbone), recipe.train.seed)
+    return lambda: document(found), lambda console: show(found, console), found.has_errors
+
+
+def _interactions(recipe: Recipe) -> Examined:
+    from ptune.backbone.classifier import load_sequence_codec
+    from ptune.doctor.interactions import examine_interactions
+    from ptune.doctor.show_pairs import document, show
+
+    found = examine_interactions(recipe, load_sequence_codec(recipe.backbone))
     return lambda: document(found), lambda console: show(found, console), found.has_errors
 
 

@@ -14,6 +14,7 @@ from ptune.evaluation.require import Requirement, missed, parsed, sentence
 from ptune.formats.run import Run
 from ptune.recipe import Recipe
 from ptune.tasks.chat.spec import Chat
+from ptune.tasks.recommendation.spec import Recommendation
 from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING, Embedding, Reranking
 
 
@@ -57,6 +58,9 @@ def evaluate(
     elif isinstance(task, Embedding | Reranking):
         from ptune.evaluation.classification.shown import show
         from ptune.evaluation.retrieval.evaluate import evaluate_run as evaluate_retrieval
+
+        if isinstance(task, Recommendation):
+            from ptune.evaluation.retrieval.recommend import evaluate_run as evaluate_retrieval
 
         found = evaluate_retrieval(
             opened, data=data, bundle=bundle, adapter=adapter, require=requirements, threads=threads

@@ -41,8 +41,9 @@ def export(
         quantize: Of a MODEL: export the weights that its int8 or nf4 form stands for, as QLoRA trains on them.
         revision: Of a MODEL on the hub.
         trust_remote_code: Of a MODEL: run Python code that comes with it.
-        profiles: `fp32,int8` writes a second graph, for `ptune serve --profile int8`; of images with --merge. A chat model is
-            served by the first that is named; its `auto` measures here which is the fastest that says what fp32 says.
+        profiles: `fp32,int8` writes a second graph, for `ptune serve --profile int8`; of images with --merge. A chat model may
+            have `int4`, too, and is served by the first that is named; its `auto` measures here which is the fastest that says
+            what fp32 says.
     """
     from ptune import publish
     from ptune.cli.proof_table import show

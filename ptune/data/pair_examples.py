@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
-from ptune.codecs.sequence import SequenceCodec
+from ptune.codecs.sequence import Encoded, SequenceCodec
 from ptune.data.label_splits import SPLITS
 from ptune.data.pairs import Pair, PairSplits
 from ptune.errors import DataError
 from ptune.progress import Progress, say
 from ptune.recipe import Data
 from ptune.tasks.retrieval.spec import Embedding
+
+_KEPT = 1 << 16  # texts whose tokens are remembered: many stand in several rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,11 @@ def encoded_pairs(splits: PairSplits, data: Data, task: Embedding, codec: Sequen
     """
     limit = codec.limit(task.max_length)
     made = {split: PairSplit() for split in SPLITS}
+    encode = lru_cache(_KEPT)(lambda text: codec.encode(text, max_length=task.max_length))
     with Progress("tokenising", sum(map(len, splits.rows.values())), unit="rows") as progress:
         for name, split in made.items():
             for row in splits.rows[name]:
-                _add(split, row, task, codec)
+                _add(split, row, task, encode)
                 progress.advance()
     _refuse(made, task, limit)
     summary = {
@@ -114,8 +118,8 @@ def encoded_pairs(splits: PairSplits, data: Data, task: Embedding, codec: Sequen
     return PairData(made, parts, summary)
 
 
-def _add(split: PairSplit, row: Pair, task: Embedding, codec: SequenceCodec) -> None:
-    found = [codec.encode(text, max_length=task.max_length) for text in (row.anchor, *row.passages)]
+def _add(split: PairSplit, row: Pair, task: Embedding, encode: Callable[[str], Encoded]) -> None:
+    found = [encode(text) for text in (row.anchor, *row.passages)]
     length = max(one.length for one in found)
     split.lengths[length] += 1
     split.longest = max(split.longest, (length, row.place), key=lambda known: known[0])

@@ -55,6 +55,7 @@ class PairFile:
     problems: Problems
     unread: tuple[str, ...]  # columns that are none of the three
     rows: list[Pair] = field(default_factory=list)
+    total: int | None = None  # rows of the file, where `rows` does not hold them
 
     @property
     def name(self) -> str:
@@ -63,7 +64,7 @@ class PairFile:
     @property
     def row_count(self) -> int:
         """With those that cannot be used."""
-        return len(self.rows) + self.problems.count
+        return len(self.rows) + self.problems.count if self.total is None else self.total
 
     def described(self) -> dict[str, Any]:
         """The file for data.json."""
@@ -109,7 +110,7 @@ def open_pairs(path: Path) -> PairFile:
         problems.raise_if_any(problems.count)
         raise DataError("the file holds no rows", file=str(path))
     columns = list(dict.fromkeys(name for row in rows for name in row.value))
-    anchor, positive = (_column(file, columns, names) for names in (ANCHOR, POSITIVE))
+    anchor, positive = (column_of(file, columns, names) for names in (ANCHOR, POSITIVE))
     negative = next((name for name in NEGATIVE if name in columns), None)
     unread = tuple(name for name in columns if name not in (anchor, positive, negative))
     found = PairFile(file, problems, unread)
@@ -179,7 +180,7 @@ def _rank(content: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps([seed, content]).encode()).digest()[:8], "big")
 
 
-def _column(file: DataFile, columns: Sequence[str], names: Sequence[str]) -> str:
+def column_of(file: DataFile, columns: Sequence[str], names: Sequence[str]) -> str:
     """The first of `names` that the file has. Raises: DataError that lists the columns that are there."""
     found = next((name for name in names if name in columns), None)
     if found is None:

@@ -14,6 +14,7 @@ from ptune.engine import loop
 from ptune.engine.adapters import factor_bytes, load_adapter
 from ptune.engine.arrivals import Arrivals
 from ptune.engine.golden import replay
+from ptune.engine.graphs import Graphs
 from ptune.engine.kv_cache import KvCache
 from ptune.engine.loop import Loop
 from ptune.engine.pulse import Pulse
@@ -21,18 +22,15 @@ from ptune.engine.registry import AdapterStats, Registry, shutting_down
 from ptune.engine.request import Request, Token, require_tokens
 from ptune.engine.rows import Generation, Scoring
 from ptune.engine.scheduler import Row, Scheduler
-from ptune.engine.session import Session
 from ptune.engine.step import Logits, Step
 from ptune.engine.ticket import Ticket, drawn, until_finish
 from ptune.errors import PtuneError, UsageError
-from ptune.formats.bundle import BARE, AdapterRecord, Bundle
-from ptune.formats.signature import Signature
+from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune.formats.whole_write import read_json
 
 GIB = 1 << 30
 GUESSES = 16
 STEP_MS = 200.0
-LIGHT = 512 << 20  # bytes of weights that may be in memory twice, once for steps without adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class Engine:
     def __init__(
         self,
         bundle: Bundle,
-        session: Session,
+        graphs: Graphs,
         cache: KvCache,
         *,
         prefill_chunk: int = 128,
@@ -64,7 +62,6 @@ class Engine:
         adapter_bytes: int | None = None,
         guesses: int = GUESSES,
         step_ms: float = STEP_MS,
-        bare: Session | None = None,
     ) -> None:
         self.signature = bundle.decoder
         self.pulse = Pulse()
@@ -72,7 +69,7 @@ class Engine:
         self._cache = cache
         step_s = step_ms / 1000 or None
         self._scheduler = Scheduler(cache.slots, prefill_chunk, max_waiting, guesses, cache.copy, step_s)
-        self._step = Step(session, self.signature, cache, bare)
+        self._step = Step(graphs, self.signature, cache)
         self._open = True  # takes requests
         self._changed = threading.Condition()  # guards the scheduler, the arrivals, the adapters and the flag
         self._registry = Registry(
@@ -128,14 +125,13 @@ class Engine:
         cache = KvCache.within(kv_bytes, bundle.decoder, max_rows)
         engine = cls(
             bundle,
-            Session(graph, bundle.decoder, threads),
+            Graphs.open(graph, bundle.decoder, threads),
             cache,
             prefill_chunk=prefill_chunk,
             max_waiting=max_waiting,
             adapter_bytes=adapter_bytes,
             guesses=guesses,
             step_ms=step_ms,
-            bare=_bare(graph, bundle.decoder, threads),
         )
         try:
             engine._registry.load_all()
@@ -294,12 +290,3 @@ def _check_options(step_ms: float, **counts: int) -> None:
             raise UsageError(f"{name} must be 1 or more (is {value})")
     if not 0 <= step_ms < math.inf:
         raise UsageError(f"step_ms must be 0 (any time) or more (is {step_ms})")
-
-
-def _bare(graph: Path, signature: Signature, threads: int | None) -> Session | None:
-    """The graph for steps without adapters, where there is one and its weights are light."""
-    path = graph.with_name(BARE)
-    weights = graph.with_name(f"{graph.name}.data")
-    if not path.is_file() or (weights.is_file() and weights.stat().st_size > LIGHT):
-        return None
-    return Session(path, signature, threads, sockets=False)

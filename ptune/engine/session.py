@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from ptune.errors import FormatError
-from ptune.formats.signature import STEP_INPUTS, Signature
+from ptune.formats.signature import GROUPED_INPUTS, STEP_INPUTS, Signature
 
 Array = npt.NDArray[Any]
 
@@ -21,10 +21,17 @@ class Session:
     """One loaded graph. What is bound stays bound: an array is only bound again where it has moved or changed shape."""
 
     def __init__(
-        self, path: Path, signature: Signature, threads: int | None = None, *, sockets: bool = True
+        self,
+        path: Path,
+        signature: Signature,
+        threads: int | None = None,
+        *,
+        sockets: bool = True,
+        grouped: bool = False,
     ) -> None:
-        """Loads the graph. `threads` defaults to the cores that this process really has. sockets: whether it takes adapters.
+        """Loads the graph. `threads` defaults to the cores that this process really has.
 
+        sockets: whether it takes adapters. grouped: whether it takes the grouped view of attention (ptune.engine.views).
         Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
         """
         self._open = partial(open_graph, path, threads)
@@ -32,11 +39,14 @@ class Session:
         self._binding: Any = None
         self._bound: dict[str, Array] = {}
         self._load()
-        inputs = {*STEP_INPUTS, *signature.past_names(), *(signature.factor_names() if sockets else ())}
+        factors = signature.factor_names() if sockets else ()
+        inputs = {*STEP_INPUTS, *(GROUPED_INPUTS if grouped else ()), *signature.past_names(), *factors}
+        self._names = inputs
         check_names(self._session, path, inputs, {"logits", *signature.present_names()})
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Runs the graph; `outputs` are written in place. Names that are left out keep what was bound last.
+        """Runs the graph; `outputs` are written in place. Names that are left out keep what was bound last, and inputs
+        that the graph does not have are not looked at.
 
         All arrays must be C-contiguous and of the graph's types. An output may share its memory with an input. What a
         run that failed has left in the session is not trusted: the graph is loaded anew before the next one.
@@ -44,7 +54,7 @@ class Session:
         if self._session is None:
             self._load()
         for name, array in inputs.items():
-            if self._moved(name, array):
+            if name in self._names and self._moved(name, array):
                 self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name, array in outputs.items():
             if self._moved(name, array):
@@ -54,6 +64,10 @@ class Session:
         except Exception:
             self._session = self._binding = None
             raise
+
+    def last_dimension(self, name: str) -> int:
+        """The fixed last dimension of an input."""
+        return int(next(found.shape[-1] for found in self._session.get_inputs() if found.name == name))
 
     def _load(self) -> None:
         self._session = self._open()

@@ -12,13 +12,12 @@ import onnx_ir
 import onnx_ir.passes.common as passes
 
 from ptune.export.edit import made_by, other_input, replace
-from ptune.formats.bundle import BARE
 from ptune.formats.signature import Signature
 
 
-def write_bare(path: Path, signature: Signature) -> Path | None:
-    """Writes the bare graph beside the one at `path`. Returns where it is; None where a socket could not be taken out."""
-    model = onnx_ir.load(path)
+def write_bare(source: Path, target: Path, signature: Signature) -> Path | None:
+    """Writes the bare graph of the one at `source`, beside it. Returns where it is; None where a socket could not be taken out."""
+    model = onnx_ir.load(source)
     graph = model.graph
     ups = {f"{socket.name}.B" for socket in signature.sockets}
     for node in list(graph):
@@ -31,7 +30,6 @@ def write_bare(path: Path, signature: Signature) -> Path | None:
         return None
     for value in inputs:
         graph.inputs.remove(value)
-    target = path.with_name(BARE)
     onnx_ir.save(model, target)
     return target
 

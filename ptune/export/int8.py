@@ -42,13 +42,27 @@ def write_int8(source: Path, target: Path) -> int:
     Weights are read and rounded one at a time while they are written. Returns how many products became int8.
     Raises: BackboneError where there is none.
     """
+
+    def rewrite(graph: onnx_ir.Graph, products: list[onnx_ir.Node]) -> None:
+        rounding = _Rounding(graph)
+        for node in products:
+            rounding.rewrite(node)
+
+    return rewrite_products(source, target, "int8", rewrite)
+
+
+def rewrite_products(
+    source: Path, target: Path, profile: str, rewrite: Callable[[onnx_ir.Graph, list[onnx_ir.Node]], None]
+) -> int:
+    """Reads a graph, lets `rewrite` replace all its products with weights, in order, and writes it. Returns how many.
+
+    Raises: BackboneError where there is none.
+    """
     model = onnx_ir.load(source)
-    rounding = _Rounding(model.graph)
-    products = [node for node in model.graph if node.op_type == "MatMul" and _weight(node) is not None]
-    for node in products:
-        rounding.rewrite(node)
+    products = [node for node in model.graph if node.op_type == "MatMul" and weight_of(node) is not None]
     if not products:
-        raise BackboneError(f"{source} has no product with a weight: there is nothing to make int8")
+        raise BackboneError(f"{source} has no product with a weight: there is nothing to make {profile}")
+    rewrite(model.graph, products)
     passes.RemoveUnusedNodesPass()(model)
     model.graph.sort()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +91,7 @@ class _Rounding:
 
     def rewrite(self, node: onnx_ir.Node) -> None:
         """x W, as the file's head says."""
-        x, found = node.inputs[0], _weight(node)
+        x, found = node.inputs[0], weight_of(node)
         assert x is not None
         assert found is not None
         if x not in self.rows:
@@ -111,17 +125,15 @@ class _Rounding:
 
     def _rounded(self, weight: onnx_ir.Value, turned: bool) -> tuple[onnx_ir.Value, onnx_ir.Value]:
         """Wq int8 [in, out] and scale [out], computed when they are written. turned: the weight is [out, in]."""
-        source = weight.const_value
-        assert source is not None
-        rows, columns = (int(size) for size in (reversed(source.shape) if turned else source.shape))
+        assert weight.shape is not None
+        rows, columns = (int(size) for size in (reversed(weight.shape) if turned else weight.shape))
 
         @cache
         def scale() -> NDArray[np.float32]:
-            return column_scales(source.numpy().T if turned else source.numpy())
+            return column_scales(floats_of(weight, turned))
 
         def rounded() -> NDArray[np.int8]:
-            floats = source.numpy().T if turned else source.numpy()
-            return rounded_columns(floats, scale())
+            return rounded_columns(floats_of(weight, turned), scale())
 
         name = f"{weight.name}{'.turned' if turned else ''}"
         return (
@@ -146,12 +158,18 @@ class _Rounding:
         return value
 
 
-def _weight(node: onnx_ir.Node) -> tuple[onnx_ir.Value, bool] | None:
+def weight_of(node: onnx_ir.Node) -> tuple[onnx_ir.Value, bool] | None:
     """The constant matrix that a product has on its right, and whether it lies there as [out, in], behind a transpose."""
     right = node.inputs[1]
     turned = made_by(right, "Transpose")
     matrix = right if turned is None else turned.inputs[0]
     return (matrix, turned is not None) if matrix is not None and is_weight(matrix) else None
+
+
+def floats_of(weight: onnx_ir.Value, turned: bool) -> NDArray[np.float32]:
+    """A product's weight [in, out], read now."""
+    assert weight.const_value is not None
+    return weight.const_value.numpy().T if turned else weight.const_value.numpy()
 
 
 def _inputs(weight: onnx_ir.Value, turned: bool) -> int:

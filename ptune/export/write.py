@@ -12,8 +12,8 @@ from typing import Protocol
 from transformers import PretrainedConfig
 
 from ptune.codecs.chat import ChatCodec
-from ptune.export.bare import write_bare
 from ptune.export.fuse import fuse
+from ptune.export.lighter import write_lighter
 from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save
 from ptune.formats.bundle import BaseIdentity, Bundle, Graph, Manifest
@@ -28,7 +28,8 @@ class Codec(Protocol):
 
 
 PROFILE = "fp32"
-INT8 = "int8"  # of encoders of texts, beside it
+INT8 = "int8"  # beside it
+INT4 = "int4"  # of decoders, beside it
 PACKAGES = ("ptune", "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -66,7 +67,7 @@ def write_traced(
     path = folder / "graphs" / PROFILE / "model.onnx"
     save(traced, path, lambda _, done, total: progress("writing the weights", (done + 1) / total))
     if isinstance(traced.signature, Signature):
-        write_bare(path, traced.signature)
+        write_lighter(path, traced.signature)
     codec.save(folder / "codec")
     progress("hashing the files", 0.0)
     bundle = Bundle(folder, _manifest(folder, traced, identity))

@@ -2,7 +2,8 @@
 
     manifest.json                   this file's Manifest
     graphs/PROFILE/model.onnx       the graph; its weights lie in model.onnx.data beside it
-    graphs/PROFILE/bare.onnx        of a decoder: the same without adapters' inputs, on the same weights
+    graphs/PROFILE/bare.onnx        of a decoder: the same without adapters' inputs, on the same weights; or, where heads share
+                                    keys, grouped.onnx and grouped_bare.onnx, for steps of few tokens a sequence
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
     golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json of others
     adapters/NAME/                  PEFT's own files, untouched, and adapter.json beside them; of an encoder head.onnx, too
@@ -23,6 +24,7 @@ from ptune.formats.whole_write import read_json, sha256_of, write_json
 
 FORMAT = 1
 BARE = "bare.onnx"  # beside a decoder's model.onnx: the same without sockets, on the same weights
+GROUPED, GROUPED_BARE = "grouped.onnx", "grouped_bare.onnx"  # or these, with the grouped view of attention
 FLOAT = "fp32"  # the profile that others are compared with
 BASE = "base"  # the name under which the bare base is served; no adapter may take it
 
@@ -49,6 +51,7 @@ class Graph(_Record):
 
     profile: str
     files: dict[str, str]
+    kept: float | None = None  # of int4: the share of its 4-bit blocks that are as the source has them
 
 
 class Hop(_Record):

@@ -19,6 +19,15 @@ SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]     low-rank factors,
 Outputs: logits float [rows, n, vocab]; present_key.L, present_value.L as past.
 
 Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlens`.
+
+A grouped graph sees a token as H / KV queries, one for each of the H heads that share keys (ptune.engine.views):
+
+pad                         as above, of each query's cell: a sequence's n tokens, then any
+unpad                       int64  [rows * tokens, H]          line of [batch * seq * KV] of each token's heads
+queries                     int64  [batch, seq, KV]            line of [rows * tokens * H] of each query
+query_seqlens, seqlens_k    count queries, not tokens
+capacity                    int32  []                          the longest sequence, with its queries
+mask                        float  [batch, 1, seq, capacity]   what is added to scores: 0, or -1e30 where a query does not see
 """
 
 from __future__ import annotations
@@ -87,6 +96,9 @@ STEP_INPUTS = (
     "choice",
 )
 """Inputs that change every step, in graph order; the caches and factors follow."""
+
+GROUPED_INPUTS = ("queries", "mask")
+"""What a grouped graph has beside them."""
 
 
 class EncoderSignature(BaseModel):

@@ -41,8 +41,8 @@ def export_run(
 ) -> Proof:
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
-    `profiles`: the graphs to write; "int8" may stand beside "fp32", which must be there. A chat model is served by the
-    first of them unless another is asked for; its "auto" measures which is the fastest that holds its gate.
+    `profiles`: the graphs to write; "int8" may stand beside "fp32", which must be there, and "int4" of a chat model. That is
+    served by the first of them unless another is asked for; its "auto" measures which is the fastest that holds its gate.
     `merge`: the adapter is merged first, into RUN/merged, and the bundle holds those weights instead of an adapter.
     Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`).
     """

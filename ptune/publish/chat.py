@@ -21,11 +21,12 @@ from ptune.engine.adapter_folder import install
 from ptune.engine.engine import Engine
 from ptune.errors import BackboneError, ParityError, UsageError
 from ptune.evaluation.held_out import held_out
-from ptune.export.bare import write_bare
+from ptune.export.int4 import write_int4
 from ptune.export.int8 import write_int8
+from ptune.export.lighter import write_lighter
 from ptune.export.merge import merged
 from ptune.export.weights import ModelWeights
-from ptune.export.write import INT8, hashes, write_bundle
+from ptune.export.write import INT4, INT8, hashes, write_bundle
 from ptune.formats.bundle import BASE, FLOAT, AdapterRecord, Bundle, Graph, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
@@ -218,43 +219,75 @@ def publish(
         proof = proof.after(before)
         if tuple(profiles) != (FLOAT,):
             held_tokens.save(held_tokens.of_examples(held, loaded.codec), stage)
-            _write_int8(bundle, probes, threads)
-            more = _prove_profiles(bundle, list(adapters), threads)
-            if tuple(profiles) == (AUTO,):
-                profiles = (_chosen(bundle, more, threads),)
-            proof = proof.then(more) if INT8 in bundle.manifest.graphs else proof
-            bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": profiles[0]}))
+            auto = tuple(profiles) == (AUTO,)
+            for one in (INT8, INT4):
+                if auto or one in profiles:
+                    more = _with_profile(bundle, one, probes, adapters, threads, may_fail=auto)
+                    proof = proof.then(more)
+            default = _fastest(bundle, threads) if auto else profiles[0]
+            bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": default}))
         settle(bundle, proof)
     return proof
 
 
-def _write_int8(bundle: Bundle, probes: list[Probe], threads: int) -> None:
-    tell("writing the int8 graph", 0.0)
-    path = bundle.folder / "graphs" / INT8 / "model.onnx"
-    write_int8(bundle.graph_path(FLOAT), path)
-    write_bare(path, bundle.decoder)
-    graph = Graph(profile=INT8, files=hashes(bundle.folder, f"graphs/{INT8}"))
-    graphs = {**bundle.manifest.graphs, INT8: graph}
+def _with_profile(
+    bundle: Bundle,
+    name: str,
+    probes: list[Probe],
+    adapters: Mapping[str, Path],
+    threads: int,
+    *,
+    may_fail: bool,
+) -> Proof:
+    """Writes int8 or int4 into a bundle and proves it.
+
+    may_fail: whether it is taken out again where it does not hold its gate, or is int4 of weights that it had to round, which
+    then has to be asked for by name. That is said, and its proof is empty.
+    """
+    _write_profile(bundle, name, probes, threads)
+    kept = bundle.manifest.graphs[name].kept
+    rounds = kept is not None and kept < 1
+    reason = "its source is not in 4 bits, so its weights would be rounded" if rounds else ""
+    if not (may_fail and reason):
+        proof = _prove_profile(bundle, name, list(adapters), threads)
+        if proof.passed or not may_fail:
+            return proof
+        try:
+            refuse_drift(proof)
+        except ParityError as error:
+            reason = str(error)
+    say(f"{name} is left out: {reason}")
+    _remove_profile(bundle, name)
+    return Proof((), {})
+
+
+def _write_profile(bundle: Bundle, name: str, probes: list[Probe], threads: int) -> None:
+    tell(f"writing the {name} graph", 0.0)
+    path, kept = bundle.folder / "graphs" / name / "model.onnx", None
+    if name == INT4:
+        kept = write_int4(bundle.graph_path(FLOAT), path).kept
+    else:
+        write_int8(bundle.graph_path(FLOAT), path)
+    write_lighter(path, bundle.decoder)
+    graph = Graph(profile=name, files=hashes(bundle.folder, f"graphs/{name}"), kept=kept)
+    graphs = {**bundle.manifest.graphs, name: graph}
     bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
-    write_golden(bundle, probes, threads, [INT8])
+    write_golden(bundle, probes, threads, [name])
 
 
-def _chosen(bundle: Bundle, proof: Proof, threads: int) -> str:
-    """The fastest profile here. One that does not hold its gate is taken out of the bundle, and that is said."""
-    if proof.passed:
-        speeds = {name: profile.seconds_a_token(bundle, name, threads) for name in bundle.manifest.graphs}
-        say(", ".join(f"{name}: {1 / seconds:.1f} tokens/s" for name, seconds in speeds.items()))
-        return min(speeds, key=speeds.__getitem__)
-    try:
-        refuse_drift(proof)
-    except ParityError as error:
-        say(f"{INT8} is left out: {error}")
-    shutil.rmtree(bundle.folder / "graphs" / INT8)
-    bundle.golden_file(INT8).unlink()
-    graphs = {name: graph for name, graph in bundle.manifest.graphs.items() if name != INT8}
+def _remove_profile(bundle: Bundle, name: str) -> None:
+    shutil.rmtree(bundle.folder / "graphs" / name)
+    bundle.golden_file(name).unlink()
+    graphs = {one: graph for one, graph in bundle.manifest.graphs.items() if one != name}
     update = {"graphs": graphs, "golden": hashes(bundle.folder, "golden")}
     bundle.write_manifest(bundle.manifest.model_copy(update=update))
-    return FLOAT
+
+
+def _fastest(bundle: Bundle, threads: int) -> str:
+    """The fastest profile here for one sequence."""
+    speeds = {name: profile.seconds_a_token(bundle, name, threads) for name in bundle.manifest.graphs}
+    say(", ".join(f"{name}: {1 / seconds:.1f} tokens/s" for name, seconds in speeds.items()))
+    return min(speeds, key=speeds.__getitem__)
 
 
 def _prove_profiles(bundle: Bundle, adapters: Sequence[str], threads: int, *, base: bool = True) -> Proof:
@@ -262,12 +295,15 @@ def _prove_profiles(bundle: Bundle, adapters: Sequence[str], threads: int, *, ba
     proof = Proof((), {})
     for name in bundle.manifest.graphs:
         if name != FLOAT:
-            held = held_tokens.load(bundle.folder)
-            more = profile.prove_profile(
-                bundle, name, adapters, held, threads=threads, base=base, progress=tell
-            )
-            proof = proof.then(more)
+            proof = proof.then(_prove_profile(bundle, name, adapters, threads, base=base))
     return proof
+
+
+def _prove_profile(
+    bundle: Bundle, name: str, adapters: Sequence[str], threads: int, *, base: bool = True
+) -> Proof:
+    held = held_tokens.load(bundle.folder)
+    return profile.prove_profile(bundle, name, adapters, held, threads=threads, base=base, progress=tell)
 
 
 def add_to_chat(

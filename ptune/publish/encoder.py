@@ -35,6 +35,7 @@ from ptune.tasks.retrieval.spec import Embedding, Reranking
 from ptune.verify import held_texts
 from ptune.verify.encoder_prove import prove_encoder
 from ptune.verify.encoder_torch import Inputs, Reference, reference
+from ptune.verify.item_index import with_items
 from ptune.verify.limits import PROBES
 from ptune.verify.prove import Proof
 
@@ -64,6 +65,10 @@ def export_encoder_run(
     if int8:
         check_int8(run, Facts.of_run(run), merge)
     trained, held = Trained.open(run), _held(run)
+    if merge and "items" in (trained.loaded.facts.embedding or {}):
+        raise UsageError(
+            f"{run.folder} recommends, and its items lie beside its adapter: export it without --merge"
+        )
     most = held_texts.MOST if int8 and trained.loaded.size is None else PROBES
     found = encoded(run, held.rows[:most], trained.loaded)
     inputs = [one.inputs for one in found[:PROBES]]
@@ -85,7 +90,7 @@ def export_encoder_run(
         write_golden(bundle, inputs, threads)
         proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
         proof = proof.after({name: list(trained.hops)})
-        proof = with_int8(bundle, proof, threads)
+        proof = with_items(bundle, with_int8(bundle, proof, threads), threads)
         settle(bundle, proof)
     return proof
 
@@ -153,7 +158,7 @@ def add_to_encoder(
         if prove_it:
             references = {name: partial(reference, spec, facts)}
             proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
-            proof = with_int8(bundle, Proof((), proof.adapters), threads)
+            proof = with_items(bundle, with_int8(bundle, Proof((), proof.adapters), threads), threads)
             settle(bundle, proof)
     return Bundle.open(original.folder).adapter(name)
 
@@ -175,7 +180,7 @@ def verify_encoder(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
         references[name] = partial(reference, backbone, facts)
     inputs: Sequence[Inputs] = golden.load_inputs(bundle.folder)
     proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
-    return with_int8(bundle, proof, threads)
+    return with_items(bundle, with_int8(bundle, proof, threads), threads)
 
 
 def write_golden(bundle: Bundle, inputs: Sequence[Mapping[str, Any]], threads: int) -> None:

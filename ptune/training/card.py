@@ -18,6 +18,7 @@ PIPELINES = {
     "ImageClassification": "image-classification",
     "Embedding": "sentence-similarity",
     "Reranking": "text-ranking",
+    "Recommendation": "sentence-similarity",
 }
 """Kind of task -> its name on model hubs."""
 _HUB_NAMES = {

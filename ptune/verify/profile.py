@@ -15,7 +15,7 @@ from ptune.engine.request import NO_TOKEN, Request, Sampling, Token
 from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
 from ptune.parity import Array, compare
 from ptune.verify.graph import Factors, PlainGraph
-from ptune.verify.limits import PROFILE_KL, PROFILE_TOP1
+from ptune.verify.limits import INT4_KEPT_KL, INT4_KL, INT4_TOP1, PROFILE_KL, PROFILE_TOP1
 from ptune.verify.prove import Proof
 
 Progress = Callable[[str, float], None]
@@ -43,11 +43,12 @@ def prove_profile(
     progress(f"{profile} against {FLOAT}", 0.0)
     signature = bundle.decoder
     graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (FLOAT, profile)]
+    mean_kl, top1, note = _held_to(bundle, profile)
     found: dict[str, list[Hop]] = {}
     for name in [*([BASE] if base else []), *adapters]:
         factors = None if name == BASE else _factors(bundle, name)
         floats, rounded = (_said(graph, held, factors) for graph in graphs)
-        hop = compare(f"{FLOAT} → {profile}", floats, rounded, mean_kl=PROFILE_KL, top1=PROFILE_TOP1)
+        hop = compare(f"{FLOAT} → {profile}", floats, rounded, mean_kl=mean_kl, top1=top1, note=note)
         found[name] = [hop]
     del graphs
     progress(f"{profile} alone and in company", 0.5)
@@ -55,6 +56,16 @@ def prove_profile(
     first = BASE if base else next(iter(adapters), BASE)
     found.setdefault(first, []).append(crowd)
     return Proof(tuple(found.pop(BASE, ())), {name: tuple(hops) for name, hops in found.items()})
+
+
+def _held_to(bundle: Bundle, profile: str) -> tuple[float, float, str]:
+    """Limits of mean KL and top-1, and what there is to say of the weights."""
+    kept = bundle.manifest.graphs[profile].kept
+    if kept is None:
+        return PROFILE_KL, PROFILE_TOP1, ""
+    if kept == 1:
+        return INT4_KEPT_KL, PROFILE_TOP1, "weights as the source has them in 4 bits"
+    return INT4_KL, INT4_TOP1, f"{1 - kept:.1%} of the weights rounded to 4 bits"
 
 
 def _said(graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | None) -> Iterator[Array]:

@@ -155,7 +155,7 @@ words = st.text(st.characters(codec="ascii", exclude_characters="<>"), min_size=
 turns = st.lists(st.tuples(words, words, words, st.booleans(), st.booleans()), min_size=1, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(turns=turns, name=st.sampled_from(["hermes", "forgets_reasoning", "opens_reasoning", "mistral"]))
 def test_every_answer_is_once_a_target_after_the_prompt_that_serving_feeds(tokenizer, tools, turns, name):
     codec, messages = codec_of(tokenizer, name), []

@@ -17,7 +17,7 @@ QUESTION = {"role": "user", "content": "Hello"}
 ANSWER = {"role": "assistant", "content": "world!"}
 SKIPPED = {"role": "assistant", "content": "world!", "train": False}
 
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 

@@ -15,7 +15,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.errors import TemplateError
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 
 attack = st.lists(
     st.sampled_from(

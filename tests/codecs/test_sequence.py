@@ -42,7 +42,7 @@ CODECS = {name: codec_of(name) for name in TOKENIZERS}
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(text=TEXTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_text_is_encoded_as_transformers_does(name: str, text: str) -> None:
     found = CODECS[name].encode(text)
     expected = TOKENIZERS[name](text, return_offsets_mapping=True, split_special_tokens=True)
@@ -53,7 +53,7 @@ def test_a_text_is_encoded_as_transformers_does(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["wordpiece", "roberta"])
 @given(text=TEXTS, pair=TEXTS.filter(bool), most=st.integers(6, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @example(text="a b c d e", pair="a b c d e", most=8)
 def test_two_texts_are_cut_as_transformers_does(name: str, text: str, pair: str, most: int) -> None:
     found = CODECS[name].encode(text, pair, most)
@@ -72,7 +72,7 @@ def test_two_texts_are_cut_as_transformers_does(name: str, text: str, pair: str,
 
 
 @given(said=WORDS, most=st.integers(4, 24))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_words_begin_where_transformers_says(said: list[str], most: int) -> None:
     found = CODECS["wordpiece"].encode_words(said, most)
     expected = TOKENIZERS["wordpiece"](said, is_split_into_words=True, truncation=True, max_length=most)
@@ -83,7 +83,7 @@ def test_words_begin_where_transformers_says(said: list[str], most: int) -> None
 
 @pytest.mark.parametrize("name", ["roberta", "byte-level"])
 @given(said=WORDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_byte_level_words_are_those_of_the_joined_text(name: str, said: list[str]) -> None:
     """The models know words with the space before them."""
     codec = CODECS[name]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ptune.codecs.chat import ChatCodec
 
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=150)
 letters = st.text(st.sampled_from("aé世😀👍🏽\n ▁x") | st.characters(exclude_categories=["Cs"]), max_size=20)
 
 

@@ -17,7 +17,7 @@ from ptune.codecs.template import ChatTemplate
 from ptune.errors import TemplateError
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 QUESTION = [{"role": "user", "content": 'Hello <you> & "me"'}]
 
 transformers = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **SPECIAL_TOKENS)

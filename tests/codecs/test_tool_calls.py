@@ -81,7 +81,7 @@ called = st.lists(st.tuples(names, st.dictionaries(hard, values, max_size=3)), m
 cuts = st.lists(st.integers(0, 10_000), max_size=30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.sampled_from([name for name, kind in KINDS.items() if kind]),
     called,
@@ -120,7 +120,7 @@ scraps = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from(["agents/hermes", "agents/mistral", "agents/llama31"]), scraps, cuts, st.booleans())
 @example("agents/hermes", '<tool_call>{"name": "x"}</tool_call>', [3, 12, 14, 20], True)
 @example("agents/llama31", '{"a": 5}', [2], True)

@@ -153,7 +153,7 @@ def test_nothing_left_is_an_error(codec, tmp_path):
         load(codec, path, task=Chat(max_length=32, on_overlong="drop"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(targets=st.lists(st.booleans(), min_size=2, max_size=60), limit=st.integers(2, 20))
 def test_split_keeps_every_target_once_behind_its_context(targets, limit):
     example = Example(tuple(range(len(targets))), (False, *targets[1:]))

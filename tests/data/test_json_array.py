@@ -20,7 +20,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.dictionaries(st.text(max_size=5), JSON, max_size=3), max_size=5),
     indent=st.sampled_from([None, 1]),
@@ -42,7 +42,7 @@ def test_elements_are_those_of_the_whole(tmp_path_factory, size, values, indent,
     assert [row.number for row in rows] == list(range(1, len(expected) + 1))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.text(alphabet='[]{}",:1e-. \n\\utrfalsn', max_size=30))
 def test_a_broken_array_is_told_as_the_json_module_tells_it(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "y.json"

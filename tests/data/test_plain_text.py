@@ -31,7 +31,7 @@ def test_passages_end_with_a_paragraph_and_only_the_last_ends_the_document(tmp_p
     assert [row.number for row in rows] == begun
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.characters(codec="utf-8") | st.sampled_from("\n \r"), min_size=1, max_size=300))
 def test_no_character_is_lost(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "x.txt"

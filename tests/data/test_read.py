@@ -157,7 +157,7 @@ def test_a_path_that_is_no_file(tmp_path, path, message):
         read(tmp_path / path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     content=st.binary(max_size=60)
     | st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass"))

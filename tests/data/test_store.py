@@ -20,7 +20,7 @@ EXAMPLES = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(EXAMPLES)
 def test_examples_come_back_by_index_and_by_slice(examples):
     stored = spooled(examples)

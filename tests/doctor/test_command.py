@@ -136,7 +136,6 @@ def test_what_data_holds_does_not_steer_the_terminal(tmp_path):
     assert "␛[2Jwhat␇" in out.getvalue()
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40), answers=st.integers(1, 3))
 def test_stretches_are_the_whole_text(text, answers):
     turns = [{"role": "user", "content": text}, {"role": "assistant", "content": text}] * answers
@@ -152,7 +151,6 @@ def test_a_long_stretch_is_cut_in_its_middle():
     assert " … 879 tokens … " in told[1][0]
 
 
-@settings(deadline=None)
 @given(
     counts=st.dictionaries(st.integers(1, 5000), st.integers(1, 99), max_size=30), limit=st.integers(1, 6000)
 )
@@ -197,7 +195,7 @@ def test_the_doctor_is_an_examiner_of_what_training_reads():
     assert doctor.splits["train"].tokens == sum(map(len, loaded.train))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     roles=st.lists(st.sampled_from(["system", "user", "assistant", "tool"]), max_size=6),
     texts=st.lists(st.text(max_size=10), min_size=6, max_size=6),

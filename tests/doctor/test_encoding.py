@@ -72,7 +72,7 @@ def test_a_binary_file_is_left_alone(tmp_path):
     assert found(path) == {}
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=80), piece=st.integers(4, 9))
 def test_any_bytes_come_back_in_numbered_pieces(tmp_path, monkeypatch, content, piece):
     monkeypatch.setattr(encoding, "_PIECE", piece)
@@ -88,7 +88,7 @@ def test_any_bytes_come_back_in_numbered_pieces(tmp_path, monkeypatch, content, 
     list(encoding.examine(path, "any"))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=60), piece=st.integers(4, 9))
 def test_good_text_is_never_cut_inside_a_character(tmp_path, monkeypatch, text, piece):
     monkeypatch.setattr(encoding, "_PIECE", piece)

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import tokenizer
 
@@ -37,7 +37,6 @@ def counts(made: Doctor) -> dict[str, int]:
     return {finding.rule: finding.count for finding in made.findings() if finding.rule != "unknown-labels"}
 
 
-@settings(deadline=None)
 @given(train=pairs, validation=pairs)
 def test_repeats_and_overlaps_are_counted_as_one_would_by_hand(train, validation):
     first_answers: dict[int, int] = {}

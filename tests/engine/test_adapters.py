@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 import torch
 from engine.tiny_bundle import write_adapter
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file, save_file
@@ -224,7 +224,6 @@ NAMES = [socket.name for socket in SIGNATURE.sockets] + [
 PARTS = st.sampled_from(["q_proj", "proj", "mlp.up_proj", "model.layers.0.mlp.up_proj", "up_proj", "o_proj"])
 
 
-@settings(deadline=None)
 @given(
     name=st.sampled_from(NAMES),
     targets=st.lists(PARTS, min_size=1) | st.sampled_from([r".*\.[qv]_proj", r".*layers\.0\..*", "proj"]),

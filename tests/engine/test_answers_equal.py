@@ -101,7 +101,7 @@ class Model:
         self.held[target] = self.held[source][:tokens]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(asks, min_size=1, max_size=12), st.integers(1, 20))
 def test_every_answer_is_that_of_the_sequence_alone(many: list[Ask], chunk: int) -> None:
     model, given_up = Model(chunk), []

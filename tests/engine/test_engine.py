@@ -12,6 +12,7 @@ import pytest
 from engine.tiny_bundle import TinyBundle
 
 from ptune.engine.engine import Engine
+from ptune.engine.graphs import Graphs
 from ptune.engine.kv_cache import KvCache
 from ptune.engine.request import NO_TOKEN, Request, Sampling, Token
 from ptune.engine.session import Session
@@ -231,7 +232,7 @@ def test_longest_sequence_fits(tiny: TinyBundle, engine: Engine) -> None:
 def test_queue_is_bounded_and_a_draining_engine_takes_nothing(tiny: TinyBundle) -> None:
     bundle = Bundle.open(tiny.folder)
     cache = KvCache.within(1 << 24, bundle.decoder, 1)
-    engine = Engine(bundle, Session(bundle.graph_path(), bundle.decoder, 1), cache, max_waiting=2)
+    engine = Engine(bundle, Graphs.open(bundle.graph_path(), bundle.decoder, 1), cache, max_waiting=2)
     running, go_on = threading.Event(), threading.Event()
 
     def hold(token: Token) -> None:

@@ -95,7 +95,7 @@ def test_the_capacity_is_what_it_is_said_to_be() -> None:
     assert 0.95 < len(found.times[""]) / UNTIL / CAPACITY < 1.05
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @given(seed=st.integers(0, 2**16), load=st.sampled_from([0.3, 0.5, 0.8]))
 def test_anothers_flood_costs_a_tenant_no_more_than_anothers_fair_share(seed: int, load: float) -> None:
     """load: what the tenant asks for, of its half; the other takes what is left, or asks for ten times the capacity."""
@@ -116,7 +116,7 @@ def test_one_request_does_not_wait_behind_a_flood() -> None:
     assert beside[0] < 2000 * BASE / 10, "a tenth of what the shortest of the others takes"
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=5, derandomize=True)
 @given(
     seed=st.integers(0, 2**16),
     outputs=st.lists(st.sampled_from([(1, 2), (10, 60), (100, 200)]), min_size=2, max_size=4),

@@ -121,7 +121,7 @@ schemas = st.recursive(leaves, _larger, max_leaves=6).filter(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(schemas, st.integers(0, 2**32), st.sampled_from([0.0, 1.0, 2.0]))
 def test_json_always_validates(schema: dict[str, Any], seed: int, temperature: float) -> None:
     text, ended = drawn(Form.json(schema), seed, temperature=temperature)
@@ -129,7 +129,7 @@ def test_json_always_validates(schema: dict[str, Any], seed: int, temperature: f
     jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_json_without_bounds_validates_where_it_ends(seed: int) -> None:
     schema = {
@@ -163,7 +163,7 @@ patterns = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(patterns, st.integers(0, 2**32))
 def test_a_regular_expression_matches_the_whole_answer(pattern: str, seed: int) -> None:
     text, ended = drawn(Form.regex(pattern), seed)
@@ -171,7 +171,7 @@ def test_a_regular_expression_matches_the_whole_answer(pattern: str, seed: int) 
     assert re.fullmatch(pattern, text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),

@@ -23,7 +23,7 @@ def chunk(number: int | None, length: int) -> Chunk:
 STEPS = st.lists(st.tuples(st.none() | st.integers(0, 7), st.integers(1, 130)), min_size=1, max_size=20)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(STEPS)
 def test_every_token_has_a_cell_of_its_own_in_its_adapters_group(step: list[tuple[int | None, int]]) -> None:
     chunks = [chunk(number, length) for number, length in step]

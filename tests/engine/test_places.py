@@ -46,7 +46,7 @@ def check(window: Window, wanted: list[Adapter]) -> None:
             np.testing.assert_allclose(a @ b, 0 if expected is None else expected[0] @ expected[1], atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sets(st.integers(0, 11), min_size=0, max_size=6), min_size=1, max_size=12))
 def test_any_adapters_in_any_order(steps: list[set[int]]) -> None:
     many = [

@@ -75,7 +75,7 @@ def test_missing_file(tmp_path: Path) -> None:
         read_tensors(tmp_path / "x")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     cut=st.integers(0, len(CONTENT) - 1),
     flips=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=3),

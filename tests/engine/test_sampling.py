@@ -26,7 +26,7 @@ LOGITS = st.integers(0, 10_000).map(
 TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=12)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     logits=LOGITS,
     history=TOKENS,

@@ -117,7 +117,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert all(row.preempted <= MOST_PREEMPTED for row in self.alive)
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+SchedulerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30)
 test_scheduler = SchedulerMachine.TestCase
 
 

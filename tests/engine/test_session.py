@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from engine.tiny_bundle import TinyBundle
 
+from ptune.engine.graphs import Graphs
 from ptune.engine.kv_cache import KvCache
 from ptune.engine.layout import flat_indices
 from ptune.engine.places import Places
 from ptune.engine.scheduler import Chunk, Row
 from ptune.engine.session import Array, Session, _cgroup_cores
-from ptune.engine.step import Step, step_inputs
+from ptune.engine.step import Step, token_inputs
+from ptune.engine.views import Tokens, padded
 from ptune.errors import FormatError
 from ptune.formats.bundle import Bundle
 from ptune.formats.signature import STEP_INPUTS, Signature
@@ -25,24 +27,25 @@ def row(slot: int, tokens: list[int]) -> Row:
     return made
 
 
-def inputs_of(chunks: list[Chunk], lengths: list[int], low: int, capacity: int) -> dict[str, Array]:
+def inputs_of(chunks: list[Chunk], low: int, batch: int, capacity: int) -> dict[str, Array]:
     """Of a step without adapters."""
     window = Places(Signature(vocab_size=1, context=1, cache=(), sockets=()), 1).of([])
     flat, width = flat_indices(chunks, window)
-    return step_inputs(chunks, flat, width, window, np.array(lengths, np.int32), low, capacity)
+    tokens = Tokens.of(chunks, flat, window.count * width, range(low, low + batch))
+    return {**token_inputs(chunks, flat, tokens, window), **padded(tokens, capacity)}
 
 
 def test_step_inputs_of_a_ragged_step() -> None:
-    """Slot 2 computes three tokens from the start, slot 4 its fifth; slot 3 between them is idle with 7 tokens."""
+    """Slot 2 computes three tokens from the start, slot 4 its fifth; slot 3 between them is idle."""
     chunks = [Chunk(row(4, [50, 51, 52, 53, 54]), 4, 1), Chunk(row(2, [20, 21, 22, 23]), 0, 3)]
-    inputs = inputs_of(chunks, [9, 7, 4], 2, 32)
-    assert tuple(inputs) == STEP_INPUTS
+    inputs = inputs_of(chunks, 2, 3, 32)
+    assert {*inputs} == {*STEP_INPUTS}
     expected = {
         "input_ids": [[54, 20, 21, 22]],
         "position_ids": [[4, 0, 1, 2]],
         "pad": [[1, 2, 3], [0, 0, 0], [0, 0, 0]],
         "unpad": [6, 0, 1, 2],
-        "seqlens_k": [2, 6, 5],
+        "seqlens_k": [2, 0, 5],
         "query_seqlens": [3, 0, 2],  # never one query alone
         "capacity": 32,
         "wanted": [0],  # slot 2 has a token left, so only slot 4 is at its newest
@@ -53,7 +56,7 @@ def test_step_inputs_of_a_ragged_step() -> None:
 
 
 def test_one_token_is_two_queries() -> None:
-    inputs = inputs_of([Chunk(row(0, [7, 8]), 1, 1)], [1], 0, 9)
+    inputs = inputs_of([Chunk(row(0, [7, 8]), 1, 1)], 0, 1, 9)
     assert inputs["input_ids"].tolist() == [[8]]
     assert inputs["position_ids"].tolist() == [[1]]
     assert (inputs["pad"].tolist(), inputs["unpad"].tolist()) == ([[0, 0]], [0])
@@ -68,7 +71,7 @@ def test_slots_without_a_chunk_stay_bit_identical(tiny: TinyBundle) -> None:
     for array in cache.window(0, 5).values():
         array[:] = rng.standard_normal(array.shape)
     before = {name: array.copy() for name, array in cache.window(0, 5).items()}
-    step = Step(Session(bundle.graph_path(), signature, 1), signature, cache)
+    step = Step(Graphs(Session(bundle.graph_path(), signature, 1)), signature, cache)
     step([Chunk(row(1, [5, 6, 7]), 0, 3), Chunk(row(3, [8]), 0, 1)])
     for name, array in cache.window(0, 5).items():
         assert (array[[0, 2, 4]] == before[name][[0, 2, 4]]).all()

@@ -106,7 +106,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestShelf = Machine.TestCase
-TestShelf.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestShelf.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_without_a_limit_everything_stays() -> None:

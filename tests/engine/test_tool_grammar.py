@@ -118,7 +118,7 @@ def read(codec: ChatCodec, text: str, *, many: bool = True) -> tuple[str, list[t
     return said, [(name, json.loads(arguments)) for name, arguments in found]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(CODECS)), st.booleans(), st.integers(0, 2**32))
 def test_required_calls_are_valid(key: tuple[str, bool], many: bool, seed: int) -> None:
     codec = CODECS[key]
@@ -134,7 +134,7 @@ def test_required_calls_are_valid(key: tuple[str, bool], many: bool, seed: int) 
             jsonschema.validate(arguments, SCHEMAS[name])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(CODECS)), st.booleans(), st.integers(0, 2**32))
 def test_a_call_in_free_text_is_valid(key: tuple[str, bool], many: bool, seed: int) -> None:
     codec = CODECS[key]
@@ -170,7 +170,7 @@ def test_a_strict_function_that_cannot_be_enforced_is_refused() -> None:
         GRAMMARS["agents/hermes", False].compile(form.source(), codec.eos_ids)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(sorted(CODECS)), st.integers(0, 2**32))
 def test_a_call_or_an_answer_of_a_form(key: tuple[str, bool], seed: int) -> None:
     codec = CODECS[key]

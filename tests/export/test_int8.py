@@ -44,7 +44,7 @@ def product(session: onnxruntime.InferenceSession, x: np.ndarray) -> np.ndarray:
     return session.run(["y"], {"x": x[None]})[0][0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.float32, (5, IN), elements=st.floats(-1e4, 1e4, width=32)))
 def test_two_parts_hold_an_activation_to_a_sixty_thousandth(
     session: onnxruntime.InferenceSession, x: np.ndarray

@@ -303,7 +303,7 @@ PARTS = st.fixed_dictionaries(
 FIELDS = sorted({*ClassifyRequest.model_fields, *NOT_BUILT})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from([ClassifyRequest, TagRequest]),
     st.dictionaries(st.sampled_from(FIELDS), JSON | PARTS | st.lists(PARTS, max_size=2), max_size=5),

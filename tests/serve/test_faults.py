@@ -174,7 +174,8 @@ def answer(engine: Engine, adapter: str = "base", prompt: list[int] = LONG) -> l
 
 def spoil(engine: Engine) -> None:
     """The next step, with adapters or without, fails."""
-    for session in (engine._step._session, engine._step._bare):
+    graphs = engine._step.graphs
+    for session in (graphs.whole, graphs.bare, graphs.grouped, graphs.grouped_bare):
         if session is not None:
             session._load()
             session._session = Spoils(engine)

@@ -167,15 +167,15 @@ def test_a_server_follows_a_run(place: Path, tmp_path: Path) -> None:
     try:
         assert server.http.post("/v1/completions", json={"model": "mine", "prompt": [5]}).status_code == 404
         growing.reach(1)
-        wait_until(lambda: alias().get("name") == "mine-step-1", 120)
+        wait_until(lambda: alias().get("name") == "mine-step-1", 400)
         assert answers() == right[1]
         [card] = server.http.get("/v1/adapters").json()["data"]
         assert (card["name"], card["parity"], card["base"]) == ("mine-step-1", "measured", "verified")
         growing.reach(2, cut)
-        wait_until(lambda: "mine-step-2 is not served" in server.said.read_text(), 120)
+        wait_until(lambda: "mine-step-2 is not served" in server.said.read_text(), 400)
         assert answers() == right[1]
         growing.reach(3)
-        wait_until(lambda: alias().get("name") == "mine-step-3", 120)
+        wait_until(lambda: alias().get("name") == "mine-step-3", 400)
         assert answers() == right[3]
         assert alias()["previous"] == "mine-step-1"
         assert server.http.post("/v1/aliases/mine/rollback").status_code == 200

@@ -124,7 +124,7 @@ def test_a_damaged_file_is_refused_without_its_secrets(tmp_path, text, message):
     assert HASH not in str(raised.value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda raw: raw.decode("latin-1")))
 def test_any_file_is_read_or_refused(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any-keys"
@@ -301,6 +301,7 @@ ENCODERS = {
     "/v1/tag": {"input": "x"},
     "/v1/embeddings": {"input": "x"},
     "/v1/rerank": {"query": "x", "documents": ["y"]},
+    "/v1/recommend": {"history": ["x"]},
 }
 
 

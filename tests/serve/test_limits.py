@@ -133,7 +133,7 @@ def test_a_lease_is_released_once():
     assert meter.headers()["x-ratelimit-remaining-tokens"] == "80"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(st.integers(0, 300), st.integers(0, 300), st.floats(0, 30), st.booleans()), max_size=40

@@ -38,7 +38,7 @@ def url() -> Iterator[str]:
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 def test_made_up_requests(case: Case, url: str) -> None:
     _address(case)
     response = case.call(base_url=url, timeout=20)

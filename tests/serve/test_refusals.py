@@ -297,7 +297,7 @@ JSON = st.recursive(
 FIELDS = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields, *NOT_BUILT})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from([ChatRequest, CompletionRequest]),
     st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6),

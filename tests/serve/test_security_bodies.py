@@ -114,7 +114,7 @@ ADMIN = {
     "/v1/load_lora_adapter": bodies([LoadRequest], {}, lora_name=st.text(max_size=4), lora_path=st.text()),
     "/v1/unload_lora_adapter": bodies([UnloadRequest], {}, lora_name=st.text(max_size=8)),
 }
-FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=80, suppress_health_check=list(HealthCheck))
 
 
 def client_of(app: Any) -> TestClient:

@@ -14,7 +14,7 @@ PIECES = ["<b>", "</b>", "<!--", "<?x", "![i](u)", "```", "````", "~~~", "```htm
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.lists(st.sampled_from(PIECES), max_size=24).map("".join))
 def test_no_markdown_reader_finds_html_or_an_image(text):
     tokens = MARKDOWN.parse(neutral(text))

@@ -34,7 +34,7 @@ def test_every_window_has_the_shares_that_were_asked_for(
         assert end - start == 0 or weight > 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PARTS, st.integers(1, 9), st.integers(0, 3), st.integers(0, 1000))
 def test_every_part_goes_through_permutations_of_its_own(
     parts: list[tuple[int, float]], batch_size: int, seed: int, step: int

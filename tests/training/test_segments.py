@@ -248,7 +248,7 @@ def double(family: str) -> PreTrainedModel:
     return tiny_models.model(family).double()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(
         ["llama", "mistral", "gemma2"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ptune.data.interactions import splits_of
 from ptune.data.labelled import LabelledRow
-from ptune.data.pairs import read_pair_splits
 from ptune.errors import DataError
 from ptune.evaluation.classification.held import Held
 from ptune.evaluation.retrieval.queries import held_rows
@@ -20,7 +20,7 @@ def held_of(run: Run) -> Held:
     Raises: DataError where a file is gone or has changed, or nothing is held out.
     """
     recipe, facts = Recipe.load(run.recipe_path), Facts.of_run(run)
-    splits = read_pair_splits(recipe.data, recipe.train.seed)
+    splits = splits_of(recipe)
     splits.check()
     check_same_data(run, {"files": [{"split": split, **file.described()} for split, file in splits.files]})
     rows = held_rows(splits, recipe)

@@ -140,7 +140,7 @@ def test_smoothing_spreads_a_share_of_the_target() -> None:
 @given(
     lengths=st.lists(st.integers(1, 40), max_size=30), most=st.integers(16, 120), processes=st.integers(1, 5)
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_batches_hold_every_example_once_and_no_more_than_fit(
     lengths: list[int], most: int, processes: int
 ) -> None:

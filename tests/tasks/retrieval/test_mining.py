@@ -16,7 +16,7 @@ from ptune.data.pairs import read_pairs
 from ptune.tasks.retrieval.mining import mined
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 5), skip=st.integers(0, 3), margin=st.floats(0.5, 1))
 def test_against_sorting_by_hand(
     tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, skip: int, margin: float

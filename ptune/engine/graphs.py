@@ -1,0 +1,58 @@
+"""One profile's graphs: the whole one, and beside it, on the same weights, those that compute less where less is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptune.engine.session import Session
+from ptune.engine.views import Heads
+from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE
+from ptune.formats.signature import Signature
+
+LIGHT = 512 << 20  # bytes of weights that may be in memory once for each graph
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Sessions that say the same. bare: without sockets; grouped: with the grouped view of attention."""
+
+    whole: Session
+    bare: Session | None = None
+    grouped: Session | None = None
+    grouped_bare: Session | None = None
+
+    @classmethod
+    def open(cls, path: Path, signature: Signature, threads: int | None = None) -> Graphs:
+        """The graph at `path`, and those beside it where the weights are light. Raises: FormatError."""
+        weights = path.with_name(f"{path.name}.data")
+        light = not weights.is_file() or weights.stat().st_size <= LIGHT
+
+        def beside(name: str, *, sockets: bool = True, grouped: bool = False) -> Session | None:
+            there = path.with_name(name)
+            if not light or not there.is_file():
+                return None
+            return Session(there, signature, threads, sockets=sockets, grouped=grouped)
+
+        return cls(
+            Session(path, signature, threads),
+            beside(BARE, sockets=False),
+            beside(GROUPED, grouped=True),
+            beside(GROUPED_BARE, sockets=False, grouped=True),
+        )
+
+    @property
+    def heads(self) -> Heads | None:
+        """Of the grouped graphs; None where there are none."""
+        if self.grouped is None:
+            return None
+        return Heads(self.grouped.last_dimension("unpad"), self.grouped.last_dimension("queries"))
+
+    def of(self, *, sockets: bool, grouped: bool) -> Session:
+        """For a step that has adapters, or has none, in the view that was chosen."""
+        if grouped:
+            found = None if sockets else self.grouped_bare
+            found = found or self.grouped
+            assert found is not None
+            return found
+        return self.whole if sockets else self.bare or self.whole

@@ -1,0 +1,168 @@
+"""Runs of recommendation, judged by the item that was held out of each user's: figures, baselines, worst users, report.html.
+
+All items of the catalogue are ranked but those that the user has. Recall@k of one right item is the hit rate, HR@k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptune.data.interactions import History, Interaction, Interactions, read_interactions
+from ptune.errors import FormatError, UsageError
+from ptune.evaluation.classification.evaluation import Pages
+from ptune.evaluation.classification.onnx_side import served_as
+from ptune.evaluation.report import origin
+from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.retrieval import sides
+from ptune.evaluation.retrieval.evaluate import figures, write
+from ptune.evaluation.retrieval.measures import FIGURES, Scores
+from ptune.evaluation.retrieval.queries import Queries
+from ptune.evaluation.training_chart import training
+from ptune.formats.bundle import Bundle
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json, write_text
+from ptune.progress import Progress, duration
+from ptune.recipe import Recipe
+from ptune.tasks.recommendation.index import ItemIndex
+from ptune.tasks.retrieval.spec import EMBEDDING
+from ptune.training.card import card
+from ptune.training.folder import check_same_data
+
+_NAMED = 5  # titles of a history that stand for it in the report
+
+
+@dataclass(frozen=True)
+class Users:
+    """Whose next item is looked for: numbers of items."""
+
+    queries: Queries
+    histories: list[list[int]]
+    left_out: list[
+        list[int]
+    ]  # what is not to be recommended: the history, and other items that were held out
+    cold: bool  # whether the items looked for were withheld from training
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    data: Sequence[Path] = (),
+    bundle: Path | None = None,
+    adapter: str | None = None,
+    require: Sequence[Requirement] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Judges a run by the items that were held out; with a bundle, the index that is served beside torch.
+
+    Of a run with withheld items by those, ranked by their titles alone: nobody is known to have had them.
+    Writes evaluation.json, predictions.jsonl, report.html and the model card into the run.
+    Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError for
+    `data`, or where a requirement names no figure.
+    """
+    record, recipe = run.record(), Recipe.load(run.recipe_path)
+    if record.status not in ("finished", "stopped early"):
+        raise FormatError(
+            f"{run.folder} is {record.status}, not finished: go on with `ptune train … --resume`"
+        )
+    if data:
+        raise UsageError(
+            "--data is not for recommendation: a run is judged by what was held out of its own users' items"
+        )
+    refuse_unknown(require, FIGURES)
+    found = read_interactions(recipe)
+    found.check()
+    files = [{"split": split, **file.described()} for split, file in found.files]
+    check_same_data(run, {"files": files})
+    users = users_of(found, files, recipe.evaluate.limit)
+    own, baselines = _sides(run, users, bundle, adapter, threads)
+    said = figures(EMBEDDING, users.queries, own, baselines, require, recipe.train.seed)
+    about = f"{record.base.source}, {record.method}, {record.steps} steps in {duration(record.seconds)} on {record.instruction_set}"
+    if users.cold:
+        about += f"; {len(found.withheld)} items that training never saw, found by their titles"
+    pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
+    write(run.folder, said, users.queries, next(iter(own.values())), pages)
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), said))
+    return said
+
+
+def users_of(found: Interactions, files: list[dict[str, Any]], limit: int | None = None) -> Users:
+    """Every user of whom an item was held out; where items are withheld, every user who has one of those."""
+    cold, place = bool(found.withheld), found.place
+    chosen: list[tuple[History, Interaction, list[Interaction], list[Interaction]]] = []
+    for one in found.histories:
+        if cold and one.withheld and one.kept:
+            chosen.append((one, one.withheld[-1], one.kept, one.withheld[:-1]))
+        elif not cold and one.test is not None:
+            chosen.append((one, one.test, one.kept[:-1], []))
+    chosen = chosen[:limit]
+    titles = list(found.titles.values())
+    histories = [[place[row.item] for row in history] for _, _, history, _ in chosen]
+    more = [[place[row.item] for row in others] for *_, others in chosen]
+    named = [
+        f"{one.user}: " + "; ".join(titles[at] for at in history[-_NAMED:])
+        for (one, *_), history in zip(chosen, histories, strict=True)
+    ]
+    right = [{place[row.item]} for _, row, _, _ in chosen]
+    places = [f"{row.file.name}, {row.file.problems.unit} {row.number}" for _, row, _, _ in chosen]
+    passages = [f"{item}: {title}" for item, title in found.titles.items()]
+    used = [{"path": file["path"], "sha256": file["sha256"]} for file in files]
+    queries = Queries("test", named, right, passages, places, used)
+    return Users(queries, histories, [[*a, *b] for a, b in zip(histories, more, strict=True)], cold)
+
+
+def _sides(
+    run: Run, users: Users, bundle: Path | None, adapter: str | None, threads: int | None
+) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    """The run's own index with torch's vectors, the served one with the engine's; each part of it alone."""
+    from ptune.tasks.retrieval.torch_side import load_embeddings
+
+    index, served = ItemIndex.open(run.adapter_path), served_as(run, bundle, adapter)
+    weight = 0.0 if users.cold else None
+    own = replace(index, vectors=_vectors("torch", load_embeddings(run), index.titles))
+    scores = {"torch": ranked(users, own, weight)}
+    if served is not None:
+        there = ItemIndex.open(Bundle.open(served.folder).adapter_path(served.adapter))
+        outputs = sides.served_outputs(served.folder, served.adapter, threads)
+        scores["ONNX"] = ranked(
+            users, replace(there, vectors=_vectors("ONNX", outputs, there.titles)), weight
+        )
+    base = replace(index, vectors=_vectors("base", load_embeddings(run, trained=False), index.titles))
+    beside = {"titles, base": ranked(users, base, 0.0)}
+    if not users.cold:
+        beside = {
+            "item-kNN": ranked(users, index, 1.0),
+            "popularity": popular(users, index),
+            "titles": ranked(users, own, 0.0),
+            **beside,
+        }
+    return scores, beside
+
+
+def ranked(users: Users, index: ItemIndex, weight: float | None) -> Scores:
+    """[users, items]; -inf of what is left out."""
+    found = np.stack([index.scores(history, weight=weight) for history in users.histories])
+    for row, left_out in zip(found, users.left_out, strict=True):
+        row[left_out] = -np.inf
+    return found
+
+
+def popular(users: Users, index: ItemIndex) -> Scores:
+    """The same by how many users have an item, whoever asks."""
+    counts = np.bincount(
+        np.concatenate([np.asarray(history, np.int64) for history in users.histories]),
+        minlength=len(index.items),
+    )
+    found = np.repeat(counts.astype(np.float32)[None], len(users.histories), 0)
+    for row, left_out in zip(found, users.left_out, strict=True):
+        row[left_out] = -np.inf
+    return found
+
+
+def _vectors(name: str, embed: sides.Embed, titles: Sequence[str]) -> Any:
+    with Progress(f"vectors, {name}", len(titles), unit="titles") as progress:
+        return embed(titles, progress.advance)

@@ -1,0 +1,173 @@
+"""A decoder's graph in int4: its products with weights as MatMulNBits, 4 bits in blocks of 32, the head in 8.
+
+The operator rounds an input to int8, each block of 32 by its own largest value (accuracy_level 4), and sums integers: a row is
+the same bits in any number of rows. At other levels one row and several differ, and several take four times as long.
+
+A block is w = scale * (q - zero) + offset (`blocks`). The operator knows no offset. But sum_i offset x_i is the offset times the
+sum of x over the block, so these sums become inputs of their own, in front of x, and the offsets their weights: [s, s, x], the
+first for the offsets in 4 bits, the second for what those leave. They add a tenth to a product's input and two small operators.
+
+The head has 8 bits, as in llama.cpp's 4-bit files. Before it and before queries, keys and values, what rounding x left goes
+through the product, too, as rows of their own: two thirds of SmolLM2's loss were gone with it. What is left is x - x I: a product
+with the identity rounds x as the operator rounds it for any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+from ptune.export.blocks import (
+    BLOCK,
+    Blocks,
+    blocks_of,
+    bytes_of,
+    identity,
+    nibbles,
+    sums_of_blocks,
+    with_offsets,
+)
+from ptune.export.edit import MICROSOFT, before, constant, replace
+from ptune.export.int8 import floats_of, rewrite_products, weight_of
+
+ATTENTION = "GroupQueryAttention"
+LEVEL = 4  # of accuracy: activations in int8
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of the weights."""
+
+    products: int
+    kept: float  # the share of 4-bit blocks whose values are the source's own
+
+
+def write_int4(source: Path, target: Path) -> Written:
+    """Reads a decoder's float32 graph at `source`, writes `target` and its weights beside it as `target`.data.
+
+    Memory holds the written weights and one of the source's at a time.
+    Raises: BackboneError where there is no product with a weight.
+    """
+    kept: list[tuple[float, int]] = []
+
+    def rewrite(graph: onnx_ir.Graph, products: list[onnx_ir.Node]) -> None:
+        rounding = _Rounding(graph)
+        fine = [_feeds_attention(node) for node in products]
+        for node, twice in zip(products[:-1], fine, strict=False):
+            kept.append(rounding.rewrite(node, twice))
+        rounding.rewrite_head(products[-1])
+
+    products = rewrite_products(source, target, "int4", rewrite)
+    blocks = sum(count for _, count in kept)
+    return Written(products, sum(share * count for share, count in kept) / max(blocks, 1))
+
+
+class _Rounding:
+    """One graph while it is rewritten. What an input of several products needs is computed once."""
+
+    def __init__(self, graph: onnx_ir.Graph) -> None:
+        self.graph = graph
+        self.inputs: dict[onnx_ir.Value, onnx_ir.Value] = {}
+        self.rests: dict[onnx_ir.Value, onnx_ir.Value] = {}
+
+    def rewrite(self, node: onnx_ir.Node, twice: bool) -> tuple[float, int]:
+        """x W in 4 bits. Returns the share of blocks that were kept, and how many there are. twice: with what x's rounding left."""
+        x, weight, name = _parts(node)
+        width = weight.shape[1]
+        if twice:
+            x = self._with_rest(x, node, width)
+        blocks = blocks_of(weight)
+        count = blocks.scale.size
+        if blocks.offset.any():
+            if x not in self.inputs:
+                self.inputs[x] = self._with_sums(x, node, width)
+            x, blocks = self.inputs[x], with_offsets(blocks)
+            width += 2 * _sums(width)
+        out = self._product(node, x, blocks, name, width)
+        replace(node, self._sum(node, out) if twice else out)
+        return blocks.kept, count
+
+    def rewrite_head(self, node: onnx_ir.Node) -> None:
+        """x W in 8 bits, with what x's rounding left."""
+        x, weight, name = _parts(node)
+        x = self._with_rest(x, node, weight.shape[1])
+        q, scale = bytes_of(weight)
+        constants = [self._constant(f"{name}.q8", q), self._constant(f"{name}.scale", scale)]
+        attributes = _attributes(weight.shape[1], len(weight), bits=8)
+        (out,) = before(node, "MatMulNBits", [x, *constants], attributes, domain=MICROSOFT)
+        replace(node, self._sum(node, out))
+
+    def _with_rest(self, x: onnx_ir.Value, node: onnx_ir.Node, width: int) -> onnx_ir.Value:
+        """x [n, …, width] and what its rounding leaves, [2 n, …, width]."""
+        if x not in self.rests:
+            rounded = self._product(node, x, identity(width), f"int4.identity.{width}", width)
+            (rest,) = before(node, "Sub", [x, rounded])
+            (self.rests[x],) = before(node, "Concat", [x, rest], {"axis": 0})
+        return self.rests[x]
+
+    def _sum(self, node: onnx_ir.Node, both: onnx_ir.Value) -> onnx_ir.Value:
+        """Of the products of `_with_rest`'s halves."""
+        halves = before(node, "Split", [both], {"axis": 0, "num_outputs": 2}, outputs=2)
+        (out,) = before(node, "Add", [*halves], like=node.outputs[0])
+        return out
+
+    def _with_sums(self, x: onnx_ir.Value, node: onnx_ir.Node, width: int) -> onnx_ir.Value:
+        """[s, s, x] for x [..., width]."""
+        sums = self._product(node, x, sums_of_blocks(width), f"int4.sums.{width}", width)
+        (joined,) = before(node, "Concat", [sums, sums, x], {"axis": -1})
+        return joined
+
+    def _product(
+        self,
+        node: onnx_ir.Node,
+        x: onnx_ir.Value,
+        blocks: Blocks,
+        name: str,
+        width: int,
+    ) -> onnx_ir.Value:
+        """Of x [..., width] and 4-bit blocks [out, width] without offsets."""
+        constants = [
+            self._constant(f"{name}.q4", nibbles(blocks.q)),
+            self._constant(f"{name}.scale", blocks.scale),
+            self._constant(f"{name}.zero", nibbles(blocks.zero)),
+        ]
+        attributes = _attributes(width, len(blocks.q), bits=4)
+        (out,) = before(node, "MatMulNBits", [x, *constants], attributes, domain=MICROSOFT)
+        return out
+
+    def _constant(self, name: str, value: NDArray[np.generic]) -> onnx_ir.Value:
+        return constant(self.graph, name, np.ascontiguousarray(value))
+
+
+def _parts(node: onnx_ir.Node) -> tuple[onnx_ir.Value, NDArray[np.float32], str]:
+    """A product's input, its weight as [out, in], and the weight's name."""
+    x, found = node.inputs[0], weight_of(node)
+    assert x is not None
+    assert found is not None
+    return x, np.ascontiguousarray(floats_of(*found).T), str(found[0].name)
+
+
+def _feeds_attention(node: onnx_ir.Node) -> bool:
+    """Whether a product's output comes to attention before it comes to another product."""
+    seen, left = set(), [node]
+    while left:
+        for after in left.pop().successors():
+            if after.op_type == ATTENTION:
+                return True
+            if after.op_type != "MatMul" and after not in seen:
+                seen.add(after)
+                left.append(after)
+    return False
+
+
+def _sums(width: int) -> int:
+    blocks = -(-width // BLOCK)
+    return blocks + -blocks % BLOCK
+
+
+def _attributes(width: int, out: int, *, bits: int) -> dict[str, int]:
+    return {"K": width, "N": out, "bits": bits, "block_size": BLOCK, "accuracy_level": LEVEL}

@@ -1,0 +1,17 @@
+"""The graphs beside a decoder's own, on the same weights, for steps that need less than all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ptune.export.bare import write_bare
+from ptune.export.grouped import write_grouped
+from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE
+from ptune.formats.signature import Signature
+
+
+def write_lighter(path: Path, signature: Signature) -> None:
+    """Writes beside the graph at `path` the grouped one, with sockets and without, where heads share keys; else the bare one."""
+    grouped = write_grouped(path, path.with_name(GROUPED))
+    source, name = (path, BARE) if grouped is None else (grouped, GROUPED_BARE)
+    write_bare(source, path.with_name(name), signature)

@@ -1,0 +1,1 @@
+"""Recommending: which items of a catalogue come next for somebody, by their titles and by who had what together."""

@@ -1,0 +1,136 @@
+"""A run that learns to recommend: titles of items that one user had come near each other; what is had together is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+
+from ptune.backbone.classifier import load_sequence_codec
+from ptune.data.interactions import Interaction, Interactions, read_interactions
+from ptune.data.pair_examples import encoded_pairs
+from ptune.doctor.doctor import doctor_command
+from ptune.doctor.interactions import judged
+from ptune.errors import RecipeError
+from ptune.formats.bundle import BaseIdentity, Hop
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json
+from ptune.methods.lora import Lora
+from ptune.progress import say
+from ptune.recipe import Recipe
+from ptune.tasks.classification.facts import Facts
+from ptune.tasks.classification.text import check_backbone
+from ptune.tasks.recommendation.index import Floats, ItemIndex, together
+from ptune.tasks.recommendation.spec import Recommendation
+from ptune.tasks.retrieval.embedding import EmbeddingWork
+from ptune.tasks.retrieval.torch_side import TorchVectors
+from ptune.training.distributed import decided_by_one
+
+WEIGHTS = tuple(step / 20 for step in range(21))
+"""Shares of what is had together that are tried."""
+_MOST = 10_000  # users that the weight is chosen by
+_FIRST = 10  # places of a recommendation that count
+
+
+@dataclass
+class RecommendationWork(EmbeddingWork):
+    """As for embeddings, and the items beside the adapter."""
+
+    interactions: Interactions
+
+    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
+        hop = super().save(run, model, identity, writes=writes)
+        if writes:
+            facts = self._facts(model, identity)
+            vectors = TorchVectors(model.eval(), self.codec, facts)(list(self.interactions.titles.values()))
+            index = item_index(self.interactions, vectors)
+            index.save(run.adapter_path)
+            say(
+                f"{len(index.items):,} items; what is had together weighs {index.weight:g}, titles {1 - index.weight:g}"
+            )
+        return hop
+
+    def _facts(self, model: nn.Module, identity: BaseIdentity) -> Facts:
+        facts = super()._facts(model, identity)
+        return facts.model_copy(
+            update={"embedding": {**(facts.embedding or {}), "items": len(self.interactions.titles)}}
+        )
+
+
+def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> RecommendationWork:
+    """Everything that can be known before the weights are read. Raises: DataError, RecipeError, BackboneError."""
+    task = recipe.task
+    assert isinstance(task, Recommendation)
+    check_backbone(recipe)
+    if not isinstance(recipe.method, Lora):
+        raise RecipeError("recommendation is trained with method Lora: its items lie beside the adapter")
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise RecipeError("recommendation cannot be trained on sharded weights yet: train it in one process")
+    if recipe.train.batch_size < 2 or not task.normalize:
+        raise RecipeError("recommendation needs train.batch_size of 2 or more, and task.normalize true")
+    codec = load_sequence_codec(recipe.backbone)
+    found = read_interactions(recipe)
+    found.check()
+    if run.record_path.is_file():  # it was examined when it began
+        findings = read_json(run.data_path).get("findings", [])
+    else:
+        findings = decided_by_one(accelerator, lambda: judged(found, doctor_command(command)))
+    data = encoded_pairs(found.pairs(recipe.data.limit), recipe.data, task, codec)
+    say(f"{len(found.histories):,} users, {len(found.titles):,} items, {len(data.train):,} pairs to train on")
+    summary = {**data.summary, "findings": findings, "withheld": sorted(found.withheld)}
+    return RecommendationWork(recipe, codec, replace(data, summary=summary), found)
+
+
+def item_index(found: Interactions, vectors: Floats) -> ItemIndex:
+    """The index of all but the test's interactions. The weight is the one that finds most validation items by the rest.
+
+    vectors: [items, width] of the titles, of length 1.
+    """
+    place, titles = found.place, found.titles
+
+    def numbers(rows: Sequence[Interaction]) -> list[int]:
+        return [place[row.item] for row in rows]
+
+    train = [numbers(one.train) for one in found.histories]
+    index = ItemIndex(list(titles), list(titles.values()), vectors, *together(train, len(titles)), 0.0)
+    held = [
+        (history, place[one.validation.item])
+        for history, one in zip(train, found.histories, strict=True)
+        if one.validation is not None
+    ]
+    weight = chosen_weight(index, held[:_MOST]) if held else 0.5
+    known = [numbers(one.kept[:-1] if one.test else one.kept) for one in found.histories]
+    return ItemIndex(index.items, index.titles, vectors, *together(known, len(titles)), weight)
+
+
+def chosen_weight(index: ItemIndex, held: Sequence[tuple[Sequence[int], int]]) -> float:
+    """The share of what is had together at which most held items come among the first ten; of equal ones by NDCG.
+
+    held: histories, and the item that comes next.
+    """
+    by_titles = [index.scores(history, weight=0.0) for history, _ in held]
+    by_users = [index.scores(history, weight=1.0) for history, _ in held]
+    figures = []
+    for weight in WEIGHTS:
+        ranks = np.array(
+            [
+                _rank(weight * users + (1 - weight) * titles, history, item)
+                for titles, users, (history, item) in zip(by_titles, by_users, held, strict=True)
+            ]
+        )
+        first = ranks < _FIRST
+        figures.append((float(first.mean()), float((first / np.log2(ranks + 2)).mean()), weight))
+    return max(figures)[2]
+
+
+def _rank(scores: Floats, history: Sequence[int], item: int) -> int:
+    """How many items that the user does not have come before."""
+    own = scores[item]
+    before = scores > own
+    before[:item] |= scores[:item] == own
+    before[list(history)] = False
+    return int(before.sum())

@@ -1,0 +1,42 @@
+"""The items beside an adapter: their vectors, which torch computed, against those that the bundle's engine gives."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import numpy as np
+
+from ptune.formats.bundle import Bundle, Hop
+from ptune.tasks.classification.infer import load
+from ptune.tasks.recommendation.index import ARRAYS, ItemIndex
+from ptune.tasks.retrieval.infer import embed
+from ptune.verify.limits import MAX_ABS_VECTOR
+from ptune.verify.prove import Proof
+
+MOST = 256  # titles that are computed again, spread over the catalogue
+
+
+def with_items(bundle: Bundle, proof: Proof, threads: int) -> Proof:
+    """A proof and, of adapters that have items, the hop from these to what is served."""
+    found: dict[str, tuple[Hop, ...]] = {}
+    for name in proof.adapters:
+        if ARRAYS in bundle.adapter(name).files:
+            found[name] = (_hop(bundle, name, threads),)
+    return proof.then(Proof((), found)) if found else proof
+
+
+def _hop(bundle: Bundle, name: str, threads: int) -> Hop:
+    index = ItemIndex.open(bundle.adapter_path(name))
+    rows = np.unique(np.linspace(0, len(index.items) - 1, min(MOST, len(index.items))).astype(int))
+    with closing(load(bundle.folder, threads=threads, replay_golden=False)) as model:
+        here = embed(model, [index.titles[row] for row in rows], name)
+    there = index.vectors[rows]
+    apart = float(np.abs(here - there).max()) if here.shape == there.shape else float("inf")
+    return Hop(
+        name="torch → item vectors served",
+        prompts=len(rows),
+        positions=len(rows),
+        max_abs_logprob=apart,
+        limit=f"max |Δ| of a vector ≤ {MAX_ABS_VECTOR:g}",
+        passed=bool(apart <= MAX_ABS_VECTOR),
+    )

@@ -1,0 +1,49 @@
+"""POST /v1/recommend: what somebody had -> what comes next, with reasons."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Response
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse
+
+from ptune.tasks.recommendation.infer import answer, index_of
+
+from .body import body_of
+from .embeddings import submitted
+from .encoding import addressed, answered
+from .recommend_schemas import RecommendRequest
+from .service import TheEncoder
+
+router = APIRouter()
+PATH = "/v1/recommend"
+
+
+@router.post(PATH)
+async def recommend(
+    body: Annotated[RecommendRequest, Depends(body_of(RecommendRequest))],
+    service: TheEncoder,
+    http: HttpRequest,
+) -> Response:
+    """The nearest items of the adapter's catalogue; titles that it lacks go through the encoder."""
+    record = addressed(http, service, body, PATH)
+    index = await asyncio.to_thread(index_of, service.model.engine.bundle.folder, record)
+    question = body.question
+    submits = [submitted(service, text, record) for text in question.texts]
+    vectors, tokens = await answered(http, service, record.name, submits)
+    width = index.vectors.shape[1]
+    found = await asyncio.to_thread(
+        answer, index, question, np.array(vectors, np.float32).reshape(len(vectors), width)
+    )
+    content: dict[str, Any] = {
+        "id": f"recommend-{http.state.request_id}",
+        "object": "list",
+        "model": body.model,
+        "data": [asdict(one) for one in found],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(record.name)})

@@ -1,0 +1,54 @@
+"""The request body of /v1/recommend. Strict, as in `schemas`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from ptune.tasks.recommendation.infer import New, Question, Title
+
+from .encoder_schemas import Asking
+from .message import Body
+from .retrieval_schemas import text_of
+
+MAX_HISTORY = 1000
+MAX_NEW = 1000
+MAX_ITEMS = 100_000
+
+Text = Annotated[str, AfterValidator(text_of)]
+
+
+class Titled(Body):
+    """Something that is known by its title."""
+
+    title: Text
+
+
+class NewItem(Body):
+    """An item that the catalogue lacks."""
+
+    item: Text
+    title: Text
+
+
+class RecommendRequest(Asking):
+    """POST /v1/recommend"""
+
+    history: Annotated[list[Text | Titled], Field(min_length=1, max_length=MAX_HISTORY)]
+    k: Annotated[int, Field(ge=1, le=1000)] = 10
+    exclude: Annotated[list[str], Field(max_length=MAX_ITEMS)] = Field(default_factory=list)
+    among: Annotated[list[str], Field(max_length=MAX_ITEMS)] | None = None
+    new: Annotated[list[NewItem], Field(max_length=MAX_NEW)] = Field(default_factory=list)
+    weight: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @property
+    def question(self) -> Question:
+        return Question(
+            history=[one if isinstance(one, str) else Title(one.title) for one in self.history],
+            k=self.k,
+            exclude=self.exclude,
+            among=self.among,
+            new=[New(one.item, one.title) for one in self.new],
+            weight=self.weight,
+        )

@@ -1,0 +1,127 @@
+"""Who had what: what is held out is what the hash, or time, says; histories become pairs of titles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from ptune.data.interactions import read_interactions
+from ptune.errors import DataError
+from ptune.recipe import Data, Recipe
+from ptune.tasks.recommendation.spec import Recommendation
+
+HAD = [("ann", item) for item in "abcde"] + [("bob", item) for item in "bc"] + [("cid", "a")]
+
+
+def recipe(folder: Path, rows: str, name: str = "had.csv", **task: object) -> Recipe:
+    (folder / name).write_text(rows)
+    (folder / "items.csv").write_text("item,title\n" + "".join(f"{one},the {one}\n" for one in "abcdef"))
+    return Recipe(
+        task=Recommendation(items=folder / "items.csv", **task),  # type: ignore[arg-type]
+        data=Data(files=(folder / name,)),
+    )
+
+
+def rows(had: list[tuple[str, str]]) -> str:
+    return "user,item\n" + "".join(f"{user},{item}\n" for user, item in had)
+
+
+def rank(user: str, item: str) -> str:
+    return hashlib.sha256(f"{user}|{item}".encode()).hexdigest()
+
+
+def test_the_smallest_hash_is_the_test_and_the_next_validates(tmp_path: Path) -> None:
+    found = read_interactions(recipe(tmp_path, rows(HAD)))
+    found.check()
+    ann, bob, cid = found.histories
+    order = sorted("abcde", key=lambda item: rank("ann", item))
+    assert ann.test is not None
+    assert ann.validation is not None
+    assert [ann.test.item, ann.validation.item] == order[:2]
+    assert {row.item for row in ann.train} == set(order[2:])
+    assert bob.test is not None
+    assert bob.test.item == min("bc", key=lambda item: rank("bob", item))
+    assert bob.validation is None
+    assert len(bob.train) == 1
+    assert cid.test is None
+    assert [row.item for row in cid.train] == ["a"]
+
+
+def test_pairs_are_a_ring_of_training_items_only(tmp_path: Path) -> None:
+    found = read_interactions(recipe(tmp_path, rows(HAD)))
+    pairs = found.pairs().rows
+    train = {row.item for row in found.histories[0].train}
+    assert len(pairs["train"]) == 3
+    assert {row.anchor for row in pairs["train"]} == {row.positive for row in pairs["train"]}
+    assert {row.positive for row in pairs["train"]} == {f"the {item}" for item in train}
+    assert [len(pairs[split]) for split in ("validation", "test")] == [1, 2]
+    assert pairs["train"][0].place.startswith(str(tmp_path / "had.csv"))
+
+
+def test_with_time_the_newest_is_the_test(tmp_path: Path) -> None:
+    text = "user_id,item_id,timestamp\n" + "".join(f"1,{item},{at}\n" for at, item in enumerate("ebdca"))
+    found = read_interactions(recipe(tmp_path, text))
+    (history,) = found.histories
+    assert [row.item for row in history.kept] == list("ebdca")
+    assert [(row.anchor, row.positive) for row in found.pairs().rows["train"]] == [
+        ("the e", "the b"),
+        ("the b", "the d"),
+    ]
+
+
+def test_withheld_items_are_in_no_pair(tmp_path: Path) -> None:
+    had = [(f"u{user}", item) for user in range(6) for item in "abcdef"]
+    found = read_interactions(recipe(tmp_path, rows(had), withheld=2))
+    gone = sorted("abcdef", key=lambda item: hashlib.sha256(item.encode()).digest())[:2]
+    assert found.withheld == set(gone)
+    texts = {
+        text for split in found.pairs().rows.values() for row in split for text in (row.anchor, row.positive)
+    }
+    assert texts == {f"the {item}" for item in "abcdef" if item not in gone}
+    assert all({row.item for row in one.withheld} == set(gone) for one in found.histories)
+
+
+def test_jsonl_and_parquet_are_read_too(tmp_path: Path) -> None:
+    lines = [{"user": 1, "item": item} for item in "abc"]
+    found = read_interactions(recipe(tmp_path, "".join(json.dumps(one) + "\n" for one in lines), "had.jsonl"))
+    assert [row.user for row in found.rows] == ["1"] * 3
+    asked = recipe(tmp_path, rows(HAD))
+    parquet.write_table(
+        pyarrow.table({"user": [1, 1], "item": ["a", "b"], "time": [2.5, 1.0]}), tmp_path / "had.parquet"
+    )
+    asked = asked.model_copy(update={"data": Data(files=(tmp_path / "had.parquet",))})
+    (history,) = read_interactions(asked).histories
+    assert [row.item for row in history.kept] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("user,thing\na,b\n", "no column 'item'"),
+        ("user,item\n,a\n", "has no user"),
+        ("user,item,time\nx,a,soon\n", "'soon' is not a number"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read_interactions(recipe(tmp_path, text)).check()
+
+
+def test_an_item_without_a_title_is_known_by_its_name(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, rows(HAD))
+    (tmp_path / "items.csv").write_text("item,title\na,the a\nb,\nc, \nd,the d\ne,the e\n")
+    found = read_interactions(asked)
+    assert [found.titles[item] for item in "abc"] == ["the a", "b", "c"]
+    assert [item for item, _, _ in found.untitled] == ["b", "c"]
+
+
+def test_files_that_mean_nothing_here_are_refused(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, rows(HAD))
+    for data in (Data(), Data(files=asked.data.files, test=asked.data.files)):
+        with pytest.raises(DataError, match=r"data\."):
+            read_interactions(asked.model_copy(update={"data": data}))
