@@ -103,18 +103,21 @@ class _OfRank:
             if adapter is not None and adapter in wanted
         }
         middle = sum(places.values()) / len(places) if places else low
-        free = [place for place in range(low, low + width) if holders[place] not in wanted]
+        free = [place for place in range(low, low + width) if place not in places.values()]
         free.sort(key=lambda place: (abs(place - middle), self._used[place]))
         missing = sorted(wanted - places.keys(), key=lambda adapter: adapter.name)
-        for adapter, place in zip(missing, free, strict=False):
+        for adapter, place in zip(missing, free[: len(missing)], strict=True):
             self._put(adapter, place)
             places[adapter] = place
         return places
 
     def _worth(self, low: int, holders: Sequence[Adapter | None], wanted: set[Adapter]) -> tuple[int, int]:
-        """Of a window: how many wanted ones it has, and how long its others have not been used."""
+        """Of a window: how many wanted ones it has, and how long its others have not been used.
+
+        An adapter may hold several places, as it is copied anew where a window lies elsewhere.
+        """
         others = [self._used[place] for place, holder in enumerate(holders, low) if holder not in wanted]
-        return len(holders) - len(others), -sum(others)
+        return len(wanted.intersection(holders)), -sum(others)
 
     def _put(self, adapter: Adapter, place: int) -> None:
         """Copies an adapter's factors into a place."""

@@ -46,21 +46,34 @@ def check(window: Window, wanted: list[Adapter]) -> None:
             np.testing.assert_allclose(a @ b, 0 if expected is None else expected[0] @ expected[1], atol=1e-5)
 
 
-@settings(max_examples=60)
-@given(st.lists(st.sets(st.integers(0, 11), min_size=0, max_size=6), min_size=1, max_size=12))
-def test_any_adapters_in_any_order(steps: list[set[int]]) -> None:
+@settings(max_examples=200)
+@given(st.data())
+def test_any_adapters_in_any_order(data: st.DataObject) -> None:
+    """Of one rank, or of three; often as many as there are places."""
+    count, ranks = data.draw(st.integers(1, 6)), data.draw(st.sampled_from((1, 3)))
     many = [
-        adapter(f"n{n}", 1 + n % 3, leaves_out="up" if n % 4 == 0 else None, lower=n % 3) for n in range(12)
+        adapter(f"n{n}", 5 - n % ranks, leaves_out="up" if n % 4 == 0 else None, lower=n % 3)
+        for n in range(count + 3)
     ]
-    places = Places(SIGNATURE, 6)
-    for step in steps:
-        wanted = [many[n] for n in sorted(step)]
+    places = Places(SIGNATURE, count)
+    step = st.sets(st.integers(0, len(many) - 1), min_size=0, max_size=count)
+    for chosen in data.draw(st.lists(step, min_size=1, max_size=40)):
+        wanted = [many[n] for n in sorted(chosen)]
         window = places.of(wanted)
         if wanted:
             check(window, wanted)
             assert all(array.flags.c_contiguous for array in window.inputs.values())
         else:
             assert (window.count, window.rank) == (1, 0)
+
+
+def test_an_adapter_that_holds_two_places_takes_no_other_ones() -> None:
+    """The third step's window lies apart: adapter 4 or 7 is copied into it and keeps its place outside."""
+    many = [adapter(f"n{n}", 2) for n in range(8)]
+    places = Places(SIGNATURE, 6)
+    for chosen in ([0, 1, 2, 3, 5, 7], [0, 2, 3, 4, 5, 7], [4, 7], [1, 2, 3, 4, 5, 7]):
+        wanted = [many[n] for n in chosen]
+        check(places.of(wanted), wanted)
 
 
 def test_those_that_stay_are_not_copied_again() -> None:
