@@ -50,9 +50,6 @@ class Graphs:
 
     def of(self, *, sockets: bool, grouped: bool) -> Session:
         """For a step that has adapters, or has none, in the view that was chosen."""
-        if grouped:
-            found = None if sockets else self.grouped_bare
-            found = found or self.grouped
-            assert found is not None
-            return found
-        return self.whole if sockets else self.bare or self.whole
+        whole, bare = (self.grouped, self.grouped_bare) if grouped else (self.whole, self.bare)
+        assert whole is not None
+        return whole if sockets else bare or whole

@@ -24,7 +24,7 @@ from ptune.engine.scheduler import Chunk
 from ptune.engine.session import Array
 
 LEAST = 2  # queries of a head in a sequence
-FEW = 32  # tokens of a sequence that are computed in the grouped view at most
+FEW = 8  # tokens of a sequence that are computed in the grouped view at most
 MASK_CELLS = 1 << 20  # of that view's mask at most
 UNSEEN = np.float32(-1e30)
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ptune.backbone.load import load
 from ptune.data.conversations import Askable
 from ptune.data.store import spooled
-from ptune.errors import BackboneError, FormatError, TemplateError
+from ptune.errors import BackboneError, TemplateError
 from ptune.evaluation.answers import answers
 from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
@@ -40,11 +40,7 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
     where a requirement names no figure.
     """
     refuse_unknown(require, ("loss", "perplexity", "token_accuracy"))
-    record, recipe = run.record(), Recipe.load(run.recipe_path)
-    if record.status not in ("finished", "stopped early"):
-        raise FormatError(
-            f"{run.folder} is {record.status}, not finished: go on with `ptune train … --resume`"
-        )
+    record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     held = held_out(run)
     asked = _askable(held, recipe)
     found: dict[str, Any] = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}

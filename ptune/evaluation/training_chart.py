@@ -1,11 +1,18 @@
-"""The course of a training, as HTML."""
+"""What a report says of a training: a line, and its course as HTML."""
 
 from __future__ import annotations
 
 from ptune.evaluation.curve import Series, chart
 from ptune.evaluation.report import points
-from ptune.formats.run import Run
+from ptune.formats.run import Run, RunRecord
+from ptune.progress import duration
 from ptune.training.journal import read
+
+
+def in_a_line(record: RunRecord) -> str:
+    """Base, method, steps and time."""
+    took = f"{record.steps} steps in {duration(record.seconds)}"
+    return f"{record.base.source}, {record.method}, {took} on {record.instruction_set}"
 
 
 def training(run: Run) -> str:

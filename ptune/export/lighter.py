@@ -11,7 +11,7 @@ from ptune.formats.signature import Signature
 
 
 def write_lighter(path: Path, signature: Signature) -> None:
-    """Writes beside the graph at `path` the grouped one, with sockets and without, where heads share keys; else the bare one."""
-    grouped = write_grouped(path, path.with_name(GROUPED))
-    source, name = (path, BARE) if grouped is None else (grouped, GROUPED_BARE)
-    write_bare(source, path.with_name(name), signature)
+    """Writes beside the graph at `path` the bare one and, where heads share keys, the grouped one with sockets and without."""
+    write_bare(path, path.with_name(BARE), signature)
+    if (grouped := write_grouped(path, path.with_name(GROUPED))) is not None:
+        write_bare(grouped, path.with_name(GROUPED_BARE), signature)

@@ -84,6 +84,15 @@ class Run:
         """Reads run.json. Raises: FormatError."""
         return parse(RunRecord, read_json(self.record_path), self.record_path)
 
+    def finished_record(self) -> RunRecord:
+        """The same of a run that has ended as it should. Raises: FormatError."""
+        record = self.record()
+        if record.status not in ("finished", "stopped early"):
+            raise FormatError(
+                f"{self.folder} is {record.status}, not finished: go on with `ptune train … --resume`"
+            )
+        return record
+
     @property
     def has_adapter(self) -> bool:
         return self.adapter_path.is_dir()

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ptune.errors import FormatError
 from ptune.evaluation.classification.evaluation import Pages, figures, outcome_of, write
 from ptune.evaluation.classification.held import of_run
 from ptune.evaluation.classification.measured import FIGURES, OF_A_LABEL
 from ptune.evaluation.classification.onnx_side import served_as
 from ptune.evaluation.report import origin
 from ptune.evaluation.require import Requirement, refuse_unknown
-from ptune.evaluation.training_chart import training
+from ptune.evaluation.training_chart import in_a_line, training
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
-from ptune.progress import duration
 from ptune.recipe import Recipe
 from ptune.training.card import card
 
@@ -38,11 +36,7 @@ def evaluate_run(
     """
     from ptune.tasks.classification.torch_side import predictor
 
-    record, recipe = run.record(), Recipe.load(run.recipe_path)
-    if record.status not in ("finished", "stopped early"):
-        raise FormatError(
-            f"{run.folder} is {record.status}, not finished: go on with `ptune train … --resume`"
-        )
+    record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     held = of_run(run, data)
     refuse_unknown(require, FIGURES[held.labels.problem], OF_A_LABEL)
     served = served_as(run, bundle, adapter)
@@ -50,7 +44,7 @@ def evaluate_run(
     if served is not None:
         sides["ONNX"] = outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, threads))
     found = figures(held, sides, require, recipe.train.seed)
-    about = f"{record.base.source}, {record.method}, {record.steps} steps in {duration(record.seconds)} on {record.instruction_set}"
+    about = in_a_line(record)
     pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
     write(run.folder, found, sides, pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))

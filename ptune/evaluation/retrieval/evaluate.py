@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ptune.errors import FormatError
 from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.classification.report import report
@@ -19,11 +18,10 @@ from ptune.evaluation.retrieval import sides
 from ptune.evaluation.retrieval.measures import FIGURES, Scores, best, measure, per_query
 from ptune.evaluation.retrieval.queries import Queries, of_files, of_run
 from ptune.evaluation.retrieval.worst import gallery
-from ptune.evaluation.training_chart import training
+from ptune.evaluation.training_chart import in_a_line, training
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json, write_text
-from ptune.progress import duration
 from ptune.recipe import Recipe
 from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING, Embedding
 from ptune.training.card import card
@@ -46,11 +44,7 @@ def evaluate_run(
     Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError
     where a requirement names no figure.
     """
-    record, recipe = run.record(), Recipe.load(run.recipe_path)
-    if record.status not in ("finished", "stopped early"):
-        raise FormatError(
-            f"{run.folder} is {record.status}, not finished: go on with `ptune train … --resume`"
-        )
+    record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     refuse_unknown(require, FIGURES)
     queries = of_run(run, data)
     served = served_as(run, bundle, adapter)
@@ -59,7 +53,7 @@ def evaluate_run(
     own, baselines = (_vectors if embeds else _pairs)(run, queries, onnx)
     seed, task = recipe.train.seed, EMBEDDING if embeds else RERANKING
     found = figures(task, queries, own, baselines, require, seed)
-    about = f"{record.base.source}, {record.method}, {record.steps} steps in {duration(record.seconds)} on {record.instruction_set}"
+    about = in_a_line(record)
     pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
     write(run.folder, found, queries, next(iter(own.values())), pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptune.data.interactions import History, Interaction, Interactions, read_interactions
-from ptune.errors import FormatError, UsageError
+from ptune.errors import UsageError
 from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.classification.onnx_side import served_as
 from ptune.evaluation.report import origin
@@ -22,11 +22,11 @@ from ptune.evaluation.retrieval import sides
 from ptune.evaluation.retrieval.evaluate import figures, write
 from ptune.evaluation.retrieval.measures import FIGURES, Scores
 from ptune.evaluation.retrieval.queries import Queries
-from ptune.evaluation.training_chart import training
+from ptune.evaluation.training_chart import in_a_line, training
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
-from ptune.progress import Progress, duration
+from ptune.progress import Progress
 from ptune.recipe import Recipe
 from ptune.tasks.recommendation.index import ItemIndex
 from ptune.tasks.retrieval.spec import EMBEDDING
@@ -64,11 +64,7 @@ def evaluate_run(
     Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError for
     `data`, or where a requirement names no figure.
     """
-    record, recipe = run.record(), Recipe.load(run.recipe_path)
-    if record.status not in ("finished", "stopped early"):
-        raise FormatError(
-            f"{run.folder} is {record.status}, not finished: go on with `ptune train … --resume`"
-        )
+    record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     if data:
         raise UsageError(
             "--data is not for recommendation: a run is judged by what was held out of its own users' items"
@@ -81,7 +77,7 @@ def evaluate_run(
     users = users_of(found, files, recipe.evaluate.limit)
     own, baselines = _sides(run, users, bundle, adapter, threads)
     said = figures(EMBEDDING, users.queries, own, baselines, require, recipe.train.seed)
-    about = f"{record.base.source}, {record.method}, {record.steps} steps in {duration(record.seconds)} on {record.instruction_set}"
+    about = in_a_line(record)
     if users.cold:
         about += f"; {len(found.withheld)} items that training never saw, found by their titles"
     pages = Pages(recipe.name, about, training(run), origin(record, "rows"))

@@ -39,7 +39,7 @@ class New:
 
 @dataclass(frozen=True)
 class Question:
-    """history: items of the catalogue, and titles of other things, the order is no matter."""
+    """history: items of the catalogue, and titles of other things, in any order."""
 
     history: Sequence[str | Title]
     k: int = 10
