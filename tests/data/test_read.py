@@ -95,7 +95,9 @@ def test_a_sample_is_named_by_its_name():
     table = read(Path("sample:devils_dictionary.train"))
     assert len(table.rows) == 747
     assert resolve(Path("sample:devils_dictionary.test")).is_file()
-    with pytest.raises(DataError, match=r"no sample 'devil'; there are devils_dictionary\.test, "):
+    with pytest.raises(
+        DataError, match=r"no sample 'devil'; there are debian_deps, debian_items, devils_dictionary\.test, "
+    ):
         read(Path("sample:devil"))
 
 
