@@ -13,6 +13,7 @@ from fake_chat_model import serving
 from fake_encoder_model import FakeEncoderModel
 from PIL import Image
 
+from ptune.tasks.classification.infer import EncoderModel
 from ptune_serve.app import create_encoder_app
 from ptune_serve.service import EncoderService, Settings
 
@@ -38,6 +39,16 @@ def encoder(records, **options) -> Iterator[Encoder]:
     app = create_encoder_app(model, Settings(**options))
     with serving(app) as url, httpx.Client(base_url=url, timeout=20) as http:
         yield Encoder(url, model, app.state.service, http)
+
+
+@contextlib.contextmanager
+def client_of(model: EncoderModel) -> Iterator[httpx.Client]:
+    """Of a server over a real model."""
+    with (
+        serving(create_encoder_app(model, Settings())) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        yield client
 
 
 def as_new(served: Encoder) -> Encoder:

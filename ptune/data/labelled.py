@@ -77,13 +77,7 @@ class LabelledFile:
 
     def described(self) -> dict[str, Any]:
         """The file for data.json."""
-        return {
-            "path": self.name,
-            "sha256": self.file.sha256,
-            "format": self.file.reader.format,
-            "rows": self.row_count,
-            "unread_columns": list(self.unread),
-        }
+        return self.file.described(self.row_count, self.unread)
 
 
 def read_labelled(paths: Sequence[Path], task: TextTask, labels: Labels) -> list[LabelledRow]:

@@ -68,13 +68,7 @@ class PairFile:
 
     def described(self) -> dict[str, Any]:
         """The file for data.json."""
-        return {
-            "path": self.name,
-            "sha256": self.file.sha256,
-            "format": self.file.reader.format,
-            "rows": self.row_count,
-            "unread_columns": list(self.unread),
-        }
+        return self.file.described(self.row_count, self.unread)
 
 
 @dataclass

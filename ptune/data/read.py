@@ -6,10 +6,10 @@ import hashlib
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC, Columns
 from ptune.data.conll import SUFFIXES as TAGGED_SUFFIXES
@@ -62,6 +62,16 @@ class DataFile:
         yield from self.reader.rows(problems)
         if self.modified_ns and resolve(self.path).stat().st_mtime_ns != self.modified_ns:
             raise DataError("the file changed while it was read; start again", file=str(self.path))
+
+    def described(self, rows: int, unread: Sequence[str]) -> dict[str, Any]:
+        """The file for data.json. unread: columns that were not looked at."""
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "format": self.reader.format,
+            "rows": rows,
+            "unread_columns": list(unread),
+        }
 
 
 @dataclass(frozen=True)

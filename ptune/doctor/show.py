@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -27,14 +27,9 @@ _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t
 
 def show(examination: Examination, console: Console) -> None:
     """Prints it. What is learned is marked by brackets as well as by colour, so it can be read in a pipe."""
-    doctor, findings = examination.doctor, examination.findings
-    for part in (_summary(doctor), _lengths(doctor), _labels(doctor), _example(doctor)):
-        lines = list(part)
-        if lines:
-            console.print(*lines, Text(), sep="\n", soft_wrap=False)
-    console.print(Text(counted(findings), style="bold"))
-    for finding in findings:
-        print_finding(finding, console)
+    doctor = examination.doctor
+    print_parts((_summary(doctor), _lengths(doctor), _labels(doctor), _example(doctor)), console)
+    print_findings(examination.findings, console)
 
 
 def document(examination: Examination) -> dict[str, Any]:
@@ -116,7 +111,22 @@ def _example(doctor: Doctor) -> Iterator[Text]:
     yield line
 
 
-def print_finding(finding: Finding, console: Console) -> None:
+def print_parts(parts: Iterable[Iterable[Text]], console: Console) -> None:
+    """Those that have something to say, with an empty line behind each."""
+    for part in parts:
+        lines = list(part)
+        if lines:
+            console.print(*lines, Text(), sep="\n", soft_wrap=False)
+
+
+def print_findings(findings: list[Finding], console: Console) -> None:
+    """How many, and each of them."""
+    console.print(Text(counted(findings), style="bold"))
+    for finding in findings:
+        _print_finding(finding, console)
+
+
+def _print_finding(finding: Finding, console: Console) -> None:
     """What, how often, where first, and what to do."""
     more = f" (and {finding.count - 1:,} more)" if finding.count > 1 else ""
     head = Text(f"{finding.severity:<{_INDENT}}", style=_COLOURS[finding.severity])

@@ -11,7 +11,7 @@ from rich.text import Text
 from ptune.data.label_splits import SPLITS
 from ptune.doctor.histogram import bins, drawn, percentile
 from ptune.doctor.images import ImageExamination, ImageSets
-from ptune.doctor.show import counted, print_finding
+from ptune.doctor.show import print_findings, print_parts
 from ptune.doctor.show_labels import label_bars
 
 _MODES = {"L": "grey", "P": "palette", "1": "black and white", "CMYK": "CMYK", "LA": "grey with alpha"}
@@ -21,13 +21,8 @@ _COLUMNS = 15  # characters
 def show(examination: ImageExamination, console: Console) -> None:
     """Prints it."""
     sets = examination.sets
-    for part in (_summary(sets), _sizes(sets), label_bars(sets, "images with each label")):
-        lines = list(part)
-        if lines:
-            console.print(*lines, Text(), sep="\n", soft_wrap=False)
-    console.print(Text(counted(examination.findings), style="bold"))
-    for finding in examination.findings:
-        print_finding(finding, console)
+    print_parts((_summary(sets), _sizes(sets), label_bars(sets, "images with each label")), console)
+    print_findings(examination.findings, console)
 
 
 def document(examination: ImageExamination) -> dict[str, Any]:

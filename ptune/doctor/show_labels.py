@@ -12,20 +12,16 @@ from ptune.data.label_splits import SPLITS
 from ptune.doctor.classification import LabelledExamination, LabelledSets
 from ptune.doctor.histogram import bar, bins, drawn, percentile
 from ptune.doctor.labels import Entries
-from ptune.doctor.show import counted, print_finding, printable
+from ptune.doctor.show import print_findings, print_parts, printable
 
 _WIDEST = 20  # characters of a label
 
 
 def show(examination: LabelledExamination, console: Console) -> None:
     """Prints it."""
-    for part in (_summary, _lengths, _labels):
-        lines = list(part(examination.sets))
-        if lines:
-            console.print(*lines, Text(), sep="\n", soft_wrap=False)
-    console.print(Text(counted(examination.findings), style="bold"))
-    for finding in examination.findings:
-        print_finding(finding, console)
+    sets = examination.sets
+    print_parts((_summary(sets), _lengths(sets), _labels(sets)), console)
+    print_findings(examination.findings, console)
 
 
 def document(examination: LabelledExamination) -> dict[str, Any]:

@@ -11,18 +11,14 @@ from rich.text import Text
 from ptune.data.label_splits import SPLITS
 from ptune.doctor.histogram import bins, drawn
 from ptune.doctor.pairs import PairExamination, PairSets
-from ptune.doctor.show import counted, print_finding
+from ptune.doctor.show import print_findings, print_parts
 
 
 def show(examination: PairExamination, console: Console) -> None:
     """Prints it."""
-    for part in (_summary, _lengths):
-        lines = list(part(examination.sets))
-        if lines:
-            console.print(*lines, Text(), sep="\n", soft_wrap=False)
-    console.print(Text(counted(examination.findings), style="bold"))
-    for finding in examination.findings:
-        print_finding(finding, console)
+    sets = examination.sets
+    print_parts((_summary(sets), _lengths(sets)), console)
+    print_findings(examination.findings, console)
 
 
 def document(examination: PairExamination) -> dict[str, Any]:

@@ -10,15 +10,13 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from fake_chat_model import serving
 from retrieval_runs import bundle, embedding_run
+from served_encoder import client_of
 
 from ptune.engine.encoder_batch import Item
 from ptune.tasks.classification.infer import EncoderModel, encode, load
 from ptune.tasks.retrieval.infer import embed
 from ptune.tasks.retrieval.torch_side import load_embeddings
-from ptune_serve.app import create_encoder_app
-from ptune_serve.service import Settings
 
 TEXTS = ["what is the devil of war", "love", "the king and the dog " * 30]
 
@@ -32,10 +30,7 @@ def model() -> Iterator[EncoderModel]:
 
 @pytest.fixture(scope="module")
 def http(model: EncoderModel) -> Iterator[httpx.Client]:
-    with (
-        serving(create_encoder_app(model, Settings())) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
+    with client_of(model) as client:
         yield client
 
 

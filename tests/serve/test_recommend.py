@@ -8,14 +8,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fake_chat_model import serving
 from recommendation_runs import NAME, TITLES, bundle, run
+from served_encoder import client_of
 
 from ptune.tasks.classification.infer import EncoderModel, load
 from ptune.tasks.recommendation.index import ItemIndex
 from ptune.tasks.retrieval.torch_side import load_embeddings
-from ptune_serve.app import create_encoder_app
-from ptune_serve.service import Settings
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +25,7 @@ def model() -> Iterator[EncoderModel]:
 
 @pytest.fixture(scope="module")
 def http(model: EncoderModel) -> Iterator[httpx.Client]:
-    with (
-        serving(create_encoder_app(model, Settings())) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
+    with client_of(model) as client:
         yield client
 
 

@@ -8,14 +8,12 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
-from fake_chat_model import serving
 from retrieval_runs import bundle, embedding_run
+from served_encoder import client_of
 
 from ptune.tasks.classification.infer import EncoderModel, load
 from ptune.tasks.retrieval.infer import rerank
 from ptune.tasks.retrieval.torch_side import load_embeddings
-from ptune_serve.app import create_encoder_app
-from ptune_serve.service import Settings
 
 QUERY = "what is the devil of war"
 DOCUMENTS = ["devil and devil with war", "money without anything", "the church", "war of the devil 3"]
@@ -50,10 +48,7 @@ def model() -> Iterator[EncoderModel]:
 
 @pytest.fixture(scope="module")
 def http(model: EncoderModel) -> Iterator[httpx.Client]:
-    with (
-        serving(create_encoder_app(model, Settings())) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
+    with client_of(model) as client:
         yield client
 
 

@@ -2,116 +2,55 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from torch import nn
-from transformers import PreTrainedModel
 
-from ptune.backbone.classifier import load_classifier, load_sequence_codec, plain_tokenizer
-from ptune.codecs.sequence import SequenceCodec
+from ptune.backbone.classifier import load_sequence_codec
 from ptune.data.label_splits import read_splits
 from ptune.data.labelled import TextTask
-from ptune.data.sequences import SequenceData, SequenceExample, encoded
+from ptune.data.sequences import encoded
 from ptune.doctor.classification import judged
 from ptune.doctor.doctor import doctor_command
 from ptune.errors import RecipeError
-from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
 from ptune.recipe import Recipe
-from ptune.tasks.classification.facts import Facts
 from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.saving import reloaded_hop, write_trained
 from ptune.tasks.classification.spec import TextClassification, TokenClassification
-from ptune.tasks.classification.train import Loss, SequenceObjective, balanced
-from ptune.training.distributed import decided_by_one, sharded
-from ptune.training.finish import whole_state
-from ptune.training.work import Base
+from ptune.tasks.classification.train import Loss, balanced
+from ptune.tasks.classification.work import SequenceWork
+from ptune.training.distributed import decided_by_one
 
 
 @dataclass
-class TextWork:
-    """See `ptune.training.work.Work`."""
-
-    recipe: Recipe
-    codec: SequenceCodec
-    data: SequenceData
-    head: tuple[str, ...] = ()  # modules that belong to the task, once the model is loaded
+class TextWork(SequenceWork):
+    """Of texts or words."""
 
     @property
     def task(self) -> TextTask:
         return text_task(self.recipe)
 
-    def load(self, device: torch.device) -> Base:
-        found = load_classifier(
-            self.recipe.backbone,
-            kind_of(self.task),
-            self.data.labels,
-            seed=self.recipe.train.seed,
-            device=device,
-        )
-        self.head = found.head
-        return Base(found.model, found.identity, head=found.head)
+    @property
+    def name(self) -> str:
+        return task_name(self.task)
 
-    @contextlib.contextmanager
-    def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[SequenceObjective]:
-        yield self._objective(device)
+    @property
+    def kind(self) -> Literal["text", "tokens"]:
+        return kind_of(self.task)
 
-    def save_codec(self, folder: Path) -> None:
-        self.codec.save(folder)
+    @property
+    def max_length(self) -> int | None:
+        return self.task.max_length
 
-    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
-        state = whole_state(model) if sharded(model) else None
-        if writes:
-            facts = Facts(
-                task=task_name(self.task),
-                base=identity.hash,
-                quantize=identity.quantize,
-                labels=self.data.labels.names,
-                problem=self.data.labels.problem,
-                head=self.head,
-                max_length=self.codec.limit(self.task.max_length),
-            )
-            tokenizer = plain_tokenizer(self.codec, self.task.max_length)
-            write_trained(run, self.recipe, model, facts, identity, state, tokenizer.save_pretrained)
-        if sharded(model):
-            torch.distributed.barrier()  # nobody reads before it is written
-        objective = self._objective(next(model.parameters()).device)
-
-        @torch.no_grad()
-        def logits(one: nn.Module, example: SequenceExample) -> torch.Tensor:
-            (batch,) = objective.batches([example])
-            return objective.logits(one, batch)
-
-        splits = self.data.splits
-        held = splits["test"].examples or self.data.validation or self.data.train
-        return reloaded_hop(
-            model, run, lambda: self._again(run, identity), logits, held, self.data.labels.problem
-        )
-
-    def _objective(self, device: torch.device) -> SequenceObjective:
+    def loss(self, device: torch.device) -> Loss:
         labels, task = self.data.labels, self.task
         weights = balanced(self.data.train, labels).to(device) if task.class_weights == "balanced" else None
         smoothing = task.label_smoothing if isinstance(task, TextClassification) else 0.0
-        return SequenceObjective(
-            Loss(labels, weights, smoothing),
-            self.recipe.train.micro_batch_tokens,
-            device,
-            self.codec.pad_id,
-            self.codec.type_ids,
-        )
-
-    def _again(self, run: Run, identity: BaseIdentity) -> nn.Module:
-        """What lies in model/, loaded afresh."""
-        saved = self.recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
-        return load_classifier(saved, kind_of(self.task), self.data.labels).model
+        return Loss(labels, weights, smoothing)
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> TextWork:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from accelerate import Accelerator
-from torch import nn
-from transformers import PreTrainedModel
 
-from ptune.backbone.classifier import load_classifier, load_sequence_codec, plain_tokenizer
+from ptune.backbone.classifier import load_sequence_codec
 from ptune.codecs.sequence import SequenceCodec
 from ptune.data.label_splits import SPLITS
 from ptune.data.pairs import Pair, PairSplits, read_pair_splits
@@ -21,85 +16,31 @@ from ptune.data.sequences import SequenceData, SequenceExample, SequenceSplit
 from ptune.doctor.doctor import doctor_command
 from ptune.doctor.pairs import judged
 from ptune.errors import DataError, RecipeError
-from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
 from ptune.recipe import Recipe
-from ptune.tasks.classification.facts import Facts
 from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.saving import reloaded_hop, write_trained
 from ptune.tasks.classification.text import check_backbone
-from ptune.tasks.classification.train import Loss, SequenceObjective
+from ptune.tasks.classification.work import SequenceWork
 from ptune.tasks.retrieval.spec import RELEVANT, RERANKING, Reranking
-from ptune.training.distributed import decided_by_one, sharded
-from ptune.training.finish import whole_state
-from ptune.training.work import Base
+from ptune.training.distributed import decided_by_one
 
 LABELS = Labels((RELEVANT,), "multi")
 _FITS, _DOES_NOT = (0,), ()
 
 
 @dataclass
-class RerankingWork:
-    """See `ptune.training.work.Work`."""
-
-    recipe: Recipe
-    codec: SequenceCodec
-    data: SequenceData
-    head: tuple[str, ...] = ()  # modules that belong to the task, once the model is loaded
+class RerankingWork(SequenceWork):
+    """A pair gets one label."""
 
     @property
-    def task(self) -> Reranking:
-        return reranking_of(self.recipe)
+    def name(self) -> str:
+        return RERANKING
 
-    def load(self, device: torch.device) -> Base:
-        seed = self.recipe.train.seed
-        found = load_classifier(self.recipe.backbone, "text", LABELS, seed=seed, device=device)
-        self.head = found.head
-        return Base(found.model, found.identity, head=found.head)
-
-    @contextlib.contextmanager
-    def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[SequenceObjective]:
-        yield self._objective(device)
-
-    def save_codec(self, folder: Path) -> None:
-        self.codec.save(folder)
-
-    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
-        state = whole_state(model) if sharded(model) else None
-        if writes:
-            facts = Facts(
-                task=RERANKING,
-                base=identity.hash,
-                quantize=identity.quantize,
-                labels=LABELS.names,
-                problem=LABELS.problem,
-                head=self.head,
-                max_length=self.codec.limit(self.task.max_length),
-            )
-            tokenizer = plain_tokenizer(self.codec, self.task.max_length)
-            write_trained(run, self.recipe, model, facts, identity, state, tokenizer.save_pretrained)
-        if sharded(model):
-            torch.distributed.barrier()  # nobody reads before it is written
-        objective = self._objective(next(model.parameters()).device)
-
-        @torch.no_grad()
-        def logits(one: nn.Module, example: SequenceExample) -> torch.Tensor:
-            (batch,) = objective.batches([example])
-            return objective.logits(one, batch)
-
-        held = self.data.splits["test"].examples or self.data.validation or self.data.train
-        return reloaded_hop(model, run, lambda: self._again(run, identity), logits, held, LABELS.problem)
-
-    def _objective(self, device: torch.device) -> SequenceObjective:
-        most = self.recipe.train.micro_batch_tokens
-        return SequenceObjective(Loss(LABELS), most, device, self.codec.pad_id, self.codec.type_ids)
-
-    def _again(self, run: Run, identity: BaseIdentity) -> nn.Module:
-        """What lies in model/, loaded afresh."""
-        saved = self.recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
-        return load_classifier(saved, "text", LABELS).model
+    @property
+    def max_length(self) -> int | None:
+        return reranking_of(self.recipe).max_length
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> RerankingWork:
