@@ -182,16 +182,21 @@ def measure(work: Path, chosen: Sequence[Setting]) -> None:
 
     (setting,) = chosen
     recipe = recipe_of(setting, work)
-    train_rows = range(max(2, setting.batch))
-    for path, rows in ((recipe.data.files[0], train_rows), (recipe.data.validation[0], [128])):
-        lines = [json.dumps({"messages": _messages(setting.length, number)}) + "\n" for number in rows]
-        path.write_text("".join(lines))
+    write_examples(recipe, setting)
     baseline = high_water_bytes()
     with tempfile.TemporaryDirectory(dir=work) as folder:
         train(recipe, Path(folder) / "run")
     peak = high_water_bytes()
     kept = {"baseline": baseline, "peak": peak, "net": peak - baseline}
     (work / f"{setting.name}.measured.json").write_text(json.dumps(kept))
+
+
+def write_examples(recipe: Any, setting: Setting) -> None:
+    """The files that `recipe_of` names."""
+    train_rows = range(max(2, setting.batch))
+    for path, rows in ((recipe.data.files[0], train_rows), (recipe.data.validation[0], [128])):
+        lines = [json.dumps({"messages": _messages(setting.length, number)}) + "\n" for number in rows]
+        path.write_text("".join(lines))
 
 
 def _messages(length: int, number: int) -> list[dict[str, str]]:

@@ -12,7 +12,8 @@ __all__ = ["__version__", "load"]
 
 
 def load(path: str | Path, **options: Any) -> Any:
-    """Opens a bundle for use: a `ptune.tasks.chat.infer.ChatModel`, or of what classifies an `EncoderModel`.
+    """Opens a bundle for use: a `ptune.tasks.chat.infer.ChatModel`, of what classifies an `EncoderModel`, or of an
+    encoder-decoder a `Seq2SeqModel`.
 
     options: of the engine's `open`.
 
@@ -20,7 +21,12 @@ def load(path: str | Path, **options: Any) -> Any:
     """
     from ptune.formats.bundle import Bundle
 
-    if Bundle.open(path).manifest.task == "encoder":
+    task = Bundle.open(path).manifest.task
+    if task == "seq2seq":
+        from ptune.tasks.translation import seq2seq_infer as seq2seq
+
+        return seq2seq.load(path, **options)
+    if task == "encoder":
         from ptune.tasks.classification import infer as encoder
 
         return encoder.load(path, **options)

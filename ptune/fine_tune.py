@@ -40,6 +40,7 @@ WORK = {
     "Embedding": "ptune.tasks.retrieval.embedding",
     "Reranking": "ptune.tasks.retrieval.reranking",
     "Recommendation": "ptune.tasks.recommendation.train",
+    "Translation": "ptune.tasks.translation.work",
 }
 """Kind of task -> the module whose `prepare` makes its Work."""
 

@@ -20,6 +20,7 @@ from ptune.tasks.chat.spec import Chat
 from ptune.tasks.classification.spec import ImageClassification, TextClassification, TokenClassification
 from ptune.tasks.recommendation.spec import Recommendation
 from ptune.tasks.retrieval.spec import Embedding, Reranking
+from ptune.tasks.translation.spec import Translation
 
 Task: TypeAlias = (
     Chat
@@ -29,6 +30,7 @@ Task: TypeAlias = (
     | Embedding
     | Reranking
     | Recommendation
+    | Translation
 )
 TASKS: tuple[type[Spec], ...] = (
     Chat,
@@ -38,6 +40,7 @@ TASKS: tuple[type[Spec], ...] = (
     Embedding,
     Reranking,
     Recommendation,
+    Translation,
 )
 Method: TypeAlias = Lora | FreezeExceptLast | Full
 METHODS: tuple[type[Spec], ...] = (Lora, FreezeExceptLast, Full)
@@ -210,7 +213,7 @@ class Recipe(Spec):
 
     @property
     def chat(self) -> Chat:
-        """The task, where it is known to be chat."""
+        """The task, where it is known to be chat, or translation as chat."""
         assert isinstance(self.task, Chat)
         return self.task
 

@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 class ServedAdapters(Protocol):
-    """What both engines say of their adapters."""
+    """What engines say of their adapters."""
 
     @property
     def bundle(self) -> Bundle: ...
@@ -99,8 +99,8 @@ class AdapterStore:
                 self._check_alias(alias, name)
             if bundle.manifest.task != "chat":
                 raise RequestError(
-                    "an encoder's adapter has a head, which `ptune add` makes a graph of: run it on this bundle, then send "
-                    f'{{"name": "{name}"}} alone',
+                    "an adapter of an encoder or an encoder-decoder is added by `ptune add`: run it on this bundle, then "
+                    f'send {{"name": "{name}"}} alone',
                     code="needs_ptune_add",
                 )
             with _spoken(str(folder), name):

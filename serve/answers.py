@@ -147,6 +147,21 @@ ANSWERS: dict[str, dict[str, Schema]] = {
         "text/event-stream": _EVENTS,
     },
     "/v1/completions": {"application/json": _component("Completion"), "text/event-stream": _EVENTS},
+    "/v1/translate": {
+        "application/json": _object(
+            {
+                **HEAD,
+                "object": {"const": "list"},
+                "data": _list(
+                    _object(
+                        {"index": INTEGER, "text": STRING, "finish_reason": FINISH, "token_ids": TOKENS},
+                        "token_ids",
+                    )
+                ),
+                "usage": _component("Usage"),
+            }
+        )
+    },
     "/tokenize": {
         "application/json": _object(
             {"count": INTEGER, "max_model_len": INTEGER, "tokens": TOKENS, "token_strs": _list(STRING)},

@@ -9,19 +9,32 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from . import adapters, chat, classify, completions, embeddings, errors, recommend, rerank, tag, tokens
+from . import (
+    adapters,
+    chat,
+    classify,
+    completions,
+    embeddings,
+    errors,
+    recommend,
+    rerank,
+    tag,
+    tokens,
+    translate,
+)
 from .adapter_store import AdapterStore
 from .catalogue import Catalogue
 from .encoder_catalogue import EncoderCatalogue
 from .encoder_metrics import EncoderMetrics
 from .gate import Gate
 from .health import Health
-from .metrics import Metrics
+from .metrics import Metrics, SequenceMetrics
 from .openapi import document
 from .request_log import RequestLog
 from .service import (
     ChatService,
     EncoderService,
+    Seq2SeqService,
     Service,
     Settings,
     TheService,
@@ -37,6 +50,7 @@ from .usage import check_permitted, key_of, permitted
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
     from ptune.tasks.classification.infer import EncoderModel
+    from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
 open_to_all = APIRouter()
 keyed = APIRouter()
@@ -53,7 +67,20 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
         store=AdapterStore(model.engine, settings.max_adapters, model.codec_for),
         health=Health(model.engine.pulse, settings.step_limit_s),
     )
-    return _app(service, chat.router, completions.router, tokens.router)
+    return _app(service, chat.router, completions.router, tokens.router, translate.router)
+
+
+def create_seq2seq_app(model: Seq2SeqModel, settings: Settings = Settings()) -> FastAPI:
+    """The app that serves an encoder-decoder's bundle, likewise."""
+    service = Seq2SeqService(
+        model=model,
+        settings=settings,
+        catalogue=Catalogue(model.engine, require_parity=settings.require_parity),
+        metrics=SequenceMetrics(model.engine),
+        store=AdapterStore(model.engine, settings.max_adapters),
+        health=Health(model.engine.pulse, settings.step_limit_s),
+    )
+    return _app(service, translate.router)
 
 
 def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> FastAPI:

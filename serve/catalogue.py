@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ptune.errors import RequestError
-from ptune.formats.bundle import BASE, AdapterRecord, Manifest
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest
 
 from .aliases import MAIN, chosen
 
-if TYPE_CHECKING:
-    from ptune.engine.engine import Engine
+TRANSLATE = "/v1/translate"
+
+
+class Writer(Protocol):
+    """What engines that write say of what they serve."""
+
+    context: int  # tokens
+
+    @property
+    def bundle(self) -> Bundle: ...
+    @property
+    def adapters(self) -> list[str]: ...
+    def record(self, name: str, /) -> AdapterRecord | None: ...
 
 
 class Catalogue:
     """From a request's `model` to an adapter, and what /v1/models says of each."""
 
-    def __init__(self, engine: Engine, *, require_parity: bool = False) -> None:
+    def __init__(self, engine: Writer, *, require_parity: bool = False) -> None:
         self._engine = engine
         self._require_parity = require_parity
         self._bundle = engine.bundle.folder.resolve().name
@@ -65,7 +76,9 @@ class Catalogue:
 
     def card(self, name: str) -> dict[str, Any]:
         """One entry of /v1/models: OpenAI's fields, vLLM's (`root`, `parent`, `max_model_len`) and ours."""
-        base = self._manifest.base
+        base, record = self._manifest.base, None if name == BASE else self._engine.record(name)
+        said = None if record is None else record.translation
+        translates = self._manifest.task == "seq2seq"  # the base, too, and nothing else
         return {
             "id": name,
             "object": "model",
@@ -76,7 +89,11 @@ class Catalogue:
             "max_model_len": self._engine.context,
             "fingerprint": self.answered_by(name),
             "source": base.source,
-            "task": "chat",
+            "task": record.task if record is not None else "translation" if translates else "chat",
+            **({"endpoint": TRANSLATE} if translates else {}),
+            **(
+                {} if said is None else {one: said.get(one) for one in ("source_language", "target_language")}
+            ),
         }
 
 

@@ -50,6 +50,7 @@ async def chat_completions(
             stop_ids=codec.eos_ids,
             logprobs=body.top_logprobs if body.logprobs else None,
             grammar=grammar,
+            beams=body.beams,
             tenant=key.name,
             weight=key.weight,
             deadline_s=limit_s,

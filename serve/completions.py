@@ -48,6 +48,7 @@ async def completions(
             logprobs=body.logprobs,
             prompt_logprobs=body.echo and body.logprobs is not None,
             grammar=grammar,
+            beams=body.beams,
             tenant=key.name,
             weight=key.weight,
             deadline_s=limit_s,

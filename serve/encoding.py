@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from ptune.errors import PtuneError, RequestError
 
+from .errors import engine_failed, shutting_down
 from .reply import unless_gone
 from .service import EncoderService
 from .usage import check_permitted, metered
@@ -98,7 +99,7 @@ class Encoding(Generic[Answer]):
     def _submit(self, submits: Sequence[Submit[Answer]], start: int) -> None:
         for index, submit in enumerate(submits, start):
             if self._closed:
-                raise _stopping()
+                raise shutting_down()
             try:
                 self.submitted.append(submit())
             except RequestError as error:
@@ -114,17 +115,13 @@ class Encoding(Generic[Answer]):
 
 def _answer(future: Future[Answer]) -> Answer:
     if future.cancelled():
-        raise _stopping()
+        raise shutting_down()
     error = future.exception()
     if isinstance(error, RequestError):
         raise error
     if isinstance(error, PtuneError):
-        raise RequestError("the engine failed; its log says why", code="engine_error", status=500)
+        raise engine_failed()
     return future.result()
-
-
-def _stopping() -> RequestError:
-    return RequestError("the server is shutting down", code="shutting_down", status=503)
 
 
 async def answered(

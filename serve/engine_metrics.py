@@ -21,6 +21,7 @@ from ptune import __version__
 if TYPE_CHECKING:
     from ptune.engine.engine import Engine
     from ptune.engine.pulse import Pulse, Tally
+    from ptune.engine.registry import AdapterStats
     from ptune.formats.bundle import Bundle
 
 
@@ -33,8 +34,43 @@ class Beating(Protocol):
     def bundle(self) -> Bundle: ...
 
 
-class EngineNumbers(Collector):
-    """Of a decoder's engine."""
+class Counted(Protocol):
+    """Sequences at one moment."""
+
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+
+
+class Writing(Beating, Protocol):
+    """An engine that writes token by token."""
+
+    @property
+    def adapters(self) -> list[str]: ...
+    def adapter_stats(self) -> AdapterStats: ...
+    def stats(self) -> Counted: ...
+
+
+class RowNumbers(Collector):
+    """What runs and what waits in an engine that writes."""
+
+    def __init__(self, engine: Writing) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._engine.stats()
+        yield GaugeMetricFamily("ptune_num_requests_running", "Sequences in the running batch", stats.running)
+        yield GaugeMetricFamily("ptune_num_requests_waiting", "Sequences that wait", stats.waiting)
+        yield _histogram(
+            "ptune_request_queue_time_seconds",
+            "From submission to a sequence's first step",
+            self._engine.pulse.queue_s,
+        )
+
+
+class CacheNumbers(Collector):
+    """Of a decoder's KV cache."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -42,8 +78,6 @@ class EngineNumbers(Collector):
     def collect(self) -> Iterator[Metric]:
         stats, pulse = self._engine.stats(), self._engine.pulse
         used, capacity = stats.kv_used_tokens, stats.kv_capacity_tokens
-        yield GaugeMetricFamily("ptune_num_requests_running", "Sequences in the running batch", stats.running)
-        yield GaugeMetricFamily("ptune_num_requests_waiting", "Sequences that wait", stats.waiting)
         yield GaugeMetricFamily(
             "ptune_kv_cache_usage_perc", "Used share of the cache, 0 to 1", used / capacity
         )
@@ -59,9 +93,6 @@ class EngineNumbers(Collector):
         )
         yield CounterMetricFamily(
             "ptune_prefix_cache_hits", "Prompt tokens that were found in the cache", stats.reused
-        )
-        yield _histogram(
-            "ptune_request_queue_time_seconds", "From submission to a sequence's first step", pulse.queue_s
         )
 
 

@@ -48,6 +48,16 @@ def internal_error(request_id: str) -> RequestError:
     )
 
 
+def engine_failed() -> RequestError:
+    """What a client learns of an engine that could not compute an answer."""
+    return RequestError("the engine failed; its log says why", code="engine_error", status=500)
+
+
+def shutting_down() -> RequestError:
+    """What a client learns of a server that has been told to stop."""
+    return RequestError("the server is shutting down", code="shutting_down", status=503)
+
+
 def invalid(error: ValidationError) -> RequestError:
     """The first problem of a request body: which field, what is wrong, the value where it is short."""
     problem = error.errors(include_url=False)[0]

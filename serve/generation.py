@@ -15,6 +15,8 @@ from ptune.errors import RequestError
 from ptune.formats.bundle import BASE
 from ptune.tasks.chat.infer import Delta, TextStream
 
+from .errors import engine_failed, shutting_down
+
 if TYPE_CHECKING:
     from ptune.engine.ticket import Ticket
 
@@ -29,6 +31,10 @@ class Finished:
     tokens: list[Token] = field(default_factory=list)
     text: str = ""
     finish: Finish = "length"
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for token in self.tokens]
 
 
 @dataclass
@@ -66,6 +72,11 @@ class Generation:
         self._shown = shown
         self._arrived: asyncio.Queue[tuple[int, Token]] = asyncio.Queue()
         self._running: list[_Running] = []
+
+    def most_tokens(self) -> int:
+        """What it can come to, prompts included; of choices that have one prompt it counts once."""
+        prompts = sum(len(request.prompt) for request in self.requests[:: self.choices])
+        return prompts + sum(request.max_tokens for request in self.requests)
 
     def start(self) -> None:
         """Submits all sequences, or none. Raises: RequestError, with status 429 where the queue is full."""
@@ -107,7 +118,7 @@ class Generation:
             if not token.prompt and token.id != NO_TOKEN:
                 self._measure(running)
             if token.finish == "cancelled":
-                raise RequestError("the server is shutting down", code="shutting_down", status=503)
+                raise shutting_down()
             if token.finish == "error":
                 self._end(running, "error")
                 raise token.refusal or self._failure(running.request.adapter)
@@ -142,7 +153,7 @@ class Generation:
         if adapter != BASE and adapter not in self._service.model.engine.adapters:
             message = f"adapter {adapter!r} was removed before this was answered"
             return RequestError(message, param="model", code="model_not_found", status=404)
-        return RequestError("the engine failed; its log says why", code="engine_error", status=500)
+        return engine_failed()
 
     def _deliver(self, loop: asyncio.AbstractEventLoop, index: int, token: Token) -> None:
         """Runs on the engine's thread."""

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import read_json, write_text
 
 from . import json_log
-from .app import create_app, create_encoder_app
+from .app import create_app, create_encoder_app, create_seq2seq_app
 from .auth import ApiKeys, warn_of_open_door
 from .follow import Follow, following
 from .listen import Server, bind, let_in, local_names, url_of
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 
     from ptune.tasks.chat.infer import ChatModel, EngineOptions
     from ptune.tasks.classification.infer import EncoderModel
+    from ptune.tasks.classification.infer import EngineOptions as EncoderOptions
+    from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
+    AnyModel = ChatModel | EncoderModel | Seq2SeqModel
+
+KV_GB, STEP_MS = 1.0, 200.0  # of a chat model, unless it is said otherwise
 CLOSE_LIMIT_S = 10
 """How long the engine's last step may take once everything else has ended."""
 
@@ -52,16 +57,16 @@ def serve(
     ui_port: int = 7860,
     profile: str | None = None,
     threads: int | None = None,
-    kv_gb: float = 1.0,
+    kv_gb: float = KV_GB,
     max_rows: int = 32,
-    step_ms: float = 200,
+    step_ms: float = STEP_MS,
     adapter_bytes: int | None = None,
     settings: Settings = Settings(),
     ready_file: Path | None = None,
     log_json: bool = False,
     follow: Follow | None = None,
 ) -> int:
-    """Serves a bundle, of a chat model or of an encoder, until SIGTERM or Ctrl-C, and returns the exit code.
+    """Serves a bundle, of a model of any kind, until SIGTERM or Ctrl-C, and returns the exit code.
 
     Port 0 takes any free one. `ready_file` holds the server's URL as long as it answers. Of `settings`, keys and hosts
     follow from the other arguments.
@@ -77,17 +82,10 @@ def serve(
     with _stoppable(), contextlib.ExitStack() as stack:
         # Before the model: who has taken the wrong port should not wait for gigabytes to learn it.
         listener = stack.enter_context(bind(host, port))
-        model: ChatModel | EncoderModel
-        if _is_encoder(bundle):
-            _refuse_of_encoders(bundle, kv_gb, step_ms)
-            model = _load_encoder(bundle, profile, threads, max_rows, adapter_bytes)
-            create = partial(create_encoder_app, model)
-        else:
-            model = _load(
-                bundle, profile=profile, threads=threads, kv_bytes=kv_bytes, max_rows=max_rows, step_ms=step_ms,
-                adapter_bytes=adapter_bytes,
-            )  # fmt: skip
-            create = partial(create_app, model)
+        model, create = _opened(
+            bundle, profile=profile, threads=threads, kv_bytes=kv_bytes, max_rows=max_rows, step_ms=step_ms,
+            adapter_bytes=adapter_bytes,
+        )  # fmt: skip
         stack.callback(_close, model)
         let_in(listener)  # not before: a client should be turned away, not left waiting
         if ui:
@@ -104,12 +102,38 @@ def serve(
     return 0
 
 
-def _refuse_of_encoders(bundle: Path, kv_gb: float, step_ms: float) -> None:
+def _opened(bundle: Path, **options: Unpack[EngineOptions]) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
+    """A bundle's model, and what makes its app."""
+    task = _task_of(bundle)
+    if task not in ("encoder", "seq2seq"):
+        chat = _load(bundle, **options)
+        return chat, partial(create_app, chat)
+    _refuse_of_others(bundle, task, options)
+    common: EncoderOptions = {
+        "profile": options["profile"],
+        "threads": options["threads"],
+        "max_batch": options["max_rows"],
+        "adapter_bytes": options["adapter_bytes"],
+    }
+    if task == "seq2seq":
+        from ptune.tasks.translation import seq2seq_infer
+
+        translator = seq2seq_infer.load(bundle, **common)
+        return translator, partial(create_seq2seq_app, translator)
+    from ptune.tasks.classification import infer
+
+    encoder = infer.load(bundle, **common)
+    return encoder, partial(create_encoder_app, encoder)
+
+
+def _refuse_of_others(bundle: Path, task: str, options: EngineOptions) -> None:
     """Raises: UsageError for what only a chat model has."""
-    if kv_gb != 1.0:
-        raise UsageError(f"{bundle} is of an encoder, which has no KV cache: leave out --kv-gb")
-    if step_ms != 200:
-        raise UsageError(f"{bundle} is of an encoder, whose texts are never cut: leave out --step-ms")
+    of = "an encoder" if task == "encoder" else "an encoder-decoder"
+    if options["kv_bytes"] != _kv_bytes(KV_GB):
+        why = "has no KV cache" if task == "encoder" else "needs no bound on its cache but --max-rows"
+        raise UsageError(f"{bundle} is of {of}, which {why}: leave out --kv-gb")
+    if options["step_ms"] != STEP_MS:
+        raise UsageError(f"{bundle} is of {of}, whose texts are never cut: leave out --step-ms")
 
 
 class _Stopped(BaseException):
@@ -173,20 +197,10 @@ def _load(bundle: Path, **options: Unpack[EngineOptions]) -> ChatModel:
         ) from None
 
 
-def _is_encoder(bundle: Path) -> bool:
+def _task_of(bundle: Path) -> str:
     """What kind of model a bundle is of; what is no bundle is left to the loader, which says so."""
     manifest = bundle / "manifest.json"
-    return manifest.is_file() and read_json(manifest).get("task") == "encoder"
-
-
-def _load_encoder(
-    bundle: Path, profile: str | None, threads: int | None, max_rows: int, adapter_bytes: int | None
-) -> EncoderModel:
-    from ptune.tasks.classification import infer
-
-    return infer.load(
-        bundle, profile=profile, threads=threads, max_batch=max_rows, adapter_bytes=adapter_bytes
-    )
+    return str(read_json(manifest).get("task")) if manifest.is_file() else ""
 
 
 def run(app: FastAPI, listener: socket, *, ready_file: Path | None = None) -> None:
@@ -219,7 +233,7 @@ def _announce(service: Service, url: str, ready_file: Path | None) -> None:
         write_text(ready_file, url + "\n")
 
 
-def _close(model: ChatModel | EncoderModel) -> None:
+def _close(model: AnyModel) -> None:
     """Ends the engine. A step that hangs cannot be ended: then the process goes without it, with exit code 1."""
 
     def leave() -> None:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from .adapter_labels import AdapterLabels
 from .adapter_metrics import AdapterNumbers
-from .engine_metrics import BuildInfo, EngineNumbers, PulseNumbers
+from .engine_metrics import BuildInfo, CacheNumbers, PulseNumbers, RowNumbers, Writing
 from .response_metrics import Responses
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ _WHOLE_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 FINISHES = ("stop", "length", "cancelled", "error")
 
 
-class Metrics:
+class SequenceMetrics:
     """Counters that the endpoints feed, and gauges that are read from the engine when somebody asks."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Writing) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "ptune_requests", "Sequences finished, by reason", ["adapter", "finish"], registry=registry
@@ -35,18 +35,12 @@ class Metrics:
         self.generated_tokens = Counter(
             "ptune_generation_tokens", "Generated tokens", ["adapter"], registry=registry
         )
-        self.first_token_s = self._histogram(
-            "ptune_time_to_first_token_seconds", "From submission to the first token", _FIRST_TOKEN_S
-        )
-        self.between_tokens_s = self._histogram(
-            "ptune_inter_token_latency_seconds", "Between two tokens of a sequence", _BETWEEN_TOKENS_S
-        )
         self.whole_s = self._histogram(
             "ptune_e2e_request_latency_seconds", "From submission to the end of a sequence", _WHOLE_S
         )
         self.responses = Responses(registry)
         self._labels = AdapterLabels(lambda: engine.adapters, self._forget)
-        registry.register(EngineNumbers(engine))
+        registry.register(RowNumbers(engine))
         registry.register(PulseNumbers(engine))
         registry.register(AdapterNumbers(engine))
         registry.register(BuildInfo(engine))
@@ -70,9 +64,26 @@ class Metrics:
 
     def _forget(self, adapter: str) -> None:
         """Takes out the numbers of an adapter that is no longer served."""
-        for metric in (self.prompt_tokens, self.generated_tokens):
+        for metric in (self.prompt_tokens, self.generated_tokens, self.whole_s):
             metric.remove(adapter)
-        for histogram in (self.first_token_s, self.between_tokens_s, self.whole_s):
-            histogram.remove(adapter)
         for finish in FINISHES:
             self.requests.remove(adapter, finish)
+
+
+class Metrics(SequenceMetrics):
+    """Those of a causal language model, whose tokens are sent as they come."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.first_token_s = self._histogram(
+            "ptune_time_to_first_token_seconds", "From submission to the first token", _FIRST_TOKEN_S
+        )
+        self.between_tokens_s = self._histogram(
+            "ptune_inter_token_latency_seconds", "Between two tokens of a sequence", _BETWEEN_TOKENS_S
+        )
+        self._registry.register(CacheNumbers(engine))
+
+    def _forget(self, adapter: str) -> None:
+        for histogram in (self.first_token_s, self.between_tokens_s):
+            histogram.remove(adapter)
+        super()._forget(adapter)

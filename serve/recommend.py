@@ -1,4 +1,4 @@
-"""POST /v1/recommend: what somebody had -> what comes next, with reasons."""
+"""POST /v1/recommend: what somebody had -> what comes next, with reasons. POST /v1/recommend/items: items by words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptune.tasks.recommendation.infer import answer, index_of
 from .body import body_of
 from .embeddings import submitted
 from .encoding import addressed, answered
-from .recommend_schemas import RecommendRequest
+from .recommend_schemas import ItemsRequest, RecommendRequest
 from .service import TheEncoder
 
 router = APIRouter()
@@ -46,4 +46,19 @@ async def recommend(
         "data": [asdict(one) for one in found],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
+    return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(record.name)})
+
+
+@router.post(f"{PATH}/items")
+async def items(
+    body: Annotated[ItemsRequest, Depends(body_of(ItemsRequest))],
+    service: TheEncoder,
+    http: HttpRequest,
+) -> Response:
+    """Items of the adapter's catalogue whose title or name holds the words of `query`, any case; without words the first."""
+    record = addressed(http, service, body, PATH)
+    index = await asyncio.to_thread(index_of, service.model.engine.bundle.folder, record)
+    found = await asyncio.to_thread(index.find, body.query, body.limit)
+    data = [{"item": index.items[at], "title": index.titles[at]} for at in found]
+    content = {"object": "list", "model": body.model, "data": data}
     return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(record.name)})

@@ -52,3 +52,10 @@ class RecommendRequest(Asking):
             new=[New(one.item, one.title) for one in self.new],
             weight=self.weight,
         )
+
+
+class ItemsRequest(Asking):
+    """POST /v1/recommend/items"""
+
+    query: Annotated[str, Field(max_length=1000)] = ""
+    limit: Annotated[int, Field(ge=1, le=100)] = 20

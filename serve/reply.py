@@ -17,16 +17,28 @@ from ptune.errors import RequestError
 
 from .aliases import MAIN
 from .errors import error_object, internal_error
-from .generation import Generation
 from .request_log import log_failure
-from .service import ChatService
+from .service import Running, WritingService
 from .usage import check_permitted, metered, reserve
 
 Result = TypeVar("Result")
 
 
+class Work(Running, Protocol):
+    """What an engine does for one call."""
+
+    def most_tokens(self) -> int:
+        """What it can come to, prompts included."""
+
+    def start(self) -> None:
+        """Submits all of it, or nothing. Raises: RequestError, with status 429 where the queue is full."""
+
+    def usage(self) -> dict[str, int]:
+        """OpenAI's count of tokens, as of now."""
+
+
 class Reply(Protocol):
-    """A generation in the words of one endpoint."""
+    """Work in the words of one endpoint."""
 
     async def whole(self) -> dict[str, Any]:
         """One object, when all is generated."""
@@ -35,7 +47,7 @@ class Reply(Protocol):
         """Objects as tokens come."""
 
 
-def head(kind: str, http: Request, service: ChatService, model: str, adapter: str) -> dict[str, Any]:
+def head(kind: str, http: Request, service: WritingService, model: str, adapter: str) -> dict[str, Any]:
     """What every object of one reply begins with; `system_fingerprint` says exactly which weights answered."""
     return {
         "id": f"{kind}-{http.state.request_id}",
@@ -45,7 +57,7 @@ def head(kind: str, http: Request, service: ChatService, model: str, adapter: st
     }
 
 
-def addressed(http: Request, service: ChatService, model: str, key: str = MAIN) -> str:
+def addressed(http: Request, service: WritingService, model: str, key: str = MAIN) -> str:
     """The adapter that answers a request; whatever becomes of it, its response names it.
 
     key: of the caller, by which an alias that has a canary chooses.
@@ -57,17 +69,17 @@ def addressed(http: Request, service: ChatService, model: str, key: str = MAIN) 
     return adapter
 
 
-async def respond(http: Request, generation: Generation, reply: Reply, *, stream: bool) -> Response:
-    """Starts the generation and sends it. Raises: RequestError before the first byte, never after."""
-    reserve(http, generation.requests, generation.choices)
-    generation.start()
-    metered(http, generation.usage)
+async def respond(http: Request, work: Work, reply: Reply, *, stream: bool) -> Response:
+    """Starts the work and sends what comes of it. Raises: RequestError before the first byte, never after."""
+    reserve(http, work.most_tokens())
+    work.start()
+    metered(http, work.usage)
     if stream:
-        return _EventStream(reply, generation, http.state.request_id)
+        return _EventStream(reply, work, http.state.request_id)
     try:
         return JSONResponse(await unless_gone(http, reply.whole()))
     finally:
-        generation.close()
+        work.close()
 
 
 class _EventStream(StreamingResponse):
@@ -75,9 +87,9 @@ class _EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, reply: Reply, generation: Generation, request_id: str) -> None:
+    def __init__(self, reply: Reply, work: Work, request_id: str) -> None:
         super().__init__(self._events(reply), headers={"cache-control": "no-cache"})
-        self._generation = generation
+        self._work = work
         self._request_id = request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +97,7 @@ class _EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._generation.close()
+            self._work.close()
 
     async def _events(self, reply: Reply) -> AsyncIterator[str]:
         try:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from ptune.engine.request import Sampling
+from ptune.engine.request import Beams, Sampling
 from ptune.errors import RequestError
 
 from .errors import UNSUPPORTED
@@ -166,6 +166,9 @@ class Generate(Body):
     repetition_penalty: float = Field(default=1.0, gt=0, le=10)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    num_beams: int = Field(default=1, ge=1, le=MAX_SEQUENCES)  # from 2: beam search; names of transformers
+    length_penalty: float = Field(default=1.0, ge=-10, le=10)
+    early_stopping: bool | Literal["never"] = False
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     user: str | None = Field(default=None, max_length=1024)
     return_token_ids: bool = False  # vLLM's extension: each choice has its `token_ids`
@@ -182,7 +185,8 @@ class Generate(Body):
         """Raises: RequestError that names the field."""
         for name in NOT_BUILT.keys() & data.keys() if isinstance(data, dict) else ():
             if data[name] is not None and data[name] not in NOT_BUILT[name]:
-                raise RequestError(f"{name} is not supported yet", param=name, code=UNSUPPORTED)
+                instead = "; send num_beams" if name == "use_beam_search" else ""
+                raise RequestError(f"{name} is not supported yet{instead}", param=name, code=UNSUPPORTED)
         return data
 
     @model_validator(mode="after")
@@ -199,6 +203,23 @@ class Generate(Body):
             )
         return self
 
+    @model_validator(mode="after")
+    def _beams_find_one_answer(self) -> Generate:
+        if self.num_beams > 1 and self.n > 1:
+            message = f"with num_beams n must be 1: the best answer (is {self.n})"
+            raise RequestError(message, param="n", code="invalid_value")
+        for name, default in (("length_penalty", 1.0), ("early_stopping", False)):
+            if self.num_beams == 1 and getattr(self, name) != default:
+                raise RequestError(f"{name} needs num_beams of 2 or more", param=name, code="invalid_value")
+        return self
+
+    @property
+    def beams(self) -> Beams | None:
+        """The fields of beam search as the engine takes them; None = one sequence, sampled or greedy."""
+        return (
+            None if self.num_beams == 1 else Beams(self.num_beams, self.length_penalty, self.early_stopping)
+        )
+
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
@@ -209,9 +230,13 @@ class Generate(Body):
         return self.user or ("" if self.seed is None else f"seed {self.seed}")
 
     def sampling(self, choice: int = 0) -> Sampling:
-        """The sampling fields as the engine takes them. Each choice has a seed of its own, as in vLLM: seed + choice."""
+        """The sampling fields as the engine takes them. Each choice has a seed of its own, as in vLLM: seed + choice.
+
+        With beams the temperature is 0 unless it is sent, and then refused by the engine.
+        """
+        left_out = self.num_beams > 1 and "temperature" not in self.model_fields_set
         return Sampling(
-            temperature=self.temperature,
+            temperature=0.0 if left_out else self.temperature,
             top_p=self.top_p,
             top_k=max(self.top_k, 0),
             min_p=self.min_p,

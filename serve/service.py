@@ -13,6 +13,8 @@ from ptune.errors import RequestError
 
 from .adapter_store import AdapterStore
 from .auth import ApiKeys
+from .catalogue import TRANSLATE
+from .errors import shutting_down
 from .health import Health
 from .keys import Scope
 from .usage import admit
@@ -20,11 +22,12 @@ from .usage import admit
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
     from ptune.tasks.classification.infer import EncoderModel
+    from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
     from .catalogue import Catalogue
     from .encoder_catalogue import EncoderCatalogue
     from .encoder_metrics import EncoderMetrics
-    from .metrics import Metrics
+    from .metrics import Metrics, SequenceMetrics
     from .response_metrics import Responses
 
 
@@ -100,17 +103,35 @@ class Service:
 
 
 @dataclass(kw_only=True)
-class ChatService(Service):
-    """A model that generates text."""
+class WritingService(Service):
+    """A model that writes text, with and without an adapter."""
+
+    catalogue: Catalogue
+    metrics: SequenceMetrics
+
+
+@dataclass(kw_only=True)
+class ChatService(WritingService):
+    """A causal language model."""
 
     model: ChatModel
-    catalogue: Catalogue
     metrics: Metrics
 
     @property
     def hint(self) -> tuple[str, dict[str, Any]]:
         messages = [{"role": "user", "content": "Hello!"}]
         return "/v1/chat/completions", {"model": self.catalogue.names()[-1], "messages": messages}
+
+
+@dataclass(kw_only=True)
+class Seq2SeqService(WritingService):
+    """An encoder-decoder, whose base and adapters translate."""
+
+    model: Seq2SeqModel
+
+    @property
+    def hint(self) -> tuple[str, dict[str, Any]]:
+        return TRANSLATE, {"model": self.catalogue.names()[-1], "text": "Hello!"}
 
 
 @dataclass(kw_only=True)
@@ -142,6 +163,7 @@ def service_of(request: Request) -> Service:
 
 TheService = Annotated[Service, Depends(service_of)]
 TheChat = Annotated[ChatService, Depends(service_of)]
+TheWriter = Annotated[WritingService, Depends(service_of)]
 TheEncoder = Annotated[EncoderService, Depends(service_of)]
 
 
@@ -184,4 +206,4 @@ async def admitted(request: Request, service: TheService) -> None:
 def accepting(service: TheService) -> None:
     """Raises: RequestError(503) once the server has been told to stop."""
     if service.draining:
-        raise RequestError("the server is shutting down", code="shutting_down", status=503)
+        raise shutting_down()

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported
 
@@ -21,15 +21,18 @@ from ptune.errors import PtuneError
 
 from .listen import Server, listen, url_of
 from .page import ASK_VARIABLE
-from .ui_classify import Classifying, tabs
+from .ui_classify import tabs as classifying
 from .ui_client import Client, Served, ServerError
 from .ui_conversation import Controls, Conversation
 from .ui_keys import AskForKey, VisitorsKey
+from .ui_retrieval import Ranking, Recommending
 from .ui_style import CONTENT_SECURITY_POLICY, CSS, FONT, MONOSPACE
 from .ui_text import heading
+from .ui_translate import Translating
 
 ASK_AGAIN_S = 5
 """How often an open page asks whether the server is there and what it serves."""
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 UPLOAD_LIMIT = "8mb"  # of an image; the server takes as much
 
 
@@ -52,7 +55,7 @@ def run(
         app = create_page(Client(server_url, api_key, VisitorsKey() if ask else None), served)
         if ask:
             app.add_middleware(AskForKey, server_url=server_url)
-        name = "Page" if served is not None and served.classifiers else "Chat page"
+        name = "Chat page" if served is None or served.chats else "Page"
         url = url_of(listener)
         # An open page holds connections that never end, so there is nothing to wait for.
         server = Server(app, started=lambda: print(f"{name}: {url}", flush=True), flush_limit_s=1)
@@ -120,20 +123,27 @@ class _SecurityPolicy:
 
 
 def _page(client: Client, served: Served | None) -> gr.Blocks:
-    chatting = served is None or not served.classifiers
+    chatting = served is None or served.chats
     first = "Chat" if served is None else _first_tab(served)
     with gr.Blocks(title="ptune", analytics_enabled=False, fill_width=True) as page:
         head = gr.HTML(elem_id="heading")
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320), gr.Tabs(selected=first) as choice:
                 chat_tabs = [gr.Tab(name, id=name, visible=chatting) for name in ("Chat", "Side by side")]
-                classifying = tabs(client, served)
+                translating = Translating(client, served)
+                encoding: list[_Tab] = [
+                    translating,
+                    *classifying(client, served), Recommending(client, served), Ranking(client, served)
+                ]  # fmt: skip
             with gr.Column(scale=1, min_width=260, elem_id="settings", visible=chatting) as settings:
                 controls = Controls.render()
         with chat_tabs[0]:
             chat = Conversation(client, controls, columns=1)
         with chat_tabs[1]:
             beside = Conversation(client, controls, columns=2)
+        for tab in (*chat_tabs, translating.tab):  # a translation has nothing to choose
+            shows = tab is not translating.tab
+            tab.select(lambda shows=shows: gr.update(visible=shows), None, settings, **_QUIET)
         known = gr.State(None)
 
         async def look(before: Served | str | None) -> Any:
@@ -146,23 +156,32 @@ def _page(client: Client, served: Served | None) -> gr.Blocks:
                 return gr.skip()
             if isinstance(now, str):
                 return {known: now, head: heading(now)}
-            offers = {settings: gr.update(visible=not now.classifiers), **_offers(now, classifying)}
+            offers = {settings: gr.update(visible=now.chats), **_offers(now, encoding)}
             for tab, conversation in zip(chat_tabs, (chat, beside), strict=True):
-                offers[tab] = gr.update(visible=not now.classifiers)
-                offers |= conversation.offer(now) if not now.classifiers else {}
-            if isinstance(before, Served) and bool(before.classifiers) != bool(now.classifiers):
+                offers[tab] = gr.update(visible=now.chats)
+                offers |= conversation.offer(now) if now.chats else {}
+            if isinstance(before, Served) and before.chats != now.chats:
                 offers[choice] = gr.update(selected=_first_tab(now))
             return {known: now, head: heading(now), **offers}
 
-        changing = [output for one in classifying for output in one.outputs]
+        changing = [output for one in encoding for output in one.outputs]
         shown = [known, head, choice, settings, *chat_tabs, *chat.pickers, *beside.pickers, *changing]
         again = gr.Timer(ASK_AGAIN_S)
         gr.on([page.load, again.tick], look, known, shown, show_progress="hidden", api_visibility="private")
     return page
 
 
-def _offers(served: Served, classifying: Sequence[Classifying]) -> dict[Any, Any]:
-    return {output: update for one in classifying for output, update in one.offer(served).items()}
+class _Tab(Protocol):
+    """A tab of what does not chat."""
+
+    @property
+    def outputs(self) -> list[Any]: ...
+
+    def offer(self, served: Served) -> dict[Any, Any]: ...
+
+
+def _offers(served: Served, tabs: Sequence[_Tab]) -> dict[Any, Any]:
+    return {output: update for one in tabs for output, update in one.offer(served).items()}
 
 
 def _first_tab(served: Served) -> str:
@@ -171,8 +190,14 @@ def _first_tab(served: Served) -> str:
         "text-classification": "Text",
         "token-classification": "Entities",
         "image-classification": "Image",
+        "text-ranking": "Rank",
     }
-    return by_task[served.classifiers[0].task] if served.classifiers else "Chat"
+    if served.chats:
+        return "Chat"
+    if not served.classifiers:
+        return "Translate"
+    first = served.classifiers[0]
+    return by_task.get(first.task, "Recommend" if first.items else "Rank")
 
 
 def main() -> int:

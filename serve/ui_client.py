@@ -31,20 +31,37 @@ class Classifier:
     """An adapter of an encoder."""
 
     name: str
-    task: str  # text-classification, token-classification, image-classification
+    task: str  # text-classification, token-classification, image-classification, feature-extraction, text-ranking
     labels: tuple[str, ...]
-    problem: str  # single, multi, regression, tags
+    problem: str  # single, multi, regression, tags, vector
+    items: int = 0  # that it recommends
+
+
+@dataclass(frozen=True)
+class Translator:
+    """An adapter that translates, or an encoder-decoder's base."""
+
+    name: str
+    source: str | None  # languages' codes
+    target: str | None
+
+    @property
+    def told(self) -> str:
+        """For the picker."""
+        return f"{self.name}: {self.source or '?'} → {self.target or '?'}" if self.target else self.name
 
 
 @dataclass(frozen=True)
 class Served:
-    """What the server offers: a chat model with adapters, or an encoder's classifiers."""
+    """What the server offers: a chat model with adapters, an encoder's classifiers, or an encoder-decoder's translators."""
 
     bundle: str
     source: str  # where the base comes from
     adapters: tuple[str, ...]
     context: int  # tokens; 0 where the model sees images
     classifiers: tuple[Classifier, ...] = ()
+    translators: tuple[Translator, ...] = ()
+    chats: bool = True  # whether there is anything to talk with
     base: bool = True  # whether the base answers, too: not to a key that may ask for some adapters only
 
     def of(self, *tasks: str) -> tuple[Classifier, ...]:
@@ -102,6 +119,15 @@ class Tagged:
     entities: tuple[tuple[str, int, int, float], ...]
     seconds: float
     truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An item, and what of the history is nearest to it: titles with how near they are."""
+
+    title: str
+    score: float
+    reasons: tuple[tuple[str, float], ...]
 
 
 class Client:
@@ -199,18 +225,54 @@ class Client:
         found = ((one["label"], one["begin"], one["end"], one["score"]) for one in item["entities"])
         return Tagged(text, tuple(found), seconds, bool(item.get("truncated")))
 
+    async def items(self, adapter: str, words: str) -> list[tuple[str, str]]:
+        """Title and name of the items that an adapter recommends, by words of their titles. Raises: ServerError."""
+        found, _ = await self._post("/v1/recommend/items", {"model": adapter, "query": words})
+        return [(one["title"], one["item"]) for one in found]
+
+    async def recommend(
+        self, adapter: str, history: Sequence[str | dict[str, str]]
+    ) -> tuple[list[Recommendation], float]:
+        """The next items and the seconds it took; history: items, and titles of other things. Raises: ServerError."""
+        body = {"model": adapter, "history": list(history)}
+        answer, seconds = await self._post("/v1/recommend", body)
+        found = [
+            Recommendation(
+                one["title"], one["score"], tuple((why["title"], why["score"]) for why in one["reasons"])
+            )
+            for one in answer
+        ]
+        return found, seconds
+
+    async def rank(self, adapter: str, query: str, texts: Sequence[str]) -> Labelled:
+        """Texts and their scores for a query, the best first. Raises: ServerError."""
+        body = {"model": adapter, "query": query, "documents": list(texts)}
+        answer, seconds = await self._post("/v1/rerank", body, "results")
+        return Labelled(tuple((texts[one["index"]], one["relevance_score"]) for one in answer), seconds)
+
+    async def translate(self, adapter: str, texts: Sequence[str]) -> tuple[list[str], int, float]:
+        """The translations, how many of them were cut off, and the seconds it took. Raises: ServerError."""
+        found, seconds = await self._post("/v1/translate", {"model": adapter, "text": list(texts)})
+        return [one["text"] for one in found], sum(one["finish_reason"] == "length" for one in found), seconds
+
     async def _item(self, path: str, adapter: str, value: Any) -> tuple[dict[str, Any], float]:
         """The one answer to one input, and how long it took."""
+        [item], seconds = await self._post(path, {"model": adapter, "input": value})
+        return item, seconds
+
+    async def _post(
+        self, path: str, body: dict[str, Any], key: str = "data"
+    ) -> tuple[list[dict[str, Any]], float]:
+        """The list in an answer, and how long it took. Raises: ServerError."""
         begin_s = time.perf_counter()
         try:
-            response = await self._http.post(path, json={"model": adapter, "input": value})
+            response = await self._http.post(path, json=body)
             _check(response)
-            [item] = response.json()["data"]
-            return item, time.perf_counter() - begin_s
+            return list(response.json()[key]), time.perf_counter() - begin_s
         except httpx.HTTPError:
             raise self._away() from None
         except (ValueError, KeyError, TypeError):
-            raise ServerError(f"{self.url} answered something else than labels") from None
+            raise ServerError(f"{self.url} answered something else than was asked for") from None
 
     def _away(self) -> ServerError:
         return ServerError(f"The server at {self.url} does not answer. Start it with `ptune serve BUNDLE`.")
@@ -221,13 +283,25 @@ def _served(cards: list[dict[str, Any]]) -> Served:
     base = any(card["parent"] is None for card in cards)
     first = next(iter(sorted(cards, key=lambda card: card["parent"] is not None)))
     classifiers = tuple(
-        Classifier(card["id"], card["task"], tuple(card["labels"]), card["problem"])
+        Classifier(
+            card["id"],
+            card["task"],
+            tuple(card["labels"]),
+            card["problem"],
+            (card.get("embedding") or {}).get("items", 0),
+        )
         for card in cards
-        if card.get("labels")  # vectors have none, and the page has no tab for what ranks
-        and card["task"].endswith("-classification")
+        if "labels" in card  # a chat model's have none
     )
     names = tuple(card["id"] for card in cards if card["parent"] is not None or "labels" in card)
-    return Served(first["root"], first["source"], names, first["max_model_len"] or 0, classifiers, base)
+    translators = tuple(
+        Translator(card["id"], card.get("source_language"), card.get("target_language"))
+        for card in sorted(cards, key=lambda card: card["parent"] is None)  # the base last
+        if card.get("task") == "translation"
+    )
+    chats = not any("endpoint" in card for card in cards)  # others than a chat model's name theirs
+    context = first["max_model_len"] or 0
+    return Served(first["root"], first["source"], names, context, classifiers, translators, chats, base)
 
 
 def _waiting(queue: asyncio.Queue[tuple[int, Answer | None]]) -> list[tuple[int, Answer | None]]:

@@ -1,12 +1,12 @@
-"""What classifiers say, as HTML: bars of labels, and a text with its entities marked. All of it is escaped."""
+"""What an encoder's adapters say, as HTML: bars of labels, entities that are marked, items and texts in order. All of it is escaped."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
-from .ui_client import Classifier, Labelled, Tagged
+from .ui_client import Classifier, Labelled, Recommendation, Tagged
 
 MOST_BARS = 12
 _HUES = 10  # colours of entity labels, in ui_style
@@ -68,6 +68,40 @@ def hue(label: str, kinds: Sequence[str]) -> int:
     if label in kinds:
         return kinds.index(label) % _HUES
     return int(hashlib.sha256(label.encode()).hexdigest(), 16) % _HUES
+
+
+def recommended(found: Sequence[Recommendation], seconds: float) -> str:
+    """Items, the best first, each with a bar and what of the history is nearest to it."""
+    if not found:
+        return (
+            f"<div class=result><p class=quiet>Nothing is left to recommend.</p>{_foot(seconds, False)}</div>"
+        )
+    rows = []
+    for one in found:
+        near = " · ".join(f"{escape(title)} <b>{score:.2f}</b>" for title, score in one.reasons)
+        reasons = f"<p class=why>near {near}</p>" if near else ""
+        rows.append(f"<li>{_place(one.title, one.score, _most(one.score for one in found))}{reasons}</li>")
+    return f"<div class=result><ol class=places>{''.join(rows)}</ol>{_foot(seconds, False)}</div>"
+
+
+def ranked(found: Labelled) -> str:
+    """Texts, the best first, each with a bar."""
+    most = _most(score for _, score in found.scores)
+    rows = "".join(f"<li>{_place(text, score, most)}</li>" for text, score in found.scores)
+    return f"<div class=result><ol class=places>{rows}</ol>{_foot(found.seconds, found.truncated)}</div>"
+
+
+def _most(scores: Iterable[float]) -> float:
+    """What a whole bar stands for: 1, or the highest score where that is more."""
+    return max(1.0, *scores)
+
+
+def _place(text: str, score: float, most: float) -> str:
+    width = 100 * max(score, 0.0) / most
+    return (
+        f'<div class=place><span class=said dir=auto>{escape(text)}</span><span class=track><i style="width:{width:.2f}%"></i>'
+        f"</span><span class=share>{score:.3f}</span></div>"
+    )
 
 
 def problem(message: str) -> str:

@@ -53,7 +53,7 @@ CSS = """
 .result { display: flex; flex-direction: column; gap: 0.6rem; }
 .result p { margin: 0; } .labels .quiet { font-size: 0.85rem; }
 .labels .bars { display: flex; flex-direction: column; gap: 0.45rem; }
-.labels .bar { display: grid; grid-template-columns: minmax(3.5rem, 35%) 1fr 3.6rem; align-items: center; gap: 0.6rem;
+.labels .bar { display: grid; grid-template-columns: minmax(3.5rem, 35%) 1fr 3.9rem; align-items: center; gap: 0.6rem;
   color: var(--body-text-color-subdued); font-size: 0.92rem; }
 .labels .label { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .labels .track { height: 0.7rem; border-radius: 0.35rem; background: var(--background-fill-secondary);
@@ -70,6 +70,12 @@ CSS = """
 .labels mark b { margin-left: 0.4em; font-size: 0.68em; font-weight: 650; letter-spacing: 0.03em; color: var(--body-text-color-subdued); }
 .hue-0 { --hue: 220; } .hue-1 { --hue: 150; } .hue-2 { --hue: 30; } .hue-3 { --hue: 280; } .hue-4 { --hue: 345; }
 .hue-5 { --hue: 185; } .hue-6 { --hue: 60; } .hue-7 { --hue: 250; } .hue-8 { --hue: 100; } .hue-9 { --hue: 320; }
+.labels .places { display: flex; flex-direction: column; gap: 0.7rem; margin: 0; padding: 0; list-style: none; }
+.labels .place { display: grid; grid-template-columns: 1fr minmax(3rem, 30%) 3rem; align-items: center; gap: 0.6rem; }
+.labels .place .said { overflow-wrap: anywhere; }
+.labels .place .track i { background: var(--primary-500); }
+.labels .why { font-size: 0.82rem; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+.labels .why b { font-weight: 600; }
 @media (max-width: 640px) {
   .gradio-container > main { padding: 0.75rem !important; }
   .answering + .answering .chatbot, .answering:has(+ .answering) .chatbot { height: 38vh !important; }

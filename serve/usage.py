@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request as HttpRequest
@@ -13,8 +13,6 @@ from .keys import Key
 from .limits import Lease
 
 if TYPE_CHECKING:
-    from ptune.engine.request import Request
-
     from .service import Listing, Service
 
 Usage = Callable[[], dict[str, int]]  # OpenAI's object, as of now
@@ -48,13 +46,9 @@ def admit(http: HttpRequest, service: Service) -> None:
     http.state.lease = meter.admit()
 
 
-def reserve(http: HttpRequest, requests: Sequence[Request], choices: int) -> None:
-    """Takes the tokens that a generation can come to at most.
-
-    choices: so many neighbouring requests have one prompt. Raises: LimitReachedError.
-    """
-    prompts = sum(len(request.prompt) for request in requests[::choices])
-    http.state.lease.reserve(prompts + sum(request.max_tokens for request in requests))
+def reserve(http: HttpRequest, tokens: int) -> None:
+    """Takes the tokens that a request can come to at most. Raises: LimitReachedError."""
+    http.state.lease.reserve(tokens)
 
 
 def metered(http: HttpRequest, usage: Usage) -> None:

@@ -27,6 +27,7 @@ from ptune.engine.pulse import Pulse
 from ptune.engine.registry import AdapterStats
 from ptune.engine.request import NO_TOKEN, Request, Token
 from ptune.errors import PtuneError, RequestError, TemplateError
+from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.chat import infer
 from ptune_serve import lifecycle
 from ptune_serve.listen import configured, listen, url_of
@@ -55,6 +56,7 @@ class ByteCodec:
     takes_first_space = False
     special_tokens: ClassVar = {"eos_token": "<end>"}
     template = None
+    system = None
 
     def __init__(self, tool_format: ToolFormat | None = HERMES, after: Sequence[int] = ()) -> None:
         self.tool_format = tool_format
@@ -162,6 +164,10 @@ class FakeEngine:
         threading.Thread(target=self._run, args=(request, deliver, ticket.given_up), daemon=True).start()
         return ticket
 
+    def record(self, name: str) -> AdapterRecord | None:
+        facts = {"translation": {"source_language": "en", "target_language": "es"}} if name == "devil" else {}
+        return None if name == "base" else AdapterRecord(name=name, **facts)
+
     def adapter_stats(self) -> AdapterStats:
         return AdapterStats(70, None, 2, 5, 3, 0.5, 4, ("devil", "pirate"), ("late",), 2)
 
@@ -208,6 +214,8 @@ class FakeChatModel:
         self._codecs = codecs or {}  # of adapters that do not share the one
         self._grammars = None
         self._making = threading.Lock()
+
+    codec = ByteCodec()
 
     def codec_for(self, adapter: str) -> Any:
         return self._codecs.get(adapter, ByteCodec())

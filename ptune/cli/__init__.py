@@ -88,12 +88,14 @@ def spoken(name: str, run: Callable[[], int | None]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("ptune", "ptune_serve"):
             raise
-        print(f"error: {error.name} is not installed; {extra_for(name)}", file=sys.stderr)
+        print(f"error: {error.name} is not installed; {extra_for(name, error.name or '')}", file=sys.stderr)
         return 1
 
 
-def extra_for(command: str) -> str:
-    """Which extra a command needs."""
+def extra_for(command: str, module: str = "") -> str:
+    """Which extra a command needs; of a translation, whichever needs what is missing."""
+    if module.split(".")[0] in ("sacrebleu", "py3langid"):
+        return "run: pip install 'ptune[translation]'"
     extras = {"serve": "serve", "generate": "serve", "chat": "ui", "tune": "tune"}
     extras |= dict.fromkeys(("doctor", "mine", "plan", "train", "evaluate"), "train") | {"compare": "eval"}
     return f"run: pip install 'ptune[{extras.get(command, 'all')}]'"

@@ -16,6 +16,7 @@ from ptune.tasks.chat.spec import Chat
 from ptune.tasks.classification.spec import ImageClassification, TextClassification, TokenClassification
 from ptune.tasks.recommendation.spec import Recommendation
 from ptune.tasks.retrieval.spec import Embedding, Reranking
+from ptune.tasks.translation.spec import Translation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +46,7 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     console = Console(highlight=False, markup=False, emoji=False)
     kinds = {
         Chat: _chat,
+        Translation: _translation,
         ImageClassification: _images,
         Embedding: _pairs,
         Reranking: _pairs,
@@ -70,6 +72,18 @@ def _chat(recipe: Recipe) -> Examined:
 
     codec = codec_for(recipe.chat, load_codec(recipe.backbone))
     found = examine(recipe.data, recipe.chat, codec, recipe.train.seed)
+    return lambda: document(found), lambda console: show(found, console), found.has_errors
+
+
+def _translation(recipe: Recipe) -> Examined:
+    from ptune.backbone.seq2seq import is_seq2seq
+
+    if not is_seq2seq(recipe.backbone):
+        return _chat(recipe)
+    from ptune.doctor.seq2seq import examine_seq2seq
+    from ptune.doctor.show import document, show
+
+    found = examine_seq2seq(recipe)
     return lambda: document(found), lambda console: show(found, console), found.has_errors
 
 

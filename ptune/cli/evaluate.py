@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
-from ptune.cli.parse import parse, say_next, shown
+from ptune.cli.parse import parse, say_next, shown, use_of
 from ptune.errors import UsageError
 from ptune.evaluation.require import Requirement, missed, parsed, sentence
 from ptune.formats.run import Run
@@ -16,6 +18,18 @@ from ptune.recipe import Recipe
 from ptune.tasks.chat.spec import Chat
 from ptune.tasks.recommendation.spec import Recommendation
 from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING, Embedding, Reranking
+from ptune.tasks.translation.spec import Translation
+
+if TYPE_CHECKING:
+    from ptune.formats.bundle import AdapterRecord
+
+JUDGES: dict[type, str] = {
+    Embedding: "retrieval.evaluate",
+    Reranking: "retrieval.evaluate",
+    Recommendation: "retrieval.recommend",
+    Translation: "translation.evaluate",
+}
+"""Kind of task -> the module that measures its runs; of others that of classification."""
 
 
 def run(arguments: list[str]) -> int:
@@ -34,7 +48,7 @@ def evaluate(
     """Measures a run on its held-out data, or an adapter of a bundle on data of yours.
 
     Of a classifier: metrics with 95 % intervals, baselines, slices, worst errors; from torch and, where there is a bundle,
-    from ONNX beside it. Of retrieval: recall@k, MRR and NDCG. Of a chat run: loss, perplexity and token accuracy before and after, answers side by side.
+    from ONNX beside it. Of retrieval: recall@k, MRR and NDCG. Of translation: chrF and BLEU. Of a chat run: loss, perplexity and token accuracy before and after, answers side by side.
     Writes evaluation.json, report.html and the model card into the run.
 
     Args:
@@ -53,28 +67,17 @@ def evaluate(
         raise UsageError("--out is for a bundle: a run's evaluation is written into the run")
     opened = Run.open(source)
     task = Recipe.load(opened.recipe_path).task
-    if isinstance(task, Chat):
+    if type(task) is Chat:
         found = _of_chat(opened, data, bundle, adapter, requirements)
-    elif isinstance(task, Embedding | Reranking):
-        from ptune.evaluation.classification.shown import show
-        from ptune.evaluation.retrieval.evaluate import evaluate_run as evaluate_retrieval
-
-        if isinstance(task, Recommendation):
-            from ptune.evaluation.retrieval.recommend import evaluate_run as evaluate_retrieval
-
-        found = evaluate_retrieval(
-            opened, data=data, bundle=bundle, adapter=adapter, require=requirements, threads=threads
-        )
-        show(found)
     else:
-        from ptune.evaluation.classification.evaluate import evaluate_run
         from ptune.evaluation.classification.shown import show
 
-        found = evaluate_run(
+        judge = import_module(f"ptune.evaluation.{JUDGES.get(type(task), 'classification.evaluate')}")
+        found = judge.evaluate_run(
             opened, data=data, bundle=bundle, adapter=adapter, require=requirements, threads=threads
         )
         show(found)
-    then = f"ptune export {shown(source)}" if bundle is None else f"ptune serve {shown(bundle)}"
+    then = f"ptune export {shown(source)}" if bundle is None else use_of(bundle)
     return _closed(found, source, then)
 
 
@@ -102,7 +105,6 @@ def _of_bundle(
     threads: int | None,
 ) -> int:
     """Raises: UsageError where it is not said by which data."""
-    from ptune.evaluation.classification.evaluate_bundle import evaluate_bundle
     from ptune.evaluation.classification.onnx_side import the_adapter
     from ptune.evaluation.classification.shown import show
     from ptune.formats.bundle import Bundle
@@ -114,13 +116,26 @@ def _of_bundle(
             f"a bundle holds no data: name the files to judge it by, ptune evaluate {source} --data FILE"
         )
     record = the_adapter(Bundle.open(source), adapter)
-    name, judge = record.name, evaluate_bundle
-    if record.task in (EMBEDDING, RERANKING):
-        from ptune.evaluation.retrieval.evaluate import evaluate_bundle as judge
+    name, judge = record.name, _judge_of(record, data)
     place = out or Path("evaluations") / f"{source.resolve().name}-{name}"
     found = judge(source, place, data=data, adapter=name, require=require, threads=threads)
     show(found)
-    return _closed(found, place, f"ptune serve {shown(source)}")
+    return _closed(found, place, use_of(source))
+
+
+def _judge_of(record: AdapterRecord, data: tuple[Path, ...]) -> Callable[..., dict[str, Any]]:
+    """What measures an adapter of a bundle, by its task; one with items by who had what, where the data says that."""
+    from ptune.data.interactions import names_users
+
+    place = "classification.evaluate_bundle"
+    if record.translation is not None:
+        place = "translation.served"
+    elif "items" in (record.embedding or {}) and names_users(data[0]):
+        place = "retrieval.recommend"
+    elif record.task in (EMBEDDING, RERANKING):
+        place = "retrieval.evaluate"
+    judge: Callable[..., dict[str, Any]] = import_module(f"ptune.evaluation.{place}").evaluate_bundle
+    return judge
 
 
 def _closed(found: dict[str, Any], folder: Path, then: str) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from ptune.cli.parse import cores, parse, say_next, shown
+from ptune.cli.parse import cores, parse, say_next, shown, use_of
 
 
 def run(arguments: list[str]) -> int:
@@ -42,8 +42,8 @@ def export(
         revision: Of a MODEL on the hub.
         trust_remote_code: Of a MODEL: run Python code that comes with it.
         profiles: `fp32,int8` writes a second graph, for `ptune serve --profile int8`; of images with --merge. A chat model may
-            have `int4`, too, and is served by the first that is named; its `auto` measures here which is the fastest that says
-            what fp32 says.
+            have `int4`, too, and where it trained in nf4 `nf4`, an eighth as large and slow. It is served by the first that is
+            named; `auto` measures here which of fp32, int8 and int4 is the fastest that says what fp32 says.
     """
     from ptune import publish
     from ptune.cli.proof_table import show
@@ -67,5 +67,5 @@ def export(
         proof = publish.export_backbone(backbone, out, force=force, threads=threads, profiles=asked)
     show(proof)
     print(f"bundle: {shown(out)}")
-    say_next(f"ptune serve {shown(out)}")
+    say_next(use_of(out))
     return 0

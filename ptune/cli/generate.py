@@ -26,12 +26,14 @@ def generate(
     max_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
     seed: int | None = None,
     threads: int | None = None,
 ) -> int:
     """Answers a JSONL file of prompts with a bundle, many at a time, without a server.
 
-    Each row has `messages` or `prompt`, and may have its own `adapter`; it comes back with `answer` and `finish`.
+    Each row has `messages` or `prompt`, and may have its own `adapter` and `max_tokens`; it comes back with `answer` and `finish`.
 
     Args:
         bundle: The bundle's folder.
@@ -41,6 +43,8 @@ def generate(
         max_tokens: Longest answer, in tokens.
         temperature: 0 is greedy.
         top_p: Nucleus sampling.
+        num_beams: From 2: the best answer that beam search finds with so many beams.
+        length_penalty: Of beam search: above 1 favours long answers, below 1 short ones.
         seed: Seed of the first row; the others count up from it.
         threads: Threads of onnxruntime; default: all cores.
     """
@@ -48,7 +52,13 @@ def generate(
     from ptune.tasks.chat.infer import load
     from ptune.tasks.chat.offline import answer_all
 
-    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    options = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "num_beams": num_beams,
+        "length_penalty": length_penalty,
+    }
     with contextlib.closing(load(bundle, threads=threads)) as model:
         answers = answer_all(model, rows, adapter, seed, options)
         lines = (json.dumps(row, ensure_ascii=False) for row in answers)
@@ -73,5 +83,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             table.problems.add(row.number, "a row needs `messages`, a list, or `prompt`, a text")
         if not isinstance(row.value.get("adapter", ""), str):
             table.problems.add(row.number, "`adapter` must be a name")
+        if "max_tokens" in row.value and type(row.value["max_tokens"]) is not int:
+            table.problems.add(row.number, "`max_tokens` must be a number of tokens")
     table.problems.raise_if_any(table.row_count)
     return [row.value for row in table.rows]

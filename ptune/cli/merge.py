@@ -36,8 +36,13 @@ def merge(
     from ptune.formats.run import Run
     from ptune.recipe import Recipe
     from ptune.tasks.chat.spec import Chat
+    from ptune.tasks.translation.facts import is_seq2seq_run
 
     opened = Run.open(run)
+    if is_seq2seq_run(opened):
+        raise UsageError(
+            f"{run} is of an encoder-decoder, whose adapters are served beside it: ptune export {shown(run)}"
+        )
     if not isinstance(Recipe.load(opened.recipe_path).task, Chat):
         if dtype != "float32":
             raise UsageError(f"--dtype {dtype} is for chat: an encoder is merged in float32")

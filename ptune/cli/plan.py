@@ -12,6 +12,7 @@ from rich.console import Console
 from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.recipe import Recipe
 from ptune.tasks.chat.spec import Chat
+from ptune.tasks.translation.spec import Translation
 
 
 class PlanOptions(Recipe):
@@ -32,6 +33,7 @@ def run(arguments: list[str]) -> int:
 
 def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     """Predicts what training needs; exit code 1 where it does not fit."""
+    from ptune.backbone.seq2seq import is_seq2seq
     from ptune.planning.files import describe
     from ptune.planning.fit import NOTHING, fit_into
     from ptune.planning.gate import budget
@@ -42,9 +44,11 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     words = [re.sub(r"^--memory(?=$|=)", "--plan.memory", word) for word in arguments]
     options = resolve(recipe, words, program, PlanOptions)
     recipe = recipe_in(options)
-    if not isinstance(recipe.task, Chat):
+    seq2seq = isinstance(recipe.task, Translation) and is_seq2seq(recipe.backbone)
+    if seq2seq or not isinstance(recipe.task, Chat):
+        named = f"{type(recipe.task).__name__}{' by an encoder-decoder' if seq2seq else ''}"
         print(
-            f"memory is predicted for chat only, not for {type(recipe.task).__name__}: an encoder of this kind needs a few GB;"
+            f"memory is predicted for chat only, not for {named}: a model of this kind needs a few GB;"
             " lower --train.micro-batch-tokens where that is too much"
         )
         return 0

@@ -20,7 +20,8 @@ def run(arguments: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Serve:
-    """Serves a bundle over HTTP, a chat model in OpenAI's shape, an encoder in vLLM's, and opens a page beside it.
+    """Serves a bundle over HTTP, a chat model in OpenAI's shape, an encoder in vLLM's, an encoder-decoder at
+    /v1/translate, and opens a page beside it.
 
     The bundle's golden vectors are replayed before the first answer: a machine that computes otherwise is found out.
     """

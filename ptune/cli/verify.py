@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from ptune.cli.parse import cores, parse, say_next, shown
+from ptune.cli.parse import cores, parse, say_next, use_of
 
 
 def run(arguments: list[str]) -> int:
@@ -35,5 +35,5 @@ def verify(
     )
     show(proof)
     publish.refuse_drift(proof)
-    say_next(f"ptune serve {shown(bundle)}")
+    say_next(use_of(bundle))
     return 0

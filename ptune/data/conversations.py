@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -127,13 +127,13 @@ class Shape:
         return sorted(set(columns) - set(self.columns) - set(self.optional))
 
 
-def recognise(columns: Iterable[str]) -> Shape:
-    """The shape of rows with these columns. Raises: DataError that lists them and the shapes known."""
-    found = set(columns)
-    for shape in SHAPES:
+def recognise(columns: Iterable[str], shapes: Sequence[Shape] | None = None) -> Shape:
+    """The shape of rows with these columns, one of `shapes` (default: all). Raises: DataError that lists them and those known."""
+    found, shapes = set(columns), shapes or SHAPES
+    for shape in shapes:
         if found.issuperset(shape.columns):
             return shape
-    known = "; ".join(f"{' + '.join(shape.columns)} ({shape.name})" for shape in SHAPES)
+    known = "; ".join(f"{' + '.join(shape.columns)} ({shape.name})" for shape in shapes)
     raise DataError(f"no known shape: its columns are {', '.join(sorted(found))}; known are {known}")
 
 
@@ -159,9 +159,9 @@ def _prompt_completion(row: Row) -> Askable:
 
 
 def _alpaca(row: Row) -> Conversation:
-    parts = [_text(row, "instruction"), _text(row, "input") if row.get("input") else ""]
+    parts = [text_of(row, "instruction"), text_of(row, "input") if row.get("input") else ""]
     asked = "\n\n".join(filter(None, parts))
-    pairs = [*_history(row.get("history") or []), (asked, _text(row, "output"))]
+    pairs = [*_history(row.get("history") or []), (asked, text_of(row, "output"))]
     messages = [
         {"role": role, "content": text}
         for pair in pairs
@@ -189,14 +189,14 @@ def _led(row: Row, messages: list[Row]) -> list[Row]:
     system = row.get("system")
     if not system or (messages and messages[0].get("role") == "system"):
         return messages
-    return [{"role": "system", "content": _text(row, "system")}, *messages]
+    return [{"role": "system", "content": text_of(row, "system")}, *messages]
 
 
 def _document(row: Row) -> Document:
     ends = row.get("end_of_document", True)
     if not isinstance(ends, bool):
         raise DataError(f"end_of_document must be true or false, not {ends!r}")
-    return Document(_text(row, "text"), ends)
+    return Document(text_of(row, "text"), ends)
 
 
 SHAPES = (
@@ -263,7 +263,8 @@ def _objects(value: Any, path: str) -> list[Row]:
     return list(value)
 
 
-def _text(row: Row, column: str) -> str:
+def text_of(row: Row, column: str) -> str:
+    """A row's text in a column. Raises: DataError where it is none."""
     value = row[column]
     if not isinstance(value, str):
         raise DataError(f"{column} must be text, not {type(value).__name__}")

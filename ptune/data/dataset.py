@@ -19,6 +19,7 @@ from ptune.data.read import DataFile, open_file
 from ptune.data.source import Source, hold_out, open_source
 from ptune.data.split import Encoding, Split, refuse_overlong
 from ptune.data.store import Examples, Writer, conversations_in, examples_in, temporary_folder
+from ptune.data.translations import in_columns, shapes_of
 from ptune.errors import DataError
 from ptune.formats.whole_write import whole_folder
 from ptune.progress import Progress, say
@@ -64,7 +65,7 @@ def load(data: Data, task: Chat, codec: ChatCodec, seed: int, examiner: Examiner
             " for example --data.files sample:devils_dictionary.train"
         )
     named = {"train": data.files, "validation": data.validation, "test": data.test}
-    files = [(split, open_file(path)) for split, paths in named.items() for path in paths]
+    files = [(split, in_columns(open_file(path), task)) for split, paths in named.items() for path in paths]
     made = _made(_Making(files, data, seed, Encoding(codec, task, examiner)))
     for path, weight, examples in zip(data.files, data.weights, made.parts, strict=False):
         if weight and not examples:
@@ -113,7 +114,12 @@ class _Making:
                 "files": [(split, file.path, file.sha256, file.reader.format) for split, file in self.files],
                 "held_out": (self.seed, self.data.validation_share) if self.holds_out else None,
                 "limit": self.data.limit,
-                "task": (task.train_on, task.on_overlong, self.encoding.limit),
+                "task": (
+                    task.train_on,
+                    task.on_overlong,
+                    self.encoding.limit,
+                    [s.columns for s in shapes_of(task)],
+                ),
                 "tokenizer": codec.tokenizer.to_str(),
                 "template": None if codec.template is None else codec.template.source,
                 "codec": (codec.special_tokens, sorted(codec.eos_ids), codec.system),
@@ -127,7 +133,8 @@ class _Making:
 
     def into(self, folder: Path) -> dict[str, Any]:
         """Makes the set in a folder; returns its record, which is in the folder too. Raises: DataError."""
-        sources = [(split, open_source(file, self._ranked_for(split))) for split, file in self.files]
+        shapes = shapes_of(self.encoding.task)
+        sources = [(split, open_source(file, self._ranked_for(split), shapes)) for split, file in self.files]
         for _, source in sources:
             _tell_file(source.described())
         with contextlib.ExitStack() as stack:
@@ -205,6 +212,9 @@ def _tell_file(file: dict[str, Any]) -> None:
     say(f"{file['path']}: {file['shape']}, {file['rows']} rows ({file['format']})")
     if file.get("unread_columns"):
         say(f"{file['path']}: these columns are not read: {', '.join(file['unread_columns'])}")
+    if file.get("left_out"):
+        counts = (f"{count} {reason}" for reason, count in file["left_out"].items())
+        say(f"{file['path']}: left out: {', '.join(counts)}")
 
 
 def _tell_splits(summary: dict[str, Any]) -> None:

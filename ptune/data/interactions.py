@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -151,6 +151,33 @@ def read_interactions(recipe: Recipe) -> Interactions:
     _reading(found, "items", task.items)
     for path in recipe.data.files:
         _reading(found, "train", path)
+    return found
+
+
+def names_users(path: Path) -> bool:
+    """Whether a file's rows say who had what. Raises: DataError where it cannot be read."""
+    file = open_file(path)
+    first = next(iter(file.rows(file.problems())), None)
+    return first is not None and any(name in first.value for name in USER)
+
+
+def read_had(data: Sequence[Path], titles: Mapping[str, str]) -> Interactions:
+    """Who had which of the items of a catalogue that is known. Raises: DataError."""
+    found = Interactions(titles=dict(titles))
+    for path in data:
+        _reading(found, "train", path)
+    found.check()
+    if found.unknown:
+        first = found.unknown[0]
+        raise DataError(
+            f"{first.file.problems.unit} {first.number}: there is no item {first.item!r} in the catalogue"
+            + (
+                f"; {more:,} more rows name items that are not there"
+                if (more := len(found.unknown) - 1)
+                else ""
+            ),
+            file=first.file.name,
+        )
     return found
 
 

@@ -22,8 +22,12 @@ from ptune.data.json_array import JsonArray
 from ptune.data.jsonl import JsonLines, is_object
 from ptune.data.plain_text import SUFFIXES as TEXT_SUFFIXES
 from ptune.data.plain_text import PlainText
+from ptune.data.po import SUFFIXES as PO_SUFFIXES
+from ptune.data.po import Po
 from ptune.data.problems import Problems
 from ptune.data.rows import BYTE_ORDER_MARK, Reader, Row
+from ptune.data.tmx import SUFFIXES as TMX_SUFFIXES
+from ptune.data.tmx import Tmx
 from ptune.errors import DataError
 from ptune.progress import Progress
 
@@ -156,6 +160,10 @@ def _reader(path: Path, file: Path) -> Reader:
         return Delimited(file, named, delimiter_of(suffix, first.partition(b"\n")[0]))
     if suffix in TAGGED_SUFFIXES:
         return Conll(file)
+    if suffix in PO_SUFFIXES:
+        return Po(file, named)
+    if suffix in TMX_SUFFIXES:
+        return Tmx(file, named)
     if suffix in TEXT_SUFFIXES and not is_object(beginning.partition(b"\n")[0]):
         return PlainText(file)
     return JsonArray(file, named) if beginning.startswith(b"[") else JsonLines(file)

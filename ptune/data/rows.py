@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ptune.data.problems import Problems
+from ptune.errors import DataError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -49,3 +51,12 @@ def objects(values: Iterable[tuple[int, Any]], problems: Problems) -> Iterator[R
 def not_utf8(error: UnicodeDecodeError, offset: int) -> str:
     """What to say of bytes that are not UTF-8. `offset` is where `error.object` begins in its file."""
     return f"not UTF-8: byte 0x{error.object[error.start]:02x} at offset {offset + error.start}"
+
+
+def library(module: str, extra: str, file: str) -> Any:
+    """A package that only some formats need. Raises: DataError that says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        name = module.partition(".")[0]
+        raise DataError(f"needs {name} to be read: pip install 'ptune[{extra}]'", file=file) from None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from ptune.data.conversations import Convertible, Shape, recognise
+from ptune.data.conversations import SHAPES, Convertible, Shape, recognise
 from ptune.data.delimited import Delimited
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile
@@ -46,6 +46,9 @@ class Source:
     row_count: int  # with those that cannot be used
     ranks: array[int]  # of the samples, for `hold_out`; empty where nothing is to be held out
     unread: tuple[str, ...] = ()  # columns that the shape does not know
+    left_out: Mapping[str, int] = field(
+        default_factory=dict
+    )  # entries that the reader passes over, by reason
 
     def samples(self, problems: Problems) -> Iterator[Sample]:
         """The file's conversations in order; rows that cannot be used go to `problems`."""
@@ -71,11 +74,12 @@ class Source:
             "shape": self.shape.name,
             "rows": self.row_count,
             "unread_columns": list(self.unread),
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
         }
 
 
-def open_source(file: DataFile, seed: int | None) -> Source:
-    """Reads a file once: recognises its shape by its columns and, where there is a seed, ranks its samples.
+def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAPES) -> Source:
+    """Reads a file once: recognises its shape, one of `shapes`, by its columns and, where there is a seed, ranks its samples.
 
     Raises: DataError where the file as a whole cannot be used.
     """
@@ -88,7 +92,7 @@ def open_source(file: DataFile, seed: int | None) -> Source:
             if not columns.issuperset(row.value):
                 # A shape that shows only after some rows means that these lack a column: the file is refused later.
                 columns |= row.value.keys()
-                shape = _known(columns)
+                shape = _known(columns, shapes)
             if shape is not None:
                 try:
                     conversation = _converted(row, shape)
@@ -103,8 +107,9 @@ def open_source(file: DataFile, seed: int | None) -> Source:
     if not readable:
         problems.raise_if_any(total)
         raise DataError("the file holds no rows", file=str(file.path))
-    shape = shape or _unknown(file, columns)
-    source = Source(file, shape, total, ranks, tuple(shape.unread(columns)))
+    shape = shape or _unknown(file, columns, shapes)
+    left_out = dict(getattr(file.reader, "left_out", {}))
+    source = Source(file, shape, total, ranks, tuple(shape.unread(columns)), left_out)
     if (broken or problems.count) and (total > _MANY_ROWS or (seed is not None and len(ranks) < 2)):
         # Encoding could find more, but takes long; and what is wrong with rows says more than that there are too few.
         source.check()
@@ -132,18 +137,18 @@ def _rank(conversation: Convertible, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big")
 
 
-def _known(columns: set[str]) -> Shape | None:
+def _known(columns: set[str], shapes: Sequence[Shape]) -> Shape | None:
     try:
-        return recognise(columns)
+        return recognise(columns, shapes)
     except DataError:
         return None
 
 
-def _unknown(file: DataFile, columns: set[str]) -> NoReturn:
+def _unknown(file: DataFile, columns: set[str], shapes: Sequence[Shape]) -> NoReturn:
     """Raises: DataError that lists the columns and the shapes known."""
     hint = " (the first line must name the columns)" if isinstance(file.reader, Delimited) else ""
     try:
-        recognise(columns)
+        recognise(columns, shapes)
     except DataError as error:
         raise DataError(f"{error}{hint}", file=str(file.path)) from None
     raise AssertionError

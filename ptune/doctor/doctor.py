@@ -11,16 +11,17 @@ from ptune.data.problems import Problems
 from ptune.data.source import Sample
 from ptune.data.split import Encoding
 from ptune.doctor import encoding, examples, refused, rows, sets
-from ptune.doctor.finding import Finding, Tally, in_order
+from ptune.doctor.finding import Finding, Rule, Tally, in_order
 from ptune.doctor.ledger import Ledger
 from ptune.doctor.sets import Sets
+from ptune.doctor.translation import rules_of
 from ptune.errors import DataError
 from ptune.progress import say
 from ptune.tasks.chat.spec import Chat
 
 ROW_RULES = (*rows.RULES, *examples.RULES)
 RULES = (*encoding.RULES, *refused.RULES, *ROW_RULES, *sets.RULES)
-"""Every kind of defect that is looked for. A new one is one entry in the table of its kind."""
+"""Every kind of defect that is looked for in conversations. A new one is one entry in the table of its kind."""
 _MOST_TOLD = 10
 SPLITS = ("train", "validation", "test")
 
@@ -45,6 +46,7 @@ class Doctor:
         limit = Encoding(self.codec, self.task, self).limit
         self.splits = {split: Ledger(limit) for split in SPLITS}
         self._control = rows.control_pattern(self.codec)
+        self._row_rules = rules_of(self.task, ROW_RULES)
 
     def file(self, split: str, path: Path) -> None:
         """Examines the bytes of a file, once. One that cannot be opened is left to the reader to complain about."""
@@ -58,12 +60,17 @@ class Doctor:
         """Examines a row and an example that it became; of a row that became several, the messages only once."""
         row = rows.row_of(sample, example, self.codec, self._control)
         self._problems[sample.problems.file] = sample.problems
-        for rule in examples.RULES if sample is self._last else ROW_RULES:
+        for rule in examples.RULES if sample is self._last else self._row_rules:
             message = rule.check(row)
             if message is not None:
                 self._of_rows.add(rule, row.place, message)
         self.splits[split].add(row)
         self._last = sample
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Every kind of defect that is looked for in this task's data."""
+        return (*encoding.RULES, *refused.RULES, *self._row_rules, *sets.RULES)
 
     @property
     def sets(self) -> Sets:
@@ -73,7 +80,7 @@ class Doctor:
     def findings(self) -> list[Finding]:
         """All that was found so far, errors first, then in the order of the table of rules."""
         of_sets = [finding for rule in sets.RULES for finding in rule.check(self.sets)]
-        return in_order([*self.findings_of_rows(), *of_sets], RULES)
+        return in_order([*self.findings_of_rows(), *of_sets], self.rules)
 
     def findings_of_rows(self) -> list[Finding]:
         """Those that no other row could change."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ptune.codecs.chat import ChatCodec
 from ptune.data import dataset
-from ptune.doctor.doctor import RULES, SPLITS, Doctor
+from ptune.doctor.doctor import SPLITS, Doctor
 from ptune.doctor.finding import Finding, in_order
 from ptune.doctor.refused import file_refused, row_refused
 from ptune.errors import DataError
@@ -49,7 +49,7 @@ def examine(data: Data, task: Chat, codec: ChatCodec, seed: int) -> Examination:
         if fewer == data or not fewer.files:
             break
         data = fewer
-    return Examination(doctor, in_order(_once(doctor.findings() + left_out), RULES))
+    return Examination(doctor, in_order(_once(doctor.findings() + left_out), doctor.rules))
 
 
 def _read(data: Data, task: Chat, codec: ChatCodec, seed: int, doctor: Doctor) -> DataError | None:

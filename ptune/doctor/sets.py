@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ptune.doctor.finding import Finding, Rule
 from ptune.doctor.ledger import Hashes, Label, Ledger
 from ptune.tasks.chat.spec import Chat
+from ptune.tasks.translation.spec import Translation
 
 # From which share of a held-out split an overlap is an error. A test set gives the figures that are believed; a
 # validation set chooses among steps, which a few repeated rows do not change.
@@ -172,15 +173,21 @@ def _repeated(texts: Hashes) -> tuple[Indices, Indices]:
     return order[again], order[np.searchsorted(ordered, ordered[again])]
 
 
+def _compared(ledger: Ledger, task: Chat) -> Hashes:
+    """A source that was trained on is no test, whatever its translation."""
+    return ledger.prompts if isinstance(task, Translation) else ledger.texts
+
+
 def _overlap(sets: Sets, split: str, others: tuple[str, ...]) -> Iterator[Finding]:
     held = sets.splits[split]
     for other in others:
         known = sets.splits[other]
-        shared = np.flatnonzero(np.isin(held.texts, known.texts))
+        theirs, ours = _compared(known, sets.task), _compared(held, sets.task)
+        shared = np.flatnonzero(np.isin(ours, theirs))
         if not len(shared):
             continue
         first = int(shared[0])
-        twin = known.place(int(np.flatnonzero(known.texts == held.texts[first])[0]))
+        twin = known.place(int(np.flatnonzero(theirs == ours[first])[0]))
         share = len(shared) / len(held)
         yield Finding(
             f"{split}-overlap",

@@ -114,6 +114,8 @@ def prompt_of(adapter: Path, bundle: Bundle) -> tuple[dict[str, object], str | N
     if (adapter / OWN).is_file():
         said = read_json(adapter / OWN)
         own = {"own_prompt": True, "template": said.get("template"), "system": said.get("system")}
+        if said.get("translation"):
+            own |= {"task": said.get("task"), "translation": said["translation"]}
         base = said.get("base")
         if base != bundle.manifest.base.hash:
             raise AdapterError(

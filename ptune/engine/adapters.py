@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ptune.engine.peft_config import MERGE, LoraConfig, read_config
 from ptune.engine.safetensors import float32_bytes, read_tensors
 from ptune.errors import AdapterError, FormatError
+from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Signature, Socket
 from ptune.formats.whole_write import read_json
 
@@ -51,7 +52,7 @@ class Adapter:
 
 def load_adapter(
     folder: Path,
-    signature: Signature | EncoderSignature,
+    signature: Signature | EncoderSignature | Seq2SeqSignature,
     head: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Adapter:
     """Reads a folder that peft's `save_pretrained` wrote.

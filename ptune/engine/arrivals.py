@@ -62,7 +62,8 @@ class Arrivals:
             if expected:
                 row.end("error", str(found))
         elif expected:
-            row.adapter = found
+            for member in row.rows:
+                member.adapter = found
             self._scheduler.submit(row)
         else:  # it was given up meanwhile
             self._registry.give_back(found)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from ptune.engine.adapters import Adapter, factor_bytes, load_adapter
 from ptune.engine.encoder_batch import Array, Item, choose, padded
 from ptune.engine.encoder_golden import replay
@@ -259,17 +257,13 @@ class EncoderEngine:
     def _compute(self, jobs: Sequence[_Job]) -> list[Array]:
         """One pass of the body, then each adapter's head on its own rows."""
         inputs = padded([job.item for job in jobs], self.signature)
-        stack = self._stacks.of(
-            {job.served.factors for job in jobs if job.served and job.served.factors.rank}
-        )
-        choice = np.zeros((len(jobs), stack.rank), np.float32)
+        factors = [job.served.factors if job.served and job.served.factors.rank else None for job in jobs]
+        stack = self._stacks.of({one for one in factors if one is not None})
         rows: dict[Served | None, list[int]] = {}
         for row, job in enumerate(jobs):
             rows.setdefault(job.served, []).append(row)
-            if job.served is not None and job.served.factors.rank:
-                choice[row, stack.columns[job.served.factors]] = 1
         with self.pulse.step(len(jobs)):
-            hidden = self._session.run({**inputs, "choice": choice}, stack.inputs)
+            hidden = self._session.run({**inputs, "choice": stack.choice(factors)}, stack.inputs)
         lengths = inputs.get("lengths")
         found: dict[int, Array] = {}
         for served, own in rows.items():

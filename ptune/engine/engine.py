@@ -22,6 +22,7 @@ from ptune.engine.registry import AdapterStats, Registry, shutting_down
 from ptune.engine.request import Request, Token, require_tokens
 from ptune.engine.rows import Generation, Scoring
 from ptune.engine.scheduler import Row, Scheduler
+from ptune.engine.search import Search
 from ptune.engine.step import Logits, Step
 from ptune.engine.ticket import Ticket, drawn, until_finish
 from ptune.errors import PtuneError, UsageError
@@ -121,11 +122,12 @@ class Engine:
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         manifest = bundle.manifest
         graph = bundle.graph_path(profile)
-        bundle.check_files(manifest.graphs[profile or manifest.default_profile].files)
+        about = manifest.graphs[profile or manifest.default_profile]
+        bundle.check_files(about.files)
         cache = KvCache.within(kv_bytes, bundle.decoder, max_rows)
         engine = cls(
             bundle,
-            Graphs.open(graph, bundle.decoder, threads),
+            Graphs.open(graph, bundle.decoder, threads, about.least_tokens),
             cache,
             prefill_chunk=prefill_chunk,
             max_waiting=max_waiting,
@@ -183,12 +185,13 @@ class Engine:
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> Ticket:
         """Queues a request. `deliver` gets its tokens one by one, on the engine's thread; it must be quick.
 
+        A request with beams has as many rows as beams, and its tokens come at its end.
         While its adapter is being read it waits outside the queue, and nobody else waits for that.
         Raises: RequestError: 400 for what cannot be served, 404 for an unknown adapter, 429 where the queue is full
         (see ptune.engine.fairness), 503 while the engine drains.
         """
         with self._changed:
-            row = self._generation(request, deliver)
+            row = self._row(request, deliver)
             own = self._arrivals.waiting(request.tenant)
             self._scheduler.require_room(request.tenant, own, len(self._arrivals) - own)
             self._enqueue([row], [request.adapter])
@@ -206,10 +209,7 @@ class Engine:
         """Answers many requests at once, in one queue without a bound. Raises: RequestError, as `submit`, but 429."""
         queues: list[queue.SimpleQueue[Token]] = [queue.SimpleQueue() for _ in requests]
         with self._changed:
-            rows = [
-                self._generation(request, tokens.put)
-                for request, tokens in zip(requests, queues, strict=True)
-            ]
+            rows = [self._row(request, tokens.put) for request, tokens in zip(requests, queues, strict=True)]
             self._enqueue(rows, [request.adapter for request in requests])
         return [list(until_finish(tokens)) for tokens in queues]
 
@@ -237,7 +237,7 @@ class Engine:
             return EngineStats(
                 running=len(self._scheduler.running),
                 waiting=len(self._scheduler.waiting) + len(self._arrivals),
-                kv_used_tokens=sum(row.cached for row in self._scheduler.running),
+                kv_used_tokens=sum(row.cached for row in self._scheduler.computing),
                 kv_capacity_tokens=self._cache.slots * self._cache.capacity,
                 steps=self._loop.steps,
                 tokens=self._loop.tokens,
@@ -274,13 +274,15 @@ class Engine:
         if not self._open:
             raise shutting_down()
 
-    def _generation(self, request: Request, deliver: Callable[[Token], None]) -> Generation:
+    def _row(self, request: Request, deliver: Callable[[Token], None]) -> Row:
         """A row for a request that can be served."""
         self._require_open()
-        request.require_servable(self.signature.vocab_size, self.context)
+        request.require_servable(self.signature.vocab_size, self.context, self._cache.slots)
         self._registry.record(request.adapter)
         deadline_s = math.inf if request.deadline_s is None else loop.clock_s() + request.deadline_s
-        return Generation(request, None, deliver, deadline_s)
+        if request.beams is not None:
+            return Search(request, request.beams, self._scheduler.slots.fork, deliver, deadline_s)
+        return Generation(request, deliver, deadline_s)
 
 
 def _check_options(step_ms: float, **counts: int) -> None:

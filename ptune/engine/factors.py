@@ -1,14 +1,15 @@
-"""The factors of the adapters that are active in an encoder's pass, side by side as one wide adapter."""
+"""The factors of the adapters that are active in a pass of an encoder or an encoder-decoder, side by side as one wide adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ptune.engine.adapters import Adapter, Factor
+from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Socket
 
 LIMIT_BYTES = 512 << 20
@@ -32,6 +33,14 @@ class Stack:
         """Whether one of its adapters is gone."""
         return len(self.columns) < self.adapters
 
+    def choice(self, rows: Sequence[Adapter | None]) -> Factor:
+        """[rows, R]: 1 where a row uses a column, its adapter's own; None = the bare base."""
+        found = np.zeros((len(rows), self.rank), np.float32)
+        for row, adapter in enumerate(rows):
+            if adapter is not None:
+                found[row, self.columns[adapter]] = 1
+        return found
+
 
 class Stacks:
     """Keeps the stacks that were used last, within a limit in bytes: the same adapters come again.
@@ -41,7 +50,9 @@ class Stacks:
     without a copy as long as they are for the same few adapters.
     """
 
-    def __init__(self, signature: EncoderSignature, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(
+        self, signature: EncoderSignature | Seq2SeqSignature, limit_bytes: int = LIMIT_BYTES
+    ) -> None:
         self._signature = signature
         self._limit_bytes = limit_bytes
         self._kept: list[Stack] = []  # the one that was used last at the end
@@ -67,7 +78,7 @@ class Stacks:
         return _stack(members, self._signature)
 
 
-def _stack(adapters: list[Adapter], signature: EncoderSignature) -> Stack:
+def _stack(adapters: list[Adapter], signature: EncoderSignature | Seq2SeqSignature) -> Stack:
     """An adapter that leaves a socket alone, or has a lower rank there than elsewhere, is padded with zeros."""
     ends = np.cumsum([adapter.rank for adapter in adapters]).tolist()
     columns = {adapter: slice(end - adapter.rank, end) for adapter, end in zip(adapters, ends, strict=True)}

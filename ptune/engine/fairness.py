@@ -100,10 +100,12 @@ class FairQueue:
         self._served[tenant] = max(self.served(tenant), floor)
 
 
-def giving_way(row: Row, running: Sequence[Row], queue: FairQueue) -> Row | None:
-    """The running row whose slot a waiting one may have, where its tenant has a slot less than its share at least.
+def giving_way(row: Row, running: Sequence[Row], queue: FairQueue, missing: int = 1) -> list[Row]:
+    """The running rows whose slots a waiting one may have, where its tenant is short of its share by what it needs at least.
 
-    It is of the tenant that holds the most slots for its weight, and is left with as many as the other has then; so two
+    missing: slots that it needs beside those that are free; where that many cannot be had, nobody gives way.
+
+    Each is of the tenant that holds the most slots for its weight, and is left with as many as the other has then; so two
     tenants never take from each other in turn. It has been served no less than the other, whose running rows are not
     held against it: they are what it gets its share for. Of that tenant's rows it is the one that gave way least often,
     then the one that is cheapest to compute again; a row that wants logits of its prompt, which cannot be told twice,
@@ -112,21 +114,38 @@ def giving_way(row: Row, running: Sequence[Row], queue: FairQueue) -> Row | None
     held: dict[str, float] = {}
     served = queue.served(row.tenant)
     for other in running:
-        held[other.tenant] = held.get(other.tenant, 0.0) + 1 / other.weight
-        served -= other.charged / other.weight if other.tenant == row.tenant else 0.0
-    after = held.pop(row.tenant, 0.0) + 1 / row.weight
+        held[other.tenant] = held.get(other.tenant, 0.0) + _share(other)
+        if other.tenant == row.tenant:
+            served -= sum(member.charged for member in other.rows) / other.weight
+    after = held.pop(row.tenant, 0.0) + _share(row)
     candidates = [
         other
         for other in running
         if other.tenant in held
-        and held[other.tenant] - 1 / other.weight >= after
         and queue.served(other.tenant) >= served
         and not other.all_logits
         and other.preempted < MOST_PREEMPTED
     ]
-    if not candidates:
-        return None
-    return min(candidates, key=lambda other: (-held[other.tenant], other.preempted, other.cached))
+    found: list[Row] = []
+    while sum(len(other.rows) for other in found) < missing:
+        candidates = [other for other in candidates if held[other.tenant] - _share(other) >= after]
+        if not candidates:
+            return []
+        gives = min(candidates, key=lambda other: (-held[other.tenant], other.preempted, _cached(other)))
+        candidates.remove(gives)
+        held[gives.tenant] -= _share(gives)
+        found.append(gives)
+    return found
+
+
+def _share(row: Row) -> float:
+    """What a row and those that it brings take of its tenant's share of slots."""
+    return len(row.rows) / row.weight
+
+
+def _cached(row: Row) -> int:
+    """Tokens that would have to be computed again."""
+    return sum(member.cached for member in row.rows)
 
 
 def require_room(own: int, everybody: int, most: int) -> None:

@@ -21,9 +21,12 @@ class Graphs:
     bare: Session | None = None
     grouped: Session | None = None
     grouped_bare: Session | None = None
+    least_tokens: int = 1  # cells that a step must have to say the same bits in any company
 
     @classmethod
-    def open(cls, path: Path, signature: Signature, threads: int | None = None) -> Graphs:
+    def open(
+        cls, path: Path, signature: Signature, threads: int | None = None, least_tokens: int = 1
+    ) -> Graphs:
         """The graph at `path`, and those beside it where the weights are light. Raises: FormatError."""
         weights = path.with_name(f"{path.name}.data")
         light = not weights.is_file() or weights.stat().st_size <= LIGHT
@@ -39,6 +42,7 @@ class Graphs:
             beside(BARE, sockets=False),
             beside(GROUPED, grouped=True),
             beside(GROUPED_BARE, sockets=False, grouped=True),
+            least_tokens,
         )
 
     @property

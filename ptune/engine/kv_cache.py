@@ -48,10 +48,10 @@ class KvCache:
         """Slots [low, high) of every cache input: views of [high - low, kv_heads, allocated, dim]."""
         return {name: array[low:high] for name, array in self._arrays.items()}
 
-    def copy(self, source: int, target: int, tokens: int) -> None:
-        """Copies the first tokens of one slot into another."""
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Copies tokens [start, stop) of one slot into another."""
         for array in self._arrays.values():
-            array[target, :, :tokens] = array[source, :, :tokens]
+            array[target, :, start:stop] = array[source, :, start:stop]
 
 
 def _entries(signature: Signature) -> list[tuple[str, CacheLayer, int]]:

@@ -37,14 +37,14 @@ def divide(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
     return runs
 
 
-def flat_indices(chunks: Sequence[Chunk], window: Window) -> tuple[list[Indices], int]:
-    """Where each chunk's tokens lie among G * m, row by row of [G, m]; and m."""
+def flat_indices(chunks: Sequence[Chunk], window: Window, least: int = 1) -> tuple[list[Indices], int]:
+    """Where each chunk's tokens lie among G * m >= least, row by row of [G, m]; and m."""
     places: list[list[Chunk]] = [[] for _ in range(window.count)]
     base = [chunk for chunk in chunks if chunk.row.adapter is None]
     for chunk in chunks:
         if chunk.row.adapter is not None:
             places[window.groups[chunk.row.adapter]].append(chunk)
-    total = sum(map(len, chunks))
+    total = max(sum(map(len, chunks)), least)
     width = max(max(map(_tokens, places)), -(-total // window.count))
     found: dict[Chunk, Indices] = {}
     free = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 from ptune.errors import RequestError
@@ -68,6 +68,30 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Beams:
+    """Beam search in place of sampling. Field names and meanings are those of transformers' `generate`.
+
+    Raises: RequestError that names the field where a value is out of range.
+    """
+
+    num_beams: int  # sequences that are followed at once
+    length_penalty: float = (
+        1.0  # an answer's score is the sum of its log-probabilities / tokens ** length_penalty
+    )
+    early_stopping: bool | Literal["never"] = False  # see ptune.engine.beams
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_beams >= 2, "num_beams", "must be 2 or more here: one beam is greedy", self.num_beams
+        )
+        _require(
+            -10 <= self.length_penalty <= 10, "length_penalty", "must be from -10 to 10", self.length_penalty
+        )
+        known = isinstance(self.early_stopping, bool) or self.early_stopping == "never"
+        _require(known, "early_stopping", 'must be true, false or "never"', self.early_stopping)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One sequence to be continued. Raises: RequestError that names the field where a value is out of range."""
 
@@ -79,6 +103,7 @@ class Request:
     logprobs: int | None = None  # None = none; n = the chosen token's and the n most likely
     prompt_logprobs: bool = False  # also the log-probability of every prompt token but the first
     grammar: Grammar | None = None  # what the answer may be
+    beams: Beams | None = None  # the answer is the best that beam search finds, and comes whole at the end
     tenant: str = ""  # on whose account the work is done: tenants share the engine fairly
     weight: float = 1.0  # the tenant's share beside others': 2 = twice as much
     deadline_s: float | None = None  # seconds after its submission at which a request is ended; None = never
@@ -94,16 +119,39 @@ class Request:
             "must be above 0 seconds",
             self.deadline_s,
         )
+        if self.beams is not None:
+            self._require_beams_alone()
 
-    def require_servable(self, vocab: int, context: int) -> None:
-        """Raises: RequestError where a model with so many tokens and so long a context cannot serve this."""
+    def require_servable(self, vocab: int, context: int, rows: int) -> None:
+        """Raises: RequestError where an engine with so many tokens, so long a context and so many rows cannot serve this."""
         require_tokens(self.prompt, self.max_tokens, vocab, context)
+        if self.beams is not None:
+            most = min(rows, vocab // max(2, 1 + len(self.stop_ids)))
+            rule = f"must be at most {most} here, as each beam is a row of the engine, which has {rows}"
+            _require(self.beams.num_beams <= most, "num_beams", rule, self.beams.num_beams)
         if wrong := [token for token in self.sampling.logit_bias if not 0 <= token < vocab]:
             raise RequestError(
                 f"logit_bias: no token {wrong[0]}; the vocabulary has {vocab}", param="logit_bias"
             )
         if (self.logprobs or 0) > vocab:
             raise RequestError(f"logprobs must be at most {vocab} (is {self.logprobs})", param="logprobs")
+
+    def _require_beams_alone(self) -> None:
+        """Raises: RequestError for what beam search cannot be combined with."""
+        sampling, plain = self.sampling, Sampling(temperature=0, seed=self.sampling.seed)
+        for field_ in fields(Sampling):
+            value, wanted = getattr(sampling, field_.name), getattr(plain, field_.name)
+            rule = f"must be {wanted!r} with num_beams: beam search chooses by the model's own probabilities"
+            _require(value == wanted, field_.name, rule, value)
+        for name, asked in (
+            ("logprobs", self.logprobs is not None),
+            ("prompt_logprobs", self.prompt_logprobs),
+        ):
+            _require(not asked, name, "cannot be told with num_beams", getattr(self, name))
+        if self.grammar is not None:
+            message = "num_beams: beam search follows no form (response_format, structured_outputs, forced tool calls)"
+            raise RequestError(message, param="num_beams", code="invalid_value")
+        _require(self.max_tokens > 0, "max_tokens", "must be 1 or more with num_beams", self.max_tokens)
 
 
 def require_tokens(prompt: Sequence[int], max_tokens: int, vocab: int, context: int) -> None:
@@ -136,6 +184,7 @@ class Token:
     prompt: bool = False
     refused: bool = False  # the error is the request's own fault
     late: bool = False  # the error is that its deadline passed before its first token
+    score: float | None = None  # of an answer of beam search, on its last token
 
     @property
     def refusal(self) -> RequestError | None:

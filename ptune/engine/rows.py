@@ -21,20 +21,15 @@ from ptune.errors import PtuneError, RequestError
 Logits = npt.NDArray[np.float32]
 
 
-class Generation(Row):
-    """A request on its way: samples a token whenever its newest has been computed, and delivers it."""
+class Answering(Row):
+    """A request on its way, and whoever gets its tokens."""
 
     def __init__(
-        self,
-        request: Request,
-        adapter: Adapter | None,
-        deliver: Callable[[Token], None],
-        deadline_s: float = math.inf,
+        self, request: Request, deliver: Callable[[Token], None], deadline_s: float = math.inf
     ) -> None:
         """deadline_s: on the engine's clock."""
         super().__init__(
             list(request.prompt),
-            adapter,
             all_logits=request.prompt_logprobs,
             tenant=request.tenant,
             weight=request.weight,
@@ -42,6 +37,39 @@ class Generation(Row):
         )
         self._request = request
         self._deliver = deliver
+
+    def end(self, finish: Finish, error: str | None = None) -> None:
+        if not self.finished:
+            self._emit(Token(NO_TOKEN, finish=finish, error=error))
+
+    def give_up(self) -> None:
+        """A late row keeps what it has said, as one that has reached `max_tokens`; one that has said nothing fails."""
+        if self.cancelled or len(self.tokens) > len(self._request.prompt):
+            self.end("cancelled" if self.cancelled else "length")
+        else:
+            limit = f"the request's deadline of {self._request.deadline_s:g} s"
+            error = f"{limit} passed before its first token; try again later, or allow more time"
+            self._emit(Token(NO_TOKEN, finish="error", error=error, late=True))
+
+    def _emit(self, token: Token) -> None:
+        """Delivers; who cannot take a token gets no more, and nobody else is disturbed."""
+        self.finished = token.finish is not None
+        try:
+            self._deliver(token)
+        except Exception:
+            logging.getLogger(__name__).exception("a request's receiver failed; the request is cancelled")
+            self._deliver = _nowhere
+            self.cancelled = True
+
+
+class Generation(Answering):
+    """Samples a token whenever its newest has been computed, and delivers it."""
+
+    def __init__(
+        self, request: Request, deliver: Callable[[Token], None], deadline_s: float = math.inf
+    ) -> None:
+        """deadline_s: on the engine's clock."""
+        super().__init__(request, deliver, deadline_s)
         seed = request.sampling.seed
         self._seed = secrets.randbits(64) if seed is None else seed
         self._walk = None if request.grammar is None else request.grammar.walk()
@@ -70,19 +98,6 @@ class Generation(Row):
                 self._emit_all(chunk.guess, logits[len(logits) - 1 - len(chunk.guess) :])
             except RequestError as error:  # its grammar cannot be followed any further
                 self._emit(Token(NO_TOKEN, finish="error", error=str(error), refused=True))
-
-    def end(self, finish: Finish, error: str | None = None) -> None:
-        if not self.finished:
-            self._emit(Token(NO_TOKEN, finish=finish, error=error))
-
-    def give_up(self) -> None:
-        """A late row keeps what it has said, as one that has reached `max_tokens`; one that has said nothing fails."""
-        if self.cancelled or len(self.tokens) > len(self._request.prompt):
-            self.end("cancelled" if self.cancelled else "length")
-        else:
-            limit = f"the request's deadline of {self._request.deadline_s:g} s"
-            error = f"{limit} passed before its first token; try again later, or allow more time"
-            self._emit(Token(NO_TOKEN, finish="error", error=error, late=True))
 
     def _emit_prompt(self, start: int, logits: Logits) -> None:
         """Logits of prompt position p tell the probability of the prompt's token p + 1."""
@@ -131,16 +146,6 @@ class Generation(Row):
         logprobs = log_softmax(logits)
         top = most_likely(logprobs, self._request.logprobs or 0)
         return Token(token, float(logprobs[token]), top, finish, prompt=prompt)
-
-    def _emit(self, token: Token) -> None:
-        """Delivers; who cannot take a token gets no more, and nobody else is disturbed."""
-        self.finished = token.finish is not None
-        try:
-            self._deliver(token)
-        except Exception:
-            logging.getLogger(__name__).exception("a request's receiver failed; the request is cancelled")
-            self._deliver = _nowhere
-            self.cancelled = True
 
 
 class Scoring(Row):

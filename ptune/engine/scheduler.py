@@ -42,6 +42,11 @@ class Row:
     held_back: bool = field(default=False, init=False)  # has waited so; it does so once
 
     @property
+    def rows(self) -> tuple[Row, ...]:
+        """Itself, and those that begin, give way and end with it. Each has a slot, they alone are running or waiting for it."""
+        return (self,)
+
+    @property
     def uncached(self) -> int:
         return len(self.tokens) - self.cached
 
@@ -100,6 +105,9 @@ class Scheduler:
     tenant with more than its share gives way and is computed again later. A row whose beginning is just being computed
     for another waits until it can be copied.
 
+    A row may bring others (see `Row.rows`), and begins when there is a slot for each. While it waits for that and it is
+    its turn, free slots are kept for it: nobody begins before it, or rows that need one slot would always be quicker.
+
     A step computes one token of every row that is generating and a limited number of tokens of those that still have
     more: at most `prefill_chunk`, and no more than fit into `step_s` as far as measured steps tell. So a long prompt
     delays nobody's next token by more than that, and no row that runs ever starves.
@@ -127,6 +135,11 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
 
+    @property
+    def computing(self) -> list[Row]:
+        """All that have slots: the running rows, each followed by those that it brought."""
+        return [row for leader in self.running for row in leader.rows]
+
     def require_room(self, tenant: str, own: int = 0, others: int = 0) -> None:
         """Lets a tenant's request wait, beside those that wait elsewhere: its own and those of others.
 
@@ -153,21 +166,23 @@ class Scheduler:
         """Takes rows out of the batch and frees their slots."""
         for row in rows:
             if row.slot is not None:
-                self.waiting.grown(row)
+                for member in row.rows:
+                    self.waiting.grown(member)
                 self._stop(row)
                 self.waiting.left(row)
 
     def plan(self) -> list[Chunk]:
         """Admits rows while there are slots, then says what the next step computes. Empty where nothing is to do."""
-        for row in self.running:
+        for row in self.computing:
             self.waiting.grown(row)
         while (begins := self._next()) is not None:
             self.waiting.remove(begins)
-            self.slots.take(begins)
+            for row in begins.rows:
+                self.slots.take(row)
             self.running.append(begins)
             self.waiting.begun(begins)
-        generating = [row for row in self.running if row.uncached == 1]
-        prompts = [row for row in self.running if row.uncached > 1]
+        generating = [row for row in self.computing if row.uncached == 1]
+        prompts = [row for row in self.computing if row.uncached > 1]
         counts = share_out(self._pace.prompt_tokens(len(generating)), prompts, self.waiting.served)
         most = self._guesses // max(len(generating), 1)
         return [
@@ -190,32 +205,42 @@ class Scheduler:
         """
         self.slots.forget()
         told = [row for row in self.running if row.all_logits and row.cached]
-        for row in self.running:
+        for row in self.computing:
             row.cached = 0
         return told
 
     def _next(self) -> Row | None:
-        """The row that begins now; a slot is free for it."""
+        """The row that begins now; slots are free for it and those that it brings."""
         for queue in self.waiting.queues():
-            victim = None if self.slots else giving_way(queue[0], self.running, self.waiting)
-            row = next(filter(self._ready, queue), None) if self.slots or victim else None
-            if row is not None:
-                if victim is not None:
-                    self._preempt(victim)
-                return row
+            if self.slots or self._giving_way(queue[0]):
+                row = next(filter(self._ready, queue), None)
+                if row is not None:
+                    victims = self._giving_way(row)
+                    if len(self.slots) + sum(len(victim.rows) for victim in victims) < len(row.rows):
+                        return None  # it is its turn: what is free is kept for it
+                    for victim in victims:
+                        self._preempt(victim)
+                    return row
         return None
+
+    def _giving_way(self, row: Row) -> list[Row]:
+        """Who makes room for a waiting row."""
+        missing = len(row.rows) - len(self.slots)
+        return giving_way(row, self.running, self.waiting, missing) if missing > 0 else []
 
     def _preempt(self, row: Row) -> None:
         """A row gives its slot away and waits, with what it has said so far, to be computed again from its beginning."""
         self._stop(row)
-        row.cached = 0
+        for member in row.rows:
+            member.cached = 0
         row.preempted += 1
         self.preempted += 1
         self.waiting.put_back(row)
 
     def _stop(self, row: Row) -> None:
         self.running.remove(row)
-        self.slots.give_back(row)
+        for member in row.rows:
+            self.slots.give_back(member)
 
     def _ready(self, row: Row) -> bool:
         """Whether a row should begin, rather than wait for another that is computing what both begin with."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ptune.engine.scheduler import Row
 
 WORTH_A_COPY = 16  # tokens
-Copy = Callable[[int, int, int], None]
-"""Copies the first tokens of a slot into another: from, to, how many."""
+Copy = Callable[[int, int, int, int], None]
+"""Copies tokens of a slot into another: from, to, the first one's place, the place behind the last one."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Slots:
         self._busy: dict[int, Row] = {}
         self.reused = 0  # tokens that were found, not computed
 
-    def __bool__(self) -> bool:
-        """Whether one is free."""
-        return bool(self._free)
+    def __len__(self) -> int:
+        """How many are free."""
+        return len(self._free)
 
     @property
     def free(self) -> list[int]:
@@ -58,11 +58,22 @@ class Slots:
             slot = next(iter(self._free))
             shared = shared if shared >= WORTH_A_COPY or slot == source else 0
             if shared and source != slot:
-                self._copy(source, slot, shared)
+                self._copy(source, slot, 0, shared)
         del self._free[slot]
         self._busy[slot] = row
         row.slot, row.cached = slot, shared
         self.reused += shared
+
+    def fork(self, source: Row, target: Row) -> None:
+        """Makes a row what another has computed so far. Both have slots; only what differs is copied."""
+        assert source.slot is not None
+        assert target.slot is not None
+        tokens = source.tokens[: source.cached]
+        start = common(target.tokens, tokens, target.cached)
+        target.cached = start  # it holds no more, should the copy fail
+        if start < len(tokens):
+            self._copy(source.slot, target.slot, start, len(tokens))
+        target.tokens, target.cached, target.charged = tokens, len(tokens), source.charged
 
     def give_back(self, row: Row) -> None:
         """Frees a row's slot, which keeps what was computed in it."""
@@ -116,7 +127,7 @@ class Slots:
 
 def _findable(row: Row) -> int:
     """Tokens that need not be computed where they are found. The newest is in any case: its logits are wanted."""
-    return 0 if row.all_logits else len(row.tokens) - 1
+    return 0 if row.all_logits else max(len(row.tokens) - 1, 0)
 
 
 def common(one: Sequence[int], other: Sequence[int], most: int) -> int:

@@ -46,7 +46,7 @@ class Step:
         low, high = int(slots.min()), int(slots.max()) + 1
         caches = self._cache.window(low, high)
         window = self._places.of({chunk.row.adapter for chunk in chunks if chunk.row.adapter is not None})
-        flat, width = flat_indices(chunks, window)
+        flat, width = flat_indices(chunks, window, self.graphs.least_tokens)
         tokens = Tokens.of(chunks, flat, window.count * width, range(low, high))
         room = self._cache.allocated
         heads = self._heads if self._heads is not None and fits_grouped(tokens, self._heads, room) else None

@@ -17,30 +17,35 @@ def answers(
     model: torch.nn.Module,
     codec: ChatCodec,
     prompts: Sequence[Sequence[int]],
-    max_tokens: int,
+    max_tokens: int | Sequence[int],
     device: torch.device,
 ) -> list[str]:
-    """One greedy answer a prompt, in the order given; prompts go through the model together, padded on the left."""
+    """One greedy answer a prompt, in the order given; prompts go through the model together, padded on the left.
+
+    max_tokens: of every answer, or of each.
+    """
     model.eval()
+    limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
     ends = sorted(codec.eos_ids)
-    config = GenerationConfig(
-        do_sample=False,
-        repetition_penalty=1.0,  # what is left open here, transformers takes from the model's own defaults
-        max_new_tokens=max_tokens,
-        eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends else 0,
-    )
     found = []
     for start in range(0, len(prompts), ROWS):
         rows = prompts[start : start + ROWS]
-        width = max(len(row) for row in rows)
+        width, most = max(len(row) for row in rows), limits[start : start + ROWS]
+        config = GenerationConfig(
+            do_sample=False,
+            repetition_penalty=1.0,  # what is left open here, transformers takes from the model's own defaults
+            max_new_tokens=max(most),
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if ends else 0,
+        )
         ids = torch.zeros(len(rows), width, dtype=torch.long, device=device)
         mask = torch.zeros_like(ids)
         for place, row in enumerate(rows):
             ids[place, width - len(row) :] = torch.tensor(row, device=device)
             mask[place, width - len(row) :] = 1
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        found += [codec.decode(_until_end(row, codec.eos_ids)).strip() for row in output[:, width:].tolist()]
+        said = [row[:limit] for row, limit in zip(output[:, width:].tolist(), most, strict=True)]
+        found += [codec.decode(_until_end(row, codec.eos_ids)).strip() for row in said]
     return found
 
 

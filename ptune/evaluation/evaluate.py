@@ -44,7 +44,7 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
     held = held_out(run)
     asked = _askable(held, recipe)
     found: dict[str, Any] = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}
-    base, tuned = _models(run, record, recipe)
+    base, tuned = models_of(run, record, recipe)
     adapter_off = base.disable_adapter() if isinstance(base, PeftModel) else nullcontext()
     with adapter_off:
         found["before"] = _figures("base", base, held, recipe)
@@ -88,7 +88,7 @@ def before_and_after(found: dict[str, Any]) -> Table:
     return table
 
 
-def _models(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Module, torch.nn.Module]:
+def models_of(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Base and tuned model. With an adapter both are one PeftModel, whose adapter can be switched off."""
     loaded = load(recipe.backbone)
     if loaded.identity.hash != record.base.hash:
@@ -101,7 +101,8 @@ def _models(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Modul
     return loaded.model, load(recipe.backbone.saved_at(run.model_path)).model
 
 
-def _backbone(model: torch.nn.Module) -> PreTrainedModel:
+def backbone_of(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformers model in a model that may have an adapter."""
     backbone = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(backbone, PreTrainedModel)
     return backbone
@@ -109,7 +110,7 @@ def _backbone(model: torch.nn.Module) -> PreTrainedModel:
 
 def _figures(label: str, model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> Figures:
     label = f"held-out loss, {label}"
-    return figures(label, model, _backbone(model), held.examples, recipe.train.micro_batch_tokens)
+    return figures(label, model, backbone_of(model), held.examples, recipe.train.micro_batch_tokens)
 
 
 def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[str, Any] | None:
@@ -131,7 +132,7 @@ def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[s
         say(f"no in-context baseline: {error}")
         return None
     label = f"base with {len(chosen)} examples in context"
-    return {**in_context(label, model, examples, _backbone(model).device), "examples": len(chosen)}
+    return {**in_context(label, model, examples, backbone_of(model).device), "examples": len(chosen)}
 
 
 def _askable(held: HeldOut, recipe: Recipe) -> list[Askable]:
@@ -150,4 +151,4 @@ def _answers(
         return []
     say(f"answers, {label}")
     prompts = [conversation.prompt(held.codec) for conversation in asked]
-    return answers(model, held.codec, prompts, recipe.evaluate.answer_tokens, _backbone(model).device)
+    return answers(model, held.codec, prompts, recipe.evaluate.answer_tokens, backbone_of(model).device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import random
 from collections.abc import Sequence
 from typing import Literal
@@ -65,15 +66,17 @@ def in_context(
     shared = _shared(examples)
     ids = torch.tensor([examples[0].ids[:shared]], device=device)
     cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values if shared else None
+    # Newer transformers renamed the argument; code that comes with a model may have the old name.
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     loss, correct, targets = 0.0, 0, 0
     with Progress(label, len(examples), unit="examples") as progress:
         for example in examples:
             columns = [column for column, wanted in enumerate(example.targets) if wanted and column > 0]
             output = model(
                 input_ids=torch.tensor([example.ids[shared:]], device=device),
-                past_key_values=copy.deepcopy(cache),  # what is read here must not stay in it
                 use_cache=cache is not None,
                 logits_to_keep=torch.tensor(columns, device=device) - 1 - shared,
+                **{name: copy.deepcopy(cache)},  # what is read here must not stay in it
             )
             labels = torch.tensor([example.ids[column] for column in columns], device=device)
             logits = output.logits[0].float()

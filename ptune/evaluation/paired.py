@@ -26,6 +26,7 @@ METRICS = {
     "regression": ("mae",),
     "tags": ("f1",),
     "ranking": ("mrr", "recall@10"),
+    "translation": ("chrf",),
 }
 """Problem -> the figures whose difference is tested."""
 
@@ -95,6 +96,10 @@ def _statistic(problem: str, labels: Sequence[str], side: Sequence[Mapping[str, 
         figures = {name: np.array([line["figures"][name] for line in side]) for name in METRICS[problem]}
         return lambda counts: {name: mean(counts, values) for name, values in figures.items()}
     gold, said = [line["gold"] for line in side], [line["predicted"] for line in side]
+    if problem == "translation":
+        from ptune.evaluation.translation.scores import statistic as of_texts
+
+        return of_texts(said, gold)
     if problem == "tags":
         return tags.of_counts(gold, said)
     if problem == "regression":

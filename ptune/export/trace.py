@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention
 from ptune.export.sockets import Socket, StepInputs, describe, install
+from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import STEP_INPUTS, CacheLayer, EncoderSignature, Signature
 
 OPSET = 20
@@ -38,7 +39,7 @@ class Traced:
     """A graph whose large initializers have no values yet, and what one must know to feed it."""
 
     graph: onnx_ir.Model
-    signature: Signature | EncoderSignature
+    signature: Signature | EncoderSignature | Seq2SeqSignature
     transposed: frozenset[str]  # weights that the graph holds as [in, out], transformers as [out, in]
     names: dict[
         str, tuple[str, ...]

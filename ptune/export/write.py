@@ -30,6 +30,7 @@ class Codec(Protocol):
 PROFILE = "fp32"
 INT8 = "int8"  # beside it
 INT4 = "int4"  # of decoders, beside it
+NF4 = "nf4"  # of decoders that trained in nf4, beside it
 PACKAGES = ("ptune", "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 

@@ -2,6 +2,7 @@
 
     manifest.json                   this file's Manifest
     graphs/PROFILE/model.onnx       the graph; its weights lie in model.onnx.data beside it
+    graphs/PROFILE/encoder.onnx     of an encoder-decoder, instead: the reader, and decoder.onnx, the writer (ptune.formats.seq2seq)
     graphs/PROFILE/bare.onnx        of a decoder: the same without adapters' inputs, on the same weights
     graphs/PROFILE/grouped.onnx     of a decoder whose heads share keys: the same for steps of few tokens a sequence; and
                                     grouped_bare.onnx
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from ptune.errors import FormatError
+from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Signature
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 
@@ -53,6 +55,7 @@ class Graph(_Record):
     profile: str
     files: dict[str, str]
     kept: float | None = None  # of int4: the share of its 4-bit blocks that are as the source has them
+    least_tokens: int = 1  # of a step; with fewer a product would add in another order
 
 
 class Hop(_Record):
@@ -75,7 +78,7 @@ class AdapterRecord(_Record):
 
     format: int = FORMAT
     name: str
-    task: str = "chat"  # or {text,token,image}-classification, feature-extraction (vectors), text-ranking
+    task: str = "chat"  # or translation, {text,token,image}-classification, feature-extraction (vectors), text-ranking
     files: dict[str, str] = Field(default_factory=dict)  # file name -> SHA-256
     rank: int = 0  # largest over the sockets
     base: str | None = None  # BaseIdentity.hash it was trained on; None = unverified
@@ -91,10 +94,15 @@ class AdapterRecord(_Record):
     )
     parity: Literal["measured", "unmeasured"] = "unmeasured"
     hops: tuple[Hop, ...] = ()
+    translation: dict[str, Any] | None = None  # of what translates: columns and languages of its recipe
     added: str = ""  # ISO date
 
 
 def _kind(signature: Any) -> str:
+    if isinstance(signature, Seq2SeqSignature) or (
+        isinstance(signature, dict) and signature.get("kind") == "seq2seq"
+    ):
+        return "seq2seq"
     encoder = isinstance(signature, EncoderSignature) or (
         isinstance(signature, dict) and "modality" in signature
     )
@@ -102,7 +110,9 @@ def _kind(signature: Any) -> str:
 
 
 AnySignature = Annotated[
-    Annotated[Signature, Tag("decoder")] | Annotated[EncoderSignature, Tag("encoder")],
+    Annotated[Signature, Tag("decoder")]
+    | Annotated[EncoderSignature, Tag("encoder")]
+    | Annotated[Seq2SeqSignature, Tag("seq2seq")],
     Discriminator(_kind),
 ]
 
@@ -128,7 +138,7 @@ class Manifest(_Record):
     format: int = FORMAT
     created: str
     versions: dict[str, str]
-    task: str = "chat"  # or encoder, whose adapters have tasks of their own
+    task: str = "chat"  # or encoder, whose adapters have tasks of their own, or seq2seq
     base: BaseIdentity
     signature: AnySignature
     graphs: dict[str, Graph]
@@ -163,14 +173,23 @@ class Bundle:
     def decoder(self) -> Signature:
         """The signature of a chat bundle. Raises: FormatError where it is no decoder."""
         if not isinstance(self.manifest.signature, Signature):
-            raise FormatError(f"{self.folder} is a bundle of an encoder, not of a model that generates text")
+            raise FormatError(
+                f"{self.folder} is a bundle of an encoder or an encoder-decoder, not of a causal language model"
+            )
         return self.manifest.signature
 
     @property
     def encoder(self) -> EncoderSignature:
         """The signature of an encoder's bundle. Raises: FormatError where it is a decoder."""
         if not isinstance(self.manifest.signature, EncoderSignature):
-            raise FormatError(f"{self.folder} is a chat bundle, not one of an encoder")
+            raise FormatError(f"{self.folder} is a bundle of a model that writes, not one of an encoder")
+        return self.manifest.signature
+
+    @property
+    def seq2seq(self) -> Seq2SeqSignature:
+        """The signature of an encoder-decoder's bundle. Raises: FormatError where it is another model's."""
+        if not isinstance(self.manifest.signature, Seq2SeqSignature):
+            raise FormatError(f"{self.folder} is no bundle of an encoder-decoder")
         return self.manifest.signature
 
     def write_manifest(self, manifest: Manifest) -> None:
@@ -235,7 +254,7 @@ def parse(kind: type[Record], value: dict[str, Any], path: Path) -> Record:
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part not in ("decoder", "encoder"))
+        place = ".".join(str(part) for part in first["loc"] if part not in ("decoder", "encoder", "seq2seq"))
         raise FormatError(f"{path} is damaged: {place}: {first['msg']}") from None
 
 

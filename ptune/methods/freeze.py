@@ -58,10 +58,16 @@ def with_head(model: nn.Module, head: Sequence[str]) -> nn.Module:
 
 
 def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The list of transformer blocks and its name: the longest list of modules that lies in no other list."""
+    """The list of transformer blocks and its name: the longest list of modules that lies in no other list.
+
+    Of an encoder-decoder it is the decoder's: the blocks that the head comes after.
+    """
     from torch import nn
 
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    written = {name: module for name, module in lists.items() if "decoder" in name.split(".")}
+    config = getattr(model, "config", None)
+    lists = written if getattr(config, "is_encoder_decoder", False) and written else lists
     outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     name = max(outermost, key=lambda name: len(lists[name]))
     return name, lists[name]

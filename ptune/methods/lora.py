@@ -90,7 +90,9 @@ def _task_type(model: PreTrainedModel) -> str | None:
         "Embedder": "FEATURE_EXTRACTION",
     }
     ends = (kind for end, kind in kinds.items() if type(model).__name__.endswith(end))
-    return next(ends, None if type(model).__name__.endswith("ForImageClassification") else "CAUSAL_LM")
+    if type(model).__name__.endswith("ForImageClassification"):
+        return None
+    return next(ends, "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM")
 
 
 def _rows(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]] | None:

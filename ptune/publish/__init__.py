@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ptune.backbone.seq2seq import is_seq2seq
 from ptune.errors import UsageError
-from ptune.export.write import INT8
+from ptune.export.write import INT8, PROFILE
 from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune.formats.run import Run
-from ptune.publish.chat import add_to_chat, export_backbone, export_chat_run, merge_run, verify_chat
+from ptune.publish.chat import add_to_chat, export_chat_run, merge_run, verify_chat
+from ptune.publish.chat import export_backbone as export_causal
 from ptune.publish.encoder import add_to_encoder, export_encoder_run, merge_encoder_run, verify_encoder
+from ptune.publish.seq2seq import (
+    add_to_seq2seq,
+    export_seq2seq_backbone,
+    export_seq2seq_run,
+    verify_seq2seq,
+)
 from ptune.publish.steps import check_place, check_profiles, figures, of_manifest, refuse_drift
-from ptune.recipe import Recipe
+from ptune.recipe import Backbone, Recipe
 from ptune.tasks.chat.spec import Chat
+from ptune.tasks.translation.facts import is_seq2seq_run
 from ptune.verify.prove import Proof
 
 __all__ = [
@@ -49,9 +58,34 @@ def export_run(
     check_place(out, force)
     chat = isinstance(Recipe.load(run.recipe_path).task, Chat)
     check_profiles(profiles, auto=chat)
+    if is_seq2seq_run(run):
+        _check_one_profile(str(run.folder), profiles)
+        return export_seq2seq_run(run, out, name=name, merge=merge, threads=threads)
     if chat:
         return export_chat_run(run, out, name=name, merge=merge, threads=threads, profiles=profiles)
     return export_encoder_run(run, out, name=name, merge=merge, threads=threads, int8=INT8 in profiles)
+
+
+def export_backbone(
+    backbone: Backbone,
+    out: Path,
+    *,
+    force: bool = False,
+    threads: int,
+    profiles: Sequence[str] = (PROFILE,),
+) -> Proof:
+    """Exports a pretrained model without any adapter; `ptune add` brings adapters later."""
+    if not is_seq2seq(backbone):
+        return export_causal(backbone, out, force=force, threads=threads, profiles=profiles)
+    check_place(out, force)
+    _check_one_profile(backbone.model, profiles)
+    return export_seq2seq_backbone(backbone, out, threads=threads)
+
+
+def _check_one_profile(named: str, profiles: Sequence[str]) -> None:
+    """Raises: UsageError where an encoder-decoder is to have another than fp32."""
+    if tuple(profiles) != (PROFILE,):
+        raise UsageError(f"{named} is of an encoder-decoder, which has one graph of each kind: {PROFILE}")
 
 
 def add(
@@ -72,7 +106,8 @@ def add(
     original = Bundle.open(folder)
     if name in original.manifest.adapters:
         raise UsageError(f"{folder} has an adapter {name!r} already: choose another --name")
-    add_to = add_to_encoder if original.manifest.task == "encoder" else add_to_chat
+    adding = {"encoder": add_to_encoder, "seq2seq": add_to_seq2seq}
+    add_to = adding.get(original.manifest.task, add_to_chat)
     return add_to(
         original,
         adapter,
@@ -100,5 +135,6 @@ def verify(
             {f"adapters/{name}/{file}": value for file, value in bundle.adapter(name).files.items()}
         )
     spec = of_manifest(bundle, backbone, trust_remote_code)
-    measure = verify_encoder if manifest.task == "encoder" else verify_chat
+    measuring = {"encoder": verify_encoder, "seq2seq": verify_seq2seq}
+    measure = measuring.get(manifest.task, verify_chat)
     return measure(bundle, spec, threads)

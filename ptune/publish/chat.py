@@ -25,8 +25,9 @@ from ptune.export.int4 import write_int4
 from ptune.export.int8 import write_int8
 from ptune.export.lighter import write_lighter
 from ptune.export.merge import merged
+from ptune.export.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.weights import ModelWeights
-from ptune.export.write import INT4, INT8, hashes, write_bundle
+from ptune.export.write import INT4, INT8, NF4, hashes, write_bundle
 from ptune.formats.bundle import BASE, FLOAT, AdapterRecord, Bundle, Graph, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
@@ -220,8 +221,8 @@ def publish(
         if tuple(profiles) != (FLOAT,):
             held_tokens.save(held_tokens.of_examples(held, loaded.codec), stage)
             auto = tuple(profiles) == (AUTO,)
-            for one in (INT8, INT4):
-                if auto or one in profiles:
+            for one in (INT8, INT4, NF4):
+                if (auto and one != NF4) or one in profiles:  # nf4 is never the fastest
                     more = _with_profile(bundle, one, probes, adapters, threads, may_fail=auto)
                     proof = proof.then(more)
             default = _fastest(bundle, threads) if auto else profiles[0]
@@ -239,7 +240,7 @@ def _with_profile(
     *,
     may_fail: bool,
 ) -> Proof:
-    """Writes int8 or int4 into a bundle and proves it.
+    """Writes a graph beside fp32 into a bundle and proves it.
 
     may_fail: whether it is taken out again where it does not hold its gate, or is int4 of weights that it had to round, which
     then has to be asked for by name. That is said, and its proof is empty.
@@ -266,10 +267,13 @@ def _write_profile(bundle: Bundle, name: str, probes: list[Probe], threads: int)
     path, kept = bundle.folder / "graphs" / name / "model.onnx", None
     if name == INT4:
         kept = write_int4(bundle.graph_path(FLOAT), path).kept
+    elif name == NF4:
+        write_nf4(bundle.graph_path(FLOAT), path)
     else:
         write_int8(bundle.graph_path(FLOAT), path)
     write_lighter(path, bundle.decoder)
-    graph = Graph(profile=name, files=hashes(bundle.folder, f"graphs/{name}"), kept=kept)
+    least = LEAST_TOKENS if name == NF4 else 1
+    graph = Graph(profile=name, files=hashes(bundle.folder, f"graphs/{name}"), kept=kept, least_tokens=least)
     graphs = {**bundle.manifest.graphs, name: graph}
     bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
     write_golden(bundle, probes, threads, [name])
@@ -347,7 +351,7 @@ def write_golden(
     tell("recording golden vectors", 0.0)
     prompts = [probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in probes[:GOLDEN_PROMPTS]]
     for name in bundle.manifest.graphs if profiles is None else profiles:
-        tolerance = golden.TOLERANCE if name == FLOAT else golden.ROUNDED
+        tolerance = golden.TOLERANCE if name in (FLOAT, NF4) else golden.ROUNDED
         with closing(Engine.open(bundle, profile=name, threads=threads, replay_golden=False)) as engine:
             vectors = golden.record(engine, prompts, [BASE, *bundle.manifest.adapters], tolerance)
         write_json(bundle.golden_file(name), vectors)

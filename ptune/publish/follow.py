@@ -99,7 +99,7 @@ def unpack(run: Run, step: int, folder: Path) -> None:
     codec = ChatCodec.open(run.codec_path)
     if recipe.chat.template is not None and codec.template is not None:
         write_text(folder / "chat_template.jinja", codec.template.source)
-    write_json(folder / OWN, adapter_facts(codec, run.record().base, ()))
+    write_json(folder / OWN, adapter_facts(codec, run.record().base, (), recipe.chat))
 
 
 @contextmanager

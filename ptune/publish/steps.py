@@ -9,7 +9,7 @@ from pathlib import Path
 from ptune.engine.adapter_folder import of_bundle, write_record
 from ptune.errors import BackboneError, FormatError, ParityError, PtuneError, UsageError
 from ptune.evaluation.require import refuse_failed
-from ptune.export.write import INT4, INT8, PROFILE
+from ptune.export.write import INT4, INT8, NF4, PROFILE
 from ptune.formats.bundle import BaseIdentity, Bundle, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
@@ -32,13 +32,13 @@ AUTO = "auto"  # of a chat model: all profiles, and the fastest that holds its g
 def check_profiles(profiles: Sequence[str], *, auto: bool) -> None:
     """Raises: UsageError where graphs are asked for that no bundle has.
 
-    auto: of a chat model, which may have int4, and whose profiles may be chosen by measurement.
+    auto: of a chat model, which may have int4 and nf4, and whose profiles may be chosen by measurement.
     """
     if auto and tuple(profiles) == (AUTO,):
         return
-    known = (INT8, INT4) if auto else (INT8,)
+    known = (INT8, INT4, NF4) if auto else (INT8,)
     if not {*profiles} <= {PROFILE, *known} or PROFILE not in profiles:
-        beside = " and ".join(known)
+        beside = " or ".join(known)
         raise UsageError(
             f"--profiles {','.join(profiles)!r}: {PROFILE}, which is what others are compared with, and {beside} beside it"
         )

@@ -19,6 +19,7 @@ PIPELINES = {
     "Embedding": "sentence-similarity",
     "Reranking": "text-ranking",
     "Recommendation": "sentence-similarity",
+    "Translation": "translation",
 }
 """Kind of task -> its name on model hubs."""
 _HUB_NAMES = {

@@ -18,6 +18,8 @@ from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import write_json, write_text
 from ptune.recipe import Recipe
+from ptune.tasks.chat.spec import Chat
+from ptune.tasks.translation.spec import DESCRIBED, TRANSLATION, Translation
 from ptune.training.checkpoint import tensors_folder, trained
 from ptune.training.distributed import sharded, whole
 from ptune.training.reload import reloaded_adapter_hop, reloaded_model_hop
@@ -84,7 +86,9 @@ def _write(
                 )  # it was trained with another one
             if recipe.backbone.new_tokens:
                 transformers_tokenizer(codec).save_pretrained(part)  # where PEFT's users look for it
-            write_json(part / "ptune.json", adapter_facts(codec, identity, recipe.backbone.new_tokens))
+            write_json(
+                part / "ptune.json", adapter_facts(codec, identity, recipe.backbone.new_tokens, recipe.chat)
+            )
         return
     assert isinstance(model, PreTrainedModel)
     with tensors_folder(run.model_path) as part:
@@ -95,18 +99,22 @@ def _write(
         )
 
 
-def adapter_facts(codec: ChatCodec, identity: BaseIdentity, new_tokens: Sequence[str]) -> dict[str, Any]:
+def adapter_facts(
+    codec: ChatCodec, identity: BaseIdentity, new_tokens: Sequence[str], task: Chat
+) -> dict[str, Any]:
     """adapter/ptune.json: what an adapter needs to be served as it was trained. PEFT ignores the file.
 
     `new_tokens` maps each to its id; the base needs a row for it before PEFT can load the adapter.
     """
     facts = {"new_tokens": {token: codec.tokenizer.token_to_id(token) for token in new_tokens}}
+    translates = isinstance(task, Translation)
     return {
         "format": FORMAT,
-        "task": "chat",
+        "task": TRANSLATION if translates else "chat",
         "base": identity.hash,
         "quantize": identity.quantize,
         "template": None if codec.template is None else codec.template.source,
         "system": codec.system,
+        **({TRANSLATION: task.model_dump(include=set(DESCRIBED))} if translates else {}),
         **(facts if new_tokens else {}),
     }

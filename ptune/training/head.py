@@ -33,7 +33,9 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
     handle = head.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
     try:
         with probing(model), segments([4]):
-            logits = model(torch.arange(3, 7, device=model.device)[None], use_cache=False).logits
+            ids = torch.arange(3, 7, device=model.device)[None]
+            written = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+            logits = model(ids, use_cache=False, **written).logits
     finally:
         handle.remove()
     return head if len(caught) == 1 and torch.equal(caught[0].to(logits.dtype), logits) else None

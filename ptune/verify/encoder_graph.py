@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ptune.engine.encoder_batch import Array
+from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Socket
 from ptune.verify.encoder_torch import Inputs
 from ptune.verify.graph import Factors
@@ -56,7 +57,9 @@ def run_head(path: Path, states: Sequence[NDArray[np.float32]], modality: str) -
     return found
 
 
-def random_factors(signature: EncoderSignature, rank: int, seed: int, scale: float) -> Factors:
+def random_factors(
+    signature: EncoderSignature | Seq2SeqSignature, rank: int, seed: int, scale: float
+) -> Factors:
     """Non-zero factors for every socket: an adapter that no socket may ignore."""
     random = np.random.default_rng(seed)
 

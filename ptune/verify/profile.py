@@ -12,10 +12,18 @@ from ptune.engine.adapters import load_adapter
 from ptune.engine.engine import Engine
 from ptune.engine.places import Places
 from ptune.engine.request import NO_TOKEN, Request, Sampling, Token
+from ptune.export.write import NF4
 from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
 from ptune.parity import Array, compare
 from ptune.verify.graph import Factors, PlainGraph
-from ptune.verify.limits import INT4_KEPT_KL, INT4_KL, INT4_TOP1, PROFILE_KL, PROFILE_TOP1
+from ptune.verify.limits import (
+    INT4_KEPT_KL,
+    INT4_KL,
+    INT4_TOP1,
+    MAX_ABS_SAME_WEIGHTS,
+    PROFILE_KL,
+    PROFILE_TOP1,
+)
 from ptune.verify.prove import Proof
 
 Progress = Callable[[str, float], None]
@@ -43,12 +51,12 @@ def prove_profile(
     progress(f"{profile} against {FLOAT}", 0.0)
     signature = bundle.decoder
     graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (FLOAT, profile)]
-    mean_kl, top1, note = _held_to(bundle, profile)
+    limits, note = _held_to(bundle, profile)
     found: dict[str, list[Hop]] = {}
     for name in [*([BASE] if base else []), *adapters]:
         factors = None if name == BASE else _factors(bundle, name)
         floats, rounded = (_said(graph, held, factors) for graph in graphs)
-        hop = compare(f"{FLOAT} → {profile}", floats, rounded, mean_kl=mean_kl, top1=top1, note=note)
+        hop = compare(f"{FLOAT} → {profile}", floats, rounded, note=note, **limits)
         found[name] = [hop]
     del graphs
     progress(f"{profile} alone and in company", 0.5)
@@ -58,14 +66,16 @@ def prove_profile(
     return Proof(tuple(found.pop(BASE, ())), {name: tuple(hops) for name, hops in found.items()})
 
 
-def _held_to(bundle: Bundle, profile: str) -> tuple[float, float, str]:
-    """Limits of mean KL and top-1, and what there is to say of the weights."""
+def _held_to(bundle: Bundle, profile: str) -> tuple[dict[str, float], str]:
+    """A profile's limits, and what there is to say of its weights."""
+    if profile == NF4:
+        return {"max_abs_logprob": MAX_ABS_SAME_WEIGHTS}, "the very weights of fp32, on the bytes of nf4"
     kept = bundle.manifest.graphs[profile].kept
     if kept is None:
-        return PROFILE_KL, PROFILE_TOP1, ""
+        return {"mean_kl": PROFILE_KL, "top1": PROFILE_TOP1}, ""
     if kept == 1:
-        return INT4_KEPT_KL, PROFILE_TOP1, "weights as the source has them in 4 bits"
-    return INT4_KL, INT4_TOP1, f"{1 - kept:.1%} of the weights rounded to 4 bits"
+        return {"mean_kl": INT4_KEPT_KL, "top1": PROFILE_TOP1}, "weights as the source has them in 4 bits"
+    return {"mean_kl": INT4_KL, "top1": INT4_TOP1}, f"{1 - kept:.1%} of the weights rounded to 4 bits"
 
 
 def _said(graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | None) -> Iterator[Array]:

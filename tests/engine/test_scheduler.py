@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import hypothesis.strategies as st
@@ -9,18 +10,37 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ptune.engine.fairness import MOST_PREEMPTED
+from ptune.engine.fairness import MOST_PREEMPTED, OUTPUT_COST, PROMPT_COST
 from ptune.engine.scheduler import Chunk, Row, Scheduler
 from ptune.errors import RequestError
 
 TENANTS = ("", "a", "b")
 
 
+class Together(Row):
+    """A row that brings others: they go on from its prompt, then each by a token of its own when all have come so far."""
+
+    def __init__(self, tokens: list[int], brings: int, tenant: str, weight: float) -> None:
+        super().__init__(tokens, tenant=tenant, weight=weight)
+        self.brought = [Row([], tenant=tenant, weight=weight) for _ in range(brings)]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return (self, *self.brought)
+
+    def go_on(self, fork: Callable[[Row, Row], None], fresh: Iterator[int]) -> None:
+        for row in self.brought:
+            if not row.tokens:
+                fork(self, row)
+        for row in self.rows:
+            row.tokens.append(next(fresh))
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Rows of three tenants come, are cancelled, and end after a number of output tokens of their own, as steps go by."""
 
     @initialize(
-        slots=st.integers(1, 5),
+        slots=st.integers(1, 7),
         chunk=st.integers(1, 9),
         weights=st.tuples(*[st.sampled_from([0.5, 1.0, 2.0])] * 3),
     )
@@ -46,6 +66,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.alive.append(row)
         self.left[row] = output
 
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        prompt=st.integers(1, 20),
+        output=st.integers(1, 6),
+        brings=st.integers(1, 4),
+    )
+    def submit_together(self, tenant: str, prompt: int, output: int, brings: int) -> None:
+        tokens = [next(self.fresh) for _ in range(prompt)]
+        row = Together(tokens, min(brings, self.slots - 1), tenant, self.weights[tenant])
+        self.scheduler.submit(row)
+        self.alive.append(row)
+        self.left[row] = output
+
     @rule(which=st.integers(0, 99), late=st.booleans())
     def give_up(self, which: int, late: bool) -> None:
         if self.alive:
@@ -60,31 +93,39 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.check(chunks)
         self.scheduler.computed(chunks)
         for chunk in chunks:
-            if chunk.newest:
+            if chunk.newest and chunk.row in self.left and not isinstance(chunk.row, Together):
                 chunk.row.tokens.append(next(self.fresh))
                 chunk.row.all_logits = False
                 self.left[chunk.row] -= 1
+        for row in self.scheduler.running:
+            if isinstance(row, Together) and not any(member.uncached for member in row.rows):
+                row.go_on(self.scheduler.slots.fork, self.fresh)
+                self.left[row] -= 1
         ended = [row for row in self.alive if self.left[row] == 0]
         self.scheduler.release(ended)
         self.alive = [row for row in self.alive if row not in ended]
 
     def check(self, chunks: list[Chunk]) -> None:
-        running = self.scheduler.running
-        assert len(running) == min(self.slots, len(self.alive))
+        running, computing = self.scheduler.running, self.scheduler.computing
+        free = self.slots - len(computing)
+        assert free >= 0
+        if self.scheduler.waiting and free:  # kept for whose turn it is
+            assert len(self.scheduler.waiting.queues()[0][0].rows) > free
         assert set(running) | set(self.scheduler.waiting) == set(self.alive)
         for tenant in TENANTS:  # who came first has begun first
             new = [row for row in self.alive if row.tenant == tenant and not row.preempted]
             assert [row in running for row in new] == sorted((row in running for row in new), reverse=True)
-        assert {chunk.row for chunk in chunks} <= set(running)
+        assert {chunk.row for chunk in chunks} <= set(computing)
         assert len({chunk.row for chunk in chunks}) == len(chunks)
         counts = {chunk.row: chunk.count for chunk in chunks}
         for chunk in chunks:
             assert chunk.start == chunk.row.cached
             assert 1 <= chunk.count <= chunk.row.uncached
-        for row in running:
+        for row in computing:
+            assert row.charged <= len(row.tokens)
             if row.uncached == 1:
                 assert counts[row] == 1  # a generating row has its token in every step
-        self.check_prompts([row for row in running if row.uncached > 1], counts)
+        self.check_prompts([row for row in computing if row.uncached > 1], counts)
 
     def check_prompts(self, prompts: list[Row], counts: dict[Row, int]) -> None:
         assert sum(counts.get(row, 0) for row in prompts) == min(
@@ -101,7 +142,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         """Everybody ends within the steps that it takes even if each step computed as little as it may."""
-        least = sum(len(row.tokens) + self.left[row] for row in self.alive) * (1 + MOST_PREEMPTED)
+        tokens = sum((len(row.tokens) + self.left[row]) * len(row.rows) for row in self.alive)
+        least = tokens * (1 + MOST_PREEMPTED)
         for _ in range(least):
             self.step()
         assert not self.alive
@@ -110,10 +152,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_slot_leaks(self) -> None:
         if hasattr(self, "scheduler"):
-            held = [row.slot for row in self.scheduler.running]
+            held = [row.slot for row in self.scheduler.computing]
             assert len(set(held)) == len(held)
             assert sorted([*held, *self.scheduler.slots.free]) == list(range(self.slots))
-            assert all(row.slot is None and row.cached == 0 for row in self.scheduler.waiting)
+            waiting = [member for row in self.scheduler.waiting for member in row.rows]
+            assert all(row.slot is None and row.cached == 0 for row in waiting)
             assert all(row.preempted <= MOST_PREEMPTED for row in self.alive)
 
 
@@ -133,6 +176,68 @@ def test_the_slot_that_was_freed_longest_ago_is_taken_first() -> None:
         scheduler.submit(row)
     scheduler.plan()
     assert [row.slot for row in rows[4:]] == [2, 0]
+
+
+@pytest.mark.parametrize("tenant", ["", "other"])
+def test_who_needs_many_slots_is_not_overtaken_for_ever(tenant: str) -> None:
+    """Rows of one slot come without end; three slots are kept as they become free."""
+    scheduler = Scheduler(3, 8, 99)
+    for _ in range(3):
+        scheduler.submit(Row([1], tenant=tenant))
+    scheduler.plan()
+    search = Together([2, 3], 2, "", 1.0)
+    scheduler.submit(search)
+    for ended in list(scheduler.running):
+        assert search.slot is None
+        scheduler.submit(Row([4], tenant=tenant))
+        scheduler.release([ended])
+        scheduler.plan()
+    assert scheduler.running == [search]
+    assert sorted(row.slot for row in search.rows if row.slot is not None) == [0, 1, 2]
+
+
+def test_rows_together_are_charged_their_prompt_once() -> None:
+    scheduler, fresh = Scheduler(3, 8, 99), count()
+    search = Together(list(range(100, 110)), 2, "", 1.0)
+    scheduler.submit(search)
+    for output in (0, 0, 1, 2):
+        scheduler.computed(scheduler.plan())
+        assert scheduler.waiting.served("") == 10 * PROMPT_COST + 3 * output * OUTPUT_COST
+        if not search.uncached:
+            search.go_on(scheduler.slots.fork, fresh)
+
+
+def test_rows_together_give_way_together() -> None:
+    scheduler, fresh = Scheduler(5, 8, 99), count()
+    searches = [Together([number], 1, "flood", 1.0) for number in range(2)]
+    for search in searches:
+        scheduler.submit(search)
+    scheduler.computed(scheduler.plan())
+    for search in searches:
+        search.go_on(scheduler.slots.fork, fresh)
+    for _ in range(2):
+        scheduler.submit(Row([9], tenant="other"))
+        scheduler.plan()
+    assert scheduler.preempted == 1
+    [waits] = [search for search in searches if search.slot is None]
+    assert [(row.slot, row.cached, len(row.tokens)) for row in waits.rows] == [(None, 0, 2)] * 2
+    assert len(scheduler.computing) == 4
+
+
+def test_as_many_give_way_as_are_needed_or_nobody() -> None:
+    def with_rows_of(tenant: str, many: int) -> Scheduler:
+        scheduler = Scheduler(6, 8, 99)
+        for number in range(6):
+            scheduler.submit(Row([number], tenant=tenant))
+        scheduler.plan()
+        scheduler.submit(Together([7, 8], many - 1, "other", 1.0))
+        scheduler.plan()
+        return scheduler
+
+    fits = with_rows_of("flood", 3)
+    assert (fits.preempted, len(fits.running), len(fits.computing)) == (3, 4, 6)
+    more_than_its_share = with_rows_of("flood", 4)
+    assert (more_than_its_share.preempted, len(more_than_its_share.running)) == (0, 6)
 
 
 def test_short_prompt_does_not_wait_behind_a_long_one() -> None:
@@ -163,7 +268,7 @@ def step(scheduler: Scheduler) -> dict[Row, int]:
 
 def test_prompts_that_begin_alike_are_computed_once() -> None:
     """Also those that come together; another tenant's, and those under another adapter, do not wait for them."""
-    copies: list[tuple[int, int, int]] = []
+    copies: list[tuple[int, int, int, int]] = []
     scheduler = Scheduler(8, 30, 99, copy=lambda *copied: copies.append(copied))
     prompt = list(range(100))
     siblings = [Row([*prompt]) for _ in range(4)]

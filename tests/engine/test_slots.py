@@ -34,8 +34,8 @@ def test_what_is_found_was_computed(rows: list[tuple[list[int], int, bool, int]]
     """Against a plain model: what each slot holds, token by token, and whose it is."""
     held: dict[int, list[tuple[int, int]]] = {slot: [] for slot in range(3)}
 
-    def copy(source: int, target: int, tokens: int) -> None:
-        assert source != target
+    def copy(source: int, target: int, start: int, tokens: int) -> None:
+        assert (source != target, start) == (True, 0)
         assert tokens >= WORTH_A_COPY
         held[target][:tokens] = held[source][:tokens]
         assert len(held[target]) >= tokens

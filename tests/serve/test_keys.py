@@ -302,6 +302,7 @@ ENCODERS = {
     "/v1/embeddings": {"input": "x"},
     "/v1/rerank": {"query": "x", "documents": ["y"]},
     "/v1/recommend": {"history": ["x"]},
+    "/v1/recommend/items": {"query": "x"},
 }
 
 

@@ -66,7 +66,7 @@ def test_the_document_names_what_is_there(served: Any) -> None:
     assert paths == {
         "/health": {"get"}, "/ready": {"get"}, "/metrics": {"get"}, "/v1/models": {"get"}, "/v1/models/{model}": {"get"},
         "/v1/chat/completions": {"post"}, "/v1/completions": {"post"}, "/tokenize": {"post"}, "/detokenize": {"post"},
-        "/tokenizer_info": {"get"},
+        "/tokenizer_info": {"get"}, "/v1/translate": {"post"},
     }  # fmt: skip
     chat = document["components"]["schemas"]["ChatRequest"]
     assert {"model", "messages", "tools", "response_format", "n"} <= set(chat["properties"])

@@ -70,6 +70,26 @@ def test_a_choice_depends_on_its_seed_alone(http: TestClient) -> None:
     assert [choice["message"] for choice in together] == alone
 
 
+def test_beams_among_other_requests(http: TestClient) -> None:
+    """As the model alone finds them; in a stream the text comes whole, but it comes."""
+    asked = {"num_beams": 4, "length_penalty": 2.0}
+    model = http.app.state.service.model  # type: ignore[attr-defined]
+    alone = model.chat(USER, adapter="wide", max_tokens=20, **asked)
+    with ThreadPoolExecutor(4) as pool:
+        noise = [pool.submit(choices, http, model="narrow") for _ in range(4)]
+        [choice] = choices(http, **asked)
+        for answer in noise:
+            answer.result()
+    assert (choice["message"]["content"], choice["finish_reason"]) == (alone.text, alone.finish)
+    assert alone.text != choices(http, temperature=0)[0]["message"]["content"], "greedy finds something else"
+    body = {"model": "wide", "messages": USER, "max_tokens": 20, "stream": True, **asked}
+    events = http.post("/v1/chat/completions", json=body).text.split("\n\n")[:-2]
+    deltas = [json.loads(event.removeprefix("data: "))["choices"][0]["delta"] for event in events]
+    assert "".join(delta.get("content", "") for delta in deltas) == alone.text
+    refused = http.post("/v1/chat/completions", json={**body, "num_beams": 7})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "num_beams")
+
+
 def test_json_among_other_requests(http: TestClient) -> None:
     asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": PARAMETERS}}}
     with ThreadPoolExecutor(4) as pool:

@@ -69,6 +69,21 @@ def test_items_are_left_out_and_chosen_from(http: httpx.Client) -> None:
     assert {one["item"] for one in chosen} == {"i3", "i4"}
 
 
+def test_items_are_found_by_words_of_their_titles(http: httpx.Client) -> None:
+    def found(**fields: Any) -> list[dict[str, str]]:
+        answer = http.post("/v1/recommend/items", json={"model": NAME, **fields})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    words = TITLES["i7"].upper()
+    assert found(query=words)[0] == {"item": "i7", "title": TITLES["i7"]}
+    assert [one["item"] for one in found(limit=3)] == list(TITLES)[:3]
+    assert found(query="nothing of the kind") == []
+    for fields in ({"limit": 0}, {"query": 3}, {"model": "nobody"}):
+        answer = http.post("/v1/recommend/items", json={"model": NAME, **fields})
+        assert answer.status_code in (400, 404)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

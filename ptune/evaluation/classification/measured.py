@@ -35,6 +35,7 @@ HEADLINE = {
     "regression": ("mae", "rmse", "r2", "pearson", "spearman"),
     "tags": ("f1", "precision", "recall", "token_accuracy"),
     "ranking": ("recall@10", "mrr", "ndcg@10", "recall@1"),
+    "translation": ("chrf", "bleu", "chrf_gain"),
 }
 """Problem -> the figures shown first; the first of them is what slices are measured by."""
 
@@ -57,6 +58,7 @@ OF_A_LABEL = ("precision", "recall", "f1", "support", "average_precision")
 LOWER_IS_BETTER = frozenset({"log_loss", "ece", "mae", "rmse", "loss", "perplexity"})
 PLAIN_NUMBERS = frozenset({"log_loss", "mae", "rmse", "r2", "pearson", "spearman", "loss", "perplexity"})
 """Figures that are no shares of anything."""
+OF_A_HUNDRED = frozenset({"chrf", "bleu", "chrf_gain"})
 
 TITLES = {
     "ece": "calibration error",
@@ -72,6 +74,9 @@ TITLES = {
     "top5_accuracy": "top-5 accuracy",
     "mrr": "MRR",
     "ndcg@10": "NDCG@10",
+    "chrf": "chrF",
+    "bleu": "BLEU",
+    "chrf_gain": "chrF above the best baseline",
 }
 
 
@@ -85,6 +90,8 @@ def title(name: str) -> str:
 
 def shown(name: str, value: float) -> str:
     """A figure for people: shares in per cent, other numbers with three or four digits."""
+    if name in OF_A_HUNDRED:
+        return f"{value:.1f}"
     if name in PLAIN_NUMBERS:
         return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
     return f"{value:.1%}"

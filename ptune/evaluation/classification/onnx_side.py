@@ -73,9 +73,9 @@ def the_adapter(bundle: Bundle, name: str | None) -> AdapterRecord:
         known = ", ".join(names) or "none"
         raise UsageError(f"{bundle.folder} has the adapters {known}: say which one with --adapter NAME")
     record = bundle.adapter(name or names[0])
-    if not record.problem:
+    if not record.problem and record.translation is None:
         raise FormatError(
-            f"the adapter {record.name!r} of {bundle.folder} is no classifier: its task is {record.task}"
+            f"the adapter {record.name!r} of {bundle.folder} is judged with its run: its task is {record.task}"
         )
     return record
 

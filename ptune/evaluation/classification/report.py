@@ -106,6 +106,8 @@ def _agreement(found: Mapping[str, Any]) -> str:
     if "agreement" not in found:
         return ""
     agreed = found["agreement"]
+    if "texts" in agreed:
+        return f"<p>torch and ONNX give the same text for {agreed['texts']:.1%} of the rows</p>"
     labels = f"agree on {agreed['labels']:.2%} of the labels; " if "labels" in agreed else ""
     return f"<p>torch and ONNX {labels}largest difference {agreed['max_abs_p']:.1e}</p>"
 

@@ -21,6 +21,9 @@ def show(found: Mapping[str, Any]) -> None:
     console.print(table(found))
     if "agreement" in found:
         agreed = found["agreement"]
+        if "texts" in agreed:
+            console.print(f"torch and ONNX: {agreed['texts']:.1%} of the texts the same")
+            return
         labels = f"{agreed['labels']:.2%} of the labels the same, " if "labels" in agreed else ""
         console.print(f"torch and ONNX: {labels}largest difference {agreed['max_abs_p']:.1e}")
     if cut := found["counts"].get("cut_off_words"):

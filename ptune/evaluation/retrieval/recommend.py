@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ptune.data.interactions import History, Interaction, Interactions, read_interactions
-from ptune.errors import UsageError
+from ptune.data.interactions import History, Interaction, Interactions, read_had, read_interactions
+from ptune.errors import DataError, UsageError
 from ptune.evaluation.classification.evaluation import Pages
-from ptune.evaluation.classification.onnx_side import served_as
+from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.report import origin
 from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.evaluation.retrieval import sides
@@ -83,6 +83,41 @@ def evaluate_run(
     pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
     write(run.folder, said, users.queries, next(iter(own.values())), pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), said))
+    return said
+
+
+def evaluate_bundle(
+    folder: Path,
+    out: Path,
+    *,
+    data: Sequence[Path],
+    adapter: str | None = None,
+    require: Sequence[Requirement] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Judges the items of a bundle's adapter by `data`, without torch: each user's newest item is looked for by the others.
+
+    The vectors are those that are served; `threads` is not used. Writes into `out`.
+    Raises: UsageError where it is not said which adapter; DataError where the data cannot be used, or nobody has two items.
+    """
+    bundle = Bundle.open(folder)
+    record = the_adapter(bundle, adapter)
+    refuse_unknown(require, FIGURES)
+    index = ItemIndex.open(bundle.adapter_path(record.name))
+    found = read_had(data, dict(zip(index.items, index.titles, strict=True)))
+    users = users_of(found, [file.described() for _, file in found.files])
+    if not users.histories:
+        raise DataError("no user has two items: there is none to look for", file=str(data[0]))
+    users = replace(users, queries=replace(users.queries, split="given"))
+    own = {"ONNX": ranked(users, index, None)}
+    beside = {
+        "item-kNN": ranked(users, index, 1.0),
+        "popularity": popular(users, index),
+        "titles": ranked(users, index, 0.0),
+    }
+    said = figures(EMBEDDING, users.queries, own, beside, require, 0)
+    about = f"items of {record.name} of {folder}, {bundle.manifest.base.source}, profile {bundle.manifest.default_profile}"
+    write(out, said, users.queries, own["ONNX"], Pages(record.name, about))
     return said
 
 

@@ -13,7 +13,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.codecs.lark import Form
 from ptune.engine.engine import Engine
 from ptune.engine.grammar import Grammar, Grammars
-from ptune.engine.request import NO_TOKEN, Finish, Request, Sampling, Token
+from ptune.engine.request import NO_TOKEN, Beams, Finish, Request, Sampling, Token
 from ptune.errors import FormatError, PtuneError, RequestError, TemplateError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 
@@ -36,7 +36,7 @@ class EngineOptions(TypedDict, total=False):
 
 
 class Options(TypedDict, total=False):
-    """How an answer is made: the fields of Sampling, and where it ends."""
+    """How an answer is made: the fields of Sampling, or those of Beams, and where it ends."""
 
     temperature: float
     top_p: float
@@ -47,6 +47,9 @@ class Options(TypedDict, total=False):
     presence_penalty: float
     seed: int | None
     logit_bias: dict[int, float]
+    num_beams: int  # from 2: beam search
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
     max_tokens: int | None  # None = as long as the context allows
     stop: str | Sequence[str]  # texts that end the answer and are no part of it
     logprobs: int | None
@@ -254,6 +257,7 @@ class ChatModel:
         stop, logprobs, limit, form = (
             sampling.pop(name, None) for name in ("stop", "logprobs", "max_tokens", "form")
         )
+        beams = _beams(sampling)
         room = max(1, self.engine.context - len(prompt))  # a prompt that leaves none is refused by the engine
         request = Request(
             prompt=tuple(prompt),
@@ -263,10 +267,24 @@ class ChatModel:
             stop_ids=codec.eos_ids,
             logprobs=logprobs,
             grammar=None if form is None else self.grammar(form, adapter),
+            beams=beams,
         )
         text = TextStream(codec, [stop] if isinstance(stop, str) else stop or ())
         deltas = _deltas(self.engine.generate(request), text)
         return deltas if stream else _whole(len(prompt), deltas)
+
+
+def _beams(options: dict[str, Any]) -> Beams | None:
+    """Takes the fields of beam search out of the others, which are greedy then unless they say otherwise.
+
+    Raises: RequestError for a length penalty or an early end without beams, too.
+    """
+    plain: dict[str, Any] = {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
+    asked = {name: options.pop(name, default) for name, default in plain.items()}
+    if asked == plain:
+        return None
+    options.setdefault("temperature", 0.0)
+    return Beams(**asked)
 
 
 def load(path: str | Path, **options: Unpack[EngineOptions]) -> ChatModel:

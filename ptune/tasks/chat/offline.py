@@ -23,7 +23,7 @@ def answer_all(
 ) -> Iterator[dict[str, Any]]:
     """Yields each row with its `adapter`, `answer` and `finish`, in the order given.
 
-    A row holds `messages` or `prompt`, and may name its own `adapter`. Row i samples with `seed` + i.
+    A row holds `messages` or `prompt`, and may have its own `adapter` and `max_tokens`. Row i samples with `seed` + i.
     A row that cannot be answered has `finish` "error" and the reason as its answer.
     """
     waiting = iter(enumerate(rows))
@@ -33,9 +33,10 @@ def answer_all(
             while len(flying) < IN_FLIGHT and (numbered := next(waiting, None)) is not None:
                 number, row = numbered
                 named = {**row, "adapter": row.get("adapter", adapter)}
-                own_seed = None if seed is None else seed + number
+                own = {"seed": None if seed is None else seed + number}
+                own |= {"max_tokens": row["max_tokens"]} if "max_tokens" in row else {}
                 try:
-                    flying.append((named, _start(model, named, {**options, "seed": own_seed})))
+                    flying.append((named, _start(model, named, {**options, **own})))
                 except (
                     RequestError,
                     TemplateError,

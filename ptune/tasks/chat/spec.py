@@ -23,3 +23,8 @@ class Chat(Spec):
     """Longest example, in tokens."""
     on_overlong: Literal["error", "truncate", "drop", "split"] = "error"
     """What happens to an example longer than `max_length`."""
+
+    @property
+    def instruction(self) -> str | None:
+        """The system message that conversations without one get, in training and in serving."""
+        return self.system

@@ -27,7 +27,7 @@ def codec_for(task: Chat, codec: ChatCodec) -> ChatCodec:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"task.template {str(task.template)!r} cannot be read: {error}") from None
     return ChatCodec(
-        codec.tokenizer, template, codec.special_tokens, codec.eos_ids, codec.context, task.system
+        codec.tokenizer, template, codec.special_tokens, codec.eos_ids, codec.context, task.instruction
     )
 
 

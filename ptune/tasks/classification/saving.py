@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import write_text
 from ptune.parity import compare
 from ptune.recipe import Recipe
-from ptune.tasks.classification.facts import Facts
 from ptune.tasks.classification.labels import NUMBERS, Problem
 from ptune.training.checkpoint import tensors_folder
 from ptune.training.reload import LIMIT, NAME
@@ -27,6 +26,13 @@ from ptune.training.reload import LIMIT, NAME
 ROWS = 16  # held-out ones that are compared
 _RELOADED = "reloaded"
 T = TypeVar("T")
+
+
+class Facts(Protocol):
+    """What is needed to use trained weights: ptune.json."""
+
+    def save(self, folder: Path) -> None:
+        """Writes it."""
 
 
 def write_trained(

@@ -1,4 +1,4 @@
-"""The items of an adapter: titles, vectors, and how often two are had together. Exact search with numpy; no torch, no pickle.
+"""The items of an adapter: titles, vectors, and how often two are had together. Searched with numpy; no torch, no pickle.
 
 How near two items are is (1 - weight) * cosine of their titles' vectors + weight * cosine of who had them (item-kNN:
 Sarwar et al. 2001). An item's score for a user is the mean of that over the user's history.
@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,15 @@ import numpy.typing as npt
 
 from ptune.errors import FormatError
 from ptune.formats.whole_write import whole_file, write_text
+from ptune.tasks.recommendation.int8_scan import Int8Scan, kept
 
 ARRAYS, TITLES = "items.npz", "items.jsonl"
 """Files beside PEFT's in an adapter's folder."""
+RECALL = "int8_recall@10"
+"""Of a record's `embedding`: what a scan in int8 found of the first ten, where there are many items."""
 Floats = npt.NDArray[np.float32]
+_GROUP = 64  # neighbouring scores of which the best is looked at first
+_MOST_FOUND = 1000  # items that hold some words, of which the best are given
 _PARTS = {"vectors": 2, "starts": 1, "columns": 1, "values": 1, "weight": 0}
 
 
@@ -37,29 +43,83 @@ class ItemIndex:
     columns: npt.NDArray[np.int32]
     values: Floats
     weight: float  # of what is had together, 0 to 1; the rest is the titles'
+    scan: Int8Scan | None = None  # finds what may come first, where there are many items; not saved
 
     @cached_property
     def place(self) -> dict[str, int]:
         """item -> its number."""
         return {item: at for at, item in enumerate(self.items)}
 
+    @cached_property
+    def _words(self) -> list[str]:
+        """What is looked at to find an item by words."""
+        return [f"{title}\n{item}".casefold() for item, title in zip(self.items, self.titles, strict=True)]
+
+    def find(self, words: str, count: int) -> list[int]:
+        """Items whose title or name holds the words, those first whose title begins with them."""
+        wanted = " ".join(words.casefold().split())
+        holding = (at for at, said in enumerate(self._words) if wanted in said)
+        found = sorted(islice(holding, _MOST_FOUND), key=lambda at: not self._words[at].startswith(wanted))
+        return found[:count]
+
     def scores(
         self, history: Sequence[int], more: Floats | None = None, weight: float | None = None
     ) -> Floats:
         """[items] of a user with these items, and with others that have only vectors ([others, width])."""
-        count = len(history) + (0 if more is None else len(more))
+        wanted, share = self._wanted(history, more, weight)
+        return self._with_users(self.vectors @ wanted, history, share)
+
+    def first(
+        self,
+        count: int,
+        history: Sequence[int],
+        more: Floats | None = None,
+        weight: float | None = None,
+        *,
+        left_out: Iterable[int] = (),
+        among: Iterable[int] | None = None,
+    ) -> list[tuple[int, float]]:
+        """Up to `count` items with their scores, the best first; of equal ones the earlier.
+
+        left_out: do not come; among: the only ones that may come.
+        """
+        wanted, share = self._wanted(history, more, weight)
+        products = self.vectors @ wanted if self.scan is None else self.scan.products(wanted)
+        scores = self._with_users(products, history, share)
+        if among is not None:
+            only, may = np.full_like(scores, -np.inf), list(among)
+            only[may] = scores[may]
+            scores = only
+        if self.scan is None:
+            return [(at, float(scores[at])) for at in best(scores, left_out, count)]
+        near = np.sort(np.array(best(scores, left_out, kept(count)), np.int64))
+        exact = self._with_users(self.vectors[near] @ wanted, history, share, near)
+        return [(int(near[at]), float(exact[at])) for at in best(exact, (), count)]
+
+    def _wanted(
+        self, history: Sequence[int], more: Floats | None, weight: float | None
+    ) -> tuple[Floats, float]:
+        """What items are compared with ([width]), and what a user of an item of the history adds."""
         share = self.weight if weight is None else weight
-        vectors = (
-            self.vectors[list(history)]
-            if more is None
-            else np.concatenate([self.vectors[list(history)], more])
-        )
-        found: Floats = self.vectors @ (vectors.sum(0) * np.float32((1 - share) / max(count, 1)))
-        if share:
-            for at in history:
-                row = slice(self.starts[at], self.starts[at + 1])
-                found[self.columns[row]] += self.values[row] * np.float32(share / count)
-        return found
+        vectors = self.vectors[list(history)]
+        if more is not None:
+            vectors = np.concatenate([vectors, more])
+        count = max(len(vectors), 1)
+        return vectors.sum(0) * np.float32((1 - share) / count), share / count
+
+    def _with_users(
+        self, scores: Floats, history: Sequence[int], share: float, items: npt.NDArray[Any] | None = None
+    ) -> Floats:
+        """The scores, in place, with what is had together. items: whose they are, in ascending order; None = all."""
+        for at in history if share else ():
+            row = slice(self.starts[at], self.starts[at + 1])
+            columns: npt.NDArray[Any] = self.columns[row]
+            values = self.values[row]
+            if items is not None:
+                _, columns, there = np.intersect1d(items, columns, return_indices=True)
+                values = values[there]
+            scores[columns] += values * np.float32(share)
+        return scores
 
     def nearness(
         self, at: int, history: Sequence[int], more: Floats | None = None, weight: float | None = None
@@ -138,7 +198,7 @@ def _arrays(path: Path) -> dict[str, Any]:
     for name, dimensions in _PARTS.items():
         if arrays[name].ndim != dimensions or arrays[name].dtype.kind not in "fi":
             raise ValueError(f"{path.name}: {name} is {arrays[name].dtype} of {arrays[name].shape}")
-    return {name: array.astype(kinds.get(name, np.float32)) for name, array in arrays.items()}
+    return {name: array.astype(kinds.get(name, np.float32), copy=False) for name, array in arrays.items()}
 
 
 def together(
@@ -165,10 +225,15 @@ def best(scores: Floats, left_out: Iterable[int], count: int) -> list[int]:
     """The items with the highest scores, the best first; of equal ones the earlier. `left_out` are not among them."""
     kept = scores.copy()
     kept[list(left_out)] = -np.inf
-    count = min(count, int(np.isfinite(kept).sum()))
-    if not count:
-        return []
-    least = np.partition(kept, len(kept) - count)[len(kept) - count]
-    near = np.flatnonzero(kept >= least)
+    near = np.flatnonzero(kept >= _floor(kept, count))
+    near = near[np.isfinite(kept[near])]
     order = near[np.argsort(-kept[near], kind="stable")][:count]
     return [int(at) for at in order]
+
+
+def _floor(scores: Floats, count: int) -> np.float32:
+    """What `count` of the scores reach at least, and few others do: so many groups have their best there."""
+    maxima = np.maximum.reduceat(scores, np.arange(0, len(scores), _GROUP)) if len(scores) else scores
+    if len(maxima) <= count:
+        return np.float32(-np.inf)
+    return np.float32(np.partition(maxima, len(maxima) - count)[len(maxima) - count])

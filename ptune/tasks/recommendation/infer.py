@@ -6,6 +6,7 @@ recommend(model, Question(history=["libgtk-3-0t64"]), "recommend_lora")
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,12 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ptune.engine.session import available_cores
 from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord, check_hash
 from ptune.tasks.classification.infer import EncoderModel
-from ptune.tasks.recommendation.index import ARRAYS, Floats, ItemIndex, best
+from ptune.tasks.recommendation.index import ARRAYS, RECALL, TITLES, Floats, ItemIndex
+from ptune.tasks.recommendation.int8_scan import LEAST_RECALL, Int8Scan, available
 from ptune.tasks.retrieval.infer import embed
 
+_log = logging.getLogger(__name__)
 REASONS = 3  # items of the history that are named for each recommendation
 
 
@@ -92,19 +96,31 @@ def index_of(bundle: Path, record: AdapterRecord) -> ItemIndex:
 
     Raises: RequestError where it has none; FormatError where they are damaged.
     """
-    digest = record.files.get(ARRAYS)
-    if digest is None:
+    if ARRAYS not in record.files:
         raise RequestError(
             f"{record.name!r} has no items to recommend: `ptune export` or `ptune add` a run of recommend_lora",
             param="model",
         )
-    return _opened(bundle / "adapters" / record.name, digest)
+    scanned = (record.embedding or {}).get(RECALL, 0.0) >= LEAST_RECALL
+    digests = tuple((name, record.files.get(name, "")) for name in (ARRAYS, TITLES))
+    return _opened(bundle / "adapters" / record.name, digests, scanned)
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: Path, digest: str) -> ItemIndex:
-    check_hash(folder / ARRAYS, digest)
-    return ItemIndex.open(folder)
+def _opened(folder: Path, digests: tuple[tuple[str, str], ...], scanned: bool) -> ItemIndex:
+    for name, digest in digests:
+        check_hash(folder / name, digest)
+    index = ItemIndex.open(folder)
+    if not scanned:
+        return index
+    if not available():
+        _log.warning(
+            "%s items of %s are searched in float32, which takes longer: int8 needs pip install 'ptune[items]'",
+            f"{len(index.items):,}",
+            folder.name,
+        )
+        return index
+    return replace(index, scan=Int8Scan(index.vectors, available_cores()))
 
 
 def answer(index: ItemIndex, question: Question, vectors: Floats) -> list[Recommended]:
@@ -116,50 +132,83 @@ def answer(index: ItemIndex, question: Question, vectors: Floats) -> list[Recomm
         raise RequestError(
             "history is empty: name an item, or give a title", param="history", code="invalid_value"
         )
-    titles = [one.title for one in question.history if isinstance(one, Title)]
-    index = _with_new(index, question.new, vectors[len(titles) :])
-    known = [
-        _place(index, one, f"history[{at}]")
-        for at, one in enumerate(question.history)
-        if isinstance(one, str)
-    ]
-    more = vectors[: len(titles)]
-    scores = index.scores(known, more, question.weight)
-    left_out = {*known, *(index.place[one] for one in question.exclude if one in index.place)}
+    titles = sum(isinstance(one, Title) for one in question.history)
+    fresh = _fresh(index, question.new, vectors[titles:])
+    known, more, named = _history(index, fresh, question, vectors[:titles])
+    left_out, among = {*known}, None
+    left_out |= {index.place[one] for one in question.exclude if one in index.place}
+    never = {*question.exclude, *(item for item, _ in named)}
+    new = [at for at, item in enumerate(fresh.items) if item not in never]
     if question.among is not None:
-        kept = {_place(index, one, f"among[{at}]") for at, one in enumerate(question.among)}
-        left_out |= set(range(len(index.items))) - kept
-    named: list[tuple[str | None, str]] = [
-        *((index.items[at], index.titles[at]) for at in known),
-        *((None, title) for title in titles),
+        for at, one in enumerate(question.among):
+            if one not in fresh.place:
+                _place(index, one, f"among[{at}]")
+        among = [index.place[one] for one in question.among if one in index.place]
+        chosen = set(question.among)
+        new = [at for at in new if fresh.items[at] in chosen]
+    share = index.weight if question.weight is None else question.weight
+    every = np.concatenate([index.vectors[known], more])
+    first = [
+        (score, index.items[at], index.titles[at], index.nearness(at, known, more, share))
+        for at, score in index.first(question.k, known, more, share, left_out=left_out, among=among)
+    ] + [
+        (score, fresh.items[at], fresh.titles[at], fresh.nearness(at, (), every, share))
+        for at, score in fresh.first(question.k, (), every, share, among=new)
     ]
-    found = []
-    for at in best(scores, left_out, question.k):
-        near = index.nearness(at, known, more, question.weight)
-        first = np.argsort(-near, kind="stable")[:REASONS].tolist()
-        reasons = [Reason(named[one][0], named[one][1], float(near[one])) for one in first if near[one] > 0]
-        found.append(Recommended(index.items[at], index.titles[at], float(scores[at]), reasons))
-    return found
+    first.sort(key=lambda one: -one[0])  # of equal ones those of the catalogue come first
+    return [Recommended(item, title, score, _reasons(near, named)) for score, item, title, near in first][
+        : question.k
+    ]
 
 
-def _with_new(index: ItemIndex, new: Sequence[New], vectors: Floats) -> ItemIndex:
-    """The index with more items, of which nobody is known to have any. Raises: RequestError for one that it has."""
-    if not new:
-        return index
+def _fresh(index: ItemIndex, new: Sequence[New], vectors: Floats) -> ItemIndex:
+    """New items, which nobody is known to have. Raises: RequestError for one that is there already."""
+    found = ItemIndex(
+        [one.item for one in new],
+        [one.title for one in new],
+        vectors,
+        np.zeros(len(new) + 1, np.int64),
+        np.zeros(0, np.int32),
+        np.zeros(0, np.float32),
+        0.0,
+    )
     for at, one in enumerate(new):
-        if one.item in index.place or one.item in {other.item for other in new[:at]}:
+        if one.item in index.place or found.place[one.item] != at:
+            at = max(at, found.place[one.item])
             raise RequestError(
                 f"new[{at}].item: {one.item!r} is there already",
                 param=f"new[{at}].item",
                 code="invalid_value",
             )
-    return replace(
-        index,
-        items=[*index.items, *(one.item for one in new)],
-        titles=[*index.titles, *(one.title for one in new)],
-        vectors=np.concatenate([index.vectors, vectors]),
-        starts=np.concatenate([index.starts, np.repeat(index.starts[-1:], len(new))]),
-    )
+    return found
+
+
+def _history(
+    index: ItemIndex, fresh: ItemIndex, question: Question, vectors: Floats
+) -> tuple[list[int], Floats, list[tuple[str | None, str]]]:
+    """Numbers of items of the catalogue; vectors of all else; and item and title of both, in that order.
+
+    vectors: [titles, width] of the history's titles.
+    """
+    known, rows = [], list(vectors)
+    told: list[tuple[str | None, str]] = [
+        (None, one.title) for one in question.history if isinstance(one, Title)
+    ]
+    for at, one in enumerate(question.history):
+        if isinstance(one, Title):
+            continue
+        if one in fresh.place:
+            rows.append(fresh.vectors[fresh.place[one]])
+            told.append((one, fresh.titles[fresh.place[one]]))
+        else:
+            known.append(_place(index, one, f"history[{at}]"))
+    more = np.array(rows, np.float32).reshape(len(rows), index.vectors.shape[1])
+    return known, more, [*((index.items[at], index.titles[at]) for at in known), *told]
+
+
+def _reasons(near: Floats, named: Sequence[tuple[str | None, str]]) -> list[Reason]:
+    first = np.argsort(-near, kind="stable")[:REASONS].tolist()
+    return [Reason(named[one][0], named[one][1], float(near[one])) for one in first if near[one] > 0]
 
 
 def _place(index: ItemIndex, item: str, param: str) -> int:

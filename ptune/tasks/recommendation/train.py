@@ -24,7 +24,8 @@ from ptune.progress import say
 from ptune.recipe import Recipe
 from ptune.tasks.classification.facts import Facts
 from ptune.tasks.classification.text import check_backbone
-from ptune.tasks.recommendation.index import Floats, ItemIndex, together
+from ptune.tasks.recommendation.index import RECALL, Floats, ItemIndex, together
+from ptune.tasks.recommendation.int8_scan import LEAST_ITEMS, LEAST_RECALL, recall
 from ptune.tasks.recommendation.spec import Recommendation
 from ptune.tasks.retrieval.embedding import EmbeddingWork
 from ptune.tasks.retrieval.torch_side import TorchVectors
@@ -32,7 +33,11 @@ from ptune.training.distributed import decided_by_one
 
 WEIGHTS = tuple(step / 20 for step in range(21))
 """Shares of what is had together that are tried."""
-_MOST = 10_000  # users that the weight is chosen by
+_MOST, _MOST_SCORES = (
+    10_000,
+    50_000_000,
+)  # users that the weight is chosen by, and their scores, which lie in memory
+_ASKED = 100  # users whose next items are searched to measure a search
 _FIRST = 10  # places of a recommendation that count
 
 
@@ -52,6 +57,10 @@ class RecommendationWork(EmbeddingWork):
             say(
                 f"{len(index.items):,} items; what is had together weighs {index.weight:g}, titles {1 - index.weight:g}"
             )
+            if len(index.items) >= LEAST_ITEMS:
+                found = scan_recall(index, self.interactions)
+                embedding = {**(facts.embedding or {}), RECALL: found}
+                facts.model_copy(update={"embedding": embedding}).save(run.adapter_path)
         return hop
 
     def _facts(self, model: nn.Module, identity: BaseIdentity) -> Facts:
@@ -102,9 +111,21 @@ def item_index(found: Interactions, vectors: Floats) -> ItemIndex:
         for history, one in zip(train, found.histories, strict=True)
         if one.validation is not None
     ]
-    weight = chosen_weight(index, held[:_MOST]) if held else 0.5
+    most = min(_MOST, max(_MOST_SCORES // len(titles), _ASKED))
+    weight = chosen_weight(index, held[:most]) if held else 0.5
     known = [numbers(one.kept[:-1] if one.test else one.kept) for one in found.histories]
     return ItemIndex(index.items, index.titles, vectors, *together(known, len(titles)), weight)
+
+
+def scan_recall(index: ItemIndex, found: Interactions) -> float:
+    """What a search in int8 finds of the first ten titles for some users; says whether it is taken."""
+    users = [one.train for one in found.histories if one.train][:_ASKED]
+    queries = [index.vectors[[found.place[row.item] for row in history]].mean(0) for history in users]
+    share = recall(index.vectors, np.stack(queries))
+    taken = share >= LEAST_RECALL
+    then = "is served" if taken else f"is not served, as that is below {LEAST_RECALL:.0%}: float32 is"
+    say(f"a search in int8 finds {share:.1%} of the first ten that float32 finds: it {then}")
+    return share
 
 
 def chosen_weight(index: ItemIndex, held: Sequence[tuple[Sequence[int], int]]) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recommendation_runs import NAME, TITLES, bundle, recipe, run
+from recommendation_runs import NAME, TITLES, bundle, kit, recipe, run
 
 import ptune
 from ptune import publish
@@ -136,3 +136,25 @@ def test_an_adapter_without_items_recommends_nothing() -> None:
             recommend(model, Question(["i1"]), retrieval_runs.EMBEDS)
     finally:
         model.close()
+
+
+def test_a_bundle_is_judged_by_who_had_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the users that it was trained on: the figures of what it serves are those of its run's evaluation."""
+    from ptune.cli import main
+
+    had, out = kit() / "had.jsonl", tmp_path / "judged"
+    assert main(["evaluate", str(bundle()), "--data", str(had), "--out", str(out)]) == 0
+    said = json.loads((out / "evaluation.json").read_text())
+    assert (said["examples"], said["passages"], said["split"]) == (30, 20, "given")
+    assert list(said["baselines"]) == ["item-kNN", "popularity", "titles"]
+    own = evaluate_run(run(), bundle=bundle(), threads=1)["sides"]["ONNX"]["metrics"]
+    assert said["metrics"] == pytest.approx(own, abs=0.05)
+    assert (out / "report.html").is_file()
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"user": "a", "item": "i1"}\n{"user": "a", "item": "gone"}\n')
+    capsys.readouterr()
+    assert main(["evaluate", str(bundle()), "--data", str(other), "--out", str(out)]) != 0
+    assert "line 2: there is no item 'gone'" in " ".join(capsys.readouterr().err.split())
+    other.write_text('{"user": "a", "item": "i1"}\n{"user": "b", "item": "i2"}\n')
+    assert main(["evaluate", str(bundle()), "--data", str(other), "--out", str(out)]) != 0
+    assert "no user has two items" in " ".join(capsys.readouterr().err.split())

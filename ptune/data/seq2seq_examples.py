@@ -1,0 +1,189 @@
+"""Sources and targets as tokenised examples of an encoder-decoder, cut to length, in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ptune.codecs.seq2seq import Seq2SeqCodec
+from ptune.data.conversations import Conversation
+from ptune.data.label_splits import SPLITS
+from ptune.data.read import open_file
+from ptune.data.source import Sample, Source, hold_out, open_source
+from ptune.data.translations import in_columns, shapes_of
+from ptune.errors import DataError
+from ptune.progress import Progress, say
+from ptune.recipe import Data
+from ptune.tasks.translation.spec import Translation
+
+
+@dataclass(frozen=True, slots=True)
+class Seq2SeqExample:
+    """A pair in tokens; the target ends with an end token."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.source) + len(self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPair:
+    """A source and its translation, as they stand in the file."""
+
+    source: str
+    target: str
+
+
+@dataclass
+class Seq2SeqSplit:
+    """A split's examples, and what became of its rows."""
+
+    examples: list[Seq2SeqExample] = field(default_factory=list)
+    pairs: list[TextPair] = field(default_factory=list)  # behind each example
+    rows: int = 0
+    overlong: int = 0
+    left_out: int = 0
+    longest: tuple[int, str] = (0, "")  # tokens and place of the longest text
+
+    def described(self) -> dict[str, Any]:
+        """The split for data.json; `sha256` is over all tokens."""
+        digest = hashlib.sha256()
+        for example in self.examples:
+            for ids in (example.source, example.target):
+                digest.update(array("q", (len(ids), *ids)).tobytes())
+        return {
+            "rows": self.rows,
+            "examples": len(self.examples),
+            "tokens": sum(map(len, self.examples)),
+            "targets": sum(len(example.target) for example in self.examples),
+            "overlong": self.overlong,
+            "left_out": self.left_out,
+            "sha256": digest.hexdigest(),
+        }
+
+
+@dataclass(frozen=True)
+class Seq2SeqData:
+    """Examples of the three splits; `parts` and `summary` as `ptune.training.work.TaskData` has them."""
+
+    splits: Mapping[str, Seq2SeqSplit]
+    parts: tuple[int, ...]
+    summary: dict[str, Any]
+
+    @property
+    def train(self) -> Sequence[Seq2SeqExample]:
+        return self.splits["train"].examples
+
+    @property
+    def validation(self) -> Sequence[Seq2SeqExample]:
+        return self.splits["validation"].examples
+
+
+def load_pairs(data: Data, task: Translation, codec: Seq2SeqCodec, seed: int) -> Seq2SeqData:
+    """Reads a recipe's data and encodes it. Says what was recognised.
+
+    Without validation files, `validation_share` of the rows in `files` is held out (see `hold_out`).
+    Raises: DataError that names file and line of what cannot be used, all problems of a file at once.
+    """
+    if not data.files:
+        raise DataError(
+            f"no training data: pass --data.files PATH (rows of {task.source} and {task.target}, as JSONL, CSV, TMX,"
+            " gettext's .po, …)"
+        )
+    named = {"train": data.files, "validation": data.validation, "test": data.test}
+    files = [(name, in_columns(open_file(path), task)) for name, paths in named.items() for path in paths]
+    holds_out = not data.validation
+    shapes = shapes_of(task)
+    sources = [
+        (name, open_source(file, seed if holds_out and name == "train" else None, shapes))
+        for name, file in files
+    ]
+    for _, source in sources:
+        said = source.described()
+        say(f"{said['path']}: {said['shape']}, {said['rows']} rows ({said['format']})")
+    splits = {name: Seq2SeqSplit() for name in SPLITS}
+    described = _encode(sources, splits, data, task, codec)
+    _refuse(splits, task, codec)
+    parts = tuple(file["examples"] for file in described if file["split"] == "train")
+    for path, weight, examples in zip(data.files, data.weights, parts, strict=False):
+        if weight and not examples:
+            raise DataError("has a weight, but no training example is left of it", file=str(path))
+    summary = {
+        "files": described,
+        "validation_share": data.validation_share if holds_out else None,
+        "longest_tokens": codec.texts.limit(task.max_length),
+        "on_overlong": task.on_overlong,
+        **{name: split.described() for name, split in splits.items()},
+    }
+    for name, split in splits.items():
+        if split.examples:
+            say(f"{name}: {len(split.examples)} examples, {sum(map(len, split.examples))} tokens")
+    return Seq2SeqData(splits, parts, summary)
+
+
+def _encode(
+    sources: Sequence[tuple[str, Source]],
+    splits: Mapping[str, Seq2SeqSplit],
+    data: Data,
+    task: Translation,
+    codec: Seq2SeqCodec,
+) -> list[dict[str, Any]]:
+    """Fills the splits; returns the files as data.json has them. Raises: DataError where rows cannot be used."""
+    ranks = [np.frombuffer(source.ranks, np.uint64) for name, source in sources if name == "train"]
+    held = iter(() if data.validation else hold_out(np.concatenate(ranks), data.validation_share))
+    described = []
+    with Progress("tokenising", sum(source.row_count for _, source in sources), unit="rows") as progress:
+        for name, source in sources:
+            problems, own = source.file.problems(), len(splits[name].examples)
+            for sample in source.samples(problems):
+                split = splits["validation" if name == "train" and next(held, False) else name]
+                if split is not splits["train"] or data.limit is None or split.rows < data.limit:
+                    _add(split, sample, task, codec)
+                progress.advance()
+            problems.raise_if_any(source.row_count)
+            count = len(splits[name].examples) - own
+            described.append({"split": name, **source.described(), "examples": count})
+    return described
+
+
+def _add(split: Seq2SeqSplit, sample: Sample, task: Translation, codec: Seq2SeqCodec) -> None:
+    assert isinstance(sample.conversation, Conversation)  # the only shape that a translation's rows have
+    source, target = (str(message["content"]) for message in sample.conversation.messages)
+    prefix = task.system or ""
+    read, written = codec.source(prefix + source, task.max_length), codec.target(target, task.max_length)
+    split.rows += 1
+    split.longest = max(
+        split.longest, (max(read.length, written.length), sample.place), key=lambda one: one[0]
+    )
+    too_long = read.truncated or written.truncated
+    split.overlong += too_long
+    if not read.ids or (too_long and task.on_overlong == "drop"):
+        split.left_out += 1
+        return
+    split.examples.append(Seq2SeqExample(read.ids, written.ids))
+    split.pairs.append(TextPair(source, target))
+
+
+def _refuse(splits: Mapping[str, Seq2SeqSplit], task: Translation, codec: Seq2SeqCodec) -> None:
+    """Raises: DataError where texts are too long and that is an error, or nothing is left of a split."""
+    limit = codec.texts.limit(task.max_length)
+    overlong = sum(split.overlong for split in splits.values())
+    if overlong and task.on_overlong == "error":
+        length, place = max((split.longest for split in splits.values()), key=lambda found: found[0])
+        raise DataError(
+            f"{overlong} of {sum(split.rows for split in splits.values())} rows have a text longer than {limit} tokens"
+            f" (longest {length}, {place}); use --task.on-overlong truncate or drop, or raise --task.max-length up to"
+            " the model's context"
+        )
+    for name, split in splits.items():
+        if split.rows and not split.examples:
+            raise DataError(
+                f"no {name} example is left: all are longer than {limit} tokens ({task.on_overlong}) or empty"
+            )

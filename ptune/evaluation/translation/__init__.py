@@ -1,0 +1,1 @@
+"""Translation, judged: how near what a model says comes to what people wrote."""

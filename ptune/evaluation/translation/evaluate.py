@@ -1,0 +1,91 @@
+"""Runs of translation, judged by held-out pairs: chrF, BLEU, baselines, worst translations, report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from ptune.evaluation.classification.evaluation import Pages
+from ptune.evaluation.classification.onnx_side import Served, served_as
+from ptune.evaluation.evaluate import backbone_of, models_of
+from ptune.evaluation.held_out import HeldOut, held_out
+from ptune.evaluation.report import origin
+from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.training_chart import in_a_line, training
+from ptune.evaluation.translation.figures import COPY, figures, write
+from ptune.evaluation.translation.pairs import Pairs, of_files, of_held
+from ptune.evaluation.translation.scores import FIGURES
+from ptune.evaluation.translation.seq2seq import evaluate_seq2seq
+from ptune.evaluation.translation.served import by_bundle, limits
+from ptune.evaluation.translation.sides import by_torch, first_lines, with_shots
+from ptune.formats.bundle import BASE, Bundle
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json, write_text
+from ptune.recipe import Recipe
+from ptune.tasks.translation.facts import is_seq2seq_run
+from ptune.tasks.translation.spec import Translation
+from ptune.training.card import card
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    data: Sequence[Path] = (),
+    bundle: Path | None = None,
+    adapter: str | None = None,
+    require: Sequence[Requirement] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Judges a run by its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
+
+    Writes evaluation.json, predictions.jsonl, report.html and the model card into the run.
+    Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError
+    where a requirement names no figure.
+    """
+    record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
+    if is_seq2seq_run(run):
+        return evaluate_seq2seq(
+            run, data=data, bundle=bundle, adapter=adapter, require=require, threads=threads
+        )
+    refuse_unknown(require, FIGURES)
+    held = held_out(run)
+    pairs = of_files(data, recipe.chat) if data else of_held(run, held)
+    served = _served(run, bundle, adapter)
+    own, baselines = _translated(run, pairs, held)
+    if served is not None:
+        most = limits(held.codec, pairs.sources)
+        own["ONNX"] = by_bundle(served.folder, served.adapter, pairs.sources, most, threads)
+    task = recipe.task
+    language = task.target_language if isinstance(task, Translation) else None
+    found = figures(pairs, own, baselines, require, recipe.train.seed, language)
+    pages = Pages(recipe.name, in_a_line(record), training(run), origin(record))
+    write(run.folder, found, pairs, own, baselines, pages)
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
+    return found
+
+
+def _served(run: Run, bundle: Path | None, adapter: str | None) -> Served | None:
+    """Where the run is served. A bundle without adapters, as of a merged run, is taken by its user's word."""
+    if bundle is not None and not Bundle.open(bundle).manifest.adapters:
+        return Served(bundle, BASE)
+    return served_as(run, bundle, adapter)
+
+
+def _translated(run: Run, pairs: Pairs, held: HeldOut) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """What torch makes of the rows, and what is to be beaten."""
+    recipe, codec = Recipe.load(run.recipe_path), held.codec
+    base, tuned = models_of(run, run.finished_record(), recipe)
+    most, device = limits(codec, pairs.sources), backbone_of(tuned).device
+    baselines = {COPY: pairs.sources}
+    if recipe.evaluate.in_context and held.train:
+        count, prompts = with_shots(held, pairs.rows, recipe.evaluate.in_context, recipe.train.seed)
+        name = f"base, {count} examples in context"
+        with base.disable_adapter() if isinstance(base, PeftModel) else nullcontext():
+            said = by_torch(name, base, codec, prompts, most, device)
+        baselines[name] = first_lines(said, pairs.sources)
+    asked = [row.prompt(codec) for row in pairs.rows]
+    return {"torch": by_torch("torch", tuned, codec, asked, most, device)}, baselines

@@ -1,0 +1,107 @@
+"""evaluation.json, predictions.jsonl and report.html: what the translations of one or two sides come to. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
+from ptune.evaluation.classification.measured import HEADLINE, Measured
+from ptune.evaluation.classification.report import report
+from ptune.evaluation.require import Requirement
+from ptune.evaluation.style import text
+from ptune.evaluation.translation.pairs import Pairs
+from ptune.evaluation.translation.scores import gain, measure, of_rows
+from ptune.formats.whole_write import write_json, write_text
+from ptune.tasks.translation.spec import TRANSLATION
+
+COPY = "copy of the source"
+SHOWN = 12  # of the worst translations
+Said = Mapping[str, Sequence[str]]
+"""Side -> a text a row."""
+
+
+def figures(
+    pairs: Pairs,
+    own: Said,
+    baselines: Said,
+    require: Sequence[Requirement],
+    seed: int,
+    language: str | None,
+) -> dict[str, Any]:
+    """evaluation.json. The first side's figures are the run's own; `chrf_gain` is above the best of the baselines."""
+    measured: dict[str, Measured] = {}
+    signatures: dict[str, str] = {}
+    against = ""
+    for name, said in {**own, **baselines}.items():
+        measured[name], signatures = measure(said, pairs.targets, seed, language)
+        if name in own:
+            value, interval, against = gain(said, baselines, pairs.targets, seed)
+            measured[name].metrics["chrf_gain"] = value
+            measured[name].intervals["chrf_gain"] = interval
+    first = measured[next(iter(own))]
+    both = list(zip(*own.values(), strict=True)) if len(own) > 1 else []
+    agreed = {"agreement": {"texts": sum(len(set(row)) == 1 for row in both) / len(both)}} if both else {}
+    return {
+        "format": FORMAT,
+        "task": TRANSLATION,
+        "problem": TRANSLATION,
+        "split": pairs.split,
+        "examples": len(pairs.rows),
+        "labels": [],
+        "counts": {"too_long": pairs.left_out},
+        "files": pairs.files,
+        "rows_sha256": pairs.fingerprint,
+        "headline": list(HEADLINE[TRANSLATION]),
+        **first.figures(),
+        "gain_against": against,
+        "signatures": signatures,
+        "classes": {},
+        "details": {},
+        "sides": {name: measured[name].figures() for name in own},
+        **agreed,
+        "baselines": {name: measured[name].figures() for name in baselines},
+        "slices": [],
+        "requirements": [one.checked(first.metrics) for one in require],
+    }
+
+
+def write(
+    folder: Path, found: dict[str, Any], pairs: Pairs, own: Said, baselines: Said, pages: Pages
+) -> None:
+    """Writes predictions.jsonl, report.html and, last, evaluation.json."""
+    name, said = next(iter(own.items()))
+    scores = of_rows(said, pairs.targets)
+    others = {**own, **baselines}
+    lines: list[dict[str, Any]] = [
+        {
+            "place": pairs.places[at],
+            "source": pairs.sources[at],
+            "gold": target,
+            "predicted": said[at],
+            "figures": {"chrf": scores[at]},
+            "others": {side: texts[at] for side, texts in others.items() if side not in (name, COPY)},
+        }
+        for at, target in enumerate(pairs.targets)
+    ]
+    write_text(folder / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    worst = sorted(lines, key=lambda line: line["figures"]["chrf"])[:SHOWN]
+    mistakes = "".join(_article(line, name) for line in worst)
+    about = f"{pages.about}; counted by sacrebleu: {'; '.join(found['signatures'].values())}"
+    if found["counts"]["too_long"]:
+        about += f"; {found['counts']['too_long']} rows were too long and are left out"
+    page = report(pages.name, about, found, training=pages.training, mistakes=mistakes, origin=pages.origin)
+    write_text(folder / "report.html", page)
+    write_json(folder / "evaluation.json", found)
+
+
+def _article(line: Mapping[str, Any], name: str) -> str:
+    """A row as HTML: its source, what each side makes of it, and what it should be."""
+    texts = {name: line["predicted"], "expected": line["gold"], **line["others"]}
+    columns = "".join(f"<div><h3>{text(side)}</h3><p>{text(said)}</p></div>" for side, said in texts.items())
+    about = (
+        f"<p class=said><span class=dim>chrF {line['figures']['chrf']:.1f} · {text(line['place'])}</span></p>"
+    )
+    return f"<article><p>{text(line['source'])}</p><div class=sides>{columns}</div>{about}</article>"

@@ -1,0 +1,135 @@
+"""A run on an encoder-decoder, judged by held-out pairs as any other translation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from ptune.backbone.seq2seq import load_seq2seq
+from ptune.codecs.seq2seq import Seq2SeqCodec
+from ptune.data.seq2seq_examples import load_pairs
+from ptune.data.translations import as_conversation
+from ptune.errors import BackboneError
+from ptune.evaluation.classification.evaluation import Pages
+from ptune.evaluation.classification.onnx_side import served_as
+from ptune.evaluation.report import origin
+from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.training_chart import in_a_line, training
+from ptune.evaluation.translation.figures import COPY, figures, write
+from ptune.evaluation.translation.pairs import Pairs, of_files
+from ptune.evaluation.translation.scores import FIGURES
+from ptune.formats.bundle import BASE, Bundle
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json, write_text
+from ptune.progress import Progress
+from ptune.recipe import Recipe
+from ptune.tasks.translation.infer import LONGER, MORE
+from ptune.tasks.translation.seq2seq_infer import load
+from ptune.tasks.translation.seq2seq_work import translation_of
+from ptune.training.card import card
+
+ROWS = 16  # texts that go through the model together
+
+
+def evaluate_seq2seq(
+    run: Run,
+    *,
+    data: Sequence[Path] = (),
+    bundle: Path | None = None,
+    adapter: str | None = None,
+    require: Sequence[Requirement] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """As `ptune.evaluation.translation.evaluate.evaluate_run`; beside copying the source, the bare base is to be beaten."""
+    refuse_unknown(require, FIGURES)
+    record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
+    task, codec = translation_of(recipe), Seq2SeqCodec.open(run.codec_path)
+    pairs = of_files(data, task) if data else _held(run, recipe, codec)
+    own, baselines = _translated(run, recipe, codec, pairs)
+    served = served_as(run, bundle, adapter)
+    if served is not None:
+        name = served.adapter if Bundle.open(served.folder).manifest.adapters else BASE
+        with closing(load(served.folder, threads=threads)) as model:
+            own["ONNX"] = model.translate(pairs.sources, name)
+    found = figures(pairs, own, baselines, require, recipe.train.seed, task.target_language)
+    pages = Pages(recipe.name, in_a_line(record), training(run), origin(record))
+    write(run.folder, found, pairs, own, baselines, pages)
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
+    return found
+
+
+def _held(run: Run, recipe: Recipe, codec: Seq2SeqCodec) -> Pairs:
+    """A run's own pairs: of its test files, else of what it was validated on."""
+    splits = load_pairs(recipe.data, translation_of(recipe), codec, recipe.train.seed).splits
+    name = "test" if splits["test"].pairs else "validation"
+    held = splits[name].pairs[: recipe.evaluate.limit]
+    files = read_json(run.data_path)["files"]
+    named = [file for file in files if file["split"] == name] or files
+    return Pairs(
+        "test" if name == "test" else "validation",
+        [as_conversation(one.source, one.target) for one in held],
+        [f"{name}, example {at}" for at in range(1, len(held) + 1)],
+        [{"path": file["path"], "sha256": file["sha256"]} for file in named],
+        splits[name].left_out,
+    )
+
+
+def _translated(
+    run: Run, recipe: Recipe, codec: Seq2SeqCodec, pairs: Pairs
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """What torch makes of the rows, and what is to be beaten. Raises: BackboneError where the base is another one now."""
+    loaded = load_seq2seq(recipe.backbone)
+    if loaded.identity.hash != run.record().base.hash:
+        raise BackboneError(
+            f"{recipe.backbone.model} no longer holds the weights that {run.folder} was trained on"
+        )
+    base: nn.Module = loaded.model
+    tuned = base
+    if run.has_adapter:
+        base = tuned = PeftModel.from_pretrained(loaded.model, str(run.adapter_path))
+    else:
+        tuned = load_seq2seq(recipe.backbone.saved_at(run.model_path)).model
+    prefix, sources = translation_of(recipe).system or "", pairs.sources
+    with base.disable_adapter() if isinstance(base, PeftModel) else nullcontext():
+        before = generated("base", base, codec, [prefix + source for source in sources])
+    after = generated("torch", tuned, codec, [prefix + source for source in sources])
+    return {"torch": after}, {COPY: sources, "base": before}
+
+
+@torch.no_grad()
+def generated(label: str, model: nn.Module, codec: Seq2SeqCodec, sources: Sequence[str]) -> list[str]:
+    """transformers' greedy translations, in the order given."""
+    device = next(model.parameters()).device
+    model.eval()
+    limit, found = codec.texts.limit(None), []
+    with Progress(f"translations, {label}", len(sources), unit="texts") as progress:
+        for start in range(0, len(sources), ROWS):
+            ids = [codec.source(text).ids for text in sources[start : start + ROWS]]
+            longest = max(map(len, ids))
+            padded = [[*one, *[codec.texts.pad_id] * (longest - len(one))] for one in ids]
+            mask = [[1] * len(one) + [0] * (longest - len(one)) for one in ids]
+            most = min(LONGER * longest + MORE, limit or LONGER * longest + MORE)
+            said = model.generate(
+                input_ids=torch.tensor(padded, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                max_new_tokens=most,
+                do_sample=False,
+                num_beams=1,
+            )
+            for row, source in zip(said[:, 1:].tolist(), ids, strict=True):
+                own = min(LONGER * len(source) + MORE, most)
+                found.append(codec.decode(row[:own] if len(row) <= own else _cut(row[:own], codec)))
+            progress.advance(len(ids))
+    return found
+
+
+def _cut(row: list[int], codec: Seq2SeqCodec) -> list[int]:
+    """A row that went on with its neighbours, as it would have ended alone at its own limit."""
+    forced = codec.writing.forced_eos_id
+    return row if forced is None else [*row[:-1], forced]

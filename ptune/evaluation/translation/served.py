@@ -1,0 +1,75 @@
+"""The same translations from a bundle: an adapter of it, judged without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from ptune.codecs.chat import ChatCodec
+from ptune.errors import PtuneError
+from ptune.evaluation.classification.evaluation import Pages
+from ptune.evaluation.classification.onnx_side import the_adapter
+from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.translation.figures import COPY, figures, write
+from ptune.evaluation.translation.pairs import of_files
+from ptune.evaluation.translation.scores import FIGURES
+from ptune.formats.bundle import Bundle
+from ptune.tasks.chat.infer import load
+from ptune.tasks.chat.offline import answer_all
+from ptune.tasks.translation import seq2seq_infer
+from ptune.tasks.translation.infer import messages_of, most_tokens
+from ptune.tasks.translation.spec import Translation
+
+
+def evaluate_bundle(
+    folder: Path,
+    out: Path,
+    *,
+    data: Sequence[Path],
+    adapter: str | None = None,
+    require: Sequence[Requirement] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Judges one adapter of a bundle by `data`, without its run; writes into `out`.
+
+    Raises: UsageError where it is not said which adapter; DataError where the data cannot be used.
+    """
+    bundle = Bundle.open(folder)
+    record = the_adapter(bundle, adapter)
+    refuse_unknown(require, FIGURES)
+    task = Translation.model_validate(record.translation or {})
+    pairs = of_files(data, task)
+    if bundle.manifest.task == "seq2seq":
+        with closing(seq2seq_infer.load(folder, threads=threads)) as model:
+            own = {"ONNX": model.translate(pairs.sources, record.name)}
+    else:
+        most = limits(ChatCodec.open(bundle.codec_path), pairs.sources)
+        own = {"ONNX": by_bundle(folder, record.name, pairs.sources, most, threads)}
+    baselines = {COPY: pairs.sources}
+    found = figures(pairs, own, baselines, require, 0, task.target_language)
+    about = f"adapter {record.name} of {folder}, {bundle.manifest.base.source}, profile {bundle.manifest.default_profile}"
+    write(out, found, pairs, own, baselines, Pages(record.name, about))
+    return found
+
+
+def limits(codec: ChatCodec, sources: Sequence[str]) -> list[int]:
+    """Most tokens of each translation, as the server has them."""
+    return [most_tokens(codec, source) for source in sources]
+
+
+def by_bundle(
+    folder: Path, adapter: str, sources: Sequence[str], limits: Sequence[int], threads: int | None
+) -> list[str]:
+    """What an adapter of a bundle makes of texts. Raises: PtuneError where it cannot answer one."""
+    rows = [
+        {"messages": messages_of(source), "max_tokens": limit}
+        for source, limit in zip(sources, limits, strict=True)
+    ]
+    with closing(load(folder, threads=threads)) as model:
+        said = list(answer_all(model, rows, adapter, None, {"temperature": 0.0}))
+    for row, source in zip(said, sources, strict=True):
+        if row["finish"] == "error":
+            raise PtuneError(f"{folder} cannot translate {source[:60]!r}: {row['answer']}")
+    return [row["answer"].strip() for row in said]

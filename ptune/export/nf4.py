@@ -1,0 +1,99 @@
+"""A decoder's graph on the bytes that an nf4 base holds: its products with weights as MatMulBnb4, in 4-bit NormalFloat.
+
+A base that trained in nf4 is exported as the float32 weights that its bytes stand for: code[q] * absmax, in blocks of 64. Here
+q and absmax are found again from these weights, to the bit: the largest of a block is absmax, as one of its codes is 1 or -1.
+So the graph is an eighth as large and computes with the very weights that QLoRA trained on; what is no such weight (the head)
+stays float32. The operator turns a weight back into float32 each time it multiplies: small in memory, slow.
+
+Source: QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), appendix E.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+from ptune.errors import BackboneError
+from ptune.export.blocks import nibbles
+from ptune.export.edit import MICROSOFT, before, constant, replace
+from ptune.export.int8 import floats_of, rewrite_products, weight_of
+
+Array = NDArray[np.float32]
+
+BLOCK = 64
+CODE: Array = np.array(
+    [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ],
+    np.float32,
+)  # fmt: skip
+_BETWEEN = (CODE[1:] + CODE[:-1]) / 2
+LEAST_TOKENS = 2  # of a step: one row alone has a kernel that adds in another order
+_NF4 = 1  # MatMulBnb4's quant_type
+
+
+class Blocks(NamedTuple):
+    """A weight [out, in] as bitsandbytes keeps it: row after row, cut into blocks of 64."""
+
+    q: NDArray[np.uint8]  # [blocks, 64], places in CODE
+    absmax: Array  # [blocks]
+
+
+def blocks_of(weight: Array) -> Blocks | None:
+    """The blocks that stand for a weight [out, in], to the bit; None where there are none."""
+    if weight.size % BLOCK:
+        return None
+    values = weight.reshape(-1, BLOCK)
+    absmax = np.abs(values).max(axis=1)
+    shares = values / np.where(absmax > 0, absmax, 1)[:, None]
+    q = np.searchsorted(_BETWEEN, shares).astype(np.uint8)
+    return Blocks(q, absmax) if np.array_equal(CODE[q] * absmax[:, None], values) else None
+
+
+def write_nf4(source: Path, target: Path) -> int:
+    """Reads a decoder's float32 graph at `source`, writes `target` and its weights beside it as `target`.data.
+
+    Memory holds the written weights and one of the source's at a time. Returns how many products have weights in nf4.
+    Raises: BackboneError where no weight is one that nf4 holds.
+    """
+    found = 0
+
+    def rewrite(graph: onnx_ir.Graph, products: list[onnx_ir.Node]) -> None:
+        nonlocal found
+        found = sum(_rewritten(graph, node) for node in products)
+
+    rewrite_products(source, target, "nf4", rewrite)
+    if not found:
+        raise BackboneError(
+            f"{source} has no weight that came out of nf4: the profile nf4 rounds nothing itself"
+        )
+    return found
+
+
+def _rewritten(graph: onnx_ir.Graph, node: onnx_ir.Node) -> bool:
+    """x W on the bytes of W, where it has any."""
+    x, matrix = node.inputs[0], weight_of(node)
+    assert x is not None
+    assert matrix is not None
+    weight = np.ascontiguousarray(floats_of(*matrix).T)
+    blocks = blocks_of(weight)
+    if blocks is None:
+        return False
+    name = str(matrix[0].name)
+    high_first = nibbles(blocks.q.reshape(-1, 2)[:, ::-1]).reshape(-1)
+    inputs = [
+        x,
+        constant(graph, f"{name}.nf4", high_first),
+        constant(graph, f"{name}.absmax", blocks.absmax),
+    ]
+    attributes = {"K": weight.shape[1], "N": weight.shape[0], "block_size": BLOCK, "quant_type": _NF4}
+    (out,) = before(node, "MatMulBnb4", inputs, attributes, like=node.outputs[0], domain=MICROSOFT)
+    replace(node, out)
+    return True

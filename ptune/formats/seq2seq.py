@@ -1,0 +1,74 @@
+"""The signature of an encoder-decoder's two graphs: what the exporter promises and the engine feeds.
+
+A source is read once; what the decoder's cross-attention sees of it, keys and values of every layer, is computed then and
+given to each step of writing. A step writes any number of tokens in each row; rows may be of different age.
+
+The reader, graphs/PROFILE/encoder.onnx:
+
+Inputs                          type   shape                       meaning
+input_ids                       int64  [batch, source]             the sources, padded on the right (with any token)
+lengths                         int64  [batch]                     tokens of each
+choice                          float  [batch, R]                  which low-rank columns each row uses (0 or 1)
+SOCKET.A, SOCKET.B              float  [in, R], [R, out]           low-rank factors, B scaled; R = 0 is the bare base
+
+Outputs: cross_key.L, cross_value.L float [batch, heads, source, dim] of decoder layer L.
+
+The writer, graphs/PROFILE/decoder.onnx:
+
+Inputs                          type   shape                       meaning
+input_ids                       int64  [batch, tokens]             what was written last; the family's start token first
+past_lengths                    int64  [batch]                     tokens of each row that lie in its cache
+lengths                         int64  [batch]                     tokens of each row's source
+past_key.L, past_value.L        float  [batch, heads, C, dim]      cache; cells from past_lengths on are not looked at; C >= 1
+cross_key.L, cross_value.L      float  [batch, heads, source, dim] as the reader gives them
+choice, SOCKET.A, SOCKET.B      as above
+
+Outputs: logits float [batch, tokens, vocab]; new_key.L, new_value.L float [batch, heads, tokens, dim], which belong into
+the cache at past_lengths.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ptune.formats.signature import CacheLayer, Socket
+
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+READER_INPUTS = ("input_ids", "lengths", "choice")
+WRITER_INPUTS = ("input_ids", "past_lengths", "lengths", "choice")
+
+
+class Seq2SeqSignature(BaseModel):
+    """Everything an engine must know to feed both graphs."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: Literal["seq2seq"] = "seq2seq"
+    vocab_size: int
+    context: int  # longest source and longest target, in tokens
+    cache: tuple[CacheLayer, ...]  # of the decoder's layers; cross-attention has the same heads
+    reader_sockets: tuple[Socket, ...]  # cross-attention's keys and values among them
+    writer_sockets: tuple[Socket, ...]
+
+    @property
+    def sockets(self) -> tuple[Socket, ...]:
+        """Those of both graphs."""
+        return (*self.reader_sockets, *self.writer_sockets)
+
+    def layers(self, kind: str) -> list[str]:
+        """Names of the arrays of a kind ("past", "cross" or "new") in graph order: key then value of each layer."""
+        return [f"{kind}_{side}.{layer}" for layer in range(len(self.cache)) for side in ("key", "value")]
+
+    def reader_factors(self) -> list[str]:
+        """Adapter inputs of the reader in graph order: A then B of each socket."""
+        return factor_names(self.reader_sockets)
+
+    def writer_factors(self) -> list[str]:
+        """Adapter inputs of the writer."""
+        return factor_names(self.writer_sockets)
+
+
+def factor_names(sockets: tuple[Socket, ...]) -> list[str]:
+    """A then B of each socket."""
+    return [f"{socket.name}.{factor}" for socket in sockets for factor in ("A", "B")]

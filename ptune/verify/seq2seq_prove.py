@@ -1,0 +1,157 @@
+"""Proves an encoder-decoder's bundle: torch -> ONNX -> engine -> server, for the bare base and every adapter, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.codecs.seq2seq import Seq2SeqCodec, Writing
+from ptune.engine.seq2seq import Seq2SeqEngine
+from ptune.engine.seq2seq_golden import Pair
+from ptune.engine.seq2seq_request import Sentence
+from ptune.engine.seq2seq_session import Seq2SeqSession
+from ptune.engine.session import Array
+from ptune.formats.bundle import BASE, Bundle, Hop
+from ptune.formats.seq2seq import Seq2SeqSignature
+from ptune.parity import compare, liveness, log_softmax
+from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
+from ptune.verify import limits
+from ptune.verify.encoder_graph import padded, random_factors
+from ptune.verify.encoder_prove import plugged
+from ptune.verify.encoder_torch import adapted, in_body, peft_factors
+from ptune.verify.graph import Factors
+from ptune.verify.prove import RANDOM_RANK, RANDOM_SCALE, RANDOM_SEED, SLACK, Progress, Proof
+from ptune.verify.seq2seq_server import Question, questions, served_hops
+
+
+def prove_seq2seq(
+    bundle: Bundle,
+    model: PreTrainedModel,
+    pairs: Sequence[Pair],
+    *,
+    threads: int,
+    server: bool = True,
+    progress: Progress = lambda *_: None,
+) -> Proof:
+    """Compares every hop of `bundle` with the one before, at the targets of `pairs`; the last one, of a `server` process,
+    by what it writes itself.
+
+    model: the base in float32 on the CPU, in eval mode; it is used up. PEFT's files are read from the bundle itself.
+    """
+    signature, writing = bundle.seq2seq, Writing.open(bundle.codec_path)
+    pairs = [Pair(one.source, one.target[: limits.POSITIONS]) for one in pairs]
+    random = random_factors(signature, RANDOM_RANK, RANDOM_SEED, RANDOM_SCALE)
+    progress("torch, the reference", 0.0)
+    bare = _torch(model, pairs, writing)
+    with plugged(model, random):
+        everywhere = _torch(model, pairs, writing)
+    there: dict[str, tuple[list[Array], Factors]] = {}
+    for name in bundle.manifest.adapters:
+        live = adapted(model, bundle.adapter_path(name))
+        layers = in_body(live, "", {socket.name for socket in signature.sockets})
+        there[name] = _torch(live, pairs, writing), peft_factors(layers, str(live.active_adapter))
+        model = live.unload()
+
+    progress("the ONNX graphs", 0.4)
+    graph = PlainSeq2Seq(bundle, writing, threads)
+    here = graph.logprobs(pairs)
+    limit = limits.MAX_ABS_LOGPROB
+    base = [compare("torch → ONNX base", bare, here, max_abs_logprob=limit)]
+    live_pair = (bare, everywhere), (here, graph.logprobs(pairs, random))
+    base.append(liveness("torch → ONNX, random factors in every socket", *live_pair, limits.LIVENESS))
+    found: dict[str, list[Array]] = {BASE: here}
+    hops: dict[str, list[Hop]] = {}
+    for name, (said, factors) in there.items():
+        found[name] = graph.logprobs(pairs, factors)
+        hops[name] = [
+            compare("torch + peft → ONNX + adapter", said, found[name], max_abs_logprob=limit),
+            liveness(
+                "torch + peft → ONNX, (adapter − base)", (bare, said), (here, found[name]), limits.LIVENESS
+            ),
+        ]
+    del graph
+
+    progress("the engine", 0.7)
+    by_engine, texts = _engine_hops(bundle, pairs, found, threads)
+    by_server: dict[str, Hop] = {}
+    if server:  # the engine is closed by now: memory holds the graphs once
+        progress("the server", 0.8)
+        by_server = served_hops(bundle, texts, threads)
+    for last in (by_engine, by_server):
+        for name, hop in last.items():
+            (base if name == BASE else hops[name]).append(hop)
+    return Proof(tuple(base), {name: tuple(own) for name, own in hops.items()})
+
+
+def _engine_hops(
+    bundle: Bundle, pairs: Sequence[Pair], found: Mapping[str, list[Array]], threads: int
+) -> tuple[dict[str, Hop], list[Question]]:
+    """The engine against the graphs under every name, and what a server is to answer as the engine does."""
+    with closing(Seq2SeqEngine.open(bundle, threads=threads, replay_golden=False)) as engine:
+        asked = [Sentence(one.source, name, given=one.target) for one in pairs for name in found]
+        written = engine.write(asked)
+        model = Seq2SeqModel(engine, Seq2SeqCodec.open(bundle.codec_path))
+        texts = questions(model, pairs, [*found])
+    hops: dict[str, Hop] = {}
+    for at, name in enumerate(found):
+        said = [log_softmax(one.logits) for one in written[at :: len(found)] if one.logits is not None]
+        limit = SLACK * limits.MAX_ABS_LOGPROB
+        hops[name] = compare("ONNX → engine", found[name], said, max_abs_logprob=limit)
+    return hops, texts
+
+
+@torch.no_grad()
+def _torch(model: nn.Module, pairs: Sequence[Pair], writing: Writing) -> list[Array]:
+    """[tokens, vocab] log-probabilities in front of each token of the targets, each pair alone."""
+    model.eval()
+    return [
+        log_softmax(
+            model(
+                input_ids=torch.tensor([one.source]),
+                decoder_input_ids=torch.tensor([writing.shifted(one.target)]),
+                use_cache=False,
+            ).logits[0].numpy()
+        )
+        for one in pairs
+    ]  # fmt: skip
+
+
+class PlainSeq2Seq:
+    """Both graphs, fed the obvious way: a pair at a time, its whole target at once, the exporter's word without the engine."""
+
+    def __init__(self, bundle: Bundle, writing: Writing, threads: int) -> None:
+        self.signature: Seq2SeqSignature = bundle.seq2seq
+        self.writing = writing
+        self.session = Seq2SeqSession(bundle.graph_path().parent, self.signature, threads)
+
+    def logprobs(self, pairs: Sequence[Pair], factors: Factors | None = None) -> list[Array]:
+        """As torch's, with `factors` as `peft_factors` gives them."""
+        rank = max((a.shape[1] for a, _ in (factors or {}).values()), default=0)
+        given: dict[str, np.ndarray] = {}
+        for socket in self.signature.sockets:
+            a, b = padded(socket, (factors or {}).get(socket.name), rank)
+            given |= {f"{socket.name}.A": a, f"{socket.name}.B": b}
+        return [self._one(one, given, np.ones((1, rank), np.float32)) for one in pairs]
+
+    def _one(self, pair: Pair, factors: dict[str, np.ndarray], choice: Array) -> Array:
+        lengths = np.array([len(pair.source)], np.int64)
+        source: dict[str, Array] = {
+            "input_ids": np.array([pair.source], np.int64),
+            "lengths": lengths,
+            "choice": choice,
+        }
+        cross = dict(zip(self.signature.layers("cross"), self.session.read(source, factors), strict=True))
+        shapes = [
+            (one.kv_heads, 1, dim) for one in self.signature.cache for dim in (one.key_dim, one.value_dim)
+        ]
+        empty = [np.zeros((1, *shape), np.float32) for shape in shapes]
+        past = dict(zip(self.signature.layers("past"), empty, strict=True))
+        ids = np.array([self.writing.shifted(pair.target)], np.int64)
+        step = {"input_ids": ids, "past_lengths": np.zeros(1, np.int64), "lengths": lengths, "choice": choice}
+        logits, _ = self.session.write({**step, **past, **cross}, factors)
+        return log_softmax(logits[0])

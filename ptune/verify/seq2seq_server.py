@@ -1,0 +1,93 @@
+"""An encoder-decoder's last hop: a real server process, asked with texts, against the engine in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+
+from ptune.engine.seq2seq_golden import Pair
+from ptune.engine.seq2seq_request import Sentence
+from ptune.formats.bundle import Bundle, Hop
+from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
+from ptune.verify import limits
+from ptune.verify.probes import WITHOUT_DATA
+from ptune.verify.server import TOKENS, Agreement, ask_all, post
+
+_TIE = 2 * limits.MAX_ABS_LOGPROB  # two tokens that are so close may change places
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text, as a client sends it, and what the engine writes under a name, greedily."""
+
+    name: str
+    text: str
+    ids: tuple[int, ...]
+    tied: tuple[bool, ...]  # of each token, whether another one was as likely
+
+
+def questions(model: Seq2SeqModel, pairs: Sequence[Pair], names: Sequence[str]) -> list[Question]:
+    """The held-out sources, turned back into what a client would send, under every name."""
+    asked = [(name, _text(model, pair, name, at)) for at, pair in enumerate(pairs) for name in names]
+    sentences = [model.sentence(text, name, TOKENS) for name, text in asked]
+    written = [one.ids for one in model.engine.write(sentences)]
+    again = [
+        Sentence(one.source, one.adapter, given=ids) for one, ids in zip(sentences, written, strict=True)
+    ]
+    banned = list(model.codec.writing.banned_ids)
+    found = []
+    for one, (name, text) in zip(model.engine.write(again), asked, strict=True):
+        assert one.logits is not None
+        logits = one.logits.copy()
+        logits[:, banned] = -np.inf
+        best = np.sort(logits, -1)[:, -2:]
+        found.append(Question(name, text, one.ids, tuple((best[:, 1] - best[:, 0] <= _TIE).tolist())))
+    return found
+
+
+def served_hops(bundle: Bundle, asked: Sequence[Question], threads: int) -> dict[str, Hop]:
+    """The same texts over HTTP, many at once, against the engine's own tokens; a hop a name."""
+    found: dict[str, list[Agreement]] = {}
+    for one, ids in zip(asked, ask_all(bundle.folder, threads, asked, _ask), strict=True):
+        found.setdefault(one.name, []).append(agreement(one, ids))
+    return {name: _hop(agreements) for name, agreements in found.items()}
+
+
+def agreement(one: Question, ids: Sequence[int]) -> Agreement:
+    """How many tokens agree. A first divergence at a tie ends the comparison, agreed."""
+    for at, (here, there, tied) in enumerate(zip(one.ids, ids, one.tied, strict=False)):
+        if here != there:
+            return Agreement(at + tied, at + 1, 0.0)
+    same = min(len(one.ids), len(ids))
+    return Agreement(same, max(len(one.ids), len(ids)), 0.0)
+
+
+def _ask(client: httpx.Client, one: Question) -> list[int]:
+    body = {"model": one.name, "text": one.text, "max_tokens": TOKENS, "return_token_ids": True}
+    ids: list[int] = post(client, "/v1/translate", body)["data"][0]["token_ids"]
+    return ids
+
+
+def _hop(found: Sequence[Agreement]) -> Hop:
+    same, total = sum(one.same for one in found), sum(one.compared for one in found)
+    return Hop(
+        name="engine → server",
+        prompts=len(found),
+        positions=total,
+        top1=same / total,
+        limit="same tokens",
+        passed=same == total,
+    )
+
+
+def _text(model: Seq2SeqModel, pair: Pair, name: str, number: int) -> str:
+    """What a source's tokens spell, without the instruction; one of our own texts where they spell nothing."""
+    record, codec, system = model.engine.record(name), model.codec, model.instruction(name)
+    text = codec.decode(pair.source).removeprefix(system).replace("\0", " ")
+    limit = min(model.engine.context, (record and record.max_length) or model.engine.context)
+    while text and codec.source(system + text, limit).truncated:  # another adapter's instruction is longer
+        text = text[: len(text) // 2]
+    return text if text.strip() else WITHOUT_DATA[number % len(WITHOUT_DATA)]

@@ -1,0 +1,100 @@
+"""A graph on the bytes of an nf4 base: they are bitsandbytes' own, and the bundle says what float32 says."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+from bundles import peft_folder
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import build
+
+from ptune import publish
+from ptune.engine.engine import Engine
+from ptune.errors import BackboneError
+from ptune.export.nf4 import BLOCK, CODE, blocks_of
+from ptune.formats.bundle import Bundle
+from ptune.recipe import Backbone
+
+BOTH = ("fp32", "nf4")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("shape", [(3, 64), (24, 192), (7, 320)])
+def test_they_are_the_bytes_of_bitsandbytes(shape: tuple[int, int], nested: bool) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    packed, state = quantize_4bit(weight, quant_type="nf4", blocksize=BLOCK, compress_statistics=nested)
+    floats = dequantize_4bit(packed, state).numpy()
+    blocks = blocks_of(floats)
+    assert blocks is not None
+    own = packed.numpy().reshape(-1)
+    np.testing.assert_array_equal(blocks.q.reshape(-1), np.stack([own >> 4, own & 15], axis=-1).reshape(-1))
+    np.testing.assert_array_equal(CODE[blocks.q] * blocks.absmax[:, None], floats.reshape(-1, BLOCK))
+
+
+@given(
+    st.lists(st.integers(0, 15), min_size=BLOCK, max_size=BLOCK),
+    st.floats(2**-20, 1024, width=32),
+    st.sampled_from([0, 15]),
+)
+def test_every_block_is_found_again(codes: list[int], scale: float, largest: int) -> None:
+    q = np.array([largest, *codes[1:]], np.uint8)
+    weight = (CODE[q] * np.float32(scale))[None]
+    blocks = blocks_of(weight)
+    assert blocks is not None
+    np.testing.assert_array_equal(CODE[blocks.q] * blocks.absmax[:, None], weight)
+
+
+def test_other_weights_have_none() -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    assert blocks_of(weight) is None
+    assert blocks_of(weight[:, :63]) is None
+    zeros = blocks_of(np.zeros((1, 64), np.float32))
+    assert zeros is not None
+    assert not zeros.absmax.any()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nf4")
+    backbone = Backbone(model=str(build(folder / "model", "llama")), quantize="nf4")
+    proof = publish.export_backbone(backbone, folder / "bundle", threads=1, profiles=BOTH)
+    assert proof.passed
+    adapter = peft_folder(folder / "model", folder / "adapter", r=2, spread=0.2)
+    publish.add(folder / "bundle", adapter, "tuned", threads=1)
+    return folder
+
+
+def test_a_bundle_of_an_nf4_base_is_smaller_and_says_the_same(place: Path) -> None:
+    bundle = Bundle.open(place / "bundle")
+    hops = {hop.name: hop for hop in bundle.manifest.hops}
+    assert hops["fp32 → nf4"].limit == "max |Δ log p| ≤ 0.0005"
+    assert hops["nf4: alone → in company"].note.endswith("the base's moved by 0")
+    assert "fp32 → nf4" in {hop.name for hop in bundle.adapter("tuned").hops}
+    graphs = {name: onnx_ir.load(bundle.graph_path(name)) for name in BOTH}
+    held = {
+        name: sum(one.const_value.nbytes for one in graph.graph.initializers.values() if one.const_value)
+        for name, graph in graphs.items()
+    }
+    packed = [one for one in graphs["nf4"].graph if one.op_type == "MatMulBnb4"]
+    saved = sum(one.attributes["K"].as_int() * one.attributes["N"].as_int() for one in packed)
+    assert len(packed) >= 8
+    assert held["fp32"] - held["nf4"] == pytest.approx(saved * (4 - 0.5 - 4 / BLOCK), rel=0.01)
+    said = []
+    for name in BOTH:
+        with closing(Engine.open(bundle, profile=name, threads=1)) as engine:  # golden vectors are replayed
+            said.append(engine.logits([[5, 6, 7, 8]], ["tuned"])[0])
+    assert 0 <= np.abs(said[0] - said[1]).max() < 1e-4
+
+
+def test_a_base_that_is_not_in_nf4_is_refused(place: Path, tmp_path: Path) -> None:
+    backbone = Backbone(model=str(place / "model"))
+    with pytest.raises(BackboneError, match="no weight that came out of nf4"):
+        publish.export_backbone(backbone, tmp_path / "bundle", threads=1, profiles=BOTH)
+    assert not (tmp_path / "bundle").exists()
