@@ -143,7 +143,7 @@ class FakeEngine:
         self.signature = SimpleNamespace(vocab_size=ByteCodec.vocab_size)
         base = SimpleNamespace(hash="sha256:" + "0123456789ab" * 5, source="llm_tiny", licence="apache-2.0")
         manifest = SimpleNamespace(
-            created="2025-06-01T12:00:00+00:00", base=base, adapters=dict(ADAPTERS), aliases={}
+            created="2025-06-01T12:00:00+00:00", base=base, adapters=dict(ADAPTERS), aliases={}, task="chat"
         )
         self.bundle = SimpleNamespace(folder=Path("/bundles/dictionary"), manifest=manifest)
 

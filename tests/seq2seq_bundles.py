@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from ptune.recipe import Backbone
 
 SOURCES = ["Open the window.", "Save", "A longer text about the colour of the button in the settings."]
 ADAPTERS = {"one": 4, "two": 7}  # their ranks
+CONTEXT = 64  # tokens
 
 
 @dataclass
@@ -32,19 +37,27 @@ class Made:
     bundle: Bundle
 
 
-def make(folder: Path, family: str, context: int) -> Made:
-    """A bundle that is not proved."""
+def make(folder: Path, family: str) -> Made:
+    """A bundle of its own for the caller, not proved; it is exported once in a session."""
+    shutil.copytree(_exported(family), folder, dirs_exist_ok=True)
+    return Made(family, folder / "model", folder / "adapters", Bundle.open(folder / "bundle"))
+
+
+@functools.cache
+def _exported(family: str) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="ptune-seq2seq-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     model = build_seq2seq(folder / "model", family)
     spec = Backbone(model=str(model))
     loaded, codec = load_seq2seq(spec, device="cpu"), load_seq2seq_codec(spec)
-    bundle = write_seq2seq(folder / "bundle", trace_seq2seq(loaded.model, context), codec, loaded.identity)
+    bundle = write_seq2seq(folder / "bundle", trace_seq2seq(loaded.model, CONTEXT), codec, loaded.identity)
     for seed, (name, rank) in enumerate(ADAPTERS.items()):
         adapter(model, folder / "adapters" / name, rank, seed)
         install_seq2seq(bundle, folder / "adapters" / name, name)
     pairs = [Pair(ids_of(text), ids_of(text[::-1])) for text in SOURCES]
     golden.save_pairs(pairs, bundle.folder)
     write_golden(bundle, pairs, threads=1)
-    return Made(family, model, folder / "adapters", Bundle.open(bundle.folder))
+    return folder
 
 
 def adapter(model: Path, place: Path, rank: int, seed: int) -> None:

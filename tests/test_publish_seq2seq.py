@@ -33,10 +33,11 @@ from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.seq2seq_prove import prove_seq2seq
 from ptune.verify.seq2seq_server import Question, agreement
 
+
 @pytest.fixture(scope="module", params=["t5", "bart", "marian"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A bundle with two adapters of different rank."""
-    return make(tmp_path_factory.mktemp("seq2seq"), str(request.param), context=64)
+    return make(tmp_path_factory.mktemp("seq2seq"), str(request.param))
 
 
 def test_every_hop_holds_its_limit(made: Made) -> None:

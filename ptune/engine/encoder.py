@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ptune.engine.adapted import Adapted
 from ptune.engine.adapters import Adapter, factor_bytes, load_adapter
 from ptune.engine.encoder_batch import Array, Item, choose, padded
 from ptune.engine.encoder_golden import replay
 from ptune.engine.encoder_session import BodySession, HeadSession
 from ptune.engine.factors import Stacks
 from ptune.engine.pulse import Pulse
-from ptune.engine.registry import AdapterStats, Registry, queue_full, shutting_down
+from ptune.engine.registry import Registry, queue_full, shutting_down
 from ptune.errors import FormatError, PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 
@@ -53,7 +54,7 @@ class _Job:
     served: Served | None = None  # None = the bare body; once taken, a drop of the adapter is no matter
 
 
-class EncoderEngine:
+class EncoderEngine(Adapted):
     """Serves one bundle's encoder under all its adapters. All methods may be called from any thread."""
 
     def __init__(
@@ -132,21 +133,6 @@ class EncoderEngine:
             raise
         return engine
 
-    @property
-    def bundle(self) -> Bundle:
-        """As it was when an adapter was loaded last, or `refresh` was called."""
-        return self._registry.bundle
-
-    @property
-    def adapters(self) -> list[str]:
-        """Names of the adapters, in memory or not; the bare body is always there and not among them."""
-        return self._registry.names
-
-    @property
-    def in_memory(self) -> list[str]:
-        """Names of the adapters that are in memory."""
-        return self._registry.in_memory
-
     def record(self, name: str) -> AdapterRecord:
         """What an adapter says of itself. Raises: RequestError, 404, where there is none of that name."""
         record = self._registry.record(name)
@@ -154,24 +140,6 @@ class EncoderEngine:
             known = ", ".join(self.adapters) or "there is none yet"
             raise RequestError(f"{BASE!r} has no head: name an adapter: {known}", param="model")
         return record
-
-    def adapter_stats(self) -> AdapterStats:
-        return self._registry.stats()
-
-    def refresh(self) -> None:
-        """Reads the bundle's manifest again. Raises: FormatError."""
-        self._registry.refresh()
-
-    def load_adapter(self, name: str) -> None:
-        """Loads an adapter of the bundle, also one that was added to it since; a loaded one is replaced.
-
-        Raises: FormatError where the bundle has none or its files are damaged; AdapterError where it does not fit.
-        """
-        self._registry.load(name)
-
-    def drop_adapter(self, name: str) -> None:
-        """Takes no more items for an adapter; those that are there finish. Raises: RequestError, 404."""
-        self._registry.drop(name)
 
     def submit(self, item: Item) -> Future[Array]:
         """Queues an item. Its future gives logits [labels], or [seq, labels] where each token gets some.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptune.engine import loop
+from ptune.engine.adapted import Adapted
 from ptune.engine.adapters import factor_bytes, load_adapter
 from ptune.engine.arrivals import Arrivals
 from ptune.engine.golden import replay
@@ -18,7 +19,7 @@ from ptune.engine.graphs import Graphs
 from ptune.engine.kv_cache import KvCache
 from ptune.engine.loop import Loop
 from ptune.engine.pulse import Pulse
-from ptune.engine.registry import AdapterStats, Registry, shutting_down
+from ptune.engine.registry import Registry, shutting_down
 from ptune.engine.request import Request, Token, require_tokens
 from ptune.engine.rows import Generation, Scoring
 from ptune.engine.scheduler import Row, Scheduler
@@ -26,7 +27,7 @@ from ptune.engine.search import Search
 from ptune.engine.step import Logits, Step
 from ptune.engine.ticket import Ticket, drawn, until_finish
 from ptune.errors import PtuneError, UsageError
-from ptune.formats.bundle import AdapterRecord, Bundle
+from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import read_json
 
 GIB = 1 << 30
@@ -49,7 +50,7 @@ class EngineStats:
     preempted: int = 0
 
 
-class Engine:
+class Engine(Adapted):
     """Serves one bundle's base and adapters, mixed in every step. All methods may be called from any thread."""
 
     def __init__(
@@ -144,43 +145,6 @@ class Engine:
             engine.close()
             raise
         return engine
-
-    @property
-    def bundle(self) -> Bundle:
-        """As it was when an adapter was loaded last, or `refresh` was called."""
-        return self._registry.bundle
-
-    @property
-    def adapters(self) -> list[str]:
-        """Names of the adapters, in memory or not; the base is always there and not among them."""
-        return self._registry.names
-
-    @property
-    def in_memory(self) -> list[str]:
-        """Names of the adapters whose factors are in memory."""
-        return self._registry.in_memory
-
-    def record(self, name: str) -> AdapterRecord | None:
-        """What an adapter says of itself; None = the base. Raises: RequestError, 404, where there is none."""
-        return self._registry.record(name)
-
-    def adapter_stats(self) -> AdapterStats:
-        return self._registry.stats()
-
-    def refresh(self) -> None:
-        """Reads the bundle's manifest again. Raises: FormatError."""
-        self._registry.refresh()
-
-    def load_adapter(self, name: str) -> None:
-        """Loads an adapter of the bundle, also one that was added to it since; a loaded one is replaced.
-
-        Raises: FormatError where the bundle has none or its files are damaged; AdapterError where it does not fit.
-        """
-        self._registry.load(name)
-
-    def drop_adapter(self, name: str) -> None:
-        """Takes no more requests for an adapter; those that are there finish. Raises: RequestError, 404."""
-        self._registry.drop(name)
 
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> Ticket:
         """Queues a request. `deliver` gets its tokens one by one, on the engine's thread; it must be quick.

@@ -21,7 +21,6 @@ class KvCache:
         self.slots = slots
         self.capacity = capacity
         self.allocated = capacity + 1
-        self.lengths = np.zeros(slots, np.int32)  # tokens that each slot holds, or held last
         self._arrays = {
             name: np.zeros((slots, layer.kv_heads, self.allocated, dim), np.float32)
             for name, layer, dim in _entries(signature)

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from ptune.codecs.seq2seq import Writing
+from ptune.engine.adapted import Adapted
 from ptune.engine.adapters import Adapter, factor_bytes, load_adapter
 from ptune.engine.factors import Stack, Stacks
 from ptune.engine.pulse import Pulse
-from ptune.engine.registry import AdapterStats, Registry, queue_full, shutting_down
+from ptune.engine.registry import Registry, queue_full, shutting_down
 from ptune.engine.seq2seq_golden import replay
 from ptune.engine.seq2seq_request import Sentence, Ticket, Written
 from ptune.engine.seq2seq_rows import Rows
@@ -42,7 +43,7 @@ class Seq2SeqStats:
     waiting: int
 
 
-class Seq2SeqEngine:
+class Seq2SeqEngine(Adapted):
     """Serves one bundle's encoder-decoder under all its adapters. All methods may be called from any thread."""
 
     def __init__(
@@ -113,43 +114,9 @@ class Seq2SeqEngine:
             raise
         return engine
 
-    @property
-    def bundle(self) -> Bundle:
-        """As it was when an adapter was loaded last, or `refresh` was called."""
-        return self._registry.bundle
-
-    @property
-    def adapters(self) -> list[str]:
-        """Names of the adapters, in memory or not; the base is always there and not among them."""
-        return self._registry.names
-
-    @property
-    def in_memory(self) -> list[str]:
-        """Names of the adapters that are in memory."""
-        return self._registry.in_memory
-
-    def record(self, name: str) -> AdapterRecord | None:
-        """What an adapter says of itself; None = the bare base. Raises: RequestError, 404."""
-        return self._registry.record(name)
-
-    def adapter_stats(self) -> AdapterStats:
-        return self._registry.stats()
-
     def stats(self) -> Seq2SeqStats:
         with self._changed:
             return Seq2SeqStats(len(self._active), len(self._waiting) + len(self._arriving))
-
-    def refresh(self) -> None:
-        """Reads the bundle's manifest again. Raises: FormatError."""
-        self._registry.refresh()
-
-    def load_adapter(self, name: str) -> None:
-        """Loads an adapter of the bundle, also one that was added since. Raises: FormatError, AdapterError."""
-        self._registry.load(name)
-
-    def drop_adapter(self, name: str) -> None:
-        """Takes no more requests for an adapter; those that are there finish. Raises: RequestError, 404."""
-        self._registry.drop(name)
 
     def submit(self, sentence: Sentence) -> Ticket:
         """Queues a request.

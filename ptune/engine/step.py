@@ -42,8 +42,8 @@ class Step:
 
     def _run(self, chunks: Sequence[Chunk]) -> list[Logits]:
         """One run of the graph."""
-        slots = np.array([chunk.row.slot for chunk in chunks], np.int64)
-        low, high = int(slots.min()), int(slots.max()) + 1
+        slots = [chunk.row.slot for chunk in chunks if chunk.row.slot is not None]
+        low, high = min(slots), max(slots) + 1
         caches = self._cache.window(low, high)
         window = self._places.of({chunk.row.adapter for chunk in chunks if chunk.row.adapter is not None})
         flat, width = flat_indices(chunks, window, self.graphs.least_tokens)
@@ -57,7 +57,6 @@ class Step:
         presents = dict(zip(self._signature.present_names(), caches.values(), strict=True))
         session = self.graphs.of(sockets=window.rank > 0, grouped=heads is not None)
         session.run({**inputs, **caches, **window.inputs}, {"logits": logits, **presents})
-        self._cache.lengths[slots] = [chunk.start + chunk.count for chunk in chunks]
         asked = [indices[chunk.wanted.start :] for chunk, indices in zip(chunks, flat, strict=True)]
         return [logits[cells // width, np.searchsorted(wanted, cells % width)] for cells in asked]
 

@@ -80,7 +80,6 @@ def test_slots_without_a_chunk_stay_bit_identical(tiny: TinyBundle) -> None:
         assert (
             array[3, :, 2:] == before[name][3, :, 2:]
         ).all()  # the place beyond a single token is its copy's
-    assert cache.lengths.tolist() == [0, 3, 0, 1, 0]
 
 
 def test_graph_of_another_signature_is_refused(tiny: TinyBundle) -> None:
