@@ -157,7 +157,7 @@ def build_encoder(
 def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
     """As BERT's: 600 tokens, uncased, [CLS] and [SEP] around texts."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_trained_wordpiece()),
+        tokenizer_object=Tokenizer.from_str(_wordpiece()),
         pad_token="[PAD]",
         unk_token="[UNK]",
         cls_token="[CLS]",
@@ -224,15 +224,18 @@ def _trained_bpe() -> str:
 
 
 @functools.cache
-def _trained_wordpiece() -> str:
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+def _wordpiece() -> str:
+    """Of a vocabulary in a file: training one gives another each time, and with it other weights' meaning and other results."""
+    vocabulary = (
+        (Path(__file__).parent / "fixtures" / "wordpiece.txt").read_text(encoding="utf-8").splitlines()
+    )
+    pieces = Tokenizer(
+        models.WordPiece({piece: at for at, piece in enumerate(vocabulary)}, unk_token="[UNK]")
+    )
     pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     pieces.decoder = decoders.WordPiece()
-    texts = [message["content"] for line in _sample_lines() for message in line["messages"]]
-    trainer = trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=names, show_progress=False)
-    pieces.train_from_iterator(texts, trainer)
+    pieces.add_special_tokens(vocabulary[:5])
     ends = [(name, pieces.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     pieces.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from fake_chat_model import FakeChatModel, FakeEngine, serving
+from fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 
 from ptune_serve.app import create_app
 from ptune_serve.service import Service, Settings
@@ -38,7 +38,9 @@ def _one_server() -> Iterator[Served]:
 
 @pytest.fixture
 def served(_one_server: Served) -> Served:
-    """The server, its fake engine as new."""
+    """The server, its fake engine as new: what the test before left running has ended."""
+    _one_server.engine.close()
+    wait_until(lambda: _one_server.engine.running == 0)
     _one_server.engine.__init__()  # type: ignore[misc]
     _one_server.service.draining = False
     return _one_server

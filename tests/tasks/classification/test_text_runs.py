@@ -76,7 +76,7 @@ def test_it_learns(make: Make, tmp_path: Path, name: str, rows: Any, method: str
 
 def test_a_number_is_learnt_and_has_no_accuracy(make: Make, kit: Path, tmp_path: Path) -> None:
     rows = [{**row, "label": 2.5 if row["label"] == "good" else -1.5} for row in texts(40)]
-    recipe = make(epochs=10, lr=2e-2)
+    recipe = make(epochs=10, lr=1e-2)
     recipe = recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update={"files": (write(tmp_path / "n.jsonl", rows),), "test": ()})
@@ -84,7 +84,7 @@ def test_a_number_is_learnt_and_has_no_accuracy(make: Make, kit: Path, tmp_path:
     )
     run = train(recipe, tmp_path / "run")
     losses = [entry["validation_loss"] for entry in read(run.metrics_path) if "validation_loss" in entry]
-    assert min(losses) < 0.2 * losses[0]
+    assert min(losses) < 0.3 * losses[0]
     assert not [entry for entry in read(run.metrics_path) if "validation_accuracy" in entry]
     (hop,) = run.record().hops
     assert (hop.max_abs_logprob, hop.mean_kl, hop.limit) == (0.0, None, "max |Δ| ≤ 1e-05")

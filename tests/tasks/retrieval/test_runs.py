@@ -83,7 +83,7 @@ def test_a_merged_adapter_opens_in_sentence_transformers(tmp_path: Path) -> None
     found = load_embeddings(embedding_run(), "cpu")(TEXTS)
     np.testing.assert_allclose(theirs.encode(TEXTS), found, atol=2e-6)
     base = load_embeddings(embedding_run(), "cpu", trained=False)(TEXTS)
-    assert np.abs(base - found).max() > 1e-2
+    assert np.abs(base - found).max() > 1e-3
     short = theirs.encode(TEXTS, truncate_dim=8, normalize_embeddings=True)
     assert short.shape == (3, 8)
 
