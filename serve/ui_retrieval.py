@@ -90,7 +90,8 @@ class Recommending:
             return waiting(_CHOOSE)
         if not adapter:
             return problem("Choose an adapter.")
-        history = [one if one in titles else {"title": one} for one in chosen]
+        by_title = {title: item for item, title in titles.items()}  # who types all of a title means that item
+        history = [one if one in titles else by_title.get(one, {"title": one}) for one in chosen]
         try:
             return recommended(*await self._client.recommend(adapter, history))
         except ServerError as error:

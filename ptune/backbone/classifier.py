@@ -28,6 +28,7 @@ from ptune.backbone.load import (
     parameters_of,
     read_config,
     read_tokenizer,
+    refuse_lacking,
     resolve_dtype,
     where_to_read,
 )
@@ -84,10 +85,7 @@ def load_classifier(
         model, fresh = _read(spec, source, kind, labels, dtype, attention, seed)
     head = head_modules(model, fresh)
     lacking = sorted(name for name in fresh if not name.startswith(tuple(f"{module}." for module in head)))
-    if lacking:
-        raise BackboneError(
-            f"backbone.model {spec.model!r} lacks {len(lacking)} weights: {', '.join(lacking[:3])} …"
-        )
+    refuse_lacking(spec, lacking)
     model.requires_grad_(False).eval()
     if dtype != torch.float32:
         keep_in_float32(model, head)

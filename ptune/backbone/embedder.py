@@ -16,11 +16,11 @@ from ptune.backbone.load import (
     in_one_sentence,
     read_config,
     read_tokenizer,
+    refuse_lacking,
     resolve_dtype,
     where_to_read,
 )
 from ptune.backbone.locate import locate
-from ptune.errors import BackboneError
 from ptune.progress import say
 from ptune.recipe import Backbone
 
@@ -100,10 +100,7 @@ def load_embedder(
         )
         check_plain(body, spec, source)
     lacking = sorted(name for name in found["missing_keys"] if not name.startswith("pooler"))
-    if lacking:
-        raise BackboneError(
-            f"backbone.model {spec.model!r} lacks {len(lacking)} weights: {', '.join(lacking[:3])} …"
-        )
+    refuse_lacking(spec, lacking)
     if getattr(body, "pooler", None) is not None:
         body.pooler = None
     model = Embedder(body, pooling, normalize)

@@ -27,12 +27,13 @@ from ptune.backbone.load import (
     licence_inside,
     parameters_of,
     read_config,
+    refuse_lacking,
     resolve_dtype,
     where_to_read,
 )
 from ptune.backbone.locate import Source, locate
 from ptune.codecs.image import Preprocessing
-from ptune.errors import BackboneError, RecipeError
+from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity
 from ptune.progress import say
 from ptune.recipe import Backbone
@@ -177,10 +178,7 @@ def _read(spec: Backbone, source: Source, labels: Sequence[str]) -> tuple[PreTra
     prefix = f"{model.base_model_prefix}."
     inside = sorted(name for name in lacking - set(_outputs(model, len(labels))) if name.startswith(prefix))
     inside = [name for name in inside if not name.removeprefix(prefix).startswith("pooler")]
-    if inside:
-        raise BackboneError(
-            f"backbone.model {spec.model!r} lacks {len(inside)} weights: {', '.join(inside[:3])} …"
-        )
+    refuse_lacking(spec, inside)
     return model, lacking
 
 

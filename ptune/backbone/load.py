@@ -7,7 +7,7 @@ import copy
 import functools
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,7 @@ def load(
     if spec.quantize != "none":
         quantize(model, spec.quantize)
     model.requires_grad_(False).eval()
-    identity = BaseIdentity(
-        hash=weights_hash(model),
-        source=spec.model,
-        quantize=spec.quantize,
-        dtype="bfloat16" if dtype == torch.bfloat16 else "float32",
-        revision=spec.revision,
-        architecture=type(model).__name__,
-        parameters=parameters_of(model),
-        licence=source.licence or licence_inside(spec, source) or "unknown",
-    )
+    identity = identity_of(model, spec, source, dtype)
     # Only now: what a new row begins with is worked out from the others and the same everywhere, and a trained row
     # takes its place, so an adapter belongs to the base as its publisher made it, whatever tokens were added.
     ids = map(codec.tokenizer.token_to_id, spec.new_tokens)
@@ -91,6 +82,20 @@ def load(
     if dequantized:
         dequantize(model)
     return Loaded(model.to(device), codec, identity, new_tokens)
+
+
+def identity_of(model: PreTrainedModel, spec: Backbone, source: Source, dtype: torch.dtype) -> BaseIdentity:
+    """Which base an adapter belongs to: a model with all of its weights. dtype: of those that are not quantised."""
+    return BaseIdentity(
+        hash=weights_hash(model),
+        source=spec.model,
+        quantize=spec.quantize,
+        dtype="bfloat16" if dtype == torch.bfloat16 else "float32",
+        revision=spec.revision,
+        architecture=type(model).__name__,
+        parameters=parameters_of(model),
+        licence=source.licence or licence_inside(spec, source) or "unknown",
+    )
 
 
 @dataclass(frozen=True)
@@ -150,13 +155,16 @@ def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dty
         config=None if source.gguf is None else read_config(spec, source),
         **where_to_read(spec, source),
     )
-    if found["missing_keys"]:
-        names = ", ".join(sorted(found["missing_keys"])[:3])
-        raise BackboneError(
-            f"backbone.model {spec.model!r} lacks {len(found['missing_keys'])} weights: {names} …"
-        )
+    refuse_lacking(spec, found["missing_keys"])
     check_plain(model, spec, source)
     return model
+
+
+def refuse_lacking(spec: Backbone, names: Collection[str]) -> None:
+    """Raises: BackboneError where a backbone lacks weights that it should have."""
+    if names:
+        first = ", ".join(sorted(names)[:3])
+        raise BackboneError(f"backbone.model {spec.model!r} lacks {len(names)} weights: {first} …")
 
 
 def check_plain(model: PreTrainedModel, spec: Backbone, source: Source) -> None:

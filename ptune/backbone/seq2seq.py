@@ -18,14 +18,13 @@ from transformers import (
 )
 
 from ptune.backbone.classifier import pad_id_of, silent
-from ptune.backbone.identity import weights_hash
 from ptune.backbone.load import (
     check_plain,
+    identity_of,
     in_one_sentence,
-    licence_inside,
-    parameters_of,
     read_config,
     read_tokenizer,
+    refuse_lacking,
     resolve_dtype,
     where_to_read,
 )
@@ -81,21 +80,9 @@ def load_seq2seq(
             **where_to_read(spec, source),
         )
         check_plain(model, spec, source)
-    if found["missing_keys"]:
-        names = ", ".join(sorted(found["missing_keys"])[:3])
-        raise BackboneError(
-            f"backbone.model {spec.model!r} lacks {len(found['missing_keys'])} weights: {names} …"
-        )
+    refuse_lacking(spec, found["missing_keys"])
     model.requires_grad_(False).eval()
-    identity = BaseIdentity(
-        hash=weights_hash(model),
-        source=spec.model,
-        dtype="bfloat16" if dtype == torch.bfloat16 else "float32",
-        revision=spec.revision,
-        architecture=type(model).__name__,
-        parameters=parameters_of(model),
-        licence=source.licence or licence_inside(spec, source) or "unknown",
-    )
+    identity = identity_of(model, spec, source, dtype)
     return Seq2Seq(model.to(device), identity)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from ptune.cli.parse import parse, say_next, shown, use_of
+from ptune.cli.parse import parse, say_next, shown
 from ptune.errors import UsageError
 from ptune.evaluation.require import Requirement, missed, parsed, sentence
 from ptune.formats.run import Run
@@ -77,7 +77,7 @@ def evaluate(
             opened, data=data, bundle=bundle, adapter=adapter, require=requirements, threads=threads
         )
         show(found)
-    then = f"ptune export {shown(source)}" if bundle is None else use_of(bundle)
+    then = f"ptune export {shown(source)}" if bundle is None else f"ptune serve {shown(bundle)}"
     return _closed(found, source, then)
 
 
@@ -120,7 +120,7 @@ def _of_bundle(
     place = out or Path("evaluations") / f"{source.resolve().name}-{name}"
     found = judge(source, place, data=data, adapter=name, require=require, threads=threads)
     show(found)
-    return _closed(found, place, use_of(source))
+    return _closed(found, place, f"ptune serve {shown(source)}")
 
 
 def _judge_of(record: AdapterRecord, data: tuple[Path, ...]) -> Callable[..., dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from ptune.cli.parse import cores, parse, say_next, shown, use_of
+from ptune.cli.parse import cores, parse, say_next, shown
 
 
 def run(arguments: list[str]) -> int:
@@ -67,5 +67,5 @@ def export(
         proof = publish.export_backbone(backbone, out, force=force, threads=threads, profiles=asked)
     show(proof)
     print(f"bundle: {shown(out)}")
-    say_next(use_of(out))
+    say_next(f"ptune serve {shown(out)}")
     return 0

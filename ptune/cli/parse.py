@@ -27,11 +27,6 @@ def say_next(command: str) -> None:
     print(f"next: {command}")
 
 
-def use_of(bundle: Path) -> str:
-    """What comes after a bundle that may be used."""
-    return f"ptune serve {shown(bundle)}"
-
-
 def shown(path: Path) -> str:
     """A path as the user would type it here."""
     try:

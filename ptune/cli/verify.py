@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from ptune.cli.parse import cores, parse, say_next, use_of
+from ptune.cli.parse import cores, parse, say_next, shown
 
 
 def run(arguments: list[str]) -> int:
@@ -35,5 +35,5 @@ def verify(
     )
     show(proof)
     publish.refuse_drift(proof)
-    say_next(use_of(bundle))
+    say_next(f"ptune serve {shown(bundle)}")
     return 0

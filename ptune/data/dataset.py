@@ -15,6 +15,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.data import cache
 from ptune.data.conversations import Askable
 from ptune.data.examiner import Examiner
+from ptune.data.overlong import check_weights
 from ptune.data.read import DataFile, open_file
 from ptune.data.source import Source, hold_out, open_source
 from ptune.data.split import Encoding, Split, refuse_overlong
@@ -67,9 +68,7 @@ def load(data: Data, task: Chat, codec: ChatCodec, seed: int, examiner: Examiner
     named = {"train": data.files, "validation": data.validation, "test": data.test}
     files = [(split, in_columns(open_file(path), task)) for split, paths in named.items() for path in paths]
     made = _made(_Making(files, data, seed, Encoding(codec, task, examiner)))
-    for path, weight, examples in zip(data.files, data.weights, made.parts, strict=False):
-        if weight and not examples:
-            raise DataError("has a weight, but no training example is left of it", file=str(path))
+    check_weights(data, made.parts)
     return made
 
 

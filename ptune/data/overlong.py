@@ -1,10 +1,13 @@
-"""What happens to examples that are longer than the model is trained on."""
+"""What happens to examples that are longer than the model is trained on, and what must be left."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from ptune.codecs.chat import Example
+from ptune.errors import DataError
+from ptune.recipe import Data
 
 Policy = Literal["error", "truncate", "drop", "split"]
 
@@ -23,6 +26,13 @@ def fit(example: Example, limit: int, policy: Policy) -> list[Example]:
     else:
         pieces = [_cut(example, 0, limit)] if policy == "truncate" else []
     return [piece for piece in pieces if any(piece.targets[1:])]
+
+
+def check_weights(data: Data, parts: Sequence[int]) -> None:
+    """parts: training examples that are left of each file. Raises: DataError where none is left of one that has a weight."""
+    for path, weight, examples in zip(data.files, data.weights, parts, strict=False):
+        if weight and not examples:
+            raise DataError("has a weight, but no training example is left of it", file=str(path))
 
 
 def _cut(example: Example, start: int, end: int) -> Example:

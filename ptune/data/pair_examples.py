@@ -12,6 +12,7 @@ from typing import Any
 
 from ptune.codecs.sequence import Encoded, SequenceCodec
 from ptune.data.label_splits import SPLITS
+from ptune.data.overlong import check_weights
 from ptune.data.pairs import Pair, PairSplits
 from ptune.errors import DataError
 from ptune.progress import Progress, say
@@ -112,9 +113,7 @@ def encoded_pairs(splits: PairSplits, data: Data, task: Embedding, codec: Sequen
             say(f"{name}: {over} ({task.on_overlong})")
     files = [file for split, file in splits.files if split == "train"]
     parts = tuple(sum(row.file is file for row in made["train"].rows) for file in files)
-    for path, weight, count in zip(data.files, data.weights, parts, strict=False):
-        if weight and not count:
-            raise DataError("has a weight, but no training example is left of it", file=str(path))
+    check_weights(data, parts)
     return PairData(made, parts, summary)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.data.conversations import Conversation
 from ptune.data.label_splits import SPLITS
+from ptune.data.overlong import check_weights
 from ptune.data.read import open_file
 from ptune.data.source import Sample, Source, hold_out, open_source
 from ptune.data.translations import in_columns, shapes_of
@@ -112,9 +113,7 @@ def load_pairs(data: Data, task: Translation, codec: Seq2SeqCodec, seed: int) ->
     described = _encode(sources, splits, data, task, codec)
     _refuse(splits, task, codec)
     parts = tuple(file["examples"] for file in described if file["split"] == "train")
-    for path, weight, examples in zip(data.files, data.weights, parts, strict=False):
-        if weight and not examples:
-            raise DataError("has a weight, but no training example is left of it", file=str(path))
+    check_weights(data, parts)
     summary = {
         "files": described,
         "validation_share": data.validation_share if holds_out else None,

@@ -13,6 +13,7 @@ from ptune.codecs.sequence import SequenceCodec
 from ptune.data.label_splits import SPLITS, LabelSplits, Placed
 from ptune.data.label_values import Target
 from ptune.data.labelled import LabelledRow, TextTask
+from ptune.data.overlong import check_weights
 from ptune.errors import DataError
 from ptune.progress import Progress, say
 from ptune.recipe import Data
@@ -120,9 +121,7 @@ def encoded(splits: LabelSplits, data: Data, task: TextTask, codec: SequenceCode
             over = f"{split.overlong} of {split.lengths.total()} rows are longer than {limit} tokens"
             say(f"{name}: {over} ({task.on_overlong})")
     parts = _parts(splits, made["train"])
-    for path, weight, count in zip(data.files, data.weights, parts, strict=False):
-        if weight and not count:
-            raise DataError("has a weight, but no training example is left of it", file=str(path))
+    check_weights(data, parts)
     return SequenceData(splits.labels, made, parts, summary)
 
 

@@ -79,16 +79,21 @@ class WrongLanguage:
     def __call__(self, row: Row) -> str | None:
         """A row's finding."""
         for name, text, expected in zip(("source", "target"), sides(row), self.languages, strict=True):
-            if expected is None or sum(map(str.isalpha, text)) < FEWEST_LETTERS:
-                continue
-            ranked = self.rank(text)
-            (found, best), scores = ranked[0], dict(ranked)
-            if expected in scores and best - scores[expected] > MARGIN:
+            found = None if expected is None else self.other_than(expected, text)
+            if found is not None:
                 return (
                     f"the {name} looks like {language(found)}, not {language(expected)}: {text[:60]!r}; correct the row, or"
                     " the recipe's source, target and languages"
                 )
         return None
+
+    def other_than(self, expected: str, text: str) -> str | None:
+        """The language that a text is clearly in, where it is not the one expected."""
+        if sum(map(str.isalpha, text)) < FEWEST_LETTERS:
+            return None
+        ranked = self.rank(text)
+        (found, best), scores = ranked[0], dict(ranked)
+        return found if expected in scores and best - scores[expected] > MARGIN else None
 
 
 def rules_of(task: Chat, row_rules: tuple[Rule, ...]) -> tuple[Rule, ...]:

@@ -1,11 +1,19 @@
-"""What every engine says of its adapters, and how they come and go; the registry does it."""
+"""What all engines have in common: their adapters, which come and go (the registry does it), and how options are checked."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ptune.engine.registry import AdapterStats, Registry
+from ptune.errors import UsageError
 from ptune.formats.bundle import AdapterRecord, Bundle
+
+
+def check_counts(**counts: int) -> None:
+    """Raises: UsageError where an engine's option is less than 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"{name} must be 1 or more (is {value})")
 
 
 class Adapted:

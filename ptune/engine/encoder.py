@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ptune.engine.adapted import Adapted
+from ptune.engine.adapted import Adapted, check_counts
 from ptune.engine.adapters import Adapter, factor_bytes, load_adapter
 from ptune.engine.encoder_batch import Array, Item, choose, padded
 from ptune.engine.encoder_golden import replay
@@ -20,7 +20,7 @@ from ptune.engine.encoder_session import BodySession, HeadSession
 from ptune.engine.factors import Stacks
 from ptune.engine.pulse import Pulse
 from ptune.engine.registry import Registry, queue_full, shutting_down
-from ptune.errors import FormatError, PtuneError, RequestError, UsageError
+from ptune.errors import FormatError, PtuneError, RequestError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 
 HEAD = "head.onnx"
@@ -107,13 +107,7 @@ class EncoderEngine(Adapted):
 
         Raises: FormatError, AdapterError, UsageError; ParityError where this machine computes otherwise.
         """
-        for name, value in (
-            ("max_batch", max_batch),
-            ("max_waiting", max_waiting),
-            ("threads", threads or 1),
-        ):
-            if value < 1:
-                raise UsageError(f"{name} must be 1 or more (is {value})")
+        check_counts(max_batch=max_batch, max_waiting=max_waiting, threads=threads or 1)
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         manifest = bundle.manifest
         profile = profile or manifest.default_profile

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptune.engine import loop
-from ptune.engine.adapted import Adapted
+from ptune.engine.adapted import Adapted, check_counts
 from ptune.engine.adapters import factor_bytes, load_adapter
 from ptune.engine.arrivals import Arrivals
 from ptune.engine.golden import replay
@@ -251,8 +251,6 @@ class Engine(Adapted):
 
 def _check_options(step_ms: float, **counts: int) -> None:
     """Raises: UsageError."""
-    for name, value in counts.items():
-        if value < 1:
-            raise UsageError(f"{name} must be 1 or more (is {value})")
+    check_counts(**counts)
     if not 0 <= step_ms < math.inf:
         raise UsageError(f"step_ms must be 0 (any time) or more (is {step_ms})")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ptune.codecs.seq2seq import Writing
-from ptune.engine.adapted import Adapted
+from ptune.engine.adapted import Adapted, check_counts
 from ptune.engine.adapters import Adapter, factor_bytes, load_adapter
 from ptune.engine.factors import Stack, Stacks
 from ptune.engine.pulse import Pulse
@@ -29,7 +29,7 @@ from ptune.engine.seq2seq_request import Sentence, Ticket, Written
 from ptune.engine.seq2seq_rows import Rows
 from ptune.engine.seq2seq_session import Seq2SeqSession
 from ptune.engine.session import Array
-from ptune.errors import PtuneError, UsageError
+from ptune.errors import PtuneError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 
 MOST_READ = 8192  # tokens of sources that are read at once, padding included
@@ -95,9 +95,7 @@ class Seq2SeqEngine(Adapted):
         Raises: FormatError, AdapterError, UsageError; ParityError where this machine computes otherwise.
         """
         options = {"max_batch": max_batch, "max_waiting": max_waiting}
-        for option, value in {**options, "threads": threads or 1}.items():
-            if value < 1:
-                raise UsageError(f"{option} must be 1 or more (is {value})")
+        check_counts(**options, threads=threads or 1)
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         manifest = bundle.manifest
         graphs = bundle.graph_path(profile).parent

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ptune.engine.sampling import log_softmax
 from ptune.engine.seq2seq_request import Sentence
 from ptune.errors import FormatError, ParityError
 from ptune.formats.bundle import BASE, Bundle, parse
@@ -109,8 +110,5 @@ def _logprobs(engine: Seq2SeqEngine, pairs: Sequence[Pair], asked: Sequence[tupl
     found = []
     for one in written:
         assert one.logits is not None
-        logits = one.logits.astype(np.float64)
-        top = logits.max(-1, keepdims=True)
-        whole = np.log(np.exp(logits - top).sum(-1)) + top[:, 0]
-        found.append(logits[np.arange(len(one.ids)), list(one.ids)] - whole)
+        found.append(log_softmax(one.logits)[np.arange(len(one.ids)), list(one.ids)])
     return found

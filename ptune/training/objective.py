@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ptune.training.packing import ALONE, Share
@@ -19,6 +20,15 @@ class Score:
     loss: torch.Tensor  # [], with its graph
     correct: torch.Tensor  # [], targets whose most likely label is the right one; counted in eval mode only
     targets: int
+
+
+def score_of(logits: torch.Tensor, labels: torch.Tensor, *, training: bool) -> Score:
+    """logits [targets, vocab], labels [targets]: cross-entropy and right guesses, summed."""
+    # float32 at least: the logarithm of a sum over a whole vocabulary is not for 16 bits.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    right = loss.new_zeros(()) if training else (logits.argmax(-1) == labels).sum()
+    return Score(loss, right, len(labels))
 
 
 class Objective(Protocol):

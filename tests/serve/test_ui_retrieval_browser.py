@@ -83,6 +83,15 @@ def test_items_are_chosen_by_words_and_what_comes_next_has_reasons(page: Any, mo
     expected = [one.title for one in recommend(model, question, NAME)]
     wait_until(lambda: shown(page) == expected, 60)
     assert page.locator(".labels .why:visible b").count() > 0
+    # Who types all of a title means that item, which is not recommended to itself.
+    page.locator(".history input").click()
+    page.keyboard.type(TITLES["i4"])
+    page.get_by_role("option").filter(has_text=TITLES["i4"]).wait_for()
+    page.keyboard.press("Enter")
+    question = Question(["i7", "i2", Title("<b>virtue</b> of nobody"), "i4"])
+    expected = [one.title for one in recommend(model, question, NAME)]
+    assert TITLES["i4"] not in expected
+    wait_until(lambda: shown(page) == expected, 60)
 
 
 def test_texts_are_put_in_order(page: Any, model: Any) -> None:

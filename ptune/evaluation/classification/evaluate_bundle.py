@@ -35,6 +35,5 @@ def evaluate_bundle(
     served = Served(folder, record.name)
     sides = {"ONNX": outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, threads))}
     found = figures(held, sides, require, 0)
-    about = f"adapter {record.name} of {folder}, {bundle.manifest.base.source}, profile {bundle.manifest.default_profile}"
-    write(out, found, sides, Pages(record.name, about))
+    write(out, found, sides, Pages.of_adapter(bundle, record.name))
     return found

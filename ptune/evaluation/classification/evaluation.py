@@ -21,6 +21,7 @@ from ptune.evaluation.classification.report import report
 from ptune.evaluation.classification.slices import slices
 from ptune.evaluation.classification.tags import confusion
 from ptune.evaluation.require import Requirement
+from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import write_json, write_text
 from ptune.progress import Progress
 
@@ -36,6 +37,13 @@ class Pages:
     about: str
     training: str = ""
     origin: str = ""
+
+    @classmethod
+    def of_adapter(cls, bundle: Bundle, name: str, what: str = "adapter") -> Pages:
+        """Of an adapter in a bundle, without its run. what: is judged."""
+        manifest = bundle.manifest
+        place = f"{what} {name} of {bundle.folder}"
+        return cls(name, f"{place}, {manifest.base.source}, profile {manifest.default_profile}")
 
 
 def figures(

@@ -87,8 +87,7 @@ def evaluate_bundle(
         own = {"ONNX": sides.reranked("ONNX", queries, chosen, outputs)}
         words = {"TF-IDF": sides.only(by_words, chosen)}
     found = figures(record.task, queries, own, words, require, 0)
-    about = f"adapter {record.name} of {folder}, {bundle.manifest.base.source}, profile {bundle.manifest.default_profile}"
-    write(out, found, queries, own["ONNX"], Pages(record.name, about))
+    write(out, found, queries, own["ONNX"], Pages.of_adapter(bundle, record.name))
     return found
 
 

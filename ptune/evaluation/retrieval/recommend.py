@@ -116,8 +116,7 @@ def evaluate_bundle(
         "titles": ranked(users, index, 0.0),
     }
     said = figures(EMBEDDING, users.queries, own, beside, require, 0)
-    about = f"items of {record.name} of {folder}, {bundle.manifest.base.source}, profile {bundle.manifest.default_profile}"
-    write(out, said, users.queries, own["ONNX"], Pages(record.name, about))
+    write(out, said, users.queries, own["ONNX"], Pages.of_adapter(bundle, record.name, "items of"))
     return said
 
 

@@ -49,8 +49,7 @@ def evaluate_bundle(
         own = {"ONNX": by_bundle(folder, record.name, pairs.sources, most, threads)}
     baselines = {COPY: pairs.sources}
     found = figures(pairs, own, baselines, require, 0, task.target_language)
-    about = f"adapter {record.name} of {folder}, {bundle.manifest.base.source}, profile {bundle.manifest.default_profile}"
-    write(out, found, pairs, own, baselines, Pages(record.name, about))
+    write(out, found, pairs, own, baselines, Pages.of_adapter(bundle, record.name))
     return found
 
 

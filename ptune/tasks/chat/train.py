@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.errors import RecipeError
 from ptune.tasks.chat.spec import Chat
 from ptune.training.head import replaced_by_loss
-from ptune.training.objective import Score
+from ptune.training.objective import Score, score_of
 from ptune.training.packing import ALONE, Batch, Share, one_each, pack, targets
 from ptune.training.segments import segments
 
@@ -61,12 +60,7 @@ class ChatObjective:
             with replaced_by_loss(self.head, batch.labels):
                 loss, correct = self.logits(model, batch)[0]
             return Score(loss, correct.detach(), len(batch.labels))
-        logits = self.logits(model, batch)
-        # float32 at least: the logarithm of a sum over a whole vocabulary is not for 16 bits.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
-        right = loss.new_zeros(()) if model.training else (logits.argmax(-1) == batch.labels).sum()
-        return Score(loss, right, len(batch.labels))
+        return score_of(self.logits(model, batch), batch.labels, training=model.training)
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """[targets, vocab]: what the model says in front of each target."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -15,7 +14,7 @@ from ptune.codecs.seq2seq import Writing
 from ptune.data.seq2seq_examples import Seq2SeqExample
 from ptune.tasks.classification.train import padded_rows
 from ptune.training.head import replaced_by_loss
-from ptune.training.objective import Score
+from ptune.training.objective import Score, score_of
 from ptune.training.packing import ALONE, Share
 
 
@@ -68,12 +67,7 @@ class Seq2SeqObjective:
             with replaced_by_loss(self.head, batch.labels), _no_bias(self.model):
                 loss, correct = self.logits(model, batch)[0]
             return Score(loss, correct.detach(), len(batch.labels))
-        logits = self.logits(model, batch)
-        # float32 at least: the logarithm of a sum over a whole vocabulary is not for 16 bits.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
-        right = loss.new_zeros(()) if model.training else (logits.argmax(-1) == batch.labels).sum()
-        return Score(loss, right, len(batch.labels))
+        return score_of(self.logits(model, batch), batch.labels, training=model.training)
 
     def logits(self, model: nn.Module, batch: Seq2SeqBatch) -> Tensor:
         """[targets, vocab]: what the model says in front of each target."""
