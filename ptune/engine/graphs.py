@@ -50,7 +50,7 @@ class Graphs:
         """Of the grouped graphs; None where there are none."""
         if self.grouped is None:
             return None
-        return Heads(self.grouped.last_dimension("unpad"), self.grouped.last_dimension("queries"))
+        return Heads(self.grouped.last_dimension("unpad"), self.grouped.last_dimension("heads") // 3)
 
     def of(self, *, sockets: bool, grouped: bool) -> Session:
         """For a step that has adapters, or has none, in the view that was chosen."""

@@ -25,6 +25,7 @@ class KvCache:
             name: np.zeros((slots, layer.kv_heads, self.allocated, dim), np.float32)
             for name, layer, dim in _entries(signature)
         }
+        self._last: tuple[tuple[int, int], dict[str, npt.NDArray[np.float32]]] | None = None
 
     @classmethod
     def within(cls, budget_bytes: int, signature: Signature, max_slots: int) -> KvCache:
@@ -44,8 +45,11 @@ class KvCache:
         return cls(signature, slots, min(signature.context, tokens // slots - 1))
 
     def window(self, low: int, high: int) -> dict[str, npt.NDArray[np.float32]]:
-        """Slots [low, high) of every cache input: views of [high - low, kv_heads, allocated, dim]."""
-        return {name: array[low:high] for name, array in self._arrays.items()}
+        """Slots [low, high) of every cache input: views of [high - low, kv_heads, allocated, dim], the same as long as
+        the same are asked for."""
+        if self._last is None or self._last[0] != (low, high):
+            self._last = (low, high), {name: array[low:high] for name, array in self._arrays.items()}
+        return self._last[1]
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Copies tokens [start, stop) of one slot into another."""

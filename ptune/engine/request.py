@@ -66,6 +66,12 @@ class Sampling:
         for token, bias in self.logit_bias.items():
             _require(math.isfinite(bias), "logit_bias", f"must be finite for token {token}", bias)
 
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the most likely token is taken, whatever came before."""
+        penalties = self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty
+        return self.temperature == 0 and not (penalties or self.logit_bias)
+
 
 @dataclass(frozen=True, slots=True)
 class Beams:

@@ -85,7 +85,7 @@ class Generation(Answering):
 
         Raises: PtuneError where the logits are not numbers.
         """
-        if np.isnan(logits).any():
+        if len(logits) and np.isnan(logits.max()):
             raise PtuneError("the model's output is not a number")
         request, newest = self._request, chunk.newest
         if self.all_logits:

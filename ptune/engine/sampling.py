@@ -13,6 +13,8 @@ from ptune.errors import PtuneError
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+BLOCK = 256  # tokens that are summed up before one of them is looked for
+
 
 def log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
     """Log-probabilities over the last axis, in float64."""
@@ -46,6 +48,8 @@ def choose(
 
     Raises: PtuneError where the model excludes all of them.
     """
+    if allowed is None and sampling.is_plain_greedy:
+        return int(logits.argmax())  # the first of equals
     scores = penalised(logits.astype(np.float64), sampling, prompt, output)
     if allowed is not None:
         scores[~allowed] = -np.inf
@@ -53,11 +57,26 @@ def choose(
             raise PtuneError("the model gives no token a chance that may come here")
     if sampling.temperature == 0:
         return int(scores.argmax())  # the first of equals
-    probabilities = distribution(scores, sampling)
-    candidates = np.flatnonzero(probabilities)
-    cumulative = np.cumsum(probabilities[candidates])
-    draw = _uniform(seed, len(prompt) + len(output)) * cumulative[-1]
-    return int(candidates[min(np.searchsorted(cumulative, draw, side="right"), len(candidates) - 1)])
+    return drawn(distribution(scores, sampling), _uniform(seed, len(prompt) + len(output)))
+
+
+def drawn(probabilities: Floats, share: float) -> int:
+    """The token at which the sum of `probabilities` [vocab] from the first on passes a share, in [0, 1), of the whole.
+
+    A block of tokens is found first, then the token in it: summing up step by step over all is what takes long.
+    """
+    sums = np.add.reduceat(probabilities, np.arange(0, len(probabilities), BLOCK))
+    passed = np.cumsum(sums)
+    target = share * passed[-1]
+    block = _first_above(passed, target, sums)
+    before = passed[block - 1] if block else 0.0
+    inside = probabilities[block * BLOCK : (block + 1) * BLOCK]
+    return block * BLOCK + _first_above(before + np.cumsum(inside), target, inside)
+
+
+def _first_above(cumulative: Floats, target: float, parts: Floats) -> int:
+    """The first index at which `cumulative` is above `target`; where rounding leaves none, the last that has a part."""
+    return min(int(np.searchsorted(cumulative, target, side="right")), int(np.flatnonzero(parts)[-1]))
 
 
 def penalised(scores: Floats, sampling: Sampling, prompt: Sequence[int], output: Sequence[int]) -> Floats:
@@ -79,28 +98,42 @@ def penalised(scores: Floats, sampling: Sampling, prompt: Sequence[int], output:
 
 
 def distribution(scores: Floats, sampling: Sampling) -> Floats:
-    """Probabilities [vocab] after temperature, top_k, top_p and min_p; what is cut off has 0."""
+    """Probabilities [vocab] after temperature, top_k, top_p and min_p; what is cut off has 0. They take the place of `scores`."""
+    if not 0 < sampling.top_k < len(scores):
+        return _spread(scores, sampling)
+    kept = np.flatnonzero(scores >= np.partition(scores, -sampling.top_k)[-sampling.top_k])
+    probabilities = _spread(scores[kept], sampling)
+    scores[:] = 0
+    scores[kept] = probabilities
+    return scores
+
+
+def _spread(scores: Floats, sampling: Sampling) -> Floats:
+    """Probabilities [n] of those that top_k has left, in place."""
+    scores -= scores.max()
     with np.errstate(over="ignore"):  # a temperature near 0 sends all but the best to -inf, which is right
-        probabilities: Floats = np.exp((scores - scores.max()) / sampling.temperature)
-    if 0 < sampling.top_k < len(scores):
-        probabilities[scores < np.partition(scores, -sampling.top_k)[-sampling.top_k]] = 0
+        scores /= sampling.temperature
+    probabilities = np.exp(scores, out=scores)
     probabilities /= probabilities.sum()
     if sampling.top_p < 1:
-        probabilities[_outside_nucleus(probabilities, sampling.top_p)] = 0
+        _keep_nucleus(probabilities, sampling.top_p)
     if sampling.min_p > 0:
         probabilities[probabilities < sampling.min_p * probabilities.max()] = 0
-    probabilities /= probabilities.sum()
+    if sampling.top_p < 1 or sampling.min_p > 0:
+        probabilities /= probabilities.sum()
     return probabilities
 
 
-def _outside_nucleus(probabilities: Floats, top_p: float) -> npt.NDArray[np.intp]:
-    """Tokens beyond the fewest that together reach top_p (Holtzman et al. 2019, https://arxiv.org/abs/1904.09751)."""
+def _keep_nucleus(probabilities: Floats, top_p: float) -> None:
+    """Leaves the fewest tokens that together reach top_p (Holtzman et al. 2019, https://arxiv.org/abs/1904.09751)."""
     # All tokens below (1 - top_p) / vocab together have less than 1 - top_p: they are outside without being sorted.
-    far = probabilities < (1 - top_p) / len(probabilities)
-    near = np.flatnonzero(~far)
+    near = np.flatnonzero(probabilities >= (1 - top_p) / len(probabilities))
     ranked = near[np.argsort(-probabilities[near], kind="stable")]
     before = np.cumsum(probabilities[ranked]) - probabilities[ranked]  # mass of all that is more likely
-    return np.concatenate([np.flatnonzero(far), ranked[1:][before[1:] >= top_p]])
+    kept = np.concatenate([ranked[:1], ranked[1:][before[1:] < top_p]])
+    values = probabilities[kept]
+    probabilities[:] = 0
+    probabilities[kept] = values
 
 
 def _uniform(seed: int, position: int) -> float:

@@ -18,7 +18,11 @@ Array = npt.NDArray[Any]
 
 
 class Session:
-    """One loaded graph. What is bound stays bound: an array is only bound again where it has moved or changed shape."""
+    """One loaded graph. What is bound stays bound: an array is only bound again where it has moved or changed shape.
+
+    Binding takes as long as an operator or two. So what changes in every step is copied into arrays that stay bound, and
+    caches and factors, which are many, are not looked at again as long as they come in the same mapping.
+    """
 
     def __init__(
         self,
@@ -37,28 +41,45 @@ class Session:
         self._open = partial(open_graph, path, threads)
         self._session: Any = None
         self._binding: Any = None
-        self._bound: dict[str, Array] = {}
+        self._bound: dict[str, Array] = {}  # kept alive as long as they are bound
+        self._caches: Mapping[str, Array] | None = None  # that are bound
+        self._adapters: Mapping[str, Array] | None = None
         self._load()
         factors = signature.factor_names() if sockets else ()
-        inputs = {*STEP_INPUTS, *(GROUPED_INPUTS if grouped else ()), *signature.past_names(), *factors}
-        self._names = inputs
+        self._steps = {*STEP_INPUTS, *(GROUPED_INPUTS if grouped else ())}
+        self._factors = {*factors}
+        self._presents = dict(zip(signature.past_names(), signature.present_names(), strict=True))
+        inputs = {*self._steps, *self._presents, *factors}
         check_names(self._session, path, inputs, {"logits", *signature.present_names()})
 
-    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Runs the graph; `outputs` are written in place. Names that are left out keep what was bound last, and inputs
-        that the graph does not have are not looked at.
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        caches: Mapping[str, Array],
+        factors: Mapping[str, Array],
+        logits: Array,
+    ) -> None:
+        """Runs the graph; `caches` grow and `logits` are written, in place.
 
-        All arrays must be C-contiguous and of the graph's types. An output may share its memory with an input. What a
-        run that failed has left in the session is not trusted: the graph is loaded anew before the next one.
+        Of the inputs and factors, those that the graph does not have are not looked at. All arrays must be C-contiguous
+        and of the graph's types; `caches` and `factors` are recognised by identity. What a run that failed has left in
+        the session is not trusted: the graph is loaded anew before the next one.
         """
         if self._session is None:
             self._load()
         for name, array in inputs.items():
-            if name in self._names and self._moved(name, array):
-                self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, array in outputs.items():
-            if self._moved(name, array):
-                self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            if name in self._steps:
+                self._copy(name, array)
+        if caches is not self._caches:
+            for name, array in caches.items():
+                self._bind(name, array)
+                self._bind(self._presents[name], array, output=True)
+        if factors is not self._adapters:
+            for name, array in factors.items():
+                if name in self._factors:
+                    self._bind(name, array)
+        self._caches, self._adapters = caches, factors
+        self._bind("logits", logits, output=True)
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception:
@@ -72,15 +93,22 @@ class Session:
     def _load(self) -> None:
         self._session = self._open()
         self._binding = self._session.io_binding()
-        self._bound = {}
+        self._bound, self._caches, self._adapters = {}, None, None
 
-    def _moved(self, name: str, array: Array) -> bool:
-        """Whether `name` has to be bound anew. Keeps `array` alive while it is bound."""
+    def _copy(self, name: str, array: Array) -> None:
+        """Hands a small input over in an array of the session's own."""
+        own = self._bound.get(name)
+        if own is not None and own.shape == array.shape:
+            own[...] = array
+        else:
+            self._bind(name, array.copy())
+
+    def _bind(self, name: str, array: Array, *, output: bool = False) -> None:
         before = self._bound.get(name)
         self._bound[name] = array
-        if before is array:
-            return False
-        return before is None or before.ctypes.data != array.ctypes.data or before.shape != array.shape
+        if before is None or before.ctypes.data != array.ctypes.data or before.shape != array.shape:
+            bind = self._binding.bind_output if output else self._binding.bind_input
+            bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
 def open_graph(

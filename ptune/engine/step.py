@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,20 +29,22 @@ class Step:
         self._signature = signature
         self._cache = cache
         self._places = Places(signature, cache.slots)
+        self._rooms: list[Logits] = []
 
     def __call__(self, chunks: Sequence[Chunk]) -> list[Logits]:
         """Computes at least one chunk, in as few runs of the graph as is sensible; the rows' caches grow by it.
 
-        Returns for each chunk the logits of its wanted columns, [wanted, vocab]; they may be none.
+        Returns for each chunk the logits of its wanted columns, [wanted, vocab]; they may be none. They are good until the
+        next step.
         """
         found: dict[Chunk, Logits] = {}
-        for together in divide(chunks):
-            for part in that_fit(together, self._cache.allocated):
-                found |= zip(part, self._run(part), strict=True)
+        parts = [part for run in divide(chunks) for part in that_fit(run, self._cache.allocated)]
+        for at, part in enumerate(parts):
+            found |= zip(part, self._run(part, at), strict=True)
         return [found[chunk] for chunk in chunks]
 
-    def _run(self, chunks: Sequence[Chunk]) -> list[Logits]:
-        """One run of the graph."""
+    def _run(self, chunks: Sequence[Chunk], at: int) -> list[Logits]:
+        """One run of the graph, the step's at-th."""
         slots = [chunk.row.slot for chunk in chunks if chunk.row.slot is not None]
         low, high = min(slots), max(slots) + 1
         caches = self._cache.window(low, high)
@@ -53,12 +56,27 @@ class Step:
         view = padded(tokens, room) if heads is None else grouped(tokens, heads)
         inputs = {**token_inputs(chunks, flat, tokens, window), **view}
         wanted = inputs["wanted"]
-        logits = np.empty((window.count, len(wanted), self._signature.vocab_size), np.float32)
-        presents = dict(zip(self._signature.present_names(), caches.values(), strict=True))
+        logits = self._room_for(at, (window.count, len(wanted), self._signature.vocab_size))
         session = self.graphs.of(sockets=window.rank > 0, grouped=heads is not None)
-        session.run({**inputs, **caches, **window.inputs}, {"logits": logits, **presents})
+        session.run(inputs, caches, window.inputs, logits)
         asked = [indices[chunk.wanted.start :] for chunk, indices in zip(chunks, flat, strict=True)]
-        return [logits[cells // width, np.searchsorted(wanted, cells % width)] for cells in asked]
+        return [logits_at(logits, cells // width, np.searchsorted(wanted, cells % width)) for cells in asked]
+
+    def _room_for(self, at: int, shape: tuple[int, int, int]) -> Logits:
+        """Memory for a run's logits, the same in every step: new pages would take longer to get than to fill."""
+        size = math.prod(shape)
+        while len(self._rooms) <= at:
+            self._rooms.append(np.empty(0, np.float32))
+        if len(self._rooms[at]) < size:
+            self._rooms[at] = np.empty(size, np.float32)
+        return self._rooms[at][:size].reshape(shape)
+
+
+def logits_at(logits: Logits, groups: Indices, columns: Indices) -> Logits:
+    """[n, vocab] of [G, wanted, vocab]. Without a copy where the cells lie in one group, side by side, as most do."""
+    if len(groups) and groups[0] == groups[-1]:
+        return logits[groups[0], columns[0] : columns[-1] + 1]
+    return logits[groups, columns]
 
 
 def token_inputs(

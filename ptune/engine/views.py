@@ -7,7 +7,7 @@ activations are rounded to integers. So attention computes at least two queries 
 
 padded    a token is a query of each head. A token that is alone is computed twice.
 grouped   a token is as many queries as heads share keys, which are so packed once for all of them; the graph is one of its
-          own (ptune.export.grouped). Best where few tokens a sequence are computed.
+          own (ptune.export.grouped). First all tokens' first queries, then their second. Best for few tokens a sequence.
 
 What a view's further cells leave in the cache, beyond a sequence's end, is overwritten before anybody reads it.
 """
@@ -93,19 +93,28 @@ def grouped(tokens: Tokens, heads: Heads) -> dict[str, Array]:
     view = _keys(tokens, queries)
     batch, seq = view["pad"].shape
     total = int(view["seqlens_k"].max()) + 1
-    owner = tokens.owner[:, None]  # beside [tokens, group]
-    place = tokens.column[:, None] * heads.group + np.arange(heads.group)
-    key = np.arange(heads.keys)
-    head = key * heads.group + np.arange(heads.group)[:, None]  # [group, keys]
-    index = np.zeros((batch, seq, heads.keys), np.int64)
-    index[owner, place] = tokens.cell[:, None, None] * heads.queries + head
-    answers = (owner * seq + place)[:, :, None] * heads.keys + key  # [tokens, group, keys]
+    owner, cell = tokens.owner[:, None], tokens.cell[:, None]  # beside [tokens, group]
+    size = np.zeros(batch, np.int64)
+    size[tokens.row] = tokens.size
+    place = tokens.column[:, None] + size[owner] * np.arange(heads.group)
+    view["pad"][owner, place] = cell
+    index = np.zeros((batch, seq, 3 * heads.keys), np.int64)
+    index[owner, place] = cell[:, :, None] * (heads.queries + 2 * heads.keys) + _lines(heads)
+    answers = (owner * seq + place)[:, :, None] * heads.keys + np.arange(heads.keys)  # [tokens, group, keys]
     unpad = np.zeros((tokens.cells, heads.queries), np.int64)
     unpad[tokens.cell] = answers.transpose(0, 2, 1).reshape(len(answers), heads.queries)
     mask = np.zeros((batch, 1, seq, total), np.float32)
     unseen = np.where(np.arange(total) > tokens.position[:, None], UNSEEN, np.float32(0))
     mask[owner, 0, place] = unseen[:, None]
-    return {**view, "unpad": unpad, "capacity": np.array(total, np.int32), "queries": index, "mask": mask}
+    return {**view, "unpad": unpad, "capacity": np.array(total, np.int32), "heads": index, "mask": mask}
+
+
+def _lines(heads: Heads) -> Indices:
+    """[group, 3 * keys] where a token's queries of a place stand, the keys beside them, and the values, among its heads."""
+    key = np.arange(heads.keys)
+    query = key * heads.group + np.arange(heads.group)[:, None]
+    beside = np.broadcast_to(heads.queries + np.arange(2 * heads.keys), (heads.group, 2 * heads.keys))
+    return np.concatenate([query, beside], axis=1)
 
 
 def fits_grouped(tokens: Tokens, heads: Heads, room: int) -> bool:

@@ -36,9 +36,13 @@ def write_bare(source: Path, target: Path, signature: Signature) -> Path | None:
 
 def _base(node: onnx_ir.Node, ups: set[str]) -> onnx_ir.Value | None:
     """Of the sum of a layer's own output and an adapter's update: the former."""
-    for update in node.inputs:
-        shaped = made_by(update, "Reshape")
-        product = made_by(update if shaped is None else shaped.inputs[0], "MatMul")
-        if product is not None and product.inputs[1] is not None and product.inputs[1].name in ups:
-            return other_input(node, update)
-    return None
+    return next((other_input(node, part) for part in node.inputs if _is_update(part, ups)), None)
+
+
+def _is_update(value: onnx_ir.Value | None, ups: set[str]) -> bool:
+    """Whether a value is an adapter's update, or some side by side."""
+    if (joined := made_by(value, "Concat")) is not None:
+        return all(_is_update(part, ups) for part in joined.inputs)
+    shaped = made_by(value, "Reshape")
+    product = made_by(value if shaped is None else shaped.inputs[0], "MatMul")
+    return product is not None and product.inputs[1] is not None and product.inputs[1].name in ups

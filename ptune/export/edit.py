@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,23 @@ def constant(graph: onnx_ir.Graph, name: str, value: NDArray[np.generic] | np.ge
         made = onnx_ir.val(name, const_value=onnx_ir.tensor(array, name=name))
         graph.register_initializer(made)
     return graph.initializers[name]
+
+
+def lazily(
+    name: str,
+    shape: Sequence[int],
+    read: Callable[[], NDArray[np.generic]],
+    kind: onnx_ir.DataType = onnx_ir.DataType.FLOAT,
+) -> onnx_ir.Value:
+    """A constant that is computed whenever it is read, and not kept: so many bytes of weights are in memory at a time."""
+    tensor = onnx_ir.LazyTensor(
+        lambda: onnx_ir.tensor(np.ascontiguousarray(read()), name=name),
+        dtype=kind,
+        shape=onnx_ir.Shape(shape),
+        name=name,
+        cache=False,
+    )
+    return onnx_ir.Value(name=name, shape=tensor.shape, type=onnx_ir.TensorType(kind), const_value=tensor)
 
 
 def before(

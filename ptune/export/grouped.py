@@ -2,8 +2,8 @@
 
 onnxruntime multiplies each head's queries with keys that it first packs, head by head; where one or two tokens are computed,
 packing is most of the work. With H heads on KV keys, H / KV heads read the same keys. Here they are H / KV queries of one of KV
-heads instead: the same products, packed once. A mask takes back what a later query would see of the cells that stand
-between the sequence's tokens and the end of the padded view.
+heads instead: the same products, packed once. Beside each query stand a key and a value of its token, which the cache needs
+once; a mask takes back what a later query would see of the others.
 
 The grouped graph has no weights of its own: it reads those of the graph that it was made of, from the same file.
 """
@@ -16,10 +16,10 @@ import numpy as np
 import onnx_ir
 
 from ptune.export.edit import MICROSOFT, before, constant, made_by, replace, width_of
+from ptune.export.fuse.attention import ATTENTION
 from ptune.export.fuse.tidy import shapes, sweep
 
-ATTENTION = "GroupQueryAttention"
-CAPACITY, MASK = 6, 10  # indices of its inputs
+MASK = 10  # index of attention's input of that name
 
 
 def write_grouped(source: Path, target: Path) -> Path | None:
@@ -39,7 +39,7 @@ def write_grouped(source: Path, target: Path) -> Path | None:
     ((queries, keys),) = heads
     if queries == keys or any(_scattered(node) is None for node in layers):
         return None
-    index = onnx_ir.val("queries", onnx_ir.DataType.INT64, ["batch", "seq", keys])
+    index = onnx_ir.val("heads", onnx_ir.DataType.INT64, ["batch", "seq", 3 * keys])
     mask = onnx_ir.val("mask", onnx_ir.DataType.FLOAT, ["batch", 1, "seq", "total"])
     graph.inputs.extend([index, mask])
     unpad = next(value for value in graph.inputs if value.name == "unpad")
@@ -67,10 +67,10 @@ def _group(
     assert scattered is not None
     width = width_of(gathered.inputs[0])
     assert width is not None
-    dim = width // queries
+    dim = width // (queries + 2 * keys)
     by_head = constant(graph, f"grouped.by_head.{dim}", np.array([-1, dim]))
-    by_key = constant(graph, f"grouped.by_key.{keys * dim}", np.array([0, 0, keys * dim]))
-    whole = constant(graph, f"grouped.whole.{width}", np.array([0, width]))
+    by_key = constant(graph, f"grouped.by_key.{keys * dim}", np.array([0, 0, 3 * keys * dim]))
+    whole = constant(graph, f"grouped.whole.{queries * dim}", np.array([0, queries * dim]))
     (rows,) = before(node, "Reshape", [gathered.inputs[0], by_head])
     (chosen,) = before(node, "Gather", [rows, index])
     (grouped,) = before(node, "Reshape", [chosen, by_key])
@@ -86,7 +86,9 @@ def _group(
 
 def _scattered(node: onnx_ir.Node) -> onnx_ir.Node | None:
     """The node that takes attention's output from the padded view to the flat tokens; None where it is not found."""
-    if made_by(node.inputs[0], "Gather") is None or len(found := [*node.outputs[0].consumers()]) != 1:
+    if node.inputs[1] is not None or made_by(node.inputs[0], "Gather") is None:
+        return None
+    if len(found := [*node.outputs[0].consumers()]) != 1:
         return None
     (shaped,) = found
     if shaped.op_type != "Reshape" or len(found := [*shaped.outputs[0].consumers()]) != 1:

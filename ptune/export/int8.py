@@ -1,17 +1,18 @@
-"""A decoder's graph in int8: the products with its weights as integer products, exact, with activations in two parts.
+"""A decoder's graph in int8: the products with its weights as integer products, exact, with activations in two bytes.
 
 W is rounded symmetrically with a scale for each output column. A row x of n numbers is divided by its root mean square, after
-which none is larger than sqrt(n). That is rounded, and what the rounding left is rounded once more, 254 times finer:
+which none is larger than sqrt(n). That is rounded to 16 bits, of which each byte goes into a product:
 
-    u = x / rms(x)     s = sqrt(n) / 127     q1 = round(u / s)     q2 = round((u - q1 s) / s * 254)
-    x W  ->  (q1 Wq + q2 Wq / 254) * s * scale * rms(x)
+    u = x / rms(x)     step = sqrt(n) / 32639     q = round(u / step) = 256 high + low, both from -128 to 127
+    x W  ->  (high Wq + low Wq / 256) * 256 step * scale * rms(x)
 
 Where x comes out of an RMSNorm it is so small already, times the norm's largest gain, and is rounded as it is.
-Both parts go through one product, side by side, so each weight is read once. One part alone (as encoders have it,
+Both bytes go through one product, one behind the other, so each weight is read once. One byte alone (as encoders have it,
 `encoder_int8`) loses ten times as much here: a decoder's activations have a few channels far larger than the rest. With both,
-the loss is that of the weights' rounding, and a rounding that falls otherwise moves u by sqrt(n) / 32000.
+the loss is that of the weights' rounding, and a rounding that falls otherwise moves u by sqrt(n) / 32639.
 
-Sums of integers are exact, so a row's numbers depend on nothing else in the batch. Adapters, norms, attention: float32.
+Sums of integers are exact, and so is the division by 256: a row's numbers depend on nothing else in the batch, nor on how
+many rows are computed. Adapters, norms, attention: float32.
 """
 
 from __future__ import annotations
@@ -27,12 +28,20 @@ import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
 from ptune.errors import BackboneError
-from ptune.export.edit import MICROSOFT, before, constant, made_by, replace
+from ptune.export.edit import MICROSOFT, before, constant, lazily, made_by, replace
 from ptune.export.fuse.norms import RMS_NORM, SKIP_RMS_NORM
 from ptune.export.fuse.products import is_weight
-from ptune.export.rounding import LARGEST, ZERO, column_scales, rounded_columns
+from ptune.export.rounding import ZERO, column_scales, rounded_columns
 
-FINER = 254  # the second part's steps in one of the first
+FINER = 256  # the low byte's steps in one of the high one's
+MIDDLE = ZERO * FINER + ZERO  # zero of both bytes together
+LARGEST_FINE = 2**16 - 1 - MIDDLE
+CHOOSING = (
+    "Slice",
+    "Transpose",
+    "GatherND",
+    "Gather",
+)  # operators whose outputs are some of their first input
 SMALLEST = 1e-12  # added to a row's mean square: a row of zeros stays one
 
 
@@ -74,9 +83,10 @@ def rewrite_products(
 class _Row:
     """An input of products, rounded."""
 
-    parts: onnx_ir.Value  # both, uint8 [..., 2, in]
-    shares: onnx_ir.Value  # what each part's product is worth, float [..., 1, 2]
-    step: onnx_ir.Value  # of the first part
+    parts: onnx_ir.Value  # high bytes, and low bytes behind them: uint8 [2 n, …, in] of [n, …, in]
+    step: onnx_ir.Value  # of the high byte
+    inverse: onnx_ir.Value | None  # what rows were multiplied by before, [n, …, 1]
+    shape: onnx_ir.Value  # [n, …, -1]
 
 
 class _Rounding:
@@ -85,9 +95,12 @@ class _Rounding:
     def __init__(self, graph: onnx_ir.Graph) -> None:
         self.graph = graph
         self.rows: dict[onnx_ir.Value, _Row] = {}
+        self.shapes: dict[tuple[object, ...], onnx_ir.Value] = {}
         self.zero = constant(graph, "int8.zero", np.uint8(ZERO))
-        self.axis = constant(graph, "int8.axis", np.array([-2]))
+        self.middle = constant(graph, "int8.middle", np.uint16(MIDDLE))
+        self.byte = constant(graph, "int8.byte", np.uint16(8))
         self.shares = constant(graph, "int8.shares", np.array([[1, 1 / FINER]], np.float32))
+        self.halves = constant(graph, "int8.halves", np.array([2, -1]))
 
     def rewrite(self, node: onnx_ir.Node) -> None:
         """x W, as the file's head says."""
@@ -100,28 +113,41 @@ class _Rounding:
         weight, scale = self._rounded(*found)
         inputs = [row.parts, weight, row.step, scale, self.zero]
         (both,) = before(node, "MatMulIntegerToFloat", inputs, domain=MICROSOFT)
-        (sum_of_parts,) = before(node, "MatMul", [row.shares, both])
-        (out,) = before(node, "Squeeze", [sum_of_parts, self.axis], like=node.outputs[0])
+        (halves,) = before(node, "Reshape", [both, self.halves])
+        (flat,) = before(node, "MatMul", [self.shares, halves])
+        (out,) = before(node, "Reshape", [flat, row.shape], like=node.outputs[0])
+        if row.inverse is not None:
+            (out,) = before(node, "Div", [out, row.inverse], like=node.outputs[0])
         replace(node, out)
 
     def _row(self, x: onnx_ir.Value, node: onnx_ir.Node, width: int) -> _Row:
         """Rounds x [..., in]."""
         gain = _largest_gain(x)
         largest = np.sqrt(np.float32(width)) * np.float32(1 if gain is None else gain)
-        step = constant(self.graph, f"int8.step.{largest}", largest / np.float32(LARGEST))
-        fine_step = constant(self.graph, f"int8.fine_step.{largest}", largest / np.float32(LARGEST * FINER))
-        (unit,), shares = before(node, "Unsqueeze", [x, self.axis]), self.shares
+        fine = largest / np.float32(LARGEST_FINE)
+        fine_step = constant(self.graph, f"int8.fine_step.{largest}", fine)
+        step = constant(self.graph, f"int8.step.{largest}", fine * np.float32(FINER))
+        unit, inverse = x, None
         if gain is None:
             ones = constant(self.graph, f"int8.ones.{width}", np.ones(width, np.float32))
             norm = {"axis": -1, "epsilon": SMALLEST, "stash_type": 1}
-            unit, inverse = before(node, RMS_NORM, [unit, ones], norm, outputs=2)
-            (shares,) = before(node, "Div", [self.shares, inverse])
-        (q1,) = before(node, "QuantizeLinear", [unit, step, self.zero])
-        (back,) = before(node, "DequantizeLinear", [q1, step, self.zero])
-        (left,) = before(node, "Sub", [unit, back])
-        (q2,) = before(node, "QuantizeLinear", [left, fine_step, self.zero])
-        (parts,) = before(node, "Concat", [q1, q2], {"axis": -2})
-        return _Row(parts, shares, step)
+            unit, inverse = before(node, RMS_NORM, [x, ones], norm, outputs=2)
+        (both,) = before(node, "QuantizeLinear", [unit, fine_step, self.middle], domain=MICROSOFT)
+        (shifted,) = before(node, "BitShift", [both, self.byte], {"direction": "RIGHT"})
+        to_byte = {"to": onnx_ir.DataType.UINT8.value}
+        (high,), (low,) = before(node, "Cast", [shifted], to_byte), before(node, "Cast", [both], to_byte)
+        (parts,) = before(node, "Concat", [high, low], {"axis": 0})
+        return _Row(parts, step, inverse, self._shape(x, node))
+
+    def _shape(self, x: onnx_ir.Value, node: onnx_ir.Node) -> onnx_ir.Value:
+        """[n, …, -1] of x [n, …, in], computed once for all that have the same n, …."""
+        assert x.shape is not None
+        key = tuple(x.shape[:-1])
+        if key not in self.shapes:
+            (leading,) = before(node, "Shape", [x], {"start": 0, "end": -1})
+            last = constant(self.graph, "int8.last", np.array([-1]))
+            (self.shapes[key],) = before(node, "Concat", [leading, last], {"axis": 0})
+        return self.shapes[key]
 
     def _rounded(self, weight: onnx_ir.Value, turned: bool) -> tuple[onnx_ir.Value, onnx_ir.Value]:
         """Wq int8 [in, out] and scale [out], computed when they are written. turned: the weight is [out, in]."""
@@ -144,16 +170,7 @@ class _Rounding:
     def _lazy(
         self, name: str, read: Callable[[], NDArray[np.generic]], kind: onnx_ir.DataType, shape: list[int]
     ) -> onnx_ir.Value:
-        tensor = onnx_ir.LazyTensor(
-            lambda: onnx_ir.tensor(np.ascontiguousarray(read()), name=name),
-            dtype=kind,
-            shape=onnx_ir.Shape(shape),
-            name=name,
-            cache=False,
-        )
-        value = onnx_ir.Value(
-            name=name, shape=tensor.shape, type=onnx_ir.TensorType(kind), const_value=tensor
-        )
+        value = lazily(name, shape, read, kind)
         self.graph.register_initializer(value)
         return value
 
@@ -179,8 +196,11 @@ def _inputs(weight: onnx_ir.Value, turned: bool) -> int:
 
 
 def _largest_gain(x: onnx_ir.Value) -> float | None:
-    """Of the RMSNorm that makes x, where one does and its gain is known; never nothing."""
+    """Of the RMSNorm that makes x, or that x is a choice of, where one does and its gain is known; never nothing."""
     norm = x.producer()
+    while norm is not None and norm.op_type in CHOOSING and norm.inputs[0] is not None:
+        x = norm.inputs[0]
+        norm = x.producer()
     at = {RMS_NORM: 1, SKIP_RMS_NORM: 2}.get("" if norm is None else norm.op_type)
     gain = None if norm is None or at is None or x is not norm.outputs[0] else norm.inputs[at]
     if gain is None or gain.const_value is None:

@@ -4,8 +4,8 @@
     graphs/PROFILE/model.onnx       the graph; its weights lie in model.onnx.data beside it
     graphs/PROFILE/encoder.onnx     of an encoder-decoder, instead: the reader, and decoder.onnx, the writer (ptune.formats.seq2seq)
     graphs/PROFILE/bare.onnx        of a decoder: the same without adapters' inputs, on the same weights
-    graphs/PROFILE/grouped.onnx     of a decoder whose heads share keys: the same for steps of few tokens a sequence; and
-                                    grouped_bare.onnx
+    graphs/PROFILE/in_groups.onnx   of a decoder whose heads share keys: the same for steps of few tokens a sequence; and
+                                    in_groups_bare.onnx
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
     golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json of others
     adapters/NAME/                  PEFT's own files, untouched, and adapter.json beside them; of an encoder head.onnx, too
@@ -27,7 +27,7 @@ from ptune.formats.whole_write import read_json, sha256_of, write_json
 
 FORMAT = 1
 BARE = "bare.onnx"  # beside a decoder's model.onnx: the same without sockets, on the same weights
-GROUPED, GROUPED_BARE = "grouped.onnx", "grouped_bare.onnx"  # these with the grouped view of attention
+GROUPED, GROUPED_BARE = "in_groups.onnx", "in_groups_bare.onnx"  # these with the grouped view of attention
 FLOAT = "fp32"  # the profile that others are compared with
 BASE = "base"  # the name under which the bare base is served; no adapter may take it
 

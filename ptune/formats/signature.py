@@ -22,9 +22,9 @@ Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlen
 
 A grouped graph sees a token as H / KV queries, one for each of the H heads that share keys (ptune.engine.views):
 
-pad                         as above, of each query's cell: a sequence's n tokens, then any
+pad                         as above, of each query: a sequence's n tokens, as often as heads share keys
 unpad                       int64  [rows * tokens, H]          line of [batch * seq * KV] of each token's heads
-queries                     int64  [batch, seq, KV]            line of [rows * tokens * H] of each query
+heads                       int64  [batch, seq, 3 KV]          lines of [rows * tokens * (H + 2 KV)]: KV queries, keys, values
 query_seqlens, seqlens_k    count queries, not tokens
 capacity                    int32  []                          the longest sequence, with its queries
 mask                        float  [batch, 1, seq, capacity]   what is added to scores: 0, or -1e30 where a query does not see
@@ -97,7 +97,7 @@ STEP_INPUTS = (
 )
 """Inputs that change every step, in graph order; the caches and factors follow."""
 
-GROUPED_INPUTS = ("queries", "mask")
+GROUPED_INPUTS = ("heads", "mask")
 """What a grouped graph has beside them."""
 
 

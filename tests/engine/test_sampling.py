@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ptune.engine.request import Sampling
-from ptune.engine.sampling import choose, distribution, log_softmax, most_likely, penalised
+from ptune.engine.sampling import choose, distribution, drawn, log_softmax, most_likely, penalised
 
 VOCAB = 50
 LOGITS = st.integers(0, 10_000).map(
@@ -87,6 +87,26 @@ def test_samples_follow_the_distribution() -> None:
     expected = np.array([1, np.e, np.e**2, 0]) / (1 + np.e + np.e**2)
     np.testing.assert_allclose(counts / 20_000, expected, atol=0.012)
     assert counts[3] == 0
+
+
+@given(
+    vocab=st.integers(1, 2000),
+    zeros=st.floats(0, 0.999),
+    seed=st.integers(0, 99),
+    share=st.floats(0, 1 - 2**-53),
+)
+def test_a_draw_is_the_token_at_which_the_sum_passes_it(
+    vocab: int, zeros: float, seed: int, share: float
+) -> None:
+    random = np.random.default_rng(seed)
+    probabilities = random.exponential(1, vocab) * (random.random(vocab) >= zeros)
+    probabilities[random.integers(vocab)] = 1
+    token = drawn(probabilities.copy(), share)
+    assert probabilities[token] > 0
+    exact = np.cumsum(probabilities.astype(np.longdouble))
+    target, rounding = share * exact[-1], 1e-12 * exact[-1]
+    assert exact[token] > target - rounding
+    assert exact[token] - probabilities[token] <= target + rounding
 
 
 def test_seed_and_position_decide_the_draw() -> None:

@@ -117,14 +117,16 @@ def test_what_a_query_sees() -> None:
     flat, width = flat_indices([chunk], window)
     tokens = Tokens.of([chunk], flat, width, range(2))
     view = grouped(tokens, Heads(4, 2))
-    assert view["pad"].tolist() == [[0] * 4, [0, 1, 0, 0]]
-    assert view["queries"][1].tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]]  # token * 4 + head
-    assert view["unpad"].tolist() == [[8, 10, 9, 11], [12, 14, 13, 15]]  # (4 + query) * 2 + key
+    assert view["pad"].tolist() == [[0] * 4, [0, 1, 0, 1]]
+    of_token = [[0, 2, 4, 5, 6, 7], [1, 3, 4, 5, 6, 7]]  # four queries, two keys, two values
+    of_next = [[8 + line for line in lines] for lines in of_token]
+    assert view["heads"][1].tolist() == [of_token[0], of_next[0], of_token[1], of_next[1]]
+    assert view["unpad"].tolist() == [[8, 12, 9, 13], [10, 14, 11, 15]]  # (4 + query) * 2 + key
     assert view["query_seqlens"].tolist() == [0, 4]
     assert view["seqlens_k"].tolist() == [0, 5]
     assert view["capacity"] == 6
     seen = view["mask"][1, 0] == 0
-    assert seen.sum(axis=1).tolist() == [3, 3, 4, 4]
+    assert seen.sum(axis=1).tolist() == [3, 4, 3, 4]
     assert all(line[: line.sum()].all() for line in seen)
 
 
@@ -141,5 +143,6 @@ def test_they_have_no_weights(tmp_path: Path) -> None:
             assert {value.name for value in sockets.inputs} - {value.name for value in bare.inputs} == {
                 *bundle.decoder.factor_names()
             }
-            assert len(sockets) - len(bare) == 4 * len(bundle.decoder.sockets)
+            fewer = 2  # a layer's: its queries, keys and values are joined and added at once
+            assert len(sockets) - len(bare) == 4 * len(bundle.decoder.sockets) - fewer
     assert f"graphs/fp32/{GROUPED_BARE}" in bundle.manifest.graphs["fp32"].files

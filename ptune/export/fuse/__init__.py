@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import onnx_ir
 
-from ptune.export.fuse import activations, norms, products, rotary, tidy
+from ptune.export.fuse import activations, attention, norms, products, rotary, tidy
 
-RULES = (rotary.fuse_rotary, norms.fuse_rms_norms, norms.fuse_skips, activations.fuse_silu, products.pack)
+RULES = (
+    rotary.fuse_rotary,
+    norms.fuse_rms_norms,
+    norms.fuse_skips,
+    activations.fuse_silu,
+    products.pack,
+    attention.pack_attention,
+)
 
 
 def fuse(model: onnx_ir.Model) -> dict[str, int]:

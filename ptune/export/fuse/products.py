@@ -6,8 +6,9 @@ from collections import defaultdict
 
 import numpy as np
 import onnx_ir
+from numpy.typing import NDArray
 
-from ptune.export.edit import before, constant, replace
+from ptune.export.edit import before, constant, lazily, replace
 
 
 def pack(graph: onnx_ir.Graph) -> int:
@@ -55,11 +56,9 @@ def _tensor(node: onnx_ir.Node) -> onnx_ir.TensorProtocol | None:
 def _joined(tensors: list[onnx_ir.TensorProtocol]) -> onnx_ir.Value:
     """[in, out1 + out2 + …], read when it is written. Its name is the first's with the last parts of the others'."""
 
-    def read() -> onnx_ir.TensorProtocol:
-        return onnx_ir.tensor(np.concatenate([tensor.numpy() for tensor in tensors], axis=1))
+    def read() -> NDArray[np.generic]:
+        return np.concatenate([tensor.numpy() for tensor in tensors], axis=1)
 
     names = [str(tensor.name).removesuffix(".weight") for tensor in tensors]
     name = f"{'+'.join([names[0], *(one.rpartition('.')[2] for one in names[1:])])}.weight"
-    shape = onnx_ir.Shape([int(tensors[0].shape[0]), sum(int(tensor.shape[1]) for tensor in tensors)])
-    lazy = onnx_ir.LazyTensor(read, dtype=onnx_ir.DataType.FLOAT, shape=shape, name=name, cache=False)
-    return onnx_ir.Value(name=name, shape=shape, type=onnx_ir.TensorType(lazy.dtype), const_value=lazy)
+    return lazily(name, [int(tensors[0].shape[0]), sum(int(tensor.shape[1]) for tensor in tensors)], read)
