@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from ptune.engine.adapters import Adapter
 from ptune.engine.request import NO_TOKEN, Finish, Request, Token
-from ptune.engine.sampling import choose, log_softmax, most_likely
+from ptune.engine.sampling import choose, log_softmax, most_likely, require_numbers
 from ptune.engine.scheduler import Chunk, Row
 from ptune.engine.speculation import Guesses
-from ptune.errors import PtuneError, RequestError
+from ptune.errors import RequestError
 
 Logits = npt.NDArray[np.float32]
 
@@ -85,8 +85,7 @@ class Generation(Answering):
 
         Raises: PtuneError where the logits are not numbers.
         """
-        if len(logits) and np.isnan(logits.max()):
-            raise PtuneError("the model's output is not a number")
+        require_numbers(logits)
         request, newest = self._request, chunk.newest
         if self.all_logits:
             self._emit_prompt(chunk.start, logits)

@@ -16,6 +16,12 @@ Bools = npt.NDArray[np.bool_]
 BLOCK = 256  # tokens that are summed up before one of them is looked for
 
 
+def require_numbers(logits: npt.NDArray[np.float32]) -> None:
+    """Raises: PtuneError where one is not a number: whatever is largest then is not, either."""
+    if logits.size and np.isnan(logits.max()):
+        raise PtuneError("the model's output is not a number")
+
+
 def log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
     """Log-probabilities over the last axis, in float64."""
     shifted = logits.astype(np.float64)

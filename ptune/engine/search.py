@@ -18,9 +18,8 @@ import numpy.typing as npt
 from ptune.engine.beams import BeamSearch
 from ptune.engine.request import Beams, Finish, Request, Token
 from ptune.engine.rows import Answering
-from ptune.engine.sampling import Floats, log_softmax
+from ptune.engine.sampling import Floats, log_softmax, require_numbers
 from ptune.engine.scheduler import Chunk, Row
-from ptune.errors import PtuneError
 
 Logits = npt.NDArray[np.float32]
 Fork = Callable[[Row, Row], None]
@@ -61,8 +60,7 @@ class Search(Answering):
         """
         if self.finished or not chunk.newest:
             return
-        if np.isnan(logits).any():
-            raise PtuneError("the model's output is not a number")
+        require_numbers(logits)
         self._heard[place] = log_softmax(logits[-1])
         rows = self.rows
         if all(beam in self._heard and not rows[beam].uncached for beam in self._live):

@@ -42,6 +42,7 @@ class Session:
         self._session: Any = None
         self._binding: Any = None
         self._bound: dict[str, Array] = {}  # kept alive as long as they are bound
+        self._given: dict[str, Array] = {}  # small inputs, as they came last
         self._caches: Mapping[str, Array] | None = None  # that are bound
         self._adapters: Mapping[str, Array] | None = None
         self._load()
@@ -62,8 +63,8 @@ class Session:
         """Runs the graph; `caches` grow and `logits` are written, in place.
 
         Of the inputs and factors, those that the graph does not have are not looked at. All arrays must be C-contiguous
-        and of the graph's types; `caches` and `factors` are recognised by identity. What a run that failed has left in
-        the session is not trusted: the graph is loaded anew before the next one.
+        and of the graph's types. They are recognised by identity, so `inputs` must not be written to once they were handed
+        over. What a run that failed has left in the session is not trusted: the graph is loaded anew before the next one.
         """
         if self._session is None:
             self._load()
@@ -93,10 +94,13 @@ class Session:
     def _load(self) -> None:
         self._session = self._open()
         self._binding = self._session.io_binding()
-        self._bound, self._caches, self._adapters = {}, None, None
+        self._bound, self._given, self._caches, self._adapters = {}, {}, None, None
 
     def _copy(self, name: str, array: Array) -> None:
         """Hands a small input over in an array of the session's own."""
+        if self._given.get(name) is array:
+            return
+        self._given[name] = array
         own = self._bound.get(name)
         if own is not None and own.shape == array.shape:
             own[...] = array

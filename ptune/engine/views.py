@@ -18,10 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ptune.engine.layout import Indices
 from ptune.engine.scheduler import Chunk
 from ptune.engine.session import Array
+
+Indices32 = npt.NDArray[np.int32]
 
 LEAST = 2  # queries of a head in a sequence
 FEW = 8  # tokens of a sequence that are computed in the grouped view at most
@@ -52,7 +55,6 @@ class Tokens:
     column: Indices  # [tokens] its place in its chunk
     first: Indices  # [chunks] cell of the chunk's first token
     row: Indices  # [chunks] the chunk's sequence
-    start: Indices  # [chunks] tokens of it in the cache
     size: Indices  # [chunks] tokens in the chunk
     batch: int  # sequences; those without a chunk are idle
 
@@ -68,45 +70,63 @@ class Tokens:
             np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size),
             np.array([indices[0] for indices in flat]),
             row,
-            np.array([chunk.start for chunk in chunks]),
             size,
             len(slots),
         )
 
-    @property
-    def position(self) -> Indices:
-        """[tokens] the place of each in its sequence."""
-        return np.repeat(self.start, self.size) + self.column
+    def positions(self, start: Indices) -> Indices:
+        """[tokens] the place of each in its sequence. start: [chunks] tokens of it in the cache."""
+        return np.repeat(start, self.size) + self.column
 
 
-def padded(tokens: Tokens, capacity: int) -> dict[str, Array]:
-    """The inputs of attention where a token is one query. capacity: of a slot, in tokens."""
-    queries = np.maximum(tokens.size, LEAST)
-    unpad = np.zeros(tokens.cells, np.int64)
-    unpad[tokens.cell] = tokens.owner * int(queries.max()) + tokens.column
-    return {**_keys(tokens, queries), "unpad": unpad, "capacity": np.array(capacity, np.int32)}
+class Padded:
+    """Attention's inputs where a token is one query."""
+
+    def __init__(self, tokens: Tokens, capacity: int) -> None:
+        """capacity: of a slot, in tokens."""
+        self._keys = _Keys(tokens, np.maximum(tokens.size, LEAST))
+        unpad = np.zeros(tokens.cells, np.int64)
+        unpad[tokens.cell] = tokens.owner * self._keys.seq + tokens.column
+        self._fixed = {**self._keys.fixed, "unpad": unpad, "capacity": np.array(capacity, np.int32)}
+
+    def at(self, start: Indices) -> dict[str, Array]:
+        """start: [chunks] tokens in the cache."""
+        return {**self._fixed, "seqlens_k": self._keys.last(start)}
 
 
-def grouped(tokens: Tokens, heads: Heads) -> dict[str, Array]:
-    """The inputs of attention where a token is `heads.group` queries."""
-    queries = heads.group * tokens.size
-    view = _keys(tokens, queries)
-    batch, seq = view["pad"].shape
-    total = int(view["seqlens_k"].max()) + 1
-    owner, cell = tokens.owner[:, None], tokens.cell[:, None]  # beside [tokens, group]
-    size = np.zeros(batch, np.int64)
-    size[tokens.row] = tokens.size
-    place = tokens.column[:, None] + size[owner] * np.arange(heads.group)
-    view["pad"][owner, place] = cell
-    index = np.zeros((batch, seq, 3 * heads.keys), np.int64)
-    index[owner, place] = cell[:, :, None] * (heads.queries + 2 * heads.keys) + _lines(heads)
-    answers = (owner * seq + place)[:, :, None] * heads.keys + np.arange(heads.keys)  # [tokens, group, keys]
-    unpad = np.zeros((tokens.cells, heads.queries), np.int64)
-    unpad[tokens.cell] = answers.transpose(0, 2, 1).reshape(len(answers), heads.queries)
-    mask = np.zeros((batch, 1, seq, total), np.float32)
-    unseen = np.where(np.arange(total) > tokens.position[:, None], UNSEEN, np.float32(0))
-    mask[owner, 0, place] = unseen[:, None]
-    return {**view, "unpad": unpad, "capacity": np.array(total, np.int32), "heads": index, "mask": mask}
+class Grouped:
+    """Attention's inputs where a token is as many queries as heads share keys."""
+
+    def __init__(self, tokens: Tokens, heads: Heads) -> None:
+        self._tokens = tokens
+        self._group = heads.group
+        self._keys = keys = _Keys(tokens, heads.group * tokens.size)
+        owner, cell = tokens.owner[:, None], tokens.cell[:, None]  # beside [tokens, group]
+        size = np.repeat(tokens.size, tokens.size)[:, None]
+        self._place = place = tokens.column[:, None] + size * np.arange(heads.group)
+        keys.fixed["pad"][owner, place] = cell
+        index = np.zeros((tokens.batch, keys.seq, 3 * heads.keys), np.int64)
+        index[owner, place] = cell[:, :, None] * (heads.queries + 2 * heads.keys) + _lines(heads)
+        answers = (owner * keys.seq + place)[:, :, None] * heads.keys + np.arange(heads.keys)
+        unpad = np.zeros((tokens.cells, heads.queries), np.int64)  # answers: [tokens, group, keys]
+        unpad[tokens.cell] = answers.transpose(0, 2, 1).reshape(len(answers), heads.queries)
+        self._fixed = {**keys.fixed, "unpad": unpad, "heads": index}
+
+    def fits(self, start: Indices, room: int) -> bool:
+        """Whether this view is possible and small. room: of a slot, in tokens."""
+        size = int(self._tokens.size.max())
+        longest = int(start.max()) + self._group * size
+        cells = self._tokens.batch * self._group * size * longest
+        return size <= FEW and longest <= room and cells <= MASK_CELLS
+
+    def at(self, start: Indices) -> dict[str, Array]:
+        """start: [chunks] tokens in the cache."""
+        last = self._keys.last(start)
+        total = int(last.max()) + 1
+        mask = np.zeros((self._tokens.batch, 1, self._keys.seq, total), np.float32)
+        unseen = np.where(np.arange(total) > self._tokens.positions(start)[:, None], UNSEEN, np.float32(0))
+        mask[self._tokens.owner[:, None], 0, self._place] = unseen[:, None]
+        return {**self._fixed, "seqlens_k": last, "capacity": np.array(total, np.int32), "mask": mask}
 
 
 def _lines(heads: Heads) -> Indices:
@@ -115,14 +135,6 @@ def _lines(heads: Heads) -> Indices:
     query = key * heads.group + np.arange(heads.group)[:, None]
     beside = np.broadcast_to(heads.queries + np.arange(2 * heads.keys), (heads.group, 2 * heads.keys))
     return np.concatenate([query, beside], axis=1)
-
-
-def fits_grouped(tokens: Tokens, heads: Heads, room: int) -> bool:
-    """Whether the grouped view is possible and small. room: of a slot, in tokens."""
-    size = int(tokens.size.max())
-    longest = int(tokens.start.max()) + heads.group * size
-    cells = tokens.batch * heads.group * size * longest
-    return size <= FEW and longest <= room and cells <= MASK_CELLS
 
 
 def that_fit(chunks: Sequence[Chunk], room: int) -> list[Sequence[Chunk]]:
@@ -138,17 +150,22 @@ def that_fit(chunks: Sequence[Chunk], room: int) -> list[Sequence[Chunk]]:
     return [*that_fit(roomy, room), *that_fit(tight, room)]
 
 
-def _keys(tokens: Tokens, queries: Indices) -> dict[str, Array]:
+class _Keys:
     """What holds in both views: which tokens' keys stand where; cells beyond a chunk's tokens hold its first one."""
-    pad = np.zeros((tokens.batch, int(queries.max())), np.int64)
-    pad[tokens.row] = tokens.first[:, None]
-    pad[tokens.owner, tokens.column] = tokens.cell
-    query_seqlens = np.zeros(tokens.batch, np.int32)
-    query_seqlens[tokens.row] = queries
-    total = np.ones(tokens.batch, np.int32)
-    total[tokens.row] = tokens.start + queries
-    return {
-        "pad": pad,
-        "seqlens_k": total - np.int32(1),
-        "query_seqlens": query_seqlens,
-    }
+
+    def __init__(self, tokens: Tokens, queries: Indices) -> None:
+        """queries: [chunks]."""
+        self._tokens, self._queries = tokens, queries
+        self.seq = int(queries.max())
+        pad = np.zeros((tokens.batch, self.seq), np.int64)
+        pad[tokens.row] = tokens.first[:, None]
+        pad[tokens.owner, tokens.column] = tokens.cell
+        query_seqlens = np.zeros(tokens.batch, np.int32)
+        query_seqlens[tokens.row] = queries
+        self.fixed: dict[str, Array] = {"pad": pad, "query_seqlens": query_seqlens}
+
+    def last(self, start: Indices) -> Indices32:
+        """[batch] the last place that a sequence's queries take."""
+        last = np.zeros(self._tokens.batch, np.int32)
+        last[self._tokens.row] = start + self._queries - 1
+        return last

@@ -12,6 +12,7 @@ import onnx_ir
 import onnx_ir.passes.common as passes
 
 from ptune.export.edit import made_by, other_input, replace
+from ptune.export.fuse.tidy import shapes
 from ptune.formats.signature import Signature
 
 
@@ -23,6 +24,7 @@ def write_bare(source: Path, target: Path, signature: Signature) -> Path | None:
     for node in list(graph):
         if node.op_type == "Add" and (base := _base(node, ups)) is not None:
             replace(node, base)
+    shapes(graph)
     passes.RemoveUnusedNodesPass()(model)
     factors = set(signature.factor_names())
     inputs = [value for value in graph.inputs if value.name in factors]

@@ -133,10 +133,9 @@ class _Rounding:
             norm = {"axis": -1, "epsilon": SMALLEST, "stash_type": 1}
             unit, inverse = before(node, RMS_NORM, [x, ones], norm, outputs=2)
         (both,) = before(node, "QuantizeLinear", [unit, fine_step, self.middle], domain=MICROSOFT)
-        (shifted,) = before(node, "BitShift", [both, self.byte], {"direction": "RIGHT"})
-        to_byte = {"to": onnx_ir.DataType.UINT8.value}
-        (high,), (low,) = before(node, "Cast", [shifted], to_byte), before(node, "Cast", [both], to_byte)
-        (parts,) = before(node, "Concat", [high, low], {"axis": 0})
+        (high,) = before(node, "BitShift", [both, self.byte], {"direction": "RIGHT"})
+        (behind,) = before(node, "Concat", [high, both], {"axis": 0})
+        (parts,) = before(node, "Cast", [behind], {"to": onnx_ir.DataType.UINT8.value})
         return _Row(parts, step, inverse, self._shape(x, node))
 
     def _shape(self, x: onnx_ir.Value, node: onnx_ir.Node) -> onnx_ir.Value:

@@ -18,6 +18,7 @@ from ptune.parity import Array, compare
 from ptune.verify.graph import Factors, PlainGraph
 from ptune.verify.limits import (
     INT4_KEPT_KL,
+    INT4_KEPT_TOP1,
     INT4_KL,
     INT4_TOP1,
     MAX_ABS_SAME_WEIGHTS,
@@ -74,7 +75,7 @@ def _held_to(bundle: Bundle, profile: str) -> tuple[dict[str, float], str]:
     if kept is None:
         return {"mean_kl": PROFILE_KL, "top1": PROFILE_TOP1}, ""
     if kept == 1:
-        return {"mean_kl": INT4_KEPT_KL, "top1": PROFILE_TOP1}, "weights as the source has them in 4 bits"
+        return {"mean_kl": INT4_KEPT_KL, "top1": INT4_KEPT_TOP1}, "weights as the source has them in 4 bits"
     return {"mean_kl": INT4_KL, "top1": INT4_TOP1}, f"{1 - kept:.1%} of the weights rounded to 4 bits"
 
 

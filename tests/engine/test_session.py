@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from engine.tiny_bundle import TinyBundle
 
+from ptune.engine.arrangement import Arrangement
 from ptune.engine.graphs import Graphs
 from ptune.engine.kv_cache import KvCache
-from ptune.engine.layout import flat_indices
 from ptune.engine.places import Places
 from ptune.engine.scheduler import Chunk, Row
 from ptune.engine.session import Array, Session, _cgroup_cores
-from ptune.engine.step import Step, token_inputs
-from ptune.engine.views import Tokens, padded
+from ptune.engine.step import Step
 from ptune.errors import FormatError
 from ptune.formats.bundle import Bundle
 from ptune.formats.signature import STEP_INPUTS, Signature
@@ -30,9 +29,11 @@ def row(slot: int, tokens: list[int]) -> Row:
 def inputs_of(chunks: list[Chunk], low: int, batch: int, capacity: int) -> dict[str, Array]:
     """Of a step without adapters."""
     window = Places(Signature(vocab_size=1, context=1, cache=(), sockets=()), 1).of([])
-    flat, width = flat_indices(chunks, window)
-    tokens = Tokens.of(chunks, flat, window.count * width, range(low, low + batch))
-    return {**token_inputs(chunks, flat, tokens, window), **padded(tokens, capacity)}
+    arranged = Arrangement(chunks, window, 1, None, capacity)
+    assert arranged.slots == range(low, low + batch)
+    inputs, grouped = arranged.inputs(chunks)
+    assert not grouped
+    return inputs
 
 
 def test_step_inputs_of_a_ragged_step() -> None:
