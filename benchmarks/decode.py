@@ -48,6 +48,7 @@ from benchmarks.decode_tables import (
     NAMES,
     OURS,
     PROMPT,
+    Q4,
     Q8,
     QUALITY,
     RATIOS,
@@ -161,15 +162,14 @@ def adapter_row(
 
 
 def quality_rows(setting: Setting) -> dict[str, Row]:
-    """KL and top-1 of the 8-bit profile and of int4 against fp32; llama.cpp's beside them, without a goal."""
+    """KL and top-1 of the 8-bit profile and of int4 against fp32; llama.cpp's two beside them, without a goal."""
     ids = conversations(setting.data, setting.bundle, 2, setting.quality_tokens)
-    suffixes = {setting.profile: "8bit", Q8: "llamacpp_q8"}
+    files = {Q8: setting.q8, Q4: source_file(MODEL)}
+    suffixes = {setting.profile: "8bit", Q8: "llamacpp_q8", Q4: "llamacpp_q4"}
     if "kl_int4" in setting.only:
         suffixes["int4"] = "int4"
-    profiles = [profile for profile in suffixes if profile != Q8]
-    open_side = functools.partial(
-        quality, setting.bundle, profiles, setting.library, setting.q8, setting.threads
-    )
+    profiles = [profile for profile in suffixes if profile not in files]
+    open_side = functools.partial(quality, setting.bundle, profiles, setting.library, files, setting.threads)
     with Workers({"quality": open_side}, threads=setting.threads) as workers:
         work = {"ids": ids, "llama_tokens": min(LLAMA_QUALITY_TOKENS, setting.quality_tokens)}
         found = workers.ask(Piece("quality", work))["compared"]
@@ -236,7 +236,12 @@ def beside(rows: Mapping[str, Row]) -> str:
     path = RESULTS / "decode.json"
     before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
     known = {**before, **rows}
-    names = (("kl_8bit", "int8"), ("kl_int4", "int4"), ("kl_llamacpp_q8", "Q8_0"))
+    names = (
+        ("kl_8bit", "int8"),
+        ("kl_int4", "int4"),
+        ("kl_llamacpp_q8", "Q8_0"),
+        ("kl_llamacpp_q4", "Q4_1"),
+    )
     told = ", ".join(f"{whose} {known[name]['median']:.2g}" for name, whose in names if name in known)
     return told and f"KL {told}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,14 +50,16 @@ class Compared:
     same: int
 
 
-def quality(bundle: Path, profiles: Sequence[str], library: Path | None, q8: Path, threads: int) -> Work:
-    """Compares profiles, and llama.cpp's Q8_0 on some of it, with fp32, one conversation after the other."""
+def quality(
+    bundle: Path, profiles: Sequence[str], library: Path | None, files: Mapping[str, Path], threads: int
+) -> Work:
+    """Compares profiles, and llama.cpp with some files on some of it, with fp32, one conversation after the other."""
     from benchmarks.decode_sides import open_engine
     from benchmarks.llama_cpp import Llama
     from ptune.formats.bundle import BASE
 
     engines = {profile: open_engine(bundle, profile, threads) for profile in ("fp32", *profiles)}
-    llama = None if library is None else Llama(library, q8, threads, 1, LONGEST)
+    llamas = {name: Llama(library, file, threads, 1, LONGEST) for name, file in files.items() if library}
 
     def work(ids: Sequence[Sequence[int]], llama_tokens: int) -> Measured:
         found: dict[str, list[Any]] = {profile: [] for profile in profiles}
@@ -67,9 +69,10 @@ def quality(bundle: Path, profiles: Sequence[str], library: Path | None, q8: Pat
             for profile in profiles:
                 (logits,) = engines[profile].logits([sequence], [BASE])
                 found[profile].append(vars(compared(reference, logits)))
-            if llama is not None and seen < llama_tokens:
-                there = compared(reference, llama.logits(sequence))
-                found.setdefault("llama.cpp Q8_0", []).append(vars(there))
+            if seen < llama_tokens:
+                for name, llama in llamas.items():
+                    there = compared(reference, llama.logits(sequence))
+                    found.setdefault(name, []).append(vars(there))
                 seen += len(sequence)
         return {"compared": found}
 

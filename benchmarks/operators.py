@@ -6,7 +6,7 @@ steps     kinds of nodes in a step of 1 and of 32 sequences behind 64 tokens, by
           tenth): medians of each node over 40 steps, added up; beside it how long a step takes without a profile. 1 and 2 threads.
 views     a step of 1, 8 and 32 sequences behind 100 and 400 tokens, in the grouped view of attention and in the padded one, in
           turns: thread CPU time, one thread, int8.
-products  one linear layer 576 -> 3072 by rows: int8 in two parts as the profile has it, `MatMulNBits` with 4 and 8 bits at
+products  one linear layer 576 -> 3072 by rows: int8 in two bytes as the profile has it, `MatMulNBits` with 4 and 8 bits at
           accuracy level 4, and with 4 bits at level 0: thread CPU time, one thread.
 """
 
@@ -164,7 +164,7 @@ def products() -> dict[str, dict[int, float]]:
     import numpy as np
 
     random = np.random.default_rng(0)
-    sessions = {"int8, two parts": _two_parts()}
+    sessions = {"int8, two bytes": _two_bytes()}
     for name, bits, level in (("4 bits", 4, 4), ("8 bits", 8, 4), ("4 bits, level 0", 4, 0)):
         sessions[name] = _blocks(bits, level)
     found: dict[str, dict[int, float]] = {}
@@ -197,7 +197,7 @@ def _blocks(bits: int, level: int) -> Callable[[Any], Any]:
     return _session(x, node)
 
 
-def _two_parts() -> Callable[[Any], Any]:
+def _two_bytes() -> Callable[[Any], Any]:
     """The product as `ptune.export.int8` writes it, rounding included."""
     import numpy as np
     import onnx_ir

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ptune.engine.lazy_memory import zeros
 from ptune.errors import UsageError
 from ptune.formats.signature import CacheLayer, Signature
 
@@ -22,7 +23,7 @@ class KvCache:
         self.capacity = capacity
         self.allocated = capacity + 1
         self._arrays = {
-            name: np.zeros((slots, layer.kv_heads, self.allocated, dim), np.float32)
+            name: zeros((slots, layer.kv_heads, self.allocated, dim))
             for name, layer, dim in _entries(signature)
         }
         self._last: tuple[tuple[int, int], dict[str, npt.NDArray[np.float32]]] | None = None

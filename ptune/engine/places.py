@@ -10,9 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary, ref
 
-import numpy as np
-
 from ptune.engine.adapters import Adapter, Factor
+from ptune.engine.lazy_memory import zeros
 from ptune.formats.signature import Signature
 
 WIDER = 2  # times as many places as adapters in a window: those between cost time, too
@@ -55,7 +54,7 @@ class _OfRank:
     def __init__(self, signature: Signature, count: int, rank: int) -> None:
         self.rank = rank
         self._arrays = {
-            name: np.zeros((count, *shape), np.float32)
+            name: zeros((count, *shape))
             for socket in signature.sockets
             for name, shape in (
                 (f"{socket.name}.A", (socket.in_features, rank)),

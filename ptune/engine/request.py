@@ -68,9 +68,9 @@ class Sampling:
 
     @property
     def is_plain_greedy(self) -> bool:
-        """Whether the most likely token is taken, whatever came before."""
+        """Whether the token with the largest logit and bias is taken, whatever came before."""
         penalties = self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty
-        return self.temperature == 0 and not (penalties or self.logit_bias)
+        return self.temperature == 0 and not penalties
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +54,12 @@ def choose(
 
     Raises: PtuneError where the model excludes all of them.
     """
-    if allowed is None and sampling.is_plain_greedy:
-        return int(logits.argmax())  # the first of equals
+    if (
+        allowed is None
+        and sampling.is_plain_greedy
+        and (best := _largest(logits, sampling.logit_bias)) is not None
+    ):
+        return best
     scores = penalised(logits.astype(np.float64), sampling, prompt, output)
     if allowed is not None:
         scores[~allowed] = -np.inf
@@ -83,6 +87,15 @@ def drawn(probabilities: Floats, share: float) -> int:
 def _first_above(cumulative: Floats, target: float, parts: Floats) -> int:
     """The first index at which `cumulative` is above `target`; where rounding leaves none, the last that has a part."""
     return min(int(np.searchsorted(cumulative, target, side="right")), int(np.flatnonzero(parts)[-1]))
+
+
+def _largest(logits: npt.NDArray[np.float32], bias: Mapping[int, float]) -> int | None:
+    """The first of the tokens with the largest logit and bias; None where that is not seen at a glance."""
+    best = int(logits.argmax())
+    if best in bias:
+        return None
+    rivals = ((float(logits[token]) + more, -token) for token, more in bias.items())
+    return -max((float(logits[best]), -best), *rivals)[1] if bias else best
 
 
 def penalised(scores: Floats, sampling: Sampling, prompt: Sequence[int], output: Sequence[int]) -> Floats:

@@ -12,9 +12,8 @@ INT8_SAME = 0.99  # share of an encoder's answers that its int8 graph must give 
 INT8_COSINE = 0.99  # of a vector and its int8 graph's: what still counts as the same
 INT8_SPREAD = 0.1  # of the standard deviation of a regression's numbers: what still counts as the same
 PROFILE_KL, PROFILE_TOP1 = 0.01, 0.95  # of a decoder's other graphs against its fp32 one
-# Of an int4 graph: whose source was in 4 bits already, so that only activations are rounded (llama.cpp with these weights has
-# KL .0059 and top-1 .951 at the text that ships with ptune); and of any other. There llama.cpp's Q4_K_M loses .031 on Llama 3 8B
-# by llama.cpp's own table, and small models lose more than large ones.
+# Of an int4 graph: whose source was in 4 bits already, so that only activations are rounded; and of any other. There llama.cpp's
+# Q4_K_M loses .031 on Llama 3 8B by llama.cpp's own table, and small models lose more than large ones.
 INT4_KEPT_KL, INT4_KEPT_TOP1 = 0.005, 0.94
 INT4_KL, INT4_TOP1 = 0.05, 0.88
 HELD_TOKENS = 10_000  # at which they are compared

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ptune.engine.kv_cache import LONG_TOKENS, KvCache
+from ptune.engine.lazy_memory import zeros
 from ptune.errors import UsageError
 from ptune.formats.signature import CacheLayer, Signature
 
@@ -61,3 +66,17 @@ def test_budget_for_nothing_is_an_error() -> None:
         UsageError, match=rf"{PER_TOKEN} bytes holds 1 tokens: one token takes {PER_TOKEN} bytes"
     ):
         KvCache.within(PER_TOKEN, signature(64), 4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells its memory otherwise")
+def test_a_few_tokens_take_little_memory() -> None:
+    """Of 315 MB, one token in each of 300 places; in huge pages it would be all of them."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    cache = zeros((100, 3, 4096, 64))
+    before = resident()
+    cache[:, :, 0] = 1
+    assert resident() - before < 20e6
+    assert (cache[-1, -1, :2, -1] == [1, 0]).all()

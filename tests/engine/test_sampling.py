@@ -80,6 +80,23 @@ def test_greedy_ties_go_to_the_lowest_id() -> None:
     assert choose(logits, Sampling(temperature=0, logit_bias={3: 0.5}), [0], [], seed=0) == 3
 
 
+@given(
+    logits=LOGITS,
+    bias=st.dictionaries(
+        st.integers(0, VOCAB - 1), st.sampled_from([-100.0, -1.0, 0.0, 2.0, 100.0]), max_size=6
+    ),
+    rounded=st.booleans(),
+)
+def test_greedy_takes_the_first_of_the_largest(
+    logits: np.ndarray, bias: dict[int, float], rounded: bool
+) -> None:
+    logits = np.rint(logits) if rounded else logits  # with ties
+    scores = logits.astype(np.float64)
+    for token, more in bias.items():
+        scores[token] += more
+    assert choose(logits, Sampling(temperature=0, logit_bias=bias), [0], [], seed=0) == scores.argmax()
+
+
 def test_samples_follow_the_distribution() -> None:
     logits = np.array([0.0, 1.0, 2.0, -1.0], np.float32)
     sampling = Sampling(top_k=3)
