@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
     from ptune.engine.adapters import Adapter
     from ptune.engine.request import Finish
+
+
+WORTH = (
+    1 / 4
+)  # guessed tokens for each row that is generating: fewer cost more than they bring, however right they are
+WORTH_MIXED = 3 / 4  # where rows have different adapters, as each adapter's group of tokens becomes wider
 
 
 @dataclass(eq=False)
@@ -111,7 +118,7 @@ class Scheduler:
     A step computes one token of every row that is generating and a limited number of tokens of those that still have
     more: at most `prefill_chunk`, and no more than fit into `step_s` as far as measured steps tell. So a long prompt
     delays nobody's next token by more than that, and no row that runs ever starves.
-    Rows that are generating may have `guesses` tokens more among them, while there are few of them.
+    Rows that are generating may have `guesses` tokens more among them, while there are few rows and enough of them guess.
     """
 
     def __init__(
@@ -184,9 +191,9 @@ class Scheduler:
         generating = [row for row in self.computing if row.uncached == 1]
         prompts = [row for row in self.computing if row.uncached > 1]
         counts = share_out(self._pace.prompt_tokens(len(generating)), prompts, self.waiting.served)
-        most = self._guesses // max(len(generating), 1)
+        guesses = self._guesses_of(generating)
         return [
-            *(Chunk(row, row.cached, 1, row.guess(most) if most else ()) for row in generating),
+            *(Chunk(row, row.cached, 1, guesses.get(row, ())) for row in generating),
             *(Chunk(row, row.cached, count) for row, count in counts.items()),
         ]
 
@@ -208,6 +215,14 @@ class Scheduler:
         for row in self.computing:
             row.cached = 0
         return told
+
+    def _guesses_of(self, generating: Sequence[Row]) -> dict[Row, tuple[int, ...]]:
+        """Guesses of a step, or none where they are too few: one row's second token makes room for one in all of them."""
+        most = self._guesses // max(len(generating), 1)
+        found = {row: row.guess(most) for row in generating} if most else {}
+        adapters = {row.adapter for row in generating} - {None}
+        worth = WORTH_MIXED if len(adapters) > 1 else WORTH
+        return found if sum(map(len, found.values())) >= worth * len(generating) else {}
 
     def _next(self) -> Row | None:
         """The row that begins now; slots are free for it and those that it brings."""

@@ -10,6 +10,7 @@ from engine.tiny_bundle import TinyBundle
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptune.engine.adapters import Adapter
 from ptune.engine.engine import Engine
 from ptune.engine.request import Request, Sampling, Token
 from ptune.engine.scheduler import Row, Scheduler
@@ -93,3 +94,21 @@ def test_guesses_of_a_step_are_bounded(rows: int, guesses: int) -> None:
     chunks = scheduler.plan()
     assert sum(len(chunk.guess) for chunk in chunks) <= guesses
     assert all(len(chunk) == 1 + guesses // rows for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("eager", "adapters", "guessed"),
+    [(16, 0, True), (4, 0, True), (3, 0, False), (16, 16, True), (12, 16, True), (11, 16, False)],
+)
+def test_few_guesses_among_many_rows_are_none(eager: int, adapters: int, guessed: bool) -> None:
+    """All rows' tokens lie in arrays as wide as the longest row's, so that the first guess costs as much as the others together."""
+
+    class Eager(Row):
+        def guess(self, most: int) -> tuple[int, ...]:
+            return (7,) * min(most, 1)
+
+    scheduler = Scheduler(16, 64, 16, 16)
+    for at in range(16):
+        row: Any = (Eager if at < eager else Row)([1], Adapter(str(at), 1, {}, 0) if at < adapters else None)
+        scheduler.submit(row)
+    assert sum(len(chunk.guess) for chunk in scheduler.plan()) == (eager if guessed else 0)
