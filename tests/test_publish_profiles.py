@@ -41,7 +41,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     train(recipe, folder / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profile, "PROFILE_TOP1", RANDOM_TOP1)
+        for name in ("PROFILE_TOP1", "INT4_KEPT_TOP1"):
+            patch.setattr(profile, name, RANDOM_TOP1)
         run, profiles = Run.open(folder / "run"), ("int8", "fp32", "int4")
         proof = publish.export_run(run, folder / "bundle", name="tuned", threads=1, profiles=profiles)
         assert proof.passed

@@ -15,11 +15,16 @@ def zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 
     numpy asks for huge pages where arrays are large. There the first few tokens of a sequence would take megabytes in each
     layer, and the first requests after a start would wait for seconds until the system has cleared them all.
+
+    Raises: MemoryError.
     """
     size = 4 * math.prod(shape)
     if not size:
         return np.zeros(shape, np.float32)
-    memory = mmap.mmap(-1, size)
+    try:
+        memory = mmap.mmap(-1, size)
+    except OSError as error:
+        raise MemoryError(f"{size} bytes") from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages does not know the advice
             memory.madvise(mmap.MADV_NOHUGEPAGE)
