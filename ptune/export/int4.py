@@ -8,7 +8,7 @@ sum of x over the block, so these sums become inputs of their own, in front of x
 first for the offsets in 4 bits, the second for what those leave. They add a tenth to a product's input and two small operators.
 
 The head has 8 bits, as in llama.cpp's 4-bit files. Before queries, keys and values, what rounding x left goes through the
-product, too, as rows of their own: of SmolLM2's loss .0040 becomes .0023. What is left is x - x I: a product with the identity
+product, too, as rows of their own, which nearly halves SmolLM2's loss. What is left is x - x I: a product with the identity
 rounds x as the operator rounds it for any.
 """
 
