@@ -29,7 +29,7 @@ class Step:
         self._vocab = signature.vocab_size
         self._places = Places(signature, cache.slots)
         self._arrangements = Arrangements(graphs.least_tokens, graphs.heads, cache.allocated)
-        self._rooms: list[Logits] = []
+        self._rooms: dict[int, Logits] = {}
 
     def __call__(self, chunks: Sequence[Chunk]) -> list[Logits]:
         """Computes at least one chunk, in as few runs of the graph as is sensible; the rows' caches grow by it.
@@ -56,12 +56,10 @@ class Step:
 
     def _room_for(self, at: int, shape: tuple[int, int, int]) -> Logits:
         """Memory for a run's logits, the same in every step: new pages would take longer to get than to fill."""
-        size = math.prod(shape)
-        while len(self._rooms) <= at:
-            self._rooms.append(np.empty(0, np.float32))
-        if len(self._rooms[at]) < size:
-            self._rooms[at] = np.empty(size, np.float32)
-        return self._rooms[at][:size].reshape(shape)
+        size, room = math.prod(shape), self._rooms.get(at)
+        if room is None or len(room) < size:
+            room = self._rooms[at] = np.empty(size, np.float32)
+        return room[:size].reshape(shape)
 
 
 def logits_at(logits: Logits, groups: Indices, columns: Indices) -> Logits:

@@ -32,9 +32,9 @@ from ptune.export.blocks import (
     with_offsets,
 )
 from ptune.export.edit import MICROSOFT, before, constant, replace
+from ptune.export.fuse.attention import ATTENTION
 from ptune.export.int8 import floats_of, rewrite_products, weight_of
 
-ATTENTION = "GroupQueryAttention"
 LEVEL = 4  # of accuracy: activations in int8
 
 

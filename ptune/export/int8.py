@@ -8,7 +8,7 @@ which none is larger than sqrt(n). That is rounded to 16 bits, of which each byt
 
 Where x comes out of an RMSNorm it is so small already, times the norm's largest gain, and is rounded as it is.
 Both bytes go through one product, one behind the other, so each weight is read once. One byte alone (as encoders have it,
-`encoder_int8`) loses ten times as much here: a decoder's activations have a few channels far larger than the rest. With both,
+`encoder_int8`) loses far more here: a decoder's activations have a few channels far larger than the rest. With both,
 the loss is that of the weights' rounding, and a rounding that falls otherwise moves u by sqrt(n) / 32639.
 
 Sums of integers are exact, and so is the division by 256: a row's numbers depend on nothing else in the batch, nor on how
@@ -36,12 +36,7 @@ from ptune.export.rounding import ZERO, column_scales, rounded_columns
 FINER = 256  # the low byte's steps in one of the high one's
 MIDDLE = ZERO * FINER + ZERO  # zero of both bytes together
 LARGEST_FINE = 2**16 - 1 - MIDDLE
-CHOOSING = (
-    "Slice",
-    "Transpose",
-    "GatherND",
-    "Gather",
-)  # operators whose outputs are some of their first input
+CHOOSING = ("Slice", "Transpose", "GatherND", "Gather")  # what they give is some of their first input
 SMALLEST = 1e-12  # added to a row's mean square: a row of zeros stays one
 
 
