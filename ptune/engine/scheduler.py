@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from ptune.engine.request import Finish
 
 
-WORTH = (
-    1 / 4
-)  # guessed tokens for each row that is generating: fewer cost more than they bring, however right they are
-WORTH_MIXED = 3 / 4  # where rows have different adapters, as each adapter's group of tokens becomes wider
+# Guessed tokens for each row that is generating; fewer cost more than they bring, however right they are. More are needed where
+# rows have different adapters, as each adapter's group of tokens becomes wider.
+WORTH = 1 / 4
+WORTH_MIXED = 3 / 4
 
 
 @dataclass(eq=False)
