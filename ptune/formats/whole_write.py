@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ptune.errors import FormatError, PtuneError
+
+SHORT_WRITE = re.compile(
+    r"\d+ requested and \d+ written"
+)  # what numpy says, without an errno, where there is no room
 
 
 @contextlib.contextmanager
@@ -74,7 +79,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or SHORT_WRITE.fullmatch(str(error)):
             raise PtuneError(
                 f"the disk is full: could not write {path}. What was there before is untouched."
             ) from None

@@ -6,10 +6,11 @@ import errno
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ptune.errors import FormatError, PtuneError
-from ptune.formats.whole_write import read_json, whole_file, write_json, write_text
+from ptune.formats.whole_write import read_json, whole_file, whole_folder, write_json, write_text
 
 
 def test_written_whole(tmp_path: Path) -> None:
@@ -33,11 +34,14 @@ def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_real_full_device_is_one_sentence() -> None:
+def test_a_real_full_device_is_one_sentence(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with pytest.raises(PtuneError, match="disk is full"), whole_file(Path("/tmp") / "ptune-full-test"):
         Path("/dev/full").write_text("x")
+    with pytest.raises(PtuneError, match="disk is full"), whole_folder(tmp_path / "bundle"):
+        np.ones(100_000).tofile("/dev/full")  # its error has no number
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"a": NaN'])
