@@ -113,10 +113,10 @@ def exported(name: str, folder: Path, work: Path, threads: int) -> Path:
     What was merged lies beside it, in `merged_model`.
     """
     from ptune import publish
+    from ptune.config.classification import ImageClassification
+    from ptune.config.recipe import Backbone, Data, Recipe, Train
     from ptune.fine_tune import train
     from ptune.methods.lora import Lora
-    from ptune.recipe import Backbone, Data, Recipe, Train
-    from ptune.tasks.classification.spec import ImageClassification
 
     model = trained(name, folder, work)
     bundle, arrays = work / f"{model.name}_bundle", _arrays(folder, work)

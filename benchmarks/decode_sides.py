@@ -47,14 +47,14 @@ def _steps(row: Sequence[float]) -> list[float]:
 
 
 def open_engine(bundle: Path, profile: str, threads: int) -> Any:
-    from ptune.engine.engine import Engine
+    from ptune.engine.decoder.engine import Engine
 
     return Engine.open(bundle, profile=profile, threads=threads, kv_bytes=KV_BYTES, max_rows=ROWS, guesses=0)
 
 
 def engine(bundle: Path, profile: str, threads: int) -> Work:
     """ptune's engine: its thread, its scheduler, its sampling; everything but HTTP. Without guesses: each step one token."""
-    from ptune.engine.request import Request, Sampling, Token
+    from ptune.engine.decoder.request import Request, Sampling, Token
     from ptune.formats.bundle import BASE
 
     opened = open_engine(bundle, profile, threads)
@@ -109,7 +109,7 @@ def transformers(model: str, threads: int) -> Work:
     from transformers import StoppingCriteria, StoppingCriteriaList
 
     from ptune.backbone.load import load
-    from ptune.recipe import Backbone
+    from ptune.config.recipe import Backbone
 
     torch.set_num_threads(threads)
     loaded = load(Backbone(model=model, dtype="float32"), device="cpu").model
@@ -177,7 +177,7 @@ def prepare_genai(model: str, folder: Path, threads: int) -> Path:
     if not (folder / "genai_config.json").is_file():
         from ptune.backbone.load import load
         from ptune.backbone.tokenizer import transformers_tokenizer
-        from ptune.recipe import Backbone
+        from ptune.config.recipe import Backbone
 
         loaded = load(Backbone(model=model, dtype="float32"), device="cpu")
         plain = folder.with_name("transformers")

@@ -191,7 +191,7 @@ def agreement(bundle: Path, texts: Path) -> dict[str, Any]:
     """How many of the first texts of a file get the same label by fp32 and int8 under a bundle's first adapter."""
     import numpy as np
 
-    from ptune.tasks.classification.infer import load
+    from ptune.tasks.encoder.infer import load
 
     with texts.open(encoding="utf-8") as file:
         given = [json.loads(line)["text"] for line in itertools.islice(file, TEXTS)]

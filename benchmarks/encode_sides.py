@@ -205,9 +205,9 @@ def ours(subject: Subject, batch: int, side: str) -> Iterator[Measured]:
     """A bundle's body in the engine's own session, under the bare base."""
     import numpy as np
 
-    from ptune.engine.encoder_batch import Item, padded
-    from ptune.engine.encoder_session import BodySession
-    from ptune.engine.factors import Stacks
+    from ptune.engine.adapters.stacked import Stacks
+    from ptune.engine.encoder.batch import Item, padded
+    from ptune.engine.encoder.session import BodySession
     from ptune.formats.signature import EncoderSignature
 
     graph = subject.graph(side)
@@ -218,7 +218,7 @@ def ours(subject: Subject, batch: int, side: str) -> Iterator[Measured]:
     items = [Item({key: array[row] for key, array in given.items()}) for row in range(batch)]
 
     def run() -> Any:
-        feeds = {**padded(items, signature), "choice": np.zeros((batch, 0), np.float32)}
+        feeds = {**padded(items, signature), "lora_mask": np.zeros((batch, 0), np.float32)}
         return session.run(feeds, stack.inputs)
 
     yield from measured(run)

@@ -26,9 +26,9 @@ from benchmarks.goals import Goal, judged, keep, shown
 from benchmarks.sides import ratio
 
 if TYPE_CHECKING:
-    from ptune.engine.engine import Engine
-    from ptune.engine.request import Request, Token
-    from ptune.engine.ticket import Ticket
+    from ptune.engine.decoder.engine import Engine
+    from ptune.engine.decoder.request import Request, Token
+    from ptune.engine.decoder.ticket import Ticket
 
 PACKAGES = ("ptune", "onnxruntime", "numpy")
 GOAL = Goal(1.2, 1.1, more=False)
@@ -99,7 +99,7 @@ def _times(rng: random.Random, rate: float, seconds: float) -> list[float]:
 
 def _request(rng: random.Random, vocab: int, tenant: str) -> Request:
     """Nothing that was asked before."""
-    from ptune.engine.request import Request, Sampling
+    from ptune.engine.decoder.request import Request, Sampling
 
     prompt = tuple(rng.randrange(vocab) for _ in range(rng.randint(*PROMPT)))
     return Request(prompt, sampling=Sampling(temperature=0), max_tokens=rng.randint(*OUTPUT), tenant=tenant)
@@ -138,7 +138,7 @@ def main() -> int:
     options.add_argument("--seconds", type=float, default=25.0, help="of each kind in each round")
     chosen = options.parse_args()
 
-    from ptune.engine.engine import Engine
+    from ptune.engine.decoder.engine import Engine
 
     engine = Engine.open(
         chosen.bundle, profile=chosen.profile, threads=chosen.threads, max_rows=ROWS, max_waiting=1_000_000

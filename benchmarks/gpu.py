@@ -186,6 +186,7 @@ def graphs(work: Path) -> tuple[dict[str, Path], Any]:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    from ptune.config.recipe import Backbone
     from ptune.export.int4 import write_int4
     from ptune.export.int8 import write_int8
     from ptune.export.nf4 import write_nf4
@@ -193,7 +194,6 @@ def graphs(work: Path) -> tuple[dict[str, Path], Any]:
     from ptune.export.write import write_bundle
     from ptune.formats.bundle import Bundle
     from ptune.publish.chat import reference
-    from ptune.recipe import Backbone
 
     grid.MODELS["tiny"] = ("LlamaConfig", TINY)
     setting = grid.Setting("tiny", RANK, 128, BATCH, True, "nf4")

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.sides import Measured, alternate, ratio, write
-from ptune.codecs.lark import Form
-from ptune.engine.request import Request, Sampling, Token
-from ptune.engine.session import available_cores
+from ptune.codecs.structured_output import Form
+from ptune.engine.decoder.request import Request, Sampling, Token
+from ptune.engine.onnx_graph import available_cores
 from ptune.tasks.chat.infer import load
 
 ENDLESS = {

@@ -62,7 +62,7 @@ def step_of(bundle: Path, rows: int, threads: int) -> dict[str, Any]:
     """Milliseconds of a step, and of the kinds of nodes in it."""
     import onnxruntime
 
-    from ptune.engine import session
+    from ptune.engine.decoder import session
 
     plain = _milliseconds_a_step(bundle, rows, threads)
     own = onnxruntime.SessionOptions
@@ -84,8 +84,8 @@ def step_of(bundle: Path, rows: int, threads: int) -> dict[str, Any]:
 
 
 def _milliseconds_a_step(bundle: Path, rows: int, threads: int) -> float:
-    from ptune.engine.engine import Engine
-    from ptune.engine.request import Request, Sampling
+    from ptune.engine.decoder.engine import Engine
+    from ptune.engine.decoder.request import Request, Sampling
 
     options = {"threads": threads, "max_rows": rows, "kv_bytes": KV_BYTES}
     with closing(Engine.open(bundle, profile="int8", guesses=0, replay_golden=False, **options)) as engine:
@@ -128,10 +128,10 @@ def _kinds(path: Path) -> Counter[str]:
 
 def views(bundle: Path, rows: int, behind: int) -> dict[str, float]:
     """Thread CPU milliseconds of a step in both views, and their ratio: medians of turns."""
-    from ptune.engine.graphs import Graphs
-    from ptune.engine.kv_cache import KvCache
-    from ptune.engine.scheduler import Chunk, Row
-    from ptune.engine.step import Step
+    from ptune.engine.decoder.graphs import Graphs
+    from ptune.engine.decoder.kv_cache import KvCache
+    from ptune.engine.decoder.sequence import Chunk, TokenSequence
+    from ptune.engine.decoder.step import Step
     from ptune.formats.bundle import Bundle
 
     opened = Bundle.open(bundle)
@@ -139,7 +139,7 @@ def views(bundle: Path, rows: int, behind: int) -> dict[str, float]:
     cache = KvCache(opened.decoder, rows, behind + 8)
     chunks = []
     for slot in range(rows):
-        row = Row([7] * (behind + 1))
+        row = TokenSequence([7] * (behind + 1))
         row.slot, row.cached = slot, behind
         chunks.append(Chunk(row, behind, 1))
     steps = {
@@ -244,7 +244,7 @@ def _session(x: Any, node: Any) -> Callable[[Any], Any]:
 
 
 def _runner(path: Path) -> Callable[[Any], Any]:
-    from ptune.engine.session import open_graph
+    from ptune.engine.onnx_graph import open_graph
 
     session = open_graph(path, 1)
     return lambda x: session.run(None, {"x": x})

@@ -23,7 +23,7 @@ from ptune import fine_tune
 from ptune.cli.train import read_recipe
 from ptune.progress import Progress
 from ptune.training import loop
-from ptune.training.journal import Journal
+from ptune.training.metrics_log import Journal
 from ptune.training.view import View
 
 LIMIT = 0.02

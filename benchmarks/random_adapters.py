@@ -17,7 +17,7 @@ def with_adapters(bundle: Path, work: Path, count: int) -> Path:
     """A copy of the bundle (hard links) that has `count` adapters; made anew where the bundle has changed."""
     import shutil
 
-    from ptune.engine.adapter_folder import install, of_bundle
+    from ptune.engine.adapters.folder import install, of_bundle
     from ptune.formats.bundle import Bundle
 
     target = work / "adapted"

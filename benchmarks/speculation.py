@@ -36,8 +36,8 @@ PROMPTS = {
 def side(bundle: Path, profile: str | None, threads: int, guesses: int) -> Iterator[Measured]:
     """An engine; each `next` answers both prompts."""
     from ptune.codecs.chat import ChatCodec
-    from ptune.engine.engine import Engine
-    from ptune.engine.request import Request, Sampling
+    from ptune.engine.decoder.engine import Engine
+    from ptune.engine.decoder.request import Request, Sampling
 
     engine = Engine.open(bundle, profile=profile, threads=threads, guesses=guesses)
     codec = ChatCodec.open(Path(bundle) / "codec")

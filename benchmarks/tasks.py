@@ -106,7 +106,7 @@ ROWS = {
 def recipe_of(name: str, row: Row, data: Path) -> Any:
     """The recipe that a row trains."""
     from ptune.cli.train import read_recipe
-    from ptune.recipe import METHODS
+    from ptune.config.recipe import METHODS
 
     recipe = read_recipe(row.recipe)
     files = {split: tuple(data / file for file in files) for split, files in row.data.items()}
@@ -139,8 +139,8 @@ def measured(name: str, row: Row, data: Path, work: Path) -> dict[str, Any]:
 
 def result(row: Row, run: Path) -> dict[str, Any]:
     """The row of tasks.json, from what the run's folder says."""
+    from ptune.config.recipe import Recipe
     from ptune.formats.run import Run
-    from ptune.recipe import Recipe
 
     opened = Run(run)
     found, record = json.loads(opened.evaluation_path.read_text(encoding="utf-8")), opened.record()

@@ -41,8 +41,8 @@ def prepare(folder: Path) -> None:
 
     from ptune.backbone.load import load
     from ptune.backbone.tokenizer import transformers_tokenizer
+    from ptune.config.recipe import Backbone
     from ptune.methods.lora import Lora
-    from ptune.recipe import Backbone
     from ptune.training.checkpoint import trained
 
     loaded = load(Backbone(dtype="float32"), device="cpu")
@@ -63,13 +63,13 @@ def ptune(folder: Path, checkpointing: bool, dtype: str) -> Iterator[Measured]:
 
     from ptune.backbone.load import load
     from ptune.codecs.chat import Example
+    from ptune.config.recipe import Backbone, Recipe, Train
     from ptune.methods.lora import Lora
-    from ptune.recipe import Backbone, Recipe, Train
     from ptune.tasks.chat.train import ChatObjective
     from ptune.training.checkpoint import Checkpoints
     from ptune.training.head import plain_head
-    from ptune.training.journal import Journal
     from ptune.training.loop import Job, optimizer_step
+    from ptune.training.metrics_log import Journal
     from ptune.training.preparation import applied, optimizer_for
     from ptune.training.segments import packing
 

@@ -27,7 +27,7 @@ def load(path: str | Path, **options: Any) -> Any:
 
         return seq2seq.load(path, **options)
     if task == "encoder":
-        from ptune.tasks.classification import infer as encoder
+        from ptune.tasks.encoder import infer as encoder
 
         return encoder.load(path, **options)
     from ptune.tasks.chat import infer as chat

@@ -12,19 +12,19 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
+from ptune.config.recipe import Recipe
 from ptune.errors import ParityError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import write_text
 from ptune.progress import console, duration, say
-from ptune.recipe import Recipe
 from ptune.training.card import card
 from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.diagnosis import Watch
 from ptune.training.distributed import accelerator_for, check_same_step, sharded
 from ptune.training.folder import begin, check_folder, check_same_inputs, locked, sweep
-from ptune.training.journal import Journal
 from ptune.training.loop import Ending, Job, fit
 from ptune.training.memory import memory_errors
+from ptune.training.metrics_log import Journal
 from ptune.training.order import Mixture
 from ptune.training.preparation import applied, optimizer_for, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads

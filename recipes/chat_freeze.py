@@ -8,8 +8,8 @@ command   ptune train chat_freeze
 
 from pathlib import Path
 
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.methods.freeze import FreezeExceptLast
-from ptune.recipe import Backbone, Data, Recipe, Train
 
 recipe = Recipe(
     name="chat_freeze",

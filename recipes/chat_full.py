@@ -8,8 +8,8 @@ command   ptune train chat_full
 
 from pathlib import Path
 
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.methods.full import Full
-from ptune.recipe import Backbone, Data, Recipe, Train
 
 recipe = Recipe(
     name="chat_full",

@@ -10,8 +10,8 @@ command   ptune train chat_lora
 
 from pathlib import Path
 
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
 
 recipe = Recipe(
     name="chat_lora",

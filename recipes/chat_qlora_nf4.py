@@ -8,8 +8,8 @@ command   ptune train chat_qlora_nf4
 
 from pathlib import Path
 
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
 
 recipe = Recipe(
     name="chat_qlora_nf4",

@@ -9,9 +9,9 @@ command   ptune train images_freeze
 
 from pathlib import Path
 
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.methods.freeze import FreezeExceptLast
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.classification.spec import ImageClassification
 
 recipe = Recipe(
     name="images_freeze",

@@ -10,9 +10,9 @@ command   ptune train images_lora
 
 from pathlib import Path
 
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.classification.spec import ImageClassification
 
 recipe = Recipe(
     name="images_lora",

@@ -11,9 +11,9 @@ command   ptune train recommend_lora
 
 from pathlib import Path
 
+from ptune.config.recipe import Backbone, Data, Recipe, Train
+from ptune.config.recommendation import Recommendation
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.recommendation.spec import Recommendation
 
 recipe = Recipe(
     name="recommend_lora",

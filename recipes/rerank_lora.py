@@ -11,9 +11,9 @@ command   ptune train rerank_lora
 
 from pathlib import Path
 
+from ptune.config.recipe import Backbone, Data, Recipe, Train
+from ptune.config.retrieval import Reranking
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.retrieval.spec import Reranking
 
 recipe = Recipe(
     name="rerank_lora",

@@ -9,9 +9,9 @@ command   ptune train sentiment_freeze
 
 from pathlib import Path
 
+from ptune.config.classification import TextClassification
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.methods.freeze import FreezeExceptLast
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.classification.spec import TextClassification
 
 recipe = Recipe(
     name="sentiment_freeze",

@@ -9,9 +9,9 @@ command   ptune train sentiment_full
 
 from pathlib import Path
 
+from ptune.config.classification import TextClassification
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.methods.full import Full
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.classification.spec import TextClassification
 
 recipe = Recipe(
     name="sentiment_full",

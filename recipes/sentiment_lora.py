@@ -10,9 +10,9 @@ command   ptune train sentiment_lora
 
 from pathlib import Path
 
+from ptune.config.classification import TextClassification
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.classification.spec import TextClassification
 
 recipe = Recipe(
     name="sentiment_lora",

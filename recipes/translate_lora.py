@@ -10,9 +10,9 @@ command   ptune train translate_lora
 
 from pathlib import Path
 
+from ptune.config.recipe import Backbone, Data, Evaluate, Recipe, Train
+from ptune.config.translation import Translation
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Evaluate, Recipe, Train
-from ptune.tasks.translation.spec import Translation
 
 recipe = Recipe(
     name="translate_lora",

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from ptune.engine.registry import AdapterStats
+    from ptune.engine.adapters.registry import AdapterStats
 
 
 _LISTED = 200  # names in a label, the most recently used first

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ptune.engine.adapter_folder import adopt, install, remove, sweep
+from ptune.engine.adapters.folder import adopt, install, remove, sweep
 from ptune.errors import AdapterError, FormatError, PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Alias, Bundle, Canary
 

@@ -50,7 +50,7 @@ def _patterns(config: dict[str, Any]) -> list[str]:
 
 
 def main(bundle: str, folder: str) -> None:
-    from ptune.engine.adapters import load_adapter
+    from ptune.engine.adapters.lora import load_adapter
     from ptune.formats.bundle import Bundle
 
     with contextlib.suppress(PtuneError):  # the server finds the same, and tells it

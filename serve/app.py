@@ -49,7 +49,7 @@ from .usage import check_permitted, key_of, permitted
 
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
-    from ptune.tasks.classification.infer import EncoderModel
+    from ptune.tasks.encoder.infer import EncoderModel
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
 open_to_all = APIRouter()

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 
-from ptune.engine.request import NO_TOKEN, Request, Token
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 
 from .body import body_of
 from .deadline import deadline_s
-from .form import compiled, form_of
 from .generation import Generation
 from .logprobs import chat_logprobs
 from .reply import addressed, head, respond
 from .schemas import ChatRequest
 from .service import TheChat
+from .structured_output import compiled, form_of
 from .tools import ToolUse, form_with_calls, tool_use
 from .usage import key_of
 

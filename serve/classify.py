@@ -20,7 +20,7 @@ from .service import EncoderService, TheEncoder
 
 if TYPE_CHECKING:
     from ptune.formats.bundle import AdapterRecord
-    from ptune.tasks.classification.infer import Classification
+    from ptune.tasks.encoder.infer import Classification
 
 router = APIRouter()
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 
-from ptune.engine.request import NO_TOKEN, Request, Token
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 
 from .body import body_of
 from .deadline import deadline_s
-from .form import compiled, form_of
 from .generation import Generation
 from .logprobs import completion_logprobs
 from .reply import addressed, head, respond
 from .schemas import CompletionRequest
 from .service import TheChat
+from .structured_output import compiled, form_of
 from .usage import key_of
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from ptune.engine.encoder_batch import Array, Item
-from ptune.tasks.classification.infer import encode
+from ptune.engine.encoder.batch import Array, Item
+from ptune.tasks.encoder.infer import encode
 from ptune.tasks.retrieval.infer import check_dimensions, shortened
 
 from .body import body_of

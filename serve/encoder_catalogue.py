@@ -12,7 +12,7 @@ from .aliases import MAIN, chosen
 from .catalogue import fingerprint, require_measured
 
 if TYPE_CHECKING:
-    from ptune.engine.encoder import EncoderEngine
+    from ptune.engine.encoder.engine import EncoderEngine
 
 ENDPOINTS = {
     "text-classification": "/v1/classify",

@@ -14,7 +14,7 @@ from .engine_metrics import BuildInfo, PulseNumbers
 from .response_metrics import Responses
 
 if TYPE_CHECKING:
-    from ptune.engine.encoder import EncoderEngine
+    from ptune.engine.encoder.engine import EncoderEngine
 
 _SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 

@@ -19,16 +19,16 @@ from prometheus_client.registry import Collector
 from ptune import __version__
 
 if TYPE_CHECKING:
-    from ptune.engine.engine import Engine
-    from ptune.engine.pulse import Pulse, Tally
-    from ptune.engine.registry import AdapterStats
+    from ptune.engine.adapters.registry import AdapterStats
+    from ptune.engine.decoder.engine import Engine
+    from ptune.engine.metrics import EngineMetrics, Histogram
     from ptune.formats.bundle import Bundle
 
 
 class Beating(Protocol):
     """An engine of either kind."""
 
-    pulse: Pulse
+    pulse: EngineMetrics
 
     @property
     def bundle(self) -> Bundle: ...
@@ -132,6 +132,6 @@ class BuildInfo(Collector):
         yield InfoMetricFamily("ptune_build", "What serves what", value=said)
 
 
-def _histogram(name: str, what: str, tally: Tally) -> Metric:
+def _histogram(name: str, what: str, tally: Histogram) -> Metric:
     buckets = [("+Inf" if bound == float("inf") else str(bound), count) for bound, count in tally.buckets()]
     return HistogramMetricFamily(name, what, buckets=buckets, sum_value=tally.sum)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ptune.engine.request import NO_TOKEN, Finish, Request, Token
+from ptune.engine.decoder.request import NO_TOKEN, Finish, Request, Token
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE
 from ptune.tasks.chat.infer import Delta, TextStream
@@ -18,7 +18,7 @@ from ptune.tasks.chat.infer import Delta, TextStream
 from .errors import engine_failed, shutting_down
 
 if TYPE_CHECKING:
-    from ptune.engine.ticket import Ticket
+    from ptune.engine.decoder.ticket import Ticket
 
     from .service import ChatService
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ptune.errors import RequestError
 
 if TYPE_CHECKING:
-    from ptune.engine.pulse import Pulse
+    from ptune.engine.metrics import EngineMetrics
 
 _log = logging.getLogger("ptune.serve")
 
@@ -19,7 +19,7 @@ _log = logging.getLogger("ptune.serve")
 class Health:
     """What is wrong with an engine, if anything. step_limit_s: a step that takes longer is stuck."""
 
-    def __init__(self, pulse: Pulse, step_limit_s: float) -> None:
+    def __init__(self, pulse: EngineMetrics, step_limit_s: float) -> None:
         self._pulse = pulse
         self._step_limit_s = step_limit_s
 

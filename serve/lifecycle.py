@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ptune.tasks.chat.infer import ChatModel, EngineOptions
-    from ptune.tasks.classification.infer import EncoderModel
-    from ptune.tasks.classification.infer import EngineOptions as EncoderOptions
+    from ptune.tasks.encoder.infer import EncoderModel
+    from ptune.tasks.encoder.infer import EngineOptions as EncoderOptions
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
     AnyModel = ChatModel | EncoderModel | Seq2SeqModel
@@ -120,7 +120,7 @@ def _opened(bundle: Path, **options: Unpack[EngineOptions]) -> tuple[AnyModel, C
 
         translator = seq2seq_infer.load(bundle, **common)
         return translator, partial(create_seq2seq_app, translator)
-    from ptune.tasks.classification import infer
+    from ptune.tasks.encoder import infer
 
     encoder = infer.load(bundle, **common)
     return encoder, partial(create_encoder_app, encoder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ptune.engine.request import Token
+from ptune.engine.decoder.request import Token
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec

@@ -15,7 +15,7 @@ from .engine_metrics import BuildInfo, CacheNumbers, PulseNumbers, RowNumbers, W
 from .response_metrics import Responses
 
 if TYPE_CHECKING:
-    from ptune.engine.engine import Engine
+    from ptune.engine.decoder.engine import Engine
 
 _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BETWEEN_TOKENS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2)

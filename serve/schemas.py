@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from ptune.engine.request import Beams, Sampling
+from ptune.engine.decoder.request import Beams, Sampling
 from ptune.errors import RequestError
 
 from .errors import UNSUPPORTED

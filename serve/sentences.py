@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ptune.engine.seq2seq_request import Finish, Sentence, Ticket
+from ptune.engine.seq2seq.request import Finish, Sentence, Ticket
 from ptune.errors import RequestError
 
 from .errors import engine_failed, shutting_down

@@ -21,7 +21,7 @@ from .usage import admit
 
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
-    from ptune.tasks.classification.infer import EncoderModel
+    from ptune.tasks.encoder.infer import EncoderModel
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
     from .catalogue import Catalogue

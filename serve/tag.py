@@ -18,7 +18,7 @@ from .service import EncoderService, TheEncoder
 
 if TYPE_CHECKING:
     from ptune.formats.bundle import AdapterRecord
-    from ptune.tasks.classification.infer import Entity
+    from ptune.tasks.encoder.infer import Entity
 
 router = APIRouter()
 

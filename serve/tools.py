@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ptune.codecs.tool_calls import PYTHON_TAG, ToolFormat, calls, text_or_calls, unknown_format
 from ptune.codecs.tool_reader import Argued, Called, Said, ToolReader
 
-from .form import Asked, naming
+from .structured_output import Asked, naming
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec

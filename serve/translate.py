@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 
-from ptune.engine.request import Request, Sampling
+from ptune.engine.decoder.request import Request, Sampling
 from ptune.errors import RequestError
 from ptune.tasks.translation.infer import messages_of, most_tokens
 
@@ -26,7 +26,7 @@ from .usage import key_of
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
-    from ptune.engine.seq2seq_request import Sentence
+    from ptune.engine.seq2seq.request import Sentence
     from ptune.formats.bundle import AdapterRecord
 
 router = APIRouter()

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from ptune.engine.request import Beams
+from ptune.engine.decoder.request import Beams
 from ptune.errors import RequestError
 
 from .errors import UNSUPPORTED

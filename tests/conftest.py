@@ -20,7 +20,7 @@ LONGEST_FIRST = (
     "test_whole_way.py",
     "test_killed.py",
     "test_families.py",
-    "test_search.py",
+    "test_beam_sequences.py",
     "test_publish.py",
 )
 

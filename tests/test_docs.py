@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ptune.cli import COMMANDS
+from ptune.config.recipe import METHODS, TASKS, Recipe
 from ptune.doctor.doctor import RULES
-from ptune.recipe import METHODS, TASKS, Recipe
 from ptune.spec import Spec
 
 ROOT = Path(__file__).parents[1]

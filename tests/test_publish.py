@@ -7,13 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bundles import peft_folder
-from tiny_models import build, conversations, write_jsonl
+from support.bundles import peft_folder
+from support.tiny_models import build, conversations, write_jsonl
 
 from ptune import publish
 from ptune.cli import add as cli_add
 from ptune.cli import verify as cli_verify
 from ptune.codecs.chat import ChatCodec
+from ptune.config.chat import Chat
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.errors import AdapterError, BackboneError, DataError, ParityError, UsageError
 from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
@@ -21,9 +23,7 @@ from ptune.formats.run import Run
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.publish import chat
-from ptune.recipe import Backbone, Data, Recipe, Train
 from ptune.tasks.chat.infer import ChatModel, load
-from ptune.tasks.chat.spec import Chat
 from ptune.verify.prove import Proof
 
 SYSTEM = "Answer like Bierce."

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from classified import trained
-from encoder_bundles import (
+from safetensors.numpy import load_file, save_file
+from support.classified import trained
+from support.encoder_bundles import (
     NAMES,
     SENTIMENT,
     build_encoder,
@@ -21,21 +22,20 @@ from encoder_bundles import (
     torch_logits,
     with_peft,
 )
-from safetensors.numpy import load_file, save_file
 
 import ptune
 from ptune import publish
-from ptune.engine.encoder import EncoderEngine
-from ptune.engine.encoder_batch import Item
-from ptune.engine.encoder_golden import load_inputs
+from ptune.config.recipe import Train
+from ptune.engine.encoder.batch import Item
+from ptune.engine.encoder.engine import EncoderEngine
+from ptune.engine.encoder.golden import load_inputs
 from ptune.errors import AdapterError, BackboneError, FormatError, ParityError, UsageError
-from ptune.evaluation.classification.held import of_run
+from ptune.evaluation.classification.held_out import of_run
 from ptune.export import encoder_int8
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import sha256_of
 from ptune.methods.full import Full
-from ptune.recipe import Train
 from ptune.tasks.classification.torch_side import predictor
 
 FEW = Train(max_steps=4, lr=1e-2, batch_size=16)

@@ -13,16 +13,18 @@ import onnx
 import onnx_ir
 import onnxruntime
 import pytest
-import tiny_images
 import transformers
-from classified import trained
-from encoder_bundles import damage
+from support import tiny_images
+from support.classified import trained
+from support.encoder_bundles import damage
 
 import ptune
 from ptune import publish
-from ptune.engine.encoder import EncoderEngine
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Backbone, Data, Recipe, Train
+from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import AdapterError, DataError, FormatError, ParityError, UsageError
-from ptune.evaluation.classification.held import of_run
+from ptune.evaluation.classification.held_out import of_run
 from ptune.export import vision_int8
 from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
@@ -30,10 +32,8 @@ from ptune.formats.run import Run
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.publish import encoder_merge, encoder_profiles
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.classification.facts import Facts
-from ptune.tasks.classification.spec import ImageClassification
 from ptune.tasks.classification.torch_side import predictor
+from ptune.tasks.encoder.facts import Facts
 
 BOTH = ("fp32", "int8")
 MERGED = "live adapter → merged"
@@ -137,7 +137,7 @@ def test_a_neighbour_changes_nothing(place: Path) -> None:
     found = []
     for rows in ([image], [image, other], [other * 1000, image], [image, *[other] * 6]):
         at = next(index for index, row in enumerate(rows) if row is image)
-        feeds = {"pixel_values": np.stack(rows), "choice": np.zeros((len(rows), 0), np.float32)}
+        feeds = {"pixel_values": np.stack(rows), "lora_mask": np.zeros((len(rows), 0), np.float32)}
         found.append(session.run(["hidden"], feeds)[0][at])
     for one in found[1:]:
         np.testing.assert_array_equal(one, found[0])

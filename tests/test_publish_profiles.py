@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import peft_folder
-from tiny_models import VOCAB, build, conversations, in_four_bits, write_jsonl
+from support.bundles import peft_folder
+from support.tiny_models import VOCAB, build, conversations, in_four_bits, write_jsonl
 
 from ptune import publish
-from ptune.engine.engine import Engine
+from ptune.config.chat import Chat
+from ptune.config.recipe import Backbone, Data, Recipe, Train
+from ptune.engine.decoder.engine import Engine
 from ptune.errors import ParityError, UsageError
 from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.chat.spec import Chat
 from ptune.verify import held_tokens, profile
 from ptune.verify.limits import HELD_TOKENS
 
@@ -127,7 +127,7 @@ def test_unknown_profiles(place: Path, tmp_path: Path) -> None:
 
 def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A single query in attention has a kernel of its own: without the second one, bits change."""
-    from ptune.engine import views
+    from ptune.engine.decoder import attention_metadata as views
 
     monkeypatch.setattr(views, "FEW", 0)  # the grouped view has several queries anyway
     held = held_tokens.load(place / "bundle")

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from seq2seq_bundles import ADAPTERS, SOURCES, Made, adapter, generated, ids_of, make
-from seq2seq_models import build_seq2seq, tokenizer
+from support.seq2seq_bundles import ADAPTERS, SOURCES, Made, adapter, generated, ids_of, make
+from support.seq2seq_models import build_seq2seq, tokenizer
 from transformers import AutoModelForSeq2SeqLM
 
 import ptune
 from ptune import publish
 from ptune.backbone.seq2seq import load_seq2seq
-from ptune.engine import seq2seq_golden as golden
-from ptune.engine.seq2seq import Seq2SeqEngine
-from ptune.engine.seq2seq_request import Sentence
+from ptune.config.recipe import Backbone, Data, Recipe, Train
+from ptune.config.translation import Translation
+from ptune.engine.seq2seq import golden
+from ptune.engine.seq2seq.engine import Seq2SeqEngine
+from ptune.engine.seq2seq.request import Sentence
 from ptune.errors import AdapterError, FormatError, ParityError, RequestError, UsageError
 from ptune.evaluation.translation.served import evaluate_bundle
 from ptune.fine_tune import train
@@ -27,8 +29,6 @@ from ptune.formats.bundle import BASE, Bundle
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.publish.seq2seq import install_seq2seq
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.translation.spec import Translation
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.seq2seq_prove import prove_seq2seq
 from ptune.verify.seq2seq_server import Question, agreement

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptune.config.recipe import METHODS, Backbone, Data, Recipe, Train
 from ptune.errors import RecipeError
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.recipe import METHODS, Backbone, Data, Recipe, Train
 
 
 @given(

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_images import build as build_image_model
-from tiny_models import build
+from support.tiny_images import build as build_image_model
+from support.tiny_models import build
 
 from ptune.cli.train import read_recipe, shipped
+from ptune.config.classification import ImageClassification
+from ptune.config.retrieval import Embedding
 from ptune.fine_tune import train
 from ptune.formats.run import Run
-from ptune.tasks.classification.spec import ImageClassification
-from ptune.tasks.retrieval.spec import Embedding
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,16 +16,16 @@ from typing import Any
 import openai
 import pytest
 import torch
-from bundles import peft_folder
 from peft import PeftModel
+from support.bundles import peft_folder
 from transformers import AutoModelForCausalLM
 
 from ptune.backbone.load import load
 from ptune.backbone.locate import locate
 from ptune.codecs.chat import ChatCodec
+from ptune.config.recipe import Backbone
 from ptune.data.read import read
 from ptune.formats.bundle import BASE, Bundle
-from ptune.recipe import Backbone
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.server import serving
 

@@ -34,12 +34,12 @@ from ptune.backbone.load import (
 )
 from ptune.backbone.locate import Source, locate
 from ptune.backbone.tokenizer import context_of
+from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
 from ptune.formats.bundle import BaseIdentity
 from ptune.progress import say
-from ptune.recipe import Backbone
-from ptune.tasks.classification.labels import Labels
 
 _KINDS = {"text": AutoModelForSequenceClassification, "tokens": AutoModelForTokenClassification}
 _PROBLEMS = {

@@ -21,8 +21,8 @@ from ptune.backbone.load import (
     where_to_read,
 )
 from ptune.backbone.locate import locate
+from ptune.config.recipe import Backbone
 from ptune.progress import say
-from ptune.recipe import Backbone
 
 Pooling = Literal["mean", "cls", "last"]
 

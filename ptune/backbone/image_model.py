@@ -33,10 +33,10 @@ from ptune.backbone.load import (
 )
 from ptune.backbone.locate import Source, locate
 from ptune.codecs.image import Preprocessing
+from ptune.config.recipe import Backbone
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity
 from ptune.progress import say
-from ptune.recipe import Backbone
 
 _HEAD_SPREAD = 0.02  # of a fresh head's weights
 

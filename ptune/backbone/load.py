@@ -24,10 +24,10 @@ from ptune.backbone.precision import fastest, usual
 from ptune.backbone.quantize import dequantize, quantize
 from ptune.backbone.tokenizer import codec_of
 from ptune.codecs.chat import ChatCodec
+from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError
 from ptune.formats.bundle import BaseIdentity
 from ptune.progress import console, say
-from ptune.recipe import Backbone
 
 # transformers and peft warn of their own future in each other's names.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")

@@ -32,10 +32,10 @@ from ptune.backbone.locate import Source, locate
 from ptune.backbone.tokenizer import context_of
 from ptune.codecs.seq2seq import Seq2SeqCodec, Writing
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
 from ptune.formats.bundle import BaseIdentity
 from ptune.progress import say
-from ptune.recipe import Backbone
 
 
 @dataclass(frozen=True)

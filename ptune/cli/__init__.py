@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ptune import __version__
+from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
-from ptune.recipe import Recipe
 
 COMMANDS = {
     "quickstart": "fine-tune, evaluate, export, prove and serve a small model on a small data set",
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        from ptune.recipe import nearest
+        from ptune.config.recipe import nearest
 
         print(f"ptune: no command {name!r}{nearest(name, COMMANDS)}", file=sys.stderr)
         return 2

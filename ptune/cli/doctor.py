@@ -11,12 +11,12 @@ import tyro
 
 from ptune.cli.parse import say_next
 from ptune.cli.train import recipe_in, resolve, with_recipe
-from ptune.recipe import Recipe
-from ptune.tasks.chat.spec import Chat
-from ptune.tasks.classification.spec import ImageClassification, TextClassification, TokenClassification
-from ptune.tasks.recommendation.spec import Recommendation
-from ptune.tasks.retrieval.spec import Embedding, Reranking
-from ptune.tasks.translation.spec import Translation
+from ptune.config.chat import Chat
+from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
+from ptune.config.recipe import Recipe
+from ptune.config.recommendation import Recommendation
+from ptune.config.retrieval import Embedding, Reranking
+from ptune.config.translation import Translation
 
 if TYPE_CHECKING:
     from rich.console import Console

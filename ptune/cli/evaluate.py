@@ -11,14 +11,14 @@ import tyro
 from tyro.conf import Positional
 
 from ptune.cli.parse import parse, say_next, shown
+from ptune.config.chat import Chat
+from ptune.config.recipe import Recipe
+from ptune.config.recommendation import Recommendation
+from ptune.config.retrieval import EMBEDDING, RERANKING, Embedding, Reranking
+from ptune.config.translation import Translation
 from ptune.errors import UsageError
 from ptune.evaluation.require import Requirement, missed, parsed, sentence
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
-from ptune.tasks.chat.spec import Chat
-from ptune.tasks.recommendation.spec import Recommendation
-from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING, Embedding, Reranking
-from ptune.tasks.translation.spec import Translation
 
 if TYPE_CHECKING:
     from ptune.formats.bundle import AdapterRecord
@@ -70,7 +70,7 @@ def evaluate(
     if type(task) is Chat:
         found = _of_chat(opened, data, bundle, adapter, requirements)
     else:
-        from ptune.evaluation.classification.shown import show
+        from ptune.evaluation.classification.console import show
 
         judge = import_module(f"ptune.evaluation.{JUDGES.get(type(task), 'classification.evaluate')}")
         found = judge.evaluate_run(
@@ -105,8 +105,8 @@ def _of_bundle(
     threads: int | None,
 ) -> int:
     """Raises: UsageError where it is not said by which data."""
+    from ptune.evaluation.classification.console import show
     from ptune.evaluation.classification.onnx_side import the_adapter
-    from ptune.evaluation.classification.shown import show
     from ptune.formats.bundle import Bundle
 
     if bundle is not None:

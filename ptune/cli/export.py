@@ -47,8 +47,8 @@ def export(
     """
     from ptune import publish
     from ptune.cli.proof_table import show
+    from ptune.config.recipe import Backbone
     from ptune.formats.run import Run
-    from ptune.recipe import Backbone
 
     folder = Path(source)
     threads = threads or cores()

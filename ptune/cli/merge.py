@@ -33,9 +33,9 @@ def merge(
         limit: Largest |Δ log p| between the live adapter and the merged weights that you accept.
     """
     from ptune import publish
+    from ptune.config.chat import Chat
+    from ptune.config.recipe import Recipe
     from ptune.formats.run import Run
-    from ptune.recipe import Recipe
-    from ptune.tasks.chat.spec import Chat
     from ptune.tasks.translation.facts import is_seq2seq_run
 
     opened = Run.open(run)

@@ -84,7 +84,7 @@ def _embedder(model: str, adapter: str | None, threads: int | None) -> Callable[
     folder = Path(model)
     if (folder / "manifest.json").is_file():
         from ptune.evaluation.classification.onnx_side import the_adapter
-        from ptune.evaluation.retrieval.sides import served_outputs
+        from ptune.evaluation.retrieval.rankers import served_outputs
         from ptune.formats.bundle import Bundle
 
         record = the_adapter(Bundle.open(folder), adapter)
@@ -96,7 +96,7 @@ def _embedder(model: str, adapter: str | None, threads: int | None) -> Callable[
 
     if (folder / "run.json").is_file():
         from ptune.formats.run import Run
-        from ptune.tasks.classification.facts import Facts
+        from ptune.tasks.encoder.facts import Facts
 
         opened = Run.open(folder)
         _refuse_other(Facts.of_run(opened).task, str(folder))
@@ -105,7 +105,7 @@ def _embedder(model: str, adapter: str | None, threads: int | None) -> Callable[
 
 
 def _refuse_other(task: str, named: str) -> None:
-    from ptune.tasks.retrieval.spec import EMBEDDING
+    from ptune.config.retrieval import EMBEDDING
 
     if task != EMBEDDING:
         raise UsageError(f"{named} makes no vectors: its task is {task}")

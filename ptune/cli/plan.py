@@ -10,9 +10,9 @@ import tyro
 from rich.console import Console
 
 from ptune.cli.train import recipe_in, resolve, with_recipe
-from ptune.recipe import Recipe
-from ptune.tasks.chat.spec import Chat
-from ptune.tasks.translation.spec import Translation
+from ptune.config.chat import Chat
+from ptune.config.recipe import Recipe
+from ptune.config.translation import Translation
 
 
 class PlanOptions(Recipe):
@@ -36,10 +36,10 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     from ptune.backbone.seq2seq import is_seq2seq
     from ptune.planning.files import describe
     from ptune.planning.fit import NOTHING, fit_into
-    from ptune.planning.gate import budget
     from ptune.planning.hardware import gpu_bytes, gpu_here
-    from ptune.planning.ledger import gigabytes
+    from ptune.planning.memory_ledger import gigabytes
     from ptune.planning.prediction import Device, planned_dtype, predict
+    from ptune.planning.preflight import budget
 
     words = [re.sub(r"^--memory(?=$|=)", "--plan.memory", word) for word in arguments]
     options = resolve(recipe, words, program, PlanOptions)

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from ptune.cli.parse import cores, parse
+from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
-from ptune.recipe import Recipe
 
 RECIPE = "chat_lora"
 QUICK_EXAMPLES, QUICK_STEPS, QUICK_HELD_OUT = 64, 4, 8

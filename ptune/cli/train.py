@@ -16,8 +16,8 @@ import yaml
 from pydantic import ValidationError
 
 from ptune.cli.parse import say_next, shown
+from ptune.config.recipe import Data, Recipe, explain, nearest
 from ptune.errors import RecipeError, UsageError
-from ptune.recipe import Data, Recipe, explain, nearest
 
 Options = TypeVar("Options", bound=Recipe)
 

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from ptune.cli.parse import say_next, shown
 from ptune.cli.train import recipe_in, resolve, with_recipe
+from ptune.config.recipe import Recipe
 from ptune.errors import UsageError
 from ptune.progress import say
-from ptune.recipe import Recipe
 from ptune.tuning import space
 from ptune.tuning.settings import Search
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ptune.codecs import lark
-from ptune.codecs.lark import Form
+from ptune.codecs import structured_output as lark
+from ptune.codecs.structured_output import Form
 from ptune.codecs.template import ChatTemplate
 from ptune.errors import RequestError, TemplateError
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.chat import Chat
+from ptune.config.recipe import Data
 from ptune.data import cache
 from ptune.data.conversations import Askable
 from ptune.data.examiner import Examiner
@@ -24,8 +26,6 @@ from ptune.data.translations import in_columns, shapes_of
 from ptune.errors import DataError
 from ptune.formats.whole_write import whole_folder
 from ptune.progress import Progress, say
-from ptune.recipe import Data
-from ptune.tasks.chat.spec import Chat
 
 _STORE_FORMAT = 1
 

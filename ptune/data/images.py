@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.image import open_image
+from ptune.codecs.labels import Labels
+from ptune.config.classification import ImageClassification
 from ptune.data.image_arrays import Arrays, is_arrays, open_arrays
 from ptune.data.image_look import Look, look_at, look_at_file
 from ptune.data.labelled import LabelledRow
@@ -23,8 +25,6 @@ from ptune.data.problems import Problems
 from ptune.data.read import open_file
 from ptune.errors import DataError
 from ptune.progress import Progress
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.spec import ImageClassification
 
 if TYPE_CHECKING:
     from PIL import Image

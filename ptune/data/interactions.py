@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ptune.config.recipe import Recipe
+from ptune.config.recommendation import Recommendation
 from ptune.data.pairs import Pair, PairFile, PairSplits, column_of, read_pair_splits
 from ptune.data.read import open_file
 from ptune.data.rows import Row
 from ptune.errors import DataError
-from ptune.recipe import Recipe
-from ptune.tasks.recommendation.spec import Recommendation
 
 _HELD = 1000  # pairs of a split that is held out
 USER, ITEM = ("user", "user_id"), ("item", "item_id")

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ptune.codecs.labels import Labels, Problem
+from ptune.config.classification import TextClassification
+from ptune.config.recipe import Data
 from ptune.data.label_values import Known, Written, labels_of, problem_of
 from ptune.data.labelled import LabelledFile, LabelledRow, TextTask, open_labelled
 from ptune.data.source import hold_out
 from ptune.errors import DataError
-from ptune.recipe import Data
-from ptune.tasks.classification.labels import Labels, Problem
-from ptune.tasks.classification.spec import TextClassification
 
 SPLITS = ("train", "validation", "test")
 

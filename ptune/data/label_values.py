@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ptune.codecs.labels import Labels, Problem
 from ptune.codecs.messages import check_text
 from ptune.errors import DataError, TemplateError
-from ptune.tasks.classification.labels import Labels, Problem
 
 Written: TypeAlias = str | int | float | tuple[str | int | float, ...]
 """A label as a file has it: a name or a number, or a list of them."""

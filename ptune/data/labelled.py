@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ptune.codecs.labels import Labels
 from ptune.codecs.messages import check_text
+from ptune.config.classification import TextClassification, TokenClassification
 from ptune.data.delimited import Delimited
 from ptune.data.label_values import Known, Target, Written, listed, parted, written
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile, open_file
 from ptune.data.rows import Row
 from ptune.errors import DataError, TemplateError
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.spec import TextClassification, TokenClassification
 
 TextTask: TypeAlias = TextClassification | TokenClassification
 Input: TypeAlias = str | tuple[str, str] | tuple[str, ...]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ptune.codecs.chat import Example
+from ptune.config.recipe import Data
 from ptune.errors import DataError
-from ptune.recipe import Data
 
 Policy = Literal["error", "truncate", "drop", "split"]
 

@@ -11,13 +11,13 @@ from functools import lru_cache
 from typing import Any
 
 from ptune.codecs.sequence import Encoded, SequenceCodec
+from ptune.config.recipe import Data
+from ptune.config.retrieval import Embedding
 from ptune.data.label_splits import SPLITS
 from ptune.data.overlong import check_weights
 from ptune.data.pairs import Pair, PairSplits
 from ptune.errors import DataError
 from ptune.progress import Progress, say
-from ptune.recipe import Data
-from ptune.tasks.retrieval.spec import Embedding
 
 _KEPT = 1 << 16  # texts whose tokens are remembered: many stand in several rows
 

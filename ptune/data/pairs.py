@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ptune.codecs.messages import check_text
+from ptune.config.recipe import Data
 from ptune.data.label_splits import SPLITS
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile, open_file
 from ptune.data.source import hold_out
 from ptune.errors import DataError, TemplateError
-from ptune.recipe import Data
 
 ANCHOR, POSITIVE, NEGATIVE = (
     ("anchor", "query", "question"),

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ptune.codecs.seq2seq import Seq2SeqCodec
+from ptune.config.recipe import Data
+from ptune.config.translation import Translation
 from ptune.data.conversations import Conversation
 from ptune.data.label_splits import SPLITS
 from ptune.data.overlong import check_weights
@@ -19,8 +21,6 @@ from ptune.data.source import Sample, Source, hold_out, open_source
 from ptune.data.translations import in_columns, shapes_of
 from ptune.errors import DataError
 from ptune.progress import Progress, say
-from ptune.recipe import Data
-from ptune.tasks.translation.spec import Translation
 
 
 @dataclass(frozen=True, slots=True)

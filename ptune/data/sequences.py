@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Data
 from ptune.data.label_splits import SPLITS, LabelSplits, Placed
 from ptune.data.label_values import Target
 from ptune.data.labelled import LabelledRow, TextTask
 from ptune.data.overlong import check_weights
 from ptune.errors import DataError
 from ptune.progress import Progress, say
-from ptune.recipe import Data
-from ptune.tasks.classification.labels import Labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Any
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.chat import Chat
 from ptune.data.conversations import Document
 from ptune.data.examiner import Examiner
 from ptune.data.overlong import Policy, fit
 from ptune.data.source import Sample
 from ptune.data.store import Writer
 from ptune.errors import DataError, TemplateError
-from ptune.tasks.chat.spec import Chat
 
 _MOST_TRAINING_CONVERSATIONS = 10_000  # that examples in a prompt are chosen from
 

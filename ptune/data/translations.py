@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ptune.config.chat import Chat
+from ptune.config.translation import Translation
 from ptune.data.conversations import SHAPES, Conversation, Row, Shape, text_of
 from ptune.data.po import Po
 from ptune.data.read import DataFile
 from ptune.data.tmx import Tmx
-from ptune.tasks.chat.spec import Chat
-from ptune.tasks.translation.spec import Translation
 
 
 def shapes_of(task: Chat) -> tuple[Shape, ...]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Data
 from ptune.data.label_splits import LabelSplits, Placed, read_splits
 from ptune.data.labelled import TextTask
 from ptune.data.sequences import SequenceData, encoded
@@ -16,8 +18,6 @@ from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order
 from ptune.doctor.labels import Entry
 from ptune.errors import DataError
-from ptune.recipe import Data
-from ptune.tasks.classification.labels import Labels
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.chat import Chat
 from ptune.data.problems import Problems
 from ptune.data.source import Sample
 from ptune.data.split import Encoding
 from ptune.doctor import encoding, examples, refused, rows, sets
 from ptune.doctor.finding import Finding, Rule, Tally, in_order
-from ptune.doctor.ledger import Ledger
 from ptune.doctor.sets import Sets
+from ptune.doctor.split_statistics import Ledger
 from ptune.doctor.translation import rules_of
 from ptune.errors import DataError
 from ptune.progress import say
-from ptune.tasks.chat.spec import Chat
 
 ROW_RULES = (*rows.RULES, *examples.RULES)
 RULES = (*encoding.RULES, *refused.RULES, *ROW_RULES, *sets.RULES)

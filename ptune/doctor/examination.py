@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.chat import Chat
+from ptune.config.recipe import Data
 from ptune.data import dataset
 from ptune.doctor.doctor import SPLITS, Doctor
 from ptune.doctor.finding import Finding, in_order
 from ptune.doctor.refused import file_refused, row_refused
 from ptune.errors import DataError
-from ptune.recipe import Data
-from ptune.tasks.chat.spec import Chat
 
 
 @dataclass(frozen=True)

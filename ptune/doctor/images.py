@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ptune.codecs.image import Preprocessing
+from ptune.codecs.labels import Labels
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Data
 from ptune.data.image_arrays import is_arrays
 from ptune.data.image_look import Look
 from ptune.data.images import ImageRef, ImageSource
@@ -18,10 +21,7 @@ from ptune.doctor import encoding, labels, refused
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order
 from ptune.doctor.labels import Entry
-from ptune.recipe import Data
 from ptune.tasks.classification.image_data import ImageSplits, PlacedImage, read_image_splits
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.spec import ImageClassification
 
 ENLARGED = 2  # times: from there on an image is much smaller than what the model sees
 CONSTANT = (

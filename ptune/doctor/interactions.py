@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Recipe
+from ptune.config.recommendation import Recommendation
 from ptune.data.interactions import Interaction, Interactions, read_interactions
 from ptune.data.pair_examples import PairData, encoded_pairs
 from ptune.doctor import encoding, pairs, refused
@@ -14,8 +16,6 @@ from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, Severity, in_order
 from ptune.doctor.pairs import PairExamination, PairSets
 from ptune.errors import DataError
-from ptune.recipe import Recipe
-from ptune.tasks.recommendation.spec import Recommendation
 
 
 def unknown_item(found: Interactions) -> Iterator[Finding]:

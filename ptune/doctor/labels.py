@@ -6,11 +6,11 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ptune.codecs.labels import Labels
 from ptune.data.label_splits import SPLITS
 from ptune.data.label_values import Target
 from ptune.doctor.finding import Finding, Place, Rule
 from ptune.doctor.sets import IMBALANCE, OVERLAP_ERROR
-from ptune.tasks.classification.labels import Labels
 
 FEWEST = 5  # training examples of a label
 _NAMED = 10  # labels in a message

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Data
+from ptune.config.retrieval import Embedding
 from ptune.data.pair_examples import PairData, encoded_pairs
 from ptune.data.pairs import Pair, PairSplits, read_pair_splits
 from ptune.doctor import encoding, labels, refused
@@ -16,9 +19,6 @@ from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order
 from ptune.doctor.labels import Entry
 from ptune.errors import DataError
-from ptune.recipe import Data
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.retrieval.spec import Embedding
 
 _COMMON = 0.2  # share of the rows that one passage may be right in
 _FEW = 10  # rows among which nothing can be said about shares

@@ -6,8 +6,8 @@ from tokenizers import Tokenizer
 
 from ptune.backbone.seq2seq import load_seq2seq_codec
 from ptune.codecs.chat import ChatCodec
+from ptune.config.recipe import Recipe
 from ptune.doctor.examination import Examination, examine
-from ptune.recipe import Recipe
 
 # The doctor reads conversations: source and target one after the other, and an end.
 _TEMPLATE = (

@@ -10,10 +10,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.config.chat import Chat
+from ptune.config.translation import Translation
 from ptune.doctor.finding import Finding, Rule
-from ptune.doctor.ledger import Hashes, Label, Ledger
-from ptune.tasks.chat.spec import Chat
-from ptune.tasks.translation.spec import Translation
+from ptune.doctor.split_statistics import Hashes, Label, Ledger
 
 # From which share of a held-out split an overlap is an error. A test set gives the figures that are believed; a
 # validation set chooses among steps, which a few repeated rows do not change.

@@ -16,7 +16,7 @@ from ptune.doctor.doctor import SPLITS, Doctor
 from ptune.doctor.examination import Examination
 from ptune.doctor.finding import Finding
 from ptune.doctor.histogram import bar, bins, drawn, percentile
-from ptune.doctor.ledger import Ledger
+from ptune.doctor.split_statistics import Ledger
 
 _LONG, _KEPT = 160, 60  # tokens: a longer stretch of an example shows only as many at its start and end
 _COLOURS = {"error": "bold red", "warning": "yellow"}

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ptune.config.chat import Chat
+from ptune.config.translation import Translation, language
 from ptune.data.conversations import Conversation
 from ptune.doctor.finding import Rule
 from ptune.doctor.rows import Row
-from ptune.tasks.chat.spec import Chat
-from ptune.tasks.translation.spec import Translation, language
 
 # By these two, of 4,379 texts of GNOME's and Django's English and Spanish pages 3 are told to be of another language, all of
 # them file names and code; of 2,061 English and 2,607 German texts in Spanish's place 99.1 % and all are found.

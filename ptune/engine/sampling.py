@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.request import Sampling
+from ptune.engine.decoder.request import Sampling
 from ptune.errors import PtuneError
 
 Floats = npt.NDArray[np.float64]

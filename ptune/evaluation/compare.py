@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, UsageError
 from ptune.evaluation.paired import Difference, differences
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json
-from ptune.recipe import Recipe
 
 CHAT_METRICS = ("loss", "perplexity", "token_accuracy")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ptune.evaluation.classification.look import STYLE
-from ptune.evaluation.classification.measured import LOWER_IS_BETTER, shown, title
+from ptune.evaluation.classification.report_style import STYLE
+from ptune.evaluation.classification.results import LOWER_IS_BETTER, shown, title
 from ptune.evaluation.compare import Compared, Comparison
 from ptune.evaluation.paired import Difference
 from ptune.evaluation.style import page, text

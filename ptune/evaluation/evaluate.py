@@ -14,6 +14,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import load
+from ptune.config.recipe import Recipe
 from ptune.data.conversations import Askable
 from ptune.data.store import spooled
 from ptune.errors import BackboneError, TemplateError
@@ -26,9 +27,8 @@ from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.progress import say
-from ptune.recipe import Recipe
 from ptune.training.card import card
-from ptune.training.journal import read as read_metrics
+from ptune.training.metrics_log import read as read_metrics
 
 FORMAT = 1
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.recipe import Recipe
 from ptune.data import dataset
 from ptune.data.conversations import Askable
 from ptune.errors import DataError
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
 from ptune.training.folder import check_same_data
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ptune.config.recipe import Recipe
 from ptune.evaluation.curve import Series, chart
 from ptune.evaluation.style import page, text
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
-from ptune.recipe import Recipe
 
 
 def report(

@@ -6,7 +6,7 @@ from ptune.evaluation.curve import Series, chart
 from ptune.evaluation.report import points
 from ptune.formats.run import Run, RunRecord
 from ptune.progress import duration
-from ptune.training.journal import read
+from ptune.training.metrics_log import read
 
 
 def in_a_line(record: RunRecord) -> str:

@@ -22,8 +22,8 @@ QUERY_SEQLENS = (
 
 def group_query_attention(
     module: nn.Module,
-    query: Tensor,  # [rows, heads, tokens, dim]
-    key: Tensor,  # [rows, kv_heads, tokens, dim]
+    query: Tensor,  # [groups, heads, tokens, dim]
+    key: Tensor,  # [groups, kv_heads, tokens, dim]
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
@@ -31,7 +31,7 @@ def group_query_attention(
     softcap: float | None = None,
     **other: Any,
 ) -> tuple[Tensor, None]:
-    """Gathers the padded view, attends over past and new keys, scatters back. Returns [rows, tokens, heads, dim]."""
+    """Gathers the padded view, attends over past and new keys, scatters back. Returns [groups, tokens, heads, dim]."""
     step: StepInputs = getattr(module, STEP)
     if attention_mask is not None or other.get("s_aux") is not None or other.get("position_bias") is not None:
         raise BackboneError(
@@ -41,13 +41,13 @@ def group_query_attention(
         raise BackboneError(
             f"{type(module).__name__} has keys and values of different width; that cannot be exported"
         )
-    rows, heads, tokens, dim = query.shape
-    batch, seq = step.pad.shape
+    groups, heads, tokens, dim = query.shape
+    batch, seq = step.pad_indices.shape
     layer: int = module.layer_idx
     past_key, past_value = step.past[2 * layer : 2 * layer + 2]
 
     def padded(states: Tensor) -> Tensor:  # -> [batch, seq, heads * dim]
-        return nn.functional.embedding(step.pad, states.transpose(1, 2).reshape(rows * tokens, -1))
+        return nn.functional.embedding(step.pad_indices, states.transpose(1, 2).reshape(groups * tokens, -1))
 
     attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": key.shape[1]}
     attributes["scale"] = float(dim**-0.5 if scaling is None else scaling)
@@ -67,8 +67,8 @@ def group_query_attention(
         shapes=[[batch, seq, heads * dim], past_key.shape, past_value.shape],
     )
     step.present += [present_key, present_value]
-    flat = nn.functional.embedding(step.unpad, out.reshape(batch * seq, heads * dim))
-    return flat.reshape(rows, tokens, heads, dim), None
+    flat = nn.functional.embedding(step.unpad_indices, out.reshape(batch * seq, heads * dim))
+    return flat.reshape(groups, tokens, heads, dim), None
 
 
 def window_of(module: nn.Module) -> int | None:

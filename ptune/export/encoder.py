@@ -37,12 +37,12 @@ class Body(nn.Module):
         input_ids: Tensor,
         lengths: Tensor,
         token_type_ids: Tensor | None,
-        choice: Tensor,
+        lora_mask: Tensor,
         factors: list[Tensor],
     ) -> Tensor:
         """Returns hidden [batch, seq, width]."""
         pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
-        step = EncoderInputs(choice[:, None], pairs, low_rank_shape(input_ids, choice))
+        step = EncoderInputs(lora_mask[:, None], pairs, low_rank_shape(input_ids, lora_mask))
         self.rows.lengths = lengths
         for module in self.model.modules():
             if isinstance(module, EncoderSocket):
@@ -151,8 +151,8 @@ def example(signature: EncoderSignature) -> tuple[tuple[Any, ...], tuple[Any, ..
         for socket in signature.sockets
         for shape in ((socket.in_features, rank), (rank, socket.out_features))
     ]
-    lengths, choice = torch.full((batch,), seq), torch.zeros(batch, rank)
+    lengths, lora_mask = torch.full((batch,), seq), torch.zeros(batch, rank)
     two = {0: DYNAMIC, 1: DYNAMIC}
     axes = [{axis: DYNAMIC} for _ in signature.sockets for axis in (1, 0)]
     dynamic = (two, {0: DYNAMIC}, two if signature.type_ids else None, two, axes)
-    return (ids, lengths, types, choice, factors), dynamic
+    return (ids, lengths, types, lora_mask, factors), dynamic

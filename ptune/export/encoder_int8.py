@@ -20,7 +20,7 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from ptune.errors import BackboneError
-from ptune.export.edit import MICROSOFT
+from ptune.export.rewrite import MICROSOFT
 from ptune.export.rounding import LARGEST, SMALLEST, ZERO, column_scales, rounded_columns
 from ptune.formats.signature import EncoderSignature
 

@@ -1,6 +1,6 @@
 """Sockets of an encoder: every linear layer of its body gets inputs through which adapters may be plugged in.
 
-y = x W + ((x A) * choice) B + b, with x [batch, seq, in], A [in, R], B [R, out], choice [batch, 1, R].
+y = x W + ((x A) * lora_mask) B + b, with x [batch, seq, in], A [in, R], B [R, out], lora_mask [batch, 1, R].
 
 The update, bias included, is what the product x W is added to: one Gemm after another, and no further pass over the
 output. With R = 0 the update is the bias alone, of one row that the second Gemm repeats: the bare base costs nothing.
@@ -20,7 +20,7 @@ from ptune.export.sockets import Socket
 class EncoderInputs:
     """What sockets read while the body is traced."""
 
-    choice: Tensor  # [batch, 1, R]
+    lora_mask: Tensor  # [batch, 1, R]
     factors: dict[str, tuple[Tensor, Tensor]]  # socket -> A, B
     low_rank_shape: Tensor  # int64 [2], see `low_rank_shape`
 
@@ -33,27 +33,27 @@ class EncoderSocket(Socket):
     def forward(self, x: Tensor) -> Tensor:
         assert self.inputs is not None
         factor_a, factor_b = self.inputs.factors[self.name]
-        choice = self.inputs.choice
-        rank = choice.shape[-1]
+        lora_mask = self.inputs.lora_mask
+        rank = lora_mask.shape[-1]
         flat = x.reshape(-1, self.in_features)
         rows = flat.shape[0]
         # Emitted as they stand: R may be 0, which torch would specialise away.
         low = _emit("MatMul", [x, factor_a], [*x.shape[:-1], rank])
-        low = _emit("Reshape", [low * choice, self.inputs.low_rank_shape], [rows, rank], allowzero=1)
+        low = _emit("Reshape", [low * lora_mask, self.inputs.low_rank_shape], [rows, rank], allowzero=1)
         bias = [] if self.bias is None else [self.bias]
         update = _emit("Gemm", [low, factor_b, *bias], [rows, self.out_features])
         out = _emit("Gemm", [flat, self.weight, update], [rows, self.out_features])
         return out.reshape(*x.shape[:-1], self.out_features)
 
 
-def low_rank_shape(input_ids: Tensor, choice: Tensor) -> Tensor:
+def low_rank_shape(input_ids: Tensor, lora_mask: Tensor) -> Tensor:
     """[rows, R], the shape of x A flattened, rows being batch * seq, or 1 where R is 0: int64 [2]."""
 
     def whole(kind: str, inputs: list[Tensor], *shape: int, **attributes: int) -> Tensor:
         return torch.onnx.ops.symbolic(kind, inputs, attributes, dtype=torch.int64, shape=shape)
 
     one = torch.ones(1, dtype=torch.int64)
-    rank = whole("Shape", [choice], 1, start=1)
+    rank = whole("Shape", [lora_mask], 1, start=1)
     tokens = whole("Size", [input_ids])
     rows = whole("Max", [whole("Mul", [tokens, whole("Min", [rank, one], 1)], 1), one], 1)
     return whole("Concat", [rows, rank], 2, axis=0)

@@ -31,9 +31,9 @@ from ptune.export.blocks import (
     sums_of_blocks,
     with_offsets,
 )
-from ptune.export.edit import MICROSOFT, before, constant, replace
 from ptune.export.fuse.attention import ATTENTION
 from ptune.export.int8 import floats_of, rewrite_products, weight_of
+from ptune.export.rewrite import MICROSOFT, before, constant, replace
 
 LEVEL = 4  # of accuracy: activations in int8
 

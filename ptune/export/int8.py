@@ -28,9 +28,9 @@ import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
 from ptune.errors import BackboneError
-from ptune.export.edit import MICROSOFT, before, constant, lazily, made_by, replace
 from ptune.export.fuse.norms import RMS_NORM, SKIP_RMS_NORM
 from ptune.export.fuse.products import is_weight
+from ptune.export.rewrite import MICROSOFT, before, constant, lazily, made_by, replace
 from ptune.export.rounding import ZERO, column_scales, rounded_columns
 
 FINER = 256  # the low byte's steps in one of the high one's

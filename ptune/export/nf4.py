@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ptune.errors import BackboneError
 from ptune.export.blocks import nibbles
-from ptune.export.edit import MICROSOFT, before, constant, replace
 from ptune.export.int8 import floats_of, rewrite_products, weight_of
+from ptune.export.rewrite import MICROSOFT, before, constant, replace
 
 Array = NDArray[np.float32]
 

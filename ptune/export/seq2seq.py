@@ -22,7 +22,7 @@ from ptune.export import seq2seq_attention as attention
 from ptune.export.encoder import forget_shapes
 from ptune.export.encoder_attention import Rows
 from ptune.export.encoder_sockets import EncoderInputs, EncoderSocket, low_rank_shape
-from ptune.export.fuse import tidy
+from ptune.export.fuse import cleanup as tidy
 from ptune.export.sockets import describe, install
 from ptune.export.trace import DYNAMIC, Traced, onnx_of, skeleton, tied_names
 from ptune.export.weights import ModelWeights, attach
@@ -49,24 +49,27 @@ class _Graph(nn.Module):
         self.rows = Rows()
         self.step = attention.Step()
 
-    def plug(self, input_ids: Tensor, choice: Tensor, factors: list[Tensor]) -> None:
+    def plug(self, input_ids: Tensor, lora_mask: Tensor, factors: list[Tensor]) -> None:
         """Gives every socket its factors; those of the other graph, whose outputs nobody reads, get any."""
         pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
         for socket in (module for module in self.model.modules() if isinstance(module, EncoderSocket)):
             if socket.name not in pairs:
-                rank = choice.shape[-1]
-                none = choice.new_zeros(socket.in_features, rank), choice.new_zeros(rank, socket.out_features)
+                rank = lora_mask.shape[-1]
+                none = (
+                    lora_mask.new_zeros(socket.in_features, rank),
+                    lora_mask.new_zeros(rank, socket.out_features),
+                )
                 pairs[socket.name] = none
-            socket.inputs = EncoderInputs(choice[:, None], pairs, low_rank_shape(input_ids, choice))
+            socket.inputs = EncoderInputs(lora_mask[:, None], pairs, low_rank_shape(input_ids, lora_mask))
 
 
 class Reader(_Graph):
     """Sources -> what the decoder's cross-attention sees of them."""
 
     def forward(
-        self, input_ids: Tensor, lengths: Tensor, choice: Tensor, factors: list[Tensor]
+        self, input_ids: Tensor, lengths: Tensor, lora_mask: Tensor, factors: list[Tensor]
     ) -> list[Tensor]:
-        self.plug(input_ids, choice, factors)
+        self.plug(input_ids, lora_mask, factors)
         self.step, self.rows.lengths = attention.Step(), lengths
         attention.set_step(self.model, self.step, self.rows)
         mask = (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long()
@@ -88,12 +91,12 @@ class Writer(_Graph):
         input_ids: Tensor,
         past_lengths: Tensor,
         lengths: Tensor,
-        choice: Tensor,
+        lora_mask: Tensor,
         past: list[Tensor],
         cross: list[Tensor],
         factors: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
-        self.plug(input_ids, choice, factors)
+        self.plug(input_ids, lora_mask, factors)
         inputs = attention.SelfInputs(past, cross, past_lengths, lengths, input_ids.shape[1])
         self.step = attention.Step(inputs)
         attention.set_step(self.model, self.step, self.rows)
@@ -201,7 +204,7 @@ def _example(
     """Example arguments of `Reader.forward` or `Writer.forward`, all sizes different, and which axes are dynamic."""
     batch, source, tokens, cells, rank = 3, 6, 4, 9, 8
     ids = torch.ones(batch, source if reads else tokens, dtype=torch.int64)
-    lengths, choice = torch.full((batch,), source), torch.zeros(batch, rank)
+    lengths, lora_mask = torch.full((batch,), source), torch.zeros(batch, rank)
     factors = [
         torch.zeros(shape)
         for socket in sockets
@@ -210,7 +213,7 @@ def _example(
     axes = [{axis: DYNAMIC} for _ in sockets for axis in (1, 0)]
     two, one = {0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC}
     if reads:
-        return (ids, lengths, choice, factors), (two, one, two, axes)
+        return (ids, lengths, lora_mask, factors), (two, one, two, axes)
 
     def caches(length: int) -> list[Tensor]:
         return [
@@ -221,5 +224,5 @@ def _example(
 
     past, cross = caches(cells), caches(source)
     grown = [{0: DYNAMIC, 2: DYNAMIC}] * len(past)
-    arguments = (ids, torch.zeros(batch, dtype=torch.int64), lengths, choice, past, cross, factors)
+    arguments = (ids, torch.zeros(batch, dtype=torch.int64), lengths, lora_mask, past, cross, factors)
     return arguments, (two, one, one, two, grown, grown, axes)

@@ -1,6 +1,6 @@
 """Sockets: every linear layer of a decoder gets inputs through which an adapter may be plugged in.
 
-y = x W + b + ((x A) * choice) B, with x [rows, tokens, in], A [G, in, R], B [G, R, out], choice [rows, tokens, R].
+y = x W + b + ((x A) * lora_mask) B, with x [groups, tokens, in], A [G, in, R], B [G, R, out], lora_mask [groups, tokens, R].
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ptune.formats import signature
 class StepInputs:
     """The step's inputs that attention and sockets read while the model is traced."""
 
-    choice: Tensor
+    lora_mask: Tensor
     factors: dict[str, tuple[Tensor, Tensor]]  # socket -> A, B
     past: list[Tensor]  # key, value of each layer
-    pad: Tensor
-    unpad: Tensor
+    pad_indices: Tensor
+    unpad_indices: Tensor
     seqlens_k: Tensor
     query_seqlens: Tensor
     capacity: Tensor
@@ -47,19 +47,19 @@ class Socket(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         assert self.step is not None
         factor_a, factor_b = self.step.factors[self.name]
-        choice = self.step.choice
+        lora_mask = self.step.lora_mask
         base = x @ self.weight if self.bias is None else x @ self.weight + self.bias
-        flat = x.reshape(*choice.shape[:2], -1)  # some models flatten rows and tokens before a linear
-        # MatMul is emitted as it stands: G is 1 or rows, and R may be 0, which torch would specialise away.
-        low = matmul(flat, factor_a, choice.shape[-1])
-        return base + matmul(low * choice, factor_b, self.out_features).reshape(base.shape)
+        flat = x.reshape(*lora_mask.shape[:2], -1)  # some models flatten groups and tokens before a linear
+        # MatMul is emitted as it stands: G is 1 or groups, and R may be 0, which torch would specialise away.
+        low = matmul(flat, factor_a, lora_mask.shape[-1])
+        return base + matmul(low * lora_mask, factor_b, self.out_features).reshape(base.shape)
 
 
 AnySocket = TypeVar("AnySocket", bound=Socket)
 
 
 def matmul(x: Tensor, factor: Tensor, columns: int) -> Tensor:
-    """x [rows, tokens, k] @ factor [G, k, columns] -> [rows, tokens, columns], broadcasting over G at run time."""
+    """x [groups, tokens, k] @ factor [G, k, columns] -> [groups, tokens, columns], broadcasting over G at run time."""
     shape = [*x.shape[:-1], columns]
     return torch.onnx.ops.symbolic("MatMul", [x, factor], {}, dtype=x.dtype, shape=shape)
 

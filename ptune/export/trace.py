@@ -53,33 +53,35 @@ class Step(nn.Module):
         super().__init__()
         self.model = model
         self.sockets = sockets
-        self.keeps_wanted = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def forward(
         self,
         input_ids: Tensor,
         position_ids: Tensor,
-        pad: Tensor,
-        unpad: Tensor,
+        pad_indices: Tensor,
+        unpad_indices: Tensor,
         seqlens_k: Tensor,
         query_seqlens: Tensor,
         capacity: Tensor,
-        wanted: Tensor,
-        choice: Tensor,
+        logits_indices: Tensor,
+        lora_mask: Tensor,
         past: list[Tensor],
         factors: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
-        """Returns logits [rows, n, vocab] of the wanted columns, and the caches as they are after the step."""
+        """Returns logits [groups, n, vocab] at `logits_indices`, and the caches as they are after the step."""
         pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
-        step = StepInputs(choice, pairs, past, pad, unpad, seqlens_k, query_seqlens, capacity)
+        step = StepInputs(
+            lora_mask, pairs, past, pad_indices, unpad_indices, seqlens_k, query_seqlens, capacity
+        )
         for module in self.model.modules():
             if isinstance(module, Socket):
                 module.step = step
             elif hasattr(module, "layer_idx"):
                 setattr(module, attention.STEP, step)
-        keep = {"logits_to_keep": wanted} if self.keeps_wanted else {}
+        keep = {"logits_to_keep": logits_indices} if self.keeps_logits else {}
         logits = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **keep).logits
-        return logits if keep else logits[:, wanted], step.present
+        return logits if keep else logits[:, logits_indices], step.present
 
 
 def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Traced:
@@ -191,7 +193,7 @@ def cache_layers(config: PretrainedConfig) -> tuple[CacheLayer, ...]:
 
 def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Example arguments of `Step.forward`, all sizes different, and which of their axes are dynamic."""
-    rows, tokens, batch, seq, wanted, rank, capacity = 2, 6, 3, 4, 5, 8, 32
+    groups, tokens, batch, seq, wanted, rank, capacity = 2, 6, 3, 4, 5, 8, 32
 
     def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(shape, dtype=dtype)
@@ -203,20 +205,20 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         for dim in (layer.key_dim, layer.value_dim)
     ]
     factors = [
-        zeros(rows, *shape)
+        zeros(groups, *shape)
         for socket in signature.sockets
         for shape in ((socket.in_features, rank), (rank, socket.out_features))
     ]
     arguments = (
-        zeros(rows, tokens, dtype=long),  # input_ids
-        zeros(rows, tokens, dtype=long),  # position_ids
-        zeros(batch, seq, dtype=long),  # pad
-        zeros(rows * tokens, dtype=long),  # unpad
+        zeros(groups, tokens, dtype=long),  # input_ids
+        zeros(groups, tokens, dtype=long),  # position_ids
+        zeros(batch, seq, dtype=long),  # pad_indices
+        zeros(groups * tokens, dtype=long),  # unpad_indices
         zeros(batch, dtype=short),  # seqlens_k
         zeros(batch, dtype=short),  # query_seqlens
         zeros(dtype=short),  # capacity
-        zeros(wanted, dtype=long),  # wanted
-        zeros(rows, tokens, rank),  # choice
+        zeros(wanted, dtype=long),  # logits_indices
+        zeros(groups, tokens, rank),  # lora_mask
         past,
         factors,
     )

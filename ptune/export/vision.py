@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TimmWrapperForImageClassification
 
 from ptune.export.encoder import traced
-from ptune.export.fold import fold_batch_norms
+from ptune.export.fold_batch_norm import fold_batch_norms
 from ptune.export.trace import DYNAMIC, Traced
 from ptune.export.vision_sockets import ConvSocket, LinearSocket, VisionInputs, describe, install
 from ptune.formats.signature import EncoderSignature
@@ -31,10 +31,10 @@ class VisionBody(nn.Module):
         self.body = body
         self.sockets = sockets
 
-    def forward(self, pixel_values: Tensor, choice: Tensor, factors: list[Tensor]) -> Tensor:
+    def forward(self, pixel_values: Tensor, lora_mask: Tensor, factors: list[Tensor]) -> Tensor:
         """Returns hidden [batch, channels, h, w] or [batch, patches, width]."""
         pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
-        inputs = VisionInputs(choice, choice[:, :, None, None], pairs)
+        inputs = VisionInputs(lora_mask, lora_mask[:, :, None, None], pairs)
         for socket in self.sockets:
             socket.inputs = inputs
         return hidden_of(self.body, pixel_values)
@@ -87,5 +87,5 @@ def example(signature: EncoderSignature, size: tuple[int, int]) -> tuple[tuple[A
         else:
             factors += [torch.zeros(rank, inside, *kernel), torch.zeros(outside, rank, 1, 1)]
             axes += [{0: DYNAMIC}, {1: DYNAMIC}]
-    pixels, choice = torch.zeros(batch, 3, *size), torch.zeros(batch, rank)
-    return (pixels, choice, factors), ({0: DYNAMIC}, {0: DYNAMIC, 1: DYNAMIC}, axes)
+    pixels, lora_mask = torch.zeros(batch, 3, *size), torch.zeros(batch, rank)
+    return (pixels, lora_mask, factors), ({0: DYNAMIC}, {0: DYNAMIC, 1: DYNAMIC}, axes)

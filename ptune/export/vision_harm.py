@@ -37,6 +37,6 @@ def most_harmed(
 
 
 def _hidden(path: Path, batch: Array, threads: int) -> NDArray[np.float32]:
-    feeds = {"pixel_values": batch, "choice": np.zeros((len(batch), 0), np.float32)}
+    feeds = {"pixel_values": batch, "lora_mask": np.zeros((len(batch), 0), np.float32)}
     found: NDArray[np.float32] = session_of(path, threads).run(["hidden"], feeds)[0]
     return found

@@ -53,7 +53,7 @@ def ranges(source: Path, names: Sequence[str], images: Iterable[Array], threads:
     with tempfile.TemporaryDirectory() as folder:
         session = _session(source, names, Path(folder), threads)
         for image in images:
-            feeds = {"pixel_values": image[None], "choice": np.zeros((1, 0), np.float32)}
+            feeds = {"pixel_values": image[None], "lora_mask": np.zeros((1, 0), np.float32)}
             for name, values in zip(names, session.run(list(names), feeds), strict=True):
                 seen[name].append(_sample(values.reshape(-1)))
     return {name: narrowed(np.concatenate(values)) for name, values in seen.items()}

@@ -32,7 +32,7 @@ def shifts(source: Path, ranges: Mapping[str, Range], images: Iterable[Array], t
         onnx_ir.save(model, Path(folder) / "twins.onnx", external_data="twins.data")
         session = session_of(Path(folder) / "twins.onnx", threads)
         for image in images:
-            feeds = {"pixel_values": image[None], "choice": np.zeros((1, 0), np.float32)}
+            feeds = {"pixel_values": image[None], "lora_mask": np.zeros((1, 0), np.float32)}
             for name, mean in zip(found, session.run(None, feeds), strict=True):
                 sums[name] = sums[name] + mean
             count += 1

@@ -1,7 +1,7 @@
 """Sockets of an image model: its linear layers and ungrouped convolutions get inputs through which adapters plug in.
 
-A convolution: y = conv(x, W) + conv1x1(conv(x, A) * choice, B) + b, with A [R, in, kh, kw] and B [out, R, 1, 1].
-A linear layer: y = x W + ((x A) * choice) B + b, with A [in, R] and B [R, out].
+A convolution: y = conv(x, W) + conv1x1(conv(x, A) * lora_mask, B) + b, with A [R, in, kh, kw] and B [out, R, 1, 1].
+A linear layer: y = x W + ((x A) * lora_mask) B + b, with A [in, R] and B [R, out].
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ptune.methods.image_layers import adaptable
 class VisionInputs:
     """What sockets read while the body is traced."""
 
-    choice: Tensor  # [batch, R]
-    choice_of_pixels: Tensor  # the same, [batch, R, 1, 1]
+    lora_mask: Tensor  # [batch, R]
+    lora_mask_of_pixels: Tensor  # the same, [batch, R, 1, 1]
     factors: dict[str, tuple[Tensor, Tensor]]  # socket -> A, B
 
 
@@ -43,13 +43,13 @@ class LinearSocket(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         assert self.inputs is not None
         factor_a, factor_b = self.inputs.factors[self.name]
-        choice = self.inputs.choice
+        lora_mask = self.inputs.lora_mask
         base = x @ self.weight if self.bias is None else x @ self.weight + self.bias
-        batch, rank = choice.shape
+        batch, rank = lora_mask.shape
         flat = x.reshape(batch, -1, self.in_features)  # an image's windows follow one another
         # Emitted as they stand: R may be 0, which torch would specialise away.
         low = _emit("MatMul", [flat, factor_a], [*flat.shape[:2], rank])
-        update = _emit("MatMul", [low * choice[:, None], factor_b], [*flat.shape[:2], self.out_features])
+        update = _emit("MatMul", [low * lora_mask[:, None], factor_b], [*flat.shape[:2], self.out_features])
         return base + update.reshape(base.shape)
 
 
@@ -72,21 +72,21 @@ class ConvSocket(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         assert self.inputs is not None
         factor_a, factor_b = self.inputs.factors[self.name]
-        choice = self.inputs.choice
+        lora_mask = self.inputs.lora_mask
         base: Tensor = self.conv(x)
         batch, _, height, width = base.shape
         (pad_height, pad_width), conv = self.conv.padding, self.conv
         low = _emit(
             "Conv",
             [x, factor_a],
-            [batch, choice.shape[1], height, width],
+            [batch, lora_mask.shape[1], height, width],
             strides=list(conv.stride),
             dilations=list(conv.dilation),
             pads=[int(pad_height), int(pad_width)] * 2,
             kernel_shape=list(self.kernel),
         )
         update = _emit(
-            "Conv", [low * self.inputs.choice_of_pixels, factor_b], list(base.shape), kernel_shape=[1, 1]
+            "Conv", [low * self.inputs.lora_mask_of_pixels, factor_b], list(base.shape), kernel_shape=[1, 1]
         )
         return base + update
 

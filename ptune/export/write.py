@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from ptune.codecs.chat import ChatCodec
 from ptune.export.fuse import fuse
-from ptune.export.lighter import write_lighter
+from ptune.export.graph_variants import write_lighter
 from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save
 from ptune.formats.bundle import BaseIdentity, Bundle, Graph, Manifest

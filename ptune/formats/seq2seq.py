@@ -8,7 +8,7 @@ The reader, graphs/PROFILE/encoder.onnx:
 Inputs                          type   shape                       meaning
 input_ids                       int64  [batch, source]             the sources, padded on the right (with any token)
 lengths                         int64  [batch]                     tokens of each
-choice                          float  [batch, R]                  which low-rank columns each row uses (0 or 1)
+lora_mask                          float  [batch, R]                  which low-rank columns each row uses (0 or 1)
 SOCKET.A, SOCKET.B              float  [in, R], [R, out]           low-rank factors, B scaled; R = 0 is the bare base
 
 Outputs: cross_key.L, cross_value.L float [batch, heads, source, dim] of decoder layer L.
@@ -21,7 +21,7 @@ past_lengths                    int64  [batch]                     tokens of eac
 lengths                         int64  [batch]                     tokens of each row's source
 past_key.L, past_value.L        float  [batch, heads, C, dim]      cache; cells from past_lengths on are not looked at; C >= 1
 cross_key.L, cross_value.L      float  [batch, heads, source, dim] as the reader gives them
-choice, SOCKET.A, SOCKET.B      as above
+lora_mask, SOCKET.A, SOCKET.B      as above
 
 Outputs: logits float [batch, tokens, vocab]; new_key.L, new_value.L float [batch, heads, tokens, dim], which belong into
 the cache at past_lengths.
@@ -36,8 +36,8 @@ from pydantic import BaseModel, ConfigDict
 from ptune.formats.signature import CacheLayer, Socket
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
-READER_INPUTS = ("input_ids", "lengths", "choice")
-WRITER_INPUTS = ("input_ids", "past_lengths", "lengths", "choice")
+READER_INPUTS = ("input_ids", "lengths", "lora_mask")
+WRITER_INPUTS = ("input_ids", "past_lengths", "lengths", "lora_mask")
 
 
 class Seq2SeqSignature(BaseModel):

@@ -1,33 +1,33 @@
 """The graph's signature: what the exporter promises and the engine feeds. The contract between the two.
 
-Tokens travel flat, [rows, tokens]. Attention alone sees a padded view [batch, seq], which it gathers through `pad`
-and scatters back through `unpad`; so a prefill chunk beside decode rows costs no padded matrix products.
+Tokens travel flat, [groups, tokens]. Attention alone sees a padded view [batch, seq], which it gathers through `pad_indices`
+and leaves through `unpad_indices`; so a prefill chunk beside decode rows costs no padded matrix products.
 
 Inputs                      type   shape                       meaning
-input_ids                   int64  [rows, tokens]              flat tokens
-position_ids                int64  [rows, tokens]              position of each token in its own sequence
-pad                         int64  [batch, seq]                flat index of each cell; cells beyond a row's new tokens hold 0
-unpad                       int64  [rows * tokens]             cell (row-major in [batch, seq]) of each flat token
-seqlens_k                   int32  [batch]                     cached + new tokens of each sequence, minus 1
-query_seqlens               int32  [batch]                     new tokens of each sequence; 0 = idle, its cache is untouched
-capacity                    int32  []                          slots of the cache (an upper bound of total length)
-wanted                      int64  [n]                         token columns whose logits are returned
-choice                      float  [rows, tokens, R]           which low-rank columns each token uses (0 or 1)
-past_key.L, past_value.L    float  [batch, kv_heads, C, dim]   cache of layer L; present_* may be bound to the same memory
-SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]     low-rank factors, B scaled; G is 1 or rows; R = 0 is the bare base
+input_ids                   int64  [groups, tokens]              flat tokens
+position_ids                int64  [groups, tokens]              position of each token in its own sequence
+pad_indices                 int64  [batch, seq]                  flat index of each cell; cells beyond a sequence's new tokens hold its first
+unpad_indices               int64  [groups * tokens]             cell (row-major in [batch, seq]) of each flat token
+seqlens_k                   int32  [batch]                       cached + new tokens of each sequence, minus 1
+query_seqlens               int32  [batch]                       new tokens of each sequence; 0 = idle, its cache is untouched
+capacity                    int32  []                            slots of the cache (an upper bound of total length)
+logits_indices              int64  [n]                           token columns whose logits are returned
+lora_mask                   float  [groups, tokens, R]           which low-rank columns each token uses (0 or 1)
+past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache of layer L; present_* may be bound to the same memory
+SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]       low-rank factors, B scaled; G is 1 or groups; R = 0 is the bare base
 
-Outputs: logits float [rows, n, vocab]; present_key.L, present_value.L as past.
+Outputs: logits float [groups, n, vocab]; present_key.L, present_value.L as past.
 
 Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlens`.
 
-A grouped graph sees a token as H / KV queries, one for each of the H heads that share keys (ptune.engine.views):
+A grouped graph sees a token as H / KV queries, one for each of the H heads that share keys (ptune.engine.decoder.attention_metadata):
 
-pad                         as above, of each query: a sequence's n tokens, as often as heads share keys
-unpad                       int64  [rows * tokens, H]          line of [batch * seq * KV] of each token's heads
-heads                       int64  [batch, seq, 3 KV]          lines of [rows * tokens * (H + 2 KV)]: KV queries, keys, values
+pad_indices                         as above, of each query: a sequence's n tokens, as often as heads share keys
+unpad_indices               int64  [groups * tokens, H]          line of [batch * seq * KV] of each token's heads
+heads                       int64  [batch, seq, 3 KV]            lines of [groups * tokens * (H + 2 KV)]: KV queries, keys, values
 query_seqlens, seqlens_k    count queries, not tokens
-capacity                    int32  []                          the longest sequence, with its queries
-mask                        float  [batch, 1, seq, capacity]   what is added to scores: 0, or -1e30 where a query does not see
+capacity                    int32  []                            the longest sequence, with its queries
+mask                        float  [batch, 1, seq, capacity]     what is added to scores: 0, or -1e30 where a query does not see
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ class Signature(BaseModel):
 STEP_INPUTS = (
     "input_ids",
     "position_ids",
-    "pad",
-    "unpad",
+    "pad_indices",
+    "unpad_indices",
     "seqlens_k",
     "query_seqlens",
     "capacity",
-    "wanted",
-    "choice",
+    "logits_indices",
+    "lora_mask",
 )
 """Inputs that change every step, in graph order; the caches and factors follow."""
 
@@ -111,7 +111,7 @@ class EncoderSignature(BaseModel):
     lengths                     int64  [batch]            text: tokens of each row
     token_type_ids              int64  [batch, seq]       text, where `type_ids`
     pixel_values                float  [batch, 3, H, W]   image, normalised
-    choice                      float  [batch, R]         which low-rank columns each row uses (0 or 1)
+    lora_mask                      float  [batch, R]         which low-rank columns each row uses (0 or 1)
     SOCKET.A, SOCKET.B          float  [in, R], [R, out]  low-rank factors, B scaled; R = 0 is the bare base
       of a convolution                 [R, in, kh, kw], [out, R, 1, 1]   (as PEFT has them: a convolution, then a 1x1 one)
 
@@ -135,8 +135,8 @@ class EncoderSignature(BaseModel):
     def step_inputs(self) -> list[str]:
         """Inputs that change from batch to batch, in graph order; the factors follow."""
         if self.modality == "image":
-            return ["pixel_values", "choice"]
-        return ["input_ids", "lengths", *(["token_type_ids"] if self.type_ids else []), "choice"]
+            return ["pixel_values", "lora_mask"]
+        return ["input_ids", "lengths", *(["token_type_ids"] if self.type_ids else []), "lora_mask"]
 
     def factor_names(self) -> list[str]:
         """Adapter inputs in graph order: A then B of each socket."""

@@ -1,8 +1,8 @@
 """Memory, predicted before any step: how much a training needs, of what, and what to change where it is too much."""
 
 from ptune.planning.fit import Fit, fit_into, refuse
-from ptune.planning.gate import planned
-from ptune.planning.ledger import Ledger
+from ptune.planning.memory_ledger import Ledger
 from ptune.planning.prediction import predict
+from ptune.planning.preflight import planned
 
 __all__ = ["Fit", "Ledger", "fit_into", "planned", "predict", "refuse"]

@@ -9,6 +9,7 @@ import torch
 from rich.table import Table
 from transformers import LlamaConfig, PretrainedConfig
 
+from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.lora import Lora
 from ptune.planning.files import Described
 from ptune.planning.hardware import GIB, usable
@@ -16,7 +17,6 @@ from ptune.planning.prediction import ledger_of
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Work, follow
 from ptune.progress import Progress
-from ptune.recipe import Backbone, Recipe, Train
 
 CARDS_GIB = (8, 12, 16, 24, 32)
 LENGTH = 1024  # tokens of an example

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from ptune.backbone.load import in_one_sentence, read_config
 from ptune.backbone.locate import Source, locate
-from ptune.recipe import Backbone
+from ptune.config.recipe import Backbone
 
 _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 

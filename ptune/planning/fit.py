@@ -1,4 +1,4 @@
-"""The cheapest change that makes a training fit; what was changed stays changed (`ptune.training.savings`)."""
+"""The cheapest change that makes a training fit; what was changed stays changed (`ptune.training.memory_remedies`)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError
 from ptune.planning.files import Described, describe
-from ptune.planning.ledger import Ledger, gigabytes
+from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.prediction import Device, planned_dtype, predict_on
 from ptune.planning.skeleton import Skeleton, skeleton
 from ptune.progress import Progress
-from ptune.recipe import Recipe
-from ptune.training.savings import DEARER, LEAST_ROW, changed, options
+from ptune.training.memory_remedies import DEARER, LEAST_ROW, changed, options
 
 NOTHING = "no change of rows, checkpointing, nf4 or length makes it fit: take a smaller backbone.model"
 _ROUNDS = 5  # of bisection: the row found is within 3 % of the largest that fits

@@ -8,13 +8,13 @@ from typing import Literal, TypeAlias
 import torch
 
 from ptune.backbone.load import training_dtype
+from ptune.config.recipe import Recipe
 from ptune.methods.lora import Lora
 from ptune.planning import heap_use
 from ptune.planning.files import Described, describe
-from ptune.planning.ledger import Ledger
+from ptune.planning.memory_ledger import Ledger
 from ptune.planning.skeleton import Skeleton, skeleton
 from ptune.planning.step import Followed, Part, Work, follow
-from ptune.recipe import Recipe
 from ptune.training.packing import bins
 
 Device: TypeAlias = Literal["cpu", "cuda"]

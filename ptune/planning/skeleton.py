@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.quantize import Int8Linear, Nf4Linear, Quantization
-from ptune.recipe import Recipe
+from ptune.config.recipe import Recipe
 from ptune.training import segments
 from ptune.training.preparation import applied
 

@@ -12,9 +12,9 @@ from peft import PeftModel
 from torch import nn
 
 from ptune.codecs.chat import Example
+from ptune.config.recipe import Train
 from ptune.planning.skeleton import Skeleton
 from ptune.planning.storage import StorageTracker, Timeline
-from ptune.recipe import Train
 from ptune.tasks.chat.train import ChatObjective
 from ptune.training import heap
 from ptune.training.checkpoint import trained

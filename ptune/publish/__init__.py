@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ptune.backbone.seq2seq import is_seq2seq
+from ptune.config.chat import Chat
+from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import UsageError
 from ptune.export.write import INT8, PROFILE
 from ptune.formats.bundle import AdapterRecord, Bundle
@@ -20,8 +22,6 @@ from ptune.publish.seq2seq import (
     verify_seq2seq,
 )
 from ptune.publish.steps import check_place, check_profiles, figures, of_manifest, refuse_drift
-from ptune.recipe import Backbone, Recipe
-from ptune.tasks.chat.spec import Chat
 from ptune.tasks.translation.facts import is_seq2seq_run
 from ptune.verify.prove import Proof
 

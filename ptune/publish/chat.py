@@ -16,14 +16,15 @@ from transformers import PreTrainedModel
 from ptune.backbone.load import Loaded, load
 from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec
-from ptune.engine import golden
-from ptune.engine.adapter_folder import install
-from ptune.engine.engine import Engine
+from ptune.config.recipe import Backbone, Recipe
+from ptune.engine.adapters.folder import install
+from ptune.engine.decoder import golden
+from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError, ParityError, UsageError
 from ptune.evaluation.held_out import held_out
+from ptune.export.graph_variants import write_lighter
 from ptune.export.int4 import write_int4
 from ptune.export.int8 import write_int8
-from ptune.export.lighter import write_lighter
 from ptune.export.merge import merged
 from ptune.export.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.weights import ModelWeights
@@ -46,7 +47,6 @@ from ptune.publish.steps import (
     settle,
     tell,
 )
-from ptune.recipe import Backbone, Recipe
 from ptune.verify import held_tokens, profile
 from ptune.verify import probes as probing
 from ptune.verify.limits import MAX_ABS_LOGPROB

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Backbone, Recipe
+from ptune.config.retrieval import Embedding, Reranking
 from ptune.data.labelled import LabelledRow
-from ptune.engine import encoder_golden as golden
-from ptune.engine.encoder import EncoderEngine
+from ptune.engine.encoder import golden
+from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import AdapterError, UsageError
-from ptune.evaluation.classification.held import Held, of_run
-from ptune.evaluation.retrieval.held import held_of
+from ptune.evaluation.classification.held_out import Held, of_run
+from ptune.evaluation.retrieval.held_out import held_of
 from ptune.export.encoder import takes_type_ids
 from ptune.export.encoder_parts import trace_body
 from ptune.export.write import hashes, write_traced
@@ -28,10 +30,8 @@ from ptune.publish.encoder_merge import Trained
 from ptune.publish.encoder_profiles import check_int8, with_int8, write_profile
 from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell
 from ptune.publish.unread_base import unread
-from ptune.recipe import Backbone, Recipe
-from ptune.tasks.classification.facts import Facts
-from ptune.tasks.classification.infer import Encoded, encode
-from ptune.tasks.retrieval.spec import Embedding, Reranking
+from ptune.tasks.encoder.facts import Facts
+from ptune.tasks.encoder.infer import Encoded, encode
 from ptune.verify import held_texts
 from ptune.verify.encoder_prove import prove_encoder
 from ptune.verify.encoder_torch import Inputs, Reference, reference

@@ -9,17 +9,17 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ptune.engine.adapter_folder import LEFT_OUT, check_name, write_record
-from ptune.engine.adapters import head_of, load_adapter, of_head, weights_of
-from ptune.engine.encoder import HEAD
+from ptune.codecs.labels import Problem
+from ptune.config.retrieval import EMBEDDING, RERANKING
+from ptune.engine.adapters.folder import LEFT_OUT, check_name, write_record
+from ptune.engine.adapters.lora import head_of, load_adapter, of_head, weights_of
+from ptune.engine.encoder.engine import HEAD
 from ptune.errors import AdapterError
 from ptune.export.encoder_parts import save_head
 from ptune.export.write import hashes
 from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune.formats.whole_write import disk_errors, read_json
-from ptune.tasks.classification.facts import NAME, Facts
-from ptune.tasks.classification.labels import Problem
-from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING
+from ptune.tasks.encoder.facts import NAME, Facts
 from ptune.verify.encoder_torch import Reference, adapted, merged
 
 _TASKS = {"SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification"}

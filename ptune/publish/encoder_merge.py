@@ -9,14 +9,14 @@ from pathlib import Path
 from ptune.backbone.classifier import plain_tokenizer
 from ptune.backbone.image_model import save_processor
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import ParityError
 from ptune.formats.bundle import Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder
 from ptune.publish.steps import figures
-from ptune.recipe import Backbone, Recipe
-from ptune.tasks.classification.facts import Facts
-from ptune.tasks.classification.spec import ImageClassification
+from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.retrieval.sentence_transformers import save_modules
 from ptune.verify.encoder_compare import compare_said
 from ptune.verify.encoder_torch import Inputs, Reference, adapted, logits, merged, reference

@@ -9,7 +9,7 @@ import onnx_ir
 
 from ptune.codecs.image import Preprocessing
 from ptune.errors import DataError, UsageError
-from ptune.evaluation.classification.held import Held
+from ptune.evaluation.classification.held_out import Held
 from ptune.export.encoder_int8 import write_int8
 from ptune.export.vision_harm import most_harmed
 from ptune.export.vision_int8 import layers, rounded_tensors, write_vision_int8
@@ -20,9 +20,9 @@ from ptune.formats.bundle import Bundle, Graph
 from ptune.formats.run import Run
 from ptune.progress import say
 from ptune.publish.steps import tell
-from ptune.tasks.classification.facts import Facts
 from ptune.tasks.classification.image_predictions import pixels_of
-from ptune.tasks.classification.infer import Encoded
+from ptune.tasks.encoder.facts import Facts
+from ptune.tasks.encoder.infer import Encoded
 from ptune.verify import held_images, held_texts
 from ptune.verify.encoder_int8 import held_inputs, prove_int8, said, same_answers
 from ptune.verify.prove import Proof

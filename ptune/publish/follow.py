@@ -28,15 +28,15 @@ from safetensors.torch import load_file, save_file
 
 from ptune import publish
 from ptune.codecs.chat import ChatCodec
-from ptune.engine.adapter_folder import OWN, of_bundle
+from ptune.config.chat import Chat
+from ptune.config.recipe import Recipe
+from ptune.engine.adapters.folder import OWN, of_bundle
 from ptune.errors import FormatError, PtuneError, UsageError
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, sha256_of, write_json, write_text
 from ptune.methods.lora import Lora
-from ptune.recipe import Recipe
-from ptune.tasks.chat.spec import Chat
-from ptune.training.finish import adapter_facts
+from ptune.tasks.chat.saving import adapter_facts
 
 WEIGHTS = "adapter_model.safetensors"
 POLL_S = 1.0

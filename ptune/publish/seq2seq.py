@@ -11,12 +11,14 @@ from pathlib import Path
 
 from ptune.backbone.seq2seq import Seq2Seq, load_seq2seq, load_seq2seq_codec
 from ptune.codecs.seq2seq import Seq2SeqCodec
+from ptune.config.recipe import Backbone, Recipe
+from ptune.config.translation import DESCRIBED
 from ptune.data.seq2seq_examples import load_pairs
-from ptune.engine import seq2seq_golden as golden
-from ptune.engine.adapter_folder import LEFT_OUT, check_name, write_record
-from ptune.engine.adapters import load_adapter
-from ptune.engine.seq2seq import Seq2SeqEngine
-from ptune.engine.seq2seq_golden import Pair
+from ptune.engine.adapters.folder import LEFT_OUT, check_name, write_record
+from ptune.engine.adapters.lora import load_adapter
+from ptune.engine.seq2seq import golden
+from ptune.engine.seq2seq.engine import Seq2SeqEngine
+from ptune.engine.seq2seq.golden import Pair
 from ptune.errors import AdapterError, BackboneError, UsageError
 from ptune.export.seq2seq import trace_seq2seq
 from ptune.export.seq2seq_write import write_seq2seq
@@ -25,10 +27,8 @@ from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import disk_errors, whole_folder, write_json
 from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell
-from ptune.recipe import Backbone, Recipe
 from ptune.tasks.translation.facts import NAME, Seq2SeqFacts
 from ptune.tasks.translation.seq2seq_work import translation_of
-from ptune.tasks.translation.spec import DESCRIBED
 from ptune.verify.limits import PROBES
 from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.prove import Proof

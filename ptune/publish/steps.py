@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ptune.engine.adapter_folder import of_bundle, write_record
+from ptune.config.recipe import Backbone
+from ptune.engine.adapters.folder import of_bundle, write_record
 from ptune.errors import BackboneError, FormatError, ParityError, PtuneError, UsageError
 from ptune.evaluation.require import refuse_failed
 from ptune.export.write import INT4, INT8, NF4, PROFILE
@@ -14,7 +15,6 @@ from ptune.formats.bundle import BaseIdentity, Bundle, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
 from ptune.progress import say
-from ptune.recipe import Backbone
 from ptune.verify.prove import Proof
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from ptune.backbone.classifier import empty_classifier
-from ptune.engine.adapters import PEFT_PREFIX, weights_of
+from ptune.config.recipe import Backbone
+from ptune.config.retrieval import EMBEDDING
+from ptune.engine.adapters.lora import PEFT_PREFIX, weights_of
 from ptune.formats.bundle import Bundle
-from ptune.recipe import Backbone
-from ptune.tasks.classification.facts import Facts
-from ptune.tasks.retrieval.spec import EMBEDDING
+from ptune.tasks.encoder.facts import Facts
 from ptune.verify.encoder_torch import IMAGES, Reference
 
 

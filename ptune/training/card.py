@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
+from ptune.config.recipe import Recipe
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
-from ptune.recipe import Recipe
 
 PIPELINES = {
     "Chat": "text-generation",

@@ -22,9 +22,9 @@ from accelerate.utils import (
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, PtuneError, RecipeError
 from ptune.progress import say
-from ptune.recipe import Recipe
 
 T = TypeVar("T")
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ptune.config.recipe import Recipe
 from ptune.errors import BackboneError, DataError, FormatError, RecipeError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import disk_errors, read_json, write_json
-from ptune.recipe import Recipe
 
 
 def check_folder(run: Run, recipe: Recipe, resume: bool) -> None:

@@ -13,14 +13,14 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ptune.config.recipe import Train
 from ptune.errors import PtuneError
 from ptune.progress import Progress, console, say
-from ptune.recipe import Train
 from ptune.training.checkpoint import Checkpoints, State, trained
 from ptune.training.diagnosis import Alive, NotANumberError, Watch, explained, not_finite
 from ptune.training.distributed import whole
 from ptune.training.interrupt import StopSignal
-from ptune.training.journal import Journal
+from ptune.training.metrics_log import Journal
 from ptune.training.objective import Objective
 from ptune.training.order import Mixture, Order, step_seed
 from ptune.training.packing import Share

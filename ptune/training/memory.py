@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import torch
 
+from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
-from ptune.recipe import Recipe
-from ptune.training.savings import SAVINGS, options
+from ptune.training.memory_remedies import SAVINGS, options
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from array import array
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ptune.recipe import Train
+from ptune.config.recipe import Train
 
 
 @dataclass(frozen=True)

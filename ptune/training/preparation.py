@@ -11,10 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import training_dtype
+from ptune.config.chat import Chat
+from ptune.config.recipe import Recipe, Train
 from ptune.errors import RecipeError
 from ptune.methods.lora import Lora
-from ptune.recipe import Recipe, Train
-from ptune.tasks.chat.spec import Chat
 from ptune.training.checkpoint import trained
 from ptune.training.dropout import set_dropout
 from ptune.training.segments import checkpoint_contexts

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 import torch
 from accelerate import Accelerator
 
+from ptune.config.recipe import Recipe
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.run import Run, RunRecord
 from ptune.progress import say
-from ptune.recipe import Recipe
 from ptune.training.environment import changes, instruction_set, versions
-from ptune.training.savings import as_planned, changed
+from ptune.training.memory_remedies import as_planned, changed
 
 
 def as_begun(recipe: Recipe, run: Run) -> Recipe:

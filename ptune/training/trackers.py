@@ -8,8 +8,8 @@ import sys
 
 from accelerate import Accelerator
 
+from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError
-from ptune.recipe import Recipe
 
 
 def tracker_of(recipe: Recipe) -> str | None:

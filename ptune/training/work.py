@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ptune.config.recipe import Recipe
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
 from ptune.training.objective import Objective
 
 

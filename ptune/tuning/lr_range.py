@@ -17,11 +17,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
 from ptune.evaluation.curve import ticks
 from ptune.formats.whole_write import write_json, write_text
 from ptune.progress import Progress
-from ptune.recipe import Recipe
 from ptune.tuning.page import page
 
 LOW, HIGH = 1e-7, 1.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from ptune.recipe import Recipe
+from ptune.config.recipe import Recipe
 from ptune.tuning.space import Space
 
 Metric: TypeAlias = Literal["validation_loss", "validation_accuracy"]

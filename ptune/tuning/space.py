@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
+from ptune.config.chat import Chat
+from ptune.config.recipe import Recipe, nearest
 from ptune.errors import RecipeError, UsageError
-from ptune.recipe import Recipe, nearest
 from ptune.spec import Spec
-from ptune.tasks.chat.spec import Chat
 
 _NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"(log:)?({_NUMBER})\.\.({_NUMBER})")

@@ -20,8 +20,8 @@ from typing import Literal, TypeAlias
 from ptune.errors import FormatError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import disk_errors
-from ptune.tuning.journal import entries
 from ptune.tuning.settings import Metric, Search
+from ptune.tuning.trial_log import entries
 
 LOOK_EVERY_S = 0.2
 STOP_LIMIT_S = 120.0  # how long a training that was asked to stop may take to end its step and save

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptune.codecs.labels import Problem
 from ptune.formats.bundle import Hop
 from ptune.parity import Array, compare
-from ptune.tasks.classification.labels import Problem
-from ptune.tasks.classification.saving import said
+from ptune.tasks.encoder.saving import said
 from ptune.verify import limits
 
 States = list[NDArray[np.float32]]

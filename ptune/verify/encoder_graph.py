@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptune.engine.encoder_batch import Array
+from ptune.engine.encoder.batch import Array
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Socket
 from ptune.verify.encoder_torch import Inputs
@@ -37,7 +37,7 @@ class PlainEncoder:
         feeds: dict[str, Array] = {name: array[None] for name, array in inputs.items()}
         if self.signature.modality == "text":
             feeds["lengths"] = np.array([len(inputs["input_ids"])], np.int64)
-        feeds["choice"] = np.ones((1, rank), np.float32)
+        feeds["lora_mask"] = np.ones((1, rank), np.float32)
         for socket in self.signature.sockets:
             a, b = padded(socket, factors.get(socket.name), rank)
             feeds |= {f"{socket.name}.A": a, f"{socket.name}.B": b}

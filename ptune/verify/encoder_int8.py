@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.image import Preprocessing
-from ptune.engine.encoder import EncoderEngine
-from ptune.engine.encoder_batch import Array, Item
+from ptune.codecs.labels import Problem
+from ptune.engine.encoder.batch import Array, Item
+from ptune.engine.encoder.engine import EncoderEngine
 from ptune.export.write import INT8, PROFILE
 from ptune.formats.bundle import Bundle, Hop
-from ptune.tasks.classification.infer import Encoded
-from ptune.tasks.classification.labels import Problem
+from ptune.tasks.encoder.infer import Encoded
 from ptune.verify import held_images, held_texts
 from ptune.verify.limits import INT8_COSINE, INT8_SAME, INT8_SPREAD
 

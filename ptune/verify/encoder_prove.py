@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptune.engine.encoder import HEAD, NO_FACTORS, EncoderEngine
-from ptune.engine.encoder_batch import Item
+from ptune.codecs.labels import Problem
+from ptune.engine.encoder.batch import Item
+from ptune.engine.encoder.engine import HEAD, NO_FACTORS, EncoderEngine
 from ptune.formats.bundle import BASE, Bundle, Hop
 from ptune.parity import liveness
-from ptune.tasks.classification.labels import Problem
 from ptune.verify import limits
 from ptune.verify.encoder_compare import States, compare_hidden, compare_said, readable
 from ptune.verify.encoder_graph import PlainEncoder, random_factors, run_head

@@ -13,12 +13,12 @@ import numpy as np
 
 from ptune.codecs.image import Preprocessing
 from ptune.codecs.sequence import SequenceCodec
-from ptune.engine.encoder import EncoderEngine
-from ptune.engine.encoder_batch import Array, Item
+from ptune.config.retrieval import EMBEDDING, RERANKING
+from ptune.engine.encoder.batch import Array, Item
+from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import ParityError
 from ptune.formats.bundle import AdapterRecord, Bundle, Hop
-from ptune.tasks.classification.infer import TAGS, classification, encode, entities
-from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING
+from ptune.tasks.encoder.infer import TAGS, classification, encode, entities
 from ptune.verify import limits
 from ptune.verify.encoder_compare import readable
 from ptune.verify.encoder_torch import Inputs

@@ -16,12 +16,12 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ptune.engine.encoder_batch import Array
+from ptune.config.recipe import Backbone
+from ptune.engine.encoder.batch import Array
 from ptune.errors import AdapterError
 from ptune.export.encoder_parts import Size, hidden_of
 from ptune.formats.bundle import BaseIdentity
-from ptune.recipe import Backbone
-from ptune.tasks.classification.facts import Facts
+from ptune.tasks.encoder.facts import Facts
 from ptune.verify.graph import Factors
 
 Inputs = Mapping[str, Array]

@@ -34,13 +34,13 @@ class PlainGraph:
         feeds: dict[str, NDArray[np.generic]] = {
             "input_ids": np.array([ids], np.int64),
             "position_ids": order[None],
-            "pad": order[None],
-            "unpad": order,
+            "pad_indices": order[None],
+            "unpad_indices": order,
             "seqlens_k": np.array([tokens - 1], np.int32),
             "query_seqlens": np.array([tokens], np.int32),
             "capacity": np.array(tokens, np.int32),
-            "wanted": np.array(wanted, np.int64),
-            "choice": np.ones((1, tokens, rank), np.float32),
+            "logits_indices": np.array(wanted, np.int64),
+            "lora_mask": np.ones((1, tokens, rank), np.float32),
         }
         for layer, cache in enumerate(self.signature.cache):
             for kind, dim in (("key", cache.key_dim), ("value", cache.value_dim)):

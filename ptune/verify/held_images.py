@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ptune.codecs.image import Pixels, Preprocessing
 from ptune.errors import FormatError
 from ptune.formats.whole_write import whole_file
-from ptune.tasks.classification.infer import Encoded
+from ptune.tasks.encoder.infer import Encoded
 from ptune.verify.held_texts import FILE, MOST
 
 MOST_BYTES = 128 * 2**20

@@ -14,7 +14,7 @@ import numpy as np
 
 from ptune.errors import FormatError
 from ptune.formats.whole_write import whole_file
-from ptune.tasks.classification.infer import Encoded
+from ptune.tasks.encoder.infer import Encoded
 
 FILE = "golden/held.npz"
 MOST = 5000

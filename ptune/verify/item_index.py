@@ -7,7 +7,7 @@ from contextlib import closing
 import numpy as np
 
 from ptune.formats.bundle import Bundle, Hop
-from ptune.tasks.classification.infer import load
+from ptune.tasks.encoder.infer import load
 from ptune.tasks.recommendation.index import ARRAYS, ItemIndex
 from ptune.tasks.retrieval.infer import embed
 from ptune.verify.limits import MAX_ABS_VECTOR

@@ -12,9 +12,9 @@ from peft import PeftModel
 from torch import nn
 
 from ptune.backbone.load import load
+from ptune.config.recipe import Backbone
 from ptune.formats.bundle import Hop
 from ptune.parity import compare
-from ptune.recipe import Backbone
 from ptune.verify.limits import LIVE_KERNEL_KL
 from ptune.verify.torch_side import Probe, logprobs
 

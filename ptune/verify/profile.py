@@ -8,10 +8,10 @@ from contextlib import closing
 
 import numpy as np
 
-from ptune.engine.adapters import load_adapter
-from ptune.engine.engine import Engine
-from ptune.engine.places import Places
-from ptune.engine.request import NO_TOKEN, Request, Sampling, Token
+from ptune.engine.adapters.lora import load_adapter
+from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.lora_slots import LoraSlots
+from ptune.engine.decoder.request import NO_TOKEN, Request, Sampling, Token
 from ptune.export.write import NF4
 from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
 from ptune.parity import Array, compare
@@ -86,7 +86,7 @@ def _said(graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | N
 def _factors(bundle: Bundle, name: str) -> Factors:
     """An adapter's, of the same rank in every socket."""
     adapter = load_adapter(bundle.adapter_path(name), bundle.decoder)
-    inputs = Places(bundle.decoder, 1).of([adapter]).inputs
+    inputs = LoraSlots(bundle.decoder, 1).of([adapter]).inputs
     return {socket: (inputs[f"{socket}.A"][0], inputs[f"{socket}.B"][0]) for socket in adapter.factors}
 
 

@@ -12,7 +12,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from ptune.engine.engine import Engine
+from ptune.engine.decoder.engine import Engine
 from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
 from ptune.parity import Array, compare, liveness, log_softmax
 from ptune.verify import limits

@@ -11,11 +11,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.codecs.seq2seq import Seq2SeqCodec, Writing
-from ptune.engine.seq2seq import Seq2SeqEngine
-from ptune.engine.seq2seq_golden import Pair
-from ptune.engine.seq2seq_request import Sentence
-from ptune.engine.seq2seq_session import Seq2SeqSession
-from ptune.engine.session import Array
+from ptune.engine.onnx_graph import Array
+from ptune.engine.seq2seq.engine import Seq2SeqEngine
+from ptune.engine.seq2seq.golden import Pair
+from ptune.engine.seq2seq.request import Sentence
+from ptune.engine.seq2seq.session import Seq2SeqSession
 from ptune.formats.bundle import BASE, Bundle, Hop
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.parity import compare, liveness, log_softmax
@@ -143,7 +143,7 @@ class PlainSeq2Seq:
         source: dict[str, Array] = {
             "input_ids": np.array([pair.source], np.int64),
             "lengths": lengths,
-            "choice": choice,
+            "lora_mask": choice,
         }
         cross = dict(zip(self.signature.layers("cross"), self.session.read(source, factors), strict=True))
         shapes = [
@@ -152,6 +152,11 @@ class PlainSeq2Seq:
         empty = [np.zeros((1, *shape), np.float32) for shape in shapes]
         past = dict(zip(self.signature.layers("past"), empty, strict=True))
         ids = np.array([self.writing.shifted(pair.target)], np.int64)
-        step = {"input_ids": ids, "past_lengths": np.zeros(1, np.int64), "lengths": lengths, "choice": choice}
+        step = {
+            "input_ids": ids,
+            "past_lengths": np.zeros(1, np.int64),
+            "lengths": lengths,
+            "lora_mask": choice,
+        }
         logits, _ = self.session.write({**step, **past, **cross}, factors)
         return log_softmax(logits[0])

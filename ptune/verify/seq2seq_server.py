@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import httpx
 import numpy as np
 
-from ptune.engine.seq2seq_golden import Pair
-from ptune.engine.seq2seq_request import Sentence
+from ptune.engine.seq2seq.golden import Pair
+from ptune.engine.seq2seq.request import Sentence
 from ptune.formats.bundle import Bundle, Hop
 from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 from ptune.verify import limits

@@ -18,8 +18,8 @@ import httpx
 import numpy as np
 
 from ptune.codecs.chat import ChatCodec
-from ptune.engine.engine import Engine
-from ptune.engine.request import Request, Sampling, Token
+from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.request import Request, Sampling, Token
 from ptune.errors import ParityError
 from ptune.formats.bundle import FLOAT, Bundle, Hop
 from ptune.verify import limits

@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
+from support import tiny_models
+from support.gguf_file import write
 from transformers import AutoModel, AutoModelForSequenceClassification, LlamaForCausalLM
 
 from ptune.backbone import locate
 from ptune.backbone.classifier import body_identity, load_classifier, load_sequence_codec
+from ptune.codecs.labels import Labels
+from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone
-from ptune.tasks.classification.labels import Labels
-
-from .gguf_file import write
 
 TEXT, TAGS = Labels(("a", "b", "c"), "single"), Labels(("O", "B-X"), "tags")
 HEADS = {

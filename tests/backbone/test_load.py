@@ -6,19 +6,18 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
+from support import tiny_models
+from support.gguf_file import write
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ptune.backbone.load import load, load_codec
 from ptune.backbone.locate import locate
 from ptune.backbone.tokenizer import transformers_tokenizer
+from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
 from ptune.planning.files import describe
-from ptune.recipe import Backbone
-
-from .gguf_file import write
 
 MESSAGES = [
     {"role": "user", "content": "Define: Apologize"},

@@ -6,16 +6,16 @@ import itertools
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny_models
 from tokenizers import Tokenizer
 
 from ptune.backbone.load import load
 from ptune.backbone.new_tokens import add_tokens, enlarge
+from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
-from ptune.recipe import Backbone
 
 NEW = ("<ask>", "<ask>!", "<say>")
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 
 from ptune.backbone import precision
 from ptune.backbone.load import resolve_dtype, training_dtype
-from ptune.recipe import Backbone
+from ptune.config.recipe import Backbone
 
 CPU = torch.device("cpu")
 

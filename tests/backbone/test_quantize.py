@@ -10,17 +10,17 @@ from typing import Any
 
 import bitsandbytes as bnb
 import pytest
-import tiny_models
 import torch
 import torch.nn.functional as F
+from support import tiny_models
 from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.load import load
 from ptune.backbone.quantize import dequantize, quantize
+from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
-from ptune.recipe import Backbone
 
 KINDS = ["nf4", "int8"]
 IDS = torch.arange(5, 45)[None]
@@ -132,7 +132,7 @@ def test_the_hash_is_the_same_in_every_process(tmp_path: Path, kind: str) -> Non
     here = load(Backbone(model=str(folder), quantize=kind)).identity  # type: ignore[arg-type]
     assert load(Backbone(model=str(folder), quantize=kind), dequantized=True).identity == here  # type: ignore[arg-type]
     code = (
-        "from ptune.backbone.load import load; from ptune.recipe import Backbone;"
+        "from ptune.backbone.load import load; from ptune.config.recipe import Backbone;"
         f"print(load(Backbone(model={str(folder)!r}, quantize={kind!r})).identity.hash)"
     )
     there = subprocess.run(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tasks import ROWS, recipe_of, table
-from ptune.recipe import Recipe
+from ptune.config.recipe import Recipe
 
 
 @pytest.mark.parametrize("name", ROWS)

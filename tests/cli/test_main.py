@@ -76,7 +76,7 @@ def test_dry_run_prints_the_resolved_recipe(tmp_path: Path) -> None:
 
 def test_a_broken_recipe_file_is_one_message(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
-    path.write_text("from ptune.recipe import Recipe, Train\nrecipe = Recipe(train=Train(lr=-1))\n")
+    path.write_text("from ptune.config.recipe import Recipe, Train\nrecipe = Recipe(train=Train(lr=-1))\n")
     done = ptune("train", str(path))
     assert done.returncode == 2
     assert "greater than 0" in done.stderr

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import timm
-import tiny_images
 import transformers
 from PIL import Image
+from support import tiny_images
 
 from ptune.backbone.image_processor import of_processor, of_timm
 from ptune.codecs.image import Preprocessing, open_codec, open_image, save_codec

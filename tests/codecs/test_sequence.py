@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_models
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support import tiny_models
 from tokenizers import Tokenizer, models
 
 from ptune.codecs import words

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_models import tokenizer
+from support.tiny_models import tokenizer
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.chat import Chat
+from ptune.config.recipe import Data
 from ptune.data import dataset
-from ptune.recipe import Data
-from ptune.tasks.chat.spec import Chat
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_models import CHATML, tokenizer
+from support.tiny_models import CHATML, tokenizer
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.chat import Chat
+from ptune.config.recipe import Data
 from ptune.data import cache, dataset
 from ptune.errors import DataError
-from ptune.recipe import Data
-from ptune.tasks.chat.spec import Chat
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.chat import Chat
+from ptune.config.recipe import Data
 from ptune.data import dataset
 from ptune.data.overlong import fit
 from ptune.errors import DataError
-from ptune.recipe import Data
-from ptune.tasks.chat.spec import Chat
 
 from .conftest import load, row, text, write
 

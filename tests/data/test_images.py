@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_images
 from PIL import Image
+from support import tiny_images
 
+from ptune.codecs.labels import Labels
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Data
 from ptune.data.images import labels_of, open_images, read_images
 from ptune.errors import DataError, PtuneError
-from ptune.recipe import Data
 from ptune.tasks.classification.image_data import load_images
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.spec import ImageClassification
 
 TASK = ImageClassification()
 NAMES = Labels(tiny_images.LABELS, "single")

@@ -10,10 +10,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from ptune.config.recipe import Data, Recipe
+from ptune.config.recommendation import Recommendation
 from ptune.data.interactions import read_interactions
 from ptune.errors import DataError
-from ptune.recipe import Data, Recipe
-from ptune.tasks.recommendation.spec import Recommendation
 
 HAD = [("ann", item) for item in "abcde"] + [("bob", item) for item in "bc"] + [("cid", "a")]
 

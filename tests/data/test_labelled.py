@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from ptune.codecs.labels import Labels
+from ptune.config.classification import TextClassification, TokenClassification
+from ptune.config.recipe import Data
 from ptune.data.label_splits import LabelSplits, read_splits
 from ptune.data.labelled import TextTask, read_labelled
 from ptune.errors import DataError
-from ptune.recipe import Data
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.spec import TextClassification, TokenClassification
 
 GOOD = "text,label\nso fine,good\nso sad,bad\nso so,good\nso what,bad\n"
 CONLL = """-DOCSTART- -X- O O

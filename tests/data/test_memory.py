@@ -17,11 +17,11 @@ from pyarrow import parquet
 _LOADS = """
 import resource, sys
 from pathlib import Path
-from tiny_models import tokenizer
+from support.tiny_models import tokenizer
 from ptune.codecs.chat import ChatCodec
 from ptune.data import dataset
-from ptune.recipe import Data
-from ptune.tasks.chat.spec import Chat
+from ptune.config.recipe import Data
+from ptune.config.chat import Chat
 import pyarrow.parquet
 tiny = tokenizer()
 codec = ChatCodec(tiny.backend_tokenizer, tiny.chat_template, tiny.special_tokens_map, (), None)

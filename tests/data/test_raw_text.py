@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ptune.config.chat import Chat
 from ptune.errors import DataError
-from ptune.tasks.chat.spec import Chat
 
 from .conftest import load, row, text, write
 

@@ -11,10 +11,10 @@ import pytest
 from data.conftest import codec, load
 from pyarrow import parquet
 
+from ptune.config.chat import Chat
+from ptune.config.translation import Translation
 from ptune.errors import DataError
-from ptune.tasks.chat.spec import Chat
 from ptune.tasks.chat.train import codec_for
-from ptune.tasks.translation.spec import Translation
 
 __all__ = ["codec"]
 PAIRS = [

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
+from support import tiny_models
 
 from ptune.cli import main
+from ptune.config.classification import TextClassification, TokenClassification
+from ptune.config.recipe import Backbone, Data, Recipe
 from ptune.doctor.classification import SET_RULES, examine_labelled
 from ptune.doctor.finding import Finding
-from ptune.recipe import Backbone, Data, Recipe
-from ptune.tasks.classification.spec import TextClassification, TokenClassification
 
 
 @pytest.fixture(scope="module")

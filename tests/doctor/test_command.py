@@ -9,22 +9,22 @@ import re
 from pathlib import Path
 
 import pytest
-import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from support import tiny_models
 
 from ptune.backbone.load import load, load_codec
 from ptune.cli import main
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.chat import Chat
+from ptune.config.recipe import Backbone, Data
 from ptune.doctor.doctor import Doctor, judge
 from ptune.doctor.examination import examine
 from ptune.doctor.finding import Finding, Place
 from ptune.doctor.histogram import bins, drawn, percentile
 from ptune.doctor.show import show, stretches
 from ptune.errors import DataError
-from ptune.recipe import Backbone, Data
-from ptune.tasks.chat.spec import Chat
 
 DEFECTS = Path(__file__).parent / "defects"
 _TINY = tiny_models.tokenizer()
@@ -38,7 +38,7 @@ def recipe(tmp_path_factory) -> str:
     model = tiny_models.build(folder / "llama", "llama")
     path = folder / "tiny.py"
     path.write_text(
-        "from ptune.recipe import Backbone, Recipe\n"
+        "from ptune.config.recipe import Backbone, Recipe\n"
         f"recipe = Recipe(name='tiny', backbone=Backbone(model={str(model)!r}))\n"
     )
     return str(path)

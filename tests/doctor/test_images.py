@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_images
 from PIL import Image
+from support import tiny_images
 
 from ptune.cli import guarded
 from ptune.codecs.image import Preprocessing
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.data.image_look import look_at_file
 from ptune.doctor.finding import Finding
 from ptune.doctor.images import SET_RULES, SOURCE_RULES, ImageExamination, examine_images
@@ -20,8 +22,6 @@ from ptune.doctor.show_images import document
 from ptune.errors import DataError
 from ptune.fine_tune import train
 from ptune.formats.whole_write import read_json
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.classification.spec import ImageClassification
 
 MODEL = Preprocessing(size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 CAT, DOG, EEL = tiny_images.LABELS

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import recommendation_runs
-from retrieval_runs import write
+from support import recommendation_runs
+from support.retrieval_runs import write
 
 from ptune.backbone.classifier import load_sequence_codec
 from ptune.cli import main

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retrieval_runs import kit, pairs, recipe, write
+from support.retrieval_runs import kit, pairs, recipe, write
 
 from ptune.cli import main
+from ptune.config.recipe import Recipe
+from ptune.config.retrieval import Embedding, Reranking
 from ptune.errors import DataError
 from ptune.fine_tune import train
-from ptune.recipe import Recipe
-from ptune.tasks.retrieval.spec import Embedding, Reranking
 
 PLAIN = {"anchor": "a king", "positive": "a crown"}
 DEFECTS: dict[str, tuple[str, list[dict[str, Any]]]] = {

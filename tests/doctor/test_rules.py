@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tiny_models import tokenizer
+from support.tiny_models import tokenizer
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.chat import Chat
+from ptune.config.recipe import Data
 from ptune.doctor.doctor import RULES
 from ptune.doctor.examination import Examination, examine
-from ptune.recipe import Data
-from ptune.tasks.chat.spec import Chat
 
 DEFECTS = Path(__file__).parent / "defects"
 SAMPLES = ("sample:devils_dictionary.train", "sample:devils_dictionary.test")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import tokenizer
+from support.tiny_models import tokenizer
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.chat import Chat
 from ptune.data.conversations import Completion, Conversation, Document
 from ptune.data.problems import Problems
 from ptune.data.source import Sample
 from ptune.doctor.doctor import Doctor
-from ptune.tasks.chat.spec import Chat
 
 _TINY = tokenizer()
 CODEC = ChatCodec(_TINY.backend_tokenizer, _TINY.chat_template, _TINY.special_tokens_map, (), None)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from doctor.test_rules import codec
 
+from ptune.config.recipe import Data
+from ptune.config.translation import Translation
 from ptune.doctor.doctor import Doctor
 from ptune.doctor.examination import Examination, examine
 from ptune.doctor.translation import RULES, wrong_language
-from ptune.recipe import Data
-from ptune.tasks.translation.spec import Translation
 
 DEFECTS = Path(__file__).parent / "defects" / "translation"
 TASK = Translation(source="en", target="es", source_language="en", target_language="es", max_length=400)

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny_models
+from support import tiny_models
 
+from ptune.config.recipe import Backbone, Data, Evaluate, Recipe, Train
 from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Evaluate, Recipe, Train
 
 
 @pytest.fixture(scope="session")

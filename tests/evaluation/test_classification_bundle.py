@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import classified
 import pytest
+from support import classified
 
 from ptune.cli import main
 from ptune.errors import FormatError, UsageError

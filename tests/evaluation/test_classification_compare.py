@@ -6,13 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
-import classified
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
+from support import classified
 
 from ptune.cli import main
+from ptune.config.recipe import Train
 from ptune.errors import FormatError, UsageError
 from ptune.evaluation.classification.evaluate import evaluate_run
 from ptune.evaluation.compare import compare
@@ -20,7 +21,6 @@ from ptune.evaluation.evaluate import evaluate
 from ptune.evaluation.paired import differences, mcnemar
 from ptune.formats.run import Run
 from ptune.methods.full import Full
-from ptune.recipe import Train
 
 
 @pytest.fixture(scope="module")

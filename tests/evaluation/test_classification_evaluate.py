@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import classified
 import numpy as np
 import pytest
 import torch
@@ -15,22 +14,23 @@ from huggingface_hub import ModelCard
 from peft import AutoPeftModelForSequenceClassification
 from seqeval.metrics import f1_score
 from sklearn.metrics import accuracy_score
+from support import classified
 from transformers import AutoTokenizer
 
 from ptune.cli import main
+from ptune.codecs.labels import Labels
+from ptune.config.recipe import Recipe
 from ptune.data.images import ImageRef
 from ptune.data.labelled import LabelledRow
 from ptune.errors import DataError, FormatError, PtuneError, UsageError
 from ptune.evaluation.classification import baselines
 from ptune.evaluation.classification.agreement import agreement
 from ptune.evaluation.classification.evaluate import evaluate_run
-from ptune.evaluation.classification.held import of_run
+from ptune.evaluation.classification.held_out import of_run
 from ptune.evaluation.classification.outcome import Outcome
 from ptune.evaluation.classification.slices import slices
 from ptune.evaluation.require import parsed, refuse_failed
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
-from ptune.tasks.classification.labels import Labels
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from scipy import stats
 from seqeval import metrics as seq
 from sklearn import metrics as sk
 
+from ptune.codecs.labels import Labels
 from ptune.data.labelled import LabelledRow
 from ptune.evaluation.classification import bootstrap, multi, regression, single, tags, weighted
 from ptune.evaluation.classification.calibration import reliability
 from ptune.evaluation.classification.mistakes import worst
 from ptune.evaluation.classification.outcome import Outcome
-from ptune.tasks.classification.labels import Labels
 
 NAMES = ("cat", "dog", "eel")
 

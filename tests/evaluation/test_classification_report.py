@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_outline import Outline
 from PIL import Image
+from support.page_outline import Outline
 
+from ptune.codecs.labels import Labels
 from ptune.data.images import ImageRef
 from ptune.data.labelled import LabelledRow
 from ptune.evaluation.classification.evaluation import figures
 from ptune.evaluation.classification.gallery import gallery
-from ptune.evaluation.classification.held import Held
+from ptune.evaluation.classification.held_out import Held
 from ptune.evaluation.classification.outcome import Outcome
 from ptune.evaluation.classification.report import report
 from ptune.evaluation.require import parsed
-from ptune.tasks.classification.labels import Labels
 
 NASTY = "<script>alert('&')</script> https://example.org/x"
 CHROMIUM = shutil.which("chromium")

@@ -7,13 +7,14 @@ import math
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 import yaml
 from peft import PeftModel
+from support import tiny_models
 from transformers import AutoModelForCausalLM
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.recipe import Recipe
 from ptune.data.conversations import Completion, Conversation
 from ptune.errors import BackboneError, DataError, FormatError
 from ptune.evaluation.answers import answers
@@ -23,7 +24,6 @@ from ptune.evaluation.in_context import after, in_context, shots
 from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.full import Full
-from ptune.recipe import Recipe
 
 
 def base_of(run: Run) -> torch.nn.Module:

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny_models
+from support import tiny_models
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.recipe import Data, Recipe
 from ptune.data import dataset
 from ptune.evaluation.evaluate import evaluate
 from ptune.fine_tune import train
 from ptune.formats.run import Run
-from ptune.recipe import Data, Recipe
 from ptune.training.order import Mixture, Order
 
 

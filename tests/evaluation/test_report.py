@@ -8,13 +8,13 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from page_outline import Outline
+from support.page_outline import Outline
 
+from ptune.config.recipe import Recipe
 from ptune.evaluation.curve import HEIGHT, WIDTH, Series, chart, ticks
 from ptune.evaluation.report import report
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
-from ptune.training.journal import read
+from ptune.training.metrics_log import read
 
 NASTY = "<script>alert('&')</script>"
 EVALUATION = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from retrieval_runs import bundle, embedding_run, kit, reranking_run
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, top_k_accuracy_score
+from support.retrieval_runs import bundle, embedding_run, kit, reranking_run
 
 from ptune.cli import main
 from ptune.errors import UsageError

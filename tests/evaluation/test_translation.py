@@ -13,9 +13,10 @@ import pytest
 import sacrebleu
 from sacrebleu.metrics import CHRF
 from sacrebleu.significance import PairedTest
-from translation_runs import NAME, bundle, kit, merged, run
+from support.translation_runs import NAME, bundle, kit, merged, run
 
 from ptune.cli import main
+from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, UsageError
 from ptune.evaluation.answers import answers
 from ptune.evaluation.compare import compare
@@ -25,7 +26,6 @@ from ptune.evaluation.require import parsed
 from ptune.evaluation.translation.evaluate import evaluate_run
 from ptune.evaluation.translation.figures import COPY
 from ptune.evaluation.translation.scores import gain, measure, of_rows, statistic
-from ptune.recipe import Recipe
 
 GOLD = [f"El archivo número {n} está abierto en la ventana {n * 7 % 5}." for n in range(60)]
 GOOD = [text.replace("abierto", "abierta") if n % 3 else text for n, text in enumerate(GOLD)]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundles import peft_folder, tiny_bundle, with_peft
-from tiny_models import VOCAB, build
+from support.bundles import peft_folder, tiny_bundle, with_peft
+from support.tiny_models import VOCAB, build
 
-from ptune.engine.adapter_folder import install
-from ptune.engine.engine import Engine
+from ptune.engine.adapters.folder import install
+from ptune.engine.decoder.engine import Engine
 from ptune.errors import AdapterError
 from ptune.formats.bundle import Bundle
 from ptune.parity import log_softmax

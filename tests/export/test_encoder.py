@@ -9,7 +9,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from encoder_bundles import CONTEXT, FAMILIES, NAMES, SENTIMENT, VOCABULARY, build_encoder, plain, tiny
+from support.encoder_bundles import (
+    CONTEXT,
+    FAMILIES,
+    NAMES,
+    SENTIMENT,
+    VOCABULARY,
+    build_encoder,
+    plain,
+    tiny,
+)
 
 from ptune.export.encoder import takes_type_ids
 from ptune.export.encoder_parts import save_head, trace_body
@@ -50,7 +59,7 @@ def test_a_body_and_its_head(family: str, tmp_path: Path) -> None:
             feeds = {
                 "input_ids": ids.numpy(),
                 "lengths": lengths.numpy(),
-                "choice": np.ones((batch, rank), "f"),
+                "lora_mask": np.ones((batch, rank), "f"),
             }
             if signature.type_ids:
                 feeds["token_type_ids"] = np.zeros((batch, seq), np.int64)
@@ -78,7 +87,7 @@ def test_a_row_does_not_see_its_padding() -> None:
     bundle = tiny().bundle
     body = onnxruntime.InferenceSession(bundle.graph_path())
     feeds = {name: np.zeros((1, 8), np.int64) for name in ("input_ids", "token_type_ids")}
-    feeds |= {"lengths": np.array([5]), "choice": np.zeros((1, 0), "f")}
+    feeds |= {"lengths": np.array([5]), "lora_mask": np.zeros((1, 0), "f")}
     for socket in bundle.encoder.sockets:
         feeds[f"{socket.name}.A"] = np.zeros((socket.in_features, 0), "f")
         feeds[f"{socket.name}.B"] = np.zeros((0, socket.out_features), "f")

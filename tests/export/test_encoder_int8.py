@@ -10,13 +10,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from encoder_bundles import TinyEncoder, plain, tiny
+from support.encoder_bundles import TinyEncoder, plain, tiny
 from torch import nn
 
 from ptune.errors import BackboneError
 from ptune.export.encoder_int8 import write_int8
 from ptune.export.rounding import column_scales, rounded_columns
-from ptune.tasks.classification.facts import Facts
+from ptune.tasks.encoder.facts import Facts
 from ptune.verify.encoder_graph import PlainEncoder, random_factors
 from ptune.verify.encoder_prove import plugged
 
@@ -71,7 +71,7 @@ def test_a_neighbour_changes_nothing(graph: Path) -> None:
     for name, (a, b) in factors.items():
         feeds |= {f"{name}.A": a, f"{name}.B": b}
     quiet, loud = (np.array([[0, 0], [loud, loud]], np.float32) for loud in (0, 1))
-    first, second = (session.run(None, {**feeds, "input_ids": ids, "choice": c})[0] for c in (quiet, loud))
+    first, second = (session.run(None, {**feeds, "input_ids": ids, "lora_mask": c})[0] for c in (quiet, loud))
     np.testing.assert_array_equal(first[0], second[0])
     assert np.abs(first[1] - second[1]).max() > 0.1
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundles import peft_folder, tiny_bundle, with_peft
-from tiny_models import FAMILIES, MIXTURES, VOCAB
+from support.bundles import peft_folder, tiny_bundle, with_peft
+from support.tiny_models import FAMILIES, MIXTURES, VOCAB
 
-from ptune.engine.adapter_folder import install
-from ptune.engine.engine import Engine
+from ptune.engine.adapters.folder import install
+from ptune.engine.decoder.engine import Engine
 from ptune.formats.bundle import BASE
 from ptune.parity import log_softmax
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir
 import pytest
-import tiny_models
-from tiny_models import VOCAB
+from support import tiny_models
+from support.tiny_models import VOCAB
 
 from ptune.export.fuse import fuse
 from ptune.export.trace import trace

@@ -10,24 +10,24 @@ import onnx_ir
 import onnxruntime
 import pytest
 import torch
-from bundles import peft_folder, with_peft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tiny_models import VOCAB, build, in_four_bits
+from support.bundles import peft_folder, with_peft
+from support.tiny_models import VOCAB, build, in_four_bits
 
 from ptune.backbone.load import load
-from ptune.engine.adapter_folder import install
-from ptune.engine.engine import Engine
+from ptune.config.recipe import Backbone
+from ptune.engine.adapters.folder import install
+from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError
 from ptune.export.blocks import BLOCK, blocks_of, bytes_of
+from ptune.export.graph_variants import write_lighter
 from ptune.export.int4 import write_int4
-from ptune.export.lighter import write_lighter
 from ptune.export.weights import ModelWeights
 from ptune.export.write import INT4, hashes, write_bundle
 from ptune.formats.bundle import BASE, FLOAT, Bundle, Graph
 from ptune.parity import compare, log_softmax
-from ptune.recipe import Backbone
 
 OUT, HEAD = 20, 24
 WIDTHS = (96, 1100)  # the second is no multiple of 32

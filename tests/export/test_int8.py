@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir
 import onnxruntime
 import pytest
-from bundles import tiny_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from support.bundles import tiny_bundle
 
 from ptune.errors import BackboneError
 from ptune.export.int8 import write_int8

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundles import peft_folder, with_peft
 from peft import PeftModel
-from tiny_models import VOCAB, build
+from support.bundles import peft_folder, with_peft
+from support.tiny_models import VOCAB, build
 
 from ptune.backbone.load import load
+from ptune.config.recipe import Backbone
 from ptune.export.merge import merged
 from ptune.parity import log_softmax
-from ptune.recipe import Backbone
 
 IDS = torch.from_numpy(np.random.default_rng(2).integers(5, VOCAB, (1, 24)))
 

@@ -10,17 +10,17 @@ import onnx_ir
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-from bundles import peft_folder
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import build
+from support.bundles import peft_folder
+from support.tiny_models import build
 
 from ptune import publish
-from ptune.engine.engine import Engine
+from ptune.config.recipe import Backbone
+from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError
 from ptune.export.nf4 import BLOCK, CODE, blocks_of
 from ptune.formats.bundle import Bundle
-from ptune.recipe import Backbone
 
 BOTH = ("fp32", "nf4")
 

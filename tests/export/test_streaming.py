@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from bundles import tiny_bundle
 from safetensors.torch import save_file
-from tiny_models import build
+from support.bundles import tiny_bundle
+from support.tiny_models import build
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from ptune.errors import BackboneError

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import tiny_images
 import torch
 from peft import PeftModel
+from support import tiny_images
 from torch import nn
 
 from ptune.backbone.image_model import LoadedImageModel, load_image_model
+from ptune.config.recipe import Backbone
 from ptune.export.trace import Traced
 from ptune.export.vision import hidden_of, trace_vision
 from ptune.export.vision_head import save_image_head
 from ptune.export.weights import save
 from ptune.formats.signature import Socket
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone
 
 FAMILIES = (*tiny_images.FAMILIES, "timm")
 LIMIT = 1e-4
@@ -82,7 +82,7 @@ def test_body_and_head_compute_what_peft_does_row_by_row(exported: Any) -> None:
     body, head = session(folder / "model.onnx"), session(folder / "head.onnx")
     inputs, choice = pixels(5), np.zeros((5, 6), np.float32)
     choice[:3, :4] = 1  # the first three rows use the adapter, whose rank is 4 of 6
-    feeds = {"pixel_values": inputs.numpy(), "choice": choice, **factors(adapted, traced, 6)}
+    feeds = {"pixel_values": inputs.numpy(), "lora_mask": choice, **factors(adapted, traced, 6)}
     hidden = body.run(["hidden"], feeds)[0]
     logits = head.run(["logits"], {"hidden": hidden})[0]
     expected = adapted(pixel_values=inputs).logits.numpy()
@@ -99,7 +99,7 @@ def test_body_and_head_compute_what_peft_does_row_by_row(exported: Any) -> None:
 def test_a_rank_of_0_is_the_bare_base(exported: Any, count: int) -> None:
     _, _, adapted, traced, folder = exported
     inputs = pixels(count)
-    feeds = {"pixel_values": inputs.numpy(), "choice": np.zeros((count, 0), np.float32)}
+    feeds = {"pixel_values": inputs.numpy(), "lora_mask": np.zeros((count, 0), np.float32)}
     hidden = session(folder / "model.onnx").run(["hidden"], {**feeds, **factors(adapted, traced, 0)})[0]
     with adapted.disable_adapter():
         expected = hidden_of(adapted.get_base_model().base_model, inputs).numpy()
@@ -135,6 +135,6 @@ def test_a_body_without_sockets(exported: Any) -> None:
     assert traced.signature.sockets == ()
     save(traced, folder / "bare" / "model.onnx")
     bare = session(folder / "bare" / "model.onnx")
-    feeds = {"pixel_values": inputs.numpy(), "choice": np.zeros((2, 0), np.float32)}
+    feeds = {"pixel_values": inputs.numpy(), "lora_mask": np.zeros((2, 0), np.float32)}
     assert {one.name for one in bare.get_inputs()} == feeds.keys()
     assert np.abs(bare.run(["hidden"], feeds)[0] - expected).max() < LIMIT

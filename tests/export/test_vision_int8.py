@@ -10,14 +10,15 @@ import numpy as np
 import onnx_ir
 import onnxruntime
 import pytest
-import tiny_images
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from support import tiny_images
 from torch import nn
 
 from ptune.backbone.image_model import load_image_model
+from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
 from ptune.export.vision import hidden_of, trace_vision
 from ptune.export.vision_harm import most_harmed
@@ -32,7 +33,6 @@ from ptune.export.vision_int8 import (
 from ptune.export.vision_ranges import Range, narrowed, ranges
 from ptune.export.vision_shift import shifts
 from ptune.export.weights import save
-from ptune.recipe import Backbone
 
 SIZE = (tiny_images.SIZE, tiny_images.SIZE)
 FAMILIES = (*tiny_images.FAMILIES, "timm")
@@ -48,7 +48,7 @@ def run(path: Path, images: np.ndarray) -> np.ndarray:
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return session.run(
-        ["hidden"], {"pixel_values": images, "choice": np.zeros((len(images), 0), np.float32)}
+        ["hidden"], {"pixel_values": images, "lora_mask": np.zeros((len(images), 0), np.float32)}
     )[0]
 
 

@@ -6,8 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.recipe import Recipe
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
 from ptune.tasks.chat.infer import load
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

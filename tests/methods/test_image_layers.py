@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_images
 import torch
 from peft import PeftModel
+from support import tiny_images
 from torch import nn
 from transformers import PreTrainedModel, TimmWrapperConfig, TimmWrapperForImageClassification
 
 from ptune.backbone.image_model import LoadedImageModel, load_image_model
+from ptune.config.recipe import Backbone
 from ptune.errors import RecipeError
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone
 
 FAMILIES = (*tiny_images.FAMILIES, "timm")
 

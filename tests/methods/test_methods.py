@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-import tiny_models
 import torch
 import transformers
+from support import tiny_models
 from torch import nn
 
+from ptune.config.recipe import METHODS
 from ptune.errors import RecipeError
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.recipe import METHODS
 
 
 def trained(model: nn.Module) -> set[str]:

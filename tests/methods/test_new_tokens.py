@@ -7,17 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from support import tiny_models
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ptune import publish
 from ptune.backbone.load import load
 from ptune.codecs.chat import ChatCodec
-from ptune.engine.adapters import load_adapter
+from ptune.config.recipe import Backbone, Data, Evaluate, Recipe, Train
+from ptune.engine.adapters.lora import load_adapter
 from ptune.errors import AdapterError, RecipeError, UsageError
 from ptune.evaluation.evaluate import evaluate
 from ptune.export.merge import merged
@@ -27,7 +28,6 @@ from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Evaluate, Recipe, Train
 from ptune.tasks.chat import infer
 from ptune.training.preparation import applied
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
+from support import tiny_models
 
+from ptune.config.chat import Chat
+from ptune.config.recipe import Backbone, Plan, Recipe, Train
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Plan, Recipe, Train
-from ptune.tasks.chat.spec import Chat
 
 Make = Callable[..., Recipe]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from transformers import LlamaConfig
 
+from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.lora import Lora
 from ptune.planning import cards
-from ptune.recipe import Backbone, Recipe, Train
 
 CONFIG = LlamaConfig(
     num_hidden_layers=6, hidden_size=64, intermediate_size=128, num_attention_heads=4, vocab_size=500

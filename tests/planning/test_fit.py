@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ptune.config.recipe import Plan
 from ptune.errors import RecipeError
 from ptune.planning import fit_into, planned, predict, refuse
-from ptune.recipe import Plan
 
 from .conftest import Make
 

@@ -8,13 +8,14 @@ from array import array
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
-from tiny_models import FAMILIES
+from support import tiny_models
+from support.tiny_models import FAMILIES
 from torch import nn
 
 from ptune.backbone.load import load
 from ptune.backbone.quantize import Nf4Linear
+from ptune.config.recipe import Recipe, Train
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.planning import heap_replay, predict
@@ -23,7 +24,6 @@ from ptune.planning.prediction import largest
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Part, Work, follow
 from ptune.planning.storage import GIVEN_BACK, StorageTracker
-from ptune.recipe import Recipe, Train
 from ptune.tasks.chat.train import ChatObjective
 from ptune.training.head import plain_head
 from ptune.training.packing import Batch

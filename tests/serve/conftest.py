@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
+from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 
 from ptune_serve.app import create_app
 from ptune_serve.service import Service, Settings

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from living_adapters import Living, completed, living, token_ids, upload
+from support.living_adapters import Living, completed, living, token_ids, upload
 
 import ptune
 from ptune.errors import RequestError

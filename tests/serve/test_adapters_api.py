@@ -13,8 +13,8 @@ import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from living_adapters import Living, completed, living, token_ids, upload
 from safetensors.numpy import load_file, save_file
+from support.living_adapters import Living, completed, living, token_ids, upload
 
 import ptune
 from ptune.formats.bundle import Bundle
@@ -284,7 +284,7 @@ def test_a_page_of_another_site_cannot_add_one(server: Server) -> None:
 
 
 def test_what_was_added_to_the_bundle_since_is_served_when_asked(server: Server) -> None:
-    from ptune.engine.adapter_folder import install, remove
+    from ptune.engine.adapters.folder import install, remove
 
     install(Bundle.open(server.there.folder), server.there.folders["other"], "added")
     assert server.http.post("/v1/adapters", json={"name": "added"}).json()["name"] == "added"
@@ -297,7 +297,7 @@ def test_what_was_added_to_the_bundle_since_is_served_when_asked(server: Server)
 
 
 def test_golden_vectors_go_with_their_adapter(server: Server, tmp_path: Path) -> None:
-    from ptune.engine.adapter_folder import remove
+    from ptune.engine.adapters.folder import remove
 
     bundle = Bundle.open(shutil.copytree(server.there.folder, tmp_path / "bundle"))
     path = bundle.golden_path

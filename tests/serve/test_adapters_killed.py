@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import httpx
-from living_adapters import Process, completed, living, token_ids, upload
+from support.living_adapters import Process, completed, living, token_ids, upload
 
 from ptune.formats.bundle import Bundle
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_chat_model import serving
-from living_adapters import PROMPT, Living, completed, living, token_ids, upload
+from support.fake_chat_model import serving
+from support.living_adapters import PROMPT, Living, completed, living, token_ids, upload
 
 import ptune
-from ptune.engine.adapters import factor_bytes
+from ptune.engine.adapters.lora import factor_bytes
 from ptune.tasks.chat.infer import ChatModel
 from ptune_serve import adapter_trial
 from ptune_serve.app import create_app

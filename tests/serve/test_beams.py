@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from serve_streams import chunks_of, whole_of
+from support.serve_streams import chunks_of, whole_of
 
-from ptune.engine.request import Beams
+from ptune.engine.decoder.request import Beams
 
 
 def test_the_fields_reach_the_engine(served: Any) -> None:

@@ -9,8 +9,8 @@ import time
 
 import httpx
 import pytest
-from fake_chat_model import wait_until
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from support.fake_chat_model import wait_until
 
 
 def events(response: httpx.Response) -> list[dict]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
-from serve_streams import chunks_of, whole_of
+from support.serve_streams import chunks_of, whole_of
 
 
 def test_a_chat_with_several_choices(served: Any) -> None:

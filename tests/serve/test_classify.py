@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from fake_chat_model import wait_until
-from fake_encoder_model import TEXTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
-from served_encoder import Encoder, as_new, encoder, part, png, refusal
+from support.fake_chat_model import wait_until
+from support.fake_encoder_model import TEXTS
+from support.served_encoder import Encoder, as_new, encoder, part, png, refusal
 
 from ptune.errors import RequestError
 from ptune_serve.auth import ApiKeys

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
-from fake_encoder_model import IMAGES
 from PIL import Image
-from served_encoder import Encoder, as_new, encoder, part, png, refusal
+from support.fake_encoder_model import IMAGES
+from support.served_encoder import Encoder, as_new, encoder, part, png, refusal
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_chat_model import ByteCodec, FakeChatModel
 from starlette.testclient import TestClient
+from support.fake_chat_model import ByteCodec, FakeChatModel
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from ptune.codecs.chat import ChatCodec
-from ptune.engine.request import Token
+from ptune.engine.decoder.request import Token
 from ptune.errors import FormatError
 from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.chat import infer

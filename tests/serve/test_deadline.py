@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import encoder_bundles
-import fake_chat_model
 import pytest
+from support import encoder_bundles, fake_chat_model
 
-from ptune.engine.request import NO_TOKEN, Request, Token
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.errors import UsageError
 from ptune_serve import lifecycle
 

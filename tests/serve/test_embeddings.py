@@ -10,11 +10,11 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from retrieval_runs import bundle, embedding_run
-from served_encoder import client_of
+from support.retrieval_runs import bundle, embedding_run
+from support.served_encoder import client_of
 
-from ptune.engine.encoder_batch import Item
-from ptune.tasks.classification.infer import EncoderModel, encode, load
+from ptune.engine.encoder.batch import Item
+from ptune.tasks.encoder.infer import EncoderModel, encode, load
 from ptune.tasks.retrieval.infer import embed
 from ptune.tasks.retrieval.torch_side import load_embeddings
 

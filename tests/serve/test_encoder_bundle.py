@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import encoder_bundles
 import httpx
 import numpy as np
 import pytest
-from encoder_bundles import NAMES, SENTIMENT, TEXTS
-from fake_chat_model import wait_until
+from support import encoder_bundles
+from support.encoder_bundles import NAMES, SENTIMENT, TEXTS
+from support.fake_chat_model import wait_until
 
 from ptune.codecs.words import split
 from ptune.errors import UsageError

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from living_adapters import PROMPT, Living, Process, completed, living, token_ids, upload
+from support.living_adapters import PROMPT, Living, Process, completed, living, token_ids, upload
 
 import ptune
-from ptune.engine.engine import Engine
-from ptune.engine.request import Request, Sampling
+from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.request import Request, Sampling
 from ptune_serve.app import create_app
 from ptune_serve.listen import listen
 

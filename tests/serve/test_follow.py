@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from bundles import with_peft
-from fake_chat_model import wait_until
-from living_adapters import Living, Process, living, token_ids
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import build, conversations, write_jsonl
+from support.bundles import with_peft
+from support.fake_chat_model import wait_until
+from support.living_adapters import Living, Process, living, token_ids
+from support.tiny_models import build, conversations, write_jsonl
 
 from ptune import publish
+from ptune.config.chat import Chat
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.errors import FormatError, UsageError
 from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
@@ -28,9 +30,7 @@ from ptune.formats.whole_write import read_json, write_json
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.publish.follow import best_step, check_followable, unpack
-from ptune.recipe import Backbone, Data, Recipe, Train
 from ptune.tasks.chat.infer import load
-from ptune.tasks.chat.spec import Chat
 from ptune_serve import follow as following_module
 from ptune_serve.adapter_store import AdapterStore
 from ptune_serve.follow import Follow, following

@@ -10,20 +10,20 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import tiny_images
-from fake_chat_model import serving
 from scipy.special import softmax
+from support import tiny_images
+from support.fake_chat_model import serving
 
 import ptune
 from ptune import publish
+from ptune.codecs.labels import Labels
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.data.images import read_images
 from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
 from ptune.tasks.classification.image_predictions import image_predictor
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.spec import ImageClassification
 from ptune_serve.app import create_encoder_app
 
 LABELS = Labels(tiny_images.LABELS, "single")

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_chat_model import FakeChatModel, FakeEngine
-from fake_encoder_model import FakeEncoderModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from support.fake_chat_model import FakeChatModel, FakeEngine
+from support.fake_encoder_model import FakeEncoderModel
 
 from ptune.errors import RequestError, UsageError
 from ptune.formats.bundle import Alias

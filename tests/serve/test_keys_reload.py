@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import fake_chat_model
 import httpx
 import pytest
-from fake_chat_model import wait_until
+from support import fake_chat_model
+from support.fake_chat_model import wait_until
 
 from ptune.errors import RequestError
 from ptune_serve import auth
@@ -91,7 +91,7 @@ def started(tmp_path):
     def start(*options: str) -> tuple[str, subprocess.Popen[str]]:
         ready = tmp_path / "ready"
         command = [sys.executable, fake_chat_model.__file__, "--ready-file", str(ready), *options]
-        environment = {**os.environ, "PYTHONPATH": str(Path(fake_chat_model.__file__).parent)}
+        environment = {**os.environ, "PYTHONPATH": str(Path(fake_chat_model.__file__).parents[1])}
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )

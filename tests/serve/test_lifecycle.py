@@ -11,10 +11,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import fake_chat_model
 import httpx
 import pytest
-from fake_chat_model import wait_until
+from support import fake_chat_model
+from support.fake_chat_model import wait_until
 
 from ptune.errors import PtuneError, UsageError
 from ptune.tasks.chat import infer

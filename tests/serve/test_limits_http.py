@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import httpx
 import openai
 import pytest
-from fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 from starlette.testclient import TestClient
+from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 
 from ptune_serve.app import create_app
 from ptune_serve.auth import ApiKeys

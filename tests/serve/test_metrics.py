@@ -9,13 +9,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_chat_model import FakeChatModel, serving
 from fastapi.testclient import TestClient
-from living_adapters import PROMPT, completed, living, token_ids
 from prometheus_client.parser import text_string_to_metric_families
+from support.fake_chat_model import FakeChatModel, serving
+from support.living_adapters import PROMPT, completed, living, token_ids
 
 import ptune
-from ptune.engine.pulse import Pulse, Tally
+from ptune.engine.metrics import EngineMetrics, Histogram
 from ptune_serve.adapter_labels import MOST, AdapterLabels
 from ptune_serve.app import create_app
 from ptune_serve.json_log import JsonLines
@@ -115,7 +115,7 @@ def test_refusals_are_counted_by_route(served) -> None:
 
 
 def test_a_tally_is_a_cumulative_histogram() -> None:
-    tally = Tally([1, 2.5])
+    tally = Histogram([1, 2.5])
     for value in (0.5, 1, 1.5, 2.5, 9):
         tally.add(value)
     assert tally.buckets() == [(1, 2), (2.5, 4), (float("inf"), 5)]
@@ -151,7 +151,7 @@ def test_removed_adapters_leave_the_exposition() -> None:
 
 
 def test_steps_that_fail_are_told_from_requests_that_do() -> None:
-    pulse = Pulse()
+    pulse = EngineMetrics()
     for number in range(3):
         assert not pulse.broken, number
         with pytest.raises(OSError), pulse.step(2):

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import schemathesis
-from fake_chat_model import ADAPTERS, CONTEXT, FakeChatModel, serving
 from hypothesis import HealthCheck, settings
 from schemathesis import Case
 from schemathesis.checks import not_a_server_error
@@ -18,6 +17,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from support.fake_chat_model import ADAPTERS, CONTEXT, FakeChatModel, serving
 
 from ptune_serve.app import create_app
 

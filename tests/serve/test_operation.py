@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from fake_chat_model import FakeChatModel, wait_until
 from openai.types import Model
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
+from support.fake_chat_model import FakeChatModel, wait_until
 
 from ptune.errors import RequestError, UsageError
 from ptune_serve.app import create_app

@@ -10,10 +10,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-import tiny_models
-from engine.tiny_bundle import make
 from fastapi.testclient import TestClient
 from openai.types.chat import ChatCompletion
+from support import tiny_models
+from support.tiny_bundle import make
 
 import ptune
 from ptune.codecs.chat import ChatCodec

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from recommendation_runs import NAME, TITLES, bundle, run
-from served_encoder import client_of
+from support.recommendation_runs import NAME, TITLES, bundle, run
+from support.served_encoder import client_of
 
-from ptune.tasks.classification.infer import EncoderModel, load
+from ptune.tasks.encoder.infer import EncoderModel, load
 from ptune.tasks.recommendation.index import ItemIndex
 from ptune.tasks.retrieval.torch_side import load_embeddings
 

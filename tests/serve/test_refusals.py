@@ -9,10 +9,10 @@ import socket
 from urllib.parse import urlsplit
 
 import pytest
-from fake_chat_model import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.fake_chat_model import wait_until
 
 from ptune.errors import RequestError
 from ptune_serve.errors import invalid

@@ -8,10 +8,10 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
-from retrieval_runs import bundle, embedding_run
-from served_encoder import client_of
+from support.retrieval_runs import bundle, embedding_run
+from support.served_encoder import client_of
 
-from ptune.tasks.classification.infer import EncoderModel, load
+from ptune.tasks.encoder.infer import EncoderModel, load
 from ptune.tasks.retrieval.infer import rerank
 from ptune.tasks.retrieval.torch_side import load_embeddings
 

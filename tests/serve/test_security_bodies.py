@@ -12,14 +12,14 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_chat_model import FakeChatModel
-from fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from living_adapters import living
 from PIL import Image
-from served_encoder import part
 from starlette.testclient import TestClient
+from support.fake_chat_model import FakeChatModel
+from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
+from support.living_adapters import living
+from support.served_encoder import part
 
 import ptune
 from ptune_serve.adapters import AddRequest, AliasRequest, LoadRequest, UnloadRequest

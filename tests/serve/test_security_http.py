@@ -10,8 +10,8 @@ import time
 import zlib
 
 import pytest
-from fake_chat_model import wait_until
-from raw_http import connected, cut_off, exchanged, posted, statuses, until_closed
+from support.fake_chat_model import wait_until
+from support.raw_http import connected, cut_off, exchanged, posted, statuses, until_closed
 
 from ptune_serve import body as reading
 from ptune_serve import protocol

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_chat_model import wait_until
 from fastapi.testclient import TestClient
-from seq2seq_bundles import ADAPTERS, CONTEXT, SOURCES, Made, generated, ids_of, make
-from seq2seq_models import tokenizer
+from support.fake_chat_model import wait_until
+from support.seq2seq_bundles import ADAPTERS, CONTEXT, SOURCES, Made, generated, ids_of, make
+from support.seq2seq_models import tokenizer
 
 import ptune
 from ptune.errors import UsageError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from soak_traffic import Expected, Traffic
-from soaking import Report, Sample, _judge, soak
+from support.soak_traffic import Expected, Traffic
+from support.soaking import Report, Sample, _judge, soak
 
 
 @pytest.mark.parametrize("seconds", [20, pytest.param(120, marks=pytest.mark.slow)])

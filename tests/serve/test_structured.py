@@ -10,7 +10,7 @@ import jsonschema
 import openai
 import pydantic
 import pytest
-from serve_streams import chunks_of, whole_of
+from support.serve_streams import chunks_of, whole_of
 
 SCHEMA = {
     "type": "object",

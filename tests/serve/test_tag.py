@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from fake_chat_model import serving
-from fake_encoder_model import TEXTS, FakeEncoderModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fake_chat_model import serving
+from support.fake_encoder_model import TEXTS, FakeEncoderModel
 
 from ptune_serve.app import create_encoder_app
 

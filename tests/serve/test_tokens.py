@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_chat_model import EOS, ByteCodec, FakeChatModel
 from starlette.testclient import TestClient
+from support.fake_chat_model import EOS, ByteCodec, FakeChatModel
 
 from ptune_serve.app import create_app
 

@@ -8,10 +8,10 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-from fake_chat_model import ByteCodec, FakeChatModel, wait_until
 from openai.types.chat import ChatCompletion
-from serve_streams import chunks_of, whole_of
 from starlette.testclient import TestClient
+from support.fake_chat_model import ByteCodec, FakeChatModel, wait_until
+from support.serve_streams import chunks_of, whole_of
 
 from ptune_serve.app import create_app
 

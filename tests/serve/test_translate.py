@@ -9,15 +9,15 @@ import httpx
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from support.translation_runs import NAME, bundle, kit, merged, run
 from transformers import GenerationConfig
-from translation_runs import NAME, bundle, kit, merged, run
 
 import ptune
+from ptune.config.recipe import Recipe
 from ptune.evaluation.answers import answers
 from ptune.evaluation.evaluate import models_of
 from ptune.evaluation.held_out import held_out
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
 from ptune.tasks.translation.infer import most_tokens
 from ptune.verify.server import serving
 from ptune_serve.app import create_app

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from subprocess import PIPE, Popen
 
 import pytest
-from browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
-from fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
+from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
+from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 
 from ptune_serve.app import create_app
 

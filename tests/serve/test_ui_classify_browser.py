@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from subprocess import PIPE, Popen
 
 import pytest
-from browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
-from fake_chat_model import FakeChatModel, serving, wait_until
-from fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 from PIL import Image
+from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
+from support.fake_chat_model import FakeChatModel, serving, wait_until
+from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 
 from ptune_serve.app import create_app, create_encoder_app
 

@@ -6,7 +6,7 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from fake_chat_model import wait_until
+from support.fake_chat_model import wait_until
 
 from ptune_serve.listen import listen, url_of
 from ptune_serve.ui_client import Answer, Client, Sampling, Served, ServerError

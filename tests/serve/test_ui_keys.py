@@ -10,8 +10,8 @@ from subprocess import PIPE, Popen
 
 import httpx
 import pytest
-from browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
-from fake_chat_model import FakeChatModel, serving
+from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
+from support.fake_chat_model import FakeChatModel, serving
 
 from ptune_serve.app import create_app
 from ptune_serve.auth import ApiKeys

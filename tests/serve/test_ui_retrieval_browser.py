@@ -9,11 +9,11 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
-from browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
-from fake_chat_model import serving, wait_until
-from recommendation_runs import NAME, TITLES, bundle
+from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
+from support.fake_chat_model import serving, wait_until
+from support.recommendation_runs import NAME, TITLES, bundle
 
-from ptune.tasks.classification.infer import load
+from ptune.tasks.encoder.infer import load
 from ptune.tasks.recommendation.infer import Question, Title, recommend
 from ptune.tasks.retrieval.infer import rerank
 from ptune_serve.app import create_encoder_app

@@ -9,9 +9,9 @@ from subprocess import PIPE, Popen
 
 import httpx
 import pytest
-from browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
-from fake_chat_model import wait_until
-from translation_runs import NAME, bundle, kit
+from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
+from support.fake_chat_model import wait_until
+from support.translation_runs import NAME, bundle, kit
 
 from ptune.verify.server import serving
 

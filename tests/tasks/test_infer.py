@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
-from engine.tiny_bundle import TinyBundle, make
 from hypothesis import given
 from hypothesis import strategies as st
+from support import tiny_models
+from support.tiny_bundle import TinyBundle, make
 
 import ptune
 from ptune.codecs.chat import ChatCodec
-from ptune.codecs.lark import Form
-from ptune.engine.request import NO_TOKEN, Token
+from ptune.codecs.structured_output import Form
+from ptune.engine.decoder.request import NO_TOKEN, Token
 from ptune.errors import FormatError, PtuneError, RequestError
 from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import sha256_of, write_json

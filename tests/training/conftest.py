@@ -13,12 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tiny_models
+from support import tiny_models
 
+from ptune.config.recipe import Backbone, Data, Evaluate, Recipe, Train
 from ptune.errors import PtuneError
 from ptune.fine_tune import train
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Evaluate, Recipe, Train
 
 TRAIN = {"epochs": 1.0, "lr": 5e-3, "batch_size": 4, "micro_batch_tokens": 128}
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ptune import fine_tune
+from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
 from ptune.fine_tune import train
-from ptune.recipe import Recipe
 from ptune.training import loop
 from ptune.training.diagnosis import Alive, Watch
 
@@ -213,7 +213,7 @@ def test_a_healthy_run_is_left_alone(make: Make, tmp_path: Path) -> None:
 
 
 def test_every_process_says_the_same(make: Make, farm: Any, tmp_path: Path) -> None:
-    from .forked import FSDP2
+    from support.forked import FSDP2
 
     recipe: Recipe = make(lr=1e30, max_grad_norm=0, warmup=0, backbone={"dtype": "float32"})
     answer = farm(recipe, tmp_path / "run", processes=2, environment=FSDP2)

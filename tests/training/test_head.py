@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import tiny_models
 import torch
 import torch.nn.functional as F
+from support import tiny_models
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

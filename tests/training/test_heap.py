@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import build
+from support.tiny_models import build
 
 from ptune.backbone.load import load
+from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Work, follow
 from ptune.planning.storage import GIVEN_BACK
-from ptune.recipe import Backbone, Recipe, Train
 from ptune.training import heap
 from ptune.training.preparation import applied
 from ptune.training.segments import segments

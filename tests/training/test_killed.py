@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forked import FSDP2
 
+from ptune.config.recipe import Recipe
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
-from ptune.recipe import Recipe
-from ptune.training.journal import read
+from ptune.training.metrics_log import read
 
 from .conftest import Make, fingerprint
-from .forked import FSDP2
 
 SIGKILL = -9
 Farm = Callable[..., Any]

@@ -15,7 +15,9 @@ from .conftest import Make
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "accelerate"
 FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-SCRIPT = "from ptune.recipe import Recipe\nfrom ptune.cli import run_recipe\nfrom pathlib import Path\n"
+SCRIPT = (
+    "from ptune.config.recipe import Recipe\nfrom ptune.cli import run_recipe\nfrom pathlib import Path\n"
+)
 
 
 def launch(name: str, script: Path, *options: str) -> subprocess.Popen[str]:

@@ -6,18 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
 from accelerate import Accelerator
+from support import tiny_models
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.recipe import Train
 from ptune.methods.lora import Lora
-from ptune.recipe import Train
 from ptune.tasks.chat.train import ChatObjective
 from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.head import plain_head
-from ptune.training.journal import Journal, read
 from ptune.training.loop import Job, fit, optimizer_step
+from ptune.training.metrics_log import Journal, read
 from ptune.training.preparation import optimizer_for
 from ptune.training.segments import packing
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptune.recipe import Train
+from ptune.config.recipe import Train
 from ptune.training.order import Mixture, Order
 
 WEIGHT = st.integers(0, 50).map(float) | st.floats(0, 1e3)

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.forked import FSDP2
 
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.errors import FormatError, RecipeError
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
 from ptune.training import distributed
 from ptune.training.distributed import check_launch
-from ptune.training.journal import read
+from ptune.training.metrics_log import read
 
 from .conftest import Make, fingerprint
-from .forked import FSDP2
 
 Farm = Callable[..., Any]
 MEASURED = ("loss", "grad_norm", "targets", "validation_loss", "validation_accuracy")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from ptune.codecs.chat import Example
-from ptune.recipe import Train
+from ptune.config.recipe import Train
 from ptune.training.order import Order, step_seed
 from ptune.training.packing import Share, bins, one_each, pack, targets
 from ptune.training.schedule import factor

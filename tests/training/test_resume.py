@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
+from support import tiny_models
 
+from ptune.config.recipe import Plan, Recipe
 from ptune.errors import BackboneError, DataError, FormatError, PtuneError, RecipeError
 from ptune.fine_tune import train
 from ptune.formats import whole_write
 from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
-from ptune.recipe import Plan, Recipe
 from ptune.tasks.chat import work
 from ptune.training.folder import locked
-from ptune.training.journal import Journal, read
+from ptune.training.metrics_log import Journal, read
 
 from .conftest import Make, fingerprint, refused
 

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from peft import PeftModel
 from safetensors.torch import load_file
+from support import tiny_models
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, PtuneError, RecipeError
 from ptune.evaluation.evaluate import evaluate
 from ptune.fine_tune import train
@@ -23,9 +24,8 @@ from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.recipe import Recipe
 from ptune.training import loop
-from ptune.training.journal import read
+from ptune.training.metrics_log import read
 from ptune.training.record import resume_command
 
 from .conftest import Make, fingerprint, refused

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ptune.config.chat import Chat
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.full import Full
-from ptune.recipe import Backbone, Recipe, Train
-from ptune.tasks.chat.spec import Chat
-from ptune.tasks.classification.spec import ImageClassification
-from ptune.training.savings import LEAST_ROW, SAVINGS, SHORTEST, Saving, as_planned, options
+from ptune.training.memory_remedies import LEAST_ROW, SAVINGS, SHORTEST, Saving, as_planned, options
 
 
 @pytest.mark.parametrize("saving", SAVINGS, ids=lambda saving: saving.fields[0])

@@ -6,12 +6,12 @@ import functools
 import itertools
 
 import pytest
-import tiny_models
 import torch
 import torch.nn.functional as F
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny_models
 from torch import nn
 from transformers import PreTrainedModel
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import tiny_models
+from support import tiny_models
 
 from ptune.cli import main
-from ptune.recipe import Backbone, Data, Recipe, Train
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.tuning.lr_range import range_test, suggested
 
 

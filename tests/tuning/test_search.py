@@ -16,12 +16,12 @@ from pathlib import Path
 
 import optuna
 import pytest
-import searching
-from fake_chat_model import wait_until
-from searching import LR, search_of, searched
+from support import searching
+from support.fake_chat_model import wait_until
+from support.searching import LR, search_of, searched
 
+from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError, RecipeError
-from ptune.recipe import Recipe
 from ptune.tuning.study import open_study
 
 SEARCHING = searching.__file__

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptune.config.classification import TextClassification
+from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import PtuneError, RecipeError, UsageError
-from ptune.recipe import Backbone, Recipe
-from ptune.tasks.classification.spec import TextClassification
 from ptune.tuning.space import Choice, Range, changed, check, parse, size
 
 RECIPE = Recipe(task=TextClassification())

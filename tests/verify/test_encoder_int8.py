@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptune.tasks.classification.infer import Encoded
+from ptune.tasks.encoder.infer import Encoded
 from ptune.verify import held_texts
 from ptune.verify.encoder_int8 import same_answers
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from encoder_bundles import tiny
 from safetensors.numpy import load_file, save_file
+from support.encoder_bundles import tiny
 
-from ptune.engine.encoder_golden import load_inputs
+from ptune.config.recipe import Backbone
+from ptune.engine.encoder.golden import load_inputs
 from ptune.formats.bundle import Bundle
-from ptune.recipe import Backbone
-from ptune.tasks.classification.facts import Facts
+from ptune.tasks.encoder.facts import Facts
 from ptune.verify.encoder_compare import compare_hidden, compare_said
 from ptune.verify.encoder_prove import prove_encoder
 from ptune.verify.encoder_torch import reference
@@ -62,7 +62,7 @@ def test_every_hop_is_measured() -> None:
 
 def rewrite(bundle: Bundle, file: str) -> None:
     """Lets the manifest vouch for a file that was changed: the numbers alone can tell."""
-    from ptune.engine.adapter_folder import write_record
+    from ptune.engine.adapters.folder import write_record
     from ptune.formats.whole_write import sha256_of
 
     _, name, inner = file.split("/")

@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from encoder_bundles import NAMES, SENTIMENT, tiny
+from support.encoder_bundles import NAMES, SENTIMENT, tiny
 
-from ptune.engine.encoder import EncoderEngine
-from ptune.engine.encoder_golden import load_inputs
+from ptune.engine.encoder.engine import EncoderEngine
+from ptune.engine.encoder.golden import load_inputs
 from ptune.errors import ParityError
 from ptune.formats.bundle import AdapterRecord
-from ptune.tasks.classification.infer import classification, entities
+from ptune.tasks.encoder.infer import classification, entities
 from ptune.verify.encoder_server import Question, _ask, _classified, _hop, _tagged, questions
 from ptune.verify.server import hop, post, serving
 from ptune_serve.classify import _described

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bundles import peft_folder
-from tiny_models import build
+from support.bundles import peft_folder
+from support.tiny_models import build
 
+from ptune.config.recipe import Backbone
 from ptune.publish.chat import reference
-from ptune.recipe import Backbone
 from ptune.verify import live
 from ptune.verify import probes as probing
 from ptune.verify.limits import LIVE_KERNEL_KL

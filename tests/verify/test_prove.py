@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import peft_folder
-from tiny_models import build
+from support.bundles import peft_folder
+from support.tiny_models import build
 
 from ptune import publish
-from ptune.engine.engine import Engine
+from ptune.config.recipe import Backbone
+from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError, FormatError, ParityError, UsageError
 from ptune.formats.bundle import BASE, Bundle
 from ptune.formats.whole_write import sha256_of, write_json
 from ptune.publish import chat
-from ptune.recipe import Backbone
 from ptune.verify import probes as probing
 from ptune.verify.prove import prove
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.codecs.labels import Labels
 from ptune.data.labelled import LabelledRow
 from ptune.errors import DataError
-from ptune.evaluation.classification.measured import Measured
 from ptune.evaluation.classification.outcome import OUTSIDE, Outcome, indices
-from ptune.tasks.classification.labels import Labels
+from ptune.evaluation.classification.results import Measured
 
 MOST_ROWS = 50_000  # training rows that a baseline learns from, drawn at random where there are more
 MOST_IMAGES = 6_000  # they are read again for it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ptune.evaluation.classification.measured import shown
+from ptune.evaluation.classification.results import shown
 from ptune.evaluation.style import text
 
 EDGE, LEFT, BOTTOM, REST = 320, 44, 40, 12  # pixels of the square and of its margins

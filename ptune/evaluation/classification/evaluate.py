@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ptune.config.recipe import Recipe
 from ptune.evaluation.classification.evaluation import Pages, figures, outcome_of, write
-from ptune.evaluation.classification.held import of_run
-from ptune.evaluation.classification.measured import FIGURES, OF_A_LABEL
+from ptune.evaluation.classification.held_out import of_run
 from ptune.evaluation.classification.onnx_side import served_as
+from ptune.evaluation.classification.results import FIGURES, OF_A_LABEL
 from ptune.evaluation.report import origin
 from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.evaluation.training_chart import in_a_line, training
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
-from ptune.recipe import Recipe
 from ptune.training.card import card
 
 

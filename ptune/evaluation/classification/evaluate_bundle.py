@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ptune.evaluation.classification.evaluation import Pages, figures, outcome_of, write
-from ptune.evaluation.classification.held import of_bundle
-from ptune.evaluation.classification.measured import FIGURES, OF_A_LABEL
+from ptune.evaluation.classification.held_out import of_bundle
 from ptune.evaluation.classification.onnx_side import Served, the_adapter
+from ptune.evaluation.classification.results import FIGURES, OF_A_LABEL
 from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.formats.bundle import Bundle
 

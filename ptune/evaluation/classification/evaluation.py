@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ptune.evaluation.classification.agreement import agreement
 from ptune.evaluation.classification.baselines import baselines
 from ptune.evaluation.classification.gallery import gallery
-from ptune.evaluation.classification.held import Held
-from ptune.evaluation.classification.measured import HEADLINE, Measured
+from ptune.evaluation.classification.held_out import Held
 from ptune.evaluation.classification.outcome import Outcome, Predictor
 from ptune.evaluation.classification.report import report
+from ptune.evaluation.classification.results import HEADLINE, Measured
 from ptune.evaluation.classification.slices import slices
 from ptune.evaluation.classification.tags import confusion
 from ptune.evaluation.require import Requirement

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ptune.evaluation.classification import weighted
 from ptune.evaluation.classification.bootstrap import Counts, Statistic, Values, intervals, mean, share, sums
-from ptune.evaluation.classification.measured import Measured
+from ptune.evaluation.classification.results import Measured
 
 THRESHOLD = 0.5  # a label is predicted from this probability on
 

@@ -31,7 +31,7 @@ class Served:
         self, rows: Sequence[LabelledRow], tell: Callable[[int], None], threads: int | None
     ) -> list[NDArray[Any]]:
         """A predictor: see `ptune.evaluation.classification.outcome`."""
-        from ptune.tasks.classification.infer import load
+        from ptune.tasks.encoder.infer import load
 
         found: list[NDArray[Any]] = []
         with closing(load(self.folder, threads=threads)) as model:

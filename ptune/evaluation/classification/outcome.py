@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.codecs.labels import Labels
 from ptune.data.labelled import LabelledRow
 from ptune.evaluation.classification import multi, regression, single, tags
-from ptune.evaluation.classification.measured import Measured
-from ptune.tasks.classification.labels import Labels
+from ptune.evaluation.classification.results import Measured
 
 Predictor: TypeAlias = Callable[[Sequence[LabelledRow], Callable[[int], None]], list[NDArray[Any]]]
 """Rows, and whom to tell how many more are done -> logits of each row: [labels], or [words, labels]."""

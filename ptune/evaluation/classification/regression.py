@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ptune.evaluation.classification import weighted
 from ptune.evaluation.classification.bootstrap import Counts, Statistic, Values, intervals, mean
-from ptune.evaluation.classification.measured import Measured
+from ptune.evaluation.classification.results import Measured
 
 
 def measure(gold: NDArray[Any], predicted: NDArray[Any], seed: int = 0) -> Measured:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptune.evaluation.classification import charts
-from ptune.evaluation.classification.heat import confusion
-from ptune.evaluation.classification.look import STYLE
-from ptune.evaluation.classification.measured import HEADLINE, LOWER_IS_BETTER, shown, title
+from ptune.evaluation.classification.confusion import confusion
+from ptune.evaluation.classification.report_style import STYLE
+from ptune.evaluation.classification.results import HEADLINE, LOWER_IS_BETTER, shown, title
 from ptune.evaluation.require import sentence
 from ptune.evaluation.style import page, text
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ptune.evaluation.classification import weighted
 from ptune.evaluation.classification.bootstrap import Counts, Statistic, Values, intervals, mean, share, sums
 from ptune.evaluation.classification.calibration import BINS, bins_of, reliability
-from ptune.evaluation.classification.measured import Measured
+from ptune.evaluation.classification.results import Measured
 
 TOP, TOP_FROM = 5, 6  # top-5 accuracy says something only where there are at least 6 labels
 _CURVE_POINTS = 200

@@ -11,8 +11,8 @@ import numpy as np
 
 from ptune.evaluation.classification import bootstrap, multi, tags
 from ptune.evaluation.classification.bootstrap import Interval
-from ptune.evaluation.classification.measured import HEADLINE
 from ptune.evaluation.classification.outcome import Outcome
+from ptune.evaluation.classification.results import HEADLINE
 
 MOST_VALUES = 20  # a column with more is no grouping
 _BUCKETS = 4  # of lengths, equally many rows each

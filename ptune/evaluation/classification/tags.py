@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ptune.evaluation.classification.bootstrap import Counts, Statistic, Values, intervals, share, sums
-from ptune.evaluation.classification.measured import Measured
+from ptune.evaluation.classification.results import Measured
 
 Tags = Sequence[Sequence[str]]
 

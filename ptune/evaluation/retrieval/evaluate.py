@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ptune.config.recipe import Recipe
+from ptune.config.retrieval import EMBEDDING, RERANKING, Embedding
 from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.classification.report import report
 from ptune.evaluation.report import origin
 from ptune.evaluation.require import Requirement, refuse_unknown
-from ptune.evaluation.retrieval import sides
+from ptune.evaluation.retrieval import rankers as sides
 from ptune.evaluation.retrieval.measures import FIGURES, Scores, best, measure, per_query
 from ptune.evaluation.retrieval.queries import Queries, of_files, of_run
 from ptune.evaluation.retrieval.worst import gallery
@@ -22,8 +24,6 @@ from ptune.evaluation.training_chart import in_a_line, training
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json, write_text
-from ptune.recipe import Recipe
-from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING, Embedding
 from ptune.training.card import card
 
 HEADLINE = FIGURES[:4]

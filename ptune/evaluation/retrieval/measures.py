@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.evaluation.classification.bootstrap import Counts, intervals, mean
-from ptune.evaluation.classification.measured import Measured
+from ptune.evaluation.classification.results import Measured
 
 FIGURES = ("recall@10", "mrr", "ndcg@10", "recall@1", "recall@5", "recall@100")
 DEPTH = 100  # passages of a query that are looked at; one that comes later counts as not found

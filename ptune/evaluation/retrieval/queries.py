@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ptune.config.recipe import Recipe
 from ptune.data.pairs import Pair, PairSplits, read_pair_splits, read_pairs
 from ptune.errors import DataError
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
 from ptune.training.folder import check_same_data
 
 Split = Literal["test", "validation", "given"]

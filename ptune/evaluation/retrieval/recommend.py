@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from ptune.config.recipe import Recipe
+from ptune.config.retrieval import EMBEDDING
 from ptune.data.interactions import History, Interaction, Interactions, read_had, read_interactions
 from ptune.errors import DataError, UsageError
 from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.report import origin
 from ptune.evaluation.require import Requirement, refuse_unknown
-from ptune.evaluation.retrieval import sides
+from ptune.evaluation.retrieval import rankers as sides
 from ptune.evaluation.retrieval.evaluate import figures, write
 from ptune.evaluation.retrieval.measures import FIGURES, Scores
 from ptune.evaluation.retrieval.queries import Queries
@@ -27,9 +29,7 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
 from ptune.progress import Progress
-from ptune.recipe import Recipe
 from ptune.tasks.recommendation.index import ItemIndex
-from ptune.tasks.retrieval.spec import EMBEDDING
 from ptune.training.card import card
 from ptune.training.folder import check_same_data
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from peft import PeftModel
 
+from ptune.config.recipe import Recipe
+from ptune.config.translation import Translation
 from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.classification.onnx_side import Served, served_as
 from ptune.evaluation.evaluate import backbone_of, models_of
@@ -21,13 +23,11 @@ from ptune.evaluation.translation.pairs import Pairs, of_files, of_held
 from ptune.evaluation.translation.scores import FIGURES
 from ptune.evaluation.translation.seq2seq import evaluate_seq2seq
 from ptune.evaluation.translation.served import by_bundle, limits
-from ptune.evaluation.translation.sides import by_torch, first_lines, with_shots
+from ptune.evaluation.translation.translators import by_torch, first_lines, with_shots
 from ptune.formats.bundle import BASE, Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
-from ptune.recipe import Recipe
 from ptune.tasks.translation.facts import is_seq2seq_run
-from ptune.tasks.translation.spec import Translation
 from ptune.training.card import card
 
 

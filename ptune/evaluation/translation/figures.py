@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ptune.config.translation import TRANSLATION
 from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
-from ptune.evaluation.classification.measured import HEADLINE, Measured
 from ptune.evaluation.classification.report import report
+from ptune.evaluation.classification.results import HEADLINE, Measured
 from ptune.evaluation.require import Requirement
 from ptune.evaluation.style import text
 from ptune.evaluation.translation.pairs import Pairs
 from ptune.evaluation.translation.scores import gain, measure, of_rows
 from ptune.formats.whole_write import write_json, write_text
-from ptune.tasks.translation.spec import TRANSLATION
 
 COPY = "copy of the source"
 SHOWN = 12  # of the worst translations

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ptune.config.chat import Chat
 from ptune.data.conversations import Askable
 from ptune.data.read import open_file
 from ptune.data.source import open_source
@@ -16,7 +17,6 @@ from ptune.data.translations import in_columns, shapes_of
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
-from ptune.tasks.chat.spec import Chat
 
 if TYPE_CHECKING:
     from ptune.evaluation.held_out import HeldOut

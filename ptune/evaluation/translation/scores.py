@@ -22,7 +22,7 @@ from ptune.evaluation.classification.bootstrap import (
     resampled,
     sums,
 )
-from ptune.evaluation.classification.measured import Measured
+from ptune.evaluation.classification.results import Measured
 
 FIGURES = ("chrf", "bleu", "chrf_gain")
 _TOKENIZERS = {"zh": "zh", "ja": "char", "ko": "char", "th": "char"}  # languages without spaces between words

@@ -13,6 +13,7 @@ from torch import nn
 
 from ptune.backbone.seq2seq import load_seq2seq
 from ptune.codecs.seq2seq import Seq2SeqCodec
+from ptune.config.recipe import Recipe
 from ptune.data.seq2seq_examples import load_pairs
 from ptune.data.translations import as_conversation
 from ptune.errors import BackboneError
@@ -28,7 +29,6 @@ from ptune.formats.bundle import BASE, Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
 from ptune.progress import Progress
-from ptune.recipe import Recipe
 from ptune.tasks.translation.infer import LONGER, MORE
 from ptune.tasks.translation.seq2seq_infer import load
 from ptune.tasks.translation.seq2seq_work import translation_of

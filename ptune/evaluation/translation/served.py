@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.translation import Translation
 from ptune.errors import PtuneError
 from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.classification.onnx_side import the_adapter
@@ -20,7 +21,6 @@ from ptune.tasks.chat.infer import load
 from ptune.tasks.chat.offline import answer_all
 from ptune.tasks.translation import seq2seq_infer
 from ptune.tasks.translation.infer import messages_of, most_tokens
-from ptune.tasks.translation.spec import Translation
 
 
 def evaluate_bundle(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import onnx_ir
 
-from ptune.export.fuse import activations, attention, norms, products, rotary, tidy
+from ptune.export.fuse import activations, attention, norms, products, rotary
+from ptune.export.fuse import cleanup as tidy
 
 RULES = (
     rotary.fuse_rotary,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir
 
-from ptune.export.edit import MICROSOFT, before, made_by, other_input, replace
+from ptune.export.rewrite import MICROSOFT, before, made_by, other_input, replace
 
 
 def fuse_silu(graph: onnx_ir.Graph) -> int:

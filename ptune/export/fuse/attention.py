@@ -1,7 +1,7 @@
 """Attention on queries, keys and values as they come out of one product: gathered once, and turned by the operator itself.
 
 GroupQueryAttention takes them side by side, and rotary embedding with a table of angles and the line of each token in it. The
-step's angles are that table, a line for each flat token; so a token's line is where `pad` finds the token.
+step's angles are that table, a line for each flat token; so a token's line is where `pad_indices` finds the token.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
-from ptune.export.edit import MICROSOFT, before, constant, lazily, made_by, rank_of, width_of
+from ptune.export.rewrite import MICROSOFT, before, constant, lazily, made_by, rank_of, width_of
 
 ATTENTION = "GroupQueryAttention"
 ROTARY = "RotaryEmbedding"
@@ -34,10 +34,12 @@ def pack_attention(graph: onnx_ir.Graph) -> int:
 
 
 def _gathered(value: onnx_ir.Value | None) -> onnx_ir.Value | None:
-    """The flat tokens [rows * tokens, width] that `value` is gathered from, through `pad`."""
+    """The flat tokens [groups * tokens, width] that `value` is gathered from, through `pad_indices`."""
     gather = made_by(value, "Gather")
     index = gather.inputs[1] if gather is not None else None
-    return gather.inputs[0] if gather is not None and index is not None and index.name == "pad" else None
+    return (
+        gather.inputs[0] if gather is not None and index is not None and index.name == "pad_indices" else None
+    )
 
 
 def _pack(
@@ -46,7 +48,7 @@ def _pack(
     flat: Sequence[onnx_ir.Value],
     tables: dict[onnx_ir.Value, onnx_ir.Value],
 ) -> None:
-    pad = next(value for value in graph.inputs if value.name == "pad")
+    pad = next(value for value in graph.inputs if value.name == "pad_indices")
     states = [made.inputs[0] for value in flat if (made := made_by(value, "Reshape")) is not None]
     if len(states) < 3 or any(rank_of(state) != 3 or width_of(state) is None for state in states):
         (lines,) = before(node, "Concat", flat, {"axis": -1})

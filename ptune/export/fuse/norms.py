@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir
 
-from ptune.export.edit import (
+from ptune.export.rewrite import (
     MICROSOFT,
     before,
     constant_of,

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
-from ptune.export.edit import before, constant, lazily, replace
+from ptune.export.rewrite import before, constant, lazily, replace
 
 
 def pack(graph: onnx_ir.Graph) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir
 
-from ptune.export.edit import (
+from ptune.export.rewrite import (
     MICROSOFT,
     before,
     constant,

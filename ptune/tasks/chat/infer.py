@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict, Unpack, overload
 
 from ptune.codecs.chat import ChatCodec
-from ptune.codecs.lark import Form
-from ptune.engine.engine import Engine
-from ptune.engine.grammar import Grammar, Grammars
-from ptune.engine.request import NO_TOKEN, Beams, Finish, Request, Sampling, Token
+from ptune.codecs.structured_output import Form
+from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.grammar import Grammar, Grammars
+from ptune.engine.decoder.request import NO_TOKEN, Beams, Finish, Request, Sampling, Token
 from ptune.errors import FormatError, PtuneError, RequestError, TemplateError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.chat import Chat
 from ptune.errors import RecipeError
-from ptune.tasks.chat.spec import Chat
 from ptune.training.head import replaced_by_loss
 from ptune.training.objective import Score, score_of
 from ptune.training.packing import ALONE, Batch, Share, one_each, pack, targets

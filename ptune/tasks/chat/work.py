@@ -16,18 +16,18 @@ from transformers import PreTrainedModel
 
 from ptune.backbone.load import load, load_codec
 from ptune.codecs.chat import ChatCodec
+from ptune.config.recipe import Recipe
 from ptune.data import dataset
 from ptune.data.dataset import Dataset
 from ptune.doctor.doctor import Doctor, judge
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
-from ptune.planning.gate import planned
+from ptune.planning.preflight import planned
 from ptune.progress import say
-from ptune.recipe import Recipe
+from ptune.tasks.chat.saving import save_trained
 from ptune.tasks.chat.train import ChatObjective, codec_for
 from ptune.training.distributed import decided_by_one
-from ptune.training.finish import save_trained
 from ptune.training.head import plain_head
 from ptune.training.segments import packing
 from ptune.training.work import Base

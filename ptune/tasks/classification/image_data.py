@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from ptune.codecs.labels import Labels
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Data
 from ptune.data.images import ImageSource, labels_of, looked_up, open_images
 from ptune.data.label_splits import SPLITS
 from ptune.data.labelled import LabelledRow
 from ptune.data.source import hold_out
 from ptune.errors import DataError, RecipeError
 from ptune.progress import say
-from ptune.recipe import Data
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.spec import ImageClassification
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from torch import nn
 
 from ptune.backbone.image_model import load_image_model
 from ptune.codecs.image import Pixels, Preprocessing
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Recipe
 from ptune.data.labelled import LabelledRow
 from ptune.errors import DataError
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
-from ptune.tasks.classification.facts import Facts
-from ptune.tasks.classification.spec import ImageClassification
 from ptune.tasks.classification.torch_side import Logits, Predictor, Tell
+from ptune.tasks.encoder.facts import Facts
 
 _BATCH = 32
 

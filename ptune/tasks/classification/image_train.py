@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from ptune.codecs.image import Pixels, Preprocessing, resized
+from ptune.codecs.labels import Labels
 from ptune.data.images import ImageRef
 from ptune.data.labelled import LabelledRow
 from ptune.tasks.classification.image_predictions import pixels_of
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.train import Loss
+from ptune.tasks.encoder.train import Loss
 from ptune.training.batch_norm import still
 from ptune.training.objective import Score
 from ptune.training.packing import ALONE, Share

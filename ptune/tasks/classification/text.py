@@ -9,6 +9,9 @@ import torch
 from accelerate import Accelerator
 
 from ptune.backbone.classifier import load_sequence_codec
+from ptune.codecs.labels import Labels
+from ptune.config.classification import TextClassification, TokenClassification
+from ptune.config.recipe import Recipe
 from ptune.data.label_splits import read_splits
 from ptune.data.labelled import TextTask
 from ptune.data.sequences import encoded
@@ -18,11 +21,8 @@ from ptune.errors import RecipeError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
-from ptune.recipe import Recipe
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.spec import TextClassification, TokenClassification
-from ptune.tasks.classification.train import Loss, balanced
-from ptune.tasks.classification.work import SequenceWork
+from ptune.tasks.encoder.train import Loss, balanced
+from ptune.tasks.encoder.work import SequenceWork
 from ptune.training.distributed import decided_by_one
 
 

@@ -14,12 +14,12 @@ from torch import nn
 
 from ptune.backbone.classifier import load_classifier
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Recipe
 from ptune.data.labelled import LabelledRow
 from ptune.data.sequences import example_of
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
-from ptune.tasks.classification.facts import Facts
-from ptune.tasks.classification.train import Loss, SequenceObjective, padded_rows
+from ptune.tasks.encoder.facts import Facts
+from ptune.tasks.encoder.train import Loss, SequenceObjective, padded_rows
 
 Logits: TypeAlias = NDArray[np.float32]
 Tell: TypeAlias = Callable[[int], object]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ptune.engine.session import available_cores
+from ptune.engine.onnx_graph import available_cores
 from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord, check_hash
-from ptune.tasks.classification.infer import EncoderModel
+from ptune.tasks.encoder.infer import EncoderModel
 from ptune.tasks.recommendation.index import ARRAYS, RECALL, TITLES, Floats, ItemIndex
 from ptune.tasks.recommendation.int8_scan import LEAST_RECALL, Int8Scan, available
 from ptune.tasks.retrieval.infer import embed

@@ -11,6 +11,8 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from ptune.backbone.classifier import load_sequence_codec
+from ptune.config.recipe import Recipe
+from ptune.config.recommendation import Recommendation
 from ptune.data.interactions import Interaction, Interactions, read_interactions
 from ptune.data.pair_examples import encoded_pairs
 from ptune.doctor.doctor import doctor_command
@@ -21,12 +23,10 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.methods.lora import Lora
 from ptune.progress import say
-from ptune.recipe import Recipe
-from ptune.tasks.classification.facts import Facts
 from ptune.tasks.classification.text import check_backbone
+from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.recommendation.index import RECALL, Floats, ItemIndex, together
 from ptune.tasks.recommendation.int8_scan import LEAST_ITEMS, LEAST_RECALL, recall
-from ptune.tasks.recommendation.spec import Recommendation
 from ptune.tasks.retrieval.embedding import EmbeddingWork
 from ptune.tasks.retrieval.torch_side import TorchVectors
 from ptune.training.distributed import decided_by_one

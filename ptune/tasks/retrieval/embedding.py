@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from ptune.backbone.classifier import load_sequence_codec, plain_tokenizer
 from ptune.backbone.embedder import load_embedder
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Recipe
+from ptune.config.retrieval import EMBEDDING, Embedding
 from ptune.data.pair_examples import PairData, PairExample, encoded_pairs
 from ptune.data.pairs import read_pair_splits
 from ptune.doctor.doctor import doctor_command
@@ -24,15 +26,13 @@ from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
-from ptune.recipe import Recipe
-from ptune.tasks.classification.facts import Facts
-from ptune.tasks.classification.saving import reloaded_hop, write_trained
+from ptune.tasks.chat.saving import whole_state
 from ptune.tasks.classification.text import check_backbone
+from ptune.tasks.encoder.facts import Facts
+from ptune.tasks.encoder.saving import reloaded_hop, write_trained
 from ptune.tasks.retrieval.sentence_transformers import save_modules
-from ptune.tasks.retrieval.spec import EMBEDDING, Embedding
 from ptune.tasks.retrieval.train import EmbeddingObjective, padded_texts
 from ptune.training.distributed import decided_by_one, sharded
-from ptune.training.finish import whole_state
 from ptune.training.work import Base
 
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.encoder_batch import Array, Item
+from ptune.config.retrieval import EMBEDDING, RERANKING
+from ptune.engine.encoder.batch import Array, Item
 from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord
-from ptune.tasks.classification.infer import EncoderModel, encode
-from ptune.tasks.retrieval.spec import EMBEDDING, RERANKING
+from ptune.tasks.encoder.infer import EncoderModel, encode
 
 Vectors = npt.NDArray[np.float32]
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 
 from ptune.backbone.classifier import load_sequence_codec
+from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Recipe
+from ptune.config.retrieval import RELEVANT, RERANKING, Reranking
 from ptune.data.label_splits import SPLITS
 from ptune.data.pairs import Pair, PairSplits, read_pair_splits
 from ptune.data.sequences import SequenceData, SequenceExample, SequenceSplit
@@ -19,11 +22,8 @@ from ptune.errors import DataError, RecipeError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
-from ptune.recipe import Recipe
-from ptune.tasks.classification.labels import Labels
 from ptune.tasks.classification.text import check_backbone
-from ptune.tasks.classification.work import SequenceWork
-from ptune.tasks.retrieval.spec import RELEVANT, RERANKING, Reranking
+from ptune.tasks.encoder.work import SequenceWork
 from ptune.training.distributed import decided_by_one
 
 LABELS = Labels((RELEVANT,), "multi")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ptune.formats.whole_write import write_json
-from ptune.tasks.classification.facts import Facts
+from ptune.tasks.encoder.facts import Facts
 
 POOLING = "1_Pooling"
 _MODES = {

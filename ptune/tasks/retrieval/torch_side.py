@@ -14,11 +14,11 @@ from torch import nn
 from ptune.backbone.classifier import load_sequence_codec
 from ptune.backbone.embedder import load_embedder
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.recipe import Backbone, Recipe
+from ptune.config.retrieval import EMBEDDING
 from ptune.formats.run import Run
-from ptune.recipe import Backbone, Recipe
-from ptune.tasks.classification.facts import Facts
-from ptune.tasks.classification.train import padded_rows
-from ptune.tasks.retrieval.spec import EMBEDDING
+from ptune.tasks.encoder.facts import Facts
+from ptune.tasks.encoder.train import padded_rows
 from ptune.tasks.retrieval.train import padded_texts
 
 Vectors = npt.NDArray[np.float32]

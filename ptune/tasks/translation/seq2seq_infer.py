@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ptune.codecs.seq2seq import Seq2SeqCodec
-from ptune.engine.seq2seq import Seq2SeqEngine
-from ptune.engine.seq2seq_request import Finish, Sentence
+from ptune.engine.seq2seq.engine import Seq2SeqEngine
+from ptune.engine.seq2seq.request import Finish, Sentence
 from ptune.errors import FormatError, RequestError
 from ptune.formats.bundle import BASE, Bundle
 from ptune.tasks.translation.infer import LONGER, MORE

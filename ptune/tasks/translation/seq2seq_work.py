@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 from ptune.backbone.classifier import plain_tokenizer
 from ptune.backbone.seq2seq import load_seq2seq, load_seq2seq_codec
 from ptune.codecs.seq2seq import Seq2SeqCodec
+from ptune.config.recipe import Recipe
+from ptune.config.translation import Translation
 from ptune.data.seq2seq_examples import Seq2SeqData, Seq2SeqExample, load_pairs
 from ptune.doctor.doctor import doctor_command, judge
 from ptune.doctor.seq2seq import examine_seq2seq
@@ -24,13 +26,11 @@ from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
-from ptune.recipe import Recipe
-from ptune.tasks.classification.saving import reloaded_hop, write_trained
+from ptune.tasks.chat.saving import whole_state
+from ptune.tasks.encoder.saving import reloaded_hop, write_trained
 from ptune.tasks.translation.facts import Seq2SeqFacts
 from ptune.tasks.translation.seq2seq_train import Seq2SeqObjective
-from ptune.tasks.translation.spec import Translation
 from ptune.training.distributed import decided_by_one, sharded
-from ptune.training.finish import whole_state
 from ptune.training.head import plain_head
 from ptune.training.work import Base
 

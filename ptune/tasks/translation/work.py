@@ -5,8 +5,8 @@ from __future__ import annotations
 from accelerate import Accelerator
 
 from ptune.backbone.seq2seq import is_seq2seq
+from ptune.config.recipe import Recipe
 from ptune.formats.run import Run
-from ptune.recipe import Recipe
 from ptune.training.work import Work
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
+from support import tiny_models
 
+from ptune.config.classification import TextClassification, TokenClassification
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
-from ptune.tasks.classification.spec import TextClassification, TokenClassification
 
 Make = Callable[..., Recipe]
 GOOD = ("delight", "virtue", "love", "honour")

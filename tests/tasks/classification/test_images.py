@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_images
 import torch
 import transformers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sklearn.utils.class_weight import compute_class_weight
+from support import tiny_images
 from torch import nn
 
 from ptune.backbone.image_model import load_image_model
+from ptune.codecs.labels import Labels
+from ptune.config.classification import ImageClassification
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.data.images import read_images
 from ptune.data.labelled import LabelledRow
 from ptune.errors import BackboneError, RecipeError
@@ -28,12 +31,9 @@ from ptune.formats.whole_write import read_json
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
 from ptune.tasks.classification.image_predictions import image_predictor, preprocessing_of
 from ptune.tasks.classification.image_train import ImageObjective, PixelStore, augment, balanced
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.spec import ImageClassification
-from ptune.tasks.classification.train import Loss
+from ptune.tasks.encoder.train import Loss
 from ptune.training import loop
 from ptune.training.checkpoint import Checkpoints
 from ptune.training.packing import ALONE, Share

@@ -10,16 +10,16 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
-from encoder_bundles import TEXTS, tiny, torch_logits
 from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
+from support.encoder_bundles import TEXTS, tiny, torch_logits
 
 import ptune
 from ptune.codecs.words import split
 from ptune.errors import FormatError, RequestError
 from ptune.formats.bundle import AdapterRecord
-from ptune.tasks.classification.infer import EncoderModel, classification, entities
+from ptune.tasks.encoder.infer import EncoderModel, classification, entities
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 

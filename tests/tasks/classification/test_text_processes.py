@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ptune.formats.run import Run
-from ptune.training.journal import read
+from ptune.training.metrics_log import read
 
 from .conftest import Make
 
@@ -22,7 +22,7 @@ def test_two_processes_train_what_one_does(make: Make, tmp_path: Path, name: str
     make(name, dropout=0.0, max_steps=3, micro_batch_tokens=64).save(tmp_path / "recipe.yaml")
     script = tmp_path / "recipe.py"
     script.write_text(
-        "from pathlib import Path\nfrom ptune.cli import run_recipe\nfrom ptune.recipe import Recipe\n"
+        "from pathlib import Path\nfrom ptune.cli import run_recipe\nfrom ptune.config.recipe import Recipe\n"
         f"raise SystemExit(run_recipe(Recipe.load(Path({str(tmp_path / 'recipe.yaml')!r}))))\n"
     )
     losses = []

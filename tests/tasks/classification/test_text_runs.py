@@ -14,6 +14,7 @@ from peft import AutoPeftModelForSequenceClassification, AutoPeftModelForTokenCl
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from ptune.config.recipe import Recipe
 from ptune.data.labelled import read_labelled
 from ptune.errors import BackboneError, DataError, RecipeError
 from ptune.fine_tune import train
@@ -21,11 +22,10 @@ from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.recipe import Recipe
-from ptune.tasks.classification.facts import Facts
 from ptune.tasks.classification.torch_side import predictor
+from ptune.tasks.encoder.facts import Facts
 from ptune.training import loop
-from ptune.training.journal import read
+from ptune.training.metrics_log import read
 
 from .conftest import Make, sentences, texts, write
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from ptune.backbone.classifier import load_classifier, load_sequence_codec
+from ptune.codecs.labels import Labels
+from ptune.config.recipe import Backbone
 from ptune.data.labelled import LabelledRow
 from ptune.data.sequences import SequenceExample, example_of
-from ptune.recipe import Backbone
-from ptune.tasks.classification.labels import Labels
-from ptune.tasks.classification.train import Loss, SequenceObjective, balanced, padded_rows
+from ptune.tasks.encoder.train import Loss, SequenceObjective, balanced, padded_rows
 from ptune.training.packing import Share
 
 CPU = torch.device("cpu")

@@ -119,10 +119,10 @@ def test_a_run_with_many_items_says_what_a_scan_finds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Measured when the items are written, and kept in the adapter's record; below .95 float32 is served, with a word."""
-    import recommendation_runs as runs
+    from support import recommendation_runs as runs
 
     from ptune.fine_tune import train as fine_tune
-    from ptune.tasks.classification.facts import Facts
+    from ptune.tasks.encoder.facts import Facts
 
     told: list[str] = []
     monkeypatch.setattr(train, "say", told.append)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recommendation_runs import NAME, TITLES, bundle, kit, recipe, run
+from support.recommendation_runs import NAME, TITLES, bundle, kit, recipe, run
 
 import ptune
 from ptune import publish
@@ -53,7 +53,7 @@ def test_a_bundle_is_proved_to_serve_the_same_vectors() -> None:
 
 
 def test_an_adapter_that_is_added_brings_its_items(tmp_path: Path) -> None:
-    import retrieval_runs
+    from support import retrieval_runs
 
     folder = shutil.copytree(retrieval_runs.bundle(), tmp_path / "bundle")
     record = publish.add(folder, run().adapter_path, "more", threads=1)
@@ -128,7 +128,7 @@ def test_what_cannot_be_is_said(tmp_path: Path) -> None:
 
 
 def test_an_adapter_without_items_recommends_nothing() -> None:
-    import retrieval_runs
+    from support import retrieval_runs
 
     model = ptune.load(retrieval_runs.bundle(), threads=1)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import retrieval_runs
+from support import retrieval_runs
 
 
 @pytest.fixture(scope="session")

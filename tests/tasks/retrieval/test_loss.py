@@ -10,8 +10,8 @@ import torch
 
 from ptune.backbone.classifier import load_sequence_codec
 from ptune.backbone.embedder import Embedder, load_embedder
+from ptune.config.recipe import Backbone
 from ptune.data.pair_examples import PairExample
-from ptune.recipe import Backbone
 from ptune.tasks.retrieval.loss import contrastive, layout_of
 from ptune.tasks.retrieval.train import EmbeddingObjective
 from ptune.training.dropout import set_dropout

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from retrieval_runs import bundle, embedding_run
+from support.retrieval_runs import bundle, embedding_run
 
 from ptune.cli import main
 from ptune.data.pairs import read_pairs

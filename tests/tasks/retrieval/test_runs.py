@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from retrieval_runs import bundle, embedding_run, recipe, reranking_run
 from sentence_transformers import SentenceTransformer
+from support.retrieval_runs import bundle, embedding_run, recipe, reranking_run
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from ptune import publish
+from ptune.config.retrieval import Embedding, Reranking
 from ptune.errors import RecipeError, RequestError
 from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.methods.full import Full
-from ptune.tasks.classification.infer import load
+from ptune.tasks.encoder.infer import load
 from ptune.tasks.retrieval.infer import embed
-from ptune.tasks.retrieval.spec import Embedding, Reranking
 from ptune.tasks.retrieval.torch_side import load_embeddings
 from ptune.verify.encoder_int8 import same_answers
 

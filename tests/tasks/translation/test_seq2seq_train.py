@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from seq2seq_models import SEQ2SEQ, seq2seq
+from support.seq2seq_models import SEQ2SEQ, seq2seq
 from transformers import GenerationConfig, PreTrainedModel
 
 from ptune.backbone.seq2seq import writing_of

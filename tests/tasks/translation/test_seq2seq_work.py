@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from seq2seq_models import build_seq2seq
+from support.seq2seq_models import build_seq2seq
 from transformers import AutoModelForSeq2SeqLM
 
 from ptune.codecs.seq2seq import Seq2SeqCodec
+from ptune.config.recipe import Backbone, Data, Recipe, Train
+from ptune.config.translation import Translation
 from ptune.data.seq2seq_examples import load_pairs
 from ptune.errors import DataError, RecipeError
 from ptune.evaluation.translation.evaluate import evaluate_run
@@ -21,10 +23,8 @@ from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.recipe import Backbone, Data, Recipe, Train
 from ptune.spec import Spec
 from ptune.tasks.translation.facts import Seq2SeqFacts
-from ptune.tasks.translation.spec import Translation
 from ptune.training.reload import LIMIT
 
 WORDS = ("settings", "button", "window", "the file", "colour", "a name", "open", "close", "save", "print")

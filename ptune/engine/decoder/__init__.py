@@ -1,0 +1,1 @@
+"""The engine of causal language models: continuous batching with a different adapter in every sequence."""

@@ -1,0 +1,171 @@
+"""What becomes of logits: a request's next token, or the logits themselves."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ptune.engine.adapters.lora import Adapter
+from ptune.engine.decoder.ngram_speculation import NgramProposer
+from ptune.engine.decoder.request import NO_TOKEN, Finish, Request, Token
+from ptune.engine.decoder.sequence import Chunk, TokenSequence
+from ptune.engine.sampling import choose, log_softmax, most_likely, require_numbers
+from ptune.errors import RequestError
+
+Logits = npt.NDArray[np.float32]
+
+
+class RequestSequence(TokenSequence):
+    """A request on its way, and whoever gets its tokens."""
+
+    def __init__(
+        self, request: Request, deliver: Callable[[Token], None], deadline_s: float = math.inf
+    ) -> None:
+        """deadline_s: on the engine's clock."""
+        super().__init__(
+            list(request.prompt),
+            all_logits=request.prompt_logprobs,
+            tenant=request.tenant,
+            weight=request.weight,
+            deadline_s=deadline_s,
+        )
+        self._request = request
+        self._deliver = deliver
+
+    def end(self, finish: Finish, error: str | None = None) -> None:
+        if not self.finished:
+            self._emit(Token(NO_TOKEN, finish=finish, error=error))
+
+    def give_up(self) -> None:
+        """A late row keeps what it has said, as one that has reached `max_tokens`; one that has said nothing fails."""
+        if self.cancelled or len(self.tokens) > len(self._request.prompt):
+            self.end("cancelled" if self.cancelled else "length")
+        else:
+            limit = f"the request's deadline of {self._request.deadline_s:g} s"
+            error = f"{limit} passed before its first token; try again later, or allow more time"
+            self._emit(Token(NO_TOKEN, finish="error", error=error, late=True))
+
+    def _emit(self, token: Token) -> None:
+        """Delivers; who cannot take a token gets no more, and nobody else is disturbed."""
+        self.finished = token.finish is not None
+        try:
+            self._deliver(token)
+        except Exception:
+            logging.getLogger(__name__).exception("a request's receiver failed; the request is cancelled")
+            self._deliver = _nowhere
+            self.cancelled = True
+
+
+class SampledSequence(RequestSequence):
+    """Samples a token whenever its newest has been computed, and delivers it."""
+
+    def __init__(
+        self, request: Request, deliver: Callable[[Token], None], deadline_s: float = math.inf
+    ) -> None:
+        """deadline_s: on the engine's clock."""
+        super().__init__(request, deliver, deadline_s)
+        seed = request.sampling.seed
+        self._seed = secrets.randbits(64) if seed is None else seed
+        self._walk = None if request.grammar is None else request.grammar.walk()
+        self._guesses = NgramProposer()
+
+    def guess(self, most: int) -> tuple[int, ...]:
+        """As `TokenSequence.guess`. With a grammar none: whether a token may come is only known when its turn is there."""
+        left = self._request.max_tokens - (len(self.tokens) - len(self._request.prompt))
+        return () if self._walk is not None else self._guesses.next(self.tokens, min(most, left - 1))
+
+    def take(self, chunk: Chunk, logits: Logits) -> None:
+        """Emits the tokens that the logits [wanted, vocab] tell: of the prompt where asked for, then the next one.
+
+        Raises: PtuneError where the logits are not numbers.
+        """
+        require_numbers(logits)
+        request, newest = self._request, chunk.newest
+        if self.all_logits:
+            self._emit_prompt(chunk.start, logits)
+            self.all_logits = not newest  # told once, also where the row is computed a second time
+        if newest and request.max_tokens == 0:
+            self.end("length")
+        elif newest:
+            try:
+                self._emit_all(chunk.guess, logits[len(logits) - 1 - len(chunk.guess) :])
+            except RequestError as error:  # its grammar cannot be followed any further
+                self._emit(Token(NO_TOKEN, finish="error", error=str(error), refused=True))
+
+    def _emit_prompt(self, start: int, logits: Logits) -> None:
+        """Logits of prompt position p tell the probability of the prompt's token p + 1."""
+        prompt = self._request.prompt
+        if start == 0:
+            self._emit(Token(prompt[0], prompt=True))
+        for row, token in zip(logits, prompt[start + 1 :], strict=False):
+            self._emit(self._told(token, row, prompt=True))
+
+    def _emit_all(self, guess: tuple[int, ...], logits: Logits) -> None:
+        """The next token, and those after it as long as each is the one that was guessed: their keys are cached already."""
+        right = 0
+        self._emit_next(logits[0])
+        while (
+            right < len(guess) and self.tokens[-1] == guess[right] and not (self.finished or self.cancelled)
+        ):
+            right += 1
+            self.cached += 1
+            self._emit_next(logits[right])
+        if guess:
+            self._guesses.told(len(self.tokens), len(guess), right)
+
+    def _emit_next(self, logits: Logits) -> None:
+        request = self._request
+        output = self.tokens[len(request.prompt) :]
+        allowed = None if self._walk is None else self._walk.allowed()
+        token = choose(logits, request.sampling, request.prompt, output, self._seed, allowed)
+        self.tokens.append(token)
+        finish: Finish | None = None
+        if token in request.stop_ids:
+            finish = "stop"
+        elif len(output) + 1 == request.max_tokens:
+            finish = "length"
+        elif self._walk is not None:
+            self._walk.advance(
+                token
+            )  # its mask is computed while others take their tokens and the graph runs
+        self._emit(self._told(token, logits, finish=finish))
+
+    def _told(
+        self, token: int, logits: Logits, *, finish: Finish | None = None, prompt: bool = False
+    ) -> Token:
+        """A token with the log-probabilities that the request asks for."""
+        if self._request.logprobs is None and not prompt:
+            return Token(token, finish=finish)
+        logprobs = log_softmax(logits)
+        top = most_likely(logprobs, self._request.logprobs or 0)
+        return Token(token, float(logprobs[token]), top, finish, prompt=prompt)
+
+
+class ScoredSequence(TokenSequence):
+    """Keeps the logits of every token, for comparison with another implementation."""
+
+    def __init__(self, ids: Sequence[int], adapter: Adapter | None, vocab_size: int) -> None:
+        super().__init__(list(ids), adapter, all_logits=True)
+        self.logits = np.empty((len(self.tokens), vocab_size), np.float32)
+        self.error: str | None = None
+        self.done = threading.Event()
+
+    def take(self, chunk: Chunk, logits: Logits) -> None:
+        self.logits[chunk.start : chunk.start + chunk.count] = logits
+        if chunk.newest:
+            self.end("length")
+
+    def end(self, finish: Finish, error: str | None = None) -> None:
+        self.error = error if finish != "cancelled" else "the engine was closed"
+        self.finished = True
+        self.done.set()
+
+
+def _nowhere(token: Token) -> None:
+    """Where the tokens of a request go whose receiver has failed."""

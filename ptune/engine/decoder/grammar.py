@@ -1,0 +1,179 @@
+"""Which tokens may come next, so that an answer has the form that was asked for.
+
+A grammar is Lark's with llguidance's additions (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md);
+`ptune.codecs.structured_output` writes them. It is compiled once; each sequence then walks through it. The mask of a sequence's next
+token is computed on a thread of its own while the graph runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TooLate
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ptune.errors import RequestError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+Bools = npt.NDArray[np.bool_]
+
+MAX_BYTES = 1 << 18
+COMPILE_LIMIT_S = 10
+KEPT = 128  # compiled grammars
+
+_masks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ptune-mask")
+_compilers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ptune-grammar")
+
+
+class Grammar:
+    """A compiled grammar over one vocabulary."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher = matcher
+        self.vocab_size = vocab_size
+
+    def walk(self) -> Walk:
+        """A sequence's own way through it, from the beginning."""
+        return Walk(self._matcher, self.vocab_size)
+
+
+class Walk:
+    """Where one sequence is in its grammar. Used by one thread at a time."""
+
+    def __init__(self, grammar: LLMatcher, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._next: Future[Bools] = _masks.submit(self._begin, grammar)
+
+    def allowed(self) -> Bools:
+        """Tokens [vocab] that may come now; those that end an answer are among them where it may end. Waits for it.
+
+        Raises: RequestError where the grammar has become too large, or no token goes on.
+        """
+        return self._next.result()
+
+    def advance(self, token: int) -> None:
+        """Notes the token that was chosen, and begins to compute what may follow it."""
+        self._next = _masks.submit(self._after, token)
+
+    def _begin(self, grammar: LLMatcher) -> Bools:
+        self._matcher = grammar.deep_copy()
+        return self._mask()
+
+    def _after(self, token: int) -> Bools:
+        self._matcher.consume_token(token)
+        return self._mask()
+
+    def _mask(self) -> Bools:
+        bits = np.zeros(-(-self._vocab_size // 32), np.uint32)
+        if not self._matcher.is_error():
+            self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        if self._matcher.is_error():
+            raise _refusal(self._reason())
+        return np.unpackbits(bits.view(np.uint8), bitorder="little", count=self._vocab_size).view(np.bool_)
+
+    def _reason(self) -> str:
+        said = _first_line(self._matcher.get_error())
+        if said.startswith("NoExtension"):
+            return "the model's vocabulary cannot write what the grammar asks for"
+        return f"the grammar became too complex on the way: {said}"
+
+
+class Grammars:
+    """Compiles grammars for one vocabulary, and keeps the latest.
+
+    tokens: the bytes of each token, [vocab]; empty where a token writes nothing.
+    special: tokens that are no text; a grammar allows them only by number.
+    """
+
+    def __init__(self, tokens: Sequence[bytes], special: Collection[int]) -> None:
+        self._tokens = tokens
+        self._special = sorted(special)
+        self._compiled: OrderedDict[tuple[str, frozenset[int]], Future[Grammar]] = OrderedDict()
+        self._tokenizers: dict[frozenset[int], LLTokenizer] = {}
+        self._lock = threading.Lock()
+
+    def compile(self, source: str, ends: frozenset[int]) -> Grammar:
+        """A grammar whose answers one of the tokens `ends` ends. Waits; any thread but the engine's may call it.
+
+        Raises: RequestError where it is too large, not valid, or takes too long.
+        """
+        if not ends:
+            raise _refusal("this model has no token that ends an answer, so none can be given a form")
+        if len(source.encode()) > MAX_BYTES:
+            raise _refusal(f"the grammar is {len(source.encode())} bytes long; at most {MAX_BYTES}")
+        key = (source, ends)
+        with self._lock:
+            compiling = self._compiled.get(key)
+            if compiling is None:
+                compiling = self._compiled[key] = _compilers.submit(self._compile, source, ends)
+                while len(self._compiled) > KEPT:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(key)
+        try:
+            return compiling.result(COMPILE_LIMIT_S)
+        except TooLate:
+            raise _refusal(f"the grammar was not compiled within {COMPILE_LIMIT_S} s") from None
+
+    def _compile(self, source: str, ends: frozenset[int]) -> Grammar:
+        from llguidance import LLMatcher
+
+        if ends not in self._tokenizers:
+            self._tokenizers[ends] = self._tokenizer(sorted(ends))
+        matcher = LLMatcher(self._tokenizers[ends], source, log_level=0, limits=_limits())
+        if matcher.is_error():
+            raise _refusal(_first_line(matcher.get_error()))
+        return Grammar(matcher, len(self._tokens))
+
+    def _tokenizer(self, ends: list[int]) -> LLTokenizer:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        vocabulary = _Vocabulary(self._tokens, sorted({*self._special, *ends}), ends[0])
+        return LLTokenizer(TokenizerWrapper(vocabulary), n_vocab=len(self._tokens), eos_token=ends)
+
+
+class _Vocabulary:
+    """What llguidance asks of a tokenizer. It never has a text tokenized: masks need the tokens' bytes alone."""
+
+    bos_token_id = None
+
+    def __init__(self, tokens: Sequence[bytes], special: list[int], end: int) -> None:
+        self.tokens = tokens
+        self.special_token_ids = special
+        self.eos_token_id = end
+        self._single = {token: number for number, token in enumerate(tokens) if len(token) == 1}
+
+    def __call__(self, text: bytes) -> list[int]:
+        return [self._single[bytes([byte])] for byte in text if bytes([byte]) in self._single]
+
+
+@cache
+def _limits() -> LLParserLimits:
+    """A quarter to a half of llguidance's own: some ms for a mask at worst, and no quotes of a request in its errors."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        initial_lexer_fuel=500_000,
+        step_lexer_fuel=50_000,
+        step_max_items=20_000,
+        max_lexer_states=50_000,
+        max_grammar_size=250_000,
+        verbose_errors=False,
+    )
+
+
+def _first_line(message: str) -> str:
+    """llguidance's reason without the source that it quotes below it."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
+
+
+def _refusal(message: str) -> RequestError:
+    return RequestError(message, code="invalid_grammar")

@@ -1,0 +1,109 @@
+"""The graph in onnxruntime, its inputs and outputs bound by pointer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ptune.engine.onnx_graph import Array, check_names, open_graph
+from ptune.formats.signature import GROUPED_INPUTS, STEP_INPUTS, Signature
+
+
+class Session:
+    """One loaded graph. What is bound stays bound: an array is only bound again where it has moved or changed shape.
+
+    Binding takes as long as an operator or two. So what changes in every step is copied into arrays that stay bound, and
+    caches and factors, which are many, are not looked at again as long as they come in the same mapping.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        signature: Signature,
+        threads: int | None = None,
+        *,
+        sockets: bool = True,
+        grouped: bool = False,
+    ) -> None:
+        """Loads the graph. `threads` defaults to the cores that this process really has.
+
+        sockets: whether it takes adapters. grouped: whether it takes the grouped view of attention (ptune.engine.decoder.attention_metadata).
+        Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
+        """
+        self._open = partial(open_graph, path, threads)
+        self._session: Any = None
+        self._binding: Any = None
+        self._bound: dict[str, Array] = {}  # kept alive as long as they are bound
+        self._given: dict[str, Array] = {}  # small inputs, as they came last
+        self._caches: Mapping[str, Array] | None = None  # that are bound
+        self._adapters: Mapping[str, Array] | None = None
+        self._load()
+        factors = signature.factor_names() if sockets else ()
+        self._steps = {*STEP_INPUTS, *(GROUPED_INPUTS if grouped else ())}
+        self._factors = {*factors}
+        self._presents = dict(zip(signature.past_names(), signature.present_names(), strict=True))
+        inputs = {*self._steps, *self._presents, *factors}
+        check_names(self._session, path, inputs, {"logits", *signature.present_names()})
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        caches: Mapping[str, Array],
+        factors: Mapping[str, Array],
+        logits: Array,
+    ) -> None:
+        """Runs the graph; `caches` grow and `logits` are written, in place.
+
+        Of the inputs and factors, those that the graph does not have are not looked at. All arrays must be C-contiguous
+        and of the graph's types. They are recognised by identity, so `inputs` must not be written to once they were handed
+        over. What a run that failed has left in the session is not trusted: the graph is loaded anew before the next one.
+        """
+        if self._session is None:
+            self._load()
+        for name, array in inputs.items():
+            if name in self._steps:
+                self._copy(name, array)
+        if caches is not self._caches:
+            for name, array in caches.items():
+                self._bind(name, array)
+                self._bind(self._presents[name], array, output=True)
+        if factors is not self._adapters:
+            for name, array in factors.items():
+                if name in self._factors:
+                    self._bind(name, array)
+        self._caches, self._adapters = caches, factors
+        self._bind("logits", logits, output=True)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception:
+            self._session = self._binding = None
+            raise
+
+    def last_dimension(self, name: str) -> int:
+        """The fixed last dimension of an input."""
+        return int(next(found.shape[-1] for found in self._session.get_inputs() if found.name == name))
+
+    def _load(self) -> None:
+        self._session = self._open()
+        self._binding = self._session.io_binding()
+        self._bound, self._given, self._caches, self._adapters = {}, {}, None, None
+
+    def _copy(self, name: str, array: Array) -> None:
+        """Hands a small input over in an array of the session's own."""
+        if self._given.get(name) is array:
+            return
+        self._given[name] = array
+        own = self._bound.get(name)
+        if own is not None and own.shape == array.shape:
+            own[...] = array
+        else:
+            self._bind(name, array.copy())
+
+    def _bind(self, name: str, array: Array, *, output: bool = False) -> None:
+        before = self._bound.get(name)
+        self._bound[name] = array
+        if before is None or before.ctypes.data != array.ctypes.data or before.shape != array.shape:
+            bind = self._binding.bind_output if output else self._binding.bind_input
+            bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)

@@ -1,0 +1,77 @@
+"""Which waiting items share a pass, and how they lie in it. Pure functions: no thread, no clock, no graph."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ptune.formats.bundle import BASE
+from ptune.formats.signature import EncoderSignature
+
+Array = npt.NDArray[Any]
+
+MOST_TOKENS = 16384  # of a pass, padding included: what its activations are multiples of
+MOST_PADDING = 0.25  # of a pass's tokens may be padding
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One text or image for the encoder, under one adapter.
+
+    inputs: of a text `input_ids` [seq] and, where the signature has `type_ids`, `token_type_ids` [seq]; of an image
+        `pixel_values` [3, H, W]. Without a batch axis.
+    adapter: `base` gives the body's hidden states instead of a head's logits.
+    """
+
+    inputs: Mapping[str, Array]
+    adapter: str = BASE
+
+    @property
+    def length(self) -> int:
+        """Tokens; 1 of an image."""
+        ids = self.inputs.get("input_ids")
+        return 1 if ids is None else len(ids)
+
+
+def choose(
+    lengths: Sequence[int], most_rows: int, most_tokens: int = MOST_TOKENS, most_padding: float = MOST_PADDING
+) -> list[int]:
+    """Which of the waiting items (in order of arrival) go into the next pass: the oldest, and those nearest in length.
+
+    No more than `most_rows`; more than one only while all of them, padded to the longest, stay within `most_tokens`
+    and no more than a share of `most_padding` of that is padding. Nobody waits for ever: the oldest always goes.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    low = high = bisect_left(order, (lengths[0], 0), key=lambda index: (lengths[index], index))
+    real = lengths[0]
+    while high - low + 1 < most_rows:
+        sides = [place for place in (low - 1, high + 1) if 0 <= place < len(order)]
+        if not sides:
+            break
+        nearest = min(sides, key=lambda place: (abs(lengths[order[place]] - lengths[0]), order[place]))
+        longest = max(lengths[order[high]], lengths[order[nearest]])
+        padded = longest * (high - low + 2)
+        more = real + lengths[order[nearest]]
+        if padded > most_tokens or padded - more > most_padding * padded:
+            break
+        low, high, real = min(low, nearest), max(high, nearest), more
+    return order[low : high + 1]
+
+
+def padded(items: Sequence[Item], signature: EncoderSignature) -> dict[str, Array]:
+    """The body's inputs but `lora_mask` and the factors, one row an item."""
+    if signature.modality == "image":
+        return {"pixel_values": np.stack([item.inputs["pixel_values"] for item in items])}
+    lengths = np.array([item.length for item in items], np.int64)
+    names = ["input_ids", *(["token_type_ids"] if signature.type_ids else [])]
+    rows = {name: np.zeros((len(items), lengths.max()), np.int64) for name in names}
+    for name, array in rows.items():
+        for row, item in enumerate(items):
+            if name in item.inputs:
+                array[row, : item.length] = item.inputs[name]
+    return {**rows, "lengths": lengths}

@@ -1,0 +1,59 @@
+"""An encoder's graphs in onnxruntime: the body, which all adapters share, and each adapter's head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ptune.engine.onnx_graph import Array, check_names, open_graph
+from ptune.formats.signature import EncoderSignature
+
+# Add and LayerNormalization as one operator take onnxruntime's CPU six times as long as the two: a tenth of a pass.
+SLOW = ("SkipLayerNormFusion",)
+
+
+class BodySession:
+    """The body. What is bound stays bound: factors are only bound again where another stack is used."""
+
+    def __init__(self, path: Path, signature: EncoderSignature, threads: int | None = None) -> None:
+        """Raises: FormatError where onnxruntime cannot load the graph or its inputs are not the signature's."""
+        self._session = open_graph(path, threads, without=SLOW)
+        check_names(self._session, path, {*signature.step_inputs(), *signature.factor_names()}, {"hidden"})
+        self._binding = self._session.io_binding()
+        self._factors: Mapping[str, Array] = {}
+
+    def run(self, inputs: Mapping[str, Array], factors: Mapping[str, Array]) -> Array:
+        """Hidden states of a batch. `factors` is recognised by identity: what it holds must not change."""
+        if factors is not self._factors:
+            self._bind(factors)
+            self._factors = factors  # kept alive while it is bound
+        self._bind(inputs)
+        self._binding.bind_output("hidden", "cpu")
+        self._session.run_with_iobinding(self._binding)
+        hidden: Array = self._binding.get_outputs()[0].numpy()
+        return hidden
+
+    def _bind(self, arrays: Mapping[str, Array]) -> None:
+        for name, array in arrays.items():
+            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+class HeadSession:
+    """One adapter's head: hidden states -> logits."""
+
+    def __init__(self, path: Path, signature: EncoderSignature) -> None:
+        """Raises: FormatError where onnxruntime cannot load the graph or it is no head."""
+        self._session = open_graph(path, 1)  # a head is small
+        self._text = signature.modality == "text"
+        check_names(self._session, path, {"hidden", "lengths"} if self._text else {"hidden"}, {"logits"})
+
+    def run(self, hidden: Array, lengths: Array | None) -> Array:
+        """[rows, labels], or [rows, seq, labels] where each token gets some."""
+        feeds = {"hidden": np.ascontiguousarray(hidden)}
+        if self._text:
+            assert lengths is not None
+            feeds["lengths"] = lengths
+        logits: Array = self._session.run(["logits"], feeds)[0]
+        return logits

@@ -1,0 +1,70 @@
+"""Opens ONNX graphs in onnxruntime, and says how many cores there are for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnxruntime
+
+from ptune.errors import FormatError
+
+Array = npt.NDArray[Any]
+
+
+def open_graph(
+    path: Path, threads: int | None = None, *, without: Sequence[str] = ()
+) -> onnxruntime.InferenceSession:
+    """Loads a graph. `threads` defaults to the cores that this process really has.
+
+    without: names of onnxruntime's optimisers that are left out.
+    Raises: FormatError where onnxruntime cannot load it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Workers spin between the operators of a step, which is fast, but not between steps: an idle server is idle.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=[*without]
+        )
+    except Exception as error:  # onnxruntime's errors have no common base but this
+        raise FormatError(f"{path} cannot be loaded: {error}") from None
+
+
+def check_names(
+    session: onnxruntime.InferenceSession, path: Path, inputs: Collection[str], outputs: Collection[str]
+) -> None:
+    """Raises: FormatError where a graph's inputs and outputs are not those that its manifest's signature has."""
+    found = {
+        "inputs": ({*inputs}, {node.name for node in session.get_inputs()}),
+        "outputs": ({*outputs}, {node.name for node in session.get_outputs()}),
+    }
+    for kind, (expected, there) in found.items():
+        if wrong := sorted(expected ^ there):
+            shown = ", ".join(wrong[:5])
+            raise FormatError(
+                f"{path} does not have the {kind} of its manifest's signature; they differ in {shown}"
+            )
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity and its cgroup's CPU quota, whichever is less."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, _cgroup_cores(Path("/sys/fs/cgroup")) or affinity))
+
+
+def _cgroup_cores(root: Path) -> int | None:
+    """The CPU quota in whole cores, None where there is none; cgroup v2's file, then v1's two."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((root / name).read_text() for name in files).split()
+        except (OSError, ValueError):
+            continue
+        return max(1, int(quota) // int(period)) if quota not in ("max", "-1") else None
+    return None

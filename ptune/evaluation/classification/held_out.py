@@ -1,0 +1,137 @@
+"""The rows that a classifier is judged by: its test files, else what it was validated on, else what is given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from ptune.codecs.labels import Labels
+from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
+from ptune.config.recipe import Recipe
+from ptune.data.labelled import LabelledRow
+from ptune.errors import DataError
+from ptune.formats.bundle import AdapterRecord
+from ptune.formats.run import Run
+from ptune.progress import say
+from ptune.spec import Spec
+from ptune.tasks.encoder.facts import Facts
+from ptune.training.folder import check_same_data
+
+Split: TypeAlias = Literal["test", "validation", "given"]
+_TASKS: dict[str, type[TextClassification | TokenClassification | ImageClassification]] = {
+    "text-classification": TextClassification,
+    "token-classification": TokenClassification,
+    "image-classification": ImageClassification,
+}
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows that training never saw (of `given` ones nobody knows), and those that it did see, for baselines."""
+
+    task: str
+    labels: Labels
+    split: Split
+    rows: Sequence[LabelledRow]
+    files: list[dict[str, Any]]  # path and SHA-256 of those that the rows come from
+    train: Sequence[LabelledRow] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over which rows these are and their labels: what two runs must share to be compared row by row."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            named = _names(self.labels, row.label)
+            digest.update(json.dumps([row.place, named], ensure_ascii=False).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def _names(labels: Labels, label: Any) -> Any:
+    if labels.problem == "regression":
+        return float(label)
+    return labels.names[label] if isinstance(label, int) else [labels.names[at] for at in label]
+
+
+def of_run(run: Run, data: Sequence[Path] = ()) -> Held:
+    """Reads a run's data once more; of `data` that is given, only the training rows, for the baselines.
+
+    Raises: DataError where a file is gone or has changed, or nothing is held out; FormatError where the run is damaged.
+    """
+    recipe, facts = Recipe.load(run.recipe_path), Facts.of_run(run)
+    if data:
+        rows, files = _given(recipe.task, data, facts.named)
+        return Held(facts.task, facts.named, "given", rows, files, _training(run, recipe))
+    splits, files = _splits(recipe)
+    check_same_data(run, {"files": files})
+    split: Split = "test" if recipe.data.test else "validation"
+    source = split if recipe.data.test or recipe.data.validation else "train"
+    used = [{"path": file["path"], "sha256": file["sha256"]} for file in files if file["split"] == source]
+    if not splits[split]:
+        raise DataError(f"{run.folder} has no held-out row: name some with --data FILE")
+    rows = splits[split][: recipe.evaluate.limit]
+    return Held(facts.task, facts.named, split, rows, used, splits["train"])
+
+
+def of_bundle(record: AdapterRecord, data: Sequence[Path]) -> Held:
+    """Reads `data` with the labels of an adapter. Raises: DataError that names file and rows that cannot be used."""
+    assert record.problem
+    labels = Labels(record.labels, record.problem)
+    task = _TASKS[record.task]()
+    if isinstance(task, TextClassification):
+        assert record.problem != "tags"
+        assert record.problem != "vector"
+        task = TextClassification(problem=record.problem)
+    rows, files = _given(task, data, labels)
+    return Held(record.task, labels, "given", rows, files)
+
+
+def _splits(recipe: Recipe) -> tuple[dict[str, Sequence[LabelledRow]], list[dict[str, Any]]]:
+    """The rows of train, validation and test, split as they were for training; and the files, as data.json has them."""
+    task, seed = recipe.task, recipe.train.seed
+    if isinstance(task, ImageClassification):
+        from ptune.tasks.classification.image_data import load_images
+
+        images = load_images(recipe.data, task, seed)
+        found = {"train": images.train, "validation": images.validation, "test": images.test}
+        return dict(found), images.summary["files"]
+    from ptune.data.label_splits import read_splits
+
+    assert isinstance(task, TextClassification | TokenClassification)
+    read = read_splits(recipe.data, task, seed)
+    read.check()
+    files = [{"split": split, **file.described()} for split, file in read.files]
+    return {name: [placed.row for placed in rows] for name, rows in read.rows.items()}, files
+
+
+def _training(run: Run, recipe: Recipe) -> Sequence[LabelledRow]:
+    """The training rows, for baselines; none, and it is said, where their files are no longer there as they were."""
+    try:
+        splits, files = _splits(recipe)
+        check_same_data(run, {"files": files})
+    except DataError as error:
+        say(f"no baselines: {error}")
+        return ()
+    return splits["train"]
+
+
+def _given(
+    task: Spec, data: Sequence[Path], labels: Labels
+) -> tuple[Sequence[LabelledRow], list[dict[str, Any]]]:
+    """Rows of files whose labels are known, and what these files are."""
+    if isinstance(task, ImageClassification):
+        from ptune.data.images import labelled, open_images
+
+        sources = [open_images(path) for path in data]
+        files = [{"path": str(source.path), "sha256": source.sha256} for source in sources]
+        return [row for source in sources for row in labelled(source, labels)], files
+    from ptune.data.labelled import read_labelled
+    from ptune.data.read import open_file
+
+    assert isinstance(task, TextClassification | TokenClassification)
+    rows = read_labelled(data, task, labels)
+    return rows, [{"path": str(path), "sha256": open_file(path).sha256} for path in data]

@@ -1,0 +1,98 @@
+"""A decoder's graph for steps of few tokens a sequence: the heads that share keys become queries of one head.
+
+onnxruntime multiplies each head's queries with keys that it first packs, head by head; where one or two tokens are computed,
+packing is most of the work. With H heads on KV keys, H / KV heads read the same keys. Here they are H / KV queries of one of KV
+heads instead: the same products, packed once. Beside each query stand a key and a value of its token, which the cache needs
+once; a mask takes back what a later query would see of the others.
+
+The grouped graph has no weights of its own: it reads those of the graph that it was made of, from the same file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+
+from ptune.export.fuse.attention import ATTENTION
+from ptune.export.fuse.cleanup import shapes, sweep
+from ptune.export.rewrite import MICROSOFT, before, constant, made_by, replace, width_of
+
+MASK = 10  # index of attention's input of that name
+
+
+def write_grouped(source: Path, target: Path) -> Path | None:
+    """Writes the grouped graph of the one at `source`, on the same weights. Returns where it is.
+
+    None where it would be wrong or gain nothing: layers with a sliding window or capped scores, which go by a query's place;
+    with as many keys as queries; with different numbers of heads.
+    """
+    model = onnx_ir.load(source)
+    graph = model.graph
+    layers = [node for node in graph if node.op_type == ATTENTION and node.domain == MICROSOFT]
+    heads = {
+        (node.attributes["num_heads"].as_int(), node.attributes["kv_num_heads"].as_int()) for node in layers
+    }
+    if len(heads) != 1 or any({"local_window_size", "softcap"} & node.attributes.keys() for node in layers):
+        return None
+    ((queries, keys),) = heads
+    if queries == keys or any(_scattered(node) is None for node in layers):
+        return None
+    index = onnx_ir.val("heads", onnx_ir.DataType.INT64, ["batch", "seq", 3 * keys])
+    mask = onnx_ir.val("mask", onnx_ir.DataType.FLOAT, ["batch", 1, "seq", "total"])
+    graph.inputs.extend([index, mask])
+    unpad = next(value for value in graph.inputs if value.name == "unpad_indices")
+    unpad.shape = onnx_ir.Shape(["cells", queries])
+    for node in layers:
+        _group(graph, node, index, mask, queries, keys)
+    shapes(graph)
+    sweep(model)
+    onnx_ir.save(model, target)
+    return target
+
+
+def _group(
+    graph: onnx_ir.Graph,
+    node: onnx_ir.Node,
+    index: onnx_ir.Value,
+    mask: onnx_ir.Value,
+    queries: int,
+    keys: int,
+) -> None:
+    """One layer's attention."""
+    gathered = made_by(node.inputs[0], "Gather")
+    scattered = _scattered(node)
+    assert gathered is not None
+    assert scattered is not None
+    width = width_of(gathered.inputs[0])
+    assert width is not None
+    dim = width // (queries + 2 * keys)
+    by_head = constant(graph, f"grouped.by_head.{dim}", np.array([-1, dim]))
+    by_key = constant(graph, f"grouped.by_key.{keys * dim}", np.array([0, 0, 3 * keys * dim]))
+    whole = constant(graph, f"grouped.whole.{queries * dim}", np.array([0, queries * dim]))
+    (rows,) = before(node, "Reshape", [gathered.inputs[0], by_head])
+    (chosen,) = before(node, "Gather", [rows, index])
+    (grouped,) = before(node, "Reshape", [chosen, by_key])
+    node.replace_input_with(0, grouped)
+    node.resize_inputs(max(len(node.inputs), MASK + 1))
+    node.replace_input_with(MASK, mask)
+    node.attributes["num_heads"] = onnx_ir.AttrInt64("num_heads", keys)
+    (rows,) = before(scattered, "Reshape", [node.outputs[0], by_head])
+    (chosen,) = before(scattered, "Gather", [rows, scattered.inputs[1]])
+    (flat,) = before(scattered, "Reshape", [chosen, whole])
+    replace(scattered, flat)
+
+
+def _scattered(node: onnx_ir.Node) -> onnx_ir.Node | None:
+    """The node that takes attention's output from the padded view to the flat tokens; None where it is not found."""
+    if node.inputs[1] is not None or made_by(node.inputs[0], "Gather") is None:
+        return None
+    if len(found := [*node.outputs[0].consumers()]) != 1:
+        return None
+    (shaped,) = found
+    if shaped.op_type != "Reshape" or len(found := [*shaped.outputs[0].consumers()]) != 1:
+        return None
+    (scattered,) = found
+    unpad = scattered.inputs[1] if scattered.op_type == "Gather" else None
+    return scattered if unpad is not None and unpad.name == "unpad_indices" else None

@@ -1,0 +1,120 @@
+"""What a run leaves behind: the trained weights, proved to be readable, and a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.backbone.load import load
+from ptune.backbone.tokenizer import transformers_tokenizer
+from ptune.codecs.chat import ChatCodec
+from ptune.config.chat import Chat
+from ptune.config.recipe import Recipe
+from ptune.config.translation import DESCRIBED, TRANSLATION, Translation
+from ptune.data.dataset import Dataset
+from ptune.formats.bundle import BaseIdentity, Hop
+from ptune.formats.run import Run
+from ptune.formats.whole_write import write_json, write_text
+from ptune.training.checkpoint import tensors_folder, trained
+from ptune.training.distributed import sharded, whole
+from ptune.training.reload import reloaded_adapter_hop, reloaded_model_hop
+
+FORMAT = 1  # of adapter/ptune.json
+
+
+def save_trained(
+    run: Run,
+    recipe: Recipe,
+    model: nn.Module,
+    codec: ChatCodec,
+    data: Dataset,
+    identity: BaseIdentity,
+    *,
+    writes: bool = True,
+) -> Hop:
+    """Writes adapter/ (PEFT's format) or, where the backbone's own weights were trained, model/ (transformers' format).
+
+    Returns the hop from the weights in memory to those on disk, over held-out examples. Where the model is sharded,
+    every process calls it and the one that `writes` writes.
+    """
+    state = whole_state(model) if sharded(model) else None
+    if writes:
+        _write(run, recipe, model, codec, identity, state)
+    if sharded(model):
+        torch.distributed.barrier()  # nobody reads before it is written
+    device = next(model.parameters()).device
+    examples = data.test or data.validation or data.train
+    if isinstance(model, PeftModel):
+        return reloaded_adapter_hop(model, run.adapter_path, examples, device)
+    saved = recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
+    again = load(saved, device=device)
+    return reloaded_model_hop(model, again.model, examples, device)
+
+
+def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What is to be saved of a sharded model, in one piece: the adapter, or everything where there is none."""
+    wanted = dict(trained(model)) if isinstance(model, PeftModel) else model.state_dict()
+    return {name: whole(tensor.detach()).cpu() for name, tensor in wanted.items()}
+
+
+def _write(
+    run: Run,
+    recipe: Recipe,
+    model: nn.Module,
+    codec: ChatCodec,
+    identity: BaseIdentity,
+    state: dict[str, torch.Tensor] | None,
+) -> None:
+    """adapter/ or model/. `state` replaces the model's own weights, which it need not have in one piece."""
+    if isinstance(model, PeftModel):
+        config = model.peft_config[model.active_adapter]
+        config.base_model_name_or_path = recipe.backbone.model
+        config.target_modules = sorted(
+            config.target_modules
+        )  # a set: its order would differ from process to process
+        with tensors_folder(run.adapter_path) as part:
+            # peft would save the whole embedding of an enlarged vocabulary; the new tokens' rows are saved anyway.
+            model.save_pretrained(part, save_embedding_layers=False, state_dict=state)
+            if recipe.chat.template is not None and codec.template is not None:
+                write_text(
+                    part / "chat_template.jinja", codec.template.source
+                )  # it was trained with another one
+            if recipe.backbone.new_tokens:
+                transformers_tokenizer(codec).save_pretrained(part)  # where PEFT's users look for it
+            write_json(
+                part / "ptune.json", adapter_facts(codec, identity, recipe.backbone.new_tokens, recipe.chat)
+            )
+        return
+    assert isinstance(model, PreTrainedModel)
+    with tensors_folder(run.model_path) as part:
+        model.save_pretrained(part, state_dict=state)
+        transformers_tokenizer(codec).save_pretrained(part)
+        write_text(
+            part / "README.md", f"---\nlicense: {identity.licence}\nbase_model: {identity.source}\n---\n"
+        )
+
+
+def adapter_facts(
+    codec: ChatCodec, identity: BaseIdentity, new_tokens: Sequence[str], task: Chat
+) -> dict[str, Any]:
+    """adapter/ptune.json: what an adapter needs to be served as it was trained. PEFT ignores the file.
+
+    `new_tokens` maps each to its id; the base needs a row for it before PEFT can load the adapter.
+    """
+    facts = {"new_tokens": {token: codec.tokenizer.token_to_id(token) for token in new_tokens}}
+    translates = isinstance(task, Translation)
+    return {
+        "format": FORMAT,
+        "task": TRANSLATION if translates else "chat",
+        "base": identity.hash,
+        "quantize": identity.quantize,
+        "template": None if codec.template is None else codec.template.source,
+        "system": codec.system,
+        **({TRANSLATION: task.model_dump(include=set(DESCRIBED))} if translates else {}),
+        **(facts if new_tokens else {}),
+    }

@@ -1,0 +1,177 @@
+"""Training side of texts and words: padded batches, and the loss of labels, numbers and tags."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ptune.codecs.labels import Labels
+from ptune.data.sequences import SequenceExample
+from ptune.training.objective import Score
+from ptune.training.packing import ALONE, Share
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Examples side by side, padded on the right to the longest."""
+
+    inputs: dict[
+        str, torch.Tensor
+    ]  # input_ids, attention_mask and, where the model asks, token_type_ids: [rows, seq]
+    rows: torch.Tensor  # [n] rows whose logits are wanted: one a text, one a word
+    columns: torch.Tensor | None  # [n] of words: the token that each begins with
+    labels: torch.Tensor  # [n] indices, [n, labels] 0 or 1, or [n] numbers
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum over targets: what cross-entropy, binary cross-entropy or the squared error of a head's outputs is."""
+
+    labels: Labels
+    weights: torch.Tensor | None = None  # [labels]: of a class, or of the presence of a label
+    smoothing: float = 0.0  # share of the target that is spread over all labels
+
+    def __call__(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """[n, labels] logits and what they should be -> []."""
+        if self.labels.problem == "regression":
+            return F.mse_loss(logits.squeeze(-1), wanted.to(logits.dtype), reduction="sum")
+        if self.labels.problem == "multi":
+            smooth = wanted.to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
+            return F.binary_cross_entropy_with_logits(
+                logits, smooth, pos_weight=self.weights, reduction="sum"
+            )
+        return F.cross_entropy(
+            logits, wanted, weight=self.weights, label_smoothing=self.smoothing, reduction="sum"
+        )
+
+    def correct(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """[] how many targets are right; a number never is."""
+        if self.labels.problem == "regression":
+            return logits.new_full((), torch.nan)
+        if self.labels.problem == "multi":
+            return ((logits > 0) == wanted.bool()).sum()
+        return (logits.argmax(-1) == wanted).sum()
+
+
+def balanced(examples: Sequence[SequenceExample], labels: Labels) -> torch.Tensor:
+    """[labels] weights by which a class counts as much as any other: their mean over the targets is 1.
+
+    Of several labels that may fit together: how much rarer each is than its absence.
+    """
+    targets = [example.target for example in examples]
+    found = Counter(
+        index for target in targets for index in (target if isinstance(target, tuple) else (target,))
+    )
+    counts = torch.tensor([found[index] for index in range(len(labels))], dtype=torch.float32)
+    if labels.problem == "multi":
+        return torch.where(counts > 0, (len(examples) - counts) / counts.clamp(min=1), 1.0)
+    seen = counts > 0  # a class without examples has no weight that could matter
+    return torch.where(seen, counts.sum() / (seen.sum() * counts.clamp(min=1)), 1.0)
+
+
+@dataclass(frozen=True)
+class SequenceObjective:
+    """Loss of texts or words, summed over the targets; a text with several labels has a target a label."""
+
+    loss: Loss
+    max_tokens: int  # most tokens of one forward pass, padding included
+    device: torch.device
+    pad_id: int
+    type_ids: bool
+    unit = "tokens"
+
+    def size(self, example: SequenceExample) -> int:
+        """Tokens."""
+        return len(example)
+
+    def targets(self, example: SequenceExample) -> int:
+        """Words of a tagged sentence, labels of a text that may have several, else 1."""
+        problem = self.loss.labels.problem
+        return len(example.words) if problem == "tags" else len(self.loss.labels) if problem == "multi" else 1
+
+    def batches(self, examples: Sequence[SequenceExample], share: Share = ALONE) -> Iterator[SequenceBatch]:
+        """Every `processes`-th batch, put together when it is asked for; one without an example has no target."""
+        rows = padded_rows([len(example) for example in examples], self.max_tokens, share.processes)
+        for row in rows[share.process :: share.processes]:
+            yield self._batch([examples[index] for index in row]) if row else self._idle(examples[0])
+
+    def score(self, model: nn.Module, batch: SequenceBatch) -> Score:
+        """Loss and right guesses, summed over the batch's targets."""
+        logits = self.logits(model, batch)
+        loss = self.loss(logits, batch.labels)
+        right = loss.new_zeros(()) if model.training else self.loss.correct(logits, batch.labels)
+        return Score(loss, right, batch.labels.numel())
+
+    def logits(self, model: nn.Module, batch: SequenceBatch) -> torch.Tensor:
+        """[n, labels] in float32 at least: of each text or word."""
+        logits: torch.Tensor = model(**batch.inputs).logits
+        logits = logits[batch.rows] if batch.columns is None else logits[batch.rows, batch.columns]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _batch(self, examples: Sequence[SequenceExample]) -> SequenceBatch:
+        longest = max(map(len, examples))
+
+        def padded(values: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+            rows = [[*value, *[filler] * (longest - len(value))] for value in values]
+            return torch.tensor(rows, device=self.device)
+
+        inputs = {
+            "input_ids": padded([example.ids for example in examples], self.pad_id),
+            "attention_mask": padded([[1] * len(example) for example in examples], 0),
+        }
+        if self.type_ids:
+            inputs["token_type_ids"] = padded([example.type_ids for example in examples], 0)
+        tagged = self.loss.labels.problem == "tags"
+        rows = [row for row, example in enumerate(examples) for _ in (example.words if tagged else (0,))]
+        columns = [column for example in examples for column in example.words]
+        return SequenceBatch(
+            inputs,
+            torch.tensor(rows, dtype=torch.long, device=self.device),
+            torch.tensor(columns, dtype=torch.long, device=self.device) if tagged else None,
+            self._labels(examples),
+        )
+
+    def _labels(self, examples: Sequence[SequenceExample]) -> torch.Tensor:
+        targets = [example.target for example in examples]
+        problem, count = self.loss.labels.problem, len(self.loss.labels)
+        if problem == "regression":
+            return torch.tensor(targets, dtype=torch.float32, device=self.device)
+        if problem == "multi":
+            sets = [set(target) if isinstance(target, tuple) else {target} for target in targets]
+            return torch.tensor(
+                [[float(index in present) for index in range(count)] for present in sets], device=self.device
+            )
+        flat = [index for target in targets for index in (target if isinstance(target, tuple) else (target,))]
+        return torch.tensor(flat, dtype=torch.long, device=self.device)
+
+    def _idle(self, example: SequenceExample) -> SequenceBatch:
+        """What a process computes that has no example of its own: something without a target."""
+        batch = self._batch([example])
+        columns = None if batch.columns is None else batch.columns[:0]
+        return replace(batch, rows=batch.rows[:0], columns=columns, labels=batch.labels[:0])
+
+
+def padded_rows(lengths: Sequence[int], max_tokens: int, processes: int = 1) -> list[list[int]]:
+    """Indices of the examples of each batch, of similar length, so that little is padding; the longest come first.
+
+    A batch has at most `max_tokens` tokens, padding included; a longer example is a batch of its own. The number of
+    batches is a multiple of `processes`: large ones are halved until it is, or some stay empty.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > max_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    while len(batches) % processes:
+        large = max(range(len(batches)), key=lambda at: lengths[batches[at][0]] * len(batches[at]))
+        batch, middle = batches[large], len(batches[large]) // 2
+        if not middle:
+            batches += [[] for _ in range(-len(batches) % processes)]
+        else:
+            batches[large : large + 1] = [batch[:middle], batch[middle:]]
+    return batches

@@ -1,0 +1,99 @@
+"""What makes a training need less memory: the one list that plans, errors and records go by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ptune.config.chat import Chat
+from ptune.config.recipe import Recipe
+from ptune.methods.lora import Lora
+
+LEAST_ROW = 16  # what train.micro_batch_tokens may be at least
+SHORTEST = 128  # tokens: shorter examples are hardly worth training on
+
+Section = Literal["train", "backbone", "task"]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Fields of a recipe, and what they are one notch cheaper."""
+
+    section: Section
+    fields: tuple[str, ...]
+    cheaper: Callable[[Recipe], tuple[object, ...] | None]  # values of `fields`; None: no notch is left
+
+    def notch(self, recipe: Recipe) -> Recipe | None:
+        """`recipe` one notch cheaper; None where there is none."""
+        values = self.cheaper(recipe)
+        if values is None:
+            return None
+        return changed(recipe, self.section, **dict(zip(self.fields, values, strict=True)))
+
+
+def changed(recipe: Recipe, section: Section, **values: object) -> Recipe:
+    """`recipe` with other values in one section."""
+    part = getattr(recipe, section)
+    return recipe.model_copy(update={section: part.model_copy(update=values)})
+
+
+def _smaller_rows(recipe: Recipe) -> tuple[int] | None:
+    half = recipe.train.micro_batch_tokens // 2
+    return (half,) if half >= LEAST_ROW else None
+
+
+def _checkpointing(recipe: Recipe) -> tuple[bool] | None:
+    return None if recipe.train.gradient_checkpointing else (True,)
+
+
+def _nf4(recipe: Recipe) -> tuple[str] | None:
+    """What is trained itself cannot be quantised, and a classifier's base is not."""
+    can_be = isinstance(recipe.task, Chat) and isinstance(recipe.method, Lora)
+    return ("nf4",) if can_be and recipe.backbone.quantize != "nf4" else None
+
+
+def _shorter(recipe: Recipe) -> tuple[int, str] | None:
+    half = getattr(recipe.task, "max_length", 0) // 2  # images have none
+    if half < SHORTEST:
+        return None
+    overlong = getattr(recipe.task, "on_overlong", "error")
+    return half, "truncate" if overlong == "error" else overlong
+
+
+ROWS = Saving("train", ("micro_batch_tokens",), _smaller_rows)
+"""Changes neither the batch nor the result: the gradient is accumulated exactly, in more forward passes."""
+DEARER = (
+    Saving("train", ("gradient_checkpointing",), _checkpointing),  # the same result, about a third more time
+    Saving("backbone", ("quantize",), _nf4),  # another base, which computes a little worse
+    Saving("task", ("max_length", "on_overlong"), _shorter),  # data is lost
+)
+"""What is changed where smaller rows are not enough, cheapest first."""
+SAVINGS = (ROWS, *DEARER)
+
+
+def options(before: Recipe, after: Recipe) -> tuple[str, ...]:
+    """How two recipes differ in what saves memory, as options of the command line."""
+    return tuple(
+        _option(saving.section, name, new)
+        for saving in SAVINGS
+        for name in saving.fields
+        if (new := _value(after, saving.section, name)) != _value(before, saving.section, name)
+    )
+
+
+def as_planned(recipe: Recipe, before: Recipe) -> Recipe:
+    """`recipe` with everything that a plan may change as it is in `before`."""
+    for saving in SAVINGS:
+        known = [name for name in saving.fields if hasattr(getattr(before, saving.section), name)]
+        recipe = changed(recipe, saving.section, **{n: _value(before, saving.section, n) for n in known})
+    return recipe
+
+
+def _value(recipe: Recipe, section: Section, name: str) -> object:
+    return getattr(getattr(recipe, section), name, None)
+
+
+def _option(section: Section, name: str, value: object) -> str:
+    option = f"--{section}.{name.replace('_', '-')}"
+    return option if value is True else f"{option} {value}"

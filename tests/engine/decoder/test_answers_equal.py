@@ -1,0 +1,186 @@
+"""Whatever the scheduler does (chunks, copies, giving way, waiting for a sibling), each row is computed on its own tokens.
+
+A model of the cache stands in for the graph: it holds, place by place, which token was computed in a slot and under which adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import numpy as np
+import numpy.typing as npt
+from hypothesis import given, settings
+
+from ptune.engine.adapters.lora import Adapter
+from ptune.engine.decoder.beam_sequences import BeamGroup
+from ptune.engine.decoder.beams import BeamSearch
+from ptune.engine.decoder.fairness import MOST_PREEMPTED
+from ptune.engine.decoder.request import Beams, Request, Sampling, Token
+from ptune.engine.decoder.scheduler import Scheduler
+from ptune.engine.decoder.sequence import Chunk, TokenSequence
+from ptune.engine.sampling import log_softmax
+
+ADAPTERS = [None, Adapter("a", 1, {}, 0)]
+SLOTS = 5
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A sequence that comes after so many steps; `cancel`: and is given up so many steps later."""
+
+    after: int
+    beginning: int  # which of a few beginnings it has
+    length: int
+    own: tuple[int, ...]
+    output: int
+    tenant: str
+    adapter: int
+    scored: bool
+    cancel: int | None
+    beams: Beams | None
+
+    @property
+    def prompt(self) -> list[int]:
+        return [(7 * self.beginning + place) % 5 for place in range(self.length)] + list(self.own)
+
+
+def following(tokens: list[int], adapter: int) -> int:
+    """The model: every token depends on all before it."""
+    return hash((tuple(tokens), adapter)) % 5
+
+
+def logits(tokens: list[int], adapter: int) -> npt.NDArray[np.float32]:
+    """The model's [1, 8] where it is searched."""
+    random = np.random.default_rng(hash((tuple(tokens), adapter)) % 2**32)
+    return random.normal(0, 1, (1, 8)).astype(np.float32)
+
+
+def searched(ask: Ask) -> tuple[int, ...]:
+    """What beam search finds without a scheduler."""
+    assert ask.beams is not None
+    search = BeamSearch(ask.beams, ask.output, {7})
+    while not search.done:
+        search.step(
+            [log_softmax(logits([*ask.prompt, *beam.tokens], ask.adapter)[0]) for beam in search.live]
+        )
+    return search.best().tokens
+
+
+asks = st.builds(
+    Ask,
+    after=st.integers(0, 12),
+    beginning=st.integers(0, 1),
+    length=st.integers(1, 60),
+    own=st.lists(st.integers(0, 4), max_size=4).map(tuple),
+    output=st.integers(1, 25),
+    tenant=st.sampled_from(["", "b", "c"]),
+    adapter=st.integers(0, 1),
+    scored=st.booleans(),
+    cancel=st.none() | st.integers(0, 20),
+    beams=st.none() | st.builds(Beams, st.integers(2, SLOTS), st.sampled_from([0.5, 2.0]), st.booleans()),
+)
+
+
+class Model:
+    """A scheduler with the model's cache behind it."""
+
+    def __init__(self, chunk: int) -> None:
+        self.held: dict[int, list[tuple[int, int]]] = {slot: [] for slot in range(SLOTS)}
+        self.scheduler = Scheduler(SLOTS, chunk, 99, copy=self._copy)
+        self.asked: dict[TokenSequence, Ask] = {}
+        self.told: dict[TokenSequence, list[Token]] = {}  # of searches
+        self.ended: list[TokenSequence] = []
+
+    def submit(self, ask: Ask) -> TokenSequence:
+        row = self._search(ask, ask.beams) if ask.beams is not None else self._row(ask)
+        for member in row.rows:
+            member.adapter = ADAPTERS[ask.adapter]
+            self.asked[member] = ask
+        self.scheduler.submit(row)
+        return row
+
+    def _row(self, ask: Ask) -> TokenSequence:
+        return TokenSequence(ask.prompt, all_logits=ask.scored, tenant=ask.tenant)
+
+    def _search(self, ask: Ask, beams: Beams) -> TokenSequence:
+        request = Request(
+            tuple(ask.prompt),
+            sampling=Sampling(temperature=0),
+            max_tokens=ask.output,
+            stop_ids=frozenset({7}),
+            beams=beams,
+            tenant=ask.tenant,
+        )
+        told: list[Token] = []
+        search = BeamGroup(request, beams, self.scheduler.slots.fork, told.append)
+        self.told[search] = told
+        return search
+
+    def step(self) -> None:
+        self.scheduler.drop_over()
+        chunks = self.scheduler.plan()
+        assert chunks or not self.scheduler.busy, "something is computed as long as somebody waits"
+        for chunk in chunks:
+            self._compute(chunk)
+        self.scheduler.computed(chunks)
+        ended = []
+        for chunk in chunks:
+            row, ask = chunk.row, self.asked[chunk.row]
+            if ask.beams is not None:
+                row.take(chunk, logits(row.tokens, ask.adapter))
+            elif chunk.newest:
+                row.tokens.append(following(row.tokens, ask.adapter))
+                row.all_logits = False
+                if len(row.tokens) - len(ask.prompt) == ask.output:
+                    ended.append(row)
+        ended += [row for row in self.scheduler.running if row.finished]
+        self.scheduler.release(ended)
+        self.ended += ended
+
+    def _compute(self, chunk: Chunk) -> None:
+        row, whose = chunk.row, self.asked[chunk.row].adapter
+        assert row.slot is not None
+        place = self.held[row.slot]
+        assert place[: chunk.start] == [(token, whose) for token in row.tokens[: chunk.start]]
+        place[chunk.start :] = [(token, whose) for token in chunk.tokens]
+
+    def _copy(self, source: int, target: int, start: int, stop: int) -> None:
+        assert len(self.held[source]) >= stop
+        self.held[target][start:] = self.held[source][start:stop]
+
+
+@settings(max_examples=150)
+@given(st.lists(asks, min_size=1, max_size=12), st.integers(1, 20), st.sets(st.integers(0, 60), max_size=4))
+def test_every_answer_is_that_of_the_sequence_alone(many: list[Ask], chunk: int, failing: set[int]) -> None:
+    """Also after steps that failed for nobody in particular: all is computed again, but what cannot be told twice."""
+    model, given_up = Model(chunk), []
+    rows: dict[TokenSequence, int] = {}
+    coming = sorted(many, key=lambda ask: ask.after)
+    tokens = sum((len(ask.prompt) + ask.output) * (ask.beams.num_beams if ask.beams else 1) for ask in many)
+    steps, most = 0, 12 + (1 + MOST_PREEMPTED + len(failing)) * tokens
+    while coming or model.scheduler.busy:
+        while coming and coming[0].after <= steps:
+            rows[model.submit(coming.pop(0))] = steps
+        for row, begun in rows.items():
+            cancel = model.asked[row].cancel
+            if cancel is not None and steps - begun == cancel and row not in model.ended:
+                row.cancelled = True
+                given_up.append(row)
+        if steps in failing:
+            for row in model.scheduler.distrust():
+                row.cancelled = True
+                given_up.append(row)
+        model.step()
+        steps += 1
+        assert steps <= most, "somebody starves"
+    assert {*model.ended, *given_up} == set(rows)
+    for row in model.ended:
+        if row in model.told:
+            assert tuple(token.id for token in model.told[row]) == searched(model.asked[row])
+            continue
+        expected = model.asked[row].prompt
+        for _ in range(model.asked[row].output):
+            expected.append(following(expected, model.asked[row].adapter))
+        assert row.tokens == expected
+    assert sorted(model.scheduler.slots.free) == list(range(SLOTS))

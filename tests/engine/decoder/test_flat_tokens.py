@@ -1,0 +1,54 @@
+"""How tokens lie before the graph: every token in one cell, an adapter's only in its own group, little room wasted."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptune.engine.adapters.lora import Adapter
+from ptune.engine.decoder.flat_tokens import EMPTY, divide, flat_indices
+from ptune.engine.decoder.lora_slots import LoraSlots
+from ptune.engine.decoder.sequence import Chunk, TokenSequence
+from ptune.formats.signature import Signature
+
+SIGNATURE = Signature(vocab_size=9, context=999, cache=(), sockets=())
+ADAPTERS = [Adapter(str(number), 1, {}, 0) for number in range(8)]
+
+
+def chunk(number: int | None, length: int) -> Chunk:
+    return Chunk(TokenSequence([1] * length, None if number is None else ADAPTERS[number]), 0, length)
+
+
+STEPS = st.lists(st.tuples(st.none() | st.integers(0, 7), st.integers(1, 130)), min_size=1, max_size=20)
+
+
+@settings(max_examples=200)
+@given(STEPS)
+def test_every_token_has_a_cell_of_its_own_in_its_adapters_group(step: list[tuple[int | None, int]]) -> None:
+    chunks = [chunk(number, length) for number, length in step]
+    runs = divide(chunks)
+    assert sorted(map(id, (one for run in runs for one in run))) == sorted(map(id, chunks))
+    places = LoraSlots(SIGNATURE, 8)
+    for run in runs:
+        adapters = {one.row.adapter for one in run if one.row.adapter is not None}
+        window = places.of(adapters)
+        flat, width = flat_indices(run, window)
+        cells = np.concatenate(flat)
+        assert len({*cells.tolist()}) == len(cells) == sum(map(len, run))
+        assert cells.min() >= 0
+        assert cells.max() < window.count * width
+        for one, indices in zip(run, flat, strict=True):
+            if one.row.adapter is not None:
+                assert {*(indices // width).tolist()} == {window.groups[one.row.adapter]}
+        of_adapters = sum(len(one) for one in run if one.row.adapter is not None)
+        if window.count == len(adapters):  # no idle place between them
+            assert window.count * width <= max(EMPTY + 2 * of_adapters, sum(map(len, run)) + window.count)
+
+
+def test_a_prompt_beside_others_that_generate_is_computed_by_itself() -> None:
+    prompt, others, base = chunk(0, 128), [chunk(number, 1) for number in range(1, 8)], chunk(None, 128)
+    assert [len(run) for run in divide([prompt, *others])] == [1, 7]
+    assert [len(run) for run in divide([*others, base])] == [8]  # the base's tokens lie anywhere
+    assert [len(run) for run in divide([chunk(number, 1) for number in range(8)])] == [8]
+    assert [len(run) for run in divide([prompt, base])] == [2]

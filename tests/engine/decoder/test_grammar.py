@@ -1,0 +1,391 @@
+"""Whatever a model prefers, an answer with a grammar keeps to it: checked by jsonschema and by Python's own `re`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from support import tiny_models
+from support.tiny_bundle import TinyBundle
+from tokenizers import Tokenizer, decoders, models
+
+from ptune.codecs.chat import ChatCodec
+from ptune.codecs.structured_output import Form
+from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.grammar import KEPT, MAX_BYTES, Grammars, Walk
+from ptune.engine.decoder.request import Request, Sampling
+from ptune.engine.sampling import choose
+from ptune.errors import PtuneError, RequestError
+
+VOCAB = tiny_models.VOCAB
+END = frozenset({2})
+LONGEST = 2000
+
+
+def codec_of(tokenizer: Tokenizer) -> ChatCodec:
+    return ChatCodec(tokenizer, None, {"eos_token": "</s>"}, END, None)
+
+
+CODEC = codec_of(tiny_models.tokenizer().backend_tokenizer)
+GRAMMARS = Grammars(CODEC.token_table(VOCAB), CODEC.special_ids)
+
+
+def drawn(form: Form, seed: int, *, temperature: float = 1.0, limit: int = LONGEST) -> tuple[str, bool]:
+    """An answer of a model that knows nothing, and whether it ended."""
+    walk = GRAMMARS.compile(form.source(), END).walk()
+    rng = np.random.default_rng(seed)
+    output: list[int] = []
+    while len(output) < limit:
+        logits = rng.normal(0, 3, VOCAB).astype(np.float32)
+        token = choose(logits, Sampling(temperature), [1], output, seed, walk.allowed())
+        if token in END:
+            return CODEC.decode(output), True
+        output.append(token)
+        walk.advance(token)
+    return CODEC.decode(output), False
+
+
+names = st.text("ab\"\\é☠ '{}", min_size=1, max_size=4)
+numbers = st.integers(-(2**53), 2**53) | st.builds(
+    lambda digits, power: float(f"{digits}e{power}"),
+    st.integers(-(10**15) + 1, 10**15 - 1),
+    st.integers(-22, 0),
+)
+leaves = st.one_of(
+    st.builds(
+        lambda a, b: {"type": "integer", "minimum": min(a, b), "maximum": max(a, b)},
+        st.integers(-200, 200),
+        st.integers(-200, 200),
+    ),
+    st.builds(lambda low: {"type": "number", "minimum": low, "maximum": low + 2}, st.integers(-3, 3)),
+    st.builds(
+        lambda a, b: {"type": "string", "minLength": min(a, b), "maxLength": max(a, b)},
+        st.integers(0, 6),
+        st.integers(0, 6),
+    ),
+    st.sampled_from(
+        [
+            {"type": "string", "pattern": "^[a-c]{2,4}$"},
+            {"type": "string", "format": "date"},
+            {"type": "string", "format": "uuid"},
+            {"type": "boolean"},
+            {"type": "null"},
+            {"type": ["boolean", "null"]},
+        ]
+    ),
+    st.builds(
+        lambda values: {"enum": values},
+        st.lists(names | numbers | st.booleans() | st.none(), min_size=1, max_size=4, unique_by=repr),
+    ),
+    st.builds(lambda value: {"const": value}, st.dictionaries(names, numbers | names, max_size=2)),
+    st.builds(
+        lambda low: {"type": "integer", "minimum": low, "maximum": low + 2**13},
+        st.integers(2**53, 2**63 - 2**14),
+    ),
+)
+
+
+def _object(properties: dict[str, Any], required: bool) -> dict[str, Any]:
+    needed = list(properties) if required else list(properties)[:1]
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": needed,
+        "additionalProperties": False,
+    }
+
+
+def _larger(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    sizes = st.tuples(st.integers(0, 2), st.integers(0, 2)).map(sorted)
+    return st.one_of(
+        st.builds(_object, st.dictionaries(names, inner, max_size=3), st.booleans()),
+        st.builds(
+            lambda item, size: {"type": "array", "items": item, "minItems": size[0], "maxItems": size[1]},
+            inner,
+            sizes,
+        ),
+        st.builds(lambda options: {"anyOf": options}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(lambda item: {"$ref": "#/$defs/it", "$defs": {"it": item}}, leaves),
+    )
+
+
+schemas = st.recursive(leaves, _larger, max_leaves=6).filter(
+    lambda schema: '"$defs"' not in json.dumps(schema)[1:] or "$ref" in schema
+)
+
+
+@settings(max_examples=80)
+@given(schemas, st.integers(0, 2**32), st.sampled_from([0.0, 1.0, 2.0]))
+def test_json_always_validates(schema: dict[str, Any], seed: int, temperature: float) -> None:
+    text, ended = drawn(Form.json(schema), seed, temperature=temperature)
+    assert ended
+    jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32))
+def test_json_without_bounds_validates_where_it_ends(seed: int) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}},
+        "required": ["a"],
+        "additionalProperties": {"type": "string"},
+    }
+    text, ended = drawn(Form.json(schema), seed, limit=400)
+    if ended:
+        jsonschema.validate(json.loads(text), schema)
+    else:
+        with pytest.raises(ValueError):
+            json.loads(text)
+
+
+letters = st.sampled_from(["a", "/", "\\\\", "é", "☠", "[0-9]", "[b-d\"']", "\\.", "\n", "[^a]", "#", "%"])
+patterns = st.recursive(
+    letters,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map("".join),
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: f"({'|'.join(parts)})"),
+        st.builds(
+            lambda part, a, b: f"({part}){{{min(a, b)},{max(a, b)}}}",
+            inner,
+            st.integers(0, 3),
+            st.integers(1, 3),
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=80)
+@given(patterns, st.integers(0, 2**32))
+def test_a_regular_expression_matches_the_whole_answer(pattern: str, seed: int) -> None:
+    text, ended = drawn(Form.regex(pattern), seed)
+    assert ended
+    assert re.fullmatch(pattern, text)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(0, 2**32),
+)
+def test_a_choice_is_one_of_the_texts(texts: list[str], seed: int) -> None:
+    assume(all(CODEC.decode(CODEC.encode_text(text)) == text for text in texts))
+    text, ended = drawn(Form.choice(texts), seed)
+    assert ended
+    assert text in texts
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        (lambda: Form.json({"not": {"type": "string"}}), "not"),
+        (lambda: Form.json({"type": "array", "uniqueItems": True}), "uniqueItems"),
+        (lambda: Form.json({"type": "wizard"}), "wizard"),
+        (lambda: Form.json({"$ref": "https://example.com/a.json"}), "example.com"),
+        (lambda: Form.json({"allOf": [{"type": "string"}, {"type": "integer"}]}), "nsatisfiable"),
+        (lambda: Form.json({"x-guidance": {"lenient": True}, "not": {}}), "not"),
+        (lambda: Form.json({"const": {"a": [2**53 + 1]}}), "more digits"),
+        (lambda: Form.json({"properties": {"a": {"enum": [1801439850948199.2]}}}), "more digits"),
+        (lambda: Form.json({"type": "integer", "minimum": 2**64}), "64 bits"),
+        (lambda: Form.json([]), "object"),
+        (lambda: Form.json(False), "object"),
+        (lambda: Form.regex("(?=a)b"), "look-around"),
+        (lambda: Form.regex("("), "unclosed"),
+        (lambda: Form.regex("a\\"), "single"),
+        (lambda: Form.json({"const": "x" * MAX_BYTES}), "bytes long"),
+    ],
+)
+def test_what_cannot_be_kept_to_is_refused_with_a_reason(form: Any, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason) as refused:
+        GRAMMARS.compile(form().source(), END)
+    assert refused.value.status == 400
+    assert "\n" not in str(refused.value)
+
+
+def test_bounds_that_do_not_bind_may_be_of_any_size() -> None:
+    schema = {"type": "integer", "minimum": -(10**400), "maximum": 10**400}
+    for seed in range(20):
+        text, ended = drawn(Form.json(schema), seed)
+        assert ended
+        jsonschema.validate(json.loads(text), schema)
+
+
+def test_deep_schemas_are_refused() -> None:
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(70):
+        schema = {"type": "array", "items": schema}
+    with pytest.raises(RequestError, match="nested 64 deep"):
+        Form.json(schema)
+
+
+def _follow(walk: Walk, tokens: list[int]) -> None:
+    for token in tokens:
+        walk.allowed()
+        walk.advance(token)
+    walk.allowed()
+
+
+def test_a_grammar_that_grows_too_complex_is_refused_on_its_way() -> None:
+    walk = GRAMMARS.compile(Form.regex(r"(\w{1,1000}){1,1000}").source(), END).walk()
+    [letter] = CODEC.encode_text("a")
+    with pytest.raises(RequestError, match="too complex"):
+        _follow(walk, [letter] * 200)
+
+
+def test_a_vocabulary_that_lacks_a_letter_is_refused() -> None:
+    grammars = Grammars([b"a", b"b", b""], {2})
+    walk = grammars.compile(Form.choice(["ax"]).source(), frozenset({2})).walk()
+    with pytest.raises(RequestError, match="vocabulary"):
+        _follow(walk, [0])
+
+
+def test_without_an_end_there_is_no_grammar() -> None:
+    with pytest.raises(RequestError, match="no token that ends"):
+        GRAMMARS.compile(Form.choice(["a"]).source(), frozenset())
+
+
+def test_compiled_grammars_are_kept_and_the_oldest_forgotten() -> None:
+    grammars = Grammars([b"a", b"b", b""], {2})
+    ends = frozenset({2})
+
+    def compiled(number: int) -> object:
+        return grammars.compile(Form.regex(f"a{{{number + 1}}}").source(), ends)
+
+    first = compiled(0)
+    assert compiled(0) is first
+    for number in range(1, KEPT):
+        compiled(number)
+    assert compiled(0) is first  # used just now
+    compiled(KEPT)
+    assert compiled(0) is first
+    for number in range(KEPT + 1, 2 * KEPT + 1):
+        compiled(number)
+    assert compiled(0) is not first
+
+
+def test_the_end_comes_only_where_the_grammar_ends() -> None:
+    walk = GRAMMARS.compile(Form.regex("a{2,3}").source(), END).walk()
+    [letter] = CODEC.encode_text("a")
+    ends = []
+    for _ in range(3):
+        ends.append(bool(walk.allowed()[2]))
+        walk.advance(letter)
+    assert [*ends, bool(walk.allowed()[2])] == [False, False, True, True]
+    assert walk.allowed().sum() == 1
+
+
+def test_special_tokens_are_no_text() -> None:
+    allowed = GRAMMARS.compile(Form.regex(r"(.|\n)*").source(), END).walk().allowed()
+    special = sorted(CODEC.special_ids - END)
+    assert len(special) >= 3
+    assert not allowed[special].any()
+    assert allowed[2]
+
+
+def test_nothing_is_chosen_where_the_model_excludes_all_that_may_come() -> None:
+    logits = np.array([0.0, -np.inf, -np.inf], np.float32)
+    with pytest.raises(PtuneError, match="no token a chance"):
+        choose(logits, Sampling(), [0], [], 0, np.array([False, True, True]))
+
+
+def test_a_space_that_decoding_takes_away_is_not_part_of_the_answer() -> None:
+    """As of SentencePiece: the first word's space is not shown."""
+    words = ["<unk>", "</s>", "▁", "▁yes", "yes", "▁no", "no", "s", "e", "y"]
+    tokenizer = Tokenizer(models.BPE({word: at for at, word in enumerate(words)}, [], unk_token="<unk>"))
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    codec = codec_of(tokenizer)
+    assert codec.takes_first_space
+    grammars = Grammars(codec.token_table(len(words)), codec.special_ids)
+
+    def first(form: Form) -> set[str]:
+        grammar = grammars.compile(form.source(stripped=codec.takes_first_space), frozenset({1}))
+        return {words[token] for token in np.flatnonzero(grammar.walk().allowed())}
+
+    assert first(Form.choice(["yes"])) == {"▁", "▁yes", "yes", "y"}
+    assert not CODEC.takes_first_space
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: TinyBundle) -> Iterator[Engine]:
+    opened = Engine.open(tiny.folder, threads=1, max_rows=4, prefill_chunk=8, replay_golden=False)
+    yield opened
+    opened.close()
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 5},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def request(seed: int, form: Form | None, adapter: str = "wide", limit: int = 300) -> Request:
+    grammar = None if form is None else GRAMMARS.compile(form.source(), END)
+    return Request((1, 40 + seed, 7), adapter, Sampling(seed=seed), limit, END, logprobs=3, grammar=grammar)
+
+
+def test_rows_with_and_without_a_grammar_share_batches(engine: Engine) -> None:
+    forms = [
+        Form.json(SCHEMA),
+        None,
+        Form.choice(["yes", "no"]),
+        None,
+        Form.json(SCHEMA),
+        Form.regex("[ab]{9}"),
+    ]
+    requests = [request(seed, form, limit=60 if form is None else 300) for seed, form in enumerate(forms)]
+    together = engine.generate_all(requests)
+    for form, asked, tokens in zip(forms, requests, together, strict=True):
+        assert [token.id for token in tokens] == [token.id for token in engine.generate(asked)]
+        if form is not None:
+            assert tokens[-1].finish == "stop"
+    texts = [CODEC.decode([token.id for token in tokens]) for tokens in together]
+    for text in (texts[0], texts[4]):
+        jsonschema.validate(json.loads(text), SCHEMA)
+    assert texts[2] in ("yes", "no")
+    assert re.fullmatch("[ab]{9}", texts[5])
+
+
+def test_an_answer_that_is_cut_off_says_length(engine: Engine) -> None:
+    tokens = list(engine.generate(request(0, Form.json(SCHEMA), limit=3)))
+    assert [token.finish for token in tokens] == [None, None, "length"]
+
+
+def test_logprobs_are_the_models_own(engine: Engine, tiny: TinyBundle) -> None:
+    """Before the grammar, as vLLM's default: so the best tokens need not be among those that may come."""
+    asked = request(1, Form.choice(["yes"]))
+    tokens = list(engine.generate(asked))
+    ids = [*asked.prompt, *(token.id for token in tokens)]
+    logits = tiny.logits(ids[:-1], "wide")[len(asked.prompt) - 1 :]
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    for token, row in zip(tokens, expected, strict=True):
+        assert token.logprob == pytest.approx(row[token.id], abs=1e-3)
+        assert [number for number, _ in token.top] == np.argsort(-row)[:3].tolist()
+    assert any(token.id not in [number for number, _ in token.top] for token in tokens)
+
+
+def test_a_grammar_that_fails_ends_its_row_alone(engine: Engine) -> None:
+    wild = Form.regex(r"(\w{1,1000}){1,1000}")
+    failed, other = engine.generate_all([request(3, wild), request(4, Form.regex("a{5}"))])
+    assert (failed[-1].finish, failed[-1].refused) == ("error", True)
+    assert "too complex" in failed[-1].error
+    assert [token.finish for token in other][-1] == "stop"

@@ -1,0 +1,336 @@
+"""A chat model without a model: bytes are tokens, and the answer tells who heard what. For tests of the server.
+
+Run as a script it serves itself, as `ptune serve` would serve a bundle, and prints what that prints:
+    python fake_chat_model.py --ready-file FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+
+from ptune.codecs.tool_calls import ToolFormat
+from ptune.engine.adapters.registry import AdapterStats
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
+from ptune.engine.metrics import EngineMetrics
+from ptune.errors import PtuneError, RequestError, TemplateError
+from ptune.formats.bundle import AdapterRecord
+from ptune.tasks.chat import infer
+from ptune_serve import lifecycle
+from ptune_serve.listen import configured, listen, url_of
+from ptune_serve.service import Settings
+
+EOS = 256
+CONTEXT = 512
+HERMES = ToolFormat(
+    kind="hermes",
+    begin="<tool_call>",
+    head='\n{"name": "',
+    middle='", "arguments": ',
+    between='}\n</tool_call>\n<tool_call>\n{"name": "',
+    tail="}\n</tool_call>",
+)
+ADAPTERS = {"pirate": "sha256:" + "ab" * 32, "devil": "cd" * 32}
+
+
+class ByteCodec:
+    """A token is a byte of UTF-8; 256 ends an answer. Calls are written as Hermes and Qwen do."""
+
+    eos_ids = frozenset({EOS})
+    special_ids = frozenset({EOS})
+    vocab_size = 257
+    context = CONTEXT
+    takes_first_space = False
+    special_tokens: ClassVar = {"eos_token": "<end>"}
+    template = None
+    system = None
+
+    def __init__(self, tool_format: ToolFormat | None = HERMES, after: Sequence[int] = ()) -> None:
+        self.tool_format = tool_format
+        self._after = after  # what the tokenizer puts after a text
+
+    def encode_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        asking: bool = True,
+    ) -> list[int]:
+        if messages[0]["role"] == "assistant":
+            raise TemplateError("a conversation must not begin with the assistant")
+        shown = "".join(f"<tool {tool['function']['name']}>" for tool in tools or ())
+        turns = (f"<{message['role']}>{_turn(message)}" for message in messages)
+        return self.encode_text(shown + "".join(turns) + ("" if asking else "<open>"))
+
+    def encode_text(self, text: str, *, special: bool = True) -> list[int]:
+        return [*text.encode(), *(self._after if special else ())]
+
+    def spell(self, ids: Sequence[int]) -> str:
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+    def token_table(self, size: int) -> list[bytes]:
+        return [self.token_bytes(token) for token in range(size)]
+
+    def mark(self, text: str) -> int | None:
+        return None
+
+    silent_mark = mark
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(token for token in ids if token != EOS).decode(errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"<end>" if token == EOS else bytes([token])
+
+    def token_text(self, token: int) -> str:
+        return self.token_bytes(token).decode(errors="replace")
+
+    def stream(self, shown: Collection[int] = ()) -> _ByteStream:
+        return _ByteStream()
+
+
+def _turn(message: Mapping[str, Any]) -> str:
+    calls = "".join(f"<calls {call['function']['name']}>" for call in message.get("tool_calls", ()))
+    return f"{message.get('content', '')}{calls}"
+
+
+class _ByteStream:
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(bytes([token]))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+@dataclass
+class FakeEngine:
+    """Answers `ADAPTER heard: LAST MESSAGE`, a thread a request. Its fields are knobs for tests."""
+
+    context: int = CONTEXT
+    delay_s: float = 0.0  # before each token
+    max_waiting: int = 1000
+    script: str | None = None  # the answer to everything
+    scripts: dict[str, str] = field(default_factory=dict)  # answers by what was heard
+    failure: str | None = None  # "submit": raises on submission; "step": fails at the third token
+    go_on: threading.Event = field(
+        default_factory=threading.Event
+    )  # cleared: requests wait before their first token
+    cancelled: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    running: int = 0
+    pulse: EngineMetrics = field(default_factory=EngineMetrics)
+    counting: Any = field(default_factory=threading.Lock)  # `running` is changed by many threads
+
+    def __post_init__(self) -> None:
+        self.go_on.set()
+        self.adapters = list(ADAPTERS)
+        self.signature = SimpleNamespace(vocab_size=ByteCodec.vocab_size)
+        base = SimpleNamespace(hash="sha256:" + "0123456789ab" * 5, source="llm_tiny", licence="apache-2.0")
+        manifest = SimpleNamespace(
+            created="2025-06-01T12:00:00+00:00", base=base, adapters=dict(ADAPTERS), aliases={}, task="chat"
+        )
+        self.bundle = SimpleNamespace(folder=Path("/bundles/dictionary"), manifest=manifest)
+
+    def submit(self, request: Request, deliver: Callable[[Token], None]) -> FakeTicket:
+        if self.failure == "submit":
+            raise ZeroDivisionError(f"a defect that quotes {bytes(request.prompt[:40])!r}")
+        if max(request.prompt) >= ByteCodec.vocab_size:
+            raise RequestError("no such token", param="prompt")
+        if len(request.prompt) + request.max_tokens > self.context:
+            message = f"{len(request.prompt)} prompt tokens and max_tokens {request.max_tokens}; at most {self.context}"
+            raise RequestError(message, param="max_tokens", code="context_length_exceeded")
+        if self.running >= self.max_waiting:
+            raise RequestError("the queue is full", code="queue_full", status=429)
+        self.requests.append(request)
+        with self.counting:
+            self.running += 1
+        ticket = FakeTicket()
+        threading.Thread(target=self._run, args=(request, deliver, ticket.given_up), daemon=True).start()
+        return ticket
+
+    def record(self, name: str) -> AdapterRecord | None:
+        facts = {"translation": {"source_language": "en", "target_language": "es"}} if name == "devil" else {}
+        return None if name == "base" else AdapterRecord(name=name, **facts)
+
+    def adapter_stats(self) -> AdapterStats:
+        return AdapterStats(70, None, 2, 5, 3, 0.5, 4, ("devil", "pirate"), ("late",), 2)
+
+    def stats(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            running=self.running, waiting=0, kv_used_tokens=7, kv_capacity_tokens=70, reused=3, preempted=0
+        )
+
+    def close(self) -> None:
+        self.go_on.set()
+
+    def _run(self, request: Request, deliver: Callable[[Token], None], given_up: threading.Event) -> None:
+        while not self.go_on.wait(0.01) and not given_up.is_set():
+            pass
+        for number, token in enumerate(_answer(request, self.script, self.scripts)):
+            if given_up.wait(self.delay_s) if self.delay_s else given_up.is_set():
+                self.cancelled.append(request)
+                token = Token(NO_TOKEN, finish="cancelled")
+            elif self.failure == "step" and number == 2:
+                token = Token(NO_TOKEN, finish="error", error="Traceback: secret detail")
+            if token.finish is not None:
+                with self.counting:
+                    self.running -= 1
+            deliver(token)
+            if token.finish is not None:
+                return
+
+
+class FakeTicket:
+    def __init__(self) -> None:
+        self.given_up = threading.Event()
+
+    def cancel(self) -> None:
+        self.given_up.set()
+
+
+class FakeChatModel:
+    """What the server needs of `ptune.tasks.chat.infer.ChatModel`."""
+
+    grammar = infer.ChatModel.grammar
+
+    def __init__(self, engine: FakeEngine | None = None, codecs: Mapping[str, Any] | None = None) -> None:
+        self.engine = engine or FakeEngine()
+        self._codecs = codecs or {}  # of adapters that do not share the one
+        self._grammars = None
+        self._making = threading.Lock()
+
+    codec = ByteCodec()
+
+    def codec_for(self, adapter: str) -> Any:
+        return self._codecs.get(adapter, ByteCodec())
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """An app on a real socket, in a thread. Yields its URL."""
+    server = uvicorn.Server(configured(app, flush_limit_s=1))
+    listener = listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield url_of(listener)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
+    end_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def _answer(request: Request, script: str | None, scripts: Mapping[str, str]) -> Iterator[Token]:
+    scored = request.logprobs is not None
+    top = tuple((token, -1.0 - token) for token in range(97, 97 + (request.logprobs or 0)))
+
+    def token(token_id: int, **fields: Any) -> Token:
+        return Token(token_id, -0.5 if scored else None, top, **fields)
+
+    prompt = [token(token_id, prompt=True) for token_id in request.prompt] if request.prompt_logprobs else []
+    prompt[:1] = [Token(request.prompt[0], prompt=True)] if prompt else []
+    yield from prompt
+    if request.max_tokens == 0:
+        yield Token(NO_TOKEN, finish="length")
+        return
+    heard = bytes(request.prompt).decode(errors="replace").rpartition("<user>")[2]
+    said = scripts.get(heard, f"{request.adapter} heard: {heard}" if script is None else script)
+    ids = [*said.encode(), EOS] if request.grammar is None else _drawn(request)
+    for number, token_id in enumerate(ids, 1):
+        if isinstance(token_id, RequestError):
+            yield Token(NO_TOKEN, finish="error", error=str(token_id), refused=True)
+            return
+        if token_id == EOS or number == request.max_tokens:
+            yield token(token_id, finish="stop" if token_id == EOS else "length")
+            return
+        yield token(token_id)
+
+
+def _drawn(request: Request) -> Iterator[int | RequestError]:
+    """Any token that the grammar allows, with the same chance for all; an error where it can go no further."""
+    assert request.grammar is not None
+    walk, random = request.grammar.walk(), Random(request.sampling.seed)
+    while True:
+        try:
+            token = random.choice(np.flatnonzero(walk.allowed()).tolist())
+        except RequestError as error:
+            yield error
+            return
+        yield token
+        walk.advance(token)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--load-s", type=float, default=0.0)
+    parser.add_argument("--delay-s", type=float, default=0.0)
+    parser.add_argument("--drain-limit-s", type=float, default=30.0)
+    parser.add_argument("--ready-file", type=Path)
+    parser.add_argument("--api-key-file", type=Path)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--ui", action="store_true")
+    parser.add_argument("--stuck", action="store_true", help="a step never comes to its end")
+    parser.add_argument("--step-limit-s", type=float, default=300.0)
+    parser.add_argument("--close-limit-s", type=float, default=10.0)
+    parser.add_argument("--log-json", action="store_true")
+    options = parser.parse_args()
+
+    lifecycle.CLOSE_LIMIT_S = options.close_limit_s
+
+    def load(bundle: Path, **_: object) -> FakeChatModel:
+        if options.load_s:
+            print("loading", flush=True)
+            time.sleep(options.load_s)
+        engine = FakeEngine(delay_s=options.delay_s)
+        if options.stuck:
+            engine.close = threading.Event().wait  # type: ignore[method-assign]
+            engine.hanging = engine.pulse.step(1)  # type: ignore[attr-defined] # kept, or it would end
+            engine.hanging.__enter__()  # type: ignore[attr-defined]
+        return FakeChatModel(engine)
+
+    infer.load = load
+    try:
+        return lifecycle.serve(
+            Path("bundles/dictionary"),
+            host=options.host,
+            port=options.port,
+            api_key_file=options.api_key_file,
+            ui=options.ui,
+            ui_port=0,
+            ready_file=options.ready_file,
+            log_json=options.log_json,
+            settings=Settings(drain_s=options.drain_limit_s, step_limit_s=options.step_limit_s),
+        )
+    except PtuneError as error:
+        print(error)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

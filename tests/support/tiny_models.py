@@ -1,0 +1,249 @@
+"""Tiny random-weight models of many families, with a small byte-level BPE trained on the fly: real code paths, no download.
+
+from support.tiny_models import build, FAMILIES
+folder = build(tmp_path / "llama", "llama")      # config.json, model.safetensors, tokenizer, chat template
+folder = build_encoder(tmp_path / "bert", "bert")  # the same of an encoder, without a head
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+VOCAB = 600
+CONTEXT = 512
+SPECIAL = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LICENCE_CARD = "---\nlicense: apache-2.0\n---\nRandom weights, for tests.\n"
+
+# Weights with this spread give logits whose standard deviation is about 1 to 3: far from uniform, so that errors show.
+_SPREAD = 0.2
+_TOKENS: dict[str, Any] = {
+    "vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": _SPREAD,
+}  # fmt: skip
+_OLD: dict[str, Any] = {
+    **_TOKENS, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": CONTEXT,
+}  # fmt: skip
+_TINY: dict[str, Any] = {**_OLD, "num_key_value_heads": 2}
+
+FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
+    "llama": functools.partial(transformers.LlamaConfig, **_TINY),
+    "llama_tied": functools.partial(transformers.LlamaConfig, **_TINY, tie_word_embeddings=True),
+    "mistral": functools.partial(transformers.MistralConfig, **_TINY, sliding_window=8),
+    "qwen2": functools.partial(transformers.Qwen2Config, **_TINY),
+    "qwen3": functools.partial(transformers.Qwen3Config, **_TINY, head_dim=16),
+    "gemma": functools.partial(transformers.GemmaConfig, **_TINY, head_dim=16),
+    "gemma2": functools.partial(transformers.Gemma2Config, **_TINY, head_dim=16, sliding_window=8),
+    "gemma3": functools.partial(transformers.Gemma3TextConfig, **_TINY, head_dim=16, sliding_window=8),
+    "phi": functools.partial(transformers.PhiConfig, **_TINY),
+    "phi3": functools.partial(transformers.Phi3Config, **_TINY),
+    "gpt2": functools.partial(
+        transformers.GPT2Config, **_TOKENS, n_embd=64, n_layer=2, n_head=4, n_positions=CONTEXT,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    ),
+    "gpt_neox": functools.partial(transformers.GPTNeoXConfig, **_OLD),
+    "olmo2": functools.partial(transformers.Olmo2Config, **_TINY),
+    "granite": functools.partial(transformers.GraniteConfig, **_TINY),
+    "smollm3": functools.partial(transformers.SmolLM3Config, **_TINY),
+    "stablelm": functools.partial(transformers.StableLmConfig, **_TINY),
+    "starcoder2": functools.partial(
+        transformers.Starcoder2Config, **_TINY, residual_dropout=0.0, embedding_dropout=0.0
+    ),
+    "cohere": functools.partial(transformers.CohereConfig, **_TINY, logit_scale=1.0),
+    "opt": functools.partial(
+        transformers.OPTConfig, **{k: v for k, v in _OLD.items() if k not in ("intermediate_size", "initializer_range")},
+        ffn_dim=128, word_embed_proj_dim=64, init_std=_SPREAD, dropout=0.0,
+    ),
+}  # fmt: skip
+
+MIXTURES: dict[str, Callable[..., PretrainedConfig]] = {  # of experts: these take adapters in attention alone
+    "qwen3_moe": functools.partial(
+        transformers.Qwen3MoeConfig, **_TINY, head_dim=16, moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2,
+        decoder_sparse_step=1,
+    ),
+}  # fmt: skip
+
+_ENCODER: dict[str, Any] = {
+    "vocab_size": VOCAB, "pad_token_id": 0, "initializer_range": _SPREAD, "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4,
+}  # fmt: skip
+ENCODERS: dict[str, Callable[..., PretrainedConfig]] = {
+    "bert": functools.partial(transformers.BertConfig, **_ENCODER, max_position_embeddings=CONTEXT),
+    "distilbert": functools.partial(
+        transformers.DistilBertConfig, vocab_size=VOCAB, pad_token_id=0, initializer_range=_SPREAD, dim=64, hidden_dim=128,
+        n_layers=2, n_heads=4, max_position_embeddings=CONTEXT,
+    ),
+    "roberta": functools.partial(
+        transformers.RobertaConfig, **{**_ENCODER, "pad_token_id": 1}, bos_token_id=0, eos_token_id=2, type_vocab_size=1,
+        max_position_embeddings=CONTEXT + 2,
+    ),
+}  # fmt: skip
+
+
+def build(folder: Path | str, architecture: str = "llama", *, seed: int = 0, **changes: Any) -> Path:
+    """Writes a model folder and returns it. `changes` override the family's config, e.g. num_hidden_layers=4."""
+    folder = Path(folder)
+    model(architecture, seed=seed, **changes).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    (folder / "README.md").write_text(LICENCE_CARD, encoding="utf-8")
+    return folder
+
+
+def model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
+    """A float32 model in eval mode with random weights; the same seed gives the same weights."""
+    config = {**FAMILIES, **MIXTURES}[architecture](**changes)
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    finally:
+        torch.set_rng_state(state)
+
+
+def in_four_bits(folder: Path) -> Path:
+    """Makes a decoder's weights what GGUF's Q4_1 leaves of them, and of its head Q8_0; written in float32."""
+    from gguf import GGMLQuantizationType, quants
+    from safetensors.numpy import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for name, weight in tensors.items():
+        if weight.ndim == 2 and "embed" not in name:
+            kind = GGMLQuantizationType.Q8_0 if "head" in name else GGMLQuantizationType.Q4_1
+            tensors[name] = quants.dequantize(quants.quantize(weight, kind), kind)
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+def build_encoder(
+    folder: Path | str, architecture: str = "bert", *, seed: int = 0, pooler: bool = True, **changes: Any
+) -> Path:
+    """Writes a bare encoder with its tokenizer and returns the folder. pooler: of those that can have one."""
+    folder, config = Path(folder), ENCODERS[architecture](**changes)
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        kind = transformers.MODEL_MAPPING[type(config)]
+        options = {} if architecture == "distilbert" else {"add_pooling_layer": pooler}
+        kind(config, **options).float().save_pretrained(folder)
+    finally:
+        torch.set_rng_state(state)
+    (roberta_tokenizer() if architecture == "roberta" else wordpiece_tokenizer()).save_pretrained(folder)
+    (folder / "README.md").write_text(LICENCE_CARD, encoding="utf-8")
+    return folder
+
+
+def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
+    """As BERT's: 600 tokens, uncased, [CLS] and [SEP] around texts."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_wordpiece()),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=CONTEXT,
+    )
+
+
+def roberta_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, <s> and </s> around texts and </s></s> between two."""
+    backend = Tokenizer.from_str(
+        _trained_bpe().replace('"<pad>"', '"<s>_"').replace('"<s>"', '"<pad>"').replace('"<s>_"', '"<s>"')
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>", pad_token="<pad>",
+        model_max_length=CONTEXT,
+    )  # fmt: skip
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A fast tokenizer of 600 tokens, ChatML template, no BOS of its own."""
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained_bpe()),
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        model_max_length=CONTEXT,
+    )
+    fast.chat_template = CHATML
+    return fast
+
+
+def conversations(count: int = 24) -> list[list[dict[str, str]]]:
+    """The first sample conversations that ship with the project, one user and one short assistant message each."""
+    short = [line["messages"] for line in _sample_lines() if len(line["messages"][-1]["content"]) < 160]
+    return short[:count]
+
+
+def write_jsonl(path: Path, rows: list[list[dict[str, str]]]) -> Path:
+    """Writes conversations as a JSONL file of `messages` and returns its path."""
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@functools.cache
+def _trained_bpe() -> str:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    texts = [message["content"] for line in _sample_lines() for message in line["messages"]]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return bpe.to_str()
+
+
+@functools.cache
+def _wordpiece() -> str:
+    """Of a vocabulary in a file: training one gives another each time, and with it other weights' meaning and other results."""
+    vocabulary = (
+        (Path(__file__).parents[1] / "fixtures" / "wordpiece.txt").read_text(encoding="utf-8").splitlines()
+    )
+    pieces = Tokenizer(
+        models.WordPiece({piece: at for at, piece in enumerate(vocabulary)}, unk_token="[UNK]")
+    )
+    pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pieces.decoder = decoders.WordPiece()
+    pieces.add_special_tokens(vocabulary[:5])
+    ends = [(name, pieces.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    pieces.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    return pieces.to_str()
+
+
+@functools.cache
+def _sample_lines() -> list[dict[str, Any]]:
+    path = Path(__file__).parents[2] / "ptune" / "data" / "samples" / "devils_dictionary.train.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
