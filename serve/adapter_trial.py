@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ptune.child import module_command
 from ptune.errors import PtuneError, RequestError
 from ptune.formats.whole_write import read_json
 
@@ -26,7 +27,7 @@ def try_out(bundle: Path, folder: Path) -> None:
     """
     if all(_PLAIN.fullmatch(pattern) for pattern in _patterns(read_json(folder / "adapter_config.json"))):
         return
-    command = [sys.executable, "-m", "ptune_serve.adapter_trial", str(bundle), str(folder)]
+    command = module_command("ptune_serve.adapter_trial", str(bundle), str(folder))
     quiet = subprocess.DEVNULL
     try:
         subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=LIMIT_S, check=False)

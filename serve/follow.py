@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptune.child import module_command
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.run import Run
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .adapter_store import AdapterStore
 
 LEAVE_S = 10
-PROVER = (sys.executable, "-m", "ptune.publish.follow")
+PROVER = module_command("ptune.publish.follow")
 _log = logging.getLogger("ptune.serve")
 
 

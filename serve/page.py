@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+
+from ptune.child import module_command
 
 ASK_VARIABLE = "PTUNE_PAGE_ASKS_FOR_KEY"
 """Names the environment variable that has the page ask its visitors for a key."""
@@ -20,7 +21,7 @@ def chat_page(server_url: str, host: str, port: int, *, ask: bool = False) -> It
         print("No chat page: it needs `pip install 'ptune[ui]'`.", flush=True)
         yield
         return
-    command = [sys.executable, "-m", "ptune_serve.ui", server_url, host, str(port)]
+    command = module_command("ptune_serve.ui", server_url, host, str(port))
     environment = os.environ | ({ASK_VARIABLE: "1"} if ask else {})
     # A session of its own: Ctrl-C reaches the server alone, which ends the page after its last answer. The pipe ends
     # the page where this process could not, because it was killed.

@@ -10,13 +10,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from ptune.child import module_command
 from ptune.errors import FormatError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import disk_errors
@@ -46,7 +46,7 @@ class Result:
 
 def ptune_train(recipe: Path, folder: Path, resume: bool) -> Sequence[str]:
     """`ptune train`, by the Python that runs this."""
-    command = [sys.executable, "-m", "ptune", "train", str(recipe), "--out", str(folder)]
+    command = module_command("ptune", "train", str(recipe), "--out", str(folder))
     return [*command, "--resume"] if resume else command
 
 

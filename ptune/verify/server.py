@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
+from ptune.child import module_command
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Sampling, Token
@@ -41,7 +41,7 @@ def serving(bundle: Path, threads: int, *arguments: str) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         ready, log = Path(folder) / "ready", Path(folder) / "log"
-        command = [sys.executable, "-m", "ptune", "serve", str(bundle), "--port", "0", "--no-ui"]
+        command = module_command("ptune", "serve", str(bundle), "--port", "0", "--no-ui")
         command += ["--ready-file", str(ready), "--threads", str(threads), *arguments]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
