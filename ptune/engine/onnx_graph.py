@@ -21,8 +21,9 @@ def open_graph(
     """Loads a graph. `threads` defaults to the cores that this process really has.
 
     without: names of onnxruntime's optimisers that are left out.
-    Raises: FormatError where onnxruntime cannot load it.
+    Raises: PtuneError where onnxruntime is too old; FormatError where it cannot load the graph.
     """
+    check_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
@@ -35,6 +36,17 @@ def open_graph(
         )
     except Exception as error:  # onnxruntime's errors have no common base but this
         raise FormatError(f"{path} cannot be loaded: {error}") from None
+
+
+def check_onnxruntime() -> None:
+    """Raises: PtuneError where the onnxruntime that is installed is older than the graphs' operators need."""
+    major, minor = (int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if (major, minor) < LEAST_ONNXRUNTIME:
+        needed = ".".join(map(str, LEAST_ONNXRUNTIME))
+        raise PtuneError(
+            f"onnxruntime {onnxruntime.__version__} is installed, and ptune's graphs need {needed} or later:"
+            f" pip install --upgrade 'onnxruntime>={needed}'"
+        )
 
 
 def check_names(

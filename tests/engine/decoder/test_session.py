@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.lora_slots import LoraSlots
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.decoder.session import Session
+from ptune.engine.decoder.session import Session, check_onnxruntime
 from ptune.engine.decoder.step import Step
 from ptune.engine.onnx_graph import Array, _cgroup_cores
-from ptune.errors import FormatError
+from ptune.errors import FormatError, PtuneError
 from ptune.formats.bundle import Bundle
 from ptune.formats.signature import STEP_INPUTS, Signature
+
+ROOT = Path(__file__).parents[2]
 
 
 def row(slot: int, tokens: list[int]) -> TokenSequence:
@@ -117,3 +120,28 @@ def test_cgroup_quota(tmp_path: Path, files: dict[str, str], cores: int | None) 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert _cgroup_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize("version", ["1.31.1", "1.9.0", "0.99"])
+def test_an_older_onnxruntime_is_one_sentence(
+    tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    bundle = Bundle.open(tiny.folder)
+    with pytest.raises(
+        PtuneError, match=r"1\.32 or later: pip install --upgrade 'onnxruntime>=1\.32'"
+    ) as caught:
+        Session(bundle.graph_path(), bundle.decoder, 1)
+    assert str(caught.value).startswith(f"onnxruntime {version} is installed")
+
+
+@pytest.mark.parametrize("version", ["1.32.0", "1.40.0.dev20270101001", "2.0.0"])
+def test_a_newer_onnxruntime_is_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    check_onnxruntime()
+
+
+def test_the_package_asks_for_the_same_onnxruntime() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [one for packages in project["optional-dependencies"].values() for one in packages]
+    assert {one for one in extras if one.startswith("onnxruntime")} == {"onnxruntime>=1.32"}
