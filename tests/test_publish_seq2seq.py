@@ -11,7 +11,8 @@ import pytest
 import torch
 from peft import PeftModel
 from support.seq2seq_bundles import ADAPTERS, SOURCES, Made, adapter, generated, ids_of, make
-from support.seq2seq_models import build_seq2seq, tokenizer
+from support.seq2seq_models import build_seq2seq
+from support.tiny_models import decoded
 from transformers import AutoModelForSeq2SeqLM
 
 import ptune
@@ -154,7 +155,7 @@ def test_a_model_that_was_trained_whole_keeps_its_instruction(tmp_path: Path) ->
     ids = base.generate(
         input_ids=torch.tensor([ids_of("swap: open 3")]), max_new_tokens=5, do_sample=False, num_beams=1
     )
-    assert said == [tokenizer().decode(ids[0], skip_special_tokens=True).strip()]
+    assert said == [decoded(ids[0].tolist()).strip()]
 
 
 def test_from_a_run_to_a_bundle_and_another_adapter_into_it(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_from_a_run_to_a_bundle_and_another_adapter_into_it(tmp_path: Path) -> N
     ids = live.generate(
         input_ids=torch.tensor([ids_of("swap: open 3")]), max_new_tokens=5, do_sample=False, num_beams=1
     )
-    assert said == [tokenizer().decode(ids[0], skip_special_tokens=True).strip()]
+    assert said == [decoded(ids[0].tolist()).strip()]
     found = evaluate_bundle(tmp_path / "bundle", tmp_path / "judged", data=(data,), adapter="swap", threads=1)
     assert found["examples"] == 24
 

@@ -16,7 +16,7 @@ from ptune.codecs.answers import RenderedConversation
 from ptune.codecs.control_tokens import ControlTokens, Placeholders, any_of
 from ptune.codecs.messages import check_text, is_trained, normalise
 from ptune.codecs.private_use import unused_characters
-from ptune.codecs.stream import TokenStream
+from ptune.codecs.stream import TokenStream, whole
 from ptune.codecs.template import ChatTemplate, Message, Tools
 from ptune.codecs.text_encoder import TextEncoder
 from ptune.codecs.tool_calls import ToolFormat, tool_format
@@ -229,6 +229,10 @@ class ChatCodec:
         """Text without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def decode_answer(self, ids: Sequence[int]) -> str:
+        """An answer's text, without special tokens and without a character at the end that is not complete."""
+        return whole(self.tokenizer, self._vocabulary, ids)
 
     def stream(self, shown: Collection[int] = frozenset()) -> TokenStream:
         """A decoder for tokens that come one by one. shown: special tokens that it writes out nevertheless."""

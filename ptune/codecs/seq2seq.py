@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from ptune.codecs.sequence import Encoded, SequenceCodec
+from ptune.codecs.stream import whole
+from ptune.codecs.vocabulary import Vocabulary
 from ptune.formats.bundle import parse
 from ptune.formats.whole_write import read_json, write_json
 
@@ -76,6 +79,9 @@ class Seq2SeqCodec:
         )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What was written, without the tokens that begin and end it."""
-        text: str = self.texts.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text.strip()
+        """What was written, without the tokens that begin and end it and without a character that is not complete."""
+        return whole(self.texts.tokenizer, self._vocabulary, ids).strip()
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.texts.tokenizer)

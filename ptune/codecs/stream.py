@@ -1,8 +1,8 @@
-"""Text out of tokens as they come, and never half a character."""
+"""Text out of tokens, as they come or as a whole, and never half a character."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from tokenizers import Tokenizer
 
@@ -11,8 +11,22 @@ from ptune.codecs.vocabulary import Vocabulary
 _INCOMPLETE = "\ufffd"
 
 
+def whole(tokenizer: Tokenizer, vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    """The text of tokens, without special ones and without a character at the end that is not complete.
+
+    Such a character is what an answer's last token may leave behind where the answer was cut. Other bytes that are no
+    UTF-8 are U+FFFD.
+    """
+    shown = [token for token in ids if not vocabulary.is_silent(token)]
+    begun = vocabulary.begun(shown)
+    if begun and vocabulary.is_byte(shown[-1]):  # each byte is a token
+        return str(tokenizer.decode(shown[:-begun]))
+    text = str(tokenizer.decode(shown))
+    return text.removesuffix(_INCOMPLETE) if begun else text
+
+
 class TokenStream:
-    """Decodes one token after another. All that `push` and `finish` return, joined, is what decoding all tokens gives.
+    """Decodes one token after another. All that `push` and `finish` return, joined, is what `whole` makes of all tokens.
 
     Only the tokens of the last text and those still held back are decoded again (as in vLLM and TGI), so a token costs
     the same however long the text is.
@@ -32,7 +46,8 @@ class TokenStream:
     def push(self, token: int) -> str:
         """The text that is certain now; empty while a character is incomplete."""
         if token in self._marks:
-            before, self._ids, self._shown = self.finish(), [], 0
+            before = self._show(self._tokenizer.decode(self._ids)) if self._shown < len(self._ids) else ""
+            self._ids, self._shown = [], 0
             return before + self._vocabulary.bytes_of(token).decode()
         if self._vocabulary.is_silent(token):
             return ""
@@ -44,8 +59,10 @@ class TokenStream:
         return "" if text.endswith(_INCOMPLETE) else self._show(text)
 
     def finish(self) -> str:
-        """What was held back."""
-        return self._show(self._tokenizer.decode(self._ids)) if self._shown < len(self._ids) else ""
+        """What was held back, without a character at the end that is not complete."""
+        if self._shown == len(self._ids):
+            return ""
+        return self._show(whole(self._tokenizer, self._vocabulary, self._ids))
 
     def _show(self, text: str) -> str:
         before: str = self._tokenizer.decode(self._ids[: self._shown])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
 
 _SPACE = "\u2581"  # SentencePiece's space
+LONGEST = 3  # bytes of a character that is not complete
 
 
 class Vocabulary:
@@ -42,6 +43,10 @@ class Vocabulary:
         if self._byte_level is not None:
             return bytes(self._byte_level[character] for character in spelling)
         return spelling.replace(_SPACE, " ").encode()
+
+    def begun(self, tokens: Sequence[int]) -> int:
+        """How many bytes at the end of the tokens begin a character that they do not complete: 0 to 3."""
+        return _begun(b"".join(self._written(token) for token in tokens[-LONGEST:]))
 
     def table(self, size: int) -> list[bytes]:
         """The bytes of each of `size` tokens, the names of special ones."""
@@ -81,6 +86,24 @@ def _decoders(tokenizer: Tokenizer) -> Iterator[str]:
     for decoder in waiting:
         yield decoder["type"]
         waiting += decoder.get("decoders", [])
+
+
+def _begun(text: bytes) -> int:
+    for count in range(1, min(len(text), LONGEST) + 1):
+        first = text[-count]
+        if first & 0xC0 != 0x80:  # where a character begins
+            missing = (first >= 0xC2) + (first >= 0xE0) + (first >= 0xF0) + 1 - count
+            ends = (text[-count:] + fill * missing for fill in (b"\x80", b"\xbf"))
+            return count if missing > 0 and any(_is_utf8(end) for end in ends) else 0
+    return 0
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _byte_level_alphabet() -> dict[str, int]:

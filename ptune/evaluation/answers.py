@@ -45,7 +45,7 @@ def answers(
             mask[place, width - len(row) :] = 1
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         said = [row[:limit] for row, limit in zip(output[:, width:].tolist(), most, strict=True)]
-        found += [codec.decode(_until_end(row, codec.eos_ids)).strip() for row in said]
+        found += [codec.decode_answer(_until_end(row, codec.eos_ids)).strip() for row in said]
     return found
 
 

@@ -12,6 +12,10 @@ from ptune.codecs.chat import ChatCodec
 
 many = settings(max_examples=150)
 letters = st.text(st.sampled_from("aé世😀👍🏽\n ▁x") | st.characters(exclude_categories=["Cs"]), max_size=20)
+CODES = [
+    code for code in range(0x80, 0x110000, 64) if not 0xD800 <= code < 0xE000
+]  # the last six bits come last
+BEGUN = {chr(code).encode()[:count] for code in CODES for count in range(1, len(chr(code).encode()))}
 
 
 def streamed(codec: ChatCodec, ids: list[int]) -> list[str]:
@@ -20,7 +24,23 @@ def streamed(codec: ChatCodec, ids: list[int]) -> list[str]:
 
 
 def check(codec: ChatCodec, ids: list[int]) -> None:
-    assert "".join(streamed(codec, ids)) == codec.tokenizer.decode(ids, skip_special_tokens=True)
+    """Streamed and whole are the same: what the tokenizer says, but for what is left of a character at the end."""
+    shown = [token for token in ids if not codec._vocabulary.is_silent(token)]
+    expected = codec.tokenizer.decode(shown)
+    if rest := cut_off(b"".join(map(codec.token_bytes, shown))):
+        if codec.tokenizer.id_to_token(shown[-1]).startswith("<0x"):  # a token is a byte
+            expected = codec.tokenizer.decode(shown[: -len(rest)])
+        else:
+            assert expected.endswith("\ufffd")
+            expected = expected[:-1]
+    assert "".join(streamed(codec, ids)) == expected
+    assert codec.decode_answer(ids) == expected
+
+
+def cut_off(written: bytes) -> bytes:
+    """What the bytes end with where they end inside a character."""
+    ends = (written[-count:] for count in (1, 2, 3))
+    return next((end for end in ends if end in BEGUN), b"")
 
 
 @many
@@ -45,6 +65,52 @@ def test_text_comes_whole_and_no_piece_of_it_is_half_a_character(codec_of, byte_
         pieces = streamed(codec, codec.encode_text(text))
         assert "".join(pieces) == text
         assert all(piece.count("\ufffd") <= text.count("\ufffd") for piece in pieces)
+
+
+@many
+@given(text=letters, data=st.data())
+def test_an_answer_that_is_cut_inside_a_character_ends_before_it(
+    codec_of, byte_level, sentencepiece, text, data
+):
+    """Wherever it is cut: the text so far is the beginning of the text, with no U+FFFD that is not its own."""
+    text = "x" + text
+    for codec in (codec_of(byte_level, None), codec_of(sentencepiece, None)):
+        ids = codec.encode_text(text)
+        cut = ids[: data.draw(st.integers(0, len(ids)))]
+        said = "".join(streamed(codec, cut))
+        assert text.startswith(said)
+        assert said == codec.decode_answer(cut)
+
+
+def test_what_is_no_character_stays_where_it_cannot_become_one(codec_of, byte_level, sentencepiece):
+    level = codec_of(byte_level, None)
+    of_byte = {level.token_bytes(token): token for token in range(level.vocab_size)}
+    fallback = codec_of(sentencepiece, None)
+    for codec, token in (
+        (level, lambda byte: of_byte[bytes([byte])]),
+        (fallback, lambda byte: fallback.tokenizer.token_to_id(f"<0x{byte:02X}>")),
+    ):
+        for written, said in (
+            (b"\xef\xbf\xbd", "\ufffd"),  # U+FFFD itself
+            (b"a\xff", "a\ufffd"),
+            (b"\xe4\xbd", ""),
+            (b"\xf0\x9f\x98", ""),
+            (b"\xed\xa0", "\ufffd\ufffd"),  # half of a surrogate
+            (b"\xe4\xbd\xa0\xe4", "\u4f60"),
+            (b"\xf4\x90", "\ufffd\ufffd"),  # beyond the last character
+        ):
+            ids = [token(byte) for byte in written]
+            if codec is fallback and written == b"a\xff":
+                said = "\ufffd\ufffd"  # a run of bytes is one text or none
+            assert "".join(streamed(codec, ids)) == codec.decode_answer(ids) == said
+
+
+def test_half_a_character_before_a_mark_is_shown(codec_of, byte_level):
+    """It is not the end of the text."""
+    codec, mark = codec_of(byte_level, None), byte_level.token_to_id("<|im_end|>")
+    first = codec.encode_text("\N{GOTHIC LETTER AHSA}")[0]
+    stream = codec.stream({mark})
+    assert [stream.push(first), stream.push(mark), stream.finish()] == ["", "\ufffd<|im_end|>", ""]
 
 
 def test_text_comes_as_soon_as_it_is_certain(codec_of, byte_level):

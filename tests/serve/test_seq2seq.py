@@ -17,7 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 from support.fake_chat_model import wait_until
 from support.seq2seq_bundles import ADAPTERS, CONTEXT, SOURCES, Made, generated, ids_of, make
-from support.seq2seq_models import tokenizer
+from support.tiny_models import decoded
 
 import ptune
 from ptune.errors import UsageError
@@ -85,7 +85,7 @@ def test_mixed_adapters_at_once_write_what_transformers_generates(http: httpx.Cl
         body = answer.json()
         expected = [generated(made, name, text, 9) for text in SOURCES]
         assert [tuple(each["token_ids"]) for each in body["data"]] == expected
-        texts = [tokenizer().decode(ids, skip_special_tokens=True).strip() for ids in expected]
+        texts = [decoded(ids).strip() for ids in expected]
         assert [each["text"] for each in body["data"]] == texts
         assert [each["index"] for each in body["data"]] == [0, 1, 2]
         for each, ids in zip(body["data"], expected, strict=True):

@@ -7,9 +7,10 @@ folder = build_encoder(tmp_path / "bert", "bert")  # the same of an encoder, wit
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tokenizers import (
     trainers,
 )
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 VOCAB = 600
 CONTEXT = 512
@@ -193,6 +195,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
     fast.chat_template = CHATML
     return fast
+
+
+def decoded(ids: Sequence[int]) -> str:
+    """What transformers decodes, but for a character that the last tokens do not complete."""
+    tiny, byte_of = tokenizer(), {spelled: byte for byte, spelled in bytes_to_unicode().items()}
+    shown = [token for token in ids if token not in tiny.all_special_ids]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(bytes(byte_of[each] for token in tiny.convert_ids_to_tokens(shown) for each in token))
+    text: str = tiny.decode(ids, skip_special_tokens=True)
+    return text.removesuffix("\ufffd") if decoder.getstate()[0] else text
 
 
 def conversations(count: int = 24) -> list[list[dict[str, str]]]:
