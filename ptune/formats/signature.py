@@ -6,15 +6,15 @@ and leaves through `unpad_indices`; so a prefill chunk beside decode rows costs 
 Inputs                      type   shape                       meaning
 input_ids                   int64  [groups, tokens]              flat tokens
 position_ids                int64  [groups, tokens]              position of each token in its own sequence
-pad_indices                 int64  [batch, seq]                  flat index of each cell; cells beyond a sequence's new tokens hold its first
+pad_indices                 int64  [batch, seq]                  flat index of each cell; those beyond a sequence's new tokens hold its first one's (0 if idle)
 unpad_indices               int64  [groups * tokens]             cell (row-major in [batch, seq]) of each flat token
 seqlens_k                   int32  [batch]                       cached + new tokens of each sequence, minus 1
 query_seqlens               int32  [batch]                       new tokens of each sequence; 0 = idle, its cache is untouched
 capacity                    int32  []                            slots of the cache (an upper bound of total length)
 logits_indices              int64  [n]                           token columns whose logits are returned
-lora_mask                   float  [groups, tokens, R]           which low-rank columns each token uses (0 or 1)
+lora_mask                   float  [groups, tokens, R]           1 where a token has an adapter, in all columns; else 0
 past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache of layer L; present_* may be bound to the same memory
-SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]       low-rank factors, B scaled; G is 1 or groups; R = 0 is the bare base
+SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]       low-rank factors, B scaled; G is 1 or groups: row g meets A[g], B[g]; R = 0 is the bare base
 
 Outputs: logits float [groups, n, vocab]; present_key.L, present_value.L as past.
 

@@ -15,7 +15,7 @@ LONG_TOKENS = 2048  # a slot is not made shorter than this for the sake of more 
 class KvCache:
     """Slots of `capacity` tokens each. Neighbouring slots are one slice, bound to the graph without a copy.
 
-    A slot has one place more than tokens, for the second query of a step's last token (see ptune.engine.decoder.step).
+    A slot has one place more than tokens, for the second query of a step's last token (see ptune.engine.decoder.attention_metadata).
     """
 
     def __init__(self, signature: Signature, slots: int, capacity: int) -> None:
