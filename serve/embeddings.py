@@ -12,8 +12,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
 from ptune.engine.encoder.batch import Array, Item
-from ptune.tasks.encoder.infer import encode
-from ptune.tasks.retrieval.infer import check_dimensions, shortened
+from ptune.tasks.retrieval.infer import check_cut, check_dimensions, read, shortened
 
 from .body import body_of
 from .encoding import Submit, Submitted, addressed, answered
@@ -36,7 +35,8 @@ async def embeddings(
     """A vector for each input; inputs of all requests and adapters share passes."""
     record = addressed(http, service, body, PATH)
     check_dimensions(record, body.dimensions)
-    submits = [submitted(service, text, record) for text in body.input]
+    check_cut(record, service.model.codec, body.truncate_prompt_tokens)
+    submits = [submitted(service, text, record, body.truncate_prompt_tokens) for text in body.input]
     vectors, tokens = await answered(http, service, record.name, submits)
     data = [
         {"object": "embedding", "index": index, "embedding": _written(vector, record, body)}
@@ -51,13 +51,17 @@ async def embeddings(
     return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(record.name)})
 
 
-def submitted(service: EncoderService, one: str | tuple[str, str], record: AdapterRecord) -> Submit[Array]:
-    """What queues a text, or a pair, for what an adapter says of it."""
-    return partial(_submit, service, one, record)
+def submitted(
+    service: EncoderService, one: str | tuple[str, str], record: AdapterRecord, cut: int | None
+) -> Submit[Array]:
+    """What queues a text, or a pair, for what an adapter says of it. cut: as `ptune.tasks.retrieval.infer.read` has it."""
+    return partial(_submit, service, one, record, cut)
 
 
-def _submit(service: EncoderService, one: str | tuple[str, str], record: AdapterRecord) -> Submitted[Array]:
-    inputs = encode(one, record, service.model.codec).inputs
+def _submit(
+    service: EncoderService, one: str | tuple[str, str], record: AdapterRecord, cut: int | None
+) -> Submitted[Array]:
+    inputs = read(one, record, service.model.codec, cut, option='"truncate_prompt_tokens": -1')
     future = service.model.engine.submit(Item(inputs, record.name))
     return Submitted(future, len(inputs["input_ids"]))
 

@@ -111,7 +111,8 @@ class Asking(Body):
     @classmethod
     def _refuse_what_is_not_built(cls, data: Any) -> Any:
         """Raises: RequestError that names the field."""
-        for name in NOT_BUILT.keys() & data.keys() if isinstance(data, dict) else ():
+        given = data.keys() - cls.model_fields.keys() if isinstance(data, dict) else ()
+        for name in NOT_BUILT.keys() & given:
             if data[name] is not None and data[name] not in NOT_BUILT[name]:
                 raise RequestError(f"{name} is not supported", param=name, code=UNSUPPORTED)
         return data

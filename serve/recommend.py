@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
 from ptune.tasks.recommendation.infer import answer, index_of
+from ptune.tasks.retrieval.infer import ALL_IT_READS
 
 from .body import body_of
 from .embeddings import submitted
@@ -33,7 +34,7 @@ async def recommend(
     record = addressed(http, service, body, PATH)
     index = await asyncio.to_thread(index_of, service.model.engine.bundle.folder, record)
     question = body.question
-    submits = [submitted(service, text, record) for text in question.texts]
+    submits = [submitted(service, text, record, ALL_IT_READS) for text in question.texts]
     vectors, tokens = await answered(http, service, record.name, submits)
     width = index.vectors.shape[1]
     found = await asyncio.to_thread(

@@ -9,11 +9,14 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from ptune.tasks.retrieval.infer import relevance, rerank_inputs
+from ptune.config.retrieval import RERANKING
+from ptune.engine.encoder.batch import Array
+from ptune.errors import RequestError
+from ptune.tasks.retrieval.infer import check_cut, relevance, rerank_inputs
 
 from .body import body_of
 from .embeddings import submitted
-from .encoding import addressed, answered
+from .encoding import Submit, Submitted, addressed, answered
 from .retrieval_schemas import RerankRequest
 from .service import TheEncoder
 
@@ -30,7 +33,12 @@ async def rerank(
     """A reranker scores each document with the query; an adapter of vectors compares theirs by cosine."""
     record = addressed(http, service, body, PATH)
     texts = body.texts
-    submits = [submitted(service, one, record) for one in rerank_inputs(body.query, texts, record)]
+    cut, pairs = body.truncate_prompt_tokens, record.task == RERANKING
+    check_cut(record, service.model.codec, cut)
+    submits = [
+        _placed(submitted(service, one, record, cut), index if pairs else index - 1)
+        for index, one in enumerate(rerank_inputs(body.query, texts, record))
+    ]
     outputs, tokens = await answered(http, service, record.name, submits)
     scores = relevance(outputs, record)
     order = np.argsort(-scores, kind="stable")[: body.top_n].tolist()
@@ -49,3 +57,20 @@ async def rerank(
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
     return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(record.name)})
+
+
+def _placed(submit: Submit[Array], document: int) -> Submit[Array]:
+    """The same; where it is refused it is said which document it was, -1 being the query."""
+
+    def placed() -> Submitted[Array]:
+        try:
+            return submit()
+        except RequestError as error:
+            if error.param != "input":
+                raise
+            place = "query" if document < 0 else f"documents[{document}]"
+            raise RequestError(
+                f"{place}: {error}", param=place, code=error.code, status=error.status
+            ) from None
+
+    return placed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -35,6 +35,16 @@ def _document(value: Any) -> str:
     return text_of(value)
 
 
+def _cut(tokens: int) -> int:
+    if tokens < 1 and tokens != -1:
+        raise ValueError("must be a number of tokens, or -1 for as many as the adapter reads")
+    return tokens
+
+
+Cut: TypeAlias = Annotated[int, AfterValidator(_cut)]
+"""vLLM's truncate_prompt_tokens: to how many tokens a text is cut; without it, one that is too long is refused."""
+
+
 class EmbeddingsRequest(Asking):
     """POST /v1/embeddings"""
 
@@ -45,6 +55,7 @@ class EmbeddingsRequest(Asking):
     ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    truncate_prompt_tokens: Cut | None = None
 
 
 class RerankRequest(Asking):
@@ -57,6 +68,7 @@ class RerankRequest(Asking):
     ]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = True
+    truncate_prompt_tokens: Cut | None = None
 
     @property
     def texts(self) -> list[str]:

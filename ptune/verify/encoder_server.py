@@ -19,6 +19,7 @@ from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import ParityError
 from ptune.formats.bundle import AdapterRecord, Bundle, Hop
 from ptune.tasks.encoder.infer import TAGS, classification, encode, entities
+from ptune.tasks.retrieval.infer import ALL_IT_READS
 from ptune.verify import limits
 from ptune.verify.encoder_compare import readable
 from ptune.verify.encoder_torch import Inputs
@@ -26,6 +27,7 @@ from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.server import Agreement, ask_all, hop, post
 
 _PATHS = {TAGS: "/v1/tag", EMBEDDING: "/v1/embeddings", RERANKING: "/v1/rerank"}
+_CUT = {"truncate_prompt_tokens": ALL_IT_READS}  # as `encode` cuts
 _TIE = 2 * limits.MAX_ABS_LOGPROB  # two labels that are so close may change places
 
 
@@ -49,8 +51,8 @@ class Question:
             uri = f"data:image/jpeg;base64,{base64.b64encode(self.given).decode()}"
             part = {"type": "image_url", "image_url": {"url": uri}}
         if self.adapter.task == RERANKING:
-            return {"model": self.adapter.name, "query": part, "documents": [part]}
-        raw = {} if self.adapter.task in (TAGS, EMBEDDING) else {"use_activation": False}
+            return {"model": self.adapter.name, "query": part, "documents": [part], **_CUT}
+        raw = {TAGS: {}, EMBEDDING: _CUT}.get(self.adapter.task, {"use_activation": False})
         return {"model": self.adapter.name, "input": [part], **raw}
 
 

@@ -29,7 +29,7 @@ def _hop(bundle: Bundle, name: str, threads: int) -> Hop:
     index = ItemIndex.open(bundle.adapter_path(name))
     rows = np.unique(np.linspace(0, len(index.items) - 1, min(MOST, len(index.items))).astype(int))
     with closing(load(bundle.folder, threads=threads, replay_golden=False)) as model:
-        here = embed(model, [index.titles[row] for row in rows], name)
+        here = embed(model, [index.titles[row] for row in rows], name, truncate=True)
     there = index.vectors[rows]
     apart = float(np.abs(here - there).max()) if here.shape == there.shape else float("inf")
     return Hop(

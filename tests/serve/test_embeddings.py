@@ -14,11 +14,14 @@ from support.retrieval_runs import bundle, embedding_run
 from support.served_encoder import client_of
 
 from ptune.engine.encoder.batch import Item
+from ptune.errors import RequestError
 from ptune.tasks.encoder.infer import EncoderModel, encode, load
 from ptune.tasks.retrieval.infer import embed
 from ptune.tasks.retrieval.torch_side import load_embeddings
 
-TEXTS = ["what is the devil of war", "love", "the king and the dog " * 30]
+LIMIT = 32  # tokens that `finder` reads
+TEXTS = ["what is the devil of war", "love", "the king and the dog " * 30]  # the last is longer
+CUT = {"truncate_prompt_tokens": -1}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_openai_gets_the_vectors_of_torch(
     client: openai.OpenAI, expected: np.ndarray, form: str | None
 ) -> None:
     options = {} if form is None else {"encoding_format": form}
-    found = client.embeddings.create(model="finder", input=TEXTS, **options)  # type: ignore[arg-type]
+    found = client.embeddings.create(model="finder", input=TEXTS, extra_body=CUT, **options)  # type: ignore[arg-type]
     values = [
         np.frombuffer(base64.b64decode(one.embedding), "<f4") if form == "base64" else one.embedding
         for one in found.data
@@ -63,7 +66,7 @@ def test_openai_gets_the_vectors_of_torch(
 def test_fewer_dimensions_are_the_first_numbers_at_length_1(
     client: openai.OpenAI, expected: np.ndarray
 ) -> None:
-    found = client.embeddings.create(model="finder", input=TEXTS, dimensions=8)
+    found = client.embeddings.create(model="finder", input=TEXTS, dimensions=8, extra_body=CUT)
     short = expected[:, :8] / np.linalg.norm(expected[:, :8], axis=1, keepdims=True)
     np.testing.assert_allclose([one.embedding for one in found.data], short, atol=2e-5)
     with pytest.raises(openai.BadRequestError, match=r"1 to 64 numbers \(is 65\)"):
@@ -113,7 +116,12 @@ def test_many_callers_and_long_calls_are_all_answered(http: httpx.Client, model:
         ({"input": [[1, 2]]}, "token ids are not supported yet"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
         ({"input": "a", "dimensions": 0}, "dimensions"),
-        ({"input": "a", "truncate_prompt_tokens": 4}, "truncate_prompt_tokens"),
+        ({"input": "a", "truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"input": "a", "truncate_prompt_tokens": -2}, "or -1 for as many as the adapter reads"),
+        ({"input": "a", "truncate_prompt_tokens": 2}, "can cut to 3 to 32 tokens (is 2)"),
+        ({"input": "a", "truncate_prompt_tokens": 33}, "can cut to 3 to 32 tokens (is 33)"),
+        ({"input": "a", "truncate_prompt_tokens": "4"}, "truncate_prompt_tokens"),
+        ({"input": "a", "truncation_side": "left"}, "truncation_side is not supported"),
         ({"input": "a", "model": "judge"}, "ask it at /v1/rerank"),
         ({}, "input"),
     ],
@@ -122,6 +130,42 @@ def test_refusals_say_what_is_wrong(http: httpx.Client, body: dict, words: str) 
     answer = http.post("/v1/embeddings", json={"model": "finder", **body})
     assert answer.status_code == 400
     assert words in answer.json()["error"]["message"]
+
+
+def test_a_text_that_is_too_long_is_refused_unless_it_may_be_cut(
+    http: httpx.Client, model: EncoderModel
+) -> None:
+    """Two texts that differ only behind what the adapter reads are not given one vector in silence."""
+    whole = len(model.codec.encode(TEXTS[2]).ids)
+    answer = http.post("/v1/embeddings", json={"model": "finder", "input": TEXTS})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == ("input[2]", "context_length_exceeded")
+    assert f"the text has {whole} tokens, and finder reads at most {LIMIT}" in error["message"]
+    assert '"truncate_prompt_tokens": -1' in error["message"]
+    alone = http.post("/v1/embeddings", json={"model": "finder", "input": TEXTS[2]})
+    assert (alone.status_code, alone.json()["error"]["param"]) == (400, "input")
+    with pytest.raises(RequestError, match=rf"{whole} tokens, .* at most {LIMIT}: .* with truncate=True"):
+        embed(model, TEXTS, "finder")
+    assert embed(model, TEXTS, "finder", truncate=True).shape == (3, 64)
+
+
+def test_usage_counts_what_was_computed(http: httpx.Client, model: EncoderModel) -> None:
+    for cut, most in ((-1, LIMIT), (LIMIT, LIMIT), (7, 7)):
+        body = {"model": "finder", "input": TEXTS, "truncate_prompt_tokens": cut}
+        answer = http.post("/v1/embeddings", json=body).json()
+        expected = sum(min(len(model.codec.encode(text).ids), most) for text in TEXTS)
+        assert answer["usage"] == {"prompt_tokens": expected, "total_tokens": expected}
+
+
+def test_a_text_is_cut_to_so_many_tokens(http: httpx.Client) -> None:
+    text = "the king and the dog"
+    longer = http.post("/v1/embeddings", json={"model": "finder", "input": f"{text} of war"}).json()
+    body = {"model": "finder", "input": [text, f"{text} of war"]}
+    length = http.post("/v1/embeddings", json={**body, "input": text}).json()["usage"]["prompt_tokens"]
+    found = http.post("/v1/embeddings", json={**body, "truncate_prompt_tokens": length}).json()["data"]
+    np.testing.assert_allclose(found[0]["embedding"], found[1]["embedding"], atol=2e-5)
+    assert np.abs(np.subtract(found[1]["embedding"], longer["data"][0]["embedding"])).max() > 1e-4
 
 
 def test_an_unknown_adapter_is_not_found(client: openai.OpenAI) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import jsonschema
@@ -11,6 +12,7 @@ import pytest
 from support.retrieval_runs import bundle, embedding_run
 from support.served_encoder import client_of
 
+from ptune.errors import RequestError
 from ptune.tasks.encoder.infer import EncoderModel, load
 from ptune.tasks.retrieval.infer import rerank
 from ptune.tasks.retrieval.torch_side import load_embeddings
@@ -75,6 +77,35 @@ def test_an_adapter_of_vectors_gives_their_cosine(http: httpx.Client) -> None:
     query, *others = load_embeddings(embedding_run(), "cpu")([QUERY, *DOCUMENTS])
     found = {one["index"]: one["relevance_score"] for one in ask(http, model="finder").json()["results"]}
     np.testing.assert_allclose([found[at] for at in range(4)], [query @ one for one in others], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "limit", "changes", "place"),
+    [
+        ("judge", 48, {"documents": [*DOCUMENTS, "war " * 90]}, "documents[4]"),
+        ("judge", 48, {"query": "war " * 90}, "documents[0]"),  # a pair is read together
+        ("finder", 32, {"documents": ["war " * 90, *DOCUMENTS]}, "documents[0]"),
+        ("finder", 32, {"query": "war " * 90}, "query"),
+    ],
+)
+def test_what_is_too_long_is_refused_unless_it_may_be_cut(
+    http: httpx.Client, model: EncoderModel, adapter: str, limit: int, changes: dict[str, Any], place: str
+) -> None:
+    answer = ask(http, model=adapter, **changes)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (place, "context_length_exceeded")
+    assert f"tokens, and {adapter} reads at most {limit}" in error["message"]
+    assert '"truncate_prompt_tokens": -1' in error["message"]
+    cut = ask(http, model=adapter, truncate_prompt_tokens=-1, **changes).json()
+    asked = {"query": QUERY, "documents": DOCUMENTS, **changes}
+    with pytest.raises(RequestError, match="truncate=True"):
+        rerank(model, adapter=adapter, **asked)
+    expected = rerank(model, adapter=adapter, truncate=True, **asked)
+    found = {one["index"]: one["relevance_score"] for one in cut["results"]}
+    np.testing.assert_allclose([found[at] for at in range(len(expected))], expected, atol=2e-5)
+    fewer = ask(http, model=adapter, truncate_prompt_tokens=9, **changes).json()
+    assert fewer["usage"]["total_tokens"] < cut["usage"]["total_tokens"]
 
 
 def test_the_first_so_many_without_their_texts(http: httpx.Client) -> None:

@@ -64,6 +64,7 @@ class Encoded:
     first: tuple[int, ...] | None = (
         None  # of words: which token each of those begins with that were not cut off
     )
+    length: int = 0  # tokens before it was cut
 
 
 def encode(one: Any, record: AdapterRecord, codec: SequenceCodec | None) -> Encoded:
@@ -79,14 +80,14 @@ def encode(one: Any, record: AdapterRecord, codec: SequenceCodec | None) -> Enco
             one = [one[begin:end] for begin, end in split(one)]
         words = codec.encode_words(_texts(one), max_length=record.max_length)
         first = tuple(token for token in words.first if token is not None)
-        return Encoded(_arrays(words.ids, words.type_ids), first)
+        return Encoded(_arrays(words.ids, words.type_ids), first, words.length)
     if isinstance(one, str):
         one = (one,)
     text, *pair = _texts(one)
     if len(pair) > 1:
         raise RequestError(f"{len(one)} texts where one, or a pair, is expected", param="input")
     found = codec.encode(text, pair[0] if pair else None, max_length=record.max_length)
-    return Encoded(_arrays(found.ids, found.type_ids))
+    return Encoded(_arrays(found.ids, found.type_ids), length=found.length)
 
 
 def _texts(one: Any) -> Sequence[str]:

@@ -87,7 +87,11 @@ def recommend(model: EncoderModel, question: Question, adapter: str) -> list[Rec
     record = model.engine.record(adapter)
     index = index_of(model.engine.bundle.folder, record)
     texts = question.texts
-    vectors = embed(model, texts, adapter) if texts else np.zeros((0, index.vectors.shape[1]), np.float32)
+    vectors = (
+        embed(model, texts, adapter, truncate=True)
+        if texts
+        else np.zeros((0, index.vectors.shape[1]), np.float32)
+    )
     return answer(index, question, vectors)
 
 

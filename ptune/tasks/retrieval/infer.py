@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ptune.codecs.sequence import SequenceCodec
 from ptune.config.retrieval import EMBEDDING, RERANKING
 from ptune.engine.encoder.batch import Array, Item
 from ptune.errors import RequestError
@@ -19,31 +20,89 @@ from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.encoder.infer import EncoderModel, encode
 
 Vectors = npt.NDArray[np.float32]
+ALL_IT_READS = -1  # where a text is cut, in place of a number of tokens: vLLM's truncate_prompt_tokens
 
 
-def embed(model: EncoderModel, texts: Sequence[str], adapter: str, dimensions: int | None = None) -> Vectors:
+def embed(
+    model: EncoderModel,
+    texts: Sequence[str],
+    adapter: str,
+    dimensions: int | None = None,
+    *,
+    truncate: bool = False,
+) -> Vectors:
     """[texts, width] vectors, or their first `dimensions` numbers. All texts are in flight at once.
 
-    Raises: RequestError for an unknown adapter, one that makes no vectors, or a size that it cannot have.
+    truncate: whether texts that are longer than the adapter reads are cut; else they are refused.
+    Raises: RequestError for an unknown adapter, one that makes no vectors, a size that it cannot have, or too long a text.
     """
     record = model.engine.record(adapter)
     if record.task != EMBEDDING:
         raise RequestError(f"{adapter!r} makes no vectors: its task is {record.task}", param="model")
     check_dimensions(record, dimensions)
-    items = [Item(encode(text, record, model.codec).inputs, adapter) for text in texts]
+    cut = ALL_IT_READS if truncate else None
+    items = [Item(read(text, record, model.codec, cut), adapter) for text in texts]
     found = [shortened(vector, record, dimensions) for vector in model.engine.logits(items)]
     return np.stack(found) if found else np.zeros((0, dimensions or width_of(record)), np.float32)
 
 
-def rerank(model: EncoderModel, query: str, documents: Sequence[str], adapter: str) -> Vectors:
+def rerank(
+    model: EncoderModel, query: str, documents: Sequence[str], adapter: str, *, truncate: bool = False
+) -> Vectors:
     """[documents] how well each answers the query: a reranker's probability, or the cosine of an adapter's vectors.
 
-    Raises: RequestError for an unknown adapter, or one that does neither.
+    truncate: as of `embed`; of a pair the longer text is cut.
+    Raises: RequestError for an unknown adapter, one that does neither, or too long a text.
     """
     record = model.engine.record(adapter)
     inputs = rerank_inputs(query, documents, record)
-    items = [Item(encode(one, record, model.codec).inputs, adapter) for one in inputs]
+    cut = ALL_IT_READS if truncate else None
+    items = [Item(read(one, record, model.codec, cut), adapter) for one in inputs]
     return relevance(model.engine.logits(items), record)
+
+
+def read(
+    one: str | tuple[str, str],
+    record: AdapterRecord,
+    codec: SequenceCodec,
+    cut: int | None = None,
+    *,
+    option: str = "truncate=True",
+) -> dict[str, Array]:
+    """What the encoder is given of a text or a pair: all of it, or as many tokens as `cut` says.
+
+    cut: tokens; ALL_IT_READS = as many as the adapter reads; None = nothing is cut.
+    option: what the caller may say to have it cut. Raises: RequestError where it is longer than the adapter reads.
+    """
+    if cut is not None and cut != ALL_IT_READS:
+        record = record.model_copy(update={"max_length": cut})
+    encoded = encode(one, record, codec)
+    kept = len(encoded.inputs["input_ids"])
+    if cut is None and encoded.length > kept:
+        what = "the text has" if isinstance(one, str) else "query and document have"
+        raise RequestError(
+            f"{what} {encoded.length} tokens, and {record.name} reads at most {codec.limit(record.max_length)}:"
+            f" send less, or have it cut with {option}",
+            param="input",
+            code="context_length_exceeded",
+        )
+    return encoded.inputs
+
+
+def check_cut(record: AdapterRecord, codec: SequenceCodec, cut: int | None) -> None:
+    """Raises: RequestError where texts cannot be cut to so many tokens."""
+    if cut is None or cut == ALL_IT_READS:
+        return
+    own = codec.tokenizer.num_special_tokens_to_add(record.task == RERANKING)
+    limit = codec.limit(record.max_length)
+    if cut <= own or (limit is not None and cut > limit):
+        most = "" if limit is None else f" to {limit}"
+        raise RequestError(
+            f"truncate_prompt_tokens: {record.name} can cut to {own + 1}{most} tokens (is {cut}), or"
+            f" {ALL_IT_READS} for as many as it reads",
+            param="truncate_prompt_tokens",
+            code="invalid_value",
+        )
 
 
 def rerank_inputs(query: str, documents: Sequence[str], record: AdapterRecord) -> list[str | tuple[str, str]]:
