@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import io
-import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,6 @@ from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError
 from ptune.formats.bundle import BaseIdentity
 from ptune.progress import console, say
-
-# transformers and peft warn of their own future in each other's names.
-warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")
 
 
 @dataclass(frozen=True)

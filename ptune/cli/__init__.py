@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 from ptune import __version__
 from ptune.config.recipe import Recipe
@@ -36,6 +39,9 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+
+LOUD = ("bitsandbytes",)
+"""Libraries whose log warns of what is no use to who runs a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +84,8 @@ def spoken(name: str, run: Callable[[], int | None]) -> int:
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
     try:
-        return int(run() or 0)
+        with quiet_libraries():
+            return int(run() or 0)
     except PtuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -90,6 +97,25 @@ def spoken(name: str, run: Callable[[], int | None]) -> int:
             raise
         print(f"error: {error.name} is not installed; {extra_for(name, error.name or '')}", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps what libraries warn of, mostly of their own future, from the terminal; `-W` and PYTHONWARNINGS show it."""
+    if sys.warnoptions:
+        yield
+        return
+    before = {name: logging.getLogger(name).level for name in LOUD}
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        for name in LOUD:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
 
 
 def extra_for(command: str, module: str = "") -> str:

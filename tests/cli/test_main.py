@@ -89,3 +89,34 @@ def test_own_files_are_not_judged_on_the_recipes(tmp_path: Path) -> None:
     assert "left out" in done.stderr
     kept = ptune("train", "chat_lora", "--data.files", "my.jsonl", "--data.test", "mine.jsonl", "--dry-run")
     assert "- mine.jsonl" in kept.stdout
+
+
+RECIPE_THAT_WARNS = """
+import logging, sys, warnings
+for category in (FutureWarning, DeprecationWarning, UserWarning):
+    warnings.warn_explicit(f"of {category.__name__}", category, "transformers/x.py", 1, module="transformers.x")
+logging.getLogger("bitsandbytes.backends").warning("of a log")
+from ptune.progress import say
+say("ptune's own words")
+from ptune.config.recipe import Recipe
+recipe = Recipe(name="x")
+"""
+
+
+@pytest.mark.parametrize(
+    ("python", "environment", "shown"),
+    [([], {}, False), (["-W", "default"], {}, True), ([], {"PYTHONWARNINGS": "default"}, True)],
+    ids=["a user", "-W", "PYTHONWARNINGS"],
+)
+def test_what_libraries_warn_of_is_shown_to_who_asks(
+    tmp_path: Path, python: list[str], environment: dict[str, str], shown: bool
+) -> None:
+    (tmp_path / "x.py").write_text(RECIPE_THAT_WARNS)
+    command = [sys.executable, *python, "-m", "ptune", "train", "x.py", "--dry-run"]
+    known = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"} | environment
+    done = subprocess.run(
+        command, cwd=tmp_path, env=known, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "ptune's own words" in done.stderr
+    for words in ("of FutureWarning", "of DeprecationWarning", "of UserWarning", "of a log"):
+        assert (words in done.stderr) == shown, done.stderr
