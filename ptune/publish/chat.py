@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -44,6 +43,7 @@ from ptune.publish.steps import (
     figures,
     of_manifest,
     refuse_drift,
+    remove_profile,
     settle,
     tell,
 )
@@ -244,7 +244,7 @@ def _with_profiles(
             proof = proof.then(found)
             continue
         say(f"{name} is left out: {found}")
-        _remove_profile(bundle, name)
+        remove_profile(bundle, name)
         if not auto:
             proof = proof.then(Proof((), {}, {name: found}))
     return proof
@@ -297,14 +297,6 @@ def _write_profile(bundle: Bundle, name: str, probes: list[Probe], threads: int)
     graphs = {**bundle.manifest.graphs, name: graph}
     bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
     write_golden(bundle, probes, threads, [name])
-
-
-def _remove_profile(bundle: Bundle, name: str) -> None:
-    shutil.rmtree(bundle.folder / "graphs" / name)
-    bundle.golden_file(name).unlink()
-    graphs = {one: graph for one, graph in bundle.manifest.graphs.items() if one != name}
-    update = {"graphs": graphs, "golden": hashes(bundle.folder, "golden")}
-    bundle.write_manifest(bundle.manifest.model_copy(update=update))
 
 
 def _fastest(bundle: Bundle, threads: int) -> str:

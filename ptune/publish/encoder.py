@@ -27,7 +27,7 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
 from ptune.publish.encoder_adapter import facts_of, install_encoder, refuse_socketless
 from ptune.publish.encoder_merge import Trained
-from ptune.publish.encoder_profiles import check_int8, with_int8, write_profile
+from ptune.publish.encoder_profiles import check_int8, gated, with_int8, write_profile
 from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell
 from ptune.publish.unread_base import unread
 from ptune.tasks.encoder.facts import Facts
@@ -56,7 +56,7 @@ def export_encoder_run(
     """Exports a finished run of classification to the bundle `out`, its adapter under `name`, and proves it.
 
     merge: the adapter becomes part of the body's weights, and its head alone stands beside them.
-    int8: whether a second graph is written, which must give the same answers.
+    int8: whether a second graph is written, which must give the same answers; one that does not is left out.
 
     Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`); UsageError where a run of images
     cannot have an int8 graph.
@@ -88,9 +88,10 @@ def export_encoder_run(
         if int8:
             write_profile(bundle, name, held, found, threads)
         write_golden(bundle, inputs, threads)
+        beside = gated(bundle, threads)  # before the proof of fp32, which takes longer
         proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
-        proof = proof.after({name: list(trained.hops)})
-        proof = with_items(bundle, with_int8(bundle, proof, threads), threads)
+        proof = proof.after({name: list(trained.hops)}).then(beside)
+        proof = with_items(bundle, proof, threads)
         settle(bundle, proof)
     return proof
 

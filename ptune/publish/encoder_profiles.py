@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx_ir
 
 from ptune.codecs.image import Preprocessing
-from ptune.errors import DataError, UsageError
+from ptune.errors import DataError, ParityError, UsageError
 from ptune.evaluation.classification.held_out import Held
 from ptune.export.encoder_int8 import write_int8
 from ptune.export.vision_harm import most_harmed
@@ -19,7 +19,7 @@ from ptune.export.write import INT8, PROFILE, hashes
 from ptune.formats.bundle import Bundle, Graph
 from ptune.formats.run import Run
 from ptune.progress import say
-from ptune.publish.steps import tell
+from ptune.publish.steps import refuse_drift, remove_profile, tell
 from ptune.tasks.classification.image_predictions import pixels_of
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.infer import Encoded
@@ -96,6 +96,22 @@ def _register(bundle: Bundle) -> None:
     graph = Graph(profile=INT8, files=hashes(bundle.folder, f"graphs/{INT8}"))
     graphs = {**bundle.manifest.graphs, INT8: graph}
     bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
+
+
+def gated(bundle: Bundle, threads: int) -> Proof:
+    """The hop of the int8 graph, of each adapter, where the bundle has one.
+
+    One that misses its limit is taken out again, which is said; the proof is of nothing then, and `refused` says why.
+    """
+    proof = with_int8(bundle, Proof((), dict.fromkeys(bundle.manifest.adapters, ())), threads)
+    try:
+        refuse_drift(proof)
+    except ParityError as error:
+        say(f"{INT8} is left out: {error}")
+        (bundle.folder / held_texts.FILE).unlink()  # of images, too
+        remove_profile(bundle, INT8)
+        return Proof((), {}, {INT8: str(error)})
+    return proof
 
 
 def with_int8(bundle: Bundle, proof: Proof, threads: int) -> Proof:

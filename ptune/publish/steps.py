@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import of_bundle, write_record
 from ptune.errors import BackboneError, FormatError, ParityError, PtuneError, UsageError
 from ptune.evaluation.require import refuse_failed
-from ptune.export.write import INT4, INT8, NF4, PROFILE
+from ptune.export.write import INT4, INT8, NF4, PROFILE, hashes
 from ptune.formats.bundle import BaseIdentity, Bundle, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
@@ -130,6 +131,15 @@ def figures(hop: Hop) -> str:
     if hop.liveness is not None:
         parts.append(f"relative L2 {hop.liveness:.1e}")
     return ", ".join([*parts, hop.note] if hop.note else parts)
+
+
+def remove_profile(bundle: Bundle, name: str) -> None:
+    """Takes a graph beside fp32 out of a bundle, and its golden vectors."""
+    shutil.rmtree(bundle.folder / "graphs" / name)
+    bundle.golden_file(name).unlink()
+    graphs = {one: graph for one, graph in bundle.manifest.graphs.items() if one != name}
+    update = {"graphs": graphs, "golden": hashes(bundle.folder, "golden")}
+    bundle.write_manifest(bundle.manifest.model_copy(update=update))
 
 
 _told = ""
