@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from subprocess import PIPE, Popen
 
 import pytest
-from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
+from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS, NEEDS_BROWSER
 from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 
 from ptune_serve.app import create_app
@@ -73,7 +73,7 @@ def browsed() -> Iterator[Browsed]:
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(GIVE_UP_MS)
         browsed = Browsed(page, url, model.engine, server)
 
         def look_at_request(request) -> None:
@@ -88,7 +88,7 @@ def browsed() -> Iterator[Browsed]:
         page.on("console", look_at_message)
         yield browsed
         output, problems = process.communicate(
-            timeout=20
+            timeout=GIVE_UP_MS / 1000
         )  # closes its input, as when the server's process has died
         assert (process.returncode, output, problems) == (0, "", "")
         browser.close()
@@ -267,9 +267,9 @@ def test_the_page_fits_the_window(browsed, width, tmp_path):
         )
         wait_until(lambda: all("narrow window" in answer for answer in browsed.answers()))
         browsed.page.screenshot(path=tmp_path / f"{tab} {width}.png")
-        assert browsed.page.evaluate("document.scrollingElement.scrollWidth <= window.innerWidth")
+        browsed.page.wait_for_function(FITS)
     if width == 1280:
-        assert browsed.page.evaluate("document.scrollingElement.scrollHeight") <= 800
+        browsed.page.wait_for_function("document.scrollingElement.scrollHeight <= 800")
     browsed.page.set_viewport_size({"width": 1280, "height": 800})
 
 
@@ -285,5 +285,5 @@ def test_a_server_that_goes_away_is_told_in_words(browsed):
     browsed.send("ahoy")
     measure = browsed.page.locator(".block.measure:visible")
     wait_until(lambda: "does not answer" in measure.inner_text() and "ptune serve" in measure.inner_text())
-    wait_until(lambda: "does not answer" in browsed.page.locator("#heading").inner_text(), 15)
-    assert browsed.page.locator(".box .submit-button:visible").count() == 1
+    wait_until(lambda: "does not answer" in browsed.page.locator("#heading").inner_text())
+    wait_until(lambda: browsed.page.locator(".box .submit-button:visible").count() == 1)

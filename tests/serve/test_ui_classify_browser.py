@@ -11,7 +11,7 @@ from subprocess import PIPE, Popen
 
 import pytest
 from PIL import Image
-from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
+from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS, NEEDS_BROWSER
 from support.fake_chat_model import FakeChatModel, serving, wait_until
 from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 
@@ -77,7 +77,7 @@ def browsing(browser, records) -> Iterator[Browsed]:
         line = process.stdout.readline()
         assert line.startswith("Page: ")
         page = browser.new_page(viewport={"width": 1280, "height": 700})
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(GIVE_UP_MS)
         browsed = Browsed(page, line.removeprefix("Page: ").strip(), model, server)
         own = (browsed.url, "data:", "blob:")
         page.on(
@@ -197,7 +197,7 @@ def test_the_page_fits_the_window(texts, images, query):
             browsed.page.set_viewport_size({"width": width, "height": 700})
             for tab in tabs:
                 browsed.open(tab, query)
-                assert browsed.page.evaluate("document.scrollingElement.scrollWidth <= window.innerWidth")
+                browsed.page.wait_for_function(FITS)
         browsed.page.set_viewport_size({"width": 1280, "height": 700})
 
 
@@ -205,7 +205,7 @@ def test_a_server_that_goes_away_is_told_in_words(browser):
     with browsing(browser, IMAGES) as browsed:
         browsed.open("Image")
         browsed.server.close()
-        wait_until(lambda: "does not answer" in browsed.page.locator("#heading").inner_text(), 15)
+        wait_until(lambda: "does not answer" in browsed.page.locator("#heading").inner_text())
         browsed.press("Shirt")
         problem = browsed.page.locator(".labels:visible .problem")
         wait_until(lambda: problem.count() and "ptune serve" in problem.inner_text())

@@ -9,7 +9,7 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
-from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
+from support.browsing import ARGUMENTS, CHROMIUM, FITS, NEEDS_BROWSER
 from support.fake_chat_model import serving, wait_until
 from support.recommendation_runs import NAME, TITLES, bundle
 
@@ -114,4 +114,4 @@ def test_it_fits_narrow_windows(page: Any) -> None:
         page.set_viewport_size({"width": width, "height": 800})
         for tab in ("Recommend", "Rank"):
             page.get_by_role("tab", name=tab, exact=True).click()
-            assert page.evaluate("document.scrollingElement.scrollWidth <= window.innerWidth")
+            page.wait_for_function(FITS)

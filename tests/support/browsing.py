@@ -13,6 +13,9 @@ ARGUMENTS = (
     "--disable-component-update --disable-sync"
 )
 
+GIVE_UP_MS = 120_000  # on a machine however busy: what comes is not waited for any longer than it takes
+FITS = "document.scrollingElement.scrollWidth <= window.innerWidth"  # nothing is cut off at the right
+
 NEEDS_BROWSER = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium"),

@@ -238,7 +238,8 @@ def serving(app: FastAPI) -> Iterator[str]:
         thread.join()
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], limit_s: float = 120.0) -> None:
+    """limit_s: when to give up, on a machine however busy."""
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s, "it did not happen in time"
