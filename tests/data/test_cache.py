@@ -120,7 +120,7 @@ def test_everything_that_examples_depend_on_makes_another_set(codec, file, folde
         assert not other(**change), change
     write(file, answer="no")
     assert other()
-    monkeypatch.setattr(cache, "code_hash", lambda: "another version")
+    monkeypatch.setattr(cache, "code_hash", lambda *_: "another version")
     assert other()
 
 
