@@ -57,6 +57,19 @@ def chart(title: str, x_label: str, series: Sequence[Series]) -> str:
     )
 
 
+def averaged(points: Sequence[tuple[float, float]], over: int) -> list[tuple[float, float]]:
+    """An exponential moving average of about the last `over` points, each weighing 1 - 1/over of the one after it.
+
+    Divided by the sum of its weights, so that the first points are not drawn to 0 (as Adam does it, Kingma and Ba 2015).
+    """
+    keep, total, weight = 1 - 1 / over, 0.0, 0.0
+    found = []
+    for x, y in points:
+        total, weight = keep * total + y, keep * weight + 1
+        found.append((x, total / weight))
+    return found
+
+
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers that enclose low to high; at least two."""
     if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-12):  # one value

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ptune.config.recipe import Recipe
-from ptune.evaluation.curve import Series, chart
+from ptune.evaluation.curve import Series, averaged, chart
 from ptune.evaluation.style import page, text
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
+
+ENOUGH = 10  # points that are worth an average
+LEAST, PARTS = 5, 25  # points of an average: a 25th of all, and no fewer than 5
 
 
 def report(
@@ -22,14 +25,7 @@ def report(
         "<h2>Before and after</h2>",
         _figures(evaluation),
         "<h2>Training</h2>",
-        chart(
-            "Loss a token",
-            "step",
-            [
-                Series("training", "first", points(metrics, "loss")),
-                Series("validation", "second", points(metrics, "validation_loss"), marks=True),
-            ],
-        ),
+        chart("Loss a token", "step", losses(metrics)),
         chart("Learning rate", "step", [Series("learning rate", "first", points(metrics, "lr"))]),
         *(["<h2>Answers</h2>"] if evaluation["answers"] else []),
         *map(_answer, evaluation["answers"]),
@@ -81,6 +77,20 @@ def origin(record: RunRecord, counted: str = "prompts") -> str:
     ]
     cells = "".join(f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in rows)
     return f"<div class=scroll><table>{cells}</table></div>"
+
+
+def losses(metrics: list[dict[str, Any]]) -> list[Series]:
+    """The lines of a training's loss: each step faint and their average over it, where there are enough; validations."""
+    steps = points(metrics, "loss")
+    validation = Series("validation", "second", points(metrics, "validation_loss"), marks=True)
+    if len(steps) < ENOUGH:
+        return [Series("training", "first", steps), validation]
+    over = max(LEAST, len(steps) // PARTS)
+    return [
+        Series("training, each step", "first faint", steps),
+        Series(f"exponential moving average, about {over} points, debiased", "first", averaged(steps, over)),
+        validation,
+    ]
 
 
 def points(metrics: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:

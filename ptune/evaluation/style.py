@@ -24,6 +24,7 @@ figure { margin: 1rem 0; } figcaption { color: var(--dim); margin-bottom: .25rem
 svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--dim); }
 .grid { stroke: var(--line); }
 polyline { fill: none; stroke-width: 1.8; } polyline.first { stroke: var(--first); } polyline.second { stroke: var(--second); }
+.faint { opacity: .35; }
 circle.second { fill: var(--second); }
 .key::before { content: ""; display: inline-block; width: .8em; height: .2em; margin: 0 .35em .25em .8em; background: currentColor; }
 .key.first { color: var(--first); } .key.second { color: var(--second); }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptune.evaluation.curve import Series, chart
-from ptune.evaluation.report import points
+from ptune.evaluation.report import losses, points
 from ptune.formats.run import Run, RunRecord
 from ptune.progress import duration
 from ptune.training.metrics_log import read
@@ -20,9 +20,5 @@ def training(run: Run) -> str:
     entries = read(run.metrics_path) if run.metrics_path.is_file() else []
     if not entries:
         return ""
-    losses = [
-        Series("training", "first", points(entries, "loss")),
-        Series("validation", "second", points(entries, "validation_loss"), marks=True),
-    ]
     rate = [Series("learning rate", "first", points(entries, "lr"))]
-    return chart("Loss", "step", losses) + chart("Learning rate", "step", rate)
+    return chart("Loss", "step", losses(entries)) + chart("Learning rate", "step", rate)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.page_outline import Outline
 
 from ptune.config.recipe import Recipe
-from ptune.evaluation.curve import HEIGHT, WIDTH, Series, chart, ticks
-from ptune.evaluation.report import report
+from ptune.evaluation.curve import HEIGHT, WIDTH, Series, averaged, chart, ticks
+from ptune.evaluation.report import losses, report
 from ptune.formats.run import Run
 from ptune.training.metrics_log import read
 
@@ -73,6 +74,37 @@ def test_ticks_are_few_even_and_enclose(low: float, span: float, count: int) -> 
     assert found[-1] >= low + span - slack
     steps = [right - left for left, right in itertools.pairwise(found)]
     assert max(steps) - min(steps) <= slack
+
+
+def steps_of(losses: list[float]) -> list[dict[str, float]]:
+    return [{"step": float(step), "loss": loss} for step, loss in enumerate(losses, 1)]
+
+
+def test_the_loss_has_an_average_over_its_faint_steps() -> None:
+    random = np.random.default_rng(0)
+    noisy = [4 - step / 100 + float(random.normal(0, 0.3)) for step in range(200)]
+    faint, average, validation = losses(steps_of(noisy))
+    assert [value for _, value in faint.points] == noisy
+    assert [x for x, _ in average.points] == [x for x, _ in faint.points]
+    assert validation.points == []
+    trend = np.array([4 - step / 100 for step in range(200)])
+    off = np.abs(np.array([value for _, value in average.points]) - trend)[20:]
+    assert off.mean() < np.abs(np.array(noisy) - trend)[20:].mean() / 2
+    page = chart("Loss", "step", [faint, average])
+    assert page.index('<polyline class="first faint"') < page.index('<polyline class="first"')  # over it
+    assert "exponential moving average, about 8 points, debiased" in page
+
+
+def test_few_steps_have_no_average() -> None:
+    assert [one.style for one in losses(steps_of([3.0, 2.0, 1.0]))] == ["first", "second"]
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), st.integers(1, 20))
+def test_an_average_is_the_weighted_mean_so_far(values: list[float], over: int) -> None:
+    found = [y for _, y in averaged(list(enumerate(values)), over)]
+    for count in range(1, len(values) + 1):
+        weights = (1 - 1 / over) ** np.arange(count)[::-1]
+        assert found[count - 1] == pytest.approx(np.average(values[:count], weights=weights), abs=1e-6)
 
 
 def test_nothing_is_drawn_of_nothing() -> None:
