@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+if (
+    "PTUNE_CACHE" not in os.environ
+):  # nothing is left in the user's own; processes that tests start have the same
+    _cache = tempfile.TemporaryDirectory(prefix="ptune-cache-")
+    os.environ["PTUNE_CACHE"] = _cache.name
 
 
 LONGEST_FIRST = (

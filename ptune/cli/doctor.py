@@ -65,12 +65,12 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
 
 
 def _chat(recipe: Recipe) -> Examined:
-    from ptune.backbone.load import load_codec
     from ptune.doctor.examination import examine
+    from ptune.doctor.kept_codec import chat_codec
     from ptune.doctor.show import document, show
-    from ptune.tasks.chat.train import codec_for
+    from ptune.tasks.chat.recipe_codec import codec_for
 
-    codec = codec_for(recipe.chat, load_codec(recipe.backbone))
+    codec = codec_for(recipe.chat, chat_codec(recipe.backbone))
     found = examine(recipe.data, recipe.chat, codec, recipe.train.seed)
     return lambda: document(found), lambda console: show(found, console), found.has_errors
 

@@ -30,19 +30,22 @@ def key_of(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def code_hash() -> str:
-    """A hash of the code that makes examples: what an older version made is not used by a newer one."""
+def code_hash(*packages: str) -> str:
+    """A hash of the code that makes something: what an older version made is not used by a newer one."""
     digest = hashlib.sha256()
-    for package in ("codecs", "data"):
+    for package in packages:
         for file in sorted((Path(__file__).parents[1] / package).glob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def place_for(key: str) -> Iterator[Path | None]:
-    """The place of a data set, which no other process touches meanwhile; None where there can be no cache."""
-    root = _root() / "tokens"
+def place_for(key: str, kind: str = "tokens") -> Iterator[Path | None]:
+    """The place of a data set, which no other process touches meanwhile; None where there can be no cache.
+
+    kind: the folder that it is in; of each kind the few that were used last are kept.
+    """
+    root = _root() / kind
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / f"{key}.lock").open("w")
@@ -64,7 +67,7 @@ def _wait_for(lock: IO[str]) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say("another process encodes the same data: waiting for it")
+        say("another process makes the same: waiting for it")
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 

@@ -108,7 +108,7 @@ class _Making:
         return cache.key_of(
             {
                 "format": _STORE_FORMAT,
-                "code": cache.code_hash(),
+                "code": cache.code_hash("codecs", "data"),
                 "versions": {name: version(name) for name in ("tokenizers", "jinja2")},
                 "files": [(split, file.path, file.sha256, file.reader.format) for split, file in self.files],
                 "held_out": (self.seed, self.data.validation_share) if self.holds_out else None,

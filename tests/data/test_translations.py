@@ -14,7 +14,7 @@ from pyarrow import parquet
 from ptune.config.chat import Chat
 from ptune.config.translation import Translation
 from ptune.errors import DataError
-from ptune.tasks.chat.train import codec_for
+from ptune.tasks.chat.recipe_codec import codec_for
 
 __all__ = ["codec"]
 PAIRS = [

@@ -1,4 +1,4 @@
-"""Chat's training side: the codec as the recipe wants it, and next-token cross-entropy at the targets."""
+"""Chat's training side: next-token cross-entropy at the targets."""
 
 from __future__ import annotations
 
@@ -8,26 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ptune.codecs.chat import ChatCodec, Example
-from ptune.config.chat import Chat
-from ptune.errors import RecipeError
+from ptune.codecs.chat import Example
 from ptune.training.head import replaced_by_loss
 from ptune.training.objective import Score, score_of
 from ptune.training.packing import ALONE, Batch, Share, one_each, pack, targets
 from ptune.training.segments import segments
-
-
-def codec_for(task: Chat, codec: ChatCodec) -> ChatCodec:
-    """The backbone's codec with the recipe's own template and system message. Raises: RecipeError, TemplateError."""
-    template = None if codec.template is None else codec.template.source
-    if task.template is not None:
-        try:
-            template = task.template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"task.template {str(task.template)!r} cannot be read: {error}") from None
-    return ChatCodec(
-        codec.tokenizer, template, codec.special_tokens, codec.eos_ids, codec.context, task.instruction
-    )
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.planning.preflight import planned
 from ptune.progress import say
+from ptune.tasks.chat.recipe_codec import codec_for
 from ptune.tasks.chat.saving import save_trained
-from ptune.tasks.chat.train import ChatObjective, codec_for
+from ptune.tasks.chat.train import ChatObjective
 from ptune.training.distributed import decided_by_one
 from ptune.training.head import plain_head
 from ptune.training.segments import packing

@@ -1,0 +1,63 @@
+"""A chat model's codec for the doctor, kept from the time before.
+
+To read it takes torch and transformers, and of a GGUF file a walk through the whole vocabulary: several times as long as
+all that the doctor itself does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ptune.backbone.locate import Source, locate
+from ptune.codecs.chat import ChatCodec
+from ptune.config.recipe import Backbone
+from ptune.data.cache import code_hash, key_of, place_for, seal, sealed
+from ptune.errors import PtuneError
+from ptune.formats.whole_write import whole_folder
+
+READERS = ("transformers", "tokenizers", "gguf")
+
+
+def chat_codec(spec: Backbone) -> ChatCodec:
+    """As `ptune.backbone.load.load_codec`; that of a model on this machine is kept in the cache. Raises: BackboneError."""
+    source = locate(spec.model)
+    if source.on_hub:  # what a name on the hub stands for may change
+        return _read(spec)
+    with place_for(_key(spec, source), "codecs") as place:
+        if place is not None and sealed(place) is not None:
+            return ChatCodec.open(place)
+        codec = _read(spec)
+        if place is not None:
+            with contextlib.suppress(PtuneError):  # a full disk: then nothing is kept
+                _keep(codec, place)
+        return codec
+
+
+def _read(spec: Backbone) -> ChatCodec:
+    from ptune.backbone.load import load_codec
+
+    return load_codec(spec)
+
+
+def _keep(codec: ChatCodec, place: Path) -> None:
+    with whole_folder(place) as part:
+        codec.save(part)
+        seal(part, {})
+
+
+def _key(spec: Backbone, source: Source) -> str:
+    """Of all that a codec depends on: the model's files by size and time, what is asked of them, and the code that reads them."""
+    folder = Path(source.path).resolve()
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    looks = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    asked = [source.gguf, spec.new_tokens, spec.revision, spec.trust_remote_code]
+    return key_of([str(folder), looks, asked, code_hash("backbone", "codecs"), [*map(_version, READERS)]])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
