@@ -10,9 +10,10 @@ from typing import Any
 import numpy.typing as npt
 import onnxruntime
 
-from ptune.errors import FormatError
+from ptune.errors import FormatError, PtuneError
 
 Array = npt.NDArray[Any]
+LEAST_ONNXRUNTIME = (1, 32)  # as pyproject.toml; 1.31.1 refuses the decoder's graphs
 
 
 def open_graph(

@@ -10,8 +10,6 @@ from typing import Any
 from ptune.engine.onnx_graph import Array, check_names, open_graph
 from ptune.formats.signature import GROUPED_INPUTS, STEP_INPUTS, Signature
 
-LEAST_ONNXRUNTIME = (1, 32)  # as pyproject.toml; 1.31.1 refuses the decoder's graphs
-
 
 class Session:
     """One loaded graph. What is bound stays bound: an array is only bound again where it has moved or changed shape.
