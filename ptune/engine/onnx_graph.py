@@ -14,6 +14,11 @@ from ptune.errors import FormatError
 
 Array = npt.NDArray[Any]
 
+# onnxruntime 1.32 computes GroupQueryAttention tile by tile, in tiles whose size follows from the CPU's cache. Where the last one
+# holds a single query it is computed by another kernel, which rounds otherwise: a chunk of 33 tokens then gives other bits than
+# one of 32. Without tiles each query is computed alike; on CPUs that were tried it takes no longer. Read by each kernel as it is made.
+NO_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+
 
 def open_graph(
     path: Path, threads: int | None = None, *, without: Sequence[str] = ()
@@ -23,6 +28,7 @@ def open_graph(
     without: names of onnxruntime's optimisers that are left out.
     Raises: FormatError where onnxruntime cannot load it.
     """
+    os.environ[NO_TILES] = "1"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
