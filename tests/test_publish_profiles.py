@@ -22,7 +22,7 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json
 from ptune.methods.lora import Lora
-from ptune.verify import held_tokens, limits, profile
+from ptune.verify import company, held_tokens, limits, profile
 from ptune.verify.limits import HELD_TOKENS
 
 RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to each other
@@ -166,9 +166,9 @@ def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(views, "FEW", 0)  # the grouped view has several queries anyway
     held = held_tokens.load(place / "bundle")
     bundle = Bundle.open(place / "bundle")
-    assert profile.in_company(bundle, "int8", held, threads=1).passed
+    assert company.hop(bundle, "int8", held, threads=1).passed
     monkeypatch.setattr(views, "LEAST", 1)
-    hop = profile.in_company(bundle, "int8", held, threads=1)
+    hop = company.hop(bundle, "int8", held, threads=1)
     assert not hop.passed
     assert not hop.note.endswith("moved by 0")
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from ptune.backbone.rope import EXTENDED
 from ptune.progress import Progress
 
 
@@ -16,6 +17,7 @@ def weights_hash(model: nn.Module, leave_out: Collection[str] = ()) -> str:
 
     bitsandbytes layers contribute their packed bytes and their scales, nested scales and code book, as they save them.
     `leave_out` names modules that are not pretrained, such as a fresh head.
+    Rotary frequencies for longer sequences than the model was pretrained at (`ptune.backbone.rope`) count, too.
     A tied weight counts once, under the first of its names. The same weights give the same hash in every process and
     on every device.
     """
@@ -23,6 +25,8 @@ def weights_hash(model: nn.Module, leave_out: Collection[str] = ()) -> str:
     digest = hashlib.sha256()
     seen: set[int] = set()
     left_out = tuple(f"{module}." for module in leave_out)
+    if (extended := getattr(getattr(model, "config", None), EXTENDED, None)) is not None:
+        digest.update(f"{EXTENDED} {extended}\0".encode())
     with Progress("hashing the weights", len(state), unit="tensors") as progress:
         for name in sorted(state):
             if name.startswith(left_out):

@@ -21,6 +21,7 @@ from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
 from ptune.backbone.precision import fastest, usual
 from ptune.backbone.quantize import dequantize, quantize
+from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.tokenizer import codec_of
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
@@ -148,7 +149,7 @@ def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dty
         dtype=dtype,
         attn_implementation=None if attention == "sdpa" else attention,  # None: sdpa where the model has it
         output_loading_info=True,
-        config=None if source.gguf is None else read_config(spec, source),
+        config=read_config(spec, source),
         **where_to_read(spec, source),
     )
     refuse_lacking(spec, found["missing_keys"])
@@ -180,14 +181,16 @@ def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTok
 
 
 def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
-    """What the model is, without its weights.
+    """What the model is, without its weights, with one set of rotary frequencies for all lengths (`ptune.backbone.rope`).
 
     A GGUF file's is read once a process, as transformers goes through all of the vocabulary for it, which takes seconds.
     """
     if source.gguf is None:
-        return transformers.AutoConfig.from_pretrained(source.path, **where_to_read(spec, source))
-    changed_ns = (Path(source.path) / source.gguf).stat().st_mtime_ns
-    return copy.deepcopy(_gguf_config(source.path, source.gguf, changed_ns))
+        config = transformers.AutoConfig.from_pretrained(source.path, **where_to_read(spec, source))
+    else:
+        changed_ns = (Path(source.path) / source.gguf).stat().st_mtime_ns
+        config = copy.deepcopy(_gguf_config(source.path, source.gguf, changed_ns))
+    return with_fixed_rope(config, spec.context)
 
 
 @functools.lru_cache(maxsize=4)

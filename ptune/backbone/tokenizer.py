@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ptune.backbone.new_tokens import add_tokens
+from ptune.backbone.rope import EXTENDED
 from ptune.codecs.chat import ChatCodec
 from ptune.errors import BackboneError
 
@@ -48,6 +49,8 @@ def transformers_tokenizer(codec: ChatCodec) -> PreTrainedTokenizerFast:
 def context_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int | None:
     """Longest sequence in tokens; transformers marks "unknown" in a tokenizer by a huge number."""
     config = config.get_text_config()
+    if (extended := getattr(config, EXTENDED, None)) is not None:
+        return int(extended)  # asked for; the tokenizer only says what the model was published for
     limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
     known = [int(limit) for limit in limits if limit is not None and limit < 10**9]
     return min(known) if known else None

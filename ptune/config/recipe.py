@@ -61,6 +61,8 @@ class Backbone(Spec):
     """Type of the weights; auto: bfloat16 on a GPU that has it, and for weights published in it where a CPU trains a quarter faster so; else float32."""
     revision: str | None = None
     """Hub revision."""
+    context: int | None = Field(default=None, ge=1)
+    """Longest sequence in tokens, of models whose rotary embedding depends on it (LongRoPE, dynamic NTK); default: as pretrained."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you trust its author."""
     new_tokens: tuple[str, ...] = ()

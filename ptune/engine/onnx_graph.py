@@ -15,6 +15,11 @@ from ptune.errors import FormatError, PtuneError
 Array = npt.NDArray[Any]
 LEAST_ONNXRUNTIME = (1, 32)  # as pyproject.toml; 1.31.1 refuses the decoder's graphs
 
+# onnxruntime 1.32 computes GroupQueryAttention tile by tile, in tiles whose size follows from the CPU's cache. Where the last one
+# holds a single query it is computed by another kernel, which rounds otherwise: a chunk of 33 tokens then gives other bits than
+# one of 32. Without tiles each query is computed alike; on CPUs that were tried it takes no longer. Read by each kernel as it is made.
+NO_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+
 
 def open_graph(
     path: Path, threads: int | None = None, *, without: Sequence[str] = ()
@@ -25,6 +30,7 @@ def open_graph(
     Raises: PtuneError where onnxruntime is too old; FormatError where it cannot load the graph.
     """
     check_onnxruntime()
+    os.environ[NO_TILES] = "1"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1

@@ -12,7 +12,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
 from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention
+from ptune.export.independence import check_independent
 from ptune.export.sockets import Socket, StepInputs, describe, install
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import STEP_INPUTS, CacheLayer, EncoderSignature, Signature
@@ -90,6 +92,7 @@ def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Trace
     Raises: BackboneError where the architecture cannot be exported, with the reason.
     """
     config = copy.deepcopy(config)  # a model writes its attention into the config, which another may share
+    config = with_fixed_rope(config)
     config._experts_implementation = EXPERTS
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = skeleton(config, mode, trust_remote_code)
@@ -108,7 +111,9 @@ def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Trace
         arguments, dynamic = example(signature)
     inputs = [*STEP_INPUTS, *signature.past_names(), *signature.factor_names()]
     outputs = ["logits", *signature.present_names()]
-    graph = onnx_of(step, arguments, dynamic, inputs, outputs, config.model_type, optimize=False)
+    graph = onnx_of(
+        step, arguments, dynamic, inputs, outputs, config.model_type, optimize=False, along=(0, 1)
+    )
     return Traced(graph, signature, transposed, names)
 
 
@@ -121,8 +126,13 @@ def onnx_of(
     named: str,
     *,
     optimize: bool,
+    along: Sequence[int] = (0,),
 ) -> onnx_ir.Model:
-    """A module as a graph without the exporter's notes. Raises: BackboneError with the reason, in one line."""
+    """A module as a graph without the exporter's notes.
+
+    along: the axes of its first input on which those lie that must not see one another: rows of a batch, or tokens.
+    Raises: BackboneError with the reason, in one line.
+    """
     try:
         with quiet(), torch.no_grad():
             exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
@@ -139,14 +149,18 @@ def onnx_of(
         raise
     except Exception as error:
         raise BackboneError(f"{named} cannot be exported: {one_line(error)}") from error
+    check_independent(program.model, named, along)
     strip(program.model)
     return program.model
 
 
 def one_line(error: Exception) -> str:
-    """An exporter's error, which may be pages long, by its kind and its first line."""
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"{type(error).__name__}: {reason}"
+    """An exporter's error, which may be pages long, by its kind and the line that says what is wrong."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    # torch's exporter begins with what it was doing and what to read, and gives the cause in a summary at the end.
+    summary = next((at for at, line in enumerate(lines) if "Exception summary" in line), None)
+    reason = lines[summary + 1] if summary is not None and summary + 1 < len(lines) else None
+    return f"{type(error).__name__}: {reason or next(iter(lines), 'no reason given')}"
 
 
 def skeleton(
@@ -165,6 +179,7 @@ def skeleton(
             trust_remote_code=trust_remote_code,
         )
     model.tie_weights()
+    drop_choice_by_length(model)
     fakes: dict[int, nn.Parameter] = {}
     with mode:
         for module in model.modules():

@@ -11,10 +11,11 @@ import numpy as np
 from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.lora_slots import LoraSlots
-from ptune.engine.decoder.request import NO_TOKEN, Request, Sampling, Token
+from ptune.engine.decoder.request import Request, Sampling
 from ptune.export.write import NF4
 from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
 from ptune.parity import Array, compare
+from ptune.verify import company
 from ptune.verify.graph import Factors, PlainGraph
 from ptune.verify.limits import (
     INT4_KEPT_KL,
@@ -28,11 +29,8 @@ from ptune.verify.limits import (
 from ptune.verify.prove import Proof
 
 Progress = Callable[[str, float], None]
-WATCHED, NEIGHBOURS = 4, 28  # sequences that are asked alone and in company, and that company
-PROMPT, ANSWER = 48, 64  # tokens of each
-ALONE_CHUNK, CROWDED_CHUNK = 256, 13  # prompt tokens a step
+CHUNK = 256  # prompt tokens a step
 MEASURED = 48  # tokens
-TIE = 1e-3  # between two log-probabilities, where nothing more was seen to move
 
 
 def prove_profile(
@@ -64,7 +62,7 @@ def prove_profile(
             return _proof(found)
     del graphs
     progress(f"{profile} alone and in company", 0.5)
-    crowd = in_company(bundle, profile, held, threads=threads)
+    crowd = company.hop(bundle, profile, held, threads=threads)
     first = BASE if base else next(iter(adapters), BASE)
     found.setdefault(first, []).append(crowd)
     return _proof(found)
@@ -98,35 +96,10 @@ def _factors(bundle: Bundle, name: str) -> Factors:
     return {socket: (inputs[f"{socket}.A"][0], inputs[f"{socket}.B"][0]) for socket in adapter.factors}
 
 
-def in_company(bundle: Bundle, profile: str, held: Sequence[Sequence[int]], *, threads: int) -> Hop:
-    """Greedy answers to the same prompts, each alone and all of them among others, in prompt chunks of other sizes.
-
-    The base's own must be the same bits. An adapter's may differ by what float32 rounds, as the products with its
-    factors are of one row or of several: its tokens must be the same, a tie aside.
-    """
-    random = np.random.default_rng(0)
-    names = [BASE, *bundle.manifest.adapters]
-    prompts = [list(held[index % len(held)][:PROMPT]) for index in range(WATCHED + NEIGHBOURS)]
-    watched = [(prompt, names[index % len(names)]) for index, prompt in enumerate(prompts[:WATCHED])]
-    others = [
-        (prompt[: int(random.integers(1, len(prompt) + 1))], names[int(random.integers(len(names)))])
-        for prompt in prompts[WATCHED:]
-    ]
-    alone: list[list[Token]] = []
-    with closing(_engine(bundle, profile, threads, ALONE_CHUNK)) as engine:
-        for one in watched:
-            alone += engine.generate_all([_greedy(*one, engine.context)])
-    with closing(_engine(bundle, profile, threads, CROWDED_CHUNK)) as engine:
-        crowd = [_greedy(*one, engine.context) for one in (*others[::2], *watched, *others[1::2])]
-        begin = len(others[::2])
-        crowded = engine.generate_all(crowd)[begin : begin + len(watched)]
-    return _compared(profile, [name for _, name in watched], alone, crowded)
-
-
 def seconds_a_token(bundle: Bundle, profile: str, threads: int) -> float:
     """How long a sequence waits for its next token when it is alone: the median of MEASURED, after a few."""
     arrivals: list[float] = []
-    with closing(_engine(bundle, profile, threads, ALONE_CHUNK)) as engine:
+    with closing(_engine(bundle, profile, threads)) as engine:
         prompt = tuple(range(min(8, engine.signature.vocab_size)))
         most = min(MEASURED, engine.context - len(prompt))
         for _ in engine.generate(Request(prompt, sampling=Sampling(temperature=0), max_tokens=most)):
@@ -134,41 +107,7 @@ def seconds_a_token(bundle: Bundle, profile: str, threads: int) -> float:
     return float(np.median(np.diff(arrivals)))
 
 
-def _engine(bundle: Bundle, profile: str, threads: int, chunk: int) -> Engine:
+def _engine(bundle: Bundle, profile: str, threads: int) -> Engine:
     return Engine.open(
-        bundle, profile=profile, threads=threads, prefill_chunk=chunk, max_rows=32, replay_golden=False
-    )
-
-
-def _greedy(prompt: Sequence[int], name: str, context: int) -> Request:
-    most = min(ANSWER, context - len(prompt))
-    return Request(tuple(prompt), name, Sampling(temperature=0), max_tokens=most, logprobs=1)
-
-
-def _compared(
-    profile: str, names: Sequence[str], alone: Sequence[list[Token]], crowded: Sequence[list[Token]]
-) -> Hop:
-    worst: Mapping[bool, list[float]] = {True: [0.0], False: [0.0]}  # of the bare base, of adapters
-    same = positions = 0
-    for name, expected, found in zip(names, alone, crowded, strict=True):
-        pairs = [(a, b) for a, b in zip(expected, found, strict=False) if NO_TOKEN not in (a.id, b.id)]
-        for one, other in pairs:
-            positions += 1
-            gap = abs((one.logprob or 0.0) - (other.logprob or 0.0))
-            if one.id != other.id:
-                tie = gap <= 2 * max(*worst[False], TIE) and name != BASE
-                same += tie  # what follows is another text
-                break
-            same += 1
-            worst[name == BASE].append(gap)
-    base, adapters = (max(worst[kind]) for kind in (True, False))
-    return Hop(
-        name=f"{profile}: alone → in company",
-        prompts=len(names),
-        positions=positions,
-        max_abs_logprob=max(base, adapters),
-        top1=same / max(positions, 1),
-        limit="same tokens; the base's the same bits",
-        passed=same == positions and base == 0.0,
-        note=f"{len(names)} answers of {ANSWER} tokens, {NEIGHBOURS} others; the base's moved by {base:g}",
+        bundle, profile=profile, threads=threads, prefill_chunk=CHUNK, max_rows=32, replay_golden=False
     )

@@ -15,7 +15,7 @@ from torch import nn
 from ptune.engine.decoder.engine import Engine
 from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
 from ptune.parity import Array, compare, liveness, log_softmax
-from ptune.verify import limits
+from ptune.verify import company, limits
 from ptune.verify.graph import Factors, PlainGraph, random_factors
 from ptune.verify.server import continuations, served_hops
 from ptune.verify.torch_side import Probe, logprobs, plugged
@@ -113,6 +113,8 @@ def prove(
             )
             (base_hops if name == BASE else hops[name]).append(hop)
         expected = continuations(bundle, engine, probes, names) if server else []
+    progress("alone and in company", 0.7)
+    base_hops.append(company.hop(bundle, FLOAT, [probe.ids for probe in probes], threads=threads))
     if server:  # the engine is closed by now: memory holds the graph once
         progress("the server", 0.8)
         for name, hop in served_hops(bundle, expected, threads).items():

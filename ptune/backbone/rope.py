@@ -1,0 +1,112 @@
+"""Rotary embeddings whose frequencies depend on how long a sequence is, fixed to one set before anything is computed.
+
+transformers chooses the frequencies of LongRoPE (https://arxiv.org/abs/2402.13753) and of dynamic NTK scaling anew in every
+forward pass, by the largest position of the *whole batch*. A short prompt then gets other logits beside a long one than alone,
+and keys that lie in a cache were rotated by other frequencies than the queries that read them. So one set is chosen, by the
+longest sequence that is going to be served, and training, export and serving all compute with it. The choice is made in the
+config, so that a saved model carries it, too.
+
+Every other kind (default, linear, llama3, yarn, proportional) has the same frequencies at every length.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from transformers import PretrainedConfig
+
+from ptune.errors import BackboneError
+
+BY_LENGTH = ("longrope", "dynamic")
+EXTENDED = "ptune_extended_context"  # in the config of a model whose frequencies are not those it was pretrained with
+
+
+def with_fixed_rope(config: PretrainedConfig, context: int | None = None) -> PretrainedConfig:
+    """The config with frequencies for sequences of up to `context` tokens, and with that as its longest sequence.
+
+    context: default: the length that the model was pretrained at, whose frequencies are the original ones.
+    Returns the same object where frequencies do not depend on the length.
+
+    Raises: BackboneError where `context` is given and the model has one set of frequencies only, or no such length.
+    """
+    if not any(True for _ in _by_length(config)):
+        if context is not None:
+            raise BackboneError(
+                f"backbone.context {context} is for models whose rotary embedding depends on the length of a sequence"
+                f" ({' or '.join(BY_LENGTH)}), and {config.model_type} has one for all lengths: leave it out"
+            )
+        return config
+    config = copy.deepcopy(config)
+    sets = list(_by_length(config))
+    pretrained = min(_pretrained_length(config, parameters) for parameters in sets)
+    chosen = pretrained if context is None else context
+    for parameters in sets:
+        fix = _fix_longrope if parameters["rope_type"] == "longrope" else _fix_dynamic
+        fix(config, parameters, chosen)
+    config.max_position_embeddings = chosen
+    if chosen > pretrained:
+        setattr(config, EXTENDED, chosen)
+    return config
+
+
+def drop_choice_by_length(model: nn.Module) -> None:
+    """Takes out of a model with a fixed config the computation that chooses: what it would choose between is equal.
+
+    So a traced graph has no maximum over the positions of all sequences in it.
+    """
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if kind == "longrope":
+            module.rope_type = "default"
+        elif isinstance(kind, dict):
+            module.rope_type = {layer: "default" if one == "longrope" else one for layer, one in kind.items()}
+
+
+def _by_length(config: PretrainedConfig) -> Iterator[dict[str, Any]]:
+    """The rope parameters that choose by length: the model's, or those of each kind of layer."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    sets = [parameters] if "rope_type" in parameters else list(parameters.values())
+    for one in sets:
+        if isinstance(one, dict) and one.get("rope_type") in BY_LENGTH and not _is_fixed(one):
+            yield one
+
+
+def _is_fixed(parameters: dict[str, Any]) -> bool:
+    return parameters["rope_type"] == "longrope" and parameters["long_factor"] == parameters["short_factor"]
+
+
+def _pretrained_length(config: PretrainedConfig, parameters: dict[str, Any]) -> int:
+    """In tokens."""
+    if parameters["rope_type"] == "longrope":
+        outside = getattr(config, "original_max_position_embeddings", None)
+        return int(outside or parameters["original_max_position_embeddings"])
+    return int(config.max_position_embeddings)
+
+
+def _fix_longrope(config: PretrainedConfig, parameters: dict[str, Any], context: int) -> None:
+    """Leaves one of the two sets of factors. Raises: BackboneError where it is for no sequence of that length."""
+    original, longest = _pretrained_length(config, parameters), int(config.max_position_embeddings)
+    if context > longest:
+        raise BackboneError(f"backbone.context may be {longest} at most, the model's longest (is {context})")
+    if parameters.get("attention_factor") is None:
+        # As transformers works it out; from here on max_position_embeddings would mislead it.
+        factor = parameters.get("factor") or longest / original
+        scaled = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        parameters["attention_factor"] = scaled
+    name = "long_factor" if context > original else "short_factor"
+    parameters["long_factor"] = parameters["short_factor"] = list(parameters[name])
+
+
+def _fix_dynamic(config: PretrainedConfig, parameters: dict[str, Any], context: int) -> None:
+    """Turns dynamic NTK scaling into the plain kind, with the base that it has at that length."""
+    original = int(config.max_position_embeddings)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dim = int(head_dim * parameters.get("partial_rotary_factor", 1.0))
+    factor = float(parameters.get("factor", 1.0))
+    stretched = factor * max(context, original) / original - (factor - 1)
+    parameters["rope_theta"] = parameters["rope_theta"] * stretched ** (dim / (dim - 2))
+    parameters["rope_type"] = "default"

@@ -1,0 +1,108 @@
+"""No answer may depend on its neighbours: a traced graph is searched for operators that mix the tokens of a step.
+
+A step holds tokens of many sequences, in any order and cut anywhere. Attention alone keeps them apart by design; whatever
+else reads one token to compute another (a maximum over all positions, a mean over the batch, a shift by one token, a branch on
+the data) makes an answer depend on who else is being served. What this search cannot see, the proof's hop "alone → in company"
+measures (`ptune.verify.company`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import onnx_ir
+
+from ptune.errors import BackboneError
+
+KEEP_APART = ("GroupQueryAttention", "MultiHeadAttention")  # attention: sequences do not see one another
+_BY_LENGTH_OF_DATA = ("NonZero", "Unique", "Compress", "If", "Loop", "Scan")
+_OVER_ONE_AXIS = ("ArgMax", "ArgMin", "TopK", "CumSum", "Softmax", "LogSoftmax", "Hardmax")
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
+_SAME_VALUES = ("Identity", "Reshape", "Unsqueeze", "Squeeze", "Cast")
+_ALL = 1 << 31  # where a slice ends that takes everything
+
+
+def check_independent(model: onnx_ir.Model, named: str, along: Sequence[int]) -> None:
+    """along: the axes of the graph's first input on which neighbours lie.
+
+    Raises: BackboneError where a graph mixes the tokens of a step, with the operator.
+    """
+    for node, how in mixing(model, along):
+        raise BackboneError(
+            f"{named} cannot be exported: {node.op_type} {how}, so an answer would depend on whatever else is computed"
+            f" in the same step (node {node.name})"
+        )
+
+
+def mixing(model: onnx_ir.Model, along: Sequence[int]) -> Iterator[tuple[onnx_ir.Node, str]]:
+    """Each operator that reads several tokens for one result, and how it does that."""
+    graph = model.graph
+    shape = graph.inputs[0].shape
+    assert shape is not None
+    symbols = frozenset(word for axis in along for word in _words(shape[axis]))
+    data = {value for value in graph.inputs if value is not None}
+    for node in graph:
+        if not any(value in data for value in node.inputs):
+            continue
+        if node.op_type not in ("Shape", "Size"):
+            data.update(node.outputs)
+        if node.op_type in KEEP_APART:
+            continue
+        if node.op_type in _BY_LENGTH_OF_DATA:
+            yield node, "depends on the values of all tokens"
+        elif any(_is_of_tokens(dim, symbols) for dim in _combined(node)):
+            yield node, "runs over the tokens of all sequences"
+
+
+def _combined(node: onnx_ir.Node) -> Iterator[object]:
+    """The sizes of the axes along which an operator puts values together."""
+    first = node.inputs[0]
+    if first is None or first.shape is None:
+        return
+    shape = [*first.shape]
+    kind = node.op_type
+    if kind.startswith("Reduce") and kind != "ReduceScatter":
+        reduced = _constants(node, 1) or [*node.attributes.get_ints("axes", ())]
+        yield from (shape[axis] for axis in reduced or range(len(shape)))
+    elif kind in _OVER_ONE_AXIS:
+        summed = _constants(node, 1) if kind == "CumSum" else None
+        yield shape[(summed or [node.attributes.get_int("axis", -1)])[0]]
+    elif kind in _CONVOLUTIONS:
+        yield from shape[2:]
+    elif kind == "Slice":
+        starts, ends = _constants(node, 1), _constants(node, 2)
+        axes = _constants(node, 3) or [*range(len(starts or ()))]
+        whole = [start == 0 and end >= _ALL for start, end in zip(starts or [], ends or [], strict=False)]
+        yield from (shape[axis] for axis, all_of_it in zip(axes, whole, strict=False) if not all_of_it)
+
+
+def _constants(node: onnx_ir.Node, place: int) -> list[int] | None:
+    """An input's values, where they are known."""
+    value = node.inputs[place] if len(node.inputs) > place else None
+    return None if value is None else _values(value)
+
+
+def _values(value: onnx_ir.Value) -> list[int] | None:
+    producer = value.producer()
+    if value.const_value is not None:
+        return [int(one) for one in value.const_value.numpy().reshape(-1)]
+    if producer is None:
+        return None
+    if producer.op_type in _SAME_VALUES and producer.inputs[0] is not None:
+        return _values(producer.inputs[0])
+    if producer.op_type != "Constant":
+        return None
+    (attribute,) = producer.attributes.values()
+    if attribute.type == onnx_ir.AttributeType.TENSOR:
+        return [int(one) for one in attribute.as_tensor().numpy().reshape(-1)]
+    return [*attribute.as_ints()] if attribute.type == onnx_ir.AttributeType.INTS else [attribute.as_int()]
+
+
+def _is_of_tokens(dim: object, symbols: frozenset[str]) -> bool:
+    return not symbols.isdisjoint(_words(dim))
+
+
+def _words(dim: object) -> list[str]:
+    """The names in a symbolic size, as in s36*s70."""
+    return [] if isinstance(dim, int) else re.findall(r"[A-Za-z_]\w*", str(getattr(dim, "value", dim)))

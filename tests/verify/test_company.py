@@ -1,0 +1,98 @@
+"""The hop "alone → in company" finds faults that make an answer depend on its neighbours or on how it was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.bundles import tiny_bundle
+from support.tiny_models import VOCAB
+from torch import Tensor, nn
+
+from ptune.engine.decoder import attention_metadata
+from ptune.engine.decoder.flat_tokens import Tokens
+from ptune.export import trace as tracing
+from ptune.formats.bundle import FLOAT, Bundle
+from ptune.verify import company
+
+LONGROPE: dict[str, Any] = {
+    "original_max_position_embeddings": 64,
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
+    },
+}  # fmt: skip
+Patch = pytest.MonkeyPatch
+
+
+def held() -> list[list[int]]:
+    random = np.random.default_rng(0)
+    return [random.integers(5, VOCAB, 60).tolist() for _ in range(8)]
+
+
+def passed(bundle: Bundle) -> bool:
+    hop = company.hop(bundle, FLOAT, held(), threads=1)
+    assert hop.passed == hop.note.endswith("moved by 0")
+    return hop.passed
+
+
+def unguarded(patch: Patch, fault: Callable[[Tensor], Tensor]) -> None:
+    """Lets the exporter write a graph with a fault that its own search would refuse."""
+    skeleton = tracing.skeleton
+
+    def make(*args: Any, **kwargs: Any) -> nn.Module:
+        built = skeleton(*args, **kwargs)
+        built.model.norm.register_forward_pre_hook(lambda _, inputs: (fault(inputs[0]),))
+        return built
+
+    patch.setattr(tracing, "skeleton", make)
+    patch.setattr(tracing, "check_independent", lambda *_: None)
+
+
+def longrope_by_step(folder: Path, patch: Patch) -> Bundle:
+    patch.setattr(tracing, "with_fixed_rope", lambda config: config)
+    patch.setattr(tracing, "drop_choice_by_length", lambda _: None)
+    patch.setattr(tracing, "check_independent", lambda *_: None)
+    patch.setattr("ptune.backbone.load.with_fixed_rope", lambda config, _: config)
+    return tiny_bundle(folder, "phi3", **LONGROPE)[2]
+
+
+def centred_over_tokens(folder: Path, patch: Patch) -> Bundle:
+    unguarded(patch, lambda x: x - x.mean(1, keepdim=True))
+    return tiny_bundle(folder, "llama")[2]
+
+
+def scaled_by_the_largest(folder: Path, patch: Patch) -> Bundle:
+    unguarded(patch, lambda x: x + x / x.abs().max() * torch.arange(x.shape[-1]))
+    return tiny_bundle(folder, "llama")[2]
+
+
+def positions_of_chunks(folder: Path, patch: Patch) -> Bundle:
+    """Every chunk begins at position 0 again."""
+    right = Tokens.positions
+    patch.setattr(Tokens, "positions", lambda self, start: right(self, np.where(self.size > 1, 0, start)))
+    return tiny_bundle(folder, "llama")[2]
+
+
+def one_query_alone(folder: Path, patch: Patch) -> Bundle:
+    """A single query has a kernel of its own in onnxruntime, which rounds otherwise."""
+    patch.setattr(attention_metadata, "FEW", 0)
+    patch.setattr(attention_metadata, "LEAST", 1)
+    return tiny_bundle(folder, "llama")[2]
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [longrope_by_step, centred_over_tokens, scaled_by_the_largest, positions_of_chunks, one_query_alone],
+)
+def test_a_planted_fault_is_caught(plant: Callable[[Path, Patch], Bundle], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        assert not passed(plant(tmp_path, patch))
+
+
+@pytest.mark.parametrize(("family", "changes"), [("llama", {}), ("phi3", LONGROPE), ("gemma2", {})])
+def test_without_a_fault_it_passes(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    assert passed(tiny_bundle(tmp_path, family, **changes)[2])
