@@ -12,16 +12,17 @@ from support.bundles import peft_folder
 from support.tiny_models import VOCAB, build, conversations, in_four_bits, write_jsonl
 
 from ptune import publish
+from ptune.cli import main
 from ptune.config.chat import Chat
 from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.engine.decoder.engine import Engine
-from ptune.errors import ParityError, UsageError
+from ptune.errors import FormatError, ParityError, UsageError
 from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json
 from ptune.methods.lora import Lora
-from ptune.verify import held_tokens, profile
+from ptune.verify import held_tokens, limits, profile
 from ptune.verify.limits import HELD_TOKENS
 
 RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to each other
@@ -77,7 +78,7 @@ def test_verified_again_and_another_adapter_added(place: Path, tmp_path: Path) -
     record = publish.add(place / "bundle", adapter, "other", threads=1)
     assert record.parity == "measured"
     assert {"fp32 → int8", "fp32 → int4"} < {hop.name for hop in record.hops}
-    companies = ["int8: alone → in company", "int4: alone → in company"]
+    companies = ["int4: alone → in company", "int8: alone → in company"]
     assert [hop.name for hop in record.hops if "alone" in hop.name] == companies
     proof = publish.verify(place / "bundle", threads=1)
     assert proof.passed
@@ -106,11 +107,44 @@ def test_other_golden_vectors_are_found_out(place: Path) -> None:
         bundle.write_manifest(before)
 
 
-def test_a_profile_that_drifts_is_refused(
+def test_a_profile_that_drifts_is_left_out_and_the_rest_is_kept(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("PROFILE_TOP1", "INT4_KEPT_TOP1"):
+        monkeypatch.setattr(profile, name, RANDOM_TOP1)
+    monkeypatch.setattr(profile, "INT4_KEPT_KL", 1e-9)
+    out = tmp_path / "bundle"
+    arguments = ["export", str(place / "run"), "--out", str(out), "--threads", "1"]
+    assert main([*arguments, "--name", "tuned", "--profiles", "int4,int8,fp32"]) == 1
+    said = capsys.readouterr().err
+    assert said.index("int4 is left out: fp32 → int4: ") < said.index("the server")  # before what takes long
+    assert f"error: {out} is without int4: fp32 → int4: " in said
+    assert "but the limit is mean KL ≤ 1e-09" in said
+    manifest = Bundle.open(out).manifest
+    assert (list(manifest.graphs), manifest.default_profile) == (["fp32", "int8"], "int8")
+    assert not list(out.rglob("*int4*"))
+    assert all(hop.passed for hop in (*manifest.hops, *Bundle.open(out).adapter("tuned").hops))
+    with pytest.raises(FormatError, match="no profile 'int4'"):
+        Engine.open(out, profile="int4", threads=1)
+    Engine.open(out, threads=1).close()
+
+
+def test_nothing_is_measured_after_a_hop_that_drifts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "PROFILE_KL", 1e-9)
+    bundle, held = Bundle.open(place / "bundle"), held_tokens.load(place / "bundle")[:2]
+    proof = profile.prove_profile(bundle, "int8", ["tuned"], held, threads=1, to_the_end=False)
+    assert [hop.name for hop in proof.hops] == ["fp32 → int8"]
+    assert not proof.passed
+    proof = profile.prove_profile(bundle, "int8", ["tuned"], held, threads=1)
+    assert [hop.name for hop in proof.hops] == ["fp32 → int8", "int8: alone → in company", "fp32 → int8"]
+
+
+def test_where_fp32_itself_drifts_nothing_is_kept(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profile, "PROFILE_KL", 1e-9)
-    with pytest.raises(ParityError, match=r"fp32 → int8: .*mean KL"):
+    monkeypatch.setattr(profile, "PROFILE_TOP1", RANDOM_TOP1)
+    monkeypatch.setattr(limits, "MAX_ABS_LOGPROB", 1e-12)
+    with pytest.raises(ParityError, match="torch"):
         publish.export_run(
             Run.open(place / "run"), tmp_path / "bundle", name="tuned", threads=1, profiles=("fp32", "int8")
         )

@@ -29,7 +29,8 @@ def export(
 ) -> int:
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
 
-    A bundle that drifts from what was trained is refused, and nothing is left of it.
+    A bundle that drifts from what was trained is refused, and nothing is left of it. A profile that does not say what fp32
+    says is left out of the bundle, and the exit code is 1.
 
     Args:
         source: A run's folder; or a pretrained model as `backbone.model` takes it.
@@ -48,6 +49,7 @@ def export(
     from ptune import publish
     from ptune.cli.proof_table import show
     from ptune.config.recipe import Backbone
+    from ptune.errors import ParityError
     from ptune.formats.run import Run
 
     folder = Path(source)
@@ -68,4 +70,6 @@ def export(
     show(proof)
     print(f"bundle: {shown(out)}")
     say_next(f"ptune serve {shown(out)}")
+    if proof.refused:
+        raise ParityError("; ".join(f"{out} is without {name}: {why}" for name, why in proof.refused.items()))
     return 0

@@ -53,7 +53,8 @@ def export_run(
     `profiles`: the graphs to write; "int8" may stand beside "fp32", which must be there, and "int4" of a chat model. That is
     served by the first of them unless another is asked for; its "auto" measures which is the fastest that holds its gate.
     `merge`: the adapter is merged first, into RUN/merged, and the bundle holds those weights instead of an adapter.
-    Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`).
+    A profile of a chat model that misses its gate is left out of the bundle, and stands in the proof's `refused`.
+    Raises: ParityError where another hop drifts beyond its limit (nothing is left at `out`).
     """
     check_place(out, force)
     chat = isinstance(Recipe.load(run.recipe_path).task, Chat)

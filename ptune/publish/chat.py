@@ -216,18 +216,37 @@ def publish(
         for name, folder in adapters.items():
             install(bundle, folder, name)
         write_golden(bundle, probes, threads)
-        proof = prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
-        proof = proof.after(before)
-        if tuple(profiles) != (FLOAT,):
+        beside = Proof((), {})
+        if tuple(profiles) != (FLOAT,):  # before the proof of fp32, which takes longer
             held_tokens.save(held_tokens.of_examples(held, loaded.codec), stage)
-            auto = tuple(profiles) == (AUTO,)
-            for one in (INT8, INT4, NF4):
-                if (auto and one != NF4) or one in profiles:  # nf4 is never the fastest
-                    more = _with_profile(bundle, one, probes, adapters, threads, may_fail=auto)
-                    proof = proof.then(more)
-            default = _fastest(bundle, threads) if auto else profiles[0]
-            bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": default}))
+            beside = _with_profiles(bundle, profiles, probes, adapters, threads)
+        proof = prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
+        proof = proof.after(before).then(beside)
+        default = _default(bundle, profiles, threads)
+        bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": default}))
         settle(bundle, proof)
+    return proof
+
+
+def _with_profiles(
+    bundle: Bundle, profiles: Sequence[str], probes: list[Probe], adapters: Mapping[str, Path], threads: int
+) -> Proof:
+    """Writes the graphs beside fp32 that are asked for, and proves each: that which rounds most first.
+
+    One that misses its gate is taken out again, and why is said. It is among the proof's refused ones where it was asked for
+    by name.
+    """
+    auto, proof = tuple(profiles) == (AUTO,), Proof((), {})
+    wanted = (INT4, INT8) if auto else profiles  # nf4 is never the fastest
+    for name in (one for one in (INT4, INT8, NF4) if one in wanted):
+        found = _with_profile(bundle, name, probes, adapters, threads, rounded_int4=not auto)
+        if isinstance(found, Proof):
+            proof = proof.then(found)
+            continue
+        say(f"{name} is left out: {found}")
+        _remove_profile(bundle, name)
+        if not auto:
+            proof = proof.then(Proof((), {}, {name: found}))
     return proof
 
 
@@ -238,28 +257,29 @@ def _with_profile(
     adapters: Mapping[str, Path],
     threads: int,
     *,
-    may_fail: bool,
-) -> Proof:
-    """Writes a graph beside fp32 into a bundle and proves it.
+    rounded_int4: bool,
+) -> Proof | str:
+    """Writes a graph beside fp32 into a bundle and proves it. Returns its proof, or why it may not stay.
 
-    may_fail: whether it is taken out again where it does not hold its gate, or is int4 of weights that it had to round, which
-    then has to be asked for by name. That is said, and its proof is empty.
+    rounded_int4: whether int4 may stay where it had to round weights: that has to be asked for by name.
     """
     _write_profile(bundle, name, probes, threads)
     kept = bundle.manifest.graphs[name].kept
-    rounds = kept is not None and kept < 1
-    reason = "its source is not in 4 bits, so its weights would be rounded" if rounds else ""
-    if not (may_fail and reason):
-        proof = _prove_profile(bundle, name, list(adapters), threads)
-        if proof.passed or not may_fail:
-            return proof
-        try:
-            refuse_drift(proof)
-        except ParityError as error:
-            reason = str(error)
-    say(f"{name} is left out: {reason}")
-    _remove_profile(bundle, name)
-    return Proof((), {})
+    if kept is not None and kept < 1 and not rounded_int4:
+        return "its source is not in 4 bits, so its weights would be rounded"
+    proof = _prove_profile(bundle, name, list(adapters), threads, to_the_end=False)
+    try:
+        refuse_drift(proof)
+    except ParityError as error:
+        return str(error)
+    return proof
+
+
+def _default(bundle: Bundle, profiles: Sequence[str], threads: int) -> str:
+    """The profile that is served unless another is asked for: the first of those asked for that is in the bundle."""
+    if tuple(profiles) == (AUTO,):
+        return _fastest(bundle, threads)
+    return next(name for name in profiles if name in bundle.manifest.graphs)
 
 
 def _write_profile(bundle: Bundle, name: str, probes: list[Probe], threads: int) -> None:
@@ -304,10 +324,11 @@ def _prove_profiles(bundle: Bundle, adapters: Sequence[str], threads: int, *, ba
 
 
 def _prove_profile(
-    bundle: Bundle, name: str, adapters: Sequence[str], threads: int, *, base: bool = True
+    bundle: Bundle, name: str, adapters: Sequence[str], threads: int, **options: bool
 ) -> Proof:
+    """options: as `ptune.verify.profile.prove_profile` takes them."""
     held = held_tokens.load(bundle.folder)
-    return profile.prove_profile(bundle, name, adapters, held, threads=threads, base=base, progress=tell)
+    return profile.prove_profile(bundle, name, adapters, held, threads=threads, progress=tell, **options)
 
 
 def add_to_chat(

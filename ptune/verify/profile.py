@@ -43,11 +43,12 @@ def prove_profile(
     *,
     threads: int,
     base: bool = True,
+    to_the_end: bool = True,
     progress: Progress = lambda *_: None,
 ) -> Proof:
     """Compares a profile with fp32 over held-out tokens, for the base and for each adapter, then with itself in company.
 
-    base: whether the bare base is compared, too.
+    base: whether the bare base is compared, too. to_the_end: whether the rest is measured after a hop that drifts.
     """
     progress(f"{profile} against {FLOAT}", 0.0)
     signature = bundle.decoder
@@ -59,12 +60,19 @@ def prove_profile(
         floats, rounded = (_said(graph, held, factors) for graph in graphs)
         hop = compare(f"{FLOAT} → {profile}", floats, rounded, note=note, **limits)
         found[name] = [hop]
+        if not (hop.passed or to_the_end):
+            return _proof(found)
     del graphs
     progress(f"{profile} alone and in company", 0.5)
     crowd = in_company(bundle, profile, held, threads=threads)
     first = BASE if base else next(iter(adapters), BASE)
     found.setdefault(first, []).append(crowd)
-    return Proof(tuple(found.pop(BASE, ())), {name: tuple(hops) for name, hops in found.items()})
+    return _proof(found)
+
+
+def _proof(found: Mapping[str, Sequence[Hop]]) -> Proof:
+    adapters = {name: tuple(hops) for name, hops in found.items() if name != BASE}
+    return Proof(tuple(found.get(BASE, ())), adapters)
 
 
 def _held_to(bundle: Bundle, profile: str) -> tuple[dict[str, float], str]:

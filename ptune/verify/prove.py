@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -36,10 +36,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Proof:
-    """The hops of a bundle's base, and of each adapter."""
+    """The hops of a bundle's base, and of each adapter.
+
+    refused: profiles that were asked for and are not in the bundle, each with the reason.
+    """
 
     base: tuple[Hop, ...]
     adapters: dict[str, tuple[Hop, ...]]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hops(self) -> list[Hop]:
@@ -48,13 +52,13 @@ class Proof:
     def after(self, before: Mapping[str, Sequence[Hop]]) -> Proof:
         """This proof, led by hops that were measured earlier."""
         adapters = {name: (*before.get(name, ()), *hops) for name, hops in self.adapters.items()}
-        return Proof((*before.get(BASE, ()), *self.base), adapters)
+        return replace(self, base=(*before.get(BASE, ()), *self.base), adapters=adapters)
 
     def then(self, more: Proof) -> Proof:
         """This proof, followed by another of the same bundle."""
         names = [*self.adapters, *(name for name in more.adapters if name not in self.adapters)]
         both = {name: (*self.adapters.get(name, ()), *more.adapters.get(name, ())) for name in names}
-        return Proof((*self.base, *more.base), both)
+        return Proof((*self.base, *more.base), both, {**self.refused, **more.refused})
 
     @property
     def passed(self) -> bool:
