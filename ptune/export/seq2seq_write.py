@@ -9,8 +9,8 @@ from pathlib import Path
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.export.seq2seq import TracedSeq2Seq
 from ptune.export.weights import save
-from ptune.export.write import PROFILE, hashes, versions
-from ptune.formats.bundle import BaseIdentity, Bundle, Graph, Manifest
+from ptune.export.write import versions
+from ptune.formats.bundle import FP32, BaseIdentity, Bundle, Graph, Manifest, hashes
 from ptune.formats.seq2seq import DECODER, ENCODER
 
 TASK = "seq2seq"  # of the manifest
@@ -25,7 +25,7 @@ def write_seq2seq(
     progress: Callable[[str, float], None] = lambda *_: None,
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent."""
-    place = folder / "graphs" / PROFILE
+    place = folder / "graphs" / FP32
     for name, graph in ((ENCODER, traced.reader), (DECODER, traced.writer)):
         progress("writing the weights", 0.0)
         save(graph, place / name)
@@ -37,7 +37,7 @@ def write_seq2seq(
         task=TASK,
         base=identity,
         signature=traced.signature,
-        graphs={PROFILE: Graph(profile=PROFILE, files=hashes(folder, f"graphs/{PROFILE}"))},
+        graphs={FP32: Graph(profile=FP32, files=hashes(folder, f"graphs/{FP32}"))},
         codec=hashes(folder, "codec"),
         golden={},
     )

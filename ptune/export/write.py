@@ -16,8 +16,7 @@ from ptune.export.fuse import fuse
 from ptune.export.graph_variants import write_lighter
 from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save
-from ptune.formats.bundle import BaseIdentity, Bundle, Graph, Manifest
-from ptune.formats.bundle import hashes as hashes
+from ptune.formats.bundle import FP32, BaseIdentity, Bundle, Graph, Manifest, hashes
 from ptune.formats.signature import Signature
 
 
@@ -27,10 +26,6 @@ class Codec(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
-PROFILE = "fp32"
-INT8 = "int8"  # beside it
-INT4 = "int4"  # of decoders, beside it
-NF4 = "nf4"  # of decoders that trained in nf4, beside it
 PACKAGES = ("ptune", "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -65,7 +60,7 @@ def write_traced(
     progress: Callable[[str, float], None] = lambda *_: None,
 ) -> Bundle:
     """Writes a bundle of a traced base, whose weights are attached, of a decoder or an encoder."""
-    path = folder / "graphs" / PROFILE / "model.onnx"
+    path = folder / "graphs" / FP32 / "model.onnx"
     save(traced, path, lambda _, done, total: progress("writing the weights", (done + 1) / total))
     if isinstance(traced.signature, Signature):
         write_lighter(path, traced.signature)
@@ -83,7 +78,7 @@ def _manifest(folder: Path, traced: Traced, identity: BaseIdentity) -> Manifest:
         task="chat" if isinstance(traced.signature, Signature) else "encoder",
         base=identity,
         signature=traced.signature,
-        graphs={PROFILE: Graph(profile=PROFILE, files=hashes(folder, f"graphs/{PROFILE}"))},
+        graphs={FP32: Graph(profile=FP32, files=hashes(folder, f"graphs/{FP32}"))},
         codec=hashes(folder, "codec"),
         golden={},
     )

@@ -9,8 +9,7 @@ from ptune.backbone.seq2seq import is_seq2seq
 from ptune.config.chat import Chat
 from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import UsageError
-from ptune.export.write import INT8, PROFILE
-from ptune.formats.bundle import AdapterRecord, Bundle
+from ptune.formats.bundle import FP32, INT8, AdapterRecord, Bundle
 from ptune.formats.run import Run
 from ptune.publish.chat import add_to_chat, export_chat_run, merge_run, verify_chat
 from ptune.publish.chat import export_backbone as export_causal
@@ -46,7 +45,7 @@ def export_run(
     merge: bool = False,
     force: bool = False,
     threads: int,
-    profiles: Sequence[str] = ("fp32",),
+    profiles: Sequence[str] = (FP32,),
 ) -> Proof:
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
@@ -73,7 +72,7 @@ def export_backbone(
     *,
     force: bool = False,
     threads: int,
-    profiles: Sequence[str] = (PROFILE,),
+    profiles: Sequence[str] = (FP32,),
 ) -> Proof:
     """Exports a pretrained model without any adapter; `ptune add` brings adapters later."""
     if not is_seq2seq(backbone):
@@ -85,8 +84,8 @@ def export_backbone(
 
 def _check_one_profile(named: str, profiles: Sequence[str]) -> None:
     """Raises: UsageError where an encoder-decoder is to have another than fp32."""
-    if tuple(profiles) != (PROFILE,):
-        raise UsageError(f"{named} is of an encoder-decoder, which has one graph of each kind: {PROFILE}")
+    if tuple(profiles) != (FP32,):
+        raise UsageError(f"{named} is of an encoder-decoder, which has one graph of each kind: {FP32}")
 
 
 def add(

@@ -28,8 +28,8 @@ from ptune.export.int8 import write_int8
 from ptune.export.merge import merged
 from ptune.export.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.weights import ModelWeights
-from ptune.export.write import INT4, INT8, NF4, hashes, write_bundle
-from ptune.formats.bundle import BASE, FLOAT, AdapterRecord, Bundle, Graph, Hop
+from ptune.export.write import write_bundle
+from ptune.formats.bundle import BASE, FP32, INT4, INT8, NF4, AdapterRecord, Bundle, Graph, Hop, hashes
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
 from ptune.parity import compare
@@ -93,11 +93,11 @@ def reference(backbone: Backbone) -> Loaded:
 
 
 def export_chat_run(
-    run: Run, out: Path, *, name: str, merge: bool = False, threads: int, profiles: Sequence[str] = (FLOAT,)
+    run: Run, out: Path, *, name: str, merge: bool = False, threads: int, profiles: Sequence[str] = (FP32,)
 ) -> Proof:
     """As `ptune.publish.export_run`, of a run of chat."""
     check_finished(run)
-    held = held_out(run).examples if tuple(profiles) != (FLOAT,) else []
+    held = held_out(run).examples if tuple(profiles) != (FP32,) else []
     options: dict[str, Any] = {
         "threads": threads,
         "profiles": profiles,
@@ -143,7 +143,7 @@ def export_backbone(
     *,
     force: bool = False,
     threads: int,
-    profiles: Sequence[str] = (FLOAT,),
+    profiles: Sequence[str] = (FP32,),
 ) -> Proof:
     """Exports a pretrained model without any adapter; `ptune add` brings adapters later."""
     check_place(out, force)
@@ -194,7 +194,7 @@ def publish(
     *,
     before: Mapping[str, list[Hop]],
     threads: int,
-    profiles: Sequence[str] = (FLOAT,),
+    profiles: Sequence[str] = (FP32,),
     held: Sequence[Sequence[int]] = (),
     trust_remote_code: bool = False,
 ) -> Proof:
@@ -217,7 +217,7 @@ def publish(
             install(bundle, folder, name)
         write_golden(bundle, probes, threads)
         beside = Proof((), {})
-        if tuple(profiles) != (FLOAT,):  # before the proof of fp32, which takes longer
+        if tuple(profiles) != (FP32,):  # before the proof of fp32, which takes longer
             held_tokens.save(held_tokens.of_examples(held, loaded.codec), stage)
             beside = _with_profiles(bundle, profiles, probes, adapters, threads)
         proof = prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
@@ -286,11 +286,11 @@ def _write_profile(bundle: Bundle, name: str, probes: list[Probe], threads: int)
     tell(f"writing the {name} graph", 0.0)
     path, kept = bundle.folder / "graphs" / name / "model.onnx", None
     if name == INT4:
-        kept = write_int4(bundle.graph_path(FLOAT), path).kept
+        kept = write_int4(bundle.graph_path(FP32), path).kept
     elif name == NF4:
-        write_nf4(bundle.graph_path(FLOAT), path)
+        write_nf4(bundle.graph_path(FP32), path)
     else:
-        write_int8(bundle.graph_path(FLOAT), path)
+        write_int8(bundle.graph_path(FP32), path)
     write_lighter(path, bundle.decoder)
     least = LEAST_TOKENS if name == NF4 else 1
     graph = Graph(profile=name, files=hashes(bundle.folder, f"graphs/{name}"), kept=kept, least_tokens=least)
@@ -318,7 +318,7 @@ def _prove_profiles(bundle: Bundle, adapters: Sequence[str], threads: int, *, ba
     """Every profile but fp32 against it."""
     proof = Proof((), {})
     for name in bundle.manifest.graphs:
-        if name != FLOAT:
+        if name != FP32:
             proof = proof.then(_prove_profile(bundle, name, adapters, threads, base=base))
     return proof
 
@@ -372,7 +372,7 @@ def write_golden(
     tell("recording golden vectors", 0.0)
     prompts = [probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in probes[:GOLDEN_PROMPTS]]
     for name in bundle.manifest.graphs if profiles is None else profiles:
-        tolerance = golden.TOLERANCE if name in (FLOAT, NF4) else golden.ROUNDED
+        tolerance = golden.TOLERANCE if name in (FP32, NF4) else golden.ROUNDED
         with closing(Engine.open(bundle, profile=name, threads=threads, replay_golden=False)) as engine:
             vectors = golden.record(engine, prompts, [BASE, *bundle.manifest.adapters], tolerance)
         write_json(bundle.golden_file(name), vectors)

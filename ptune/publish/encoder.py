@@ -21,8 +21,8 @@ from ptune.evaluation.classification.held_out import Held, of_run
 from ptune.evaluation.retrieval.held_out import held_of
 from ptune.export.encoder import takes_type_ids
 from ptune.export.encoder_parts import trace_body
-from ptune.export.write import hashes, write_traced
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop
+from ptune.export.write import write_traced
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop, hashes
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
 from ptune.publish.encoder_adapter import facts_of, install_encoder, refuse_socketless

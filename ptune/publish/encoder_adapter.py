@@ -16,8 +16,7 @@ from ptune.engine.adapters.lora import head_of, load_adapter, of_head, weights_o
 from ptune.engine.encoder.engine import HEAD
 from ptune.errors import AdapterError
 from ptune.export.encoder_parts import save_head
-from ptune.export.write import hashes
-from ptune.formats.bundle import AdapterRecord, Bundle
+from ptune.formats.bundle import AdapterRecord, Bundle, hashes
 from ptune.formats.whole_write import disk_errors, read_json
 from ptune.tasks.encoder.facts import NAME, Facts
 from ptune.verify.encoder_torch import Reference, adapted, merged

@@ -15,8 +15,7 @@ from ptune.export.vision_harm import most_harmed
 from ptune.export.vision_int8 import layers, rounded_tensors, write_vision_int8
 from ptune.export.vision_ranges import ranges
 from ptune.export.vision_shift import shifts
-from ptune.export.write import INT8, PROFILE, hashes
-from ptune.formats.bundle import Bundle, Graph
+from ptune.formats.bundle import FP32, INT8, Bundle, Graph, hashes
 from ptune.formats.run import Run
 from ptune.progress import say
 from ptune.publish.steps import tell
@@ -76,7 +75,7 @@ def _round_images(bundle: Bundle, name: str, images: Sequence[Encoded], threads:
     pixels = [one.inputs["pixel_values"] for one in images[:: max(1, len(images) // SEEN)]]
     found = ranges(source, names, pixels, threads)
     off = shifts(source, found, pixels, threads)
-    floats = said(bundle, PROFILE, [name], images, threads)[name]
+    floats = said(bundle, FP32, [name], images, threads)[name]
     problem = bundle.adapter(name).problem or "single"
     order: list[str] = []
     for share in KEPT:

@@ -22,8 +22,7 @@ from ptune.engine.seq2seq.golden import Pair
 from ptune.errors import AdapterError, BackboneError, UsageError
 from ptune.export.seq2seq import trace_seq2seq
 from ptune.export.seq2seq_write import write_seq2seq
-from ptune.export.write import hashes
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop, hashes
 from ptune.formats.run import Run
 from ptune.formats.whole_write import disk_errors, whole_folder, write_json
 from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell

@@ -10,8 +10,7 @@ from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import of_bundle, write_record
 from ptune.errors import BackboneError, FormatError, ParityError, PtuneError, UsageError
 from ptune.evaluation.require import refuse_failed
-from ptune.export.write import INT4, INT8, NF4, PROFILE
-from ptune.formats.bundle import BaseIdentity, Bundle, Hop
+from ptune.formats.bundle import FP32, INT4, INT8, NF4, BaseIdentity, Bundle, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
 from ptune.progress import say
@@ -37,10 +36,10 @@ def check_profiles(profiles: Sequence[str], *, auto: bool) -> None:
     if auto and tuple(profiles) == (AUTO,):
         return
     known = (INT8, INT4, NF4) if auto else (INT8,)
-    if not {*profiles} <= {PROFILE, *known} or PROFILE not in profiles:
+    if not {*profiles} <= {FP32, *known} or FP32 not in profiles:
         beside = " or ".join(known)
         raise UsageError(
-            f"--profiles {','.join(profiles)!r}: {PROFILE}, which is what others are compared with, and {beside} beside it"
+            f"--profiles {','.join(profiles)!r}: {FP32}, which is what others are compared with, and {beside} beside it"
         )
 
 

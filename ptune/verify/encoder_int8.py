@@ -12,8 +12,7 @@ from ptune.codecs.image import Preprocessing
 from ptune.codecs.labels import Problem
 from ptune.engine.encoder.batch import Array, Item
 from ptune.engine.encoder.engine import EncoderEngine
-from ptune.export.write import INT8, PROFILE
-from ptune.formats.bundle import Bundle, Hop
+from ptune.formats.bundle import FP32, INT8, Bundle, Hop
 from ptune.tasks.encoder.infer import Encoded
 from ptune.verify import held_images, held_texts
 from ptune.verify.limits import INT8_COSINE, INT8_SAME, INT8_SPREAD
@@ -34,7 +33,7 @@ def prove_int8(
     bundle: Bundle, adapters: Sequence[str], inputs: Sequence[Encoded], *, threads: int
 ) -> dict[str, Hop]:
     """One hop an adapter, fp32 → int8, over all `inputs`."""
-    floats, rounded = (said(bundle, profile, adapters, inputs, threads) for profile in (PROFILE, INT8))
+    floats, rounded = (said(bundle, profile, adapters, inputs, threads) for profile in (FP32, INT8))
     problems = {name: bundle.adapter(name).problem or "single" for name in adapters}
     return {name: same_answers(problems[name], floats[name], rounded[name]) for name in adapters}
 
@@ -81,7 +80,7 @@ def same_answers(problem: Problem, there: Sequence[Array], here: Sequence[Array]
     share = float(same.mean()) if np.isfinite(rounded).all() else 0.0
     mean = float(moved.mean())
     return Hop(
-        name=f"{PROFILE} → {INT8}",
+        name=f"{FP32} → {INT8}",
         prompts=len(there),
         positions=len(floats),
         top1=share,

@@ -12,8 +12,7 @@ from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.lora_slots import LoraSlots
 from ptune.engine.decoder.request import NO_TOKEN, Request, Sampling, Token
-from ptune.export.write import NF4
-from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
+from ptune.formats.bundle import BASE, FP32, NF4, Bundle, Hop
 from ptune.parity import Array, compare
 from ptune.verify.graph import Factors, PlainGraph
 from ptune.verify.limits import (
@@ -50,15 +49,15 @@ def prove_profile(
 
     base: whether the bare base is compared, too. to_the_end: whether the rest is measured after a hop that drifts.
     """
-    progress(f"{profile} against {FLOAT}", 0.0)
+    progress(f"{profile} against {FP32}", 0.0)
     signature = bundle.decoder
-    graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (FLOAT, profile)]
+    graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (FP32, profile)]
     limits, note = _held_to(bundle, profile)
     found: dict[str, list[Hop]] = {}
     for name in [*([BASE] if base else []), *adapters]:
         factors = None if name == BASE else _factors(bundle, name)
         floats, rounded = (_said(graph, held, factors) for graph in graphs)
-        hop = compare(f"{FLOAT} → {profile}", floats, rounded, note=note, **limits)
+        hop = compare(f"{FP32} → {profile}", floats, rounded, note=note, **limits)
         found[name] = [hop]
         if not (hop.passed or to_the_end):
             return _proof(found)

@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from ptune.engine.decoder.engine import Engine
-from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
+from ptune.formats.bundle import BASE, FP32, Bundle, Hop
 from ptune.parity import Array, compare, liveness, log_softmax
 from ptune.verify import limits
 from ptune.verify.graph import Factors, PlainGraph, random_factors
@@ -87,7 +87,7 @@ def prove(
     there = {name: _peft_reference(model, folder, probes) for name, folder in adapters.items()}
 
     progress("the ONNX graph", 0.3)
-    graph = PlainGraph(bundle.graph_path(FLOAT), bundle.decoder, threads)
+    graph = PlainGraph(bundle.graph_path(FP32), bundle.decoder, threads)
     here = {BASE: _run(graph, probes, None)} | {
         name: _run(graph, probes, there[name].factors) for name in there
     }
@@ -104,7 +104,7 @@ def prove(
     del graph
 
     progress("the engine", 0.6)
-    with closing(Engine.open(bundle, profile=FLOAT, threads=threads, replay_golden=False)) as engine:
+    with closing(Engine.open(bundle, profile=FP32, threads=threads, replay_golden=False)) as engine:
         names = [BASE, *there]
         served = _engine_logprobs(engine, probes, names)
         for name in names:

@@ -21,7 +21,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Sampling, Token
 from ptune.errors import ParityError
-from ptune.formats.bundle import FLOAT, Bundle, Hop
+from ptune.formats.bundle import FP32, Bundle, Hop
 from ptune.verify import limits
 from ptune.verify.torch_side import Probe
 
@@ -73,7 +73,7 @@ def ask_all(
     Raises: ParityError where one has no answer.
     """
     with (
-        serving(bundle, threads, "--profile", FLOAT) as url,
+        serving(bundle, threads, "--profile", FP32) as url,
         httpx.Client(base_url=url, timeout=ANSWER_S) as client,
         ThreadPoolExecutor(AT_ONCE) as pool,
     ):
