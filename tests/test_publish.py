@@ -24,7 +24,7 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.publish import chat
 from ptune.tasks.chat.infer import ChatModel, load
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 SYSTEM = "Answer like Bierce."
 

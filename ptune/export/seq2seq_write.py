@@ -22,15 +22,15 @@ def write_seq2seq(
     codec: Seq2SeqCodec,
     identity: BaseIdentity,
     *,
-    progress: Callable[[str, float], None] = lambda *_: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent."""
     place = folder / "graphs" / FP32
     for name, graph in ((ENCODER, traced.reader), (DECODER, traced.writer)):
-        progress("writing the weights", 0.0)
+        report("writing the weights")
         save(graph, place / name)
     codec.save(folder / "codec")
-    progress("hashing the files", 0.0)
+    report("hashing the files")
     manifest = Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=versions(),

@@ -37,18 +37,18 @@ def write_bundle(
     identity: BaseIdentity,
     *,
     trust_remote_code: bool = False,
-    progress: Callable[[str, float], None] = lambda *_: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent.
 
-    `progress` is told what is being done and which share of it is done.
+    `report` is called with the name of each stage as it begins.
     Raises: BackboneError where the model cannot be exported.
     """
-    progress("tracing the graph", 0.0)
+    report("tracing the graph")
     traced = trace(config, trust_remote_code=trust_remote_code)
     attach(traced, weights)
     fuse(traced.graph)
-    return write_traced(folder, traced, codec, identity, progress=progress)
+    return write_traced(folder, traced, codec, identity, report=report)
 
 
 def write_traced(
@@ -57,15 +57,16 @@ def write_traced(
     codec: Codec,
     identity: BaseIdentity,
     *,
-    progress: Callable[[str, float], None] = lambda *_: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Writes a bundle of a traced base, whose weights are attached, of a decoder or an encoder."""
     path = folder / "graphs" / FP32 / "model.onnx"
-    save(traced, path, lambda _, done, total: progress("writing the weights", (done + 1) / total))
+    report("writing the weights")
+    save(traced, path)
     if isinstance(traced.signature, Signature):
         write_lighter(path, traced.signature)
     codec.save(folder / "codec")
-    progress("hashing the files", 0.0)
+    report("hashing the files")
     bundle = Bundle(folder, _manifest(folder, traced, identity))
     bundle.write_manifest(bundle.manifest)
     return bundle
@@ -86,10 +87,10 @@ def _manifest(folder: Path, traced: Traced, identity: BaseIdentity) -> Manifest:
 
 def versions() -> dict[str, str]:
     """What made the bundle."""
-    found = {"python": platform.python_version()}
+    made_by = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name).partition("+")[0]
+            made_by[name] = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return made_by

@@ -22,7 +22,7 @@ from ptune.publish.seq2seq import (
 )
 from ptune.publish.steps import check_place, check_profiles, figures, of_manifest, refuse_drift
 from ptune.tasks.translation.facts import is_seq2seq_run
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 __all__ = [
     "add",

@@ -44,14 +44,15 @@ from ptune.publish.steps import (
     figures,
     of_manifest,
     refuse_drift,
+    report_progress,
     settle,
-    tell,
 )
 from ptune.verify import held_tokens, profile
 from ptune.verify import probes as probing
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.live import live_kernel_hops
-from ptune.verify.prove import Proof, prove
+from ptune.verify.proof import Proof
+from ptune.verify.prove import prove
 from ptune.verify.torch_side import Probe, logprobs
 
 GOLDEN_PROMPTS, GOLDEN_TOKENS = 4, 64
@@ -210,7 +211,7 @@ def publish(
             loaded.codec,
             loaded.identity,
             trust_remote_code=trust_remote_code,
-            progress=tell,
+            report=report_progress,
         )
         probing.save(probes, stage)
         for name, folder in adapters.items():
@@ -220,7 +221,7 @@ def publish(
         if tuple(profiles) != (FP32,):  # before the proof of fp32, which takes longer
             held_tokens.save(held_tokens.of_examples(held, loaded.codec), stage)
             beside = _with_profiles(bundle, profiles, probes, adapters, threads)
-        proof = prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
+        proof = prove(bundle, loaded.model, adapters, probes, threads=threads, report=report_progress)
         proof = proof.after(before).then(beside)
         default = _default(bundle, profiles, threads)
         bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": default}))
@@ -283,7 +284,7 @@ def _default(bundle: Bundle, profiles: Sequence[str], threads: int) -> str:
 
 
 def _write_profile(bundle: Bundle, name: str, probes: list[Probe], threads: int) -> None:
-    tell(f"writing the {name} graph", 0.0)
+    report_progress(f"writing the {name} graph")
     path, kept = bundle.folder / "graphs" / name / "model.onnx", None
     if name == INT4:
         kept = write_int4(bundle.graph_path(FP32), path).kept
@@ -328,7 +329,9 @@ def _prove_profile(
 ) -> Proof:
     """options: as `ptune.verify.profile.prove_profile` takes them."""
     held = held_tokens.load(bundle.folder)
-    return profile.prove_profile(bundle, name, adapters, held, threads=threads, progress=tell, **options)
+    return profile.prove_profile(
+        bundle, name, adapters, held, threads=threads, report=report_progress, **options
+    )
 
 
 def add_to_chat(
@@ -349,7 +352,9 @@ def add_to_chat(
         if prove_it:
             loaded = reference(of_manifest(bundle, backbone, trust_remote_code))
             check_base(original, loaded.identity)
-            proof = prove(bundle, loaded.model, {name: adapter}, probes, threads=threads, progress=tell)
+            proof = prove(
+                bundle, loaded.model, {name: adapter}, probes, threads=threads, report=report_progress
+            )
             proof = Proof((), proof.adapters).then(_prove_profiles(bundle, [name], threads, base=False))
             settle(bundle, proof)
     return Bundle.open(original.folder).adapter(name)
@@ -361,7 +366,7 @@ def verify_chat(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
     check_base(bundle, loaded.identity)
     adapters = {name: bundle.adapter_path(name) for name in bundle.manifest.adapters}
     probes = probing.load(bundle.folder)
-    proof = prove(bundle, loaded.model, adapters, probes, threads=threads, progress=tell)
+    proof = prove(bundle, loaded.model, adapters, probes, threads=threads, report=report_progress)
     return proof.then(_prove_profiles(bundle, list(adapters), threads))
 
 
@@ -369,7 +374,7 @@ def write_golden(
     bundle: Bundle, probes: list[Probe], threads: int, profiles: Sequence[str] | None = None
 ) -> None:
     """Records what the engine answers here with each profile (default: all), to be replayed at every start."""
-    tell("recording golden vectors", 0.0)
+    report_progress("recording golden vectors")
     prompts = [probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in probes[:GOLDEN_PROMPTS]]
     for name in bundle.manifest.graphs if profiles is None else profiles:
         tolerance = golden.TOLERANCE if name in (FP32, NF4) else golden.ROUNDED

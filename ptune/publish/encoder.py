@@ -28,16 +28,16 @@ from ptune.formats.whole_write import whole_folder, write_json
 from ptune.publish.encoder_adapter import facts_of, install_encoder, refuse_socketless
 from ptune.publish.encoder_merge import Trained
 from ptune.publish.encoder_profiles import check_int8, with_int8, write_profile
-from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell
+from ptune.publish.steps import changed, check_base, check_finished, of_manifest, report_progress, settle
 from ptune.publish.unread_base import unread
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.infer import Encoded, encode
 from ptune.verify import held_texts
 from ptune.verify.encoder_prove import prove_encoder
-from ptune.verify.encoder_torch import Inputs, Reference, reference
+from ptune.verify.encoder_torch import EncoderReference, Inputs, reference
 from ptune.verify.item_index import with_items
 from ptune.verify.limits import PROBES
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,22 @@ def export_encoder_run(
     found = encoded(run, held.rows[:most], trained.loaded)
     inputs = [one.inputs for one in found[:PROBES]]
     if merge:
-        tell("merging the adapter", 0.0)
+        report_progress("merging the adapter")
         trained = trained.merge(run, inputs)
     loaded, backbone = trained.loaded, trained.backbone
     with whole_folder(out) as stage:
-        tell("tracing the graph", 0.0)
+        report_progress("tracing the graph")
         trust, sockets = backbone.trust_remote_code, trained.adapter is not None
         traced = trace_body(loaded.model, loaded.size, sockets=sockets, trust_remote_code=trust)
         codec = CopiedCodec(run.codec_path)
-        bundle = write_traced(stage, traced, codec, loaded.identity, progress=tell)
+        bundle = write_traced(stage, traced, codec, loaded.identity, report=report_progress)
         golden.save_inputs(inputs, stage)
         references = {name: partial(reference, backbone, loaded.facts)}
         install_encoder(bundle, trained.adapter, name, loaded)
         if int8:
             write_profile(bundle, name, held, found, threads)
         write_golden(bundle, inputs, threads)
-        proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
+        proof = prove_encoder(bundle, references, inputs, threads=threads, report=report_progress)
         proof = proof.after({name: list(trained.hops)})
         proof = with_items(bundle, with_int8(bundle, proof, threads), threads)
         settle(bundle, proof)
@@ -116,7 +116,7 @@ def _held(run: Run) -> Held:
     return held_of(run) if ranks else of_run(run)
 
 
-def encoded(run: Run, rows: Sequence[LabelledRow], loaded: Reference) -> list[Encoded]:
+def encoded(run: Run, rows: Sequence[LabelledRow], loaded: EncoderReference) -> list[Encoded]:
     """Held-out rows of a run, as torch and the graph take them."""
     facts = loaded.facts
     adapter = AdapterRecord(
@@ -157,13 +157,13 @@ def add_to_encoder(
         write_golden(bundle, inputs, threads)
         if prove_it:
             references = {name: partial(reference, spec, facts)}
-            proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
+            proof = prove_encoder(bundle, references, inputs, threads=threads, report=report_progress)
             proof = with_items(bundle, with_int8(bundle, Proof((), proof.adapters), threads), threads)
             settle(bundle, proof)
     return Bundle.open(original.folder).adapter(name)
 
 
-def _check_size(inputs: Sequence[Inputs], loaded: Reference, adapter: Path) -> None:
+def _check_size(inputs: Sequence[Inputs], loaded: EncoderReference, adapter: Path) -> None:
     """Raises: AdapterError where an adapter's images are not of the size that the graph takes."""
     for one in inputs[:1]:
         taken = one["pixel_values"].shape[1:] if "pixel_values" in one else None
@@ -179,13 +179,13 @@ def verify_encoder(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
         check_base(bundle, reference(backbone, facts).identity)
         references[name] = partial(reference, backbone, facts)
     inputs: Sequence[Inputs] = golden.load_inputs(bundle.folder)
-    proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
+    proof = prove_encoder(bundle, references, inputs, threads=threads, report=report_progress)
     return with_items(bundle, with_int8(bundle, proof, threads), threads)
 
 
 def write_golden(bundle: Bundle, inputs: Sequence[Mapping[str, Any]], threads: int) -> None:
     """Records what the engine answers here with each graph, to be replayed at every start."""
-    tell("recording golden vectors", 0.0)
+    report_progress("recording golden vectors")
     names = list(bundle.manifest.adapters) or [BASE]
     for profile in bundle.manifest.graphs:
         with closing(

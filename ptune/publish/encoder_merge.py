@@ -19,7 +19,8 @@ from ptune.publish.steps import figures
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.retrieval.sentence_transformers import save_modules
 from ptune.verify.encoder_compare import compare_said
-from ptune.verify.encoder_torch import Inputs, Reference, adapted, logits, merged, reference
+from ptune.verify.encoder_torch import EncoderReference, Inputs, logits, merged, reference
+from ptune.verify.reference import adapted
 
 FOLDER = "merged"  # in the run's
 
@@ -29,7 +30,7 @@ class Trained:
     """What a run trained, as an encoder's bundle is made of it."""
 
     backbone: Backbone  # where the body's weights are
-    loaded: Reference
+    loaded: EncoderReference
     adapter: Path | None  # PEFT's folder; None where `loaded` holds all that was trained
     hops: tuple[Hop, ...]  # measured so far
 
@@ -79,6 +80,6 @@ class Trained:
         return Trained(backbone, _renamed(reference(backbone, facts)), None, (*self.hops, hop))
 
 
-def _renamed(loaded: Reference) -> Reference:
+def _renamed(loaded: EncoderReference) -> EncoderReference:
     """With the hash of the body that it has: one that was trained, or merged into, has a new one."""
     return replace(loaded, facts=loaded.facts.model_copy(update={"base": loaded.identity.hash}))

@@ -18,13 +18,13 @@ from ptune.export.vision_shift import shifts
 from ptune.formats.bundle import FP32, INT8, Bundle, Graph, hashes
 from ptune.formats.run import Run
 from ptune.progress import say
-from ptune.publish.steps import tell
+from ptune.publish.steps import report_progress
 from ptune.tasks.classification.image_predictions import pixels_of
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.infer import Encoded
 from ptune.verify import held_images, held_texts
-from ptune.verify.encoder_int8 import held_inputs, prove_int8, said, same_answers
-from ptune.verify.prove import Proof
+from ptune.verify.encoder_int8 import answers, held_inputs, prove_int8, same_answers
+from ptune.verify.proof import Proof
 
 SEEN = 128  # training images that steps are taken from
 ANSWERED = 512  # at which the answers are compared beforehand
@@ -49,7 +49,7 @@ def write_profile(bundle: Bundle, name: str, held: Held, texts: Sequence[Encoded
     """
     path = bundle.folder / "graphs" / INT8 / "model.onnx"
     if bundle.encoder.modality == "text":
-        tell("rounding the weights to int8", 0.0)
+        report_progress("rounding the weights to int8")
         held_texts.save(texts, bundle.folder)
         write_int8(bundle.graph_path(), path, bundle.encoder)
         _register(bundle)
@@ -68,24 +68,24 @@ def write_profile(bundle: Bundle, name: str, held: Held, texts: Sequence[Encoded
 
 def _round_images(bundle: Bundle, name: str, images: Sequence[Encoded], threads: int) -> None:
     """Makes as many layers int8 as give the answers of float32 at training images."""
-    tell("watching the layers at training images", 0.0)
+    report_progress("watching the layers at training images")
     source = bundle.graph_path()
     path = bundle.folder / "graphs" / INT8 / "model.onnx"
     names = [str(value.name) for value in rounded_tensors(layers(onnx_ir.load(source)))]
     pixels = [one.inputs["pixel_values"] for one in images[:: max(1, len(images) // SEEN)]]
     found = ranges(source, names, pixels, threads)
     off = shifts(source, found, pixels, threads)
-    floats = said(bundle, FP32, [name], images, threads)[name]
+    floats = answers(bundle, FP32, [name], images, threads)[name]
     problem = bundle.adapter(name).problem or "single"
     order: list[str] = []
     for share in KEPT:
         if share and not order:
-            tell("looking for the layers that suffer most", 0.0)
+            report_progress("looking for the layers that suffer most")
             order = most_harmed(source, found, off, pixels, threads)
-        tell(f"rounding to int8, {share:.0%} of the layers left float32", 0.0)
+        report_progress(f"rounding to int8, {share:.0%} of the layers left float32")
         write_vision_int8(source, path, found, off, order[: math.ceil(share * len(order))])
         _register(bundle)
-        same = same_answers(problem, floats, said(bundle, INT8, [name], images, threads)[name])
+        same = same_answers(problem, floats, answers(bundle, INT8, [name], images, threads)[name])
         say(f"  int8 gives {same.top1 or 0.0:.1%} of float32's answers at {len(images)} training images")
         if (same.top1 or 0.0) >= SURE:
             return
@@ -101,6 +101,6 @@ def with_int8(bundle: Bundle, proof: Proof, threads: int) -> Proof:
     """The proof, each adapter's hops followed by that of the int8 graph, where the bundle has one."""
     if INT8 not in bundle.manifest.graphs:
         return proof
-    tell("the int8 graph", 0.8)
+    report_progress("the int8 graph")
     own = prove_int8(bundle, [*proof.adapters], held_inputs(bundle), threads=threads)
     return Proof(proof.base, {name: (*hops, own[name]) for name, hops in proof.adapters.items()})

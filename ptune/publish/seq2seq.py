@@ -25,12 +25,12 @@ from ptune.export.seq2seq_write import write_seq2seq
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop, hashes
 from ptune.formats.run import Run
 from ptune.formats.whole_write import disk_errors, whole_folder, write_json
-from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell
+from ptune.publish.steps import changed, check_base, check_finished, of_manifest, report_progress, settle
 from ptune.tasks.translation.facts import NAME, Seq2SeqFacts
 from ptune.tasks.translation.seq2seq_work import translation_of
 from ptune.verify.limits import PROBES
 from ptune.verify.probes import WITHOUT_DATA
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 from ptune.verify.seq2seq_prove import prove_seq2seq
 
 LONGEST = 1024  # tokens of a source or target, where neither model nor tokenizer knows a limit
@@ -88,14 +88,16 @@ def _publish(
 ) -> Proof:
     """Writes, proves and moves a bundle into its place. before: hops that were measured earlier."""
     with whole_folder(out) as stage:
-        tell("tracing the graphs", 0.0)
+        report_progress("tracing the graphs")
         traced = trace_seq2seq(loaded.model, codec.texts.limit(None) or LONGEST)
-        bundle = write_seq2seq(stage, traced, codec, loaded.identity, progress=tell)
+        bundle = write_seq2seq(stage, traced, codec, loaded.identity, report=report_progress)
         golden.save_pairs(pairs, stage)
         for name, adapter in adapters.items():
             install_seq2seq(bundle, adapter, name)
         write_golden(bundle, pairs, threads)
-        proof = prove_seq2seq(bundle, loaded.model, pairs, threads=threads, progress=tell).after(before)
+        proof = prove_seq2seq(bundle, loaded.model, pairs, threads=threads, report=report_progress).after(
+            before
+        )
         settle(bundle, proof)
     return proof
 
@@ -120,7 +122,7 @@ def add_to_seq2seq(
         install_seq2seq(bundle, adapter, name)
         write_golden(bundle, pairs, threads)
         if loaded is not None:
-            proof = prove_seq2seq(bundle, loaded.model, pairs, threads=threads, progress=tell)
+            proof = prove_seq2seq(bundle, loaded.model, pairs, threads=threads, report=report_progress)
             settle(bundle, Proof((), {name: proof.adapters[name]}))
     return Bundle.open(original.folder).adapter(name)
 
@@ -130,7 +132,7 @@ def verify_seq2seq(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
     loaded = reference(backbone)
     check_base(bundle, loaded.identity)
     pairs = golden.load_pairs(bundle.folder)
-    return prove_seq2seq(bundle, loaded.model, pairs, threads=threads, progress=tell)
+    return prove_seq2seq(bundle, loaded.model, pairs, threads=threads, report=report_progress)
 
 
 def install_seq2seq(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
@@ -168,7 +170,7 @@ def install_seq2seq(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
 
 def write_golden(bundle: Bundle, pairs: Sequence[Pair], threads: int) -> None:
     """Records what the engine computes here, to be replayed at every start."""
-    tell("recording golden vectors", 0.0)
+    report_progress("recording golden vectors")
     with closing(Seq2SeqEngine.open(bundle, threads=threads, replay_golden=False)) as engine:
         said = golden.record(engine, pairs, [BASE, *bundle.manifest.adapters])
     write_json(bundle.golden_path, said)

@@ -14,7 +14,7 @@ from ptune.formats.bundle import FP32, INT4, INT8, NF4, BaseIdentity, Bundle, Ho
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
 from ptune.progress import say
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 
 def check_finished(run: Run) -> None:
@@ -131,12 +131,12 @@ def figures(hop: Hop) -> str:
     return ", ".join([*parts, hop.note] if hop.note else parts)
 
 
-_told = ""
+_reported = ""
 
 
-def tell(what: str, share: float) -> None:
-    """Progress of the export, a line a stage."""
-    global _told
-    if what != _told:
-        _told = what
-        say(f"  {what}")
+def report_progress(stage: str) -> None:
+    """A line for each stage of the way; none for a stage that goes on."""
+    global _reported
+    if stage != _reported:
+        _reported = stage
+        say(f"  {stage}")

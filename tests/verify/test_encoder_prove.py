@@ -19,7 +19,7 @@ from ptune.tasks.encoder.facts import Facts
 from ptune.verify.encoder_compare import compare_hidden, compare_said
 from ptune.verify.encoder_prove import prove_encoder
 from ptune.verify.encoder_torch import reference
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 
 @pytest.fixture
