@@ -12,8 +12,7 @@ from ptune.export.weights import save
 from ptune.export.write import versions
 from ptune.formats.bundle import FP32, BaseIdentity, Bundle, Graph, Manifest, hashes
 from ptune.formats.seq2seq import DECODER, ENCODER
-
-TASK = "seq2seq"  # of the manifest
+from ptune.kinds import SEQ2SEQ
 
 
 def write_seq2seq(
@@ -34,7 +33,7 @@ def write_seq2seq(
     manifest = Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=versions(),
-        task=TASK,
+        task=SEQ2SEQ.task,
         base=identity,
         signature=traced.signature,
         graphs={FP32: Graph(profile=FP32, files=hashes(folder, f"graphs/{FP32}"))},

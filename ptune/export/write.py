@@ -18,6 +18,7 @@ from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save
 from ptune.formats.bundle import FP32, BaseIdentity, Bundle, Graph, Manifest, hashes
 from ptune.formats.signature import Signature
+from ptune.kinds import DECODER, ENCODER
 
 
 class Codec(Protocol):
@@ -76,7 +77,7 @@ def _manifest(folder: Path, traced: Traced, identity: BaseIdentity) -> Manifest:
     return Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=versions(),
-        task="chat" if isinstance(traced.signature, Signature) else "encoder",
+        task=(DECODER if isinstance(traced.signature, Signature) else ENCODER).task,
         base=identity,
         signature=traced.signature,
         graphs={FP32: Graph(profile=FP32, files=hashes(folder, f"graphs/{FP32}"))},
