@@ -55,16 +55,16 @@ class Decoder(Publishable):
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Decoder:
         """As `Publishable.of_run`."""
-        if merge and run.run.has_adapter:
+        if merge and run.files.has_adapter:
             return cls._of_merged(run)
         refuse_new_tokens(run)
         trained = TrainedDecoder.open(run)
         adapters: dict[str, Path | None] = {}
         hops = list(run.record.hops)
-        if run.run.has_adapter:
-            adapters[name] = run.run.adapter_path
+        if run.files.has_adapter:
+            adapters[name] = run.files.adapter_path
             model = trained.loaded.model
-            hops += live_kernel_hops(trained.backbone, model, run.run.adapter_path, trained.probes)
+            hops += live_kernel_hops(trained.backbone, model, run.files.adapter_path, trained.probes)
         return cls(
             lambda: trained.loaded,
             trained.probes,
@@ -77,7 +77,7 @@ class Decoder(Publishable):
     @classmethod
     def _of_merged(cls, run: FinishedRun) -> Decoder:
         """The model of a run with its adapter merged into it, in RUN/merged."""
-        place, trust = run.run.folder / "merged", run.recipe.backbone.trust_remote_code
+        place, trust = run.files.folder / "merged", run.recipe.backbone.trust_remote_code
         trained = TrainedDecoder.open(run)
         codec, probes, examples = trained.loaded.codec, trained.probes, trained.held_out
         hop = trained.merge(place, "float32", MAX_ABS_LOGPROB).hop

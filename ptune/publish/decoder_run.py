@@ -39,16 +39,16 @@ class TrainedDecoder:
     @classmethod
     def open(cls, run: FinishedRun) -> TrainedDecoder:
         """Raises: BackboneError where its base is no longer the same; DataError where its data is not."""
-        if run.run.has_adapter:
+        if run.files.has_adapter:
             backbone = run.recipe.backbone.model_copy(update={"dtype": run.record.base.dtype})
         else:
             trust = run.recipe.backbone.trust_remote_code
-            backbone = Backbone(model=str(run.run.model_path), trust_remote_code=trust)
+            backbone = Backbone(model=str(run.files.model_path), trust_remote_code=trust)
         loaded = reference(backbone)
-        if run.run.has_adapter:
-            check_runs_base(run.run, loaded.identity, run.record.base.hash)
-        loaded = replace(loaded, codec=ChatCodec.open(run.run.codec_path))
-        examples = held_out(run.run).examples
+        if run.files.has_adapter:
+            check_runs_base(run.files, loaded.identity, run.record.base.hash)
+        loaded = replace(loaded, codec=ChatCodec.open(run.files.codec_path))
+        examples = held_out(run.files).examples
         return cls(run, backbone, loaded, examples, probing.of_examples(examples, loaded.codec))
 
     def merge(self, out: Path, dtype: str, limit: float) -> Merge:
@@ -56,7 +56,7 @@ class TrainedDecoder:
 
         Raises: ParityError, and saves nothing, where the merge lost more than `limit` (max |Δ log p|).
         """
-        live = PeftModel.from_pretrained(self.loaded.model, str(self.run.run.adapter_path))
+        live = PeftModel.from_pretrained(self.loaded.model, str(self.run.files.adapter_path))
         before = logprobs(live, self.probes)
         plain, lost = merged(live, getattr(torch, dtype))
         after = logprobs(plain.float(), self.probes)  # what the saved weights hold, computed in float32
@@ -81,8 +81,8 @@ def reference(backbone: Backbone) -> Loaded:
 
 def refuse_new_tokens(run: FinishedRun) -> None:
     """Raises: UsageError where the run's adapter holds rows of the embedding, which is part of the graph."""
-    tokens, folder = run.recipe.backbone.new_tokens, run.run.folder
-    if run.run.has_adapter and tokens:
+    tokens, folder = run.recipe.backbone.new_tokens, run.files.folder
+    if run.files.has_adapter and tokens:
         raise UsageError(
             f"{folder} was trained with new tokens ({', '.join(tokens)}), whose embeddings cannot be served beside"
             f" the base's: merge them into it with `ptune export {folder} --merge`"

@@ -71,18 +71,18 @@ class Encoder(Publishable):
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Encoder:
         """As `Publishable.of_run`. Merged, the adapter becomes part of the body, and its head alone stands beside it."""
         if INT8 in profiles:
-            check_int8(run.run, Facts.of_run(run.run), merge)
+            check_int8(run.files, Facts.of_run(run.files), merge)
         trained = TrainedEncoder.open(run)
         if merge and "items" in (trained.loaded.facts.embedding or {}):
             raise UsageError(
-                f"{run.run.folder} recommends, and its items lie beside its adapter: export it without --merge"
+                f"{run.files.folder} recommends, and its items lie beside its adapter: export it without --merge"
             )
         most = held_texts.MOST if INT8 in profiles and trained.loaded.size is None else PROBES
         held_out = held_out_inputs(run, trained.loaded, most)
         if merge:
             report_progress("merging the adapter")
             trained = trained.merge(run, held_out.inputs)
-        source = EncoderRun(trained, CopiedCodec(run.run.codec_path), held_out)
+        source = EncoderRun(trained, CopiedCodec(run.files.codec_path), held_out)
         return cls(trained.backbone, held_out.inputs, {name: trained.adapter}, {name: trained.hops}, source)
 
     @classmethod

@@ -34,7 +34,7 @@ class HeldOutInputs:
 
 def held_out_inputs(run: FinishedRun, loaded: EncoderReference, most: int) -> HeldOutInputs:
     """Reads a run's held-out data again, and encodes `most` rows. Raises: DataError where it is gone or has changed."""
-    held = held_of(run.run) if isinstance(run.recipe.task, Embedding | Reranking) else of_run(run.run)
+    held = held_of(run.files) if isinstance(run.recipe.task, Embedding | Reranking) else of_run(run.files)
     return HeldOutInputs(held.rows, _encoded(run, held.rows[:most], loaded), held.train)
 
 
@@ -44,7 +44,7 @@ def _encoded(run: FinishedRun, rows: Sequence[LabelledRow], loaded: EncoderRefer
         name="probes",
         **facts.model_dump(include={"task", "problem", "labels", "max_length", "preprocessing"}),
     )
-    codec = None if loaded.size is not None else SequenceCodec.open(run.run.codec_path)
+    codec = None if loaded.size is not None else SequenceCodec.open(run.files.codec_path)
     given = [row.input.open() if codec is None else row.input for row in rows]
     wanted = ["pixel_values"] if codec is None else ["input_ids"]
     if codec is not None and takes_type_ids(loaded.model.base_model):

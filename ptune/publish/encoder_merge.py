@@ -37,10 +37,10 @@ class TrainedEncoder:
     @classmethod
     def open(cls, run: FinishedRun) -> TrainedEncoder:
         """Raises: BackboneError where the run's base is no longer the one that it was trained on."""
-        facts, backbone = Facts.of_run(run.run), run.backbone()
+        facts, backbone = Facts.of_run(run.files), run.backbone()
         loaded = reference(backbone, facts)
-        facts.check_base(run.run, loaded.identity)
-        adapter = run.run.adapter_path if run.run.has_adapter else None
+        facts.check_base(run.files, loaded.identity)
+        adapter = run.files.adapter_path if run.files.has_adapter else None
         return cls(backbone, _with_its_hash(loaded), adapter, tuple(run.record.hops))
 
     def merge(self, run: FinishedRun, inputs: Sequence[Inputs], place: Path | None = None) -> TrainedEncoder:
@@ -62,13 +62,13 @@ class TrainedEncoder:
             raise ParityError(
                 f"{hop.name}: {figures(hop)}, but the limit is {hop.limit}: export without --merge"
             )
-        place = place or run.run.folder / FOLDER
+        place = place or run.files.folder / FOLDER
         with whole_folder(place) as part:
             plain.save_pretrained(part)
             if isinstance(recipe.task, ImageClassification):
                 save_processor(recipe.backbone, recipe.task.size, part)
             else:
-                codec = SequenceCodec.open(run.run.codec_path)
+                codec = SequenceCodec.open(run.files.codec_path)
                 plain_tokenizer(codec, facts.max_length).save_pretrained(part)
             if facts.embedding is not None:
                 save_modules(facts, part)

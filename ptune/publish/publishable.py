@@ -19,7 +19,7 @@ from ptune.verify.proof import Proof
 class FinishedRun:
     """A run that has ended as it should, with its record and its recipe read once."""
 
-    run: Run
+    files: Run
     record: RunRecord
     recipe: Recipe
 
@@ -37,8 +37,8 @@ class FinishedRun:
     def backbone(self) -> Backbone:
         """Where the trained weights are, in the type of the base: the base's own place, or where the run saved them."""
         backbone = self.recipe.backbone
-        if not self.run.has_adapter:
-            backbone = backbone.saved_at(self.run.model_path)
+        if not self.files.has_adapter:
+            backbone = backbone.saved_at(self.files.model_path)
         return backbone.model_copy(update={"dtype": self.record.base.dtype})
 
 

@@ -56,15 +56,15 @@ class EncoderDecoder(Publishable):
         """As `Publishable.of_run`."""
         if merge:
             raise UsageError(
-                f"{run.run.folder} is of an encoder-decoder, whose adapters are served beside it: without --merge"
+                f"{run.files.folder} is of an encoder-decoder, whose adapters are served beside it: without --merge"
             )
-        facts, loaded = Seq2SeqFacts.of_run(run.run), reference(run.backbone())
+        facts, loaded = Seq2SeqFacts.of_run(run.files), reference(run.backbone())
         adapters: dict[str, Path | None] = {}
-        codec = Seq2SeqCodec.open(run.run.codec_path)
+        codec = Seq2SeqCodec.open(run.files.codec_path)
         pairs = _held_out_pairs(run, codec)
-        if run.run.has_adapter:
-            check_runs_base(run.run, loaded.identity, facts.base)
-            adapters[name] = run.run.adapter_path
+        if run.files.has_adapter:
+            check_runs_base(run.files, loaded.identity, facts.base)
+            adapters[name] = run.files.adapter_path
         else:  # nobody else says what its sources begin with
             codec = replace(codec, writing=codec.writing.model_copy(update={"system": facts.system}))
         hops = {name if adapters else BASE: run.record.hops}
@@ -92,7 +92,7 @@ class EncoderDecoder(Publishable):
     @classmethod
     def merge(cls, run: FinishedRun, out: Path, dtype: str, limit: float) -> Merge:
         """Raises: UsageError, since adapters of this kind are served beside their base alone."""
-        folder = run.run.folder
+        folder = run.files.folder
         raise UsageError(
             f"{folder} is of an encoder-decoder, whose adapters are served beside it: ptune export {folder}"
         )
