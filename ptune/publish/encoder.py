@@ -66,6 +66,7 @@ class Encoder(Publishable):
     adapters: Mapping[str, Path | None] = field(default_factory=dict)
     earlier_hops: Mapping[str, Sequence[Hop]] = field(default_factory=dict)
     source: EncoderRun | None = None  # None where it was opened from a bundle
+    original: Bundle | None = None  # the bundle that it was opened from
 
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Encoder:
@@ -88,7 +89,7 @@ class Encoder(Publishable):
     @classmethod
     def of_bundle(cls, bundle: Bundle, backbone: Backbone) -> Encoder:
         """As `Publishable.of_bundle`."""
-        return cls(backbone, golden.load_inputs(bundle.folder))
+        return cls(backbone, golden.load_inputs(bundle.folder), original=bundle)
 
     @classmethod
     def merge(cls, run: FinishedRun, out: Path, dtype: str, limit: float) -> Merge:
@@ -119,15 +120,17 @@ class Encoder(Publishable):
             loaded = self.source.trained.loaded
         else:
             assert adapter is not None
-            loaded = self._reference_of(bundle, adapter, proved)
+            loaded = self._reference_of(adapter, proved)
         install_encoder(bundle, adapter, name, loaded)
 
-    def _reference_of(self, bundle: Bundle, adapter: Path, proved: bool) -> EncoderReference:
-        refuse_socketless(bundle)
-        facts = facts_of(adapter, bundle)
-        loaded = None if proved else unread(bundle, self.backbone, facts, adapter)
+    def _reference_of(self, adapter: Path, proved: bool) -> EncoderReference:
+        """What an adapter that is added was trained on. Raises: AdapterError where it does not belong to the bundle."""
+        assert self.original is not None
+        refuse_socketless(self.original)
+        facts = facts_of(adapter, self.original)
+        loaded = None if proved else unread(self.original, self.backbone, facts, adapter)
         if loaded is None:
-            loaded = self._load(bundle, facts)
+            loaded = self._load(facts)
         for one in self.inputs[:1]:
             taken = one["pixel_values"].shape[1:] if "pixel_values" in one else None
             if taken != loaded.size:
@@ -136,10 +139,11 @@ class Encoder(Publishable):
                 )
         return loaded
 
-    def _load(self, bundle: Bundle, facts: Facts) -> EncoderReference:
-        """Raises: BackboneError where its body is not the bundle's."""
+    def _load(self, facts: Facts) -> EncoderReference:
+        """Raises: BackboneError where its body is not that of the bundle that this was opened from."""
         loaded = reference(self.backbone, facts)
-        check_base(bundle, loaded.identity)
+        if self.original is not None:
+            check_base(self.original, loaded.identity)
         return loaded
 
     def golden(self, bundle: Bundle, profile: str, threads: int) -> dict[str, Any]:
@@ -151,9 +155,7 @@ class Encoder(Publishable):
 
     def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
         """As `Publishable.prove`; of adapters that have items beside them those, too."""
-        references = {
-            name: partial(self._load, bundle, Facts.open(bundle.adapter_path(name))) for name in adapters
-        }
+        references = {name: partial(self._load, Facts.open(bundle.adapter_path(name))) for name in adapters}
         proof = prove_encoder(bundle, references, self.inputs, threads=threads, report=report_progress)
         return with_items(bundle, proof, threads)
 
