@@ -152,9 +152,10 @@ class Decoder(Publishable):
             bundle, self.reference.model, folders, self.probes, threads=threads, report=report_progress
         )
 
-    def save_held_out_for_profiles(self, bundle: Bundle) -> None:
+    def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
         """As `Publishable.save_held_out_for_profiles`."""
         held_tokens.save(held_tokens.of_examples(self.held_out, self.reference.codec), bundle.folder)
+        return bundle.folder / held_tokens.FILE
 
     def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
         """As `Publishable.write_profile`."""

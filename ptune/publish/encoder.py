@@ -159,10 +159,11 @@ class Encoder(Publishable):
         proof = prove_encoder(bundle, references, self.inputs, threads=threads, report=report_progress)
         return with_items(bundle, proof, threads)
 
-    def save_held_out_for_profiles(self, bundle: Bundle) -> None:
+    def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
         """As `Publishable.save_held_out_for_profiles`."""
         assert self.source is not None
         save_held_out(bundle, self.source.held_out)
+        return bundle.folder / held_texts.FILE  # of images, too
 
     def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
         """As `Publishable.write_profile`."""

@@ -40,7 +40,7 @@ def add_profiles(model: Publishable, bundle: Bundle, asked: Sequence[str], threa
     """
     if tuple(asked) == (FP32,):
         return Proof()
-    model.save_held_out_for_profiles(bundle)
+    held_out = model.save_held_out_for_profiles(bundle)
     auto, proof = tuple(asked) == (AUTO,), Proof()
     for profile in (name for name in model.profiles if name in (model.auto_profiles if auto else asked)):
         outcome = _add_profile(model, bundle, profile, threads, may_round=not auto)
@@ -51,6 +51,9 @@ def add_profiles(model: Publishable, bundle: Bundle, asked: Sequence[str], threa
         _remove_profile(bundle, profile)
         if not auto:
             proof = proof.then(Proof(refused={profile: outcome}))
+    if [*bundle.manifest.graphs] == [FP32]:
+        held_out.unlink()
+        _record_golden_files(bundle)
     return proof
 
 
@@ -93,5 +96,10 @@ def _remove_profile(bundle: Bundle, profile: str) -> None:
     shutil.rmtree(bundle.folder / "graphs" / profile)
     bundle.golden_file(profile).unlink(missing_ok=True)
     graphs = {name: graph for name, graph in bundle.manifest.graphs.items() if name != profile}
-    update = {"graphs": graphs, "golden": hashes(bundle.folder, "golden")}
-    bundle.write_manifest(bundle.manifest.model_copy(update=update))
+    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
+    _record_golden_files(bundle)
+
+
+def _record_golden_files(bundle: Bundle) -> None:
+    golden = hashes(bundle.folder, "golden")
+    bundle.write_manifest(bundle.manifest.model_copy(update={"golden": golden}))

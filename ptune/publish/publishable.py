@@ -60,15 +60,10 @@ class Publishable(Protocol):
     profiles: ClassVar[tuple[str, ...]]  # that it may have beside fp32: the one that rounds most first
     auto_profiles: ClassVar[tuple[str, ...]]  # among which `auto` looks for the fastest
 
-    @property
-    def adapters(self) -> Mapping[str, Path | None]:
-        """PEFT folders by the name they are served under; None where the model itself holds what was trained."""
-        ...
-
-    @property
-    def earlier_hops(self) -> Mapping[str, Sequence[Hop]]:
-        """Hops that were measured before: when it was trained, or merged."""
-        ...
+    adapters: Mapping[str, Path | None]
+    """PEFT folders by the name they are served under; None where the model itself holds what was trained."""
+    earlier_hops: Mapping[str, Sequence[Hop]]
+    """Hops that were measured before: when it was trained, or merged."""
 
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Self:
@@ -108,8 +103,8 @@ class Publishable(Protocol):
         """Measures every hop of the fp32 graph, of the base and of adapters in the bundle."""
         ...
 
-    def save_held_out_for_profiles(self, bundle: Bundle) -> None:
-        """Writes into the bundle at what its profiles are compared."""
+    def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
+        """Writes the file in the bundle that holds what its profiles are compared at. Returns its path."""
         ...
 
     def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:

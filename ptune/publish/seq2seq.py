@@ -129,8 +129,9 @@ class EncoderDecoder(Publishable):
         model = self.reference.model
         return prove_seq2seq(bundle, model, self.pairs, threads=threads, report=report_progress)
 
-    def save_held_out_for_profiles(self, bundle: Bundle) -> None:
-        """Nothing: there is no other profile."""
+    def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
+        """Never asked for: `profiles` is empty."""
+        raise NotImplementedError
 
     def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
         """Never asked for: `profiles` is empty."""
