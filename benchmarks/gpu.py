@@ -193,7 +193,7 @@ def graphs(work: Path) -> tuple[dict[str, Path], Any]:
     from ptune.export.weights import ModelWeights
     from ptune.export.write import write_bundle
     from ptune.formats.bundle import Bundle
-    from ptune.publish.chat import reference
+    from ptune.publish.decoder_run import reference
 
     grid.MODELS["tiny"] = ("LlamaConfig", TINY)
     setting = grid.Setting("tiny", RANK, 128, BATCH, True, "nf4")

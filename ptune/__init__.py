@@ -20,16 +20,7 @@ def load(path: str | Path, **options: Any) -> Any:
     Raises: FormatError, AdapterError, UsageError, ParityError.
     """
     from ptune.formats.bundle import Bundle
+    from ptune.kinds import imported, of_task
 
-    task = Bundle.open(path).manifest.task
-    if task == "seq2seq":
-        from ptune.tasks.translation import seq2seq_infer as seq2seq
-
-        return seq2seq.load(path, **options)
-    if task == "encoder":
-        from ptune.tasks.encoder import infer as encoder
-
-        return encoder.load(path, **options)
-    from ptune.tasks.chat import infer as chat
-
-    return chat.load(path, **options)
+    kind = of_task(Bundle.open(path).manifest.task)
+    return imported(kind.model)(path, **options)

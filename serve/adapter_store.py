@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ptune.engine.adapters.folder import adopt, install, remove, sweep
 from ptune.errors import AdapterError, FormatError, PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Alias, Bundle, Canary
+from ptune.kinds import DECODER, of_task
 
 from .adapter_trial import try_out
 from .aliases import rolled_back, switched, users_of, without
@@ -97,7 +98,7 @@ class AdapterStore:
             self.check_name(name)
             if alias is not None:
                 self._check_alias(alias, name)
-            if bundle.manifest.task != "chat":
+            if of_task(bundle.manifest.task) is not DECODER:
                 raise RequestError(
                     "an adapter of an encoder or an encoder-decoder is added by `ptune add`: run it on this bundle, then "
                     f'send {{"name": "{name}"}} alone',

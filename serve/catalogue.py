@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest
+from ptune.kinds import SEQ2SEQ, of_task
 
 from .aliases import MAIN, chosen
 
@@ -78,7 +79,7 @@ class Catalogue:
         """One entry of /v1/models: OpenAI's fields, vLLM's (`root`, `parent`, `max_model_len`) and ours."""
         base, record = self._manifest.base, None if name == BASE else self._engine.record(name)
         said = None if record is None else record.translation
-        translates = self._manifest.task == "seq2seq"  # the base, too, and nothing else
+        translates = of_task(self._manifest.task) is SEQ2SEQ  # the base, too, and nothing else
         return {
             "id": name,
             "object": "model",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ptune.child import module_command
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.run import Run
+from ptune.kinds import DECODER, of_task
 
 from .adapter_store import check_name
 
@@ -48,7 +49,7 @@ class Follow:
                 " pip install 'ptune[export]'"
             )
         record, manifest = Run.open(self.run).record(), bundle.manifest
-        if manifest.task != "chat":
+        if of_task(manifest.task) is not DECODER:
             raise UsageError("--follow is for bundles of chat models; `ptune add` the run when it has ended")
         if record.base.hash != manifest.base.hash:
             raise UsageError(

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Unpack
 from ptune.errors import UsageError
 from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import read_json, write_text
+from ptune.kinds import DECODER, Kind, imported, of_task
 
 from . import json_log
-from .app import create_app, create_encoder_app, create_seq2seq_app
 from .auth import ApiKeys, warn_of_open_door
 from .follow import Follow, following
 from .listen import Server, bind, let_in, local_names, url_of
@@ -104,36 +104,28 @@ def serve(
 
 def _opened(bundle: Path, **options: Unpack[EngineOptions]) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
     """A bundle's model, and what makes its app."""
-    task = _task_of(bundle)
-    if task not in ("encoder", "seq2seq"):
+    kind = _kind_of(bundle)
+    create = imported(kind.app)
+    if kind is DECODER:
         chat = _load(bundle, **options)
-        return chat, partial(create_app, chat)
-    _refuse_of_others(bundle, task, options)
+        return chat, partial(create, chat)
+    _refuse_of_decoders(bundle, kind, options)
     common: EncoderOptions = {
         "profile": options["profile"],
         "threads": options["threads"],
         "max_batch": options["max_rows"],
         "adapter_bytes": options["adapter_bytes"],
     }
-    if task == "seq2seq":
-        from ptune.tasks.translation import seq2seq_infer
-
-        translator = seq2seq_infer.load(bundle, **common)
-        return translator, partial(create_seq2seq_app, translator)
-    from ptune.tasks.encoder import infer
-
-    encoder = infer.load(bundle, **common)
-    return encoder, partial(create_encoder_app, encoder)
+    model: EncoderModel | Seq2SeqModel = imported(kind.model)(bundle, **common)
+    return model, partial(create, model)
 
 
-def _refuse_of_others(bundle: Path, task: str, options: EngineOptions) -> None:
-    """Raises: UsageError for what only a chat model has."""
-    of = "an encoder" if task == "encoder" else "an encoder-decoder"
+def _refuse_of_decoders(bundle: Path, kind: Kind, options: EngineOptions) -> None:
+    """Raises: UsageError for options that only a chat model has."""
     if options["kv_bytes"] != _kv_bytes(KV_GB):
-        why = "has no KV cache" if task == "encoder" else "needs no bound on its cache but --max-rows"
-        raise UsageError(f"{bundle} is of {of}, which {why}: leave out --kv-gb")
+        raise UsageError(f"{bundle} is of {kind.noun}, which {kind.no_kv_cache}: leave out --kv-gb")
     if options["step_ms"] != STEP_MS:
-        raise UsageError(f"{bundle} is of {of}, whose texts are never cut: leave out --step-ms")
+        raise UsageError(f"{bundle} is of {kind.noun}, whose texts are never cut: leave out --step-ms")
 
 
 class _Stopped(BaseException):
@@ -197,10 +189,10 @@ def _load(bundle: Path, **options: Unpack[EngineOptions]) -> ChatModel:
         ) from None
 
 
-def _task_of(bundle: Path) -> str:
-    """What kind of model a bundle is of; what is no bundle is left to the loader, which says so."""
+def _kind_of(bundle: Path) -> Kind:
+    """What kind of model a bundle is of; a folder that is not a bundle is left to the loader, which says so."""
     manifest = bundle / "manifest.json"
-    return str(read_json(manifest).get("task")) if manifest.is_file() else ""
+    return of_task(str(read_json(manifest).get("task"))) if manifest.is_file() else DECODER
 
 
 def run(app: FastAPI, listener: socket, *, ready_file: Path | None = None) -> None:

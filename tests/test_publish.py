@@ -22,9 +22,9 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.publish import chat
+from ptune.publish import decoder
 from ptune.tasks.chat.infer import ChatModel, load
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 SYSTEM = "Answer like Bierce."
 
@@ -132,7 +132,8 @@ def test_a_lossy_merge_is_refused_and_saves_nothing(place: Path) -> None:
     with pytest.raises(ParityError, match=r"bfloat16 loses too much.*--limit"):
         publish.merge_run(Run.open(place / "lora"), place / "bf16", "bfloat16", limit=1e-5)
     assert not (place / "bf16").exists()
-    hop, lost = publish.merge_run(Run.open(place / "lora"), place / "fp32", "float32")
+    merge = publish.merge_run(Run.open(place / "lora"), place / "fp32", "float32")
+    hop, lost = merge.hop, merge.update_error
     assert hop.passed
     assert lost < 1e-4
 
@@ -162,7 +163,7 @@ def test_the_code_of_a_base_runs_only_where_it_is_trusted(
     base = with_own_code(Path(shutil.copytree(place / "model", tmp_path / "own")))
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(tmp_path / "modules")
-    monkeypatch.setattr(chat, "prove", lambda *_, **__: Proof((), {}))  # that has tests of its own
+    monkeypatch.setattr(decoder, "prove", lambda *_, **__: Proof((), {}))  # that has tests of its own
     where = ["--backbone", str(base)]
     add = [str(bundle), str(place / "lora"), "--name", "again", *where]
     for command, arguments in ((cli_verify.run, [str(bundle), *where]), (cli_add.run, add)):

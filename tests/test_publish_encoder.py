@@ -115,21 +115,22 @@ def test_each_profile_has_its_golden_vectors(place: Path, tmp_path: Path) -> Non
         EncoderEngine.open(bundle, profile="int4", threads=1)
 
 
-def test_int8_that_answers_otherwise_is_left_out(
+def test_int8_that_answers_otherwise_is_left_out_and_the_rest_is_kept(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rounded to five steps instead of 127."""
     monkeypatch.setattr(encoder_int8, "LARGEST", 2)
     run = Run.open(place / "mood")
-    both = ("fp32", "int8")
-    proof = publish.export_run(run, tmp_path / "bundle", name="mood", threads=1, profiles=both)
-    why = r"fp32 → int8: top-1 .*mean \|Δp\|.* but the limit is same answer: ≥ 99%"
-    assert re.search(why, proof.refused["int8"])
+    proof = publish.export_run(run, tmp_path / "bundle", name="mood", threads=1, profiles=("fp32", "int8"))
+    assert re.search(
+        r"fp32 → int8: top-1 .*mean \|Δp\|.* but the limit is same answer: ≥ 99%", proof.refused["int8"]
+    )
     assert proof.passed
     bundle = Bundle.open(tmp_path / "bundle")
-    assert list(bundle.manifest.graphs) == ["fp32"]
+    assert [*bundle.manifest.graphs] == ["fp32"]
     assert "fp32 → int8" not in [hop.name for hop in bundle.adapter("mood").hops]
-    assert not list(bundle.folder.rglob("*int8*")) + list(bundle.folder.rglob("held.npz"))
+    assert not [*bundle.folder.rglob("*int8*"), *bundle.folder.rglob("held.npz")]
+    assert bundle.adapter("mood").parity == "measured"
     EncoderEngine.open(bundle, threads=1).close()
 
 

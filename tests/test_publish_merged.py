@@ -168,18 +168,18 @@ def test_int8_of_a_body_that_was_trained_itself(place: Path, tmp_path: Path) -> 
     assert [*Bundle.open(tmp_path / "full").manifest.graphs] == [*BOTH]
 
 
-def test_int8_that_answers_otherwise_is_left_out(
+def test_int8_that_answers_otherwise_is_left_out_and_the_rest_is_kept(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights rounded to three steps instead of 127."""
     monkeypatch.setattr(vision_int8, "LARGEST", 1)
     monkeypatch.setattr(encoder_profiles, "KEPT", (0.0,))
-    run = Run.open(place / "clothes")
-    proof = publish.export_run(run, tmp_path / "x", name="x", merge=True, threads=1, profiles=BOTH)
+    proof = publish.export_run(
+        Run.open(place / "clothes"), tmp_path / "x", name="x", merge=True, threads=1, profiles=BOTH
+    )
     assert re.search(r"fp32 → int8: top-1 .* limit is same answer: ≥ 99%", proof.refused["int8"])
     assert proof.passed
-    assert list(Bundle.open(tmp_path / "x").manifest.graphs) == ["fp32"]
-    EncoderEngine.open(tmp_path / "x", threads=1).close()
+    assert [*Bundle.open(tmp_path / "x").manifest.graphs] == ["fp32"]
 
 
 def test_a_merge_that_drifts_is_refused(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

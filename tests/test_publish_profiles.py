@@ -18,7 +18,7 @@ from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import FormatError, ParityError, UsageError
 from ptune.fine_tune import train
-from ptune.formats.bundle import Bundle
+from ptune.formats.bundle import Bundle, hashes
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json
 from ptune.methods.lora import Lora
@@ -94,7 +94,7 @@ def test_other_golden_vectors_are_found_out(place: Path) -> None:
     write_json(path, changed)
     files = {
         **bundle.manifest.golden,
-        "golden/int8.json": publish.chat.hashes(bundle.folder, "golden")["golden/int8.json"],
+        "golden/int8.json": hashes(bundle.folder, "golden")["golden/int8.json"],
     }
     before = bundle.manifest
     bundle.write_manifest(before.model_copy(update={"golden": files}))

@@ -35,7 +35,7 @@ def add(
     """
     from ptune import publish
     from ptune.cli.proof_table import show
-    from ptune.verify.prove import Proof
+    from ptune.verify.proof import Proof
 
     name = name or adapter.resolve().name
     adapter = adapter / "adapter" if (adapter / "run.json").is_file() else adapter

@@ -17,6 +17,7 @@ from ptune.config.recipe import Recipe
 from ptune.config.recommendation import Recommendation
 from ptune.config.retrieval import Embedding, Reranking
 from ptune.config.translation import Translation
+from ptune.kinds import DECODER
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,9 +77,9 @@ def _chat(recipe: Recipe) -> Examined:
 
 
 def _translation(recipe: Recipe) -> Examined:
-    from ptune.backbone.seq2seq import is_seq2seq
+    from ptune.backbone.kind import kind_of_recipe
 
-    if not is_seq2seq(recipe.backbone):
+    if kind_of_recipe(recipe) is DECODER:
         return _chat(recipe)
     from ptune.doctor.seq2seq import examine_seq2seq
     from ptune.doctor.show import document, show

@@ -8,7 +8,6 @@ from typing import Literal
 from tyro.conf import Positional
 
 from ptune.cli.parse import parse, say_next, shown
-from ptune.errors import UsageError
 
 
 def run(arguments: list[str]) -> int:
@@ -33,24 +32,14 @@ def merge(
         limit: Largest |Δ log p| between the live adapter and the merged weights that you accept.
     """
     from ptune import publish
-    from ptune.config.chat import Chat
-    from ptune.config.recipe import Recipe
     from ptune.formats.run import Run
-    from ptune.tasks.translation.facts import is_seq2seq_run
 
-    opened = Run.open(run)
-    if is_seq2seq_run(opened):
-        raise UsageError(
-            f"{run} is of an encoder-decoder, whose adapters are served beside it: ptune export {shown(run)}"
-        )
-    if not isinstance(Recipe.load(opened.recipe_path).task, Chat):
-        if dtype != "float32":
-            raise UsageError(f"--dtype {dtype} is for chat: an encoder is merged in float32")
-        print(f"merged: {publish.figures(publish.merge_encoder_run(opened, out))}")
-        print(f"model: {shown(out)}")
+    merge = publish.merge_run(Run.open(run), out, dtype, limit=limit)
+    merged, lost = publish.figures(merge.hop), merge.update_error
+    if lost is None:  # an encoder, which is exported by its run alone
+        print(f"merged: {merged}\nmodel: {shown(out)}")
         return 0
-    hop, lost = publish.merge_run(opened, out, dtype, limit=limit)
-    print(f"merged: {publish.figures(hop)}; the update's weights are off by {lost:.1e} (relative L2)")
+    print(f"merged: {merged}; the update's weights are off by {lost:.1e} (relative L2)")
     print(f"model: {shown(out)}")
     say_next(f"ptune export {shown(out)}")
     return 0

@@ -10,9 +10,8 @@ import tyro
 from rich.console import Console
 
 from ptune.cli.train import recipe_in, resolve, with_recipe
-from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
-from ptune.config.translation import Translation
+from ptune.kinds import DECODER, SEQ2SEQ
 
 
 class PlanOptions(Recipe):
@@ -33,7 +32,7 @@ def run(arguments: list[str]) -> int:
 
 def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     """Predicts what training needs; exit code 1 where it does not fit."""
-    from ptune.backbone.seq2seq import is_seq2seq
+    from ptune.backbone.kind import kind_of_recipe
     from ptune.planning.files import describe
     from ptune.planning.fit import NOTHING, fit_into
     from ptune.planning.hardware import gpu_bytes, gpu_here
@@ -44,9 +43,9 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     words = [re.sub(r"^--memory(?=$|=)", "--plan.memory", word) for word in arguments]
     options = resolve(recipe, words, program, PlanOptions)
     recipe = recipe_in(options)
-    seq2seq = isinstance(recipe.task, Translation) and is_seq2seq(recipe.backbone)
-    if seq2seq or not isinstance(recipe.task, Chat):
-        named = f"{type(recipe.task).__name__}{' by an encoder-decoder' if seq2seq else ''}"
+    kind = kind_of_recipe(recipe)
+    if kind is not DECODER:
+        named = f"{type(recipe.task).__name__}{f' by {kind.noun}' if kind is SEQ2SEQ else ''}"
         print(
             f"memory is predicted for chat only, not for {named}: a model of this kind needs a few GB;"
             " lower --train.micro-batch-tokens where that is too much"

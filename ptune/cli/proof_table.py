@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptune.formats.bundle import BASE, Hop
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 
 def show(proof: Proof) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.export.seq2seq import TracedSeq2Seq
 from ptune.export.weights import save
-from ptune.export.write import PROFILE, hashes, versions
-from ptune.formats.bundle import BaseIdentity, Bundle, Graph, Manifest
+from ptune.export.write import versions
+from ptune.formats.bundle import FP32, BaseIdentity, Bundle, Graph, Manifest, hashes
 from ptune.formats.seq2seq import DECODER, ENCODER
-
-TASK = "seq2seq"  # of the manifest
+from ptune.kinds import SEQ2SEQ
 
 
 def write_seq2seq(
@@ -22,22 +21,22 @@ def write_seq2seq(
     codec: Seq2SeqCodec,
     identity: BaseIdentity,
     *,
-    progress: Callable[[str, float], None] = lambda *_: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent."""
-    place = folder / "graphs" / PROFILE
+    place = folder / "graphs" / FP32
     for name, graph in ((ENCODER, traced.reader), (DECODER, traced.writer)):
-        progress("writing the weights", 0.0)
+        report("writing the weights")
         save(graph, place / name)
     codec.save(folder / "codec")
-    progress("hashing the files", 0.0)
+    report("hashing the files")
     manifest = Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=versions(),
-        task=TASK,
+        task=SEQ2SEQ.task,
         base=identity,
         signature=traced.signature,
-        graphs={PROFILE: Graph(profile=PROFILE, files=hashes(folder, f"graphs/{PROFILE}"))},
+        graphs={FP32: Graph(profile=FP32, files=hashes(folder, f"graphs/{FP32}"))},
         codec=hashes(folder, "codec"),
         golden={},
     )

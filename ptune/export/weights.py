@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from ptune.errors import BackboneError
 from ptune.export.trace import Traced
-
-Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
+from ptune.progress import Progress
 
 
 class Weights(Protocol):
@@ -112,14 +111,15 @@ def _reader(
     return read
 
 
-def save(traced: Traced, path: Path, progress: Progress | None = None) -> None:
+def save(traced: Traced, path: Path) -> None:
     """Writes `path` and its weights beside it as `path`.data, tensor by tensor."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def callback(tensor: onnx_ir.TensorProtocol, info: object) -> None:
-        if progress is not None:
-            progress(str(tensor.name), info.index, info.total)  # type: ignore[attr-defined]
+    data, least_bytes = f"{path.name}.data", 1024
+    with Progress("  writing the weights", 0, unit="tensors") as progress:
 
-    onnx_ir.save(
-        traced.graph, path, external_data=f"{path.name}.data", size_threshold_bytes=1024, callback=callback
-    )
+        def count(_: onnx_ir.TensorProtocol, info: Any) -> None:
+            progress.total = info.total
+            progress.advance()
+
+        onnx_ir.save(traced.graph, path, external_data=data, size_threshold_bytes=least_bytes, callback=count)

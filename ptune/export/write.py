@@ -16,9 +16,9 @@ from ptune.export.fuse import fuse
 from ptune.export.graph_variants import write_lighter
 from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save
-from ptune.formats.bundle import BaseIdentity, Bundle, Graph, Manifest
-from ptune.formats.bundle import hashes as hashes
+from ptune.formats.bundle import FP32, BaseIdentity, Bundle, Graph, Manifest, hashes
 from ptune.formats.signature import Signature
+from ptune.kinds import DECODER, ENCODER
 
 
 class Codec(Protocol):
@@ -27,10 +27,6 @@ class Codec(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
-PROFILE = "fp32"
-INT8 = "int8"  # beside it
-INT4 = "int4"  # of decoders, beside it
-NF4 = "nf4"  # of decoders that trained in nf4, beside it
 PACKAGES = ("ptune", "torch", "transformers", "peft", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -42,18 +38,18 @@ def write_bundle(
     identity: BaseIdentity,
     *,
     trust_remote_code: bool = False,
-    progress: Callable[[str, float], None] = lambda *_: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent.
 
-    `progress` is told what is being done and which share of it is done.
+    `report` is called with the name of each stage as it begins.
     Raises: BackboneError where the model cannot be exported.
     """
-    progress("tracing the graph", 0.0)
+    report("tracing the graph")
     traced = trace(config, trust_remote_code=trust_remote_code)
     attach(traced, weights)
     fuse(traced.graph)
-    return write_traced(folder, traced, codec, identity, progress=progress)
+    return write_traced(folder, traced, codec, identity, report=report)
 
 
 def write_traced(
@@ -62,15 +58,16 @@ def write_traced(
     codec: Codec,
     identity: BaseIdentity,
     *,
-    progress: Callable[[str, float], None] = lambda *_: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Writes a bundle of a traced base, whose weights are attached, of a decoder or an encoder."""
-    path = folder / "graphs" / PROFILE / "model.onnx"
-    save(traced, path, lambda _, done, total: progress("writing the weights", (done + 1) / total))
+    path = folder / "graphs" / FP32 / "model.onnx"
+    report("writing the weights")
+    save(traced, path)
     if isinstance(traced.signature, Signature):
         write_lighter(path, traced.signature)
     codec.save(folder / "codec")
-    progress("hashing the files", 0.0)
+    report("hashing the files")
     bundle = Bundle(folder, _manifest(folder, traced, identity))
     bundle.write_manifest(bundle.manifest)
     return bundle
@@ -80,10 +77,10 @@ def _manifest(folder: Path, traced: Traced, identity: BaseIdentity) -> Manifest:
     return Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=versions(),
-        task="chat" if isinstance(traced.signature, Signature) else "encoder",
+        task=(DECODER if isinstance(traced.signature, Signature) else ENCODER).task,
         base=identity,
         signature=traced.signature,
-        graphs={PROFILE: Graph(profile=PROFILE, files=hashes(folder, f"graphs/{PROFILE}"))},
+        graphs={FP32: Graph(profile=FP32, files=hashes(folder, f"graphs/{FP32}"))},
         codec=hashes(folder, "codec"),
         golden={},
     )
@@ -91,10 +88,10 @@ def _manifest(folder: Path, traced: Traced, identity: BaseIdentity) -> Manifest:
 
 def versions() -> dict[str, str]:
     """What made the bundle."""
-    found = {"python": platform.python_version()}
+    made_by = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name).partition("+")[0]
+            made_by[name] = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return made_by

@@ -28,7 +28,9 @@ from ptune.formats.whole_write import read_json, sha256_of, write_json
 FORMAT = 1
 BARE = "bare.onnx"  # beside a decoder's model.onnx: the same without sockets, on the same weights
 GROUPED, GROUPED_BARE = "in_groups.onnx", "in_groups_bare.onnx"  # these with the grouped view of attention
-FLOAT = "fp32"  # the profile that others are compared with
+FP32 = "fp32"  # the profile of float32, with which the others are compared
+INT8 = "int8"  # a profile of decoders and encoders
+INT4, NF4 = "int4", "nf4"  # profiles of decoders; nf4 of those that trained in nf4
 BASE = "base"  # the name under which the bare base is served; no adapter may take it
 
 
@@ -142,7 +144,7 @@ class Manifest(_Record):
     base: BaseIdentity
     signature: AnySignature
     graphs: dict[str, Graph]
-    default_profile: str = "fp32"
+    default_profile: str = FP32
     codec: dict[str, str]  # file -> SHA-256
     golden: dict[str, str]  # file -> SHA-256
     adapters: dict[str, str] = Field(default_factory=dict)  # name -> SHA-256 of its adapter.json
@@ -216,7 +218,7 @@ class Bundle:
 
     def golden_file(self, profile: str) -> Path:
         """Where a profile's golden vectors lie."""
-        return self.golden_path if profile == FLOAT else self.golden_path.with_name(f"{profile}.json")
+        return self.golden_path if profile == FP32 else self.golden_path.with_name(f"{profile}.json")
 
     def adapter_path(self, name: str) -> Path:
         return self.folder / "adapters" / name

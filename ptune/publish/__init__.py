@@ -5,33 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ptune.backbone.seq2seq import is_seq2seq
-from ptune.config.chat import Chat
-from ptune.config.recipe import Backbone, Recipe
+from ptune.backbone.kind import kind_of_backbone, kind_of_run
+from ptune.config.recipe import Backbone
 from ptune.errors import UsageError
-from ptune.export.write import INT8, PROFILE
-from ptune.formats.bundle import AdapterRecord, Bundle
+from ptune.formats.bundle import FP32, AdapterRecord, Bundle
 from ptune.formats.run import Run
-from ptune.publish.chat import add_to_chat, export_chat_run, merge_run, verify_chat
-from ptune.publish.chat import export_backbone as export_causal
-from ptune.publish.encoder import add_to_encoder, export_encoder_run, merge_encoder_run, verify_encoder
-from ptune.publish.seq2seq import (
-    add_to_seq2seq,
-    export_seq2seq_backbone,
-    export_seq2seq_run,
-    verify_seq2seq,
-)
-from ptune.publish.steps import check_place, check_profiles, figures, of_manifest, refuse_drift
-from ptune.tasks.translation.facts import is_seq2seq_run
-from ptune.verify.prove import Proof
+from ptune.kinds import Kind, imported, of_task
+from ptune.publish import pipeline
+from ptune.publish.figures import figures, refuse_drift
+from ptune.publish.profiles import check_profiles
+from ptune.publish.publishable import FinishedRun, Merge, Publishable
+from ptune.publish.steps import backbone_of, check_place
+from ptune.verify.limits import MAX_ABS_LOGPROB
+from ptune.verify.proof import Proof
 
 __all__ = [
     "add",
-    "check_profiles",
     "export_backbone",
     "export_run",
     "figures",
-    "merge_encoder_run",
     "merge_run",
     "refuse_drift",
     "verify",
@@ -46,25 +38,24 @@ def export_run(
     merge: bool = False,
     force: bool = False,
     threads: int,
-    profiles: Sequence[str] = ("fp32",),
+    profiles: Sequence[str] = (FP32,),
 ) -> Proof:
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
     `profiles`: the graphs to write; "int8" may stand beside "fp32", which must be there, and "int4" of a chat model. That is
     served by the first of them unless another is asked for; its "auto" measures which is the fastest that holds its gate.
+    One that misses its gate is left out: see `Proof.refused`.
     `merge`: the adapter is merged first, into RUN/merged, and the bundle holds those weights instead of an adapter.
     A profile that misses its gate is left out of the bundle, and stands in the proof's `refused`.
     Raises: ParityError where another hop drifts beyond its limit (nothing is left at `out`).
     """
     check_place(out, force)
-    chat = isinstance(Recipe.load(run.recipe_path).task, Chat)
-    check_profiles(profiles, auto=chat)
-    if is_seq2seq_run(run):
-        _check_one_profile(str(run.folder), profiles)
-        return export_seq2seq_run(run, out, name=name, merge=merge, threads=threads)
-    if chat:
-        return export_chat_run(run, out, name=name, merge=merge, threads=threads, profiles=profiles)
-    return export_encoder_run(run, out, name=name, merge=merge, threads=threads, int8=INT8 in profiles)
+    finished = FinishedRun.open(run)
+    kind = kind_of_run(run, finished.recipe)
+    publishable = _publishable(kind)
+    check_profiles(profiles, publishable, str(run.folder), kind.noun)
+    model = publishable.of_run(finished, name, merge=merge, profiles=profiles)
+    return pipeline.export(model, out, threads=threads, profiles=profiles)
 
 
 def export_backbone(
@@ -73,20 +64,14 @@ def export_backbone(
     *,
     force: bool = False,
     threads: int,
-    profiles: Sequence[str] = (PROFILE,),
+    profiles: Sequence[str] = (FP32,),
 ) -> Proof:
     """Exports a pretrained model without any adapter; `ptune add` brings adapters later."""
-    if not is_seq2seq(backbone):
-        return export_causal(backbone, out, force=force, threads=threads, profiles=profiles)
     check_place(out, force)
-    _check_one_profile(backbone.model, profiles)
-    return export_seq2seq_backbone(backbone, out, threads=threads)
-
-
-def _check_one_profile(named: str, profiles: Sequence[str]) -> None:
-    """Raises: UsageError where an encoder-decoder is to have another than fp32."""
-    if tuple(profiles) != (PROFILE,):
-        raise UsageError(f"{named} is of an encoder-decoder, which has one graph of each kind: {PROFILE}")
+    kind = kind_of_backbone(backbone)
+    check_profiles(profiles, _publishable(kind), backbone.model, kind.noun)
+    model: Publishable = imported(kind.publishable).of_backbone(backbone)
+    return pipeline.export(model, out, threads=threads, profiles=profiles)
 
 
 def add(
@@ -107,17 +92,8 @@ def add(
     original = Bundle.open(folder)
     if name in original.manifest.adapters:
         raise UsageError(f"{folder} has an adapter {name!r} already: choose another --name")
-    adding = {"encoder": add_to_encoder, "seq2seq": add_to_seq2seq}
-    add_to = adding.get(original.manifest.task, add_to_chat)
-    return add_to(
-        original,
-        adapter,
-        name,
-        prove_it=prove_it,
-        backbone=backbone,
-        trust_remote_code=trust_remote_code,
-        threads=threads,
-    )
+    model = _opened(original, backbone, trust_remote_code)
+    return pipeline.add(model, original, adapter, name, prove_it=prove_it, threads=threads)
 
 
 def verify(
@@ -132,10 +108,31 @@ def verify(
     for files in (manifest.codec, manifest.golden, *(graph.files for graph in manifest.graphs.values())):
         bundle.check_files(files)
     for name in manifest.adapters:
-        bundle.check_files(
-            {f"adapters/{name}/{file}": value for file, value in bundle.adapter(name).files.items()}
-        )
-    spec = of_manifest(bundle, backbone, trust_remote_code)
-    measuring = {"encoder": verify_encoder, "seq2seq": verify_seq2seq}
-    measure = measuring.get(manifest.task, verify_chat)
-    return measure(bundle, spec, threads)
+        files = {f"adapters/{name}/{file}": digest for file, digest in bundle.adapter(name).files.items()}
+        bundle.check_files(files)
+    return pipeline.verify(_opened(bundle, backbone, trust_remote_code), bundle, threads)
+
+
+def merge_run(run: Run, out: Path, dtype: str = "float32", *, limit: float = MAX_ABS_LOGPROB) -> Merge:
+    """Merges a run's adapter into its base, dequantised, and saves a plain transformers folder.
+
+    limit: largest |Δ log p| between a chat model's live adapter and the merged weights.
+    Raises: UsageError where there is nothing to merge; ParityError, and saves nothing, where the merge lost more.
+    """
+    if out.exists():
+        raise UsageError(f"{out} exists already: choose another --out")
+    if not run.has_adapter:
+        raise UsageError(f"{run.folder} has no adapter: its trained weights are in {run.model_path} already")
+    finished = FinishedRun.open(run)
+    return _publishable(kind_of_run(run, finished.recipe)).merge(finished, out, dtype, limit)
+
+
+def _publishable(kind: Kind) -> type[Publishable]:
+    publishable: type[Publishable] = imported(kind.publishable)
+    return publishable
+
+
+def _opened(bundle: Bundle, backbone: str | None, trust_remote_code: bool) -> Publishable:
+    """The model that a bundle was made of; `backbone` says where it is now."""
+    spec = backbone_of(bundle, backbone, trust_remote_code)
+    return _publishable(of_task(bundle.manifest.task)).of_bundle(bundle, spec)

@@ -1,43 +1,37 @@
-"""From a run of classification to an encoder's bundle that may be served, and more adapters into it."""
+"""An encoder on its way into a bundle: what differs from other models. The way itself: ptune.publish.pipeline."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ptune.codecs.sequence import SequenceCodec
-from ptune.config.recipe import Backbone, Recipe
-from ptune.config.retrieval import Embedding, Reranking
-from ptune.data.labelled import LabelledRow
+from ptune.config.recipe import Backbone
 from ptune.engine.encoder import golden
 from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import AdapterError, UsageError
-from ptune.evaluation.classification.held_out import Held, of_run
-from ptune.evaluation.retrieval.held_out import held_of
-from ptune.export.encoder import takes_type_ids
 from ptune.export.encoder_parts import trace_body
-from ptune.export.write import hashes, write_traced
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop
-from ptune.formats.run import Run
-from ptune.formats.whole_write import whole_folder, write_json
+from ptune.export.write import write_traced
+from ptune.formats.bundle import BASE, FP32, INT8, Bundle, Hop
 from ptune.publish.encoder_adapter import facts_of, install_encoder, refuse_socketless
-from ptune.publish.encoder_merge import Trained
-from ptune.publish.encoder_profiles import check_int8, gated, with_int8, write_profile
-from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell
+from ptune.publish.encoder_held_out import HeldOutInputs, held_out_inputs
+from ptune.publish.encoder_merge import TrainedEncoder
+from ptune.publish.encoder_profiles import check_int8, save_held_out, write_profile
+from ptune.publish.publishable import FinishedRun, Merge, Publishable
+from ptune.publish.steps import check_base, report_progress
 from ptune.publish.unread_base import unread
 from ptune.tasks.encoder.facts import Facts
-from ptune.tasks.encoder.infer import Encoded, encode
 from ptune.verify import held_texts
+from ptune.verify.encoder_int8 import held_inputs, prove_int8
 from ptune.verify.encoder_prove import prove_encoder
-from ptune.verify.encoder_torch import Inputs, Reference, reference
+from ptune.verify.encoder_torch import EncoderReference, Inputs, reference
 from ptune.verify.item_index import with_items
 from ptune.verify.limits import PROBES
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 
 @dataclass(frozen=True)
@@ -47,151 +41,150 @@ class CopiedCodec:
     source: Path
 
     def save(self, folder: Path) -> None:
+        """Copies it."""
         shutil.copytree(self.source, folder, dirs_exist_ok=True)
 
 
-def export_encoder_run(
-    run: Run, out: Path, *, name: str, merge: bool = False, threads: int, int8: bool = False
-) -> Proof:
-    """Exports a finished run of classification to the bundle `out`, its adapter under `name`, and proves it.
+@dataclass(frozen=True)
+class EncoderRun:
+    """What a bundle is made of: what was trained, its codec, and the held-out inputs."""
 
-    merge: the adapter becomes part of the body's weights, and its head alone stands beside them.
-    int8: whether a second graph is written, which must give the same answers; one that does not is left out.
+    trained: TrainedEncoder
+    codec: CopiedCodec
+    held_out: HeldOutInputs
 
-    Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`); UsageError where a run of images
-    cannot have an int8 graph.
-    """
-    check_finished(run)
-    if int8:
-        check_int8(run, Facts.of_run(run), merge)
-    trained, held = Trained.open(run), _held(run)
-    if merge and "items" in (trained.loaded.facts.embedding or {}):
-        raise UsageError(
-            f"{run.folder} recommends, and its items lie beside its adapter: export it without --merge"
-        )
-    most = held_texts.MOST if int8 and trained.loaded.size is None else PROBES
-    found = encoded(run, held.rows[:most], trained.loaded)
-    inputs = [one.inputs for one in found[:PROBES]]
-    if merge:
-        tell("merging the adapter", 0.0)
-        trained = trained.merge(run, inputs)
-    loaded, backbone = trained.loaded, trained.backbone
-    with whole_folder(out) as stage:
-        tell("tracing the graph", 0.0)
-        trust, sockets = backbone.trust_remote_code, trained.adapter is not None
+
+@dataclass
+class Encoder(Publishable):
+    """An encoder in torch, whose adapters have heads of their own, and the inputs at which its hops are compared."""
+
+    profiles: ClassVar[tuple[str, ...]] = (INT8,)
+    auto_profiles: ClassVar[tuple[str, ...]] = ()
+
+    backbone: Backbone  # each adapter's reference is loaded from here, under its own head
+    inputs: Sequence[Inputs]
+    adapters: Mapping[str, Path | None] = field(default_factory=dict)
+    earlier_hops: Mapping[str, Sequence[Hop]] = field(default_factory=dict)
+    source: EncoderRun | None = None  # None where it was opened from a bundle
+    original: Bundle | None = None  # the bundle that it was opened from
+
+    @classmethod
+    def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Encoder:
+        """As `Publishable.of_run`. Merged, the adapter becomes part of the body, and its head alone stands beside it."""
+        if INT8 in profiles:
+            check_int8(run.files, Facts.of_run(run.files), merge)
+        trained = TrainedEncoder.open(run)
+        if merge and "items" in (trained.loaded.facts.embedding or {}):
+            raise UsageError(
+                f"{run.files.folder} recommends, and its items lie beside its adapter: export it without --merge"
+            )
+        most = held_texts.MOST if INT8 in profiles and trained.loaded.size is None else PROBES
+        held_out = held_out_inputs(run, trained.loaded, most)
+        if merge:
+            report_progress("merging the adapter")
+            trained = trained.merge(run, held_out.inputs)
+        source = EncoderRun(trained, CopiedCodec(run.files.codec_path), held_out)
+        return cls(trained.backbone, held_out.inputs, {name: trained.adapter}, {name: trained.hops}, source)
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, backbone: Backbone) -> Encoder:
+        """As `Publishable.of_bundle`."""
+        return cls(backbone, golden.load_inputs(bundle.folder), original=bundle)
+
+    @classmethod
+    def merge(cls, run: FinishedRun, out: Path, dtype: str, limit: float) -> Merge:
+        """As `Publishable.merge`, in float32; of a model of vectors it is a folder of sentence-transformers, too."""
+        if dtype != "float32":
+            raise UsageError(f"--dtype {dtype} is for chat: an encoder is merged in float32")
+        trained = TrainedEncoder.open(run)
+        held_out = held_out_inputs(run, trained.loaded, PROBES)
+        return Merge(trained.merge(run, held_out.inputs, out).hops[-1])
+
+    def write_graphs(self, folder: Path) -> Bundle:
+        """As `Publishable.write_graphs`."""
+        assert self.source is not None
+        trained, report = self.source.trained, report_progress
+        loaded, trust = trained.loaded, self.backbone.trust_remote_code
+        report("tracing the graph")
+        sockets = trained.adapter is not None
         traced = trace_body(loaded.model, loaded.size, sockets=sockets, trust_remote_code=trust)
-        codec = CopiedCodec(run.codec_path)
-        bundle = write_traced(stage, traced, codec, loaded.identity, progress=tell)
-        golden.save_inputs(inputs, stage)
-        references = {name: partial(reference, backbone, loaded.facts)}
-        install_encoder(bundle, trained.adapter, name, loaded)
-        if int8:
-            write_profile(bundle, name, held, found, threads)
-        write_golden(bundle, inputs, threads)
-        beside = gated(bundle, threads)  # before the proof of fp32, which takes longer
-        proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
-        proof = proof.after({name: list(trained.hops)}).then(beside)
-        proof = with_items(bundle, proof, threads)
-        settle(bundle, proof)
-    return proof
+        return write_traced(folder, traced, self.source.codec, loaded.identity, report=report)
 
+    def save_held_out(self, bundle: Bundle) -> None:
+        """As `Publishable.save_held_out`."""
+        golden.save_inputs(self.inputs, bundle.folder)
 
-def merge_encoder_run(run: Run, out: Path) -> Hop:
-    """Merges a run's adapter into its body and saves a plain transformers folder; of vectors sentence-transformers', too.
-
-    Returns the comparison with the live adapter. Raises: ParityError, and saves nothing, where they differ.
-    """
-    check_finished(run)
-    if out.exists():
-        raise UsageError(f"{out} exists already: choose another --out")
-    if not run.has_adapter:
-        raise UsageError(f"{run.folder} has no adapter: its trained weights are in {run.model_path} already")
-    trained = Trained.open(run)
-    inputs = [one.inputs for one in encoded(run, _held(run).rows[:PROBES], trained.loaded)]
-    return trained.merge(run, inputs, out).hops[-1]
-
-
-def _held(run: Run) -> Held:
-    """The held-out inputs of a run."""
-    ranks = isinstance(Recipe.load(run.recipe_path).task, Embedding | Reranking)
-    return held_of(run) if ranks else of_run(run)
-
-
-def encoded(run: Run, rows: Sequence[LabelledRow], loaded: Reference) -> list[Encoded]:
-    """Held-out rows of a run, as torch and the graph take them."""
-    facts = loaded.facts
-    adapter = AdapterRecord(
-        name="probes",
-        **facts.model_dump(include={"task", "problem", "labels", "max_length", "preprocessing"}),
-    )
-    codec = None if loaded.size is not None else SequenceCodec.open(run.codec_path)
-    given = [row.input.open() if codec is None else row.input for row in rows]
-    wanted = ["pixel_values"] if codec is None else ["input_ids"]
-    if codec is not None and takes_type_ids(loaded.model.base_model):
-        wanted.append("token_type_ids")
-    found = (encode(one, adapter, codec) for one in given)
-    return [replace(one, inputs={key: one.inputs[key] for key in wanted}) for one in found]
-
-
-def add_to_encoder(
-    original: Bundle,
-    adapter: Path,
-    name: str,
-    *,
-    prove_it: bool,
-    backbone: str | None,
-    trust_remote_code: bool,
-    threads: int,
-) -> AdapterRecord:
-    """As `ptune.publish.add`. Unproved, the base is read only where the adapter's head needs weights of it."""
-    refuse_socketless(original)
-    facts = facts_of(adapter, original)
-    spec = of_manifest(original, backbone, trust_remote_code)
-    loaded = None if prove_it else unread(original, spec, facts, adapter)
-    if loaded is None:
-        loaded = reference(spec, facts)
-        check_base(original, loaded.identity)
-    inputs = golden.load_inputs(original.folder)
-    _check_size(inputs, loaded, adapter)
-    with changed(original) as bundle:
+    def install(self, bundle: Bundle, adapter: Path | None, name: str, *, proved: bool = True) -> None:
+        """As `Publishable.install`. Unproved, the base is read only where the adapter's head needs weights of it."""
+        if self.source is not None:
+            loaded = self.source.trained.loaded
+        else:
+            assert adapter is not None
+            loaded = self._reference_of(adapter, proved)
         install_encoder(bundle, adapter, name, loaded)
-        write_golden(bundle, inputs, threads)
-        if prove_it:
-            references = {name: partial(reference, spec, facts)}
-            proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
-            proof = with_items(bundle, with_int8(bundle, Proof((), proof.adapters), threads), threads)
-            settle(bundle, proof)
-    return Bundle.open(original.folder).adapter(name)
 
+    def _reference_of(self, adapter: Path, proved: bool) -> EncoderReference:
+        """What an adapter that is added was trained on. Raises: AdapterError where it does not belong to the bundle."""
+        assert self.original is not None
+        refuse_socketless(self.original)
+        facts = facts_of(adapter, self.original)
+        loaded = None if proved else unread(self.original, self.backbone, facts, adapter)
+        if loaded is None:
+            loaded = self._load(facts)
+        for one in self.inputs[:1]:
+            taken = one["pixel_values"].shape[1:] if "pixel_values" in one else None
+            if taken != loaded.size:
+                raise AdapterError(
+                    f"{adapter} was trained on images of {loaded.size}; this bundle takes {taken}"
+                )
+        return loaded
 
-def _check_size(inputs: Sequence[Inputs], loaded: Reference, adapter: Path) -> None:
-    """Raises: AdapterError where an adapter's images are not of the size that the graph takes."""
-    for one in inputs[:1]:
-        taken = one["pixel_values"].shape[1:] if "pixel_values" in one else None
-        if taken != loaded.size:
-            raise AdapterError(f"{adapter} was trained on images of {loaded.size}; this bundle takes {taken}")
+    def _load(self, facts: Facts) -> EncoderReference:
+        """Raises: BackboneError where its body is not that of the bundle that this was opened from."""
+        loaded = reference(self.backbone, facts)
+        if self.original is not None:
+            check_base(self.original, loaded.identity)
+        return loaded
 
+    def golden(self, bundle: Bundle, profile: str, threads: int) -> dict[str, Any]:
+        """As `Publishable.golden`."""
+        names = list(bundle.manifest.adapters) or [BASE]
+        opened = EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
+        with closing(opened) as engine:
+            return golden.record(engine, self.inputs, names, profile)
 
-def verify_encoder(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
-    """Measures every hop of an encoder's bundle again. Its files have been checked against their hashes."""
-    references = {}
-    for name in bundle.manifest.adapters:
-        facts = Facts.open(bundle.adapter_path(name))
-        check_base(bundle, reference(backbone, facts).identity)
-        references[name] = partial(reference, backbone, facts)
-    inputs: Sequence[Inputs] = golden.load_inputs(bundle.folder)
-    proof = prove_encoder(bundle, references, inputs, threads=threads, progress=tell)
-    return with_items(bundle, with_int8(bundle, proof, threads), threads)
+    def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
+        """As `Publishable.prove`; of adapters that have items beside them those, too."""
+        references = {name: partial(self._load, Facts.open(bundle.adapter_path(name))) for name in adapters}
+        proof = prove_encoder(bundle, references, self.inputs, threads=threads, report=report_progress)
+        return with_items(bundle, proof, threads)
 
+    def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
+        """As `Publishable.save_held_out_for_profiles`."""
+        assert self.source is not None
+        save_held_out(bundle, self.source.held_out)
+        return bundle.folder / held_texts.FILE  # of images, too
 
-def write_golden(bundle: Bundle, inputs: Sequence[Mapping[str, Any]], threads: int) -> None:
-    """Records what the engine answers here with each graph, to be replayed at every start."""
-    tell("recording golden vectors", 0.0)
-    names = list(bundle.manifest.adapters) or [BASE]
-    for profile in bundle.manifest.graphs:
-        with closing(
-            EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
-        ) as engine:
-            said = golden.record(engine, inputs, names, profile)
-        write_json(bundle.golden_file(profile), said)
-    bundle.write_manifest(bundle.manifest.model_copy(update={"golden": hashes(bundle.folder, "golden")}))
+    def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
+        """As `Publishable.write_profile`."""
+        assert self.source is not None
+        write_profile(bundle, self.source.held_out.train, threads)
+
+    def prove_profile(
+        self,
+        bundle: Bundle,
+        profile: str,
+        adapters: Sequence[str],
+        threads: int,
+        *,
+        base: bool,
+        to_the_end: bool,
+    ) -> Proof:
+        """As `Publishable.prove_profile`: a hop for each adapter, since the bare body answers nothing."""
+        report_progress(f"the {profile} graph")
+        hops = prove_int8(bundle, adapters, held_inputs(bundle), threads=threads)
+        return Proof.of({name: (hop,) for name, hop in hops.items()})
+
+    def default_profile(self, bundle: Bundle, profiles: Sequence[str], threads: int) -> str:
+        """Always fp32: int8 has to be asked for."""
+        return FP32

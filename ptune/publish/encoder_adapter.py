@@ -16,11 +16,11 @@ from ptune.engine.adapters.lora import head_of, load_adapter, of_head, weights_o
 from ptune.engine.encoder.engine import HEAD
 from ptune.errors import AdapterError
 from ptune.export.encoder_parts import save_head
-from ptune.export.write import hashes
-from ptune.formats.bundle import AdapterRecord, Bundle
+from ptune.formats.bundle import AdapterRecord, Bundle, hashes
 from ptune.formats.whole_write import disk_errors, read_json
 from ptune.tasks.encoder.facts import NAME, Facts
-from ptune.verify.encoder_torch import Reference, adapted, merged
+from ptune.verify.encoder_torch import EncoderReference, merged
+from ptune.verify.reference import adapted
 
 _TASKS = {"SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification"}
 
@@ -74,7 +74,7 @@ def _foreign(adapter: Path, bundle: Bundle) -> Facts:
     return Facts(task=_TASKS[kind], base=bundle.manifest.base.hash, labels=labels, problem=problem)
 
 
-def install_encoder(bundle: Bundle, adapter: Path | None, name: str, reference: Reference) -> None:
+def install_encoder(bundle: Bundle, adapter: Path | None, name: str, reference: EncoderReference) -> None:
     """Puts an adapter into a bundle, checked socket by socket, as yet unmeasured.
 
     adapter: a PEFT folder; None where `reference` holds the trained weights itself. The reference is used up.

@@ -10,42 +10,40 @@ from ptune.backbone.classifier import plain_tokenizer
 from ptune.backbone.image_model import save_processor
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.classification import ImageClassification
-from ptune.config.recipe import Backbone, Recipe
+from ptune.config.recipe import Backbone
 from ptune.errors import ParityError
 from ptune.formats.bundle import Hop
-from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder
-from ptune.publish.steps import figures
+from ptune.publish.figures import figures
+from ptune.publish.publishable import FinishedRun
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.retrieval.sentence_transformers import save_modules
 from ptune.verify.encoder_compare import compare_said
-from ptune.verify.encoder_torch import Inputs, Reference, adapted, logits, merged, reference
+from ptune.verify.encoder_torch import EncoderReference, Inputs, logits, merged, reference
+from ptune.verify.reference import adapted
 
 FOLDER = "merged"  # in the run's
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedEncoder:
     """What a run trained, as an encoder's bundle is made of it."""
 
     backbone: Backbone  # where the body's weights are
-    loaded: Reference
+    loaded: EncoderReference
     adapter: Path | None  # PEFT's folder; None where `loaded` holds all that was trained
     hops: tuple[Hop, ...]  # measured so far
 
     @classmethod
-    def open(cls, run: Run) -> Trained:
+    def open(cls, run: FinishedRun) -> TrainedEncoder:
         """Raises: BackboneError where the run's base is no longer the one that it was trained on."""
-        record, recipe, facts = run.record(), Recipe.load(run.recipe_path), Facts.of_run(run)
-        backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
-        backbone = backbone.model_copy(update={"dtype": record.base.dtype})
+        facts, backbone = Facts.of_run(run.files), run.backbone()
         loaded = reference(backbone, facts)
-        facts.check_base(run, loaded.identity)
-        return cls(
-            backbone, _renamed(loaded), run.adapter_path if run.has_adapter else None, tuple(record.hops)
-        )
+        facts.check_base(run.files, loaded.identity)
+        adapter = run.files.adapter_path if run.files.has_adapter else None
+        return cls(backbone, _with_its_hash(loaded), adapter, tuple(run.record.hops))
 
-    def merge(self, run: Run, inputs: Sequence[Inputs], place: Path | None = None) -> Trained:
+    def merge(self, run: FinishedRun, inputs: Sequence[Inputs], place: Path | None = None) -> TrainedEncoder:
         """The same with its adapter merged in float32, saved in `place` and loaded from there. This one is used up.
 
         place: default: RUN/merged. One that makes vectors is a folder of sentence-transformers', too.
@@ -55,7 +53,7 @@ class Trained:
         """
         if self.adapter is None:
             return self
-        facts, recipe = self.loaded.facts, Recipe.load(run.recipe_path)
+        facts, recipe = self.loaded.facts, run.recipe
         live = adapted(self.loaded.model, self.adapter)
         before = logits(live, inputs)
         plain = merged(live)
@@ -64,21 +62,21 @@ class Trained:
             raise ParityError(
                 f"{hop.name}: {figures(hop)}, but the limit is {hop.limit}: export without --merge"
             )
-        place = place or run.folder / FOLDER
+        place = place or run.files.folder / FOLDER
         with whole_folder(place) as part:
             plain.save_pretrained(part)
             if isinstance(recipe.task, ImageClassification):
                 save_processor(recipe.backbone, recipe.task.size, part)
             else:
-                codec = SequenceCodec.open(run.codec_path)
+                codec = SequenceCodec.open(run.files.codec_path)
                 plain_tokenizer(codec, facts.max_length).save_pretrained(part)
             if facts.embedding is not None:
                 save_modules(facts, part)
             facts.save(part)
         backbone = recipe.backbone.saved_at(place).model_copy(update={"dtype": "float32"})
-        return Trained(backbone, _renamed(reference(backbone, facts)), None, (*self.hops, hop))
+        return TrainedEncoder(backbone, _with_its_hash(reference(backbone, facts)), None, (*self.hops, hop))
 
 
-def _renamed(loaded: Reference) -> Reference:
+def _with_its_hash(loaded: EncoderReference) -> EncoderReference:
     """With the hash of the body that it has: one that was trained, or merged into, has a new one."""
     return replace(loaded, facts=loaded.facts.model_copy(update={"base": loaded.identity.hash}))

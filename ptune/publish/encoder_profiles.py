@@ -8,24 +8,23 @@ from collections.abc import Sequence
 import onnx_ir
 
 from ptune.codecs.image import Preprocessing
-from ptune.errors import DataError, ParityError, UsageError
-from ptune.evaluation.classification.held_out import Held
+from ptune.data.labelled import LabelledRow
+from ptune.errors import DataError, UsageError
 from ptune.export.encoder_int8 import write_int8
 from ptune.export.vision_harm import most_harmed
 from ptune.export.vision_int8 import layers, rounded_tensors, write_vision_int8
 from ptune.export.vision_ranges import ranges
 from ptune.export.vision_shift import shifts
-from ptune.export.write import INT8, PROFILE, hashes
-from ptune.formats.bundle import Bundle, Graph
+from ptune.formats.bundle import FP32, INT8, Bundle
 from ptune.formats.run import Run
 from ptune.progress import say
-from ptune.publish.steps import refuse_drift, remove_profile, tell
+from ptune.publish.encoder_held_out import HeldOutInputs
+from ptune.publish.steps import enter_graph, report_progress
 from ptune.tasks.classification.image_predictions import pixels_of
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.infer import Encoded
 from ptune.verify import held_images, held_texts
-from ptune.verify.encoder_int8 import held_inputs, prove_int8, said, same_answers
-from ptune.verify.prove import Proof
+from ptune.verify.encoder_int8 import answers, same_answers
 
 SEEN = 128  # training images that steps are taken from
 ANSWERED = 512  # at which the answers are compared beforehand
@@ -42,82 +41,62 @@ def check_int8(run: Run, facts: Facts, merge: bool) -> None:
         )
 
 
-def write_profile(bundle: Bundle, name: str, held: Held, texts: Sequence[Encoded], threads: int) -> None:
-    """Writes the int8 graph of a bundle whose only adapter is `name`, and what it is compared at.
+def save_held_out(bundle: Bundle, held_out: HeldOutInputs) -> None:
+    """Writes at what the int8 graph is compared: texts as they are encoded, images as pixels."""
+    if bundle.encoder.modality == "text":
+        held_texts.save(held_out.encoded, bundle.folder)
+        return
+    preprocessing = _preprocessing(bundle)
+    most = held_images.most(preprocessing.size)
+    held_images.save([pixels_of(row, preprocessing) for row in held_out.rows[:most]], bundle.folder)
 
-    texts: held-out ones, encoded; of images they are read from `held`.
+
+def write_profile(bundle: Bundle, train: Sequence[LabelledRow], threads: int) -> None:
+    """Writes the int8 graph of a bundle with one adapter.
+
+    train: rows that were trained on; of images the layers are watched at them.
     Raises: DataError where images cannot be read any more; BackboneError where nothing can be made int8.
     """
-    path = bundle.folder / "graphs" / INT8 / "model.onnx"
     if bundle.encoder.modality == "text":
-        tell("rounding the weights to int8", 0.0)
-        held_texts.save(texts, bundle.folder)
-        write_int8(bundle.graph_path(), path, bundle.encoder)
-        _register(bundle)
+        report_progress("rounding the weights to int8")
+        write_int8(bundle.graph_path(FP32), bundle.folder / "graphs" / INT8 / "model.onnx", bundle.encoder)
+        enter_graph(bundle, INT8)
         return
-    preprocessing = Preprocessing.model_validate(bundle.adapter(name).preprocessing)
-    most = held_images.most(preprocessing.size)
-    held_images.save([pixels_of(row, preprocessing) for row in held.rows[:most]], bundle.folder)
-    if not held.train:
+    if not train:
         raise DataError(
             f"the profile {INT8!r} needs the run's training images, which are gone or have changed"
         )
-    every = max(1, len(held.train) // ANSWERED)  # from all over: rows may be sorted by label
-    seen = [pixels_of(row, preprocessing) for row in held.train[::every][:ANSWERED]]
-    _round_images(bundle, name, held_images.HeldImages(seen, preprocessing), threads)
+    preprocessing = _preprocessing(bundle)
+    every = max(1, len(train) // ANSWERED)  # from all over: rows may be sorted by label
+    seen = [pixels_of(row, preprocessing) for row in train[::every][:ANSWERED]]
+    _round_images(bundle, held_images.HeldImages(seen, preprocessing), threads)
 
 
-def _round_images(bundle: Bundle, name: str, images: Sequence[Encoded], threads: int) -> None:
+def _preprocessing(bundle: Bundle) -> Preprocessing:
+    (name,) = bundle.manifest.adapters
+    return Preprocessing.model_validate(bundle.adapter(name).preprocessing)
+
+
+def _round_images(bundle: Bundle, images: Sequence[Encoded], threads: int) -> None:
     """Makes as many layers int8 as give the answers of float32 at training images."""
-    tell("watching the layers at training images", 0.0)
-    source = bundle.graph_path()
+    report_progress("watching the layers at training images")
+    (name,), source = bundle.manifest.adapters, bundle.graph_path(FP32)
     path = bundle.folder / "graphs" / INT8 / "model.onnx"
     names = [str(value.name) for value in rounded_tensors(layers(onnx_ir.load(source)))]
     pixels = [one.inputs["pixel_values"] for one in images[:: max(1, len(images) // SEEN)]]
-    found = ranges(source, names, pixels, threads)
-    off = shifts(source, found, pixels, threads)
-    floats = said(bundle, PROFILE, [name], images, threads)[name]
+    spans = ranges(source, names, pixels, threads)
+    off = shifts(source, spans, pixels, threads)
+    floats = answers(bundle, FP32, [name], images, threads)[name]
     problem = bundle.adapter(name).problem or "single"
     order: list[str] = []
     for share in KEPT:
         if share and not order:
-            tell("looking for the layers that suffer most", 0.0)
-            order = most_harmed(source, found, off, pixels, threads)
-        tell(f"rounding to int8, {share:.0%} of the layers left float32", 0.0)
-        write_vision_int8(source, path, found, off, order[: math.ceil(share * len(order))])
-        _register(bundle)
-        same = same_answers(problem, floats, said(bundle, INT8, [name], images, threads)[name])
+            report_progress("looking for the layers that suffer most")
+            order = most_harmed(source, spans, off, pixels, threads)
+        report_progress(f"rounding to int8, {share:.0%} of the layers left float32")
+        write_vision_int8(source, path, spans, off, order[: math.ceil(share * len(order))])
+        enter_graph(bundle, INT8)
+        same = same_answers(problem, floats, answers(bundle, INT8, [name], images, threads)[name])
         say(f"  int8 gives {same.top1 or 0.0:.1%} of float32's answers at {len(images)} training images")
         if (same.top1 or 0.0) >= SURE:
             return
-
-
-def _register(bundle: Bundle) -> None:
-    graph = Graph(profile=INT8, files=hashes(bundle.folder, f"graphs/{INT8}"))
-    graphs = {**bundle.manifest.graphs, INT8: graph}
-    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
-
-
-def gated(bundle: Bundle, threads: int) -> Proof:
-    """The hop of the int8 graph, of each adapter, where the bundle has one.
-
-    One that misses its limit is taken out again, which is said; the proof is of nothing then, and `refused` says why.
-    """
-    proof = with_int8(bundle, Proof((), dict.fromkeys(bundle.manifest.adapters, ())), threads)
-    try:
-        refuse_drift(proof)
-    except ParityError as error:
-        say(f"{INT8} is left out: {error}")
-        (bundle.folder / held_texts.FILE).unlink()  # of images, too
-        remove_profile(bundle, INT8)
-        return Proof((), {}, {INT8: str(error)})
-    return proof
-
-
-def with_int8(bundle: Bundle, proof: Proof, threads: int) -> Proof:
-    """The proof, each adapter's hops followed by that of the int8 graph, where the bundle has one."""
-    if INT8 not in bundle.manifest.graphs:
-        return proof
-    tell("the int8 graph", 0.8)
-    own = prove_int8(bundle, [*proof.adapters], held_inputs(bundle), threads=threads)
-    return Proof(proof.base, {name: (*hops, own[name]) for name, hops in proof.adapters.items()})

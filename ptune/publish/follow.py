@@ -2,10 +2,11 @@
 
     python -m ptune.publish.follow RUN BUNDLE NAME [--threads N]
 
-For each new best checkpoint: its adapter is added to a copy of the bundle (hard links) and proved there, as `ptune add` does;
-a line on standard output says where it lies, `{"step": 8, "name": "NAME-step-8", "folder": "…"}`, and a line on standard input
-that it may go. One that cannot be served is `{"step": 8, "name": "NAME-step-8", "refused": "why"}`. It ends when the run has
-ended, or its standard input has; where it cannot go on at all, after `{"failed": "why"}`.
+Each new best checkpoint is added to a copy of the bundle (hard links) as an adapter and proved there, as `ptune add` does.
+A line on standard output says where it lies, `{"step": 8, "name": "NAME-step-8", "folder": "…"}`; the copy is removed when a
+line comes on standard input. A checkpoint that cannot be served is reported as `{"step": 8, "name": "NAME-step-8",
+"refused": "why"}`. The process ends when the run has ended or its standard input has; if it cannot go on at all, it writes
+`{"failed": "why"}` first.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _FACTOR = re.compile(r"base_model\.model\.(.+)\.(lora_[AB])\.default\.weight")
 
 
 def best_step(run: Run) -> int | None:
-    """The step of the best checkpoint so far, of the newest where nothing is validated; None while there is none."""
+    """The step of the best checkpoint so far, or of the newest if nothing is validated; None if there is no checkpoint yet."""
     try:
         newest = read_json(run.checkpoints_path / "latest.json")["step"]
         state = read_json(run.checkpoints_path / f"step-{newest}" / "state.json")
@@ -56,7 +57,7 @@ def best_step(run: Run) -> int | None:
 
 
 def check_followable(run: Run) -> None:
-    """Raises: UsageError for a run whose checkpoints are no LoRA adapters beside the base's own weights."""
+    """Raises: UsageError for a run whose checkpoints are not LoRA adapters."""
     recipe = Recipe.load(run.recipe_path)
     if not isinstance(recipe.task, Chat) or not isinstance(recipe.method, Lora) or recipe.backbone.new_tokens:
         raise UsageError(
@@ -75,7 +76,7 @@ def unpack(run: Run, step: int, folder: Path) -> None:
     expected = read_json(place / "state.json").get("files", {}).get(weights.name)
     if not weights.is_file() or sha256_of(weights) != expected:
         raise FormatError(f"{weights} is damaged")
-    recipe, found = Recipe.load(run.recipe_path), {}
+    recipe, factors = Recipe.load(run.recipe_path), {}
     method = recipe.method
     assert isinstance(method, Lora)
     targets = set()
@@ -84,8 +85,8 @@ def unpack(run: Run, step: int, folder: Path) -> None:
         if factor is None:
             raise FormatError(f"{weights} holds {name!r}, which is no factor of a LoRA adapter")
         targets.add(factor[1])
-        found[f"base_model.model.{factor[1]}.{factor[2]}.weight"] = tensor
-    save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
+        factors[f"base_model.model.{factor[1]}.{factor[2]}.weight"] = tensor
+    save_file(factors, folder / WEIGHTS, metadata={"format": "pt"})
     LoraConfig(
         r=method.r,
         lora_alpha=method.alpha,
@@ -104,7 +105,7 @@ def unpack(run: Run, step: int, folder: Path) -> None:
 
 @contextmanager
 def proved(run: Run, step: int, bundle: Path, name: str, threads: int) -> Iterator[Path]:
-    """The adapter of a checkpoint in a copy of the bundle, measured; the copy's adapter folder, for as long as it is needed.
+    """Adds a checkpoint to a copy of the bundle and proves it. Yields the adapter's folder there; then the copy is removed.
 
     Raises: PtuneError where it does not fit or drifts.
     """
@@ -124,9 +125,9 @@ def proved(run: Run, step: int, bundle: Path, name: str, threads: int) -> Iterat
 
 
 def _already(bundle: Bundle, name: str, adapter: Path) -> Path | None:
-    """The adapter's folder in a bundle that has it: from before the server was started again.
+    """The adapter's folder if the bundle has it already, from before the server was restarted; else None.
 
-    Raises: UsageError where what has its name is another one.
+    Raises: UsageError if another adapter has its name.
     """
     if name not in bundle.manifest.adapters:
         return None
@@ -136,8 +137,12 @@ def _already(bundle: Bundle, name: str, adapter: Path) -> Path | None:
     return bundle.adapter_path(name)
 
 
-def follow(run: Run, bundle: Path, name: str, threads: int, told: IO[str], acknowledged: IO[str]) -> None:
-    """Until the run has ended and its best checkpoint has been told. Raises: UsageError where it cannot be followed."""
+def follow(run: Run, bundle: Path, name: str, threads: int, reports: IO[str], answers: IO[str]) -> None:
+    """Writes a line to `reports` for each new best checkpoint, and waits for a line in `answers` after each served one.
+
+    Returns when the run has ended and its best checkpoint was reported, or when `answers` ends.
+    Raises: UsageError where the run cannot be followed.
+    """
     check_followable(run)
     seen: set[int] = set()
     while True:
@@ -148,13 +153,13 @@ def follow(run: Run, bundle: Path, name: str, threads: int, told: IO[str], ackno
             line: dict[str, Any] = {"step": step, "name": version}
             try:
                 with proved(run, step, bundle, version, threads) as folder:
-                    print(json.dumps({**line, "folder": str(folder)}), file=told, flush=True)
-                    if not acknowledged.readline():
+                    print(json.dumps({**line, "folder": str(folder)}), file=reports, flush=True)
+                    if not answers.readline():
                         return
             except PtuneError as error:
                 if best_step(run) != step:
                     continue  # a better one took its place meanwhile
-                print(json.dumps({**line, "refused": str(error)}), file=told, flush=True)
+                print(json.dumps({**line, "refused": str(error)}), file=reports, flush=True)
             seen.add(step)
         elif ended:
             return

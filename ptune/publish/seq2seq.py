@@ -1,17 +1,19 @@
-"""From a run on an encoder-decoder to a bundle that may be served, and more adapters into it."""
+"""An encoder-decoder on its way into a bundle: what differs from other models. The way itself: ptune.publish.pipeline."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
 from ptune.backbone.seq2seq import Seq2Seq, load_seq2seq, load_seq2seq_codec
 from ptune.codecs.seq2seq import Seq2SeqCodec
-from ptune.config.recipe import Backbone, Recipe
+from ptune.config.recipe import Backbone
 from ptune.config.translation import DESCRIBED
 from ptune.data.seq2seq_examples import load_pairs
 from ptune.engine.adapters.folder import LEFT_OUT, check_name, write_record
@@ -19,119 +21,152 @@ from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.seq2seq import golden
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
 from ptune.engine.seq2seq.golden import Pair
-from ptune.errors import AdapterError, BackboneError, UsageError
+from ptune.errors import AdapterError, UsageError
 from ptune.export.seq2seq import trace_seq2seq
 from ptune.export.seq2seq_write import write_seq2seq
-from ptune.export.write import hashes
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop
-from ptune.formats.run import Run
+from ptune.formats.bundle import BASE, FP32, AdapterRecord, Bundle, Hop, hashes
 from ptune.formats.whole_write import disk_errors, whole_folder, write_json
-from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell
+from ptune.publish.publishable import FinishedRun, Merge, Publishable
+from ptune.publish.steps import check_base, check_runs_base, report_progress
 from ptune.tasks.translation.facts import NAME, Seq2SeqFacts
 from ptune.tasks.translation.seq2seq_work import translation_of
 from ptune.verify.limits import PROBES
 from ptune.verify.probes import WITHOUT_DATA
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 from ptune.verify.seq2seq_prove import prove_seq2seq
 
 LONGEST = 1024  # tokens of a source or target, where neither model nor tokenizer knows a limit
 
 
+@dataclass
+class EncoderDecoder(Publishable):
+    """An encoder-decoder in torch, and the pairs of texts at which its hops are compared. It has one profile, fp32."""
+
+    profiles: ClassVar[tuple[str, ...]] = ()
+    auto_profiles: ClassVar[tuple[str, ...]] = ()
+
+    load: Callable[[], Seq2Seq]  # the reference
+    pairs: Sequence[Pair]
+    adapters: Mapping[str, Path | None] = field(default_factory=dict)
+    earlier_hops: Mapping[str, Sequence[Hop]] = field(default_factory=dict)
+    codec: Seq2SeqCodec | None = None  # None where it was opened from a bundle
+
+    @classmethod
+    def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> EncoderDecoder:
+        """As `Publishable.of_run`."""
+        if merge:
+            raise UsageError(
+                f"{run.files.folder} is of an encoder-decoder, whose adapters are served beside it: without --merge"
+            )
+        facts, loaded = Seq2SeqFacts.of_run(run.files), reference(run.backbone())
+        adapters: dict[str, Path | None] = {}
+        codec = Seq2SeqCodec.open(run.files.codec_path)
+        pairs = _held_out_pairs(run, codec)
+        if run.files.has_adapter:
+            check_runs_base(run.files, loaded.identity, facts.base)
+            adapters[name] = run.files.adapter_path
+        else:  # nobody else says what its sources begin with
+            codec = replace(codec, writing=codec.writing.model_copy(update={"system": facts.system}))
+        hops = {name if adapters else BASE: run.record.hops}
+        return cls(lambda: loaded, pairs, adapters, hops, codec)
+
+    @classmethod
+    def of_backbone(cls, backbone: Backbone) -> EncoderDecoder:
+        """Opens a pretrained model, to be compared at texts of our own. Raises: BackboneError."""
+        codec = load_seq2seq_codec(backbone)
+        texts = [codec.target(text, LONGEST).ids for text in WITHOUT_DATA]
+        pairs = [Pair(*pair) for pair in zip(texts, texts[1:] + texts[:1], strict=True)]
+        return cls(lambda: reference(backbone), pairs, codec=codec)
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, backbone: Backbone) -> EncoderDecoder:
+        """As `Publishable.of_bundle`."""
+
+        def load() -> Seq2Seq:
+            loaded = reference(backbone)
+            check_base(bundle, loaded.identity)
+            return loaded
+
+        return cls(load, golden.load_pairs(bundle.folder))
+
+    @classmethod
+    def merge(cls, run: FinishedRun, out: Path, dtype: str, limit: float) -> Merge:
+        """Raises: UsageError, since adapters of this kind are served beside their base alone."""
+        folder = run.files.folder
+        raise UsageError(
+            f"{folder} is of an encoder-decoder, whose adapters are served beside it: ptune export {folder}"
+        )
+
+    @cached_property
+    def reference(self) -> Seq2Seq:
+        """The base in float32 on the CPU. Raises: BackboneError."""
+        return self.load()
+
+    def write_graphs(self, folder: Path) -> Bundle:
+        """As `Publishable.write_graphs`."""
+        assert self.codec is not None
+        report_progress("tracing the graphs")
+        traced = trace_seq2seq(self.reference.model, self.codec.texts.limit(None) or LONGEST)
+        return write_seq2seq(folder, traced, self.codec, self.reference.identity, report=report_progress)
+
+    def save_held_out(self, bundle: Bundle) -> None:
+        """As `Publishable.save_held_out`."""
+        golden.save_pairs(self.pairs, bundle.folder)
+
+    def install(self, bundle: Bundle, adapter: Path | None, name: str, *, proved: bool = True) -> None:
+        """As `Publishable.install`."""
+        assert adapter is not None
+        install_seq2seq(bundle, adapter, name)
+
+    def golden(self, bundle: Bundle, profile: str, threads: int) -> dict[str, Any]:
+        """As `Publishable.golden`."""
+        opened = Seq2SeqEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
+        with closing(opened) as engine:
+            return golden.record(engine, self.pairs, [BASE, *bundle.manifest.adapters])
+
+    def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
+        """As `Publishable.prove`. The reference is used up."""
+        model = self.reference.model
+        return prove_seq2seq(bundle, model, self.pairs, threads=threads, report=report_progress)
+
+    def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
+        """Never asked for: `profiles` is empty."""
+        raise NotImplementedError
+
+    def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
+        """Never asked for: `profiles` is empty."""
+        raise NotImplementedError(profile)
+
+    def prove_profile(
+        self,
+        bundle: Bundle,
+        profile: str,
+        adapters: Sequence[str],
+        threads: int,
+        *,
+        base: bool,
+        to_the_end: bool,
+    ) -> Proof:
+        """Never asked for: `profiles` is empty."""
+        raise NotImplementedError(profile)
+
+    def default_profile(self, bundle: Bundle, profiles: Sequence[str], threads: int) -> str:
+        """The only one."""
+        return FP32
+
+
 def reference(backbone: Backbone) -> Seq2Seq:
     """The float32 reference on the CPU: what torch says the served model should compute."""
-    found = load_seq2seq(backbone, device="cpu")
-    return Seq2Seq(found.model.float(), found.identity)
+    loaded = load_seq2seq(backbone, device="cpu")
+    return Seq2Seq(loaded.model.float(), loaded.identity)
 
 
-def export_seq2seq_run(run: Run, out: Path, *, name: str, merge: bool, threads: int) -> Proof:
-    """As `ptune.publish.export_run`, of a run on an encoder-decoder; it has one profile, fp32.
-
-    Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`); UsageError for `merge`.
-    """
-    check_finished(run)
-    if merge:
-        raise UsageError(
-            f"{run.folder} is of an encoder-decoder, whose adapters are served beside it: without --merge"
-        )
-    record, recipe, facts = run.record(), Recipe.load(run.recipe_path), Seq2SeqFacts.of_run(run)
-    backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
-    loaded = reference(backbone.model_copy(update={"dtype": record.base.dtype}))
-    if run.has_adapter and loaded.identity.hash != facts.base:
-        raise BackboneError(
-            f"{loaded.identity.source} is not the base that {run.folder} was trained on: its weights hash to"
-            f" {loaded.identity.hash[:12]}, the run's base to {facts.base[:12]}"
-        )
-    codec = Seq2SeqCodec.open(run.codec_path)
-    adapters = {name: run.adapter_path} if run.has_adapter else {}
-    before = {name if adapters else BASE: list(record.hops)}
-    held = _held(run, recipe, codec)
-    if not adapters:  # nobody else says what its sources begin with
-        codec = replace(codec, writing=codec.writing.model_copy(update={"system": facts.system}))
-    return _publish(loaded, codec, held, adapters, out, before, threads)
-
-
-def export_seq2seq_backbone(backbone: Backbone, out: Path, *, threads: int) -> Proof:
-    """As `ptune.publish.export_backbone`: a pretrained encoder-decoder without any adapter."""
-    codec = load_seq2seq_codec(backbone)
-    texts = [codec.target(text, LONGEST).ids for text in WITHOUT_DATA]
-    pairs = [Pair(one, other) for one, other in zip(texts, texts[1:] + texts[:1], strict=True)]
-    return _publish(reference(backbone), codec, pairs, {}, out, {}, threads)
-
-
-def _publish(
-    loaded: Seq2Seq,
-    codec: Seq2SeqCodec,
-    pairs: Sequence[Pair],
-    adapters: Mapping[str, Path],
-    out: Path,
-    before: Mapping[str, Sequence[Hop]],
-    threads: int,
-) -> Proof:
-    """Writes, proves and moves a bundle into its place. before: hops that were measured earlier."""
-    with whole_folder(out) as stage:
-        tell("tracing the graphs", 0.0)
-        traced = trace_seq2seq(loaded.model, codec.texts.limit(None) or LONGEST)
-        bundle = write_seq2seq(stage, traced, codec, loaded.identity, progress=tell)
-        golden.save_pairs(pairs, stage)
-        for name, adapter in adapters.items():
-            install_seq2seq(bundle, adapter, name)
-        write_golden(bundle, pairs, threads)
-        proof = prove_seq2seq(bundle, loaded.model, pairs, threads=threads, progress=tell).after(before)
-        settle(bundle, proof)
-    return proof
-
-
-def add_to_seq2seq(
-    original: Bundle,
-    adapter: Path,
-    name: str,
-    *,
-    prove_it: bool,
-    backbone: str | None,
-    trust_remote_code: bool,
-    threads: int,
-) -> AdapterRecord:
-    """As `ptune.publish.add`."""
-    pairs = golden.load_pairs(original.folder)
-    loaded = None
-    if prove_it:
-        loaded = reference(of_manifest(original, backbone, trust_remote_code))
-        check_base(original, loaded.identity)
-    with changed(original) as bundle:
-        install_seq2seq(bundle, adapter, name)
-        write_golden(bundle, pairs, threads)
-        if loaded is not None:
-            proof = prove_seq2seq(bundle, loaded.model, pairs, threads=threads, progress=tell)
-            settle(bundle, Proof((), {name: proof.adapters[name]}))
-    return Bundle.open(original.folder).adapter(name)
-
-
-def verify_seq2seq(bundle: Bundle, backbone: Backbone, threads: int) -> Proof:
-    """Measures every hop of a bundle again. Its files have been checked against their hashes."""
-    loaded = reference(backbone)
-    check_base(bundle, loaded.identity)
-    pairs = golden.load_pairs(bundle.folder)
-    return prove_seq2seq(bundle, loaded.model, pairs, threads=threads, progress=tell)
+def _held_out_pairs(run: FinishedRun, codec: Seq2SeqCodec) -> list[Pair]:
+    """The first held-out pairs of a run, in tokens."""
+    recipe = run.recipe
+    data = load_pairs(recipe.data, translation_of(recipe), codec, recipe.train.seed)
+    held = data.splits["test"].examples or data.validation or data.train
+    return [Pair(one.source, one.target) for one in held[:PROBES]]
 
 
 def install_seq2seq(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
@@ -165,19 +200,3 @@ def install_seq2seq(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
         write_json(part / "adapter.json", record.model_dump(mode="json"))
     write_record(bundle, record)
     return record
-
-
-def write_golden(bundle: Bundle, pairs: Sequence[Pair], threads: int) -> None:
-    """Records what the engine computes here, to be replayed at every start."""
-    tell("recording golden vectors", 0.0)
-    with closing(Seq2SeqEngine.open(bundle, threads=threads, replay_golden=False)) as engine:
-        said = golden.record(engine, pairs, [BASE, *bundle.manifest.adapters])
-    write_json(bundle.golden_path, said)
-    bundle.write_manifest(bundle.manifest.model_copy(update={"golden": hashes(bundle.folder, "golden")}))
-
-
-def _held(run: Run, recipe: Recipe, codec: Seq2SeqCodec) -> list[Pair]:
-    """The first held-out pairs of a run, in tokens."""
-    data = load_pairs(recipe.data, translation_of(recipe), codec, recipe.train.seed)
-    held = data.splits["test"].examples or data.validation or data.train
-    return [Pair(one.source, one.target) for one in held[:PROBES]]

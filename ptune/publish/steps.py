@@ -1,48 +1,18 @@
-"""What publishing takes whatever the model: places, identities, figures and progress."""
+"""Steps of publishing that are the same for every model: places, the base of a bundle, a graph's entry, progress."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from ptune.config.recipe import Backbone
-from ptune.engine.adapters.folder import of_bundle, write_record
-from ptune.errors import BackboneError, FormatError, ParityError, PtuneError, UsageError
-from ptune.evaluation.require import refuse_failed
-from ptune.export.write import INT4, INT8, NF4, PROFILE, hashes
-from ptune.formats.bundle import BaseIdentity, Bundle, Hop
+from ptune.engine.adapters.folder import of_bundle
+from ptune.errors import BackboneError, FormatError, PtuneError, UsageError
+from ptune.formats.bundle import BaseIdentity, Bundle, Graph, hashes
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
 from ptune.progress import say
-from ptune.verify.prove import Proof
-
-
-def check_finished(run: Run) -> None:
-    """Raises: UsageError where a run has not ended yet, or its evaluation missed what was required of it."""
-    status = run.record().status
-    if status not in ("finished", "stopped early"):
-        raise UsageError(f"{run.folder} is {status}: go on with the command of run.json and --resume")
-    refuse_failed(run)
-
-
-AUTO = "auto"  # of a chat model: all profiles, and the fastest that holds its gate is served
-
-
-def check_profiles(profiles: Sequence[str], *, auto: bool) -> None:
-    """Raises: UsageError where graphs are asked for that no bundle has.
-
-    auto: of a chat model, which may have int4 and nf4, and whose profiles may be chosen by measurement.
-    """
-    if auto and tuple(profiles) == (AUTO,):
-        return
-    known = (INT8, INT4, NF4) if auto else (INT8,)
-    if not {*profiles} <= {PROFILE, *known} or PROFILE not in profiles:
-        beside = " or ".join(known)
-        raise UsageError(
-            f"--profiles {','.join(profiles)!r}: {PROFILE}, which is what others are compared with, and {beside} beside it"
-        )
 
 
 def check_place(out: Path, force: bool) -> None:
@@ -58,7 +28,7 @@ def check_place(out: Path, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def changed(original: Bundle) -> Iterator[Bundle]:
+def replacement(original: Bundle) -> Iterator[Bundle]:
     """A copy of a bundle (hard links) to work on, which then takes its place: it is changed whole or not at all.
 
     Raises: PtuneError where somebody else changed the bundle meanwhile.
@@ -71,7 +41,7 @@ def changed(original: Bundle) -> Iterator[Bundle]:
             )
 
 
-def of_manifest(bundle: Bundle, model: str | None = None, trust_remote_code: bool = False) -> Backbone:
+def backbone_of(bundle: Bundle, model: str | None = None, trust_remote_code: bool = False) -> Backbone:
     """The backbone that a bundle was made of; `model` says where it is now.
 
     A bundle that came from somewhere cannot say itself that its base's code is to be trusted.
@@ -86,68 +56,39 @@ def of_manifest(bundle: Bundle, model: str | None = None, trust_remote_code: boo
     )
 
 
-def check_base(bundle: Bundle, found: BaseIdentity) -> None:
+def check_base(bundle: Bundle, loaded: BaseIdentity) -> None:
     """Raises: BackboneError where the reference's weights are not those that the bundle was made of."""
     base = bundle.manifest.base
-    if base.hash != found.hash:
+    if base.hash != loaded.hash:
         raise BackboneError(
-            f"{found.source} is not the base of {bundle.folder}: its weights hash to {found.hash[:12]}, "
+            f"{loaded.source} is not the base of {bundle.folder}: its weights hash to {loaded.hash[:12]}, "
             f"the bundle's to {base.hash[:12]}; say where the right one is with --backbone"
         )
 
 
-def record(bundle: Bundle, proof: Proof) -> None:
-    """Writes the figures into the artefact."""
-    if proof.base:
-        bundle.write_manifest(bundle.manifest.model_copy(update={"hops": proof.base}))
-    for name, hops in proof.adapters.items():
-        write_record(bundle, bundle.adapter(name).model_copy(update={"hops": hops, "parity": "measured"}))
-
-
-def settle(bundle: Bundle, proof: Proof) -> None:
-    """Writes the figures into the artefact. Raises: ParityError where a hop is beyond its limit."""
-    record(bundle, proof)
-    refuse_drift(proof)
-
-
-def refuse_drift(proof: Proof) -> None:
-    """Raises: ParityError that names each hop beyond its limit."""
-    failed = [hop for hop in proof.hops if not hop.passed]
-    if failed:
-        raise ParityError(
-            "; ".join(f"{hop.name}: {figures(hop)}, but the limit is {hop.limit}" for hop in failed)
+def check_runs_base(run: Run, loaded: BaseIdentity, trained_on: str) -> None:
+    """Raises: BackboneError where the reference's weights are not those with the hash `trained_on`."""
+    if loaded.hash != trained_on:
+        raise BackboneError(
+            f"{loaded.source} is not the base that {run.folder} was trained on: "
+            f"its weights hash to {loaded.hash[:12]}, the run's base to {trained_on[:12]}"
         )
 
 
-def figures(hop: Hop) -> str:
-    """A hop's figures in one line."""
-    parts = []
-    if hop.max_abs_logprob is not None:
-        parts.append(f"max |Δ log p| {hop.max_abs_logprob:.1e}")
-    if hop.mean_kl is not None:
-        parts.append(f"mean KL {hop.mean_kl:.1e}")
-    if hop.top1 is not None:
-        parts.append(f"top-1 {hop.top1:.1%}")
-    if hop.liveness is not None:
-        parts.append(f"relative L2 {hop.liveness:.1e}")
-    return ", ".join([*parts, hop.note] if hop.note else parts)
+def enter_graph(bundle: Bundle, profile: str, *, kept: float | None = None, least_tokens: int = 1) -> None:
+    """Enters a profile whose files are written into the manifest; the rest is as `ptune.formats.bundle.Graph` has it."""
+    files = hashes(bundle.folder, f"graphs/{profile}")
+    graph = Graph(profile=profile, files=files, kept=kept, least_tokens=least_tokens)
+    graphs = {**bundle.manifest.graphs, profile: graph}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
 
 
-def remove_profile(bundle: Bundle, name: str) -> None:
-    """Takes a graph beside fp32 out of a bundle, and its golden vectors."""
-    shutil.rmtree(bundle.folder / "graphs" / name)
-    bundle.golden_file(name).unlink()
-    graphs = {one: graph for one, graph in bundle.manifest.graphs.items() if one != name}
-    update = {"graphs": graphs, "golden": hashes(bundle.folder, "golden")}
-    bundle.write_manifest(bundle.manifest.model_copy(update=update))
+_reported = ""
 
 
-_told = ""
-
-
-def tell(what: str, share: float) -> None:
-    """Progress of the export, a line a stage."""
-    global _told
-    if what != _told:
-        _told = what
-        say(f"  {what}")
+def report_progress(stage: str) -> None:
+    """A line for each stage of the way; none for a stage that goes on."""
+    global _reported
+    if stage != _reported:
+        _reported = stage
+        say(f"  {stage}")

@@ -12,10 +12,10 @@ from ptune.config.retrieval import EMBEDDING
 from ptune.engine.adapters.lora import PEFT_PREFIX, weights_of
 from ptune.formats.bundle import Bundle
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify.encoder_torch import IMAGES, Reference
+from ptune.verify.encoder_torch import IMAGES, EncoderReference
 
 
-def unread(bundle: Bundle, backbone: Backbone, facts: Facts, adapter: Path) -> Reference | None:
+def unread(bundle: Bundle, backbone: Backbone, facts: Facts, adapter: Path) -> EncoderReference | None:
     """As `ptune.verify.encoder_torch.reference`, with zeros for weights: enough to trace the head of `adapter` from.
 
     None where the head needs weights of the base: a pooler that was not trained, or LoRA on the head; and of images and
@@ -43,7 +43,7 @@ def unread(bundle: Bundle, backbone: Backbone, facts: Facts, adapter: Path) -> R
     ]
     if not set(needed) <= _saved_whole(weights_of(adapter)):
         return None
-    return Reference(model, bundle.manifest.base, facts, modules)
+    return EncoderReference(model, bundle.manifest.base, facts, modules)
 
 
 def _saved_whole(tensors: Collection[str]) -> set[str]:

@@ -22,13 +22,13 @@ from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.request import NO_TOKEN, Request, Sampling, Token
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step
-from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
+from ptune.formats.bundle import BASE, FP32, Bundle, Hop
 from ptune.parity import Array, log_softmax
 
-WATCHED, NEIGHBOURS = 4, 28  # sequences that are asked alone and in company, and that company
+WATCHED, NEIGHBOURS = 8, 24  # sequences that are asked alone and in company, and that company
 PROMPT = 48  # tokens of each
 ANSWER = {
-    FLOAT: 16
+    FP32: 16
 }  # tokens of each answer; of a profile that rounds activations more, as it is held to this alone
 ROUNDED_ANSWER = 64
 ALONE_CHUNK, CROWDED_CHUNK = 256, 13  # prompt tokens a step

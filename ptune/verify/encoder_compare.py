@@ -29,10 +29,10 @@ def compare_said(name: str, problem: Problem, there: States, here: States, share
     if problem == "vector":
         return _numbers(name, there, here, limits.MAX_ABS_VECTOR * share, VECTORS)
     limit = limits.MAX_ABS_LOGPROB * share
-    expected, found = ([readable(problem, one) for one in side] for side in (there, here))
+    expected, computed = ([readable(problem, one) for one in side] for side in (there, here))
     if problem == "regression":
-        return _numbers(name, expected, found, limit, "max |Δ| ≤ {:g} of the largest number")
-    return compare(name, expected, found, max_abs_logprob=limit)
+        return _numbers(name, expected, computed, limit, "max |Δ| ≤ {:g} of the largest number")
+    return compare(name, expected, computed, max_abs_logprob=limit)
 
 
 def compare_hidden(name: str, there: States, here: States, share: float = 1.0) -> Hop:

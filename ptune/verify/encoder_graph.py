@@ -10,10 +10,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ptune.engine.encoder.batch import Array
-from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Socket
 from ptune.verify.encoder_torch import Inputs
-from ptune.verify.graph import Factors
+from ptune.verify.reference import Factors, padded
 
 
 class PlainEncoder:
@@ -41,53 +40,20 @@ class PlainEncoder:
         for socket in self.signature.sockets:
             a, b = padded(socket, factors.get(socket.name), rank)
             feeds |= {f"{socket.name}.A": a, f"{socket.name}.B": b}
-        (found,) = self.session.run(["hidden"], feeds)
-        return found[0]
+        (states,) = self.session.run(["hidden"], feeds)
+        return states[0]
 
 
 def run_head(path: Path, states: Sequence[NDArray[np.float32]], modality: str) -> list[NDArray[np.float32]]:
     """What a head's graph says of each input's hidden states."""
     session = _session(path, 1)
-    found = []
+    logits = []
     for state in states:
         feeds: dict[str, Array] = {"hidden": state[None]}
         if modality == "text":
             feeds["lengths"] = np.array([len(state)], np.int64)
-        found.append(session.run(["logits"], feeds)[0][0])
-    return found
-
-
-def random_factors(
-    signature: EncoderSignature | Seq2SeqSignature, rank: int, seed: int, scale: float
-) -> Factors:
-    """Non-zero factors for every socket: an adapter that no socket may ignore."""
-    random = np.random.default_rng(seed)
-
-    def one(socket: Socket) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        a, b = padded(socket, None, rank)
-        inner = a.size // rank
-        return (
-            (random.standard_normal(a.shape) / np.sqrt(inner)).astype(np.float32),
-            (random.standard_normal(b.shape) * scale / np.sqrt(rank)).astype(np.float32),
-        )
-
-    return {socket.name: one(socket) for socket in signature.sockets}
-
-
-def padded(
-    socket: Socket, pair: tuple[NDArray[np.float32], NDArray[np.float32]] | None, rank: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A socket's factors with zeros up to `rank`."""
-    if socket.kernel is None:
-        a = np.zeros((socket.in_features, rank), np.float32)
-        b = np.zeros((rank, socket.out_features), np.float32)
-    else:
-        a = np.zeros((rank, socket.in_features, *socket.kernel), np.float32)
-        b = np.zeros((socket.out_features, rank, 1, 1), np.float32)
-    if pair is not None:
-        for whole, part in zip((a, b), pair, strict=True):
-            whole[tuple(slice(size) for size in part.shape)] = part
-    return a, b
+        logits.append(session.run(["logits"], feeds)[0][0])
+    return logits
 
 
 def _rank(socket: Socket, a: NDArray[np.float32]) -> int:

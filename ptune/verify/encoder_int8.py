@@ -12,8 +12,7 @@ from ptune.codecs.image import Preprocessing
 from ptune.codecs.labels import Problem
 from ptune.engine.encoder.batch import Array, Item
 from ptune.engine.encoder.engine import EncoderEngine
-from ptune.export.write import INT8, PROFILE
-from ptune.formats.bundle import Bundle, Hop
+from ptune.formats.bundle import FP32, INT8, Bundle, Hop
 from ptune.tasks.encoder.infer import Encoded
 from ptune.verify import held_images, held_texts
 from ptune.verify.limits import INT8_COSINE, INT8_SAME, INT8_SPREAD
@@ -34,27 +33,27 @@ def prove_int8(
     bundle: Bundle, adapters: Sequence[str], inputs: Sequence[Encoded], *, threads: int
 ) -> dict[str, Hop]:
     """One hop an adapter, fp32 → int8, over all `inputs`."""
-    floats, rounded = (said(bundle, profile, adapters, inputs, threads) for profile in (PROFILE, INT8))
+    floats, rounded = (answers(bundle, profile, adapters, inputs, threads) for profile in (FP32, INT8))
     problems = {name: bundle.adapter(name).problem or "single" for name in adapters}
     return {name: same_answers(problems[name], floats[name], rounded[name]) for name in adapters}
 
 
-def said(
+def answers(
     bundle: Bundle, profile: str, adapters: Sequence[str], inputs: Sequence[Encoded], threads: int
 ) -> dict[str, list[Array]]:
     """Logits [answers, labels] of each text or image, an answer being its own, or a word's where words are known."""
-    found: dict[str, list[Array]] = {name: [] for name in adapters}
+    by_adapter: dict[str, list[Array]] = {name: [] for name in adapters}
     engine = EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
     with closing(engine):
         for start in range(0, len(inputs), AT_ONCE):
             part = inputs[start : start + AT_ONCE]
             for name in adapters:
                 logits = engine.logits([Item(one.inputs, name) for one in part])
-                found[name] += [_answers(row, one) for row, one in zip(logits, part, strict=True)]
-    return found
+                by_adapter[name] += [_rows(row, one) for row, one in zip(logits, part, strict=True)]
+    return by_adapter
 
 
-def _answers(logits: Array, text: Encoded) -> Array:
+def _rows(logits: Array, text: Encoded) -> Array:
     if logits.ndim == 1:
         return logits[None]
     return logits if text.first is None else logits[list(text.first)]
@@ -81,7 +80,7 @@ def same_answers(problem: Problem, there: Sequence[Array], here: Sequence[Array]
     share = float(same.mean()) if np.isfinite(rounded).all() else 0.0
     mean = float(moved.mean())
     return Hop(
-        name=f"{PROFILE} → {INT8}",
+        name=f"{FP32} → {INT8}",
         prompts=len(there),
         positions=len(floats),
         top1=share,
@@ -95,5 +94,5 @@ def _probabilities(logits: NDArray[np.float64], problem: Problem) -> NDArray[np.
     if problem == "multi":
         return 1 / (1 + np.exp(-logits))
     powers = np.exp(logits - logits.max(-1, keepdims=True))
-    found: NDArray[np.float64] = powers / powers.sum(-1, keepdims=True)
-    return found
+    probabilities: NDArray[np.float64] = powers / powers.sum(-1, keepdims=True)
+    return probabilities

@@ -24,11 +24,10 @@ from ptune.verify import limits
 from ptune.verify.encoder_compare import readable
 from ptune.verify.encoder_torch import Inputs
 from ptune.verify.probes import WITHOUT_DATA
-from ptune.verify.server import Agreement, ask_all, hop, post
+from ptune.verify.server import TIE, Agreement, agreements, hop, post
 
 _PATHS = {TAGS: "/v1/tag", EMBEDDING: "/v1/embeddings", RERANKING: "/v1/rerank"}
 _CUT = {"truncate_prompt_tokens": ALL_IT_READS}  # as `encode` cuts
-_TIE = 2 * limits.MAX_ABS_LOGPROB  # two labels that are so close may change places
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,10 @@ class Question:
     adapter: AdapterRecord
     given: str | bytes
     logits: Array  # [labels]; of a tagger [words, labels]; of an adapter of vectors [width]
+
+    @property
+    def name(self) -> str:
+        return self.adapter.name
 
     @property
     def path(self) -> str:
@@ -61,7 +64,7 @@ def questions(
 ) -> list[Question]:
     """The held-out inputs, turned back into what a client would send, under every adapter."""
     codec = SequenceCodec.open(bundle.codec_path) if bundle.encoder.modality == "text" else None
-    found = []
+    asked_of_server = []
     for adapter in map(bundle.adapter, adapters):
         given = [
             _file(one, adapter) if codec is None else _text(one, codec, n) for n, one in enumerate(inputs)
@@ -70,8 +73,9 @@ def questions(
         encoded = [encode(one, adapter, codec) for one in asked]
         answers = engine.logits([Item(one.inputs, adapter.name) for one in encoded])
         for one, how, logits in zip(given, encoded, answers, strict=True):
-            found.append(Question(adapter, one, logits if how.first is None else logits[list(how.first)]))
-    return found
+            words = logits if how.first is None else logits[list(how.first)]
+            asked_of_server.append(Question(adapter, one, words))
+    return asked_of_server
 
 
 def _text(one: Inputs, codec: SequenceCodec, number: int) -> str:
@@ -93,24 +97,25 @@ def _file(one: Inputs, adapter: AdapterRecord) -> bytes:
 
 def served_hops(bundle: Bundle, asked: Sequence[Question], threads: int) -> dict[str, Hop]:
     """The same questions over HTTP, many at once, against the engine's own answers; a hop an adapter."""
-    found: dict[str, list[Agreement]] = {}
-    for one, answer in zip(asked, ask_all(bundle.folder, threads, asked, _ask), strict=True):
-        compare = _COMPARES.get(one.adapter.task, _classified)
-        found.setdefault(one.adapter.name, []).append(compare(one, answer))
-    return {name: _hop(bundle.adapter(name), agreements) for name, agreements in found.items()}
+    by_name = agreements(bundle.folder, threads, asked, _ask, _agreement)
+    return {name: _hop(bundle.adapter(name), answers) for name, answers in by_name.items()}
 
 
-def _hop(adapter: AdapterRecord, found: Sequence[Agreement]) -> Hop:
+def _hop(adapter: AdapterRecord, answers: Sequence[Agreement]) -> Hop:
     if adapter.problem == "regression":
-        return hop(found, "name", "max |Δ| of the number, or its share of it,")
+        return hop(answers, "name", "max |Δ| of the number, or its share of it,")
     if adapter.problem == "vector":
-        return hop(found, "width", "max |Δ| of a vector's numbers", limits.MAX_ABS_VECTOR)
-    return hop(found, "entities" if adapter.task == TAGS else "labels")
+        return hop(answers, "width", "max |Δ| of a vector's numbers", limits.MAX_ABS_VECTOR)
+    return hop(answers, "entities" if adapter.task == TAGS else "labels")
 
 
 def _ask(client: httpx.Client, one: Question) -> Any:
     answer = post(client, one.path, one.body)
     return answer["results" if one.adapter.task == RERANKING else "data"][0]
+
+
+def _agreement(one: Question, answer: Any) -> Agreement:
+    return _COMPARES.get(one.adapter.task, _classified)(one, answer)
 
 
 def _vector(one: Question, answer: Any) -> Agreement:
@@ -147,7 +152,7 @@ def _same_label(one: Question, answer: Any) -> bool:
     expected = classification(one.logits, one.adapter)
     if one.adapter.problem == "multi":
         sure = {
-            name for name, logit in zip(one.adapter.labels, expected.logits, strict=True) if abs(logit) > _TIE
+            name for name, logit in zip(one.adapter.labels, expected.logits, strict=True) if abs(logit) > TIE
         }
         fitting = {name for name, score in expected.scores.items() if score >= 0.5}
         return bool(sure & fitting == sure & set(answer["labels"]))
@@ -157,7 +162,7 @@ def _same_label(one: Question, answer: Any) -> bool:
 def _close(logits: Array) -> bool:
     """Whether the two likeliest labels of a row [..., labels] can change places."""
     best = np.sort(logits, -1)[..., -2:]
-    return logits.shape[-1] > 1 and bool((best[..., 1] - best[..., 0] <= _TIE).any())
+    return logits.shape[-1] > 1 and bool((best[..., 1] - best[..., 0] <= TIE).any())
 
 
 def _tagged(one: Question, answer: Any) -> Agreement:

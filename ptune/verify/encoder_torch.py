@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,18 +17,16 @@ from transformers import PreTrainedModel
 
 from ptune.config.recipe import Backbone
 from ptune.engine.encoder.batch import Array
-from ptune.errors import AdapterError
 from ptune.export.encoder_parts import Size, hidden_of
 from ptune.formats.bundle import BaseIdentity
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify.graph import Factors
 
 Inputs = Mapping[str, Array]
 IMAGES = "image-classification"
 
 
 @dataclass(frozen=True)
-class Reference:
+class EncoderReference:
     """A model with a task's head, in eval mode on the CPU; without an adapter."""
 
     model: PreTrainedModel
@@ -51,7 +48,7 @@ def size_of(facts: Facts) -> Size | None:
     return int(height), int(width)
 
 
-def reference(backbone: Backbone, facts: Facts) -> Reference:
+def reference(backbone: Backbone, facts: Facts) -> EncoderReference:
     """Loads what an adapter was trained on, under a head for its labels. Raises: BackboneError."""
     if facts.task == IMAGES:
         from ptune.backbone.image_model import load_image_model
@@ -70,7 +67,7 @@ def reference(backbone: Backbone, facts: Facts) -> Reference:
 
         kind: Literal["text", "tokens"] = "tokens" if facts.problem == "tags" else "text"
         loaded = load_classifier(backbone, kind, facts.named, device="cpu")
-    return Reference(loaded.model.float().eval(), loaded.identity, facts, loaded.head)
+    return EncoderReference(loaded.model.float().eval(), loaded.identity, facts, loaded.head)
 
 
 def _tensors(inputs: Inputs) -> dict[str, Tensor]:
@@ -90,48 +87,10 @@ def logits(model: nn.Module, inputs: Sequence[Inputs]) -> list[NDArray[np.float3
     return [model(**_tensors(one)).logits[0].float().numpy() for one in inputs]
 
 
-def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The model with an adapter, loaded by peft itself. `model` is not to be used otherwise afterwards.
-
-    Raises: AdapterError where peft does not take it.
-    """
-    try:
-        return PeftModel.from_pretrained(model, str(folder)).eval()
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise AdapterError(f"peft cannot load {folder}: {reason}") from error
-
-
 def merged(model: PeftModel) -> PreTrainedModel:
     """The plain model with the adapter merged, head included; `model` is used up."""
     plain: PreTrainedModel = model.merge_and_unload()
     return plain.eval()
-
-
-def in_body(model: PeftModel, prefix: str, sockets: Collection[str]) -> dict[str, LoraLayer]:
-    """peft's layers of the active adapter that stand in sockets, by the socket's name."""
-    return {
-        name.removeprefix(prefix): layer
-        for name, layer in model.get_base_model().named_modules()
-        if isinstance(layer, LoraLayer)
-        and name.removeprefix(prefix) in sockets
-        and model.active_adapter in layer.lora_A
-    }
-
-
-def peft_factors(layers: Mapping[str, LoraLayer], adapter: str) -> Factors:
-    """An adapter's factors as peft holds them: socket -> A, B times its scaling.
-
-    Of a linear layer A [in, r], B [r, out]; of a convolution [r, in, kh, kw] and [out, r, 1, 1].
-    """
-    found: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-    for name, layer in layers.items():
-        a, b = (side[adapter].weight.detach().float() for side in (layer.lora_A, layer.lora_B))
-        b = b * layer.scaling[adapter]
-        if a.ndim == 2:
-            a, b = a.T, b.T
-        found[name] = a.contiguous().numpy(), b.contiguous().numpy()
-    return found
 
 
 @contextmanager

@@ -23,12 +23,12 @@ def of_examples(examples: Sequence[Sequence[int]], codec: ChatCodec) -> list[tup
     """Pieces of examples' tokens, at least HELD_TOKENS together: of those given, then of text that ships with ptune."""
     longest = min(PIECE, codec.context or PIECE)
     held: list[tuple[int, ...]] = []
-    found = 0
+    tokens = 0
     for piece in chain(_pieces(examples, longest), _pieces(_sample(codec), longest)):
-        if found >= HELD_TOKENS:
+        if tokens >= HELD_TOKENS:
             break
         held.append(piece)
-        found += len(piece)
+        tokens += len(piece)
     return held
 
 

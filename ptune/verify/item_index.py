@@ -11,18 +11,15 @@ from ptune.tasks.encoder.infer import load
 from ptune.tasks.recommendation.index import ARRAYS, ItemIndex
 from ptune.tasks.retrieval.infer import embed
 from ptune.verify.limits import MAX_ABS_VECTOR
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 MOST = 256  # titles that are computed again, spread over the catalogue
 
 
 def with_items(bundle: Bundle, proof: Proof, threads: int) -> Proof:
     """A proof and, of adapters that have items, the hop from these to what is served."""
-    found: dict[str, tuple[Hop, ...]] = {}
-    for name in proof.adapters:
-        if ARRAYS in bundle.adapter(name).files:
-            found[name] = (_hop(bundle, name, threads),)
-    return proof.then(Proof((), found)) if found else proof
+    with_index = [name for name in proof.adapters if ARRAYS in bundle.adapter(name).files]
+    return proof.then(Proof.of({name: (_hop(bundle, name, threads),) for name in with_index}))
 
 
 def _hop(bundle: Bundle, name: str, threads: int) -> Hop:

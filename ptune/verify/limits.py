@@ -3,6 +3,7 @@
 MAX_ABS_LOGPROB = 1e-3  # against torch in float32, in nats
 MAX_ABS_VECTOR = 2e-5  # of a number of a vector of length 1, in float32
 MAX_ABS_SAME_WEIGHTS = 5e-4  # of a decoder's graph that multiplies the same weights in another order
+SLACK = 0.5  # share of these that the hops after the graph may add
 LIVENESS = 0.01  # relative L2
 # What trained against float32 on the weights that it stands for; two may add up. SmolLM2: nf4 .0007, int8 .021, bfloat16 .0014
 LIVE_KERNEL_KL = {"nf4": 0.002, "int8": 0.03, "bfloat16": 0.003}

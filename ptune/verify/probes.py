@@ -29,8 +29,8 @@ WITHOUT_DATA = (
 def of_examples(examples: Sequence[Example], codec: ChatCodec) -> list[Probe]:
     """The first examples that have a target, windowed around it; topped up by prompts of our own to PROBES."""
     longest = min(LONGEST, (codec.context or LONGEST) - ROOM)
-    found = (probe for example in examples if (probe := _of_example(example, longest)) is not None)
-    probes = islice(found, PROBES)  # of many examples the others need not be looked at
+    around_targets = (probe for example in examples if (probe := _of_example(example, longest)) is not None)
+    probes = islice(around_targets, PROBES)  # of many examples the others need not be looked at
     return [*probes, *_without_data(codec, longest)][:PROBES]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -12,11 +12,11 @@ from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.lora_slots import LoraSlots
 from ptune.engine.decoder.request import Request, Sampling
-from ptune.export.write import NF4
-from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
+from ptune.formats.bundle import BASE, FP32, NF4, Bundle, Hop
 from ptune.parity import Array, compare
+from ptune.progress import Progress
 from ptune.verify import company
-from ptune.verify.graph import Factors, PlainGraph
+from ptune.verify.graph import PlainGraph
 from ptune.verify.limits import (
     INT4_KEPT_KL,
     INT4_KEPT_TOP1,
@@ -26,9 +26,9 @@ from ptune.verify.limits import (
     PROFILE_KL,
     PROFILE_TOP1,
 )
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
+from ptune.verify.reference import Factors
 
-Progress = Callable[[str, float], None]
 CHUNK = 256  # prompt tokens a step
 MEASURED = 48  # tokens
 
@@ -42,35 +42,33 @@ def prove_profile(
     threads: int,
     base: bool = True,
     to_the_end: bool = True,
-    progress: Progress = lambda *_: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
     """Compares a profile with fp32 over held-out tokens, for the base and for each adapter, then with itself in company.
 
     base: whether the bare base is compared, too. to_the_end: whether the rest is measured after a hop that drifts.
     """
-    progress(f"{profile} against {FLOAT}", 0.0)
+    report(f"{profile} against {FP32}")
     signature = bundle.decoder
-    graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (FLOAT, profile)]
+    graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (FP32, profile)]
     limits, note = _held_to(bundle, profile)
-    found: dict[str, list[Hop]] = {}
-    for name in [*([BASE] if base else []), *adapters]:
-        factors = None if name == BASE else _factors(bundle, name)
-        floats, rounded = (_said(graph, held, factors) for graph in graphs)
-        hop = compare(f"{FLOAT} → {profile}", floats, rounded, note=note, **limits)
-        found[name] = [hop]
-        if not (hop.passed or to_the_end):
-            return _proof(found)
+    names = [*([BASE] if base else []), *adapters]
+    hops: dict[str, list[Hop]] = {}
+    with Progress(f"  {profile} against {FP32}", len(names) * len(held), unit="texts") as progress:
+        for name in names:
+            factors = None if name == BASE else _factors(bundle, name)
+            floats, rounded = (_logprobs(graph, held, factors) for graph in graphs)
+            rounded = _counted(rounded, progress)
+            hop = compare(f"{FP32} → {profile}", floats, rounded, note=note, **limits)
+            hops[name] = [hop]
+            if not (hop.passed or to_the_end):
+                return Proof.of(hops)
     del graphs
-    progress(f"{profile} alone and in company", 0.5)
+    report(f"{profile} alone and in company")
     crowd = company.hop(bundle, profile, held, threads=threads)
     first = BASE if base else next(iter(adapters), BASE)
-    found.setdefault(first, []).append(crowd)
-    return _proof(found)
-
-
-def _proof(found: Mapping[str, Sequence[Hop]]) -> Proof:
-    adapters = {name: tuple(hops) for name, hops in found.items() if name != BASE}
-    return Proof(tuple(found.get(BASE, ())), adapters)
+    hops.setdefault(first, []).append(crowd)
+    return Proof.of(hops)
 
 
 def _held_to(bundle: Bundle, profile: str) -> tuple[dict[str, float], str]:
@@ -85,8 +83,14 @@ def _held_to(bundle: Bundle, profile: str) -> tuple[dict[str, float], str]:
     return {"mean_kl": INT4_KL, "top1": INT4_TOP1}, f"{1 - kept:.1%} of the weights rounded to 4 bits"
 
 
-def _said(graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | None) -> Iterator[Array]:
+def _logprobs(graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | None) -> Iterator[Array]:
     return (graph.logprobs(ids, range(len(ids)), factors) for ids in held)
+
+
+def _counted(texts: Iterator[Array], progress: Progress) -> Iterator[Array]:
+    for text in texts:
+        yield text
+        progress.advance()
 
 
 def _factors(bundle: Bundle, name: str) -> Factors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -21,11 +21,16 @@ from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.parity import compare, liveness, log_softmax
 from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 from ptune.verify import limits
-from ptune.verify.encoder_graph import padded, random_factors
-from ptune.verify.encoder_prove import plugged
-from ptune.verify.encoder_torch import adapted, in_body, peft_factors
-from ptune.verify.graph import Factors
-from ptune.verify.prove import RANDOM_RANK, RANDOM_SCALE, RANDOM_SEED, SLACK, Progress, Proof
+from ptune.verify.proof import Proof
+from ptune.verify.reference import (
+    Factors,
+    adapted,
+    lora_layers,
+    padded,
+    peft_factors,
+    plugged,
+    random_factors,
+)
 from ptune.verify.seq2seq_server import Question, questions, served_hops
 
 
@@ -36,7 +41,7 @@ def prove_seq2seq(
     *,
     threads: int,
     server: bool = True,
-    progress: Progress = lambda *_: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
     """Compares every hop of `bundle` with the one before, at the targets of `pairs`; the last one, of a `server` process,
     by what it writes itself.
@@ -45,63 +50,62 @@ def prove_seq2seq(
     """
     signature, writing = bundle.seq2seq, Writing.open(bundle.codec_path)
     pairs = [Pair(one.source, one.target[: limits.POSITIONS]) for one in pairs]
-    random = random_factors(signature, RANDOM_RANK, RANDOM_SEED, RANDOM_SCALE)
-    progress("torch, the reference", 0.0)
+    random = random_factors(signature)
+    report("torch, the reference")
     bare = _torch(model, pairs, writing)
     with plugged(model, random):
         everywhere = _torch(model, pairs, writing)
-    there: dict[str, tuple[list[Array], Factors]] = {}
+    there: dict[str, tuple[list[Array], Factors]] = {}  # what torch and peft say, and the factors
     for name in bundle.manifest.adapters:
         live = adapted(model, bundle.adapter_path(name))
-        layers = in_body(live, "", {socket.name for socket in signature.sockets})
+        layers = lora_layers(live, "", {socket.name for socket in signature.sockets})
         there[name] = _torch(live, pairs, writing), peft_factors(layers, str(live.active_adapter))
         model = live.unload()
 
-    progress("the ONNX graphs", 0.4)
+    report("the ONNX graphs")
     graph = PlainSeq2Seq(bundle, writing, threads)
     here = graph.logprobs(pairs)
     limit = limits.MAX_ABS_LOGPROB
     base = [compare("torch → ONNX base", bare, here, max_abs_logprob=limit)]
     live_pair = (bare, everywhere), (here, graph.logprobs(pairs, random))
     base.append(liveness("torch → ONNX, random factors in every socket", *live_pair, limits.LIVENESS))
-    found: dict[str, list[Array]] = {BASE: here}
+    by_graph: dict[str, list[Array]] = {BASE: here}
     hops: dict[str, list[Hop]] = {}
     for name, (said, factors) in there.items():
-        found[name] = graph.logprobs(pairs, factors)
+        by_graph[name] = graph.logprobs(pairs, factors)
+        both = (bare, said), (here, by_graph[name])
         hops[name] = [
-            compare("torch + peft → ONNX + adapter", said, found[name], max_abs_logprob=limit),
-            liveness(
-                "torch + peft → ONNX, (adapter − base)", (bare, said), (here, found[name]), limits.LIVENESS
-            ),
+            compare("torch + peft → ONNX + adapter", said, by_graph[name], max_abs_logprob=limit),
+            liveness("torch + peft → ONNX, (adapter − base)", *both, limits.LIVENESS),
         ]
     del graph
 
-    progress("the engine", 0.7)
-    by_engine, texts = _engine_hops(bundle, pairs, found, threads)
+    report("the engine")
+    by_engine, texts = _engine_hops(bundle, pairs, by_graph, threads)
     by_server: dict[str, Hop] = {}
     if server:  # the engine is closed by now: memory holds the graphs once
-        progress("the server", 0.8)
+        report("the server")
         by_server = served_hops(bundle, texts, threads)
     for last in (by_engine, by_server):
         for name, hop in last.items():
             (base if name == BASE else hops[name]).append(hop)
-    return Proof(tuple(base), {name: tuple(own) for name, own in hops.items()})
+    return Proof.of({BASE: base, **hops})
 
 
 def _engine_hops(
-    bundle: Bundle, pairs: Sequence[Pair], found: Mapping[str, list[Array]], threads: int
+    bundle: Bundle, pairs: Sequence[Pair], by_graph: Mapping[str, list[Array]], threads: int
 ) -> tuple[dict[str, Hop], list[Question]]:
     """The engine against the graphs under every name, and what a server is to answer as the engine does."""
     with closing(Seq2SeqEngine.open(bundle, threads=threads, replay_golden=False)) as engine:
-        asked = [Sentence(one.source, name, given=one.target) for one in pairs for name in found]
+        asked = [Sentence(one.source, name, given=one.target) for one in pairs for name in by_graph]
         written = engine.write(asked)
         model = Seq2SeqModel(engine, Seq2SeqCodec.open(bundle.codec_path))
-        texts = questions(model, pairs, [*found])
+        texts = questions(model, pairs, [*by_graph])
     hops: dict[str, Hop] = {}
-    for at, name in enumerate(found):
-        said = [log_softmax(one.logits) for one in written[at :: len(found)] if one.logits is not None]
-        limit = SLACK * limits.MAX_ABS_LOGPROB
-        hops[name] = compare("ONNX → engine", found[name], said, max_abs_logprob=limit)
+    for at, name in enumerate(by_graph):
+        said = [log_softmax(one.logits) for one in written[at :: len(by_graph)] if one.logits is not None]
+        limit = limits.SLACK * limits.MAX_ABS_LOGPROB
+        hops[name] = compare("ONNX → engine", by_graph[name], said, max_abs_logprob=limit)
     return hops, texts
 
 

@@ -12,11 +12,8 @@ from ptune.engine.seq2seq.golden import Pair
 from ptune.engine.seq2seq.request import Sentence
 from ptune.formats.bundle import Bundle, Hop
 from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
-from ptune.verify import limits
 from ptune.verify.probes import WITHOUT_DATA
-from ptune.verify.server import TOKENS, Agreement, ask_all, post
-
-_TIE = 2 * limits.MAX_ABS_LOGPROB  # two tokens that are so close may change places
+from ptune.verify.server import TIE, TOKENS, Agreement, agreements, hop, post
 
 
 @dataclass(frozen=True)
@@ -38,49 +35,35 @@ def questions(model: Seq2SeqModel, pairs: Sequence[Pair], names: Sequence[str]) 
         Sentence(one.source, one.adapter, given=ids) for one, ids in zip(sentences, written, strict=True)
     ]
     banned = list(model.codec.writing.banned_ids)
-    found = []
+    asked_of_server = []
     for one, (name, text) in zip(model.engine.write(again), asked, strict=True):
         assert one.logits is not None
         logits = one.logits.copy()
         logits[:, banned] = -np.inf
         best = np.sort(logits, -1)[:, -2:]
-        found.append(Question(name, text, one.ids, tuple((best[:, 1] - best[:, 0] <= _TIE).tolist())))
-    return found
+        tied = tuple((best[:, 1] - best[:, 0] <= TIE).tolist())
+        asked_of_server.append(Question(name, text, one.ids, tied))
+    return asked_of_server
 
 
 def served_hops(bundle: Bundle, asked: Sequence[Question], threads: int) -> dict[str, Hop]:
     """The same texts over HTTP, many at once, against the engine's own tokens; a hop a name."""
-    found: dict[str, list[Agreement]] = {}
-    for one, ids in zip(asked, ask_all(bundle.folder, threads, asked, _ask), strict=True):
-        found.setdefault(one.name, []).append(agreement(one, ids))
-    return {name: _hop(agreements) for name, agreements in found.items()}
+    by_name = agreements(bundle.folder, threads, asked, _ask, agreement)
+    return {name: hop(answers, "tokens", measured=None) for name, answers in by_name.items()}
 
 
 def agreement(one: Question, ids: Sequence[int]) -> Agreement:
     """How many tokens agree. A first divergence at a tie ends the comparison, agreed."""
     for at, (here, there, tied) in enumerate(zip(one.ids, ids, one.tied, strict=False)):
         if here != there:
-            return Agreement(at + tied, at + 1, 0.0)
-    same = min(len(one.ids), len(ids))
-    return Agreement(same, max(len(one.ids), len(ids)), 0.0)
+            return Agreement(at + tied, at + 1)
+    return Agreement(min(len(one.ids), len(ids)), max(len(one.ids), len(ids)))
 
 
 def _ask(client: httpx.Client, one: Question) -> list[int]:
     body = {"model": one.name, "text": one.text, "max_tokens": TOKENS, "return_token_ids": True}
     ids: list[int] = post(client, "/v1/translate", body)["data"][0]["token_ids"]
     return ids
-
-
-def _hop(found: Sequence[Agreement]) -> Hop:
-    same, total = sum(one.same for one in found), sum(one.compared for one in found)
-    return Hop(
-        name="engine → server",
-        prompts=len(found),
-        positions=total,
-        top1=same / total,
-        limit="same tokens",
-        passed=same == total,
-    )
 
 
 def _text(model: Seq2SeqModel, pair: Pair, name: str, number: int) -> str:

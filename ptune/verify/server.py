@@ -1,4 +1,4 @@
-"""The last hop: a real server process, asked over HTTP, against the engine in this process; of chat, its greedy tokens."""
+"""The last hop of every proof: a real server process, asked over HTTP, against the engine in this process."""
 
 from __future__ import annotations
 
@@ -11,25 +11,34 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import numpy as np
 
 from ptune.child import module_command
-from ptune.codecs.chat import ChatCodec
-from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import Request, Sampling, Token
 from ptune.errors import ParityError
-from ptune.formats.bundle import FLOAT, Bundle, Hop
+from ptune.formats.bundle import FP32, Hop
+from ptune.progress import Progress
 from ptune.verify import limits
-from ptune.verify.torch_side import Probe
 
 TOKENS = 8  # generated for each prompt
 START_S = 180.0
 ANSWER_S = 600.0
 AT_ONCE = 12  # requests in flight
-Question = TypeVar("Question")
+TIE = 2 * limits.MAX_ABS_LOGPROB  # two answers that are so close may change places
+
+
+class Asked(Protocol):
+    """A question to a server, with what the engine answers to it."""
+
+    @property
+    def name(self) -> str:
+        """The adapter that is asked, or `base`."""
+        ...
+
+
+Question = TypeVar("Question", bound=Asked)
 Answer = TypeVar("Answer")
 
 
@@ -73,11 +82,16 @@ def ask_all(
     Raises: ParityError where one has no answer.
     """
     with (
-        serving(bundle, threads, "--profile", FLOAT) as url,
+        serving(bundle, threads, "--profile", FP32) as url,
         httpx.Client(base_url=url, timeout=ANSWER_S) as client,
         ThreadPoolExecutor(AT_ONCE) as pool,
+        Progress("  the server", len(questions), unit="answers") as progress,
     ):
-        return list(pool.map(partial(ask, client), questions))
+        answers = []
+        for answer in pool.map(partial(ask, client), questions):
+            answers.append(answer)
+            progress.advance()
+        return answers
 
 
 def post(client: httpx.Client, path: str, body: Mapping[str, Any]) -> Any:
@@ -97,76 +111,44 @@ class Agreement:
 
     same: int  # tokens, labels, entities that agree
     compared: int
-    worst: float  # |Δ log p|; of a regression |Δ|, as a share of the number where that is more than 1
+    worst: float = 0.0  # |Δ log p|; of a regression |Δ|, as a share of the number where that is more than 1
+
+
+def agreements(
+    bundle: Path,
+    threads: int,
+    questions: Sequence[Question],
+    ask: Callable[[httpx.Client, Question], Answer],
+    compare: Callable[[Question, Answer], Agreement],
+) -> dict[str, list[Agreement]]:
+    """Asks a fresh server all questions; how its answers compare with the engine's, by the adapter's name."""
+    by_name: dict[str, list[Agreement]] = {}
+    for question, answer in zip(questions, ask_all(bundle, threads, questions, ask), strict=True):
+        by_name.setdefault(question.name, []).append(compare(question, answer))
+    return by_name
 
 
 def hop(
-    found: Sequence[Agreement],
+    answers: Sequence[Agreement],
     compared: str,
-    measured: str = "max |Δ log p|",
+    measured: str | None = "max |Δ log p|",
     limit: float = limits.MAX_ABS_LOGPROB,
 ) -> Hop:
-    """One hop of all answers under a name. compared: what must be the same: "tokens"."""
-    same, total = sum(one.same for one in found), sum(one.compared for one in found)
-    worst = float(np.max([one.worst for one in found]))  # keeps a NaN
+    """One hop of all answers under a name.
+
+    compared: what must be the same: "tokens". measured: the number that must be within `limit`, in words; None where an
+    answer has none.
+    """
+    same, total = sum(one.same for one in answers), sum(one.compared for one in answers)
+    worst = float(np.max([one.worst for one in answers]))  # keeps a NaN
     finite = bool(np.isfinite(worst))
     return Hop(
         name="engine → server",
-        prompts=len(found),
+        prompts=len(answers),
         positions=total,
-        max_abs_logprob=worst if finite else None,
+        max_abs_logprob=worst if finite and measured is not None else None,
         top1=same / total,
-        limit=f"same {compared}, {measured} ≤ {limit:g}",
+        limit=f"same {compared}" + ("" if measured is None else f", {measured} ≤ {limit:g}"),
         passed=finite and worst <= limit and same == total,
         note="" if finite else "some values are not finite",
     )
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """What the engine answers to a prompt under a name, greedily."""
-
-    name: str
-    prompt: tuple[int, ...]
-    tokens: list[Token]
-
-
-def continuations(
-    bundle: Bundle, engine: Engine, probes: Sequence[Probe], names: Sequence[str]
-) -> list[Continuation]:
-    """Every probe's prompt under every name, in one batch."""
-    stop_ids = ChatCodec.open(bundle.codec_path).eos_ids
-    jobs = [(name, probe.ids[: probe.prompt_tokens]) for probe in probes for name in names]
-    greedy = Sampling(temperature=0.0)
-    requests = [Request(prompt, name, greedy, TOKENS, stop_ids, logprobs=2) for name, prompt in jobs]
-    answers = engine.generate_all(requests)
-    return [Continuation(*job, list(answer)) for job, answer in zip(jobs, answers, strict=True)]
-
-
-def served_hops(bundle: Bundle, expected: Sequence[Continuation], threads: int) -> dict[str, Hop]:
-    """The same prompts over HTTP, many at once, against the engine's own continuations."""
-    answers = ask_all(bundle.folder, threads, expected, _ask)
-    found: dict[str, list[Agreement]] = {}
-    for one, answer in zip(expected, answers, strict=True):
-        found.setdefault(one.name, []).append(_agreement(one.tokens, answer))
-    return {name: hop(agreements, "tokens") for name, agreements in found.items()}
-
-
-def _ask(client: httpx.Client, one: Continuation) -> list[tuple[int, float]]:
-    body = {"model": one.name, "prompt": list(one.prompt), "max_tokens": TOKENS, "temperature": 0}
-    answer = post(client, "/v1/completions", {**body, "logprobs": 0, "return_token_ids": True})
-    choice = answer["choices"][0]
-    return list(zip(choice["token_ids"], choice["logprobs"]["token_logprobs"], strict=True))
-
-
-def _agreement(expected: Sequence[Token], answer: Sequence[tuple[int, float]]) -> Agreement:
-    """How many tokens agree. A first divergence at a tie ends the comparison, agreed."""
-    same, worst = 0, 0.0
-    for here, (token, logprob) in zip(expected, answer, strict=False):
-        if here.id != token:
-            tie = here.top[0][1] - here.top[1][1] <= 2 * limits.MAX_ABS_LOGPROB
-            return Agreement(same + tie, same + 1, worst)
-        assert here.logprob is not None
-        worst = max(worst, abs(here.logprob - logprob))
-        same += 1
-    return Agreement(same, max(len(expected), len(answer)), worst)

@@ -6,7 +6,7 @@ import pytest
 
 from ptune.cli.proof_table import show
 from ptune.formats.bundle import Hop
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 
 def test_every_hop_with_its_figures_and_its_note(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,7 @@ from support.encoder_bundles import (
 from ptune.export.encoder import takes_type_ids
 from ptune.export.encoder_parts import save_head, trace_body
 from ptune.export.weights import save
-from ptune.verify.encoder_graph import random_factors
-from ptune.verify.encoder_prove import plugged
+from ptune.verify.reference import plugged, random_factors
 
 FUSED = {
     "bert": 2,

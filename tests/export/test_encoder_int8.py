@@ -17,8 +17,8 @@ from ptune.errors import BackboneError
 from ptune.export.encoder_int8 import write_int8
 from ptune.export.rounding import column_scales, rounded_columns
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify.encoder_graph import PlainEncoder, random_factors
-from ptune.verify.encoder_prove import plugged
+from ptune.verify.encoder_graph import PlainEncoder
+from ptune.verify.reference import plugged, random_factors
 
 
 @pytest.fixture(scope="module")

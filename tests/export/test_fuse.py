@@ -15,7 +15,8 @@ from ptune.export.fuse import fuse
 from ptune.export.trace import trace
 from ptune.export.weights import ModelWeights, attach
 from ptune.formats.signature import Signature
-from ptune.verify.graph import PlainGraph, random_factors
+from ptune.verify.graph import PlainGraph
+from ptune.verify.reference import random_factors
 
 LAYERS = 2
 EVERYTHING = {

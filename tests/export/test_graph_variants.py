@@ -28,7 +28,7 @@ from ptune.engine.decoder.step import Step
 from ptune.engine.sampling import Sampling
 from ptune.export.graph_variants import write_lighter
 from ptune.export.int8 import write_int8
-from ptune.formats.bundle import BARE, BASE, FLOAT, GROUPED, GROUPED_BARE
+from ptune.formats.bundle import BARE, BASE, FP32, GROUPED, GROUPED_BARE
 from ptune.formats.signature import Signature
 
 IN_GROUPS = (
@@ -132,8 +132,8 @@ def test_what_a_query_sees() -> None:
 
 def test_they_have_no_weights(tmp_path: Path) -> None:
     _, _, bundle = tiny_bundle(tmp_path)
-    write_int8(bundle.graph_path(FLOAT), tmp_path / "int8" / "model.onnx")
-    for path in (bundle.graph_path(FLOAT), tmp_path / "int8" / "model.onnx"):
+    write_int8(bundle.graph_path(FP32), tmp_path / "int8" / "model.onnx")
+    for path in (bundle.graph_path(FP32), tmp_path / "int8" / "model.onnx"):
         write_lighter(path, bundle.decoder)
         assert sorted(file.name for file in path.parent.iterdir()) == [
             BARE, GROUPED, GROUPED_BARE, "model.onnx", "model.onnx.data",

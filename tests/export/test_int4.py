@@ -25,8 +25,8 @@ from ptune.export.blocks import BLOCK, blocks_of, bytes_of
 from ptune.export.graph_variants import write_lighter
 from ptune.export.int4 import write_int4
 from ptune.export.weights import ModelWeights
-from ptune.export.write import INT4, hashes, write_bundle
-from ptune.formats.bundle import BASE, FLOAT, Bundle, Graph
+from ptune.export.write import write_bundle
+from ptune.formats.bundle import BASE, FP32, INT4, Bundle, Graph, hashes
 from ptune.parity import compare, log_softmax
 
 OUT, HEAD = 20, 24
@@ -47,7 +47,7 @@ def session(
 ) -> tuple[int, onnxruntime.InferenceSession]:
     """y = x W, z = y H, rewritten: W in 4 bits, H, the head, in 8."""
     folder, width = tmp_path_factory.mktemp("int4"), request.param
-    floats = onnx_ir.DataType.FLOAT
+    floats = onnx_ir.DataType.FP32
     x = onnx_ir.Value(
         name="x", shape=onnx_ir.Shape(["rows", "tokens", width]), type=onnx_ir.TensorType(floats)
     )
@@ -134,7 +134,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bundle]:
     weights = ModelWeights(loaded.model)
     bundle = write_bundle(folder / "bundle", loaded.model.config, weights, loaded.codec, loaded.identity)
     path = bundle.folder / "graphs" / INT4 / "model.onnx"
-    written = write_int4(bundle.graph_path(FLOAT), path)
+    written = write_int4(bundle.graph_path(FP32), path)
     assert (written.products, written.kept) == (2 * 4 + 1, 1)
     write_lighter(path, bundle.decoder)
     graphs = {**bundle.manifest.graphs}
@@ -170,7 +170,7 @@ def test_base_and_adapter_say_what_peft_says(place: tuple[Path, Bundle], tmp_pat
 def test_the_same_bytes_again_and_no_product_left(place: tuple[Path, Bundle], tmp_path: Path) -> None:
     bundle = place[1]
     for name in ("one", "two"):
-        write_int4(bundle.graph_path(FLOAT), tmp_path / name / "model.onnx")
+        write_int4(bundle.graph_path(FP32), tmp_path / name / "model.onnx")
     for file in ("model.onnx", "model.onnx.data"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     graph = onnx_ir.load(tmp_path / "one" / "model.onnx").graph
@@ -181,7 +181,7 @@ def test_the_same_bytes_again_and_no_product_left(place: tuple[Path, Bundle], tm
 
 
 def test_a_graph_without_weights_is_refused(tmp_path: Path) -> None:
-    x = onnx_ir.Value(name="x", shape=onnx_ir.Shape([2]), type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT))
+    x = onnx_ir.Value(name="x", shape=onnx_ir.Shape([2]), type=onnx_ir.TensorType(onnx_ir.DataType.FP32))
     node = onnx_ir.node("Neg", [x])
     node.outputs[0].name = "y"
     graph = onnx_ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 20})

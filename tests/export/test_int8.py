@@ -16,7 +16,7 @@ from support.bundles import tiny_bundle
 from ptune.errors import BackboneError
 from ptune.export.int8 import write_int8
 from ptune.export.rounding import column_scales
-from ptune.formats.bundle import FLOAT
+from ptune.formats.bundle import FP32
 
 IN, OUT = 48, 20
 WEIGHT = np.random.default_rng(0).standard_normal((IN, OUT)).astype(np.float32)
@@ -26,7 +26,7 @@ WEIGHT = np.random.default_rng(0).standard_normal((IN, OUT)).astype(np.float32)
 def session(tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
     """One product x W, rewritten."""
     folder = tmp_path_factory.mktemp("int8")
-    floats = onnx_ir.DataType.FLOAT
+    floats = onnx_ir.DataType.FP32
     x = onnx_ir.Value(name="x", shape=onnx_ir.Shape(["rows", "tokens", IN]), type=onnx_ir.TensorType(floats))
     weight = onnx_ir.val("w", const_value=onnx_ir.tensor(WEIGHT, name="w"))
     node = onnx_ir.node("MatMul", [x, weight])
@@ -75,7 +75,7 @@ def test_a_row_of_zeros_is_zero(session: onnxruntime.InferenceSession) -> None:
 def test_the_same_bytes_again_and_no_product_left(tmp_path: Path) -> None:
     _, _, bundle = tiny_bundle(tmp_path, "llama_tied")
     for name in ("one", "two"):
-        assert write_int8(bundle.graph_path(FLOAT), tmp_path / name / "model.onnx") == 2 * 4 + 1
+        assert write_int8(bundle.graph_path(FP32), tmp_path / name / "model.onnx") == 2 * 4 + 1
     for file in ("model.onnx", "model.onnx.data"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     graph = onnx_ir.load(tmp_path / "one" / "model.onnx").graph
@@ -85,7 +85,7 @@ def test_the_same_bytes_again_and_no_product_left(tmp_path: Path) -> None:
 
 
 def test_a_graph_without_weights_is_refused(tmp_path: Path) -> None:
-    x = onnx_ir.Value(name="x", shape=onnx_ir.Shape([2]), type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT))
+    x = onnx_ir.Value(name="x", shape=onnx_ir.Shape([2]), type=onnx_ir.TensorType(onnx_ir.DataType.FP32))
     node = onnx_ir.node("Neg", [x])
     node.outputs[0].name = "y"
     graph = onnx_ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 20})

@@ -22,8 +22,9 @@ from ptune.engine.encoder import golden
 from ptune.export.encoder_parts import trace_body
 from ptune.export.write import write_traced
 from ptune.formats.bundle import Bundle
-from ptune.publish.encoder import write_golden
+from ptune.publish.encoder import Encoder
 from ptune.publish.encoder_adapter import facts_of, install_encoder
+from ptune.publish.golden import record_golden
 from ptune.tasks.encoder.facts import Facts
 from ptune.verify.encoder_torch import reference
 
@@ -188,7 +189,7 @@ def encoder_bundle(
     for name, adapter in adapters.items():
         facts = facts_of(adapter, bundle)
         install_encoder(bundle, adapter, name, reference(spec, facts))
-    write_golden(bundle, inputs, threads=1)
+    record_golden(Encoder.of_bundle(bundle, spec), bundle, threads=1)
     return Bundle.open(folder)
 
 

@@ -21,7 +21,8 @@ from ptune.export.seq2seq import trace_seq2seq
 from ptune.export.seq2seq_write import write_seq2seq
 from ptune.formats.bundle import BASE, Bundle
 from ptune.methods.lora import Lora
-from ptune.publish.seq2seq import install_seq2seq, write_golden
+from ptune.publish.golden import record_golden
+from ptune.publish.seq2seq import EncoderDecoder, install_seq2seq
 from support.seq2seq_models import build_seq2seq, tokenizer
 
 SOURCES = ["Open the window.", "Save", "A longer text about the colour of the button in the settings."]
@@ -56,7 +57,7 @@ def _exported(family: str) -> Path:
         install_seq2seq(bundle, folder / "adapters" / name, name)
     pairs = [Pair(ids_of(text), ids_of(text[::-1])) for text in SOURCES]
     golden.save_pairs(pairs, bundle.folder)
-    write_golden(bundle, pairs, threads=1)
+    record_golden(EncoderDecoder.of_bundle(bundle, spec), bundle, threads=1)
     return folder
 
 

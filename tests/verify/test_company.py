@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ptune.engine.decoder import attention_metadata
 from ptune.engine.decoder.flat_tokens import Tokens
 from ptune.export import trace as tracing
-from ptune.formats.bundle import FLOAT, Bundle
+from ptune.formats.bundle import FP32, Bundle
 from ptune.verify import company
 
 LONGROPE: dict[str, Any] = {
@@ -34,7 +34,7 @@ def held() -> list[list[int]]:
 
 
 def passed(bundle: Bundle) -> bool:
-    hop = company.hop(bundle, FLOAT, held(), threads=1)
+    hop = company.hop(bundle, FP32, held(), threads=1)
     assert hop.passed == hop.note.endswith("moved by 0")
     return hop.passed
 

@@ -14,12 +14,12 @@ from support.encoder_bundles import tiny
 
 from ptune.config.recipe import Backbone
 from ptune.engine.encoder.golden import load_inputs
-from ptune.formats.bundle import Bundle
+from ptune.formats.bundle import Bundle, hashes
 from ptune.tasks.encoder.facts import Facts
 from ptune.verify.encoder_compare import compare_hidden, compare_said
 from ptune.verify.encoder_prove import prove_encoder
 from ptune.verify.encoder_torch import reference
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 
 @pytest.fixture
@@ -108,8 +108,6 @@ def test_a_socket_that_ignores_its_adapter_is_found_out(copy: Bundle) -> None:
     )
     node.attribute.append(onnx.helper.make_attribute("alpha", 0.5))
     onnx.save(graph, path)
-    from ptune.export.write import hashes
-
     files = hashes(copy.folder, "graphs/fp32")
     graphs = {"fp32": copy.manifest.graphs["fp32"].model_copy(update={"files": files})}
     copy.write_manifest(copy.manifest.model_copy(update={"graphs": graphs}))

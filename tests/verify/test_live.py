@@ -9,7 +9,7 @@ from support.bundles import peft_folder
 from support.tiny_models import build
 
 from ptune.config.recipe import Backbone
-from ptune.publish.chat import reference
+from ptune.publish.decoder_run import reference
 from ptune.verify import live
 from ptune.verify import probes as probing
 from ptune.verify.limits import LIVE_KERNEL_KL

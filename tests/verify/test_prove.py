@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError, FormatError, ParityError, UsageError
 from ptune.formats.bundle import BASE, Bundle
 from ptune.formats.whole_write import sha256_of, write_json
-from ptune.publish import chat
+from ptune.publish import pipeline
+from ptune.publish.decoder import Decoder
+from ptune.publish.decoder_run import reference
 from ptune.verify import probes as probing
+from ptune.verify.proof import Proof
 from ptune.verify.prove import prove
 
 
@@ -28,17 +32,14 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     base = build(folder / "model", "llama")
     adapter = peft_folder(base, folder / "adapter", spread=0.2)
-    loaded = chat.reference(Backbone(model=str(base)))
-    proof = chat.publish(
-        loaded,
-        {"tuned": adapter},
-        probing.of_examples([], loaded.codec),
-        folder / "bundle",
-        before={},
-        threads=1,
-    )
-    assert proof.passed
+    assert exported(base, "tuned", adapter, folder / "bundle").passed
     return folder
+
+
+def exported(base: Path, name: str, adapter: Path, out: Path) -> Proof:
+    """A pretrained model and an adapter that no run of ptune's trained."""
+    model = replace(Decoder.of_backbone(Backbone(model=str(base))), adapters={name: adapter})
+    return pipeline.export(model, out, threads=1)
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ def test_every_hop_is_in_the_artefact(published: Path) -> None:
         "torch → ONNX base",
         "torch → ONNX, random factors in every socket",
         "ONNX → engine",
+        "fp32: alone → in company",
         "engine → server",
     ]
     record = bundle.adapter("tuned")
@@ -94,7 +96,7 @@ def test_force_replaces_bundles_only(published: Path) -> None:
 
 
 def test_a_drifting_graph_is_refused(copy: Path) -> None:
-    bundle, loaded = Bundle.open(copy / "bundle"), chat.reference(Backbone(model=str(copy / "model")))
+    bundle, loaded = Bundle.open(copy / "bundle"), reference(Backbone(model=str(copy / "model")))
     weights = bundle.graph_path().with_name("model.onnx.data")
     values = np.fromfile(weights, np.float32)
     values[: len(values) // 2] *= 1.02
@@ -113,7 +115,7 @@ def test_a_drifting_graph_is_refused(copy: Path) -> None:
 def test_another_adapter_than_the_one_trained_is_refused(copy: Path) -> None:
     """What the engine loads is compared with what peft loads: swap the files behind its back."""
     other = peft_folder(copy / "model", copy / "other", seed=9, spread=0.2)
-    bundle, loaded = Bundle.open(copy / "bundle"), chat.reference(Backbone(model=str(copy / "model")))
+    bundle, loaded = Bundle.open(copy / "bundle"), reference(Backbone(model=str(copy / "model")))
     proof = prove(
         bundle, loaded.model, {"tuned": other}, probing.load(bundle.folder), threads=1, server=False
     )
@@ -123,16 +125,8 @@ def test_another_adapter_than_the_one_trained_is_refused(copy: Path) -> None:
 
 def test_a_dead_adapter_is_refused_and_leaves_nothing(published: Path, tmp_path: Path) -> None:
     dead = peft_folder(published / "model", tmp_path / "dead", spread=0.0)
-    loaded = chat.reference(Backbone(model=str(published / "model")))
     with pytest.raises(ParityError, match="dead"):
-        chat.publish(
-            loaded,
-            {"dead": dead},
-            probing.of_examples([], loaded.codec),
-            tmp_path / "b",
-            before={},
-            threads=1,
-        )
+        exported(published / "model", "dead", dead, tmp_path / "b")
     assert not list(tmp_path.glob("*b*"))
 
 

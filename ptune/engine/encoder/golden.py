@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ptune.engine.encoder.batch import Array, Item
 from ptune.errors import FormatError, ParityError
-from ptune.formats.bundle import BASE, FLOAT, Bundle, parse
+from ptune.formats.bundle import BASE, FP32, Bundle, parse
 from ptune.formats.whole_write import read_json, whole_file
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def record(
     engine: EncoderEngine,
     inputs: Sequence[Mapping[str, Array]],
     adapters: Sequence[str],
-    profile: str = FLOAT,
+    profile: str = FP32,
 ) -> dict[str, Any]:
     """The first inputs under every adapter (`base` among them where there is none), as golden.json holds it."""
     pairs = [(index, adapter) for adapter in adapters for index in range(min(CASES, len(inputs)))]
@@ -81,11 +81,11 @@ def record(
         Case(adapter=adapter, input=index, logits=np.round(_few(found), 6).tolist())
         for (index, adapter), found in zip(pairs, logits, strict=True)
     ]
-    tolerance = TOLERANCE if profile == FLOAT else ROUNDED
+    tolerance = TOLERANCE if profile == FP32 else ROUNDED
     return EncoderGolden(tolerance=tolerance, cases=cases).model_dump()
 
 
-def replay(engine: EncoderEngine, bundle: Bundle, profile: str = FLOAT) -> float:
+def replay(engine: EncoderEngine, bundle: Bundle, profile: str = FP32) -> float:
     """Computes a profile's cases again and returns the worst difference. Adapters that are gone are left out.
 
     Raises: ParityError that names the case which is off by more than the tolerance.

@@ -17,6 +17,7 @@ from ptune.evaluation.translation.figures import COPY, figures, write
 from ptune.evaluation.translation.pairs import of_files
 from ptune.evaluation.translation.scores import FIGURES
 from ptune.formats.bundle import Bundle
+from ptune.kinds import SEQ2SEQ, of_task
 from ptune.tasks.chat.infer import load
 from ptune.tasks.chat.offline import answer_all
 from ptune.tasks.translation import seq2seq_infer
@@ -41,7 +42,7 @@ def evaluate_bundle(
     refuse_unknown(require, FIGURES)
     task = Translation.model_validate(record.translation or {})
     pairs = of_files(data, task)
-    if bundle.manifest.task == "seq2seq":
+    if of_task(bundle.manifest.task) is SEQ2SEQ:
         with closing(seq2seq_infer.load(folder, threads=threads)) as model:
             own = {"ONNX": model.translate(pairs.sources, record.name)}
     else:

@@ -16,6 +16,7 @@ from ptune.engine.decoder.grammar import Grammar, Grammars
 from ptune.engine.decoder.request import NO_TOKEN, Beams, Finish, Request, Sampling, Token
 from ptune.errors import FormatError, PtuneError, RequestError, TemplateError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
+from ptune.kinds import DECODER
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
@@ -290,7 +291,7 @@ def _beams(options: dict[str, Any]) -> Beams | None:
 def load(path: str | Path, **options: Unpack[EngineOptions]) -> ChatModel:
     """Opens a chat bundle for use. Raises: FormatError, AdapterError, UsageError, ParityError, as `Engine.open`."""
     bundle = Bundle.open(path)
-    if bundle.manifest.task != "chat":
+    if bundle.manifest.task != DECODER.task:
         raise FormatError(f"{path} is a bundle for {bundle.manifest.task!r}, not for chat")
     bundle.check_files(bundle.manifest.codec)
     codec = ChatCodec.open(bundle.codec_path)

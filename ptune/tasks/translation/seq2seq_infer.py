@@ -15,6 +15,7 @@ from ptune.engine.seq2seq.engine import Seq2SeqEngine
 from ptune.engine.seq2seq.request import Finish, Sentence
 from ptune.errors import FormatError, RequestError
 from ptune.formats.bundle import BASE, Bundle
+from ptune.kinds import SEQ2SEQ
 from ptune.tasks.translation.infer import LONGER, MORE
 
 
@@ -72,7 +73,7 @@ class Seq2SeqModel:
 def load(path: str | Path, **options: Any) -> Seq2SeqModel:
     """Opens an encoder-decoder's bundle for use. Raises: FormatError, AdapterError, ParityError, as `Seq2SeqEngine.open`."""
     bundle = Bundle.open(path)
-    if bundle.manifest.task != "seq2seq":
+    if bundle.manifest.task != SEQ2SEQ.task:
         raise FormatError(f"{path} is a bundle for {bundle.manifest.task!r}, not of an encoder-decoder")
     bundle.check_files(bundle.manifest.codec)
     return Seq2SeqModel(Seq2SeqEngine.open(bundle, **options), Seq2SeqCodec.open(bundle.codec_path))

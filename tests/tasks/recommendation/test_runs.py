@@ -24,7 +24,7 @@ from ptune.tasks.recommendation.index import ARRAYS, ItemIndex
 from ptune.tasks.recommendation.infer import Question, Title, recommend
 from ptune.tasks.retrieval.torch_side import load_embeddings
 from ptune.verify.item_index import with_items
-from ptune.verify.prove import Proof
+from ptune.verify.proof import Proof
 
 
 def test_the_items_hold_torchs_vectors_and_nothing_of_the_test() -> None:

@@ -77,8 +77,8 @@ def test_a_whole_model_opens_in_sentence_transformers(tmp_path: Path, pooling: A
 
 
 def test_a_merged_adapter_opens_in_sentence_transformers(tmp_path: Path) -> None:
-    hop = publish.merge_encoder_run(embedding_run(), tmp_path / "merged")
-    assert hop.passed
+    merge = publish.merge_run(embedding_run(), tmp_path / "merged")
+    assert merge.hop.passed
     theirs = SentenceTransformer(str(tmp_path / "merged"), device="cpu")
     found = load_embeddings(embedding_run(), "cpu")(TEXTS)
     np.testing.assert_allclose(theirs.encode(TEXTS), found, atol=2e-6)

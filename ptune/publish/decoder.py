@@ -1,0 +1,204 @@
+"""A decoder on its way into a bundle: what differs from other models. The way itself: ptune.publish.pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ptune.backbone.load import Loaded
+from ptune.config.recipe import Backbone
+from ptune.engine.adapters.folder import install
+from ptune.engine.decoder import golden
+from ptune.engine.decoder.engine import Engine
+from ptune.export.graph_variants import write_lighter
+from ptune.export.int4 import write_int4
+from ptune.export.int8 import write_int8
+from ptune.export.nf4 import LEAST_TOKENS, write_nf4
+from ptune.export.weights import ModelWeights
+from ptune.export.write import write_bundle
+from ptune.formats.bundle import BASE, FP32, INT4, INT8, NF4, Bundle, Hop
+from ptune.progress import say
+from ptune.publish.decoder_run import TrainedDecoder, reference, refuse_new_tokens
+from ptune.publish.profiles import AUTO
+from ptune.publish.publishable import FinishedRun, Merge, Publishable
+from ptune.publish.steps import check_base, enter_graph, report_progress
+from ptune.verify import held_tokens
+from ptune.verify import probes as probing
+from ptune.verify import profile as profiling
+from ptune.verify.limits import MAX_ABS_LOGPROB
+from ptune.verify.live import live_kernel_hops
+from ptune.verify.proof import Proof
+from ptune.verify.prove import prove
+from ptune.verify.torch_side import Probe
+
+GOLDEN_PROMPTS, GOLDEN_TOKENS = 4, 64
+
+
+@dataclass
+class Decoder(Publishable):
+    """A causal language model in torch, and the prompts at which its hops are compared."""
+
+    profiles: ClassVar[tuple[str, ...]] = (INT4, INT8, NF4)
+    auto_profiles: ClassVar[tuple[str, ...]] = (INT4, INT8)  # nf4 is never the fastest
+
+    load: Callable[[], Loaded]  # the reference
+    probes: Sequence[Probe]
+    adapters: Mapping[str, Path | None] = field(default_factory=dict)
+    earlier_hops: Mapping[str, Sequence[Hop]] = field(default_factory=dict)
+    held_out: Sequence[Sequence[int]] = ()  # tokens at which profiles are compared with fp32
+    trust_remote_code: bool = False
+
+    @classmethod
+    def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Decoder:
+        """As `Publishable.of_run`."""
+        if merge and run.files.has_adapter:
+            return cls._of_merged(run)
+        refuse_new_tokens(run)
+        trained = TrainedDecoder.open(run)
+        adapters: dict[str, Path | None] = {}
+        hops = list(run.record.hops)
+        if run.files.has_adapter:
+            adapters[name] = run.files.adapter_path
+            model = trained.loaded.model
+            hops += live_kernel_hops(trained.backbone, model, run.files.adapter_path, trained.probes)
+        return cls(
+            lambda: trained.loaded,
+            trained.probes,
+            adapters,
+            {name if adapters else BASE: hops},
+            [example.ids for example in trained.held_out],
+            trained.backbone.trust_remote_code,
+        )
+
+    @classmethod
+    def _of_merged(cls, run: FinishedRun) -> Decoder:
+        """The model of a run with its adapter merged into it, in RUN/merged."""
+        place, trust = run.files.folder / "merged", run.recipe.backbone.trust_remote_code
+        trained = TrainedDecoder.open(run)
+        codec, probes, examples = trained.loaded.codec, trained.probes, trained.held_out
+        hop = trained.merge(place, "float32", MAX_ABS_LOGPROB).hop
+        del trained  # memory holds one model at a time
+        loaded = replace(reference(Backbone(model=str(place), trust_remote_code=trust)), codec=codec)
+        held_out = [example.ids for example in examples]
+        return cls(lambda: loaded, probes, {}, {BASE: [hop]}, held_out, trust)
+
+    @classmethod
+    def of_backbone(cls, backbone: Backbone) -> Decoder:
+        """Opens a pretrained model, to be compared at prompts of our own. Raises: BackboneError."""
+        loaded = reference(backbone)
+        probes = probing.of_examples([], loaded.codec)
+        return cls(lambda: loaded, probes, trust_remote_code=backbone.trust_remote_code)
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, backbone: Backbone) -> Decoder:
+        """As `Publishable.of_bundle`."""
+
+        def load() -> Loaded:
+            loaded = reference(backbone)
+            check_base(bundle, loaded.identity)
+            return loaded
+
+        return cls(load, probing.load(bundle.folder))
+
+    @classmethod
+    def merge(cls, run: FinishedRun, out: Path, dtype: str, limit: float) -> Merge:
+        """As `Publishable.merge`."""
+        return TrainedDecoder.open(run).merge(out, dtype, limit)
+
+    @cached_property
+    def reference(self) -> Loaded:
+        """The base in float32 on the CPU. Raises: BackboneError."""
+        return self.load()
+
+    def write_graphs(self, folder: Path) -> Bundle:
+        """As `Publishable.write_graphs`."""
+        loaded = self.reference
+        return write_bundle(
+            folder,
+            loaded.model.config,
+            ModelWeights(loaded.model),
+            loaded.codec,
+            loaded.identity,
+            trust_remote_code=self.trust_remote_code,
+            report=report_progress,
+        )
+
+    def save_held_out(self, bundle: Bundle) -> None:
+        """As `Publishable.save_held_out`."""
+        probing.save(self.probes, bundle.folder)
+
+    def install(self, bundle: Bundle, adapter: Path | None, name: str, *, proved: bool = True) -> None:
+        """As `Publishable.install`."""
+        assert adapter is not None
+        install(bundle, adapter, name)
+
+    def golden(self, bundle: Bundle, profile: str, threads: int) -> dict[str, Any]:
+        """As `Publishable.golden`."""
+        prompts = [
+            probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in self.probes[:GOLDEN_PROMPTS]
+        ]
+        tolerance = golden.TOLERANCE if profile in (FP32, NF4) else golden.ROUNDED
+        with closing(Engine.open(bundle, profile=profile, threads=threads, replay_golden=False)) as engine:
+            return golden.record(engine, prompts, [BASE, *bundle.manifest.adapters], tolerance)
+
+    def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
+        """As `Publishable.prove`."""
+        folders = {name: bundle.adapter_path(name) for name in adapters}
+        return prove(
+            bundle, self.reference.model, folders, self.probes, threads=threads, report=report_progress
+        )
+
+    def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
+        """As `Publishable.save_held_out_for_profiles`."""
+        held_tokens.save(held_tokens.of_examples(self.held_out, self.reference.codec), bundle.folder)
+        return bundle.folder / held_tokens.FILE
+
+    def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
+        """As `Publishable.write_profile`."""
+        report_progress(f"writing the {profile} graph")
+        source, path = bundle.graph_path(FP32), bundle.folder / "graphs" / profile / "model.onnx"
+        kept, least_tokens = None, 1
+        if profile == INT4:
+            kept = write_int4(source, path).kept
+        elif profile == NF4:
+            write_nf4(source, path)
+            least_tokens = LEAST_TOKENS
+        else:
+            write_int8(source, path)
+        write_lighter(path, bundle.decoder)
+        enter_graph(bundle, profile, kept=kept, least_tokens=least_tokens)
+
+    def prove_profile(
+        self,
+        bundle: Bundle,
+        profile: str,
+        adapters: Sequence[str],
+        threads: int,
+        *,
+        base: bool,
+        to_the_end: bool,
+    ) -> Proof:
+        """As `Publishable.prove_profile`."""
+        held = held_tokens.load(bundle.folder)
+        return profiling.prove_profile(
+            bundle,
+            profile,
+            adapters,
+            held,
+            threads=threads,
+            base=base,
+            to_the_end=to_the_end,
+            report=report_progress,
+        )
+
+    def default_profile(self, bundle: Bundle, profiles: Sequence[str], threads: int) -> str:
+        """The first of those asked for that is in the bundle; for `auto` the fastest here for one sequence."""
+        if tuple(profiles) != (AUTO,):
+            return next(name for name in profiles if name in bundle.manifest.graphs)
+        speeds = {name: profiling.seconds_a_token(bundle, name, threads) for name in bundle.manifest.graphs}
+        say(", ".join(f"{name}: {1 / seconds:.1f} tokens/s" for name, seconds in speeds.items()))
+        return min(speeds, key=speeds.__getitem__)

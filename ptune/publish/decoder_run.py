@@ -1,0 +1,89 @@
+"""What a run of chat trained, opened on its float32 reference; and its adapter merged into that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from ptune.backbone.load import Loaded, load
+from ptune.backbone.tokenizer import transformers_tokenizer
+from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.recipe import Backbone
+from ptune.errors import ParityError, UsageError
+from ptune.evaluation.held_out import held_out
+from ptune.export.merge import merged
+from ptune.formats.whole_write import whole_folder
+from ptune.parity import compare
+from ptune.publish.figures import figures
+from ptune.publish.publishable import FinishedRun, Merge
+from ptune.publish.steps import check_runs_base
+from ptune.verify import probes as probing
+from ptune.verify.torch_side import Probe, logprobs
+
+
+@dataclass(frozen=True)
+class TrainedDecoder:
+    """A finished run, opened: the float32 reference of its base, with the codec that it was trained with."""
+
+    run: FinishedRun
+    backbone: Backbone
+    loaded: Loaded
+    held_out: Sequence[Example]
+    probes: list[Probe]
+
+    @classmethod
+    def open(cls, run: FinishedRun) -> TrainedDecoder:
+        """Raises: BackboneError where its base is no longer the same; DataError where its data is not."""
+        if run.files.has_adapter:
+            backbone = run.recipe.backbone.model_copy(update={"dtype": run.record.base.dtype})
+        else:
+            trust = run.recipe.backbone.trust_remote_code
+            backbone = Backbone(model=str(run.files.model_path), trust_remote_code=trust)
+        loaded = reference(backbone)
+        if run.files.has_adapter:
+            check_runs_base(run.files, loaded.identity, run.record.base.hash)
+        loaded = replace(loaded, codec=ChatCodec.open(run.files.codec_path))
+        examples = held_out(run.files).examples
+        return cls(run, backbone, loaded, examples, probing.of_examples(examples, loaded.codec))
+
+    def merge(self, out: Path, dtype: str, limit: float) -> Merge:
+        """Merges the adapter into the dequantised base and saves a plain transformers folder. This one is used up.
+
+        Raises: ParityError, and saves nothing, where the merge lost more than `limit` (max |Δ log p|).
+        """
+        live = PeftModel.from_pretrained(self.loaded.model, str(self.run.files.adapter_path))
+        before = logprobs(live, self.probes)
+        plain, lost = merged(live, getattr(torch, dtype))
+        after = logprobs(plain.float(), self.probes)  # what the saved weights hold, computed in float32
+        hop = compare("live adapter → merged", before, after, max_abs_logprob=limit)
+        if not hop.passed:
+            raise ParityError(
+                f"merging in {dtype} loses too much: {figures(hop)}, but the limit is {hop.limit}; the update itself is "
+                f"off by {lost:.1%}. Use --dtype float32, or serve the adapter unmerged, or accept it with --limit"
+            )
+        assert isinstance(plain, PreTrainedModel)
+        with whole_folder(out) as part:
+            plain.to(getattr(torch, dtype)).save_pretrained(part)
+            transformers_tokenizer(self.loaded.codec).save_pretrained(part)
+        return Merge(hop, lost)
+
+
+def reference(backbone: Backbone) -> Loaded:
+    """The float32 reference on the CPU: what torch says the served model should compute."""
+    loaded = load(backbone, attention="sdpa", device="cpu", dequantized=True)
+    return replace(loaded, model=loaded.model.float())
+
+
+def refuse_new_tokens(run: FinishedRun) -> None:
+    """Raises: UsageError where the run's adapter holds rows of the embedding, which is part of the graph."""
+    tokens, folder = run.recipe.backbone.new_tokens, run.files.folder
+    if run.files.has_adapter and tokens:
+        raise UsageError(
+            f"{folder} was trained with new tokens ({', '.join(tokens)}), whose embeddings cannot be served beside"
+            f" the base's: merge them into it with `ptune export {folder} --merge`"
+        )

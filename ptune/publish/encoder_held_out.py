@@ -1,0 +1,53 @@
+"""The held-out inputs of a run of an encoder, as torch and the graph take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ptune.codecs.sequence import SequenceCodec
+from ptune.config.retrieval import Embedding, Reranking
+from ptune.data.labelled import LabelledRow
+from ptune.evaluation.classification.held_out import of_run
+from ptune.evaluation.retrieval.held_out import held_of
+from ptune.export.encoder import takes_type_ids
+from ptune.formats.bundle import AdapterRecord
+from ptune.publish.publishable import FinishedRun
+from ptune.tasks.encoder.infer import Encoded, encode
+from ptune.verify.encoder_torch import EncoderReference, Inputs
+from ptune.verify.limits import PROBES
+
+
+@dataclass(frozen=True)
+class HeldOutInputs:
+    """Rows that training never saw, some of them encoded, and those that it did see."""
+
+    rows: Sequence[LabelledRow]
+    encoded: list[Encoded]  # of the first rows
+    train: Sequence[LabelledRow]
+
+    @property
+    def inputs(self) -> list[Inputs]:
+        """Those at which hops are compared."""
+        return [one.inputs for one in self.encoded[:PROBES]]
+
+
+def held_out_inputs(run: FinishedRun, loaded: EncoderReference, most: int) -> HeldOutInputs:
+    """Reads a run's held-out data again, and encodes `most` rows. Raises: DataError where it is gone or has changed."""
+    held = held_of(run.files) if isinstance(run.recipe.task, Embedding | Reranking) else of_run(run.files)
+    return HeldOutInputs(held.rows, _encoded(run, held.rows[:most], loaded), held.train)
+
+
+def _encoded(run: FinishedRun, rows: Sequence[LabelledRow], loaded: EncoderReference) -> list[Encoded]:
+    facts = loaded.facts
+    adapter = AdapterRecord(
+        name="probes",
+        **facts.model_dump(include={"task", "problem", "labels", "max_length", "preprocessing"}),
+    )
+    codec = None if loaded.size is not None else SequenceCodec.open(run.files.codec_path)
+    given = [row.input.open() if codec is None else row.input for row in rows]
+    wanted = ["pixel_values"] if codec is None else ["input_ids"]
+    if codec is not None and takes_type_ids(loaded.model.base_model):
+        wanted.append("token_type_ids")
+    encoded = (encode(one, adapter, codec) for one in given)
+    return [replace(one, inputs={key: one.inputs[key] for key in wanted}) for one in encoded]

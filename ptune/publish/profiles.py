@@ -1,0 +1,105 @@
+"""The graphs beside fp32: which may be asked for, each written and held to its gate, and which is served by default."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from ptune.errors import ParityError, UsageError
+from ptune.formats.bundle import FP32, Bundle, hashes
+from ptune.progress import say
+from ptune.publish.figures import refuse_drift
+from ptune.publish.golden import record_golden
+from ptune.publish.publishable import Publishable
+from ptune.verify.proof import Proof
+
+AUTO = "auto"  # all that the kind measures, and the fastest that holds its gate is served
+
+
+def check_profiles(asked: Sequence[str], kind: type[Publishable], source: str, noun: str) -> None:
+    """Raises: UsageError where graphs are asked for that this kind of model does not have.
+
+    source: the run or model that is exported; noun: its kind, in words.
+    """
+    if tuple(asked) == (FP32,) or (tuple(asked) == (AUTO,) and kind.auto_profiles):
+        return
+    if not kind.profiles:
+        raise UsageError(f"{source} is of {noun}, which has one graph of each kind: {FP32}")
+    if FP32 not in asked or not {*asked} <= {FP32, *kind.profiles}:
+        beside = " or ".join(kind.profiles)
+        raise UsageError(
+            f"--profiles {','.join(asked)!r}: {FP32}, which is what others are compared with, and {beside} beside it"
+        )
+
+
+def add_profiles(model: Publishable, bundle: Bundle, asked: Sequence[str], threads: int) -> Proof:
+    """Writes the graphs beside fp32 that are asked for, and proves each: that which rounds most first.
+
+    One that misses its gate is taken out again, and the reason is printed. It is among the proof's refused ones where it
+    was asked for by name.
+    """
+    if tuple(asked) == (FP32,):
+        return Proof()
+    held_out = model.save_held_out_for_profiles(bundle)
+    auto, proof = tuple(asked) == (AUTO,), Proof()
+    for profile in (name for name in model.profiles if name in (model.auto_profiles if auto else asked)):
+        outcome = _add_profile(model, bundle, profile, threads, may_round=not auto)
+        if isinstance(outcome, Proof):
+            proof = proof.then(outcome)
+            continue
+        say(f"{profile} is left out: {outcome}")
+        _remove_profile(bundle, profile)
+        if not auto:
+            proof = proof.then(Proof(refused={profile: outcome}))
+    if [*bundle.manifest.graphs] == [FP32]:
+        held_out.unlink()
+        _record_golden_files(bundle)
+    return proof
+
+
+def _add_profile(
+    model: Publishable, bundle: Bundle, profile: str, threads: int, *, may_round: bool
+) -> Proof | str:
+    """Writes a graph beside fp32 and proves it. Returns its proof, or why it may not stay.
+
+    may_round: whether int4 may stay where it had to round weights: that has to be asked for by name.
+    """
+    model.write_profile(bundle, profile, threads)
+    kept = bundle.manifest.graphs[profile].kept
+    if kept is not None and kept < 1 and not may_round:
+        return "its source is not in 4 bits, so its weights would be rounded"
+    record_golden(model, bundle, threads, [profile])
+    proof = model.prove_profile(
+        bundle, profile, [*bundle.manifest.adapters], threads, base=True, to_the_end=False
+    )
+    try:
+        refuse_drift(proof)
+    except ParityError as error:
+        return str(error)
+    return proof
+
+
+def prove_profiles(
+    model: Publishable, bundle: Bundle, adapters: Sequence[str], threads: int, *, base: bool = True
+) -> Proof:
+    """Compares every graph of a bundle with its fp32 one. base: the bare base, too."""
+    proof = Proof()
+    for profile in bundle.manifest.graphs:
+        if profile != FP32:
+            proof = proof.then(
+                model.prove_profile(bundle, profile, adapters, threads, base=base, to_the_end=True)
+            )
+    return proof
+
+
+def _remove_profile(bundle: Bundle, profile: str) -> None:
+    shutil.rmtree(bundle.folder / "graphs" / profile)
+    bundle.golden_file(profile).unlink(missing_ok=True)
+    graphs = {name: graph for name, graph in bundle.manifest.graphs.items() if name != profile}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
+    _record_golden_files(bundle)
+
+
+def _record_golden_files(bundle: Bundle) -> None:
+    golden = hashes(bundle.folder, "golden")
+    bundle.write_manifest(bundle.manifest.model_copy(update={"golden": golden}))

@@ -1,0 +1,62 @@
+"""A decoder's last hop: a real server process, asked with prompts in tokens, against the engine's greedy answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx
+
+from ptune.codecs.chat import ChatCodec
+from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.request import Request, Sampling, Token
+from ptune.formats.bundle import Bundle, Hop
+from ptune.verify.server import TIE, TOKENS, Agreement, agreements, hop, post
+from ptune.verify.torch_side import Probe
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What the engine answers to a prompt under a name, greedily."""
+
+    name: str
+    prompt: tuple[int, ...]
+    tokens: list[Token]
+
+
+def continuations(
+    bundle: Bundle, engine: Engine, probes: Sequence[Probe], names: Sequence[str]
+) -> list[Continuation]:
+    """Every probe's prompt under every name, in one batch."""
+    stop_ids = ChatCodec.open(bundle.codec_path).eos_ids
+    jobs = [(name, probe.ids[: probe.prompt_tokens]) for probe in probes for name in names]
+    greedy = Sampling(temperature=0.0)
+    requests = [Request(prompt, name, greedy, TOKENS, stop_ids, logprobs=2) for name, prompt in jobs]
+    answers = engine.generate_all(requests)
+    return [Continuation(*job, list(answer)) for job, answer in zip(jobs, answers, strict=True)]
+
+
+def served_hops(bundle: Bundle, expected: Sequence[Continuation], threads: int) -> dict[str, Hop]:
+    """The same prompts over HTTP, many at once, against the engine's own continuations."""
+    by_name = agreements(bundle.folder, threads, expected, _ask, _agreement)
+    return {name: hop(answers, "tokens") for name, answers in by_name.items()}
+
+
+def _ask(client: httpx.Client, one: Continuation) -> list[tuple[int, float]]:
+    body = {"model": one.name, "prompt": list(one.prompt), "max_tokens": TOKENS, "temperature": 0}
+    answer = post(client, "/v1/completions", {**body, "logprobs": 0, "return_token_ids": True})
+    choice = answer["choices"][0]
+    return list(zip(choice["token_ids"], choice["logprobs"]["token_logprobs"], strict=True))
+
+
+def _agreement(one: Continuation, answer: Sequence[tuple[int, float]]) -> Agreement:
+    """How many tokens agree. A first divergence at a tie ends the comparison, agreed."""
+    same, worst = 0, 0.0
+    for here, (token, logprob) in zip(one.tokens, answer, strict=False):
+        if here.id != token:
+            tie = here.top[0][1] - here.top[1][1] <= TIE
+            return Agreement(same + tie, same + 1, worst)
+        assert here.logprob is not None
+        worst = max(worst, abs(here.logprob - logprob))
+        same += 1
+    return Agreement(same, max(len(one.tokens), len(answer)), worst)

@@ -1,0 +1,47 @@
+"""A proof: the figures of every hop of a bundle, those of its base and those of each adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ptune.formats.bundle import BASE, Hop
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The hops of a bundle's base, and of each adapter.
+
+    refused: profiles that were asked for and are not in the bundle, each with the reason.
+    """
+
+    base: tuple[Hop, ...] = ()
+    adapters: Mapping[str, tuple[Hop, ...]] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, hops: Mapping[str, Sequence[Hop]]) -> Proof:
+        """The proof of hops by name, the base's under `base`."""
+        adapters = {name: tuple(measured) for name, measured in hops.items() if name != BASE}
+        return cls(tuple(hops.get(BASE, ())), adapters)
+
+    @property
+    def hops(self) -> list[Hop]:
+        """All hops, the base's first."""
+        return [*self.base, *(hop for hops in self.adapters.values() for hop in hops)]
+
+    def after(self, before: Mapping[str, Sequence[Hop]]) -> Proof:
+        """This proof, led by hops that were measured earlier."""
+        adapters = {name: (*before.get(name, ()), *hops) for name, hops in self.adapters.items()}
+        return replace(self, base=(*before.get(BASE, ()), *self.base), adapters=adapters)
+
+    def then(self, more: Proof) -> Proof:
+        """This proof, followed by another of the same bundle."""
+        names = [*self.adapters, *(name for name in more.adapters if name not in self.adapters)]
+        both = {name: (*self.adapters.get(name, ()), *more.adapters.get(name, ())) for name in names}
+        return Proof((*self.base, *more.base), both, {**self.refused, **more.refused})
+
+    @property
+    def passed(self) -> bool:
+        """Whether every hop is within its limit."""
+        return all(hop.passed for hop in self.hops)

@@ -1,0 +1,124 @@
+"""What the three proofs share of their torch side: low-rank factors, made up or as peft holds them, and hooks that add them.
+
+Each kind's proof stands on its own (prove.py, encoder_prove.py, seq2seq_prove.py); only these tools are common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ptune.errors import AdapterError
+from ptune.formats.seq2seq import Seq2SeqSignature
+from ptune.formats.signature import EncoderSignature, Signature, Socket
+
+Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+Factors = Mapping[str, Pair]
+"""Socket -> A, B, with B scaled. Of a linear layer A [in, r], B [r, out]; of a convolution [r, in, kh, kw], [out, r, 1, 1]."""
+
+RANDOM_RANK, RANDOM_SEED, RANDOM_SCALE = 4, 0, 0.05
+
+
+def random_factors(
+    signature: Signature | EncoderSignature | Seq2SeqSignature,
+    rank: int = RANDOM_RANK,
+    seed: int = RANDOM_SEED,
+    scale: float = RANDOM_SCALE,
+) -> Factors:
+    """Non-zero factors for every socket: an adapter that no socket may ignore.
+
+    A has columns of about unit length, so an update moves a layer's output by about `scale` of its input.
+    """
+    random = np.random.default_rng(seed)
+
+    def pair(socket: Socket) -> Pair:
+        a, b = padded(socket, None, rank)
+        inner = a.size // rank
+        return (
+            (random.standard_normal(a.shape) / np.sqrt(inner)).astype(np.float32),
+            (random.standard_normal(b.shape) * scale / np.sqrt(rank)).astype(np.float32),
+        )
+
+    return {socket.name: pair(socket) for socket in signature.sockets}
+
+
+def padded(socket: Socket, pair: Pair | None, rank: int) -> Pair:
+    """A socket's factors with zeros up to `rank`; zeros alone where there are none."""
+    if socket.kernel is None:
+        a = np.zeros((socket.in_features, rank), np.float32)
+        b = np.zeros((rank, socket.out_features), np.float32)
+    else:
+        a = np.zeros((rank, socket.in_features, *socket.kernel), np.float32)
+        b = np.zeros((socket.out_features, rank, 1, 1), np.float32)
+    if pair is not None:
+        for whole, part in zip((a, b), pair, strict=True):
+            whole[tuple(slice(size) for size in part.shape)] = part
+    return a, b
+
+
+def _add(down: Tensor, up: Tensor, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    if isinstance(layer, nn.Conv2d):
+        low = F.conv2d(inputs[0], down, None, layer.stride, layer.padding, layer.dilation)
+        return output + F.conv2d(low, up)
+    return output + inputs[0] @ down @ up
+
+
+@contextmanager
+def plugged(model: nn.Module, factors: Factors) -> Iterator[None]:
+    """Adds low-rank updates to layers of a plain model by forward hooks: independent of peft and of sockets."""
+    with ExitStack() as stack:
+        for name, pair in factors.items():
+            layer = model.get_submodule(name)
+            assert isinstance(layer, nn.Linear | nn.Conv2d | Conv1D)
+            weight = layer.weight
+            down, up = (torch.from_numpy(half).to(device=weight.device, dtype=weight.dtype) for half in pair)
+            stack.callback(layer.register_forward_hook(partial(_add, down, up)).remove)
+        yield
+
+
+def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with an adapter, loaded by peft itself. `model` is not to be used otherwise afterwards.
+
+    Raises: AdapterError where peft does not take it.
+    """
+    try:
+        return PeftModel.from_pretrained(model, str(folder)).eval()
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AdapterError(f"peft cannot load {folder}: {reason}") from error
+
+
+def lora_layers(
+    model: PeftModel, prefix: str = "", sockets: Collection[str] | None = None
+) -> dict[str, LoraLayer]:
+    """peft's layers of the active adapter, by their name in the base without `prefix`; of `sockets` alone where given."""
+    layers = {
+        name.removeprefix(prefix): layer
+        for name, layer in model.get_base_model().named_modules()
+        if isinstance(layer, LoraLayer) and model.active_adapter in layer.lora_A
+    }
+    return layers if sockets is None else {name: layers[name] for name in layers if name in sockets}
+
+
+def peft_factors(layers: Mapping[str, LoraLayer], adapter: str) -> Factors:
+    """An adapter's factors as peft holds them, B times its scaling."""
+    factors: dict[str, Pair] = {}
+    for name, layer in layers.items():
+        a, b = (side[adapter].weight.detach().float() for side in (layer.lora_A, layer.lora_B))
+        b = b * layer.scaling[adapter]
+        if a.ndim == 2:
+            a, b = a.T, b.T
+        factors[name] = a.contiguous().cpu().numpy(), b.contiguous().cpu().numpy()
+    return factors
