@@ -94,7 +94,7 @@ def _splits(recipe: Recipe) -> tuple[dict[str, Sequence[LabelledRow]], list[dict
     """The rows of train, validation and test, split as they were for training; and the files, as data.json has them."""
     task, seed = recipe.task, recipe.train.seed
     if isinstance(task, ImageClassification):
-        from ptune.tasks.classification.image_data import load_images
+        from ptune.data.image_splits import load_images
 
         images = load_images(recipe.data, task, seed)
         found = {"train": images.train, "validation": images.validation, "test": images.test}

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the trained weights, proved to be readable, and a model card."""
+"""What a chat run leaves behind: the trained weights, proved to be readable."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ptune.data.dataset import Dataset
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import write_json, write_text
-from ptune.training.checkpoint import tensors_folder, trained
-from ptune.training.distributed import sharded, whole
+from ptune.training.checkpoint import tensors_folder, whole_state
+from ptune.training.distributed import sharded
 from ptune.training.reload import reloaded_adapter_hop, reloaded_model_hop
 
 FORMAT = 1  # of adapter/ptune.json
@@ -54,12 +54,6 @@ def save_trained(
     saved = recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
     again = load(saved, device=device)
     return reloaded_model_hop(model, again.model, examples, device)
-
-
-def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What is to be saved of a sharded model, in one piece: the adapter, or everything where there is none."""
-    wanted = dict(trained(model)) if isinstance(model, PeftModel) else model.state_dict()
-    return {name: whole(tensor.detach()).cpu() for name, tensor in wanted.items()}
 
 
 def _write(

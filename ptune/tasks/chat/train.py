@@ -1,20 +1,10 @@
-"""Chat's training side: the codec as the recipe wants it, and next-token cross-entropy at the targets."""
+"""Chat's training side: the codec as the recipe wants it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-import torch
-from torch import nn
-
-from ptune.codecs.chat import ChatCodec, Example
+from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.errors import RecipeError
-from ptune.training.head import replaced_by_loss
-from ptune.training.objective import Score, score_of
-from ptune.training.packing import ALONE, Batch, Share, one_each, pack, targets
-from ptune.training.segments import segments
 
 
 def codec_for(task: Chat, codec: ChatCodec) -> ChatCodec:
@@ -28,46 +18,3 @@ def codec_for(task: Chat, codec: ChatCodec) -> ChatCodec:
     return ChatCodec(
         codec.tokenizer, template, codec.special_tokens, codec.eos_ids, codec.context, task.instruction
     )
-
-
-@dataclass(frozen=True)
-class ChatObjective:
-    """Sum of cross-entropies over the targets; only where there is a target does the head compute anything."""
-
-    packed: bool  # whether the model keeps packed examples apart, see `segments.packing`
-    max_tokens: int  # most tokens of one forward pass
-    device: torch.device
-    head: nn.Linear | None = None  # see `head.plain_head`; without it the logits of a whole batch are held
-    unit = "tokens"
-
-    def size(self, example: Example) -> int:
-        """Tokens."""
-        return len(example)
-
-    def targets(self, example: Example) -> int:
-        """Tokens to be predicted."""
-        return targets(example)
-
-    def batches(self, examples: Sequence[Example], share: Share = ALONE) -> Iterator[Batch]:
-        """Rows of whole examples, or a row an example."""
-        if self.packed:
-            return pack(examples, self.max_tokens, self.device, share)
-        return one_each(examples, self.device, share)
-
-    def score(self, model: nn.Module, batch: Batch) -> Score:
-        """Loss and right guesses, summed over the batch's targets."""
-        if self.head is not None:
-            with replaced_by_loss(self.head, batch.labels):
-                loss, correct = self.logits(model, batch)[0]
-            return Score(loss, correct.detach(), len(batch.labels))
-        return score_of(self.logits(model, batch), batch.labels, training=model.training)
-
-    def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """[targets, vocab]: what the model says in front of each target."""
-        positions = {"position_ids": batch.position_ids} if self.packed else {}
-        with segments(batch.lengths):
-            output = model(
-                input_ids=batch.input_ids, use_cache=False, logits_to_keep=batch.predict_at, **positions
-            )
-        logits: torch.Tensor = output.logits[0]
-        return logits

@@ -22,7 +22,7 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
 from ptune.tasks.encoder.train import Loss, balanced
-from ptune.tasks.encoder.work import SequenceWork
+from ptune.tasks.encoder.work import SequenceWork, check_backbone
 from ptune.training.distributed import decided_by_one
 
 
@@ -87,16 +87,6 @@ def kind_of(task: TextTask) -> Literal["text", "tokens"]:
 def task_name(task: TextTask) -> str:
     """The task as model hubs and bundles call it."""
     return "token-classification" if isinstance(task, TokenClassification) else "text-classification"
-
-
-def check_backbone(recipe: Recipe) -> None:
-    """Raises: RecipeError for what only chat can do with its backbone."""
-    if recipe.backbone.quantize != "none":
-        raise RecipeError(
-            f"backbone.quantize {recipe.backbone.quantize!r} is for chat: a classifier's backbone stays as it is"
-        )
-    if recipe.backbone.new_tokens:
-        raise RecipeError("backbone.new_tokens is for chat: a classifier keeps its backbone's tokens")
 
 
 def check_options(task: TextTask, labels: Labels) -> None:

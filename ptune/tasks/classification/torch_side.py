@@ -19,7 +19,8 @@ from ptune.data.labelled import LabelledRow
 from ptune.data.sequences import example_of
 from ptune.formats.run import Run
 from ptune.tasks.encoder.facts import Facts
-from ptune.tasks.encoder.train import Loss, SequenceObjective, padded_rows
+from ptune.tasks.encoder.train import Loss, SequenceObjective
+from ptune.training.padding import padded_rows
 
 Logits: TypeAlias = NDArray[np.float32]
 Tell: TypeAlias = Callable[[int], object]

@@ -26,12 +26,12 @@ from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
-from ptune.tasks.chat.saving import whole_state
-from ptune.tasks.classification.text import check_backbone
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.saving import reloaded_hop, write_trained
+from ptune.tasks.encoder.work import check_backbone
 from ptune.tasks.retrieval.sentence_transformers import save_modules
 from ptune.tasks.retrieval.train import EmbeddingObjective, padded_texts
+from ptune.training.checkpoint import whole_state
 from ptune.training.distributed import decided_by_one, sharded
 from ptune.training.work import Base
 

@@ -22,8 +22,7 @@ from ptune.errors import DataError, RecipeError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
-from ptune.tasks.classification.text import check_backbone
-from ptune.tasks.encoder.work import SequenceWork
+from ptune.tasks.encoder.work import SequenceWork, check_backbone
 from ptune.training.distributed import decided_by_one
 
 LABELS = Labels((RELEVANT,), "multi")

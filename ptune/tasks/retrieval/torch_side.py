@@ -18,8 +18,8 @@ from ptune.config.recipe import Backbone, Recipe
 from ptune.config.retrieval import EMBEDDING
 from ptune.formats.run import Run
 from ptune.tasks.encoder.facts import Facts
-from ptune.tasks.encoder.train import padded_rows
 from ptune.tasks.retrieval.train import padded_texts
+from ptune.training.padding import padded_rows
 
 Vectors = npt.NDArray[np.float32]
 _BATCH_TOKENS = 4096
