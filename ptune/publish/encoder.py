@@ -12,13 +12,12 @@ from typing import Any
 
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Backbone, Recipe
-from ptune.config.retrieval import Embedding, Reranking
+from ptune.config.tasks import code, task_of
+from ptune.data.held_out import Held
 from ptune.data.labelled import LabelledRow
 from ptune.engine.encoder import golden
 from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import AdapterError, UsageError
-from ptune.evaluation.classification.held_out import Held, of_run
-from ptune.evaluation.retrieval.held_out import held_of
 from ptune.export.encoder import takes_type_ids
 from ptune.export.encoder_parts import trace_body
 from ptune.export.write import hashes, write_traced
@@ -112,8 +111,8 @@ def merge_encoder_run(run: Run, out: Path) -> Hop:
 
 def _held(run: Run) -> Held:
     """The held-out inputs of a run."""
-    ranks = isinstance(Recipe.load(run.recipe_path).task, Embedding | Reranking)
-    return held_of(run) if ranks else of_run(run)
+    held: Held = code(task_of(Recipe.load(run.recipe_path).task).held_out)(run)
+    return held
 
 
 def encoded(run: Run, rows: Sequence[LabelledRow], loaded: Reference) -> list[Encoded]:

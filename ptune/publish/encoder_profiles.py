@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import onnx_ir
 
 from ptune.codecs.image import Preprocessing
+from ptune.data.held_out import Held
 from ptune.errors import DataError, UsageError
-from ptune.evaluation.classification.held_out import Held
 from ptune.export.encoder_int8 import write_int8
 from ptune.export.vision_harm import most_harmed
 from ptune.export.vision_int8 import layers, rounded_tensors, write_vision_int8

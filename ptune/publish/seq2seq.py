@@ -25,6 +25,7 @@ from ptune.export.seq2seq_write import write_seq2seq
 from ptune.export.write import hashes
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Hop
 from ptune.formats.run import Run
+from ptune.formats.task_names import TRANSLATION
 from ptune.formats.whole_write import disk_errors, whole_folder, write_json
 from ptune.publish.steps import changed, check_base, check_finished, of_manifest, settle, tell
 from ptune.tasks.translation.facts import NAME, Seq2SeqFacts
@@ -152,7 +153,7 @@ def install_seq2seq(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
         shutil.copytree(adapter, part, ignore=LEFT_OUT, dirs_exist_ok=True)
         record = AdapterRecord(
             name=name,
-            task="translation",
+            task=TRANSLATION,
             files=hashes(part),
             rank=checked.rank,
             base=None if facts is None else facts.base,

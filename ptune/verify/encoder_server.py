@@ -13,19 +13,19 @@ import numpy as np
 
 from ptune.codecs.image import Preprocessing
 from ptune.codecs.sequence import SequenceCodec
-from ptune.config.retrieval import EMBEDDING, RERANKING
+from ptune.config.tasks import endpoints_of
 from ptune.engine.encoder.batch import Array, Item
 from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import ParityError
 from ptune.formats.bundle import AdapterRecord, Bundle, Hop
-from ptune.tasks.encoder.infer import TAGS, classification, encode, entities
+from ptune.tasks.encoder.infer import classification, encode, entities
 from ptune.verify import limits
 from ptune.verify.encoder_compare import readable
 from ptune.verify.encoder_torch import Inputs
 from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.server import Agreement, ask_all, hop, post
 
-_PATHS = {TAGS: "/v1/tag", EMBEDDING: "/v1/embeddings", RERANKING: "/v1/rerank"}
+CLASSIFY, TAG, EMBED, RERANK = "/v1/classify", "/v1/tag", "/v1/embeddings", "/v1/rerank"
 _TIE = 2 * limits.MAX_ABS_LOGPROB  # two labels that are so close may change places
 
 
@@ -39,7 +39,7 @@ class Question:
 
     @property
     def path(self) -> str:
-        return _PATHS.get(self.adapter.task, "/v1/classify")
+        return path_of(self.adapter)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -48,10 +48,15 @@ class Question:
         if isinstance(self.given, bytes):
             uri = f"data:image/jpeg;base64,{base64.b64encode(self.given).decode()}"
             part = {"type": "image_url", "image_url": {"url": uri}}
-        if self.adapter.task == RERANKING:
+        if self.path == RERANK:
             return {"model": self.adapter.name, "query": part, "documents": [part]}
-        raw = {} if self.adapter.task in (TAGS, EMBEDDING) else {"use_activation": False}
+        raw = {"use_activation": False} if self.path == CLASSIFY else {}
         return {"model": self.adapter.name, "input": [part], **raw}
+
+
+def path_of(adapter: AdapterRecord) -> str:
+    """The first endpoint of the adapter's task whose answers can be compared here."""
+    return next(path for path in endpoints_of(adapter.task) if path in _COMPARES)
 
 
 def questions(
@@ -64,7 +69,7 @@ def questions(
         given = [
             _file(one, adapter) if codec is None else _text(one, codec, n) for n, one in enumerate(inputs)
         ]
-        asked = [(one, one) if adapter.task == RERANKING else one for one in given]
+        asked = [(one, one) if path_of(adapter) == RERANK else one for one in given]
         encoded = [encode(one, adapter, codec) for one in asked]
         answers = engine.logits([Item(one.inputs, adapter.name) for one in encoded])
         for one, how, logits in zip(given, encoded, answers, strict=True):
@@ -93,7 +98,7 @@ def served_hops(bundle: Bundle, asked: Sequence[Question], threads: int) -> dict
     """The same questions over HTTP, many at once, against the engine's own answers; a hop an adapter."""
     found: dict[str, list[Agreement]] = {}
     for one, answer in zip(asked, ask_all(bundle.folder, threads, asked, _ask), strict=True):
-        compare = _COMPARES.get(one.adapter.task, _classified)
+        compare = _COMPARES[one.path]
         found.setdefault(one.adapter.name, []).append(compare(one, answer))
     return {name: _hop(bundle.adapter(name), agreements) for name, agreements in found.items()}
 
@@ -103,12 +108,12 @@ def _hop(adapter: AdapterRecord, found: Sequence[Agreement]) -> Hop:
         return hop(found, "name", "max |Δ| of the number, or its share of it,")
     if adapter.problem == "vector":
         return hop(found, "width", "max |Δ| of a vector's numbers", limits.MAX_ABS_VECTOR)
-    return hop(found, "entities" if adapter.task == TAGS else "labels")
+    return hop(found, "entities" if adapter.problem == "tags" else "labels")
 
 
 def _ask(client: httpx.Client, one: Question) -> Any:
     answer = post(client, one.path, one.body)
-    return answer["results" if one.adapter.task == RERANKING else "data"][0]
+    return answer["results" if one.path == RERANK else "data"][0]
 
 
 def _vector(one: Question, answer: Any) -> Agreement:
@@ -170,4 +175,4 @@ def _tagged(one: Question, answer: Any) -> Agreement:
     return Agreement(max(len(here), 1), max(len(here), 1), max(map(float, off), default=0.0))
 
 
-_COMPARES = {TAGS: _tagged, EMBEDDING: _vector, RERANKING: _ranked}
+_COMPARES = {CLASSIFY: _classified, TAG: _tagged, EMBED: _vector, RERANK: _ranked}

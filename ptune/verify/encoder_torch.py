@@ -25,7 +25,6 @@ from ptune.tasks.encoder.facts import Facts
 from ptune.verify.graph import Factors
 
 Inputs = Mapping[str, Array]
-IMAGES = "image-classification"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def size_of(facts: Facts) -> Size | None:
 
 def reference(backbone: Backbone, facts: Facts) -> Reference:
     """Loads what an adapter was trained on, under a head for its labels. Raises: BackboneError."""
-    if facts.task == IMAGES:
+    if facts.preprocessing is not None:
         from ptune.backbone.image_model import load_image_model
 
         size = size_of(facts)

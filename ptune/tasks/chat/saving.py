@@ -15,10 +15,11 @@ from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
-from ptune.config.translation import DESCRIBED, TRANSLATION, Translation
+from ptune.config.translation import DESCRIBED, Translation
 from ptune.data.dataset import Dataset
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
+from ptune.formats.task_names import TRANSLATION
 from ptune.formats.whole_write import write_json, write_text
 from ptune.training.checkpoint import tensors_folder, whole_state
 from ptune.training.distributed import sharded

@@ -23,6 +23,7 @@ from ptune.doctor.images import judged
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
+from ptune.formats.task_names import IMAGE_CLASSIFICATION
 from ptune.formats.whole_write import read_json
 from ptune.methods.lora import Lora
 from ptune.planning.hardware import ram_bytes
@@ -37,7 +38,6 @@ from ptune.training.checkpoint import whole_state
 from ptune.training.distributed import decided_by_one, sharded
 from ptune.training.work import Base
 
-TASK = "image-classification"
 _KEPT_SHARE = 4  # a quarter of the memory, at most, holds decoded images
 
 
@@ -87,7 +87,7 @@ class ImageWork:
         state = whole_state(model) if sharded(model) else None
         if writes:
             facts = Facts(
-                task=TASK,
+                task=IMAGE_CLASSIFICATION,
                 base=identity.hash,
                 quantize=identity.quantize,
                 labels=self.data.labels.names,

@@ -19,6 +19,7 @@ from ptune.doctor.classification import judged
 from ptune.doctor.doctor import doctor_command
 from ptune.errors import RecipeError
 from ptune.formats.run import Run
+from ptune.formats.task_names import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
 from ptune.tasks.encoder.train import Loss, balanced
@@ -86,7 +87,7 @@ def kind_of(task: TextTask) -> Literal["text", "tokens"]:
 
 def task_name(task: TextTask) -> str:
     """The task as model hubs and bundles call it."""
-    return "token-classification" if isinstance(task, TokenClassification) else "text-classification"
+    return TOKEN_CLASSIFICATION if isinstance(task, TokenClassification) else TEXT_CLASSIFICATION
 
 
 def check_options(task: TextTask, labels: Labels) -> None:

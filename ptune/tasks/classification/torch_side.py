@@ -32,7 +32,7 @@ _BATCH_TOKENS = 4096
 
 def predictor(run: Run, device: torch.device | str | None = None) -> Predictor:
     """What a run's model says. Raises: FormatError where nothing was trained yet; BackboneError."""
-    if Facts.of_run(run).task == "image-classification":
+    if Facts.of_run(run).preprocessing is not None:
         from ptune.tasks.classification.image_predictions import image_predictor
 
         return image_predictor(run, device)

@@ -16,7 +16,7 @@ from ptune.backbone.classifier import load_sequence_codec, plain_tokenizer
 from ptune.backbone.embedder import load_embedder
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Recipe
-from ptune.config.retrieval import EMBEDDING, Embedding
+from ptune.config.retrieval import Embedding
 from ptune.data.pair_examples import PairData, PairExample, encoded_pairs
 from ptune.data.pairs import read_pair_splits
 from ptune.doctor.doctor import doctor_command
@@ -24,6 +24,7 @@ from ptune.doctor.pairs import judged
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
+from ptune.formats.task_names import FEATURE_EXTRACTION
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
 from ptune.tasks.encoder.facts import Facts
@@ -92,7 +93,7 @@ class EmbeddingWork:
     def _facts(self, model: nn.Module, identity: BaseIdentity) -> Facts:
         task = self.task
         return Facts(
-            task=EMBEDDING,
+            task=FEATURE_EXTRACTION,
             base=identity.hash,
             quantize=identity.quantize,
             labels=(),

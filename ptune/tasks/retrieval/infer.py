@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ptune.config.retrieval import EMBEDDING, RERANKING
 from ptune.engine.encoder.batch import Array, Item
 from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord
+from ptune.formats.task_names import FEATURE_EXTRACTION, TEXT_RANKING
 from ptune.tasks.encoder.infer import EncoderModel, encode
 
 Vectors = npt.NDArray[np.float32]
@@ -27,7 +27,7 @@ def embed(model: EncoderModel, texts: Sequence[str], adapter: str, dimensions: i
     Raises: RequestError for an unknown adapter, one that makes no vectors, or a size that it cannot have.
     """
     record = model.engine.record(adapter)
-    if record.task != EMBEDDING:
+    if record.task != FEATURE_EXTRACTION:
         raise RequestError(f"{adapter!r} makes no vectors: its task is {record.task}", param="model")
     check_dimensions(record, dimensions)
     items = [Item(encode(text, record, model.codec).inputs, adapter) for text in texts]
@@ -51,16 +51,16 @@ def rerank_inputs(query: str, documents: Sequence[str], record: AdapterRecord) -
 
     Raises: RequestError where an adapter can do neither.
     """
-    if record.task == RERANKING:
+    if record.task == TEXT_RANKING:
         return [(query, document) for document in documents]
-    if record.task == EMBEDDING:
+    if record.task == FEATURE_EXTRACTION:
         return [query, *documents]
     raise RequestError(f"{record.name!r} does not rank: its task is {record.task}", param="model")
 
 
 def relevance(outputs: Sequence[Array], record: AdapterRecord) -> Vectors:
     """The scores of the documents, from what the encoder says of `rerank_inputs`."""
-    if record.task == RERANKING:
+    if record.task == TEXT_RANKING:
         logits = np.array([float(one[0]) for one in outputs], np.float64)
         return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
     query, *documents = (one.astype(np.float64) / max(float(np.linalg.norm(one)), 1e-12) for one in outputs)
