@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -20,7 +20,7 @@ from ptune.methods.lora import Lora
 from ptune.spec import Spec
 
 Method: TypeAlias = Lora | FreezeExceptLast | Full
-METHODS: tuple[type[Spec], ...] = (Lora, FreezeExceptLast, Full)
+METHODS: tuple[type[Spec], ...] = get_args(Method)
 _KINDS = {
     "task": SPECS,
     "method": METHODS,
