@@ -35,7 +35,7 @@ def evaluate_run(
     Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError
     where a requirement names no figure.
     """
-    from ptune.tasks.classification.torch_side import predictor
+    from ptune.tasks.classification.predictions import predictor
 
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     held: Held = code(task_of(recipe.task).held_out)(run, data)

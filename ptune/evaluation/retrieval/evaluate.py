@@ -110,11 +110,11 @@ def _vectors(run: Run, queries: Queries, onnx: Any) -> tuple[dict[str, Scores], 
 
 def _pairs(run: Run, queries: Queries, onnx: Any) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Of a reranker, all of the same candidates."""
-    from ptune.tasks.classification.torch_side import predictor
+    from ptune.tasks.encoder.predictions import text_predictor
 
     words = sides.by_words(queries)
     chosen = sides.candidates(queries, words)
-    own = {"torch": sides.reranked("torch", queries, chosen, sides.torch_pairs(predictor(run)))}
+    own = {"torch": sides.reranked("torch", queries, chosen, sides.torch_pairs(text_predictor(run)))}
     if onnx is not None:
         own["ONNX"] = sides.reranked("ONNX", queries, chosen, onnx)
     return own, {"TF-IDF": sides.only(words, chosen)}
