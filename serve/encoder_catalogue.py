@@ -90,9 +90,15 @@ class EncoderCatalogue:
         if not names:
             return "/v1/models", {}
         record = self._engine.record(names[-1])
-        endpoint = endpoints_of(record.task)[0]
-        if endpoint == "/v1/rerank":
-            return endpoint, {"model": record.name, "query": "Hello!", "documents": ["Hi!"]}
         image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}
-        asked = "Hello!" if record.preprocessing is None else [image]
-        return endpoint, {"model": record.name, "input": asked}
+        given = {"input": "Hello!" if record.preprocessing is None else [image]}
+        bodies: dict[str, dict[str, Any]] = {
+            "/v1/classify": given,
+            "/v1/tag": given,
+            "/v1/embeddings": given,
+            "/v1/rerank": {"query": "Hello!", "documents": ["Hi!"]},
+        }
+        endpoint = next((path for path in endpoints_of(record.task) if path in bodies), None)
+        if endpoint is None:
+            return "/v1/models", {}
+        return endpoint, {"model": record.name, **bodies[endpoint]}

@@ -192,7 +192,7 @@ def _first_tab(served: Served) -> str:
     if not served.classifiers:
         return "Translate"
     first = served.classifiers[0]
-    return "Recommend" if first.items else next((task.tab for task in tasks_of(first.task)), "Rank")
+    return "Recommend" if first.items else tasks_of(first.task)[0].tab
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from ptune.config.task_spec import TaskSpec
 from ptune.config.tasks import SPECS, TASKS, Task, code, endpoints_of, task_of, tasks_of
+from ptune.errors import FormatError
 
 CODE = ("work", "doctor", "evaluate", "evaluate_bundle", "held_out")
 
@@ -29,7 +30,10 @@ def test_rows_are_found_by_recipe_and_by_adapter() -> None:
     assert [task_of(spec()) for spec in SPECS] == list(TASKS)
     assert len({task.recipe_name for task in TASKS}) == len(TASKS)
     assert [task.recipe_name for task in tasks_of("feature-extraction")] == ["Embedding", "Recommendation"]
-    assert tasks_of("nothing") == ()
+    with pytest.raises(
+        FormatError, match="'nothing', which this ptune does not have; it has chat, text-class"
+    ):
+        tasks_of("nothing")
     assert endpoints_of("feature-extraction") == ("/v1/embeddings", "/v1/rerank", "/v1/recommend")
     assert endpoints_of("image-classification") == ("/v1/classify",)
 

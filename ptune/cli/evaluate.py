@@ -77,9 +77,13 @@ def _of_bundle(
             f"a bundle holds no data: name the files to judge it by, ptune evaluate {source} --data FILE"
         )
     record = the_adapter(Bundle.open(source), adapter)
-    name, judge = record.name, code(tasks_of(record.task)[0].evaluate_bundle)
+    name, judge = record.name, tasks_of(record.task)[0].evaluate_bundle
+    if not judge:
+        raise UsageError(
+            f"the adapter {name!r} of {source} is judged with its run: its task is {record.task}"
+        )
     place = out or Path("evaluations") / f"{source.resolve().name}-{name}"
-    found = judge(source, place, data=data, adapter=name, require=require, threads=threads)
+    found = code(judge)(source, place, data=data, adapter=name, require=require, threads=threads)
     _show(found)
     return _closed(found, place, f"ptune serve {shown(source)}")
 

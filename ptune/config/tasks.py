@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ptune.config.task_spec import TaskSpec
+from ptune.errors import FormatError
 from ptune.formats.task_names import (
     CHAT,
     FEATURE_EXTRACTION,
@@ -205,8 +206,14 @@ def task_of(spec: TaskSpec) -> Task:
 
 
 def tasks_of(adapter: str) -> tuple[Task, ...]:
-    """The rows whose adapters are called so; none where nobody knows the name."""
-    return tuple(task for task in TASKS if task.name == adapter)
+    """The rows whose adapters are called so, at least one. Raises: FormatError where no task has the name."""
+    found = tuple(task for task in TASKS if task.name == adapter)
+    if not found:
+        known = ", ".join(dict.fromkeys(task.name for task in TASKS))
+        raise FormatError(
+            f"the adapter is for the task {adapter!r}, which this ptune does not have; it has {known}"
+        )
+    return found
 
 
 def endpoints_of(adapter: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ptune.codecs.labels import Problem
-from ptune.config.tasks import tasks_of
+from ptune.config.tasks import of_kind
 from ptune.engine.adapters.folder import LEFT_OUT, check_name, write_record
 from ptune.engine.adapters.lora import head_of, load_adapter, of_head, weights_of
 from ptune.engine.encoder.engine import HEAD
@@ -35,7 +35,7 @@ def facts_of(adapter: Path, bundle: Bundle) -> Facts:
     if not (adapter / NAME).is_file():
         return _foreign(adapter, bundle)
     said = read_json(adapter / NAME)
-    if all(task.kind != "encoder" for task in tasks_of(str(said.get("task")))):
+    if said.get("task") not in {task.name for task in of_kind("encoder")}:
         raise AdapterError(f"{adapter} is an adapter for {said.get('task')!r}; this bundle is an encoder's")
     facts = Facts.open(adapter)
     if facts.base != base.hash:

@@ -138,6 +138,16 @@ def test_it_is_served_at_its_own_endpoint(work: tuple[Path, dict[str, str]]) -> 
         assert "/v1/length" in client.get("/openapi.json").json()["paths"]
 
 
+def test_what_it_does_not_bring_is_said_in_words(work: tuple[Path, dict[str, str]]) -> None:
+    folder, environment = work
+    asked = ["evaluate", "bundles/lengths", "--data", "test.jsonl"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ptune", *asked], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "judged with its run: its task is text-length" in done.stderr
+
+
 def test_the_command_line_and_the_page_know_it(work: tuple[Path, dict[str, str]]) -> None:
     folder, environment = work
     assert "TextLength" in child(["-m", "ptune", "train", "--help"], folder, environment)
