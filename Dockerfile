@@ -4,7 +4,7 @@
 #   docker run -p 8000:8000 -v "$PWD/bundles/NAME:/bundle:ro" ptune-serve
 FROM python:3.12-slim AS source
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY ptune ptune
 COPY serve serve
 COPY recipes recipes

@@ -65,11 +65,11 @@ def ptune(folder: Path, checkpointing: bool, dtype: str) -> Iterator[Measured]:
     from ptune.codecs.chat import Example
     from ptune.config.recipe import Backbone, Recipe, Train
     from ptune.methods.lora import Lora
-    from ptune.tasks.chat.train import ChatObjective
     from ptune.training.checkpoint import Checkpoints
     from ptune.training.head import plain_head
     from ptune.training.loop import Job, optimizer_step
     from ptune.training.metrics_log import Journal
+    from ptune.training.next_token import NextTokenObjective
     from ptune.training.preparation import applied, optimizer_for
     from ptune.training.segments import packing
 
@@ -97,7 +97,7 @@ def ptune(folder: Path, checkpointing: bool, dtype: str) -> Iterator[Measured]:
             accelerator=accelerator,
             model=model,
             optimizer=optimizer_for(model, options),
-            objective=ChatObjective(
+            objective=NextTokenObjective(
                 packed, options.micro_batch_tokens, accelerator.device, plain_head(backbone)
             ),
             examples=examples,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from ptune.config.recipe import Recipe
+from ptune.config.tasks import code, task_of
 from ptune.errors import ParityError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import write_text
@@ -32,17 +32,6 @@ from ptune.training.trackers import start_tracker, tracker_of
 from ptune.training.work import Base, Work
 
 DONE = ("finished", "stopped early")
-WORK = {
-    "Chat": "ptune.tasks.chat.work",
-    "TextClassification": "ptune.tasks.classification.text",
-    "TokenClassification": "ptune.tasks.classification.text",
-    "ImageClassification": "ptune.tasks.classification.images",
-    "Embedding": "ptune.tasks.retrieval.embedding",
-    "Reranking": "ptune.tasks.retrieval.reranking",
-    "Recommendation": "ptune.tasks.recommendation.train",
-    "Translation": "ptune.tasks.translation.work",
-}
-"""Kind of task -> the module whose `prepare` makes its Work."""
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "") -> Run:
@@ -73,8 +62,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "")
 
 def _train(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> None:
     """From data to a finished run folder, or to one that can be resumed."""
-    task = importlib.import_module(WORK[type(recipe.task).__name__])
-    work: Work = task.prepare(recipe, run, accelerator, command)
+    work: Work = code(task_of(recipe.task).work)(recipe, run, accelerator, command)
     recipe = work.recipe
     # What is going to be sharded need not fit a GPU as a whole: it is read into main memory.
     sharding = accelerator.distributed_type == DistributedType.FSDP

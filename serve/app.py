@@ -9,19 +9,10 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from . import (
-    adapters,
-    chat,
-    classify,
-    completions,
-    embeddings,
-    errors,
-    recommend,
-    rerank,
-    tag,
-    tokens,
-    translate,
-)
+from ptune.config.tasks import Task, code, of_kind, routers_of, tasks_of
+from ptune.formats.task_names import TRANSLATION
+
+from . import adapters, errors
 from .adapter_store import AdapterStore
 from .catalogue import Catalogue
 from .encoder_catalogue import EncoderCatalogue
@@ -67,7 +58,7 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
         store=AdapterStore(model.engine, settings.max_adapters, model.codec_for),
         health=Health(model.engine.pulse, settings.step_limit_s),
     )
-    return _app(service, chat.router, completions.router, tokens.router, translate.router)
+    return _app(service, *of_kind("decoder"))
 
 
 def create_seq2seq_app(model: Seq2SeqModel, settings: Settings = Settings()) -> FastAPI:
@@ -80,7 +71,7 @@ def create_seq2seq_app(model: Seq2SeqModel, settings: Settings = Settings()) -> 
         store=AdapterStore(model.engine, settings.max_adapters),
         health=Health(model.engine.pulse, settings.step_limit_s),
     )
-    return _app(service, translate.router)
+    return _app(service, *tasks_of(TRANSLATION))
 
 
 def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> FastAPI:
@@ -93,11 +84,11 @@ def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> 
         store=AdapterStore(model.engine, settings.max_adapters),
         health=Health(model.engine.pulse, settings.step_limit_s),
     )
-    return _app(service, classify.router, tag.router, embeddings.router, rerank.router, recommend.router)
+    return _app(service, *of_kind("encoder"))
 
 
-def _app(service: Service, *endpoints: APIRouter) -> FastAPI:
-    """What every task's app has.
+def _app(service: Service, *tasks: Task) -> FastAPI:
+    """What every app has, and the endpoints of these tasks.
 
     There are no CORS headers: a web page of another origin cannot read what a local model says. The interactive
     documentation is off, because its page loads scripts from elsewhere.
@@ -110,6 +101,7 @@ def _app(service: Service, *endpoints: APIRouter) -> FastAPI:
         dependencies=[Depends(rightly_addressed)],
     )
     app.state.service = service
+    endpoints: list[APIRouter] = [code(place) for place in routers_of(*tasks)]
     administered = [adapters.router] if service.settings.adapters_api else []
     documented = (open_to_all, keyed, scraped, *endpoints, *administered)
     app.state.document = cache(partial(document, *documented))  # made when asked for

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest
+from ptune.formats.task_names import CHAT, TRANSLATION
 from ptune.kinds import SEQ2SEQ, of_task
 
 from .aliases import MAIN, chosen
@@ -90,7 +91,7 @@ class Catalogue:
             "max_model_len": self._engine.context,
             "fingerprint": self.answered_by(name),
             "source": base.source,
-            "task": record.task if record is not None else "translation" if translates else "chat",
+            "task": record.task if record is not None else TRANSLATION if translates else CHAT,
             **({"endpoint": TRANSLATE} if translates else {}),
             **(
                 {} if said is None else {one: said.get(one) for one in ("source_language", "target_language")}

@@ -66,7 +66,7 @@ async def classify(
 
 def _check_kinds(inputs: Sequence[Input], record: AdapterRecord) -> None:
     """Raises: RequestError where an image stands for a text, or the other way round."""
-    wanted = record.task == "image-classification"
+    wanted = record.preprocessing is not None
     for index, one in enumerate(inputs):
         if isinstance(one, ImageBytes) != wanted:
             needed = "images: send parts of type image_url" if wanted else "texts: it cannot see images"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ptune.config.tasks import endpoints_of
 from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord
 
@@ -13,17 +14,6 @@ from .catalogue import fingerprint, require_measured
 
 if TYPE_CHECKING:
     from ptune.engine.encoder.engine import EncoderEngine
-
-ENDPOINTS = {
-    "text-classification": "/v1/classify",
-    "image-classification": "/v1/classify",
-    "token-classification": "/v1/tag",
-    "feature-extraction": "/v1/embeddings",
-    "text-ranking": "/v1/rerank",
-}
-"""An adapter's task -> where to ask it."""
-ALSO = {("feature-extraction", "/v1/rerank"), ("feature-extraction", "/v1/recommend")}
-"""Other places where a task answers."""
 
 
 class EncoderCatalogue:
@@ -62,8 +52,8 @@ class EncoderCatalogue:
         """
         model = chosen(self._engine.bundle.manifest.aliases, model, key)
         record = self._engine.record(self.resolve(model))
-        right = ENDPOINTS[record.task]
-        if right != endpoint and (record.task, endpoint) not in ALSO:
+        right, *others = endpoints_of(record.task)
+        if endpoint not in (right, *others):
             message = f"{record.name} is an adapter for {record.task}: ask it at {right}, not at {endpoint}"
             raise RequestError(message, param="model", code="wrong_endpoint")
         if self._require_parity:
@@ -90,7 +80,7 @@ class EncoderCatalogue:
             "task": record.task,
             "problem": record.problem,
             "labels": list(record.labels),
-            "endpoint": ENDPOINTS[record.task],
+            "endpoint": endpoints_of(record.task)[0],
             **({} if record.embedding is None else {"embedding": record.embedding}),
         }
 
@@ -100,8 +90,15 @@ class EncoderCatalogue:
         if not names:
             return "/v1/models", {}
         record = self._engine.record(names[-1])
-        if record.task == "text-ranking":
-            return ENDPOINTS[record.task], {"model": record.name, "query": "Hello!", "documents": ["Hi!"]}
         image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}
-        asked = [image] if record.task == "image-classification" else "Hello!"
-        return ENDPOINTS[record.task], {"model": record.name, "input": asked}
+        given = {"input": "Hello!" if record.preprocessing is None else [image]}
+        bodies: dict[str, dict[str, Any]] = {
+            "/v1/classify": given,
+            "/v1/tag": given,
+            "/v1/embeddings": given,
+            "/v1/rerank": {"query": "Hello!", "documents": ["Hi!"]},
+        }
+        endpoint = next((path for path in endpoints_of(record.task) if path in bodies), None)
+        if endpoint is None:
+            return "/v1/models", {}
+        return endpoint, {"model": record.name, **bodies[endpoint]}

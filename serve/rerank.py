@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from ptune.config.retrieval import RERANKING
 from ptune.engine.encoder.batch import Array
 from ptune.errors import RequestError
+from ptune.formats.task_names import TEXT_RANKING
 from ptune.tasks.retrieval.infer import check_cut, relevance, rerank_inputs
 
 from .body import body_of
@@ -33,7 +33,7 @@ async def rerank(
     """A reranker scores each document with the query; an adapter of vectors compares theirs by cosine."""
     record = addressed(http, service, body, PATH)
     texts = body.texts
-    cut, pairs = body.truncate_prompt_tokens, record.task == RERANKING
+    cut, pairs = body.truncate_prompt_tokens, record.task == TEXT_RANKING
     check_cut(record, service.model.codec, cut)
     submits = [
         _placed(submitted(service, one, record, cut), index if pairs else index - 1)

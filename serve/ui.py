@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ptune.config.tasks import tasks_of
 from ptune.errors import PtuneError
 
 from .listen import Server, listen, url_of
@@ -186,18 +187,12 @@ def _offers(served: Served, tabs: Sequence[_Tab]) -> dict[Any, Any]:
 
 def _first_tab(served: Served) -> str:
     """The tab to begin with."""
-    by_task = {
-        "text-classification": "Text",
-        "token-classification": "Entities",
-        "image-classification": "Image",
-        "text-ranking": "Rank",
-    }
     if served.chats:
         return "Chat"
     if not served.classifiers:
         return "Translate"
     first = served.classifiers[0]
-    return by_task.get(first.task, "Recommend" if first.items else "Rank")
+    return "Recommend" if first.items else tasks_of(first.task)[0].tab
 
 
 def main() -> int:

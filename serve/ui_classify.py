@@ -10,6 +10,9 @@ from typing import Any
 
 import gradio as gr
 
+from ptune.config.tasks import tab_names
+from ptune.formats.task_names import IMAGE_CLASSIFICATION, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
+
 from .ui_client import Classifier, Client, Served, ServerError
 from .ui_labels import bars, marked, problem, waiting
 from .ui_pictures import examples
@@ -23,7 +26,6 @@ ENTITIES = (
     "Ada Lovelace met Charles Babbage in London in June 1833.",
     "Press Ctrl+S in the File menu to save the document.",
 )
-TAGGERS, READERS, SEERS = "token-classification", "text-classification", "image-classification"
 
 Updates = dict[Any, Any]
 
@@ -38,7 +40,8 @@ class Classifying:
         self, client: Client, title: str, tasks: Sequence[str], *, columns: int = 1, shown: bool
     ) -> None:
         self._client, self._tasks, self._columns = client, tuple(tasks), columns
-        self._image = SEERS in tasks
+        self._image = IMAGE_CLASSIFICATION in tasks
+        self._tags = TOKEN_CLASSIFICATION in tasks and TEXT_CLASSIFICATION not in tasks
         self._pickers: list[gr.Dropdown] = []
         self._results: list[gr.HTML] = []
         self.tab = gr.Tab(title, id=title, visible=shown)
@@ -122,7 +125,7 @@ class Classifying:
         if classifier is None:
             return problem("Choose an adapter.")
         try:
-            if classifier.task == TAGGERS:
+            if classifier.problem == "tags":
                 assert isinstance(content, str)
                 return marked(await self._client.tag(classifier.name, content), classifier.labels)
             return bars(await self._client.classify(classifier.name, content), classifier)
@@ -135,13 +138,13 @@ class Classifying:
     def _examples(self) -> Sequence[str]:
         if self._image:
             return examples()
-        return ENTITIES if self._tasks == (TAGGERS,) else TEXTS
+        return ENTITIES if self._tags else TEXTS
 
     def _named(self, example: str) -> str:
         return Path(example).stem.capitalize() if self._image else _short(example)
 
     def _verb(self) -> str:
-        return "Find entities" if self._tasks == (TAGGERS,) else "Classify"
+        return "Find entities" if self._tags else "Classify"
 
     def _invitation(self) -> str:
         return "Choose an image, or try an example." if self._image else "Write a text, or try an example."
@@ -150,16 +153,17 @@ class Classifying:
 def tabs(client: Client, served: Served | None) -> list[Classifying]:
     """All tabs that an encoder may need; those are shown that `served` has adapters for."""
 
-    def made(title: str, *tasks: str, columns: int = 1) -> Classifying:
+    def made(title: str, *tabs: str, columns: int = 1) -> Classifying:
+        tasks = [name for tab in tabs or (title,) for name in tab_names(tab)]
         shown = served is not None and len(served.of(*tasks)) >= columns
         return Classifying(client, title, tasks, columns=columns, shown=shown)
 
     return [
-        made("Text", READERS),
-        made("Entities", TAGGERS),
-        made("Image", SEERS),
-        made("Compare", READERS, TAGGERS, columns=2),
-        made("Compare images", SEERS, columns=2),
+        made("Text"),
+        made("Entities"),
+        made("Image"),
+        made("Compare", "Text", "Entities", columns=2),
+        made("Compare images", "Image", columns=2),
     ]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from ptune.errors import PtuneError
+from ptune.formats.task_names import TRANSLATION
 
 Message = dict[str, str]  # role, content
 
@@ -297,7 +298,7 @@ def _served(cards: list[dict[str, Any]]) -> Served:
     translators = tuple(
         Translator(card["id"], card.get("source_language"), card.get("target_language"))
         for card in sorted(cards, key=lambda card: card["parent"] is None)  # the base last
-        if card.get("task") == "translation"
+        if card.get("task") == TRANSLATION
     )
     chats = not any("endpoint" in card for card in cards)  # others than a chat model's name theirs
     context = first["max_model_len"] or 0

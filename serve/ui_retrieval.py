@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from ptune.config.tasks import tab_names
+
 from .ui_client import Classifier, Client, Served, ServerError
 from .ui_labels import problem, ranked, recommended, waiting
 
-EMBEDS, RANKS = "feature-extraction", "text-ranking"
 QUERY = "a place to sleep"
 TEXTS = (
     "The hotel has forty quiet rooms.\nThe train to the coast leaves at ten.\nHis bed stood under the window."
@@ -103,7 +104,7 @@ class Ranking:
 
     def __init__(self, client: Client, served: Served | None) -> None:
         self._client = client
-        self.tab = gr.Tab("Rank", id="Rank", visible=bool(served and served.of(RANKS, EMBEDS)))
+        self.tab = gr.Tab("Rank", id="Rank", visible=bool(served and served.of(*tab_names("Rank"))))
         with self.tab, gr.Row(elem_classes="asking"):
             with gr.Column(min_width=280):
                 self._query = gr.Textbox(QUERY, label="Query", max_lines=4)
@@ -131,7 +132,7 @@ class Ranking:
 
     def offer(self, served: Served) -> Updates:
         """Fills the picker and shows the tab, where something is served that ranks."""
-        names = [one.name for one in served.of(RANKS, EMBEDS)]
+        names = [one.name for one in served.of(*tab_names("Rank"))]
         picker = gr.update(choices=names, value=names[0] if names else None)
         return {self.tab: gr.update(visible=bool(names)), self._picker: picker}
 
@@ -152,4 +153,4 @@ _WRITE = "Write a query, and texts to put in order."
 
 
 def _recommenders(served: Served) -> Sequence[Classifier]:
-    return [one for one in served.of(EMBEDS) if one.items]
+    return [one for one in served.of(*tab_names("Recommend")) if one.items]

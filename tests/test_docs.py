@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ptune.cli import COMMANDS, main
-from ptune.config.recipe import METHODS, TASKS, Recipe
+from ptune.config.recipe import METHODS, Recipe
+from ptune.config.tasks import SPECS
 from ptune.doctor.doctor import RULES
 from ptune.spec import Spec
 
@@ -28,7 +29,7 @@ DOCS = "\n".join(
 def options() -> Iterator[str]:
     for name, field in Recipe.model_fields.items():
         if name in ("method", "task"):
-            kinds = METHODS if name == "method" else TASKS
+            kinds = METHODS if name == "method" else SPECS
             yield from (f"{name}.{own}" for kind in kinds for own in kind.model_fields)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Spec):
             yield from (f"{name}.{own}" for own in field.annotation.model_fields)

@@ -37,7 +37,7 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import sha256_of
 from ptune.methods.full import Full
-from ptune.tasks.classification.torch_side import predictor
+from ptune.tasks.classification.predictions import predictor
 
 FEW = Train(max_steps=4, lr=1e-2, batch_size=16)
 SURE = Train(max_steps=30, lr=1e-2, batch_size=16)  # sure enough of its answers for int8 to give the same

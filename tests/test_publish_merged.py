@@ -33,7 +33,7 @@ from ptune.formats.run import Run
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.publish import encoder_merge, encoder_profiles
-from ptune.tasks.classification.torch_side import predictor
+from ptune.tasks.classification.predictions import predictor
 from ptune.tasks.encoder.facts import Facts
 
 BOTH = ("fp32", "int8")

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
 from ptune.cli.parse import parse, say_next, shown
-from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
-from ptune.config.recommendation import Recommendation
-from ptune.config.retrieval import EMBEDDING, RERANKING, Embedding, Reranking
-from ptune.config.translation import Translation
+from ptune.config.tasks import code, task_of, tasks_of
 from ptune.errors import UsageError
 from ptune.evaluation.require import Requirement, missed, parsed, sentence
 from ptune.formats.run import Run
-
-if TYPE_CHECKING:
-    from ptune.formats.bundle import AdapterRecord
-
-JUDGES: dict[type, str] = {
-    Embedding: "retrieval.evaluate",
-    Reranking: "retrieval.evaluate",
-    Recommendation: "retrieval.recommend",
-    Translation: "translation.evaluate",
-}
-"""Kind of task -> the module that measures its runs; of others that of classification."""
 
 
 def run(arguments: list[str]) -> int:
@@ -66,33 +50,11 @@ def evaluate(
     if out is not None:
         raise UsageError("--out is for a bundle: a run's evaluation is written into the run")
     opened = Run.open(source)
-    task = Recipe.load(opened.recipe_path).task
-    if type(task) is Chat:
-        found = _of_chat(opened, data, bundle, adapter, requirements)
-    else:
-        from ptune.evaluation.classification.console import show
-
-        judge = import_module(f"ptune.evaluation.{JUDGES.get(type(task), 'classification.evaluate')}")
-        found = judge.evaluate_run(
-            opened, data=data, bundle=bundle, adapter=adapter, require=requirements, threads=threads
-        )
-        show(found)
+    judge = code(task_of(Recipe.load(opened.recipe_path).task).evaluate)
+    found = judge(opened, data=data, bundle=bundle, adapter=adapter, require=requirements, threads=threads)
+    _show(found)
     then = f"ptune export {shown(source)}" if bundle is None else f"ptune serve {shown(bundle)}"
     return _closed(found, source, then)
-
-
-def _of_chat(
-    run: Run, data: tuple[Path, ...], bundle: Path | None, adapter: str | None, require: list[Requirement]
-) -> dict[str, Any]:
-    """Raises: UsageError for options that only classifiers have."""
-    for name, value in (("data", data), ("bundle", bundle), ("adapter", adapter)):
-        if value:
-            raise UsageError(
-                f"--{name} is for classifiers, and {run.folder} is a chat run: it is measured on its own held-out data"
-            )
-    from ptune.evaluation.evaluate import evaluate as evaluate_run
-
-    return evaluate_run(run, require)
 
 
 def _of_bundle(
@@ -105,7 +67,6 @@ def _of_bundle(
     threads: int | None,
 ) -> int:
     """Raises: UsageError where it is not said by which data."""
-    from ptune.evaluation.classification.console import show
     from ptune.evaluation.classification.onnx_side import the_adapter
     from ptune.formats.bundle import Bundle
 
@@ -116,26 +77,23 @@ def _of_bundle(
             f"a bundle holds no data: name the files to judge it by, ptune evaluate {source} --data FILE"
         )
     record = the_adapter(Bundle.open(source), adapter)
-    name, judge = record.name, _judge_of(record, data)
+    name, judge = record.name, tasks_of(record.task)[0].evaluate_bundle
+    if not judge:
+        raise UsageError(
+            f"the adapter {name!r} of {source} is judged with its run: its task is {record.task}"
+        )
     place = out or Path("evaluations") / f"{source.resolve().name}-{name}"
-    found = judge(source, place, data=data, adapter=name, require=require, threads=threads)
-    show(found)
+    found = code(judge)(source, place, data=data, adapter=name, require=require, threads=threads)
+    _show(found)
     return _closed(found, place, f"ptune serve {shown(source)}")
 
 
-def _judge_of(record: AdapterRecord, data: tuple[Path, ...]) -> Callable[..., dict[str, Any]]:
-    """What measures an adapter of a bundle, by its task; one with items by who had what, where the data says that."""
-    from ptune.data.interactions import names_users
+def _show(found: dict[str, Any]) -> None:
+    """Prints the figures of all sides; a chat's evaluation has printed its own."""
+    if "sides" in found:
+        from ptune.evaluation.classification.console import show
 
-    place = "classification.evaluate_bundle"
-    if record.translation is not None:
-        place = "translation.served"
-    elif "items" in (record.embedding or {}) and names_users(data[0]):
-        place = "retrieval.recommend"
-    elif record.task in (EMBEDDING, RERANKING):
-        place = "retrieval.evaluate"
-    judge: Callable[..., dict[str, Any]] = import_module(f"ptune.evaluation.{place}").evaluate_bundle
-    return judge
+        show(found)
 
 
 def _closed(found: dict[str, Any], folder: Path, then: str) -> int:

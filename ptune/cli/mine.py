@@ -105,9 +105,9 @@ def _embedder(model: str, adapter: str | None, threads: int | None) -> Callable[
 
 
 def _refuse_other(task: str, named: str) -> None:
-    from ptune.config.retrieval import EMBEDDING
+    from ptune.formats.task_names import FEATURE_EXTRACTION
 
-    if task != EMBEDDING:
+    if task != FEATURE_EXTRACTION:
         raise UsageError(f"{named} makes no vectors: its task is {task}")
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from ptune.cli.parse import say_next, shown
 from ptune.config.recipe import Data, Recipe, explain, nearest
+from ptune.config.tasks import TASKS
 from ptune.errors import RecipeError, UsageError
 
 Options = TypeVar("Options", bound=Recipe)
@@ -44,7 +45,8 @@ def with_recipe(command: str, run: Callable[..., int], arguments: list[str]) -> 
         names = ", ".join(shipped())
         known = f"RECIPE is a .py file, a run's recipe.yaml, or a shipped recipe: {names}"
         if arguments[:1] in (["-h"], ["--help"]):
-            print(f"usage: ptune {command} RECIPE [options]\n\n{known}\n")
+            kinds = ", ".join(task.recipe_name for task in TASKS)
+            print(f"usage: ptune {command} RECIPE [options]\n\n{known}\nIts task is one of {kinds}.\n")
             return run(Recipe(), arguments, program=f"ptune {command} RECIPE")
         raise UsageError(f"usage: ptune {command} RECIPE [options]. {known}")
     return run(read_recipe(arguments[0]), arguments[1:], program=f"ptune {command} {arguments[0]}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ptune.spec import Spec
+from ptune.config.task_spec import TaskSpec
 
 
-class Chat(Spec):
+class Chat(TaskSpec):
     """Supervised fine-tuning of a causal language model on conversations."""
+
+    takes_rounded_weights: ClassVar[bool] = True
 
     template: Path | None = None
     """A Jinja chat template file; default: the model's own."""

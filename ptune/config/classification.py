@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from ptune.spec import Spec
+from ptune.config.task_spec import TaskSpec
 
 
-class TextClassification(Spec):
+class TextClassification(TaskSpec):
     """A label, several, or a number for a text: rows of `text` (and `text_pair`), and `label` or `labels`."""
 
     problem: Literal["auto", "single", "multi", "regression"] = "auto"
@@ -26,7 +26,7 @@ class TextClassification(Spec):
     """What happens to a text longer than `max_length`; how many there are is said."""
 
 
-class TokenClassification(Spec):
+class TokenClassification(TaskSpec):
     """A tag for each word: CoNLL files, or rows of `tokens` and `tags` (`ner_tags`), in the BIO scheme."""
 
     labels: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class TokenClassification(Spec):
     """What happens to a text longer than `max_length`; how many there are is said."""
 
 
-class ImageClassification(Spec):
+class ImageClassification(TaskSpec):
     """A label for an image: a folder with a folder a label, a CSV of `image,label`, or an npz of arrays."""
 
     labels: tuple[str, ...] = ()

@@ -5,16 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ptune.config.chat import Chat
-from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
-from ptune.config.recommendation import Recommendation
-from ptune.config.retrieval import Embedding, Reranking
-from ptune.config.translation import Translation
+from ptune.config.tasks import SPECS, AnyTask
 from ptune.errors import RecipeError
 from ptune.formats.whole_write import write_text
 from ptune.methods.freeze import FreezeExceptLast
@@ -22,30 +19,10 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.spec import Spec
 
-Task: TypeAlias = (
-    Chat
-    | TextClassification
-    | TokenClassification
-    | ImageClassification
-    | Embedding
-    | Reranking
-    | Recommendation
-    | Translation
-)
-TASKS: tuple[type[Spec], ...] = (
-    Chat,
-    TextClassification,
-    TokenClassification,
-    ImageClassification,
-    Embedding,
-    Reranking,
-    Recommendation,
-    Translation,
-)
 Method: TypeAlias = Lora | FreezeExceptLast | Full
-METHODS: tuple[type[Spec], ...] = (Lora, FreezeExceptLast, Full)
+METHODS: tuple[type[Spec], ...] = get_args(Method)
 _KINDS = {
-    "task": TASKS,
+    "task": SPECS,
     "method": METHODS,
 }  # fields that are one of several specs, the first where none is named
 
@@ -182,7 +159,7 @@ class Recipe(Spec):
 
     name: str = "run"
     """Names runs/NAME and bundles/NAME."""
-    task: Task = Chat()
+    task: AnyTask = SPECS[0]()
     backbone: Backbone = Backbone()
     method: Method = Lora()
     data: Data = Data()

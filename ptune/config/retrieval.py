@@ -6,15 +6,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ptune.spec import Spec
+from ptune.config.task_spec import TaskSpec
 
-EMBEDDING, RERANKING = "feature-extraction", "text-ranking"
-"""The tasks by the names of the model hubs' pipeline tags."""
 RELEVANT = "relevant"
 """The one label of a reranker."""
 
 
-class Embedding(Spec):
+class Embedding(TaskSpec):
     """A vector for a text, near those of texts that belong to it: rows of `anchor`, `positive` and, if any, `negative`."""
 
     pooling: Literal["mean", "cls", "last"] = "mean"
@@ -40,7 +38,7 @@ class Embedding(Spec):
         return tuple(sorted(sizes, reverse=True))
 
 
-class Reranking(Spec):
+class Reranking(TaskSpec):
     """A score for a query and a passage, read together: rows of `anchor`, `positive` and, if any, `negative`."""
 
     sampled: int = Field(default=1, ge=0)

@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from ptune.config.chat import Chat
 
-TRANSLATION = "translation"
 DESCRIBED = ("source", "target", "source_language", "target_language")
 """What an adapter says of itself, beside its prompt."""
 

@@ -15,13 +15,13 @@ from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Data
 from ptune.data.image_arrays import is_arrays
 from ptune.data.image_look import Look
+from ptune.data.image_splits import ImageSplits, PlacedImage, read_image_splits
 from ptune.data.images import ImageRef, ImageSource
 from ptune.data.label_splits import SPLITS
 from ptune.doctor import encoding, labels, refused
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order
 from ptune.doctor.labels import Entry
-from ptune.tasks.classification.image_data import ImageSplits, PlacedImage, read_image_splits
 
 ENLARGED = 2  # times: from there on an image is much smaller than what the model sees
 CONSTANT = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from ptune.backbone.load import load
 from ptune.config.recipe import Recipe
 from ptune.data.conversations import Askable
 from ptune.data.store import spooled
-from ptune.errors import BackboneError, TemplateError
+from ptune.errors import BackboneError, TemplateError, UsageError
 from ptune.evaluation.answers import answers
 from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
@@ -64,6 +65,24 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
     Console(highlight=False).print(before_and_after(found))
     return found
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    data: Sequence[Path] = (),
+    bundle: Path | None = None,
+    adapter: str | None = None,
+    require: Sequence[Requirement] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """As `evaluate`, with the arguments of every task's. Raises: UsageError for those that chat has no use for."""
+    for name, value in (("data", data), ("bundle", bundle), ("adapter", adapter)):
+        if value:
+            raise UsageError(
+                f"--{name} is for classifiers, and {run.folder} is a chat run: it is measured on its own held-out data"
+            )
+    return evaluate(run, require)
 
 
 def before_and_after(found: dict[str, Any]) -> Table:

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from ptune.codecs.chat import Example
 from ptune.progress import Progress
-from ptune.tasks.chat.train import ChatObjective
 from ptune.training.head import plain_head
+from ptune.training.next_token import NextTokenObjective
 from ptune.training.segments import packing
 
 Figures = dict[str, float | int]
@@ -29,7 +29,7 @@ def figures(
     model.eval()
     loss, correct, targets = 0.0, 0, 0
     with packing(backbone) as packed:
-        objective = ChatObjective(packed, max_tokens, backbone.device, plain_head(backbone))
+        objective = NextTokenObjective(packed, max_tokens, backbone.device, plain_head(backbone))
         with Progress(label, len(examples), unit="examples") as progress:
             for batch in objective.batches(examples):
                 score = objective.score(model, batch)

@@ -15,9 +15,9 @@ from ptune.codecs.chat import Example
 from ptune.config.recipe import Train
 from ptune.planning.skeleton import Skeleton
 from ptune.planning.storage import StorageTracker, Timeline
-from ptune.tasks.chat.train import ChatObjective
 from ptune.training import heap
 from ptune.training.checkpoint import trained
+from ptune.training.next_token import NextTokenObjective
 from ptune.training.packing import Batch, one_each, pack
 from ptune.training.preparation import optimizer_for
 
@@ -67,7 +67,7 @@ def follow(skeleton: Skeleton, train: Train, work: Work, *, foreach: bool = Fals
     """
     tracker = StorageTracker()
     model = skeleton.model
-    objective = ChatObjective(skeleton.packed, 2**62, torch.device("cpu"), skeleton.head)
+    objective = NextTokenObjective(skeleton.packed, 2**62, torch.device("cpu"), skeleton.head)
     named: dict[int, Part] = {}
     with skeleton.mode, tracker, _noted(tracker), _loss_marked(skeleton, tracker):
         model.train()

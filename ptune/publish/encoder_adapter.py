@@ -10,19 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ptune.codecs.labels import Problem
-from ptune.config.retrieval import EMBEDDING, RERANKING
+from ptune.config.tasks import of_kind
 from ptune.engine.adapters.folder import LEFT_OUT, check_name, write_record
 from ptune.engine.adapters.lora import head_of, load_adapter, of_head, weights_of
 from ptune.engine.encoder.engine import HEAD
 from ptune.errors import AdapterError
 from ptune.export.encoder_parts import save_head
 from ptune.formats.bundle import AdapterRecord, Bundle, hashes
+from ptune.formats.task_names import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ptune.formats.whole_write import disk_errors, read_json
 from ptune.tasks.encoder.facts import NAME, Facts
 from ptune.verify.encoder_torch import EncoderReference, merged
 from ptune.verify.reference import adapted
 
-_TASKS = {"SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification"}
+_FOREIGN = {"SEQ_CLS": TEXT_CLASSIFICATION, "TOKEN_CLS": TOKEN_CLASSIFICATION}
 
 
 def facts_of(adapter: Path, bundle: Bundle) -> Facts:
@@ -34,7 +35,7 @@ def facts_of(adapter: Path, bundle: Bundle) -> Facts:
     if not (adapter / NAME).is_file():
         return _foreign(adapter, bundle)
     said = read_json(adapter / NAME)
-    if said.get("task") not in (*_TASKS.values(), "image-classification", EMBEDDING, RERANKING):
+    if said.get("task") not in {task.name for task in of_kind("encoder")}:
         raise AdapterError(f"{adapter} is an adapter for {said.get('task')!r}; this bundle is an encoder's")
     facts = Facts.open(adapter)
     if facts.base != base.hash:
@@ -57,7 +58,7 @@ def refuse_socketless(bundle: Bundle) -> None:
 def _foreign(adapter: Path, bundle: Bundle) -> Facts:
     """Of an adapter that peft alone describes: as many labels as its head has outputs, by transformers' own names."""
     kind = read_json(adapter / "adapter_config.json").get("task_type")
-    if kind not in _TASKS or bundle.encoder.modality != "text":
+    if kind not in _FOREIGN or bundle.encoder.modality != "text":
         raise AdapterError(
             f"{adapter} does not say what it is for (task_type {kind!r}): it needs SEQ_CLS or TOKEN_CLS, or the "
             f"{NAME} that ptune's training writes"
@@ -71,7 +72,7 @@ def _foreign(adapter: Path, bundle: Bundle) -> Facts:
         raise AdapterError(f"{adapter} holds no head: train it with modules_to_save")
     labels = tuple(f"LABEL_{index}" for index in range(min(outputs)))
     problem: Problem = "tags" if kind == "TOKEN_CLS" else "regression" if len(labels) == 1 else "single"
-    return Facts(task=_TASKS[kind], base=bundle.manifest.base.hash, labels=labels, problem=problem)
+    return Facts(task=_FOREIGN[kind], base=bundle.manifest.base.hash, labels=labels, problem=problem)
 
 
 def install_encoder(bundle: Bundle, adapter: Path | None, name: str, reference: EncoderReference) -> None:

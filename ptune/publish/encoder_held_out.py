@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ptune.codecs.sequence import SequenceCodec
-from ptune.config.retrieval import Embedding, Reranking
+from ptune.config.tasks import code, task_of
+from ptune.data.held_out import Held
 from ptune.data.labelled import LabelledRow
-from ptune.evaluation.classification.held_out import of_run
-from ptune.evaluation.retrieval.held_out import held_of
 from ptune.export.encoder import takes_type_ids
 from ptune.formats.bundle import AdapterRecord
 from ptune.publish.publishable import FinishedRun
@@ -34,7 +33,7 @@ class HeldOutInputs:
 
 def held_out_inputs(run: FinishedRun, loaded: EncoderReference, most: int) -> HeldOutInputs:
     """Reads a run's held-out data again, and encodes `most` rows. Raises: DataError where it is gone or has changed."""
-    held = held_of(run.files) if isinstance(run.recipe.task, Embedding | Reranking) else of_run(run.files)
+    held: Held = code(task_of(run.recipe.task).held_out)(run.files)
     return HeldOutInputs(held.rows, _encoded(run, held.rows[:most], loaded), held.train)
 
 

@@ -25,6 +25,7 @@ from ptune.errors import AdapterError, UsageError
 from ptune.export.seq2seq import trace_seq2seq
 from ptune.export.seq2seq_write import write_seq2seq
 from ptune.formats.bundle import BASE, FP32, AdapterRecord, Bundle, Hop, hashes
+from ptune.formats.task_names import TRANSLATION
 from ptune.formats.whole_write import disk_errors, whole_folder, write_json
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.steps import check_base, check_runs_base, report_progress
@@ -187,7 +188,7 @@ def install_seq2seq(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
         shutil.copytree(adapter, part, ignore=LEFT_OUT, dirs_exist_ok=True)
         record = AdapterRecord(
             name=name,
-            task="translation",
+            task=TRANSLATION,
             files=hashes(part),
             rank=checked.rank,
             base=None if facts is None else facts.base,

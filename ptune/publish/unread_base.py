@@ -8,11 +8,10 @@ from typing import Literal
 
 from ptune.backbone.classifier import empty_classifier
 from ptune.config.recipe import Backbone
-from ptune.config.retrieval import EMBEDDING
 from ptune.engine.adapters.lora import PEFT_PREFIX, weights_of
 from ptune.formats.bundle import Bundle
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify.encoder_torch import IMAGES, EncoderReference
+from ptune.verify.encoder_torch import EncoderReference
 
 
 def unread(bundle: Bundle, backbone: Backbone, facts: Facts, adapter: Path) -> EncoderReference | None:
@@ -21,7 +20,7 @@ def unread(bundle: Bundle, backbone: Backbone, facts: Facts, adapter: Path) -> E
     None where the head needs weights of the base: a pooler that was not trained, or LoRA on the head; and of images and
     vectors, whose bases are small. Raises: BackboneError where the base's config cannot be read; AdapterError.
     """
-    if facts.task in (IMAGES, EMBEDDING):
+    if facts.preprocessing is not None or facts.embedding is not None:
         return None
     kind: Literal["text", "tokens"] = "tokens" if facts.problem == "tags" else "text"
     model = empty_classifier(backbone, kind, facts.named)

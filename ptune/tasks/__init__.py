@@ -1,1 +1,1 @@
-"""Tasks. A new one is a folder here (spec.py, train.py, infer.py) and one line in `ptune.config.recipe.Task`."""
+"""Tasks, a folder each: what is trained, examined and answered. `ptune.config.tasks.TASKS` says where each part lies."""

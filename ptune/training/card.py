@@ -8,20 +8,10 @@ from typing import Any
 import yaml
 
 from ptune.config.recipe import Recipe
+from ptune.config.tasks import task_of
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
 
-PIPELINES = {
-    "Chat": "text-generation",
-    "TextClassification": "text-classification",
-    "TokenClassification": "token-classification",
-    "ImageClassification": "image-classification",
-    "Embedding": "sentence-similarity",
-    "Reranking": "text-ranking",
-    "Recommendation": "sentence-similarity",
-    "Translation": "translation",
-}
-"""Kind of task -> its name on model hubs."""
 _HUB_NAMES = {
     "f1_macro": "f1",
     "f1_micro": "f1",
@@ -41,7 +31,7 @@ def card(
         "base_model": record.base.source,
         "license": record.base.licence,
         "library_name": "peft" if record.method == "Lora" else "transformers",
-        "pipeline_tag": PIPELINES[type(recipe.task).__name__],
+        "pipeline_tag": task_of(recipe.task).hub,
         "tags": ["ptune", record.method.lower()],
     }
     if evaluation is not None and "metrics" in evaluation:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -179,6 +180,12 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def learnt(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """All that training changes: trained parameters and, of batch normalisation, statistics that go on being learnt."""
     return [*trained(model), *learnt_statistics(model)]
+
+
+def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What is to be saved of a sharded model, in one piece: the adapter, or everything where there is none."""
+    wanted = dict(trained(model)) if isinstance(model, PeftModel) else model.state_dict()
+    return {name: whole(tensor.detach()).cpu() for name, tensor in wanted.items()}
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
 from ptune.methods.lora import Lora
 
@@ -48,8 +47,8 @@ def _checkpointing(recipe: Recipe) -> tuple[bool] | None:
 
 
 def _nf4(recipe: Recipe) -> tuple[str] | None:
-    """What is trained itself cannot be quantised, and a classifier's base is not."""
-    can_be = isinstance(recipe.task, Chat) and isinstance(recipe.method, Lora)
+    """What is trained itself cannot be quantised, and some tasks' bases are not."""
+    can_be = recipe.task.takes_rounded_weights and isinstance(recipe.method, Lora)
     return ("nf4",) if can_be and recipe.backbone.quantize != "nf4" else None
 
 

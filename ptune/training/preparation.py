@@ -11,7 +11,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import training_dtype
-from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe, Train
 from ptune.errors import RecipeError
 from ptune.methods.lora import Lora
@@ -42,8 +41,8 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
 
 
 def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """Of a frozen backbone. Only chat's export measures what bfloat16 rounds, so other tasks do not take it unasked."""
-    if recipe.backbone.dtype == "auto" and not isinstance(recipe.task, Chat):
+    """Of a frozen backbone."""
+    if recipe.backbone.dtype == "auto" and not recipe.task.takes_rounded_weights:
         return torch.float32
     return training_dtype(recipe.backbone, device)
 

@@ -15,7 +15,7 @@ from torch import nn
 from ptune.codecs.chat import Example
 from ptune.formats.bundle import Hop
 from ptune.parity import compare
-from ptune.tasks.chat.train import ChatObjective
+from ptune.training.next_token import NextTokenObjective
 
 NAME = "trained → reloaded"
 PROMPTS = 16
@@ -61,7 +61,7 @@ def reloaded_model_hop(
 def log_probabilities(model: nn.Module, example: Example, device: torch.device) -> torch.Tensor:
     """[targets, vocab] in float64, in front of the first targets of one example."""
     model.eval()
-    objective = ChatObjective(packed=False, max_tokens=len(example.ids), device=device)
+    objective = NextTokenObjective(packed=False, max_tokens=len(example.ids), device=device)
     (batch,) = objective.batches([example])
     rows = max(1, _MOST_LOGITS // model.config.get_text_config().vocab_size)
     batch = dataclasses.replace(batch, predict_at=batch.predict_at[:rows], labels=batch.labels[:rows])

@@ -7,7 +7,6 @@ and where the loss is lowest already it is about to turn.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import tempfile
@@ -95,20 +94,19 @@ def write(found: RangeTest, recipe: Recipe, folder: Path) -> Path:
 
 def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]:
     """The loss of each step's batch before the step, until it blows up."""
-    from ptune.fine_tune import WORK
+    from ptune.config.tasks import code, task_of
     from ptune.formats.run import Run
     from ptune.training.distributed import accelerator_for
     from ptune.training.loop import Job, optimizer_step
     from ptune.training.memory import memory_errors
     from ptune.training.order import Mixture, Order
     from ptune.training.preparation import applied, optimizer_for, resolved
+    from ptune.training.work import Work
 
     run = Run(folder / "run")
     accelerator = accelerator_for(recipe, run.folder, None)
     recipe = resolved(recipe, accelerator)
-    work: Any = importlib.import_module(WORK[type(recipe.task).__name__]).prepare(
-        recipe, run, accelerator, ""
-    )
+    work: Work = code(task_of(recipe.task).work)(recipe, run, accelerator, "")
     recipe = work.recipe
     base = work.load(accelerator.device)
     model = applied(recipe, base.model, base.new_tokens, base.head)

@@ -13,12 +13,12 @@ import numpy as np
 
 from ptune.codecs.image import Preprocessing
 from ptune.codecs.sequence import SequenceCodec
-from ptune.config.retrieval import EMBEDDING, RERANKING
+from ptune.config.tasks import endpoints_of
 from ptune.engine.encoder.batch import Array, Item
 from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import ParityError
 from ptune.formats.bundle import AdapterRecord, Bundle, Hop
-from ptune.tasks.encoder.infer import TAGS, classification, encode, entities
+from ptune.tasks.encoder.infer import classification, encode, entities
 from ptune.tasks.retrieval.infer import ALL_IT_READS
 from ptune.verify import limits
 from ptune.verify.encoder_compare import readable
@@ -26,7 +26,7 @@ from ptune.verify.encoder_torch import Inputs
 from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.server import TIE, Agreement, agreements, hop, post
 
-_PATHS = {TAGS: "/v1/tag", EMBEDDING: "/v1/embeddings", RERANKING: "/v1/rerank"}
+CLASSIFY, TAG, EMBED, RERANK = "/v1/classify", "/v1/tag", "/v1/embeddings", "/v1/rerank"
 _CUT = {"truncate_prompt_tokens": ALL_IT_READS}  # as `encode` cuts
 
 
@@ -44,7 +44,7 @@ class Question:
 
     @property
     def path(self) -> str:
-        return _PATHS.get(self.adapter.task, "/v1/classify")
+        return path_of(self.adapter)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -53,10 +53,15 @@ class Question:
         if isinstance(self.given, bytes):
             uri = f"data:image/jpeg;base64,{base64.b64encode(self.given).decode()}"
             part = {"type": "image_url", "image_url": {"url": uri}}
-        if self.adapter.task == RERANKING:
+        if self.path == RERANK:
             return {"model": self.adapter.name, "query": part, "documents": [part], **_CUT}
-        raw = {TAGS: {}, EMBEDDING: _CUT}.get(self.adapter.task, {"use_activation": False})
-        return {"model": self.adapter.name, "input": [part], **raw}
+        options: dict[str, dict[str, Any]] = {CLASSIFY: {"use_activation": False}, EMBED: _CUT}
+        return {"model": self.adapter.name, "input": [part], **options.get(self.path, {})}
+
+
+def path_of(adapter: AdapterRecord) -> str:
+    """The first endpoint of the adapter's task whose answers can be compared here."""
+    return next(path for path in endpoints_of(adapter.task) if path in _COMPARES)
 
 
 def questions(
@@ -69,7 +74,7 @@ def questions(
         given = [
             _file(one, adapter) if codec is None else _text(one, codec, n) for n, one in enumerate(inputs)
         ]
-        asked = [(one, one) if adapter.task == RERANKING else one for one in given]
+        asked = [(one, one) if path_of(adapter) == RERANK else one for one in given]
         encoded = [encode(one, adapter, codec) for one in asked]
         answers = engine.logits([Item(one.inputs, adapter.name) for one in encoded])
         for one, how, logits in zip(given, encoded, answers, strict=True):
@@ -106,16 +111,16 @@ def _hop(adapter: AdapterRecord, answers: Sequence[Agreement]) -> Hop:
         return hop(answers, "name", "max |Δ| of the number, or its share of it,")
     if adapter.problem == "vector":
         return hop(answers, "width", "max |Δ| of a vector's numbers", limits.MAX_ABS_VECTOR)
-    return hop(answers, "entities" if adapter.task == TAGS else "labels")
+    return hop(answers, "entities" if adapter.problem == "tags" else "labels")
 
 
 def _ask(client: httpx.Client, one: Question) -> Any:
     answer = post(client, one.path, one.body)
-    return answer["results" if one.adapter.task == RERANKING else "data"][0]
+    return answer["results" if one.path == RERANK else "data"][0]
 
 
 def _agreement(one: Question, answer: Any) -> Agreement:
-    return _COMPARES.get(one.adapter.task, _classified)(one, answer)
+    return _COMPARES[one.path](one, answer)
 
 
 def _vector(one: Question, answer: Any) -> Agreement:
@@ -177,4 +182,4 @@ def _tagged(one: Question, answer: Any) -> Agreement:
     return Agreement(max(len(here), 1), max(len(here), 1), max(map(float, off), default=0.0))
 
 
-_COMPARES = {TAGS: _tagged, EMBEDDING: _vector, RERANKING: _ranked}
+_COMPARES = {CLASSIFY: _classified, TAG: _tagged, EMBED: _vector, RERANK: _ranked}

@@ -22,7 +22,6 @@ from ptune.formats.bundle import BaseIdentity
 from ptune.tasks.encoder.facts import Facts
 
 Inputs = Mapping[str, Array]
-IMAGES = "image-classification"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def size_of(facts: Facts) -> Size | None:
 
 def reference(backbone: Backbone, facts: Facts) -> EncoderReference:
     """Loads what an adapter was trained on, under a head for its labels. Raises: BackboneError."""
-    if facts.task == IMAGES:
+    if facts.preprocessing is not None:
         from ptune.backbone.image_model import load_image_model
 
         size = size_of(facts)

@@ -16,9 +16,9 @@ from support import tiny_images
 from ptune.codecs.labels import Labels
 from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Data
+from ptune.data.image_splits import load_images
 from ptune.data.images import labels_of, open_images, read_images
 from ptune.errors import DataError, PtuneError
-from ptune.tasks.classification.image_data import load_images
 
 TASK = ImageClassification()
 NAMES = Labels(tiny_images.LABELS, "single")

@@ -15,11 +15,11 @@ from PIL import Image
 from support.page_outline import Outline
 
 from ptune.codecs.labels import Labels
+from ptune.data.held_out import Held
 from ptune.data.images import ImageRef
 from ptune.data.labelled import LabelledRow
 from ptune.evaluation.classification.evaluation import figures
 from ptune.evaluation.classification.gallery import gallery
-from ptune.evaluation.classification.held_out import Held
 from ptune.evaluation.classification.outcome import Outcome
 from ptune.evaluation.classification.report import report
 from ptune.evaluation.require import parsed

@@ -13,8 +13,9 @@ from support.tiny_models import FAMILIES, MIXTURES, VOCAB
 
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
-from ptune.formats.bundle import BASE
+from ptune.formats.bundle import BASE, FP32
 from ptune.parity import log_softmax
+from ptune.verify import company
 
 LIMIT = 5e-4
 LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 10
@@ -39,6 +40,10 @@ def test_engine_equals_transformers_and_peft(family: str, tmp_path: Path) -> Non
     with closing(Engine.open(bundle, threads=1, prefill_chunk=64, replay_golden=False)) as engine:
         (alone,) = engine.logits([ids[-1]], [BASE])
     assert np.array_equal(alone, crowded), "neighbours or chunks change a sequence's bits"
+    hop = company.hop(
+        bundle, FP32, ids, threads=1
+    )  # many chunkings, a neighbour at the context's end, a cached prefix
+    assert hop.passed, hop.note
     moved = []
     for sequence, name, logits in zip(ids, names, found, strict=True):
         with torch.no_grad():

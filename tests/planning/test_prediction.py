@@ -24,8 +24,8 @@ from ptune.planning.prediction import largest
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Part, Work, follow
 from ptune.planning.storage import GIVEN_BACK, StorageTracker
-from ptune.tasks.chat.train import ChatObjective
 from ptune.training.head import plain_head
+from ptune.training.next_token import NextTokenObjective
 from ptune.training.packing import Batch
 from ptune.training.preparation import applied, optimizer_for
 from ptune.training.segments import packing
@@ -112,7 +112,7 @@ def real_peak(model: nn.Module, backbone: nn.Module, recipe: Recipe, lengths: tu
         predict_at,
         torch.zeros(len(predict_at), dtype=torch.long),
     )
-    objective = ChatObjective(True, size, torch.device("cpu"), plain_head(backbone))
+    objective = NextTokenObjective(True, size, torch.device("cpu"), plain_head(backbone))
     model.train()
     tracker = StorageTracker()
     with tracker:

@@ -35,14 +35,15 @@ TEXTS = {
         name="names", task="token-classification", labels=("O", "B-PER", "I-PER", "B-LOC", "I-LOC"), problem="tags"
     ),
 }  # fmt: skip
+SIGHT = {"size": [32, 32]}  # what an adapter of images says of them, and no other does
 IMAGES = {
     "colours": AdapterRecord(
-        name="colours", task="image-classification", labels=("red", "green", "blue"), problem="single"
+        name="colours", task="image-classification", labels=("red", "green", "blue"), problem="single", preprocessing=SIGHT
     ),
     "brightness": AdapterRecord(
-        name="brightness", task="image-classification", labels=("dark", "bright"), problem="single"
+        name="brightness", task="image-classification", labels=("dark", "bright"), problem="single", preprocessing=SIGHT
     ),
-}
+}  # fmt: skip
 GOOD, BAD = ("good", "love", "great", "wonderful"), ("bad", "hate", "awful", "dull")
 PLACES = ("Paris", "Rome", "London")
 

@@ -13,11 +13,11 @@ from support import tiny_models
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Train
 from ptune.methods.lora import Lora
-from ptune.tasks.chat.train import ChatObjective
 from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.head import plain_head
 from ptune.training.loop import Job, fit, optimizer_step
 from ptune.training.metrics_log import Journal, read
+from ptune.training.next_token import NextTokenObjective
 from ptune.training.preparation import optimizer_for
 from ptune.training.segments import packing
 
@@ -41,7 +41,7 @@ def job(folder: Path, **train_options: float) -> Job:
         accelerator=accelerator,
         model=model,
         optimizer=optimizer_for(model, options),
-        objective=ChatObjective(
+        objective=NextTokenObjective(
             True, options.micro_batch_tokens, accelerator.device, plain_head(model.get_base_model())
         ),
         examples=examples[:12],

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 
 from ptune.codecs.chat import Example
 from ptune.methods.lora import Lora
-from ptune.tasks.chat.train import ChatObjective
 from ptune.training import segments
 from ptune.training.head import plain_head
+from ptune.training.next_token import NextTokenObjective
 from ptune.training.packing import Batch
 from ptune.training.segments import checkpoint_contexts, packing
 
@@ -37,8 +37,8 @@ def examples(seed: int = 0) -> list[Example]:
     return found
 
 
-def objective(packed: bool, head: nn.Linear | None = None) -> ChatObjective:
-    return ChatObjective(packed, max_tokens=1000, device=torch.device("cpu"), head=head)
+def objective(packed: bool, head: nn.Linear | None = None) -> NextTokenObjective:
+    return NextTokenObjective(packed, max_tokens=1000, device=torch.device("cpu"), head=head)
 
 
 def row(packed: bool, some: list[Example]) -> Batch:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ptune.config.recipe import Recipe
+from ptune.config.tasks import code, task_of
+from ptune.data.held_out import Held
 from ptune.evaluation.classification.evaluation import Pages, figures, outcome_of, write
-from ptune.evaluation.classification.held_out import of_run
 from ptune.evaluation.classification.onnx_side import served_as
 from ptune.evaluation.classification.results import FIGURES, OF_A_LABEL
 from ptune.evaluation.report import origin
@@ -34,10 +35,10 @@ def evaluate_run(
     Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError
     where a requirement names no figure.
     """
-    from ptune.tasks.classification.torch_side import predictor
+    from ptune.tasks.classification.predictions import predictor
 
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
-    held = of_run(run, data)
+    held: Held = code(task_of(recipe.task).held_out)(run, data)
     refuse_unknown(require, FIGURES[held.labels.problem], OF_A_LABEL)
     served = served_as(run, bundle, adapter)
     sides = {"torch": outcome_of("torch", held, predictor(run))}

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.data.held_out import Held
 from ptune.evaluation.classification.agreement import agreement
 from ptune.evaluation.classification.baselines import baselines
 from ptune.evaluation.classification.gallery import gallery
-from ptune.evaluation.classification.held_out import Held
 from ptune.evaluation.classification.outcome import Outcome, Predictor
 from ptune.evaluation.classification.report import report
 from ptune.evaluation.classification.results import HEADLINE, Measured

@@ -2,59 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from ptune.codecs.labels import Labels
 from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
 from ptune.config.recipe import Recipe
+from ptune.config.task_spec import TaskSpec
+from ptune.config.tasks import code, tasks_of
+from ptune.data.held_out import Held, Split
 from ptune.data.labelled import LabelledRow
 from ptune.errors import DataError
 from ptune.formats.bundle import AdapterRecord
 from ptune.formats.run import Run
 from ptune.progress import say
-from ptune.spec import Spec
 from ptune.tasks.encoder.facts import Facts
 from ptune.training.folder import check_same_data
-
-Split: TypeAlias = Literal["test", "validation", "given"]
-_TASKS: dict[str, type[TextClassification | TokenClassification | ImageClassification]] = {
-    "text-classification": TextClassification,
-    "token-classification": TokenClassification,
-    "image-classification": ImageClassification,
-}
-
-
-@dataclass(frozen=True)
-class Held:
-    """Rows that training never saw (of `given` ones nobody knows), and those that it did see, for baselines."""
-
-    task: str
-    labels: Labels
-    split: Split
-    rows: Sequence[LabelledRow]
-    files: list[dict[str, Any]]  # path and SHA-256 of those that the rows come from
-    train: Sequence[LabelledRow] = ()
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over which rows these are and their labels: what two runs must share to be compared row by row."""
-        digest = hashlib.sha256()
-        for row in self.rows:
-            named = _names(self.labels, row.label)
-            digest.update(json.dumps([row.place, named], ensure_ascii=False).encode() + b"\n")
-        return digest.hexdigest()
-
-
-def _names(labels: Labels, label: Any) -> Any:
-    if labels.problem == "regression":
-        return float(label)
-    return labels.names[label] if isinstance(label, int) else [labels.names[at] for at in label]
 
 
 def of_run(run: Run, data: Sequence[Path] = ()) -> Held:
@@ -81,7 +45,7 @@ def of_bundle(record: AdapterRecord, data: Sequence[Path]) -> Held:
     """Reads `data` with the labels of an adapter. Raises: DataError that names file and rows that cannot be used."""
     assert record.problem
     labels = Labels(record.labels, record.problem)
-    task = _TASKS[record.task]()
+    task: TaskSpec = code(tasks_of(record.task)[0].spec)()
     if isinstance(task, TextClassification):
         assert record.problem != "tags"
         assert record.problem != "vector"
@@ -94,7 +58,7 @@ def _splits(recipe: Recipe) -> tuple[dict[str, Sequence[LabelledRow]], list[dict
     """The rows of train, validation and test, split as they were for training; and the files, as data.json has them."""
     task, seed = recipe.task, recipe.train.seed
     if isinstance(task, ImageClassification):
-        from ptune.tasks.classification.image_data import load_images
+        from ptune.data.image_splits import load_images
 
         images = load_images(recipe.data, task, seed)
         found = {"train": images.train, "validation": images.validation, "test": images.test}
@@ -120,7 +84,7 @@ def _training(run: Run, recipe: Recipe) -> Sequence[LabelledRow]:
 
 
 def _given(
-    task: Spec, data: Sequence[Path], labels: Labels
+    task: TaskSpec, data: Sequence[Path], labels: Labels
 ) -> tuple[Sequence[LabelledRow], list[dict[str, Any]]]:
     """Rows of files whose labels are known, and what these files are."""
     if isinstance(task, ImageClassification):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ptune.config.recipe import Recipe
-from ptune.config.retrieval import EMBEDDING, RERANKING, Embedding
+from ptune.config.retrieval import Embedding
 from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.classification.report import report
@@ -23,6 +23,7 @@ from ptune.evaluation.retrieval.worst import gallery
 from ptune.evaluation.training_chart import in_a_line, training
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
+from ptune.formats.task_names import FEATURE_EXTRACTION, TEXT_RANKING
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.training.card import card
 
@@ -51,7 +52,7 @@ def evaluate_run(
     onnx = None if served is None else sides.served_outputs(served.folder, served.adapter, threads)
     embeds = isinstance(recipe.task, Embedding)
     own, baselines = (_vectors if embeds else _pairs)(run, queries, onnx)
-    seed, task = recipe.train.seed, EMBEDDING if embeds else RERANKING
+    seed, task = recipe.train.seed, FEATURE_EXTRACTION if embeds else TEXT_RANKING
     found = figures(task, queries, own, baselines, require, seed)
     about = in_a_line(record)
     pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
@@ -79,7 +80,7 @@ def evaluate_bundle(
     queries, words = of_files(data), {}
     outputs = sides.served_outputs(folder, record.name, threads)
     by_words = sides.by_words(queries)
-    if record.task == EMBEDDING:
+    if record.task == FEATURE_EXTRACTION:
         own = {"ONNX": sides.cosines(*sides.vectors_of("ONNX", queries, outputs))}
         words = {"TF-IDF": by_words}
     else:
@@ -109,11 +110,11 @@ def _vectors(run: Run, queries: Queries, onnx: Any) -> tuple[dict[str, Scores], 
 
 def _pairs(run: Run, queries: Queries, onnx: Any) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Of a reranker, all of the same candidates."""
-    from ptune.tasks.classification.torch_side import predictor
+    from ptune.tasks.encoder.predictions import text_predictor
 
     words = sides.by_words(queries)
     chosen = sides.candidates(queries, words)
-    own = {"torch": sides.reranked("torch", queries, chosen, sides.torch_pairs(predictor(run)))}
+    own = {"torch": sides.reranked("torch", queries, chosen, sides.torch_pairs(text_predictor(run)))}
     if onnx is not None:
         own["ONNX"] = sides.reranked("ONNX", queries, chosen, onnx)
     return own, {"TF-IDF": sides.only(words, chosen)}
@@ -142,7 +143,7 @@ def figures(
         "split": queries.split,
         "examples": len(queries.queries),
         "passages": len(queries.passages),
-        "candidates": sides.CANDIDATES if task == RERANKING else None,
+        "candidates": sides.CANDIDATES if task == TEXT_RANKING else None,
         "labels": [],
         "counts": {},
         "files": queries.files,

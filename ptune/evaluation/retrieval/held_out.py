@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from ptune.config.recipe import Recipe
-from ptune.config.retrieval import EMBEDDING
+from ptune.data.held_out import Held
 from ptune.data.interactions import splits_of
 from ptune.data.labelled import LabelledRow
 from ptune.errors import DataError
-from ptune.evaluation.classification.held_out import Held
 from ptune.evaluation.retrieval.queries import held_rows
 from ptune.formats.run import Run
+from ptune.formats.task_names import FEATURE_EXTRACTION
 from ptune.tasks.encoder.facts import Facts
 from ptune.training.folder import check_same_data
 
 
-def held_of(run: Run) -> Held:
+def of_run(run: Run, data: Sequence[Path] = ()) -> Held:
     """Anchors and passages by turns; of a reranker each anchor with its own passage and with the next row's.
 
+    data: not used, as given pairs are judged as queries (`ptune.evaluation.retrieval.queries`).
     Raises: DataError where a file is gone or has changed, or nothing is held out.
     """
     recipe, facts = Recipe.load(run.recipe_path), Facts.of_run(run)
@@ -28,7 +32,7 @@ def held_of(run: Run) -> Held:
         raise DataError(f"{run.folder} has no held-out row: give its recipe data.test or data.validation")
     inputs: list[tuple[str | tuple[str, str], str]] = []
     for at, row in enumerate(rows):
-        if facts.task == EMBEDDING:
+        if facts.task == FEATURE_EXTRACTION:
             inputs += [(row.anchor, row.place), (row.positive, row.place)]
         else:
             other = rows[(at + 1) % len(rows)].positive

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ptune.config.recipe import Recipe
-from ptune.config.retrieval import EMBEDDING
 from ptune.data.interactions import History, Interaction, Interactions, read_had, read_interactions
 from ptune.errors import DataError, UsageError
 from ptune.evaluation.classification.evaluation import Pages
@@ -27,6 +26,7 @@ from ptune.evaluation.retrieval.queries import Queries
 from ptune.evaluation.training_chart import in_a_line, training
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
+from ptune.formats.task_names import FEATURE_EXTRACTION
 from ptune.formats.whole_write import read_json, write_text
 from ptune.progress import Progress
 from ptune.tasks.recommendation.index import ItemIndex
@@ -76,7 +76,7 @@ def evaluate_run(
     check_same_data(run, {"files": files})
     users = users_of(found, files, recipe.evaluate.limit)
     own, baselines = _sides(run, users, bundle, adapter, threads)
-    said = figures(EMBEDDING, users.queries, own, baselines, require, recipe.train.seed)
+    said = figures(FEATURE_EXTRACTION, users.queries, own, baselines, require, recipe.train.seed)
     about = in_a_line(record)
     if users.cold:
         about += f"; {len(found.withheld)} items that training never saw, found by their titles"
@@ -115,7 +115,7 @@ def evaluate_bundle(
         "popularity": popular(users, index),
         "titles": ranked(users, index, 0.0),
     }
-    said = figures(EMBEDDING, users.queries, own, beside, require, 0)
+    said = figures(FEATURE_EXTRACTION, users.queries, own, beside, require, 0)
     write(out, said, users.queries, own["ONNX"], Pages.of_adapter(bundle, record.name, "items of"))
     return said
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptune.config.translation import TRANSLATION
 from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
 from ptune.evaluation.classification.report import report
 from ptune.evaluation.classification.results import HEADLINE, Measured
@@ -15,6 +14,7 @@ from ptune.evaluation.require import Requirement
 from ptune.evaluation.style import text
 from ptune.evaluation.translation.pairs import Pairs
 from ptune.evaluation.translation.scores import gain, measure, of_rows
+from ptune.formats.task_names import TRANSLATION
 from ptune.formats.whole_write import write_json, write_text
 
 COPY = "copy of the source"

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the trained weights, proved to be readable, and a model card."""
+"""What a chat run leaves behind: the trained weights, proved to be readable."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
-from ptune.config.translation import DESCRIBED, TRANSLATION, Translation
+from ptune.config.translation import DESCRIBED, Translation
 from ptune.data.dataset import Dataset
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
+from ptune.formats.task_names import TRANSLATION
 from ptune.formats.whole_write import write_json, write_text
-from ptune.training.checkpoint import tensors_folder, trained
-from ptune.training.distributed import sharded, whole
+from ptune.training.checkpoint import tensors_folder, whole_state
+from ptune.training.distributed import sharded
 from ptune.training.reload import reloaded_adapter_hop, reloaded_model_hop
 
 FORMAT = 1  # of adapter/ptune.json
@@ -54,12 +55,6 @@ def save_trained(
     saved = recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
     again = load(saved, device=device)
     return reloaded_model_hop(model, again.model, examples, device)
-
-
-def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What is to be saved of a sharded model, in one piece: the adapter, or everything where there is none."""
-    wanted = dict(trained(model)) if isinstance(model, PeftModel) else model.state_dict()
-    return {name: whole(tensor.detach()).cpu() for name, tensor in wanted.items()}
 
 
 def _write(

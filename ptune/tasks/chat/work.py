@@ -27,9 +27,9 @@ from ptune.planning.preflight import planned
 from ptune.progress import say
 from ptune.tasks.chat.recipe_codec import codec_for
 from ptune.tasks.chat.saving import save_trained
-from ptune.tasks.chat.train import ChatObjective
 from ptune.training.distributed import decided_by_one
 from ptune.training.head import plain_head
+from ptune.training.next_token import NextTokenObjective
 from ptune.training.segments import packing
 from ptune.training.work import Base
 
@@ -48,11 +48,11 @@ class ChatWork:
         return Base(loaded.model, loaded.identity, loaded.new_tokens)
 
     @contextlib.contextmanager
-    def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[ChatObjective]:
+    def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[NextTokenObjective]:
         with packing(base) as packed:
             if not packed:
                 say(f"{type(base).__name__} cannot keep packed examples apart: one example a forward pass")
-            yield ChatObjective(packed, self.recipe.train.micro_batch_tokens, device, plain_head(base))
+            yield NextTokenObjective(packed, self.recipe.train.micro_batch_tokens, device, plain_head(base))
 
     def save_codec(self, folder: Path) -> None:
         self.codec.save(folder)

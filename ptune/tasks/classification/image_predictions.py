@@ -17,14 +17,14 @@ from ptune.config.recipe import Recipe
 from ptune.data.labelled import LabelledRow
 from ptune.errors import DataError
 from ptune.formats.run import Run
-from ptune.tasks.classification.torch_side import Logits, Predictor, Tell
 from ptune.tasks.encoder.facts import Facts
+from ptune.tasks.encoder.predictions import Logits, Predictor, Tell
 
 _BATCH = 32
 
 
 def image_predictor(run: Run, device: torch.device | str | None = None) -> Predictor:
-    """See `ptune.tasks.classification.torch_side.predictor`."""
+    """See `ptune.tasks.classification.predictions.predictor`."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = load_trained_images(run, device)
     return ImagePredictor(model, preprocessing_of(run), device)
@@ -52,7 +52,7 @@ def load_trained_images(run: Run, device: torch.device | str = "cpu") -> nn.Modu
 
 @dataclass(frozen=True)
 class ImagePredictor:
-    """See `ptune.tasks.classification.torch_side.Predictor`."""
+    """See `ptune.tasks.encoder.predictions.Predictor`."""
 
     model: nn.Module
     preprocessing: Preprocessing

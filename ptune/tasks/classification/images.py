@@ -16,28 +16,28 @@ from ptune.backbone.image_model import load_image_model, read_preprocessing, sav
 from ptune.codecs.image import Preprocessing, save_codec
 from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Recipe
+from ptune.data.image_splits import ImageData, read_image_splits, usable
 from ptune.data.labelled import LabelledRow
 from ptune.doctor.doctor import doctor_command
 from ptune.doctor.images import judged
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
+from ptune.formats.task_names import IMAGE_CLASSIFICATION
 from ptune.formats.whole_write import read_json
 from ptune.methods.lora import Lora
 from ptune.planning.hardware import ram_bytes
 from ptune.progress import say
-from ptune.tasks.chat.saving import whole_state
-from ptune.tasks.classification.image_data import ImageData, read_image_splits, usable
 from ptune.tasks.classification.image_predictions import logits_of, pixels_of
 from ptune.tasks.classification.image_train import ImageObjective, PixelStore, balanced, images_per_pass
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.saving import reloaded_hop, write_trained
 from ptune.tasks.encoder.train import Loss
 from ptune.training.batch_norm import freeze_statistics
+from ptune.training.checkpoint import whole_state
 from ptune.training.distributed import decided_by_one, sharded
 from ptune.training.work import Base
 
-TASK = "image-classification"
 _KEPT_SHARE = 4  # a quarter of the memory, at most, holds decoded images
 
 
@@ -87,7 +87,7 @@ class ImageWork:
         state = whole_state(model) if sharded(model) else None
         if writes:
             facts = Facts(
-                task=TASK,
+                task=IMAGE_CLASSIFICATION,
                 base=identity.hash,
                 quantize=identity.quantize,
                 labels=self.data.labels.names,

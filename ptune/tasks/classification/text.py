@@ -19,10 +19,11 @@ from ptune.doctor.classification import judged
 from ptune.doctor.doctor import doctor_command
 from ptune.errors import RecipeError
 from ptune.formats.run import Run
+from ptune.formats.task_names import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
 from ptune.tasks.encoder.train import Loss, balanced
-from ptune.tasks.encoder.work import SequenceWork
+from ptune.tasks.encoder.work import SequenceWork, check_backbone
 from ptune.training.distributed import decided_by_one
 
 
@@ -86,17 +87,7 @@ def kind_of(task: TextTask) -> Literal["text", "tokens"]:
 
 def task_name(task: TextTask) -> str:
     """The task as model hubs and bundles call it."""
-    return "token-classification" if isinstance(task, TokenClassification) else "text-classification"
-
-
-def check_backbone(recipe: Recipe) -> None:
-    """Raises: RecipeError for what only chat can do with its backbone."""
-    if recipe.backbone.quantize != "none":
-        raise RecipeError(
-            f"backbone.quantize {recipe.backbone.quantize!r} is for chat: a classifier's backbone stays as it is"
-        )
-    if recipe.backbone.new_tokens:
-        raise RecipeError("backbone.new_tokens is for chat: a classifier keeps its backbone's tokens")
+    return TOKEN_CLASSIFICATION if isinstance(task, TokenClassification) else TEXT_CLASSIFICATION
 
 
 def check_options(task: TextTask, labels: Labels) -> None:

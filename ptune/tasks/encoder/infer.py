@@ -21,7 +21,6 @@ from ptune.formats.bundle import AdapterRecord, Bundle
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TAGS, IMAGES = "token-classification", "image-classification"
 Answer = TypeVar("Answer")
 
 
@@ -72,10 +71,10 @@ def encode(one: Any, record: AdapterRecord, codec: SequenceCodec | None) -> Enco
 
     Raises: RequestError where it is of the wrong kind; DataError for an image that cannot be read.
     """
-    if record.task == IMAGES:
+    if record.preprocessing is not None:
         return Encoded({"pixel_values": _pixels(one, record)})
     assert codec is not None
-    if record.task == TAGS:
+    if record.problem == "tags":
         if isinstance(one, str):
             one = [one[begin:end] for begin, end in split(one)]
         words = codec.encode_words(_texts(one), max_length=record.max_length)
@@ -134,7 +133,7 @@ class EncoderModel:
         Raises: RequestError for an unknown adapter, one that tags, or an input that cannot be encoded; DataError.
         """
         record = self.engine.record(adapter)
-        if record.task == TAGS:
+        if record.problem == "tags":
             raise RequestError(f"{adapter!r} tags words: use tag, not classify", param="model")
         if not record.labels:
             raise RequestError(
@@ -146,7 +145,7 @@ class EncoderModel:
     def tag(self, texts: Sequence[str], adapter: str) -> list[list[Entity]]:
         """Finds the entities in texts. Raises: RequestError for an unknown adapter, or one that does not tag."""
         record = self.engine.record(adapter)
-        if record.task != TAGS:
+        if record.problem != "tags":
             raise RequestError(f"{adapter!r} classifies: use classify, not tag", param="model")
         found: list[list[Entity]] = [[] for _ in texts]
         asked = [(index, text) for index, text in enumerate(texts) if split(text)]
@@ -172,7 +171,7 @@ class EncoderModel:
         record = self.engine.record(adapter)
         encoded = encode(one, record, self._codec)
         logits = self.engine.submit(Item(encoded.inputs, adapter))
-        if record.task == TAGS:
+        if record.problem == "tags":
             return _then(logits, lambda found: entities(one, _of_words(found, encoded), record))
         return _then(logits, lambda found: classification(found, record))
 

@@ -14,6 +14,7 @@ from ptune.codecs.labels import Labels
 from ptune.data.sequences import SequenceExample
 from ptune.training.objective import Score
 from ptune.training.packing import ALONE, Share
+from ptune.training.padding import padded_rows
 
 
 @dataclass(frozen=True)
@@ -154,24 +155,3 @@ class SequenceObjective:
         batch = self._batch([example])
         columns = None if batch.columns is None else batch.columns[:0]
         return replace(batch, rows=batch.rows[:0], columns=columns, labels=batch.labels[:0])
-
-
-def padded_rows(lengths: Sequence[int], max_tokens: int, processes: int = 1) -> list[list[int]]:
-    """Indices of the examples of each batch, of similar length, so that little is padding; the longest come first.
-
-    A batch has at most `max_tokens` tokens, padding included; a longer example is a batch of its own. The number of
-    batches is a multiple of `processes`: large ones are halved until it is, or some stay empty.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > max_tokens:
-            batches.append([])
-        batches[-1].append(index)
-    while len(batches) % processes:
-        large = max(range(len(batches)), key=lambda at: lengths[batches[at][0]] * len(batches[at]))
-        batch, middle = batches[large], len(batches[large]) // 2
-        if not middle:
-            batches += [[] for _ in range(-len(batches) % processes)]
-        else:
-            batches[large : large + 1] = [batch[:middle], batch[middle:]]
-    return batches

@@ -16,12 +16,13 @@ from ptune.backbone.classifier import load_classifier, plain_tokenizer
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Recipe
 from ptune.data.sequences import SequenceData, SequenceExample
+from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
-from ptune.tasks.chat.saving import whole_state
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.saving import reloaded_hop, write_trained
 from ptune.tasks.encoder.train import Loss, SequenceObjective
+from ptune.training.checkpoint import whole_state
 from ptune.training.distributed import sharded
 from ptune.training.work import Base
 
@@ -102,3 +103,13 @@ class SequenceWork:
         """What lies in model/, loaded afresh."""
         saved = self.recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
         return load_classifier(saved, self.kind, self.data.labels).model
+
+
+def check_backbone(recipe: Recipe) -> None:
+    """Raises: RecipeError for what only a causal model can do with its backbone."""
+    if recipe.backbone.quantize != "none":
+        raise RecipeError(
+            f"backbone.quantize {recipe.backbone.quantize!r} is for chat: an encoder's backbone stays as it is"
+        )
+    if recipe.backbone.new_tokens:
+        raise RecipeError("backbone.new_tokens is for chat: an encoder keeps its backbone's tokens")

@@ -23,8 +23,8 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.methods.lora import Lora
 from ptune.progress import say
-from ptune.tasks.classification.text import check_backbone
 from ptune.tasks.encoder.facts import Facts
+from ptune.tasks.encoder.work import check_backbone
 from ptune.tasks.recommendation.index import RECALL, Floats, ItemIndex, together
 from ptune.tasks.recommendation.int8_scan import LEAST_ITEMS, LEAST_RECALL, recall
 from ptune.tasks.retrieval.embedding import EmbeddingWork

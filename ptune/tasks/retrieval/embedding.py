@@ -16,7 +16,7 @@ from ptune.backbone.classifier import load_sequence_codec, plain_tokenizer
 from ptune.backbone.embedder import load_embedder
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Recipe
-from ptune.config.retrieval import EMBEDDING, Embedding
+from ptune.config.retrieval import Embedding
 from ptune.data.pair_examples import PairData, PairExample, encoded_pairs
 from ptune.data.pairs import read_pair_splits
 from ptune.doctor.doctor import doctor_command
@@ -24,14 +24,15 @@ from ptune.doctor.pairs import judged
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
+from ptune.formats.task_names import FEATURE_EXTRACTION
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
-from ptune.tasks.chat.saving import whole_state
-from ptune.tasks.classification.text import check_backbone
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.saving import reloaded_hop, write_trained
+from ptune.tasks.encoder.work import check_backbone
 from ptune.tasks.retrieval.sentence_transformers import save_modules
 from ptune.tasks.retrieval.train import EmbeddingObjective, padded_texts
+from ptune.training.checkpoint import whole_state
 from ptune.training.distributed import decided_by_one, sharded
 from ptune.training.work import Base
 
@@ -92,7 +93,7 @@ class EmbeddingWork:
     def _facts(self, model: nn.Module, identity: BaseIdentity) -> Facts:
         task = self.task
         return Facts(
-            task=EMBEDDING,
+            task=FEATURE_EXTRACTION,
             base=identity.hash,
             quantize=identity.quantize,
             labels=(),

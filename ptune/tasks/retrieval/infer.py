@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ptune.codecs.sequence import SequenceCodec
-from ptune.config.retrieval import EMBEDDING, RERANKING
 from ptune.engine.encoder.batch import Array, Item
 from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord
+from ptune.formats.task_names import FEATURE_EXTRACTION, TEXT_RANKING
 from ptune.tasks.encoder.infer import EncoderModel, encode
 
 Vectors = npt.NDArray[np.float32]
@@ -37,7 +37,7 @@ def embed(
     Raises: RequestError for an unknown adapter, one that makes no vectors, a size that it cannot have, or too long a text.
     """
     record = model.engine.record(adapter)
-    if record.task != EMBEDDING:
+    if record.task != FEATURE_EXTRACTION:
         raise RequestError(f"{adapter!r} makes no vectors: its task is {record.task}", param="model")
     check_dimensions(record, dimensions)
     cut = ALL_IT_READS if truncate else None
@@ -93,7 +93,7 @@ def check_cut(record: AdapterRecord, codec: SequenceCodec, cut: int | None) -> N
     """Raises: RequestError where texts cannot be cut to so many tokens."""
     if cut is None or cut == ALL_IT_READS:
         return
-    own = codec.tokenizer.num_special_tokens_to_add(record.task == RERANKING)
+    own = codec.tokenizer.num_special_tokens_to_add(record.task == TEXT_RANKING)
     limit = codec.limit(record.max_length)
     if cut <= own or (limit is not None and cut > limit):
         most = "" if limit is None else f" to {limit}"
@@ -110,16 +110,16 @@ def rerank_inputs(query: str, documents: Sequence[str], record: AdapterRecord) -
 
     Raises: RequestError where an adapter can do neither.
     """
-    if record.task == RERANKING:
+    if record.task == TEXT_RANKING:
         return [(query, document) for document in documents]
-    if record.task == EMBEDDING:
+    if record.task == FEATURE_EXTRACTION:
         return [query, *documents]
     raise RequestError(f"{record.name!r} does not rank: its task is {record.task}", param="model")
 
 
 def relevance(outputs: Sequence[Array], record: AdapterRecord) -> Vectors:
     """The scores of the documents, from what the encoder says of `rerank_inputs`."""
-    if record.task == RERANKING:
+    if record.task == TEXT_RANKING:
         logits = np.array([float(one[0]) for one in outputs], np.float64)
         return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
     query, *documents = (one.astype(np.float64) / max(float(np.linalg.norm(one)), 1e-12) for one in outputs)

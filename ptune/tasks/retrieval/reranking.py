@@ -12,7 +12,7 @@ from ptune.backbone.classifier import load_sequence_codec
 from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Recipe
-from ptune.config.retrieval import RELEVANT, RERANKING, Reranking
+from ptune.config.retrieval import RELEVANT, Reranking
 from ptune.data.label_splits import SPLITS
 from ptune.data.pairs import Pair, PairSplits, read_pair_splits
 from ptune.data.sequences import SequenceData, SequenceExample, SequenceSplit
@@ -20,10 +20,10 @@ from ptune.doctor.doctor import doctor_command
 from ptune.doctor.pairs import judged
 from ptune.errors import DataError, RecipeError
 from ptune.formats.run import Run
+from ptune.formats.task_names import TEXT_RANKING
 from ptune.formats.whole_write import read_json
 from ptune.progress import say
-from ptune.tasks.classification.text import check_backbone
-from ptune.tasks.encoder.work import SequenceWork
+from ptune.tasks.encoder.work import SequenceWork, check_backbone
 from ptune.training.distributed import decided_by_one
 
 LABELS = Labels((RELEVANT,), "multi")
@@ -36,7 +36,7 @@ class RerankingWork(SequenceWork):
 
     @property
     def name(self) -> str:
-        return RERANKING
+        return TEXT_RANKING
 
     @property
     def max_length(self) -> int | None:

@@ -15,11 +15,11 @@ from ptune.backbone.classifier import load_sequence_codec
 from ptune.backbone.embedder import load_embedder
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Backbone, Recipe
-from ptune.config.retrieval import EMBEDDING
 from ptune.formats.run import Run
+from ptune.formats.task_names import FEATURE_EXTRACTION
 from ptune.tasks.encoder.facts import Facts
-from ptune.tasks.encoder.train import padded_rows
 from ptune.tasks.retrieval.train import padded_texts
+from ptune.training.padding import padded_rows
 
 Vectors = npt.NDArray[np.float32]
 _BATCH_TOKENS = 4096
@@ -70,7 +70,7 @@ def pretrained(model: str, max_length: int = 256) -> TorchVectors:
     spec = Backbone(model=model)
     loaded = load_embedder(spec, "mean", True)
     facts = Facts(
-        task=EMBEDDING,
+        task=FEATURE_EXTRACTION,
         base=loaded.identity.hash,
         labels=(),
         problem="vector",

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ptune.data.pair_examples import PairExample
-from ptune.tasks.encoder.train import padded_rows
 from ptune.tasks.retrieval.loss import Layout, contrastive, layout_of
 from ptune.training.objective import Score
 from ptune.training.packing import ALONE, Share
+from ptune.training.padding import padded_rows
 
 
 @dataclass(eq=False)

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from ptune.codecs.seq2seq import Writing
 from ptune.data.seq2seq_examples import Seq2SeqExample
-from ptune.tasks.encoder.train import padded_rows
 from ptune.training.head import replaced_by_loss
 from ptune.training.objective import Score, score_of
 from ptune.training.packing import ALONE, Share
+from ptune.training.padding import padded_rows
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
-from ptune.tasks.chat.saving import whole_state
 from ptune.tasks.encoder.saving import reloaded_hop, write_trained
 from ptune.tasks.translation.facts import Seq2SeqFacts
 from ptune.tasks.translation.seq2seq_train import Seq2SeqObjective
+from ptune.training.checkpoint import whole_state
 from ptune.training.distributed import decided_by_one, sharded
 from ptune.training.head import plain_head
 from ptune.training.work import Base

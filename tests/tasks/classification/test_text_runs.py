@@ -22,7 +22,7 @@ from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.tasks.classification.torch_side import predictor
+from ptune.tasks.classification.predictions import predictor
 from ptune.tasks.encoder.facts import Facts
 from ptune.training import loop
 from ptune.training.metrics_log import read

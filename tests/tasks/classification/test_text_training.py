@@ -17,8 +17,9 @@ from ptune.codecs.labels import Labels
 from ptune.config.recipe import Backbone
 from ptune.data.labelled import LabelledRow
 from ptune.data.sequences import SequenceExample, example_of
-from ptune.tasks.encoder.train import Loss, SequenceObjective, balanced, padded_rows
+from ptune.tasks.encoder.train import Loss, SequenceObjective, balanced
 from ptune.training.packing import Share
+from ptune.training.padding import padded_rows
 
 CPU = torch.device("cpu")
 TEXTS = ["the devil", "love and war and so much more of everything", "x", "number seven of the devils"]

@@ -1,4 +1,4 @@
-"""Chat's training side: next-token cross-entropy at the targets."""
+"""Next-token cross-entropy of a causal language model, at the targets of packed examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptune.training.segments import segments
 
 
 @dataclass(frozen=True)
-class ChatObjective:
+class NextTokenObjective:
     """Sum of cross-entropies over the targets; only where there is a target does the head compute anything."""
 
     packed: bool  # whether the model keeps packed examples apart, see `segments.packing`

@@ -1,4 +1,4 @@
-"""A finished run's own predictions, by torch: the reference that everything else is compared with."""
+"""A finished run's own predictions for texts and words, by torch: the reference that everything else is compared with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ptune.data.labelled import LabelledRow
 from ptune.data.sequences import example_of
 from ptune.formats.run import Run
 from ptune.tasks.encoder.facts import Facts
-from ptune.tasks.encoder.train import Loss, SequenceObjective, padded_rows
+from ptune.tasks.encoder.train import Loss, SequenceObjective
+from ptune.training.padding import padded_rows
 
 Logits: TypeAlias = NDArray[np.float32]
 Tell: TypeAlias = Callable[[int], object]
@@ -29,12 +30,8 @@ Predictor: TypeAlias = Callable[[Sequence[LabelledRow], Tell], list[Logits]]
 _BATCH_TOKENS = 4096
 
 
-def predictor(run: Run, device: torch.device | str | None = None) -> Predictor:
-    """What a run's model says. Raises: FormatError where nothing was trained yet; BackboneError."""
-    if Facts.of_run(run).task == "image-classification":
-        from ptune.tasks.classification.image_predictions import image_predictor
-
-        return image_predictor(run, device)
+def text_predictor(run: Run, device: torch.device | str | None = None) -> Predictor:
+    """What a run of texts or words says. Raises: FormatError where nothing was trained yet; BackboneError."""
     return TextPredictor(load_trained(run, device), SequenceCodec.open(run.codec_path), Facts.of_run(run))
 
 

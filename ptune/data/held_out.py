@@ -1,0 +1,42 @@
+"""Rows that a model is judged by, and at which its export is proved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+from ptune.codecs.labels import Labels
+from ptune.data.labelled import LabelledRow
+
+Split: TypeAlias = Literal["test", "validation", "given"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows that training never saw (of `given` ones nobody knows), and those that it did see, for baselines."""
+
+    task: str
+    labels: Labels
+    split: Split
+    rows: Sequence[LabelledRow]
+    files: list[dict[str, Any]]  # path and SHA-256 of those that the rows come from
+    train: Sequence[LabelledRow] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over which rows these are and their labels: what two runs must share to be compared row by row."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            named = _names(self.labels, row.label)
+            digest.update(json.dumps([row.place, named], ensure_ascii=False).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def _names(labels: Labels, label: Any) -> Any:
+    if labels.problem == "regression":
+        return float(label)
+    return labels.names[label] if isinstance(label, int) else [labels.names[at] for at in label]

@@ -1,0 +1,19 @@
+"""What a task's doctor hands to the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A recipe's data, examined. Nothing is drawn before it is asked for."""
+
+    described: Callable[[], dict[str, Any]]  # everything as JSON types
+    show: Callable[[Console], None]
+    has_errors: bool

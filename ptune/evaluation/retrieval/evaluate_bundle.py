@@ -1,0 +1,29 @@
+"""An adapter of vectors or scores, judged by given rows: by who had what, where it has items and the rows say that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ptune.data.interactions import names_users
+from ptune.evaluation.classification.onnx_side import the_adapter
+from ptune.evaluation.require import Requirement
+from ptune.evaluation.retrieval import evaluate, recommend
+from ptune.formats.bundle import Bundle
+
+
+def evaluate_bundle(
+    folder: Path,
+    out: Path,
+    *,
+    data: Sequence[Path],
+    adapter: str | None = None,
+    require: Sequence[Requirement] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """See `ptune.evaluation.retrieval.evaluate` and `.recommend`."""
+    record = the_adapter(Bundle.open(folder), adapter)
+    recommends = "items" in (record.embedding or {}) and names_users(data[0])
+    judge = recommend.evaluate_bundle if recommends else evaluate.evaluate_bundle
+    return judge(folder, out, data=data, adapter=record.name, require=require, threads=threads)
