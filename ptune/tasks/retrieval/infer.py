@@ -1,8 +1,6 @@
 """Texts -> the encoder's engine -> vectors, and scores of pairs. Torch-free; the server uses the same pieces.
 
-model = ptune.load("bundles/embed_lora")
-embed(model, ["to walk slowly"], "embed_lora")              # [texts, width]
-rerank(model, "to walk slowly", ["stroll", "sprint"], "embed_lora")
+These functions are the methods `embed` and `rerank` of what `ptune.load` returns.
 """
 
 from __future__ import annotations
@@ -27,11 +25,21 @@ def embed(model: EncoderModel, texts: Sequence[str], adapter: str, dimensions: i
     Raises: RequestError for an unknown adapter, one that makes no vectors, or a size that it cannot have.
     """
     record = model.engine.record(adapter)
-    if record.task != EMBEDDING:
-        raise RequestError(f"{adapter!r} makes no vectors: its task is {record.task}", param="model")
-    check_dimensions(record, dimensions)
+    check_embeds(record, dimensions)
     items = [Item(encode(text, record, model.codec).inputs, adapter) for text in texts]
-    found = [shortened(vector, record, dimensions) for vector in model.engine.logits(items)]
+    return stacked(model.engine.logits(items), record, dimensions)
+
+
+def check_embeds(record: AdapterRecord, dimensions: int | None) -> None:
+    """Raises: RequestError for an adapter that makes no vectors, or a size that they cannot have."""
+    if record.task != EMBEDDING:
+        raise RequestError(f"{record.name!r} makes no vectors: its task is {record.task}", param="model")
+    check_dimensions(record, dimensions)
+
+
+def stacked(outputs: Sequence[Array], record: AdapterRecord, dimensions: int | None) -> Vectors:
+    """[texts, width] of what the encoder says of each text."""
+    found = [shortened(vector, record, dimensions) for vector in outputs]
     return np.stack(found) if found else np.zeros((0, dimensions or width_of(record)), np.float32)
 
 
