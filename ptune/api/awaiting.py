@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer")
 AT_ONCE = 64
@@ -19,16 +20,34 @@ async def answers_of(submits: Sequence[Callable[[], Future[Answer]]]) -> list[An
     """
     answers: list[Answer] = []
     for start in range(0, len(submits), AT_ONCE):
-        futures: list[Future[Answer]] = []
+        part = _Part(submits[start : start + AT_ONCE])
         try:
-            await asyncio.to_thread(_submit, submits[start : start + AT_ONCE], futures)
-            answers += await asyncio.gather(*map(asyncio.wrap_future, futures))
+            await asyncio.to_thread(part.submit)
+            answers += await asyncio.gather(*map(asyncio.wrap_future, part.futures))
         finally:
-            for future in futures:
-                future.cancel()  # of a finished one this does nothing
+            part.give_up()
     return answers
 
 
-def _submit(submits: Sequence[Callable[[], Future[Answer]]], futures: list[Future[Answer]]) -> None:
-    for submit in submits:
-        futures.append(submit())
+class _Part(Generic[Answer]):
+    """Inputs that are submitted on a thread, which may still be at it when they are given up."""
+
+    def __init__(self, submits: Sequence[Callable[[], Future[Answer]]]) -> None:
+        self._submits = submits
+        self._gone = threading.Event()
+        self.futures: list[Future[Answer]] = []
+
+    def submit(self) -> None:
+        for submit in self._submits:
+            if self._gone.is_set():
+                return
+            future = submit()
+            self.futures.append(future)
+            if self._gone.is_set():
+                future.cancel()
+
+    def give_up(self) -> None:
+        """Cancels what has not finished."""
+        self._gone.set()
+        for future in [*self.futures]:
+            future.cancel()

@@ -148,9 +148,9 @@ class ChatModel(OpenModel, infer.ChatModel):
         self, codec: ChatCodec, prompt: list[int], adapter: str, options: Options
     ) -> AsyncIterator[Delta]:
         """The deltas as they come. The request is submitted at the first of them."""
-        request, text = await asyncio.to_thread(
-            self.request, codec, prompt, adapter, options
-        )  # a form is compiled
+        asked = (codec, prompt, adapter, options)
+        compiling = options.get("form") is not None  # takes a moment: not in the event loop's thread
+        request, text = await asyncio.to_thread(self.request, *asked) if compiling else self.request(*asked)
         loop, tokens = asyncio.get_running_loop(), asyncio.Queue[Token]()
         ticket = self.engine.submit(request, lambda token: _put(loop, tokens, token))
         try:

@@ -13,11 +13,10 @@ import numpy as np
 from ptune.api.awaiting import answers_of
 from ptune.api.model import EncoderOptions, OpenModel, check_options, only_adapter
 from ptune.codecs.words import split
-from ptune.config.retrieval import EMBEDDING, RERANKING
 from ptune.engine.encoder.batch import Array, Item
 from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.encoder import infer
-from ptune.tasks.encoder.infer import TAGS, Classification, Entity, encode
+from ptune.tasks.encoder.infer import Classification, Entity, encode
 from ptune.tasks.recommendation import infer as recommendation
 from ptune.tasks.recommendation.index import ARRAYS
 from ptune.tasks.recommendation.infer import Question, Recommended
@@ -61,7 +60,9 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         self, texts: Sequence[str], adapter: str | None = None, *, dimensions: int | None = None
     ) -> Vectors:
         """[texts, width] vectors, or their first `dimensions` numbers. Raises: RequestError, as `classify`."""
-        return retrieval.embed(self, texts, self._that("makes vectors", adapter, _embeds), dimensions)
+        return retrieval.embed(
+            self, texts, self._that("makes vectors", adapter, retrieval.makes_vectors), dimensions
+        )
 
     def rerank(self, query: str, documents: Sequence[str], adapter: str | None = None) -> Vectors:
         """[documents] how well each answers the query; higher is better.
@@ -101,8 +102,8 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         self, texts: Sequence[str], adapter: str | None = None, *, dimensions: int | None = None
     ) -> Vectors:
         """`embed` for asyncio."""
-        record = self.engine.record(self._that("makes vectors", adapter, _embeds))
-        retrieval.check_embeds(record, dimensions)
+        record = self.engine.record(self._that("makes vectors", adapter, retrieval.makes_vectors))
+        retrieval.checkretrieval.makes_vectors(record, dimensions)
         return retrieval.stacked(await self._outputs(texts, record), record, dimensions)
 
     async def arerank(self, query: str, documents: Sequence[str], adapter: str | None = None) -> Vectors:
@@ -141,24 +142,16 @@ class EncoderModel(OpenModel, infer.EncoderModel):
 
     def _ranker(self, asked: str | None) -> str:
         """The adapter asked for; or the only reranker; or the only one that makes vectors. Raises: RequestError."""
-        rerankers = any(_ranks(record) for record in self.adapters.values())
-        return self._that("ranks", asked, _ranks if rerankers else _embeds)
+        rerankers = any(retrieval.reranks(record) for record in self.adapters.values())
+        return self._that("ranks", asked, retrieval.reranks if rerankers else retrieval.makes_vectors)
 
 
 def _classifies(record: AdapterRecord) -> bool:
-    return bool(record.labels) and record.task not in (TAGS, RERANKING, EMBEDDING)
+    return bool(record.labels) and not (_tags(record) or retrieval.reranks(record))
 
 
 def _tags(record: AdapterRecord) -> bool:
-    return record.task == TAGS
-
-
-def _embeds(record: AdapterRecord) -> bool:
-    return record.task == EMBEDDING
-
-
-def _ranks(record: AdapterRecord) -> bool:
-    return record.task == RERANKING
+    return record.problem == "tags"
 
 
 def _recommends(record: AdapterRecord) -> bool:

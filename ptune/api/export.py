@@ -53,7 +53,8 @@ def export(
     from ptune import publish
     from ptune.cli.parse import cores
 
-    asked = (profiles,) if isinstance(profiles, str) else tuple(dict.fromkeys(profiles))
+    named = profiles.split(",") if isinstance(profiles, str) else profiles
+    asked = tuple(dict.fromkeys(name.strip() for name in named))
     threads = threads or cores()
     if not isinstance(source, Run | Backbone):
         is_run = (Path(source) / "run.json").is_file()

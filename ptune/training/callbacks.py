@@ -53,7 +53,8 @@ def call_all(
     """
     if not callbacks:
         return None
-    own = {name: value for name, value in line.items() if validated or not name.startswith("validation_")}
+    left = {"step"} | ({name for name in line if name.startswith("validation_")} if not validated else set())
+    own = {name: value for name, value in line.items() if name not in left}
     wishes: set[Wish] = set()
     for callback in callbacks:
         info = StepInfo(

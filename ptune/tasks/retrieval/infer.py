@@ -32,9 +32,19 @@ def embed(model: EncoderModel, texts: Sequence[str], adapter: str, dimensions: i
 
 def check_embeds(record: AdapterRecord, dimensions: int | None) -> None:
     """Raises: RequestError for an adapter that makes no vectors, or a size that they cannot have."""
-    if record.task != EMBEDDING:
+    if not makes_vectors(record):
         raise RequestError(f"{record.name!r} makes no vectors: its task is {record.task}", param="model")
     check_dimensions(record, dimensions)
+
+
+def makes_vectors(record: AdapterRecord) -> bool:
+    """Whether an adapter's outputs are vectors."""
+    return record.task == EMBEDDING
+
+
+def reranks(record: AdapterRecord) -> bool:
+    """Whether an adapter judges pairs of a query and a document."""
+    return record.task == RERANKING
 
 
 def stacked(outputs: Sequence[Array], record: AdapterRecord, dimensions: int | None) -> Vectors:
