@@ -103,7 +103,7 @@ class EncoderModel(OpenModel, infer.EncoderModel):
     ) -> Vectors:
         """`embed` for asyncio."""
         record = self.engine.record(self._that("makes vectors", adapter, retrieval.makes_vectors))
-        retrieval.checkretrieval.makes_vectors(record, dimensions)
+        retrieval.check_embeds(record, dimensions)
         return retrieval.stacked(await self._outputs(texts, record), record, dimensions)
 
     async def arerank(self, query: str, documents: Sequence[str], adapter: str | None = None) -> Vectors:
