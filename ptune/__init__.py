@@ -1,26 +1,122 @@
-"""ptune: fine-tune a model on your own hardware and serve exactly the adapter you trained."""
+"""ptune: fine-tune a model on your own hardware and serve exactly the adapter you trained.
+
+    import ptune
+
+    run = ptune.train("chat_lora", data=[{"prompt": "…", "completion": "…"}, …])
+    bundle = ptune.export(run)
+    with ptune.load(bundle) as model:
+        print(model.chat("Hello"))
+
+Nothing heavy is imported before it is used. docs/python.md shows every function.
+"""
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ptune.version import __version__
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from ptune.api.chat import ChatModel as ChatModel
+    from ptune.api.encoder import EncoderModel as EncoderModel
+    from ptune.api.evaluate import Evaluation as Evaluation
+    from ptune.api.evaluate import evaluate as evaluate
+    from ptune.api.export import export as export
+    from ptune.api.load import Model as Model
+    from ptune.api.load import load as load
+    from ptune.api.recipe import recipe as recipe
+    from ptune.api.seq2seq import Seq2SeqModel as Seq2SeqModel
+    from ptune.api.train import train as train
+    from ptune.codecs.structured_output import Form as Form
+    from ptune.config.chat import Chat as Chat
+    from ptune.config.classification import ImageClassification as ImageClassification
+    from ptune.config.classification import TextClassification as TextClassification
+    from ptune.config.classification import TokenClassification as TokenClassification
+    from ptune.config.recipe import Backbone as Backbone
+    from ptune.config.recipe import Data as Data
+    from ptune.config.recipe import Evaluate as Evaluate
+    from ptune.config.recipe import Plan as Plan
+    from ptune.config.recipe import Recipe as Recipe
+    from ptune.config.recipe import Train as Train
+    from ptune.config.recommendation import Recommendation as Recommendation
+    from ptune.config.retrieval import Embedding as Embedding
+    from ptune.config.retrieval import Reranking as Reranking
+    from ptune.config.translation import Translation as Translation
+    from ptune.errors import AdapterError as AdapterError
+    from ptune.errors import BackboneError as BackboneError
+    from ptune.errors import DataError as DataError
+    from ptune.errors import FormatError as FormatError
+    from ptune.errors import ParityError as ParityError
+    from ptune.errors import PtuneError as PtuneError
+    from ptune.errors import RecipeError as RecipeError
+    from ptune.errors import RequestError as RequestError
+    from ptune.errors import TemplateError as TemplateError
+    from ptune.errors import UsageError as UsageError
+    from ptune.formats.bundle import Bundle as Bundle
+    from ptune.formats.run import Run as Run
+    from ptune.methods.freeze import FreezeExceptLast as FreezeExceptLast
+    from ptune.methods.full import Full as Full
+    from ptune.methods.lora import Lora as Lora
+    from ptune.tasks.recommendation.infer import New as New
+    from ptune.tasks.recommendation.infer import Question as Question
+    from ptune.tasks.recommendation.infer import Title as Title
+    from ptune.training.callbacks import StepInfo as StepInfo
+    from ptune.training.callbacks import StopTraining as StopTraining
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+_MODULES = {
+    "api.chat": "ChatModel",
+    "api.encoder": "EncoderModel",
+    "api.evaluate": "Evaluation evaluate",
+    "api.export": "export",
+    "api.load": "Model load",
+    "api.recipe": "recipe",
+    "api.seq2seq": "Seq2SeqModel",
+    "api.train": "train",
+    "codecs.structured_output": "Form",
+    "config.chat": "Chat",
+    "config.classification": "ImageClassification TextClassification TokenClassification",
+    "config.recipe": "Backbone Data Evaluate Plan Recipe Train",
+    "config.recommendation": "Recommendation",
+    "config.retrieval": "Embedding Reranking",
+    "config.translation": "Translation",
+    "errors": "AdapterError BackboneError DataError FormatError ParityError PtuneError RecipeError RequestError"
+    " TemplateError UsageError",
+    "formats.bundle": "Bundle",
+    "formats.run": "Run",
+    "methods.freeze": "FreezeExceptLast",
+    "methods.full": "Full",
+    "methods.lora": "Lora",
+    "tasks.recommendation.infer": "New Question Title",
+    "training.callbacks": "StepInfo StopTraining",
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names.split()}
+__all__ = ["__version__", *_PLACES]
 
 
-def load(path: str | Path, **options: Any) -> Any:
-    """Opens a bundle for use: a `ptune.tasks.chat.infer.ChatModel`, of what classifies an `EncoderModel`, or of an
-    encoder-decoder a `Seq2SeqModel`.
+def __getattr__(name: str) -> Any:
+    """A public name, imported now. Raises: AttributeError."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ptune' has no attribute {name!r}")
+    return getattr(import_module(f"ptune.{_PLACES[name]}"), name)
 
-    options: of the engine's `open`.
 
-    Raises: FormatError, AdapterError, UsageError, ParityError.
-    """
-    from ptune.formats.bundle import Bundle
-    from ptune.kinds import imported, of_task
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
-    kind = of_task(Bundle.open(path).manifest.task)
-    return imported(kind.model)(path, **options)
+
+class _Front(ModuleType):
+    """This module. The package ptune.export would take the place of the function of that name once it is imported."""
+
+    @property
+    def export(self) -> Any:
+        return __getattr__("export")
+
+    @export.setter
+    def export(self, package: ModuleType) -> None:
+        """What the import of a package does to its parent; `from ptune.export import …` does not need it."""
+
+
+sys.modules[__name__].__class__ = _Front

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from ptune.errors import ParityError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import write_text
 from ptune.progress import console, duration, say
+from ptune.training.callbacks import Callback
 from ptune.training.card import card
 from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.diagnosis import Watch
@@ -34,11 +36,13 @@ from ptune.training.work import Base, Work
 DONE = ("finished", "stopped early")
 
 
-def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "") -> Run:
+def train(
+    recipe: Recipe, out: Path, *, resume: bool = False, command: str = "", callbacks: Sequence[Callback] = ()
+) -> Run:
     """Trains `recipe` into the folder `out` and returns the run; its status is "interrupted" after Ctrl-C.
 
     With `resume` it goes on from the newest checkpoint in `out`, to the same bytes as if it had never stopped.
-    `command` is what the user typed, quoted for a shell.
+    `command` is what the user typed, quoted for a shell. `callbacks` are told of each step and may end the run.
 
     Raises: PtuneError of the kind that fits, where recipe, data, backbone or folder cannot be used.
     """
@@ -53,14 +57,16 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, command: str = "")
     same_threads(run)
     accelerator.wait_for_everyone()  # every process has looked before one of them writes
     with locked(run) if accelerator.is_main_process else contextlib.nullcontext():
-        _train(recipe, run, accelerator, command)
+        _train(recipe, run, accelerator, command, callbacks)
     accelerator.wait_for_everyone()
     with contextlib.redirect_stdout(sys.stderr):  # trackers speak
         accelerator.end_training()
     return run
 
 
-def _train(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> None:
+def _train(
+    recipe: Recipe, run: Run, accelerator: Accelerator, command: str, callbacks: Sequence[Callback]
+) -> None:
     """From data to a finished run folder, or to one that can be resumed."""
     work: Work = code(task_of(recipe.task).work)(recipe, run, accelerator, command)
     recipe = work.recipe
@@ -75,7 +81,7 @@ def _train(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> 
         begin(run, record, recipe, work.data.summary, work.save_codec)
     model = applied(recipe, base.model, base.new_tokens, base.head)
     with memory_errors(recipe):
-        state, ending = _fit(run, model, base, work, accelerator)
+        state, ending = _fit(run, model, base, work, accelerator, callbacks)
     done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
     record = record.model_copy(update={**done, "status": ending})
     if ending != "interrupted":
@@ -86,7 +92,12 @@ def _train(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> 
 
 
 def _fit(
-    run: Run, model: nn.Module, base: Base, work: Work, accelerator: Accelerator
+    run: Run,
+    model: nn.Module,
+    base: Base,
+    work: Work,
+    accelerator: Accelerator,
+    callbacks: Sequence[Callback],
 ) -> tuple[State, Ending]:
     """Trains `model`, which holds the base; it ends up with the best weights that validation saw."""
     recipe, writes = work.recipe, accelerator.is_main_process
@@ -114,6 +125,7 @@ def _fit(
             checkpoints=checkpoints,
             watch=watch,
             mixture=Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None,
+            callbacks=callbacks,
         )
         state, ending = fit(job, state)
     if ending != "interrupted" and state.best_step not in (None, state.step):

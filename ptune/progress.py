@@ -1,18 +1,22 @@
-"""Progress of long steps: done of total, rate and time left, as a bar on a terminal and as plain lines elsewhere.
+"""Progress of long steps: done of total, rate and time left: a bar on a terminal, in a notebook a line that is replaced,
+and plain lines elsewhere.
 
 Everything here goes to stderr, so that a command's result on stdout can be piped.
 """
 
 from __future__ import annotations
 
+import importlib
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 LINE_EVERY_S = 10.0  # plain lines come at most this often
+REPLACED_EVERY_S = 0.25  # so does a notebook's line
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -44,6 +48,7 @@ class Progress:
         self._note = self._below = ""
         self._started_s = self._last_line_s = time.monotonic()
         self._bar: RichProgress | None = None
+        self._notebook_line: Any = None  # IPython's handle of what is displayed
         self._shown = -1  # how many were done in the last plain line
 
     def __enter__(self) -> Progress:
@@ -55,6 +60,8 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif self._notebook_line is not None:
+            self._replace_line()
         elif kind is None and 0 <= self._shown < self.done:
             say(self._line())
 
@@ -85,7 +92,21 @@ class Progress:
     def _line(self) -> str:
         return ", ".join(filter(None, [f"{self.label}: {self.status()}", self._below]))
 
+    def _replace_line(self) -> None:
+        """Writes the line into a notebook's output, over what was there."""
+        shown = {"text/plain": self._line()}
+        if self._notebook_line is None:
+            display = importlib.import_module("IPython.display").display
+            self._notebook_line = display(shown, raw=True, display_id=True)
+        else:
+            self._notebook_line.update(shown, raw=True)
+        self._last_line_s = time.monotonic()
+
     def _show(self) -> None:
+        if console.is_jupyter:
+            if self._notebook_line is None or time.monotonic() - self._last_line_s >= REPLACED_EVERY_S:
+                self._replace_line()
+            return
         if not console.is_terminal:
             now = time.monotonic()
             if self._shown < 0 or now - self._last_line_s >= LINE_EVERY_S:

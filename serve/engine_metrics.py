@@ -16,7 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from ptune import __version__
+from ptune.version import __version__
 
 if TYPE_CHECKING:
     from ptune.engine.adapters.registry import AdapterStats

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-import ptune
+from ptune.version import __version__
 
 from .answers import ANSWERS, COMPONENTS, ERROR
 from .message import Tool, ToolCall
@@ -28,7 +28,7 @@ def document(*routers: APIRouter) -> dict[str, Any]:
     routes = [route for router in routers for route in router.routes]
     made = get_openapi(
         title="ptune",
-        version=ptune.__version__,
+        version=__version__,
         description="A fine-tuned model and its adapters, with OpenAI's API. `model` names the adapter.",
         routes=routes,
     )

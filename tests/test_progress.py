@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
@@ -82,3 +83,31 @@ def test_a_terminal_gets_a_bar_and_lines_above_it(monkeypatch: pytest.MonkeyPatc
         progress.say("step 4: validation loss 2.4 [best]")
     assert "4/4 steps, 0.2 steps/s, took 20 s, loss 2.5" in screen.getvalue()
     assert "step 4: validation loss 2.4 [best]" in screen.getvalue()
+
+
+class FakeDisplay:
+    """IPython.display of a notebook that keeps what it shows."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def display(self, shown: dict[str, str], *, raw: bool, display_id: bool) -> FakeDisplay:
+        assert raw
+        assert display_id
+        self.lines.append(shown["text/plain"])
+        return self
+
+    def update(self, shown: dict[str, str], *, raw: bool) -> None:
+        self.lines[-1] = shown["text/plain"]
+
+
+def test_a_notebook_has_one_line_that_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = FakeDisplay()
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    monkeypatch.setattr(progress.console, "is_jupyter", True)
+    with progress.Progress("training", 3, delay_s=0.0) as bar:
+        for done in range(3):
+            bar.advance(note=f"loss {done}")
+    assert len(notebook.lines) == 1
+    assert notebook.lines[0].startswith("training: 3/3 steps")
+    assert notebook.lines[0].endswith("loss 2")

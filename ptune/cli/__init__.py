@@ -10,9 +10,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
-from ptune import __version__
 from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
+from ptune.version import __version__
 
 COMMANDS = {
     "quickstart": "fine-tune, evaluate, export, prove and serve a small model on a small data set",

@@ -44,7 +44,22 @@ def evaluate(
         out: Of a BUNDLE: where to write; default: evaluations/BUNDLE-ADAPTER.
         threads: Threads of onnxruntime; default: all cores.
     """
-    requirements = parsed(require)
+    return _closed(*measured(source, data, bundle, adapter, parsed(require), out, threads))
+
+
+def measured(
+    source: Path,
+    data: tuple[Path, ...],
+    bundle: Path | None,
+    adapter: str | None,
+    requirements: list[Requirement],
+    out: Path | None,
+    threads: int | None,
+) -> tuple[dict[str, Any], Path, str]:
+    """The evaluation, shown; the folder that it was written to, and the command that comes next.
+
+    Raises: UsageError for options that do not fit the source.
+    """
     if (source / "manifest.json").is_file():
         return _of_bundle(source, data, bundle, adapter, requirements, out, threads)
     if out is not None:
@@ -54,7 +69,7 @@ def evaluate(
     found = judge(opened, data=data, bundle=bundle, adapter=adapter, require=requirements, threads=threads)
     _show(found)
     then = f"ptune export {shown(source)}" if bundle is None else f"ptune serve {shown(bundle)}"
-    return _closed(found, source, then)
+    return found, source, then
 
 
 def _of_bundle(
@@ -65,8 +80,8 @@ def _of_bundle(
     require: list[Requirement],
     out: Path | None,
     threads: int | None,
-) -> int:
-    """Raises: UsageError where it is not said by which data."""
+) -> tuple[dict[str, Any], Path, str]:
+    """As `measured`. Raises: UsageError where it is not said by which data."""
     from ptune.evaluation.classification.onnx_side import the_adapter
     from ptune.formats.bundle import Bundle
 
@@ -85,7 +100,7 @@ def _of_bundle(
     place = out or Path("evaluations") / f"{source.resolve().name}-{name}"
     found = code(judge)(source, place, data=data, adapter=name, require=require, threads=threads)
     _show(found)
-    return _closed(found, place, f"ptune serve {shown(source)}")
+    return found, place, f"ptune serve {shown(source)}"
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -159,6 +159,11 @@ class Bundle:
         self.folder = folder
         self.manifest = manifest
 
+    def __repr__(self) -> str:
+        """E.g. Bundle('bundles/mine', chat, adapters: mine)."""
+        adapters = ", ".join(self.manifest.adapters) or "none"
+        return f"Bundle({str(self.folder)!r}, {self.manifest.task}, adapters: {adapters})"
+
     @classmethod
     def open(cls, folder: str | Path) -> Bundle:
         """Opens a bundle. Raises: FormatError where it is none, is damaged or is of another major format."""

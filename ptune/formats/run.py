@@ -3,6 +3,7 @@
 run.json          status, versions, instruction set, threads, base identity
 recipe.yaml       the resolved recipe; reruns it
 data.json         files, fingerprints, splits, counts
+rows/             data that was handed over in memory, a JSONL file a split
 codec/            tokenizer.json, codec.json, chat_template.jinja
 adapter/          PEFT's own format, untouched
 model/            instead of adapter/, where the base's own weights were trained: a plain transformers folder
@@ -16,8 +17,9 @@ README.md         model card
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -58,6 +60,7 @@ class Run:
         self.record_path = self.folder / "run.json"
         self.recipe_path = self.folder / "recipe.yaml"
         self.data_path = self.folder / "data.json"
+        self.rows_path = self.folder / "rows"
         self.codec_path = self.folder / "codec"
         self.adapter_path = self.folder / "adapter"
         self.model_path = (
@@ -68,6 +71,13 @@ class Run:
         self.evaluation_path = self.folder / "evaluation.json"
         self.report_path = self.folder / "report.html"
         self.card_path = self.folder / "README.md"
+
+    def __repr__(self) -> str:
+        """E.g. Run('runs/mine', finished, 120 steps)."""
+        if not self.record_path.is_file():
+            return f"Run({str(self.folder)!r}, not begun)"
+        record = self.record()
+        return f"Run({str(self.folder)!r}, {record.status}, {record.steps} steps)"
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -97,5 +107,23 @@ class Run:
     def has_adapter(self) -> bool:
         return self.adapter_path.is_dir()
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """metrics.jsonl: a dict a step (`step`, `loss`, `lr`, …) and one a validation (`step`, `validation_loss`).
+
+        Empty before the first step. `pandas.DataFrame(run.metrics())` makes a table of it.
+        """
+        return read_lines(self.metrics_path) if self.metrics_path.is_file() else []
+
     def write_record(self, record: RunRecord) -> None:
         write_json(self.record_path, record.model_dump(mode="json"))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The entries of metrics.jsonl; a last line that was cut off is left out."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries

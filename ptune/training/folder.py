@@ -18,13 +18,14 @@ from ptune.formats.whole_write import disk_errors, read_json, write_json
 
 def check_folder(run: Run, recipe: Recipe, resume: bool) -> None:
     """Raises: FormatError where the folder is taken, or is no run; RecipeError where it is of another recipe."""
-    if not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir())):
+    if not run.folder.exists() or (run.folder.is_dir() and _only(run, {run.rows_path.name})):
         return
     if resume and _died_at_birth(run):
         return
     if not resume:
         raise FormatError(
-            f"{run.folder} is not empty: go on with what is there by --resume, choose another --out, or remove it"
+            f"{run.folder} is not empty: go on with what is there by --resume (in Python: resume=True), choose another"
+            " --out, or remove it"
         )
     Run.open(run.folder)
     before = Recipe.load(run.recipe_path).document()
@@ -42,10 +43,13 @@ def check_folder(run: Run, recipe: Recipe, resume: bool) -> None:
 
 def _died_at_birth(run: Run) -> bool:
     """Whether all that is there is what `begin` writes before run.json, and what it was in the middle of writing."""
-    before = {run.recipe_path.name, run.data_path.name, run.codec_path.name}
-    return run.folder.is_dir() and all(
-        path.name in before or _unfinished(path) for path in run.folder.iterdir()
-    )
+    before = {run.recipe_path.name, run.data_path.name, run.codec_path.name, run.rows_path.name}
+    return run.folder.is_dir() and _only(run, before)
+
+
+def _only(run: Run, names: set[str]) -> bool:
+    """Whether the folder holds no files but these, whole or half-written."""
+    return all(path.name in names or _unfinished(path) for path in run.folder.iterdir())
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from torch import nn
 from ptune.config.recipe import Train
 from ptune.errors import PtuneError
 from ptune.progress import Progress, console, say
+from ptune.training.callbacks import Callback, call_all
 from ptune.training.checkpoint import Checkpoints, State, trained
 from ptune.training.diagnosis import Alive, NotANumberError, Watch, explained, not_finite
 from ptune.training.distributed import whole
@@ -45,10 +46,13 @@ class Job:
     checkpoints: Checkpoints
     watch: Watch = field(default_factory=Watch)
     mixture: Mixture | None = None  # of the files, where the recipe gives them weights
+    callbacks: Sequence[Callback] = ()  # told of each step, in the main process
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
-    """Trains from `state` until the last step, early stopping or Ctrl-C; the model keeps the weights it ends with.
+    """Trains from `state` until the last step, early stopping, a callback's wish or Ctrl-C.
+
+    The model keeps the weights it ends with.
 
     Raises: PtuneError where training goes wrong: see `ptune.training.diagnosis`.
     """
@@ -74,14 +78,20 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
             sick, stopped = _anywhere(job, trouble is not None, stop.requested)
             if sick:
                 raise PtuneError(f"step {state.step}: training is {trouble}.\n  {_how_to_go_on(job)}")
-            if last or state.step % validate_every == 0:
+            validated = last or state.step % validate_every == 0
+            if validated:
+                state = validate(job, state)
+            enough, paused = _called(job, state.step, steps, validated)
+            if enough and not validated:
                 state = validate(job, state)
             state = replace(state, seconds=state.seconds + time.perf_counter() - started_s)
-            interrupted = stopped and not last
-            if last or interrupted or state.best_step == state.step or state.step % save_every == 0:
+            interrupted = (stopped or paused) and not (last or enough)
+            if last or enough or interrupted or state.best_step == state.step or state.step % save_every == 0:
                 save(job, state)
             if interrupted:
                 return state, "interrupted"
+            if enough and not last:
+                return state, "stopped early"
     return state, "finished"
 
 
@@ -214,6 +224,15 @@ def _how_to_go_on(job: Job) -> str:
     newest = job.checkpoints.newest()
     kept = "nothing was saved yet" if newest is None else f"the checkpoint of step {newest} is whole"
     return f"{kept}. The same recipe would go the same way: change it, and train into another --out"
+
+
+def _called(job: Job, step: int, steps: int, validated: bool) -> list[bool]:
+    """Calls the callbacks; whether one of them wants the run to stop, and whether to pause."""
+    if not job.callbacks:
+        return [False, False]
+    tells = job.callbacks if job.accelerator.is_main_process else ()
+    wish = call_all(tells, step, steps, job.journal.latest, validated and bool(job.validation))
+    return _anywhere(job, wish == "stop", wish == "pause")
 
 
 def _anywhere(job: Job, *flags: bool) -> list[bool]:

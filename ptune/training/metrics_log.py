@@ -8,7 +8,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from ptune.formats.run import read_lines as read
 from ptune.formats.whole_write import disk_errors, write_text
+
+__all__ = ["Journal", "read"]
 
 
 class Journal:
@@ -37,14 +40,3 @@ class Journal:
         with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self._accelerator.log(values, step=step)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The entries of metrics.jsonl; a last line that was cut off is left out."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
-    return entries

@@ -65,6 +65,9 @@ class Delta:
     token: Token | None
     finish: Finish | None
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -82,6 +85,9 @@ class Answer:
     finish: Finish
     usage: Usage
     tokens: tuple[Token, ...]
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class _TokenStream(Protocol):
@@ -254,6 +260,14 @@ class ChatModel:
     def _answer(
         self, codec: ChatCodec, prompt: Sequence[int], adapter: str, stream: bool, options: Options
     ) -> Answer | Iterator[Delta]:
+        request, text = self.request(codec, prompt, adapter, options)
+        deltas = _deltas(self.engine.generate(request), text)
+        return deltas if stream else whole(len(prompt), list(deltas))
+
+    def request(
+        self, codec: ChatCodec, prompt: Sequence[int], adapter: str, options: Options
+    ) -> tuple[Request, TextStream]:
+        """What the engine is asked, and what makes text of its tokens. Raises: RequestError."""
         sampling: dict[str, Any] = {**options}
         stop, logprobs, limit, form = (
             sampling.pop(name, None) for name in ("stop", "logprobs", "max_tokens", "form")
@@ -270,9 +284,7 @@ class ChatModel:
             grammar=None if form is None else self.grammar(form, adapter),
             beams=beams,
         )
-        text = TextStream(codec, [stop] if isinstance(stop, str) else stop or ())
-        deltas = _deltas(self.engine.generate(request), text)
-        return deltas if stream else _whole(len(prompt), deltas)
+        return request, TextStream(codec, [stop] if isinstance(stop, str) else stop or ())
 
 
 def _beams(options: dict[str, Any]) -> Beams | None:
@@ -307,16 +319,21 @@ def _deltas(tokens: Generator[Token, None, None], text: TextStream) -> Iterator[
     """Ends with the first delta that has a `finish`; what the engine would still compute is cancelled."""
     with contextlib.closing(tokens):
         for token in tokens:
-            if token.finish == "error":
-                raise token.refusal or PtuneError(token.error or "the engine failed")
-            for delta in text.push(token):
+            for delta in said(token, text):
                 yield delta
                 if delta.finish is not None:
                     return
 
 
-def _whole(prompt_tokens: int, deltas: Iterator[Delta]) -> Answer:
-    received = list(deltas)
+def said(token: Token, text: TextStream) -> list[Delta]:
+    """What a token adds. Raises: RequestError, PtuneError where the engine could not answer."""
+    if token.finish == "error":
+        raise token.refusal or PtuneError(token.error or "the engine failed")
+    return text.push(token)
+
+
+def whole(prompt_tokens: int, received: Sequence[Delta]) -> Answer:
+    """All deltas of an answer as one."""
     tokens = tuple(
         delta.token for delta in received if delta.token is not None and delta.token.id != NO_TOKEN
     )

@@ -132,26 +132,36 @@ class EncoderModel:
 
         Raises: RequestError for an unknown adapter, one that tags, or an input that cannot be encoded; DataError.
         """
-        record = self.engine.record(adapter)
-        if record.problem == "tags":
-            raise RequestError(f"{adapter!r} tags words: use tag, not classify", param="model")
-        if not record.labels:
-            raise RequestError(
-                f"{adapter!r} has no labels, its task is {record.task}: use ptune.tasks.retrieval.infer",
-                param="model",
-            )
+        record = self.require_labels(adapter)
         return [classification(one, record) for one in self.logits(inputs, adapter)]
 
     def tag(self, texts: Sequence[str], adapter: str) -> list[list[Entity]]:
         """Finds the entities in texts. Raises: RequestError for an unknown adapter, or one that does not tag."""
-        record = self.engine.record(adapter)
-        if record.problem != "tags":
-            raise RequestError(f"{adapter!r} classifies: use classify, not tag", param="model")
+        record = self.require_tags(adapter)
         found: list[list[Entity]] = [[] for _ in texts]
         asked = [(index, text) for index, text in enumerate(texts) if split(text)]
         for (index, text), one in zip(asked, self.logits([text for _, text in asked], adapter), strict=True):
             found[index] = entities(text, one, record)
         return found
+
+    def require_labels(self, adapter: str) -> AdapterRecord:
+        """The record of an adapter that classifies. Raises: RequestError where it does not."""
+        record = self.engine.record(adapter)
+        if record.problem == "tags":
+            raise RequestError(f"{adapter!r} tags words: use tag, not classify", param="model")
+        if not record.labels:
+            raise RequestError(
+                f"{adapter!r} has no labels, its task is {record.task}: use embed, rerank or recommend",
+                param="model",
+            )
+        return record
+
+    def require_tags(self, adapter: str) -> AdapterRecord:
+        """The record of an adapter that tags. Raises: RequestError where it does not."""
+        record = self.engine.record(adapter)
+        if record.problem != "tags":
+            raise RequestError(f"{adapter!r} classifies: use classify, not tag", param="model")
+        return record
 
     def logits(self, inputs: Sequence[Any], adapter: str) -> list[Array]:
         """Logits [labels] of each input; of a tagger's [words, labels], of the words that were not cut off.

@@ -1,7 +1,6 @@
 """What somebody had -> what comes next, with reasons. Torch-free; the server uses the same pieces.
 
-model = ptune.load("bundles/recommend_lora")
-recommend(model, Question(history=["libgtk-3-0t64"]), "recommend_lora")
+`recommend` is a method of what `ptune.load` returns.
 """
 
 from __future__ import annotations

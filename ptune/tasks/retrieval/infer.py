@@ -1,8 +1,6 @@
 """Texts -> the encoder's engine -> vectors, and scores of pairs. Torch-free; the server uses the same pieces.
 
-model = ptune.load("bundles/embed_lora")
-embed(model, ["to walk slowly"], "embed_lora")              # [texts, width]
-rerank(model, "to walk slowly", ["stroll", "sprint"], "embed_lora")
+These functions are the methods `embed` and `rerank` of what `ptune.load` returns.
 """
 
 from __future__ import annotations
@@ -37,12 +35,32 @@ def embed(
     Raises: RequestError for an unknown adapter, one that makes no vectors, a size that it cannot have, or too long a text.
     """
     record = model.engine.record(adapter)
-    if record.task != FEATURE_EXTRACTION:
-        raise RequestError(f"{adapter!r} makes no vectors: its task is {record.task}", param="model")
-    check_dimensions(record, dimensions)
+    check_embeds(record, dimensions)
     cut = ALL_IT_READS if truncate else None
     items = [Item(read(text, record, model.codec, cut), adapter) for text in texts]
-    found = [shortened(vector, record, dimensions) for vector in model.engine.logits(items)]
+    return stacked(model.engine.logits(items), record, dimensions)
+
+
+def check_embeds(record: AdapterRecord, dimensions: int | None) -> None:
+    """Raises: RequestError for an adapter that makes no vectors, or a size that they cannot have."""
+    if not makes_vectors(record):
+        raise RequestError(f"{record.name!r} makes no vectors: its task is {record.task}", param="model")
+    check_dimensions(record, dimensions)
+
+
+def makes_vectors(record: AdapterRecord) -> bool:
+    """Whether an adapter's outputs are vectors."""
+    return record.task == FEATURE_EXTRACTION
+
+
+def reranks(record: AdapterRecord) -> bool:
+    """Whether an adapter judges pairs of a query and a document."""
+    return record.task == TEXT_RANKING
+
+
+def stacked(outputs: Sequence[Array], record: AdapterRecord, dimensions: int | None) -> Vectors:
+    """[texts, width] of what the encoder says of each text."""
+    found = [shortened(vector, record, dimensions) for vector in outputs]
     return np.stack(found) if found else np.zeros((0, dimensions or width_of(record)), np.float32)
 
 

@@ -1,0 +1,174 @@
+"""A chat bundle as an object: `with ptune.load("bundles/mine") as model: print(model.chat("Hello"))`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+
+from ptune.api.model import OpenModel, adapter_or_base, check_options
+from ptune.codecs.chat import ChatCodec
+from ptune.engine.decoder.request import Token
+from ptune.tasks.chat import infer
+from ptune.tasks.chat.infer import Answer, Delta, EngineOptions, Messages, Options, Tools, said, whole
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class ChatOptions(EngineOptions, total=False):
+    """Options of opening a chat bundle: see `Engine.open`."""
+
+    guesses: int  # tokens that a step computes on suspicion at most; 0 = none
+
+
+class ChatModel(OpenModel, infer.ChatModel):
+    """An open chat bundle. Without `adapter` its only adapter answers, of several the base; "base" is the base."""
+
+    kind = "a decoder"
+
+    @classmethod
+    def open(cls, path: str | Path, **options: Unpack[ChatOptions]) -> Self:
+        """Opens a chat bundle. Raises: FormatError, AdapterError, UsageError, ParityError, as `Engine.open`."""
+        check_options(cls.kind, {**options}, ChatOptions.__annotations__)
+        opened = infer.load(path, **options)  # type: ignore[misc]
+        return cls(opened.engine, opened.codec)
+
+    @overload
+    def chat(
+        self, messages: str | Messages, *, adapter: str | None = ..., stream: Literal[False] = ...,
+        tools: Tools | None = ..., **options: Unpack[Options],
+    ) -> Answer: ...  # fmt: skip
+    @overload
+    def chat(
+        self, messages: str | Messages, *, adapter: str | None = ..., stream: Literal[True],
+        tools: Tools | None = ..., **options: Unpack[Options],
+    ) -> Iterator[Delta]: ...  # fmt: skip
+    def chat(
+        self,
+        messages: str | Messages,
+        *,
+        adapter: str | None = None,
+        stream: bool = False,
+        tools: Tools | None = None,
+        **options: Unpack[Options],
+    ) -> Answer | Iterator[Delta]:
+        """Answers a conversation, as a whole or as a stream of deltas; both print as their text.
+
+        messages: what the user says, or a list of {"role": …, "content": …}. options: `temperature`, `max_tokens`, …
+
+        Raises: RequestError, TemplateError; PtuneError where the engine fails.
+        """
+        codec, prompt, name = self._asked(messages, adapter, tools)
+        return self._answer(codec, prompt, name, stream, options)
+
+    @overload
+    def complete(
+        self,
+        prompt: str,
+        *,
+        adapter: str | None = ...,
+        stream: Literal[False] = ...,
+        **options: Unpack[Options],
+    ) -> Answer: ...
+    @overload
+    def complete(
+        self, prompt: str, *, adapter: str | None = ..., stream: Literal[True], **options: Unpack[Options]
+    ) -> Iterator[Delta]: ...
+    def complete(
+        self, prompt: str, *, adapter: str | None = None, stream: bool = False, **options: Unpack[Options]
+    ) -> Answer | Iterator[Delta]:
+        """Continues a text. Raises: RequestError; PtuneError where the engine fails."""
+        name = adapter_or_base(self.engine, adapter)
+        codec = self.codec_for(name)
+        return self._answer(codec, codec.encode_text(prompt), name, stream, options)
+
+    @overload
+    def achat(
+        self, messages: str | Messages, *, adapter: str | None = ..., stream: Literal[False] = ...,
+        tools: Tools | None = ..., **options: Unpack[Options],
+    ) -> Coroutine[Any, Any, Answer]: ...  # fmt: skip
+    @overload
+    def achat(
+        self, messages: str | Messages, *, adapter: str | None = ..., stream: Literal[True],
+        tools: Tools | None = ..., **options: Unpack[Options],
+    ) -> AsyncIterator[Delta]: ...  # fmt: skip
+    def achat(
+        self,
+        messages: str | Messages,
+        *,
+        adapter: str | None = None,
+        stream: bool = False,
+        tools: Tools | None = None,
+        **options: Unpack[Options],
+    ) -> Coroutine[Any, Any, Answer] | AsyncIterator[Delta]:
+        """`chat` for asyncio: `await model.achat(…)`, or `async for delta in model.achat(…, stream=True)`.
+
+        A task that is cancelled, or a stream that is closed, cancels the request.
+        """
+        codec, prompt, name = self._asked(messages, adapter, tools)
+        deltas = self._stream(codec, prompt, name, options)
+        return deltas if stream else _collected(len(prompt), deltas)
+
+    @overload
+    def acomplete(
+        self,
+        prompt: str,
+        *,
+        adapter: str | None = ...,
+        stream: Literal[False] = ...,
+        **options: Unpack[Options],
+    ) -> Coroutine[Any, Any, Answer]: ...
+    @overload
+    def acomplete(
+        self, prompt: str, *, adapter: str | None = ..., stream: Literal[True], **options: Unpack[Options]
+    ) -> AsyncIterator[Delta]: ...
+    def acomplete(
+        self, prompt: str, *, adapter: str | None = None, stream: bool = False, **options: Unpack[Options]
+    ) -> Coroutine[Any, Any, Answer] | AsyncIterator[Delta]:
+        """`complete` for asyncio; see `achat`."""
+        name = adapter_or_base(self.engine, adapter)
+        codec = self.codec_for(name)
+        ids = codec.encode_text(prompt)
+        deltas = self._stream(codec, ids, name, options)
+        return deltas if stream else _collected(len(ids), deltas)
+
+    def _asked(
+        self, messages: str | Messages, adapter: str | None, tools: Tools | None
+    ) -> tuple[ChatCodec, list[int], str]:
+        """The codec, the prompt's tokens and the adapter of a conversation."""
+        name = adapter_or_base(self.engine, adapter)
+        said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        codec = self.codec_for(name)
+        return codec, codec.encode_prompt(said, tools=tools), name
+
+    async def _stream(
+        self, codec: ChatCodec, prompt: list[int], adapter: str, options: Options
+    ) -> AsyncIterator[Delta]:
+        """The deltas as they come. The request is submitted at the first of them."""
+        asked = (codec, prompt, adapter, options)
+        compiling = options.get("form") is not None  # takes a moment: not in the event loop's thread
+        request, text = await asyncio.to_thread(self.request, *asked) if compiling else self.request(*asked)
+        loop, tokens = asyncio.get_running_loop(), asyncio.Queue[Token]()
+        ticket = self.engine.submit(request, lambda token: _put(loop, tokens, token))
+        try:
+            while True:
+                for delta in said(await tokens.get(), text):
+                    yield delta
+                    if delta.finish is not None:
+                        return
+        finally:
+            ticket.cancel()
+
+
+def _put(loop: asyncio.AbstractEventLoop, tokens: asyncio.Queue[Token], token: Token) -> None:
+    """Hands a token from the engine's thread to the event loop, where that still runs."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(tokens.put_nowait, token)
+
+
+async def _collected(prompt_tokens: int, deltas: AsyncIterator[Delta]) -> Answer:
+    async with contextlib.aclosing(cast(Any, deltas)) as every:
+        return whole(prompt_tokens, [delta async for delta in every])

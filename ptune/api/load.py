@@ -1,0 +1,49 @@
+"""ptune.load: a bundle's folder becomes a model of its kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
+
+from ptune.api.chat import ChatModel, ChatOptions
+from ptune.api.encoder import EncoderModel
+from ptune.api.model import EncoderOptions
+from ptune.api.seq2seq import Seq2SeqModel
+from ptune.formats.bundle import Bundle
+from ptune.kinds import DECODER, ENCODER, SEQ2SEQ, Kind, of_task
+
+if TYPE_CHECKING:
+
+    class Model(ChatModel, EncoderModel, Seq2SeqModel):
+        """A bundle of whichever kind, to a type checker: it has the methods of all kinds.
+
+        At run time it is a ChatModel, an EncoderModel or a Seq2SeqModel; `isinstance` tells, and `ChatModel.open` and so
+        on are exact from the start.
+        """
+
+        engine: Any
+        codec: Any
+        open: Any
+
+else:
+    Model: TypeAlias = ChatModel | EncoderModel | Seq2SeqModel
+
+MODELS: dict[Kind, Any] = {DECODER: ChatModel, ENCODER: EncoderModel, SEQ2SEQ: Seq2SeqModel}
+
+
+class LoadOptions(ChatOptions, EncoderOptions, total=False):
+    """Options of all kinds of bundles; one that a kind does not have is refused."""
+
+
+def load(path: str | Path | Bundle, **options: Unpack[LoadOptions]) -> Model:
+    """Opens a bundle for use: a ChatModel, of what classifies or embeds an EncoderModel, or a Seq2SeqModel. No torch.
+
+    It compares this machine's numbers with the exporting one's first. Close it, or use it in a `with`.
+    options: `profile`, `threads`, `max_waiting`, `adapter_bytes`, `replay_golden`; of a chat bundle also `kv_bytes`,
+    `max_rows`, `prefill_chunk`, `step_ms`, `guesses`; of the others `max_batch`.
+
+    Raises: FormatError, AdapterError, UsageError, ParityError.
+    """
+    bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+    model = MODELS[of_task(bundle.manifest.task)]
+    return cast(Model, model.open(bundle.folder, **options))

@@ -1,0 +1,111 @@
+"""What all opened models share: `with`, what they are called, and a sentence where somebody asks the wrong kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+
+from ptune.engine.base import EngineBase
+from ptune.errors import RequestError, UsageError
+from ptune.formats.bundle import BASE, AdapterRecord
+
+if TYPE_CHECKING:
+    from typing import Self
+
+METHODS = {
+    "chat": "a decoder",
+    "complete": "a decoder",
+    "classify": "an encoder",
+    "tag": "an encoder",
+    "embed": "an encoder",
+    "rerank": "an encoder",
+    "recommend": "an encoder",
+    "translate": "an encoder-decoder",
+}
+"""Method -> the kind of bundle that has it. Each has a twin for asyncio, whose name begins with an a."""
+
+
+class EncoderOptions(TypedDict, total=False):
+    """Options of opening an encoder or an encoder-decoder."""
+
+    profile: str | None  # which graph; default: the bundle's own choice
+    threads: int | None  # default: the cores that this process may use
+    max_batch: int  # rows of a pass at most
+    max_waiting: int  # requests that wait at most
+    adapter_bytes: int | None  # memory for adapters; beyond it the least recently used are read again
+    replay_golden: bool  # compare this machine's numbers with the exporting one's
+
+
+class OpenModel:
+    """A bundle that is in memory. `with` closes it; it may be used from any thread."""
+
+    kind: ClassVar[str]
+    engine: Any
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.engine.close()
+
+    def __repr__(self) -> str:
+        """E.g. ChatModel('bundles/mine', adapters: mine)."""
+        adapters = ", ".join(self.engine.adapters) or "none"
+        return f"{type(self).__name__}({str(self.engine.bundle.folder)!r}, adapters: {adapters})"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises: AttributeError that says which kind of bundle this is, and what it can do."""
+            method = name if name in METHODS else name.removeprefix("a")
+            if method not in METHODS:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            own = ", ".join(other for other, kind in METHODS.items() if kind == self.kind)
+            raise AttributeError(
+                f"{self.engine.bundle.folder} is a bundle of {self.kind}, which has {own}; {name} needs one of "
+                f"{METHODS[method]}"
+            )
+
+
+def adapter_or_base(engine: EngineBase, asked: str | None) -> str:
+    """The adapter asked for; else the only one of the bundle; else the base."""
+    if asked is not None:
+        return asked
+    names = engine.adapters
+    return names[0] if len(names) == 1 else BASE
+
+
+def only_adapter(
+    engine: EngineBase,
+    asked: str | None,
+    does: str,
+    fits: Iterable[AdapterRecord],
+    every: Iterable[AdapterRecord],
+) -> str:
+    """The adapter asked for, or the only one that `fits`.
+
+    does: what it is to do, as in "classifies". Raises: RequestError that lists the adapters there are.
+    """
+    if asked is not None:
+        return asked
+    names = [record.name for record in fits]
+    if len(names) == 1:
+        return names[0]
+    folder = engine.bundle.folder
+    if names:
+        raise RequestError(
+            f"say which adapter of {folder}: adapter={' or '.join(map(repr, names))}", param="model"
+        )
+    known = ", ".join(f"{record.name} ({record.task})" for record in every) or "none"
+    raise RequestError(f"no adapter of {folder} {does}; its adapters: {known}", param="model")
+
+
+def check_options(kind: str, options: dict[str, Any], known: Iterable[str]) -> None:
+    """Raises: UsageError for an option that this kind of engine does not have."""
+    known = sorted(known)
+    for name in options:
+        if name not in known:
+            raise UsageError(f"a bundle of {kind} takes no {name}; it takes {', '.join(known)}")

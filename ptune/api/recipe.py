@@ -1,0 +1,100 @@
+"""A recipe from Python: by name, by path, or changed field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict, Unpack
+
+from pydantic import ValidationError
+
+from ptune.config.recipe import (
+    METHODS,
+    Backbone,
+    Data,
+    Evaluate,
+    Method,
+    Plan,
+    Recipe,
+    Train,
+    explain,
+    nearest,
+)
+from ptune.config.task_spec import TaskSpec
+from ptune.config.tasks import SPECS
+from ptune.errors import RecipeError
+from ptune.formats.run import Run
+from ptune.spec import Spec
+
+RecipeSource: TypeAlias = Recipe | Run | str | Path
+"""A recipe, a run (whose recipe it is), the name of one that ships with ptune, or a path."""
+Fields: TypeAlias = Mapping[str, Any]
+"""Some fields of a part of the recipe, by name; the others stay as they are."""
+
+
+class Parts(TypedDict, total=False):
+    """Parts of a recipe to be changed: as a whole, or only the fields named."""
+
+    name: str
+    task: TaskSpec | Fields
+    backbone: Backbone | Fields | str
+    method: Method | Fields
+    train: Train | Fields
+    evaluate: Evaluate | Fields
+    plan: Plan | Fields
+
+
+class Changes(Parts, total=False):
+    """The same, and which files it trains on."""
+
+    data: Data | Fields
+
+
+def recipe(source: RecipeSource, **changes: Unpack[Changes]) -> Recipe:
+    """The recipe of that name or path, with changes: `recipe("chat_lora", train={"lr": 1e-3, "max_steps": 50})`.
+
+    A part may be given as a whole (`method=ptune.Full()`) or by some of its fields; `backbone` may be a model's name.
+    Raises: RecipeError for an unknown recipe, a field that does not exist or a value that is not allowed.
+    """
+    found = _read(source)
+    parts: dict[str, Any] = {name: getattr(found, name) for name in Recipe.model_fields}
+    for name, value in changes.items():
+        if name not in parts:
+            raise RecipeError(f"a recipe has no {name!r}{nearest(name, parts)}")
+        parts[name] = _changed(name, parts[name], value)
+    try:
+        return Recipe(**parts)
+    except ValidationError as error:
+        raise RecipeError(explain(error)) from None
+
+
+def _read(source: RecipeSource) -> Recipe:
+    if isinstance(source, Recipe):
+        return source
+    if isinstance(source, Run):
+        return Recipe.load(source.recipe_path)
+    from ptune.cli.train import read_recipe
+
+    return read_recipe(str(source))
+
+
+def _changed(name: str, before: Any, value: Any) -> Any:
+    """The part `name` with the fields in `value`. Raises: RecipeError."""
+    if name == "backbone" and isinstance(value, str):
+        value = {"model": value}
+    if not isinstance(value, Mapping) or not isinstance(before, Spec):
+        return value
+    kinds = {kind.__name__: kind for kind in (*SPECS, *METHODS)}
+    kind, fields = type(before), {**value}
+    if named := fields.pop("kind", None):
+        if named not in kinds:
+            raise RecipeError(f"{name}.kind: there is no {named!r}{nearest(str(named), kinds)}")
+        kind = kinds[named]
+    for field in fields:
+        if field not in kind.model_fields:
+            raise RecipeError(f"{name}.{field}: no such field{nearest(field, kind.model_fields)}")
+    kept = before.model_dump() if kind is type(before) else {}
+    try:
+        return kind.model_validate({**kept, **fields})
+    except ValidationError as error:
+        raise RecipeError(f"{name}.{explain(error)}") from None

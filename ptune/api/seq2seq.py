@@ -1,0 +1,56 @@
+"""An encoder-decoder's bundle as an object: `model.translate(["Open the window."])`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from ptune.api.awaiting import AT_ONCE
+from ptune.api.model import EncoderOptions, OpenModel, adapter_or_base, check_options
+from ptune.engine.seq2seq.request import Ticket
+from ptune.tasks.translation import seq2seq_infer as infer
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Seq2SeqModel(OpenModel, infer.Seq2SeqModel):
+    """An open encoder-decoder's bundle. Without `adapter` its only adapter translates, of several the base."""
+
+    kind = "an encoder-decoder"
+
+    @classmethod
+    def open(cls, path: str | Path, **options: Unpack[EncoderOptions]) -> Self:
+        """Opens an encoder-decoder's bundle. Raises: FormatError, AdapterError, UsageError, ParityError."""
+        check_options(cls.kind, {**options}, EncoderOptions.__annotations__)
+        opened = infer.load(path, **options)
+        return cls(opened.engine, opened.codec)
+
+    def translate(
+        self, texts: Sequence[str], adapter: str | None = None, max_tokens: int | None = None
+    ) -> list[str]:
+        """Each text's translation, the likeliest token each time. All texts are in flight at once.
+
+        Raises: RequestError for an unknown adapter, or a text that is too long.
+        """
+        return super().translate(texts, adapter_or_base(self.engine, adapter), max_tokens)
+
+    async def atranslate(
+        self, texts: Sequence[str], adapter: str | None = None, max_tokens: int | None = None
+    ) -> list[str]:
+        """`translate` for asyncio. Where its task is cancelled, what is on its way is cancelled, too."""
+        name = adapter_or_base(self.engine, adapter)
+        found: list[str] = []
+        for start in range(0, len(texts), AT_ONCE):
+            tickets: list[Ticket] = []
+            try:
+                part = [self.sentence(text, name, max_tokens) for text in texts[start : start + AT_ONCE]]
+                tickets += map(self.engine.submit, part)
+                written = await asyncio.gather(*(asyncio.wrap_future(ticket.done) for ticket in tickets))
+            finally:
+                for ticket in tickets:
+                    ticket.cancel()  # of a finished one this does nothing
+            found += [self.codec.decode(one.ids) for one in written]
+        return found
