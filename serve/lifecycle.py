@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from socket import socket
 from types import FrameType
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
+from ptune.engine.options import GIB, EngineOptions
 from ptune.errors import UsageError
 from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import read_json, write_text
@@ -33,14 +34,12 @@ from .service import Service, Settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from ptune.tasks.chat.infer import ChatModel, EngineOptions
+    from ptune.tasks.chat.infer import ChatModel
     from ptune.tasks.encoder.infer import EncoderModel
-    from ptune.tasks.encoder.infer import EngineOptions as EncoderOptions
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
     AnyModel = ChatModel | EncoderModel | Seq2SeqModel
 
-KV_GB, STEP_MS = 1.0, 200.0  # of a chat model, unless it is said otherwise
 CLOSE_LIMIT_S = 10
 """How long the engine's last step may take once everything else has ended."""
 
@@ -55,12 +54,7 @@ def serve(
     api_key_file: Path | None = None,
     ui: bool = True,
     ui_port: int = 7860,
-    profile: str | None = None,
-    threads: int | None = None,
-    kv_gb: float = KV_GB,
-    max_rows: int = 32,
-    step_ms: float = STEP_MS,
-    adapter_bytes: int | None = None,
+    options: EngineOptions = EngineOptions(),
     settings: Settings = Settings(),
     ready_file: Path | None = None,
     log_json: bool = False,
@@ -76,16 +70,13 @@ def serve(
     if log_json:
         json_log.log_json()
     api_keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
-    kv_bytes = _kv_bytes(kv_gb)
+    _check_memory(options)
     _check_settings(settings)
     _check_follow(follow, bundle)
     with _stoppable(), contextlib.ExitStack() as stack:
         # Before the model: who has taken the wrong port should not wait for gigabytes to learn it.
         listener = stack.enter_context(bind(host, port))
-        model, create = _opened(
-            bundle, profile=profile, threads=threads, kv_bytes=kv_bytes, max_rows=max_rows, step_ms=step_ms,
-            adapter_bytes=adapter_bytes,
-        )  # fmt: skip
+        model, create = _opened(bundle, options)
         stack.callback(_close, model)
         let_in(listener)  # not before: a client should be turned away, not left waiting
         if ui:
@@ -102,38 +93,38 @@ def serve(
     return 0
 
 
-def _opened(bundle: Path, **options: Unpack[EngineOptions]) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
+def _opened(bundle: Path, options: EngineOptions) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
     """A bundle's model, and what makes its app."""
     task = _task_of(bundle)
     if task not in ("encoder", "seq2seq"):
-        chat = _load(bundle, **options)
+        chat = _load(bundle, options)
         return chat, partial(create_app, chat)
-    _refuse_of_others(bundle, task, options)
-    common: EncoderOptions = {
-        "profile": options["profile"],
-        "threads": options["threads"],
-        "max_batch": options["max_rows"],
-        "adapter_bytes": options["adapter_bytes"],
-    }
+    _refuse_of_chat(bundle, task, options)
     if task == "seq2seq":
         from ptune.tasks.translation import seq2seq_infer
 
-        translator = seq2seq_infer.load(bundle, **common)
+        translator = seq2seq_infer.load(bundle, options.shared())
         return translator, partial(create_seq2seq_app, translator)
     from ptune.tasks.encoder import infer
 
-    encoder = infer.load(bundle, **common)
+    encoder = infer.load(bundle, options.shared())
     return encoder, partial(create_encoder_app, encoder)
 
 
-def _refuse_of_others(bundle: Path, task: str, options: EngineOptions) -> None:
-    """Raises: UsageError for what only a chat model has."""
+def _refuse_of_chat(bundle: Path, task: str, options: EngineOptions) -> None:
+    """Raises: UsageError for an option that only a chat model has."""
     of = "an encoder" if task == "encoder" else "an encoder-decoder"
-    if options["kv_bytes"] != _kv_bytes(KV_GB):
-        why = "has no KV cache" if task == "encoder" else "needs no bound on its cache but --max-rows"
-        raise UsageError(f"{bundle} is of {of}, which {why}: leave out --kv-gb")
-    if options["step_ms"] != STEP_MS:
-        raise UsageError(f"{bundle} is of {of}, whose texts are never cut: leave out --step-ms")
+    no_cache = "has no KV cache" if task == "encoder" else "needs no bound on its cache but --max-rows"
+    never_cut = "never cuts its texts"
+    why = {
+        "kv_bytes": no_cache,
+        "step_ms": never_cut,
+        "prefill_chunk": never_cut,
+        "num_speculative_tokens": "drafts no tokens",
+    }
+    for name in options.chosen_for_decoder():
+        flag = "--kv-gb" if name == "kv_bytes" else f"--{name.replace('_', '-')}"
+        raise UsageError(f"{bundle} is of {of}, which {why[name]}: leave out {flag}")
 
 
 class _Stopped(BaseException):
@@ -157,14 +148,14 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _kv_bytes(kv_gb: float) -> int:
-    """Raises: UsageError for what is not a size that this machine's memory could hold."""
+def _check_memory(options: EngineOptions) -> None:
+    """Raises: UsageError for a KV cache that this machine's memory could not hold."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if not 0 < kv_gb * 2**30 <= memory_bytes:  # false for nan, too
+    if not 0 < options.kv_bytes <= memory_bytes:
         raise UsageError(
-            f"--kv-gb must be over 0 and within this machine's memory of {memory_bytes / 2**30:.1f} GB (is {kv_gb})"
+            f"--kv-gb must be over 0 and within this machine's memory of {memory_bytes / GIB:.1f} GB "
+            f"(is {options.kv_bytes / GIB:g})"
         )
-    return int(kv_gb * 2**30)
 
 
 def _check_settings(settings: Settings) -> None:
@@ -186,14 +177,14 @@ def _check_follow(follow: Follow | None, bundle: Path) -> None:
         follow.check(Bundle.open(bundle))
 
 
-def _load(bundle: Path, **options: Unpack[EngineOptions]) -> ChatModel:
+def _load(bundle: Path, options: EngineOptions) -> ChatModel:
     from ptune.tasks.chat import infer
 
     try:
-        return infer.load(bundle, **options)
+        return infer.load(bundle, options=options)
     except MemoryError:
         raise UsageError(
-            f"{bundle} and a KV cache of {options['kv_bytes'] / 2**30:g} GB do not fit into memory; choose a smaller --kv-gb"
+            f"{bundle} and a KV cache of {options.kv_bytes / GIB:g} GB do not fit into memory; choose a smaller --kv-gb"
         ) from None
 
 

@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.decoder.request import Sampling
-from ptune.errors import PtuneError
+from ptune.errors import PtuneError, RequestError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 BLOCK = 256  # tokens that are summed up before one of them is looked for
+
+
+def require(holds: bool, param: str, rule: str, value: object) -> None:
+    """Raises: RequestError that names a parameter whose rule does not hold."""
+    if not holds:
+        raise RequestError(f"{param} {rule} (is {value!r})", param=param, code="invalid_value")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Field names and meanings are those of the OpenAI and vLLM APIs.
+
+    Order: logit_bias, repetition/frequency/presence penalties, then temperature, top_k, top_p, min_p.
+    `temperature` 0 is greedy; its ties go to the lowest token id.
+
+    Raises: RequestError that names the field where a value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = off
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.temperature < math.inf, "temperature", "must be 0 or more", self.temperature)
+        require(0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1", self.top_p)
+        require(self.top_k >= 0, "top_k", "must be 0 (off) or more", self.top_k)
+        require(0 <= self.min_p <= 1, "min_p", "must be from 0 to 1", self.min_p)
+        require(
+            0 < self.repetition_penalty < math.inf,
+            "repetition_penalty",
+            "must be above 0",
+            self.repetition_penalty,
+        )
+        require(
+            math.isfinite(self.frequency_penalty),
+            "frequency_penalty",
+            "must be finite",
+            self.frequency_penalty,
+        )
+        require(
+            math.isfinite(self.presence_penalty), "presence_penalty", "must be finite", self.presence_penalty
+        )
+        for token, bias in self.logit_bias.items():
+            require(math.isfinite(bias), "logit_bias", f"must be finite for token {token}", bias)
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the token with the largest logit and bias is taken, whatever came before."""
+        penalties = self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty
+        return self.temperature == 0 and not penalties
 
 
 def require_numbers(logits: npt.NDArray[np.float32]) -> None:

@@ -26,7 +26,7 @@ def write_seq2seq(
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent."""
     place = folder / "graphs" / PROFILE
-    for name, graph in ((ENCODER, traced.reader), (DECODER, traced.writer)):
+    for name, graph in ((ENCODER, traced.encoder), (DECODER, traced.decoder)):
         progress("writing the weights", 0.0)
         save(graph, place / name)
     codec.save(folder / "codec")

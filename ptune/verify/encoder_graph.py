@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptune.engine.encoder.batch import Array
+from ptune.engine.onnx_graph import Array
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Socket
 from ptune.verify.encoder_torch import Inputs

@@ -11,7 +11,8 @@ import numpy as np
 from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.lora_slots import LoraSlots
-from ptune.engine.decoder.request import NO_TOKEN, Request, Sampling, Token
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
+from ptune.engine.sampling import Sampling
 from ptune.export.write import NF4
 from ptune.formats.bundle import BASE, FLOAT, Bundle, Hop
 from ptune.parity import Array, compare

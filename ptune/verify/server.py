@@ -19,7 +19,8 @@ import numpy as np
 
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import Request, Sampling, Token
+from ptune.engine.decoder.request import Request, Token
+from ptune.engine.sampling import Sampling
 from ptune.errors import ParityError
 from ptune.formats.bundle import FLOAT, Bundle, Hop
 from ptune.verify import limits

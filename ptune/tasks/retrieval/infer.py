@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ptune.config.retrieval import EMBEDDING, RERANKING
-from ptune.engine.encoder.batch import Array, Item
+from ptune.engine.encoder.batch import Item
+from ptune.engine.onnx_graph import Array
 from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.encoder.infer import EncoderModel, encode
