@@ -32,7 +32,7 @@ class AdapterStats:
     in_memory: int
     hits: int  # requests whose adapter was in memory
     loads: int  # from disk
-    load_s: float  # what these took, all together
+    load_s: float  # total time of these
     evictions: int = 0  # adapters that made room for others
     names: tuple[str, ...] = ()  # in memory, the most recently used first
     wanted: tuple[str, ...] = ()  # being read, or waiting to be
@@ -40,12 +40,12 @@ class AdapterStats:
 
 
 class Registry(Generic[Served]):
-    """Adapters of a bundle by their names, each as an engine holds it. All methods may be called from any thread.
+    """Adapters of a bundle by name, each as an engine holds it. All methods may be called from any thread.
 
-    load, size: what makes of an adapter's folder what the engine needs of it, and how much that is.
+    load, size: read an adapter's folder for the engine, and predict its memory.
     changed: the engine's own lock (reentrant), so that it can look an adapter up and queue a request in one piece.
-    base_answers: whether the bare base is among what clients may ask for; only the messages differ.
-    limit_bytes: memory for adapters; those that were used least recently are read again when they are asked for.
+    base_answers: whether clients may ask for the bare base; only messages depend on it.
+    limit_bytes: memory for adapters; the least recently used are evicted, and read again when they are asked for.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Registry(Generic[Served]):
         base_answers: bool,
         limit_bytes: int | None = None,
     ) -> None:
-        self.bundle = bundle  # as it was when something was loaded, dropped or refreshed last
+        self.bundle = bundle  # as of the last load or refresh
         self._load, self._size, self._changed, self._base_answers = load, size, changed, base_answers
         self._cache: AdapterCache[Served] = AdapterCache(limit_bytes)
         self._records: dict[str, AdapterRecord] = {}
@@ -70,7 +70,7 @@ class Registry(Generic[Served]):
 
     @property
     def names(self) -> list[str]:
-        """Of the adapters that are served, in memory or not; the base is not among them."""
+        """Names of the adapters that are served, in memory or not; the base is not among them."""
         with self._changed:
             return list(self._records)
 
@@ -132,7 +132,7 @@ class Registry(Generic[Served]):
             self.bundle = bundle
 
     def record(self, name: str) -> AdapterRecord | None:
-        """What an adapter says of itself; None = the bare base. Raises: RequestError, 404, where there is none."""
+        """Returns an adapter's record; None for the bare base. Raises: RequestError, 404, where there is no such adapter."""
         if name == BASE:
             return None
         with self._changed:
@@ -145,7 +145,7 @@ class Registry(Generic[Served]):
     def take(self, name: str, ready: Ready[Served]) -> None:
         """Gives an adapter to `ready`: at once where it is in memory, else from another thread when it has been read.
 
-        However many ask for it, it is read once. It stays in memory until each of them has given it back.
+        It is read once for all who ask, and stays in memory until each of them has given it back.
         `ready` is called under the lock; it gets an error where the adapter cannot be read or was dropped meanwhile.
         Raises: RequestError, 404, where there is none of that name.
         """
@@ -163,7 +163,7 @@ class Registry(Generic[Served]):
             self._changed.notify_all()
 
     def give_back(self, served: Served) -> None:
-        """One who took an adapter is done with it."""
+        """Ends one use of an adapter."""
         with self._changed:
             self._cache.give_back(served)
             self._changed.notify_all()
@@ -206,7 +206,7 @@ class Registry(Generic[Served]):
                         ready(known)
 
     def _load_wanted(self, bundle: Bundle, record: AdapterRecord) -> None:
-        """Reads an adapter as soon as there is room, and gives it to those who wait for it."""
+        """Reads an adapter as soon as there is room, and passes it to everyone waiting for it."""
         name, size_bytes = record.name, self._size(bundle.adapter_path(record.name), record)
         self._check_size(name, size_bytes)
 

@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out, in tokens."""
+"""A decoder's requests and the tokens that answer them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Request:
     prompt_logprobs: bool = False  # also the log-probability of every prompt token but the first
     grammar: Grammar | None = None  # what the answer may be
     beams: Beams | None = None  # the answer is the best that beam search finds, and comes whole at the end
-    tenant: str = ""  # on whose account the work is done: tenants share the engine fairly
+    tenant: str = ""  # pays for the work: tenants share the engine fairly
     weight: float = 1.0  # the tenant's share beside others': 2 = twice as much
     deadline_s: float | None = None  # seconds after its submission at which a request is ended; None = never
 
@@ -74,12 +74,12 @@ class Request:
         if self.beams is not None:
             self._require_beams_alone()
 
-    def require_servable(self, vocab: int, context: int, rows: int) -> None:
-        """Raises: RequestError where an engine with so many tokens, so long a context and so many rows cannot serve this."""
+    def require_servable(self, vocab: int, context: int, slots: int) -> None:
+        """Raises: RequestError where an engine with this vocabulary, this context and so many slots cannot serve this."""
         require_tokens(self.prompt, self.max_tokens, vocab, context)
         if self.beams is not None:
-            most = min(rows, vocab // max(2, 1 + len(self.stop_ids)))
-            rule = f"must be at most {most} here, as each beam is a row of the engine, which has {rows}"
+            most = min(slots, vocab // max(2, 1 + len(self.stop_ids)))
+            rule = f"must be at most {most} here, as each beam takes a slot of the engine, which has {slots}"
             require(self.beams.num_beams <= most, "num_beams", rule, self.beams.num_beams)
         if wrong := [token for token in self.sampling.logit_bias if not 0 <= token < vocab]:
             raise RequestError(
@@ -89,7 +89,7 @@ class Request:
             raise RequestError(f"logprobs must be at most {vocab} (is {self.logprobs})", param="logprobs")
 
     def _require_beams_alone(self) -> None:
-        """Raises: RequestError for what beam search cannot be combined with."""
+        """Raises: RequestError for options that cannot be combined with beam search."""
         sampling, plain = self.sampling, Sampling(temperature=0, seed=self.sampling.seed)
         for field_ in fields(Sampling):
             value, wanted = getattr(sampling, field_.name), getattr(plain, field_.name)
@@ -140,7 +140,7 @@ class Token:
 
     @property
     def refusal(self) -> RequestError | None:
-        """The error as whoever sent the request should read it; None where it is the engine's own."""
+        """The error as the client should read it; None where it is the engine's own."""
         if self.expired:
             return RequestError(self.error or "", code="deadline_exceeded", status=503)
         return RequestError(self.error or "", code="invalid_grammar") if self.refused else None

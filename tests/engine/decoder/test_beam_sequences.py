@@ -281,7 +281,7 @@ def test_numbers_that_are_none_end_the_search_with_an_error(
 
 def test_more_beams_than_rows_are_refused(engine: Engine) -> None:
     with pytest.raises(
-        RequestError, match="at most 6 here, as each beam is a row of the engine, which has 6"
+        RequestError, match="at most 6 here, as each beam takes a slot of the engine, which has 6"
     ) as refused:
         engine.generate(search((70, 71), "base", Beams(7), stop_ids=frozenset()))
     assert refused.value.param == "num_beams"
