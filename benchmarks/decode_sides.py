@@ -55,7 +55,7 @@ def open_engine(bundle: Path, profile: str, threads: int) -> Any:
 
 
 def engine(bundle: Path, profile: str, threads: int) -> Work:
-    """ptune's engine: its thread, its scheduler, its sampling; everything but HTTP. Without guesses: each step one token."""
+    """ptune's engine: its thread, its scheduler, its sampling; everything but HTTP. Without speculation: each step one token."""
     from ptune.engine.decoder.request import Request, Token
     from ptune.engine.sampling import Sampling
     from ptune.formats.bundle import BASE

@@ -1,6 +1,6 @@
-"""What guessing at the next tokens brings: python -m benchmarks.speculation --bundle B      (about 3 minutes)
+"""Speed of prompt-lookup speculation: python -m benchmarks.speculation --bundle B      (about 3 minutes)
 
-One bundle, opened twice: with guesses and without. One sequence at a time, the same answers checked token by token. Two
+One bundle, opened twice: with speculation and without. One sequence at a time, the same answers checked token by token. Two
 kinds of work: `editing` asks for a text that stands in the prompt (what a model does that rewrites, quotes or fills in),
 greedy; `open` for something new, at temperature 1, as a small model that is greedy soon repeats itself. Writes
 results/speculation.json.
