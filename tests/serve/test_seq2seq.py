@@ -243,7 +243,7 @@ def test_a_broken_engine_is_told_and_not_explained(made: Made, monkeypatch: pyte
     try:
         with TestClient(create_seq2seq_app(model)) as http:
             with monkeypatch.context() as patch:
-                patch.setattr(model.engine._session, "write", broken)
+                patch.setattr(model.engine._session, "decode", broken)
                 for _ in range(3):
                     answer = ask(http, "one", "Save")
                     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_error")
