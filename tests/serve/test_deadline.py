@@ -39,7 +39,7 @@ def test_what_is_no_time_is_refused(served, path, value):
 @pytest.mark.parametrize("path", BODIES)
 def test_who_waited_too_long_gets_a_503(served, path, monkeypatch):
     def late(request: Request, *_: object) -> Iterator[Token]:
-        yield Token(NO_TOKEN, finish="error", error=f"{request.deadline_s} s passed", late=True)
+        yield Token(NO_TOKEN, finish="error", error=f"{request.deadline_s} s passed", expired=True)
 
     monkeypatch.setattr(fake_chat_model, "_answer", late)
     answer = served.http.post(path, json=BODIES[path], headers={"x-request-timeout": "2.5"})
