@@ -49,12 +49,15 @@ def _steps(row: Sequence[float]) -> list[float]:
 def open_engine(bundle: Path, profile: str, threads: int) -> Any:
     from ptune.engine.decoder.engine import Engine
 
-    return Engine.open(bundle, profile=profile, threads=threads, kv_bytes=KV_BYTES, max_rows=ROWS, guesses=0)
+    return Engine.open(
+        bundle, profile=profile, threads=threads, kv_bytes=KV_BYTES, max_rows=ROWS, num_speculative_tokens=0
+    )
 
 
 def engine(bundle: Path, profile: str, threads: int) -> Work:
-    """ptune's engine: its thread, its scheduler, its sampling; everything but HTTP. Without guesses: each step one token."""
-    from ptune.engine.decoder.request import Request, Sampling, Token
+    """ptune's engine: its thread, its scheduler, its sampling; everything but HTTP. Without speculation: each step one token."""
+    from ptune.engine.decoder.request import Request, Token
+    from ptune.engine.sampling import Sampling
     from ptune.formats.bundle import BASE
 
     opened = open_engine(bundle, profile, threads)

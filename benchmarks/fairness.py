@@ -99,7 +99,8 @@ def _times(rng: random.Random, rate: float, seconds: float) -> list[float]:
 
 def _request(rng: random.Random, vocab: int, tenant: str) -> Request:
     """Nothing that was asked before."""
-    from ptune.engine.decoder.request import Request, Sampling
+    from ptune.engine.decoder.request import Request
+    from ptune.engine.sampling import Sampling
 
     prompt = tuple(rng.randrange(vocab) for _ in range(rng.randint(*PROMPT)))
     return Request(prompt, sampling=Sampling(temperature=0), max_tokens=rng.randint(*OUTPUT), tenant=tenant)

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from benchmarks.sides import Measured, alternate, ratio, write
 from ptune.codecs.structured_output import Form
-from ptune.engine.decoder.request import Request, Sampling, Token
+from ptune.engine.decoder.request import Request, Token
 from ptune.engine.onnx_graph import available_cores
+from ptune.engine.sampling import Sampling
 from ptune.tasks.chat.infer import load
 
 ENDLESS = {

@@ -85,10 +85,13 @@ def step_of(bundle: Path, rows: int, threads: int) -> dict[str, Any]:
 
 def _milliseconds_a_step(bundle: Path, rows: int, threads: int) -> float:
     from ptune.engine.decoder.engine import Engine
-    from ptune.engine.decoder.request import Request, Sampling
+    from ptune.engine.decoder.request import Request
+    from ptune.engine.sampling import Sampling
 
     options = {"threads": threads, "max_rows": rows, "kv_bytes": KV_BYTES}
-    with closing(Engine.open(bundle, profile="int8", guesses=0, replay_golden=False, **options)) as engine:
+    with closing(
+        Engine.open(bundle, profile="int8", num_speculative_tokens=0, replay_golden=False, **options)
+    ) as engine:
 
         def took_s(steps: int) -> float:
             began_s = time.perf_counter()
@@ -139,9 +142,9 @@ def views(bundle: Path, rows: int, behind: int) -> dict[str, float]:
     cache = KvCache(opened.decoder, rows, behind + 8)
     chunks = []
     for slot in range(rows):
-        row = TokenSequence([7] * (behind + 1))
-        row.slot, row.cached = slot, behind
-        chunks.append(Chunk(row, behind, 1))
+        sequence = TokenSequence([7] * (behind + 1))
+        sequence.slot, sequence.cached = slot, behind
+        chunks.append(Chunk(sequence, behind, 1))
     steps = {
         "grouped": Step(graphs, opened.decoder, cache),
         "padded": Step(Graphs(graphs.whole, graphs.bare), opened.decoder, cache),

@@ -1,6 +1,6 @@
-"""What guessing at the next tokens brings: python -m benchmarks.speculation --bundle B      (about 3 minutes)
+"""Speed of prompt-lookup speculation: python -m benchmarks.speculation --bundle B      (about 3 minutes)
 
-One bundle, opened twice: with guesses and without. One sequence at a time, the same answers checked token by token. Two
+One bundle, opened twice: with speculation and without. One sequence at a time, the same answers checked token by token. Two
 kinds of work: `editing` asks for a text that stands in the prompt (what a model does that rewrites, quotes or fills in),
 greedy; `open` for something new, at temperature 1, as a small model that is greedy soon repeats itself. Writes
 results/speculation.json.
@@ -33,13 +33,14 @@ PROMPTS = {
 }
 
 
-def side(bundle: Path, profile: str | None, threads: int, guesses: int) -> Iterator[Measured]:
+def side(bundle: Path, profile: str | None, threads: int, drafts: int) -> Iterator[Measured]:
     """An engine; each `next` answers both prompts."""
     from ptune.codecs.chat import ChatCodec
     from ptune.engine.decoder.engine import Engine
-    from ptune.engine.decoder.request import Request, Sampling
+    from ptune.engine.decoder.request import Request
+    from ptune.engine.sampling import Sampling
 
-    engine = Engine.open(bundle, profile=profile, threads=threads, guesses=guesses)
+    engine = Engine.open(bundle, profile=profile, threads=threads, num_speculative_tokens=drafts)
     codec = ChatCodec.open(Path(bundle) / "codec")
     while True:
         found: Measured = {}
@@ -71,8 +72,8 @@ def main() -> int:
     options.add_argument("--pairs", type=int, default=15)
     chosen = options.parse_args()
     sides = {
-        name: partial(side, chosen.bundle, chosen.profile, chosen.threads, guesses)
-        for name, guesses in (("guessing", 16), ("plain", 0))
+        name: partial(side, chosen.bundle, chosen.profile, chosen.threads, drafts)
+        for name, drafts in (("guessing", 16), ("plain", 0))
     }
     found = alternate(sides, chosen.pairs, threads=chosen.threads)
     rows: dict[str, Row] = {}

@@ -56,7 +56,7 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
         catalogue=Catalogue(model.engine, require_parity=settings.require_parity),
         metrics=Metrics(model.engine),
         store=AdapterStore(model.engine, settings.max_adapters, model.codec_for),
-        health=Health(model.engine.pulse, settings.step_limit_s),
+        health=Health(model.engine.metrics, settings.step_limit_s),
     )
     return _app(service, *of_kind("decoder"))
 
@@ -69,7 +69,7 @@ def create_seq2seq_app(model: Seq2SeqModel, settings: Settings = Settings()) -> 
         catalogue=Catalogue(model.engine, require_parity=settings.require_parity),
         metrics=SequenceMetrics(model.engine),
         store=AdapterStore(model.engine, settings.max_adapters),
-        health=Health(model.engine.pulse, settings.step_limit_s),
+        health=Health(model.engine.metrics, settings.step_limit_s),
     )
     return _app(service, *tasks_of(TRANSLATION))
 
@@ -82,7 +82,7 @@ def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> 
         catalogue=EncoderCatalogue(model.engine, require_parity=settings.require_parity),
         metrics=EncoderMetrics(model.engine),
         store=AdapterStore(model.engine, settings.max_adapters),
-        health=Health(model.engine.pulse, settings.step_limit_s),
+        health=Health(model.engine.metrics, settings.step_limit_s),
     )
     return _app(service, *of_kind("encoder"))
 

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from ptune.engine.encoder.batch import Array, Item
+from ptune.engine.encoder.batch import Item
+from ptune.engine.onnx_graph import Array
 from ptune.tasks.retrieval.infer import check_cut, check_dimensions, read, shortened
 
 from .body import body_of

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from .adapter_metrics import AdapterNumbers
-from .engine_metrics import BuildInfo, PulseNumbers
+from .engine_metrics import BuildInfo, StepNumbers
 from .response_metrics import Responses
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class EncoderMetrics:
         )
         registry.register(_EngineNumbers(engine))
         registry.register(AdapterNumbers(engine))
-        registry.register(PulseNumbers(engine))
+        registry.register(StepNumbers(engine))
         registry.register(BuildInfo(engine))
         self.responses = Responses(registry)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Beating(Protocol):
     """An engine of either kind."""
 
-    pulse: EngineMetrics
+    metrics: EngineMetrics
 
     @property
     def bundle(self) -> Bundle: ...
@@ -65,7 +65,7 @@ class RowNumbers(Collector):
         yield _histogram(
             "ptune_request_queue_time_seconds",
             "From submission to a sequence's first step",
-            self._engine.pulse.queue_s,
+            self._engine.metrics.queue_s,
         )
 
 
@@ -76,7 +76,7 @@ class CacheNumbers(Collector):
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        stats, pulse = self._engine.stats(), self._engine.pulse
+        stats, metrics = self._engine.stats(), self._engine.metrics
         used, capacity = stats.kv_used_tokens, stats.kv_capacity_tokens
         yield GaugeMetricFamily(
             "ptune_kv_cache_usage_perc", "Used share of the cache, 0 to 1", used / capacity
@@ -89,25 +89,25 @@ class CacheNumbers(Collector):
         yield CounterMetricFamily(
             "ptune_prefix_cache_queries",
             "Prompt tokens that were looked for in the cache",
-            pulse.asked_tokens,
+            metrics.prompt_tokens,
         )
         yield CounterMetricFamily(
             "ptune_prefix_cache_hits", "Prompt tokens that were found in the cache", stats.reused
         )
 
 
-class PulseNumbers(Collector):
+class StepNumbers(Collector):
     """Of either engine."""
 
     def __init__(self, engine: Beating) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        pulse = self._engine.pulse
-        yield _histogram("ptune_batch_size", "Rows of a step", pulse.rows)
-        yield _histogram("ptune_step_seconds", "Time of a step", pulse.step_s)
-        yield GaugeMetricFamily("ptune_running_step_seconds", "Age of the running step", pulse.running_s)
-        yield CounterMetricFamily("ptune_failed_steps", "Steps that failed", pulse.failed)
+        metrics = self._engine.metrics
+        yield _histogram("ptune_batch_size", "Rows of a step", metrics.batch_size)
+        yield _histogram("ptune_step_seconds", "Time of a step", metrics.step_s)
+        yield GaugeMetricFamily("ptune_running_step_seconds", "Age of the running step", metrics.running_s)
+        yield CounterMetricFamily("ptune_failed_steps", "Steps that failed", metrics.failed)
 
 
 class BuildInfo(Collector):

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ptune.engine.decoder.request import NO_TOKEN, Finish, Request, Token
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
+from ptune.engine.job import Finish
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE
 from ptune.tasks.chat.infer import Delta, TextStream

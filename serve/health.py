@@ -19,16 +19,16 @@ _log = logging.getLogger("ptune.serve")
 class Health:
     """What is wrong with an engine, if anything. step_limit_s: a step that takes longer is stuck."""
 
-    def __init__(self, pulse: EngineMetrics, step_limit_s: float) -> None:
-        self._pulse = pulse
+    def __init__(self, metrics: EngineMetrics, step_limit_s: float) -> None:
+        self._metrics = metrics
         self._step_limit_s = step_limit_s
 
     def problem(self) -> str | None:
         """One sentence, None where all is well."""
-        running_s = self._pulse.running_s
+        running_s = self._metrics.running_s
         if running_s > self._step_limit_s:
             return f"a step of the engine has run for {running_s:.0f} s, over the limit of {self._step_limit_s:g} s"
-        if self._pulse.broken:
+        if self._metrics.broken:
             return "the engine's last steps have all failed"
         return None
 

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from socket import socket
 from types import FrameType
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
+from ptune.engine.options import GIB, EngineOptions
 from ptune.errors import UsageError
 from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import read_json, write_text
@@ -33,14 +34,12 @@ from .service import Service, Settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from ptune.tasks.chat.infer import ChatModel, EngineOptions
+    from ptune.tasks.chat.infer import ChatModel
     from ptune.tasks.encoder.infer import EncoderModel
-    from ptune.tasks.encoder.infer import EngineOptions as EncoderOptions
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
     AnyModel = ChatModel | EncoderModel | Seq2SeqModel
 
-KV_GB, STEP_MS = 1.0, 200.0  # of a chat model, unless it is said otherwise
 CLOSE_LIMIT_S = 10
 """How long the engine's last step may take once everything else has ended."""
 
@@ -55,12 +54,7 @@ def serve(
     api_key_file: Path | None = None,
     ui: bool = True,
     ui_port: int = 7860,
-    profile: str | None = None,
-    threads: int | None = None,
-    kv_gb: float = KV_GB,
-    max_rows: int = 32,
-    step_ms: float = STEP_MS,
-    adapter_bytes: int | None = None,
+    options: EngineOptions = EngineOptions(),
     settings: Settings = Settings(),
     ready_file: Path | None = None,
     log_json: bool = False,
@@ -76,16 +70,13 @@ def serve(
     if log_json:
         json_log.log_json()
     api_keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
-    kv_bytes = _kv_bytes(kv_gb)
+    _check_memory(options)
     _check_settings(settings)
     _check_follow(follow, bundle)
     with _stoppable(), contextlib.ExitStack() as stack:
         # Before the model: who has taken the wrong port should not wait for gigabytes to learn it.
         listener = stack.enter_context(bind(host, port))
-        model, create = _opened(
-            bundle, profile=profile, threads=threads, kv_bytes=kv_bytes, max_rows=max_rows, step_ms=step_ms,
-            adapter_bytes=adapter_bytes,
-        )  # fmt: skip
+        model, create = _opened(bundle, options)
         stack.callback(_close, model)
         let_in(listener)  # not before: a client should be turned away, not left waiting
         if ui:
@@ -102,30 +93,30 @@ def serve(
     return 0
 
 
-def _opened(bundle: Path, **options: Unpack[EngineOptions]) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
+def _opened(bundle: Path, options: EngineOptions) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
     """A bundle's model, and what makes its app."""
     kind = _kind_of(bundle)
     create = imported(kind.app)
     if kind is DECODER:
-        chat = _load(bundle, **options)
+        chat = _load(bundle, options)
         return chat, partial(create, chat)
     _refuse_of_decoders(bundle, kind, options)
-    common: EncoderOptions = {
-        "profile": options["profile"],
-        "threads": options["threads"],
-        "max_batch": options["max_rows"],
-        "adapter_bytes": options["adapter_bytes"],
-    }
-    model: EncoderModel | Seq2SeqModel = imported(kind.model)(bundle, **common)
+    model: EncoderModel | Seq2SeqModel = imported(kind.model)(bundle, options.shared())
     return model, partial(create, model)
 
 
 def _refuse_of_decoders(bundle: Path, kind: Kind, options: EngineOptions) -> None:
-    """Raises: UsageError for options that only a chat model has."""
-    if options["kv_bytes"] != _kv_bytes(KV_GB):
-        raise UsageError(f"{bundle} is of {kind.noun}, which {kind.no_kv_cache}: leave out --kv-gb")
-    if options["step_ms"] != STEP_MS:
-        raise UsageError(f"{bundle} is of {kind.noun}, whose texts are never cut: leave out --step-ms")
+    """Raises: UsageError for an option that only a chat model has."""
+    never_cut = "never cuts its texts"
+    why = {
+        "kv_bytes": kind.no_kv_cache,
+        "step_ms": never_cut,
+        "prefill_chunk": never_cut,
+        "num_speculative_tokens": "drafts no tokens",
+    }
+    for name in options.chosen_for_decoder():
+        flag = "--kv-gb" if name == "kv_bytes" else f"--{name.replace('_', '-')}"
+        raise UsageError(f"{bundle} is of {kind.noun}, which {why[name]}: leave out {flag}")
 
 
 class _Stopped(BaseException):
@@ -149,14 +140,14 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _kv_bytes(kv_gb: float) -> int:
-    """Raises: UsageError for what is not a size that this machine's memory could hold."""
+def _check_memory(options: EngineOptions) -> None:
+    """Raises: UsageError for a KV cache that this machine's memory could not hold."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if not 0 < kv_gb * 2**30 <= memory_bytes:  # false for nan, too
+    if not 0 < options.kv_bytes <= memory_bytes:
         raise UsageError(
-            f"--kv-gb must be over 0 and within this machine's memory of {memory_bytes / 2**30:.1f} GB (is {kv_gb})"
+            f"--kv-gb must be over 0 and within this machine's memory of {memory_bytes / GIB:.1f} GB "
+            f"(is {options.kv_bytes / GIB:g})"
         )
-    return int(kv_gb * 2**30)
 
 
 def _check_settings(settings: Settings) -> None:
@@ -178,14 +169,14 @@ def _check_follow(follow: Follow | None, bundle: Path) -> None:
         follow.check(Bundle.open(bundle))
 
 
-def _load(bundle: Path, **options: Unpack[EngineOptions]) -> ChatModel:
+def _load(bundle: Path, options: EngineOptions) -> ChatModel:
     from ptune.tasks.chat import infer
 
     try:
-        return infer.load(bundle, **options)
+        return infer.load(bundle, options=options)
     except MemoryError:
         raise UsageError(
-            f"{bundle} and a KV cache of {options['kv_bytes'] / 2**30:g} GB do not fit into memory; choose a smaller --kv-gb"
+            f"{bundle} and a KV cache of {options.kv_bytes / GIB:g} GB do not fit into memory; choose a smaller --kv-gb"
         ) from None
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from .adapter_labels import AdapterLabels
 from .adapter_metrics import AdapterNumbers
-from .engine_metrics import BuildInfo, CacheNumbers, PulseNumbers, RowNumbers, Writing
+from .engine_metrics import BuildInfo, CacheNumbers, RowNumbers, StepNumbers, Writing
 from .response_metrics import Responses
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class SequenceMetrics:
         self.responses = Responses(registry)
         self._labels = AdapterLabels(lambda: engine.adapters, self._forget)
         registry.register(RowNumbers(engine))
-        registry.register(PulseNumbers(engine))
+        registry.register(StepNumbers(engine))
         registry.register(AdapterNumbers(engine))
         registry.register(BuildInfo(engine))
 

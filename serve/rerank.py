@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from ptune.engine.encoder.batch import Array
+from ptune.engine.onnx_graph import Array
 from ptune.errors import RequestError
 from ptune.formats.task_names import TEXT_RANKING
 from ptune.tasks.retrieval.infer import check_cut, relevance, rerank_inputs

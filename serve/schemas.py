@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from ptune.engine.decoder.request import Beams, Sampling
+from ptune.engine.decoder.request import Beams
+from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 
 from .errors import UNSUPPORTED

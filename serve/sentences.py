@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ptune.engine.seq2seq.request import Finish, Sentence, Ticket
+from ptune.engine.job import Finish
+from ptune.engine.seq2seq.request import Seq2SeqJob, Seq2SeqRequest
 from ptune.errors import RequestError
 
 from .errors import engine_failed, shutting_down
@@ -30,9 +31,9 @@ class Translated:
 class Sentences:
     """The texts of one call on their way through the engine."""
 
-    def __init__(self, service: Seq2SeqService, sentences: Sequence[Sentence]) -> None:
+    def __init__(self, service: Seq2SeqService, sentences: Sequence[Seq2SeqRequest]) -> None:
         self._service, self._sentences = service, sentences
-        self._tickets: list[Ticket] = []
+        self._tickets: list[Seq2SeqJob] = []
 
     def most_tokens(self) -> int:
         """What it can come to, sources included."""
@@ -85,9 +86,9 @@ class Sentences:
         written = sum(len(ticket.ids) for ticket in self._tickets)
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
-    def _tell(self, ticket: Ticket, began_s: float, _: object) -> None:
+    def _tell(self, ticket: Seq2SeqJob, began_s: float, _: object) -> None:
         """A text has come to its end. Runs on the engine's thread."""
-        metrics, adapter = self._service.metrics, ticket.sentence.adapter
+        metrics, adapter = self._service.metrics, ticket.request.adapter
         finish = "error" if ticket.done.exception() is not None else ticket.done.result().finish
         metrics.generated_tokens.labels(metrics.label(adapter)).inc(len(ticket.ids))
         metrics.ended(adapter, finish, time.perf_counter() - began_s)

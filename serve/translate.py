@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 
-from ptune.engine.decoder.request import Request, Sampling
+from ptune.engine.decoder.request import Request
+from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 from ptune.tasks.translation.infer import messages_of, most_tokens
 
@@ -26,7 +27,7 @@ from .usage import key_of
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
-    from ptune.engine.seq2seq.request import Sentence
+    from ptune.engine.seq2seq.request import Seq2SeqRequest
     from ptune.formats.bundle import AdapterRecord
 
 router = APIRouter()
@@ -87,7 +88,7 @@ async def _sentences(
     _check_languages(service.model.engine.record(adapter), adapter, body)
     limit_s = deadline_s(http)
 
-    def sentence(at: int) -> Sentence:
+    def sentence(at: int) -> Seq2SeqRequest:
         try:
             return service.model.sentence(body.text[at], adapter, body.max_tokens, limit_s)
         except RequestError as error:

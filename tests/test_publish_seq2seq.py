@@ -22,7 +22,7 @@ from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.config.translation import Translation
 from ptune.engine.seq2seq import golden
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
-from ptune.engine.seq2seq.request import Sentence
+from ptune.engine.seq2seq.request import Seq2SeqRequest
 from ptune.errors import AdapterError, FormatError, ParityError, RequestError, UsageError
 from ptune.evaluation.translation.served import evaluate_bundle
 from ptune.fine_tune import train
@@ -63,8 +63,8 @@ def test_a_token_that_differs_is_counted_unless_another_was_as_likely() -> None:
 def test_the_engine_writes_what_transformers_generates_while_adapters_are_mixed(made: Made) -> None:
     asked = [(name, text, most) for most in (9, 3) for name in (BASE, *ADAPTERS) for text in SOURCES]
     expected = [generated(made, *one) for one in asked]
-    with closing(Seq2SeqEngine.open(made.bundle, threads=1, max_batch=5)) as engine:
-        found = engine.write([Sentence(ids_of(text), name, most) for name, text, most in asked])
+    with closing(Seq2SeqEngine.open(made.bundle, threads=1, max_rows=5)) as engine:
+        found = engine.generate([Seq2SeqRequest(ids_of(text), name, most) for name, text, most in asked])
     assert [one.ids for one in found] == expected
     assert len({one.ids for one in found}) > len(SOURCES)  # the adapters say something of their own
     if made.family == "bart":
@@ -76,29 +76,29 @@ def test_the_engine_writes_what_transformers_generates_while_adapters_are_mixed(
 
 
 def test_requests_have_limits_and_can_be_cancelled(made: Made) -> None:
-    with closing(Seq2SeqEngine.open(made.bundle, threads=1, max_batch=2, max_waiting=3)) as engine:
+    with closing(Seq2SeqEngine.open(made.bundle, threads=1, max_rows=2, max_waiting=3)) as engine:
         for wrong, said in (
-            (Sentence(tuple([5] * 65)), "takes 64"),
-            (Sentence((5,), max_tokens=65), "takes 64"),
-            (Sentence((600,), max_tokens=4), "0 to 599"),
-            (Sentence((5,), "nobody"), "no adapter 'nobody'"),
+            (Seq2SeqRequest(tuple([5] * 65)), "takes 64"),
+            (Seq2SeqRequest((5,), max_tokens=65), "takes 64"),
+            (Seq2SeqRequest((600,), max_tokens=4), "0 to 599"),
+            (Seq2SeqRequest((5,), "nobody"), "no adapter 'nobody'"),
         ):
             with pytest.raises(RequestError, match=said):
                 engine.submit(wrong)
         with pytest.raises(RequestError, match="one or more tokens"):
-            Sentence(())
-        ticket = engine.submit(Sentence(ids_of(SOURCES[0]), "one", 64))
+            Seq2SeqRequest(())
+        ticket = engine.submit(Seq2SeqRequest(ids_of(SOURCES[0]), "one", 64))
         ticket.cancel()
         ended = ticket.result(60)
         assert ended.finish in ("cancelled", "length", "stop")
         if ended.finish == "cancelled":
             assert len(ended.ids) < 64
-        again = engine.submit(Sentence(ids_of(SOURCES[0]), "one", 4)).result(60)
+        again = engine.submit(Seq2SeqRequest(ids_of(SOURCES[0]), "one", 4)).result(60)
         engine.drop_adapter("one")
         with pytest.raises(RequestError, match="no adapter"):
-            engine.submit(Sentence((5,), "one"))
+            engine.submit(Seq2SeqRequest((5,), "one"))
         engine.load_adapter("one")
-        assert engine.submit(Sentence(ids_of(SOURCES[0]), "one", 4)).result(60) == again
+        assert engine.submit(Seq2SeqRequest(ids_of(SOURCES[0]), "one", 4)).result(60) == again
 
 
 def test_a_bundle_that_was_changed_is_not_opened(made: Made) -> None:

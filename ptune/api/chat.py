@@ -6,22 +6,23 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, get_type_hints, overload
 
 from ptune.api.model import OpenModel, adapter_or_base, check_options
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.decoder.request import Token
+from ptune.engine.options import EngineKeywords
 from ptune.tasks.chat import infer
-from ptune.tasks.chat.infer import Answer, Delta, EngineOptions, Messages, Options, Tools, said, whole
+from ptune.tasks.chat.infer import Answer, Delta, Messages, Options, Tools, said, whole
 
 if TYPE_CHECKING:
     from typing import Self
 
 
-class ChatOptions(EngineOptions, total=False):
-    """Options of opening a chat bundle: see `Engine.open`."""
+class ChatOptions(EngineKeywords, total=False):
+    """Options of opening a chat bundle: those of `ptune.engine.options.EngineOptions`, and `replay_golden`."""
 
-    guesses: int  # tokens that a step computes on suspicion at most; 0 = none
+    replay_golden: bool  # whether this machine's numbers are compared with the exporting one's; default: yes
 
 
 class ChatModel(OpenModel, infer.ChatModel):
@@ -32,8 +33,8 @@ class ChatModel(OpenModel, infer.ChatModel):
     @classmethod
     def open(cls, path: str | Path, **options: Unpack[ChatOptions]) -> Self:
         """Opens a chat bundle. Raises: FormatError, AdapterError, UsageError, ParityError, as `Engine.open`."""
-        check_options(cls.kind, {**options}, ChatOptions.__annotations__)
-        opened = infer.load(path, **options)  # type: ignore[misc]
+        check_options(cls.kind, {**options}, get_type_hints(ChatOptions))
+        opened = infer.load(path, **options)
         return cls(opened.engine, opened.codec)
 
     @overload

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_type_hints
 
 import numpy as np
 
 from ptune.api.awaiting import answers_of
 from ptune.api.model import EncoderOptions, OpenModel, check_options, only_adapter
 from ptune.codecs.words import split
-from ptune.engine.encoder.batch import Array, Item
+from ptune.engine.encoder.batch import Item
+from ptune.engine.onnx_graph import Array
 from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.encoder import infer
 from ptune.tasks.encoder.infer import Classification, Entity
@@ -40,7 +41,7 @@ class EncoderModel(OpenModel, infer.EncoderModel):
     @classmethod
     def open(cls, path: str | Path, **options: Unpack[EncoderOptions]) -> Self:
         """Opens an encoder's bundle. Raises: FormatError, AdapterError, UsageError, ParityError."""
-        check_options(cls.kind, {**options}, EncoderOptions.__annotations__)
+        check_options(cls.kind, {**options}, get_type_hints(EncoderOptions))
         opened = infer.load(path, **options)
         return cls(opened.engine, opened._codec)
 

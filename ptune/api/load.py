@@ -39,8 +39,8 @@ def load(path: str | Path | Bundle, **options: Unpack[LoadOptions]) -> Model:
     """Opens a bundle for use: a ChatModel, of what classifies or embeds an EncoderModel, or a Seq2SeqModel. No torch.
 
     It compares this machine's numbers with the exporting one's first. Close it, or use it in a `with`.
-    options: `profile`, `threads`, `max_waiting`, `adapter_bytes`, `replay_golden`; of a chat bundle also `kv_bytes`,
-    `max_rows`, `prefill_chunk`, `step_ms`, `guesses`; of the others `max_batch`.
+    options: of every kind `profile`, `threads`, `max_rows`, `max_waiting`, `adapter_bytes`, `replay_golden`; of a chat bundle also
+    `kv_bytes`, `prefill_chunk`, `step_ms`, `num_speculative_tokens`. What they are: `ptune.engine.options`.
 
     Raises: FormatError, AdapterError, UsageError, ParityError.
     """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ptune.engine.base import EngineBase
+from ptune.engine.options import BatchKeywords
 from ptune.errors import RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord
 
@@ -26,15 +27,10 @@ METHODS = {
 """Method -> the kind of bundle that has it. Each has a twin for asyncio, whose name begins with an a."""
 
 
-class EncoderOptions(TypedDict, total=False):
-    """Options of opening an encoder or an encoder-decoder."""
+class EncoderOptions(BatchKeywords, total=False):
+    """Options of opening an encoder or an encoder-decoder: those of `BatchOptions`, and `replay_golden`."""
 
-    profile: str | None  # which graph; default: the bundle's own choice
-    threads: int | None  # default: the cores that this process may use
-    max_batch: int  # rows of a pass at most
-    max_waiting: int  # requests that wait at most
-    adapter_bytes: int | None  # memory for adapters; beyond it the least recently used are read again
-    replay_golden: bool  # compare this machine's numbers with the exporting one's
+    replay_golden: bool  # whether this machine's numbers are compared with the exporting one's; default: yes
 
 
 class OpenModel:
@@ -70,7 +66,7 @@ class OpenModel:
             )
 
 
-def adapter_or_base(engine: EngineBase, asked: str | None) -> str:
+def adapter_or_base(engine: EngineBase[Any, Any, Any, Any], asked: str | None) -> str:
     """The adapter asked for; else the only one of the bundle; else the base."""
     if asked is not None:
         return asked
@@ -79,7 +75,7 @@ def adapter_or_base(engine: EngineBase, asked: str | None) -> str:
 
 
 def only_adapter(
-    engine: EngineBase,
+    engine: EngineBase[Any, Any, Any, Any],
     asked: str | None,
     does: str,
     fits: Iterable[AdapterRecord],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Unpack, get_type_hints
 
 from ptune.api.awaiting import AT_ONCE
 from ptune.api.model import EncoderOptions, OpenModel, adapter_or_base, check_options
-from ptune.engine.seq2seq.request import Ticket
+from ptune.engine.seq2seq.request import Seq2SeqJob
 from ptune.tasks.translation import seq2seq_infer as infer
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Seq2SeqModel(OpenModel, infer.Seq2SeqModel):
     @classmethod
     def open(cls, path: str | Path, **options: Unpack[EncoderOptions]) -> Self:
         """Opens an encoder-decoder's bundle. Raises: FormatError, AdapterError, UsageError, ParityError."""
-        check_options(cls.kind, {**options}, EncoderOptions.__annotations__)
+        check_options(cls.kind, {**options}, get_type_hints(EncoderOptions))
         opened = infer.load(path, **options)
         return cls(opened.engine, opened.codec)
 
@@ -44,13 +44,13 @@ class Seq2SeqModel(OpenModel, infer.Seq2SeqModel):
         name = adapter_or_base(self.engine, adapter)
         found: list[str] = []
         for start in range(0, len(texts), AT_ONCE):
-            tickets: list[Ticket] = []
+            jobs: list[Seq2SeqJob] = []
             try:
                 part = [self.sentence(text, name, max_tokens) for text in texts[start : start + AT_ONCE]]
-                tickets += map(self.engine.submit, part)
-                written = await asyncio.gather(*(asyncio.wrap_future(ticket.done) for ticket in tickets))
+                jobs += map(self.engine.submit, part)
+                written = await asyncio.gather(*(asyncio.wrap_future(job.done) for job in jobs))
             finally:
-                for ticket in tickets:
-                    ticket.cancel()  # of a finished one this does nothing
+                for job in jobs:
+                    job.cancel()  # of a finished one this does nothing
             found += [self.codec.decode(one.ids) for one in written]
         return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from ptune.cli.engine_flags import NO_FLAGS, EngineFlags
 from ptune.cli.parse import parse
 from ptune.data.read import read
 
@@ -29,7 +30,7 @@ def generate(
     num_beams: int = 1,
     length_penalty: float = 1.0,
     seed: int | None = None,
-    threads: int | None = None,
+    engine: EngineFlags = NO_FLAGS,
 ) -> int:
     """Answers a JSONL file of prompts with a bundle, many at a time, without a server.
 
@@ -46,7 +47,7 @@ def generate(
         num_beams: From 2: the best answer that beam search finds with so many beams.
         length_penalty: Of beam search: above 1 favours long answers, below 1 short ones.
         seed: Seed of the first row; the others count up from it.
-        threads: Threads of onnxruntime; default: all cores.
+        engine: Options of the engine.
     """
     rows = read_rows(input)
     from ptune.tasks.chat.infer import load
@@ -59,7 +60,7 @@ def generate(
         "num_beams": num_beams,
         "length_penalty": length_penalty,
     }
-    with contextlib.closing(load(bundle, threads=threads)) as model:
+    with contextlib.closing(load(bundle, engine)) as model:
         answers = answer_all(model, rows, adapter, seed, options)
         lines = (json.dumps(row, ensure_ascii=False) for row in answers)
         if output is None:

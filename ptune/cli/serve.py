@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
 
+from ptune.cli.engine_flags import NO_FLAGS, EngineFlags, size_of
 from ptune.cli.parse import parse
-from ptune.errors import UsageError
 
 
 def run(arguments: list[str]) -> int:
@@ -38,18 +37,8 @@ class Serve:
     """Start the page (a process of its own; it asks for a key where the server does)."""
     ui_port: int = 7860
     """Port of the page."""
-    profile: str | None = None
-    """The bundle's graph to serve."""
-    threads: int | None = None
-    """Threads of onnxruntime; default: all cores."""
-    kv_gb: float = 1.0
-    """Memory of a chat model's KV cache, in GB."""
-    max_rows: int = 32
-    """Most sequences, texts or images in one batch."""
-    step_ms: float = 200
-    """What a step should take while answers are generated: long prompts are cut into smaller pieces; 0 = any time."""
-    adapter_bytes: str | None = None
-    """Memory for adapters, as in 1GB; those used least recently make room. Default: all stay in memory."""
+    engine: EngineFlags = NO_FLAGS
+    """Options of the engine."""
     adapters_api: bool = False
     """Let adapters be added and removed over HTTP, by keys of scope admin."""
     adapter_root: Path | None = None
@@ -76,7 +65,6 @@ class Serve:
     def start(self) -> int:
         """Serves until SIGTERM or Ctrl-C; the exit code. Raises: PtuneError."""
         lifecycle = importlib.import_module("ptune_serve.lifecycle")
-        held = None if self.adapter_bytes is None else size_of(self.adapter_bytes, "--adapter-bytes")
         code: int = lifecycle.serve(
             self.bundle,
             host=self.host,
@@ -84,12 +72,7 @@ class Serve:
             api_key_file=self.api_key_file,
             ui=self.ui,
             ui_port=self.ui_port,
-            profile=self.profile,
-            threads=self.threads,
-            kv_gb=self.kv_gb,
-            max_rows=self.max_rows,
-            step_ms=self.step_ms,
-            adapter_bytes=held,
+            options=self.engine,
             settings=self._settings(),
             ready_file=self.ready_file,
             log_json=self.log_json,
@@ -113,14 +96,3 @@ class Serve:
             return None
         name = self.follow_name or self.follow.resolve().name
         return importlib.import_module("ptune_serve.follow").Follow(self.follow, name)
-
-
-def size_of(text: str, option: str) -> int:
-    """Bytes of "1GB", "1.5 GiB", "500MB" or "1000000"; GB is 10^9 bytes, GiB 2^30. Raises: UsageError."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?", text.strip().lower())
-    if found is None or (found[3] and not found[2]):
-        raise UsageError(f"{option} {text!r}: a size is needed, as in 500MB or 1GiB")
-    size_bytes = int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
-    if not size_bytes:
-        raise UsageError(f"{option} must be over 0 (is {text!r})")
-    return size_bytes

@@ -1,34 +1,136 @@
-"""What all engines have in common: their adapters, which come and go (the registry does it), and how options are checked."""
+"""What all engines do alike: open a bundle, keep its adapters, queue jobs, run a thread over them, drain and close.
+
+Three kinds build on it: `ptune.engine.decoder`, `ptune.engine.encoder` and `ptune.engine.seq2seq`. Each decides which jobs share
+a step, and computes it; its queues and batches differ too much to be shared.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import atexit
+import math
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
 
-from ptune.engine.adapters.registry import AdapterStats, Registry
-from ptune.errors import UsageError
+from ptune.engine.adapters.pending import PendingAdapters
+from ptune.engine.adapters.registry import AdapterStats, Load, Registry, Size
+from ptune.engine.job import Job, shutting_down
+from ptune.engine.metrics import EngineMetrics
+from ptune.engine.options import BatchOptions
 from ptune.formats.bundle import AdapterRecord, Bundle
 
+clock_s = time.monotonic
+"""Clock of deadlines."""
 
-def check_counts(**counts: int) -> None:
-    """Raises: UsageError where an engine's option is less than 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise UsageError(f"{name} must be 1 or more (is {value})")
+J = TypeVar("J", bound=Job[Any])
+Served = TypeVar("Served")
+Batch = TypeVar("Batch", bound=Sequence[Any])
+Options = TypeVar("Options", bound=BatchOptions)
 
 
-class EngineBase:
-    """An engine with a registry. All methods may be called from any thread."""
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Jobs in an engine at one moment."""
 
-    _registry: Registry[Any]
+    running: int
+    waiting: int
+
+
+class EngineBase(ABC, Generic[Options, J, Served, Batch]):
+    """An engine of jobs J under adapters, each loaded as Served. Its public methods may be called from any thread.
+
+    The engine's thread works in turns. In each it takes out the jobs that were cancelled or have expired, then asks the
+    subclass for the next batch and has it computed. `_changed` guards everything that other threads touch.
+    """
+
+    def __init__(
+        self, bundle: Bundle, options: Options, load: Load[Served], size: Size, *, base_answers: bool
+    ) -> None:
+        """load, size, base_answers: as `Registry` takes them. The subclass calls `_start` when it is complete."""
+        self.metrics = EngineMetrics()
+        self._options = options
+        self._open, self._closing = True, False
+        self._changed = threading.Condition()
+        self._registry = Registry(
+            bundle, load, size, self._changed, base_answers=base_answers, limit_bytes=options.adapter_bytes
+        )
+        self._pending: PendingAdapters[J, Served] = PendingAdapters(
+            self._registry, self._changed, self._admit
+        )
+        self._thread = threading.Thread(target=self._run, name=f"ptune-{type(self).__name__}", daemon=True)
+
+    def _start(self) -> None:
+        self._thread.start()
+        atexit.register(self.close)  # or the interpreter would free the graph during a step
+
+    @classmethod
+    def _opened(cls, bundle: Bundle | str | Path, options: Options, *, replay_golden: bool) -> Self:
+        """Opens a bundle: checks the options and the files, loads the adapters, replays the golden vectors.
+
+        Raises: FormatError, AdapterError, UsageError; ParityError where this machine's numbers differ from the exporter's.
+        """
+        options.check()
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        profile = options.profile or bundle.manifest.default_profile
+        graph = bundle.graph_path(profile)
+        bundle.check_files(bundle.manifest.graphs[profile].files)
+        engine = cls._build(bundle, graph, options)
+        try:
+            engine._registry.load_all()
+            if replay_golden:
+                bundle.check_files(bundle.manifest.golden)
+                engine._replay(bundle, profile)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    @classmethod
+    @abstractmethod
+    def _build(cls, bundle: Bundle, graph: Path, options: Options) -> Self:
+        """Loads the graph and makes an engine without adapters."""
+
+    @abstractmethod
+    def _replay(self, bundle: Bundle, profile: str) -> float:
+        """Replays the golden vectors. Raises: ParityError."""
+
+    @abstractmethod
+    def _admit(self, job: J, adapter: Served | None) -> None:
+        """Puts a job into the queue with its adapter, None for the base. Called under the lock."""
+
+    @abstractmethod
+    def _jobs(self) -> Iterable[J]:
+        """All jobs in the queue or in the batch. Called under the lock."""
+
+    @abstractmethod
+    def _take_ended(self) -> list[J]:
+        """Removes the jobs that have ended from the queue and the batch, and returns them. Called under the lock."""
+
+    @abstractmethod
+    def _next_batch(self) -> Batch:
+        """Chooses what to compute now; empty where there is nothing. Called under the lock."""
+
+    @abstractmethod
+    def _compute(self, batch: Batch) -> None:
+        """Computes a batch and ends or continues its jobs. A failure ends the jobs concerned, never the engine."""
+
+    @property
+    @abstractmethod
+    def _busy(self) -> bool:
+        """Whether there are jobs in the queue or in the batch. Called under the lock."""
 
     @property
     def bundle(self) -> Bundle:
-        """As it was when an adapter was loaded last, or `refresh` was called."""
+        """The bundle as of the last `load_adapter` or `refresh`."""
         return self._registry.bundle
 
     @property
     def adapters(self) -> list[str]:
-        """Names of the adapters, in memory or not; the base is always there and not among them."""
+        """Names of the adapters, in memory or not; the base is always served and not among them."""
         return self._registry.names
 
     @property
@@ -37,7 +139,7 @@ class EngineBase:
         return self._registry.in_memory
 
     def record(self, name: str) -> AdapterRecord | None:
-        """What an adapter says of itself; None = the base. Raises: RequestError, 404, where there is none."""
+        """Returns an adapter's record; None for the base. Raises: RequestError, 404, where there is no such adapter."""
         return self._registry.record(name)
 
     def adapter_stats(self) -> AdapterStats:
@@ -55,5 +157,90 @@ class EngineBase:
         self._registry.load(name)
 
     def drop_adapter(self, name: str) -> None:
-        """Takes no more requests for an adapter; those that are there finish. Raises: RequestError, 404."""
+        """Refuses further requests for an adapter; those in the engine finish. Raises: RequestError, 404."""
         self._registry.drop(name)
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Refuses further requests and waits for those in the engine. Returns whether all have finished."""
+        with self._changed:
+            self._open = False
+            return self._changed.wait_for(lambda: not (self._busy or self._pending), timeout_s)
+
+    def close(self) -> None:
+        """Refuses further requests, cancels those in the engine and ends the thread. May be called twice."""
+        with self._changed:
+            self._open, self._closing = False, True
+            self._changed.notify_all()
+        self._thread.join()
+        self._registry.close()
+        atexit.unregister(self.close)
+
+    def _require_open(self) -> None:
+        """Raises: RequestError, 503, where the engine drains or is closed."""
+        if not self._open:
+            raise shutting_down()
+
+    def _enqueue(self, job: J, adapter: str, prompt_tokens: int) -> None:
+        """Queues a job of a known adapter, as soon as that is in memory. Called under the lock."""
+        self.metrics.on_submit(job, prompt_tokens)
+        self._pending.add(job, adapter)
+
+    def _release(self, jobs: Iterable[J]) -> None:
+        """Gives back the adapters of jobs that leave the engine."""
+        with self._changed:
+            for job in jobs:
+                if job.adapter is not None:
+                    self._registry.give_back(job.adapter)
+            self._changed.notify_all()
+
+    def _wake(self) -> None:
+        """Makes the thread look at its jobs again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        """The thread: turn after turn until the engine is closed."""
+        while True:
+            with self._changed:
+                self._sleep()
+                closing = self._closing
+                ended = self._drop_ended()
+                batch = None if closing else self._next_batch()
+                self._changed.notify_all()
+            for job in ended:
+                if closing:
+                    job.shut_down()
+                else:
+                    job.give_up()
+            if closing:
+                return
+            if batch:
+                self._compute(batch)
+
+    def _sleep(self) -> None:
+        """Waits while there is nothing to do. A job whose adapter is being read may expire meanwhile."""
+        if not (self._closing or self._busy or any(job.ended for job in self._pending)):
+            first_s = min((job.deadline_s for job in self._pending), default=math.inf)
+            self._changed.wait(None if first_s == math.inf else max(0.0, first_s - clock_s()))
+
+    def _drop_ended(self) -> list[J]:
+        """Takes out the jobs that were cancelled or have expired; all of them when the engine closes."""
+        now_s = clock_s()
+        for job in self._everywhere():
+            job.expired = job.expired or now_s >= job.deadline_s
+        if self._closing:
+            for job in self._everywhere():
+                job.cancel()
+        ended = self._take_ended()
+        if ended:
+            self._release(ended)
+        return ended + self._pending.take_ended()
+
+    def _everywhere(self) -> Iterator[J]:
+        yield from self._jobs()
+        yield from self._pending
+
+    @staticmethod
+    def _deadline(limit_s: float | None) -> float:
+        """Turns a request's limit into a time on the engine's clock."""
+        return math.inf if limit_s is None else clock_s() + limit_s

@@ -1,4 +1,4 @@
-"""Opens ONNX graphs in onnxruntime, and says how many cores there are for them."""
+"""Opens ONNX graphs in onnxruntime, and counts the cores that it may use."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def check_onnxruntime() -> None:
 def check_names(
     session: onnxruntime.InferenceSession, path: Path, inputs: Collection[str], outputs: Collection[str]
 ) -> None:
-    """Raises: FormatError where a graph's inputs and outputs are not those that its manifest's signature has."""
-    found = {
+    """Raises: FormatError where a graph's inputs and outputs are not those of its manifest's signature."""
+    names = {
         "inputs": ({*inputs}, {node.name for node in session.get_inputs()}),
         "outputs": ({*outputs}, {node.name for node in session.get_outputs()}),
     }
-    for kind, (expected, there) in found.items():
+    for kind, (expected, there) in names.items():
         if wrong := sorted(expected ^ there):
             shown = ", ".join(wrong[:5])
             raise FormatError(

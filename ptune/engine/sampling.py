@@ -1,23 +1,80 @@
-"""From logits to the next token. Everything is per row: what else is in the batch changes nothing."""
+"""Choosing the next token from logits. A choice depends on its own sequence alone, never on the rest of the batch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.decoder.request import Sampling
-from ptune.errors import PtuneError
+from ptune.errors import PtuneError, RequestError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-BLOCK = 256  # tokens that are summed up before one of them is looked for
+BLOCK = 256  # tokens that are summed before one of them is searched
+
+
+def require(holds: bool, param: str, rule: str, value: object) -> None:
+    """Raises: RequestError that names a parameter whose rule does not hold."""
+    if not holds:
+        raise RequestError(f"{param} {rule} (is {value!r})", param=param, code="invalid_value")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Field names and meanings are those of the OpenAI and vLLM APIs.
+
+    Order: logit_bias, repetition/frequency/presence penalties, then temperature, top_k, top_p, min_p.
+    `temperature` 0 is greedy; its ties go to the lowest token id.
+
+    Raises: RequestError that names the field where a value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = off
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.temperature < math.inf, "temperature", "must be 0 or more", self.temperature)
+        require(0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1", self.top_p)
+        require(self.top_k >= 0, "top_k", "must be 0 (off) or more", self.top_k)
+        require(0 <= self.min_p <= 1, "min_p", "must be from 0 to 1", self.min_p)
+        require(
+            0 < self.repetition_penalty < math.inf,
+            "repetition_penalty",
+            "must be above 0",
+            self.repetition_penalty,
+        )
+        require(
+            math.isfinite(self.frequency_penalty),
+            "frequency_penalty",
+            "must be finite",
+            self.frequency_penalty,
+        )
+        require(
+            math.isfinite(self.presence_penalty), "presence_penalty", "must be finite", self.presence_penalty
+        )
+        for token, bias in self.logit_bias.items():
+            require(math.isfinite(bias), "logit_bias", f"must be finite for token {token}", bias)
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the token with the largest logit and bias is taken, whatever the earlier tokens are."""
+        penalties = self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty
+        return self.temperature == 0 and not penalties
 
 
 def require_numbers(logits: npt.NDArray[np.float32]) -> None:
-    """Raises: PtuneError where one is not a number: whatever is largest then is not, either."""
+    """Raises: PtuneError where a logit is not a number: the largest is then not one either."""
     if logits.size and np.isnan(logits.max()):
         raise PtuneError("the model's output is not a number")
 
@@ -73,7 +130,7 @@ def choose(
 def drawn(probabilities: Floats, share: float) -> int:
     """The token at which the sum of `probabilities` [vocab] from the first on passes a share, in [0, 1), of the whole.
 
-    A block of tokens is found first, then the token in it: summing up step by step over all is what takes long.
+    The block of tokens is found first, then the token in it: a cumulative sum over all tokens would take long.
     """
     sums = np.add.reduceat(probabilities, np.arange(0, len(probabilities), BLOCK))
     passed = np.cumsum(sums)
@@ -90,7 +147,7 @@ def _first_above(cumulative: Floats, target: float, parts: Floats) -> int:
 
 
 def _largest(logits: npt.NDArray[np.float32], bias: Mapping[int, float]) -> int | None:
-    """The first of the tokens with the largest logit and bias; None where that is not seen at a glance."""
+    """The first of the tokens with the largest logit and bias; None where a full comparison is needed."""
     best = int(logits.argmax())
     if best in bias:
         return None
@@ -117,7 +174,7 @@ def penalised(scores: Floats, sampling: Sampling, prompt: Sequence[int], output:
 
 
 def distribution(scores: Floats, sampling: Sampling) -> Floats:
-    """Probabilities [vocab] after temperature, top_k, top_p and min_p; what is cut off has 0. They take the place of `scores`."""
+    """Probabilities [vocab] after temperature, top_k, top_p and min_p; tokens cut off have 0. Overwrites `scores`."""
     if not 0 < sampling.top_k < len(scores):
         return _spread(scores, sampling)
     kept = np.flatnonzero(scores >= np.partition(scores, -sampling.top_k)[-sampling.top_k])
@@ -128,7 +185,7 @@ def distribution(scores: Floats, sampling: Sampling) -> Floats:
 
 
 def _spread(scores: Floats, sampling: Sampling) -> Floats:
-    """Probabilities [n] of those that top_k has left, in place."""
+    """Probabilities [n] of the tokens that top_k kept, in place."""
     scores -= scores.max()
     with np.errstate(over="ignore"):  # a temperature near 0 sends all but the best to -inf, which is right
         scores /= sampling.temperature

@@ -1,7 +1,7 @@
 """An encoder-decoder of transformers, traced into two ONNX graphs under the signature of `ptune.formats.seq2seq`.
 
-The reader is the whole model up to the keys and values that its cross-attention makes of the source: what else the decoder
-computes in that trace nobody reads, and it goes. The writer is the decoder and the head, with those given to it.
+The encoder graph is the whole model up to the keys and values that its cross-attention makes of the source: what else the decoder
+computes in that trace nobody reads, and it goes. The decoder graph is the decoder and the head, with those given to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ptune.export.fuse import cleanup as tidy
 from ptune.export.sockets import describe, install
 from ptune.export.trace import DYNAMIC, Traced, onnx_of, skeleton, tied_names
 from ptune.export.weights import ModelWeights, attach
-from ptune.formats.seq2seq import READER_INPUTS, WRITER_INPUTS, Seq2SeqSignature
+from ptune.formats.seq2seq import DECODER_INPUTS, ENCODER_INPUTS, Seq2SeqSignature
 from ptune.formats.signature import CacheLayer, Socket
 
 
@@ -35,8 +35,8 @@ class TracedSeq2Seq:
     """Both graphs, with their weights."""
 
     signature: Seq2SeqSignature
-    reader: Traced
-    writer: Traced
+    encoder: Traced
+    decoder: Traced
 
 
 class _Graph(nn.Module):
@@ -128,9 +128,9 @@ def trace_seq2seq(model: PreTrainedModel, context: int) -> TracedSeq2Seq:
         reader_sockets=describe(reader_sockets),
         writer_sockets=describe(writer_sockets),
     )
-    reader = _traced(model, signature, reads=True)
-    writer = _traced(model, signature, reads=False)
-    return TracedSeq2Seq(signature, reader, writer)
+    encoder = _traced(model, signature, reads=True)
+    decoder = _traced(model, signature, reads=False)
+    return TracedSeq2Seq(signature, encoder, decoder)
 
 
 def _skeleton(model: PreTrainedModel) -> tuple[PreTrainedModel, list[EncoderSocket]]:
@@ -183,9 +183,9 @@ def _traced(model: PreTrainedModel, signature: Seq2SeqSignature, *, reads: bool)
     mode = next(parameter.fake_mode for parameter in empty.parameters() if hasattr(parameter, "fake_mode"))
     with mode:
         arguments, dynamic = _example(signature, own, reads=reads)
-    step = list(READER_INPUTS if reads else WRITER_INPUTS)
+    step = list(ENCODER_INPUTS if reads else DECODER_INPUTS)
     caches = [] if reads else [*signature.layers("past"), *signature.layers("cross")]
-    factors = signature.reader_factors() if reads else signature.writer_factors()
+    factors = signature.encoder_factors() if reads else signature.decoder_factors()
     outputs = signature.layers("cross") if reads else ["logits", *signature.layers("new")]
     named = model.config.model_type
     found = onnx_of(graph, arguments, dynamic, [*step, *caches, *factors], outputs, named, optimize=False)

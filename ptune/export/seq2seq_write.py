@@ -25,7 +25,7 @@ def write_seq2seq(
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent."""
     place = folder / "graphs" / FP32
-    for name, graph in ((ENCODER, traced.reader), (DECODER, traced.writer)):
+    for name, graph in ((ENCODER, traced.encoder), (DECODER, traced.decoder)):
         report("writing the weights")
         save(graph, place / name)
     codec.save(folder / "codec")

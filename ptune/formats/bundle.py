@@ -2,7 +2,7 @@
 
     manifest.json                   this file's Manifest
     graphs/PROFILE/model.onnx       the graph; its weights lie in model.onnx.data beside it
-    graphs/PROFILE/encoder.onnx     of an encoder-decoder, instead: the reader, and decoder.onnx, the writer (ptune.formats.seq2seq)
+    graphs/PROFILE/encoder.onnx     of an encoder-decoder, instead: the encoder, and decoder.onnx, the decoder (ptune.formats.seq2seq)
     graphs/PROFILE/bare.onnx        of a decoder: the same without adapters' inputs, on the same weights
     graphs/PROFILE/in_groups.onnx   of a decoder whose heads share keys: the same for steps of few tokens a sequence; and
                                     in_groups_bare.onnx

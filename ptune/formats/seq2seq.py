@@ -3,7 +3,7 @@
 A source is read once; what the decoder's cross-attention sees of it, keys and values of every layer, is computed then and
 given to each step of writing. A step writes any number of tokens in each row; rows may be of different age.
 
-The reader, graphs/PROFILE/encoder.onnx:
+The encoder, graphs/PROFILE/encoder.onnx:
 
 Inputs                          type   shape                       meaning
 input_ids                       int64  [batch, source]             the sources, padded on the right (with any token)
@@ -13,14 +13,14 @@ SOCKET.A, SOCKET.B              float  [in, R], [R, out]           low-rank fact
 
 Outputs: cross_key.L, cross_value.L float [batch, heads, source, dim] of decoder layer L.
 
-The writer, graphs/PROFILE/decoder.onnx:
+The decoder, graphs/PROFILE/decoder.onnx:
 
 Inputs                          type   shape                       meaning
 input_ids                       int64  [batch, tokens]             what was written last; the family's start token first
 past_lengths                    int64  [batch]                     tokens of each row that lie in its cache
 lengths                         int64  [batch]                     tokens of each row's source
 past_key.L, past_value.L        float  [batch, heads, C, dim]      cache; cells from past_lengths on are not looked at; C >= 1
-cross_key.L, cross_value.L      float  [batch, heads, source, dim] as the reader gives them
+cross_key.L, cross_value.L      float  [batch, heads, source, dim] as the encoder gives them
 lora_mask, SOCKET.A, SOCKET.B      as above
 
 Outputs: logits float [batch, tokens, vocab]; new_key.L, new_value.L float [batch, heads, tokens, dim], which belong into
@@ -36,8 +36,8 @@ from pydantic import BaseModel, ConfigDict
 from ptune.formats.signature import CacheLayer, Socket
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
-READER_INPUTS = ("input_ids", "lengths", "lora_mask")
-WRITER_INPUTS = ("input_ids", "past_lengths", "lengths", "lora_mask")
+ENCODER_INPUTS = ("input_ids", "lengths", "lora_mask")
+DECODER_INPUTS = ("input_ids", "past_lengths", "lengths", "lora_mask")
 
 
 class Seq2SeqSignature(BaseModel):
@@ -60,12 +60,12 @@ class Seq2SeqSignature(BaseModel):
         """Names of the arrays of a kind ("past", "cross" or "new") in graph order: key then value of each layer."""
         return [f"{kind}_{side}.{layer}" for layer in range(len(self.cache)) for side in ("key", "value")]
 
-    def reader_factors(self) -> list[str]:
-        """Adapter inputs of the reader in graph order: A then B of each socket."""
+    def encoder_factors(self) -> list[str]:
+        """Adapter inputs of the encoder in graph order: A then B of each socket."""
         return factor_names(self.reader_sockets)
 
-    def writer_factors(self) -> list[str]:
-        """Adapter inputs of the writer."""
+    def decoder_factors(self) -> list[str]:
+        """Adapter inputs of the decoder."""
         return factor_names(self.writer_sockets)
 
 

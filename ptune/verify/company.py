@@ -19,9 +19,10 @@ import numpy as np
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
-from ptune.engine.decoder.request import NO_TOKEN, Request, Sampling, Token
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step
+from ptune.engine.sampling import Sampling
 from ptune.formats.bundle import BASE, FP32, Bundle, Hop
 from ptune.parity import Array, log_softmax
 

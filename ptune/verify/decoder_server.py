@@ -9,7 +9,8 @@ import httpx
 
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import Request, Sampling, Token
+from ptune.engine.decoder.request import Request, Token
+from ptune.engine.sampling import Sampling
 from ptune.formats.bundle import Bundle, Hop
 from ptune.verify.server import TIE, TOKENS, Agreement, agreements, hop, post
 from ptune.verify.torch_side import Probe

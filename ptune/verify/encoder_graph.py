@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptune.engine.encoder.batch import Array
+from ptune.engine.onnx_graph import Array
 from ptune.formats.signature import EncoderSignature, Socket
 from ptune.verify.encoder_torch import Inputs
 from ptune.verify.reference import Factors, padded

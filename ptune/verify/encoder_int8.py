@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from ptune.codecs.image import Preprocessing
 from ptune.codecs.labels import Problem
-from ptune.engine.encoder.batch import Array, Item
+from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import EncoderEngine
+from ptune.engine.onnx_graph import Array
 from ptune.formats.bundle import FP32, INT8, Bundle, Hop
 from ptune.tasks.encoder.infer import Encoded
 from ptune.verify import held_images, held_texts

@@ -14,8 +14,9 @@ import numpy as np
 from ptune.codecs.image import Preprocessing
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.tasks import endpoints_of
-from ptune.engine.encoder.batch import Array, Item
+from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import EncoderEngine
+from ptune.engine.onnx_graph import Array
 from ptune.errors import ParityError
 from ptune.formats.bundle import AdapterRecord, Bundle, Hop
 from ptune.tasks.encoder.infer import classification, encode, entities

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ptune.config.recipe import Backbone
-from ptune.engine.encoder.batch import Array
+from ptune.engine.onnx_graph import Array
 from ptune.export.encoder_parts import Size, hidden_of
 from ptune.formats.bundle import BaseIdentity
 from ptune.tasks.encoder.facts import Facts

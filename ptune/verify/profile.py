@@ -11,7 +11,8 @@ import numpy as np
 from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.lora_slots import LoraSlots
-from ptune.engine.decoder.request import Request, Sampling
+from ptune.engine.decoder.request import Request
+from ptune.engine.sampling import Sampling
 from ptune.formats.bundle import BASE, FP32, NF4, Bundle, Hop
 from ptune.parity import Array, compare
 from ptune.progress import Progress

@@ -14,7 +14,7 @@ from ptune.codecs.seq2seq import Seq2SeqCodec, Writing
 from ptune.engine.onnx_graph import Array
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
 from ptune.engine.seq2seq.golden import Pair
-from ptune.engine.seq2seq.request import Sentence
+from ptune.engine.seq2seq.request import Seq2SeqRequest
 from ptune.engine.seq2seq.session import Seq2SeqSession
 from ptune.formats.bundle import BASE, Bundle, Hop
 from ptune.formats.seq2seq import Seq2SeqSignature
@@ -97,8 +97,10 @@ def _engine_hops(
 ) -> tuple[dict[str, Hop], list[Question]]:
     """The engine against the graphs under every name, and what a server is to answer as the engine does."""
     with closing(Seq2SeqEngine.open(bundle, threads=threads, replay_golden=False)) as engine:
-        asked = [Sentence(one.source, name, given=one.target) for one in pairs for name in by_graph]
-        written = engine.write(asked)
+        asked = [
+            Seq2SeqRequest(one.source, name, forced_ids=one.target) for one in pairs for name in by_graph
+        ]
+        written = engine.generate(asked)
         model = Seq2SeqModel(engine, Seq2SeqCodec.open(bundle.codec_path))
         texts = questions(model, pairs, [*by_graph])
     hops: dict[str, Hop] = {}
@@ -149,7 +151,7 @@ class PlainSeq2Seq:
             "lengths": lengths,
             "lora_mask": choice,
         }
-        cross = dict(zip(self.signature.layers("cross"), self.session.read(source, factors), strict=True))
+        cross = dict(zip(self.signature.layers("cross"), self.session.encode(source, factors), strict=True))
         shapes = [
             (one.kv_heads, 1, dim) for one in self.signature.cache for dim in (one.key_dim, one.value_dim)
         ]
@@ -162,5 +164,5 @@ class PlainSeq2Seq:
             "lengths": lengths,
             "lora_mask": choice,
         }
-        logits, _ = self.session.write({**step, **past, **cross}, factors)
+        logits, _ = self.session.decode({**step, **past, **cross}, factors)
         return log_softmax(logits[0])

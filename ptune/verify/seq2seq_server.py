@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 
 from ptune.engine.seq2seq.golden import Pair
-from ptune.engine.seq2seq.request import Sentence
+from ptune.engine.seq2seq.request import Seq2SeqRequest
 from ptune.formats.bundle import Bundle, Hop
 from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 from ptune.verify.probes import WITHOUT_DATA
@@ -30,13 +30,14 @@ def questions(model: Seq2SeqModel, pairs: Sequence[Pair], names: Sequence[str]) 
     """The held-out sources, turned back into what a client would send, under every name."""
     asked = [(name, _text(model, pair, name, at)) for at, pair in enumerate(pairs) for name in names]
     sentences = [model.sentence(text, name, TOKENS) for name, text in asked]
-    written = [one.ids for one in model.engine.write(sentences)]
+    written = [one.ids for one in model.engine.generate(sentences)]
     again = [
-        Sentence(one.source, one.adapter, given=ids) for one, ids in zip(sentences, written, strict=True)
+        Seq2SeqRequest(one.source, one.adapter, forced_ids=ids)
+        for one, ids in zip(sentences, written, strict=True)
     ]
     banned = list(model.codec.writing.banned_ids)
     asked_of_server = []
-    for one, (name, text) in zip(model.engine.write(again), asked, strict=True):
+    for one, (name, text) in zip(model.engine.generate(again), asked, strict=True):
         assert one.logits is not None
         logits = one.logits.copy()
         logits[:, banned] = -np.inf

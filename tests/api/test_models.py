@@ -114,11 +114,11 @@ def test_a_method_of_another_kind_says_what_there_is(
     assert not hasattr(model, method)
 
 
-def test_an_option_of_another_kind_is_refused(chat_bundle: Path) -> None:
+def test_an_option_of_another_kind_is_refused(encoder: ptune.EncoderModel) -> None:
     with pytest.raises(
-        ptune.UsageError, match="a bundle of a decoder takes no max_batch; it takes adapter_bytes"
+        ptune.UsageError, match="a bundle of an encoder takes no kv_bytes; it takes adapter_bytes"
     ):
-        ptune.load(chat_bundle, max_batch=3)
+        ptune.load(encoder.engine.bundle.folder, kv_bytes=3)
 
 
 def test_the_only_adapter_that_can_do_it_does_it(encoder: ptune.EncoderModel) -> None:

@@ -36,7 +36,7 @@ async def used(bundle: ptune.Bundle) -> None:
     with ptune.ChatModel.open("bundles/x", max_rows=4) as chat:
         assert_type(await chat.achat("Hello", temperature=0.0), Answer)
         assert_type(chat.achat("Hello", stream=True), AsyncIterator[Delta])
-    with ptune.EncoderModel.open("bundles/y", max_batch=4) as encoder:
+    with ptune.EncoderModel.open("bundles/y", max_rows=4) as encoder:
         assert_type(await encoder.atag(["a"]), list[list[Entity]])
     with ptune.Seq2SeqModel.open("bundles/z") as translator:
         assert_type(await translator.atranslate(["a"]), list[str])

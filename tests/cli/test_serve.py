@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ptune.cli.serve import Serve, size_of
+from ptune.cli.engine_flags import size_of
+from ptune.cli.parse import parse
+from ptune.cli.serve import Serve
 from ptune.errors import UsageError
 
 
@@ -21,7 +23,7 @@ def test_sizes(text: str, size_bytes: int) -> None:
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "1XB", "1iB", "nan", "1e9", "0", "0GB", "1GB1", "9" * 30])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--adapter-bytes"):
-        Serve(Path("bundle"), adapter_bytes=text).start()
+        parse(Serve, ["bundle", f"--adapter-bytes={text}"], "serve")
 
 
 def test_options_that_mean_nothing(tmp_path: Path) -> None:

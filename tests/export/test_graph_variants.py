@@ -93,7 +93,7 @@ def test_the_same_bits_of_any_step(bundle_of_groups: tuple[Graphs, Signature], d
         lengths = random.integers(0, capacity, 5)
         logits = Step(graphs_used, signature, cache)(chunks)
         kept = [
-            array[chunk.row.slot, :, : chunk.start + chunk.count]
+            array[chunk.sequence.slot, :, : chunk.start + chunk.count]
             for array in cache.window(0, 5).values()
             for chunk in chunks
         ]

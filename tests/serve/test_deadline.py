@@ -8,6 +8,7 @@ import pytest
 from support import encoder_bundles, fake_chat_model
 
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
+from ptune.engine.options import EngineOptions
 from ptune.errors import UsageError
 from ptune_serve import lifecycle
 
@@ -38,7 +39,7 @@ def test_what_is_no_time_is_refused(served, path, value):
 @pytest.mark.parametrize("path", BODIES)
 def test_who_waited_too_long_gets_a_503(served, path, monkeypatch):
     def late(request: Request, *_: object) -> Iterator[Token]:
-        yield Token(NO_TOKEN, finish="error", error=f"{request.deadline_s} s passed", late=True)
+        yield Token(NO_TOKEN, finish="error", error=f"{request.deadline_s} s passed", expired=True)
 
     monkeypatch.setattr(fake_chat_model, "_answer", late)
     answer = served.http.post(path, json=BODIES[path], headers={"x-request-timeout": "2.5"})
@@ -49,4 +50,6 @@ def test_who_waited_too_long_gets_a_503(served, path, monkeypatch):
 
 def test_an_encoders_texts_are_never_cut():
     with pytest.raises(UsageError, match="leave out --step-ms"):
-        lifecycle.serve(encoder_bundles.tiny().bundle.folder, port=0, ui=False, step_ms=50)
+        lifecycle.serve(
+            encoder_bundles.tiny().bundle.folder, port=0, ui=False, options=EngineOptions(step_ms=50)
+        )

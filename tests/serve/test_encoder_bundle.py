@@ -19,6 +19,7 @@ from support.encoder_bundles import NAMES, SENTIMENT, TEXTS
 from support.fake_chat_model import wait_until
 
 from ptune.codecs.words import split
+from ptune.engine.options import EngineOptions
 from ptune.errors import UsageError
 from ptune_serve import lifecycle
 
@@ -109,7 +110,9 @@ def test_models_of_a_real_bundle(served):
 
 def test_an_encoder_has_no_kv_cache():
     with pytest.raises(UsageError, match="leave out --kv-gb"):
-        lifecycle.serve(encoder_bundles.tiny().bundle.folder, port=0, ui=False, kv_gb=0.5)
+        lifecycle.serve(
+            encoder_bundles.tiny().bundle.folder, port=0, ui=False, options=EngineOptions(kv_bytes=1 << 29)
+        )
 
 
 def test_it_stops_gently(served):

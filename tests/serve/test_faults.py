@@ -20,7 +20,8 @@ from support.living_adapters import PROMPT, Living, Process, completed, living, 
 
 import ptune
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import Request, Sampling
+from ptune.engine.decoder.request import Request
+from ptune.engine.sampling import Sampling
 from ptune_serve.app import create_app
 from ptune_serve.listen import listen
 
@@ -189,7 +190,7 @@ def test_after_a_failed_step_nothing_is_believed_that_it_may_have_touched(
     reused = engine.stats().reused
     spoil(engine)
     assert answer(engine, "narrow") == ["error"]
-    assert engine.pulse.failed == 1
+    assert engine.metrics.failed == 1
     assert {name: answer(engine, name) for name in expected} == expected, (
         "computed anew, on a session loaded anew"
     )

@@ -151,16 +151,16 @@ def test_removed_adapters_leave_the_exposition() -> None:
 
 
 def test_steps_that_fail_are_told_from_requests_that_do() -> None:
-    pulse = EngineMetrics()
+    metrics = EngineMetrics()
     for number in range(3):
-        assert not pulse.broken, number
-        with pytest.raises(OSError), pulse.step(2):
+        assert not metrics.broken, number
+        with pytest.raises(OSError), metrics.step(2):
             raise OSError
-    assert pulse.broken
-    with pulse.step(1):
-        assert pulse.running_s >= 0
-    assert not pulse.broken
-    assert (pulse.failed, pulse.step_s.count, pulse.running_s) == (3, 4, 0)
+    assert metrics.broken
+    with metrics.step(1):
+        assert metrics.running_s >= 0
+    assert not metrics.broken
+    assert (metrics.failed, metrics.step_s.count, metrics.running_s) == (3, 4, 0)
 
 
 @pytest.mark.parametrize("given", ["abc-1", "A.b:c_9", "x" * 128])

@@ -20,6 +20,7 @@ from support.seq2seq_bundles import ADAPTERS, CONTEXT, SOURCES, Made, generated,
 from support.tiny_models import decoded
 
 import ptune
+from ptune.engine.options import EngineOptions
 from ptune.errors import UsageError
 from ptune_serve import lifecycle
 from ptune_serve.app import create_seq2seq_app
@@ -196,9 +197,14 @@ def test_it_drains(served: tuple[subprocess.Popen[bytes], httpx.Client]) -> None
 
 
 def test_options_of_chat_models_are_refused(made: Made) -> None:
-    for option in ({"kv_gb": 0.5}, {"step_ms": 50}):
-        with pytest.raises(UsageError, match=f"leave out --{next(iter(option)).replace('_', '-')}"):
-            lifecycle.serve(made.bundle.folder, port=0, ui=False, **option)
+    for flag, options in {
+        "--kv-gb": EngineOptions(kv_bytes=1 << 29),
+        "--step-ms": EngineOptions(step_ms=50),
+        "--prefill-chunk": EngineOptions(prefill_chunk=64),
+        "--num-speculative-tokens": EngineOptions(num_speculative_tokens=0),
+    }.items():
+        with pytest.raises(UsageError, match=f"leave out {flag}"):
+            lifecycle.serve(made.bundle.folder, port=0, ui=False, options=options)
 
 
 def test_keys_and_adapters_that_are_added(made: Made, tmp_path: Path) -> None:
@@ -237,7 +243,7 @@ def test_a_broken_engine_is_told_and_not_explained(made: Made, monkeypatch: pyte
     try:
         with TestClient(create_seq2seq_app(model)) as http:
             with monkeypatch.context() as patch:
-                patch.setattr(model.engine._session, "write", broken)
+                patch.setattr(model.engine._session, "decode", broken)
                 for _ in range(3):
                     answer = ask(http, "one", "Save")
                     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_error")

@@ -134,7 +134,7 @@ class FakeEngine:
     cancelled: list[Request] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     running: int = 0
-    pulse: EngineMetrics = field(default_factory=EngineMetrics)
+    metrics: EngineMetrics = field(default_factory=EngineMetrics)
     counting: Any = field(default_factory=threading.Lock)  # `running` is changed by many threads
 
     def __post_init__(self) -> None:
@@ -311,7 +311,7 @@ def main() -> int:
         engine = FakeEngine(delay_s=options.delay_s)
         if options.stuck:
             engine.close = threading.Event().wait  # type: ignore[method-assign]
-            engine.hanging = engine.pulse.step(1)  # type: ignore[attr-defined] # kept, or it would end
+            engine.hanging = engine.metrics.step(1)  # type: ignore[attr-defined] # kept, or it would end
             engine.hanging.__enter__()  # type: ignore[attr-defined]
         return FakeChatModel(engine)
 

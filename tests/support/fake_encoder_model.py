@@ -80,7 +80,7 @@ class FakeEncoderEngine:
     asked: list[tuple[Any, str]] = field(default_factory=list)
     cancelled: int = 0
     waiting: int = 0
-    pulse: EngineMetrics = field(default_factory=EngineMetrics)
+    metrics: EngineMetrics = field(default_factory=EngineMetrics)
 
     def __post_init__(self) -> None:
         self.go_on.set()

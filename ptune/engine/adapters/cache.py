@@ -1,4 +1,4 @@
-"""What is in memory within a limit: the least recently used goes first, and nothing while it is used. No locks, no disk."""
+"""LRU cache with a byte limit and reference counts: entries in use are not evicted. No locks, no disk."""
 
 from __future__ import annotations
 
@@ -6,94 +6,94 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-Held = TypeVar("Held")
+Value = TypeVar("Value")
 
 
 @dataclass(eq=False)
-class _Place(Generic[Held]):
-    held: Held
+class _Entry(Generic[Value]):
+    value: Value
     bytes: int
-    users: int = 0
+    refcount: int = 0
 
 
-class AdapterCache(Generic[Held]):
-    """Objects by name, each with its size and the number of those who use it just now.
+class AdapterCache(Generic[Value]):
+    """Adapters by name, each with its size and its number of users.
 
-    limit_bytes: what all of them may take together; None = no limit.
+    limit_bytes: memory for all of them together; None for no limit.
     """
 
     def __init__(self, limit_bytes: int | None = None) -> None:
         self.limit_bytes = limit_bytes
-        self._places: OrderedDict[str, _Place[Held]] = OrderedDict()  # least recently used first
-        self._leaving: list[_Place[Held]] = []  # used still, and given to nobody any more
+        self._entries: OrderedDict[str, _Entry[Value]] = OrderedDict()  # least recently used first
+        self._retiring: list[_Entry[Value]] = []  # still in use, but given to no new user
         self._reserved_bytes = 0
-        self.evicted = 0  # objects that made room for others
+        self.evicted = 0  # entries that made room for others
 
     @property
     def names(self) -> list[str]:
-        """Of what can be had at once, least recently used first."""
-        return list(self._places)
+        """Names of the entries that `take` finds, least recently used first."""
+        return list(self._entries)
 
     @property
     def bytes(self) -> int:
-        """What is taken, reservations and what is leaving included."""
-        places = (*self._places.values(), *self._leaving)
-        return self._reserved_bytes + sum(place.bytes for place in places)
+        """Memory in use, reservations and retiring entries included."""
+        entries = (*self._entries.values(), *self._retiring)
+        return self._reserved_bytes + sum(entry.bytes for entry in entries)
 
-    def take(self, name: str) -> Held | None:
-        """Gives an object to one more user, who gives it back; None where it is not here."""
-        place = self._places.get(name)
-        if place is None:
+    def take(self, name: str) -> Value | None:
+        """Gives an entry to one more user, who gives it back; None where it is not in the cache."""
+        entry = self._entries.get(name)
+        if entry is None:
             return None
-        self._places.move_to_end(name)
-        place.users += 1
-        return place.held
+        self._entries.move_to_end(name)
+        entry.refcount += 1
+        return entry.value
 
-    def give_back(self, held: Held) -> None:
-        """One user is done with what `take` gave it."""
-        place = next(one for one in (*self._places.values(), *self._leaving) if one.held is held)
-        place.users -= 1
-        if not place.users and place in self._leaving:
-            self._leaving.remove(place)
+    def give_back(self, value: Value) -> None:
+        """Ends one use of what `take` gave."""
+        entry = next(entry for entry in (*self._entries.values(), *self._retiring) if entry.value is value)
+        entry.refcount -= 1
+        if not entry.refcount and entry in self._retiring:
+            self._retiring.remove(entry)
 
     def fits(self, size_bytes: int) -> bool:
-        """Whether there is room for so much as things stand."""
+        """Whether there is room for an entry of this size now."""
         return self.limit_bytes is None or self.bytes + size_bytes <= self.limit_bytes
 
     def make_room(self, size_bytes: int) -> bool:
-        """Makes room for so much, or as much of it as can be made now. Returns whether there is enough.
+        """Evicts entries until one of this size fits, as far as that is possible now. Returns whether it fits.
 
-        First go those that nobody uses. Where that is not enough, those that are used get no more users, as many as
-        it takes: call again when something was given back. So nobody waits for ever for a place among busy ones.
+        Unused entries go first. Where they are not enough, used ones retire, as many as it takes: they get no new
+        users, and the caller tries again when one was given back. So nobody waits for ever among busy entries.
         """
-        for name in [name for name, place in self._places.items() if not place.users]:
+        for name in [name for name, entry in self._entries.items() if not entry.refcount]:
             if self.fits(size_bytes):
                 break
-            del self._places[name]
+            del self._entries[name]
             self.evicted += 1
-        for name in list(self._places):
-            going_bytes = sum(place.bytes for place in self._leaving)
-            if self.fits(size_bytes - going_bytes):
+        for name in list(self._entries):
+            retiring_bytes = sum(entry.bytes for entry in self._retiring)
+            if self.fits(size_bytes - retiring_bytes):
                 break
             self.drop(name)
             self.evicted += 1
         return self.fits(size_bytes)
 
     def reserve(self, size_bytes: int) -> None:
-        """Keeps a place for an object that is on its way."""
+        """Counts the memory of an entry that is being read."""
         self._reserved_bytes += size_bytes
 
     def release(self, size_bytes: int) -> None:
         """Ends a reservation."""
         self._reserved_bytes -= size_bytes
 
-    def put(self, name: str, held: Held, size_bytes: int) -> None:
-        """Puts an object where there is room for it; one of the same name leaves."""
+    def put(self, name: str, value: Value, size_bytes: int) -> None:
+        """Adds an entry for which there is room; one of the same name retires."""
         self.drop(name)
-        self._places[name] = _Place(held, size_bytes)
+        self._entries[name] = _Entry(value, size_bytes)
 
     def drop(self, name: str) -> None:
-        """Gives an object to nobody any more; it goes when its last user gives it back."""
-        place = self._places.pop(name, None)
-        if place is not None and place.users:
-            self._leaving.append(place)
+        """Removes an entry, or retires it until its last user gives it back."""
+        entry = self._entries.pop(name, None)
+        if entry is not None and entry.refcount:
+            self._retiring.append(entry)

@@ -66,7 +66,7 @@ def adopt(bundle: Bundle, folder: Path, name: str) -> None:
 
 
 def sweep(bundle: Bundle) -> None:
-    """Removes what interrupted calls of `install` have left. Not while another one runs."""
+    """Removes leftovers of interrupted calls of `install`. Must not run beside another call."""
     for left in bundle.adapter_path("").glob(".*.part"):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -79,7 +79,7 @@ def remove(bundle: Bundle, name: str) -> None:
 
 
 def _forget_golden(bundle: Bundle, name: str, manifest: Manifest) -> None:
-    """Writes a manifest without an adapter, whose golden vectors go, too: the next one of that name would be held to them."""
+    """Writes a manifest without an adapter, and removes its golden vectors: a later adapter of that name must not be compared with them."""
     changed: dict[str, dict[str, Any]] = {}
     for path in sorted(bundle.golden_path.parent.glob("*.json")):
         said = read_json(path)
@@ -98,7 +98,7 @@ def _forget_golden(bundle: Bundle, name: str, manifest: Manifest) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raises: UsageError for a name that no adapter can have."""
+    """Raises: UsageError for a name that an adapter cannot have."""
     if name == BASE or name != os.path.basename(name) or not name or name.startswith("."):
         raise UsageError(f"--name {name!r}: must be a plain folder name other than {BASE!r}")
 

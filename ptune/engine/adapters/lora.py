@@ -98,7 +98,7 @@ def weights_of(folder: Path) -> dict[str, Factor]:
 
 
 def factor_bytes(folder: Path) -> int:
-    """What the tensors of a PEFT folder take in memory. Raises: AdapterError, as `weights_of`."""
+    """Memory of a PEFT folder's tensors, in bytes. Raises: AdapterError, as `weights_of`."""
     try:
         return float32_bytes(_weights_file(folder))
     except FormatError as error:
@@ -106,7 +106,7 @@ def factor_bytes(folder: Path) -> int:
 
 
 def of_head(tensor: str, prefix: str, own: Collection[str]) -> bool:
-    """Whether a tensor of a PEFT file belongs to what comes after an encoder's body, its pooler included.
+    """Whether a tensor of a PEFT file belongs to the head of an encoder, the pooler included.
 
     own: the modules that the adapter itself calls its head.
     """
@@ -137,13 +137,13 @@ def _check_head(found: dict[str, Factor], expected: Mapping[str, tuple[int, ...]
 
 
 def head_of(folder: Path) -> list[str]:
-    """The modules that an adapter trained whole, as ptune's training notes them. Raises: FormatError."""
+    """Names of the modules that an adapter trained whole, as ptune's training recorded them. Raises: FormatError."""
     said = read_json(folder / "ptune.json") if (folder / "ptune.json").is_file() else {}
     return [str(name) for name in said.get("head", ())]
 
 
 class Misfits:
-    """What is wrong with an adapter: each reason once, with the names it concerns."""
+    """Collects the faults of an adapter: each reason once, with the names it concerns."""
 
     def __init__(self, reasons: list[str]) -> None:
         self._names: dict[str, list[str]] = {reason: [] for reason in reasons}
@@ -152,7 +152,7 @@ class Misfits:
         self._names.setdefault(reason, []).append(name)
 
     def raise_for(self, folder: Path) -> None:
-        """Raises: AdapterError where there is anything wrong."""
+        """Raises: AdapterError that lists all faults, if there are any."""
         if self._names:
             lines = "".join(f"\n  - {reason}{_listed(names)}" for reason, names in self._names.items())
             raise AdapterError(f"the adapter {folder} cannot be served:{lines}")

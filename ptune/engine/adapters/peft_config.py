@@ -1,4 +1,4 @@
-"""adapter_config.json as peft writes it: what ptune serves of it, and what it refuses by name."""
+"""adapter_config.json as peft writes it: the settings that ptune serves, and those that it refuses by name."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LoraConfig(BaseModel):
         return self.rank_pattern.get(_pattern_of(module, self.rank_pattern), self.r)
 
     def scale(self, module: str) -> float:
-        """What B is multiplied with: alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski 2023)."""
+        """Factor of B: alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski 2023)."""
         alpha = self.alpha_pattern.get(_pattern_of(module, self.alpha_pattern), self.lora_alpha)
         rank = self.rank(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
@@ -80,7 +80,7 @@ class LoraConfig(BaseModel):
 
 
 def read_config(folder: Path, *, with_head: bool = False) -> tuple[LoraConfig, list[str]]:
-    """Reads adapter_config.json. Returns it and what about it cannot be served.
+    """Reads adapter_config.json. Returns it and the reasons why it cannot be served.
 
     with_head: whole trained modules are no fault of it: the adapter brings a head of its own.
 
@@ -119,7 +119,7 @@ def _refused(fields: dict[str, Any], config: LoraConfig) -> list[str]:
 
 
 def _try_patterns(config: LoraConfig) -> None:
-    """Raises: re.error for a pattern that is none."""
+    """Raises: re.error for an invalid pattern."""
     regexes = [value for value in (config.target_modules, config.exclude_modules) if isinstance(value, str)]
     layers = [config.layers_pattern] if isinstance(config.layers_pattern, str) else config.layers_pattern
     for pattern in (*regexes, *config.rank_pattern, *config.alpha_pattern, *(layers or [])):

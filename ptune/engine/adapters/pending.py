@@ -1,71 +1,79 @@
-"""Rows on their way into the scheduler's queue: whoever needs an adapter that is being read waits beside it."""
+"""Jobs whose adapter is still being read from disk. They wait beside the queue, so that nobody else waits for the read."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Generic, Protocol, TypeVar
 
-from ptune.engine.adapters.lora import Adapter
-from ptune.engine.adapters.registry import Registry
-from ptune.engine.decoder.scheduler import Scheduler
-from ptune.engine.decoder.sequence import TokenSequence
+from ptune.engine.adapters.registry import Registry, Served
 from ptune.errors import PtuneError
 from ptune.formats.bundle import BASE
 
 
-class PendingAdapters:
-    """In order of arrival; nobody else waits for an adapter. All methods are called under the engine's lock."""
+class Waiting(Protocol):
+    """The part of a job that matters here."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    def fail(self, error: PtuneError) -> None: ...
+
+
+Job = TypeVar("Job", bound=Waiting)
+
+
+class PendingAdapters(Generic[Job, Served]):
+    """Jobs in order of arrival, until their adapters are in memory. Every method needs the engine's lock.
+
+    changed: the engine's lock.
+    ready: puts a job into the engine's queue, with its adapter (None for the base).
+    """
 
     def __init__(
-        self, scheduler: Scheduler, registry: Registry[Adapter], changed: threading.Condition
+        self,
+        registry: Registry[Served],
+        changed: threading.Condition,
+        ready: Callable[[Job, Served | None], None],
     ) -> None:
-        self._scheduler, self._registry, self._changed = scheduler, registry, changed
-        self._rows: dict[TokenSequence, None] = {}
+        self._registry, self._changed, self._ready = registry, changed, ready
+        self._jobs: dict[Job, None] = {}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._jobs)
 
-    def __iter__(self) -> Iterator[TokenSequence]:
-        return iter(self._rows)
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs)
 
-    def waiting(self, tenant: str) -> int:
-        """How many rows of a tenant wait here."""
-        return sum(row.tenant == tenant for row in self._rows)
+    def add(self, job: Job, adapter: str) -> None:
+        """Passes a job on as soon as its adapter is in memory: at once where it is.
 
-    def enter(self, row: TokenSequence, adapter: str) -> None:
-        """Puts a row of a known adapter into the queue, as soon as that is in memory."""
+        Raises: RequestError, 404, where there is no adapter of that name.
+        """
         if adapter == BASE:
-            self._scheduler.submit(row)
+            self._ready(job, None)
         else:
-            self._rows[row] = None
-            self._registry.take(adapter, partial(self._arrived, row))
+            self._jobs[job] = None
+            self._registry.take(adapter, partial(self._arrived, job))
         self._changed.notify_all()
 
-    def drop_over(self) -> list[TokenSequence]:
-        """Takes out the rows that were given up, and returns them."""
-        dropped = [row for row in self._rows if row.over]
-        for row in dropped:
-            del self._rows[row]
-        return dropped
+    def take_ended(self) -> list[Job]:
+        """Removes the jobs that have ended meanwhile, and returns them."""
+        ended = [job for job in self._jobs if job.ended]
+        for job in ended:
+            del self._jobs[job]
+        return ended
 
-    def left(self, rows: Sequence[TokenSequence]) -> None:
-        """Gives back the adapters of rows that are out of the scheduler."""
-        for row in rows:
-            if row.adapter is not None:
-                self._registry.give_back(row.adapter)
-
-    def _arrived(self, row: TokenSequence, found: Adapter | PtuneError) -> None:
-        """A row's adapter is in memory, or cannot be."""
-        expected = row in self._rows
-        self._rows.pop(row, None)
-        if isinstance(found, PtuneError):
-            if expected:
-                row.end("error", str(found))
-        elif expected:
-            for member in row.rows:
-                member.adapter = found
-            self._scheduler.submit(row)
-        else:  # it was given up meanwhile
-            self._registry.give_back(found)
+    def _arrived(self, job: Job, adapter: Served | PtuneError) -> None:
+        """Receives a job's adapter, or the error that kept it from being read."""
+        waits = job in self._jobs
+        self._jobs.pop(job, None)
+        if isinstance(adapter, PtuneError):
+            if waits:
+                job.fail(adapter)
+        elif waits:
+            self._ready(job, adapter)
+        else:  # the job ended meanwhile
+            self._registry.give_back(adapter)
         self._changed.notify_all()

@@ -16,11 +16,11 @@ from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 
 Served = TypeVar("Served")
 Load = Callable[[Path, AdapterRecord], Served]
-"""Reads an adapter's folder, whose files have been checked. Raises: AdapterError where it does not fit."""
+"""Reads an adapter's folder after its files were checked. Raises: AdapterError where it does not fit."""
 Size = Callable[[Path, AdapterRecord], int]
 """Bytes that an adapter will take in memory."""
 Ready = Callable[[Served | PtuneError], None]
-"""Is told of an adapter that is in memory now, or of why it cannot be."""
+"""Callback: receives the loaded adapter, or the error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class AdapterStats:
     in_memory: int
     hits: int  # requests whose adapter was in memory
     loads: int  # from disk
-    load_s: float  # what these took, all together
+    load_s: float  # total time of these
     evictions: int = 0  # adapters that made room for others
     names: tuple[str, ...] = ()  # in memory, the most recently used first
     wanted: tuple[str, ...] = ()  # being read, or waiting to be
@@ -40,12 +40,12 @@ class AdapterStats:
 
 
 class Registry(Generic[Served]):
-    """Adapters of a bundle by their names, each as an engine holds it. All methods may be called from any thread.
+    """Adapters of a bundle by name, each as an engine holds it. All methods may be called from any thread.
 
-    load, size: what makes of an adapter's folder what the engine needs of it, and how much that is.
+    load, size: read an adapter's folder for the engine, and predict its memory.
     changed: the engine's own lock (reentrant), so that it can look an adapter up and queue a request in one piece.
-    base_answers: whether the bare base is among what clients may ask for; only the messages differ.
-    limit_bytes: memory for adapters; those that were used least recently are read again when they are asked for.
+    base_answers: whether clients may ask for the bare base; only messages depend on it.
+    limit_bytes: memory for adapters; the least recently used are evicted, and read again when they are asked for.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Registry(Generic[Served]):
         base_answers: bool,
         limit_bytes: int | None = None,
     ) -> None:
-        self.bundle = bundle  # as it was when something was loaded, dropped or refreshed last
+        self.bundle = bundle  # as of the last load or refresh
         self._load, self._size, self._changed, self._base_answers = load, size, changed, base_answers
-        self._shelf: AdapterCache[Served] = AdapterCache(limit_bytes)
+        self._cache: AdapterCache[Served] = AdapterCache(limit_bytes)
         self._records: dict[str, AdapterRecord] = {}
         self._wanted: dict[str, list[Ready[Served]]] = {}  # in the order in which they will be read
         self._hits = self._loads = 0
@@ -70,27 +70,27 @@ class Registry(Generic[Served]):
 
     @property
     def names(self) -> list[str]:
-        """Of the adapters that are served, in memory or not; the base is not among them."""
+        """Names of the adapters that are served, in memory or not; the base is not among them."""
         with self._changed:
             return list(self._records)
 
     @property
     def in_memory(self) -> list[str]:
         with self._changed:
-            return self._shelf.names
+            return self._cache.names
 
     def stats(self) -> AdapterStats:
         with self._changed:
-            shelf = self._shelf
+            cache = self._cache
             return AdapterStats(
-                shelf.bytes,
-                shelf.limit_bytes,
-                len(shelf.names),
+                cache.bytes,
+                cache.limit_bytes,
+                len(cache.names),
                 self._hits,
                 self._loads,
                 self._load_s,
-                shelf.evicted,
-                tuple(reversed(shelf.names)),
+                cache.evicted,
+                tuple(reversed(cache.names)),
                 tuple(self._wanted),
                 len(self._records),
             )
@@ -102,14 +102,14 @@ class Registry(Generic[Served]):
         Raises: FormatError where the bundle has none or its files are damaged; AdapterError where it does not fit.
         """
         bundle = Bundle.open(self.bundle.folder)
-        record, size_bytes = self._examined(bundle, name)
+        record, size_bytes = self._checked(bundle, name)
         served = self._read(bundle, record)
         with self._changed:
             self.bundle = bundle
             self._records[name] = record
-            self._shelf.drop(name)
-            if self._shelf.make_room(size_bytes):
-                self._shelf.put(name, served, size_bytes)
+            self._cache.drop(name)
+            if self._cache.make_room(size_bytes):
+                self._cache.put(name, served, size_bytes)
 
     def load_all(self) -> None:
         """Serves all adapters that the bundle names: reads as many as there is room for, checks the files of the others.
@@ -117,9 +117,9 @@ class Registry(Generic[Served]):
         Raises: as `load`.
         """
         for name in self.bundle.manifest.adapters:
-            record, size_bytes = self._examined(self.bundle, name)
-            if self._shelf.fits(size_bytes):
-                self._shelf.put(name, self._read(self.bundle, record), size_bytes)
+            record, size_bytes = self._checked(self.bundle, name)
+            if self._cache.fits(size_bytes):
+                self._cache.put(name, self._read(self.bundle, record), size_bytes)
             else:
                 _check_files(self.bundle, record)
             with self._changed:
@@ -132,7 +132,7 @@ class Registry(Generic[Served]):
             self.bundle = bundle
 
     def record(self, name: str) -> AdapterRecord | None:
-        """What an adapter says of itself; None = the bare base. Raises: RequestError, 404, where there is none."""
+        """Returns an adapter's record; None for the bare base. Raises: RequestError, 404, where there is no such adapter."""
         if name == BASE:
             return None
         with self._changed:
@@ -145,13 +145,13 @@ class Registry(Generic[Served]):
     def take(self, name: str, ready: Ready[Served]) -> None:
         """Gives an adapter to `ready`: at once where it is in memory, else from another thread when it has been read.
 
-        However many ask for it, it is read once. It stays in memory until each of them has given it back.
+        It is read once for all who ask, and stays in memory until each of them has given it back.
         `ready` is called under the lock; it gets an error where the adapter cannot be read or was dropped meanwhile.
         Raises: RequestError, 404, where there is none of that name.
         """
         with self._changed:
             self.record(name)
-            served = self._shelf.take(name)
+            served = self._cache.take(name)
             if served is not None:
                 self._hits += 1
                 ready(served)
@@ -163,9 +163,9 @@ class Registry(Generic[Served]):
             self._changed.notify_all()
 
     def give_back(self, served: Served) -> None:
-        """One who took an adapter is done with it."""
+        """Ends one use of an adapter."""
         with self._changed:
-            self._shelf.give_back(served)
+            self._cache.give_back(served)
             self._changed.notify_all()
 
     def drop(self, name: str) -> None:
@@ -174,7 +174,7 @@ class Registry(Generic[Served]):
             if self.record(name) is None:
                 raise RequestError("the base cannot be dropped", param="model")
             del self._records[name]
-            self._shelf.drop(name)
+            self._cache.drop(name)
             for ready in self._wanted.pop(name, ()):
                 ready(RequestError(f"adapter {name!r} was dropped", code="model_not_found", status=404))
             self._changed.notify_all()
@@ -197,7 +197,7 @@ class Registry(Generic[Served]):
                 name = next(iter(self._wanted))
                 bundle, record = self.bundle, self._records[name]
             try:
-                self._bring(bundle, record)
+                self._load_wanted(bundle, record)
             except Exception as error:
                 logging.getLogger(__name__).error("adapter %r cannot be read: %s", name, error)
                 known = error if isinstance(error, PtuneError) else PtuneError(f"{name}: {error}")
@@ -205,36 +205,36 @@ class Registry(Generic[Served]):
                     for ready in self._wanted.pop(name, ()):
                         ready(known)
 
-    def _bring(self, bundle: Bundle, record: AdapterRecord) -> None:
-        """Reads an adapter as soon as there is room, and gives it to those who wait for it."""
+    def _load_wanted(self, bundle: Bundle, record: AdapterRecord) -> None:
+        """Reads an adapter as soon as there is room, and passes it to everyone waiting for it."""
         name, size_bytes = record.name, self._size(bundle.adapter_path(record.name), record)
         self._check_size(name, size_bytes)
 
         def settled() -> bool:
-            return self._closed or name not in self._wanted or self._shelf.make_room(size_bytes)
+            return self._closed or name not in self._wanted or self._cache.make_room(size_bytes)
 
         with self._changed:
             self._changed.wait_for(settled)
             if self._closed or name not in self._wanted:
                 return
-            self._shelf.reserve(size_bytes)
+            self._cache.reserve(size_bytes)
         served = None
         try:
             served = self._read(bundle, record)
         finally:
             with self._changed:
-                self._shelf.release(size_bytes)
+                self._cache.release(size_bytes)
                 if served is not None and self._records.get(name) is record:  # neither dropped nor replaced
-                    self._shelf.put(name, served, size_bytes)
+                    self._cache.put(name, served, size_bytes)
                     for ready in self._wanted.pop(name, ()):
-                        ready(self._taken(name))
+                        ready(self._retain(name))
 
-    def _taken(self, name: str) -> Served:
-        served = self._shelf.take(name)
+    def _retain(self, name: str) -> Served:
+        served = self._cache.take(name)
         assert served is not None
         return served
 
-    def _examined(self, bundle: Bundle, name: str) -> tuple[AdapterRecord, int]:
+    def _checked(self, bundle: Bundle, name: str) -> tuple[AdapterRecord, int]:
         """A record that may be served, and the adapter's size in memory."""
         record, base = bundle.adapter(name), bundle.manifest.base.hash
         if record.base is not None and record.base != base:
@@ -246,7 +246,7 @@ class Registry(Generic[Served]):
         return record, size_bytes
 
     def _check_size(self, name: str, size_bytes: int) -> None:
-        limit_bytes = self._shelf.limit_bytes
+        limit_bytes = self._cache.limit_bytes
         if limit_bytes is not None and size_bytes > limit_bytes:
             raise AdapterError(
                 f"adapter {name!r} takes {size_bytes} bytes of memory; all together may take {limit_bytes}"
@@ -269,13 +269,3 @@ def _check_files(bundle: Bundle, record: AdapterRecord) -> None:
         bundle.check_files(files)
     except OSError as error:
         raise FormatError(f"{bundle.adapter_path(record.name)} cannot be read: {error.strerror}") from None
-
-
-def queue_full(waiting: int) -> RequestError:
-    """What an engine answers whose queue is full."""
-    return RequestError(f"{waiting} requests are waiting; try again later", code="queue_full", status=429)
-
-
-def shutting_down() -> RequestError:
-    """What an engine answers that takes no more requests."""
-    return RequestError("the engine is shutting down", code="shutting_down", status=503)

@@ -33,7 +33,7 @@ def read_tensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def float32_bytes(path: Path) -> int:
-    """What a file's tensors take as float32; reads its header only. Raises: FormatError, as `read_tensors`."""
+    """Size of a file's tensors as float32, in bytes; reads its header only. Raises: FormatError, as `read_tensors`."""
     try:
         with path.open("rb") as file:
             first = file.read(8)

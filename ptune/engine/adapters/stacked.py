@@ -13,7 +13,7 @@ from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Socket
 
 LIMIT_BYTES = 512 << 20
-WIDER = 2  # times what is wanted: columns that nobody uses cost time, too
+WIDER = 2  # width of a stack relative to the columns needed, at most: unused columns cost time, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Stack:
 
     @property
     def incomplete(self) -> bool:
-        """Whether one of its adapters is gone."""
+        """Whether one of its adapters was freed."""
         return len(self.columns) < self.adapters
 
     def lora_mask(self, rows: Sequence[Adapter | None]) -> Factor:
@@ -43,11 +43,11 @@ class Stack:
 
 
 class Stacks:
-    """Keeps the stacks that were used last, within a limit in bytes: the same adapters come again.
+    """Keeps the most recently used stacks, within a limit in bytes: the same adapters tend to be used again.
 
-    To build a stack means to copy its adapters whole, many passes' worth of time. So one that holds more than is wanted
-    will do, up to WIDER times as wide, and a new one takes along those that were used last: requests come and go
-    without a copy as long as they are for the same few adapters.
+    Building a stack copies its adapters whole, which takes as long as many passes. So a stack with further adapters is
+    used too, up to WIDER times as wide as needed, and a new one includes the most recently used adapters: while
+    requests are for the same few adapters, nothing is copied.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Stacks:
     ) -> None:
         self._signature = signature
         self._limit_bytes = limit_bytes
-        self._kept: list[Stack] = []  # the one that was used last at the end
+        self._kept: list[Stack] = []  # the most recently used last
 
     def of(self, adapters: Collection[Adapter]) -> Stack:
         """A stack that holds these adapters; of none, a stack of rank 0, which is the bare base."""

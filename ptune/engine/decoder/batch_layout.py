@@ -1,6 +1,6 @@
-"""Where a step's tokens lie, and those of its inputs that follow from that alone.
+"""Layout of a step's tokens, and the graph inputs that follow from it alone.
 
-While the same rows generate, token after token, these stay as they are: they are computed once (`BatchLayoutCache`).
+While the same sequences generate, token after token, the layout stays the same: it is computed once (`BatchLayoutCache`).
 """
 
 from __future__ import annotations
@@ -18,45 +18,47 @@ from ptune.engine.onnx_graph import Array
 
 
 class BatchLayout:
-    """Of chunks, in a window of adapters' places. Chunks of the same lengths, rows and wanted columns may take their place."""
+    """Layout of chunks in a window of LoRA slots. It also fits other chunks of the same lengths, slots and wanted columns."""
 
     def __init__(
         self, chunks: Sequence[Chunk], window: Window, least: int, heads: Heads | None, room: int
     ) -> None:
-        """least: cells that a step must have. heads: of attention, where there is a grouped view. room: of a slot, in tokens."""
-        slots = [chunk.row.slot for chunk in chunks if chunk.row.slot is not None]
+        """least: cells that a step must have. heads: of attention, where there is a grouped graph. room: of a slot, in tokens."""
+        slots = [chunk.sequence.slot for chunk in chunks if chunk.sequence.slot is not None]
         self.slots = range(min(slots), max(slots) + 1)
         flat, width = flat_indices(chunks, window, least)
         self.tokens = Tokens.of(chunks, flat, window.count * width, self.slots)
         self._shape = (window.count, width)
         self._heads, self._room = heads, room
-        asked = [indices[chunk.wanted.start :] for chunk, indices in zip(chunks, flat, strict=True)]
-        wanted = np.unique(np.concatenate([[], *asked]).astype(np.int64) % width)
-        self.wanted = wanted if len(wanted) else np.zeros(1, np.int64)  # the graph wants at least one
-        self.answers = [(cells // width, np.searchsorted(self.wanted, cells % width)) for cells in asked]
+        wanted_cells = [indices[chunk.wanted.start :] for chunk, indices in zip(chunks, flat, strict=True)]
+        wanted = np.unique(np.concatenate([[], *wanted_cells]).astype(np.int64) % width)
+        self.wanted = wanted if len(wanted) else np.zeros(1, np.int64)  # the graph needs at least one
+        self.answers = [
+            (cells // width, np.searchsorted(self.wanted, cells % width)) for cells in wanted_cells
+        ]
         lora_mask = np.zeros((self.tokens.cells, window.rank), np.float32)
         for chunk, indices in zip(chunks, flat, strict=True):
-            lora_mask[indices] = chunk.row.adapter is not None
+            lora_mask[indices] = chunk.sequence.adapter is not None
         self._lora_mask = lora_mask.reshape(*self._shape, window.rank)
 
     def inputs(self, chunks: Sequence[Chunk]) -> tuple[dict[str, Array], bool]:
-        """The graph's inputs but caches and factors, and whether attention's are of the grouped view.
+        """Returns the graph's inputs except caches and factors, and whether they are for the grouped graph.
 
-        Cells without a token hold token 0, whose output nobody reads.
+        Cells without a token hold token 0, whose output is ignored.
         """
         start = np.array([chunk.start for chunk in chunks])
         ids, positions = np.zeros((2, self.tokens.cells), np.int64)
         ids[self.tokens.cell] = [token for chunk in chunks for token in chunk.tokens]
         positions[self.tokens.cell] = self.tokens.positions(start)
-        found: dict[str, Array] = {
+        inputs: dict[str, Array] = {
             "input_ids": ids.reshape(self._shape),
             "position_ids": positions.reshape(self._shape),
             "logits_indices": self.wanted,
             "lora_mask": self._lora_mask,
         }
         if self._grouped is not None and self._grouped.fits(start, self._room):
-            return {**found, **self._grouped.at(start)}, True
-        return {**found, **self._padded.at(start)}, False
+            return {**inputs, **self._grouped.at(start)}, True
+        return {**inputs, **self._padded.at(start)}, False
 
     @cached_property
     def _grouped(self) -> PackedGqaQueries | None:
@@ -68,15 +70,19 @@ class BatchLayout:
 
 
 class BatchLayoutCache:
-    """The last arrangement of each of a step's runs, which mostly is the next one's."""
+    """Keeps the last layout of each of a step's runs, which is usually the next step's."""
 
     def __init__(self, least: int, heads: Heads | None, room: int) -> None:
         self._options = least, heads, room
         self._last: dict[int, tuple[object, Window, BatchLayout]] = {}
 
     def of(self, chunks: Sequence[Chunk], window: Window, run: int) -> BatchLayout:
-        # A window knows its adapters weakly; one that is gone is in no window, so its number means nothing here.
-        key = [(chunk.row.slot, len(chunk), chunk.wanted.start, id(chunk.row.adapter)) for chunk in chunks]
+        """Returns the layout of the step's run-th part."""
+        # A window holds its adapters weakly; a freed one is in no window, so its id means nothing here.
+        key = [
+            (chunk.sequence.slot, len(chunk), chunk.wanted.start, id(chunk.sequence.adapter))
+            for chunk in chunks
+        ]
         last = self._last.get(run)
         if last is None or last[0] != key or last[1] is not window:
             last = self._last[run] = key, window, BatchLayout(chunks, window, *self._options)

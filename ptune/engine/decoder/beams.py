@@ -1,4 +1,4 @@
-"""Beam search: which of many continuations are followed, and which answer is the best. Pure: logits in, choices out.
+"""Beam search: chooses the continuations to follow, and the best answer. Pure: logits in, choices out.
 
 The rules are those of transformers' `generate(num_beams=…)`, so that both find the same answers with the same scores:
 
@@ -76,7 +76,7 @@ class BeamSearch:
         return sorted(found, key=lambda one: (-one[0], one[1], one[2]))[: self.looked_at]
 
     def _enough(self, length: int) -> bool:
-        """Whether as many answers as there may be are good enough."""
+        """Whether no further answer could be better than those found."""
         if self._beams.early_stopping is True:
             return True
         longest = self._beams.early_stopping == "never" and self._beams.length_penalty > 0

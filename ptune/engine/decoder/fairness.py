@@ -1,8 +1,8 @@
-"""Whose turn it is: tenants share the engine by what has been computed for them, not by how much they ask for.
+"""Whose turn it is: tenants share the engine by the work done for them, not by the number of their requests.
 
 Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, https://arxiv.org/abs/2401.00588):
-each tenant's counter grows by what its tokens cost, divided by its weight, and whoever waits with the smallest counter begins
-next. A tenant that comes back after a rest is lifted to the smallest counter among those who wait: rest is not saved up.
+each tenant's counter grows by the cost of its tokens, divided by its weight, and the waiting tenant with the smallest counter
+is admitted next. A tenant that returns after a rest is lifted to the smallest counter among those who wait: rest is not saved up.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ptune.engine.adapters.registry import queue_full
+from ptune.engine.job import queue_full
 
 if TYPE_CHECKING:
     from ptune.engine.decoder.sequence import TokenSequence
 
 PROMPT_COST, OUTPUT_COST = 1.0, 2.0  # of a token, as in the paper
-MOST_PREEMPTED = 3  # times that one row gives way; after that it runs to its end
+MOST_PREEMPTED = 3  # times that one sequence is preempted; after that it runs to its end
 RESERVE = 8  # the part of the queue, one eighth, that a flood of others cannot keep a tenant out of
 
 
 class FairQueue:
-    """Rows that wait, tenant by tenant, each tenant's in order of arrival; and what each tenant has been served."""
+    """Waiting sequences, tenant by tenant, each tenant's in order of arrival; and a counter of each tenant's work."""
 
     def __init__(self, prompt_cost: float = PROMPT_COST, output_cost: float = OUTPUT_COST) -> None:
         self._prompt_cost, self._output_cost = prompt_cost, output_cost
-        self._queues: dict[str, deque[TokenSequence]] = {}  # of tenants with somebody who waits
+        self._queues: dict[str, deque[TokenSequence]] = {}  # of tenants with a waiting sequence
         self._served: dict[str, float] = {}
-        self._rows: Counter[str] = Counter()  # of each tenant, waiting or running
-        self._last = ""  # who left the queue last
-        self._floor = 0.0  # no tenant begins below
+        self._sequences: Counter[str] = Counter()  # of each tenant, waiting or running
+        self._last = ""  # tenant whose queue became empty last
+        self._floor = 0.0  # no tenant starts below
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
     def __iter__(self) -> Iterator[TokenSequence]:
-        return (row for queue in self._queues.values() for row in queue)
+        return (sequence for queue in self._queues.values() for sequence in queue)
 
     def waiting(self, tenant: str) -> int:
-        """How many rows of a tenant wait."""
+        """Number of a tenant's waiting sequences."""
         return len(self._queues.get(tenant, ()))
 
     def served(self, tenant: str) -> float:
@@ -47,79 +47,79 @@ class FairQueue:
         return self._served.get(tenant, 0.0)
 
     def queues(self) -> list[Sequence[TokenSequence]]:
-        """Each tenant's rows, none of them empty, the least served tenant's first."""
+        """Each tenant's waiting sequences, the least served tenant's first; no queue is empty."""
         return [self._queues[tenant] for tenant in sorted(self._queues, key=self.served)]
 
-    def append(self, row: TokenSequence) -> None:
-        """A new row, at the end of its tenant's queue."""
-        if row.tenant not in self._queues:
-            self._lift(row.tenant)
-        self._rows[row.tenant] += 1
-        self._queues.setdefault(row.tenant, deque()).append(row)
+    def append(self, sequence: TokenSequence) -> None:
+        """Adds a new sequence at the end of its tenant's queue."""
+        if sequence.tenant not in self._queues:
+            self._lift_counter(sequence.tenant)
+        self._sequences[sequence.tenant] += 1
+        self._queues.setdefault(sequence.tenant, deque()).append(sequence)
 
-    def put_back(self, row: TokenSequence) -> None:
-        """A row that had begun, before all others of its tenant."""
-        self._queues.setdefault(row.tenant, deque()).appendleft(row)
+    def put_back(self, sequence: TokenSequence) -> None:
+        """Returns a preempted sequence to the head of its tenant's queue."""
+        self._queues.setdefault(sequence.tenant, deque()).appendleft(sequence)
 
-    def remove(self, row: TokenSequence) -> None:
-        """A row that waits no longer."""
-        queue = self._queues[row.tenant]
-        queue.remove(row)
+    def remove(self, sequence: TokenSequence) -> None:
+        """Removes a sequence that no longer waits."""
+        queue = self._queues[sequence.tenant]
+        queue.remove(sequence)
         if not queue:
-            del self._queues[row.tenant]
-            self._last = row.tenant
+            del self._queues[sequence.tenant]
+            self._last = sequence.tenant
 
-    def begun(self, row: TokenSequence) -> None:
-        """Charges for a prompt that will be computed now; what was found in the cache, or charged before, costs nothing."""
-        if not row.charged:
-            self._charge(row, self._prompt_cost * row.uncached)
-            row.charged = len(row.tokens)
+    def charge_prompt(self, sequence: TokenSequence) -> None:
+        """Charges for the prompt of a sequence just admitted; tokens found in the cache, or charged before, are free."""
+        if not sequence.billed_tokens:
+            self._charge(sequence, self._prompt_cost * sequence.uncached)
+            sequence.billed_tokens = len(sequence.tokens)
 
-    def grown(self, row: TokenSequence) -> None:
-        """Charges for the tokens that a running row has said since."""
-        self._charge(row, self._output_cost * (len(row.tokens) - row.charged))
-        row.charged = len(row.tokens)
+    def charge_output(self, sequence: TokenSequence) -> None:
+        """Charges for the tokens that a running sequence has gained since the last charge."""
+        self._charge(sequence, self._output_cost * (len(sequence.tokens) - sequence.billed_tokens))
+        sequence.billed_tokens = len(sequence.tokens)
 
-    def left(self, row: TokenSequence) -> None:
-        """A row that neither waits nor runs any more."""
-        self._rows[row.tenant] -= 1
+    def forget(self, sequence: TokenSequence) -> None:
+        """Stops counting a sequence that neither waits nor runs any more."""
+        self._sequences[sequence.tenant] -= 1
 
-    def _charge(self, row: TokenSequence, cost: float) -> None:
-        self._served[row.tenant] = self.served(row.tenant) + cost / row.weight
+    def _charge(self, sequence: TokenSequence, cost: float) -> None:
+        self._served[sequence.tenant] = self.served(sequence.tenant) + cost / sequence.weight
 
-    def _lift(self, tenant: str) -> None:
-        """A tenant that had nobody waiting starts no lower than those who wait. Who would be lifted as well is forgotten."""
+    def _lift_counter(self, tenant: str) -> None:
+        """Lifts a tenant that had nobody waiting to the lowest counter of those who wait; drops counters that a lift would reset."""
         floor = max(self._floor, min(map(self.served, self._queues or (self._last,))))
         self._floor = floor
-        self._rows += Counter()  # drops zeros
+        self._sequences += Counter()  # drops zeros
         self._served = {
             known: served
             for known, served in self._served.items()
-            if served > floor or known in self._rows or known in self._queues
+            if served > floor or known in self._sequences or known in self._queues
         }
         self._served[tenant] = max(self.served(tenant), floor)
 
 
 def giving_way(
-    row: TokenSequence, running: Sequence[TokenSequence], queue: FairQueue, missing: int = 1
+    sequence: TokenSequence, running: Sequence[TokenSequence], queue: FairQueue, missing: int = 1
 ) -> list[TokenSequence]:
-    """The running rows whose slots a waiting one may have, where its tenant is short of its share by what it needs at least.
+    """Chooses the running sequences whose slots a waiting one takes, where its tenant has less than its share.
 
-    missing: slots that it needs beside those that are free; where that many cannot be had, nobody gives way.
+    missing: slots needed beside the free ones; where so many cannot be had, nobody gives way.
 
-    Each is of the tenant that holds the most slots for its weight, and is left with as many as the other has then; so two
-    tenants never take from each other in turn. It has been served no less than the other, whose running rows are not
-    held against it: they are what it gets its share for. Of that tenant's rows it is the one that gave way least often,
-    then the one that is cheapest to compute again; a row that wants logits of its prompt, which cannot be told twice,
-    never gives way, and none more than MOST_PREEMPTED times.
+    Each victim belongs to the tenant that holds the most slots for its weight and keeps as many as the other has then; so
+    two tenants never take from each other in turn. That tenant has been served no less than the other, whose running
+    sequences are not counted against it: they are what its share is for. Of the tenant's sequences the victim is the one
+    preempted least often, then the one that is cheapest to recompute. A sequence with prompt logprobs, which cannot be
+    sent twice, is never preempted, and no sequence more than MOST_PREEMPTED times.
     """
     held: dict[str, float] = {}
-    served = queue.served(row.tenant)
+    served = queue.served(sequence.tenant)
     for other in running:
         held[other.tenant] = held.get(other.tenant, 0.0) + _share(other)
-        if other.tenant == row.tenant:
-            served -= sum(member.charged for member in other.rows) / other.weight
-    after = held.pop(row.tenant, 0.0) + _share(row)
+        if other.tenant == sequence.tenant:
+            served -= sum(member.billed_tokens for member in other.group) / other.weight
+    after = held.pop(sequence.tenant, 0.0) + _share(sequence)
     candidates = [
         other
         for other in running
@@ -128,30 +128,30 @@ def giving_way(
         and not other.all_logits
         and other.preempted < MOST_PREEMPTED
     ]
-    found: list[TokenSequence] = []
-    while sum(len(other.rows) for other in found) < missing:
+    victims: list[TokenSequence] = []
+    while sum(len(victim.group) for victim in victims) < missing:
         candidates = [other for other in candidates if held[other.tenant] - _share(other) >= after]
         if not candidates:
             return []
-        gives = min(candidates, key=lambda other: (-held[other.tenant], other.preempted, _cached(other)))
-        candidates.remove(gives)
-        held[gives.tenant] -= _share(gives)
-        found.append(gives)
-    return found
+        victim = min(candidates, key=lambda other: (-held[other.tenant], other.preempted, _cached(other)))
+        candidates.remove(victim)
+        held[victim.tenant] -= _share(victim)
+        victims.append(victim)
+    return victims
 
 
-def _share(row: TokenSequence) -> float:
-    """What a row and those that it brings take of its tenant's share of slots."""
-    return len(row.rows) / row.weight
+def _share(sequence: TokenSequence) -> float:
+    """Slots of a sequence's group, relative to its tenant's weight."""
+    return len(sequence.group) / sequence.weight
 
 
-def _cached(row: TokenSequence) -> int:
-    """Tokens that would have to be computed again."""
-    return sum(member.cached for member in row.rows)
+def _cached(sequence: TokenSequence) -> int:
+    """Tokens that would have to be recomputed."""
+    return sum(member.cached for member in sequence.group)
 
 
 def require_room(own: int, everybody: int, most: int) -> None:
-    """Lets a request wait beside `own` others of its tenant and `everybody` altogether, where `most` may wait.
+    """Checks that a request may wait beside `own` others of its tenant and `everybody` altogether, where `most` may wait.
 
     One tenant may fill the queue alone. When it is full, a tenant with less than an eighth of it still gets in, until
     twice as many wait; so a flood is refused, and nobody else.

@@ -1,8 +1,8 @@
-"""How a step's tokens lie before the graph: flat, in groups of equal size, a group for each adapter.
+"""Order of a step's tokens in the graph's inputs: flat, in groups of equal size, one group for each adapter.
 
-A product with factors [G, in, R] takes tokens [G, m, in]: those of group g meet adapter g alone. Tokens of the base lie
-wherever there is room, and choose no adapter. Where the groups would be of very different sizes (one adapter reads a prompt
-while others generate), most cells would be empty: then the largest are computed in runs of their own.
+A product with factors [G, in, R] takes tokens [G, m, in]: tokens of group g are multiplied by adapter g alone. Tokens of the
+base fill any free cells and select no adapter. Where the groups would differ much in size (one adapter reads a prompt while
+others generate), most cells would be empty: then the largest groups are computed in runs of their own.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ EMPTY = 8  # cells that may be empty in any case
 
 
 def divide(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
-    """Which chunks are computed in one run of the graph."""
+    """Splits chunks into runs of the graph."""
     groups: dict[Adapter | None, list[Chunk]] = defaultdict(list)
     for chunk in chunks:
-        groups[chunk.row.adapter].append(chunk)
+        groups[chunk.sequence.adapter].append(chunk)
     base = groups.pop(None, [])
     together = sorted(groups.values(), key=_tokens)
     runs = []
@@ -40,26 +40,26 @@ def divide(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
 
 
 def flat_indices(chunks: Sequence[Chunk], window: Window, least: int = 1) -> tuple[list[Indices], int]:
-    """Where each chunk's tokens lie among G * m >= least, row by row of [G, m]; and m."""
-    places: list[list[Chunk]] = [[] for _ in range(window.count)]
-    base = [chunk for chunk in chunks if chunk.row.adapter is None]
+    """Returns each chunk's cells among G * m >= least, in the order of [G, m]; and m."""
+    groups: list[list[Chunk]] = [[] for _ in range(window.count)]
+    base = [chunk for chunk in chunks if chunk.sequence.adapter is None]
     for chunk in chunks:
-        if chunk.row.adapter is not None:
-            places[window.groups[chunk.row.adapter]].append(chunk)
+        if chunk.sequence.adapter is not None:
+            groups[window.groups[chunk.sequence.adapter]].append(chunk)
     total = max(sum(map(len, chunks)), least)
-    width = max(max(map(_tokens, places)), -(-total // window.count))
-    found: dict[Chunk, Indices] = {}
+    width = max(max(map(_tokens, groups)), -(-total // window.count))
+    cells: dict[Chunk, Indices] = {}
     free = []
-    for group, members in enumerate(places):
+    for group, members in enumerate(groups):
         at = group * width
         for chunk in members:
-            found[chunk] = np.arange(at, at + len(chunk))
+            cells[chunk] = np.arange(at, at + len(chunk))
             at += len(chunk)
         free.append(np.arange(at, (group + 1) * width))
     left = np.concatenate(free)
     for chunk in base:
-        found[chunk], left = left[: len(chunk)], left[len(chunk) :]
-    return [found[chunk] for chunk in chunks], width
+        cells[chunk], left = left[: len(chunk)], left[len(chunk) :]
+    return [cells[chunk] for chunk in chunks], width
 
 
 def _tokens(chunks: Sequence[Chunk]) -> int:
@@ -67,9 +67,9 @@ def _tokens(chunks: Sequence[Chunk]) -> int:
 
 
 def split_to_fit(chunks: Sequence[Chunk], room: int) -> list[Sequence[Chunk]]:
-    """In as few parts as is needed: the longest chunk must fit behind each of a part. room: of a slot, in tokens.
+    """Splits chunks into as few parts as possible, so that a part's longest chunk fits after each of its sequences.
 
-    onnxruntime asks for that, though it writes no more than a sequence's own tokens.
+    onnxruntime requires that, though it writes only a sequence's own tokens. room: of a slot, in tokens.
     """
     seq = max(LEAST, *map(len, chunks))
     tight = [chunk for chunk in chunks if chunk.start + seq > room]
@@ -81,33 +81,33 @@ def split_to_fit(chunks: Sequence[Chunk], room: int) -> list[Sequence[Chunk]]:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Where a step's tokens lie: in which flat cell, and in which place of which sequence of the batch."""
+    """Position of each token of a step: its flat cell, its sequence in the batch and its index in the chunk."""
 
     cells: int  # flat cells, with or without a token
     cell: Indices  # [tokens]
-    owner: Indices  # [tokens] its sequence
-    column: Indices  # [tokens] its place in its chunk
+    owner: Indices  # [tokens] batch index of its sequence
+    column: Indices  # [tokens] index in its chunk
     first: Indices  # [chunks] cell of the chunk's first token
-    row: Indices  # [chunks] the chunk's sequence
+    batch_index: Indices  # [chunks] of the chunk's sequence
     size: Indices  # [chunks] tokens in the chunk
-    batch: int  # sequences; those without a chunk are idle
+    batch: int  # size of the batch; sequences without a chunk are idle
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk], flat: Sequence[Indices], cells: int, slots: range) -> Tokens:
         """flat: the cells of each chunk. slots: the batch."""
         size = np.array([len(chunk) for chunk in chunks])
-        row = np.array([chunk.row.slot for chunk in chunks], np.int64) - slots.start
+        batch_index = np.array([chunk.sequence.slot for chunk in chunks], np.int64) - slots.start
         return cls(
             cells,
             np.concatenate(flat),
-            np.repeat(row, size),
+            np.repeat(batch_index, size),
             np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size),
             np.array([indices[0] for indices in flat]),
-            row,
+            batch_index,
             size,
             len(slots),
         )
 
     def positions(self, start: Indices) -> Indices:
-        """[tokens] the place of each in its sequence. start: [chunks] tokens of it in the cache."""
+        """Returns each token's position in its sequence [tokens]. start: [chunks] tokens already in the cache."""
         return np.repeat(start, self.size) + self.column

@@ -1,4 +1,4 @@
-"""What becomes of logits: a request's next token, or the logits themselves."""
+"""Sequences that consume logits: one samples a request's next token, one keeps the logits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from ptune.engine.adapters.lora import Adapter
 from ptune.engine.decoder.ngram_speculation import NgramProposer
-from ptune.engine.decoder.request import NO_TOKEN, Finish, Request, Token
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
+from ptune.engine.job import Finish, deadline_passed
 from ptune.engine.sampling import choose, log_softmax, most_likely, require_numbers
 from ptune.errors import RequestError
 
@@ -22,7 +23,7 @@ Logits = npt.NDArray[np.float32]
 
 
 class RequestSequence(TokenSequence):
-    """A request on its way, and whoever gets its tokens."""
+    """A request on its way, and the receiver of its tokens."""
 
     def __init__(
         self, request: Request, deliver: Callable[[Token], None], deadline_s: float = math.inf
@@ -43,16 +44,15 @@ class RequestSequence(TokenSequence):
             self._emit(Token(NO_TOKEN, finish=finish, error=error))
 
     def give_up(self) -> None:
-        """A late row keeps what it has said, as one that has reached `max_tokens`; one that has said nothing fails."""
+        """Finishes an expired sequence with its output so far, as `max_tokens` would; one without output fails."""
         if self.cancelled or len(self.tokens) > len(self._request.prompt):
             self.end("cancelled" if self.cancelled else "length")
         else:
-            limit = f"the request's deadline of {self._request.deadline_s:g} s"
-            error = f"{limit} passed before its first token; try again later, or allow more time"
-            self._emit(Token(NO_TOKEN, finish="error", error=error, late=True))
+            error = str(deadline_passed(self._request.deadline_s))
+            self._emit(Token(NO_TOKEN, finish="error", error=error, expired=True))
 
     def _emit(self, token: Token) -> None:
-        """Delivers; who cannot take a token gets no more, and nobody else is disturbed."""
+        """Delivers a token. A receiver that fails gets no more of them; its request is cancelled, and no other is disturbed."""
         self.finished = token.finish is not None
         try:
             self._deliver(token)
@@ -73,15 +73,15 @@ class SampledSequence(RequestSequence):
         seed = request.sampling.seed
         self._seed = secrets.randbits(64) if seed is None else seed
         self._walk = None if request.grammar is None else request.grammar.walk()
-        self._guesses = NgramProposer()
+        self._proposer = NgramProposer()
 
-    def guess(self, most: int) -> tuple[int, ...]:
-        """As `TokenSequence.guess`. With a grammar none: whether a token may come is only known when its turn is there."""
+    def draft(self, most: int) -> tuple[int, ...]:
+        """As `TokenSequence.draft`. With a grammar there is none: the mask of a token is only known at its turn."""
         left = self._request.max_tokens - (len(self.tokens) - len(self._request.prompt))
-        return () if self._walk is not None else self._guesses.next(self.tokens, min(most, left - 1))
+        return () if self._walk is not None else self._proposer.propose(self.tokens, min(most, left - 1))
 
     def take(self, chunk: Chunk, logits: Logits) -> None:
-        """Emits the tokens that the logits [wanted, vocab] tell: of the prompt where asked for, then the next one.
+        """Emits the prompt's tokens with their logprobs if the request wants them, then the next token. logits: [wanted, vocab].
 
         Raises: PtuneError where the logits are not numbers.
         """
@@ -89,35 +89,37 @@ class SampledSequence(RequestSequence):
         request, newest = self._request, chunk.newest
         if self.all_logits:
             self._emit_prompt(chunk.start, logits)
-            self.all_logits = not newest  # told once, also where the row is computed a second time
+            self.all_logits = not newest  # sent once, also where the sequence is computed a second time
         if newest and request.max_tokens == 0:
             self.end("length")
         elif newest:
             try:
-                self._emit_all(chunk.guess, logits[len(logits) - 1 - len(chunk.guess) :])
+                self._emit_all(chunk.draft, logits[len(logits) - 1 - len(chunk.draft) :])
             except RequestError as error:  # its grammar cannot be followed any further
                 self._emit(Token(NO_TOKEN, finish="error", error=str(error), refused=True))
 
     def _emit_prompt(self, start: int, logits: Logits) -> None:
-        """Logits of prompt position p tell the probability of the prompt's token p + 1."""
+        """Emits prompt tokens: logits of position p give the probability of the prompt's token p + 1."""
         prompt = self._request.prompt
         if start == 0:
             self._emit(Token(prompt[0], prompt=True))
-        for row, token in zip(logits, prompt[start + 1 :], strict=False):
-            self._emit(self._told(token, row, prompt=True))
+        for vocab_logits, token in zip(logits, prompt[start + 1 :], strict=False):
+            self._emit(self._with_logprobs(token, vocab_logits, prompt=True))
 
-    def _emit_all(self, guess: tuple[int, ...], logits: Logits) -> None:
-        """The next token, and those after it as long as each is the one that was guessed: their keys are cached already."""
-        right = 0
+    def _emit_all(self, draft: tuple[int, ...], logits: Logits) -> None:
+        """Emits the next token, and those after it while each equals its draft token, whose keys are cached already."""
+        accepted = 0
         self._emit_next(logits[0])
         while (
-            right < len(guess) and self.tokens[-1] == guess[right] and not (self.finished or self.cancelled)
+            accepted < len(draft)
+            and self.tokens[-1] == draft[accepted]
+            and not (self.finished or self.cancelled)
         ):
-            right += 1
+            accepted += 1
             self.cached += 1
-            self._emit_next(logits[right])
-        if guess:
-            self._guesses.told(len(self.tokens), len(guess), right)
+            self._emit_next(logits[accepted])
+        if draft:
+            self._proposer.observe(len(self.tokens), len(draft), accepted)
 
     def _emit_next(self, logits: Logits) -> None:
         request = self._request
@@ -131,12 +133,11 @@ class SampledSequence(RequestSequence):
         elif len(output) + 1 == request.max_tokens:
             finish = "length"
         elif self._walk is not None:
-            self._walk.advance(
-                token
-            )  # its mask is computed while others take their tokens and the graph runs
-        self._emit(self._told(token, logits, finish=finish))
+            # Its mask is computed while others take their tokens and the graph runs.
+            self._walk.advance(token)
+        self._emit(self._with_logprobs(token, logits, finish=finish))
 
-    def _told(
+    def _with_logprobs(
         self, token: int, logits: Logits, *, finish: Finish | None = None, prompt: bool = False
     ) -> Token:
         """A token with the log-probabilities that the request asks for."""
@@ -168,4 +169,4 @@ class ScoredSequence(TokenSequence):
 
 
 def _nowhere(token: Token) -> None:
-    """Where the tokens of a request go whose receiver has failed."""
+    """Receives the tokens of a request whose receiver has failed."""

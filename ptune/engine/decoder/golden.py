@@ -1,130 +1,123 @@
-"""Golden vectors: what the exporting machine computed, replayed at every start before anybody is answered."""
+"""Golden vectors of a decoder: log-probabilities of prompts under each adapter, and their greedy continuations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-from ptune.engine.decoder.request import NO_TOKEN, Request, Sampling
-from ptune.engine.sampling import log_softmax, most_likely
-from ptune.errors import ParityError
-from ptune.formats.bundle import BASE
+from ptune.engine import golden
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
+from ptune.engine.onnx_graph import Array
+from ptune.engine.sampling import Sampling, log_softmax, most_likely
 
-if TYPE_CHECKING:
-    from ptune.engine.decoder.engine import Engine
-
-TOLERANCE = 1e-3  # of a log-probability
-ROUNDED = (
-    0.05  # of profiles with rounded activations: where one falls otherwise, later layers make more of it
-)
-TOP = 5  # tokens kept of each position
-PROMPT_POSITIONS = 4  # of the prompt's end
+TOLERANCE = golden.TOLERANCE
+ROUNDED = 0.05  # tolerance of profiles with rounded activations: where one differs, later layers amplify it
+TOP = 5  # tokens recorded at each position
+PROMPT_POSITIONS = 4  # positions recorded at the prompt's end
 GREEDY_TOKENS = 8
 
 
-class Case(BaseModel):
-    """One prompt under one adapter. Positions count from the start of ids + greedy."""
+class Computing(Protocol):
+    """The part of a decoder's engine that matters here."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    ids: list[int]
-    adapter: str
-    positions: list[int]  # the last are those that chose `greedy`
+    @property
+    def adapters(self) -> list[str]: ...
+
+    def logits(self, ids: Sequence[Sequence[int]], adapters: Sequence[str]) -> list[Array]: ...
+
+    def generate_all(self, requests: Sequence[Request]) -> list[list[Token]]: ...
+
+
+class Case(golden.Case):
+    """The most likely tokens of a prompt's last positions and of its greedy continuation.
+
+    Positions count from the start of input + greedy.
+    """
+
+    quantity: ClassVar[str] = "a log-probability"
+    input: list[int] = Field(validation_alias="ids", serialization_alias="ids")
+    positions: list[int]  # the last of them chose the tokens of `greedy`
     top: list[list[int]]  # the most likely tokens of each position, best first
-    logprobs: list[list[float]]  # theirs
-    greedy: list[int]  # the greedy continuation of ids
+    values: list[list[float]] = Field(validation_alias="logprobs", serialization_alias="logprobs")  # of `top`
+    greedy: list[int]  # the greedy continuation of the input
 
-
-class Golden(BaseModel):
-    """golden.json"""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    format: int = 1
-    tolerance: float = TOLERANCE
-    cases: list[Case]
+    @property
+    def described(self) -> str:
+        return f"after the prompt {self.input[:8]}{'…' if len(self.input) > 8 else ''}"
 
 
 def record(
-    engine: Engine, prompts: Sequence[Sequence[int]], adapters: Sequence[str], tolerance: float = TOLERANCE
+    engine: Computing, prompts: Sequence[Sequence[int]], adapters: Sequence[str], tolerance: float = TOLERANCE
 ) -> dict[str, Any]:
-    """Every prompt under every adapter (`base` among them where it is to be covered), as golden.json holds it."""
-    pairs = [(list(prompt), adapter) for adapter in adapters for prompt in prompts]
-    ids, names = [prompt for prompt, _ in pairs], [adapter for _, adapter in pairs]
-    greedy = _continue(engine, ids, names, GREEDY_TOKENS)
-    logits = engine.logits([prompt + more for prompt, more in zip(ids, greedy, strict=True)], names)
-    cases = []
-    for prompt, adapter, more, rows in zip(ids, names, greedy, logits, strict=True):
-        positions = list(range(max(0, len(prompt) - PROMPT_POSITIONS), len(prompt) + len(more) - 1))
-        best = [most_likely(log_softmax(rows[position]), TOP) for position in positions]
-        cases.append(
-            Case(
-                ids=prompt,
-                adapter=adapter,
-                positions=positions,
-                top=[[token for token, _ in tokens] for tokens in best],
-                logprobs=[[round(logprob, 6) for _, logprob in tokens] for tokens in best],
-                greedy=more,
-            )
-        )
-    return Golden(tolerance=tolerance, cases=cases).model_dump()
+    """Every prompt under every adapter (`base` among them where it is to be covered), as golden.json holds them."""
+    chosen = [(list(prompt), adapter) for adapter in adapters for prompt in prompts]
+    greedy = _continue(engine, chosen)
+    sequences = [prompt + more for (prompt, _), more in zip(chosen, greedy, strict=True)]
+    logits = engine.logits(sequences, [adapter for _, adapter in chosen])
+    cases = [
+        _case(prompt, adapter, more, rows)
+        for (prompt, adapter), more, rows in zip(chosen, greedy, logits, strict=True)
+    ]
+    return golden.Golden[Case](tolerance=tolerance, cases=cases).dump()
 
 
-def replay(engine: Engine, golden: dict[str, Any]) -> float:
-    """Computes the cases again and returns the worst |Δ log-probability|. Adapters that are gone are left out.
+def _case(prompt: list[int], adapter: str, greedy: list[int], logits: Array) -> Case:
+    positions = list(range(max(0, len(prompt) - PROMPT_POSITIONS), len(prompt) + len(greedy) - 1))
+    best = [most_likely(log_softmax(logits[position]), TOP) for position in positions]
+    return Case(
+        adapter=adapter,
+        input=prompt,
+        positions=positions,
+        top=[[token for token, _ in tokens] for tokens in best],
+        values=[[round(logprob, golden.DIGITS) for _, logprob in tokens] for tokens in best],
+        greedy=greedy,
+    )
+
+
+def replay(engine: Computing, content: dict[str, Any]) -> float:
+    """Computes the cases of golden.json again; returns the worst difference. Cases of removed adapters are left out.
 
     Raises: ParityError that names the case, where a log-probability is off by more than the tolerance, or where a
     greedy continuation differs although its two best tokens are further apart than twice the worst difference.
     """
-    known = Golden.model_validate(golden)
-    cases = [case for case in known.cases if case.adapter in (BASE, *engine.adapters)]
-    ids, names = [case.ids for case in cases], [case.adapter for case in cases]
-    logits = engine.logits([case.ids + case.greedy for case in cases], names)
-    off = [_difference(case, rows) for case, rows in zip(cases, logits, strict=True)]
-    for case, difference in zip(cases, off, strict=True):
-        if not difference <= known.tolerance:  # NaN is not
-            raise _otherwise(
-                case, f"a log-probability is off by {difference:.2g}, more than {known.tolerance:g}"
-            )
-    worst = max(off, default=0.0)
-    for case, found in zip(cases, _continue(engine, ids, names, GREEDY_TOKENS), strict=True):
-        _compare_greedy(case, found, worst)
+    recorded = golden.Golden[Case].model_validate(content)
+    cases = golden.served(recorded, engine.adapters)
+    worst = golden.replay(cases, lambda cases: _logprobs(engine, cases), recorded.tolerance)
+    for case, tokens in zip(
+        cases, _continue(engine, [(case.input, case.adapter) for case in cases]), strict=True
+    ):
+        _compare_greedy(case, tokens, worst)
     return worst
 
 
-def _difference(case: Case, logits: np.ndarray[Any, np.dtype[np.float32]]) -> float:
-    logprobs = log_softmax(logits[case.positions])
-    found = np.take_along_axis(logprobs, np.array(case.top), axis=-1)
-    return float(np.abs(found - np.array(case.logprobs)).max())
+def _logprobs(engine: Computing, cases: Sequence[Case]) -> list[Array]:
+    """Log-probabilities [positions, top] of each case."""
+    logits = engine.logits([case.input + case.greedy for case in cases], [case.adapter for case in cases])
+    return [
+        np.take_along_axis(log_softmax(rows[case.positions]), np.array(case.top), axis=-1)
+        for case, rows in zip(cases, logits, strict=True)
+    ]
 
 
-def _compare_greedy(case: Case, found: list[int], worst: float) -> None:
-    """From the first token that differs on, the continuations are of different texts and not compared."""
-    for index, (expected, token) in enumerate(zip(case.greedy, found, strict=False)):
+def _compare_greedy(case: Case, tokens: list[int], worst: float) -> None:
+    """Raises: ParityError. After the first token that differs, the texts are different ones and not compared."""
+    for index, (expected, token) in enumerate(zip(case.greedy, tokens, strict=False)):
         if token != expected:
-            best, second, *_ = case.logprobs[case.positions.index(len(case.ids) + index - 1)]
+            best, second, *_ = case.values[case.positions.index(len(case.input) + index - 1)]
             if best - second > 2 * worst:
-                raise _otherwise(case, f"its greedy token {index + 1} is {token}, not {expected}")
+                raise golden.otherwise(case, f"its greedy token {index + 1} is {token}, not {expected}")
             return
 
 
-def _continue(
-    engine: Engine, ids: Sequence[list[int]], adapters: Sequence[str], tokens: int
-) -> list[list[int]]:
-    """Greedy continuations, all in one batch."""
-    greedy = Sampling(temperature=0)
+def _continue(engine: Computing, chosen: Sequence[tuple[list[int], str]]) -> list[list[int]]:
+    """Greedy continuations of (prompt, adapter), all in one batch."""
     requests = [
-        Request(tuple(prompt), adapter, greedy, max_tokens=tokens)
-        for prompt, adapter in zip(ids, adapters, strict=True)
+        Request(tuple(prompt), adapter, Sampling(temperature=0), max_tokens=GREEDY_TOKENS)
+        for prompt, adapter in chosen
     ]
     return [
         [token.id for token in answer if token.id != NO_TOKEN] for answer in engine.generate_all(requests)
     ]
-
-
-def _otherwise(case: Case, how: str) -> ParityError:
-    return ParityError(
-        f"this machine computes otherwise than the one that exported the bundle: under {case.adapter!r}, after the "
-        f"prompt {case.ids[:8]}{'…' if len(case.ids) > 8 else ''} {how}. Export the bundle on a machine of this kind."
-    )

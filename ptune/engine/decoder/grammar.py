@@ -1,4 +1,4 @@
-"""Which tokens may come next, so that an answer has the form that was asked for.
+"""Masks of the tokens that may come next, so that an answer has the requested form.
 
 A grammar is Lark's with llguidance's additions (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md);
 `ptune.codecs.structured_output` writes them. It is compiled once; each sequence then walks through it. The mask of a sequence's next
@@ -41,12 +41,12 @@ class Grammar:
         self.vocab_size = vocab_size
 
     def walk(self) -> Walk:
-        """A sequence's own way through it, from the beginning."""
+        """Starts one sequence's walk through the grammar."""
         return Walk(self._matcher, self.vocab_size)
 
 
 class Walk:
-    """Where one sequence is in its grammar. Used by one thread at a time."""
+    """Position of one sequence in its grammar. Used by one thread at a time."""
 
     def __init__(self, grammar: LLMatcher, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -60,7 +60,7 @@ class Walk:
         return self._next.result()
 
     def advance(self, token: int) -> None:
-        """Notes the token that was chosen, and begins to compute what may follow it."""
+        """Records the chosen token, and starts to compute the mask after it."""
         self._next = _masks.submit(self._after, token)
 
     def _begin(self, grammar: LLMatcher) -> Bools:
@@ -140,7 +140,7 @@ class Grammars:
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer. It never has a text tokenized: masks need the tokens' bytes alone."""
+    """The tokenizer as llguidance needs it: it never tokenizes text, as masks need only the tokens' bytes."""
 
     bos_token_id = None
 

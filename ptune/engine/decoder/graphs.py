@@ -1,4 +1,4 @@
-"""One profile's graphs: the whole one, and beside it, on the same weights, those that compute less where less is asked for."""
+"""One profile's graphs: the whole one and, on the same weights, faster variants for steps that need less."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from ptune.engine.decoder.session import Session
 from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE
 from ptune.formats.signature import Signature
 
-LIGHT = 512 << 20  # bytes of weights that may be in memory once for each graph
+LIGHT = 512 << 20  # most bytes of weights that are loaded once for each graph
 
 
 @dataclass(frozen=True)
 class Graphs:
-    """Sessions that say the same. bare: without sockets; grouped: with the grouped view of attention."""
+    """Sessions that compute the same. bare: without sockets; grouped: with the grouped layout of attention."""
 
     whole: Session
     bare: Session | None = None
     grouped: Session | None = None
     grouped_bare: Session | None = None
-    least_tokens: int = 1  # cells that a step must have to say the same bits in any company
+    least_tokens: int = 1  # cells that a step must have, for the same bits in any batch
 
     @classmethod
     def open(
         cls, path: Path, signature: Signature, threads: int | None = None, least_tokens: int = 1
     ) -> Graphs:
-        """The graph at `path`, and those beside it where the weights are light. Raises: FormatError."""
+        """Opens the graph at `path`, and the variants beside it where the weights are small. Raises: FormatError."""
         weights = path.with_name(f"{path.name}.data")
         light = not weights.is_file() or weights.stat().st_size <= LIGHT
 
@@ -47,13 +47,13 @@ class Graphs:
 
     @property
     def heads(self) -> Heads | None:
-        """Of the grouped graphs; None where there are none."""
+        """Attention heads of the grouped graphs; None where there are none."""
         if self.grouped is None:
             return None
         return Heads(self.grouped.last_dimension("unpad_indices"), self.grouped.last_dimension("heads") // 3)
 
     def of(self, *, sockets: bool, grouped: bool) -> Session:
-        """For a step that has adapters, or has none, in the view that was chosen."""
+        """Chooses the session for a step. sockets: whether it has adapters. grouped: the layout of attention."""
         whole, bare = (self.grouped, self.grouped_bare) if grouped else (self.whole, self.bare)
         assert whole is not None
         return whole if sockets else bare or whole

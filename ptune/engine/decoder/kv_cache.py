@@ -1,4 +1,4 @@
-"""The cache of attention keys and values: one allocation a layer, cut into slots, one slot a running sequence."""
+"""The KV cache: one allocation for each layer, divided into slots, one slot for each running sequence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONG_TOKENS = 2048  # a slot is not made shorter than this for the sake of more 
 class KvCache:
     """Slots of `capacity` tokens each. Neighbouring slots are one slice, bound to the graph without a copy.
 
-    A slot has one place more than tokens, for the second query of a step's last token (see ptune.engine.decoder.attention_metadata).
+    A slot has one position more than tokens, for the second query of a single token (see ptune.engine.decoder.attention_metadata).
     """
 
     def __init__(self, signature: Signature, slots: int, capacity: int) -> None:
@@ -30,7 +30,7 @@ class KvCache:
 
     @classmethod
     def within(cls, budget_bytes: int, signature: Signature, max_slots: int) -> KvCache:
-        """As many slots as asked for, unless the budget leaves them too short: then fewer and longer ones.
+        """Allocates `max_slots` slots, or fewer and longer ones where the budget would leave them too short.
 
         A slot of LONG_TOKENS (or of the model's context, where that is less) is long enough.
 
@@ -46,8 +46,8 @@ class KvCache:
         return cls(signature, slots, min(signature.context, tokens // slots - 1))
 
     def window(self, low: int, high: int) -> dict[str, npt.NDArray[np.float32]]:
-        """Slots [low, high) of every cache input: views of [high - low, kv_heads, allocated, dim], the same as long as
-        the same are asked for."""
+        """Returns slots [low, high) of every cache input: views [high - low, kv_heads, allocated, dim]. The same mapping is
+        returned as long as the range stays the same."""
         if self._last is None or self._last[0] != (low, high):
             self._last = (low, high), {name: array[low:high] for name, array in self._arrays.items()}
         return self._last[1]

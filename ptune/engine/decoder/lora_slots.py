@@ -1,7 +1,7 @@
-"""The factors of a decoder's active adapters, in places side by side, as the graph takes them.
+"""LoRA slots: the factors of a decoder's active adapters, side by side as the graph takes them.
 
-A step's adapters are a window of neighbouring places, handed to the graph without a copy: tokens of place g meet only the
-factors of place g. An adapter is copied when it gets a place, alone, and keeps it until somebody else needs that.
+A step's adapters are a window of adjacent slots, passed to the graph without a copy: tokens of group g are multiplied only by
+the factors of slot g. An adapter is copied when it gets a slot, and keeps it until another adapter needs the slot.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from ptune.engine.adapters.lora import Adapter, Factor
 from ptune.engine.decoder.lazy_memory import zeros
 from ptune.formats.signature import Signature
 
-WIDER = 2  # times as many places as adapters in a window: those between cost time, too
-RANKS = 3  # widths of places that are kept
+WIDER = 2  # slots of a window for each of its adapters, at most: unused ones between them cost time, too
+RANKS = 3  # pools that are kept, each of one rank
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Neighbouring places: the graph's inputs A [G, in, R] and B [G, R, out], and which of the G each adapter has."""
+    """Adjacent slots: the graph's inputs A [G, in, R] and B [G, R, out], and the index of each adapter among the G."""
 
     inputs: dict[str, Factor]
-    groups: WeakKeyDictionary[Adapter, int]  # no adapter is kept in memory by what was computed with it
+    groups: WeakKeyDictionary[Adapter, int]  # weak: a window keeps no adapter in memory
     count: int  # G
     rank: int  # R
 
 
 class LoraSlots:
-    """As many places as a step can have adapters, of the rank of its widest. Untouched places take no memory."""
+    """One slot for each adapter that a step can have, of the rank of its widest. Unused slots take no memory."""
 
     def __init__(self, signature: Signature, count: int) -> None:
         self._signature = signature
         self._count = count
-        self._kept: list[_RankPool] = []  # those that were used last at the end
+        self._pools: list[_RankPool] = []  # the most recently used last
         self._none = _RankPool(signature, 1, 0).window(0, 1, {})
 
     def of(self, adapters: Collection[Adapter]) -> Window:
-        """A window that holds these adapters; of none, one place of rank 0, which is the bare base."""
+        """Returns a window with these adapters; for none, one slot of rank 0, which is the bare base."""
         if not adapters:
             return self._none
         rank = max(adapter.rank for adapter in adapters)
-        found = next((one for one in self._kept if one.rank == rank), None)
-        found = found or _RankPool(self._signature, self._count, rank)
-        self._kept = [*(one for one in self._kept if one is not found), found][-RANKS:]
-        return found.of({*adapters})
+        pool = next((pool for pool in self._pools if pool.rank == rank), None)
+        pool = pool or _RankPool(self._signature, self._count, rank)
+        self._pools = [*(other for other in self._pools if other is not pool), pool][-RANKS:]
+        return pool.of({*adapters})
 
 
 class _RankPool:
-    """LoraSlots for adapters up to one rank; one of less is padded with zeros, as is a socket that it leaves alone."""
+    """Slots for adapters up to one rank; lower ranks, and sockets that an adapter leaves alone, are padded with zeros."""
 
     def __init__(self, signature: Signature, count: int, rank: int) -> None:
         self.rank = rank
@@ -63,24 +63,24 @@ class _RankPool:
         }
         self._sockets = [socket.name for socket in signature.sockets]
         self._holders: list[ref[Adapter] | None] = [None] * count
-        self._used = [0] * count  # when each was used last, in windows
+        self._used = [0] * count  # number of the last window that used each slot
         self._windows = 0
         self._last: Window | None = None
 
     def of(self, wanted: set[Adapter]) -> Window:
-        """A window that holds `wanted`, in which there may be others."""
+        """Returns a window with the wanted adapters, possibly among others."""
         if self._last is not None and {*self._last.groups} == wanted:
             return self._last
         self._windows += 1
-        places = self._settle(wanted)
-        low, high = min(places.values()), max(places.values()) + 1
-        for place in places.values():
-            self._used[place] = self._windows
-        self._last = self.window(low, high, {adapter: place - low for adapter, place in places.items()})
+        slots = self._assign(wanted)
+        low, high = min(slots.values()), max(slots.values()) + 1
+        for slot in slots.values():
+            self._used[slot] = self._windows
+        self._last = self.window(low, high, {adapter: slot - low for adapter, slot in slots.items()})
         return self._last
 
     def window(self, low: int, high: int, groups: Mapping[Adapter, int]) -> Window:
-        """LoraSlots [low, high)."""
+        """Returns slots [low, high)."""
         return Window(
             {name: array[low:high] for name, array in self._arrays.items()},
             WeakKeyDictionary(groups),
@@ -88,41 +88,41 @@ class _RankPool:
             self.rank,
         )
 
-    def _settle(self, wanted: set[Adapter]) -> dict[Adapter, int]:
-        """Gives each a place, all of them within a window that is not too wide, with as few copies as that allows."""
+    def _assign(self, wanted: set[Adapter]) -> dict[Adapter, int]:
+        """Gives each adapter a slot, all within a window that is not too wide, with as few copies as that allows."""
         holders = [None if holder is None else holder() for holder in self._holders]
         width = min(len(holders), WIDER * len(wanted))
         low = max(
             range(len(holders) - width + 1),
             key=lambda low: self._worth(low, holders[low : low + width], wanted),
         )
-        places = {
-            adapter: place
-            for place, adapter in enumerate(holders[low : low + width], low)
+        slots = {
+            adapter: slot
+            for slot, adapter in enumerate(holders[low : low + width], low)
             if adapter is not None and adapter in wanted
         }
-        middle = sum(places.values()) / len(places) if places else low
-        free = [place for place in range(low, low + width) if place not in places.values()]
-        free.sort(key=lambda place: (abs(place - middle), self._used[place]))
-        missing = sorted(wanted - places.keys(), key=lambda adapter: adapter.name)
-        for adapter, place in zip(missing, free[: len(missing)], strict=True):
-            self._put(adapter, place)
-            places[adapter] = place
-        return places
+        middle = sum(slots.values()) / len(slots) if slots else low
+        free = [slot for slot in range(low, low + width) if slot not in slots.values()]
+        free.sort(key=lambda slot: (abs(slot - middle), self._used[slot]))
+        missing = sorted(wanted - slots.keys(), key=lambda adapter: adapter.name)
+        for adapter, slot in zip(missing, free[: len(missing)], strict=True):
+            self._load(adapter, slot)
+            slots[adapter] = slot
+        return slots
 
     def _worth(self, low: int, holders: Sequence[Adapter | None], wanted: set[Adapter]) -> tuple[int, int]:
-        """Of a window: how many wanted ones it has, and how long its others have not been used.
+        """Rates a window by the wanted adapters in it, then by the time since its other slots were used.
 
-        An adapter may hold several places, as it is copied anew where a window lies elsewhere.
+        An adapter may be in several slots, as it is copied again where another window needs it.
         """
-        others = [self._used[place] for place, holder in enumerate(holders, low) if holder not in wanted]
+        others = [self._used[slot] for slot, holder in enumerate(holders, low) if holder not in wanted]
         return len(wanted.intersection(holders)), -sum(others)
 
-    def _put(self, adapter: Adapter, place: int) -> None:
-        """Copies an adapter's factors into a place."""
+    def _load(self, adapter: Adapter, slot: int) -> None:
+        """Copies an adapter's factors into a slot."""
         for name in self._sockets:
-            place_a, place_b = self._arrays[f"{name}.A"][place], self._arrays[f"{name}.B"][place]
-            a, b = adapter.factors.get(name, (place_a[:, :0], place_b[:0]))
-            place_a[:, : a.shape[1]], place_b[: len(b)] = a, b
-            place_a[:, a.shape[1] :], place_b[len(b) :] = 0, 0
-        self._holders[place] = ref(adapter)
+            slot_a, slot_b = self._arrays[f"{name}.A"][slot], self._arrays[f"{name}.B"][slot]
+            a, b = adapter.factors.get(name, (slot_a[:, :0], slot_b[:0]))
+            slot_a[:, : a.shape[1]], slot_b[: len(b)] = a, b
+            slot_a[:, a.shape[1] :], slot_b[len(b) :] = 0, 0
+        self._holders[slot] = ref(adapter)

@@ -1,76 +1,22 @@
-"""What goes into the engine and what comes out, in tokens."""
+"""A decoder's requests and the tokens that answer them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
+from ptune.engine.job import Finish
+from ptune.engine.sampling import Sampling, require
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE
 
 if TYPE_CHECKING:
     from ptune.engine.decoder.grammar import Grammar
 
-Finish = Literal["stop", "length", "cancelled", "error"]
-
 NO_TOKEN = -1  # id of a Token that only says that the sequence has ended
-
-
-def _require(holds: bool, param: str, rule: str, value: object) -> None:
-    if not holds:
-        raise RequestError(f"{param} {rule} (is {value!r})", param=param, code="invalid_value")
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is chosen. Field names and meanings are those of the OpenAI and vLLM APIs.
-
-    Order: logit_bias, repetition/frequency/presence penalties, then temperature, top_k, top_p, min_p.
-    `temperature` 0 is greedy; its ties go to the lowest token id.
-
-    Raises: RequestError that names the field where a value is out of range.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0 = off
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    seed: int | None = None
-    logit_bias: dict[int, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.temperature < math.inf, "temperature", "must be 0 or more", self.temperature)
-        _require(0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1", self.top_p)
-        _require(self.top_k >= 0, "top_k", "must be 0 (off) or more", self.top_k)
-        _require(0 <= self.min_p <= 1, "min_p", "must be from 0 to 1", self.min_p)
-        _require(
-            0 < self.repetition_penalty < math.inf,
-            "repetition_penalty",
-            "must be above 0",
-            self.repetition_penalty,
-        )
-        _require(
-            math.isfinite(self.frequency_penalty),
-            "frequency_penalty",
-            "must be finite",
-            self.frequency_penalty,
-        )
-        _require(
-            math.isfinite(self.presence_penalty), "presence_penalty", "must be finite", self.presence_penalty
-        )
-        for token, bias in self.logit_bias.items():
-            _require(math.isfinite(bias), "logit_bias", f"must be finite for token {token}", bias)
-
-    @property
-    def is_plain_greedy(self) -> bool:
-        """Whether the token with the largest logit and bias is taken, whatever came before."""
-        penalties = self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty
-        return self.temperature == 0 and not penalties
+_DEFAULT = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +33,14 @@ class Beams:
     early_stopping: bool | Literal["never"] = False  # see ptune.engine.decoder.beams
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.num_beams >= 2, "num_beams", "must be 2 or more here: one beam is greedy", self.num_beams
         )
-        _require(
+        require(
             -10 <= self.length_penalty <= 10, "length_penalty", "must be from -10 to 10", self.length_penalty
         )
         known = isinstance(self.early_stopping, bool) or self.early_stopping == "never"
-        _require(known, "early_stopping", 'must be true, false or "never"', self.early_stopping)
+        require(known, "early_stopping", 'must be true, false or "never"', self.early_stopping)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +49,23 @@ class Request:
 
     prompt: tuple[int, ...]  # at least one token
     adapter: str = BASE
-    sampling: Sampling = Sampling()
+    sampling: Sampling = _DEFAULT
     max_tokens: int = 256  # 0 = only score the prompt
     stop_ids: frozenset[int] = frozenset()  # ends the sequence; the token itself is emitted last
     logprobs: int | None = None  # None = none; n = the chosen token's and the n most likely
     prompt_logprobs: bool = False  # also the log-probability of every prompt token but the first
     grammar: Grammar | None = None  # what the answer may be
     beams: Beams | None = None  # the answer is the best that beam search finds, and comes whole at the end
-    tenant: str = ""  # on whose account the work is done: tenants share the engine fairly
+    tenant: str = ""  # pays for the work: tenants share the engine fairly
     weight: float = 1.0  # the tenant's share beside others': 2 = twice as much
     deadline_s: float | None = None  # seconds after its submission at which a request is ended; None = never
 
     def __post_init__(self) -> None:
-        _require(len(self.prompt) > 0, "prompt", "must have at least one token", list(self.prompt))
-        _require(self.max_tokens >= 0, "max_tokens", "must be 0 or more", self.max_tokens)
-        _require(self.logprobs is None or self.logprobs >= 0, "logprobs", "must be 0 or more", self.logprobs)
-        _require(0 < self.weight < math.inf, "weight", "must be above 0", self.weight)
-        _require(
+        require(len(self.prompt) > 0, "prompt", "must have at least one token", list(self.prompt))
+        require(self.max_tokens >= 0, "max_tokens", "must be 0 or more", self.max_tokens)
+        require(self.logprobs is None or self.logprobs >= 0, "logprobs", "must be 0 or more", self.logprobs)
+        require(0 < self.weight < math.inf, "weight", "must be above 0", self.weight)
+        require(
             self.deadline_s is None or 0 < self.deadline_s < math.inf,
             "deadline_s",
             "must be above 0 seconds",
@@ -128,13 +74,13 @@ class Request:
         if self.beams is not None:
             self._require_beams_alone()
 
-    def require_servable(self, vocab: int, context: int, rows: int) -> None:
-        """Raises: RequestError where an engine with so many tokens, so long a context and so many rows cannot serve this."""
+    def require_servable(self, vocab: int, context: int, slots: int) -> None:
+        """Raises: RequestError where an engine with this vocabulary, this context and so many slots cannot serve this."""
         require_tokens(self.prompt, self.max_tokens, vocab, context)
         if self.beams is not None:
-            most = min(rows, vocab // max(2, 1 + len(self.stop_ids)))
-            rule = f"must be at most {most} here, as each beam is a row of the engine, which has {rows}"
-            _require(self.beams.num_beams <= most, "num_beams", rule, self.beams.num_beams)
+            most = min(slots, vocab // max(2, 1 + len(self.stop_ids)))
+            rule = f"must be at most {most} here, as each beam takes a slot of the engine, which has {slots}"
+            require(self.beams.num_beams <= most, "num_beams", rule, self.beams.num_beams)
         if wrong := [token for token in self.sampling.logit_bias if not 0 <= token < vocab]:
             raise RequestError(
                 f"logit_bias: no token {wrong[0]}; the vocabulary has {vocab}", param="logit_bias"
@@ -143,21 +89,21 @@ class Request:
             raise RequestError(f"logprobs must be at most {vocab} (is {self.logprobs})", param="logprobs")
 
     def _require_beams_alone(self) -> None:
-        """Raises: RequestError for what beam search cannot be combined with."""
+        """Raises: RequestError for options that cannot be combined with beam search."""
         sampling, plain = self.sampling, Sampling(temperature=0, seed=self.sampling.seed)
         for field_ in fields(Sampling):
             value, wanted = getattr(sampling, field_.name), getattr(plain, field_.name)
             rule = f"must be {wanted!r} with num_beams: beam search chooses by the model's own probabilities"
-            _require(value == wanted, field_.name, rule, value)
+            require(value == wanted, field_.name, rule, value)
         for name, asked in (
             ("logprobs", self.logprobs is not None),
             ("prompt_logprobs", self.prompt_logprobs),
         ):
-            _require(not asked, name, "cannot be told with num_beams", getattr(self, name))
+            require(not asked, name, "cannot be told with num_beams", getattr(self, name))
         if self.grammar is not None:
             message = "num_beams: beam search follows no form (response_format, structured_outputs, forced tool calls)"
             raise RequestError(message, param="num_beams", code="invalid_value")
-        _require(self.max_tokens > 0, "max_tokens", "must be 1 or more with num_beams", self.max_tokens)
+        require(self.max_tokens > 0, "max_tokens", "must be 1 or more with num_beams", self.max_tokens)
 
 
 def require_tokens(prompt: Sequence[int], max_tokens: int, vocab: int, context: int) -> None:
@@ -189,12 +135,12 @@ class Token:
     error: str | None = None
     prompt: bool = False
     refused: bool = False  # the error is the request's own fault
-    late: bool = False  # the error is that its deadline passed before its first token
+    expired: bool = False  # the error is that its deadline passed before its first token
     score: float | None = None  # of an answer of beam search, on its last token
 
     @property
     def refusal(self) -> RequestError | None:
-        """The error as whoever sent the request should read it; None where it is the engine's own."""
-        if self.late:
+        """The error as the client should read it; None where it is the engine's own."""
+        if self.expired:
             return RequestError(self.error or "", code="deadline_exceeded", status=503)
         return RequestError(self.error or "", code="invalid_grammar") if self.refused else None

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ptune.engine.decoder.fairness import FairQueue, giving_way, require_room
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.slots import Copy, Slots
 from ptune.engine.decoder.token_budget import StepTimeModel, allocate_prefill
 
-if TYPE_CHECKING:
-    pass
-
-
-# Guessed tokens for each row that is generating; fewer cost more than they bring, however right they are. More are needed where
-# rows have different adapters, as each adapter's group of tokens becomes wider.
+# Draft tokens for each generating sequence below which a step computes none: a few cost more than they bring, however right
+# they are. More are needed where the sequences have different adapters, as each adapter's group of tokens becomes wider.
 WORTH = 1 / 4
 WORTH_MIXED = 3 / 4
 
 
 class Scheduler:
-    """Rows wait, tenant by tenant, until a slot is free; running rows share each step.
+    """Sequences wait, tenant by tenant, until a slot is free; running sequences share each step.
 
-    A slot goes to the tenant that has been served least (see ptune.engine.decoder.fairness); where none is free, a row of a
-    tenant with more than its share gives way and is computed again later. A row whose beginning is just being computed
-    for another waits until it can be copied.
+    A slot goes to the tenant that has been served least (see ptune.engine.decoder.fairness). Where none is free, a sequence
+    of a tenant with more than its share is preempted and computed again later. A sequence that shares its prefix with
+    one which is being computed waits until that prefix can be copied.
 
-    A row may bring others (see `TokenSequence.rows`), and begins when there is a slot for each. While it waits for that and it is
-    its turn, free slots are kept for it: nobody begins before it, or rows that need one slot would always be quicker.
+    A sequence that leads a group (see `TokenSequence.group`) is admitted when there is a slot for each member. Once it is its
+    turn, free slots are kept for it and nobody else is admitted, or sequences that need one slot would always be quicker.
 
-    A step computes one token of every row that is generating and a limited number of tokens of those that still have
-    more: at most `prefill_chunk`, and no more than fit into `step_s` as far as measured steps tell. So a long prompt
-    delays nobody's next token by more than that, and no row that runs ever starves.
-    Rows that are generating may have `guesses` tokens more among them, while there are few rows and enough of them guess.
+    A step computes one token of every generating sequence and a limited number of prompt tokens: at most `prefill_chunk`,
+    and no more than measured steps suggest for `step_s`. So a long prompt delays nobody's next token by more than that,
+    and no running sequence starves. Generating sequences share up to `num_speculative_tokens` draft tokens, while the
+    sequences are few and enough of them have a draft.
     """
 
     def __init__(
@@ -41,17 +36,17 @@ class Scheduler:
         slots: int,
         prefill_chunk: int,
         max_waiting: int,
-        guesses: int = 0,
+        num_speculative_tokens: int = 0,
         copy: Copy = lambda *_: None,
         step_s: float | None = None,
     ) -> None:
         self.waiting = FairQueue()
-        self.running: list[TokenSequence] = []  # in the order in which they began
+        self.running: list[TokenSequence] = []  # in order of admission
         self.slots = Slots(slots, copy)
-        self.preempted = 0  # rows that gave way
-        self._pace = StepTimeModel(step_s, prefill_chunk)
+        self.preempted = 0  # sequences that lost their slots
+        self._step_time = StepTimeModel(step_s, prefill_chunk)
         self._max_waiting = max_waiting
-        self._guesses = guesses
+        self._num_speculative_tokens = num_speculative_tokens
 
     @property
     def busy(self) -> bool:
@@ -59,127 +54,128 @@ class Scheduler:
 
     @property
     def computing(self) -> list[TokenSequence]:
-        """All that have slots: the running rows, each followed by those that it brought."""
-        return [row for leader in self.running for row in leader.rows]
+        """All sequences with slots: the running ones, each followed by the rest of its group."""
+        return [sequence for leader in self.running for sequence in leader.group]
 
     def require_room(self, tenant: str, own: int = 0, others: int = 0) -> None:
-        """Lets a tenant's request wait, beside those that wait elsewhere: its own and those of others.
+        """Checks that one more request of a tenant may wait. own, others: requests that wait outside this queue.
 
-        Raises: RequestError, 429, where somebody who comes now should rather come back later.
+        Raises: RequestError, 429, where the queue is full for this tenant.
         """
         waiting = self.waiting
         require_room(waiting.waiting(tenant) + own, len(waiting) + own + others, self._max_waiting)
 
-    def submit(self, row: TokenSequence) -> None:
-        """Puts a row at the end of its tenant's queue."""
-        self.waiting.append(row)
+    def submit(self, sequence: TokenSequence) -> None:
+        """Puts a sequence at the end of its tenant's queue."""
+        self.waiting.append(sequence)
 
-    def drop_over(self) -> list[TokenSequence]:
-        """Takes out the rows that were cancelled or are late and returns them; their slots are free at once."""
-        waiting = [row for row in self.waiting if row.over]
-        for row in waiting:
-            self.waiting.remove(row)
-            self.waiting.left(row)
-        running = [row for row in self.running if row.over]
+    def drop_ended(self) -> list[TokenSequence]:
+        """Removes the sequences that were cancelled or have expired, and returns them; their slots are free at once."""
+        waiting = [sequence for sequence in self.waiting if sequence.ended]
+        for sequence in waiting:
+            self.waiting.remove(sequence)
+            self.waiting.forget(sequence)
+        running = [sequence for sequence in self.running if sequence.ended]
         self.release(running)
         return running + waiting
 
-    def release(self, rows: list[TokenSequence]) -> None:
-        """Takes rows out of the batch and frees their slots."""
-        for row in rows:
-            if row.slot is not None:
-                for member in row.rows:
-                    self.waiting.grown(member)
-                self._stop(row)
-                self.waiting.left(row)
+    def release(self, sequences: list[TokenSequence]) -> None:
+        """Takes sequences out of the batch and frees their slots."""
+        for sequence in sequences:
+            if sequence.slot is not None:
+                for member in sequence.group:
+                    self.waiting.charge_output(member)
+                self._stop(sequence)
+                self.waiting.forget(sequence)
 
     def plan(self) -> list[Chunk]:
-        """Admits rows while there are slots, then says what the next step computes. Empty where nothing is to do."""
-        for row in self.computing:
-            self.waiting.grown(row)
-        while (begins := self._next()) is not None:
-            self.waiting.remove(begins)
-            for row in begins.rows:
-                self.slots.take(row)
-            self.running.append(begins)
-            self.waiting.begun(begins)
-        generating = [row for row in self.computing if row.uncached == 1]
-        prompts = [row for row in self.computing if row.uncached > 1]
-        counts = allocate_prefill(self._pace.prompt_tokens(len(generating)), prompts, self.waiting.served)
-        guesses = self._guesses_of(generating)
+        """Admits sequences while there are slots, then returns the next step's chunks; none where there is nothing to do."""
+        for sequence in self.computing:
+            self.waiting.charge_output(sequence)
+        while (admitted := self._next()) is not None:
+            self.waiting.remove(admitted)
+            for sequence in admitted.group:
+                self.slots.allocate(sequence)
+            self.running.append(admitted)
+            self.waiting.charge_prompt(admitted)
+        generating = [sequence for sequence in self.computing if sequence.uncached == 1]
+        prompts = [sequence for sequence in self.computing if sequence.uncached > 1]
+        budget = self._step_time.prompt_tokens(len(generating))
+        counts = allocate_prefill(budget, prompts, self.waiting.served)
+        drafts = self._drafts(generating)
         return [
-            *(Chunk(row, row.cached, 1, guesses.get(row, ())) for row in generating),
-            *(Chunk(row, row.cached, count) for row, count in counts.items()),
+            *(Chunk(sequence, sequence.cached, 1, drafts.get(sequence, ())) for sequence in generating),
+            *(Chunk(sequence, sequence.cached, count) for sequence, count in counts.items()),
         ]
 
     def computed(self, chunks: list[Chunk], seconds: float | None = None) -> None:
-        """Notes that a step has computed these chunks, and what it took."""
+        """Records that a step has computed these chunks, and the seconds that it took."""
         if seconds is not None:
             prompts = any(chunk.count > 1 for chunk in chunks)
-            self._pace.told(sum(map(len, chunks)), seconds, prompts=prompts)
+            self._step_time.observe(sum(map(len, chunks)), seconds, prompts=prompts)
         for chunk in chunks:
-            chunk.row.cached = chunk.start + chunk.count
+            chunk.sequence.cached = chunk.start + chunk.count
 
-    def distrust(self) -> list[TokenSequence]:
-        """After a step that failed and could have written anywhere: what was computed is computed again.
+    def invalidate_cache(self) -> list[TokenSequence]:
+        """Discards everything computed, after a failed step that could have written anywhere.
 
-        Returns the running rows for which that cannot be, as they have told logits of their prompts already.
+        Returns sequences that cannot be recomputed because their prompt logprobs were already sent.
         """
-        self.slots.forget()
-        told = [row for row in self.running if row.all_logits and row.cached]
-        for row in self.computing:
-            row.cached = 0
-        return told
+        self.slots.clear()
+        sent = [sequence for sequence in self.running if sequence.all_logits and sequence.cached]
+        for sequence in self.computing:
+            sequence.cached = 0
+        return sent
 
-    def _guesses_of(self, generating: Sequence[TokenSequence]) -> dict[TokenSequence, tuple[int, ...]]:
-        """Guesses of a step, or none where they are too few: one row's second token makes room for one in all of them."""
-        most = self._guesses // max(len(generating), 1)
-        found = {row: row.guess(most) for row in generating} if most else {}
-        adapters = {row.adapter for row in generating} - {None}
+    def _drafts(self, generating: Sequence[TokenSequence]) -> dict[TokenSequence, tuple[int, ...]]:
+        """Draft tokens of a step, or none where they are too few: one sequence's second token widens the step for all."""
+        most = self._num_speculative_tokens // max(len(generating), 1)
+        drafts = {sequence: sequence.draft(most) for sequence in generating} if most else {}
+        adapters = {sequence.adapter for sequence in generating} - {None}
         worth = WORTH_MIXED if len(adapters) > 1 else WORTH
-        return found if sum(map(len, found.values())) >= worth * len(generating) else {}
+        return drafts if sum(map(len, drafts.values())) >= worth * len(generating) else {}
 
     def _next(self) -> TokenSequence | None:
-        """The row that begins now; slots are free for it and those that it brings."""
+        """Chooses the sequence to be admitted now, preempting others for it if need be; None where there is none."""
         for queue in self.waiting.queues():
             if self.slots or self._giving_way(queue[0]):
-                row = next(filter(self._ready, queue), None)
-                if row is not None:
-                    victims = self._giving_way(row)
-                    if len(self.slots) + sum(len(victim.rows) for victim in victims) < len(row.rows):
-                        return None  # it is its turn: what is free is kept for it
+                sequence = next(filter(self._ready, queue), None)
+                if sequence is not None:
+                    victims = self._giving_way(sequence)
+                    if len(self.slots) + sum(len(victim.group) for victim in victims) < len(sequence.group):
+                        return None  # it is its turn: free slots are kept for it
                     for victim in victims:
                         self._preempt(victim)
-                    return row
+                    return sequence
         return None
 
-    def _giving_way(self, row: TokenSequence) -> list[TokenSequence]:
-        """Who makes room for a waiting row."""
-        missing = len(row.rows) - len(self.slots)
-        return giving_way(row, self.running, self.waiting, missing) if missing > 0 else []
+    def _giving_way(self, sequence: TokenSequence) -> list[TokenSequence]:
+        """Returns the running sequences that would be preempted for a waiting one."""
+        missing = len(sequence.group) - len(self.slots)
+        return giving_way(sequence, self.running, self.waiting, missing) if missing > 0 else []
 
-    def _preempt(self, row: TokenSequence) -> None:
-        """A row gives its slot away and waits, with what it has said so far, to be computed again from its beginning."""
-        self._stop(row)
-        for member in row.rows:
+    def _preempt(self, sequence: TokenSequence) -> None:
+        """Takes a sequence's slot away; it waits, with its output so far, to be computed again from its beginning."""
+        self._stop(sequence)
+        for member in sequence.group:
             member.cached = 0
-        row.preempted += 1
+        sequence.preempted += 1
         self.preempted += 1
-        self.waiting.put_back(row)
+        self.waiting.put_back(sequence)
 
-    def _stop(self, row: TokenSequence) -> None:
-        self.running.remove(row)
-        for member in row.rows:
+    def _stop(self, sequence: TokenSequence) -> None:
+        self.running.remove(sequence)
+        for member in sequence.group:
             self.slots.give_back(member)
 
-    def _ready(self, row: TokenSequence) -> bool:
-        """Whether a row should begin, rather than wait for another that is computing what both begin with."""
-        if not row.held_back:
-            row.behind = self.slots.coming(row)
-            row.held_back = row.behind is not None
-        if row.behind is not None:
-            leader, shared = row.behind
+    def _ready(self, sequence: TokenSequence) -> bool:
+        """Whether to admit a sequence now, rather than let it wait for a shared prefix that is being computed."""
+        if not sequence.deferred:
+            sequence.prefix_leader = self.slots.pending_prefix(sequence)
+            sequence.deferred = sequence.prefix_leader is not None
+        if sequence.prefix_leader is not None:
+            leader, shared = sequence.prefix_leader
             if leader.slot is not None and leader.cached < shared:
                 return False
-            row.behind = None
+            sequence.prefix_leader = None
         return True

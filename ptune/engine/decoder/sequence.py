@@ -11,83 +11,100 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ptune.engine.adapters.lora import Adapter
-    from ptune.engine.decoder.request import Finish
+    from ptune.engine.job import Finish
+    from ptune.errors import PtuneError
 
 
 @dataclass(eq=False)
 class TokenSequence:
-    """One sequence on its way through the engine. Subclasses say what becomes of its logits."""
+    """One sequence on its way through the engine, a `ptune.engine.job.Job`. Subclasses decide how its logits are used."""
 
     tokens: list[int]  # prompt and output so far
     adapter: Adapter | None = None  # None = the bare base
-    all_logits: bool = False  # wants the logits of every token, not only of the newest
-    tenant: str = ""  # on whose account it is computed
-    weight: float = 1.0  # of the tenant, beside others
+    all_logits: bool = False  # needs the logits of every token, not only of the newest
+    tenant: str = ""  # pays for the computation
+    weight: float = 1.0  # of the tenant, relative to others
     deadline_s: float = math.inf  # on the engine's clock
-    slot: int | None = field(default=None, init=False)  # its place in the cache while it runs
-    cached: int = field(default=0, init=False)  # how many of `tokens` have been computed
+    slot: int | None = field(default=None, init=False)  # its slot in the cache while it runs
+    cached: int = field(default=0, init=False)  # number of `tokens` that have been computed
     cancelled: bool = field(default=False, init=False)  # any thread may set it; obeyed before the next step
-    late: bool = field(default=False, init=False)  # its deadline has passed; obeyed as well
+    expired: bool = field(default=False, init=False)  # its deadline has passed; obeyed likewise
     finished: bool = field(default=False, init=False)
-    charged: int = field(default=0, init=False)  # how many of `tokens` its tenant has been charged for
-    preempted: int = field(default=0, init=False)  # how often it gave way
-    behind: tuple[TokenSequence, int] | None = field(
+    billed_tokens: int = field(
+        default=0, init=False
+    )  # number of `tokens` that its tenant has been charged for
+    preempted: int = field(default=0, init=False)  # times that it lost its slot
+    prefix_leader: tuple[TokenSequence, int] | None = field(
         default=None, init=False
-    )  # waits until that one has so many cached
-    held_back: bool = field(default=False, init=False)  # has waited so; it does so once
+    )  # computes the shared prefix: this one waits until the leader has cached so many tokens
+    deferred: bool = field(default=False, init=False)  # has waited for a leader; it does so once
 
     @property
-    def rows(self) -> tuple[TokenSequence, ...]:
-        """Itself, and those that begin, give way and end with it. Each has a slot, they alone are running or waiting for it."""
+    def group(self) -> tuple[TokenSequence, ...]:
+        """This sequence and those that are admitted, preempted and finished with it. Each needs a slot; only this one is
+        in the scheduler's queues."""
         return (self,)
 
     @property
     def uncached(self) -> int:
+        """Number of tokens still to be computed."""
         return len(self.tokens) - self.cached
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more is to be computed of it."""
-        return self.cancelled or self.late
+    def ended(self) -> bool:
+        """Whether it was cancelled or has expired, so that nothing more is computed for it."""
+        return self.cancelled or self.expired
 
-    def guess(self, most: int) -> tuple[int, ...]:
-        """Tokens that may follow the newest one, at most `most`, to be computed along with it."""
+    def draft(self, most: int) -> tuple[int, ...]:
+        """Proposes at most `most` tokens that may follow the newest one, to be computed along with it."""
         return ()
 
     def take(self, chunk: Chunk, logits: npt.NDArray[np.float32]) -> None:
         """Consumes the logits [wanted, vocab] of a chunk that has been computed; may append the next token."""
 
     def end(self, finish: Finish, error: str | None = None) -> None:
-        """Nothing more will come."""
+        """Finishes the sequence."""
         self.finished = True
 
+    def cancel(self) -> None:
+        """Marks it as cancelled."""
+        self.cancelled = True
+
     def give_up(self) -> None:
-        """Ends a row that is over."""
+        """Finishes a sequence that was cancelled or has expired."""
         self.end("cancelled")
+
+    def shut_down(self) -> None:
+        """Finishes a sequence, which has been cancelled, because the engine closes."""
+        self.give_up()
+
+    def fail(self, error: PtuneError) -> None:
+        """Finishes it with an error."""
+        self.end("error", str(error))
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens [start, start + count) of a row, and guesses at those that follow: what one step computes of it."""
+    """Tokens [start, start + count) of a sequence and draft tokens after them: its part of one step."""
 
-    row: TokenSequence
+    sequence: TokenSequence
     start: int
     count: int
-    guess: tuple[int, ...] = ()  # only where the chunk reaches the newest token
+    draft: tuple[int, ...] = ()  # only where the chunk reaches the newest token
 
     def __len__(self) -> int:
-        return self.count + len(self.guess)
+        return self.count + len(self.draft)
 
     @property
     def tokens(self) -> list[int]:
-        return [*self.row.tokens[self.start : self.start + self.count], *self.guess]
+        return [*self.sequence.tokens[self.start : self.start + self.count], *self.draft]
 
     @property
     def newest(self) -> bool:
-        """Whether the chunk reaches the row's newest token, whose logits choose the next one."""
-        return self.start + self.count == len(self.row.tokens)
+        """Whether the chunk reaches the sequence's newest token, whose logits choose the next one."""
+        return self.start + self.count == len(self.sequence.tokens)
 
     @property
     def wanted(self) -> range:
-        """The chunk's columns whose logits are wanted."""
-        return range(0 if self.row.all_logits else self.count - self.newest, len(self))
+        """The chunk's columns whose logits are needed."""
+        return range(0 if self.sequence.all_logits else self.count - self.newest, len(self))

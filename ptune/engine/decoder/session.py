@@ -14,8 +14,8 @@ from ptune.formats.signature import GROUPED_INPUTS, STEP_INPUTS, Signature
 class Session:
     """One loaded graph. What is bound stays bound: an array is only bound again where it has moved or changed shape.
 
-    Binding takes as long as an operator or two. So what changes in every step is copied into arrays that stay bound, and
-    caches and factors, which are many, are not looked at again as long as they come in the same mapping.
+    Binding takes as long as an operator or two. So inputs that change in every step are copied into arrays that stay bound;
+    caches and factors, which are many, are not checked again while they come in the same mapping.
     """
 
     def __init__(
@@ -29,14 +29,15 @@ class Session:
     ) -> None:
         """Loads the graph. `threads` defaults to the cores that this process really has.
 
-        sockets: whether it takes adapters. grouped: whether it takes the grouped view of attention (ptune.engine.decoder.attention_metadata).
+        sockets: whether it takes adapters. grouped: whether it takes the grouped layout
+        of attention (see ptune.engine.decoder.attention_metadata).
         Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
         """
         self._open = partial(open_graph, path, threads)
         self._session: Any = None
         self._binding: Any = None
         self._bound: dict[str, Array] = {}  # kept alive as long as they are bound
-        self._given: dict[str, Array] = {}  # small inputs, as they came last
+        self._given: dict[str, Array] = {}  # small inputs of the last run
         self._caches: Mapping[str, Array] | None = None  # that are bound
         self._adapters: Mapping[str, Array] | None = None
         self._load()
@@ -56,9 +57,9 @@ class Session:
     ) -> None:
         """Runs the graph; `caches` grow and `logits` are written, in place.
 
-        Of the inputs and factors, those that the graph does not have are not looked at. All arrays must be C-contiguous
-        and of the graph's types. They are recognised by identity, so `inputs` must not be written to once they were handed
-        over. What a run that failed has left in the session is not trusted: the graph is loaded anew before the next one.
+        Inputs and factors that the graph does not have are ignored. All arrays must be C-contiguous and of the graph's types.
+        They are recognised by identity, so `inputs` must not be written to afterwards. After a failed run the session is
+        not trusted: the graph is loaded again before the next run.
         """
         if self._session is None:
             self._load()

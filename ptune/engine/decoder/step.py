@@ -1,4 +1,4 @@
-"""One step: chunks of rows -> flat arrays -> the graph -> logits. The layout is formats/signature.py's."""
+"""One step: chunks of sequences -> flat arrays -> the graph -> logits. formats/signature.py defines the inputs."""
 
 from __future__ import annotations
 
@@ -20,41 +20,43 @@ Logits = npt.NDArray[np.float32]
 
 
 class Step:
-    """Computes chunks of different rows, lengths and adapters."""
+    """Computes chunks of different sequences, lengths and adapters."""
 
     def __init__(self, graphs: Graphs, signature: Signature, cache: KvCache) -> None:
         self.graphs = graphs
         self._cache = cache
         self._vocab = signature.vocab_size
-        self._places = LoraSlots(signature, cache.slots)
-        self._arrangements = BatchLayoutCache(graphs.least_tokens, graphs.heads, cache.allocated)
+        self._lora_slots = LoraSlots(signature, cache.slots)
+        self._layouts = BatchLayoutCache(graphs.least_tokens, graphs.heads, cache.allocated)
         self._rooms: dict[int, Logits] = {}
 
     def __call__(self, chunks: Sequence[Chunk]) -> list[Logits]:
-        """Computes at least one chunk, in as few runs of the graph as is sensible; the rows' caches grow by it.
+        """Computes one or more chunks, in as few runs of the graph as is sensible; the sequences' caches grow by them.
 
-        Returns for each chunk the logits of its wanted columns, [wanted, vocab]; they may be none. They are good until the
+        Returns for each chunk the logits of its wanted columns, [wanted, vocab], possibly none. They are valid until the
         next step.
         """
-        found: dict[Chunk, Logits] = {}
+        logits: dict[Chunk, Logits] = {}
         parts = [part for run in divide(chunks) for part in split_to_fit(run, self._cache.allocated)]
         for at, part in enumerate(parts):
-            found |= zip(part, self._run(part, at), strict=True)
-        return [found[chunk] for chunk in chunks]
+            logits |= zip(part, self._run(part, at), strict=True)
+        return [logits[chunk] for chunk in chunks]
 
     def _run(self, chunks: Sequence[Chunk], at: int) -> list[Logits]:
-        """One run of the graph, the step's at-th."""
-        window = self._places.of({chunk.row.adapter for chunk in chunks if chunk.row.adapter is not None})
-        arranged = self._arrangements.of(chunks, window, at)
-        inputs, grouped = arranged.inputs(chunks)
-        caches = self._cache.window(arranged.slots.start, arranged.slots.stop)
-        logits = self._room_for(at, (window.count, len(arranged.wanted), self._vocab))
+        """Runs the graph once, for the step's at-th part."""
+        window = self._lora_slots.of(
+            {chunk.sequence.adapter for chunk in chunks if chunk.sequence.adapter is not None}
+        )
+        layout = self._layouts.of(chunks, window, at)
+        inputs, grouped = layout.inputs(chunks)
+        caches = self._cache.window(layout.slots.start, layout.slots.stop)
+        logits = self._room_for(at, (window.count, len(layout.wanted), self._vocab))
         session = self.graphs.of(sockets=window.rank > 0, grouped=grouped)
         session.run(inputs, caches, window.inputs, logits)
-        return [logits_at(logits, *cells) for cells in arranged.answers]
+        return [logits_at(logits, *cells) for cells in layout.answers]
 
     def _room_for(self, at: int, shape: tuple[int, int, int]) -> Logits:
-        """Memory for a run's logits, the same in every step: new pages would take longer to get than to fill."""
+        """Returns memory for a run's logits, the same in every step: allocating pages takes longer than filling them."""
         size, room = math.prod(shape), self._rooms.get(at)
         if room is None or len(room) < size:
             room = self._rooms[at] = np.empty(size, np.float32)
@@ -62,7 +64,7 @@ class Step:
 
 
 def logits_at(logits: Logits, groups: Indices, columns: Indices) -> Logits:
-    """[n, vocab] of [G, wanted, vocab]. Without a copy where the cells lie in one group, side by side, as most do."""
+    """Selects [n, vocab] from [G, wanted, vocab]; without a copy where the cells are adjacent in one group, as most are."""
     if len(groups) and groups[0] == groups[-1]:
         return logits[groups[0], columns[0] : columns[-1] + 1]
     return logits[groups, columns]

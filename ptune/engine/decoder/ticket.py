@@ -1,4 +1,4 @@
-"""What somebody who has submitted a request holds: a way to give it up, and its tokens as they come."""
+"""Handles of a submitted request: one to cancel it, one to iterate over its tokens."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Ticket:
         self._cancel = cancel
 
     def cancel(self) -> None:
-        """Ends the request before the next step, with a last token whose finish is "cancelled". May come too late."""
+        """Ends the request before the next step, with a last token whose finish is "cancelled". May be too late."""
         self._cancel()
 
 
 def drawn(tokens: queue.SimpleQueue[Token], ticket: Ticket) -> Generator[Token, None, None]:
-    """A request's tokens; an iterator that is given up cancels it."""
+    """Yields a request's tokens; closing the iterator cancels the request."""
     try:
         yield from until_finish(tokens)
     finally:
@@ -28,7 +28,7 @@ def drawn(tokens: queue.SimpleQueue[Token], ticket: Ticket) -> Generator[Token, 
 
 
 def until_finish(tokens: queue.SimpleQueue[Token]) -> Iterator[Token]:
-    """Tokens up to the one that has a finish."""
+    """Yields tokens up to the one that has a finish."""
     while True:
         token = tokens.get()
         yield token

@@ -1,4 +1,4 @@
-"""How many prompt tokens a step may compute, and whose: measured steps set the budget; tenants share it by weight."""
+"""Prompt tokens of a step: measured step times set the budget, and tenants share it by weight."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ptune.engine.decoder.sequence import TokenSequence
 
-LEAST = 32  # prompt tokens of a step, however slow the machine: fewer would cost more than they save
-FORGETTING = 0.8  # what is left of an older measurement when the next one comes
-OUTLIER = 4.0  # times the expected seconds that one measurement may count for
+LEAST = 32  # prompt tokens of a step on however slow a machine: fewer would cost more than they save
+FORGETTING = 0.8  # weight of the older measurements when the next one is added
+OUTLIER = 4.0  # times the expected seconds at which one measurement is capped
 
 
 class StepTimeModel:
-    """Learns seconds = base + slope * tokens from the steps that are measured; it has no clock of its own.
+    """Learns seconds = base + slope * tokens from measured steps; it has no clock of its own.
 
-    Steps without prompts and steps with them are averaged apart, and the line goes through both averages: however long
-    nothing but single tokens are computed, what a prompt's token costs is not forgotten.
+    Steps with and without prompts are averaged apart, and the line goes through both averages: so the cost of a prompt
+    token is remembered through any number of steps that only generate.
     """
 
     def __init__(self, target_s: float | None, most: int) -> None:
-        """target_s: what a step should take; None = any time. most: prompt tokens of a step."""
+        """target_s: desired time of a step; None for any time. most: prompt tokens of a step at most."""
         self._target_s, self._most = target_s, most
         self._light: tuple[float, float] | None = None  # average tokens and seconds of steps without prompts
         self._heavy: tuple[float, float] | None = None  # and with them
 
-    def told(self, tokens: int, seconds: float, *, prompts: bool) -> None:
-        """A step of so many tokens took so long. prompts: whether tokens of prompts were among them."""
+    def observe(self, tokens: int, seconds: float, *, prompts: bool) -> None:
+        """Adds a measured step. prompts: whether it computed prompt tokens."""
         known = self._light if not prompts else self._heavy
         if known is not None:
             expected_s = known[1] * max(tokens / known[0], 1.0)
@@ -38,7 +38,7 @@ class StepTimeModel:
         else:
             self._light = new
 
-    def line(self) -> tuple[float, float] | None:
+    def fit(self) -> tuple[float, float] | None:
         """(base, slope) in seconds and seconds a token; None before a step with prompts was measured."""
         if self._heavy is None:
             return None
@@ -51,11 +51,11 @@ class StepTimeModel:
         return 0.0, seconds / tokens
 
     def prompt_tokens(self, generating: int) -> int:
-        """Prompt tokens of the next step, in which so many tokens are computed for rows that are generating.
+        """Prompt tokens that fit into the next step, beside one token for each generating sequence.
 
-        From LEAST to the most; the most where nobody is generating, as nobody would wait.
+        From LEAST to the most; the most where no sequence is generating, as none would wait.
         """
-        line = self.line()
+        line = self.fit()
         if not generating or self._target_s is None or line is None:
             return self._most
         base, slope = line
@@ -73,26 +73,29 @@ def _mixed(old: tuple[float, float], new: tuple[float, float]) -> tuple[float, f
 def allocate_prefill(
     budget: int, prompts: Sequence[TokenSequence], served: Callable[[str], float]
 ) -> dict[TokenSequence, int]:
-    """How many tokens of each row are computed; rows that get none are left out.
+    """Divides a budget of tokens among sequences; those that get none are left out.
 
-    prompts: rows with more than one token to compute, in the order in which they began.
-    served: what a tenant has been served so far; odd tokens go to whoever has been served least.
+    prompts: sequences with more than one token to compute, in order of admission.
+    served: a tenant's counter of work; remainders go to the tenant served least.
     """
-    rows: dict[str, list[TokenSequence]] = {}
-    for row in prompts:
-        rows.setdefault(row.tenant, []).append(row)
+    sequences: dict[str, list[TokenSequence]] = {}
+    for sequence in prompts:
+        sequences.setdefault(sequence.tenant, []).append(sequence)
     counts: dict[TokenSequence, int] = {}
-    for tenant, tokens in _among_tenants(budget, rows, served).items():
-        counts.update(_among_rows(tokens, rows[tenant]))
+    for tenant, tokens in _among_tenants(budget, sequences, served).items():
+        counts.update(_among_sequences(tokens, sequences[tenant]))
     return counts
 
 
 def _among_tenants(
-    budget: int, rows: dict[str, list[TokenSequence]], served: Callable[[str], float]
+    budget: int, sequences: dict[str, list[TokenSequence]], served: Callable[[str], float]
 ) -> dict[str, int]:
-    """Tokens of each tenant: by weight, and what one has no use for goes to the others."""
-    wanted = {tenant: sum(row.uncached for row in rows[tenant]) for tenant in sorted(rows, key=served)}
-    weight = {tenant: rows[tenant][0].weight for tenant in wanted}
+    """Divides a budget among tenants by weight; tokens that one cannot use go to the others."""
+    wanted = {
+        tenant: sum(sequence.uncached for sequence in sequences[tenant])
+        for tenant in sorted(sequences, key=served)
+    }
+    weight = {tenant: sequences[tenant][0].weight for tenant in wanted}
     given = dict.fromkeys(wanted, 0)
     while budget and wanted:
         total, whole = sum(weight[tenant] for tenant in wanted), budget
@@ -106,15 +109,15 @@ def _among_tenants(
     return given
 
 
-def _among_rows(budget: int, rows: Sequence[TokenSequence]) -> dict[TokenSequence, int]:
-    """The first half is the oldest row's, so that none starves; the rest goes to those with the least left, so that a
-    short prompt does not wait behind a long one."""
+def _among_sequences(budget: int, sequences: Sequence[TokenSequence]) -> dict[TokenSequence, int]:
+    """Gives the first half to the oldest sequence, so that none starves, and the rest to those with the fewest tokens left,
+    so that a short prompt does not wait behind a long one."""
     counts: dict[TokenSequence, int] = {}
-    for row in rows[:1]:
-        counts[row] = min(row.uncached, (budget + 1) // 2)
-        budget -= counts[row]
-    for row in sorted(rows, key=lambda row: row.uncached - counts.get(row, 0)):
-        more = min(row.uncached - counts.get(row, 0), budget)
-        counts[row] = counts.get(row, 0) + more
+    for sequence in sequences[:1]:
+        counts[sequence] = min(sequence.uncached, (budget + 1) // 2)
+        budget -= counts[sequence]
+    for sequence in sorted(sequences, key=lambda sequence: sequence.uncached - counts.get(sequence, 0)):
+        more = min(sequence.uncached - counts.get(sequence, 0), budget)
+        counts[sequence] = counts.get(sequence, 0) + more
         budget -= more
-    return {row: count for row, count in counts.items() if count}
+    return {sequence: count for sequence, count in counts.items() if count}

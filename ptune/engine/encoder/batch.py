@@ -1,22 +1,19 @@
-"""Which waiting items share a pass, and how they lie in it. Pure functions: no thread, no clock, no graph."""
+"""Which waiting items share a pass, and how they are padded. Pure functions: no thread, no clock, no graph."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ptune.engine.onnx_graph import Array
 from ptune.formats.bundle import BASE
 from ptune.formats.signature import EncoderSignature
 
-Array = npt.NDArray[Any]
-
-MOST_TOKENS = 16384  # of a pass, padding included: what its activations are multiples of
-MOST_PADDING = 0.25  # of a pass's tokens may be padding
+MOST_TOKENS = 16384  # of a pass, padding included: its activations are multiples of them
+MOST_PADDING = 0.25  # share of padding among a pass's tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +23,12 @@ class Item:
     inputs: of a text `input_ids` [seq] and, where the signature has `type_ids`, `token_type_ids` [seq]; of an image
         `pixel_values` [3, H, W]. Without a batch axis.
     adapter: `base` gives the body's hidden states instead of a head's logits.
+    deadline_s: seconds after its submission at which it fails unless its pass has begun; None = never.
     """
 
     inputs: Mapping[str, Array]
     adapter: str = BASE
+    deadline_s: float | None = None
 
     @property
     def length(self) -> int:
@@ -41,7 +40,7 @@ class Item:
 def choose(
     lengths: Sequence[int], most_rows: int, most_tokens: int = MOST_TOKENS, most_padding: float = MOST_PADDING
 ) -> list[int]:
-    """Which of the waiting items (in order of arrival) go into the next pass: the oldest, and those nearest in length.
+    """Chooses from the waiting items (in order of arrival) for the next pass: the oldest, and those nearest in length.
 
     No more than `most_rows`; more than one only while all of them, padded to the longest, stay within `most_tokens`
     and no more than a share of `most_padding` of that is padding. Nobody waits for ever: the oldest always goes.
@@ -50,10 +49,10 @@ def choose(
     low = high = bisect_left(order, (lengths[0], 0), key=lambda index: (lengths[index], index))
     real = lengths[0]
     while high - low + 1 < most_rows:
-        sides = [place for place in (low - 1, high + 1) if 0 <= place < len(order)]
+        sides = [index for index in (low - 1, high + 1) if 0 <= index < len(order)]
         if not sides:
             break
-        nearest = min(sides, key=lambda place: (abs(lengths[order[place]] - lengths[0]), order[place]))
+        nearest = min(sides, key=lambda index: (abs(lengths[order[index]] - lengths[0]), order[index]))
         longest = max(lengths[order[high]], lengths[order[nearest]])
         padded = longest * (high - low + 2)
         more = real + lengths[order[nearest]]
@@ -64,7 +63,7 @@ def choose(
 
 
 def padded(items: Sequence[Item], signature: EncoderSignature) -> dict[str, Array]:
-    """The body's inputs but `lora_mask` and the factors, one row an item."""
+    """The body's inputs except `lora_mask` and the factors, one row for each item."""
     if signature.modality == "image":
         return {"pixel_values": np.stack([item.inputs["pixel_values"] for item in items])}
     lengths = np.array([item.length for item in items], np.int64)

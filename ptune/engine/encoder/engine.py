@@ -1,41 +1,37 @@
-"""The engine of an encoder: items in, logits out. One thread; adapters and tasks are mixed in every pass."""
+"""The engine of an encoder: items in, logits out. One pass for each batch; adapters and tasks are mixed in it."""
 
 from __future__ import annotations
 
-import atexit
-import logging
-import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Unpack
 
 from ptune.engine.adapters.lora import Adapter, factor_bytes, load_adapter
-from ptune.engine.adapters.registry import Registry, queue_full, shutting_down
 from ptune.engine.adapters.stacked import Stacks
-from ptune.engine.base import EngineBase, check_counts
-from ptune.engine.encoder.batch import Array, Item, choose, padded
+from ptune.engine.base import EngineBase, QueueStats
+from ptune.engine.encoder.batch import Item, choose, padded
 from ptune.engine.encoder.golden import replay
 from ptune.engine.encoder.session import BodySession, HeadSession
-from ptune.engine.metrics import EngineMetrics
+from ptune.engine.job import deadline_passed, not_computed, queue_full
+from ptune.engine.onnx_graph import Array
+from ptune.engine.options import BatchKeywords, BatchOptions
 from ptune.errors import FormatError, PtuneError, RequestError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 
 HEAD = "head.onnx"
-NO_FACTORS = "adapter_config.json"  # where an adapter's folder has none, it is a head alone
+NO_FACTORS = "adapter_config.json"  # an adapter's folder without it holds a head alone
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderStats:
-    """The engine at one moment; the last three count from its start."""
+class EncoderStats(QueueStats):
+    """The engine at one moment, in items; the last three count from its start."""
 
-    running: int
-    waiting: int
     passes: int
     rows: int
-    tokens: int  # padding not counted; of images one each
+    tokens: int  # without padding; an image counts as one
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,86 +45,74 @@ class Served:
 
 @dataclass(eq=False)
 class _Job:
+    """An item on its way, a `ptune.engine.job.Job`. Whoever holds the future may cancel it until its pass begins."""
+
     item: Item
-    done: Future[Array]
-    served: Served | None = None  # None = the bare body; once taken, a drop of the adapter is no matter
+    deadline_s: float  # on the engine's clock
+    done: Future[Array] = field(default_factory=Future)
+    adapter: Served | None = None  # None = the bare body; dropping the adapter later does not matter
+    expired: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.expired or self.done.cancelled()
+
+    def cancel(self) -> None:
+        self.done.cancel()
+
+    def give_up(self) -> None:
+        if (
+            self.done.set_running_or_notify_cancel()
+        ):  # else it was cancelled, and this tells those who wait for it
+            self.done.set_exception(deadline_passed(self.item.deadline_s, "it was computed"))
+
+    def shut_down(self) -> None:
+        self.give_up()
+
+    def fail(self, error: PtuneError) -> None:
+        if self.done.running() or self.done.set_running_or_notify_cancel():
+            self.done.set_exception(error)
 
 
-class EncoderEngine(EngineBase):
-    """Serves one bundle's encoder under all its adapters. All methods may be called from any thread."""
+class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
+    """Serves one bundle's encoder under all its adapters. Its methods may be called from any thread."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        session: BodySession,
-        *,
-        max_batch: int = 32,
-        max_waiting: int = 256,
-        adapter_bytes: int | None = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, session: BodySession, options: BatchOptions = BatchOptions()) -> None:
         self.signature = bundle.encoder
+        super().__init__(bundle, options, self._load, _bytes, base_answers=False)
         self.context = self.signature.context  # longest text, in tokens; 0 of images
-        self.pulse = EngineMetrics()
         self._session = session
         self._stacks = Stacks(self.signature)
-        self._max_batch, self._max_waiting = max_batch, max_waiting
         self._waiting: deque[_Job] = deque()
-        self._arriving: dict[_Job, None] = {}  # their adapters are being read
         self._running = self._passes = self._rows = self._tokens = 0
-        self._open = True  # takes items
-        self._closing = False
-        self._changed = threading.Condition()  # guards everything above
-        self._registry = Registry(
-            bundle, self._served_from, _bytes, self._changed, base_answers=False, limit_bytes=adapter_bytes
-        )
-        self._thread = threading.Thread(target=self._run, name="ptune-encoder", daemon=True)
-        self._thread.start()
-        atexit.register(self.close)  # or the interpreter would take the graph away under a running pass
+        self._start()
 
     @classmethod
     def open(
         cls,
         bundle: Bundle | str | Path,
+        options: BatchOptions = BatchOptions(),
         *,
-        profile: str | None = None,
-        threads: int | None = None,
-        max_batch: int = 32,
-        max_waiting: int = 256,
-        adapter_bytes: int | None = None,
         replay_golden: bool = True,
+        **keywords: Unpack[BatchKeywords],
     ) -> EncoderEngine:
-        """Opens a bundle and its adapters, and compares this machine's numbers with the exporting one's.
+        """Opens a bundle and its adapters, and compares this machine's numbers with the exporter's.
 
-        profile: which graph; default: the bundle's own choice.
-        threads: of a pass; default: the cores that this process may use.
-        max_batch: rows of a pass at most.
-        max_waiting: items that wait at most.
-        adapter_bytes: memory for adapters; beyond it, those that were used least recently are read again when asked for.
+        keywords: options that replace those of `options`.
 
-        Raises: FormatError, AdapterError, UsageError; ParityError where this machine computes otherwise.
+        Raises: FormatError, AdapterError, UsageError; ParityError where the numbers differ.
         """
-        check_counts(max_batch=max_batch, max_waiting=max_waiting, threads=threads or 1)
-        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        manifest = bundle.manifest
-        profile = profile or manifest.default_profile
-        graph = bundle.graph_path(profile)
-        bundle.check_files(manifest.graphs[profile].files)
-        session = BodySession(graph, bundle.encoder, threads)
-        engine = cls(
-            bundle, session, max_batch=max_batch, max_waiting=max_waiting, adapter_bytes=adapter_bytes
-        )
-        try:
-            engine._registry.load_all()
-            if replay_golden:
-                bundle.check_files(manifest.golden)
-                replay(engine, bundle, profile)
-        except BaseException:
-            engine.close()
-            raise
-        return engine
+        return cls._opened(bundle, replace(options, **keywords), replay_golden=replay_golden)
+
+    @classmethod
+    def _build(cls, bundle: Bundle, graph: Path, options: BatchOptions) -> EncoderEngine:
+        return cls(bundle, BodySession(graph, bundle.encoder, options.threads), options)
+
+    def _replay(self, bundle: Bundle, profile: str) -> float:
+        return replay(self, bundle, profile)
 
     def record(self, name: str) -> AdapterRecord:
-        """What an adapter says of itself. Raises: RequestError, 404, where there is none of that name."""
+        """Returns an adapter's record. Raises: RequestError, 404, where there is no such adapter."""
         record = self._registry.record(name)
         if record is None:
             known = ", ".join(self.adapters) or "there is none yet"
@@ -136,132 +120,36 @@ class EncoderEngine(EngineBase):
         return record
 
     def submit(self, item: Item) -> Future[Array]:
-        """Queues an item. Its future gives logits [labels], or [seq, labels] where each token gets some.
+        """Queues an item. Its future gives logits [labels], or [seq, labels] for an adapter that labels tokens.
 
         Under `base` it gives the body's hidden states. A future that is cancelled before its pass costs nothing.
-        Raises: RequestError: 400 for what cannot be encoded, 404 for an unknown adapter, 429 where the queue is full,
+        Raises: RequestError: 400 where it cannot be encoded, 404 for an unknown adapter, 429 where the queue is full,
         503 while the engine drains.
         """
         with self._changed:
             job = self._job(item)
-            waiting = len(self._waiting) + len(self._arriving)
-            if waiting >= self._max_waiting:
+            waiting = len(self._waiting) + len(self._pending)
+            if waiting >= self._options.max_waiting:
                 raise queue_full(waiting)
-            self._enqueue([job])
+            self._enqueue(job, item.adapter, item.length)
         return job.done
 
     def logits(self, items: Sequence[Item]) -> list[Array]:
-        """Computes many items, in one queue without a bound. Raises: RequestError, as `submit`, but 429; PtuneError."""
+        """Computes many items in one queue without a bound. Raises: RequestError, as `submit`, but 429; PtuneError."""
         with self._changed:
             jobs = [self._job(item) for item in items]
-            self._enqueue(jobs)
+            for job in jobs:
+                self._enqueue(job, job.item.adapter, job.item.length)
         return [job.done.result() for job in jobs]
 
     def stats(self) -> EncoderStats:
         with self._changed:
-            waiting = len(self._waiting) + len(self._arriving)
+            waiting = len(self._waiting) + len(self._pending)
             return EncoderStats(self._running, waiting, self._passes, self._rows, self._tokens)
 
-    def drain(self, timeout_s: float | None = None) -> bool:
-        """Takes no more items and waits for those that are there. Returns whether all have finished."""
-        with self._changed:
-            self._open = False
-            return self._changed.wait_for(
-                lambda: not (self._waiting or self._arriving or self._running), timeout_s
-            )
-
-    def close(self) -> None:
-        """Cancels what is left and ends the thread. May be called twice."""
-        with self._changed:
-            self._open, self._closing = False, True
-            for job in (*self._waiting, *self._arriving):
-                job.done.cancel()
-            self._changed.notify_all()
-        self._thread.join()
-        self._registry.close()
-        atexit.unregister(self.close)
-
-    def _run(self) -> None:
-        """The thread: sleeps while there is nothing to do, else computes passes."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._waiting)
-                if self._closing:
-                    self._waiting.clear()
-                    self._changed.notify_all()
-                    return
-                jobs = self._next()
-                self._running = len(jobs)
-            _answer(jobs, self._compute)
-            with self._changed:
-                self._running = 0
-                self._passes += bool(jobs)
-                self._rows += len(jobs)
-                self._tokens += sum(job.item.length for job in jobs)
-                self._give_back(jobs)
-                self._changed.notify_all()
-
-    def _next(self) -> list[_Job]:
-        """Takes the next pass's jobs out of the queue; those that were cancelled meanwhile are left out."""
-        chosen = {*choose([job.item.length for job in self._waiting], self._max_batch)}
-        waiting = list(enumerate(self._waiting))
-        self._waiting = deque(job for index, job in waiting if index not in chosen)
-        picked = [job for index, job in waiting if index in chosen]
-        live = [job for job in picked if job.done.set_running_or_notify_cancel()]
-        self._give_back([job for job in picked if job not in live])
-        return live
-
-    def _give_back(self, jobs: Sequence[_Job]) -> None:
-        for job in jobs:
-            if job.served is not None:
-                self._registry.give_back(job.served)
-
-    def _compute(self, jobs: Sequence[_Job]) -> list[Array]:
-        """One pass of the body, then each adapter's head on its own rows."""
-        inputs = padded([job.item for job in jobs], self.signature)
-        factors = [job.served.factors if job.served and job.served.factors.rank else None for job in jobs]
-        stack = self._stacks.of({one for one in factors if one is not None})
-        rows: dict[Served | None, list[int]] = {}
-        for row, job in enumerate(jobs):
-            rows.setdefault(job.served, []).append(row)
-        with self.pulse.step(len(jobs)):
-            hidden = self._session.run({**inputs, "lora_mask": stack.lora_mask(factors)}, stack.inputs)
-        lengths = inputs.get("lengths")
-        found: dict[int, Array] = {}
-        for served, own in rows.items():
-            out = _headed(hidden[own], None if lengths is None else lengths[own], served)
-            found |= dict(zip(own, out, strict=True))
-        return [found[row] for row in range(len(jobs))]
-
-    def _enqueue(self, jobs: Sequence[_Job]) -> None:
-        """Into the queue, each as soon as its adapter is in memory."""
-        for job in jobs:
-            if job.item.adapter == BASE:
-                self._waiting.append(job)
-            else:
-                self._arriving[job] = None
-                self._registry.take(job.item.adapter, partial(self._arrived, job))
-        self._changed.notify_all()
-
-    def _arrived(self, job: _Job, found: Served | PtuneError) -> None:
-        """A job's adapter is in memory, or cannot be. Called under the lock."""
-        del self._arriving[job]
-        if not isinstance(found, PtuneError):
-            job.served = found
-            self._waiting.append(job)
-        elif job.done.set_running_or_notify_cancel():
-            job.done.set_exception(found)
-        self._changed.notify_all()
-
-    def _served_from(self, folder: Path, record: AdapterRecord) -> Served:
-        alone = not (folder / NO_FACTORS).is_file()
-        factors = Adapter(record.name, 0, {}, 0) if alone else load_adapter(folder, self.signature)
-        return Served(record, factors, HeadSession(folder / HEAD, self.signature))
-
     def _job(self, item: Item) -> _Job:
-        """A job for an item that can be encoded."""
-        if not self._open:
-            raise shutting_down()
+        """Makes a job for an item that can be encoded."""
+        self._require_open()
         self._registry.record(item.adapter)
         if self.signature.modality == "text":
             if not item.length:
@@ -272,39 +160,97 @@ class EncoderEngine(EngineBase):
                     param="input",
                     code="context_length_exceeded",
                 )
-        return _Job(item, Future())
+        return _Job(item, self._deadline(item.deadline_s))
+
+    def _load(self, folder: Path, record: AdapterRecord) -> Served:
+        alone = not (folder / NO_FACTORS).is_file()
+        factors = Adapter(record.name, 0, {}, 0) if alone else load_adapter(folder, self.signature)
+        return Served(record, factors, HeadSession(folder / HEAD, self.signature))
+
+    def _admit(self, job: _Job, adapter: Served | None) -> None:
+        job.adapter = adapter
+        self._waiting.append(job)
+
+    def _jobs(self) -> Sequence[_Job]:
+        return self._waiting
+
+    def _take_ended(self) -> list[_Job]:
+        ended = {job for job in self._waiting if job.ended}  # once: another thread may cancel meanwhile
+        if ended:
+            self._waiting = deque(job for job in self._waiting if job not in ended)
+        return list(ended)
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def _next_batch(self) -> list[_Job]:
+        """Takes the next pass's jobs out of the queue, without those that were cancelled this moment."""
+        if not self._waiting:
+            return []
+        chosen = {*choose([job.item.length for job in self._waiting], self._options.max_rows)}
+        waiting = list(enumerate(self._waiting))
+        self._waiting = deque(job for index, job in waiting if index not in chosen)
+        picked = [job for index, job in waiting if index in chosen]
+        live = [job for job in picked if job.done.set_running_or_notify_cancel()]
+        self._release(job for job in picked if job not in live)
+        self._running = len(live)
+        return live
+
+    def _compute(self, batch: list[_Job]) -> None:
+        self.metrics.on_first_step(batch)
+        self._answer(batch)
+        with self._changed:
+            self._running = 0
+            self._passes += 1
+            self._rows += len(batch)
+            self._tokens += sum(job.item.length for job in batch)
+            self._release(batch)
+
+    def _answer(self, jobs: Sequence[_Job]) -> None:
+        """Computes jobs together; where that fails, falls back to one at a time, so that one bad item fails alone."""
+        try:
+            for job, logits in zip(jobs, self._logits(jobs), strict=True):
+                job.done.set_result(logits)
+        except Exception as error:
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._answer([job])
+            else:
+                jobs[0].fail(not_computed(error))
+
+    def _logits(self, jobs: Sequence[_Job]) -> list[Array]:
+        """Runs the body once, then each adapter's head on its own rows."""
+        inputs = padded([job.item for job in jobs], self.signature)
+        factors = [job.adapter.factors if job.adapter and job.adapter.factors.rank else None for job in jobs]
+        stack = self._stacks.of({one for one in factors if one is not None})
+        rows: dict[Served | None, list[int]] = {}
+        for row, job in enumerate(jobs):
+            rows.setdefault(job.adapter, []).append(row)
+        with self.metrics.step(len(jobs)):
+            hidden = self._session.run({**inputs, "lora_mask": stack.lora_mask(factors)}, stack.inputs)
+        lengths = inputs.get("lengths")
+        logits: dict[int, Array] = {}
+        for adapter, own in rows.items():
+            out = _headed(hidden[own], None if lengths is None else lengths[own], adapter)
+            logits |= dict(zip(own, out, strict=True))
+        return [logits[row] for row in range(len(jobs))]
 
 
 def _bytes(folder: Path, record: AdapterRecord) -> int:
-    """What an adapter takes in memory, about: its factors, and its head as it lies on disk."""
+    """Memory of an adapter, approximately: its factors, and its head as stored on disk."""
     if not (folder / HEAD).is_file():
         raise FormatError(f"{folder / HEAD} is missing")
     factors = factor_bytes(folder) if (folder / NO_FACTORS).is_file() else 0
     return factors + (folder / HEAD).stat().st_size
 
 
-def _headed(hidden: Array, lengths: Array | None, served: Served | None) -> list[Array]:
-    """Logits of rows of one adapter, or their hidden states; of texts without the padding."""
+def _headed(hidden: Array, lengths: Array | None, adapter: Served | None) -> list[Array]:
+    """Logits of one adapter's rows, or hidden states for the base; texts without the padding."""
     if lengths is None:
-        return list(hidden if served is None else served.head.run(hidden, None))
+        return list(hidden if adapter is None else adapter.head.run(hidden, None))
     hidden = hidden[:, : lengths.max()]
-    out = hidden if served is None else served.head.run(hidden, lengths)
+    out = hidden if adapter is None else adapter.head.run(hidden, lengths)
     if out.ndim == 2:  # one for the whole text
         return list(out)
     return [row[:length] for row, length in zip(out, lengths, strict=True)]
-
-
-def _answer(jobs: Sequence[_Job], compute: Callable[[Sequence[_Job]], list[Array]]) -> None:
-    """Computes jobs together; where that fails, one by one, so that nobody fails for his neighbour's sake."""
-    if not jobs:
-        return
-    try:
-        for job, logits in zip(jobs, compute(jobs), strict=True):
-            job.done.set_result(logits)
-    except Exception as error:
-        if len(jobs) > 1:
-            for job in jobs:
-                _answer([job], compute)
-            return
-        logging.getLogger(__name__).error("a pass failed", exc_info=error)
-        jobs[0].done.set_exception(PtuneError(f"the engine could not compute this: {error}"))

@@ -1,6 +1,6 @@
-"""Golden vectors of an encoder: what the exporting machine computed, replayed at every start before anybody is answered.
+"""Golden vectors of an encoder.
 
-golden/inputs.npz       the held-out inputs, arrays named INDEX.INPUT, without a batch axis
+golden/inputs.npz       held-out inputs, arrays named INDEX.INPUT, without a batch axis
 golden/golden.json      logits of the first of them under each adapter, by the fp32 graph
 golden/PROFILE.json     the same by another profile's graph
 """
@@ -10,45 +10,44 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-from ptune.engine.encoder.batch import Array, Item
-from ptune.errors import FormatError, ParityError
-from ptune.formats.bundle import BASE, FP32, Bundle, parse
+from ptune.engine import golden
+from ptune.engine.encoder.batch import Item
+from ptune.engine.onnx_graph import Array
+from ptune.errors import FormatError
+from ptune.formats.bundle import FP32, Bundle, parse
 from ptune.formats.whole_write import read_json, whole_file
 
-if TYPE_CHECKING:
-    from ptune.engine.encoder.engine import EncoderEngine
-
 INPUTS = "golden/inputs.npz"
-TOLERANCE = 1e-3  # of a logit, or of its size where that is more than 1
-ROUNDED = 2e-2  # of other profiles: where a rounding falls otherwise, a whole step is between
+ROUNDED = 2e-2  # tolerance of other profiles: where one rounds differently, a whole step is between
 CASES = 4  # inputs that are replayed
+MOST_VALUES = 4096  # of a case
 
 
-class Case(BaseModel):
-    """One input under one adapter."""
+class Computing(Protocol):
+    """The part of an encoder's engine that matters here."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    adapter: str
-    input: int  # index
-    logits: list[float] | list[list[float]]
+    @property
+    def adapters(self) -> list[str]: ...
+
+    def logits(self, items: Sequence[Item]) -> list[Array]: ...
 
 
-class EncoderGolden(BaseModel):
-    """golden.json"""
+class Case(golden.Case):
+    """Logits of one input, by its index; under the base, hidden states."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    format: int = 1
-    tolerance: float = TOLERANCE
-    cases: list[Case]
+    quantity: ClassVar[str] = "a logit"
+    relative: ClassVar[bool] = True
+    input: int
+    values: list[float] | list[list[float]] = Field(validation_alias="logits", serialization_alias="logits")
 
 
 def save_inputs(inputs: Sequence[Mapping[str, Array]], bundle: Path) -> None:
-    """Writes held-out inputs into a bundle, where they serve the golden vectors and `ptune verify`."""
+    """Writes held-out inputs into a bundle, for the golden vectors and `ptune verify`."""
     arrays = {f"{index}.{name}": array for index, one in enumerate(inputs) for name, array in one.items()}
     with whole_file(bundle / INPUTS) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy takes its own options by name, too
@@ -57,63 +56,56 @@ def save_inputs(inputs: Sequence[Mapping[str, Array]], bundle: Path) -> None:
 def load_inputs(bundle: Path) -> list[dict[str, Array]]:
     """Reads a bundle's held-out inputs. Raises: FormatError."""
     path = bundle / INPUTS
-    found: dict[int, dict[str, Array]] = {}
+    inputs: dict[int, dict[str, Array]] = {}
     try:
         with np.load(path, allow_pickle=False) as file:
             for key in file.files:
                 index, _, name = key.partition(".")
-                found.setdefault(int(index), {})[name] = file[key]
+                inputs.setdefault(int(index), {})[name] = file[key]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise FormatError(f"{path} is missing or damaged: {error}") from None
-    return [found[index] for index in sorted(found)]
+    return [inputs[index] for index in sorted(inputs)]
 
 
 def record(
-    engine: EncoderEngine,
+    engine: Computing,
     inputs: Sequence[Mapping[str, Array]],
     adapters: Sequence[str],
     profile: str = FP32,
 ) -> dict[str, Any]:
-    """The first inputs under every adapter (`base` among them where there is none), as golden.json holds it."""
-    pairs = [(index, adapter) for adapter in adapters for index in range(min(CASES, len(inputs)))]
-    logits = engine.logits([Item(inputs[index], adapter) for index, adapter in pairs])
+    """The first inputs under every adapter (`base` among them where there is none), as golden.json holds them."""
+    pairs = golden.pairs(adapters, len(inputs), CASES)
     cases = [
-        Case(adapter=adapter, input=index, logits=np.round(_few(found), 6).tolist())
-        for (index, adapter), found in zip(pairs, logits, strict=True)
+        Case(adapter=adapter, input=index, values=golden.rounded(values))
+        for (index, adapter), values in zip(pairs, _values(engine, inputs, pairs), strict=True)
     ]
-    tolerance = TOLERANCE if profile == FP32 else ROUNDED
-    return EncoderGolden(tolerance=tolerance, cases=cases).model_dump()
+    tolerance = golden.TOLERANCE if profile == FP32 else ROUNDED
+    return golden.Golden[Case](tolerance=tolerance, cases=cases).dump()
 
 
-def replay(engine: EncoderEngine, bundle: Bundle, profile: str = FP32) -> float:
-    """Computes a profile's cases again and returns the worst difference. Adapters that are gone are left out.
+def replay(engine: Computing, bundle: Bundle, profile: str = FP32) -> float:
+    """Computes a profile's cases again and returns the worst difference. Cases of removed adapters are left out.
 
-    Raises: ParityError that names the case which is off by more than the tolerance.
+    Raises: ParityError that names the case whose difference is above the tolerance; FormatError.
     """
     path = bundle.golden_file(profile)
-    known = parse(EncoderGolden, read_json(path), path)
-    inputs = load_inputs(bundle.folder)
-    cases = [case for case in known.cases if case.adapter in (BASE, *engine.adapters)]
-    if any(case.input >= len(inputs) for case in cases):
-        raise FormatError(f"{path} is damaged: it names an input that {INPUTS} has not")
-    logits = engine.logits([Item(inputs[case.input], case.adapter) for case in cases])
-    worst = 0.0
-    for case, found in zip(cases, logits, strict=True):
-        expected, here = np.array(case.logits), _few(found)
-        off = np.inf
-        if here.shape == expected.shape:
-            off = float((np.abs(here - expected) / np.maximum(np.abs(expected), 1.0)).max())
-        if not off <= known.tolerance:  # NaN is not
-            raise ParityError(
-                "this machine computes otherwise than the one that exported the bundle: under "
-                f"{case.adapter!r}, of input {case.input}, a logit is off by {off:.2g}, more than {known.tolerance:g}. "
-                "Export the bundle on a machine of this kind."
-            )
-        worst = max(worst, off)
-    return worst
+    recorded = parse(golden.Golden[Case], read_json(path), path)
+    inputs, cases = load_inputs(bundle.folder), golden.served(recorded, engine.adapters)
+    golden.require_inputs(cases, len(inputs), path, INPUTS)
+    return golden.replay(
+        cases,
+        lambda cases: _values(engine, inputs, [(case.input, case.adapter) for case in cases]),
+        recorded.tolerance,
+    )
 
 
-def _few(found: Array, most: int = 4096) -> Array:
+def _values(
+    engine: Computing, inputs: Sequence[Mapping[str, Array]], pairs: Sequence[tuple[int, str]]
+) -> list[Array]:
+    return [_few(logits) for logits in engine.logits([Item(inputs[at], adapter) for at, adapter in pairs])]
+
+
+def _few(logits: Array) -> Array:
     """The numbers that are compared: all logits, or the first of hidden states, which can be very many."""
-    flat = found.astype(np.float64)
-    return flat if flat.ndim <= 2 and flat.size <= most else flat.reshape(-1)[:most]
+    values = logits.astype(np.float64)
+    return values if values.ndim <= 2 and values.size <= MOST_VALUES else values.reshape(-1)[:MOST_VALUES]

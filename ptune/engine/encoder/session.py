@@ -15,7 +15,7 @@ SLOW = ("SkipLayerNormFusion",)
 
 
 class BodySession:
-    """The body. What is bound stays bound: factors are only bound again where another stack is used."""
+    """The body. Inputs stay bound: factors are only bound again where another stack is used."""
 
     def __init__(self, path: Path, signature: EncoderSignature, threads: int | None = None) -> None:
         """Raises: FormatError where onnxruntime cannot load the graph or its inputs are not the signature's."""
@@ -25,7 +25,7 @@ class BodySession:
         self._factors: Mapping[str, Array] = {}
 
     def run(self, inputs: Mapping[str, Array], factors: Mapping[str, Array]) -> Array:
-        """Hidden states of a batch. `factors` is recognised by identity: what it holds must not change."""
+        """Hidden states of a batch. `factors` is recognised by identity: its arrays must not change."""
         if factors is not self._factors:
             self._bind(factors)
             self._factors = factors  # kept alive while it is bound
@@ -44,13 +44,13 @@ class HeadSession:
     """One adapter's head: hidden states -> logits."""
 
     def __init__(self, path: Path, signature: EncoderSignature) -> None:
-        """Raises: FormatError where onnxruntime cannot load the graph or it is no head."""
+        """Raises: FormatError where onnxruntime cannot load the graph or it is not a head."""
         self._session = open_graph(path, 1)  # a head is small
         self._text = signature.modality == "text"
         check_names(self._session, path, {"hidden", "lengths"} if self._text else {"hidden"}, {"logits"})
 
     def run(self, hidden: Array, lengths: Array | None) -> Array:
-        """[rows, labels], or [rows, seq, labels] where each token gets some."""
+        """Logits [rows, labels], or [rows, seq, labels] for an adapter that labels tokens."""
         feeds = {"hidden": np.ascontiguousarray(hidden)}
         if self._text:
             assert lengths is not None

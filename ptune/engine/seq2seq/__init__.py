@@ -1,1 +1,1 @@
-"""The engine of encoder-decoders: a source is read once, its target decoded token by token."""
+"""The engine of encoder-decoders: a source is encoded once, its target decoded token by token."""

@@ -1,30 +1,37 @@
-"""Golden vectors of an encoder-decoder: what the exporting machine computed, replayed at every start before anybody is answered.
+"""Golden vectors of an encoder-decoder.
 
-golden/pairs.json       held-out sources and targets in tokens; `ptune verify` goes by them, too
-golden/golden.json      under each adapter the log-probabilities of the first of them, token by token through the cache
+golden/pairs.json       held-out sources and targets in tokens, also for `ptune verify`
+golden/golden.json      log-probabilities of the first of them under each adapter, decoded token by token
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from ptune.engine import golden
+from ptune.engine.onnx_graph import Array
 from ptune.engine.sampling import log_softmax
-from ptune.engine.seq2seq.request import Sentence
-from ptune.errors import FormatError, ParityError
-from ptune.formats.bundle import BASE, Bundle, parse
+from ptune.engine.seq2seq.request import Seq2SeqOutput, Seq2SeqRequest
+from ptune.errors import FormatError
+from ptune.formats.bundle import Bundle, parse
 from ptune.formats.whole_write import read_json, write_json
 
-if TYPE_CHECKING:
-    from ptune.engine.seq2seq.engine import Seq2SeqEngine
-
 PAIRS = "golden/pairs.json"
-TOLERANCE = 1e-3  # of a log-probability
 CASES, TOKENS = 4, 8  # pairs that are replayed, and tokens of each
+
+
+class Computing(Protocol):
+    """The part of an encoder-decoder's engine that matters here."""
+
+    @property
+    def adapters(self) -> list[str]: ...
+
+    def generate(self, requests: Sequence[Seq2SeqRequest]) -> list[Seq2SeqOutput]: ...
 
 
 class Pair(NamedTuple):
@@ -34,81 +41,67 @@ class Pair(NamedTuple):
     target: tuple[int, ...]
 
 
-class Case(BaseModel):
-    """One pair under one adapter."""
+class Case(golden.Case):
+    """Log-probabilities of the first tokens of a pair's target; the pair by its index."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    adapter: str
-    pair: int  # index
-    logprobs: list[float]  # of the target's first tokens
+    quantity: ClassVar[str] = "a log-probability"
+    input: int = Field(validation_alias="pair", serialization_alias="pair")
+    values: list[float] = Field(validation_alias="logprobs", serialization_alias="logprobs")
 
-
-class Seq2SeqGolden(BaseModel):
-    """golden.json"""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    format: int = 1
-    tolerance: float = TOLERANCE
-    cases: list[Case]
+    @property
+    def described(self) -> str:
+        return f"of pair {self.input}"
 
 
 def save_pairs(pairs: Sequence[Pair], bundle: Path) -> None:
     """Writes held-out pairs into a bundle."""
-    write_json(bundle / PAIRS, {"format": 1, "pairs": [one._asdict() for one in pairs]})
+    write_json(bundle / PAIRS, {"format": 1, "pairs": [pair._asdict() for pair in pairs]})
 
 
 def load_pairs(bundle: Path) -> list[Pair]:
     """Reads a bundle's held-out pairs. Raises: FormatError."""
     path = bundle / PAIRS
     try:
-        return [Pair(tuple(one["source"]), tuple(one["target"])) for one in read_json(path)["pairs"]]
+        return [Pair(tuple(pair["source"]), tuple(pair["target"])) for pair in read_json(path)["pairs"]]
     except (KeyError, TypeError) as error:
         raise FormatError(f"{path} is damaged: {error!r}") from None
 
 
-def record(engine: Seq2SeqEngine, pairs: Sequence[Pair], adapters: Sequence[str]) -> dict[str, Any]:
-    """The first pairs under every name, as golden.json holds it. All are in flight at once, adapters mixed."""
-    asked = [(index, name) for name in adapters for index in range(min(CASES, len(pairs)))]
-    found = _logprobs(engine, pairs, asked)
+def record(engine: Computing, pairs: Sequence[Pair], adapters: Sequence[str]) -> dict[str, Any]:
+    """The first pairs under every adapter, as golden.json holds them. All are in flight at once, adapters mixed."""
+    chosen = golden.pairs(adapters, len(pairs), CASES)
     cases = [
-        Case(adapter=name, pair=index, logprobs=np.round(own, 6).tolist())
-        for (index, name), own in zip(asked, found, strict=True)
+        Case(adapter=adapter, input=index, values=golden.rounded(logprobs))
+        for (index, adapter), logprobs in zip(chosen, _logprobs(engine, pairs, chosen), strict=True)
     ]
-    return Seq2SeqGolden(cases=cases).model_dump()
+    return golden.Golden[Case](cases=cases).dump()
 
 
-def replay(engine: Seq2SeqEngine, bundle: Bundle) -> float:
-    """Computes the cases again and returns the worst difference. Adapters that are gone are left out.
+def replay(engine: Computing, bundle: Bundle) -> float:
+    """Computes the cases again and returns the worst difference. Cases of removed adapters are left out.
 
-    Raises: ParityError that names the case which is off by more than the tolerance.
+    Raises: ParityError that names the case whose difference is above the tolerance; FormatError.
     """
     path = bundle.golden_path
-    known = parse(Seq2SeqGolden, read_json(path), path)
-    pairs = load_pairs(bundle.folder)
-    cases = [case for case in known.cases if case.adapter in (BASE, *engine.adapters)]
-    if any(case.pair >= len(pairs) for case in cases):
-        raise FormatError(f"{path} is damaged: it names a pair that {PAIRS} has not")
-    found = _logprobs(engine, pairs, [(case.pair, case.adapter) for case in cases])
-    worst = 0.0
-    for case, here in zip(cases, found, strict=True):
-        expected = np.array(case.logprobs)
-        off = float(np.abs(here - expected).max()) if here.shape == expected.shape else np.inf
-        if not off <= known.tolerance:  # NaN is not
-            raise ParityError(
-                "this machine computes otherwise than the one that exported the bundle: under "
-                f"{case.adapter!r}, of pair {case.pair}, a log-probability is off by {off:.2g}, more than {known.tolerance:g}."
-                " Export the bundle on a machine of this kind."
-            )
-        worst = max(worst, off)
-    return worst
-
-
-def _logprobs(engine: Seq2SeqEngine, pairs: Sequence[Pair], asked: Sequence[tuple[int, str]]) -> list[Any]:
-    written = engine.write(
-        [Sentence(pairs[index].source, name, given=pairs[index].target[:TOKENS]) for index, name in asked]
+    recorded = parse(golden.Golden[Case], read_json(path), path)
+    pairs, cases = load_pairs(bundle.folder), golden.served(recorded, engine.adapters)
+    golden.require_inputs(cases, len(pairs), path, PAIRS)
+    return golden.replay(
+        cases,
+        lambda cases: _logprobs(engine, pairs, [(case.input, case.adapter) for case in cases]),
+        recorded.tolerance,
     )
-    found = []
-    for one in written:
-        assert one.logits is not None
-        found.append(log_softmax(one.logits)[np.arange(len(one.ids)), list(one.ids)])
-    return found
+
+
+def _logprobs(engine: Computing, pairs: Sequence[Pair], chosen: Sequence[tuple[int, str]]) -> list[Array]:
+    outputs = engine.generate(
+        [
+            Seq2SeqRequest(pairs[index].source, adapter, forced_ids=pairs[index].target[:TOKENS])
+            for index, adapter in chosen
+        ]
+    )
+    logprobs = []
+    for output in outputs:
+        assert output.logits is not None
+        logprobs.append(log_softmax(output.logits)[np.arange(len(output.ids)), list(output.ids)])
+    return logprobs

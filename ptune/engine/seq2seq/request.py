@@ -1,33 +1,29 @@
-"""A source on its way through an encoder-decoder, and what has been written of it. No thread and no graph."""
+"""A source on its way through an encoder-decoder, and its output. No thread and no graph."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from ptune.codecs.seq2seq import Writing
 from ptune.engine.adapters.lora import Adapter
+from ptune.engine.job import Finish, deadline_passed, shutting_down
 from ptune.engine.onnx_graph import Array
 from ptune.errors import PtuneError, RequestError
 from ptune.formats.bundle import BASE
 
-Finish = Literal["stop", "length", "cancelled"]
-
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
-    """A source to be written anew. Raises: RequestError where a field is out of range."""
+class Seq2SeqRequest:
+    """A source to be translated. Raises: RequestError where a field is out of range."""
 
     source: tuple[int, ...]
     adapter: str = BASE
     max_tokens: int = 256
-    given: tuple[int, ...] = ()  # to be written whatever the model says, for its logits: see `Written`
+    forced_ids: tuple[int, ...] = ()  # generated whatever the model predicts, for their logits
     deadline_s: float | None = None  # seconds after its submission at which it is ended; None = never
 
     def __post_init__(self) -> None:
@@ -48,93 +44,88 @@ class Sentence:
                 param="text",
                 code="context_length_exceeded",
             )
-        wanted = len(self.given) or self.max_tokens
-        if wanted > context:
+        target_tokens = len(self.forced_ids) or self.max_tokens
+        if target_tokens > context:
             raise RequestError(
-                f"max_tokens is {wanted}, the model takes {context}",
+                f"max_tokens is {target_tokens}, the model takes {context}",
                 param="max_tokens",
                 code="context_length_exceeded",
             )
-        if not all(0 <= token < vocab_size for token in (*self.source, *self.given)):
+        if not all(0 <= token < vocab_size for token in (*self.source, *self.forced_ids)):
             raise RequestError(f"tokens are 0 to {vocab_size - 1}", param="text", code="invalid_value")
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What became of a source."""
+class Seq2SeqOutput:
+    """The generated target."""
 
-    ids: tuple[int, ...]  # the end token included, where there is one
+    ids: tuple[int, ...]  # with the end token, where there is one
     finish: Finish
-    logits: Array | None = None  # [tokens, vocab] in front of each token of `given`
+    logits: Array | None = None  # [tokens, vocab] that predict each of the request's `forced_ids`
 
 
-def _running() -> Future[Written]:
-    """One that only the engine can end: whoever stops waiting for it does not take it away from under a pass."""
-    future: Future[Written] = Future()
+def _running() -> Future[Seq2SeqOutput]:
+    """Makes a future that only the engine can end: a waiter that gives up does not cancel it during a step."""
+    future: Future[Seq2SeqOutput] = Future()
     future.set_running_or_notify_cancel()
     return future
 
 
 @dataclass(eq=False)
-class Ticket:
-    """A request on its way. wake: tells the engine that there is something to look at."""
+class Seq2SeqJob:
+    """A request on its way, a `ptune.engine.job.Job`."""
 
-    sentence: Sentence
-    wake: Callable[[], None]
-    done: Future[Written] = field(default_factory=_running)
-    came_s: float = field(default_factory=time.monotonic)
+    request: Seq2SeqRequest
+    wake: Callable[[], None]  # makes the engine look at it
+    deadline_s: float  # on the engine's clock
+    done: Future[Seq2SeqOutput] = field(default_factory=_running)
     cancelled: bool = False
-    adapter: Adapter | None = None  # None = the bare base; once taken, a drop of the adapter is no matter
+    expired: bool = False
+    adapter: Adapter | None = None  # None = the bare base; dropping the adapter later does not matter
     ids: list[int] = field(default_factory=list)
     logits: list[Array] = field(default_factory=list)
 
-    def result(self, timeout_s: float | None = None) -> Written:
-        """Waits for the end. Raises: RequestError where it was given up, PtuneError where the engine failed."""
+    def result(self, timeout_s: float | None = None) -> Seq2SeqOutput:
+        """Waits for the end. Raises: RequestError where it expired or the engine closed; PtuneError where a step failed."""
         return self.done.result(timeout_s)
 
     def cancel(self) -> None:
-        """Ends the request before its next token; what was written stays its result. May come too late."""
+        """Ends the request before its next token; its output so far is its result. May be too late."""
         if not self.done.done():
             self.cancelled = True
             self.wake()
 
     @property
-    def late_s(self) -> float:
-        """When its deadline passes, on the monotonic clock."""
-        limit_s = self.sentence.deadline_s
-        return math.inf if limit_s is None else self.came_s + limit_s
-
-    @property
-    def over(self) -> bool:
-        """Whether it is to be ended, finished or not."""
-        return self.cancelled or time.monotonic() >= self.late_s
+    def ended(self) -> bool:
+        return self.cancelled or self.expired
 
     def give_up(self) -> None:
-        """A late one keeps what was written, as one that has reached `max_tokens`; one of which nothing was fails."""
+        """Ends an expired job with its output so far, as `max_tokens` would; one without output fails."""
         if self.cancelled or self.ids:
             self._end("cancelled" if self.cancelled else "length")
         else:
-            limit = f"the request's deadline of {self.sentence.deadline_s:g} s"
-            message = f"{limit} passed before its first token; try again later, or allow more time"
-            self.fail(RequestError(message, code="deadline_exceeded", status=503))
+            self.fail(deadline_passed(self.request.deadline_s))
+
+    def shut_down(self) -> None:
+        self.fail(shutting_down())
 
     def fail(self, error: PtuneError) -> None:
-        """Ends it with an error, if it has not ended."""
+        """Ends it with an error, unless it has ended."""
         if not self.done.done():
             self.done.set_exception(error)
 
-    def write(self, logits: Array, writing: Writing) -> bool:
-        """Writes the next token, of [vocab] logits; returns whether it was the last."""
-        given, at = self.sentence.given, len(self.ids)
-        if given:
+    def append(self, logits: Array, writing: Writing) -> bool:
+        """Generates the next token from [vocab] logits; returns whether it was the last."""
+        forced_ids, index = self.request.forced_ids, len(self.ids)
+        if forced_ids:
             self.logits.append(logits)
-            self.ids.append(given[at])
-            last = at + 1 == len(given)
+            self.ids.append(forced_ids[index])
+            last = index + 1 == len(forced_ids)
             if last:
                 self._end("length")
             return last
-        last = at + 1 == self.sentence.max_tokens
-        token = chosen(logits, writing, first=at == 0, last=last)
+        last = index + 1 == self.request.max_tokens
+        token = chosen(logits, writing, first=index == 0, last=last)
         self.ids.append(token)
         ended = token in writing.eos_ids
         if ended or last:
@@ -144,11 +135,11 @@ class Ticket:
 
     def _end(self, finish: Finish) -> None:
         logits = np.stack(self.logits) if self.logits else None
-        self.done.set_result(Written(tuple(self.ids), finish, logits))
+        self.done.set_result(Seq2SeqOutput(tuple(self.ids), finish, logits))
 
 
 def chosen(logits: Array, writing: Writing, *, first: bool, last: bool) -> int:
-    """The next token: the likeliest, of equals the first, but what the family forces; [vocab] logits."""
+    """Chooses the most likely token from [vocab] logits, the first of equals, unless the model family forces one."""
     if first and writing.forced_bos_id is not None:
         return writing.forced_bos_id
     if last and writing.forced_eos_id is not None:

@@ -13,27 +13,16 @@ from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import Form
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.grammar import Grammar, Grammars
-from ptune.engine.decoder.request import NO_TOKEN, Beams, Finish, Request, Sampling, Token
+from ptune.engine.decoder.request import NO_TOKEN, Beams, Request, Token
+from ptune.engine.job import Finish
+from ptune.engine.options import EngineKeywords, EngineOptions
+from ptune.engine.sampling import Sampling
 from ptune.errors import FormatError, PtuneError, RequestError, TemplateError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 from ptune.kinds import DECODER
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
-
-
-class EngineOptions(TypedDict, total=False):
-    """Options of `Engine.open`."""
-
-    profile: str | None
-    threads: int | None
-    kv_bytes: int
-    max_rows: int
-    prefill_chunk: int
-    max_waiting: int
-    adapter_bytes: int | None
-    step_ms: float
-    replay_golden: bool
 
 
 class Options(TypedDict, total=False):
@@ -300,14 +289,23 @@ def _beams(options: dict[str, Any]) -> Beams | None:
     return Beams(**asked)
 
 
-def load(path: str | Path, **options: Unpack[EngineOptions]) -> ChatModel:
-    """Opens a chat bundle for use. Raises: FormatError, AdapterError, UsageError, ParityError, as `Engine.open`."""
+def load(
+    path: str | Path,
+    options: EngineOptions = EngineOptions(),
+    *,
+    replay_golden: bool = True,
+    **keywords: Unpack[EngineKeywords],
+) -> ChatModel:
+    """Opens a chat bundle for use. keywords: options that replace those of `options`.
+
+    Raises: FormatError, AdapterError, UsageError, ParityError, as `Engine.open`.
+    """
     bundle = Bundle.open(path)
     if bundle.manifest.task != DECODER.task:
         raise FormatError(f"{path} is a bundle for {bundle.manifest.task!r}, not for chat")
     bundle.check_files(bundle.manifest.codec)
     codec = ChatCodec.open(bundle.codec_path)
-    engine = Engine.open(bundle, **options)
+    engine = Engine.open(bundle, options, replay_golden=replay_golden, **keywords)
     try:
         return ChatModel(engine, codec)
     except BaseException:

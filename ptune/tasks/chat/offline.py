@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ptune.engine.decoder.request import Finish
+from ptune.engine.job import Finish
 from ptune.errors import RequestError, TemplateError
 from ptune.progress import Progress
 from ptune.tasks.chat.infer import ChatModel, Delta

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import numpy as np
 
 from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
 from ptune.codecs.words import split
-from ptune.engine.encoder.batch import Array, Item
+from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import EncoderEngine
+from ptune.engine.onnx_graph import Array
+from ptune.engine.options import BatchKeywords, BatchOptions
 from ptune.errors import FormatError, RequestError
 from ptune.formats.bundle import AdapterRecord, Bundle
 
@@ -22,17 +24,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Answer = TypeVar("Answer")
-
-
-class EngineOptions(TypedDict, total=False):
-    """Options of `EncoderEngine.open`."""
-
-    profile: str | None
-    threads: int | None
-    max_batch: int
-    max_waiting: int
-    adapter_bytes: int | None
-    replay_golden: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +181,22 @@ class EncoderModel:
         self.engine.close()
 
 
-def load(path: str | Path, **options: Unpack[EngineOptions]) -> EncoderModel:
-    """Opens an encoder's bundle for use. Raises: FormatError, AdapterError, UsageError, ParityError."""
+def load(
+    path: str | Path,
+    options: BatchOptions = BatchOptions(),
+    *,
+    replay_golden: bool = True,
+    **keywords: Unpack[BatchKeywords],
+) -> EncoderModel:
+    """Opens an encoder's bundle for use. keywords: options that replace those of `options`.
+
+    Raises: FormatError, AdapterError, UsageError, ParityError, as `EncoderEngine.open`.
+    """
     bundle = Bundle.open(path)
     bundle.check_files(bundle.manifest.codec)
     codec = SequenceCodec.open(bundle.codec_path) if bundle.encoder.modality == "text" else None
-    return EncoderModel(EncoderEngine.open(bundle, **options), codec)
+    engine = EncoderEngine.open(bundle, options, replay_golden=replay_golden, **keywords)
+    return EncoderModel(engine, codec)
 
 
 def classification(logits: Array, record: AdapterRecord) -> Classification:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ptune.codecs.sequence import SequenceCodec
-from ptune.engine.encoder.batch import Array, Item
+from ptune.engine.encoder.batch import Item
+from ptune.engine.onnx_graph import Array
 from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord
 from ptune.formats.task_names import FEATURE_EXTRACTION, TEXT_RANKING

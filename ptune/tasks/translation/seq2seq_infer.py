@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from ptune.codecs.seq2seq import Seq2SeqCodec
+from ptune.engine.job import Finish
+from ptune.engine.options import BatchKeywords, BatchOptions
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
-from ptune.engine.seq2seq.request import Finish, Sentence
+from ptune.engine.seq2seq.request import Seq2SeqRequest
 from ptune.errors import FormatError, RequestError
 from ptune.formats.bundle import BASE, Bundle
 from ptune.kinds import SEQ2SEQ
@@ -39,11 +41,11 @@ class Seq2SeqModel:
     ) -> list[tuple[str, Finish]]:
         """As `translate`, each with how it ended."""
         sentences = [self.sentence(text, adapter, max_tokens) for text in texts]
-        return [(self.codec.decode(one.ids), one.finish) for one in self.engine.write(sentences)]
+        return [(self.codec.decode(one.ids), one.finish) for one in self.engine.generate(sentences)]
 
     def sentence(
         self, text: str, adapter: str = BASE, max_tokens: int | None = None, deadline_s: float | None = None
-    ) -> Sentence:
+    ) -> Seq2SeqRequest:
         """What the engine is asked: a text as the adapter was trained on it. Raises: RequestError."""
         record, engine = self.engine.record(adapter), self.engine
         limit = None if record is None else record.max_length
@@ -56,7 +58,7 @@ class Seq2SeqModel:
             )
         most = min(LONGER * len(found.ids) + MORE, engine.context)
         asked = most if max_tokens is None else max_tokens
-        sentence = Sentence(found.ids, adapter, asked, deadline_s=deadline_s)
+        sentence = Seq2SeqRequest(found.ids, adapter, asked, deadline_s=deadline_s)
         sentence.require_servable(engine.signature.vocab_size, engine.context)
         return sentence
 
@@ -70,10 +72,20 @@ class Seq2SeqModel:
         self.engine.close()
 
 
-def load(path: str | Path, **options: Any) -> Seq2SeqModel:
-    """Opens an encoder-decoder's bundle for use. Raises: FormatError, AdapterError, ParityError, as `Seq2SeqEngine.open`."""
+def load(
+    path: str | Path,
+    options: BatchOptions = BatchOptions(),
+    *,
+    replay_golden: bool = True,
+    **keywords: Unpack[BatchKeywords],
+) -> Seq2SeqModel:
+    """Opens an encoder-decoder's bundle for use. keywords: options that replace those of `options`.
+
+    Raises: FormatError, AdapterError, UsageError, ParityError, as `Seq2SeqEngine.open`.
+    """
     bundle = Bundle.open(path)
     if bundle.manifest.task != SEQ2SEQ.task:
         raise FormatError(f"{path} is a bundle for {bundle.manifest.task!r}, not of an encoder-decoder")
     bundle.check_files(bundle.manifest.codec)
-    return Seq2SeqModel(Seq2SeqEngine.open(bundle, **options), Seq2SeqCodec.open(bundle.codec_path))
+    engine = Seq2SeqEngine.open(bundle, options, replay_golden=replay_golden, **keywords)
+    return Seq2SeqModel(engine, Seq2SeqCodec.open(bundle.codec_path))

@@ -17,7 +17,8 @@ from support.tiny_bundle import TinyBundle, write_adapter
 from ptune.engine.adapters.folder import install
 from ptune.engine.adapters.lora import Adapter, factor_bytes
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import Request, Sampling, Token
+from ptune.engine.decoder.request import Request, Token
+from ptune.engine.sampling import Sampling
 from ptune.formats.bundle import Bundle
 
 COUNT, FIT = 30, 5
@@ -112,7 +113,7 @@ def test_no_request_is_dropped_and_every_answer_is_right(
     assert stats.hits > 0
     assert stats.load_s > 0
     assert stats.in_memory == FIT
-    small._registry._shelf.make_room(limit)  # nobody holds one still
+    small._registry._cache.make_room(limit)  # nobody holds one still
     assert small.adapter_stats().bytes == 0
 
 

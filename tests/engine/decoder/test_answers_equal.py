@@ -1,4 +1,4 @@
-"""Whatever the scheduler does (chunks, copies, giving way, waiting for a sibling), each row is computed on its own tokens.
+"""Whatever the scheduler does (chunks, copies, giving way, waiting for a sibling), each sequence is computed on its own tokens.
 
 A model of the cache stands in for the graph: it holds, place by place, which token was computed in a slot and under which adapter.
 """
@@ -16,10 +16,10 @@ from ptune.engine.adapters.lora import Adapter
 from ptune.engine.decoder.beam_sequences import BeamGroup
 from ptune.engine.decoder.beams import BeamSearch
 from ptune.engine.decoder.fairness import MOST_PREEMPTED
-from ptune.engine.decoder.request import Beams, Request, Sampling, Token
+from ptune.engine.decoder.request import Beams, Request, Token
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.sampling import log_softmax
+from ptune.engine.sampling import Sampling, log_softmax
 
 ADAPTERS = [None, Adapter("a", 1, {}, 0)]
 SLOTS = 5
@@ -93,12 +93,12 @@ class Model:
         self.ended: list[TokenSequence] = []
 
     def submit(self, ask: Ask) -> TokenSequence:
-        row = self._search(ask, ask.beams) if ask.beams is not None else self._row(ask)
-        for member in row.rows:
+        sequence = self._search(ask, ask.beams) if ask.beams is not None else self._row(ask)
+        for member in sequence.group:
             member.adapter = ADAPTERS[ask.adapter]
             self.asked[member] = ask
-        self.scheduler.submit(row)
-        return row
+        self.scheduler.submit(sequence)
+        return sequence
 
     def _row(self, ask: Ask) -> TokenSequence:
         return TokenSequence(ask.prompt, all_logits=ask.scored, tenant=ask.tenant)
@@ -118,7 +118,7 @@ class Model:
         return search
 
     def step(self) -> None:
-        self.scheduler.drop_over()
+        self.scheduler.drop_ended()
         chunks = self.scheduler.plan()
         assert chunks or not self.scheduler.busy, "something is computed as long as somebody waits"
         for chunk in chunks:
@@ -126,23 +126,23 @@ class Model:
         self.scheduler.computed(chunks)
         ended = []
         for chunk in chunks:
-            row, ask = chunk.row, self.asked[chunk.row]
+            sequence, ask = chunk.sequence, self.asked[chunk.sequence]
             if ask.beams is not None:
-                row.take(chunk, logits(row.tokens, ask.adapter))
+                sequence.take(chunk, logits(sequence.tokens, ask.adapter))
             elif chunk.newest:
-                row.tokens.append(following(row.tokens, ask.adapter))
-                row.all_logits = False
-                if len(row.tokens) - len(ask.prompt) == ask.output:
-                    ended.append(row)
-        ended += [row for row in self.scheduler.running if row.finished]
+                sequence.tokens.append(following(sequence.tokens, ask.adapter))
+                sequence.all_logits = False
+                if len(sequence.tokens) - len(ask.prompt) == ask.output:
+                    ended.append(sequence)
+        ended += [sequence for sequence in self.scheduler.running if sequence.finished]
         self.scheduler.release(ended)
         self.ended += ended
 
     def _compute(self, chunk: Chunk) -> None:
-        row, whose = chunk.row, self.asked[chunk.row].adapter
-        assert row.slot is not None
-        place = self.held[row.slot]
-        assert place[: chunk.start] == [(token, whose) for token in row.tokens[: chunk.start]]
+        sequence, whose = chunk.sequence, self.asked[chunk.sequence].adapter
+        assert sequence.slot is not None
+        place = self.held[sequence.slot]
+        assert place[: chunk.start] == [(token, whose) for token in sequence.tokens[: chunk.start]]
         place[chunk.start :] = [(token, whose) for token in chunk.tokens]
 
     def _copy(self, source: int, target: int, start: int, stop: int) -> None:
@@ -155,32 +155,32 @@ class Model:
 def test_every_answer_is_that_of_the_sequence_alone(many: list[Ask], chunk: int, failing: set[int]) -> None:
     """Also after steps that failed for nobody in particular: all is computed again, but what cannot be told twice."""
     model, given_up = Model(chunk), []
-    rows: dict[TokenSequence, int] = {}
+    sequences: dict[TokenSequence, int] = {}
     coming = sorted(many, key=lambda ask: ask.after)
     tokens = sum((len(ask.prompt) + ask.output) * (ask.beams.num_beams if ask.beams else 1) for ask in many)
     steps, most = 0, 12 + (1 + MOST_PREEMPTED + len(failing)) * tokens
     while coming or model.scheduler.busy:
         while coming and coming[0].after <= steps:
-            rows[model.submit(coming.pop(0))] = steps
-        for row, begun in rows.items():
-            cancel = model.asked[row].cancel
-            if cancel is not None and steps - begun == cancel and row not in model.ended:
-                row.cancelled = True
-                given_up.append(row)
+            sequences[model.submit(coming.pop(0))] = steps
+        for sequence, begun in sequences.items():
+            cancel = model.asked[sequence].cancel
+            if cancel is not None and steps - begun == cancel and sequence not in model.ended:
+                sequence.cancelled = True
+                given_up.append(sequence)
         if steps in failing:
-            for row in model.scheduler.distrust():
-                row.cancelled = True
-                given_up.append(row)
+            for sequence in model.scheduler.invalidate_cache():
+                sequence.cancelled = True
+                given_up.append(sequence)
         model.step()
         steps += 1
         assert steps <= most, "somebody starves"
-    assert {*model.ended, *given_up} == set(rows)
-    for row in model.ended:
-        if row in model.told:
-            assert tuple(token.id for token in model.told[row]) == searched(model.asked[row])
+    assert {*model.ended, *given_up} == set(sequences)
+    for sequence in model.ended:
+        if sequence in model.told:
+            assert tuple(token.id for token in model.told[sequence]) == searched(model.asked[sequence])
             continue
-        expected = model.asked[row].prompt
-        for _ in range(model.asked[row].output):
-            expected.append(following(expected, model.asked[row].adapter))
-        assert row.tokens == expected
+        expected = model.asked[sequence].prompt
+        for _ in range(model.asked[sequence].output):
+            expected.append(following(expected, model.asked[sequence].adapter))
+        assert sequence.tokens == expected
     assert sorted(model.scheduler.slots.free) == list(range(SLOTS))

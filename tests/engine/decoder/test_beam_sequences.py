@@ -15,11 +15,12 @@ from support.bundles import peft_folder, tiny_bundle, with_peft
 from support.tiny_bundle import TinyBundle
 from support.tiny_models import VOCAB
 
+from ptune.engine import base
 from ptune.engine.adapters.folder import install
-from ptune.engine.decoder import loop
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import NO_TOKEN, Beams, Request, Sampling, Token
+from ptune.engine.decoder.request import NO_TOKEN, Beams, Request, Token
 from ptune.engine.decoder.sequence import Chunk
+from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 
 GREEDY = Sampling(temperature=0)
@@ -191,7 +192,7 @@ def drained(engine: Engine) -> None:
     with engine._changed:
         assert engine._changed.wait_for(lambda: not engine._scheduler.busy, 60)
         assert sorted(engine._scheduler.slots.free) == list(range(6))
-        assert [place.users for place in engine._registry._shelf._places.values()] == [0, 0]
+        assert [entry.refcount for entry in engine._registry._cache._entries.values()] == [0, 0]
 
 
 class At:
@@ -228,7 +229,7 @@ def test_a_late_search_answers_with_the_best_by_then(
 ) -> None:
     """As if it had been asked for so many tokens."""
     now = [100.0]
-    monkeypatch.setattr(loop, "clock_s", lambda: now[0])
+    monkeypatch.setattr(base, "clock_s", lambda: now[0])
     monkeypatch.setattr(engine, "_step", At(engine, 3, lambda: now.append(now.pop() + 9)))
     [prompt] = prompts(12)
     request = search(prompt, "base", Beams(3, 0.0), 400, stop_ids=frozenset(), deadline_s=5)
@@ -280,7 +281,7 @@ def test_numbers_that_are_none_end_the_search_with_an_error(
 
 def test_more_beams_than_rows_are_refused(engine: Engine) -> None:
     with pytest.raises(
-        RequestError, match="at most 6 here, as each beam is a row of the engine, which has 6"
+        RequestError, match="at most 6 here, as each beam takes a slot of the engine, which has 6"
     ) as refused:
         engine.generate(search((70, 71), "base", Beams(7), stop_ids=frozenset()))
     assert refused.value.param == "num_beams"

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 from support.tiny_bundle import TinyBundle
 
-from ptune.engine.decoder import loop
+from ptune.engine import base
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import NO_TOKEN, Request, Sampling, Token
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
+from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 
 GREEDY = Sampling(temperature=0)
@@ -27,7 +28,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(loop, "clock_s", clock)
+    monkeypatch.setattr(base, "clock_s", clock)
     return clock
 
 
@@ -77,7 +78,7 @@ def test_one_that_waited_too_long_is_refused_and_others_go_on(
     clock.now_s += 3
     held.let_go()
     [token] = late
-    assert (token.id, token.finish, token.late) == (NO_TOKEN, "error", True)
+    assert (token.id, token.finish, token.expired) == (NO_TOKEN, "error", True)
     refusal = token.refusal
     assert isinstance(refusal, RequestError)
     assert (refusal.status, refusal.code) == (503, "deadline_exceeded")
@@ -90,12 +91,12 @@ def test_one_whose_adapter_is_being_read_wakes_the_engine(
 ) -> None:
     """Nothing else happens in the engine: it has to wait no longer than the deadline."""
     go = threading.Event()
-    monkeypatch.setattr(engine._registry._shelf, "take", lambda name: None)  # not in memory
-    monkeypatch.setattr(engine._registry, "_bring", lambda *_: go.wait(60))
+    monkeypatch.setattr(engine._registry._cache, "take", lambda name: None)  # not in memory
+    monkeypatch.setattr(engine._registry, "_load_wanted", lambda *_: go.wait(60))
     tokens: queue.SimpleQueue[Token] = queue.SimpleQueue()
     engine.submit(Request((5, 6), "wide", deadline_s=0.01), tokens.put)
     try:
-        assert tokens.get(timeout=60).late
+        assert tokens.get(timeout=60).expired
     finally:
         engine._registry._wanted.clear()
         go.set()

@@ -14,8 +14,10 @@ from support.tiny_bundle import TinyBundle
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
-from ptune.engine.decoder.request import NO_TOKEN, Request, Sampling, Token
+from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.decoder.session import Session
+from ptune.engine.options import EngineOptions
+from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 from ptune.formats.bundle import Bundle
 
@@ -232,7 +234,9 @@ def test_longest_sequence_fits(tiny: TinyBundle, engine: Engine) -> None:
 def test_queue_is_bounded_and_a_draining_engine_takes_nothing(tiny: TinyBundle) -> None:
     bundle = Bundle.open(tiny.folder)
     cache = KvCache.within(1 << 24, bundle.decoder, 1)
-    engine = Engine(bundle, Graphs.open(bundle.graph_path(), bundle.decoder, 1), cache, max_waiting=2)
+    engine = Engine(
+        bundle, Graphs.open(bundle.graph_path(), bundle.decoder, 1), cache, EngineOptions(max_waiting=2)
+    )
     running, go_on = threading.Event(), threading.Event()
 
     def hold(token: Token) -> None:

@@ -50,24 +50,24 @@ def simulate(calls: list[Call], until: float) -> Served:
             now = max(now, coming[-1].at)
         while coming and coming[-1].at <= now:
             call = coming.pop()
-            row = TokenSequence(
+            sequence = TokenSequence(
                 [next(fresh) for _ in range(call.prompt)], tenant=call.tenant, weight=call.weight
             )
-            asked[row] = call
-            scheduler.submit(row)
+            asked[sequence] = call
+            scheduler.submit(sequence)
         chunks = scheduler.plan()
         scheduler.computed(chunks)
         now += BASE + SLOPE * sum(map(len, chunks))
         ended = []
         for chunk in chunks:
-            call = asked[chunk.row]
+            call = asked[chunk.sequence]
             if chunk.newest:
-                chunk.row.tokens.append(next(fresh))
-                said = len(chunk.row.tokens) - call.prompt
+                chunk.sequence.tokens.append(next(fresh))
+                said = len(chunk.sequence.tokens) - call.prompt
                 more = OUTPUT_COST + (PROMPT_COST * call.prompt if said == 1 else 0)
                 found.cost[call.tenant] = found.cost.get(call.tenant, 0.0) + more
                 if said == call.output:
-                    ended.append(chunk.row)
+                    ended.append(chunk.sequence)
                     found.times.setdefault(call.tenant, []).append(now - call.at)
         scheduler.release(ended)
     found.preempted = scheduler.preempted
@@ -159,8 +159,8 @@ def test_a_tenant_alone_gives_way_to_nobody() -> None:
 def test_many_tenants_that_are_gone_are_forgotten() -> None:
     scheduler = Scheduler(2, 8, 99)
     for number in range(1000):
-        row = TokenSequence([number] * 4, tenant=str(number))
-        scheduler.submit(row)
+        sequence = TokenSequence([number] * 4, tenant=str(number))
+        scheduler.submit(sequence)
         scheduler.computed(scheduler.plan())
-        scheduler.release([row])
+        scheduler.release([sequence])
     assert len(scheduler.waiting._served) < 10

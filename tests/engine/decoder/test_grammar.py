@@ -20,8 +20,8 @@ from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import Form
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.grammar import KEPT, MAX_BYTES, Grammars, Walk
-from ptune.engine.decoder.request import Request, Sampling
-from ptune.engine.sampling import choose
+from ptune.engine.decoder.request import Request
+from ptune.engine.sampling import Sampling, choose
 from ptune.errors import PtuneError, RequestError
 
 VOCAB = tiny_models.VOCAB

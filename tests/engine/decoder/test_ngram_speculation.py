@@ -13,15 +13,18 @@ from support.tiny_bundle import TinyBundle
 from ptune.engine.adapters.lora import Adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.ngram_speculation import LONGEST, MATCH, PATIENCE, NgramProposer
-from ptune.engine.decoder.request import Request, Sampling, Token
+from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
+from ptune.engine.sampling import Sampling
 
 REPEATED = tuple([11, 12, 13, 14, 15, 16, 17, 18] * 4)
 
 
-def answers(tiny: TinyBundle, requests: list[Request], guesses: int) -> tuple[list[list[Token]], int]:
-    with closing(Engine.open(tiny.folder, threads=1, guesses=guesses, replay_golden=False)) as engine:
+def answers(tiny: TinyBundle, requests: list[Request], drafts: int) -> tuple[list[list[Token]], int]:
+    with closing(
+        Engine.open(tiny.folder, threads=1, num_speculative_tokens=drafts, replay_golden=False)
+    ) as engine:
         return engine.generate_all(requests), engine.stats().steps
 
 
@@ -40,8 +43,8 @@ def test_the_same_tokens_in_fewer_steps(tiny: TinyBundle, temperature: float) ->
     assert few < 0.7 * many
 
 
-def test_nothing_is_lost_where_guesses_fail(tiny: TinyBundle) -> None:
-    """At a high temperature nothing repeats: a guess now and then, never a wrong token."""
+def test_nothing_is_lost_where_drafts_fail(tiny: TinyBundle) -> None:
+    """At a high temperature nothing repeats: a draft now and then, never a wrong token."""
     requests = [
         Request(REPEATED, "base", Sampling(temperature=2.0, seed=seed), max_tokens=80) for seed in range(6)
     ]
@@ -57,61 +60,61 @@ def test_stops_where_it_should(tiny: TinyBundle) -> None:
 
 
 @given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 20))
-def test_a_guess_is_what_came_after_the_last_run_like_this(tokens: list[int], most: int) -> None:
-    guess = NgramProposer().next(tokens, most)
-    assert len(guess) <= min(most, LONGEST)
+def test_a_draft_repeats_the_tokens_after_the_last_run_like_this(tokens: list[int], most: int) -> None:
+    draft = NgramProposer().propose(tokens, most)
+    assert len(draft) <= min(most, LONGEST)
     run = tokens[-MATCH:]
     places = [end for end in range(MATCH, len(tokens)) if tokens[end - MATCH : end] == run]
     if most and len(tokens) >= MATCH and places:
-        assert list(guess) == tokens[places[-1] : places[-1] + len(guess)]
-        assert guess
+        assert list(draft) == tokens[places[-1] : places[-1] + len(draft)]
+        assert draft
     else:
-        assert guess == ()
+        assert draft == ()
 
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), max_size=30))
 def test_failures_make_it_pause_and_success_ends_that(told: list[tuple[int, int]]) -> None:
-    guesses, tokens, failed = NgramProposer(), [1, 2, 3] * 5, 0
+    proposer, tokens, failed = NgramProposer(), [1, 2, 3] * 5, 0
     for guessed, right in told:
         right = min(guessed, right)
-        guesses.told(len(tokens), guessed, right)
+        proposer.observe(len(tokens), guessed, right)
         failed = 0 if right else failed + 1
         if failed:
-            assert guesses.next(tokens, 9) == ()
+            assert proposer.propose(tokens, 9) == ()
             tokens += [1, 2, 3] * (PATIENCE // 3 + 1)
-        assert guesses.next(tokens, 9)
+        assert proposer.propose(tokens, 9)
 
 
 @given(st.integers(1, 40), st.integers(0, 32))
-def test_guesses_of_a_step_are_bounded(rows: int, guesses: int) -> None:
+def test_drafts_of_a_step_are_bounded(sequences: int, drafts: int) -> None:
     class Eager(TokenSequence):
-        def guess(self, most: int) -> tuple[int, ...]:
+        def draft(self, most: int) -> tuple[int, ...]:
             return tuple(range(most))
 
-    scheduler = Scheduler(rows, 64, rows, guesses)
-    for _ in range(rows):
-        row: Any = Eager([1])
-        scheduler.submit(row)
+    scheduler = Scheduler(sequences, 64, sequences, drafts)
+    for _ in range(sequences):
+        sequence: Any = Eager([1])
+        scheduler.submit(sequence)
     chunks = scheduler.plan()
-    assert sum(len(chunk.guess) for chunk in chunks) <= guesses
-    assert all(len(chunk) == 1 + guesses // rows for chunk in chunks)
+    assert sum(len(chunk.draft) for chunk in chunks) <= drafts
+    assert all(len(chunk) == 1 + drafts // sequences for chunk in chunks)
 
 
 @pytest.mark.parametrize(
     ("eager", "adapters", "guessed"),
     [(16, 0, True), (4, 0, True), (3, 0, False), (16, 16, True), (12, 16, True), (11, 16, False)],
 )
-def test_few_guesses_among_many_rows_are_none(eager: int, adapters: int, guessed: bool) -> None:
-    """All rows' tokens lie in arrays as wide as the longest row's, so that the first guess costs as much as the others together."""
+def test_few_drafts_among_many_sequences_are_none(eager: int, adapters: int, guessed: bool) -> None:
+    """All chunks are padded to the longest, so that the first draft token costs as much as the others together."""
 
     class Eager(TokenSequence):
-        def guess(self, most: int) -> tuple[int, ...]:
+        def draft(self, most: int) -> tuple[int, ...]:
             return (7,) * min(most, 1)
 
     scheduler = Scheduler(16, 64, 16, 16)
     for at in range(16):
-        row: Any = (Eager if at < eager else TokenSequence)(
+        sequence: Any = (Eager if at < eager else TokenSequence)(
             [1], Adapter(str(at), 1, {}, 0) if at < adapters else None
         )
-        scheduler.submit(row)
-    assert sum(len(chunk.guess) for chunk in scheduler.plan()) == (eager if guessed else 0)
+        scheduler.submit(sequence)
+    assert sum(len(chunk.draft) for chunk in scheduler.plan()) == (eager if guessed else 0)

@@ -16,8 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ptune.engine.decoder.request import Sampling
-from ptune.engine.sampling import choose, distribution, drawn, log_softmax, most_likely, penalised
+from ptune.engine.sampling import Sampling, choose, distribution, drawn, log_softmax, most_likely, penalised
 
 VOCAB = 50
 LOGITS = st.integers(0, 10_000).map(

@@ -19,26 +19,26 @@ TENANTS = ("", "a", "b")
 
 
 class Together(TokenSequence):
-    """A row that brings others: they go on from its prompt, then each by a token of its own when all have come so far."""
+    """A sequence that brings others: they go on from its prompt, then each by a token of its own when all have come so far."""
 
     def __init__(self, tokens: list[int], brings: int, tenant: str, weight: float) -> None:
         super().__init__(tokens, tenant=tenant, weight=weight)
         self.brought = [TokenSequence([], tenant=tenant, weight=weight) for _ in range(brings)]
 
     @property
-    def rows(self) -> tuple[TokenSequence, ...]:
+    def group(self) -> tuple[TokenSequence, ...]:
         return (self, *self.brought)
 
     def go_on(self, fork: Callable[[TokenSequence, TokenSequence], None], fresh: Iterator[int]) -> None:
-        for row in self.brought:
-            if not row.tokens:
-                fork(self, row)
-        for row in self.rows:
-            row.tokens.append(next(fresh))
+        for sequence in self.brought:
+            if not sequence.tokens:
+                fork(self, sequence)
+        for sequence in self.group:
+            sequence.tokens.append(next(fresh))
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Rows of three tenants come, are cancelled, and end after a number of output tokens of their own, as steps go by."""
+    """Sequences of three tenants come, are cancelled, and end after a number of output tokens of their own, as steps go by."""
 
     @initialize(
         slots=st.integers(1, 7),
@@ -62,10 +62,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def submit(self, tenant: str, prompt: int, output: int, scored: bool) -> None:
         tokens = [next(self.fresh) for _ in range(prompt)]  # nothing is shared: see test_slots
-        row = TokenSequence(tokens, all_logits=scored, tenant=tenant, weight=self.weights[tenant])
-        self.scheduler.submit(row)
-        self.alive.append(row)
-        self.left[row] = output
+        sequence = TokenSequence(tokens, all_logits=scored, tenant=tenant, weight=self.weights[tenant])
+        self.scheduler.submit(sequence)
+        self.alive.append(sequence)
+        self.left[sequence] = output
 
     @rule(
         tenant=st.sampled_from(TENANTS),
@@ -75,75 +75,83 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def submit_together(self, tenant: str, prompt: int, output: int, brings: int) -> None:
         tokens = [next(self.fresh) for _ in range(prompt)]
-        row = Together(tokens, min(brings, self.slots - 1), tenant, self.weights[tenant])
-        self.scheduler.submit(row)
-        self.alive.append(row)
-        self.left[row] = output
+        sequence = Together(tokens, min(brings, self.slots - 1), tenant, self.weights[tenant])
+        self.scheduler.submit(sequence)
+        self.alive.append(sequence)
+        self.left[sequence] = output
 
-    @rule(which=st.integers(0, 99), late=st.booleans())
-    def give_up(self, which: int, late: bool) -> None:
+    @rule(which=st.integers(0, 99), expired=st.booleans())
+    def give_up(self, which: int, expired: bool) -> None:
         if self.alive:
-            setattr(self.alive[which % len(self.alive)], "late" if late else "cancelled", True)
+            setattr(self.alive[which % len(self.alive)], "expired" if expired else "cancelled", True)
 
     @rule()
     def step(self) -> None:
-        over = [row for row in self.alive if row.over]
-        assert set(self.scheduler.drop_over()) == set(over)
-        self.alive = [row for row in self.alive if not row.over]
+        over = [sequence for sequence in self.alive if sequence.ended]
+        assert set(self.scheduler.drop_ended()) == set(over)
+        self.alive = [sequence for sequence in self.alive if not sequence.ended]
         chunks = self.scheduler.plan()
         self.check(chunks)
         self.scheduler.computed(chunks)
         for chunk in chunks:
-            if chunk.newest and chunk.row in self.left and not isinstance(chunk.row, Together):
-                chunk.row.tokens.append(next(self.fresh))
-                chunk.row.all_logits = False
-                self.left[chunk.row] -= 1
-        for row in self.scheduler.running:
-            if isinstance(row, Together) and not any(member.uncached for member in row.rows):
-                row.go_on(self.scheduler.slots.fork, self.fresh)
-                self.left[row] -= 1
-        ended = [row for row in self.alive if self.left[row] == 0]
+            if chunk.newest and chunk.sequence in self.left and not isinstance(chunk.sequence, Together):
+                chunk.sequence.tokens.append(next(self.fresh))
+                chunk.sequence.all_logits = False
+                self.left[chunk.sequence] -= 1
+        for sequence in self.scheduler.running:
+            if isinstance(sequence, Together) and not any(member.uncached for member in sequence.group):
+                sequence.go_on(self.scheduler.slots.fork, self.fresh)
+                self.left[sequence] -= 1
+        ended = [sequence for sequence in self.alive if self.left[sequence] == 0]
         self.scheduler.release(ended)
-        self.alive = [row for row in self.alive if row not in ended]
+        self.alive = [sequence for sequence in self.alive if sequence not in ended]
 
     def check(self, chunks: list[Chunk]) -> None:
         running, computing = self.scheduler.running, self.scheduler.computing
         free = self.slots - len(computing)
         assert free >= 0
         if self.scheduler.waiting and free:  # kept for whose turn it is
-            assert len(self.scheduler.waiting.queues()[0][0].rows) > free
+            assert len(self.scheduler.waiting.queues()[0][0].group) > free
         assert set(running) | set(self.scheduler.waiting) == set(self.alive)
         for tenant in TENANTS:  # who came first has begun first
-            new = [row for row in self.alive if row.tenant == tenant and not row.preempted]
-            assert [row in running for row in new] == sorted((row in running for row in new), reverse=True)
-        assert {chunk.row for chunk in chunks} <= set(computing)
-        assert len({chunk.row for chunk in chunks}) == len(chunks)
-        counts = {chunk.row: chunk.count for chunk in chunks}
+            new = [
+                sequence for sequence in self.alive if sequence.tenant == tenant and not sequence.preempted
+            ]
+            assert [sequence in running for sequence in new] == sorted(
+                (sequence in running for sequence in new), reverse=True
+            )
+        assert {chunk.sequence for chunk in chunks} <= set(computing)
+        assert len({chunk.sequence for chunk in chunks}) == len(chunks)
+        counts = {chunk.sequence: chunk.count for chunk in chunks}
         for chunk in chunks:
-            assert chunk.start == chunk.row.cached
-            assert 1 <= chunk.count <= chunk.row.uncached
-        for row in computing:
-            assert row.charged <= len(row.tokens)
-            if row.uncached == 1:
-                assert counts[row] == 1  # a generating row has its token in every step
-        self.check_prompts([row for row in computing if row.uncached > 1], counts)
+            assert chunk.start == chunk.sequence.cached
+            assert 1 <= chunk.count <= chunk.sequence.uncached
+        for sequence in computing:
+            assert sequence.billed_tokens <= len(sequence.tokens)
+            if sequence.uncached == 1:
+                assert counts[sequence] == 1  # a generating sequence has its token in every step
+        self.check_prompts([sequence for sequence in computing if sequence.uncached > 1], counts)
 
     def check_prompts(self, prompts: list[TokenSequence], counts: dict[TokenSequence, int]) -> None:
-        assert sum(counts.get(row, 0) for row in prompts) == min(
-            self.chunk, sum(row.uncached for row in prompts)
+        assert sum(counts.get(sequence, 0) for sequence in prompts) == min(
+            self.chunk, sum(sequence.uncached for sequence in prompts)
         )
-        weights = sum(self.weights[tenant] for tenant in {row.tenant for row in prompts})
+        weights = sum(self.weights[tenant] for tenant in {sequence.tenant for sequence in prompts})
         for tenant in TENANTS:
-            own = [row for row in prompts if row.tenant == tenant]
+            own = [sequence for sequence in prompts if sequence.tenant == tenant]
             if own:  # each tenant has its share, and of that its oldest prompt half
                 share = int(self.chunk * self.weights[tenant] / weights)
-                assert sum(counts.get(row, 0) for row in own) >= min(share, sum(row.uncached for row in own))
+                assert sum(counts.get(sequence, 0) for sequence in own) >= min(
+                    share, sum(sequence.uncached for sequence in own)
+                )
                 assert counts.get(own[0], 0) >= min(own[0].uncached, (share + 1) // 2)
 
     @rule()
     def drain(self) -> None:
         """Everybody ends within the steps that it takes even if each step computed as little as it may."""
-        tokens = sum((len(row.tokens) + self.left[row]) * len(row.rows) for row in self.alive)
+        tokens = sum(
+            (len(sequence.tokens) + self.left[sequence]) * len(sequence.group) for sequence in self.alive
+        )
         least = tokens * (1 + MOST_PREEMPTED)
         for _ in range(least):
             self.step()
@@ -153,12 +161,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_slot_leaks(self) -> None:
         if hasattr(self, "scheduler"):
-            held = [row.slot for row in self.scheduler.computing]
+            held = [sequence.slot for sequence in self.scheduler.computing]
             assert len(set(held)) == len(held)
             assert sorted([*held, *self.scheduler.slots.free]) == list(range(self.slots))
-            waiting = [member for row in self.scheduler.waiting for member in row.rows]
-            assert all(row.slot is None and row.cached == 0 for row in waiting)
-            assert all(row.preempted <= MOST_PREEMPTED for row in self.alive)
+            waiting = [member for sequence in self.scheduler.waiting for member in sequence.group]
+            assert all(sequence.slot is None and sequence.cached == 0 for sequence in waiting)
+            assert all(sequence.preempted <= MOST_PREEMPTED for sequence in self.alive)
 
 
 SchedulerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30)
@@ -167,21 +175,21 @@ test_scheduler = SchedulerMachine.TestCase
 
 def test_the_slot_that_was_freed_longest_ago_is_taken_first() -> None:
     scheduler = Scheduler(slots=4, prefill_chunk=8, max_waiting=8)
-    rows = [TokenSequence([1, 2]) for _ in range(6)]
-    for row in rows[:4]:
-        scheduler.submit(row)
+    sequences = [TokenSequence([1, 2]) for _ in range(6)]
+    for sequence in sequences[:4]:
+        scheduler.submit(sequence)
     scheduler.plan()
-    assert [row.slot for row in rows[:4]] == [0, 1, 2, 3]
-    scheduler.release([rows[2], rows[0]])
-    for row in rows[4:]:
-        scheduler.submit(row)
+    assert [sequence.slot for sequence in sequences[:4]] == [0, 1, 2, 3]
+    scheduler.release([sequences[2], sequences[0]])
+    for sequence in sequences[4:]:
+        scheduler.submit(sequence)
     scheduler.plan()
-    assert [row.slot for row in rows[4:]] == [2, 0]
+    assert [sequence.slot for sequence in sequences[4:]] == [2, 0]
 
 
 @pytest.mark.parametrize("tenant", ["", "other"])
 def test_who_needs_many_slots_is_not_overtaken_for_ever(tenant: str) -> None:
-    """Rows of one slot come without end; three slots are kept as they become free."""
+    """Sequences of one slot come without end; three slots are kept as they become free."""
     scheduler = Scheduler(3, 8, 99)
     for _ in range(3):
         scheduler.submit(TokenSequence([1], tenant=tenant))
@@ -194,7 +202,7 @@ def test_who_needs_many_slots_is_not_overtaken_for_ever(tenant: str) -> None:
         scheduler.release([ended])
         scheduler.plan()
     assert scheduler.running == [search]
-    assert sorted(row.slot for row in search.rows if row.slot is not None) == [0, 1, 2]
+    assert sorted(sequence.slot for sequence in search.group if sequence.slot is not None) == [0, 1, 2]
 
 
 def test_rows_together_are_charged_their_prompt_once() -> None:
@@ -221,7 +229,9 @@ def test_rows_together_give_way_together() -> None:
         scheduler.plan()
     assert scheduler.preempted == 1
     [waits] = [search for search in searches if search.slot is None]
-    assert [(row.slot, row.cached, len(row.tokens)) for row in waits.rows] == [(None, 0, 2)] * 2
+    assert [(sequence.slot, sequence.cached, len(sequence.tokens)) for sequence in waits.group] == [
+        (None, 0, 2)
+    ] * 2
     assert len(scheduler.computing) == 4
 
 
@@ -244,27 +254,27 @@ def test_as_many_give_way_as_are_needed_or_nobody() -> None:
 def test_short_prompt_does_not_wait_behind_a_long_one() -> None:
     scheduler = Scheduler(slots=3, prefill_chunk=100, max_waiting=8)
     long, short, generating = TokenSequence(list(range(5000))), TokenSequence([-1] * 40), TokenSequence([-2])
-    for row in (long, short, generating):
-        scheduler.submit(row)
-    counts = {chunk.row: chunk.count for chunk in scheduler.plan()}
+    for sequence in (long, short, generating):
+        scheduler.submit(sequence)
+    counts = {chunk.sequence: chunk.count for chunk in scheduler.plan()}
     assert counts == {long: 60, short: 40, generating: 1}
 
 
 def test_wanted_columns() -> None:
-    row = TokenSequence([0] * 10)
-    assert list(Chunk(row, 0, 6).wanted) == []
-    assert list(Chunk(row, 6, 4).wanted) == [3]
+    sequence = TokenSequence([0] * 10)
+    assert list(Chunk(sequence, 0, 6).wanted) == []
+    assert list(Chunk(sequence, 6, 4).wanted) == [3]
     assert list(Chunk(TokenSequence([0] * 10, all_logits=True), 2, 3).wanted) == [0, 1, 2]
 
 
 def step(scheduler: Scheduler) -> dict[TokenSequence, int]:
-    """One step in which each row says a token of its own; how many tokens of each were computed."""
+    """One step in which each sequence says a token of its own; how many tokens of each were computed."""
     chunks = scheduler.plan()
     scheduler.computed(chunks)
     for chunk in chunks:
         if chunk.newest:
-            chunk.row.tokens.append(id(chunk.row) + len(chunk.row.tokens))
-    return {chunk.row: chunk.count for chunk in chunks}
+            chunk.sequence.tokens.append(id(chunk.sequence) + len(chunk.sequence.tokens))
+    return {chunk.sequence: chunk.count for chunk in chunks}
 
 
 def test_prompts_that_begin_alike_are_computed_once() -> None:
@@ -279,15 +289,15 @@ def test_prompts_that_begin_alike_are_computed_once() -> None:
         TokenSequence(prompt[:10]),
     )
     scored = TokenSequence([*prompt], all_logits=True)
-    for row in (*siblings, longer, stranger, short, scored):
-        scheduler.submit(row)
+    for sequence in (*siblings, longer, stranger, short, scored):
+        scheduler.submit(sequence)
     step(scheduler)
     assert set(scheduler.running) == {siblings[0], stranger, short, scored}
     while siblings[0].uncached > 1:
-        assert all(row.slot is None for row in (*siblings[1:], longer))
+        assert all(sequence.slot is None for sequence in (*siblings[1:], longer))
         step(scheduler)
     step(scheduler)
-    assert [row.cached for row in siblings[1:]] == [100] * 3, "one token was computed"
+    assert [sequence.cached for sequence in siblings[1:]] == [100] * 3, "one token was computed"
     assert longer.cached > 100
     assert scheduler.slots.reused == 3 * 99 + 100
     assert len(copies) == 4
@@ -296,11 +306,11 @@ def test_prompts_that_begin_alike_are_computed_once() -> None:
 def test_who_waits_for_a_prompt_goes_on_when_that_is_given_up() -> None:
     scheduler = Scheduler(4, 10, 99)
     first, second = TokenSequence(list(range(50))), TokenSequence(list(range(50)))
-    for row in (first, second):
-        scheduler.submit(row)
+    for sequence in (first, second):
+        scheduler.submit(sequence)
     step(scheduler)
     first.cancelled = True
-    assert scheduler.drop_over() == [first]
+    assert scheduler.drop_ended() == [first]
     step(scheduler)
     assert second.slot is not None
     assert scheduler.slots.reused == 10, "what was computed by then"
@@ -345,13 +355,13 @@ def test_after_a_failed_step_what_can_be_is_computed_again() -> None:
         TokenSequence(list(range(50, 90)), all_logits=True),
         TokenSequence([1, 2]),
     )
-    for row in (plain, scored):
-        scheduler.submit(row)
+    for sequence in (plain, scored):
+        scheduler.submit(sequence)
     while not scored.cached:
         step(scheduler)
     scheduler.submit(fresh)
     scheduler.plan()
-    assert scheduler.distrust() == [scored], "it has told logits of its prompt"
+    assert scheduler.invalidate_cache() == [scored], "it has told logits of its prompt"
     assert plain.cached == fresh.cached == 0
     assert not any(scheduler.slots._free.values())
     scheduler.release([scored])

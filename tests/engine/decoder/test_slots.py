@@ -11,9 +11,10 @@ from support.tiny_bundle import TinyBundle
 
 from ptune.engine.adapters.lora import Adapter
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import Request, Sampling, Token
+from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.sequence import TokenSequence
 from ptune.engine.decoder.slots import WORTH_A_COPY, Slots, common
+from ptune.engine.sampling import Sampling
 
 ADAPTERS = [None, Adapter("a", 1, {}, 0), Adapter("b", 1, {}, 0)]
 GREEDY = Sampling(temperature=0)
@@ -30,7 +31,7 @@ GREEDY = Sampling(temperature=0)
         max_size=30,
     )
 )
-def test_what_is_found_was_computed(rows: list[tuple[list[int], int, bool, int]]) -> None:
+def test_what_is_found_was_computed(sequences: list[tuple[list[int], int, bool, int]]) -> None:
     """Against a plain model: what each slot holds, token by token, and whose it is."""
     held: dict[int, list[tuple[int, int]]] = {slot: [] for slot in range(3)}
 
@@ -41,20 +42,22 @@ def test_what_is_found_was_computed(rows: list[tuple[list[int], int, bool, int]]
         assert len(held[target]) >= tokens
 
     slots, running = Slots(3, copy), []
-    for tokens, whose, scored, more in rows:
+    for tokens, whose, scored, more in sequences:
         if not slots:
             slots.give_back(running.pop(0))
-        row = TokenSequence(tokens, ADAPTERS[whose], all_logits=scored)
-        slots.take(row)
-        assert row.slot is not None
-        assert 0 <= row.cached <= (0 if scored else len(tokens) - 1)
-        assert held[row.slot][: row.cached] == [(token, whose) for token in tokens[: row.cached]]
-        held[row.slot][row.cached :] = [(token, whose) for token in tokens[row.cached :]]
-        row.cached = len(tokens)
-        running.append(row)
+        sequence = TokenSequence(tokens, ADAPTERS[whose], all_logits=scored)
+        slots.allocate(sequence)
+        assert sequence.slot is not None
+        assert 0 <= sequence.cached <= (0 if scored else len(tokens) - 1)
+        assert held[sequence.slot][: sequence.cached] == [
+            (token, whose) for token in tokens[: sequence.cached]
+        ]
+        held[sequence.slot][sequence.cached :] = [(token, whose) for token in tokens[sequence.cached :]]
+        sequence.cached = len(tokens)
+        running.append(sequence)
         for _ in range(min(more, len(running))):
             slots.give_back(running.pop())
-    assert len({row.slot for row in running}) == len(running)
+    assert len({sequence.slot for sequence in running}) == len(running)
 
 
 @given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)), st.integers(0, 9))
@@ -66,14 +69,14 @@ def test_common(one: list[int], other: list[int], most: int) -> None:
 
 def test_an_adapter_that_is_gone_leaves_nothing_to_the_base() -> None:
     slots, adapter = Slots(1, lambda *_: None), Adapter("gone", 1, {}, 0)
-    row = TokenSequence([1, 2, 3], adapter)
-    slots.take(row)
-    row.cached = 3
-    slots.give_back(row)
-    del row, adapter
+    sequence = TokenSequence([1, 2, 3], adapter)
+    slots.allocate(sequence)
+    sequence.cached = 3
+    slots.give_back(sequence)
+    del sequence, adapter
     gc.collect()
     base = TokenSequence([1, 2, 3, 4])
-    slots.take(base)
+    slots.allocate(base)
     assert base.cached == 0
 
 

@@ -13,8 +13,9 @@ import pytest
 from support.tiny_bundle import TinyBundle
 
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import Request, Sampling, Token
+from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
+from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError, UsageError
 
 GREEDY = Sampling(temperature=0)
@@ -77,9 +78,9 @@ def test_choices_compute_their_prompt_once(tiny: TinyBundle, engine: Engine) -> 
     found = engine.generate_all(requests)
     after = engine.stats()
     assert after.reused - before.reused == 5 * 99
-    assert after.tokens - before.tokens <= 100 + 6 * 8 + 16 * 8, "prompt, answers, guesses"
+    assert after.tokens - before.tokens <= 100 + 6 * 8 + 16 * 8, "prompt, answers, drafts"
     with closing(Engine.open(tiny.folder, threads=1, max_rows=1, replay_golden=False)) as other:
-        other._scheduler.slots.take = _computes_all(other)  # type: ignore[method-assign]
+        other._scheduler.slots.allocate = _computes_all(other)  # type: ignore[method-assign]
         assert other.generate_all(requests) == found
         assert other.stats().reused == 0
 
@@ -87,11 +88,11 @@ def test_choices_compute_their_prompt_once(tiny: TinyBundle, engine: Engine) -> 
 def _computes_all(engine: Engine):  # type: ignore[no-untyped-def]
     """What a slot holds is not looked at."""
     slots = engine._scheduler.slots
-    take = type(slots).take
+    allocate = type(slots).allocate
 
-    def plain(row) -> None:  # type: ignore[no-untyped-def]
-        slots.forget()
-        take(slots, row)
+    def plain(sequence) -> None:  # type: ignore[no-untyped-def]
+        slots.clear()
+        allocate(slots, sequence)
 
     return plain
 
@@ -142,7 +143,7 @@ def test_a_prompt_that_had_no_part_in_a_failed_step_is_computed_again(
         compute, done = engine._step.__call__, []
 
         def fails(chunks: list[Chunk]) -> list[Any]:
-            done.append([chunk.row.tokens[0] for chunk in chunks])
+            done.append([chunk.sequence.tokens[0] for chunk in chunks])
             if len(done) == 9:
                 assert done[-1] == [100], "the other waits, with what was computed before"
                 for array in engine._cache._arrays.values():

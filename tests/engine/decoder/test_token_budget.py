@@ -1,4 +1,4 @@
-"""The pace of prompts: learnt from steps whose true cost is known."""
+"""The step-time model: learnt from steps whose true cost is known."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from hypothesis import given
 from support.tiny_bundle import TinyBundle
 
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import Request, Sampling
+from ptune.engine.decoder.request import Request
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
 from ptune.engine.decoder.token_budget import LEAST, OUTLIER, StepTimeModel
+from ptune.engine.sampling import Sampling
 
 seconds = st.floats(1e-4, 10)
 
 
-def taught(pace: StepTimeModel, base: float, slope: float, generating: int = 4, steps: int = 40) -> int:
-    """Steps of a machine with that cost, each as large as the pace allows; how large the last one was."""
+def taught(model: StepTimeModel, base: float, slope: float, generating: int = 4, steps: int = 40) -> int:
+    """Steps of a machine with that cost, each as large as the model allows; how large the last one was."""
     prompt = 0
     for number in range(steps):
-        prompt = pace.prompt_tokens(generating) if number % 3 else 0
-        pace.told(generating + prompt, base + slope * (generating + prompt), prompts=prompt > 0)
-    return pace.prompt_tokens(generating)
+        prompt = model.prompt_tokens(generating) if number % 3 else 0
+        model.observe(generating + prompt, base + slope * (generating + prompt), prompts=prompt > 0)
+    return model.prompt_tokens(generating)
 
 
 @given(base=seconds, slope=st.floats(1e-6, 0.1), target=seconds, most=st.integers(1, 2048))
@@ -44,11 +45,11 @@ def test_a_step_takes_what_it_should_where_limits_allow(
 def test_whatever_is_measured_it_stays_within_its_limits(
     target: float, most: int, costs: list[tuple[int, float]]
 ) -> None:
-    pace = StepTimeModel(target, most)
+    model = StepTimeModel(target, most)
     for number, (tokens, took) in enumerate(costs):
-        pace.told(tokens, took, prompts=number % 2 == 0)
-        assert min(LEAST, most) <= pace.prompt_tokens(3) <= most
-        assert pace.prompt_tokens(0) == most, "nobody would wait"
+        model.observe(tokens, took, prompts=number % 2 == 0)
+        assert min(LEAST, most) <= model.prompt_tokens(3) <= most
+        assert model.prompt_tokens(0) == most, "nobody would wait"
 
 
 def test_without_a_target_chunks_are_whole() -> None:
@@ -60,26 +61,26 @@ def test_before_anything_is_known_chunks_are_whole() -> None:
 
 
 def test_a_machine_that_becomes_slower_gets_smaller_chunks() -> None:
-    pace = StepTimeModel(0.2, 1024)
-    before = taught(pace, 0.02, 0.0005)
-    after = taught(pace, 0.02, 0.002)
+    model = StepTimeModel(0.2, 1024)
+    before = taught(model, 0.02, 0.0005)
+    after = taught(model, 0.02, 0.002)
     assert before == pytest.approx(356, abs=3)
     assert after == pytest.approx(86, abs=3)
 
 
 def test_one_step_that_hung_does_not_stop_the_prompts() -> None:
-    pace = StepTimeModel(0.2, 1024)
-    before = taught(pace, 0.02, 0.0005)
-    pace.told(before + 4, 60.0, prompts=True)
-    assert pace.prompt_tokens(4) > before / OUTLIER
+    model = StepTimeModel(0.2, 1024)
+    before = taught(model, 0.02, 0.0005)
+    model.observe(before + 4, 60.0, prompts=True)
+    assert model.prompt_tokens(4) > before / OUTLIER
 
 
 def test_what_a_prompt_costs_is_not_forgotten_while_there_is_none() -> None:
-    pace = StepTimeModel(0.2, 1024)
-    before = taught(pace, 0.02, 0.0005)
+    model = StepTimeModel(0.2, 1024)
+    before = taught(model, 0.02, 0.0005)
     for _ in range(10_000):
-        pace.told(4, 0.022, prompts=False)
-    assert pace.prompt_tokens(4) == pytest.approx(before, abs=3)
+        model.observe(4, 0.022, prompts=False)
+    assert model.prompt_tokens(4) == pytest.approx(before, abs=3)
 
 
 def test_the_scheduler_cuts_prompts_by_the_durations_that_it_is_told() -> None:
@@ -100,7 +101,7 @@ def test_the_scheduler_cuts_prompts_by_the_durations_that_it_is_told() -> None:
 
 
 def test_answers_are_the_same_bits_at_any_pace(tiny: TinyBundle) -> None:
-    """A long prompt beside a row that is generating: whole, and in the smallest pieces."""
+    """A long prompt beside a sequence that is generating: whole, and in the smallest pieces."""
     requests = [
         Request((5, 6, 7), sampling=Sampling(temperature=0), max_tokens=60, logprobs=2),
         Request(tuple(range(10, 400)), sampling=Sampling(temperature=0), max_tokens=5, logprobs=2),

@@ -18,8 +18,7 @@ from ptune.codecs.structured_output import Form
 from ptune.codecs.tool_calls import calls, text_or_calls
 from ptune.codecs.tool_reader import Argued, Called, Said, ToolReader
 from ptune.engine.decoder.grammar import Grammars
-from ptune.engine.decoder.request import Sampling
-from ptune.engine.sampling import choose
+from ptune.engine.sampling import Sampling, choose
 from ptune.errors import RequestError
 
 FOLDER = Path(__file__).parents[2] / "codecs"

@@ -203,7 +203,7 @@ def test_an_adapter_of_another_base_is_refused(copy: Path) -> None:
         EncoderEngine.open(copy, threads=1)
 
 
-@pytest.mark.parametrize("option", ["max_batch", "max_waiting", "threads"])
+@pytest.mark.parametrize("option", ["max_rows", "max_waiting", "threads"])
 def test_options_are_checked(option: str) -> None:
     with pytest.raises(UsageError, match=option):
         EncoderEngine.open(tiny().bundle, **{option: -1})  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ def limit() -> int:
 
 def opened() -> EncoderEngine:
     """Golden vectors of both adapters are replayed."""
-    return EncoderEngine.open(tiny().bundle, threads=1, max_batch=4, adapter_bytes=limit())
+    return EncoderEngine.open(tiny().bundle, threads=1, max_rows=4, adapter_bytes=limit())
 
 
 def test_mixed_traffic_is_what_peft_computes() -> None:
@@ -43,7 +43,7 @@ def test_mixed_traffic_is_what_peft_computes() -> None:
         assert stats.bytes <= limit()
         assert stats.loads >= 3
         assert engine.drain(20)
-        engine._registry._shelf.make_room(limit())  # nobody holds one still
+        engine._registry._cache.make_room(limit())  # nobody holds one still
         assert engine.adapter_stats().bytes == 0
 
 

@@ -34,7 +34,7 @@ def test_every_row_keeps_what_is_its_own() -> None:
             rows.join(cross, lengths)
             kept += [([one[at, :, :length] for one in cross], []) for at, length in enumerate(lengths)]
         new = some(len(kept), HEADS, 1, DIM)
-        rows.wrote(new)
+        rows.append(new)
         for at, (_, tokens) in enumerate(kept):
             tokens.append([one[at, :, 0] for one in new])
         if chance.random() < 0.15:
@@ -58,7 +58,7 @@ def test_a_cache_grows_past_its_first_cells() -> None:
     rows = SequenceCaches(_signature())
     rows.join([np.ones((1, HEADS, 2, DIM), np.float32)] * (2 * LAYERS), np.array([2]))
     for step in range(CELLS + 5):
-        rows.wrote([np.full((1, HEADS, 1, DIM), step, np.float32)] * (2 * LAYERS))
+        rows.append([np.full((1, HEADS, 1, DIM), step, np.float32)] * (2 * LAYERS))
     cache = rows.inputs()["past_key.1"]
     assert cache.shape[2] == 2 * CELLS
     assert cache[0, 0, : CELLS + 5, 0].tolist() == list(range(CELLS + 5))
@@ -71,7 +71,7 @@ def test_a_cache_is_short_again_when_the_old_rows_are_gone() -> None:
     for step in range(5 * CELLS):
         if step == 4 * CELLS:
             rows.join(one, np.array([2]))
-        rows.wrote([np.full((len(rows), HEADS, 1, DIM), step, np.float32)] * (2 * LAYERS))
+        rows.append([np.full((len(rows), HEADS, 1, DIM), step, np.float32)] * (2 * LAYERS))
     assert rows.inputs()["past_key.0"].shape[2] == 8 * CELLS
     rows.keep([1])
     cache = rows.inputs()["past_key.0"]

@@ -11,7 +11,7 @@ from support.fake_chat_model import wait_until
 from support.seq2seq_bundles import SOURCES, Made, ids_of, make
 
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
-from ptune.engine.seq2seq.request import Sentence
+from ptune.engine.seq2seq.request import Seq2SeqRequest
 from ptune.errors import FormatError, PtuneError, RequestError, UsageError
 
 
@@ -22,12 +22,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture
 def engine(made: Made) -> Iterator[Seq2SeqEngine]:
-    with closing(Seq2SeqEngine.open(made.bundle, threads=1, max_batch=2, max_waiting=3)) as engine:
+    with closing(Seq2SeqEngine.open(made.bundle, threads=1, max_rows=2, max_waiting=3)) as engine:
         yield engine
 
 
 def test_options_that_cannot_be_are_refused(made: Made) -> None:
-    for options in ({"max_batch": 0}, {"max_waiting": 0}, {"threads": -1}):
+    for options in ({"max_rows": 0}, {"max_waiting": 0}, {"threads": -1}):
         with pytest.raises(UsageError, match="must be 1 or more"):
             Seq2SeqEngine.open(made.bundle, **options)
     with pytest.raises(FormatError, match="no profile 'int8'"):
@@ -35,14 +35,14 @@ def test_options_that_cannot_be_are_refused(made: Made) -> None:
 
 
 def held(engine: Seq2SeqEngine, monkeypatch: pytest.MonkeyPatch) -> Event:
-    """Until it is set, no step of writing comes to its end."""
-    go_on, write = Event(), engine._session.write
+    """Until it is set, no decoding step comes to its end."""
+    go_on, decode = Event(), engine._session.decode
 
     def waiting(*arguments: object) -> object:
         go_on.wait(30)
-        return write(*arguments)
+        return decode(*arguments)
 
-    monkeypatch.setattr(engine._session, "write", waiting)
+    monkeypatch.setattr(engine._session, "decode", waiting)
     return go_on
 
 
@@ -50,12 +50,12 @@ def test_a_full_queue_refuses_and_what_is_cancelled_leaves_it_at_once(
     engine: Seq2SeqEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = held(engine, monkeypatch)
-    running = [engine.submit(Sentence((5, 2), max_tokens=64)) for _ in range(2)]
+    running = [engine.submit(Seq2SeqRequest((5, 2), max_tokens=64)) for _ in range(2)]
     wait_until(lambda: engine.stats().running)
     room = 3 - engine.stats().waiting  # the second may not have joined the first
-    waiting = [engine.submit(Sentence((5, 2), max_tokens=4)) for _ in range(room)]
+    waiting = [engine.submit(Seq2SeqRequest((5, 2), max_tokens=4)) for _ in range(room)]
     with pytest.raises(RequestError, match="requests are waiting") as refused:
-        engine.submit(Sentence((5, 2), max_tokens=4))
+        engine.submit(Seq2SeqRequest((5, 2), max_tokens=4))
     assert refused.value.status == 429
     for ticket in (*waiting, *running):
         ticket.cancel()
@@ -63,20 +63,20 @@ def test_a_full_queue_refuses_and_what_is_cancelled_leaves_it_at_once(
     assert {ticket.result(30).finish for ticket in (*waiting, *running)} <= {"cancelled", "stop"}
     assert all(not ticket.result().ids for ticket in waiting if ticket.result().finish == "cancelled")
     wait_until(lambda: engine.stats().running == engine.stats().waiting == 0)
-    assert engine.submit(Sentence((5, 2), max_tokens=2)).result(30).ids
+    assert engine.submit(Seq2SeqRequest((5, 2), max_tokens=2)).result(30).ids
 
 
 def test_who_waits_too_long_fails_and_what_was_begun_is_kept(
     engine: Seq2SeqEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(RequestError, match=r"deadline of 1e-09 s passed before its first token") as late:
-        engine.submit(Sentence(ids_of(SOURCES[0]), "one", deadline_s=1e-9, max_tokens=9)).result(30)
+        engine.submit(Seq2SeqRequest(ids_of(SOURCES[0]), "one", deadline_s=1e-9, max_tokens=9)).result(30)
     assert (late.value.status, late.value.code) == (503, "deadline_exceeded")
-    whole = engine.submit(Sentence(ids_of(SOURCES[0]), max_tokens=60)).result(30)
+    whole = engine.submit(Seq2SeqRequest(ids_of(SOURCES[0]), max_tokens=60)).result(30)
     go_on = held(engine, monkeypatch)
-    ticket = engine.submit(Sentence(ids_of(SOURCES[0]), max_tokens=60, deadline_s=3600))
+    ticket = engine.submit(Seq2SeqRequest(ids_of(SOURCES[0]), max_tokens=60, deadline_s=3600))
     wait_until(lambda: engine.stats().running)
-    ticket.came_s -= 3600  # the step that is being computed is its last
+    ticket.deadline_s -= 3600  # the step that is being computed is its last
     go_on.set()
     cut = ticket.result(30)
     assert cut.finish == "length"
@@ -90,32 +90,34 @@ def test_a_pass_that_fails_ends_its_own_rows_alone(
     def broken(*_: object) -> object:
         raise RuntimeError("no memory")
 
-    sentence = Sentence(ids_of(SOURCES[0]), "one", max_tokens=20)
+    sentence = Seq2SeqRequest(ids_of(SOURCES[0]), "one", max_tokens=20)
     expected = engine.submit(sentence).result(30)
     go_on = held(engine, monkeypatch)
     kept = engine.submit(sentence)
     wait_until(lambda: engine.stats().running)
     with monkeypatch.context() as patch:
-        patch.setattr(engine._session, "read", broken)
-        lost = engine.submit(Sentence(ids_of(SOURCES[1]), max_tokens=9))
+        patch.setattr(engine._session, "encode", broken)
+        lost = engine.submit(Seq2SeqRequest(ids_of(SOURCES[1]), max_tokens=9))
         go_on.set()
         with pytest.raises(PtuneError, match="could not compute this: no memory"):
             lost.result(30)
     assert kept.result(30) == expected
     with monkeypatch.context() as patch:
-        patch.setattr(engine._session, "write", broken)
+        patch.setattr(engine._session, "decode", broken)
         for ticket in [engine.submit(sentence) for _ in range(2)]:
             with pytest.raises(PtuneError, match="no memory"):
                 ticket.result(30)
-    assert engine.pulse.failed >= 2
+    assert engine.metrics.failed >= 2
     assert engine.submit(sentence).result(30) == expected
     wait_until(lambda: not engine.stats().running)
 
 
 def test_an_end_is_told_to_who_waits_for_it(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(Seq2SeqEngine.open(made.bundle, threads=1, max_batch=1)) as engine:
+    with closing(Seq2SeqEngine.open(made.bundle, threads=1, max_rows=1)) as engine:
         go_on = held(engine, monkeypatch)
-        tickets = [engine.submit(Sentence(ids_of(SOURCES[0]), name, 60)) for name in ("base", "one", "two")]
+        tickets = [
+            engine.submit(Seq2SeqRequest(ids_of(SOURCES[0]), name, 60)) for name in ("base", "one", "two")
+        ]
         wait_until(lambda: engine.stats().running)
         engine._closing = True  # as `close` does; the step that runs may end first
         go_on.set()
@@ -123,7 +125,7 @@ def test_an_end_is_told_to_who_waits_for_it(made: Made, monkeypatch: pytest.Monk
             with pytest.raises(RequestError, match="shutting down"):
                 ticket.result(30)
     with pytest.raises(RequestError, match="shutting down"):
-        engine.submit(Sentence((5,)))
+        engine.submit(Seq2SeqRequest((5,)))
 
 
 def test_adapters_that_do_not_fit_together_are_read_when_they_are_asked_for(made: Made) -> None:
@@ -131,10 +133,11 @@ def test_adapters_that_do_not_fit_together_are_read_when_they_are_asked_for(made
     with closing(Seq2SeqEngine.open(made.bundle, threads=1)) as engine:
         held_bytes = engine.adapter_stats().bytes
         expected = [
-            one.ids for one in engine.write([Sentence(ids_of(text), name, 9) for name, text in asked])
+            one.ids
+            for one in engine.generate([Seq2SeqRequest(ids_of(text), name, 9) for name, text in asked])
         ]
     with closing(Seq2SeqEngine.open(made.bundle, threads=1, adapter_bytes=held_bytes - 1)) as engine:
-        tickets = [engine.submit(Sentence(ids_of(text), name, 9)) for name, text in asked]
+        tickets = [engine.submit(Seq2SeqRequest(ids_of(text), name, 9)) for name, text in asked]
         assert [ticket.result(30).ids for ticket in tickets] == expected
         stats = engine.adapter_stats()
         assert stats.in_memory == 1

@@ -1,0 +1,100 @@
+"""Options of the engines, each declared once: its default, its unit and its range.
+
+The same options are keywords of `Engine.open` and `ptune.load` and, through `ptune.cli.engine_flags`, flags of the commands.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TypedDict
+
+from ptune.errors import UsageError
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """Options of every kind of engine."""
+
+    profile: str | None = None
+    """Which of the bundle's graphs to run, such as int8; default: the bundle's own choice."""
+    threads: int | None = None
+    """Threads of onnxruntime; default: the cores that this process may use."""
+    max_rows: int = 32
+    """Most sequences, texts or images in one batch."""
+    max_waiting: int = 256
+    """Most requests that wait for the batch or for their adapter; further ones are refused."""
+    adapter_bytes: int | None = None
+    """Memory for adapters, in bytes: beyond it the least recently used are evicted, and read again when they are asked for.
+    Default: all stay in memory."""
+
+    def check(self) -> None:
+        """Raises: UsageError that names the first option out of range."""
+        _require_counts(max_rows=self.max_rows, max_waiting=self.max_waiting, threads=self.threads or 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(BatchOptions):
+    """Options of a decoder's engine."""
+
+    kv_bytes: int = GIB
+    """Memory of the KV cache, in bytes. It is divided into `max_rows` slots, or into fewer where those would be short."""
+    prefill_chunk: int = 128
+    """Most prompt tokens that one step computes."""
+    step_ms: float = 200.0
+    """Desired time of a step while answers are generated, in milliseconds: longer prompts are cut into smaller chunks.
+    0 = any time."""
+    num_speculative_tokens: int = 16
+    """Most draft tokens that one step computes, for all sequences together; see ptune.engine.decoder.ngram_speculation.
+    0 = none."""
+
+    def check(self) -> None:
+        """Raises: UsageError that names the first option out of range."""
+        super().check()
+        _require_counts(prefill_chunk=self.prefill_chunk)
+        if not 0 <= self.step_ms < math.inf:
+            raise UsageError(f"step_ms must be 0 (any time) or more (is {self.step_ms})")
+        if self.num_speculative_tokens < 0:
+            raise UsageError(
+                f"num_speculative_tokens must be 0 (none) or more (is {self.num_speculative_tokens})"
+            )
+
+    def shared(self) -> BatchOptions:
+        """The options that the other kinds of engines have, too."""
+        return BatchOptions(**{field.name: getattr(self, field.name) for field in fields(BatchOptions)})
+
+    def chosen_for_decoder(self) -> list[str]:
+        """Names of the options that only a decoder's engine has and that differ from their defaults."""
+        shared = {field.name for field in fields(BatchOptions)}
+        return [
+            field.name
+            for field in fields(EngineOptions)
+            if field.name not in shared and getattr(self, field.name) != field.default
+        ]
+
+
+class BatchKeywords(TypedDict, total=False):
+    """The fields of `BatchOptions` as keywords."""
+
+    profile: str | None
+    threads: int | None
+    max_rows: int
+    max_waiting: int
+    adapter_bytes: int | None
+
+
+class EngineKeywords(BatchKeywords, total=False):
+    """The fields of `EngineOptions` as keywords."""
+
+    kv_bytes: int
+    prefill_chunk: int
+    step_ms: float
+    num_speculative_tokens: int
+
+
+def _require_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"{name} must be 1 or more (is {value})")
