@@ -1,4 +1,4 @@
-"""From a bundle to a server that answers, and back: bind, load, listen, serve, drain, exit 0."""
+"""The life of a server: bind, load the bundle, listen, serve, drain, exit 0."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from . import json_log
 from .app import create_app, create_encoder_app, create_seq2seq_app
 from .auth import ApiKeys, warn_of_open_door
 from .follow import Follow, following
-from .listen import Server, bind, let_in, local_names, url_of
+from .listen import Server, bind, local_names, start_listening, url_of
 from .page import chat_page
 from .service import Service, Settings
 
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
     AnyModel = ChatModel | EncoderModel | Seq2SeqModel
 
-KV_GB, STEP_MS = 1.0, 200.0  # of a chat model, unless it is said otherwise
+KV_GB, STEP_MS = 1.0, 200.0  # defaults for a chat model
 CLOSE_LIMIT_S = 10
-"""How long the engine's last step may take once everything else has ended."""
+"""How long the engine's last step may take after everything else has ended."""
 
 _log = logging.getLogger("ptune.serve")
 
@@ -66,12 +66,12 @@ def serve(
     log_json: bool = False,
     follow: Follow | None = None,
 ) -> int:
-    """Serves a bundle, of a model of any kind, until SIGTERM or Ctrl-C, and returns the exit code.
+    """Serves a bundle of any kind until SIGTERM or Ctrl-C, and returns the exit code.
 
-    Port 0 takes any free one. `ready_file` holds the server's URL as long as it answers. Of `settings`, keys and hosts
-    follow from the other arguments.
-    Raises: PtuneError where the port is taken, the keys cannot be read, the cache is larger than the memory, the
-    bundle does not open, or this machine does not compute what the bundle's golden vectors say.
+    Port 0 takes any free port. ready_file: holds the server's URL while it answers. settings: its `api_keys` and `hosts`
+    are replaced according to the other arguments.
+    Raises: PtuneError if the port is in use, the keys cannot be read, the cache is larger than the memory, the bundle
+    does not open, or this machine does not reproduce the bundle's golden vectors.
     """
     if log_json:
         json_log.log_json()
@@ -80,16 +80,16 @@ def serve(
     _check_settings(settings)
     _check_follow(follow, bundle)
     with _stoppable(), contextlib.ExitStack() as stack:
-        # Before the model: who has taken the wrong port should not wait for gigabytes to learn it.
+        # Before the model: an error about the port should not have to wait until gigabytes are loaded.
         listener = stack.enter_context(bind(host, port))
         model, create = _opened(
             bundle, profile=profile, threads=threads, kv_bytes=kv_bytes, max_rows=max_rows, step_ms=step_ms,
             adapter_bytes=adapter_bytes,
         )  # fmt: skip
         stack.callback(_close, model)
-        let_in(listener)  # not before: a client should be turned away, not left waiting
+        start_listening(listener)  # not earlier: a client should be refused instead of left waiting
         if ui:
-            # It asks for a key, but unencrypted: no password should travel so without being told to.
+            # The page prompts for a key without encryption, so with keys it listens on this machine only.
             page_host = "127.0.0.1" if api_keys else host
             stack.enter_context(chat_page(url_of(listener), page_host, ui_port, ask=bool(api_keys)))
         hosts = frozenset() if api_keys else local_names(host, listener)
@@ -103,12 +103,12 @@ def serve(
 
 
 def _opened(bundle: Path, **options: Unpack[EngineOptions]) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
-    """A bundle's model, and what makes its app."""
+    """The model of a bundle, and the function that creates its app."""
     task = _task_of(bundle)
     if task not in ("encoder", "seq2seq"):
         chat = _load(bundle, **options)
         return chat, partial(create_app, chat)
-    _refuse_of_others(bundle, task, options)
+    _refuse_chat_options(bundle, task, options)
     common: EncoderOptions = {
         "profile": options["profile"],
         "threads": options["threads"],
@@ -126,23 +126,23 @@ def _opened(bundle: Path, **options: Unpack[EngineOptions]) -> tuple[AnyModel, C
     return encoder, partial(create_encoder_app, encoder)
 
 
-def _refuse_of_others(bundle: Path, task: str, options: EngineOptions) -> None:
-    """Raises: UsageError for what only a chat model has."""
-    of = "an encoder" if task == "encoder" else "an encoder-decoder"
+def _refuse_chat_options(bundle: Path, task: str, options: EngineOptions) -> None:
+    """Raises: UsageError for options that only a chat model has."""
+    kind = "an encoder" if task == "encoder" else "an encoder-decoder"
     if options["kv_bytes"] != _kv_bytes(KV_GB):
-        why = "has no KV cache" if task == "encoder" else "needs no bound on its cache but --max-rows"
-        raise UsageError(f"{bundle} is of {of}, which {why}: leave out --kv-gb")
+        reason = "has no KV cache" if task == "encoder" else "limits its cache by --max-rows alone"
+        raise UsageError(f"{bundle} holds {kind}, which {reason}: leave out --kv-gb")
     if options["step_ms"] != STEP_MS:
-        raise UsageError(f"{bundle} is of {of}, whose texts are never cut: leave out --step-ms")
+        raise UsageError(f"{bundle} holds {kind}, which never splits texts: leave out --step-ms")
 
 
 class _Stopped(BaseException):
-    """A signal came before the server had its own handlers. No Exception: nothing on the way may swallow it."""
+    """A signal arrived before the server had its handlers. A BaseException, so that no `except Exception` swallows it."""
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Lets SIGTERM and Ctrl-C end the block with a line; what it opened is closed."""
+    """Lets SIGTERM and Ctrl-C end the block with a message, after it has closed what it opened."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Stopped
@@ -158,7 +158,7 @@ def _stoppable() -> Iterator[None]:
 
 
 def _kv_bytes(kv_gb: float) -> int:
-    """Raises: UsageError for what is not a size that this machine's memory could hold."""
+    """Raises: UsageError if this machine's memory cannot hold the size."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if not 0 < kv_gb * 2**30 <= memory_bytes:  # false for nan, too
         raise UsageError(
@@ -168,13 +168,13 @@ def _kv_bytes(kv_gb: float) -> int:
 
 
 def _check_settings(settings: Settings) -> None:
-    """Raises: UsageError for options that mean nothing."""
+    """Raises: UsageError for options out of range, or without effect."""
     for option, value in (("--step-limit-s", settings.step_limit_s), ("--drain-s", settings.drain_s)):
         if not 0 < value < 1e9:  # false for nan, too
             raise UsageError(f"{option} must be over 0 seconds (is {value})")
     root = settings.adapter_root
     if root is not None and not settings.adapters_api:
-        raise UsageError("--adapter-root is for adapters that are added over HTTP: it needs --adapters-api")
+        raise UsageError("--adapter-root is for adapters that are added over HTTP: add --adapters-api")
     if root is not None and not root.is_dir():
         raise UsageError(f"--adapter-root {root}: there is no such folder")
     if settings.max_adapters < 1:
@@ -198,13 +198,13 @@ def _load(bundle: Path, **options: Unpack[EngineOptions]) -> ChatModel:
 
 
 def _task_of(bundle: Path) -> str:
-    """What kind of model a bundle is of; what is no bundle is left to the loader, which says so."""
+    """The kind of a bundle's model; empty if it is not a bundle, which the loader will report."""
     manifest = bundle / "manifest.json"
     return str(read_json(manifest).get("task")) if manifest.is_file() else ""
 
 
 def run(app: FastAPI, listener: socket, *, ready_file: Path | None = None) -> None:
-    """Serves an app whose model is loaded; returns when a signal has come and what ran has ended."""
+    """Serves an app with a loaded model; returns after a signal, when the requests in progress have ended."""
     service: Service = app.state.service
     started = partial(_announce, service, url_of(listener), ready_file)
     try:
@@ -234,24 +234,24 @@ def _announce(service: Service, url: str, ready_file: Path | None) -> None:
 
 
 def _close(model: AnyModel) -> None:
-    """Ends the engine. A step that hangs cannot be ended: then the process goes without it, with exit code 1."""
+    """Closes the engine. A step that hangs cannot be stopped; then the process exits without it, with exit code 1."""
 
     def leave() -> None:
-        _log.error("a step of the engine has not ended within %s s: leaving without it", CLOSE_LIMIT_S)
+        _log.error("a step of the engine has not ended within %s s: exiting without it", CLOSE_LIMIT_S)
         sys.stdout.flush()
         os._exit(1)
 
-    impatience = threading.Timer(CLOSE_LIMIT_S, leave)
-    impatience.daemon = True
-    impatience.start()
+    timer = threading.Timer(CLOSE_LIMIT_S, leave)
+    timer.daemon = True
+    timer.start()
     try:
         model.close()
     finally:
-        impatience.cancel()
+        timer.cancel()
 
 
 async def _drain(service: Service) -> None:
-    """Refuses new requests and waits for those that run; those that take too long end with an error of their own."""
+    """Refuses new requests and waits for those in progress; those that take too long end with an error."""
     service.draining = True
     try:
         with contextlib.suppress(TimeoutError):

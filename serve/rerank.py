@@ -1,4 +1,4 @@
-"""POST /v1/rerank: documents by how well they answer a query, in the shape of Jina and Cohere."""
+"""POST /v1/rerank: documents, ordered by relevance to a query, in the format of Jina and Cohere."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from fastapi.responses import JSONResponse
 
 from ptune.tasks.retrieval.infer import relevance, rerank_inputs
 
+from .adapter_access import resolve_encoder_adapter
 from .body import body_of
-from .embeddings import submitted
-from .encoding import addressed, answered
+from .dependencies import EncoderServiceDep
+from .embeddings import submit_text
+from .encoder_call import run_encoder
+from .request_context import context_of
 from .retrieval_schemas import RerankRequest
-from .service import TheEncoder
 
 router = APIRouter()
 PATH = "/v1/rerank"
@@ -24,18 +26,18 @@ PATH = "/v1/rerank"
 @router.post(PATH)
 async def rerank(
     body: Annotated[RerankRequest, Depends(body_of(RerankRequest))],
-    service: TheEncoder,
+    service: EncoderServiceDep,
     http: HttpRequest,
 ) -> Response:
-    """A reranker scores each document with the query; an adapter of vectors compares theirs by cosine."""
-    record = addressed(http, service, body, PATH)
+    """A reranker scores each document together with the query; an embedding adapter compares vectors by cosine."""
+    record = resolve_encoder_adapter(http, service, body, PATH)
     texts = body.texts
-    submits = [submitted(service, one, record) for one in rerank_inputs(body.query, texts, record)]
-    outputs, tokens = await answered(http, service, record.name, submits)
+    submits = [submit_text(service, text, record) for text in rerank_inputs(body.query, texts, record)]
+    outputs, call = await run_encoder(http, service, record.name, submits)
     scores = relevance(outputs, record)
     order = np.argsort(-scores, kind="stable")[: body.top_n].tolist()
     content: dict[str, Any] = {
-        "id": f"rerank-{http.state.request_id}",
+        "id": f"rerank-{context_of(http).request_id}",
         "object": "list",
         "model": body.model,
         "results": [
@@ -46,6 +48,6 @@ async def rerank(
             }
             for index in order
         ],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens},
     }
-    return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(record.name)})
+    return JSONResponse(content)

@@ -1,4 +1,4 @@
-"""Request bodies of /v1/embeddings (OpenAI's shape) and /v1/rerank (Jina's and Cohere's). Strict, as in `schemas`."""
+"""Request bodies of /v1/embeddings (in OpenAI's format) and /v1/rerank (in that of Jina and Cohere). Strict, as in `schemas`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from .encoder_schemas import Asking, listed
+from .encoder_schemas import EncoderRequest, listed
 from .errors import UNSUPPORTED
 
 MAX_TEXTS = 2048  # OpenAI's own limit
@@ -15,6 +15,7 @@ MAX_DOCUMENTS = 1000
 
 
 def text_of(value: Any) -> str:
+    """Checks a text that is not empty. Raises: ValueError."""
     if type(value) is int or (isinstance(value, list) and all(type(item) is int for item in value)):
         raise PydanticCustomError(UNSUPPORTED, "token ids are not supported yet; send text")
     if not isinstance(value, str):
@@ -35,7 +36,7 @@ def _document(value: Any) -> str:
     return text_of(value)
 
 
-class EmbeddingsRequest(Asking):
+class EmbeddingsRequest(EncoderRequest):
     """POST /v1/embeddings"""
 
     input: Annotated[
@@ -47,7 +48,7 @@ class EmbeddingsRequest(Asking):
     dimensions: Annotated[int, Field(ge=1)] | None = None
 
 
-class RerankRequest(Asking):
+class RerankRequest(EncoderRequest):
     """POST /v1/rerank"""
 
     query: Annotated[str, AfterValidator(text_of)]

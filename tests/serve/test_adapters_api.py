@@ -270,7 +270,7 @@ def test_forms_that_are_none(server: Server) -> None:
     assert refusal(sent(b"name=x", "application/x-www-form-urlencoded"), 415)
     assert refusal(server.http.post("/v1/adapters", json={"name": "x", "root": "y"}))["param"] == "root"
     first = server.there.folders["first"]
-    assert "no such field" in refusal(upload(server.http, first, "x", path="/etc"))["message"]
+    assert "unknown field" in refusal(upload(server.http, first, "x", path="/etc"))["message"]
 
 
 def test_a_page_of_another_site_cannot_add_one(server: Server) -> None:
