@@ -174,7 +174,7 @@ def _check_settings(settings: Settings) -> None:
             raise UsageError(f"{option} must be over 0 seconds (is {value})")
     root = settings.adapter_root
     if root is not None and not settings.adapters_api:
-        raise UsageError("--adapter-root is for adapters that are added over HTTP: add --adapters-api")
+        raise UsageError("--adapter-root is for adapters that are added over HTTP: it needs --adapters-api")
     if root is not None and not root.is_dir():
         raise UsageError(f"--adapter-root {root}: there is no such folder")
     if settings.max_adapters < 1:

@@ -146,7 +146,7 @@ def test_no_path_leads_out_of_the_root(server: Server, path: str) -> None:
         (leak / "chat_template.jinja").symlink_to("/etc/passwd")
     error = refusal(server.http.post("/v1/adapters", json={"name": "thief", "path": path}), 403)
     assert error == {
-        "message": "path must be that of a folder below this server's --adapter-root", "type": "invalid_request_error",
+        "message": "path must name a folder below this server's --adapter-root", "type": "invalid_request_error",
         "param": "path", "code": "forbidden_path",
     }  # fmt: skip
     assert "thief" not in server.names()

@@ -197,7 +197,7 @@ def test_a_taken_port_ends_the_process_in_one_line(tmp_path):
         command = [sys.executable, fake_chat_model.__file__, "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
-    assert done.stdout == f"port {port} of 127.0.0.1 is in use; choose another, or 0 for any free one\n"
+    assert done.stdout == f"port {port} of 127.0.0.1 is in use; choose another port, or 0 for any free one\n"
     assert done.stderr == ""
 
 
