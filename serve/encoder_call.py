@@ -48,7 +48,7 @@ class EncoderCall(EngineCall, Generic[Output]):
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the inputs submitted so far."""
-        return sum(one.tokens for one in self.submitted)
+        return sum(entry.tokens for entry in self.submitted)
 
     async def outputs(self) -> list[Output]:
         """Submits all inputs, or none, and waits for their outputs.
@@ -60,9 +60,9 @@ class EncoderCall(EngineCall, Generic[Output]):
         try:
             for start in range(0, len(self._submits), QUEUED_AT_ONCE):
                 await asyncio.to_thread(self._submit, start)
-                waiting = [asyncio.wrap_future(one.future) for one in self.submitted[start:]]
+                waiting = [asyncio.wrap_future(entry.future) for entry in self.submitted[start:]]
                 await asyncio.gather(*waiting, return_exceptions=True)  # `result_of` raises
-            return [result_of(one.future) for one in self.submitted]
+            return [result_of(entry.future) for entry in self.submitted]
         finally:
             self.close()
 
@@ -70,8 +70,8 @@ class EncoderCall(EngineCall, Generic[Output]):
         """Does nothing: `outputs` submits the inputs on another thread, as it decodes and tokenises them."""
 
     def _cancel_all(self) -> None:
-        for one in self.submitted:
-            one.future.cancel()
+        for entry in self.submitted:
+            entry.future.cancel()
 
     def _submit(self, start: int) -> None:
         """Submits the inputs of one part. Runs on another thread, while the event loop may close the call."""
@@ -134,8 +134,8 @@ async def respond_with_list(
         "created": int(time.time()),
         "model": model,
         "data": [
-            {"index": index, **describe(output), **({"truncated": True} if one.truncated else {})}
-            for index, (output, one) in enumerate(zip(outputs, call.submitted, strict=True))
+            {"index": index, **describe(output), **({"truncated": True} if entry.truncated else {})}
+            for index, (output, entry) in enumerate(zip(outputs, call.submitted, strict=True))
         ],
         "usage": call.usage(),
     }

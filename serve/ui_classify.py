@@ -31,7 +31,7 @@ Updates = dict[Any, Any]
 class Classifying:
     """One tab: an input, and a column for each adapter's output.
 
-    tasks: of the adapters that it offers; it is shown where there are enough of them for its columns.
+    tasks: of the adapters to choose from; the tab is shown if there is one for each column.
     """
 
     def __init__(

@@ -321,7 +321,7 @@ def _check(response: httpx.Response) -> None:
     if not response.is_error:
         return
     if response.status_code == 401:
-        raise ServerError("The server asks for an API key, and does not know this one, if there is any.")
+        raise ServerError("The server requires an API key, and does not accept this one, if there is one.")
     try:
         message = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -62,9 +62,9 @@ class Controls:
 class Conversation:
     """Columns that answer the same messages at the same time, each with its own model.
 
-    The histories are kept apart from what the chatbots show: a model reads exactly what was written, while what is
-    shown has been made harmless. Whatever asks a question puts it into `_asked`, and that alone starts an answer; so
-    there is one event to stop.
+    The histories are separate from what the chatbots show: models read exactly what was written, the chatbots show a
+    harmless version of it. Every question goes through `_asked`, whose change starts the answers, so that there is
+    one event to stop.
     """
 
     def __init__(self, client: Client, controls: Controls, *, columns: int) -> None:

@@ -30,10 +30,10 @@ def key_in(authorization: str | None) -> str | None:
     if scheme.lower() != "basic":
         return None
     try:
-        said = base64.b64decode(encoded.strip(), validate=True).decode()
+        credentials = base64.b64decode(encoded.strip(), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         return None
-    key = said.partition(":")[2]
+    key = credentials.partition(":")[2]
     return key if key and key.isprintable() else None
 
 

@@ -70,8 +70,8 @@ class Translating:
             found, cut, seconds = await self._client.translate(adapter, texts)
         except ServerError as error:
             return gr.skip(), _problem(str(error))
-        said = iter(found)
-        shown = "\n".join(next(said) if line.strip() else "" for line in lines)
+        translations = iter(found)
+        shown = "\n".join(next(translations) if line.strip() else "" for line in lines)
         more = f" · {cut} cut off" if cut else ""
         return shown, f'<span class="quiet">{seconds:.2f} s{more}</span>'
 
