@@ -160,7 +160,7 @@ class AdapterStore:
             if users := users_of(bundle.manifest.aliases, name):
                 listed = ", ".join(users)
                 raise _conflict(
-                    f"{listed} points at {name!r}: point the alias elsewhere first", "name", "in_use"
+                    f"{name!r} is in use by {listed}: point each alias elsewhere first", "name", "in_use"
                 )
             self._engine.drop_adapter(name)
             if name in bundle.manifest.adapters:

@@ -114,7 +114,7 @@ def test_many_callers_and_long_calls_are_all_answered(http: httpx.Client, model:
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
         ({"input": "a", "dimensions": 0}, "dimensions"),
         ({"input": "a", "truncate_prompt_tokens": 4}, "truncate_prompt_tokens"),
-        ({"input": "a", "model": "judge"}, "ask it at /v1/rerank"),
+        ({"input": "a", "model": "judge"}, "send this to /v1/rerank"),
         ({}, "input"),
     ],
 )
