@@ -4,7 +4,7 @@
 
 For each new best checkpoint: its adapter is added to a copy of the bundle (hard links) and proved there, as `ptune add` does;
 a line on standard output says where it lies, `{"step": 8, "name": "NAME-step-8", "folder": "…"}`, and a line on standard input
-that it may go. One that cannot be served is `{"step": 8, "name": "NAME-step-8", "refused": "why"}`. It ends when the run has
+that it may go. One that cannot be served is `{"step": 8, "name": "NAME-step-8", "refused": "why"}`, acknowledged likewise. It ends when the run has
 ended, or its standard input has; where it cannot go on at all, after `{"failed": "why"}`.
 """
 
@@ -155,6 +155,8 @@ def follow(run: Run, bundle: Path, name: str, threads: int, told: IO[str], ackno
                 if best_step(run) != step:
                     continue  # a better one took its place meanwhile
                 print(json.dumps({**line, "refused": str(error)}), file=told, flush=True)
+                if not acknowledged.readline():  # left unread, it would acknowledge the next folder too early
+                    return
             seen.add(step)
         elif ended:
             return
