@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.sides import Measured, alternate, ratio, write
-from ptune.codecs.structured_output import Form
+from ptune.codecs.structured_output import StructuredOutput
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.onnx_graph import available_cores
 from ptune.engine.sampling import Sampling
@@ -67,7 +67,7 @@ def main() -> None:
 def side(bundle: Path, rows: int, tokens: int, threads: int, name: str) -> Iterator[Measured]:
     """Median seconds between two tokens of the rows without a grammar."""
     model = load(bundle, threads=threads, max_rows=rows, replay_golden=False)
-    grammar = model.grammar(Form.json(ENDLESS))
+    grammar = model.grammar(StructuredOutput.json(ENDLESS))
     ends = dict.fromkeys(model.codec.eos_ids, -100.0)
     prompt = tuple(model.codec.encode_text("A list of people, their age and their kind:"))
     while True:

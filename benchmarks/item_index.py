@@ -84,7 +84,7 @@ def measured(kind: str, folder: Path, queries: int, threads: int) -> dict[str, A
     import numpy as np
 
     from ptune.tasks.recommendation.index import ARRAYS, TITLES, ItemIndex
-    from ptune.tasks.recommendation.infer import Question, answer
+    from ptune.tasks.recommendation.infer import RecommendQuery, answer
     from ptune.tasks.recommendation.int8_scan import Int8Scan
 
     began_s = time.perf_counter()
@@ -102,9 +102,9 @@ def measured(kind: str, folder: Path, queries: int, threads: int) -> dict[str, A
         found: dict[str, list[set[str]]] = {name: [] for name in sides}
         for name, index in sides.items():
             for number, history in enumerate(histories(kind, len(exact.items), queries + 2)):
-                question = Question([exact.items[at] for at in history], FIRST, weight=weight)
+                query = RecommendQuery([exact.items[at] for at in history], FIRST, weight=weight)
                 spent_s, best = _timed(
-                    lambda index=index, question=question: answer(index, question, nothing)  # type: ignore[misc]
+                    lambda index=index, query=query: answer(index, query, nothing)  # type: ignore[misc]
                 )
                 if number >= 2:  # the first two warm up
                     spent[name].append(1000 * spent_s)

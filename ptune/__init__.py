@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ptune.api.recipe import recipe as recipe
     from ptune.api.seq2seq import Seq2SeqModel as Seq2SeqModel
     from ptune.api.train import train as train
-    from ptune.codecs.structured_output import Form as Form
+    from ptune.codecs.structured_output import StructuredOutput as StructuredOutput
     from ptune.config.chat import Chat as Chat
     from ptune.config.classification import ImageClassification as ImageClassification
     from ptune.config.classification import TextClassification as TextClassification
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from ptune.methods.full import Full as Full
     from ptune.methods.lora import Lora as Lora
     from ptune.tasks.recommendation.infer import New as New
-    from ptune.tasks.recommendation.infer import Question as Question
+    from ptune.tasks.recommendation.infer import RecommendQuery as RecommendQuery
     from ptune.tasks.recommendation.infer import Title as Title
     from ptune.training.callbacks import StepInfo as StepInfo
     from ptune.training.callbacks import StopTraining as StopTraining
@@ -75,7 +75,7 @@ _MODULES = {
     "api.recipe": "recipe",
     "api.seq2seq": "Seq2SeqModel",
     "api.train": "train",
-    "codecs.structured_output": "Form",
+    "codecs.structured_output": "StructuredOutput",
     "config.chat": "Chat",
     "config.classification": "ImageClassification TextClassification TokenClassification",
     "config.recipe": "Backbone Data Evaluate Plan Recipe Train",
@@ -89,7 +89,7 @@ _MODULES = {
     "methods.freeze": "FreezeExceptLast",
     "methods.full": "Full",
     "methods.lora": "Lora",
-    "tasks.recommendation.infer": "New Question Title",
+    "tasks.recommendation.infer": "New RecommendQuery Title",
     "training.callbacks": "StepInfo StopTraining",
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -51,7 +51,7 @@ SEQ2SEQ = Kind(
     model="ptune.tasks.translation.seq2seq_infer:load",
     app="ptune_serve.app:create_seq2seq_app",
     publishable="ptune.publish.seq2seq:EncoderDecoder",
-    no_kv_cache="needs no bound on its cache but --max-rows",
+    no_kv_cache="limits its cache by --max-rows alone",
 )
 KINDS = (DECODER, ENCODER, SEQ2SEQ)
 

@@ -1,4 +1,4 @@
-"""The files of an adapter that somebody brings: uploaded, or in a folder below the root that the operator allowed."""
+"""The files of an adapter to add: uploaded, or from a folder below the root that the operator allows."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from ptune.errors import RequestError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-NEEDED = (CONFIG, WEIGHTS)
-TAKEN = (*NEEDED, "ptune.json", "chat_template.jinja")
-SMALL_BYTES = 2**20  # of each file that holds no weights
+REQUIRED = (CONFIG, WEIGHTS)
+ACCEPTED = (*REQUIRED, "ptune.json", "chat_template.jinja")
+SMALL_BYTES = 2**20  # limit of each file but the weights
 UPLOAD_LIMIT_S = 600
 
 
 @contextmanager
 def staged(files: Mapping[str, BinaryIO], name: str, limit_bytes: int) -> Iterator[Path]:
-    """Files by their names, in a folder called as the adapter.
+    """Writes files into a temporary folder named after the adapter.
 
-    Raises: RequestError: 400 where some are missing, 413, 507 where the disk does not take them.
+    Raises: RequestError: 400 if files are missing, 413, 507 if the disk cannot store them.
     """
-    missing = [file for file in NEEDED if file not in files]
+    missing = [file for file in REQUIRED if file not in files]
     if missing:
         raise _bad(f"{' and '.join(missing)} missing; pickles (.bin, .pt) are never opened", param="files")
-    with _stored(), TemporaryDirectory(prefix="ptune-adapter-") as holder:
-        folder = Path(holder) / name
+    with _storage_errors(), TemporaryDirectory(prefix="ptune-adapter-") as parent:
+        folder = Path(parent) / name
         folder.mkdir()
         for file, content in files.items():
             with (folder / file).open("wb") as written:
@@ -48,23 +48,23 @@ def staged(files: Mapping[str, BinaryIO], name: str, limit_bytes: int) -> Iterat
 
 @contextmanager
 def of_folder(root: Path | None, path: str, name: str, limit_bytes: int) -> Iterator[Path]:
-    """The files of a PEFT folder, copied: what becomes of it meanwhile is no matter.
+    """Copies the files of a PEFT folder, so that later changes to it do not matter.
 
-    Raises: RequestError: 403 for a folder that is not below the root, or has a file that leads out of it; 400; 413.
+    Raises: RequestError: 403 if the folder is not below the root, or one of its files links out of the root; 400; 413.
     """
     if root is None:
-        raise _forbidden("this server was not given an --adapter-root: upload the files")
+        raise _forbidden("this server has no --adapter-root: upload the files")
     top = root.resolve()
     try:
         folder = (top / path).resolve(strict=True)
-        found = {file: (folder / file).resolve() for file in TAKEN if (folder / file).is_file()}
-    except (OSError, ValueError, RuntimeError):  # none there, a NUL, links in a circle
-        folder, found = Path("/"), {}
-    if folder == top or not all(one.is_relative_to(top) for one in (folder, *found.values())):
-        raise _forbidden("path must be that of a folder below this server's --adapter-root")
+        sources = {file: (folder / file).resolve() for file in ACCEPTED if (folder / file).is_file()}
+    except (OSError, ValueError, RuntimeError):  # it does not exist, has a NUL, or links in a circle
+        folder, sources = Path("/"), {}
+    if folder == top or not all(path.is_relative_to(top) for path in (folder, *sources.values())):
+        raise _forbidden("path must name a folder below this server's --adapter-root")
     files: dict[str, BinaryIO] = {}
     try:
-        for file, source in found.items():
+        for file, source in sources.items():
             if source.stat().st_size > limit_bytes:
                 raise too_large(limit_bytes)
             files[file] = source.open("rb")
@@ -76,7 +76,7 @@ def of_folder(root: Path | None, path: str, name: str, limit_bytes: int) -> Iter
 
 
 @contextmanager
-def _stored() -> Iterator[None]:
+def _storage_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -89,20 +89,21 @@ def _not_stored(error: OSError) -> RequestError:
 
 
 async def uploaded(request: Request, limit_bytes: int) -> tuple[dict[str, BinaryIO], dict[str, str]]:
-    """The files and the fields of a form, the files on disk where they are large.
+    """The files and the fields of a form; large files are kept on disk.
 
-    Raises: RequestError: 400 for what is no form or has a file that is not taken; 403 from another site's page; 408; 413.
+    Raises: RequestError: 400 if it is not a form, or has a file that is not accepted; 403 from another site's page; 408;
+    413.
     """
     _refuse_other_sites(request)
     try:
         async with asyncio.timeout(UPLOAD_LIMIT_S):
             parser = MultiPartParser(
-                request.headers, _bounded(request, limit_bytes), max_files=len(TAKEN), max_fields=4
+                request.headers, _bounded(request, limit_bytes), max_files=len(ACCEPTED), max_fields=4
             )
             form = await parser.parse()
     except TimeoutError:
         raise RequestError("the files did not arrive in time", code="timeout", status=408) from None
-    except OSError as error:  # where large files are kept meanwhile
+    except OSError as error:  # writing a large file
         raise _not_stored(error) from None
     except MultiPartException as error:
         raise _bad(f"the form cannot be read: {error.message}") from None
@@ -113,9 +114,9 @@ async def uploaded(request: Request, limit_bytes: int) -> tuple[dict[str, Binary
     for key, value in form.multi_items():
         if not isinstance(value, UploadFile):
             fields[key] = value
-        elif value.filename not in TAKEN or value.filename in files:
+        elif value.filename not in ACCEPTED or value.filename in files:
             shown = (value.filename or "")[:80]
-            raise _bad(f"file {shown!r}: an adapter has {', '.join(TAKEN)}, each once", param="files")
+            raise _bad(f"file {shown!r}: an adapter has only {', '.join(ACCEPTED)}, each once", param="files")
         else:
             files[value.filename] = value.file
     return files, fields
@@ -125,25 +126,20 @@ async def _bounded(request: Request, limit_bytes: int) -> AsyncGenerator[bytes, 
     size_bytes = 0
     async for chunk in request.stream():
         size_bytes += len(chunk)
-        if size_bytes > limit_bytes + len(TAKEN) * SMALL_BYTES:
+        if size_bytes > limit_bytes + len(ACCEPTED) * SMALL_BYTES:
             raise too_large(limit_bytes)
         yield chunk
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """A browser sends a form across origins without asking; then it says where the page came from.
-
-    Raises: RequestError(403).
-    """
+    """Raises: RequestError(403) for a form from another site's page: browsers send forms across origins without a preflight."""
     origin = request.headers.get("origin")
     if origin is not None and urllib.parse.urlsplit(origin).netloc != request.headers.get("host"):
         raise RequestError("a page of another site may not send forms here", code="cross_origin", status=403)
 
 
 def too_large(limit_bytes: int) -> RequestError:
-    message = (
-        f"an adapter may have {limit_bytes} bytes here (--max-adapter-bytes), its other files {SMALL_BYTES}"
-    )
+    message = f"an adapter may have {limit_bytes} bytes here (--max-adapter-bytes), and each of its other files {SMALL_BYTES}"
     return RequestError(message, param="files", code="adapter_too_large", status=413)
 
 

@@ -1,4 +1,4 @@
-"""Names of adapters as labels of metrics: each label makes series of its own, so there is an end to how many there are."""
+"""Adapter names as labels of metrics, a limited number of them, as each label creates time series."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-MOST = 100
+MAX_LABELS = 100
 OTHER = "other"
 
 
 class AdapterLabels:
-    """The first `MOST` adapters are counted by name, the others together; those that were removed make room.
+    """The first `MAX_LABELS` adapters have labels of their own, the others share one; removed adapters free theirs.
 
-    served: the adapters that there are. forget: takes what was counted under a name out of the metrics.
+    served: returns the served adapters. forget: removes a label from the metrics.
     """
 
     def __init__(self, served: Callable[[], Collection[str]], forget: Callable[[str], None]) -> None:
@@ -25,15 +25,15 @@ class AdapterLabels:
         """The label of an adapter, or of the base."""
         with self._lock:
             if adapter not in self._named:
-                if len(self._named) >= MOST and not self._make_room():
+                if len(self._named) >= MAX_LABELS and not self._make_room():
                     return OTHER
                 self._named.add(adapter)
             return adapter
 
     def _make_room(self) -> bool:
-        gone = self._named - {"base", *self._served()}
-        for adapter in gone:
+        removed = self._named - {"base", *self._served()}
+        for adapter in removed:
             with suppress(KeyError):
                 self._forget(adapter)
-        self._named -= gone
-        return bool(gone)
+        self._named -= removed
+        return bool(removed)

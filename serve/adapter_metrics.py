@@ -1,4 +1,4 @@
-"""Metrics of the adapters in memory, of either engine."""
+"""Metrics of the adapters in memory, for any engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Engine(Protocol):
 
 
 class AdapterNumbers(Collector):
-    """Read from the engine when somebody asks."""
+    """Reads the engine at each scrape."""
 
     def __init__(self, engine: _Engine) -> None:
         self._engine = engine
@@ -40,19 +40,19 @@ class AdapterNumbers(Collector):
 
 
 def _lora_info(stats: AdapterStats) -> Metric:
-    """As vLLM's `lora_requests_info`, by which a gateway finds the server that has an adapter at hand; its value is the time."""
+    """As vLLM's `lora_requests_info`, by which a gateway finds a server with the adapter in memory; its value is the time."""
     info = GaugeMetricFamily(
         "ptune_lora_requests_info",
         "Adapters at hand and wanted; the value is the time",
         labels=["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
     )
     listed = [",".join(names[:_LISTED]) for names in (stats.names, stats.wanted)]
-    info.add_metric([str(_most(stats)), *listed], time.time())
+    info.add_metric([str(_max_in_memory(stats)), *listed], time.time())
     return info
 
 
-def _most(stats: AdapterStats) -> int:
-    """How many adapters memory may hold at once, judged by those that are there."""
+def _max_in_memory(stats: AdapterStats) -> int:
+    """Estimates how many adapters fit into memory, from those that are in it."""
     if stats.limit_bytes is None or not stats.in_memory or not stats.bytes:
         return stats.served
     return max(stats.in_memory, stats.limit_bytes * stats.in_memory // stats.bytes)

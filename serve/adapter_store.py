@@ -1,4 +1,4 @@
-"""What is changed about the adapters of a bundle while it is served: on disk first, then in memory; one change at a time."""
+"""Changes the adapters and aliases of a bundle while it is served: on disk first, then in memory; one change at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 class ServedAdapters(Protocol):
-    """What engines say of their adapters."""
+    """An engine, as far as the store needs it."""
 
     @property
     def bundle(self) -> Bundle: ...
@@ -41,27 +41,27 @@ class ServedAdapters(Protocol):
 class AdapterStore:
     """The adapters of one bundle. Methods may be called from any thread; they raise RequestError.
 
-    most: how many there may be. prepare: makes what else is needed of an adapter before it is asked for.
+    max_adapters: how many the bundle may have. prepare: called with the name of each adapter before it is served.
     """
 
     def __init__(
-        self, engine: ServedAdapters, most: int, prepare: Callable[[str], object] = lambda _: None
+        self, engine: ServedAdapters, max_adapters: int, prepare: Callable[[str], object] = lambda _: None
     ) -> None:
         self._engine = engine
         self._prepare = prepare
-        self._most = most
+        self._max_adapters = max_adapters
         self._changing = threading.Lock()
 
     def cards(self) -> list[dict[str, Any]]:
-        """What is known of each adapter."""
-        found = []
+        """Describes each adapter."""
+        cards = []
         for name in self._engine.adapters:
             with suppress(RequestError):  # it was removed just now
-                found.append(self.card(name))
-        return found
+                cards.append(self.card(name))
+        return cards
 
     def card(self, name: str) -> dict[str, Any]:
-        """What is known of one. Raises: RequestError(404)."""
+        """Describes one adapter. Raises: RequestError(404)."""
         record, bundle = self._record(name), self._engine.bundle
         folder = bundle.adapter_path(name)
         files = (folder / file for file in record.files)
@@ -80,19 +80,21 @@ class AdapterStore:
         }
 
     def check_name(self, name: str) -> None:
-        """Raises: RequestError: 400 for a name that cannot be, 409 for one that is taken or where there are too many."""
+        """Raises: RequestError: 400 if the name is not valid, 409 if it is taken, or there are too many adapters."""
         check_name(name)
         manifest = self._engine.bundle.manifest
         if name in manifest.adapters or name in manifest.aliases:
             kind = "an alias" if name in manifest.aliases else "an adapter"
             raise _conflict(f"there is {kind} {name!r} already", "name", "name_taken")
-        if len(manifest.adapters) >= self._most:
-            raise _conflict(f"there are {self._most} adapters already (--max-adapters)", "name", "too_many")
+        if len(manifest.adapters) >= self._max_adapters:
+            raise _conflict(
+                f"there are {self._max_adapters} adapters already (--max-adapters)", "name", "too_many"
+            )
 
     def add(self, folder: Path, name: str, alias: str | None = None) -> None:
-        """Puts a PEFT folder into the bundle and serves it, unmeasured; then `alias`, if given, stands for it.
+        """Copies a PEFT folder into the bundle and serves it, unmeasured; then points `alias` at it, if given.
 
-        Raises: RequestError: 400 that lists what does not fit, 409, 507 where the disk does not take it.
+        Raises: RequestError: 400 that lists what does not fit, 409, 507 if the disk cannot store it.
         """
         with self._change() as bundle:
             self.check_name(name)
@@ -100,11 +102,11 @@ class AdapterStore:
                 self._check_alias(alias, name)
             if of_task(bundle.manifest.task) is not DECODER:
                 raise RequestError(
-                    "an adapter of an encoder or an encoder-decoder is added by `ptune add`: run it on this bundle, then "
-                    f'send {{"name": "{name}"}} alone',
+                    "add an adapter of an encoder or an encoder-decoder with `ptune add` on this bundle, then send only "
+                    f'{{"name": "{name}"}}',
                     code="needs_ptune_add",
                 )
-            with _spoken(str(folder), name):
+            with _client_errors(str(folder), name):
                 try_out(bundle.folder, folder)
                 sweep(bundle)
                 install(bundle, folder, name)
@@ -120,10 +122,9 @@ class AdapterStore:
                 self._point(bundle, alias, name, None)
 
     def adopt(self, folder: Path, name: str, alias: str) -> None:
-        """Serves an adapter that was proved in a copy of this bundle, and lets `alias` stand for it.
+        """Serves an adapter that was verified in a copy of this bundle, and points `alias` at it.
 
-        Where that has happened already, before the server was started again, nothing changes: the alias may have been
-        rolled back since.
+        Does nothing if both exist already, from before the server restarted: the alias may have been rolled back since.
         Raises: RequestError: 400, 409, 507.
         """
         with self._change() as bundle:
@@ -132,7 +133,7 @@ class AdapterStore:
                 return
             if name not in bundle.manifest.adapters:
                 self.check_name(name)
-                with _spoken(str(folder), name):
+                with _client_errors(str(folder), name):
                     sweep(bundle)
                     adopt(bundle, folder, name)
             self._engine.load_adapter(name)
@@ -140,27 +141,27 @@ class AdapterStore:
             self._point(bundle, alias, name, None)
 
     def names(self) -> list[str]:
-        """Of the adapters that are served."""
+        """Names of the adapters that are served."""
         return list(self._engine.adapters)
 
     def reload(self, name: str) -> None:
-        """Serves what `ptune add` has put into the bundle since. Raises: RequestError: 400, 404."""
+        """Serves an adapter that `ptune add` has put into the bundle. Raises: RequestError: 400, 404."""
         with self._change() as bundle:
             if name not in bundle.manifest.adapters:
-                message = f"{bundle.folder.name} has no adapter {name!r}: send its files, or a path"
+                message = f"{bundle.folder.name} has no adapter {name!r}: send its files, or their path"
                 raise RequestError(message, param="name", code="adapter_not_found", status=404)
-            with _spoken(str(bundle.folder), bundle.folder.name):
+            with _client_errors(str(bundle.folder), bundle.folder.name):
                 self._engine.load_adapter(name)
                 self._prepare(name)
 
     def remove(self, name: str) -> None:
-        """Takes an adapter out; requests that run finish. Raises: RequestError: 404; 409 where an alias stands for it."""
+        """Removes an adapter; its requests in progress finish. Raises: RequestError: 404; 409 if an alias points at it."""
         with self._change() as bundle:
             self._record(name)
             if users := users_of(bundle.manifest.aliases, name):
                 listed = ", ".join(users)
                 raise _conflict(
-                    f"{name!r} answers under {listed}: point that elsewhere first", "name", "in_use"
+                    f"{name!r} is in use by {listed}: point each alias elsewhere first", "name", "in_use"
                 )
             self._engine.drop_adapter(name)
             if name in bundle.manifest.adapters:
@@ -172,40 +173,41 @@ class AdapterStore:
         return self._engine.bundle.manifest.aliases
 
     def point(self, alias: str, name: str, canary: Canary | None) -> Alias:
-        """Lets an alias stand for an adapter, from the next request on. Raises: RequestError: 400, 404, 409."""
+        """Points an alias at an adapter, from the next request on. Raises: RequestError: 400, 404, 409."""
         with self._change() as bundle:
             self._check_alias(alias)
             kind = self._record(name).task
             if canary is not None and (canary.name == name or self._record(canary.name).task != kind):
                 raise RequestError(
-                    f"canary: another adapter for {kind} is needed, not {canary.name!r}", param="canary.name"
+                    f"canary: choose a different adapter for {kind} (is {canary.name!r})", param="canary.name"
                 )
             return self._point(bundle, alias, name, canary)
 
     def roll_back(self, alias: str) -> Alias:
-        """Lets an alias stand for what it stood for before. Raises: RequestError: 404, 409."""
+        """Points an alias back at its previous adapter. Raises: RequestError: 404, 409."""
         with self._change() as bundle:
-            back = rolled_back(alias, self._alias(bundle, alias))
-            self._write_aliases(bundle, {**bundle.manifest.aliases, alias: back})
-            return back
+            previous = rolled_back(alias, self._alias(bundle, alias))
+            self._write_aliases(bundle, {**bundle.manifest.aliases, alias: previous})
+            return previous
 
     def forget_alias(self, alias: str) -> None:
-        """Raises: RequestError(404)."""
+        """Removes an alias. Raises: RequestError(404)."""
         with self._change() as bundle:
             self._alias(bundle, alias)
-            left = {other: said for other, said in bundle.manifest.aliases.items() if other != alias}
-            self._write_aliases(bundle, left)
+            aliases = {**bundle.manifest.aliases}
+            del aliases[alias]
+            self._write_aliases(bundle, aliases)
 
     @contextmanager
     def _change(self) -> Iterator[Bundle]:
-        """The bundle as it lies on disk now; one change at a time."""
-        with self._changing, _spoken(str(self._engine.bundle.folder), self._engine.bundle.folder.name):
+        """Opens the bundle as it is on disk now, for one change at a time."""
+        with self._changing, _client_errors(str(self._engine.bundle.folder), self._engine.bundle.folder.name):
             yield Bundle.open(self._engine.bundle.folder)
 
     def _point(self, bundle: Bundle, alias: str, name: str, canary: Canary | None) -> Alias:
-        said = switched(bundle.manifest.aliases.get(alias), name, canary)
-        self._write_aliases(bundle, {**bundle.manifest.aliases, alias: said})
-        return said
+        target = switched(bundle.manifest.aliases.get(alias), name, canary)
+        self._write_aliases(bundle, {**bundle.manifest.aliases, alias: target})
+        return target
 
     def _write_aliases(self, bundle: Bundle, aliases: Mapping[str, Alias]) -> None:
         if aliases != bundle.manifest.aliases:
@@ -215,13 +217,13 @@ class AdapterStore:
     def _record(self, name: str) -> AdapterRecord:
         record = None if name == BASE else self._engine.record(name)
         if record is None:
-            raise RequestError(f"{BASE!r} is no adapter", param="name", code="invalid_name")
+            raise RequestError(f"{BASE!r} is not an adapter", param="name", code="invalid_name")
         return record
 
-    def _check_alias(self, alias: str, *coming: str) -> None:
+    def _check_alias(self, alias: str, *new: str) -> None:
         check_name(alias, "alias")
-        if alias in (*self._engine.adapters, *coming):
-            raise _conflict(f"{alias!r} is an adapter's name", "alias", "name_taken")
+        if alias in (*self._engine.adapters, *new):
+            raise _conflict(f"{alias!r} is the name of an adapter", "alias", "name_taken")
 
     def _alias(self, bundle: Bundle, alias: str) -> Alias:
         if alias not in bundle.manifest.aliases:
@@ -231,23 +233,24 @@ class AdapterStore:
 
 
 @contextmanager
-def _spoken(path: str, name: str) -> Iterator[None]:
-    """Tells clients what went wrong, without the server's paths."""
+def _client_errors(path: str, name: str) -> Iterator[None]:
+    """Turns errors into those for clients, without the server's paths."""
     try:
         yield
     except RequestError:
         raise
     except (AdapterError, FormatError, UsageError) as error:
         raise RequestError(str(error).replace(path, name), code="invalid_adapter") from None
-    except PtuneError as error:  # the disk
+    except PtuneError as error:  # of the disk
         raise RequestError(str(error).replace(path, name), code="not_stored", status=507) from None
 
 
 def check_name(name: str, param: str = "name") -> None:
+    """Raises: RequestError(400) if the name of an adapter or alias is not valid."""
     if name == BASE or not _NAME.fullmatch(name):
         raise RequestError(
-            f"{param} {name[:80]!r}: up to 96 letters, digits, '.', '_' and '-', the first a letter or digit, "
-            f"and not {BASE!r}",
+            f"{param} {name[:80]!r}: a name has up to 96 letters, digits, '.', '_' and '-', begins with a letter or digit, "
+            f"and is not {BASE!r}",
             param=param,
             code="invalid_name",
         )

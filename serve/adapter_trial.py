@@ -1,4 +1,4 @@
-"""An adapter's patterns are regular expressions, and some take for ever: they are matched once in a process that may be ended.
+"""Matches an adapter's patterns once in a subprocess with a time limit, as a regular expression can take for ever.
 
 python -m ptune_serve.adapter_trial BUNDLE FOLDER
 """
@@ -17,13 +17,13 @@ from ptune.errors import PtuneError, RequestError
 from ptune.formats.whole_write import read_json
 
 LIMIT_S = 30
-_PLAIN = re.compile(r"[\w.\\^$-]*")  # no repetition, no choice: as fast as comparing text
+_PLAIN = re.compile(r"[\w.\\^$-]*")  # without repetition or choice: as fast as comparing text
 
 
 def try_out(bundle: Path, folder: Path) -> None:
-    """Matches an adapter's patterns against the layers of a bundle; what else is wrong with it is told later.
+    """Matches an adapter's patterns against the layers of a bundle. Other faults of the adapter are reported later.
 
-    Raises: RequestError(400) where that takes longer than LIMIT_S; FormatError where its config cannot be read.
+    Raises: RequestError(400) if that takes longer than LIMIT_S; FormatError if its config cannot be read.
     """
     if all(_PLAIN.fullmatch(pattern) for pattern in _patterns(read_json(folder / "adapter_config.json"))):
         return
@@ -40,21 +40,21 @@ def try_out(bundle: Path, folder: Path) -> None:
 
 
 def _patterns(config: dict[str, Any]) -> list[str]:
-    """All that may be a regular expression."""
-    found: list[Any] = []
+    """All values that may be regular expressions."""
+    values: list[Any] = []
     for key in ("target_modules", "exclude_modules", "layers_pattern"):
         value = config.get(key)
-        found += value if isinstance(value, list) and key == "layers_pattern" else [value]
+        values += value if isinstance(value, list) and key == "layers_pattern" else [value]
     for key in ("rank_pattern", "alpha_pattern"):
-        found += config[key] if isinstance(config.get(key), dict) else []
-    return [one for one in found if isinstance(one, str)]
+        values += config[key] if isinstance(config.get(key), dict) else []
+    return [value for value in values if isinstance(value, str)]
 
 
 def main(bundle: str, folder: str) -> None:
     from ptune.engine.adapters.lora import load_adapter
     from ptune.formats.bundle import Bundle
 
-    with contextlib.suppress(PtuneError):  # the server finds the same, and tells it
+    with contextlib.suppress(PtuneError):  # the server finds the same error, and reports it
         load_adapter(Path(folder), Bundle.open(bundle).decoder)
 
 

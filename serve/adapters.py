@@ -1,4 +1,4 @@
-"""/v1/adapters and /v1/aliases: adapters come, go, and change places while the server runs. vLLM's two routes beside them."""
+"""/v1/adapters and /v1/aliases: adds, removes and switches adapters while the server runs. Also vLLM's two routes."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from ptune.formats.bundle import Alias, Canary
 
 from .adapter_files import of_folder, staged, uploaded
 from .body import body_of, media_type, raw_body, validated
-from .service import TheService
+from .dependencies import ServiceDep
 
 router = APIRouter()
 
 Name = Annotated[str, Field(max_length=256)]
 
 
-class _Asked(BaseModel):
+class _StrictBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class AddRequest(_Asked):
+class AddRequest(_StrictBody):
     """POST /v1/adapters, as JSON."""
 
     name: Name
-    path: Annotated[str, Field(max_length=4096)] | None = None  # None = what `ptune add` put into the bundle
+    path: Annotated[str, Field(max_length=4096)] | None = (
+        None  # None = an adapter that `ptune add` put into the bundle
+    )
     alias: Name | None = None
 
 
-class CanaryShare(_Asked):
+class CanaryShare(_StrictBody):
     """A second adapter, and its share of the requests."""
 
     name: Name
     share: float = Field(gt=0, lt=1)
 
 
-class AliasRequest(_Asked):
+class AliasRequest(_StrictBody):
     """POST /v1/adapters/{name}/alias"""
 
     alias: Name
@@ -61,81 +63,81 @@ class UnloadRequest(BaseModel):
 
 
 @router.get("/v1/adapters")
-async def adapters(service: TheService) -> dict[str, Any]:
+async def adapters(service: ServiceDep) -> dict[str, Any]:
     """All adapters of the bundle, in memory or not."""
     return {"object": "list", "data": await asyncio.to_thread(service.store.cards)}
 
 
 @router.post("/v1/adapters")
-async def add(http: Request, service: TheService) -> JSONResponse:
-    """Adds an adapter: a form with its files, or JSON that says where they lie. It is served, unmeasured, at once."""
+async def add(http: Request, service: ServiceDep) -> JSONResponse:
+    """Adds an adapter, from a form with its files or JSON with their path, and serves it at once, unmeasured."""
     if media_type(http) == "multipart/form-data":
         files, fields = await uploaded(http, service.settings.max_adapter_bytes)
-        asked = _of_form(fields)
+        upload = _from_form(fields)
 
-        def work() -> None:
-            service.store.check_name(asked.name)
-            with staged(files, asked.name, service.settings.max_adapter_bytes) as folder:
-                service.store.add(folder, asked.name, asked.alias)
+        def store() -> None:
+            service.store.check_name(upload.name)
+            with staged(files, upload.name, service.settings.max_adapter_bytes) as folder:
+                service.store.add(folder, upload.name, upload.alias)
 
-        await asyncio.to_thread(work)
-        return await _card(service, asked.name)
+        await asyncio.to_thread(store)
+        return await _card(service, upload.name)
     if media_type(http) != "application/json":
         raise RequestError(
             "send `Content-Type: multipart/form-data` with the files, or `application/json`",
             code="unsupported_media_type",
             status=415,
         )
-    asked = validated(AddRequest, await raw_body(http, service))
-    if asked.path is None:
-        await asyncio.to_thread(service.store.reload, asked.name)
-        if asked.alias is not None:
-            await asyncio.to_thread(service.store.point, asked.alias, asked.name, None)
+    body = validated(AddRequest, await raw_body(http, service))
+    if body.path is None:
+        await asyncio.to_thread(service.store.reload, body.name)
+        if body.alias is not None:
+            await asyncio.to_thread(service.store.point, body.alias, body.name, None)
     else:
-        await asyncio.to_thread(_add_folder, service, asked.name, asked.path, asked.alias)
-    return await _card(service, asked.name)
+        await asyncio.to_thread(_add_folder, service, body.name, body.path, body.alias)
+    return await _card(service, body.name)
 
 
 @router.delete("/v1/adapters/{name}")
-async def delete(name: str, service: TheService) -> dict[str, Any]:
-    """Takes an adapter out of the bundle; its running requests finish."""
+async def delete(name: str, service: ServiceDep) -> dict[str, Any]:
+    """Removes an adapter from the bundle; its requests in progress finish."""
     await asyncio.to_thread(service.store.remove, name)
     return {"object": "adapter", "name": name, "deleted": True}
 
 
 @router.post("/v1/adapters/{name}/alias")
 async def point(
-    name: str, body: Annotated[AliasRequest, Depends(body_of(AliasRequest))], service: TheService
+    name: str, body: Annotated[AliasRequest, Depends(body_of(AliasRequest))], service: ServiceDep
 ) -> dict[str, Any]:
-    """Lets an alias stand for an adapter, and for a share of the requests for another."""
+    """Points an alias at an adapter, and a share of its requests at another (a canary)."""
     canary = None if body.canary is None else Canary(name=body.canary.name, share=body.canary.share)
-    said = await asyncio.to_thread(service.store.point, body.alias, name, canary)
-    return _alias_card(body.alias, said)
+    target = await asyncio.to_thread(service.store.point, body.alias, name, canary)
+    return _alias_card(body.alias, target)
 
 
 @router.get("/v1/aliases")
-async def aliases(service: TheService) -> dict[str, Any]:
+async def aliases(service: ServiceDep) -> dict[str, Any]:
     """All aliases."""
-    said = service.store.aliases()
-    return {"object": "list", "data": [_alias_card(alias, one) for alias, one in said.items()]}
+    cards = [_alias_card(alias, target) for alias, target in service.store.aliases().items()]
+    return {"object": "list", "data": cards}
 
 
 @router.post("/v1/aliases/{alias}/rollback")
-async def roll_back(alias: str, service: TheService) -> dict[str, Any]:
-    """Lets an alias stand for what it stood for before."""
+async def roll_back(alias: str, service: ServiceDep) -> dict[str, Any]:
+    """Points an alias back at its previous adapter."""
     return _alias_card(alias, await asyncio.to_thread(service.store.roll_back, alias))
 
 
 @router.delete("/v1/aliases/{alias}")
-async def forget_alias(alias: str, service: TheService) -> dict[str, Any]:
-    """Forgets an alias; the adapters stay."""
+async def forget_alias(alias: str, service: ServiceDep) -> dict[str, Any]:
+    """Removes an alias; the adapters stay."""
     await asyncio.to_thread(service.store.forget_alias, alias)
     return {"object": "alias", "alias": alias, "deleted": True}
 
 
 @router.post("/v1/load_lora_adapter")
 async def load_lora_adapter(
-    body: Annotated[LoadRequest, Depends(body_of(LoadRequest))], service: TheService
+    body: Annotated[LoadRequest, Depends(body_of(LoadRequest))], service: ServiceDep
 ) -> Response:
     """As POST /v1/adapters with a path."""
     await asyncio.to_thread(_add_folder, service, body.lora_name, body.lora_path, None)
@@ -144,33 +146,33 @@ async def load_lora_adapter(
 
 @router.post("/v1/unload_lora_adapter")
 async def unload_lora_adapter(
-    body: Annotated[UnloadRequest, Depends(body_of(UnloadRequest))], service: TheService
+    body: Annotated[UnloadRequest, Depends(body_of(UnloadRequest))], service: ServiceDep
 ) -> Response:
     """As DELETE /v1/adapters/{name}."""
     await asyncio.to_thread(service.store.remove, body.lora_name)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
-def _add_folder(service: TheService, name: str, path: str, alias: str | None) -> None:
+def _add_folder(service: ServiceDep, name: str, path: str, alias: str | None) -> None:
     settings = service.settings
     service.store.check_name(name)
     with of_folder(settings.adapter_root, path, name, settings.max_adapter_bytes) as folder:
         service.store.add(folder, name, alias)
 
 
-def _of_form(fields: dict[str, str]) -> AddRequest:
+def _from_form(fields: dict[str, str]) -> AddRequest:
     if unknown := sorted(fields.keys() - {"name", "alias"}):
         raise RequestError(
-            f"{unknown[0][:80]}: no such field; there are name and alias", code="invalid_value"
+            f"{unknown[0][:80]}: unknown field; a form has name and alias", code="invalid_value"
         )
     if "name" not in fields:
         raise RequestError("name: the adapter's name is missing", param="name", code="invalid_value")
     return AddRequest.model_construct(name=fields["name"], path=None, alias=fields.get("alias"))
 
 
-async def _card(service: TheService, name: str) -> JSONResponse:
+async def _card(service: ServiceDep, name: str) -> JSONResponse:
     return JSONResponse(await asyncio.to_thread(service.store.card, name))
 
 
-def _alias_card(alias: str, said: Alias) -> dict[str, Any]:
-    return {"object": "alias", "alias": alias, **said.model_dump(mode="json")}
+def _alias_card(alias: str, target: Alias) -> dict[str, Any]:
+    return {"object": "alias", "alias": alias, **target.model_dump(mode="json")}

@@ -1,4 +1,4 @@
-"""Names that stand for an adapter: one today, another tomorrow, and a share of the requests on trial."""
+"""Aliases: names that point at an adapter and can be moved to another, also for a share of the requests (a canary)."""
 
 from __future__ import annotations
 
@@ -8,40 +8,44 @@ from collections.abc import Mapping
 from ptune.errors import RequestError
 from ptune.formats.bundle import Alias, Canary
 
-MAIN = ""
-"""The key of whoever wants the adapter that an alias stands for, and no trial."""
+NO_CALLER = ""
+"""The caller that always gets the alias's adapter, never its canary."""
 
 
-def chosen(aliases: Mapping[str, Alias], model: str, key: str) -> str:
-    """The adapter that answers to `model`, which is no alias in most cases.
+def resolve_alias(aliases: Mapping[str, Alias], model: str, caller: str = NO_CALLER) -> str:
+    """The adapter that `model` points at; `model` itself if it is not an alias.
 
-    The same key gets the same adapter, and as an alias's share grows nobody goes back from the canary.
+    A caller gets the same adapter each time, and never goes back from the canary while its share grows.
     """
     alias = aliases.get(model)
     if alias is None:
         return model
-    if alias.canary is not None and key != MAIN and _point(f"{model}\n{key}") < alias.canary.share:
+    if (
+        alias.canary is not None
+        and caller != NO_CALLER
+        and _fraction(f"{model}\n{caller}") < alias.canary.share
+    ):
         return alias.canary.name
     return alias.name
 
 
 def switched(old: Alias | None, name: str, canary: Canary | None) -> Alias:
-    """An alias that stands for `name` from now on."""
+    """The alias, moved to `name`."""
     if old is None:
         return Alias(name=name, canary=canary)
     return Alias(name=name, canary=canary, previous=old.previous if old.name == name else old.name)
 
 
 def rolled_back(alias: str, now: Alias) -> Alias:
-    """The alias as it was before; a canary ends, and where nothing was before that is all.
+    """The alias, moved back to its previous adapter, or without its canary if it has no previous adapter.
 
-    Raises: RequestError(409) where there is nothing to go back to.
+    Raises: RequestError(409) if it has neither.
     """
     if now.previous is not None:
         return Alias(name=now.previous, previous=now.name)
     if now.canary is None:
         raise RequestError(
-            f"alias {alias!r} has stood for {now.name!r} only: there is nothing to go back to",
+            f"alias {alias!r} has only ever pointed at {now.name!r}: there is nothing to roll back to",
             param="alias",
             code="no_previous",
             status=409,
@@ -50,22 +54,22 @@ def rolled_back(alias: str, now: Alias) -> Alias:
 
 
 def without(aliases: Mapping[str, Alias], name: str) -> dict[str, Alias]:
-    """The aliases once an adapter is gone that none of them stands for."""
+    """The aliases, after the removal of an adapter that none of them points at."""
     return {
-        alias: said.model_copy(update={"previous": None}) if said.previous == name else said
-        for alias, said in aliases.items()
+        alias: target.model_copy(update={"previous": None}) if target.previous == name else target
+        for alias, target in aliases.items()
     }
 
 
 def users_of(aliases: Mapping[str, Alias], name: str) -> list[str]:
-    """The aliases under which an adapter may answer."""
+    """The aliases that point at an adapter, or have it as their canary."""
     return [
         alias
-        for alias, said in aliases.items()
-        if name == said.name or (said.canary is not None and name == said.canary.name)
+        for alias, target in aliases.items()
+        if name == target.name or (target.canary is not None and name == target.canary.name)
     ]
 
 
-def _point(key: str) -> float:
-    """A number from 0 to 1, evenly spread over the keys."""
+def _fraction(key: str) -> float:
+    """A number from 0 to 1, evenly distributed over the keys."""
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64

@@ -1,4 +1,4 @@
-"""The HTTP app: the endpoints of one bundle's task, and what an operator needs beside them."""
+"""The HTTP app: the endpoints for the bundle's kind of model, and those for operators."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ from ptune.config.tasks import Task, code, of_kind, routers_of, tasks_of
 from ptune.formats.task_names import TRANSLATION
 
 from . import adapters, errors
+from .adapter_access import check_permitted, permitted_models
 from .adapter_store import AdapterStore
 from .catalogue import Catalogue
+from .dependencies import (
+    ServiceDep,
+    authorize_admin,
+    authorize_inference,
+    authorize_metrics,
+    check_host,
+    refuse_while_draining,
+)
 from .encoder_catalogue import EncoderCatalogue
 from .encoder_metrics import EncoderMetrics
-from .gate import Gate
 from .health import Health
 from .metrics import Metrics, SequenceMetrics
 from .openapi import document
+from .rate_limiting import LeaseRelease, acquire_lease
+from .request_context import key_of
+from .request_framing import RequestFraming
 from .request_log import RequestLog
 from .service import (
     ChatService,
@@ -28,15 +39,7 @@ from .service import (
     Seq2SeqService,
     Service,
     Settings,
-    TheService,
-    accepting,
-    administering,
-    admitted,
-    authorized,
-    rightly_addressed,
-    scraping,
 )
-from .usage import check_permitted, key_of, permitted
 
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
@@ -49,7 +52,7 @@ scraped = APIRouter()
 
 
 def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
-    """The app that serves a chat bundle. The model is loaded and proved already: a server that listens is ready."""
+    """The app for a bundle of a causal language model, which is loaded and verified: a server that listens is ready."""
     service = ChatService(
         model=model,
         settings=settings,
@@ -62,7 +65,7 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
 
 
 def create_seq2seq_app(model: Seq2SeqModel, settings: Settings = Settings()) -> FastAPI:
-    """The app that serves an encoder-decoder's bundle, likewise."""
+    """The app for a bundle of an encoder-decoder, which is loaded and verified."""
     service = Seq2SeqService(
         model=model,
         settings=settings,
@@ -75,7 +78,7 @@ def create_seq2seq_app(model: Seq2SeqModel, settings: Settings = Settings()) -> 
 
 
 def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> FastAPI:
-    """The app that serves an encoder's bundle, likewise."""
+    """The app for a bundle of an encoder, which is loaded and verified."""
     service = EncoderService(
         model=model,
         settings=settings,
@@ -88,79 +91,80 @@ def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> 
 
 
 def _app(service: Service, *tasks: Task) -> FastAPI:
-    """What every app has, and the endpoints of these tasks.
+    """Assembles an app from the endpoints of these tasks and those that every app has.
 
-    There are no CORS headers: a web page of another origin cannot read what a local model says. The interactive
-    documentation is off, because its page loads scripts from elsewhere.
+    There are no CORS headers, so that a web page of another origin cannot read what a local model answers. FastAPI's
+    interactive documentation is off, because its page loads scripts from other servers.
     """
     app = FastAPI(
         title="ptune",
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        dependencies=[Depends(rightly_addressed)],
+        dependencies=[Depends(check_host)],
     )
     app.state.service = service
     endpoints: list[APIRouter] = [code(place) for place in routers_of(*tasks)]
     administered = [adapters.router] if service.settings.adapters_api else []
     documented = (open_to_all, keyed, scraped, *endpoints, *administered)
-    app.state.document = cache(partial(document, *documented))  # made when asked for
-    app.add_middleware(Gate)
-    app.add_middleware(RequestLog)  # the outer one
+    app.state.document = cache(partial(document, *documented))  # built at the first request
+    app.add_middleware(LeaseRelease)
+    app.add_middleware(RequestFraming)
+    app.add_middleware(RequestLog)  # the outermost
     errors.install(app)
     app.include_router(open_to_all)
-    app.include_router(keyed, dependencies=[Depends(authorized)])
-    app.include_router(scraped, dependencies=[Depends(scraping)])
+    app.include_router(keyed, dependencies=[Depends(authorize_inference)])
+    app.include_router(scraped, dependencies=[Depends(authorize_metrics)])
     for router in endpoints:
-        asking = [Depends(authorized), Depends(accepting), Depends(admitted)]
-        app.include_router(router, dependencies=asking)
+        checks = [Depends(authorize_inference), Depends(refuse_while_draining), Depends(acquire_lease)]
+        app.include_router(router, dependencies=checks)
     for router in administered:
-        app.include_router(router, dependencies=[Depends(administering), Depends(accepting)])
+        app.include_router(router, dependencies=[Depends(authorize_admin), Depends(refuse_while_draining)])
     return app
 
 
 @open_to_all.get("/health")
-async def health(service: TheService) -> dict[str, str]:
-    """The process lives and its engine gets on; 503 where a step is stuck, or all of them fail."""
+async def health(service: ServiceDep) -> dict[str, str]:
+    """The process is alive and its engine makes progress; 503 if a step is stuck, or all steps fail."""
     service.health.check()
     return {"status": "ok"}
 
 
-@open_to_all.get("/ready", dependencies=[Depends(accepting)])
-async def ready(service: TheService) -> dict[str, str]:
-    """Requests are welcome; 503 while draining, or where the engine is stuck."""
+@open_to_all.get("/ready", dependencies=[Depends(refuse_while_draining)])
+async def ready(service: ServiceDep) -> dict[str, str]:
+    """The server accepts requests; 503 while it shuts down, or if the engine is unhealthy."""
     service.health.check()
     return {"status": "ready"}
 
 
 @open_to_all.get("/openapi.json", include_in_schema=False)
 async def openapi(request: Request) -> JSONResponse:
-    """What this server offers. There is no page that shows it: such pages load scripts from elsewhere."""
+    """The OpenAPI document of this server."""
     return JSONResponse(request.app.state.document())
 
 
 @keyed.get("/v1/models")
-async def models(service: TheService, http: Request) -> dict[str, Any]:
-    """The adapters, and the base where it answers by itself, that the key may ask for."""
-    names = permitted(key_of(http), service.catalogue)
+async def models(service: ServiceDep, http: Request) -> dict[str, Any]:
+    """The models that the key may use: the adapters, and the base if it can answer."""
+    names = permitted_models(key_of(http), service.catalogue)
     return {"object": "list", "data": [_card(service, name) for name in names]}
 
 
 @keyed.get("/v1/models/{model}")
-async def one_model(model: str, service: TheService, http: Request) -> dict[str, Any]:
-    """One of them."""
-    check_permitted(http, service.catalogue, model)
+async def one_model(model: str, service: ServiceDep, http: Request) -> dict[str, Any]:
+    """One model."""
+    check_permitted(key_of(http), service.catalogue, model)
     return _card(service, model)
 
 
 def _card(service: Service, model: str) -> dict[str, Any]:
-    """Of an adapter, or of an alias as the adapter that it stands for."""
+    """The card of an adapter, or of an alias: its adapter's, under the alias's name."""
     name = service.catalogue.resolve(model)
     card = service.catalogue.card(name)
     return {**card, "id": model, "parent": name} if model in service.catalogue.aliases() else card
 
 
 @scraped.get("/metrics")
-async def metrics(service: TheService) -> Response:
-    """Prometheus' text format."""
+async def metrics(service: ServiceDep) -> Response:
+    """Metrics in Prometheus' text format."""
     return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

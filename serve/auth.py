@@ -1,4 +1,4 @@
-"""Who may ask: API keys, from a file that is read again when it changes. Without keys the server answers everybody."""
+"""API keys, from a file that is read again when it changes. Without keys the server answers everybody."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ptune.errors import RequestError, UsageError
 from .keys import ANYBODY, Key, KeyFile, Scope, plain, read
 from .limits import Clock, Meter
 
-LOOK_AGAIN_S = 1.0
-"""How often, at most, the file is looked at."""
+CHECK_INTERVAL_S = 1.0
+"""Shortest time between two checks whether the file has changed."""
 
 _log = logging.getLogger("ptune.serve")
-_Stamp = tuple[int, int, int]
+_Fingerprint = tuple[int, int, int]
 
 
 class ApiKeys:
-    """The keys that are let in, and what each has used; none at all means that no key is asked for."""
+    """The keys that are accepted, and what each has used. Without keys, every request is accepted."""
 
     def __init__(self, keys: Sequence[str | Key] = (), *, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._file: Path | None = None
-        self._stamp: _Stamp | None = None
-        self._looked_s = clock()
+        self._fingerprint: _Fingerprint | None = None
+        self._checked_s = clock()
         self._keys: tuple[Key, ...] = ()
         self._meters: dict[str, Meter] = {ANYBODY.name: Meter(ANYBODY, clock)}
         self._use(tuple(plain(key) if isinstance(key, str) else key for key in keys))
@@ -39,17 +39,17 @@ class ApiKeys:
 
     @classmethod
     def read(cls, path: Path, *, clock: Clock = time.monotonic) -> ApiKeys:
-        """The keys of a file, in any form that `keys` describes. Raises: UsageError."""
-        stamp = _stamp(path)
-        found = read(path)
-        made = cls(found.keys, clock=clock)
-        made._file, made._stamp = path, stamp
-        _warn(found)
-        return made
+        """The keys of a file, in any format that `keys` describes. Raises: UsageError."""
+        fingerprint = _fingerprint(path)  # before the content: a change in between is noticed later
+        content = read(path)
+        keys = cls(content.keys, clock=clock)
+        keys._file, keys._fingerprint = path, fingerprint
+        _warn(content)
+        return keys
 
     def check(self, authorization: str | None) -> Key:
-        """Whose key an `Authorization: Bearer KEY` header holds. Raises: RequestError(401)."""
-        self._look()
+        """The key in an `Authorization: Bearer KEY` header. Raises: RequestError(401)."""
+        self._reload_if_changed()
         if not self:
             return ANYBODY
         scheme, _, given = (authorization or "").partition(" ")
@@ -57,7 +57,7 @@ class ApiKeys:
             raise RequestError(
                 "send a key as `Authorization: Bearer KEY`", code="missing_api_key", status=401
             )
-        # Hashes are compared, and all of them: time tells neither how near a guess came nor whose key it was.
+        # All hashes are compared, so that the time reveals neither how close a guess is nor whose key it is.
         digest = hashlib.sha256(given.strip().encode("latin-1", "replace")).digest()
         matches = [key for key in self._keys if hmac.compare_digest(digest, key.digest)]
         if not matches:
@@ -65,37 +65,37 @@ class ApiKeys:
         return matches[0]
 
     def permit(self, authorization: str | None, *scopes: Scope) -> Key:
-        """As `check`, for something that takes one of these scopes. Raises: RequestError (401, 403)."""
+        """As `check`, for an endpoint that requires one of these scopes. Raises: RequestError (401, 403)."""
         key = self.check(authorization)
         if not key.scopes & set(scopes):
-            message = f"key {key.name!r} lacks the scope {' or '.join(scopes)} that this takes"
+            message = f"key {key.name!r} lacks the scope {' or '.join(scopes)} that this requires"
             raise RequestError(message, code="insufficient_scope", status=403)
         return key
 
     def meter(self, key: Key) -> Meter:
-        """What the key has used and may use."""
-        return self._meters.get(key.name) or Meter(key, self._clock)  # it may just have left the file
+        """The meter of a key."""
+        return self._meters.get(key.name) or Meter(key, self._clock)  # the file may have lost it just now
 
     def reload(self) -> None:
-        """Reads the file again. One that is damaged or gone changes nothing, and the log says so."""
+        """Reads the file again. If it is damaged or missing, logs that and keeps the keys."""
         if self._file is None:
             return
-        self._stamp = _stamp(self._file)
+        self._fingerprint = _fingerprint(self._file)
         try:
-            found = read(self._file)
+            content = read(self._file)
         except UsageError as error:
             _log.error("the API keys stay as they were: %s", error)
             return
-        self._use(found.keys)
-        _warn(found)
-        _log.info("%d API keys read from %s", len(found.keys), self._file)
+        self._use(content.keys)
+        _warn(content)
+        _log.info("%d API keys read from %s", len(content.keys), self._file)
 
-    def _look(self) -> None:
-        """Reads the file again where it has changed."""
-        if self._file is None or self._clock() - self._looked_s < LOOK_AGAIN_S:
+    def _reload_if_changed(self) -> None:
+        """Reads the file again if it has changed."""
+        if self._file is None or self._clock() - self._checked_s < CHECK_INTERVAL_S:
             return
-        self._looked_s = self._clock()
-        if _stamp(self._file) != self._stamp:
+        self._checked_s = self._clock()
+        if _fingerprint(self._file) != self._fingerprint:
             self.reload()
 
     def _use(self, keys: tuple[Key, ...]) -> None:
@@ -112,23 +112,23 @@ class ApiKeys:
 
 
 def warn_of_open_door(host: str) -> None:
-    """For a server without keys that others than this machine's users can reach."""
+    """Warns about a server without keys that other machines can reach."""
     _log.warning(
-        "Warning: %s can be reached from other machines, and no API key is asked for: whoever reaches it may use it. "
-        "Give it --api-key-file, or leave out --host.",
+        "Warning: other machines can reach %s, and no API key is required: anyone who reaches it can use it. "
+        "Pass --api-key-file, or leave out --host.",
         host,
     )
 
 
-def _stamp(path: Path) -> _Stamp | None:
-    """By what a changed file is told; None where there is none."""
+def _fingerprint(path: Path) -> _Fingerprint | None:
+    """Changes when the file does; None if there is no file."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _warn(found: KeyFile) -> None:
-    for warning in found.warnings:
+def _warn(content: KeyFile) -> None:
+    for warning in content.warnings:
         _log.warning("%s", warning)

@@ -1,4 +1,4 @@
-"""Reads a request's body: as JSON, within a limit of size and time, into its schema."""
+"""Reads the JSON body of a request into its schema, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from pydantic import BaseModel, ValidationError
 
 from ptune.errors import RequestError
 
+from .dependencies import ServiceDep
 from .errors import invalid
-from .service import Service, TheService
+from .service import Service
 
 UPLOAD_LIMIT_S = 60
-_PATIENCE = 8  # so many times the limit is read and thrown away, that the client may get to read the refusal
+_READ_ON = 8  # times the limit: as much is read and discarded, so that the client gets to read the error
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def body_of(kind: type[Body]) -> Callable[[Request, TheService], Awaitable[Body]]:
-    """A dependency that gives the endpoint its body. Raises: RequestError (400, 408, 413, 415)."""
+def body_of(kind: type[Body]) -> Callable[[Request, ServiceDep], Awaitable[Body]]:
+    """A dependency that returns the body of a request. Raises: RequestError (400, 408, 413, 415)."""
 
-    async def read(request: Request, service: TheService) -> Body:
-        # A browser sends any other type across origins without asking first; so no web page can use a local server.
+    async def read(request: Request, service: ServiceDep) -> Body:
+        # Browsers send JSON across origins only after a preflight request, so no web page can use a local server.
         if media_type(request) != "application/json":
             raise RequestError(
                 "send `Content-Type: application/json`", code="unsupported_media_type", status=415
@@ -36,18 +37,18 @@ def body_of(kind: type[Body]) -> Callable[[Request, TheService], Awaitable[Body]
 
 
 def media_type(request: Request) -> str:
-    """`Content-Type` without its parameters."""
+    """The `Content-Type` header without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def raw_body(request: Request, service: Service) -> bytes:
-    """The bytes of a body. Raises: RequestError (408, 413, 415)."""
+    """The bytes of the body. Raises: RequestError (408, 413, 415)."""
     coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding != "identity":  # a small body could become a huge one
+    if coding != "identity":  # a small compressed body can become a huge one
         message = f"send the body as it is, without Content-Encoding (is {coding[:40]!r})"
         raise RequestError(message, code="unsupported_content_encoding", status=415)
     length = request.headers.get("content-length", "0")
-    if len(length) > 15 or (length.isdecimal() and int(length) > _PATIENCE * service.max_body_bytes):
+    if len(length) > 15 or (length.isdecimal() and int(length) > _READ_ON * service.max_body_bytes):
         raise _too_large(service.max_body_bytes)
     try:
         async with asyncio.timeout(UPLOAD_LIMIT_S):
@@ -57,7 +58,7 @@ async def raw_body(request: Request, service: Service) -> bytes:
 
 
 def validated(kind: type[Body], raw: bytes) -> Body:
-    """JSON in a schema. Raises: RequestError(400)."""
+    """Parses JSON into a schema. Raises: RequestError(400)."""
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
@@ -71,7 +72,7 @@ async def _read(request: Request, limit_bytes: int) -> bytes:
         size += len(chunk)
         if size <= limit_bytes:
             raw += chunk
-        elif size > _PATIENCE * limit_bytes:
+        elif size > _READ_ON * limit_bytes:
             break
     if size > limit_bytes:
         raise _too_large(limit_bytes)

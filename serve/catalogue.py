@@ -1,4 +1,4 @@
-"""Which models are served: the base and its adapters, by the names that requests use."""
+"""The models that are served: the base and its adapters, by the names that requests use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,30 @@ from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest
 from ptune.formats.task_names import CHAT, TRANSLATION
 from ptune.kinds import SEQ2SEQ, of_task
 
-from .aliases import MAIN, chosen
+from .aliases import NO_CALLER, resolve_alias
 
 TRANSLATE = "/v1/translate"
+LANGUAGES = ("source_language", "target_language")
 
 
-class Writer(Protocol):
-    """What engines that write say of what they serve."""
+class ModelListing(Protocol):
+    """The models that are served."""
+
+    def names(self) -> list[str]:
+        """Names that requests can use, without aliases."""
+
+    def aliases(self) -> list[str]:
+        """Aliases of those names."""
+
+    def resolve(self, model: str) -> str:
+        """The adapter that `model` means. Raises: RequestError(404)."""
+
+    def card(self, name: str) -> dict[str, Any]:
+        """An entry of /v1/models."""
+
+
+class GenerationEngine(Protocol):
+    """An engine that generates text, as far as the catalogue needs it."""
 
     context: int  # tokens
 
@@ -28,41 +45,41 @@ class Writer(Protocol):
 
 
 class Catalogue:
-    """From a request's `model` to an adapter, and what /v1/models says of each."""
+    """Resolves a request's `model` to an adapter, and describes each model for /v1/models."""
 
-    def __init__(self, engine: Writer, *, require_parity: bool = False) -> None:
+    def __init__(self, engine: GenerationEngine, *, require_parity: bool = False) -> None:
         self._engine = engine
         self._require_parity = require_parity
         self._bundle = engine.bundle.folder.resolve().name
 
     @property
     def _manifest(self) -> Manifest:
-        return self._engine.bundle.manifest  # another one once an adapter is loaded
+        return self._engine.bundle.manifest  # a new object after an adapter is loaded
 
     def names(self) -> list[str]:
         return [BASE, *self._engine.adapters]
 
     def aliases(self) -> list[str]:
-        """Those that stand for an adapter that is served."""
+        """Aliases of adapters that are served."""
         served = self._engine.adapters
-        return [alias for alias, said in self._manifest.aliases.items() if said.name in served]
+        return [name for name, alias in self._manifest.aliases.items() if alias.name in served]
 
-    def answering(self, model: str, key: str = MAIN) -> str:
-        """The adapter that answers a request. key: of a caller, who gets the same adapter of an alias each time.
+    def adapter_for(self, model: str, caller: str = NO_CALLER) -> str:
+        """The adapter that answers a request. caller: gets the same adapter each time from an alias with a canary.
 
-        Raises: RequestError: 404, as `resolve`; 403 for one that was not measured, where that is required.
+        Raises: RequestError: 404, as `resolve`; 403 if the adapter is not measured and must be.
         """
-        adapter = self.resolve(chosen(self._manifest.aliases, model, key))
+        adapter = self.resolve(resolve_alias(self._manifest.aliases, model, caller))
         if self._require_parity and (record := self._engine.record(adapter)) is not None:
             require_measured(record)
         return adapter
 
     def resolve(self, model: str) -> str:
-        """The adapter that `model` means. The bundle's own name means the base, unless an adapter bears it.
+        """The adapter that `model` means. The bundle's own name means the base, unless an adapter has that name.
 
-        Raises: RequestError(404) that lists what is served.
+        Raises: RequestError(404) that lists the served models.
         """
-        model = chosen(self._manifest.aliases, model, MAIN)
+        model = resolve_alias(self._manifest.aliases, model)
         names = self.names()
         if model in names:
             return model
@@ -72,15 +89,15 @@ class Catalogue:
         raise RequestError(message, param="model", code="model_not_found", status=404)
 
     def answered_by(self, adapter: str) -> str:
-        """`name@hash12`: exactly which weights answered. Raises: RequestError(404) where it was removed meanwhile."""
+        """`name@hash12`, which identifies the weights. Raises: RequestError(404) if the adapter was removed."""
         manifest = self._manifest
         return fingerprint(adapter, manifest.base.hash if adapter == BASE else manifest.adapters.get(adapter))
 
     def card(self, name: str) -> dict[str, Any]:
-        """One entry of /v1/models: OpenAI's fields, vLLM's (`root`, `parent`, `max_model_len`) and ours."""
+        """One entry of /v1/models: the fields of OpenAI, those of vLLM (`root`, `parent`, `max_model_len`), and more."""
         base, record = self._manifest.base, None if name == BASE else self._engine.record(name)
-        said = None if record is None else record.translation
-        translates = of_task(self._manifest.task) is SEQ2SEQ  # the base, too, and nothing else
+        translation = None if record is None else record.translation
+        translates = of_task(self._manifest.task) is SEQ2SEQ  # its base translates, too
         return {
             "id": name,
             "object": "model",
@@ -93,14 +110,12 @@ class Catalogue:
             "source": base.source,
             "task": record.task if record is not None else TRANSLATION if translates else CHAT,
             **({"endpoint": TRANSLATE} if translates else {}),
-            **(
-                {} if said is None else {one: said.get(one) for one in ("source_language", "target_language")}
-            ),
+            **({} if translation is None else {name: translation.get(name) for name in LANGUAGES}),
         }
 
 
 def fingerprint(adapter: str, digest: str | None) -> str:
-    """`name@hash12`. Raises: RequestError(404) for an adapter that is in the bundle no more."""
+    """`name@hash12`. Raises: RequestError(404) if the adapter is no longer in the bundle."""
     if digest is None:
         raise RequestError(
             f"adapter {adapter!r} was removed", param="model", code="model_not_found", status=404
@@ -109,11 +124,11 @@ def fingerprint(adapter: str, digest: str | None) -> str:
 
 
 def require_measured(record: AdapterRecord) -> None:
-    """Raises: RequestError(403) for an adapter that nobody has compared with torch."""
+    """Raises: RequestError(403) if the adapter was not compared with torch."""
     if record.parity != "measured":
         raise RequestError(
-            f"adapter {record.name!r} is unmeasured, and this server answers with measured ones only "
-            "(--require-parity): `ptune add` measures an adapter against torch as it adds it",
+            f"adapter {record.name!r} is unmeasured, and this server answers with measured adapters only "
+            "(--require-parity): add it with `ptune add`, which measures it against torch",
             param="model",
             code="parity_unmeasured",
             status=403,

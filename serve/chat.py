@@ -11,16 +11,17 @@ from fastapi import Request as HttpRequest
 
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 
+from .adapter_access import resolve_adapter
 from .body import body_of
 from .deadline import deadline_s
-from .generation import Generation
+from .decoder_call import DecoderCall
+from .dependencies import ChatServiceDep
 from .logprobs import chat_logprobs
-from .reply import addressed, head, respond
+from .request_context import key_of
+from .response import common_fields, respond
 from .schemas import ChatRequest
-from .service import TheChat
-from .structured_output import compiled, form_of
-from .tools import ToolUse, form_with_calls, tool_use
-from .usage import key_of
+from .structured_output import compile_grammar, requested_output
+from .tools import ToolUse, output_with_calls, tool_use
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
@@ -31,16 +32,17 @@ router = APIRouter()
 
 @router.post("/v1/chat/completions")
 async def chat_completions(
-    body: Annotated[ChatRequest, Depends(body_of(ChatRequest))], service: TheChat, http: HttpRequest
+    body: Annotated[ChatRequest, Depends(body_of(ChatRequest))], service: ChatServiceDep, http: HttpRequest
 ) -> Response:
-    """Continues a conversation with an answer, or with `n` of them."""
-    adapter = addressed(http, service, body.model, body.caller or http.state.request_id)
+    """Answers a conversation, with `n` choices."""
+    adapter = resolve_adapter(http, service, body.model, body.caller)
     codec, key, limit_s = service.model.codec_for(adapter), key_of(http), deadline_s(http)
     use = tool_use(body, codec)
     messages = [message.raw() for message in body.messages]
-    prompt = await asyncio.to_thread(codec.encode_prompt, messages, tools=use.shown)
-    grammar = await compiled(service, form_with_calls(body, codec, use, form_of(body)), adapter)
-    room = max(service.model.engine.context - len(prompt), 1)  # where there is none, the engine says so
+    prompt = await asyncio.to_thread(codec.encode_prompt, messages, tools=use.offered)
+    output = output_with_calls(body, codec, use, requested_output(body))
+    grammar = await compile_grammar(service, output, adapter)
+    room = max(service.model.engine.context - len(prompt), 1)  # the engine refuses a prompt that leaves none
     requests = [
         Request(
             prompt=tuple(prompt),
@@ -57,34 +59,34 @@ async def chat_completions(
         )
         for choice in range(body.n)
     ]
-    generation = Generation(service, requests, body.stop, choices=body.n, shown=use.marks)
-    beginning = head("chatcmpl", http, service, body.model, adapter)
-    reply = _ChatReply(generation, body, codec, use, beginning)
-    return await respond(http, generation, reply, stream=body.stream)
+    call = DecoderCall(service, requests, body.stop, choices=body.n, visible=use.marks)
+    common = common_fields("chatcmpl", http, service, body.model, adapter)
+    reply = _ChatReply(call, body, codec, use, common)
+    return await respond(http, call, reply, stream=body.stream)
 
 
 class _ChatReply:
-    """Answers as `chat.completion`, or as `chat.completion.chunk`s."""
+    """Writes answers as a `chat.completion`, or as `chat.completion.chunk`s."""
 
     def __init__(
         self,
-        generation: Generation,
+        call: DecoderCall,
         body: ChatRequest,
         codec: ChatCodec,
         use: ToolUse,
-        beginning: dict[str, Any],
+        common: dict[str, Any],
     ) -> None:
-        self._generation = generation
+        self._call = call
         self._body = body
         self._codec = codec
-        self._beginning = beginning
+        self._common = common
         self._choices = [use.choice() for _ in range(body.n)]
 
     async def whole(self) -> dict[str, Any]:
         """The answers with their usage."""
         tokens: list[list[Token]] = [[] for _ in self._choices]
         reasons = ["length"] * len(tokens)
-        async for index, delta in self._generation.deltas():
+        async for index, delta in self._call.deltas():
             tokens[index] += [delta.token] if delta.token is not None else []
             _, finish = self._read(index, delta)
             reasons[index] = finish or reasons[index]
@@ -98,48 +100,50 @@ class _ChatReply:
             }
             for index, choice in enumerate(self._choices)
         ]
-        usage = self._generation.usage()
-        whole = {**self._beginning, "object": "chat.completion", "choices": choices, "usage": usage}
+        usage = self._call.usage()
+        whole = {**self._common, "object": "chat.completion", "choices": choices, "usage": usage}
         return whole | self._prompt_ids()
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
-        """The roles at once, then text and calls, then why each ended, then the usage where it was asked for."""
+        """First the roles, then text and tool calls, then each finish_reason, then the usage if requested."""
         for index in range(len(self._choices)):
             chunk = self._chunk(index, {"role": "assistant", "content": ""})
             yield chunk if index else chunk | self._prompt_ids()
-        async for index, delta in self._generation.deltas():
-            told = self._told(delta)
+        async for index, delta in self._call.deltas():
+            details = self._token_details(delta)
             pieces, finish = self._read(index, delta)
-            if not pieces and ("token_ids" in told or told["logprobs"]):
+            if not pieces and ("token_ids" in details or details["logprobs"]):
                 pieces = [{"content": ""}]
-            for place, piece in enumerate(pieces):
-                yield self._chunk(index, piece, told if place == 0 else {})
+            for position, piece in enumerate(pieces):
+                yield self._chunk(index, piece, details if position == 0 else {})
             if finish is not None:
                 yield self._chunk(index, {}, {"finish_reason": finish})
         if self._body.include_usage:
-            yield {**self._chunk(0, {}), "choices": [], "usage": self._generation.usage()}
+            yield {**self._chunk(0, {}), "choices": [], "usage": self._call.usage()}
 
     def _read(self, index: int, delta: Delta) -> tuple[list[dict[str, Any]], str | None]:
-        """What a delta says and calls, and why its answer ended where it did."""
+        """The text and tool calls of a delta, and the finish_reason if it ends the answer."""
         choice = self._choices[index]
         pieces = choice.read(delta.text, last=delta.finish is not None)
         finish = delta.finish
         if choice.done and finish is None:
-            self._generation.stop(index)
+            self._call.stop(index)
             finish = "stop"
         return pieces, None if finish is None else choice.finish_reason(finish)
 
-    def _chunk(self, index: int, delta: dict[str, Any], told: dict[str, Any] | None = None) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **(told or {})}
-        chunk = {**self._beginning, "object": "chat.completion.chunk", "choices": [choice]}
+    def _chunk(
+        self, index: int, delta: dict[str, Any], details: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **(details or {})}
+        chunk = {**self._common, "object": "chat.completion.chunk", "choices": [choice]}
         return {**chunk, "usage": None} if self._body.include_usage else chunk
 
-    def _told(self, delta: Delta) -> dict[str, Any]:
-        """What is told of a delta's token."""
+    def _token_details(self, delta: Delta) -> dict[str, Any]:
+        """The log-probabilities and the id of a delta's token, as far as they were requested."""
         tokens = [delta.token] if delta.token is not None and delta.token.id != NO_TOKEN else []
         logprobs = self._logprobs(tokens)
-        told: dict[str, Any] = {"logprobs": logprobs if logprobs and logprobs["content"] else None}
-        return told | (self._token_ids(tokens) if tokens else {})
+        details: dict[str, Any] = {"logprobs": logprobs if logprobs and logprobs["content"] else None}
+        return details | (self._token_ids(tokens) if tokens else {})
 
     def _token_ids(self, tokens: list[Token]) -> dict[str, Any]:
         if not self._body.return_token_ids:
@@ -149,11 +153,11 @@ class _ChatReply:
     def _prompt_ids(self) -> dict[str, Any]:
         if not self._body.return_token_ids:
             return {}
-        return {"prompt_token_ids": list(self._generation.requests[0].prompt)}
+        return {"prompt_token_ids": list(self._call.requests[0].prompt)}
 
     def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
-        """The token that ended the answer is no part of it."""
+        """Log-probabilities of the answer's tokens, without the token that ends it."""
         if not self._body.logprobs:
             return None
-        silent = {*self._codec.eos_ids, NO_TOKEN}
-        return chat_logprobs(self._codec, [token for token in tokens if token.id not in silent])
+        hidden = {*self._codec.eos_ids, NO_TOKEN}
+        return chat_logprobs(self._codec, [token for token in tokens if token.id not in hidden])

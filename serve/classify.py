@@ -1,4 +1,4 @@
-"""POST /v1/classify: texts, pairs of texts, images -> labels, in vLLM's shape."""
+"""POST /v1/classify: texts, pairs of texts, or images -> labels, in vLLM's format."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from fastapi import Request as HttpRequest
 from ptune.codecs.image import open_image
 from ptune.errors import DataError, RequestError
 
+from .adapter_access import resolve_encoder_adapter
 from .body import media_type, raw_body, validated
+from .dependencies import EncoderServiceDep
+from .encoder_call import Submit, SubmittedInput, respond_with_list
 from .encoder_schemas import IMAGE_TYPES, MAX_IMAGE_PIXELS, ClassifyRequest, ImageBytes, Input, image_of
-from .encoding import Submit, Submitted, addressed, respond
-from .service import EncoderService, TheEncoder
+from .service import EncoderService
 
 if TYPE_CHECKING:
     from ptune.formats.bundle import AdapterRecord
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 
-async def asked(http: HttpRequest, service: TheEncoder) -> ClassifyRequest:
-    """The body: JSON, or an image file as it is with `?model=`. Raises: RequestError (400, 408, 413, 415)."""
+async def read_body(http: HttpRequest, service: EncoderServiceDep) -> ClassifyRequest:
+    """The body: JSON, or an image file together with `?model=`. Raises: RequestError (400, 408, 413, 415)."""
     kind = media_type(http)
-    # Both are types that a browser sends across origins only after asking; a form is not, so forms are refused.
+    # Browsers send both types across origins only after a preflight request. A form needs none, so forms are refused.
     if kind == "application/json":
         return validated(ClassifyRequest, await raw_body(http, service))
     if kind not in IMAGE_TYPES:
@@ -49,60 +51,62 @@ async def asked(http: HttpRequest, service: TheEncoder) -> ClassifyRequest:
 
 @router.post("/v1/classify")
 async def classify(
-    body: Annotated[ClassifyRequest, Depends(asked)], service: TheEncoder, http: HttpRequest
+    body: Annotated[ClassifyRequest, Depends(read_body)], service: EncoderServiceDep, http: HttpRequest
 ) -> Response:
-    """Labels each input by itself; inputs of all requests share passes."""
-    record = addressed(http, service, body, "/v1/classify")
+    """Classifies each input; inputs of all requests share batches."""
+    record = resolve_encoder_adapter(http, service, body, "/v1/classify")
     _check_kinds(body.input, record)
-    return await respond(
+    return await respond_with_list(
         http,
         service,
         record.name,
         body.model,
-        [_submit(service, one, record) for one in body.input],
+        [_submit(service, value, record) for value in body.input],
         partial(_described, record, body.use_activation),
     )
 
 
 def _check_kinds(inputs: Sequence[Input], record: AdapterRecord) -> None:
-    """Raises: RequestError where an image stands for a text, or the other way round."""
-    wanted = record.preprocessing is not None
-    for index, one in enumerate(inputs):
-        if isinstance(one, ImageBytes) != wanted:
-            needed = "images: send parts of type image_url" if wanted else "texts: it cannot see images"
-            place = f"input[{index}]"
-            raise RequestError(f"{place}: {record.name} takes {needed}", param=place, code="invalid_value")
+    """Raises: RequestError if an adapter for texts gets an image, or the other way round."""
+    takes_images = record.preprocessing is not None
+    for index, value in enumerate(inputs):
+        if isinstance(value, ImageBytes) != takes_images:
+            expected = (
+                "images: send parts of type image_url" if takes_images else "texts: it cannot see images"
+            )
+            param = f"input[{index}]"
+            raise RequestError(f"{param}: {record.name} takes {expected}", param=param, code="invalid_value")
 
 
-def _submit(service: EncoderService, one: Input, record: AdapterRecord) -> Submit[Classification]:
-    def submit() -> Submitted[Classification]:
-        if isinstance(one, ImageBytes):
-            return Submitted(_submitted(service, one, record.name))
-        text, pair = (one, None) if isinstance(one, str) else one
+def _submit(service: EncoderService, value: Input, record: AdapterRecord) -> Submit[Classification]:
+    def submit() -> SubmittedInput[Classification]:
+        if isinstance(value, ImageBytes):
+            return SubmittedInput(_submit_image(service, value, record.name))
+        text, pair = (value, None) if isinstance(value, str) else value
         encoded = service.model.codec.encode(text, pair, max_length=record.max_length)
-        return Submitted(service.model.submit(one, record.name), len(encoded.ids), encoded.truncated)
+        return SubmittedInput(service.model.submit(value, record.name), len(encoded.ids), encoded.truncated)
 
     return submit
 
 
-def _submitted(service: EncoderService, image: ImageBytes, adapter: str) -> Future[Classification]:
-    """An image, decoded and queued. Raises: RequestError where it cannot be used."""
+def _submit_image(service: EncoderService, image: ImageBytes, adapter: str) -> Future[Classification]:
+    """Decodes and queues an image. Raises: RequestError if it cannot be used."""
     try:
         return service.model.submit(open_image(image.content, max_pixels=MAX_IMAGE_PIXELS), adapter)
     except DataError as error:
         raise RequestError(str(error), param="input", code="invalid_value") from None
 
 
-def _described(record: AdapterRecord, activation: bool, found: Classification) -> dict[str, Any]:
-    """vLLM's fields, and the same by label, likeliest first; where several labels may fit, `labels` names those."""
+def _described(record: AdapterRecord, activation: bool, output: Classification) -> dict[str, Any]:
+    """vLLM's fields, and `scores` by label, likeliest first; `labels` are those that apply, if several can."""
     labels = record.labels
-    values = [found.scores[label] for label in labels] if activation else list(found.logits)
+    values = [output.scores[label] for label in labels] if activation else list(output.logits)
     by_label = dict(zip(labels, values, strict=True))
-    fitting = [label for label, score in found.scores.items() if score >= 0.5]
+    applying = [label for label, score in output.scores.items() if score >= 0.5]
     return {
-        "label": found.label,
-        **({"labels": fitting} if record.problem == "multi" else {}),
+        "label": output.label,
+        **({"labels": applying} if record.problem == "multi" else {}),
         "probs": values,
         "num_classes": len(labels),
-        "scores": {label: by_label[label] for label in found.scores},
+        "scores": {label: by_label[label] for label in output.scores},
     }

@@ -1,7 +1,7 @@
-"""How long an answer may take: `x-request-timeout`, in seconds.
+"""The time limit of a request: the header `x-request-timeout`, in seconds.
 
-A header and no field of the body, so that a gateway can set it for its clients, and that it is not taken for the `timeout` with
-which OpenAI's clients limit their own patience.
+It is a header instead of a field so that a gateway can set it for its clients, and because `timeout` in OpenAI's
+clients limits only how long the client waits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HEADER = "x-request-timeout"
 
 
 def deadline_s(request: Request) -> float | None:
-    """Seconds that a request may take; None = any time. Raises: RequestError (400)."""
+    """The time limit of a request in seconds; None = no limit. Raises: RequestError (400)."""
     given = request.headers.get(HEADER)
     if given is None:
         return None

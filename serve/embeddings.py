@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: texts -> vectors, in OpenAI's shape."""
+"""POST /v1/embeddings: texts -> vectors, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from ptune.engine.encoder.batch import Item
 from ptune.engine.onnx_graph import Array
 from ptune.tasks.retrieval.infer import check_cut, check_dimensions, read, shortened
 
+from .adapter_access import resolve_encoder_adapter
 from .body import body_of
-from .encoding import Submit, Submitted, addressed, answered
+from .dependencies import EncoderServiceDep
+from .encoder_call import Submit, SubmittedInput, run_encoder
 from .retrieval_schemas import EmbeddingsRequest
-from .service import EncoderService, TheEncoder
+from .service import EncoderService
 
 if TYPE_CHECKING:
     from ptune.formats.bundle import AdapterRecord
@@ -30,45 +32,45 @@ PATH = "/v1/embeddings"
 @router.post(PATH)
 async def embeddings(
     body: Annotated[EmbeddingsRequest, Depends(body_of(EmbeddingsRequest))],
-    service: TheEncoder,
+    service: EncoderServiceDep,
     http: HttpRequest,
 ) -> Response:
-    """A vector for each input; inputs of all requests and adapters share passes."""
-    record = addressed(http, service, body, PATH)
+    """A vector for each input; inputs of all requests and adapters share batches."""
+    record = resolve_encoder_adapter(http, service, body, PATH)
     check_dimensions(record, body.dimensions)
     check_cut(record, service.model.codec, body.truncate_prompt_tokens)
-    submits = [submitted(service, text, record, body.truncate_prompt_tokens) for text in body.input]
-    vectors, tokens = await answered(http, service, record.name, submits)
+    submits = [submit_text(service, text, record, body.truncate_prompt_tokens) for text in body.input]
+    vectors, call = await run_encoder(http, service, record.name, submits)
     data = [
-        {"object": "embedding", "index": index, "embedding": _written(vector, record, body)}
+        {"object": "embedding", "index": index, "embedding": _format(vector, record, body)}
         for index, vector in enumerate(vectors)
     ]
     content: dict[str, Any] = {
         "object": "list",
         "data": data,
         "model": body.model,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens},
     }
-    return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(record.name)})
+    return JSONResponse(content)
 
 
-def submitted(
-    service: EncoderService, one: str | tuple[str, str], record: AdapterRecord, cut: int | None
+def submit_text(
+    service: EncoderService, text: str | tuple[str, str], record: AdapterRecord, cut: int | None
 ) -> Submit[Array]:
-    """What queues a text, or a pair, for what an adapter says of it. cut: as `ptune.tasks.retrieval.infer.read` has it."""
-    return partial(_submit, service, one, record, cut)
+    """Submits a text, or a pair of texts, when it is called. cut: as `ptune.tasks.retrieval.infer.read` has it."""
+    return partial(_submit, service, text, record, cut)
 
 
 def _submit(
-    service: EncoderService, one: str | tuple[str, str], record: AdapterRecord, cut: int | None
-) -> Submitted[Array]:
-    inputs = read(one, record, service.model.codec, cut, option='"truncate_prompt_tokens": -1')
+    service: EncoderService, text: str | tuple[str, str], record: AdapterRecord, cut: int | None
+) -> SubmittedInput[Array]:
+    inputs = read(text, record, service.model.codec, cut, option='"truncate_prompt_tokens": -1')
     future = service.model.engine.submit(Item(inputs, record.name))
-    return Submitted(future, len(inputs["input_ids"]))
+    return SubmittedInput(future, len(inputs["input_ids"]))
 
 
-def _written(vector: Array, record: AdapterRecord, body: EmbeddingsRequest) -> list[float] | str:
-    """Numbers, or the bytes of float32, little-endian, in base64."""
+def _format(vector: Array, record: AdapterRecord, body: EmbeddingsRequest) -> list[float] | str:
+    """A list of numbers, or little-endian float32 in base64."""
     short = shortened(vector, record, body.dimensions)
     if body.encoding_format == "base64":
         return base64.b64encode(np.ascontiguousarray(short, dtype="<f4").tobytes()).decode()

@@ -1,4 +1,4 @@
-"""Which adapters of an encoder are served. Its bare base is not: without a head it has nothing to say."""
+"""The adapters of an encoder that are served. The base is not: it has no head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ptune.config.tasks import endpoints_of
 from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord
 
-from .aliases import MAIN, chosen
+from .aliases import NO_CALLER, resolve_alias
 from .catalogue import fingerprint, require_measured
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class EncoderCatalogue:
-    """From a request's `model` to an adapter, and what /v1/models says of each."""
+    """Resolves a request's `model` to an adapter, and describes each adapter for /v1/models."""
 
     def __init__(self, engine: EncoderEngine, *, require_parity: bool = False) -> None:
         self._engine = engine
@@ -28,44 +28,45 @@ class EncoderCatalogue:
         return list(self._engine.adapters)
 
     def aliases(self) -> list[str]:
-        """Those that stand for an adapter that is served."""
+        """Aliases of adapters that are served."""
         served, aliases = self._engine.adapters, self._engine.bundle.manifest.aliases
-        return [alias for alias, said in aliases.items() if said.name in served]
+        return [name for name, alias in aliases.items() if alias.name in served]
 
     def resolve(self, model: str) -> str:
-        """The adapter of that name. Raises: RequestError(404) that lists what is served."""
-        model = chosen(self._engine.bundle.manifest.aliases, model, MAIN)
+        """The adapter that `model` means. Raises: RequestError(404) that lists the served adapters."""
+        model = resolve_alias(self._engine.bundle.manifest.aliases, model)
         names = self.names()
         if model in names:
             return model
-        told = "the base of an encoder has no head to answer with" if model in ("base", self._bundle) else ""
-        message = (
-            f"no model {model[:80]!r} here{f': {told}' if told else ''}; served: {', '.join(names) or 'none'}"
+        reason = (
+            ": the base of an encoder has no head to answer with" if model in ("base", self._bundle) else ""
         )
+        message = f"no model {model[:80]!r} here{reason}; served: {', '.join(names) or 'none'}"
         raise RequestError(message, param="model", code="model_not_found", status=404)
 
-    def asked_at(self, model: str, endpoint: str, key: str = MAIN) -> AdapterRecord:
-        """The adapter that answers a request. key: of a caller, who gets the same adapter of an alias each time.
+    def record_for(self, model: str, endpoint: str, caller: str = NO_CALLER) -> AdapterRecord:
+        """The adapter that answers a request. caller: gets the same adapter each time from an alias with a canary.
 
-        Raises: RequestError: 404; 400 where its task has another endpoint; 403 for one that was not measured, where
-        that is required.
+        Raises: RequestError: 404; 400 if its task has another endpoint; 403 if it is not measured and must be.
         """
-        model = chosen(self._engine.bundle.manifest.aliases, model, key)
+        model = resolve_alias(self._engine.bundle.manifest.aliases, model, caller)
         record = self._engine.record(self.resolve(model))
-        right, *others = endpoints_of(record.task)
-        if endpoint not in (right, *others):
-            message = f"{record.name} is an adapter for {record.task}: ask it at {right}, not at {endpoint}"
+        expected, *others = endpoints_of(record.task)
+        if endpoint not in (expected, *others):
+            message = (
+                f"{record.name} is an adapter for {record.task}: send this to {expected}, not to {endpoint}"
+            )
             raise RequestError(message, param="model", code="wrong_endpoint")
         if self._require_parity:
             require_measured(record)
         return record
 
     def answered_by(self, adapter: str) -> str:
-        """`name@hash12`: exactly which weights answered."""
+        """`name@hash12`, which identifies the weights. Raises: RequestError(404) if the adapter was removed."""
         return fingerprint(adapter, self._engine.bundle.manifest.adapters.get(adapter))
 
     def card(self, name: str) -> dict[str, Any]:
-        """One entry of /v1/models: OpenAI's fields, vLLM's (`root`, `parent`, `max_model_len`) and ours."""
+        """One entry of /v1/models: the fields of OpenAI, those of vLLM (`root`, `parent`, `max_model_len`), and more."""
         manifest, record = self._engine.bundle.manifest, self._engine.record(name)
         return {
             "id": name,
@@ -85,7 +86,7 @@ class EncoderCatalogue:
         }
 
     def hint(self) -> tuple[str, dict[str, Any]]:
-        """Path and body of a request to try the server with."""
+        """Path and body of an example request."""
         names = self.names()
         if not names:
             return "/v1/models", {}

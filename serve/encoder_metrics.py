@@ -20,7 +20,7 @@ _SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class EncoderMetrics:
-    """Counters that the endpoints feed, and what is read from the engine when somebody asks."""
+    """Counters that the calls feed, and gauges that are read from the engine at each scrape."""
 
     def __init__(self, engine: EncoderEngine) -> None:
         self._registry = registry = CollectorRegistry()

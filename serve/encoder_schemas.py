@@ -1,4 +1,4 @@
-"""Request bodies of /v1/classify (vLLM's shape) and /v1/tag. Strict, as in `schemas`."""
+"""Request bodies of /v1/classify (in vLLM's format) and /v1/tag. Strict, as in `schemas`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "truncate_prompt_tokens": (),
     "truncation_side": ("right",),
 }
-"""Fields of vLLM's and Cohere's that would change the answer and are refused, and those of their values that may pass."""
+"""Fields of vLLM and Cohere that are refused, each with the values that have no effect and are accepted."""
 
 
 @dataclass(frozen=True)
 class ImageBytes:
-    """An image file as it was sent."""
+    """An image file, still encoded."""
 
     content: bytes
 
@@ -47,19 +47,19 @@ Input: TypeAlias = str | tuple[str, str] | ImageBytes
 
 
 def image_of(content: bytes) -> ImageBytes:
-    """Raises: ValueError where it is too large."""
+    """Wraps an image file. Raises: ValueError if it is too large."""
     if len(content) > MAX_IMAGE_BYTES:
         raise ValueError(f"the image has {len(content)} bytes, over {MAX_IMAGE_BYTES}")
     return ImageBytes(content)
 
 
 def listed(value: Any) -> Any:
-    """One input as a list of one."""
+    """Wraps a single input in a list."""
     return [value] if isinstance(value, str | dict) else value
 
 
 def _one(value: Any) -> Input:
-    """One of the inputs: a text, a pair of texts, or a part as chat has them."""
+    """Checks one input: a text, a pair of texts, or a part of a chat message."""
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, dict):
@@ -87,22 +87,22 @@ def _part(part: dict[str, Any]) -> Input:
     url = image.get("url") if isinstance(image, dict) else None
     if kind != "image_url" or not isinstance(url, str):
         raise ValueError('must be {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}')
-    found = _DATA_URI.match(url)
-    if found is None:
+    match = _DATA_URI.match(url)
+    if match is None:
         raise PydanticCustomError(
             UNSUPPORTED,
-            "must be a data URI, as data:image/png;base64,…: this server fetches nothing from other places",
+            "must be a data URI, as data:image/png;base64,…: this server fetches nothing from other servers",
         )
-    if found[1].lower() not in IMAGE_TYPES:
-        raise ValueError(f"images of type {found[1][:40]} are not read; send {', '.join(IMAGE_TYPES)}")
+    if match[1].lower() not in IMAGE_TYPES:
+        raise ValueError(f"images of type {match[1][:40]} are not supported; send {', '.join(IMAGE_TYPES)}")
     try:
-        return image_of(base64.b64decode(url[found.end() :], validate=True))
+        return image_of(base64.b64decode(url[match.end() :], validate=True))
     except binascii.Error as error:
-        raise ValueError(f"what follows base64, is no base64: {error}") from None
+        raise ValueError(f"the data after 'base64,' is not valid base64: {error}") from None
 
 
-class Asking(Body):
-    """What every request to an encoder may say."""
+class EncoderRequest(Body):
+    """Fields of every request to an encoder."""
 
     model: str = Field(max_length=256)
     user: str | None = Field(default=None, max_length=1024)
@@ -118,7 +118,7 @@ class Asking(Body):
         return data
 
 
-class ClassifyRequest(Asking):
+class ClassifyRequest(EncoderRequest):
     """POST /v1/classify"""
 
     input: Annotated[
@@ -126,11 +126,11 @@ class ClassifyRequest(Asking):
         Field(min_length=1, max_length=MAX_INPUTS),
         BeforeValidator(listed),
     ]
-    use_activation: bool = True  # vLLM's: false gives the head's raw numbers as `probs`
+    use_activation: bool = True  # as in vLLM: false returns logits as `probs`
 
     @model_validator(mode="after")
     def _not_too_many_images(self) -> ClassifyRequest:
-        images = sum(isinstance(one, ImageBytes) for one in self.input)
+        images = sum(isinstance(value, ImageBytes) for value in self.input)
         if images > MAX_IMAGES:
             raise RequestError(
                 f"input: {images} images, over {MAX_IMAGES} in one request",
@@ -140,7 +140,7 @@ class ClassifyRequest(Asking):
         return self
 
 
-class TagRequest(Asking):
+class TagRequest(EncoderRequest):
     """POST /v1/tag"""
 
     input: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS), BeforeValidator(listed)]

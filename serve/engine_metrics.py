@@ -1,4 +1,4 @@
-"""Metrics that are read from an engine when somebody asks: what runs, what waits, the cache, its steps, what was built."""
+"""Metrics that are read from an engine at each scrape: running and waiting sequences, cache, steps, versions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ptune.formats.bundle import Bundle
 
 
-class Beating(Protocol):
-    """An engine of either kind."""
+class AnyEngine(Protocol):
+    """An engine of any kind."""
 
     metrics: EngineMetrics
 
@@ -34,8 +34,8 @@ class Beating(Protocol):
     def bundle(self) -> Bundle: ...
 
 
-class Counted(Protocol):
-    """Sequences at one moment."""
+class SequenceCounts(Protocol):
+    """Numbers of sequences at one moment."""
 
     @property
     def running(self) -> int: ...
@@ -43,19 +43,19 @@ class Counted(Protocol):
     def waiting(self) -> int: ...
 
 
-class Writing(Beating, Protocol):
-    """An engine that writes token by token."""
+class GenerationEngine(AnyEngine, Protocol):
+    """An engine that generates token by token."""
 
     @property
     def adapters(self) -> list[str]: ...
     def adapter_stats(self) -> AdapterStats: ...
-    def stats(self) -> Counted: ...
+    def stats(self) -> SequenceCounts: ...
 
 
-class RowNumbers(Collector):
-    """What runs and what waits in an engine that writes."""
+class SequenceNumbers(Collector):
+    """Running and waiting sequences of an engine that generates."""
 
-    def __init__(self, engine: Writing) -> None:
+    def __init__(self, engine: GenerationEngine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
@@ -70,7 +70,7 @@ class RowNumbers(Collector):
 
 
 class CacheNumbers(Collector):
-    """Of a decoder's KV cache."""
+    """The KV cache of a decoder."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -97,9 +97,9 @@ class CacheNumbers(Collector):
 
 
 class StepNumbers(Collector):
-    """Of either engine."""
+    """The steps of an engine."""
 
-    def __init__(self, engine: Beating) -> None:
+    def __init__(self, engine: AnyEngine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
@@ -113,23 +113,23 @@ class StepNumbers(Collector):
 class BuildInfo(Collector):
     """`ptune_build_info`: versions and the base's hash."""
 
-    def __init__(self, engine: Beating) -> None:
+    def __init__(self, engine: AnyEngine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
         try:
             runtime = version("onnxruntime")
-        except PackageNotFoundError:  # another build of it
+        except PackageNotFoundError:  # installed under another name
             runtime = "unknown"
         base = self._engine.bundle.manifest.base
-        said = {
+        info = {
             "version": __version__,
             "onnxruntime": runtime,
             "python": platform.python_version(),
             "base": base.source,
             "base_hash": base.hash.rpartition(":")[2][:12],
         }
-        yield InfoMetricFamily("ptune_build", "What serves what", value=said)
+        yield InfoMetricFamily("ptune_build", "What serves what", value=info)
 
 
 def _histogram(name: str, what: str, tally: Histogram) -> Metric:

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}}."""
+"""Errors in OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ptune.errors import RequestError, TemplateError
 from .limits import LimitReachedError
 
 UNSUPPORTED = "unsupported_parameter"
-"""Code of what is known and would change the answer, but is not built yet."""
+"""Error code for a known field that would change the answer, but is not supported yet."""
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 def error_object(error: RequestError) -> dict[str, Any]:
-    """The body of an error response, and of an error inside a stream."""
+    """The body of an error response, or an error event of a stream."""
     default = "server_error" if error.status >= 500 else "invalid_request_error"
     kind = _TYPES.get(error.status, default)
     return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
 
 
 def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error as a response. A busy or draining server says when to come back; 401 says how to log in."""
+    """An error as a response: 429 and 503 have `retry-after`, 401 and some 403 have `www-authenticate`."""
     extra = dict(headers or {})
     if error.status in (429, 503):
         wait_s = error.wait_s if isinstance(error, LimitReachedError) else 1.0
@@ -42,24 +42,24 @@ def error_response(error: RequestError, headers: Mapping[str, str] | None = None
 
 
 def internal_error(request_id: str) -> RequestError:
-    """What a client learns of a defect in the server: nothing but where to find it in the log."""
+    """The error for an unexpected exception, which tells the client only where the log has it."""
     return RequestError(
-        f"internal error; the log has it under {request_id}", code="internal_error", status=500
+        f"internal error; the server's log has it under {request_id}", code="internal_error", status=500
     )
 
 
 def engine_failed() -> RequestError:
-    """What a client learns of an engine that could not compute an answer."""
-    return RequestError("the engine failed; its log says why", code="engine_error", status=500)
+    """The error for an answer that the engine could not compute."""
+    return RequestError("the engine failed; the server's log says why", code="engine_error", status=500)
 
 
 def shutting_down() -> RequestError:
-    """What a client learns of a server that has been told to stop."""
+    """The error for requests to a server that is shutting down."""
     return RequestError("the server is shutting down", code="shutting_down", status=503)
 
 
 def invalid(error: ValidationError) -> RequestError:
-    """The first problem of a request body: which field, what is wrong, the value where it is short."""
+    """The first problem of a request body: the field, what is wrong, and the value if it is short."""
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "json_invalid":
         return RequestError(f"the body is not valid JSON: {problem['ctx']['error']}", code="invalid_json")
@@ -72,7 +72,7 @@ def invalid(error: ValidationError) -> RequestError:
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
-    """('messages', 0, 'role') -> 'messages[0].role'; pydantic's mark of a mapping's key is left out."""
+    """('messages', 0, 'role') -> 'messages[0].role', without pydantic's marker for keys of a mapping."""
     path = "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]"
     )
@@ -80,7 +80,7 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of the app an error object."""
+    """Sends every error of the app in OpenAI's format."""
 
     @app.exception_handler(RequestError)
     async def request_error(_: Request, error: RequestError) -> JSONResponse:

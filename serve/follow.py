@@ -1,4 +1,4 @@
-"""`--follow RUN`: each new best checkpoint of a run that goes on is served, once a process beside this one has proved it."""
+"""`--follow RUN`: serves each new best checkpoint of a run in progress, once a subprocess has verified it."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _log = logging.getLogger("ptune.serve")
 
 @dataclass(frozen=True)
 class Follow:
-    """Which run is followed, and under which name its newest proved checkpoint answers. threads: of a proof."""
+    """The run to follow, and the name of its newest verified checkpoint. threads: for the verification."""
 
     run: Path
     name: str
     threads: int = 1
 
     def check(self, bundle: Bundle) -> None:
-        """Raises: UsageError where this machine cannot prove, or the run does not belong to the bundle."""
+        """Raises: UsageError if this machine cannot verify checkpoints, or the run does not belong to the bundle."""
         missing = [
             package for package in ("torch", "transformers", "peft", "onnx") if find_spec(package) is None
         ]
         if missing:
             raise UsageError(
-                f"--follow proves each checkpoint against torch, and {missing[0]} is not installed here:"
+                f"--follow verifies each checkpoint against torch, and {missing[0]} is not installed here:"
                 " pip install 'ptune[export]'"
             )
         record, manifest = Run.open(self.run).record(), bundle.manifest
@@ -59,7 +59,7 @@ class Follow:
         check_name(self.name, "--follow-name")
         if self.name in manifest.adapters:
             raise UsageError(
-                f"{bundle.folder} has an adapter {self.name!r}: choose another name for what is followed by --follow-name"
+                f"{bundle.folder} has an adapter {self.name!r}: choose another name with --follow-name"
             )
 
 
@@ -67,9 +67,9 @@ class Follow:
 def following(
     follow: Follow, store: AdapterStore, bundle: Path, prover: Sequence[str] = PROVER, *, quiet: bool = False
 ) -> Iterator[None]:
-    """Follows a run for as long as the block takes. What goes wrong is a line in the log; what is served goes on being served.
+    """Follows a run for the duration of the block. Errors are logged; what is served stays served.
 
-    quiet: the progress of proofs is not shown on standard error.
+    quiet: do not show the progress of verifications on standard error.
     """
     command = [*prover, str(follow.run), str(bundle), follow.name, "--threads", str(follow.threads)]
     errors = subprocess.DEVNULL if quiet else None
@@ -98,7 +98,7 @@ def _listen(process: subprocess.Popen[str], follow: Follow, store: AdapterStore)
     with process.stdin, process.stdout:
         for line in process.stdout:
             try:
-                _take(json.loads(line), follow, store)
+                _handle(json.loads(line), follow, store)
             except PtuneError as error:
                 _log.error("following %s: %s", follow.run, error)
             except Exception as error:
@@ -113,19 +113,19 @@ def _listen(process: subprocess.Popen[str], follow: Follow, store: AdapterStore)
         _log.error("following %s has ended with exit code %s; what is served stays", follow.run, code)
 
 
-def _take(said: dict[str, str], follow: Follow, store: AdapterStore) -> None:
-    """Serves what was proved, lets the name stand for it, and removes versions that nothing goes back to."""
-    if "failed" in said:
-        _log.error("%s cannot be followed: %s", follow.run, said["failed"])
+def _handle(report: dict[str, str], follow: Follow, store: AdapterStore) -> None:
+    """Serves a verified checkpoint, points the name at it, and removes versions that no rollback needs."""
+    if "failed" in report:
+        _log.error("%s cannot be followed: %s", follow.run, report["failed"])
         return
-    version = said["name"]
-    if "refused" in said:
-        _log.error("%s is not served: %s", version, said["refused"])
+    version = report["name"]
+    if "refused" in report:
+        _log.error("%s is not served: %s", version, report["refused"])
         return
-    store.adopt(Path(said["folder"]), version, follow.name)
-    kept = store.aliases()[follow.name]
-    print(f"{follow.name} is {kept.name} now, proved", flush=True)
-    own = [name for name in store.names() if name.startswith(f"{follow.name}-step-")]
-    for name in own:
-        if name not in (kept.name, kept.previous):
+    store.adopt(Path(report["folder"]), version, follow.name)
+    alias = store.aliases()[follow.name]
+    print(f"{follow.name} is {alias.name} now, proved", flush=True)
+    versions = [name for name in store.names() if name.startswith(f"{follow.name}-step-")]
+    for name in versions:
+        if name not in (alias.name, alias.previous):
             store.remove(name)

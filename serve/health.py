@@ -1,4 +1,4 @@
-"""Whether the engine still works: /health says so, and a watchdog puts it into the log, for an orchestrator to restart the server."""
+"""Whether the engine works: for /health, and for a watchdog that logs it, so that an orchestrator can restart the server."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _log = logging.getLogger("ptune.serve")
 
 
 class Health:
-    """What is wrong with an engine, if anything. step_limit_s: a step that takes longer is stuck."""
+    """The health of an engine. step_limit_s: a step that takes longer is stuck."""
 
     def __init__(self, metrics: EngineMetrics, step_limit_s: float) -> None:
         self._metrics = metrics
         self._step_limit_s = step_limit_s
 
     def problem(self) -> str | None:
-        """One sentence, None where all is well."""
+        """What is wrong, in one sentence; None if the engine is healthy."""
         running_s = self._metrics.running_s
         if running_s > self._step_limit_s:
             return f"a step of the engine has run for {running_s:.0f} s, over the limit of {self._step_limit_s:g} s"
@@ -33,14 +33,14 @@ class Health:
         return None
 
     def check(self) -> None:
-        """Raises: RequestError(503) where something is wrong."""
+        """Raises: RequestError(503) if the engine is unhealthy."""
         problem = self.problem()
         if problem is not None:
             raise RequestError(f"unhealthy: {problem}", code="unhealthy", status=503)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Logs when the engine falls ill and when it is well again."""
+        """Logs when the engine becomes unhealthy, and when it is healthy again."""
         ended = threading.Event()
         watchdog = threading.Thread(target=self._watch, args=(ended,), name="ptune-watchdog", daemon=True)
         watchdog.start()
@@ -51,13 +51,13 @@ class Health:
             watchdog.join()
 
     def _watch(self, ended: threading.Event) -> None:
-        ill = False
+        unhealthy = False
         while not ended.wait(min(self._step_limit_s / 4, 5)):
             problem = self.problem()
-            if problem is not None and not ill:
+            if problem is not None and not unhealthy:
                 _log.error(
                     "unhealthy: %s; /health answers 503 until that is over: restart this server", problem
                 )
-            elif problem is None and ill:
-                _log.warning("healthy again: the engine's steps come to their ends")
-            ill = problem is not None
+            elif problem is None and unhealthy:
+                _log.warning("healthy again: the engine's steps finish")
+            unhealthy = problem is not None

@@ -1,14 +1,14 @@
-"""The file of API keys: one key a line, or TOML or JSON lines that say what each key may do.
+"""The file of API keys: one key a line, or TOML or JSON lines that state what each key may do.
 
 [[keys]]                     # in JSON lines: {"name": "alice", "sha256": …}
-name = "alice"               # stands in logs and decides whose turn it is
-sha256 = "9f86d081…"         # of the key, so that the file holds no secret; or `key = "…"`
+name = "alice"               # appears in logs; the scheduler shares time fairly between names
+sha256 = "9f86d081…"         # of the key, so that the file does not hold the secret; or `key = "…"`
 scopes = ["infer"]           # infer (default), metrics, admin
-adapters = ["sql", "prod"]   # names and aliases that it may ask for; default: all
+adapters = ["sql", "prod"]   # names and aliases that it may use; default: all
 requests_per_minute = 60
 tokens_per_minute = 100_000  # of prompts and answers
 concurrent = 4
-weight = 2.0                 # its share where several wait; default 1
+weight = 2.0                 # its share when several keys wait; default 1
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Count = Annotated[int, Field(ge=1, le=10**12)]
 
 
 class Limits(BaseModel):
-    """What a key may use; None = no limit."""
+    """Limits of a key; None = no limit."""
 
     model_config = ConfigDict(frozen=True)
     requests_per_minute: int | None = None
@@ -47,7 +47,7 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True)
 class Key:
-    """Somebody who is let in."""
+    """An API key, and what it may do."""
 
     name: str
     digest: bytes = field(repr=False)  # SHA-256 of the key
@@ -56,17 +56,17 @@ class Key:
     limits: Limits = UNLIMITED
     weight: float = 1.0
 
-    def may_ask_for(self, model: str) -> bool:
-        """Whether requests may name it: an alias has to be listed itself, its adapters then need not be."""
+    def may_use(self, model: str) -> bool:
+        """Whether requests may name the model. An alias must be listed itself; its adapters need not be."""
         return self.adapters is None or model in self.adapters
 
 
 ANYBODY = Key("anybody", b"")
-"""Who asks where no keys are asked for."""
+"""The key of every request to a server without keys."""
 
 
 def plain(secret: str, name: str | None = None) -> Key:
-    """A key that may do everything, as in a file with one key a line."""
+    """A key with all scopes, as in a file with one key a line."""
     digest = hashlib.sha256(secret.encode()).digest()
     return Key(name or f"key-{hashlib.sha256(digest).hexdigest()[:8]}", digest)
 
@@ -86,10 +86,10 @@ class _Entry(BaseModel):
     @model_validator(mode="after")
     def _one_of_two(self) -> _Entry:
         if (self.key is None) == (self.sha256 is None):
-            raise ValueError("either key or sha256 is needed")
+            raise ValueError("give either key or sha256")
         return self
 
-    def made(self) -> Key:
+    def to_key(self) -> Key:
         return Key(
             self.name,
             bytes.fromhex(self.sha256) if self.sha256 else hashlib.sha256((self.key or "").encode()).digest(),
@@ -106,17 +106,17 @@ class _Entry(BaseModel):
 
 @dataclass(frozen=True)
 class KeyFile:
-    """What a file of keys says."""
+    """The content of a key file."""
 
     keys: tuple[Key, ...]
-    warnings: tuple[str, ...] = ()  # about who may read and change it
+    warnings: tuple[str, ...] = ()  # about the file's permissions
 
 
 def read(path: Path) -> KeyFile:
-    """Reads a file of keys, whatever its form. Messages never quote a key.
+    """Reads a key file in any of its formats. Messages never quote a key.
 
-    Raises: UsageError where it cannot be read or understood, holds no key (an empty file must not open the door), or
-    has a name or a key twice.
+    Raises: UsageError if it cannot be read or parsed, holds no key (an empty file must not open the server), or holds
+    a name or a key twice.
     """
     try:
         with path.open("rb") as file:
@@ -130,21 +130,22 @@ def read(path: Path) -> KeyFile:
     keys, secrets = _parsed(text, path)
     if not keys:
         raise UsageError(f"{path} holds no API key: write one a line")
-    for what, values in (("name", [key.name for key in keys]), ("key", [key.digest for key in keys])):
-        if twice := [at for at, value in enumerate(values) if Counter(values)[value] > 1]:
-            raise UsageError(f"{path}: entries {twice[0] + 1} and {twice[1] + 1} have the same {what}")
+    for field_name, values in (("name", [key.name for key in keys]), ("key", [key.digest for key in keys])):
+        if repeated := [index for index, value in enumerate(values) if Counter(values)[value] > 1]:
+            first, second = repeated[0] + 1, repeated[1] + 1
+            raise UsageError(f"{path}: entries {first} and {second} have the same {field_name}")
     return KeyFile(keys, tuple(_exposed(path, mode, secrets)))
 
 
 def _parsed(text: str, path: Path) -> tuple[tuple[Key, ...], bool]:
-    """The keys, and whether the file holds any of them in plain text."""
+    """The keys, and whether the file holds any of them as plain text."""
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     first = lines[0][1] if lines else ""
     if first.startswith("{"):
         entries = [_entry(_json(line, f"{path}:{number}"), f"{path}:{number}") for number, line in lines]
     elif first.startswith("[[") or path.suffix == ".toml":
-        entries = [_entry(said, f"{path}: keys[{at}]") for at, said in enumerate(_toml(text, path))]
+        entries = [_entry(entry, f"{path}: keys[{index}]") for index, entry in enumerate(_toml(text, path))]
     else:
         for number, line in lines:
             if len(line.split()) > 1:
@@ -152,7 +153,7 @@ def _parsed(text: str, path: Path) -> tuple[tuple[Key, ...], bool]:
                     f"{path}:{number}: a key has no white space; write one a line, or TOML that begins with [[keys]]"
                 )
         return tuple(plain(line) for _, line in lines), True
-    return tuple(entry.made() for entry in entries), any(entry.key is not None for entry in entries)
+    return tuple(entry.to_key() for entry in entries), any(entry.key is not None for entry in entries)
 
 
 def _json(line: str, place: str) -> Any:
@@ -165,17 +166,17 @@ def _json(line: str, place: str) -> Any:
 
 def _toml(text: str, path: Path) -> list[Any]:
     try:
-        said = tomllib.loads(text)
+        content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
-    if said.keys() - {"keys"} or not isinstance(said.get("keys", []), list):
-        raise UsageError(f"{path}: only tables called [[keys]] are read")
-    return said.get("keys", [])
+    if content.keys() - {"keys"} or not isinstance(content.get("keys", []), list):
+        raise UsageError(f"{path}: it may hold only tables called [[keys]]")
+    return content.get("keys", [])
 
 
-def _entry(said: Any, place: str) -> _Entry:
+def _entry(content: Any, place: str) -> _Entry:
     try:
-        return _Entry.model_validate(said)
+        return _Entry.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         field_name = ".".join(map(str, problem["loc"]))
@@ -184,7 +185,7 @@ def _entry(said: Any, place: str) -> _Entry:
 
 
 def _exposed(path: Path, mode: int, secrets: bool) -> list[str]:
-    """Warnings about a file that others of this machine can read or change."""
+    """Warnings about a file that other users of this machine can read or change."""
     warnings = []
     if secrets and mode & 0o004:
         warnings.append(

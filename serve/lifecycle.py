@@ -1,4 +1,4 @@
-"""From a bundle to a server that answers, and back: bind, load, listen, serve, drain, exit 0."""
+"""The life of a server: bind, load the bundle, listen, serve, drain, exit 0."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ptune.kinds import DECODER, Kind, imported, of_task
 from . import json_log
 from .auth import ApiKeys, warn_of_open_door
 from .follow import Follow, following
-from .listen import Server, bind, let_in, local_names, url_of
+from .listen import Server, bind, local_names, start_listening, url_of
 from .page import chat_page
 from .service import Service, Settings
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     AnyModel = ChatModel | EncoderModel | Seq2SeqModel
 
 CLOSE_LIMIT_S = 10
-"""How long the engine's last step may take once everything else has ended."""
+"""How long the engine's last step may take after everything else has ended."""
 
 _log = logging.getLogger("ptune.serve")
 
@@ -60,12 +60,12 @@ def serve(
     log_json: bool = False,
     follow: Follow | None = None,
 ) -> int:
-    """Serves a bundle, of a model of any kind, until SIGTERM or Ctrl-C, and returns the exit code.
+    """Serves a bundle of any kind until SIGTERM or Ctrl-C, and returns the exit code.
 
-    Port 0 takes any free one. `ready_file` holds the server's URL as long as it answers. Of `settings`, keys and hosts
-    follow from the other arguments.
-    Raises: PtuneError where the port is taken, the keys cannot be read, the cache is larger than the memory, the
-    bundle does not open, or this machine does not compute what the bundle's golden vectors say.
+    Port 0 takes any free port. ready_file: holds the server's URL while it answers. settings: its `api_keys` and `hosts`
+    are replaced according to the other arguments.
+    Raises: PtuneError if the port is in use, the keys cannot be read, the cache is larger than the memory, the bundle
+    does not open, or this machine does not reproduce the bundle's golden vectors.
     """
     if log_json:
         json_log.log_json()
@@ -74,13 +74,13 @@ def serve(
     _check_settings(settings)
     _check_follow(follow, bundle)
     with _stoppable(), contextlib.ExitStack() as stack:
-        # Before the model: who has taken the wrong port should not wait for gigabytes to learn it.
+        # Before the model: an error about the port should not have to wait until gigabytes are loaded.
         listener = stack.enter_context(bind(host, port))
         model, create = _opened(bundle, options)
         stack.callback(_close, model)
-        let_in(listener)  # not before: a client should be turned away, not left waiting
+        start_listening(listener)  # not earlier: a client should be refused instead of left waiting
         if ui:
-            # It asks for a key, but unencrypted: no password should travel so without being told to.
+            # The page prompts for a key without encryption, so with keys it listens on this machine only.
             page_host = "127.0.0.1" if api_keys else host
             stack.enter_context(chat_page(url_of(listener), page_host, ui_port, ask=bool(api_keys)))
         hosts = frozenset() if api_keys else local_names(host, listener)
@@ -94,38 +94,38 @@ def serve(
 
 
 def _opened(bundle: Path, options: EngineOptions) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
-    """A bundle's model, and what makes its app."""
+    """The model of a bundle, and the function that creates its app."""
     kind = _kind_of(bundle)
     create = imported(kind.app)
     if kind is DECODER:
         chat = _load(bundle, options)
         return chat, partial(create, chat)
-    _refuse_of_decoders(bundle, kind, options)
+    _refuse_decoder_options(bundle, kind, options)
     model: EncoderModel | Seq2SeqModel = imported(kind.model)(bundle, options.shared())
     return model, partial(create, model)
 
 
-def _refuse_of_decoders(bundle: Path, kind: Kind, options: EngineOptions) -> None:
+def _refuse_decoder_options(bundle: Path, kind: Kind, options: EngineOptions) -> None:
     """Raises: UsageError for an option that only a chat model has."""
-    never_cut = "never cuts its texts"
+    never_cut = "never splits texts"
     why = {
         "kv_bytes": kind.no_kv_cache,
         "step_ms": never_cut,
         "prefill_chunk": never_cut,
-        "num_speculative_tokens": "drafts no tokens",
+        "num_speculative_tokens": "has no speculation",
     }
     for name in options.chosen_for_decoder():
         flag = "--kv-gb" if name == "kv_bytes" else f"--{name.replace('_', '-')}"
-        raise UsageError(f"{bundle} is of {kind.noun}, which {why[name]}: leave out {flag}")
+        raise UsageError(f"{bundle} holds {kind.noun}, which {why[name]}: leave out {flag}")
 
 
 class _Stopped(BaseException):
-    """A signal came before the server had its own handlers. No Exception: nothing on the way may swallow it."""
+    """A signal arrived before the server had its handlers. A BaseException, so that no `except Exception` swallows it."""
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Lets SIGTERM and Ctrl-C end the block with a line; what it opened is closed."""
+    """Lets SIGTERM and Ctrl-C end the block with a message, after it has closed what it opened."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Stopped
@@ -151,7 +151,7 @@ def _check_memory(options: EngineOptions) -> None:
 
 
 def _check_settings(settings: Settings) -> None:
-    """Raises: UsageError for options that mean nothing."""
+    """Raises: UsageError for options out of range, or without effect."""
     for option, value in (("--step-limit-s", settings.step_limit_s), ("--drain-s", settings.drain_s)):
         if not 0 < value < 1e9:  # false for nan, too
             raise UsageError(f"{option} must be over 0 seconds (is {value})")
@@ -181,13 +181,13 @@ def _load(bundle: Path, options: EngineOptions) -> ChatModel:
 
 
 def _kind_of(bundle: Path) -> Kind:
-    """What kind of model a bundle is of; a folder that is not a bundle is left to the loader, which says so."""
+    """The kind of a bundle's model; a folder that is no bundle is left to the loader, which reports it."""
     manifest = bundle / "manifest.json"
     return of_task(str(read_json(manifest).get("task"))) if manifest.is_file() else DECODER
 
 
 def run(app: FastAPI, listener: socket, *, ready_file: Path | None = None) -> None:
-    """Serves an app whose model is loaded; returns when a signal has come and what ran has ended."""
+    """Serves an app with a loaded model; returns after a signal, when the requests in progress have ended."""
     service: Service = app.state.service
     started = partial(_announce, service, url_of(listener), ready_file)
     try:
@@ -217,24 +217,24 @@ def _announce(service: Service, url: str, ready_file: Path | None) -> None:
 
 
 def _close(model: AnyModel) -> None:
-    """Ends the engine. A step that hangs cannot be ended: then the process goes without it, with exit code 1."""
+    """Closes the engine. A step that hangs cannot be stopped; then the process exits without it, with exit code 1."""
 
     def leave() -> None:
-        _log.error("a step of the engine has not ended within %s s: leaving without it", CLOSE_LIMIT_S)
+        _log.error("a step of the engine has not ended within %s s: exiting without it", CLOSE_LIMIT_S)
         sys.stdout.flush()
         os._exit(1)
 
-    impatience = threading.Timer(CLOSE_LIMIT_S, leave)
-    impatience.daemon = True
-    impatience.start()
+    timer = threading.Timer(CLOSE_LIMIT_S, leave)
+    timer.daemon = True
+    timer.start()
     try:
         model.close()
     finally:
-        impatience.cancel()
+        timer.cancel()
 
 
 async def _drain(service: Service) -> None:
-    """Refuses new requests and waits for those that run; those that take too long end with an error of their own."""
+    """Refuses new requests and waits for those in progress; those that take too long end with an error."""
     service.draining = True
     try:
         with contextlib.suppress(TimeoutError):

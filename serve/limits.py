@@ -1,8 +1,8 @@
-"""What a key may use: requests and tokens a minute (token buckets), and requests at the same time.
+"""Limits of an API key: requests and tokens per minute (token buckets), and concurrent requests.
 
-A bucket holds one minute's worth and fills evenly. Tokens are taken before an answer begins, as many as it may come
-to, and what was not used is given back when it ends: requests that come all at once cannot use more than one after
-the other. A request that a limit turns away costs nothing.
+A bucket holds one minute's worth and fills evenly. Each request has a `Lease`: it reserves the most tokens that its
+answer can use before the answer begins, and returns the unused ones when it ends. So concurrent requests cannot use
+more than consecutive ones. A request that a limit refuses costs nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from ptune.errors import RequestError
 from .keys import Key, Limits
 
 Clock = Callable[[], float]  # seconds, never backwards
+Usage = Callable[[], dict[str, int]]  # OpenAI's `usage`, as of now
 _ROUNDING = 1e-6  # of a request or a token
 
 
 class LimitReachedError(RequestError):
-    """A key has used what it may. `wait_s`: when to come back."""
+    """A key has reached a limit. wait_s: seconds until the request may succeed."""
 
     def __init__(self, message: str, wait_s: float) -> None:
         super().__init__(message, code="rate_limit_exceeded", status=429)
@@ -27,7 +28,7 @@ class LimitReachedError(RequestError):
 
 
 class Bucket:
-    """Something that there is so much of a minute. It may be overdrawn, and then fills up first."""
+    """A token bucket. It may be overdrawn; then it has to fill up first."""
 
     def __init__(self, per_minute: int, now_s: float, level: float | None = None) -> None:
         self.per_minute = per_minute
@@ -35,23 +36,23 @@ class Bucket:
         self._seen_s = now_s
 
     def level(self, now_s: float) -> float:
-        """What is there."""
+        """What the bucket holds."""
         filled = self._level + max(now_s - self._seen_s, 0.0) * self.per_minute / 60
         self._level, self._seen_s = min(filled, float(self.per_minute)), now_s
         return self._level
 
     def take(self, amount: float, now_s: float) -> None:
-        """Negative amounts give back."""
+        """Takes an amount; a negative amount is returned to the bucket."""
         self._level = min(self.level(now_s) - amount, float(self.per_minute))
 
     def wait_s(self, amount: float, now_s: float) -> float:
-        """How long until so much is there; 0 where it is. More than a minute's worth is not waited for."""
+        """Seconds until the bucket holds the amount, or is full if the amount is larger than that; 0 if it does now."""
         missing = min(amount, self.per_minute) - self.level(now_s)
         return missing * 60 / self.per_minute if missing > _ROUNDING else 0.0
 
 
 class Meter:
-    """What one key has used. Its size does not depend on how much that is."""
+    """What one key has used of its limits, in constant memory."""
 
     def __init__(self, key: Key, clock: Clock) -> None:
         self.clock = clock
@@ -61,7 +62,7 @@ class Meter:
         self.adopt(key)
 
     def adopt(self, key: Key) -> None:
-        """Goes by what the file of keys says now; what was used stays used."""
+        """Applies the limits that the key file has now; what was used stays used."""
         self.key = key
         now_s, limits = self.clock(), key.limits
         self.requests = _bucket(limits.requests_per_minute, self.requests, now_s)
@@ -71,8 +72,8 @@ class Meter:
     def limits(self) -> Limits:
         return self.key.limits
 
-    def admit(self) -> Lease:
-        """Lets one request in. Raises: LimitReachedError, and then nothing has been taken."""
+    def admit(self) -> None:
+        """Counts one request as running. Raises: LimitReachedError, and takes nothing."""
         now_s, limits = self.clock(), self.limits
         if limits.concurrent is not None and self.running >= limits.concurrent:
             raise self._reached(f"{limits.concurrent} requests at the same time", 1.0)
@@ -83,30 +84,35 @@ class Meter:
         if self.requests is not None:
             self.requests.take(1, now_s)
         self.running += 1
-        return Lease(self)
 
     def reserve(self, tokens: int) -> None:
-        """Takes tokens that may be needed. Raises: LimitReachedError, and then the request has cost nothing."""
+        """Takes the tokens that a request may need. Raises: LimitReachedError, and returns the request to its bucket."""
         if self.tokens is None:
             return
         now_s = self.clock()
         if wait_s := self.tokens.wait_s(tokens, now_s):
             if self.requests is not None:
                 self.requests.take(-1, now_s)
-            asked = f"{self.tokens.per_minute} tokens per minute (this request may need {tokens})"
-            raise self._reached(asked, wait_s)
+            limit = f"{self.tokens.per_minute} tokens per minute (this request may need {tokens})"
+            raise self._reached(limit, wait_s)
         self.tokens.take(tokens, now_s)
 
+    def settle(self, reserved: int, used: int) -> None:
+        """Counts a request as ended, and takes the tokens it used in place of those it reserved."""
+        self.running -= 1
+        if self.tokens is not None:
+            self.tokens.take(used - reserved, self.clock())
+
     def headers(self) -> dict[str, str]:
-        """OpenAI's: limits, what is left, and when all of it will be there again."""
-        now_s, told = self.clock(), {}
+        """OpenAI's `x-ratelimit-…` headers: the limits, what remains, and when the buckets are full again."""
+        now_s, headers = self.clock(), {}
         for kind, bucket in (("requests", self.requests), ("tokens", self.tokens)):
             if bucket is not None:
                 left = max(math.floor(bucket.level(now_s)), 0)
-                told[f"x-ratelimit-limit-{kind}"] = str(bucket.per_minute)
-                told[f"x-ratelimit-remaining-{kind}"] = str(left)
-                told[f"x-ratelimit-reset-{kind}"] = _duration(bucket.wait_s(bucket.per_minute, now_s))
-        return told
+                headers[f"x-ratelimit-limit-{kind}"] = str(bucket.per_minute)
+                headers[f"x-ratelimit-remaining-{kind}"] = str(left)
+                headers[f"x-ratelimit-reset-{kind}"] = _duration(bucket.wait_s(bucket.per_minute, now_s))
+        return headers
 
     def _reached(self, limit: str, wait_s: float) -> LimitReachedError:
         seconds = max(math.ceil(wait_s), 1)
@@ -116,26 +122,38 @@ class Meter:
 
 
 class Lease:
-    """One request's share of a meter, until `release`."""
+    """One request's share of its key's limits: acquired, reserved, billed and released, in this order."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
+        self._held = False
         self._reserved = 0
-        self._released = False
+        self._usage: Usage | None = None
+
+    def acquire(self) -> None:
+        """Counts the request as running. Raises: LimitReachedError."""
+        self._meter.admit()
+        self._held = True
 
     def reserve(self, tokens: int) -> None:
-        """Takes the most tokens that the request can come to. Raises: LimitReachedError."""
+        """Takes the most tokens that the request can use. Raises: LimitReachedError."""
         self._meter.reserve(tokens)
         self._reserved += tokens
 
-    def release(self, used: int) -> None:
-        """Gives the place free and settles the tokens; only the first call does something."""
-        if self._released:
-            return
-        self._released = True
-        self._meter.running -= 1
-        if self._meter.tokens is not None:
-            self._meter.tokens.take(used - self._reserved, self._meter.clock())
+    def bill(self, usage: Usage) -> None:
+        """Bills the request by the final value of `usage`. A request that fails before this call is not billed."""
+        self._usage = usage
+
+    def release(self) -> None:
+        """Ends the request, and returns the tokens it did not use. Only the first call has an effect."""
+        if self._held:
+            self._held = False
+            used = 0 if self._usage is None else self._usage()["total_tokens"]
+            self._meter.settle(self._reserved, used)
+
+    def headers(self) -> dict[str, str]:
+        """The limits as they are now, as response headers."""
+        return self._meter.headers()
 
 
 def _bucket(per_minute: int | None, before: Bucket | None, now_s: float) -> Bucket | None:
@@ -145,7 +163,7 @@ def _bucket(per_minute: int | None, before: Bucket | None, now_s: float) -> Buck
 
 
 def _duration(seconds: float) -> str:
-    """As OpenAI writes it: 20ms, 1s, 6m0s."""
+    """A duration as OpenAI writes it: 20ms, 1s, 6m0s."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(math.ceil(seconds), 60)

@@ -1,4 +1,4 @@
-"""A socket, and a uvicorn server on it that stops gently: exit code 0 after SIGTERM or Ctrl-C."""
+"""A socket, and a uvicorn server on it that shuts down gracefully: exit code 0 after SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .protocol import MAX_HEAD_BYTES, Protocol
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that has its port, where nobody is let in yet; port 0 means any free one.
+    """A socket bound to its port, but not listening yet. Port 0 takes any free port.
 
-    Raises: PtuneError where the port is taken or not allowed.
+    Raises: PtuneError if the port is in use or not allowed.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with _spoken(host, port):
+    with _port_errors(host, port):
         bound = socket.socket(family, socket.SOCK_STREAM)
         try:
-            # Without this, a restart would have to wait until old connections are forgotten.
+            # Otherwise a restart has to wait until the system forgets old connections.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -38,34 +38,34 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def let_in(bound: socket.socket) -> None:
-    """Listens. Raises: PtuneError where another, which was bound at the same time, came first."""
+def start_listening(bound: socket.socket) -> None:
+    """Listens on a bound socket. Raises: PtuneError if another socket, bound at the same time, listens already."""
     host, port = bound.getsockname()[:2]
-    with _spoken(host, port):
+    with _port_errors(host, port):
         bound.listen(2048)
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises: PtuneError, as `bind`."""
     bound = bind(host, port)
-    let_in(bound)
+    start_listening(bound)
     return bound
 
 
 @contextlib.contextmanager
-def _spoken(host: str, port: int) -> Iterator[None]:
+def _port_errors(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except (OSError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise PtuneError(
-                f"port {port} of {host} is in use; choose another, or 0 for any free one"
+                f"port {port} of {host} is in use; choose another port, or 0 for any free one"
             ) from None
         raise PtuneError(f"cannot listen on {host} port {port}: {error}") from None
 
 
 def local_names(host: str, bound: socket.socket) -> frozenset[str]:
-    """What a client on this machine may call a server bound to a loopback address; empty for any other address."""
+    """Host names by which a client on this machine can reach a loopback address; empty for any other address."""
     address = bound.getsockname()[0]
     if not ipaddress.ip_address(address).is_loopback:
         return frozenset()
@@ -74,7 +74,7 @@ def local_names(host: str, bound: socket.socket) -> frozenset[str]:
 
 
 def url_of(listener: socket.socket) -> str:
-    """The address to give to a client on this machine."""
+    """The URL for a client on this machine."""
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "::1" if ":" in host else "127.0.0.1"
@@ -82,15 +82,15 @@ def url_of(listener: socket.socket) -> str:
 
 
 def configured(app: FastAPI, *, flush_limit_s: int = 5) -> uvicorn.Config:
-    """How uvicorn runs an app here."""
+    """uvicorn's configuration for an app."""
     return uvicorn.Config(
         app,
         http=Protocol,
         ws="none",
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        proxy_headers=False,  # nothing goes by a client's address
+        proxy_headers=False,  # no decision depends on a client's address
         log_config=None,
-        log_level="critical",  # what goes wrong in an app, the app logs itself
+        log_level="critical",  # the app logs its own errors
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=flush_limit_s,
@@ -102,10 +102,10 @@ async def _nothing() -> None:
 
 
 class Server(uvicorn.Server):
-    """Serves until a signal comes; then `drain` runs, while requests are still answered; then it closes.
+    """Serves until a signal; then awaits `drain`, while requests are still answered; then closes.
 
-    uvicorn itself stops answering at once and then dies of the signal (exit code 143). A second signal cancels
-    `drain`. `flush_limit_s` is how long connections may take to close after it. `reload`: what SIGHUP does.
+    uvicorn alone would stop answering at once, and die of the signal (exit code 143). A second signal cancels `drain`.
+    flush_limit_s: how long connections may take to close after it. reload: called at SIGHUP.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Log-probabilities in OpenAI's two shapes: chat's, and the older one of completions, which tools for evaluation read."""
+"""Log-probabilities in OpenAI's two formats: that of chat, and that of completions, which evaluation tools read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def chat_logprobs(codec: ChatCodec, tokens: Iterable[Token]) -> dict[str, Any]:
-    """One entry a token, with the most likely ones beside it."""
+    """One entry a token, with the most likely alternatives."""
     content = [
         {
             **_entry(codec, token.id, token.logprob),
@@ -28,9 +28,9 @@ def _entry(codec: ChatCodec, token: int, logprob: float | None) -> dict[str, Any
 
 
 def completion_logprobs(codec: ChatCodec, tokens: Sequence[Token], offset: int = 0) -> dict[str, Any]:
-    """Parallel lists. The first token of an echoed prompt has no log-probability: null, as at OpenAI.
+    """Parallel lists. As at OpenAI, the log-probability of an echoed prompt's first token is null.
 
-    `offset` is the place, in characters, at which the first token's text begins.
+    offset: where the text of the first token begins, in characters.
     """
     texts = [codec.token_text(token.id) for token in tokens]
     offsets = [offset]
@@ -45,7 +45,7 @@ def completion_logprobs(codec: ChatCodec, tokens: Sequence[Token], offset: int =
 
 
 def _top(codec: ChatCodec, token: Token) -> dict[str, float] | None:
-    """The most likely tokens by text, and the chosen one. Two tokens may have one text: the likelier counts."""
+    """The most likely tokens and the chosen one, by text; of two tokens with the same text, the likelier."""
     if token.logprob is None:
         return None
     top = {codec.token_text(token.id): token.logprob}

@@ -1,4 +1,4 @@
-"""Schemas of what a conversation is made of: messages, calls of tools, the tools themselves."""
+"""Schemas of the parts of a conversation: messages, tool calls, tools."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MAX_CALLS = 128
 
 
 def no_nul(text: str) -> str:
-    """Raises: ValueError for a text with a NUL character."""
+    """Returns the text. Raises: ValueError if it has a NUL character."""
     if "\0" in text:
         raise ValueError("must not hold a NUL character")
     return text
 
 
 def _content(content: Any) -> Any:
-    """A message's text or text parts as they are: what becomes of them is the codec's business, as in training."""
+    """Checks a message's text or text parts, and returns them unchanged for the codec, which handles them as in training."""
     if isinstance(content, str):
         return no_nul(content)
     if not isinstance(content, list):
@@ -49,13 +49,13 @@ def _content(content: Any) -> Any:
 
 
 def _nothing(value: Any) -> None:
-    """Lets what asks for nothing pass, as an empty list of tool calls does."""
+    """Accepts only a value without effect, such as an empty list."""
     if value:
         raise PydanticCustomError(UNSUPPORTED, "is not supported yet")
 
 
 class Body(BaseModel):
-    """Strict, frozen, `null` is the default."""
+    """A request body, or a part of one: strict, frozen, `null` means the default."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -70,16 +70,16 @@ class Body(BaseModel):
 
 
 def as_sent(kind: type[Body]) -> Callable[[Any], Any]:
-    """A validator that checks a value and leaves it as it was sent, since templates write what they are given."""
+    """A validator that checks a value but returns it as it was sent, because templates write out what they get."""
 
     def check(value: Any) -> Any:
         try:
             kind.model_validate(value)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            place = ".".join(map(str, problem["loc"]))
+            path = ".".join(map(str, problem["loc"]))
             message = problem["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{place}: {message}" if place else message) from None
+            raise ValueError(f"{path}: {message}" if path else message) from None
         return value
 
     return check
@@ -100,14 +100,14 @@ NotBuilt = Annotated[None, BeforeValidator(_nothing)]
 
 
 class CalledFunction(Body):
-    """What an answer called."""
+    """The function of a tool call."""
 
     name: Annotated[Text, Field(min_length=1, max_length=256)]
     arguments: Text = "{}"  # JSON
 
 
 class ToolCall(Body):
-    """A call in an earlier answer."""
+    """A tool call in an earlier answer."""
 
     id: Annotated[Text, Field(min_length=1, max_length=256)]
     type: Literal["function"] = "function"
@@ -115,7 +115,7 @@ class ToolCall(Body):
 
 
 class Function(Body):
-    """A function that may be called."""
+    """A function that the model may call."""
 
     name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
     description: Text = ""
@@ -131,7 +131,7 @@ class Tool(Body):
 
 
 def _named(kind: type[Body]) -> WithJsonSchema:
-    """The schema of a value that stays as it was sent."""
+    """The JSON schema of a value that `as_sent` checks."""
     return WithJsonSchema({"$ref": f"#/components/schemas/{kind.__name__}"})
 
 
@@ -150,8 +150,8 @@ class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = None
     name: Text | None = None
-    reasoning_content: Text | None = None  # what came before an answer; templates show it or leave it out
-    reasoning: Text | None = None  # other names of it
+    reasoning_content: Text | None = None  # templates include it or leave it out
+    reasoning: Text | None = None  # other names for reasoning_content
     thinking: Text | None = None
     tool_calls: ToolCalls = []
     tool_call_id: Text | None = None
@@ -170,6 +170,6 @@ class Message(Body):
         return self
 
     def raw(self) -> dict[str, Any]:
-        """As it was sent, for the codec."""
+        """The message as it was sent, for the codec."""
         sent = self.model_dump(exclude_none=True)
         return sent if self.tool_calls else {name: sent[name] for name in sent if name != "tool_calls"}

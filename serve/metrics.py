@@ -1,6 +1,6 @@
-"""Prometheus metrics, in a registry of their own, under vLLM's names with `ptune_` before them.
+"""Prometheus metrics under vLLM's names with the prefix `ptune_`, in a registry of their own.
 
-Labels are adapters that exist, never what a client sent, and there is an end to how many.
+Labels are adapters that exist, a limited number of them, never what a client sent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from .adapter_labels import AdapterLabels
 from .adapter_metrics import AdapterNumbers
-from .engine_metrics import BuildInfo, CacheNumbers, RowNumbers, StepNumbers, Writing
+from .engine_metrics import BuildInfo, CacheNumbers, GenerationEngine, SequenceNumbers, StepNumbers
 from .response_metrics import Responses
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ FINISHES = ("stop", "length", "cancelled", "error")
 
 
 class SequenceMetrics:
-    """Counters that the endpoints feed, and gauges that are read from the engine when somebody asks."""
+    """Counters that the calls feed, and gauges that are read from the engine at each scrape."""
 
-    def __init__(self, engine: Writing) -> None:
+    def __init__(self, engine: GenerationEngine) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "ptune_requests", "Sequences finished, by reason", ["adapter", "finish"], registry=registry
@@ -40,17 +40,17 @@ class SequenceMetrics:
         )
         self.responses = Responses(registry)
         self._labels = AdapterLabels(lambda: engine.adapters, self._forget)
-        registry.register(RowNumbers(engine))
+        registry.register(SequenceNumbers(engine))
         registry.register(StepNumbers(engine))
         registry.register(AdapterNumbers(engine))
         registry.register(BuildInfo(engine))
 
     def label(self, adapter: str) -> str:
-        """Under which an adapter is counted: its name, or "other" where too many have one."""
+        """The label of an adapter: its name, or "other" if there are too many."""
         return self._labels.of(adapter)
 
     def ended(self, adapter: str, finish: str, seconds: float) -> None:
-        """A sequence has come to its end, so long after its submission."""
+        """Counts a finished sequence. seconds: since its submission."""
         label = self.label(adapter)
         self.requests.labels(label, finish).inc()
         self.whole_s.labels(label).observe(seconds)
@@ -63,7 +63,7 @@ class SequenceMetrics:
         return Histogram(name, what, ["adapter"], buckets=bounds, registry=self._registry)
 
     def _forget(self, adapter: str) -> None:
-        """Takes out the numbers of an adapter that is no longer served."""
+        """Removes the metrics of an adapter that is no longer served."""
         for metric in (self.prompt_tokens, self.generated_tokens, self.whole_s):
             metric.remove(adapter)
         for finish in FINISHES:
@@ -71,7 +71,7 @@ class SequenceMetrics:
 
 
 class Metrics(SequenceMetrics):
-    """Those of a causal language model, whose tokens are sent as they come."""
+    """Metrics of a causal language model, whose tokens are sent as they arrive."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)

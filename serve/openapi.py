@@ -1,6 +1,6 @@
-"""GET /openapi.json: the endpoints of this server, from the schemas that requests are read with.
+"""The document at /openapi.json, from the routes and the schemas that parse requests.
 
-Bodies are read by the server itself and not by FastAPI, so they are put into FastAPI's document here.
+The server parses bodies itself, without FastAPI, so this adds their schemas to FastAPI's document.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pydantic.json_schema import models_json_schema
 
 from ptune.version import __version__
 
-from .answers import ANSWERS, COMPONENTS, ERROR
 from .message import Tool, ToolCall
+from .response_schemas import COMPONENTS, ERROR, RESPONSES
 
 _REFERENCES = "#/components/schemas/{model}"
 
 
 def document(*routers: APIRouter) -> dict[str, Any]:
-    """The OpenAPI document of an app that has these routers."""
+    """The OpenAPI document of an app with these routers."""
     routes = [route for router in routers for route in router.routes]
-    made = get_openapi(
+    api = get_openapi(
         title="ptune",
         version=__version__,
         description="A fine-tuned model and its adapters, with OpenAI's API. `model` names the adapter.",
@@ -37,7 +37,7 @@ def document(*routers: APIRouter) -> dict[str, Any]:
         if not isinstance(route, APIRoute) or not route.include_in_schema:
             continue
         for method in route.methods or ():
-            operation = made["paths"][route.path][method.lower()]
+            operation = api["paths"][route.path][method.lower()]
             operation["responses"] = _responses(route.path)
             if (kind := _body_kind(route.dependant)) is not None:
                 kinds.add(kind)
@@ -48,13 +48,13 @@ def document(*routers: APIRouter) -> dict[str, Any]:
                 }
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, definitions = models_json_schema([(kind, "validation") for kind in ordered], ref_template=_REFERENCES)
-    made["components"] = {"schemas": definitions["$defs"] | COMPONENTS}
-    return made
+    api["components"] = {"schemas": definitions["$defs"] | COMPONENTS}
+    return api
 
 
 def _responses(path: str) -> dict[str, Any]:
-    """A good answer, and how all others look."""
-    content = ANSWERS.get(path, {"application/json": {"type": "object"}})
+    """The successful response, and the error format."""
+    content = RESPONSES.get(path, {"application/json": {"type": "object"}})
     return {
         "200": {
             "description": "The answer",
@@ -65,9 +65,9 @@ def _responses(path: str) -> dict[str, Any]:
 
 
 def _body_kind(dependant: Dependant) -> type[BaseModel] | None:
-    """The schema of an endpoint's body, where one of its dependencies reads one."""
-    found = (getattr(each.call, "kind", None) for each in _all(dependant))
-    return next((kind for kind in found if kind is not None), None)
+    """The schema of the body that one of an endpoint's dependencies parses; None if none does."""
+    kinds = (getattr(each.call, "kind", None) for each in _all(dependant))
+    return next((kind for kind in kinds if kind is not None), None)
 
 
 def _all(dependant: Dependant) -> Iterator[Dependant]:

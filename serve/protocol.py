@@ -1,7 +1,7 @@
 """HTTP on one connection: uvicorn's protocol over h11, with deadlines for clients that are slow on purpose.
 
-h11 and not httptools, whichever is installed: it bounds what it holds of a request's head, and takes no lengths that
-two readers could understand in two ways.
+It uses h11 even if httptools is installed, because h11 limits the size of a request's head and refuses lengths that
+two parsers could read differently.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ptune.errors import RequestError
 from .errors import error_object
 
 HEAD_LIMIT_S = 20.0
-"""How long a request's head may take, from its first byte, and a connection without any request."""
+"""How long the head of a request may take from its first byte, and how long a connection may be idle."""
 STALL_LIMIT_S = 60.0
-"""How long a client may leave an answer unread."""
+"""How long a client may leave a response unread."""
 MAX_HEAD_BYTES = 64 * 1024
 
 
@@ -35,7 +35,7 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        self._start_head_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head.end()
@@ -47,7 +47,7 @@ class Protocol(H11Protocol):
         if self._answering():
             self._head.end()
         elif not self.transport.is_closing():
-            self._await_head()
+            self._start_head_deadline()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -58,11 +58,11 @@ class Protocol(H11Protocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets an error object, where no answer has begun yet; then the connection is closed."""
+        """Answers an invalid request with an error object, unless a response has begun; then closes the connection."""
         if self._answering():
-            self.cycle.disconnected = True  # what its endpoint has to say goes nowhere
+            self.cycle.disconnected = True  # drops what the endpoint still sends
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            error = RequestError("this is no HTTP request that can be read", code="invalid_http")
+            error = RequestError("the request is not valid HTTP", code="invalid_http")
             body = json.dumps(error_object(error)).encode()
             headers = [
                 ("content-type", "application/json"),
@@ -78,25 +78,25 @@ class Protocol(H11Protocol):
         self.transport.close()
 
     def _answering(self) -> bool:
-        """Whether a request has come that is not answered yet."""
+        """Whether a request was received and its response is not complete."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _await_head(self) -> None:
-        self._head.begin(self.loop, HEAD_LIMIT_S, self._give_up)
+    def _start_head_deadline(self) -> None:
+        self._head.begin(self.loop, HEAD_LIMIT_S, self._abort_if_idle)
 
-    def _give_up(self) -> None:
+    def _abort_if_idle(self) -> None:
         if not self._answering():
             self.transport.abort()
 
 
 class _Deadline:
-    """A time by which something has to have happened."""
+    """Calls a function unless `end` is called in time."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, loop: asyncio.AbstractEventLoop, seconds: float, missed: Callable[[], None]) -> None:
-        """Nothing where it has begun: what comes drop by drop does not put the end off."""
+        """Starts the deadline. If it runs already, nothing changes: a client that sends byte by byte cannot postpone it."""
         if self._timer is None:
             self._timer = loop.call_later(seconds, self._miss, missed)
 

@@ -1,4 +1,4 @@
-"""POST /v1/recommend: what somebody had -> what comes next, with reasons. POST /v1/recommend/items: items by words."""
+"""POST /v1/recommend: a history -> recommended items, with reasons. POST /v1/recommend/items: finds items by words."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from fastapi.responses import JSONResponse
 from ptune.tasks.recommendation.infer import answer, index_of
 from ptune.tasks.retrieval.infer import ALL_IT_READS
 
+from .adapter_access import resolve_encoder_adapter
 from .body import body_of
-from .embeddings import submitted
-from .encoding import addressed, answered
+from .dependencies import EncoderServiceDep
+from .embeddings import submit_text
+from .encoder_call import run_encoder
 from .recommend_schemas import ItemsRequest, RecommendRequest
-from .service import TheEncoder
+from .request_context import context_of
 
 router = APIRouter()
 PATH = "/v1/recommend"
@@ -27,39 +29,38 @@ PATH = "/v1/recommend"
 @router.post(PATH)
 async def recommend(
     body: Annotated[RecommendRequest, Depends(body_of(RecommendRequest))],
-    service: TheEncoder,
+    service: EncoderServiceDep,
     http: HttpRequest,
 ) -> Response:
-    """The nearest items of the adapter's catalogue; titles that it lacks go through the encoder."""
-    record = addressed(http, service, body, PATH)
+    """The nearest items among the adapter's items; titles that are not among them are embedded first."""
+    record = resolve_encoder_adapter(http, service, body, PATH)
     index = await asyncio.to_thread(index_of, service.model.engine.bundle.folder, record)
-    question = body.question
-    submits = [submitted(service, text, record, ALL_IT_READS) for text in question.texts]
-    vectors, tokens = await answered(http, service, record.name, submits)
+    query = body.query
+    submits = [submit_text(service, text, record, ALL_IT_READS) for text in query.texts]
+    vectors, call = await run_encoder(http, service, record.name, submits)
     width = index.vectors.shape[1]
-    found = await asyncio.to_thread(
-        answer, index, question, np.array(vectors, np.float32).reshape(len(vectors), width)
+    recommended = await asyncio.to_thread(
+        answer, index, query, np.array(vectors, np.float32).reshape(len(vectors), width)
     )
     content: dict[str, Any] = {
-        "id": f"recommend-{http.state.request_id}",
+        "id": f"recommend-{context_of(http).request_id}",
         "object": "list",
         "model": body.model,
-        "data": [asdict(one) for one in found],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "data": [asdict(item) for item in recommended],
+        "usage": {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens},
     }
-    return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(record.name)})
+    return JSONResponse(content)
 
 
 @router.post(f"{PATH}/items")
 async def items(
     body: Annotated[ItemsRequest, Depends(body_of(ItemsRequest))],
-    service: TheEncoder,
+    service: EncoderServiceDep,
     http: HttpRequest,
 ) -> Response:
-    """Items of the adapter's catalogue whose title or name holds the words of `query`, any case; without words the first."""
-    record = addressed(http, service, body, PATH)
+    """Items whose title or name contains the words of `query`, ignoring case; the first items if there are no words."""
+    record = resolve_encoder_adapter(http, service, body, PATH)
     index = await asyncio.to_thread(index_of, service.model.engine.bundle.folder, record)
-    found = await asyncio.to_thread(index.find, body.query, body.limit)
-    data = [{"item": index.items[at], "title": index.titles[at]} for at in found]
-    content = {"object": "list", "model": body.model, "data": data}
-    return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(record.name)})
+    positions = await asyncio.to_thread(index.find, body.query, body.limit)
+    data = [{"item": index.items[position], "title": index.titles[position]} for position in positions]
+    return JSONResponse({"object": "list", "model": body.model, "data": data})

@@ -1,4 +1,4 @@
-"""The request body of /v1/recommend. Strict, as in `schemas`."""
+"""Request bodies of /v1/recommend and /v1/recommend/items. Strict, as in `schemas`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from ptune.tasks.recommendation.infer import New, Question, Title
+from ptune.tasks.recommendation.infer import New, RecommendQuery, Title
 
-from .encoder_schemas import Asking
+from .encoder_schemas import EncoderRequest
 from .message import Body
 from .retrieval_schemas import text_of
 
@@ -20,19 +20,19 @@ Text = Annotated[str, AfterValidator(text_of)]
 
 
 class Titled(Body):
-    """Something that is known by its title."""
+    """A thing that is not among the items, by its title."""
 
     title: Text
 
 
 class NewItem(Body):
-    """An item that the catalogue lacks."""
+    """An item to consider that is not among the adapter's items."""
 
     item: Text
     title: Text
 
 
-class RecommendRequest(Asking):
+class RecommendRequest(EncoderRequest):
     """POST /v1/recommend"""
 
     history: Annotated[list[Text | Titled], Field(min_length=1, max_length=MAX_HISTORY)]
@@ -43,18 +43,18 @@ class RecommendRequest(Asking):
     weight: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @property
-    def question(self) -> Question:
-        return Question(
-            history=[one if isinstance(one, str) else Title(one.title) for one in self.history],
+    def query(self) -> RecommendQuery:
+        return RecommendQuery(
+            history=[entry if isinstance(entry, str) else Title(entry.title) for entry in self.history],
             k=self.k,
             exclude=self.exclude,
             among=self.among,
-            new=[New(one.item, one.title) for one in self.new],
+            new=[New(item.item, item.title) for item in self.new],
             weight=self.weight,
         )
 
 
-class ItemsRequest(Asking):
+class ItemsRequest(EncoderRequest):
     """POST /v1/recommend/items"""
 
     query: Annotated[str, Field(max_length=1000)] = ""

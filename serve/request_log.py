@@ -1,7 +1,7 @@
-"""Every response bears an `x-request-id`; every exception nobody expected becomes a 500 and a line in the log.
+"""Gives every request an id, counts it and logs it; turns an unexpected exception into a 500 and a line in the log.
 
-The log never holds what a client sent: no prompt, no key, no path that is none of the server's, and so not an exception's own
-message either. The one thing that a client chooses is its request's id, within a narrow alphabet.
+The log never holds what a client sent: no prompt, no key, no path that is not a route of the server, and therefore not the
+message of an exception either. A client chooses only the id of its request, from a narrow alphabet.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import error_response, internal_error
+from .request_context import RequestContext, open_context
 
 _log = logging.getLogger("ptune.serve")
 _access = logging.getLogger("ptune.serve.access")
@@ -25,7 +26,7 @@ _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 def log_failure(request_id: str, error: BaseException) -> None:
-    """Writes where an unexpected exception came from."""
+    """Logs where an unexpected exception was raised."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     _log.error(
         "request %s failed: %s\n%s",
@@ -37,13 +38,13 @@ def log_failure(request_id: str, error: BaseException) -> None:
 
 
 def request_id_of(scope: Scope) -> str:
-    """The client's own `x-request-id` where it is a plain word of at most 128 letters, else a new one."""
+    """The client's `x-request-id` if it is a plain word of at most 128 characters, else a new one."""
     given = [value for name, value in scope["headers"] if name == b"x-request-id"]
     return given[0].decode() if len(given) == 1 and _ID.fullmatch(given[0]) else uuid.uuid4().hex
 
 
 class RequestLog:
-    """ASGI middleware around the whole app."""
+    """ASGI middleware around the whole app: opens the `RequestContext`, and adds the headers that all responses have."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -52,18 +53,18 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = request_id_of(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        began_s, status = time.perf_counter(), 0
+        context = open_context(scope, request_id_of(scope))
+        started_s, status = time.perf_counter(), 0
 
         async def send_tagged(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                if adapter := scope["state"].get("answered_by"):
-                    headers["x-ptune-adapter"] = adapter
+                headers["x-request-id"] = context.request_id
+                headers["x-content-type-options"] = "nosniff"  # a browser must not render what a client sent
+                if context.answered_by is not None:
+                    headers["x-ptune-adapter"] = context.answered_by
             await send(message)
 
         try:
@@ -71,25 +72,25 @@ class RequestLog:
         except ClientDisconnect:
             pass
         except Exception as error:
-            log_failure(request_id, error)
+            log_failure(context.request_id, error)
             if not status:
-                await error_response(internal_error(request_id))(scope, receive, send_tagged)
+                await error_response(internal_error(context.request_id))(scope, receive, send_tagged)
         finally:
-            _tell(scope, status, time.perf_counter() - began_s)
+            _record(scope, context, status, time.perf_counter() - started_s)
 
 
-def _tell(scope: Scope, status: int, seconds: float) -> None:
-    """Counts and logs a request. Status 499, as nginx has it, is that of a client that went away before its answer began."""
+def _record(scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
+    """Counts and logs a request. If the client disconnected before the response began, the status is nginx's 499."""
     route = getattr(scope.get("route"), "path", None)
     status = status or 499
     scope["app"].state.service.metrics.responses.sent(route, status)
-    said: dict[str, Any] = {
-        "request_id": scope["state"]["request_id"],
+    fields: dict[str, Any] = {
+        "request_id": context.request_id,
         "method": scope["method"] if route else None,
         "route": route,
         "status": status,
         "seconds": round(seconds, 6),
-        "adapter": scope["state"].get("answered_by"),
-        "key": getattr(scope["state"].get("key"), "name", None),
+        "adapter": context.answered_by,
+        "key": None if context.key is None else context.key.name,
     }
-    _access.info("request", extra=said)
+    _access.info("request", extra=fields)

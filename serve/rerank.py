@@ -1,4 +1,4 @@
-"""POST /v1/rerank: documents by how well they answer a query, in the shape of Jina and Cohere."""
+"""POST /v1/rerank: documents, ordered by relevance to a query, in the format of Jina and Cohere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from ptune.errors import RequestError
 from ptune.formats.task_names import TEXT_RANKING
 from ptune.tasks.retrieval.infer import check_cut, relevance, rerank_inputs
 
+from .adapter_access import resolve_encoder_adapter
 from .body import body_of
-from .embeddings import submitted
-from .encoding import Submit, Submitted, addressed, answered
+from .dependencies import EncoderServiceDep
+from .embeddings import submit_text
+from .encoder_call import Submit, SubmittedInput, run_encoder
+from .request_context import context_of
 from .retrieval_schemas import RerankRequest
-from .service import TheEncoder
 
 router = APIRouter()
 PATH = "/v1/rerank"
@@ -27,23 +29,23 @@ PATH = "/v1/rerank"
 @router.post(PATH)
 async def rerank(
     body: Annotated[RerankRequest, Depends(body_of(RerankRequest))],
-    service: TheEncoder,
+    service: EncoderServiceDep,
     http: HttpRequest,
 ) -> Response:
-    """A reranker scores each document with the query; an adapter of vectors compares theirs by cosine."""
-    record = addressed(http, service, body, PATH)
+    """A reranker scores each document together with the query; an embedding adapter compares vectors by cosine."""
+    record = resolve_encoder_adapter(http, service, body, PATH)
     texts = body.texts
     cut, pairs = body.truncate_prompt_tokens, record.task == TEXT_RANKING
     check_cut(record, service.model.codec, cut)
     submits = [
-        _placed(submitted(service, one, record, cut), index if pairs else index - 1)
-        for index, one in enumerate(rerank_inputs(body.query, texts, record))
+        _placed(submit_text(service, text, record, cut), index if pairs else index - 1)
+        for index, text in enumerate(rerank_inputs(body.query, texts, record))
     ]
-    outputs, tokens = await answered(http, service, record.name, submits)
+    outputs, call = await run_encoder(http, service, record.name, submits)
     scores = relevance(outputs, record)
     order = np.argsort(-scores, kind="stable")[: body.top_n].tolist()
     content: dict[str, Any] = {
-        "id": f"rerank-{http.state.request_id}",
+        "id": f"rerank-{context_of(http).request_id}",
         "object": "list",
         "model": body.model,
         "results": [
@@ -54,15 +56,15 @@ async def rerank(
             }
             for index in order
         ],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens},
     }
-    return JSONResponse(content, headers={"x-ptune-adapter": service.catalogue.answered_by(record.name)})
+    return JSONResponse(content)
 
 
 def _placed(submit: Submit[Array], document: int) -> Submit[Array]:
-    """The same; where it is refused it is said which document it was, -1 being the query."""
+    """The same, with a refusal that names the document; -1 is the query."""
 
-    def placed() -> Submitted[Array]:
+    def placed() -> SubmittedInput[Array]:
         try:
             return submit()
         except RequestError as error:

@@ -1,4 +1,4 @@
-"""How HTTP requests ended: by route and status, so that refusals (401, 429, 503) show, too."""
+"""Counts HTTP responses by route and status, including refusals (401, 429, 503)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ UNKNOWN = "unknown"
 
 
 class Responses:
-    """Counted by the server's own routes: what a client asked for that is none is `unknown`."""
+    """Counts responses by the server's routes; a path that is not a route counts as `unknown`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._responses = Counter(
@@ -16,5 +16,5 @@ class Responses:
         )
 
     def sent(self, route: str | None, status: int) -> None:
-        """A response's head was sent."""
+        """Counts a response."""
         self._responses.labels(route or UNKNOWN, str(status)).inc()

@@ -1,4 +1,4 @@
-"""Request bodies of /v1/embeddings (OpenAI's shape) and /v1/rerank (Jina's and Cohere's). Strict, as in `schemas`."""
+"""Request bodies of /v1/embeddings (in OpenAI's format) and /v1/rerank (in that of Jina and Cohere). Strict, as in `schemas`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from .encoder_schemas import Asking, listed
+from .encoder_schemas import EncoderRequest, listed
 from .errors import UNSUPPORTED
 
 MAX_TEXTS = 2048  # OpenAI's own limit
@@ -15,6 +15,7 @@ MAX_DOCUMENTS = 1000
 
 
 def text_of(value: Any) -> str:
+    """Checks a text that is not empty. Raises: ValueError."""
     if type(value) is int or (isinstance(value, list) and all(type(item) is int for item in value)):
         raise PydanticCustomError(UNSUPPORTED, "token ids are not supported yet; send text")
     if not isinstance(value, str):
@@ -45,7 +46,7 @@ Cut: TypeAlias = Annotated[int, AfterValidator(_cut)]
 """vLLM's truncate_prompt_tokens: to how many tokens a text is cut; without it, one that is too long is refused."""
 
 
-class EmbeddingsRequest(Asking):
+class EmbeddingsRequest(EncoderRequest):
     """POST /v1/embeddings"""
 
     input: Annotated[
@@ -58,7 +59,7 @@ class EmbeddingsRequest(Asking):
     truncate_prompt_tokens: Cut | None = None
 
 
-class RerankRequest(Asking):
+class RerankRequest(EncoderRequest):
     """POST /v1/rerank"""
 
     query: Annotated[str, AfterValidator(text_of)]

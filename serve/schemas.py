@@ -1,7 +1,7 @@
 """Request bodies. Types are strict, sizes are limited, `null` means the default.
 
-A field that is not known is ignored, as OpenAI's clients expect; one that is known and would change the answer, but
-is not built yet, is refused by name: it must not be dropped silently.
+An unknown field is ignored, as OpenAI's clients expect. A known field that would change the answer, but is not
+supported yet, is refused by name instead of being dropped silently.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "web_search_options": (),
 }
-"""Fields that are refused, and those of their values that ask for nothing and so may pass."""
+"""Fields that are refused, each with the values that have no effect and are accepted."""
 
 
 def _listed(stop: Any) -> Any:
@@ -42,17 +42,17 @@ def _listed(stop: Any) -> Any:
 
 
 def _is_token_ids(value: Any) -> bool:
-    # `type` and not isinstance: JSON's true is no token
+    # `type` instead of isinstance: JSON's true is not a token
     return isinstance(value, list) and bool(value) and all(type(item) is int and item >= 0 for item in value)
 
 
 def _prompts(prompt: Any) -> Any:
-    """One prompt or several as a list. Checked here and not by a union, whose errors name no place."""
+    """One or several prompts as a list. A union would report errors without their position."""
     prompts = [prompt] if isinstance(prompt, str) or _is_token_ids(prompt) else prompt
     if not isinstance(prompts, list) or not all(
         isinstance(item, str) or _is_token_ids(item) for item in prompts
     ):
-        raise ValueError("must be a string, a list of token ids, or a list of those; none of them empty")
+        raise ValueError("must be a string, a list of token ids, or a list of those, and not empty")
     for text in prompts:
         if isinstance(text, str):
             no_nul(text)
@@ -60,7 +60,7 @@ def _prompts(prompt: Any) -> Any:
 
 
 def _tool_choice(choice: Any) -> Any:
-    """A word, or {"type": "function", "function": {"name"}} as the function's name after "="."""
+    """A word; {"type": "function", "function": {"name"}} becomes "=" and the function's name."""
     if choice in ("none", "auto", "required"):
         return choice
     function = (
@@ -102,27 +102,27 @@ ToolChoice = Annotated[
     BeforeValidator(_tool_choice),
     WithJsonSchema({"anyOf": [{"enum": ["none", "auto", "required"]}, _NAMED]}),
 ]
-TokenKey = Annotated[int, Field(strict=False)]  # JSON's keys are strings
+TokenKey = Annotated[int, Field(strict=False)]  # a JSON key is a string
 Schema = dict[str, Any] | str
 Choices = Annotated[list[Annotated[Text, Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
 
 
 class StreamOptions(Body):
-    """What a stream holds besides its text."""
+    """`stream_options`."""
 
     include_usage: bool = False
 
 
 class NamedSchema(Body):
-    """What `response_format` of type json_schema holds."""
+    """The schema of a `response_format` of type json_schema."""
 
     name: Text
     json_schema: dict[str, Any] = Field(alias="schema")
-    strict: bool = False  # the answer keeps to the schema either way
+    strict: bool = False  # accepted, but answers match the schema either way
 
 
 class ResponseFormat(Body):
-    """OpenAI's way to ask for JSON."""
+    """OpenAI's field for structured output."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
@@ -135,7 +135,7 @@ class ResponseFormat(Body):
 
 
 class StructuredOutputs(Body):
-    """vLLM's way to say what an answer may be."""
+    """vLLM's field for structured output."""
 
     json_schema: Schema | None = Field(default=None, alias="json")
     regex: Text | None = None
@@ -152,7 +152,7 @@ class StructuredOutputs(Body):
 
 
 class Generate(Body):
-    """What both endpoints share."""
+    """Fields of both endpoints."""
 
     model: str = Field(max_length=256)
     n: int = Field(default=1, ge=1, le=MAX_SEQUENCES)
@@ -167,7 +167,9 @@ class Generate(Body):
     repetition_penalty: float = Field(default=1.0, gt=0, le=10)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
-    num_beams: int = Field(default=1, ge=1, le=MAX_SEQUENCES)  # from 2: beam search; names of transformers
+    num_beams: int = Field(
+        default=1, ge=1, le=MAX_SEQUENCES
+    )  # 2 or more: beam search, with transformers' names
     length_penalty: float = Field(default=1.0, ge=-10, le=10)
     early_stopping: bool | Literal["never"] = False
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
@@ -175,7 +177,7 @@ class Generate(Body):
     return_token_ids: bool = False  # vLLM's extension: each choice has its `token_ids`
     logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] = Field(default={}, max_length=1024)
     response_format: ResponseFormat | None = None
-    guided_json: Schema | None = None  # vLLM's older names of what structured_outputs says
+    guided_json: Schema | None = None  # vLLM's older names for structured_outputs
     guided_regex: Text | None = None
     guided_choice: Choices | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -207,7 +209,7 @@ class Generate(Body):
     @model_validator(mode="after")
     def _beams_find_one_answer(self) -> Generate:
         if self.num_beams > 1 and self.n > 1:
-            message = f"with num_beams n must be 1: the best answer (is {self.n})"
+            message = f"n must be 1 with num_beams, which gives the best answer (is {self.n})"
             raise RequestError(message, param="n", code="invalid_value")
         for name, default in (("length_penalty", 1.0), ("early_stopping", False)):
             if self.num_beams == 1 and getattr(self, name) != default:
@@ -216,7 +218,7 @@ class Generate(Body):
 
     @property
     def beams(self) -> Beams | None:
-        """The fields of beam search as the engine takes them; None = one sequence, sampled or greedy."""
+        """Beam search options for the engine; None = no beam search."""
         return (
             None if self.num_beams == 1 else Beams(self.num_beams, self.length_penalty, self.early_stopping)
         )
@@ -226,18 +228,18 @@ class Generate(Body):
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
-    def caller(self) -> str:
-        """By what an alias's canary is chosen: the user, else the seed; empty where neither is told."""
-        return self.user or ("" if self.seed is None else f"seed {self.seed}")
+    def caller(self) -> str | None:
+        """Selects the adapter of an alias with a canary: the user, or else the seed; None if neither was sent."""
+        return self.user or (None if self.seed is None else f"seed {self.seed}")
 
     def sampling(self, choice: int = 0) -> Sampling:
-        """The sampling fields as the engine takes them. Each choice has a seed of its own, as in vLLM: seed + choice.
+        """Sampling options for the engine. As in vLLM, each choice has its own seed: seed + choice.
 
-        With beams the temperature is 0 unless it is sent, and then refused by the engine.
+        With beam search the temperature defaults to 0; the engine refuses any other.
         """
-        left_out = self.num_beams > 1 and "temperature" not in self.model_fields_set
+        greedy = self.num_beams > 1 and "temperature" not in self.model_fields_set
         return Sampling(
-            temperature=0.0 if left_out else self.temperature,
+            temperature=0.0 if greedy else self.temperature,
             top_p=self.top_p,
             top_k=max(self.top_k, 0),
             min_p=self.min_p,
@@ -273,17 +275,17 @@ class ChatRequest(Generate):
     def _choice_is_among_the_tools(self) -> ChatRequest:
         names = [tool["function"]["name"] for tool in self.tools]
         if len(set(names)) < len(names):
-            raise RequestError("two tools have one name", param="tools", code="invalid_value")
+            raise RequestError("tools: two tools have the same name", param="tools", code="invalid_value")
         if self.tool_choice == "required" and not names:
             raise RequestError("tool_choice needs tools", param="tool_choice", code="invalid_value")
         if self.tool_choice.startswith("=") and self.tool_choice[1:] not in names:
-            message = f"tool_choice: no tool is called {self.tool_choice[1:41]!r}"
+            message = f"tool_choice: no tool has the name {self.tool_choice[1:41]!r}"
             raise RequestError(message, param="tool_choice", code="invalid_value")
         return self
 
     @property
     def limit(self) -> int | None:
-        """Most tokens of the answer; None = as many as fit."""
+        """Most tokens of the answer; None = as many as fit into the context."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
@@ -298,7 +300,7 @@ class CompletionRequest(Generate):
     @model_validator(mode="after")
     def _not_too_many(self) -> CompletionRequest:
         if self.n * len(self.prompt) > MAX_SEQUENCES:
-            message = f"n {self.n} of {len(self.prompt)} prompts are over {MAX_SEQUENCES} answers"
+            message = f"{len(self.prompt)} prompts with n {self.n} are over {MAX_SEQUENCES} answers"
             raise RequestError(message, param="n", code="invalid_value")
         return self
 
@@ -308,7 +310,7 @@ class TokenizeRequest(Body):
 
     model: str | None = Field(default=None, max_length=256)
     prompt: Text | None = None
-    add_special_tokens: bool = True  # around a text; a conversation's are its template's business
+    add_special_tokens: bool = True  # around a text; a conversation's come from the template
     messages: list[Message] = Field(default=[], max_length=MAX_MESSAGES)
     tools: Tools = Field(default=[])
     add_generation_prompt: bool = True

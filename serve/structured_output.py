@@ -1,4 +1,4 @@
-"""What a request says its answer may be: OpenAI's `response_format`, vLLM's `structured_outputs` and `guided_…`."""
+"""Reads structured output from a request: OpenAI's `response_format`, vLLM's `structured_outputs` and `guided_…`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptune.codecs.structured_output import Form
+from ptune.codecs.structured_output import StructuredOutput
 from ptune.errors import RequestError
 
 from .schemas import Generate
@@ -23,40 +23,42 @@ MAX_PATTERN = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A form, and the field that asks for it."""
+class RequestedOutput:
+    """A structured output, and the request's field that it came from."""
 
-    form: Form
+    output: StructuredOutput
     param: str
 
 
-async def compiled(service: ChatService, asked: Asked | None, adapter: str) -> Grammar | None:
-    """A form's grammar, made on another thread. Raises: RequestError that names the field where it cannot be made."""
-    if asked is None:
+async def compile_grammar(
+    service: ChatService, requested: RequestedOutput | None, adapter: str
+) -> Grammar | None:
+    """Compiles the grammar on another thread. Raises: RequestError that names the field if it cannot be compiled."""
+    if requested is None:
         return None
-    with naming(asked.param):
-        return await asyncio.to_thread(service.model.grammar, asked.form, adapter)
+    with naming_field(requested.param):
+        return await asyncio.to_thread(service.model.grammar, requested.output, adapter)
 
 
-def form_of(body: Generate) -> Asked | None:
-    """The form that a request asks for, None where it asks for none.
+def requested_output(body: Generate) -> RequestedOutput | None:
+    """The structured output that a request asks for; None if it asks for none.
 
-    Raises: RequestError that names the field where it asks for several, or for one that cannot be.
+    Raises: RequestError that names the field if several fields ask for one, or if one cannot be enforced.
     """
-    asked = {name: ask for name, ask in _asked(body).items() if ask is not None}
-    if len(asked) > 1:
+    builders = {name: build for name, build in _builders(body).items() if build is not None}
+    if len(builders) > 1:
         raise RequestError(
-            f"only one of {' and '.join(asked)} can be had", param=list(asked)[1], code="invalid_value"
+            f"send only one of {' and '.join(builders)}", param=list(builders)[1], code="invalid_value"
         )
-    for name, make in asked.items():
-        with naming(name):
-            return Asked(make(), name)
+    for name, build in builders.items():
+        with naming_field(name):
+            return RequestedOutput(build(), name)
     return None
 
 
 @contextlib.contextmanager
-def naming(param: str) -> Iterator[None]:
-    """Lets an error about a form name the field that it came from."""
+def naming_field(param: str) -> Iterator[None]:
+    """Adds the field's name to errors about a structured output."""
     try:
         yield
     except RequestError as error:
@@ -64,46 +66,51 @@ def naming(param: str) -> Iterator[None]:
         raise RequestError(message, param=param, code=error.code, status=error.status) from None
 
 
-Maker = Callable[[], Form]
+Builder = Callable[[], StructuredOutput]
 
 
-def _asked(body: Generate) -> dict[str, Maker | None]:
-    """By the field that asks."""
-    wanted, vllm = body.response_format, body.structured_outputs
-    kind = None if wanted is None else wanted.type
-    schema = wanted.json_schema.json_schema if wanted is not None and wanted.json_schema is not None else {}
-    asked: dict[str, Maker | None] = {
+def _builders(body: Generate) -> dict[str, Builder | None]:
+    """What builds the output, by the field that asks for it; None for a field that was not sent."""
+    openai, vllm = body.response_format, body.structured_outputs
+    kind = None if openai is None else openai.type
+    schema = openai.json_schema.json_schema if openai is not None and openai.json_schema is not None else {}
+    builders: dict[str, Builder | None] = {
         "response_format": None,
-        "guided_json": _made(_json, body.guided_json),
-        "guided_regex": _made(_regex, body.guided_regex),
-        "guided_choice": _made(Form.choice, body.guided_choice),
+        "guided_json": _builder(_json, body.guided_json),
+        "guided_regex": _builder(_regex, body.guided_regex),
+        "guided_choice": _builder(StructuredOutput.choice, body.guided_choice),
     }
     if kind is not None and kind != "text":
-        asked["response_format"] = lambda: Form.json({"type": "object"} if kind == "json_object" else schema)
+        json_schema = {"type": "object"} if kind == "json_object" else schema
+        builders["response_format"] = lambda: StructuredOutput.json(json_schema)
     if vllm is not None:
-        asked |= {
-            "structured_outputs.json": _made(_json, vllm.json_schema),
-            "structured_outputs.regex": _made(_regex, vllm.regex),
-            "structured_outputs.choice": _made(Form.choice, vllm.choice),
-            "structured_outputs.json_object": _made(_json, {"type": "object"} if vllm.json_object else None),
+        builders |= {
+            "structured_outputs.json": _builder(_json, vllm.json_schema),
+            "structured_outputs.regex": _builder(_regex, vllm.regex),
+            "structured_outputs.choice": _builder(StructuredOutput.choice, vllm.choice),
+            "structured_outputs.json_object": _builder(
+                _json, {"type": "object"} if vllm.json_object else None
+            ),
         }
-    return asked
+    return builders
 
 
-def _made(make: Callable[[Any], Form], value: Any) -> Maker | None:
-    return None if value is None else lambda: make(value)
+def _builder(build: Callable[[Any], StructuredOutput], value: Any) -> Builder | None:
+    return None if value is None else lambda: build(value)
 
 
-def _json(schema: Any) -> Form:
+def _json(schema: Any) -> StructuredOutput:
     if isinstance(schema, str):
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"is not JSON: {error}", code="invalid_grammar") from None
-    return Form.json(schema)
+    return StructuredOutput.json(schema)
 
 
-def _regex(pattern: str) -> Form:
+def _regex(pattern: str) -> StructuredOutput:
     if len(pattern) > MAX_PATTERN:
-        raise RequestError(f"may have {MAX_PATTERN} letters (has {len(pattern)})", code="invalid_grammar")
-    return Form.regex(pattern)
+        raise RequestError(
+            f"may have at most {MAX_PATTERN} characters (has {len(pattern)})", code="invalid_grammar"
+        )
+    return StructuredOutput.regex(pattern)

@@ -1,4 +1,4 @@
-"""POST /v1/tag: texts -> the entities in them, with their places."""
+"""POST /v1/tag: texts -> the entities in them, with their positions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from fastapi import Request as HttpRequest
 
 from ptune.codecs.words import split
 
+from .adapter_access import resolve_encoder_adapter
 from .body import body_of
+from .dependencies import EncoderServiceDep
+from .encoder_call import Submit, SubmittedInput, respond_with_list
 from .encoder_schemas import TagRequest
-from .encoding import Submit, Submitted, addressed, respond
-from .service import EncoderService, TheEncoder
+from .service import EncoderService
 
 if TYPE_CHECKING:
     from ptune.formats.bundle import AdapterRecord
@@ -25,26 +27,26 @@ router = APIRouter()
 
 @router.post("/v1/tag")
 async def tag(
-    body: Annotated[TagRequest, Depends(body_of(TagRequest))], service: TheEncoder, http: HttpRequest
+    body: Annotated[TagRequest, Depends(body_of(TagRequest))], service: EncoderServiceDep, http: HttpRequest
 ) -> Response:
     """Finds entities. `begin` and `end` count Unicode code points: `text[begin:end]` is the entity."""
-    record = addressed(http, service, body, "/v1/tag")
+    record = resolve_encoder_adapter(http, service, body, "/v1/tag")
     submits = [_submit(service, text, record) for text in body.input]
-    return await respond(http, service, record.name, body.model, submits, _described)
+    return await respond_with_list(http, service, record.name, body.model, submits, _described)
 
 
 def _submit(service: EncoderService, text: str, record: AdapterRecord) -> Submit[list[Entity]]:
-    def submit() -> Submitted[list[Entity]]:
+    def submit() -> SubmittedInput[list[Entity]]:
         words = [text[begin:end] for begin, end in split(text)]
         if not words:
-            return Submitted(_none())  # white space: nothing to ask the model
+            return SubmittedInput(_no_entities())  # white space only
         encoded = service.model.codec.encode_words(words, max_length=record.max_length)
-        return Submitted(service.model.submit(text, record.name), len(encoded.ids), encoded.truncated)
+        return SubmittedInput(service.model.submit(text, record.name), len(encoded.ids), encoded.truncated)
 
     return submit
 
 
-def _none() -> Future[list[Entity]]:
+def _no_entities() -> Future[list[Entity]]:
     done: Future[list[Entity]] = Future()
     done.set_result([])
     return done
@@ -53,7 +55,13 @@ def _none() -> Future[list[Entity]]:
 def _described(entities: Sequence[Entity]) -> dict[str, Any]:
     return {
         "entities": [
-            {"label": one.label, "begin": one.begin, "end": one.end, "text": one.text, "score": one.score}
-            for one in entities
+            {
+                "label": entity.label,
+                "begin": entity.begin,
+                "end": entity.end,
+                "text": entity.text,
+                "score": entity.score,
+            }
+            for entity in entities
         ]
     }

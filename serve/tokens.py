@@ -12,10 +12,10 @@ from fastapi.responses import JSONResponse
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE
 
+from .adapter_access import resolve_adapter
 from .body import body_of
-from .reply import addressed
+from .dependencies import ChatServiceDep
 from .schemas import DetokenizeRequest, TokenizeRequest
-from .service import TheChat
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
@@ -25,10 +25,12 @@ router = APIRouter()
 
 @router.post("/tokenize")
 async def tokenize(
-    body: Annotated[TokenizeRequest, Depends(body_of(TokenizeRequest))], service: TheChat, http: HttpRequest
+    body: Annotated[TokenizeRequest, Depends(body_of(TokenizeRequest))],
+    service: ChatServiceDep,
+    http: HttpRequest,
 ) -> Response:
-    """The tokens of a text, or of a conversation as the model's template writes it."""
-    adapter = addressed(http, service, body.model or BASE)
+    """The tokens of a text, or of a conversation formatted by the model's template."""
+    adapter = resolve_adapter(http, service, body.model or BASE)
     codec = service.model.codec_for(adapter)
     tokens = await asyncio.to_thread(_encoded, codec, body)
     answer: dict[str, Any] = {
@@ -44,23 +46,23 @@ async def tokenize(
 @router.post("/detokenize")
 async def detokenize(
     body: Annotated[DetokenizeRequest, Depends(body_of(DetokenizeRequest))],
-    service: TheChat,
+    service: ChatServiceDep,
     http: HttpRequest,
 ) -> Response:
-    """The text of tokens, special ones with their names."""
-    adapter = addressed(http, service, body.model or BASE)
+    """The text of tokens, with special tokens by name."""
+    adapter = resolve_adapter(http, service, body.model or BASE)
     vocab = service.model.engine.signature.vocab_size
-    if wrong := [token for token in body.tokens if token >= vocab]:
-        message = f"tokens: no token {wrong[0]}; the vocabulary has {vocab}"
+    if unknown := [token for token in body.tokens if token >= vocab]:
+        message = f"tokens: no token {unknown[0]}; the vocabulary has {vocab}"
         raise RequestError(message, param="tokens", code="invalid_value")
     prompt = await asyncio.to_thread(service.model.codec_for(adapter).spell, body.tokens)
     return JSONResponse({"prompt": prompt})
 
 
 @router.get("/tokenizer_info")
-async def tokenizer_info(service: TheChat, http: HttpRequest, model: str = BASE) -> Response:
-    """The special tokens by their roles, and the chat template: lm-eval asks for them."""
-    adapter = addressed(http, service, model)
+async def tokenizer_info(service: ChatServiceDep, http: HttpRequest, model: str = BASE) -> Response:
+    """The special tokens by role, and the chat template, which lm-eval needs."""
+    adapter = resolve_adapter(http, service, model)
     codec = service.model.codec_for(adapter)
     info = {
         "tokenizer_class": "PreTrainedTokenizerFast",

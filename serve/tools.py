@@ -1,4 +1,4 @@
-"""Tools of a chat request: what its template is shown, what its answer may be, how calls are read out of it."""
+"""Tools of a chat request: what the template sees, what the answer must match, how calls are read from the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ptune.codecs.tool_calls import PYTHON_TAG, ToolFormat, calls, text_or_calls, unknown_format
 from ptune.codecs.tool_reader import Argued, Called, Said, ToolReader
 
-from .structured_output import Asked, naming
+from .structured_output import RequestedOutput, naming_field
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
@@ -26,16 +26,16 @@ Delta = dict[str, Any]
 
 @dataclass(frozen=True)
 class ToolUse:
-    """How one request uses tools; `form` is None where no calls are read."""
+    """How one request uses tools. tool_format: None if no calls are read."""
 
-    shown: Sequence[Mapping[str, Any]] | None = None  # to the template
-    form: ToolFormat | None = None
-    many: bool = True
-    named: bool = False
-    marks: frozenset[int] = frozenset()  # special tokens that the reader has to see
+    offered: Sequence[Mapping[str, Any]] | None = None  # tools that the template sees
+    tool_format: ToolFormat | None = None
+    many: bool = True  # several calls may follow each other
+    named: bool = False  # the request names the function to call
+    marks: frozenset[int] = frozenset()  # special tokens that the reader needs to see
 
     def choice(self) -> Choice:
-        """Reads one answer."""
+        """A reader for one answer."""
         return Choice(self)
 
 
@@ -43,62 +43,65 @@ NO_TOOLS = ToolUse()
 
 
 def tool_use(body: ChatRequest, codec: ChatCodec) -> ToolUse:
-    """What a request means by its tools. With `none` they are not even shown: what is not offered is not called.
+    """Reads `tools` and `tool_choice`. With `none` the template does not see the tools, so that none is called.
 
-    Raises: RequestError where the template writes no calls that can be told.
+    Raises: RequestError if the template writes calls in a format that is not known.
     """
     if not body.tools or body.tool_choice == "none":
         return NO_TOOLS
-    form = codec.tool_format
-    if form is None:
+    tool_format = codec.tool_format
+    if tool_format is None:
         raise unknown_format()
     return ToolUse(
-        shown=body.tools,
-        form=form,
+        offered=body.tools,
+        tool_format=tool_format,
         many=body.parallel_tool_calls and not body.tool_choice.startswith("="),
         named=body.tool_choice.startswith("="),
         marks=frozenset(token for token in map(codec.silent_mark, _MARKS) if token is not None),
     )
 
 
-def form_with_calls(body: ChatRequest, codec: ChatCodec, use: ToolUse, asked: Asked | None) -> Asked | None:
-    """What the answer may be: a call where one is asked for, a valid one where a tool is strict, or what was asked.
+def output_with_calls(
+    body: ChatRequest, codec: ChatCodec, use: ToolUse, requested: RequestedOutput | None
+) -> RequestedOutput | None:
+    """Combines tool calls with the structured output that a request asks for.
 
-    Raises: RequestError where a function's parameters are no JSON schema.
+    A required call is the only output; a call to a strict tool must be valid; None if anything may be answered.
+    Raises: RequestError if a function's parameters are not a JSON schema.
     """
-    if use.form is None:
-        return asked
+    if use.tool_format is None:
+        return requested
     functions = [tool["function"] for tool in body.tools]
     if use.named:
         functions = [function for function in functions if function["name"] == body.tool_choice[1:]]
-    with naming("tools"):
+    with naming_field("tools"):
         if use.named or body.tool_choice == "required":
-            return Asked(calls(use.form, functions, codec.mark, many=use.many), "tools")
-        if asked is not None:
-            called = calls(use.form, functions, codec.mark, many=use.many)
-            return Asked(called | asked.form, asked.param)
+            return RequestedOutput(calls(use.tool_format, functions, codec.mark, many=use.many), "tools")
+        if requested is not None:
+            called = calls(use.tool_format, functions, codec.mark, many=use.many)
+            return RequestedOutput(called | requested.output, requested.param)
         if any(function.get("strict") for function in functions):
-            form = text_or_calls(use.form, functions, codec.mark, codec.silent_mark, many=use.many)
-            return Asked(form, "tools")
+            output = text_or_calls(use.tool_format, functions, codec.mark, codec.silent_mark, many=use.many)
+            return RequestedOutput(output, "tools")
     return None
 
 
 class Choice:
-    """One answer, read as it comes, in the shape of OpenAI's deltas; and the whole of what was read."""
+    """Reads one answer piece by piece into OpenAI's deltas, and collects the whole message."""
 
     def __init__(self, use: ToolUse) -> None:
         self.content = ""
         self.calls: list[dict[str, Any]] = []
         self._use = use
-        self._reader = None if use.form is None else ToolReader(use.form, many=use.many)
+        self._reader = None if use.tool_format is None else ToolReader(use.tool_format, many=use.many)
 
     @property
     def done(self) -> bool:
-        """Nothing that comes now counts: the one call that may be is complete."""
+        """Whether the only call allowed is complete, so that further text is ignored."""
         return self._reader is not None and self._reader.done
 
     def read(self, text: str, *, last: bool) -> list[Delta]:
-        """The deltas of more text."""
+        """Reads more text and returns its deltas. last: no text follows."""
         if self._reader is None:
             self.content += text
             return [{"content": text}] if text else []
@@ -107,11 +110,11 @@ class Choice:
         return [self._delta(event) for event in events]
 
     def finish_reason(self, finish: str) -> str:
-        """OpenAI's word: `tool_calls` where the answer chose to call, `stop` where it was told which one."""
+        """OpenAI's finish_reason: `tool_calls` if the model chose to call, `stop` if the request named the function."""
         return "tool_calls" if self.calls and finish == "stop" and not self._use.named else finish
 
     def message(self) -> dict[str, Any]:
-        """The whole answer."""
+        """The whole answer as a message."""
         message: dict[str, Any] = {"role": "assistant", "content": self.content, "refusal": None}
         if self.calls:
             message |= {"content": self.content or None, "tool_calls": self.calls}
@@ -122,13 +125,13 @@ class Choice:
             self.content += event.text
             return {"content": event.text}
         if isinstance(event, Called):
-            return {"tool_calls": [{"index": event.index, **self._called(event.name)}]}
+            return {"tool_calls": [{"index": event.index, **self._begin_call(event.name)}]}
         self.calls[event.index]["function"]["arguments"] += event.text
         return {"tool_calls": [{"index": event.index, "function": {"arguments": event.text}}]}
 
-    def _called(self, name: str) -> dict[str, Any]:
-        assert self._use.form is not None
-        call_id = self._use.form.new_id("".join(secrets.choice(_ALPHABET) for _ in range(32)))
+    def _begin_call(self, name: str) -> dict[str, Any]:
+        assert self._use.tool_format is not None
+        call_id = self._use.tool_format.new_id("".join(secrets.choice(_ALPHABET) for _ in range(32)))
         call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
         self.calls.append({**call, "function": {"name": name, "arguments": ""}})
         return call

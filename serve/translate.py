@@ -14,16 +14,18 @@ from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 from ptune.tasks.translation.infer import messages_of, most_tokens
 
+from .adapter_access import resolve_adapter
 from .body import body_of
-from .catalogue import TRANSLATE
+from .catalogue import LANGUAGES, TRANSLATE
 from .deadline import deadline_s
+from .decoder_call import DecoderCall, FinishedSequence
+from .dependencies import GenerationServiceDep
 from .errors import UNSUPPORTED
-from .generation import Finished, Generation
-from .reply import addressed, head, respond
-from .sentences import Sentences, Translated
-from .service import ChatService, Seq2SeqService, TheWriter
+from .request_context import key_of
+from .response import common_fields, respond
+from .seq2seq_call import GeneratedText, Seq2SeqCall
+from .service import ChatService, Seq2SeqService
 from .translate_schemas import TranslateRequest
-from .usage import key_of
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
@@ -36,30 +38,31 @@ router = APIRouter()
 @router.post(TRANSLATE)
 async def translate(
     body: Annotated[TranslateRequest, Depends(body_of(TranslateRequest))],
-    service: TheWriter,
+    service: GenerationServiceDep,
     http: HttpRequest,
 ) -> Response:
-    """Translates each text by itself, greedily or by beam search."""
-    adapter = addressed(http, service, body.model, body.user or http.state.request_id)
-    work: Generation | Sentences
+    """Translates each text independently, greedily or by beam search."""
+    adapter = resolve_adapter(http, service, body.model, body.user or None)
+    call: DecoderCall | Seq2SeqCall
     if isinstance(service, Seq2SeqService):
-        work = await _sentences(http, service, adapter, body)
+        call = await _seq2seq_call(http, service, adapter, body)
     else:
         assert isinstance(service, ChatService)
-        work = await _generation(http, service, adapter, body)
-    beginning = head("translate", http, service, body.model, adapter)
-    return await respond(http, work, _Translations(work, beginning, ids=body.return_token_ids), stream=False)
+        call = await _decoder_call(http, service, adapter, body)
+    common = common_fields("translate", http, service, body.model, adapter)
+    reply = _TranslationReply(call, common, ids=body.return_token_ids)
+    return await respond(http, call, reply, stream=False)
 
 
-async def _generation(
+async def _decoder_call(
     http: HttpRequest, service: ChatService, adapter: str, body: TranslateRequest
-) -> Generation:
-    """The texts as conversations of a causal model."""
+) -> DecoderCall:
+    """Translates by a causal model, each text as a conversation."""
     check_translates(service, adapter, body)
     codec, key, limit_s = service.model.codec_for(adapter), key_of(http), deadline_s(http)
     context = service.model.engine.context
     encoded = await asyncio.to_thread(
-        lambda: [_encoded(codec, source, at, context) for at, source in enumerate(body.text)]
+        lambda: [_encode(codec, source, index, context) for index, source in enumerate(body.text)]
     )
     requests = [
         Request(
@@ -75,75 +78,77 @@ async def _generation(
         )
         for prompt, most in encoded
     ]
-    return Generation(service, requests, ())
+    return DecoderCall(service, requests, ())
 
 
-async def _sentences(
+async def _seq2seq_call(
     http: HttpRequest, service: Seq2SeqService, adapter: str, body: TranslateRequest
-) -> Sentences:
-    """The texts as sources of an encoder-decoder."""
+) -> Seq2SeqCall:
+    """Translates by an encoder-decoder, each text as a source."""
     if body.num_beams > 1:
-        message = "num_beams: an encoder-decoder is served without beam search: leave it out"
+        message = "num_beams: the server has no beam search for an encoder-decoder; leave num_beams out"
         raise RequestError(message, param="num_beams", code=UNSUPPORTED)
     _check_languages(service.model.engine.record(adapter), adapter, body)
     limit_s = deadline_s(http)
 
-    def sentence(at: int) -> Seq2SeqRequest:
+    def request(index: int) -> Seq2SeqRequest:
         try:
-            return service.model.sentence(body.text[at], adapter, body.max_tokens, limit_s)
+            return service.model.sentence(body.text[index], adapter, body.max_tokens, limit_s)
         except RequestError as error:
             if error.param != "text":
                 raise
-            place = f"text[{at}]"
-            raise RequestError(f"{place}: {error}", param=place, code=error.code) from None
+            param = f"text[{index}]"
+            raise RequestError(f"{param}: {error}", param=param, code=error.code) from None
 
-    return Sentences(service, await asyncio.to_thread(lambda: [*map(sentence, range(len(body.text)))]))
+    requests = await asyncio.to_thread(lambda: [request(index) for index in range(len(body.text))])
+    return Seq2SeqCall(service, requests)
 
 
 def check_translates(service: ChatService, adapter: str, body: TranslateRequest) -> None:
-    """Raises: RequestError(400) for an adapter of another task, and for other languages than it translates."""
+    """Raises: RequestError(400) if the adapter is for another task, or translates other languages."""
     record = service.model.engine.record(adapter)
     if record is None and service.model.codec.system is not None:
-        return  # a merged model, or one that was trained as a whole: its instruction is the bundle's own
+        return  # a merged or fully trained model, whose instruction belongs to the bundle
     if record is None or record.translation is None:
-        message = f"{adapter} does not translate: ask it at /v1/chat/completions"
+        message = f"{adapter} does not translate: send this to /v1/chat/completions"
         raise RequestError(message, param="model", code="wrong_endpoint")
     _check_languages(record, adapter, body)
 
 
 def _check_languages(record: AdapterRecord | None, adapter: str, body: TranslateRequest) -> None:
-    """Raises: RequestError(400) for other languages than an adapter says that it translates."""
-    said = (record and record.translation) or {}
-    for name in ("source_language", "target_language"):
-        asked, known = getattr(body, name), said.get(name)
-        if asked is not None and known is not None and asked.casefold() != known.casefold():
-            message = f"{name} is {asked!r}, but {adapter} translates from {said.get('source_language')} into"
-            raise RequestError(f"{message} {said.get('target_language')}", param=name, code="invalid_value")
+    """Raises: RequestError(400) if the adapter is known to translate other languages."""
+    translation = (record and record.translation) or {}
+    for name in LANGUAGES:
+        requested, actual = getattr(body, name), translation.get(name)
+        if requested is not None and actual is not None and requested.casefold() != actual.casefold():
+            source, target = (translation.get(language) for language in LANGUAGES)
+            message = f"{name} is {requested!r}, but {adapter} translates from {source} into {target}"
+            raise RequestError(message, param=name, code="invalid_value")
 
 
-def _encoded(codec: ChatCodec, source: str, at: int, context: int) -> tuple[tuple[int, ...], int]:
-    """A text's prompt, and the most tokens of its translation. Raises: RequestError where it has no room."""
+def _encode(codec: ChatCodec, source: str, index: int, context: int) -> tuple[tuple[int, ...], int]:
+    """The prompt of a text, and the most tokens of its translation. Raises: RequestError if the text is too long."""
     prompt = tuple(codec.encode_prompt(messages_of(source)))
     room = context - len(prompt)
     if room < 1:
         raise RequestError(
-            f"text[{at}] takes {len(prompt)} tokens with its instruction, the context has {context}: send it in parts",
-            param=f"text[{at}]",
+            f"text[{index}] takes {len(prompt)} tokens with its instruction, over the context of {context}: send it in parts",
+            param=f"text[{index}]",
             code="context_length_exceeded",
         )
     return prompt, min(most_tokens(codec, source), room)
 
 
-class _Translations:
-    """The texts in the order in which they were sent."""
+class _TranslationReply:
+    """Writes translations in the order of the texts."""
 
-    def __init__(self, work: Generation | Sentences, beginning: dict[str, Any], *, ids: bool) -> None:
-        """ids: whether each comes with its tokens."""
-        self._work, self._beginning, self._ids = work, beginning, ids
+    def __init__(self, call: DecoderCall | Seq2SeqCall, common: dict[str, Any], *, ids: bool) -> None:
+        """ids: include the token ids of each translation."""
+        self._call, self._common, self._ids = call, common, ids
 
     async def whole(self) -> dict[str, Any]:
-        """All of them with their usage."""
-        answers: Sequence[Finished | Translated] = await self._work.finished()
+        """All translations, and the usage."""
+        answers: Sequence[FinishedSequence | GeneratedText] = await self._call.finished()
         data = [
             {
                 "index": index,
@@ -153,9 +158,9 @@ class _Translations:
             }
             for index, answer in enumerate(answers)
         ]
-        usage = self._work.usage()
-        return {**self._beginning, "object": "list", "data": data, "usage": usage}
+        usage = self._call.usage()
+        return {**self._common, "object": "list", "data": data, "usage": usage}
 
     def chunks(self) -> AsyncIterator[dict[str, Any]]:
-        """Translations come whole."""
+        """Not supported: translations are sent whole."""
         raise NotImplementedError

@@ -15,7 +15,7 @@ from .retrieval_schemas import text_of
 
 MAX_TEXTS = 128
 NOT_BUILT: dict[str, tuple[Any, ...]] = {"stream": (False,), "temperature": (0, 0.0), "n": (1,)}
-"""Fields that would change the answer and are refused, and those of their values that may pass."""
+"""Fields that are refused, each with the values that have no effect and are accepted."""
 
 _ONE_OR_MORE: dict[str, Any] = {
     "anyOf": [
@@ -54,5 +54,5 @@ class TranslateRequest(Body):
 
     @property
     def beams(self) -> Beams | None:
-        """None: the likeliest token at each step. Raises: RequestError."""
+        """Beam search options for the engine; None = greedy. Raises: RequestError."""
         return None if self.num_beams == 1 else Beams(self.num_beams, self.length_penalty)

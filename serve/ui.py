@@ -1,4 +1,4 @@
-"""The page: a process of its own, which speaks only HTTP to the server. Its tabs are those of what is served."""
+"""The chat page: a process of its own that talks to the server over HTTP, with tabs for what is served."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ptune.errors import PtuneError
 from .listen import Server, listen, url_of
 from .page import ASK_VARIABLE
 from .ui_classify import tabs as classifying
-from .ui_client import Client, Served, ServerError
+from .ui_client import Client, ServedModels, ServerError
 from .ui_conversation import Controls, Conversation
 from .ui_keys import AskForKey, VisitorsKey
 from .ui_retrieval import Ranking, Recommending
@@ -32,9 +32,9 @@ from .ui_text import heading
 from .ui_translate import Translating
 
 ASK_AGAIN_S = 5
-"""How often an open page asks whether the server is there and what it serves."""
+"""How often an open page checks whether the server answers, and what it serves."""
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-UPLOAD_LIMIT = "8mb"  # of an image; the server takes as much
+UPLOAD_LIMIT = "8mb"  # of an image, as in the server
 
 
 def run(
@@ -45,11 +45,11 @@ def run(
     api_key: str | None = None,
     ask: bool = False,
 ) -> int:
-    """Serves the page until SIGTERM or Ctrl-C, and returns the exit code. Port 0 takes any free one.
+    """Serves the page until SIGTERM or Ctrl-C, and returns the exit code. Port 0 takes any free port.
 
-    api_key: with which the page asks the server, whoever uses it. ask: every visitor for a key instead.
+    api_key: the key that the page sends for every visitor. ask: prompt each visitor for a key instead.
 
-    Raises: PtuneError where the port is taken.
+    Raises: PtuneError if the port is in use.
     """
     with listen(host, port) as listener:
         served = _first_look(Client(server_url, api_key))
@@ -64,20 +64,20 @@ def run(
     return 0
 
 
-def _first_look(client: Client) -> Served | None:
-    """What is served right now, so that the page begins with the right tabs; it goes on looking when it is open."""
+def _first_look(client: Client) -> ServedModels | None:
+    """What is served now, for the initial tabs; an open page keeps checking. None if the server does not answer."""
     try:
         return asyncio.run(client.served())
     except ServerError:
         return None
 
 
-def create_page(client: Client, served: Served | None = None) -> FastAPI:
-    """The page as an app. `served`: what the server offers at first, where it is known."""
+def create_page(client: Client, served: ServedModels | None = None) -> FastAPI:
+    """The page as an app. served: what is served now, if known."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_SecurityPolicy)
     page = _page(client, served)
-    page.queue(default_concurrency_limit=None, api_open=False)  # the engine has the queue that counts
+    page.queue(default_concurrency_limit=None, api_open=False)  # requests queue in the engine
     gr.mount_gradio_app(
         app,
         page,
@@ -109,7 +109,7 @@ def _theme() -> gr.themes.Base:
 
 
 class _SecurityPolicy:
-    """ASGI middleware: the browser itself is told to load nothing from elsewhere."""
+    """ASGI middleware: forbids the browser to load anything from other servers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -123,7 +123,7 @@ class _SecurityPolicy:
         await self._app(scope, receive, send_guarded)
 
 
-def _page(client: Client, served: Served | None) -> gr.Blocks:
+def _page(client: Client, served: ServedModels | None) -> gr.Blocks:
     chatting = served is None or served.chats
     first = "Chat" if served is None else _first_tab(served)
     with gr.Blocks(title="ptune", analytics_enabled=False, fill_width=True) as page:
@@ -142,15 +142,15 @@ def _page(client: Client, served: Served | None) -> gr.Blocks:
             chat = Conversation(client, controls, columns=1)
         with chat_tabs[1]:
             beside = Conversation(client, controls, columns=2)
-        for tab in (*chat_tabs, translating.tab):  # a translation has nothing to choose
+        for tab in (*chat_tabs, translating.tab):  # translation has no settings
             shows = tab is not translating.tab
             tab.select(lambda shows=shows: gr.update(visible=shows), None, settings, **_QUIET)
         known = gr.State(None)
 
-        async def look(before: Served | str | None) -> Any:
-            """Asks what is served, and touches the page only where that has changed."""
+        async def look(before: ServedModels | str | None) -> Any:
+            """Checks what is served, and updates the page only if that has changed."""
             try:
-                now: Served | str = await client.served()
+                now: ServedModels | str = await client.served()
             except ServerError as error:
                 now = str(error)
             if now == before:
@@ -161,7 +161,7 @@ def _page(client: Client, served: Served | None) -> gr.Blocks:
             for tab, conversation in zip(chat_tabs, (chat, beside), strict=True):
                 offers[tab] = gr.update(visible=now.chats)
                 offers |= conversation.offer(now) if now.chats else {}
-            if isinstance(before, Served) and before.chats != now.chats:
+            if isinstance(before, ServedModels) and before.chats != now.chats:
                 offers[choice] = gr.update(selected=_first_tab(now))
             return {known: now, head: heading(now), **offers}
 
@@ -173,20 +173,20 @@ def _page(client: Client, served: Served | None) -> gr.Blocks:
 
 
 class _Tab(Protocol):
-    """A tab of what does not chat."""
+    """A tab other than chat."""
 
     @property
     def outputs(self) -> list[Any]: ...
 
-    def offer(self, served: Served) -> dict[Any, Any]: ...
+    def offer(self, served: ServedModels) -> dict[Any, Any]: ...
 
 
-def _offers(served: Served, tabs: Sequence[_Tab]) -> dict[Any, Any]:
+def _offers(served: ServedModels, tabs: Sequence[_Tab]) -> dict[Any, Any]:
     return {output: update for one in tabs for output, update in one.offer(served).items()}
 
 
-def _first_tab(served: Served) -> str:
-    """The tab to begin with."""
+def _first_tab(served: ServedModels) -> str:
+    """The initial tab."""
     if served.chats:
         return "Chat"
     if not served.classifiers:
@@ -196,7 +196,7 @@ def _first_tab(served: Served) -> str:
 
 
 def main() -> int:
-    """`python -m ptune_serve.ui SERVER_URL HOST PORT`: as `serve` starts it, whose end closes this process's input."""
+    """`python -m ptune_serve.ui SERVER_URL HOST PORT`: `serve` starts it, and closes its standard input to end it."""
     server_url, host, port = sys.argv[1:]
 
     def end_with_parent() -> None:

@@ -13,7 +13,7 @@ import gradio as gr
 from ptune.config.tasks import tab_names
 from ptune.formats.task_names import IMAGE_CLASSIFICATION, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 
-from .ui_client import Classifier, Client, Served, ServerError
+from .ui_client import Client, EncoderAdapter, ServedModels, ServerError
 from .ui_labels import bars, marked, problem, waiting
 from .ui_pictures import examples
 
@@ -31,9 +31,9 @@ Updates = dict[Any, Any]
 
 
 class Classifying:
-    """One tab: an input, and a column an adapter that says something about it.
+    """One tab: an input, and a column for each adapter's output.
 
-    tasks: of the adapters that it offers; it is shown where there are enough of them for its columns.
+    tasks: of the adapters to choose from; the tab is shown if there is one for each column.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Classifying:
         self._results: list[gr.HTML] = []
         self.tab = gr.Tab(title, id=title, visible=shown)
         with self.tab:
-            self._known = gr.State(())  # in here: gradio counts whatever lies between tabs as one of them
+            self._known = gr.State(())  # inside the tab: gradio counts anything between tabs as a tab
             with gr.Row(elem_classes="asking"):
                 with gr.Column(min_width=280):
                     self._render_input()
@@ -56,8 +56,8 @@ class Classifying:
                             self._render_column()
         self._connect()
 
-    def offer(self, served: Served) -> Updates:
-        """Fills the pickers and shows the tab, where there are adapters for it."""
+    def offer(self, served: ServedModels) -> Updates:
+        """Fills the pickers, and shows the tab if there are adapters for it."""
         fitting = served.of(*self._tasks)
         visible = len(fitting) >= self._columns
         names = [one.name for one in fitting]
@@ -68,7 +68,7 @@ class Classifying:
 
     @property
     def outputs(self) -> list[Any]:
-        """What `offer` may change."""
+        """Components that `offer` can change."""
         return [self.tab, self._known, *self._pickers]
 
     def _render_input(self) -> None:
@@ -113,15 +113,17 @@ class Classifying:
             put: Callable[[], str] = partial(str, example)
             chip.click(put, None, self._input, **quiet).then(**asking, **quiet)
 
-    async def _ask(self, value: str | None, known: Sequence[Classifier], *chosen: str | None) -> list[str]:
-        """What each chosen adapter says, all asked at once."""
+    async def _ask(
+        self, value: str | None, known: Sequence[EncoderAdapter], *chosen: str | None
+    ) -> list[str]:
+        """The outputs of all chosen adapters, requested at the same time."""
         if not value or (not self._image and not value.strip()):
             return [problem(self._invitation())] * self._columns
         content: str | bytes = await asyncio.to_thread(Path(value).read_bytes) if self._image else value
         by_name = {one.name: one for one in known}
         return list(await asyncio.gather(*(self._say(content, by_name.get(name or "")) for name in chosen)))
 
-    async def _say(self, content: str | bytes, classifier: Classifier | None) -> str:
+    async def _say(self, content: str | bytes, classifier: EncoderAdapter | None) -> str:
         if classifier is None:
             return problem("Choose an adapter.")
         try:
@@ -150,8 +152,8 @@ class Classifying:
         return "Choose an image, or try an example." if self._image else "Write a text, or try an example."
 
 
-def tabs(client: Client, served: Served | None) -> list[Classifying]:
-    """All tabs that an encoder may need; those are shown that `served` has adapters for."""
+def tabs(client: Client, served: ServedModels | None) -> list[Classifying]:
+    """All tabs for encoders; those without adapters are hidden."""
 
     def made(title: str, *tabs: str, columns: int = 1) -> Classifying:
         tasks = [name for tab in tabs or (title,) for name in tab_names(tab)]
@@ -168,5 +170,5 @@ def tabs(client: Client, served: Served | None) -> list[Classifying]:
 
 
 def _short(text: str, most: int = 26) -> str:
-    """The beginning of a text, for a button."""
+    """The beginning of a text, as the label of a button."""
     return text if len(text) <= most else text[:most].rsplit(" ", 1)[0].rstrip(",.") + " …"

@@ -1,4 +1,4 @@
-"""The page's side of the wire: what is served, and answers as they grow. No gradio here."""
+"""The page's HTTP client: lists what is served, and reads answers as they stream. It does not import gradio."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ Message = dict[str, str]  # role, content
 
 _TIMEOUT = httpx.Timeout(
     5, read=120
-)  # seconds; a long prompt on a busy CPU may take a while to its first token
-_FRAME_S = 0.04  # between two updates of the page; tokens that come faster are shown together
+)  # seconds; on a busy CPU the first token after a long prompt can take a while
+_FRAME_S = 0.04  # between two updates of the page; tokens that arrive faster are shown together
 
 
 class ServerError(PtuneError):
-    """The server refused, or could not be reached. The message is for the person at the page."""
+    """The server refused a request, or cannot be reached. The message is shown on the page."""
 
 
 @dataclass(frozen=True)
-class Classifier:
+class EncoderAdapter:
     """An adapter of an encoder."""
 
     name: str
     task: str  # text-classification, token-classification, image-classification, feature-extraction, text-ranking
     labels: tuple[str, ...]
     problem: str  # single, multi, regression, tags, vector
-    items: int = 0  # that it recommends
+    items: int = 0  # number of items it can recommend
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,27 @@ class Translator:
     target: str | None
 
     @property
-    def told(self) -> str:
-        """For the picker."""
+    def label(self) -> str:
+        """The label in the picker."""
         return f"{self.name}: {self.source or '?'} → {self.target or '?'}" if self.target else self.name
 
 
 @dataclass(frozen=True)
-class Served:
-    """What the server offers: a chat model with adapters, an encoder's classifiers, or an encoder-decoder's translators."""
+class ServedModels:
+    """What is served: a chat model with adapters, the adapters of an encoder, or the translators of an encoder-decoder."""
 
     bundle: str
-    source: str  # where the base comes from
+    source: str  # the base model
     adapters: tuple[str, ...]
-    context: int  # tokens; 0 where the model sees images
-    classifiers: tuple[Classifier, ...] = ()
+    context: int  # tokens; 0 for images
+    classifiers: tuple[EncoderAdapter, ...] = ()
     translators: tuple[Translator, ...] = ()
-    chats: bool = True  # whether there is anything to talk with
-    base: bool = True  # whether the base answers, too: not to a key that may ask for some adapters only
+    chats: bool = True  # whether a model can chat
+    base: bool = True  # whether the base answers; not if the key may use only some adapters
 
-    def of(self, *tasks: str) -> tuple[Classifier, ...]:
-        """The classifiers for some tasks."""
-        return tuple(one for one in self.classifiers if one.task in tasks)
+    def of(self, *tasks: str) -> tuple[EncoderAdapter, ...]:
+        """The encoder's adapters for these tasks."""
+        return tuple(adapter for adapter in self.classifiers if adapter.task in tasks)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -75,8 +75,8 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """The controls of the page; they become fields of the request as they are."""
+class SamplingControls:
+    """The page's controls, which become fields of the request."""
 
     temperature: float = 0.7
     top_p: float = 1.0
@@ -85,7 +85,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Answer:
+class StreamedAnswer:
     """An answer so far."""
 
     text: str = ""
@@ -97,7 +97,7 @@ class Answer:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Rate after the first token, whose time is the prompt's."""
+        """Rate after the first token, as the time to the first is mostly the prompt's."""
         if self.first_token_s is None or self.tokens < 2 or self.seconds <= self.first_token_s:
             return None
         return (self.tokens - 1) / (self.seconds - self.first_token_s)
@@ -105,7 +105,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a classifier says: labels and their scores, likeliest first."""
+    """The output of a classifier: labels and their scores, likeliest first."""
 
     scores: tuple[tuple[str, float], ...]
     seconds: float
@@ -123,8 +123,8 @@ class Tagged:
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """An item, and what of the history is nearest to it: titles with how near they are."""
+class RecommendedItem:
+    """An item, and what is nearest to it in the history: titles and scores."""
 
     title: str
     score: float
@@ -132,7 +132,7 @@ class Recommendation:
 
 
 class Client:
-    """Speaks to one server."""
+    """A client of one server."""
 
     def __init__(self, url: str, api_key: str | None = None, auth: httpx.Auth | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
@@ -141,8 +141,8 @@ class Client:
             base_url=self.url, headers=headers, auth=auth, timeout=_TIMEOUT, trust_env=False
         )
 
-    async def served(self) -> Served:
-        """Asks what is served. Raises: ServerError."""
+    async def served(self) -> ServedModels:
+        """Lists what is served. Raises: ServerError."""
         try:
             response = await self._http.get("/v1/models")
             _check(response)
@@ -153,9 +153,9 @@ class Client:
             raise ServerError(f"{self.url} answers, but it is not a ptune server") from None
 
     async def answer(
-        self, model: str, messages: Sequence[Message], sampling: Sampling
-    ) -> AsyncGenerator[Answer, None]:
-        """Yields the answer as it grows; the last has `finish` or `error`. Giving up the iterator cancels it."""
+        self, model: str, messages: Sequence[Message], sampling: SamplingControls
+    ) -> AsyncGenerator[StreamedAnswer, None]:
+        """Yields the answer as it grows; the last one has `finish` or `error`. Closing the iterator cancels the request."""
         body = {
             "model": model,
             "messages": list(messages),
@@ -166,7 +166,7 @@ class Client:
             "max_tokens": sampling.max_tokens,
             "seed": sampling.seed,
         }
-        answer, begin_s = Answer(), time.perf_counter()
+        answer, begin_s = StreamedAnswer(), time.perf_counter()
         try:
             async with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
                 if response.is_error:
@@ -184,10 +184,10 @@ class Client:
                 yield replace(answer, error="The server went away in the middle of the answer.")
 
     async def answers(
-        self, models: Sequence[str], conversations: Sequence[Sequence[Message]], sampling: Sampling
-    ) -> AsyncGenerator[list[Answer], None]:
-        """Runs a conversation with each model, all at the same time; yields all answers whenever some have grown."""
-        arrived: asyncio.Queue[tuple[int, Answer | None]] = asyncio.Queue()
+        self, models: Sequence[str], conversations: Sequence[Sequence[Message]], sampling: SamplingControls
+    ) -> AsyncGenerator[list[StreamedAnswer], None]:
+        """Runs a conversation with each model, all at the same time; yields all answers whenever any has grown."""
+        arrived: asyncio.Queue[tuple[int, StreamedAnswer | None]] = asyncio.Queue()
 
         async def run(index: int) -> None:
             try:
@@ -197,7 +197,7 @@ class Client:
                 arrived.put_nowait((index, None))
 
         tasks = [asyncio.create_task(run(index)) for index in range(len(models))]
-        answers, running = [Answer() for _ in models], len(models)
+        answers, running = [StreamedAnswer() for _ in models], len(models)
         try:
             while running:
                 arrivals = [await arrived.get(), *_waiting(arrived)]
@@ -227,18 +227,18 @@ class Client:
         return Tagged(text, tuple(found), seconds, bool(item.get("truncated")))
 
     async def items(self, adapter: str, words: str) -> list[tuple[str, str]]:
-        """Title and name of the items that an adapter recommends, by words of their titles. Raises: ServerError."""
+        """Titles and names of items whose titles have the words. Raises: ServerError."""
         found, _ = await self._post("/v1/recommend/items", {"model": adapter, "query": words})
         return [(one["title"], one["item"]) for one in found]
 
     async def recommend(
         self, adapter: str, history: Sequence[str | dict[str, str]]
-    ) -> tuple[list[Recommendation], float]:
-        """The next items and the seconds it took; history: items, and titles of other things. Raises: ServerError."""
+    ) -> tuple[list[RecommendedItem], float]:
+        """Recommended items, and the seconds it took. history: items, and titles of other things. Raises: ServerError."""
         body = {"model": adapter, "history": list(history)}
         answer, seconds = await self._post("/v1/recommend", body)
         found = [
-            Recommendation(
+            RecommendedItem(
                 one["title"], one["score"], tuple((why["title"], why["score"]) for why in one["reasons"])
             )
             for one in answer
@@ -246,25 +246,25 @@ class Client:
         return found, seconds
 
     async def rank(self, adapter: str, query: str, texts: Sequence[str]) -> Labelled:
-        """Texts and their scores for a query, the best first. Raises: ServerError."""
+        """The texts and their scores for a query, the best first. Raises: ServerError."""
         body = {"model": adapter, "query": query, "documents": list(texts)}
         answer, seconds = await self._post("/v1/rerank", body, "results")
         return Labelled(tuple((texts[one["index"]], one["relevance_score"]) for one in answer), seconds)
 
     async def translate(self, adapter: str, texts: Sequence[str]) -> tuple[list[str], int, float]:
-        """The translations, how many of them were cut off, and the seconds it took. Raises: ServerError."""
+        """The translations, how many were cut off, and the seconds it took. Raises: ServerError."""
         found, seconds = await self._post("/v1/translate", {"model": adapter, "text": list(texts)})
         return [one["text"] for one in found], sum(one["finish_reason"] == "length" for one in found), seconds
 
     async def _item(self, path: str, adapter: str, value: Any) -> tuple[dict[str, Any], float]:
-        """The one answer to one input, and how long it took."""
+        """The output for a single input, and the seconds it took. Raises: ServerError."""
         [item], seconds = await self._post(path, {"model": adapter, "input": value})
         return item, seconds
 
     async def _post(
         self, path: str, body: dict[str, Any], key: str = "data"
     ) -> tuple[list[dict[str, Any]], float]:
-        """The list in an answer, and how long it took. Raises: ServerError."""
+        """The list in a response, and the seconds it took. Raises: ServerError."""
         begin_s = time.perf_counter()
         try:
             response = await self._http.post(path, json=body)
@@ -273,18 +273,18 @@ class Client:
         except httpx.HTTPError:
             raise self._away() from None
         except (ValueError, KeyError, TypeError):
-            raise ServerError(f"{self.url} answered something else than was asked for") from None
+            raise ServerError(f"{self.url} sent an answer that cannot be read") from None
 
     def _away(self) -> ServerError:
         return ServerError(f"The server at {self.url} does not answer. Start it with `ptune serve BUNDLE`.")
 
 
-def _served(cards: list[dict[str, Any]]) -> Served:
-    """The cards of /v1/models. Raises: KeyError, TypeError, StopIteration where they are not a ptune server's."""
+def _served(cards: list[dict[str, Any]]) -> ServedModels:
+    """Reads the cards of /v1/models. Raises: KeyError, TypeError, StopIteration if they are not a ptune server's."""
     base = any(card["parent"] is None for card in cards)
     first = next(iter(sorted(cards, key=lambda card: card["parent"] is not None)))
     classifiers = tuple(
-        Classifier(
+        EncoderAdapter(
             card["id"],
             card["task"],
             tuple(card["labels"]),
@@ -292,7 +292,7 @@ def _served(cards: list[dict[str, Any]]) -> Served:
             (card.get("embedding") or {}).get("items", 0),
         )
         for card in cards
-        if "labels" in card  # a chat model's have none
+        if "labels" in card  # not on the cards of a chat model
     )
     names = tuple(card["id"] for card in cards if card["parent"] is not None or "labels" in card)
     translators = tuple(
@@ -300,27 +300,29 @@ def _served(cards: list[dict[str, Any]]) -> Served:
         for card in sorted(cards, key=lambda card: card["parent"] is None)  # the base last
         if card.get("task") == TRANSLATION
     )
-    chats = not any("endpoint" in card for card in cards)  # others than a chat model's name theirs
+    chats = not any("endpoint" in card for card in cards)  # only cards of other models have one
     context = first["max_model_len"] or 0
-    return Served(first["root"], first["source"], names, context, classifiers, translators, chats, base)
+    return ServedModels(first["root"], first["source"], names, context, classifiers, translators, chats, base)
 
 
-def _waiting(queue: asyncio.Queue[tuple[int, Answer | None]]) -> list[tuple[int, Answer | None]]:
+def _waiting(
+    queue: asyncio.Queue[tuple[int, StreamedAnswer | None]],
+) -> list[tuple[int, StreamedAnswer | None]]:
     return [queue.get_nowait() for _ in range(queue.qsize())]
 
 
 def _image_type(content: bytes) -> str:
-    """By its first bytes; the server looks for itself."""
+    """The type of an image by its first bytes; the server checks it itself."""
     known = {b"\xff\xd8": "jpeg", b"GIF8": "gif", b"BM": "bmp", b"RIFF": "webp"}
     return f"image/{next((name for head, name in known.items() if content.startswith(head)), 'png')}"
 
 
 def _check(response: httpx.Response) -> None:
-    """Raises: ServerError with what the server says is wrong."""
+    """Raises: ServerError with the server's message."""
     if not response.is_error:
         return
     if response.status_code == 401:
-        raise ServerError("The server asks for an API key, and does not know this one, if there is any.")
+        raise ServerError("The server requires an API key, and does not accept this one, if there is one.")
     try:
         message = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
@@ -329,21 +331,21 @@ def _check(response: httpx.Response) -> None:
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    """The objects of a stream of server-sent events."""
+    """Yields the objects of a stream of server-sent events."""
     async for line in response.aiter_lines():
         if line.startswith("data: ") and line != "data: [DONE]":
             yield json.loads(line.removeprefix("data: "))
 
 
-def _grown(answer: Answer, event: Mapping[str, Any], seconds: float) -> Answer:
-    """The answer with what an event adds. Raises: ServerError where the event is one."""
+def _grown(answer: StreamedAnswer, event: Mapping[str, Any], seconds: float) -> StreamedAnswer:
+    """Adds an event to the answer. Raises: ServerError if the event is an error."""
     if "error" in event:
         raise ServerError(f"The server gave up: {event['error']['message']}")
     if event.get("usage"):
         return replace(answer, tokens=event["usage"]["completion_tokens"])
     [choice] = event["choices"]
     text = choice["delta"].get("content") or ""
-    return Answer(
+    return StreamedAnswer(
         text=answer.text + text,
         tokens=answer.tokens + bool(text),
         first_token_s=seconds if text and answer.first_token_s is None else answer.first_token_s,

@@ -1,4 +1,4 @@
-"""One tab of the chat page: a conversation with one model, or the same with two side by side."""
+"""A tab of the chat page: a conversation with one model, or with two side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from .ui_client import Answer, Client, Message, Sampling, Served, ServerError
+from .ui_client import Client, Message, SamplingControls, ServedModels, ServerError, StreamedAnswer
 from .ui_style import CHAT_HEIGHT
 from .ui_text import measured, neutral, plain
 
@@ -24,7 +24,7 @@ _NOTHING: Updates = gr.skip()
 
 @dataclass(frozen=True)
 class Controls:
-    """The settings that all conversations share."""
+    """The settings shared by all conversations."""
 
     system: gr.Textbox
     temperature: gr.Slider
@@ -51,20 +51,20 @@ class Controls:
     @staticmethod
     def read(
         system: str, temperature: float, top_p: float, max_tokens: int, seed: str
-    ) -> tuple[History, Sampling]:
-        """The values of `inputs`: what comes before a conversation, and how it is sampled. Raises: ServerError."""
+    ) -> tuple[History, SamplingControls]:
+        """The values of `inputs`: the messages before a conversation, and its sampling. Raises: ServerError."""
         if seed.strip() and not seed.strip().removeprefix("-").isdecimal():
             raise ServerError("The seed must be a whole number, or empty.")
         before = [{"role": "system", "content": system}] if system.strip() else []
-        return before, Sampling(temperature, top_p, max_tokens, int(seed) if seed.strip() else None)
+        return before, SamplingControls(temperature, top_p, max_tokens, int(seed) if seed.strip() else None)
 
 
 class Conversation:
-    """Columns that answer the same messages at the same time, each by a model of its own.
+    """Columns that answer the same messages at the same time, each with its own model.
 
-    The histories are kept apart from what the chatbots show: a model reads exactly what was written, while what is
-    shown has been made harmless. Whatever asks a question puts it into `_asked`, and that alone starts an answer; so
-    there is one event to stop.
+    The histories are separate from what the chatbots show: models read exactly what was written, the chatbots show a
+    harmless version of it. Every question goes through `_asked`, whose change starts the answers, so that there is
+    one event to stop.
     """
 
     def __init__(self, client: Client, controls: Controls, *, columns: int) -> None:
@@ -95,8 +95,8 @@ class Conversation:
                 self._clear = gr.Button("New chat", size="sm")
         self._connect()
 
-    def offer(self, served: Served) -> Updates:
-        """Fills the pickers with what is served: an adapter last, and the base first where there are two columns."""
+    def offer(self, served: ServedModels) -> Updates:
+        """Fills the pickers with what is served. The last column selects an adapter; the first of two selects the base."""
         newest = served.models[-1]
         chosen = [newest] if len(self._pickers) == 1 else ["base", newest]
         return {
@@ -148,7 +148,7 @@ class Conversation:
     def _ask(self, text: str, histories: list[History]) -> Updates:
         if not text.strip():
             return _NOTHING
-        # A question that was never answered is dropped: many templates want the roles to alternate.
+        # A question without an answer is dropped, because many templates require alternating roles.
         question = {"role": "user", "content": text}
         return self._begin([[*_until(history, "assistant"), question] for history in histories])
 
@@ -162,10 +162,13 @@ class Conversation:
 
     def _begin(self, questions: list[History]) -> Updates:
         return {
-            self._asked: (time.monotonic_ns(), questions),  # the time makes it another one, also for a retry
+            self._asked: (
+                time.monotonic_ns(),
+                questions,
+            ),  # with the time, so that a retry counts as a change
             self._examples: gr.update(visible=False),
             self._box: gr.update(value="", submit_btn=False, stop_btn=True),
-            **self._shown(questions, [Answer() for _ in questions]),
+            **self._shown(questions, [StreamedAnswer() for _ in questions]),
         }
 
     def _start_anew(self) -> Updates:
@@ -188,7 +191,7 @@ class Conversation:
             before, sampling = Controls.read(*settings[len(questions) :])
         except ServerError as error:
             yield {
-                **self._shown(questions, [Answer(error=str(error)) for _ in questions]),
+                **self._shown(questions, [StreamedAnswer(error=str(error)) for _ in questions]),
                 self._box: self._ready(),
             }
             return
@@ -202,7 +205,7 @@ class Conversation:
                 yield self._shown(histories, answers)
         yield {self._box: self._ready()}
 
-    def _shown(self, histories: list[History], answers: Sequence[Answer | None]) -> Updates:
+    def _shown(self, histories: list[History], answers: Sequence[StreamedAnswer | None]) -> Updates:
         updates: Updates = {self._histories: histories}
         for chatbot, history in zip(self._chatbots, histories, strict=True):
             updates[chatbot] = [
@@ -215,7 +218,7 @@ class Conversation:
 
 
 def _until(history: History, role: str) -> History:
-    """Up to and with the last message of a role."""
+    """The history up to and including the last message of a role."""
     end = len(history)
     while end and history[end - 1]["role"] != role:
         end -= 1

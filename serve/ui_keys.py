@@ -1,4 +1,4 @@
-"""Where the server asks for a key, its page does too: by HTTP's own login, any name, a key as the password.
+"""Where the server requires API keys, the page does too, by HTTP's own login: any name, and a key as the password.
 
 What a visitor does on the page is then asked of the server with that visitor's key, and so with its limits and adapters.
 """
@@ -18,22 +18,22 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 KNOWN_S = 60.0
-"""How long a key that the server has let in is not asked for again."""
+"""How long a key that the server has accepted is not checked again."""
 MOST_KNOWN = 1000
 
 _LOGIN = {"www-authenticate": 'Basic realm="ptune: any name, an API key as the password", charset="UTF-8"'}
 
 
 def key_in(authorization: str | None) -> str | None:
-    """The password of an `Authorization: Basic …` header; None where there is none."""
+    """The password of an `Authorization: Basic …` header; None if there is none."""
     scheme, _, encoded = (authorization or "").partition(" ")
     if scheme.lower() != "basic":
         return None
     try:
-        said = base64.b64decode(encoded.strip(), validate=True).decode()
+        credentials = base64.b64decode(encoded.strip(), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         return None
-    key = said.partition(":")[2]
+    key = credentials.partition(":")[2]
     return key if key and key.isprintable() else None
 
 
@@ -42,7 +42,7 @@ def _bearer(key: str) -> tuple[bytes, bytes]:
 
 
 class VisitorsKey(httpx.Auth):
-    """Sends the key of whoever's event gradio is handling; without one the server refuses."""
+    """Sends the key of the visitor whose event gradio is handling; without one the server refuses."""
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         visitor = LocalContext.request.get(None)
@@ -53,12 +53,12 @@ class VisitorsKey(httpx.Auth):
 
 
 class AskForKey:
-    """ASGI middleware: nothing of the page is given to anybody without a key that the server takes."""
+    """ASGI middleware: shows the page only to visitors with a key that the server accepts."""
 
     def __init__(self, app: ASGIApp, server_url: str) -> None:
         self._app = app
         self._http = httpx.AsyncClient(base_url=server_url, timeout=10, trust_env=False)
-        self._known: OrderedDict[bytes, float] = OrderedDict()  # digests, and until when
+        self._known: OrderedDict[bytes, float] = OrderedDict()  # digest -> when to check it again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -69,12 +69,12 @@ class AskForKey:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             away = status not in (401, 403)
-            told = "The server does not answer." if away else "This page needs an API key as the password."
-            answer = PlainTextResponse(told, 503 if away else 401, headers={} if away else _LOGIN)
+            message = "The server does not answer." if away else "This page needs an API key as the password."
+            answer = PlainTextResponse(message, 503 if away else 401, headers={} if away else _LOGIN)
             await answer(scope, receive, send)
 
     async def _status(self, scope: Scope) -> int:
-        """What the server says to the visitor's key; 0 where it says nothing."""
+        """The status of the server's response to the visitor's key; 0 if it does not answer."""
         headers = dict(scope["headers"])
         key = key_in(headers.get(b"authorization", b"").decode("latin-1"))
         if key is None:

@@ -1,4 +1,4 @@
-"""What an encoder's adapters say, as HTML: bars of labels, entities that are marked, items and texts in order. All of it is escaped."""
+"""Outputs of an encoder's adapters as escaped HTML: bars of labels, marked entities, ordered items and texts."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from .ui_client import Classifier, Labelled, Recommendation, Tagged
+from .ui_client import EncoderAdapter, Labelled, RecommendedItem, Tagged
 
 MOST_BARS = 12
 _HUES = 10  # colours of entity labels, in ui_style
 
 
-def bars(found: Labelled, classifier: Classifier) -> str:
-    """A bar a label, likeliest first; of a regression its number."""
+def bars(found: Labelled, classifier: EncoderAdapter) -> str:
+    """A bar for each label, likeliest first; for a regression, the number."""
     if classifier.problem == "regression":
         rows = "".join(
             f"<div class=number-row><span>{escape(label)}</span><strong>{value:.3f}</strong></div>"
@@ -31,7 +31,7 @@ def bars(found: Labelled, classifier: Classifier) -> str:
     )
 
 
-def _bar(label: str, score: float, *, first: bool, classifier: Classifier) -> str:
+def _bar(label: str, score: float, *, first: bool, classifier: EncoderAdapter) -> str:
     chosen = score >= 0.5 if classifier.problem == "multi" else first
     return (
         f'<div class="bar{" chosen" * chosen}"><span class=label title="{escape(label)}">{escape(label)}</span>'
@@ -40,7 +40,7 @@ def _bar(label: str, score: float, *, first: bool, classifier: Classifier) -> st
 
 
 def marked(found: Tagged, labels: Sequence[str]) -> str:
-    """The text, its entities in colours with their labels behind them."""
+    """The text, with entities in colours and followed by their labels."""
     kinds = entity_kinds(labels)
     parts, at = [], 0
     for label, begin, end, score in found.entities:
@@ -59,19 +59,19 @@ def marked(found: Tagged, labels: Sequence[str]) -> str:
 
 
 def entity_kinds(labels: Sequence[str]) -> list[str]:
-    """The kinds of entities that a tagger knows: its tags without B- and I-."""
+    """The kinds of entities of a tagger: its tags without B- and I-."""
     return list(dict.fromkeys(label.partition("-")[2] for label in labels if "-" in label))
 
 
 def hue(label: str, kinds: Sequence[str]) -> int:
-    """A label's colour: always the same one."""
+    """The colour of a label, always the same."""
     if label in kinds:
         return kinds.index(label) % _HUES
     return int(hashlib.sha256(label.encode()).hexdigest(), 16) % _HUES
 
 
-def recommended(found: Sequence[Recommendation], seconds: float) -> str:
-    """Items, the best first, each with a bar and what of the history is nearest to it."""
+def recommended(found: Sequence[RecommendedItem], seconds: float) -> str:
+    """Items, the best first, each with a bar and what is nearest to it in the history."""
     if not found:
         return (
             f"<div class=result><p class=quiet>Nothing is left to recommend.</p>{_foot(seconds, False)}</div>"
@@ -92,7 +92,7 @@ def ranked(found: Labelled) -> str:
 
 
 def _most(scores: Iterable[float]) -> float:
-    """What a whole bar stands for: 1, or the highest score where that is more."""
+    """The score of a full bar: 1, or the highest score if that is more."""
     return max(1.0, *scores)
 
 
@@ -105,12 +105,12 @@ def _place(text: str, score: float, most: float) -> str:
 
 
 def problem(message: str) -> str:
-    """What went wrong, in words."""
+    """An error message."""
     return f'<p class="problem" role="alert">{escape(message)}</p>'
 
 
 def waiting(text: str) -> str:
-    """Before there is a result."""
+    """A placeholder before there is a result."""
     return f'<p class="quiet empty">{escape(text)}</p>'
 
 

@@ -1,4 +1,4 @@
-"""Three drawings to try an image classifier with: things that clothes catalogues and everyday pictures both know."""
+"""Three example drawings for image classifiers, of things in both clothes catalogues and everyday pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DRAWINGS: dict[str, tuple[str, Outline]] = {
 
 @functools.cache
 def examples() -> tuple[str, ...]:
-    """Their files, drawn on black when first asked for."""
+    """The files of the drawings, drawn on black at the first use."""
     from PIL import Image, ImageDraw
 
     folder = Path(tempfile.mkdtemp(prefix="ptune-pictures-"))

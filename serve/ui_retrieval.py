@@ -1,4 +1,4 @@
-"""The tabs of what recommends and of what ranks: items after a history of items, texts by how well they answer a query."""
+"""The tabs for recommendation (a history -> items) and ranking (texts, ordered by relevance to a query)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import gradio as gr
 
 from ptune.config.tasks import tab_names
 
-from .ui_client import Classifier, Client, Served, ServerError
+from .ui_client import Client, EncoderAdapter, ServedModels, ServerError
 from .ui_labels import problem, ranked, recommended, waiting
 
 QUERY = "a place to sleep"
@@ -23,13 +23,13 @@ Items = dict[str, str]  # item -> title
 
 
 class Recommending:
-    """A history of items, chosen by their titles, and what comes next for it."""
+    """A history of items, chosen by title, and recommendations for it."""
 
-    def __init__(self, client: Client, served: Served | None) -> None:
+    def __init__(self, client: Client, served: ServedModels | None) -> None:
         self._client = client
         self.tab = gr.Tab("Recommend", id="Recommend", visible=bool(served and _recommenders(served)))
         with self.tab:
-            self._titles = gr.State({})  # of what was chosen: its choices come and go with what is typed
+            self._titles = gr.State({})  # of the chosen items, as the choices change while typing
             with gr.Row(elem_classes="asking"):
                 with gr.Column(min_width=280):
                     self._history = gr.Dropdown(
@@ -46,11 +46,11 @@ class Recommending:
 
     @property
     def outputs(self) -> list[Any]:
-        """What `offer` may change."""
+        """Components that `offer` can change."""
         return [self.tab, self._picker]
 
-    def offer(self, served: Served) -> Updates:
-        """Fills the picker and shows the tab, where there are adapters with items."""
+    def offer(self, served: ServedModels) -> Updates:
+        """Fills the picker, and shows the tab if there are adapters with items."""
         names = [one.name for one in _recommenders(served)]
         picker = gr.update(choices=names, value=names[0] if names else None)
         return {self.tab: gr.update(visible=bool(names)), self._picker: picker}
@@ -65,7 +65,7 @@ class Recommending:
             "inputs": [self._history, self._titles, self._picker],
             "outputs": self._result,
         }
-        self._history.change(**asking, **_QUIET)  # `input` does not tell of words that Enter took
+        self._history.change(**asking, **_QUIET)  # `input` does not fire for words added by Enter
         self._picker.input(**asking, **_QUIET)
 
     async def _look(self, chosen: list[str] | None, titles: Items, adapter: str | None) -> Any:
@@ -77,7 +77,7 @@ class Recommending:
         return await self._offered(typed.input_value or "", chosen, titles, adapter)
 
     async def _offered(self, words: str, chosen: list[str] | None, titles: Items, adapter: str | None) -> Any:
-        """The choices for what is typed, and the titles of all that is chosen or may be."""
+        """The choices for the typed words, and the titles of all chosen items and choices."""
         try:
             found = await self._client.items(adapter, words) if adapter else []
         except ServerError:
@@ -91,7 +91,7 @@ class Recommending:
             return waiting(_CHOOSE)
         if not adapter:
             return problem("Choose an adapter.")
-        by_title = {title: item for item, title in titles.items()}  # who types all of a title means that item
+        by_title = {title: item for item, title in titles.items()}  # typing a full title selects its item
         history = [one if one in titles else by_title.get(one, {"title": one}) for one in chosen]
         try:
             return recommended(*await self._client.recommend(adapter, history))
@@ -100,9 +100,9 @@ class Recommending:
 
 
 class Ranking:
-    """A query and lines of text, put in order by a reranker, or by an embedding's cosines."""
+    """A query and lines of text, ordered by a reranker, or by the cosine of embeddings."""
 
-    def __init__(self, client: Client, served: Served | None) -> None:
+    def __init__(self, client: Client, served: ServedModels | None) -> None:
         self._client = client
         self.tab = gr.Tab("Rank", id="Rank", visible=bool(served and served.of(*tab_names("Rank"))))
         with self.tab, gr.Row(elem_classes="asking"):
@@ -127,10 +127,10 @@ class Ranking:
 
     @property
     def outputs(self) -> list[Any]:
-        """What `offer` may change."""
+        """Components that `offer` can change."""
         return [self.tab, self._picker]
 
-    def offer(self, served: Served) -> Updates:
+    def offer(self, served: ServedModels) -> Updates:
         """Fills the picker and shows the tab, where something is served that ranks."""
         names = [one.name for one in served.of(*tab_names("Rank"))]
         picker = gr.update(choices=names, value=names[0] if names else None)
@@ -152,5 +152,5 @@ _CHOOSE = "Choose items that somebody has."
 _WRITE = "Write a query, and texts to put in order."
 
 
-def _recommenders(served: Served) -> Sequence[Classifier]:
+def _recommenders(served: ServedModels) -> Sequence[EncoderAdapter]:
     return [one for one in served.of(*tab_names("Recommend")) if one.items]

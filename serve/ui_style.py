@@ -1,4 +1,4 @@
-"""How the chat page looks: the system's own fonts, so that nothing is fetched; quiet colours; narrow screens too."""
+"""The style of the chat page: system fonts, so that nothing is fetched; quiet colours; narrow screens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "default-src 'self'",
         "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",  # gradio's own page needs both
         "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",  # an image in an answer would tell another server who reads it
+        "img-src 'self' data: blob:",  # an image in an answer would reveal the reader to another server
         "font-src 'self' data:",
         "worker-src 'self' blob:",
         "object-src 'none'",
@@ -21,7 +21,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 CHAT_HEIGHT = "max(16rem, calc(100vh - 21.75rem))"
-"""So that the page just fills a window; in a narrow one, what comes below is scrolled to."""
+"""Makes the page fill the window; in a narrow window, the settings below are reached by scrolling."""
 
 CSS = """
 .gradio-container > main { padding: 1rem 1.5rem !important; max-width: 86rem; }

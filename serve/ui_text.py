@@ -1,27 +1,25 @@
-"""What the chat page shows: text of models and people as Markdown that holds no HTML, and lines about answers."""
+"""Text of the chat page: messages as Markdown without HTML, and lines about answers."""
 
 from __future__ import annotations
 
 import re
 from html import escape
 
-from .ui_client import Answer, Served
+from .ui_client import ServedModels, StreamedAnswer
 
-_BREAK = "\u2060"  # word joiner: takes no room, and is enough to keep a tag from being one
-_FENCE = re.compile(
-    r"(`{3,})[^`]*|(~{3,}).*"
-)  # unindented, and so in no list or quotation that could end it early
+_BREAK = "\u2060"  # word joiner: invisible, and enough to break a tag
+_FENCE = re.compile(r"(`{3,})[^`]*|(~{3,}).*")  # not indented, so no list or quotation can end it early
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 def neutral(text: str) -> str:
-    """Markdown in which nothing is HTML, an image or a diagram: it all would run or load in the reader's browser.
+    """Markdown without HTML, images and diagrams, which would run or load in the reader's browser.
 
     Fenced code stays as it is, since Markdown shows it literally, so that it can be copied. The page's sanitizer and
     its content security policy stand behind this.
     """
     lines = []
-    fence = ""  # that the text is in
+    fence = ""  # the open fence, if any
     for line in re.split("\r\n|\r|\n", text):
         opening = _FENCE.fullmatch(line)
         if fence:
@@ -36,12 +34,12 @@ def neutral(text: str) -> str:
 
 
 def plain(shown: str) -> str:
-    """The text that `neutral` was given: what an edited message is sent as."""
+    """Undoes `neutral`, to send a message that was edited on the page."""
     return shown.replace("<" + _BREAK, "<").replace("!" + _BREAK + "[", "![")
 
 
-def measured(answer: Answer) -> str:
-    """The line under an answer, as HTML: how much, how fast, why it ended, or what went wrong."""
+def measured(answer: StreamedAnswer) -> str:
+    """The line below an answer as HTML: length, speed, whether it was cut off, or the error."""
     if answer.error is not None:
         return f'<span class="problem" role="alert">{escape(answer.error)}</span>'
     if answer.first_token_s is None:
@@ -55,17 +53,17 @@ def measured(answer: Answer) -> str:
     return f'<span class="quiet">{" · ".join(parts)}</span>'
 
 
-def heading(served: Served | str) -> str:
-    """The page's head, as HTML: what is served, or why nothing is."""
+def heading(served: ServedModels | str) -> str:
+    """The heading of the page as HTML: what is served, or the error."""
     if isinstance(served, str):
         return f'<h1>ptune</h1><p class="problem" role="alert">{escape(served)}</p>'
     if served.classifiers:
-        told = ", ".join(
+        adapters = ", ".join(
             f"<b>{escape(one.name)}</b> ({escape(one.task.replace('-', ' '))})" for one in served.classifiers
         )
         return (
             f"<h1>{escape(served.bundle)}</h1>"
-            f"<p>Served by ptune · encoder <b>{escape(served.source)}</b> · {told}</p>"
+            f"<p>Served by ptune · encoder <b>{escape(served.source)}</b> · {adapters}</p>"
         )
     adapters = ", ".join(f"<b>{escape(name)}</b>" for name in served.adapters) or "none"
     word = "adapter" if len(served.adapters) == 1 else "adapters"

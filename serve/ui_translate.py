@@ -1,4 +1,4 @@
-"""The tab of what translates: a text on one side, its translation on the other."""
+"""The translation tab: a text on one side, its translation on the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from .ui_client import Client, Served, ServerError
+from .ui_client import Client, ServedModels, ServerError
 
 SOURCE = "Your password has been changed."
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -16,9 +16,9 @@ Updates = dict[Any, Any]
 
 
 class Translating:
-    """Two panes. Each line is translated by itself, so that lines stay beside each other."""
+    """Two panes. Each line is translated separately, so that lines stay next to each other."""
 
-    def __init__(self, client: Client, served: Served | None) -> None:
+    def __init__(self, client: Client, served: ServedModels | None) -> None:
         self._client = client
         self.tab = gr.Tab("Translate", id="Translate", visible=bool(served and served.translators))
         with self.tab, gr.Row(elem_classes="asking"):
@@ -49,17 +49,17 @@ class Translating:
 
     @property
     def outputs(self) -> list[Any]:
-        """What `offer` may change."""
+        """Components that `offer` can change."""
         return [self.tab, self._picker]
 
-    def offer(self, served: Served) -> Updates:
-        """Fills the picker and shows the tab, where something is served that translates."""
-        choices = [(one.told, one.name) for one in served.translators]
+    def offer(self, served: ServedModels) -> Updates:
+        """Fills the picker, and shows the tab if anything served translates."""
+        choices = [(one.label, one.name) for one in served.translators]
         picker = gr.update(choices=choices, value=choices[0][1] if choices else None)
         return {self.tab: gr.update(visible=bool(choices)), self._picker: picker}
 
     async def _ask(self, source: str, adapter: str | None) -> tuple[Any, str]:
-        """The right pane, and the line under it, as HTML."""
+        """The right pane, and the line below it as HTML."""
         lines = source.splitlines()
         texts = [line for line in lines if line.strip()]
         if not texts:
@@ -70,8 +70,8 @@ class Translating:
             found, cut, seconds = await self._client.translate(adapter, texts)
         except ServerError as error:
             return gr.skip(), _problem(str(error))
-        said = iter(found)
-        shown = "\n".join(next(said) if line.strip() else "" for line in lines)
+        translations = iter(found)
+        shown = "\n".join(next(translations) if line.strip() else "" for line in lines)
         more = f" · {cut} cut off" if cut else ""
         return shown, f'<span class="quiet">{seconds:.2f} s{more}</span>'
 

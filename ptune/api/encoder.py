@@ -20,7 +20,7 @@ from ptune.tasks.encoder import infer
 from ptune.tasks.encoder.infer import Classification, Entity
 from ptune.tasks.recommendation import infer as recommendation
 from ptune.tasks.recommendation.index import ARRAYS
-from ptune.tasks.recommendation.infer import Question, Recommended
+from ptune.tasks.recommendation.infer import Recommended, RecommendQuery
 from ptune.tasks.retrieval import infer as retrieval
 from ptune.tasks.retrieval.infer import Vectors
 
@@ -84,13 +84,15 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         """
         return retrieval.rerank(self, query, documents, self._ranker(adapter), truncate=truncate)
 
-    def recommend(self, question: Question | Sequence[str], adapter: str | None = None) -> list[Recommended]:
+    def recommend(
+        self, question: RecommendQuery | Sequence[str], adapter: str | None = None
+    ) -> list[Recommended]:
         """The items that fit a history, the best first, with reasons.
 
-        question: ids of items that somebody had, or a Question, which also takes titles, new items and a number.
+        question: ids of items that somebody had, or a RecommendQuery, which also takes titles, new items and a number.
         Raises: RequestError, as `classify`, or for an item that is not in the catalogue.
         """
-        asked = question if isinstance(question, Question) else Question(list(question))
+        asked = question if isinstance(question, RecommendQuery) else RecommendQuery(list(question))
         return recommendation.recommend(self, asked, self._that("recommends", adapter, _recommends))
 
     async def aclassify(self, inputs: Sequence[Any], adapter: str | None = None) -> list[Classification]:
@@ -132,10 +134,10 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         return retrieval.relevance(await self._outputs(inputs, record, truncate), record)
 
     async def arecommend(
-        self, question: Question | Sequence[str], adapter: str | None = None
+        self, question: RecommendQuery | Sequence[str], adapter: str | None = None
     ) -> list[Recommended]:
         """`recommend` for asyncio."""
-        asked = question if isinstance(question, Question) else Question(list(question))
+        asked = question if isinstance(question, RecommendQuery) else RecommendQuery(list(question))
         record = self.engine.record(self._that("recommends", adapter, _recommends))
         index = await asyncio.to_thread(recommendation.index_of, self.engine.bundle.folder, record)
         vectors = np.zeros((0, index.vectors.shape[1]), np.float32)

@@ -1,4 +1,4 @@
-"""What an answer may be, in llguidance's Lark: JSON of a schema, a regular expression, one of some texts."""
+"""Structured output as a Lark grammar for llguidance: JSON that a schema accepts, a regular expression, or a choice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptune.errors import RequestError
 
 MAX_DEPTH = 64
 WHITE_SPACE = r"( |\n {0,32})"
-"""Between JSON's tokens: as much as pretty printing needs. Without a bound a model may write white space for ever."""
+"""White space between JSON's tokens: enough for pretty printing, and bounded, or a model could write it for ever."""
 
 TEXT = r"/(.|\n)*/"
 
@@ -23,41 +23,41 @@ _LARGEST = (1 << 63) - (1 << 10)
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """What an answer may be: an expression, and the rules that it names. The functions below write expressions."""
+class StructuredOutput:
+    """A grammar for an answer: an expression, and the rules it refers to. The functions below write expressions."""
 
     expression: str
     rules: tuple[str, ...] = ()
 
     @classmethod
-    def json(cls, schema: Any) -> Form:
-        """JSON that a schema accepts. Raises: RequestError."""
+    def json(cls, schema: Any) -> StructuredOutput:
+        """JSON that the schema accepts. Raises: RequestError if the schema cannot be enforced."""
         return cls(json_schema(schema))
 
     @classmethod
-    def regex(cls, pattern: str) -> Form:
-        """A text that a regular expression matches as a whole. Raises: RequestError."""
+    def regex(cls, pattern: str) -> StructuredOutput:
+        """Text that the regular expression matches as a whole. Raises: RequestError if it ends within an escape."""
         return cls(regex(pattern))
 
     @classmethod
-    def choice(cls, texts: Sequence[str]) -> Form:
+    def choice(cls, texts: Sequence[str]) -> StructuredOutput:
         """One of these texts."""
         return cls(choice(texts))
 
-    def __or__(self, other: Form) -> Form:
-        """This or the other; their rules must not share names."""
-        return Form(f"({self.expression}) | ({other.expression})", self.rules + other.rules)
+    def __or__(self, other: StructuredOutput) -> StructuredOutput:
+        """Either one; their rules must have different names."""
+        return StructuredOutput(f"({self.expression}) | ({other.expression})", self.rules + other.rules)
 
     def source(self, *, stripped: bool = False) -> str:
-        """The whole grammar. stripped: decoding takes a space away from an answer's beginning."""
+        """The complete grammar. stripped: decoding removes a space at the beginning of an answer."""
         start = 'start: " "? answer' if stripped else "start: answer"
         return "\n".join([start, f"answer: {self.expression}", *self.rules])
 
 
 def json_schema(schema: Any, *, lenient: bool = False) -> str:
-    """JSON that a schema accepts. lenient: keywords that cannot be enforced are ignored instead of refused.
+    """JSON that a schema accepts. lenient: ignore keywords that cannot be enforced, instead of refusing them.
 
-    Raises: RequestError where it is no schema, accepts nothing or is nested too deeply.
+    Raises: RequestError if it is not a schema, accepts nothing, or is nested too deeply.
     """
     if schema is True:
         schema = {}
@@ -70,9 +70,9 @@ def json_schema(schema: Any, *, lenient: bool = False) -> str:
 
 
 def regex(pattern: str) -> str:
-    """A regular expression, in the syntax of Rust's `regex` without look-around, which matches the whole answer.
+    """A regular expression that must match the whole answer, in the syntax of Rust's `regex`, without look-around.
 
-    Raises: RequestError for one that ends within an escape.
+    Raises: RequestError if it ends within an escape.
     """
     if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
         raise RequestError("a regular expression must not end with a single \\", code="invalid_grammar")
@@ -81,31 +81,31 @@ def regex(pattern: str) -> str:
 
 
 def _escape(found: re.Match[str]) -> str:
-    """What Lark's slashes and lines would take for their own."""
+    """Escapes slashes and line ends, which mean something else in Lark."""
     if found[0] in ("/", "\\/"):
         return r"\/"
     return r"\n" if found[0] in ("\n", "\\\n") else found[0]
 
 
 def choice(texts: Sequence[str]) -> str:
-    """One of some texts."""
+    """One of the texts."""
     return f"({' | '.join(map(literal, texts))})"
 
 
 def literal(text: str) -> str:
-    """A text as it is."""
+    """The text itself, quoted."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f") if text else '""'
 
 
 def token(number: int) -> str:
-    """One token by its number."""
+    """One token, by its id."""
     return f"<[{number}]>"
 
 
 def _with_exact_numbers(value: Any, key: str = "") -> Any:
-    """A schema whose numbers are what llguidance, which computes in floating point, makes of them.
+    """Makes every number of a schema exact in floating point, in which llguidance computes.
 
-    Whole bounds are drawn in to such a number. Raises: RequestError for a constant that is none.
+    Integer bounds move inwards to the nearest exact number. Raises: RequestError for a constant that is not exact.
     """
     if isinstance(value, Mapping):
         within = key if key in ("const", "enum") else None
@@ -121,7 +121,7 @@ def _with_exact_numbers(value: Any, key: str = "") -> Any:
 
 
 def _drawn_in(bound: int, *, up: bool) -> int:
-    """The nearest number on that side that floating point has, among those of 64 bits."""
+    """The nearest integer on that side, within 64 bits, that is exact in floating point."""
     if bound > _LARGEST if up else bound < -_LARGEST:
         raise RequestError(f"{str(bound)[:40]} is a bound of more than 64 bits", code="invalid_grammar")
     nearest = float(max(-_LARGEST, min(bound, _LARGEST)))
@@ -130,7 +130,7 @@ def _drawn_in(bound: int, *, up: bool) -> int:
 
 
 def _is_exact(value: Any) -> bool:
-    """Whether a constant is read as what it is: up to 2**53, a fraction of up to 15 digits and not below 1e-22 is."""
+    """Whether floating point keeps a constant exactly: up to 2**53; a fraction has up to 15 digits, none below 1e-22."""
     if type(value) not in (int, float):
         return True
     _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ptune.codecs import structured_output as lark
-from ptune.codecs.structured_output import Form
+from ptune.codecs.structured_output import StructuredOutput
 from ptune.codecs.template import ChatTemplate
 from ptune.errors import RequestError, TemplateError
 
@@ -75,7 +75,9 @@ def tool_format(template: ChatTemplate, special: re.Pattern[str]) -> ToolFormat 
     )
 
 
-def calls(form: ToolFormat, functions: Sequence[Mapping[str, Any]], mark: Mark, *, many: bool) -> Form:
+def calls(
+    form: ToolFormat, functions: Sequence[Mapping[str, Any]], mark: Mark, *, many: bool
+) -> StructuredOutput:
     """One call or, where allowed, several, as the template writes them.
 
     functions: name, parameters (a JSON schema) and strict of each. mark: the token to write a mark with, where it is one.
@@ -90,16 +92,16 @@ def calls(form: ToolFormat, functions: Sequence[Mapping[str, Any]], mark: Mark, 
     parts = [*begin, *_pieces(form.head, mark), one]
     if many and form.between is not None:
         parts.append(f"({' '.join([*_pieces(form.between, mark), one])})*")
-    return Form(" ".join([*parts, *_pieces(form.tail, mark)]), tuple(rules))
+    return StructuredOutput(" ".join([*parts, *_pieces(form.tail, mark)]), tuple(rules))
 
 
 def text_or_calls(
     form: ToolFormat, functions: Sequence[Mapping[str, Any]], mark: Mark, special: Mark, *, many: bool
-) -> Form:
+) -> StructuredOutput:
     """Free text in which each call that begins is a valid one. special: the same for tokens that are no text. Else as `calls`."""
     called = calls(form, functions, mark, many=many and form.kind != "hermes")
     if form.kind == "llama":
-        return called | Form(_NOT_A_CALL)
+        return called | StructuredOutput(_NOT_A_CALL)
     token = special(form.begin)
     after_begin = called.expression.partition(" ")[2]
     if token is None:
@@ -107,7 +109,7 @@ def text_or_calls(
     else:
         begun = [f"begun: TEXT {lark.token(token)} {after_begin}"]
     times = "*" if many and form.kind == "hermes" else "?"
-    return Form(f"begun{times} TEXT", (*called.rules, *begun, f"TEXT: {lark.TEXT}"))
+    return StructuredOutput(f"begun{times} TEXT", (*called.rules, *begun, f"TEXT: {lark.TEXT}"))
 
 
 _NOT_A_CALL = r"/([^{ \n](.|\n)*)?/"

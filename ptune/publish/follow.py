@@ -5,7 +5,7 @@
 Each new best checkpoint is added to a copy of the bundle (hard links) as an adapter and proved there, as `ptune add` does.
 A line on standard output says where it lies, `{"step": 8, "name": "NAME-step-8", "folder": "…"}`; the copy is removed when a
 line comes on standard input. A checkpoint that cannot be served is reported as `{"step": 8, "name": "NAME-step-8",
-"refused": "why"}`. The process ends when the run has ended or its standard input has; if it cannot go on at all, it writes
+"refused": "why"}`, and acknowledged likewise. The process ends when the run has ended or its standard input has; if it cannot go on at all, it writes
 `{"failed": "why"}` first.
 """
 
@@ -160,6 +160,8 @@ def follow(run: Run, bundle: Path, name: str, threads: int, reports: IO[str], an
                 if best_step(run) != step:
                     continue  # a better one took its place meanwhile
                 print(json.dumps({**line, "refused": str(error)}), file=reports, flush=True)
+                if not answers.readline():  # left unread, it would acknowledge the next folder too early
+                    return
             seen.add(step)
         elif ended:
             return

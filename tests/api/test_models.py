@@ -148,9 +148,9 @@ def test_recommendations_are_a_method_and_its_twin() -> None:
     with ptune.EncoderModel.open(recommendation_runs.bundle(), threads=1) as model:
         found = model.recommend(["i1", "i2"])
         assert len(found) == 10
-        assert found == model.recommend(ptune.Question(["i1", "i2"]), "shop")
+        assert found == model.recommend(ptune.RecommendQuery(["i1", "i2"]), "shop")
         assert asyncio.run(model.arecommend(["i1", "i2"])) == found
-        named = ptune.Question([ptune.Title("virtue of the king")], k=2)
+        named = ptune.RecommendQuery([ptune.Title("virtue of the king")], k=2)
         assert asyncio.run(model.arecommend(named)) == model.recommend(named)
 
 

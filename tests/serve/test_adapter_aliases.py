@@ -16,7 +16,7 @@ from support.living_adapters import Living, completed, living, token_ids, upload
 import ptune
 from ptune.errors import RequestError
 from ptune.formats.bundle import Alias, Bundle, Canary
-from ptune_serve.aliases import MAIN, chosen, rolled_back, switched, users_of, without
+from ptune_serve.aliases import NO_CALLER, resolve_alias, rolled_back, switched, users_of, without
 from ptune_serve.app import create_app
 from ptune_serve.service import Settings
 
@@ -25,20 +25,20 @@ TRIAL = {"prod": Alias(name="a", canary=Canary(name="b", share=0.1))}
 
 def test_the_share_is_that_of_the_keys_and_each_key_keeps_its_adapter() -> None:
     keys = [f"user {number}" for number in range(20_000)]
-    answers = [chosen(TRIAL, "prod", key) for key in keys]
-    assert answers == [chosen(TRIAL, "prod", key) for key in keys]
+    answers = [resolve_alias(TRIAL, "prod", key) for key in keys]
+    assert answers == [resolve_alias(TRIAL, "prod", key) for key in keys]
     assert 0.09 < answers.count("b") / len(keys) < 0.11
-    assert chosen(TRIAL, "prod", MAIN) == "a"
-    assert chosen(TRIAL, "a", "user 1") == "a"
+    assert resolve_alias(TRIAL, "prod", NO_CALLER) == "a"
+    assert resolve_alias(TRIAL, "a", "user 1") == "a"
     other = {"prod": TRIAL["prod"], "test": TRIAL["prod"]}
-    assert answers != [chosen(other, "test", key) for key in keys], "other aliases try other users"
+    assert answers != [resolve_alias(other, "test", key) for key in keys], "other aliases try other users"
 
 
 @given(st.text(min_size=1), st.floats(0.001, 0.999), st.floats(0.001, 0.999))
 def test_a_larger_share_takes_nobody_back(key: str, one: float, other: float) -> None:
     small, large = sorted((one, other))
     found = [
-        chosen({"x": Alias(name="a", canary=Canary(name="b", share=share))}, "x", key)
+        resolve_alias({"x": Alias(name="a", canary=Canary(name="b", share=share))}, "x", key)
         for share in (small, large)
     ]
     assert found != ["b", "a"]
@@ -47,7 +47,7 @@ def test_a_larger_share_takes_nobody_back(key: str, one: float, other: float) ->
 def test_switched_and_rolled_back() -> None:
     first = switched(None, "a", None)
     assert first == Alias(name="a")
-    with pytest.raises(RequestError, match="nothing to go back to"):
+    with pytest.raises(RequestError, match="nothing to roll back to"):
         rolled_back("prod", first)
     second = switched(first, "b", None)
     assert second == Alias(name="b", previous="a")

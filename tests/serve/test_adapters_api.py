@@ -146,7 +146,7 @@ def test_no_path_leads_out_of_the_root(server: Server, path: str) -> None:
         (leak / "chat_template.jinja").symlink_to("/etc/passwd")
     error = refusal(server.http.post("/v1/adapters", json={"name": "thief", "path": path}), 403)
     assert error == {
-        "message": "path must be that of a folder below this server's --adapter-root", "type": "invalid_request_error",
+        "message": "path must name a folder below this server's --adapter-root", "type": "invalid_request_error",
         "param": "path", "code": "forbidden_path",
     }  # fmt: skip
     assert "thief" not in server.names()
@@ -270,7 +270,7 @@ def test_forms_that_are_none(server: Server) -> None:
     assert refusal(sent(b"name=x", "application/x-www-form-urlencoded"), 415)
     assert refusal(server.http.post("/v1/adapters", json={"name": "x", "root": "y"}))["param"] == "root"
     first = server.there.folders["first"]
-    assert "no such field" in refusal(upload(server.http, first, "x", path="/etc"))["message"]
+    assert "unknown field" in refusal(upload(server.http, first, "x", path="/etc"))["message"]
 
 
 def test_a_page_of_another_site_cannot_add_one(server: Server) -> None:

@@ -132,8 +132,10 @@ def test_a_body_over_the_limit(texts):
 
 
 def test_images_where_texts_are_taken(texts):
-    error = refusal(texts.classify(["good", part(png())]))
+    response = texts.classify(["good", part(png())])
+    error = refusal(response)
     assert (error["param"], "cannot see images" in error["message"]) == ("input[1]", True)
+    assert response.headers["x-ptune-adapter"].startswith("sentiment@"), "a refusal, too, names the adapter"
 
 
 def test_the_wrong_endpoint_is_told_which_is_right(texts):

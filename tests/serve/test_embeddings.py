@@ -122,7 +122,7 @@ def test_many_callers_and_long_calls_are_all_answered(http: httpx.Client, model:
         ({"input": "a", "truncate_prompt_tokens": 33}, "can cut to 3 to 32 tokens (is 33)"),
         ({"input": "a", "truncate_prompt_tokens": "4"}, "truncate_prompt_tokens"),
         ({"input": "a", "truncation_side": "left"}, "truncation_side is not supported"),
-        ({"input": "a", "model": "judge"}, "ask it at /v1/rerank"),
+        ({"input": "a", "model": "judge"}, "send this to /v1/rerank"),
         ({}, "input"),
     ],
 )

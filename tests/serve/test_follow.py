@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.publish.follow import best_step, check_followable, unpack
+from ptune.publish.follow import best_step, check_followable, follow, unpack
 from ptune.tasks.chat.infer import load
 from ptune_serve import follow as following_module
 from ptune_serve.adapter_store import AdapterStore
@@ -137,6 +138,17 @@ class Growing:
 def cut(place: Path) -> None:
     weights = place / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
+
+
+def test_a_refusal_has_an_acknowledgement_of_its_own(place: Path, tmp_path: Path) -> None:
+    """Left unread, it would stand for that of the next folder, which was removed before the server had copied it."""
+    growing = Growing(place / "run", tmp_path / "mine")
+    growing.reach(1, cut)
+    growing.status("finished")
+    told, acknowledged = io.StringIO(), io.StringIO("of the refusal\nof the next\n")
+    follow(Run.open(growing.folder), place / "bundle", "mine", 1, told, acknowledged)
+    assert [json.loads(line).keys() >= {"refused"} for line in told.getvalue().splitlines()] == [True]
+    assert acknowledged.read() == "of the next\n"
 
 
 def test_a_server_follows_a_run(place: Path, tmp_path: Path) -> None:

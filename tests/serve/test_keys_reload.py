@@ -44,7 +44,7 @@ def watched(tmp_path):
     def later(text: str) -> None:
         fresh = written(path.with_name("fresh"), text)
         os.replace(fresh, path)
-        clock.now_s += auth.LOOK_AGAIN_S
+        clock.now_s += auth.CHECK_INTERVAL_S
 
     return SimpleNamespace(keys=keys, path=path, later=later, clock=clock)
 
@@ -62,7 +62,7 @@ def test_a_damaged_file_changes_nothing_and_is_logged_once(watched, caplog, text
     watched.later(text)
     for _ in range(3):
         assert watched.keys.check("Bearer bobs-own-key").name == "bob"
-        watched.clock.now_s += auth.LOOK_AGAIN_S
+        watched.clock.now_s += auth.CHECK_INTERVAL_S
     assert caplog.text.count("the API keys stay as they were") == 1
     watched.later("repaired")
     assert watched.keys.check("Bearer repaired")
@@ -70,14 +70,14 @@ def test_a_damaged_file_changes_nothing_and_is_logged_once(watched, caplog, text
 
 def test_a_file_that_is_gone_changes_nothing(watched, caplog):
     watched.path.unlink()
-    watched.clock.now_s += auth.LOOK_AGAIN_S
+    watched.clock.now_s += auth.CHECK_INTERVAL_S
     assert watched.keys.check("Bearer bobs-own-key")
     assert "stay as they were" in caplog.text
 
 
 def test_the_file_is_not_looked_at_for_every_request(watched, monkeypatch):
     looks = []
-    monkeypatch.setattr(auth, "_stamp", lambda path: looks.append(path))
+    monkeypatch.setattr(auth, "_fingerprint", lambda path: looks.append(path))
     for _ in range(50):
         watched.keys.check("Bearer bobs-own-key")
     assert not looks

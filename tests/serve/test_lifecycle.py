@@ -20,7 +20,7 @@ from ptune.engine.options import EngineOptions
 from ptune.errors import PtuneError, UsageError
 from ptune.tasks.chat import infer
 from ptune_serve import lifecycle
-from ptune_serve.listen import bind, let_in, listen, local_names, url_of
+from ptune_serve.listen import bind, listen, local_names, start_listening, url_of
 from ptune_serve.page import chat_page
 
 
@@ -198,7 +198,7 @@ def test_a_taken_port_ends_the_process_in_one_line(tmp_path):
         command = [sys.executable, fake_chat_model.__file__, "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
-    assert done.stdout == f"port {port} of 127.0.0.1 is in use; choose another, or 0 for any free one\n"
+    assert done.stdout == f"port {port} of 127.0.0.1 is in use; choose another port, or 0 for any free one\n"
     assert done.stderr == ""
 
 
@@ -220,9 +220,9 @@ def test_an_address_that_is_none_is_one_sentence(host, port):
 
 def test_of_two_that_were_bound_at_once_one_listens():
     with bind("127.0.0.1", 0) as one, bind("127.0.0.1", one.getsockname()[1]) as two:
-        let_in(one)
+        start_listening(one)
         with pytest.raises(PtuneError, match=f"port {one.getsockname()[1]} of 127.0.0.1 is in use"):
-            let_in(two)
+            start_listening(two)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

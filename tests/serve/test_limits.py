@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ptune_serve.auth import ApiKeys
 from ptune_serve.keys import Key, Limits, plain
-from ptune_serve.limits import Bucket, LimitReachedError, Meter
+from ptune_serve.limits import Bucket, Lease, LimitReachedError, Meter
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 PROMPT = len("<user>hi")
@@ -31,6 +31,17 @@ class Clock:
 def meter_of(**limits: int) -> tuple[Meter, Clock]:
     clock = Clock()
     return Meter(limited(**limits), clock), clock
+
+
+def acquired(meter: Meter) -> Lease:
+    lease = Lease(meter)
+    lease.acquire()
+    return lease
+
+
+def release(lease: Lease, used: int) -> None:
+    lease.bill(lambda: {"total_tokens": used})
+    lease.release()
 
 
 # The arithmetic.
@@ -67,27 +78,27 @@ def test_a_clock_that_goes_back_gives_nothing():
 def test_requests_per_minute():
     meter, clock = meter_of(requests_per_minute=2)
     for _ in range(2):
-        meter.admit().release(0)
+        release(acquired(meter), 0)
     with pytest.raises(LimitReachedError, match="2 requests per minute; try again in 30 s") as raised:
-        meter.admit()
+        acquired(meter)
     assert raised.value.wait_s == pytest.approx(30)
     clock.now_s += 30
-    meter.admit().release(0)
+    release(acquired(meter), 0)
     with pytest.raises(LimitReachedError):
-        meter.admit()
+        acquired(meter)
 
 
 def test_a_request_that_is_turned_away_costs_nothing():
     """LiteLLM counts one that its parallel limit refuses against the requests per minute."""
     meter, _ = meter_of(requests_per_minute=2, concurrent=1)
-    running = meter.admit()
+    running = acquired(meter)
     for _ in range(5):
         with pytest.raises(LimitReachedError, match="1 requests at the same time"):
-            meter.admit()
-    running.release(0)
-    meter.admit().release(0)
+            acquired(meter)
+    release(running, 0)
+    release(acquired(meter), 0)
     with pytest.raises(LimitReachedError, match="per minute"):
-        meter.admit()
+        acquired(meter)
 
 
 def test_requests_at_once_cannot_use_more_tokens_than_one_after_the_other():
@@ -95,17 +106,17 @@ def test_requests_at_once_cannot_use_more_tokens_than_one_after_the_other():
     meter, clock = meter_of(tokens_per_minute=100, requests_per_minute=100)
     leases, refused = [], 0
     for _ in range(5):
-        lease = meter.admit()
+        lease = acquired(meter)
         try:
             lease.reserve(40)
             leases.append(lease)
         except LimitReachedError:
             refused += 1
-            lease.release(0)
+            release(lease, 0)
     assert (len(leases), refused) == (2, 3)
     assert meter.headers()["x-ratelimit-remaining-requests"] == "98"
     for lease in leases:
-        lease.release(10)  # they came to less than they might have
+        release(lease, 10)  # they came to less than they might have
     assert meter.headers()["x-ratelimit-remaining-tokens"] == "80"
     clock.now_s += 60
     assert meter.headers()["x-ratelimit-remaining-tokens"] == "100"
@@ -113,22 +124,22 @@ def test_requests_at_once_cannot_use_more_tokens_than_one_after_the_other():
 
 def test_an_answer_longer_than_the_bucket_overdraws_it():
     meter, clock = meter_of(tokens_per_minute=100)
-    lease = meter.admit()
+    lease = acquired(meter)
     lease.reserve(500)
-    lease.release(300)
+    release(lease, 300)
     with pytest.raises(LimitReachedError) as raised:
-        meter.admit()
+        acquired(meter)
     assert raised.value.wait_s == pytest.approx(201 * 60 / 100)
     clock.now_s += 201 * 60 / 100
-    meter.admit()
+    acquired(meter)
 
 
 def test_a_lease_is_released_once():
     meter, _ = meter_of(concurrent=1, tokens_per_minute=100)
-    lease = meter.admit()
+    lease = acquired(meter)
     lease.reserve(50)
-    lease.release(20)
-    lease.release(20)
+    release(lease, 20)
+    release(lease, 20)
     assert meter.running == 0
     assert meter.headers()["x-ratelimit-remaining-tokens"] == "80"
 
@@ -146,14 +157,14 @@ def test_over_any_time_no_more_is_used_than_the_limit_allows(steps, per_minute):
     begun_s, used, largest, waiting = clock.now_s, 0.0, 0, []
     for reserved, actual, pause_s, at_once in steps:
         try:
-            lease = meter.admit()
+            lease = acquired(meter)
         except LimitReachedError:
             clock.now_s += pause_s
             continue
         try:
             lease.reserve(reserved)
         except LimitReachedError:
-            lease.release(0)
+            release(lease, 0)
         else:
             spent = min(actual, reserved)
             used += spent
@@ -161,16 +172,16 @@ def test_over_any_time_no_more_is_used_than_the_limit_allows(steps, per_minute):
             if at_once:
                 waiting.append((lease, spent))
             else:
-                lease.release(spent)
+                release(lease, spent)
         clock.now_s += pause_s
         if not at_once:
             for held, spent in waiting:
-                held.release(spent)
+                release(held, spent)
             waiting = []
     allowed = per_minute * (1 + (clock.now_s - begun_s) / 60)
     assert used <= allowed + max(largest - per_minute, 0) + 1e-6
     for held, spent in waiting:
-        held.release(spent)
+        release(held, spent)
     assert meter.running == 0
 
 
@@ -183,9 +194,9 @@ def test_what_a_meter_holds_does_not_grow():
 
     before = size()
     for _ in range(5000):
-        lease = meter.admit()
+        lease = acquired(meter)
         lease.reserve(3)
-        lease.release(2)
+        release(lease, 2)
     assert size() == before
 
 
@@ -201,14 +212,14 @@ def test_unknown_keys_leave_nothing_behind():
 def test_a_file_read_again_does_not_give_back_what_was_used():
     clock = Clock()
     keys = ApiKeys((limited(requests_per_minute=2, concurrent=1),), clock=clock)
-    held = keys.meter(keys.check("Bearer alice")).admit()
+    held = acquired(keys.meter(keys.check("Bearer alice")))
     keys._use((limited(requests_per_minute=4, concurrent=1),))
     with pytest.raises(LimitReachedError, match="same time"):
-        keys.meter(keys.check("Bearer alice")).admit()
-    held.release(0)
-    keys.meter(keys.check("Bearer alice")).admit().release(0)
+        acquired(keys.meter(keys.check("Bearer alice")))
+    release(held, 0)
+    release(acquired(keys.meter(keys.check("Bearer alice"))), 0)
     with pytest.raises(LimitReachedError, match="per minute"):
-        keys.meter(keys.check("Bearer alice")).admit()
+        acquired(keys.meter(keys.check("Bearer alice")))
     keys._use((plain("other", "other"),))
     assert set(keys._meters) == {"anybody", "other"}
 
@@ -217,5 +228,5 @@ def test_a_key_that_leaves_the_file_while_its_request_is_let_in_is_no_defect():
     keys = ApiKeys((limited(concurrent=1),))
     alice = keys.check("Bearer alice")
     keys._use((plain("other", "other"),))
-    keys.meter(alice).admit().release(0)
+    release(acquired(keys.meter(alice)), 0)
     assert set(keys._meters) == {"anybody", "other"}

@@ -16,7 +16,7 @@ from support.living_adapters import PROMPT, completed, living, token_ids
 
 import ptune
 from ptune.engine.metrics import EngineMetrics, Histogram
-from ptune_serve.adapter_labels import MOST, AdapterLabels
+from ptune_serve.adapter_labels import MAX_LABELS, AdapterLabels
 from ptune_serve.app import create_app
 from ptune_serve.json_log import JsonLines
 from ptune_serve.service import Settings
@@ -126,13 +126,13 @@ def test_adapters_that_come_and_go_do_not_fill_the_metrics() -> None:
     served: list[str] = []
     gone: list[str] = []
     labels = AdapterLabels(lambda: served, gone.append)
-    for number in range(3 * MOST):
+    for number in range(3 * MAX_LABELS):
         served[:] = [f"version-{number}"]
         assert labels.of(served[0]) == served[0]
-    assert len(gone) >= 2 * MOST - 1
-    served[:] = [f"standing-{number}" for number in range(2 * MOST)]
+    assert len(gone) >= 2 * MAX_LABELS - 1
+    served[:] = [f"standing-{number}" for number in range(2 * MAX_LABELS)]
     found = [labels.of(name) for name in served]
-    assert len({*found}) <= MOST + 1
+    assert len({*found}) <= MAX_LABELS + 1
     assert found[-1] == "other"
     assert [labels.of(name) for name in served] == found
 
@@ -142,7 +142,7 @@ def test_removed_adapters_leave_the_exposition() -> None:
     app = create_app(model, Settings())
     metrics = app.state.service.metrics
     model.engine.adapters = []
-    for number in range(MOST + 50):
+    for number in range(MAX_LABELS + 50):
         metrics.ended(f"gone-{number}", "stop", 1.0)
         metrics.prompt_tokens.labels(metrics.label(f"gone-{number}")).inc()
     text = metrics.exposition().decode()

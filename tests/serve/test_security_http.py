@@ -15,7 +15,7 @@ from support.raw_http import connected, cut_off, exchanged, posted, statuses, un
 
 from ptune_serve import body as reading
 from ptune_serve import protocol
-from ptune_serve.gate import MAX_HEADERS
+from ptune_serve.request_framing import MAX_HEADERS
 
 BODY = json.dumps({"model": "base", "messages": [{"role": "user", "content": "hi"}]}).encode()
 SMUGGLED = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Smuggled: 1\r\n\r\n"

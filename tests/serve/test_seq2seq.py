@@ -127,7 +127,7 @@ def test_the_catalogue_and_the_document(http: httpx.Client, made: Made) -> None:
         ({"text": ["a", "\0"]}, "text[1]", "NUL"),
         ({"text": ["a", "word " * 300]}, "text[1]", "send it in parts"),
         ({"text": "a", "max_tokens": 65}, "max_tokens", "the model takes 64"),
-        ({"text": "a", "num_beams": 2}, "num_beams", "without beam search"),
+        ({"text": "a", "num_beams": 2}, "num_beams", "no beam search for an encoder-decoder"),
         ({"text": "a", "stream": True}, "stream", "not supported"),
     ],
 )

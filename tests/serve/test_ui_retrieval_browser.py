@@ -14,7 +14,7 @@ from support.fake_chat_model import serving, wait_until
 from support.recommendation_runs import NAME, TITLES, bundle
 
 from ptune.tasks.encoder.infer import load
-from ptune.tasks.recommendation.infer import Question, Title, recommend
+from ptune.tasks.recommendation.infer import RecommendQuery, Title, recommend
 from ptune.tasks.retrieval.infer import rerank
 from ptune_serve.app import create_encoder_app
 
@@ -70,16 +70,16 @@ def test_tabs_of_what_is_served(page: Any) -> None:
 def test_items_are_chosen_by_words_and_what_comes_next_has_reasons(page: Any, model: Any) -> None:
     choose(page, TITLES["i7"][:9].upper(), TITLES["i7"])
     choose(page, TITLES["i2"], TITLES["i2"])
-    expected = [one.title for one in recommend(model, Question(["i7", "i2"]), NAME)]
+    expected = [one.title for one in recommend(model, RecommendQuery(["i7", "i2"]), NAME)]
     wait_until(lambda: shown(page) == expected, 60)
-    first = recommend(model, Question(["i7", "i2"]), NAME)[0]
+    first = recommend(model, RecommendQuery(["i7", "i2"]), NAME)[0]
     told = page.locator(".labels .why:visible").first.inner_text()
     assert told.startswith(f"near {first.reasons[0].title} {first.reasons[0].score:.2f}")
     # Enter takes the words themselves, as a title that the catalogue lacks.
     page.locator(".history input").click()
     page.keyboard.type("<b>virtue</b> of nobody")
     page.keyboard.press("Enter")
-    question = Question(["i7", "i2", Title("<b>virtue</b> of nobody")])
+    question = RecommendQuery(["i7", "i2", Title("<b>virtue</b> of nobody")])
     expected = [one.title for one in recommend(model, question, NAME)]
     wait_until(lambda: shown(page) == expected, 60)
     assert page.locator(".labels .why:visible b").count() > 0
@@ -88,7 +88,7 @@ def test_items_are_chosen_by_words_and_what_comes_next_has_reasons(page: Any, mo
     page.keyboard.type(TITLES["i4"])
     page.get_by_role("option").filter(has_text=TITLES["i4"]).wait_for()
     page.keyboard.press("Enter")
-    question = Question(["i7", "i2", Title("<b>virtue</b> of nobody"), "i4"])
+    question = RecommendQuery(["i7", "i2", Title("<b>virtue</b> of nobody"), "i4"])
     expected = [one.title for one in recommend(model, question, NAME)]
     assert TITLES["i4"] not in expected
     wait_until(lambda: shown(page) == expected, 60)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from ptune_serve.ui_client import Answer, Served
+from ptune_serve.ui_client import ServedModels, StreamedAnswer
 from ptune_serve.ui_text import heading, measured, neutral, plain
 
 PIECES = ["<b>", "</b>", "<!--", "<?x", "![i](u)", "```", "````", "~~~", "```html", "`", "\n", "\r", "    ", "  ", "- ", "> ", "a", "|", "-", "&lt;", "\\", "[", "]:", "'"]  # fmt: skip
@@ -40,10 +40,13 @@ def test_diagrams_are_code():
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        (Answer(), "Waiting for the first token …"),
-        (Answer(text="a", tokens=1, first_token_s=0.25, seconds=0.25), "1 token · first token after 0.25 s"),
+        (StreamedAnswer(), "Waiting for the first token …"),
         (
-            Answer(text="ab", tokens=11, first_token_s=0.5, seconds=1.5, finish="length"),
+            StreamedAnswer(text="a", tokens=1, first_token_s=0.25, seconds=0.25),
+            "1 token · first token after 0.25 s",
+        ),
+        (
+            StreamedAnswer(text="ab", tokens=11, first_token_s=0.5, seconds=1.5, finish="length"),
             "11 tokens · 10.0 tokens/s · first token after 0.50 s · cut off",
         ),
     ],
@@ -53,5 +56,5 @@ def test_the_line_under_an_answer(answer, line):
 
 
 def test_a_servers_words_are_escaped():
-    assert "<b>x</b>" not in measured(Answer(error="<b>x</b>"))
-    assert "<i>" not in heading("<i>") + heading(Served("<i>", "<i>", ("<i>",), 10))
+    assert "<b>x</b>" not in measured(StreamedAnswer(error="<b>x</b>"))
+    assert "<i>" not in heading("<i>") + heading(ServedModels("<i>", "<i>", ("<i>",), 10))

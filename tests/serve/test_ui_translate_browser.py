@@ -82,7 +82,7 @@ def test_a_refusal_is_told_and_nothing_is_lost(page: object) -> None:
     before = panes(page)[1]
     page.locator(".words:not(.translated) textarea:visible").fill("word " * 600)
     page.get_by_role("button", name="Translate", exact=True).click()
-    wait_until(lambda: "the context has" in page.locator(".prose.measure:visible").inner_text())
+    wait_until(lambda: "over the context of" in page.locator(".prose.measure:visible").inner_text())
     assert panes(page)[1] == before
     page.locator(".words:not(.translated) textarea:visible").fill("   ")
     page.get_by_role("button", name="Translate", exact=True).click()

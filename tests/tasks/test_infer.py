@@ -18,7 +18,7 @@ from support.tiny_bundle import TinyBundle, make
 
 import ptune
 from ptune.codecs.chat import ChatCodec
-from ptune.codecs.structured_output import Form
+from ptune.codecs.structured_output import StructuredOutput
 from ptune.engine.decoder.request import NO_TOKEN, Token
 from ptune.errors import FormatError, PtuneError, RequestError
 from ptune.formats.bundle import Bundle
@@ -215,13 +215,13 @@ def test_an_answer_has_the_form_that_was_asked_for(model: ChatModel) -> None:
         "additionalProperties": False,
     }
     for adapter in ("wide", "narrow"):
-        answer = model.chat(MESSAGES, adapter=adapter, seed=1, form=Form.json(schema))
+        answer = model.chat(MESSAGES, adapter=adapter, seed=1, response_format=StructuredOutput.json(schema))
         assert list(json.loads(answer.text)) == ["ok"]
         assert answer.finish == "stop"
     with pytest.raises(RequestError, match="not"):
-        model.chat(MESSAGES, form=Form.json({"not": {}}))
+        model.chat(MESSAGES, response_format=StructuredOutput.json({"not": {}}))
     with pytest.raises(RequestError, match="too complex"):
-        model.chat(MESSAGES, seed=1, form=Form.regex(r"(\w{1,1000}){1,1000}"))
+        model.chat(MESSAGES, seed=1, response_format=StructuredOutput.regex(r"(\w{1,1000}){1,1000}"))
 
 
 def test_beams_find_what_transformers_finds(tiny: TinyBundle, model: ChatModel) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict, Unpack, overload
 
 from ptune.codecs.chat import ChatCodec
-from ptune.codecs.structured_output import Form
+from ptune.codecs.structured_output import StructuredOutput
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.grammar import Grammar, Grammars
 from ptune.engine.decoder.request import NO_TOKEN, Beams, Request, Token
@@ -43,7 +43,7 @@ class Options(TypedDict, total=False):
     max_tokens: int | None  # None = as long as the context allows
     stop: str | Sequence[str]  # texts that end the answer and are no part of it
     logprobs: int | None
-    form: Form | None  # what the answer may be
+    response_format: StructuredOutput | None  # what the answer must match
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +217,10 @@ class ChatModel:
             self._codecs = {**kept, digest: codec}
         return codec
 
-    def grammar(self, form: Form, adapter: str = BASE) -> Grammar:
-        """A form's grammar in the tokens of an adapter. Takes a moment; those that were made lately are kept.
+    def grammar(self, output: StructuredOutput, adapter: str = BASE) -> Grammar:
+        """Compiles a structured output into a grammar over the adapter's tokens; recent grammars are cached.
 
-        Raises: RequestError where it is not valid, or too large.
+        Raises: RequestError if it is not valid, or too large.
         """
         codec = self.codec_for(adapter)
         with self._making:
@@ -229,7 +229,7 @@ class ChatModel:
                     codec.token_table(self.engine.signature.vocab_size), codec.special_ids
                 )
                 self._stripped = codec.takes_first_space
-        return self._grammars.compile(form.source(stripped=self._stripped), codec.eos_ids)
+        return self._grammars.compile(output.source(stripped=self._stripped), codec.eos_ids)
 
     def _codec_of(self, record: AdapterRecord) -> ChatCodec:
         if not record.own_prompt and record.template is None:
@@ -258,8 +258,8 @@ class ChatModel:
     ) -> tuple[Request, TextStream]:
         """What the engine is asked, and what makes text of its tokens. Raises: RequestError."""
         sampling: dict[str, Any] = {**options}
-        stop, logprobs, limit, form = (
-            sampling.pop(name, None) for name in ("stop", "logprobs", "max_tokens", "form")
+        stop, logprobs, limit, output = (
+            sampling.pop(name, None) for name in ("stop", "logprobs", "max_tokens", "response_format")
         )
         beams = _beams(sampling)
         room = max(1, self.engine.context - len(prompt))  # a prompt that leaves none is refused by the engine
@@ -270,7 +270,7 @@ class ChatModel:
             max_tokens=room if limit is None else limit,
             stop_ids=codec.eos_ids,
             logprobs=logprobs,
-            grammar=None if form is None else self.grammar(form, adapter),
+            grammar=None if output is None else self.grammar(output, adapter),
             beams=beams,
         )
         return request, TextStream(codec, [stop] if isinstance(stop, str) else stop or ())

@@ -41,8 +41,8 @@ class New:
 
 
 @dataclass(frozen=True)
-class Question:
-    """history: items of the catalogue, and titles of other things, in any order."""
+class RecommendQuery:
+    """A request for recommendations. history: items of the catalogue, and titles of other things, in any order."""
 
     history: Sequence[str | Title]
     k: int = 10
@@ -81,17 +81,17 @@ class Recommended:
     reasons: list[Reason]  # the nearest first
 
 
-def recommend(model: EncoderModel, question: Question, adapter: str) -> list[Recommended]:
+def recommend(model: EncoderModel, query: RecommendQuery, adapter: str) -> list[Recommended]:
     """The best items, the best first. Raises: RequestError as `index_of` and `answer`, or for an unknown adapter."""
     record = model.engine.record(adapter)
     index = index_of(model.engine.bundle.folder, record)
-    texts = question.texts
+    texts = query.texts
     vectors = (
         embed(model, texts, adapter, truncate=True)
         if texts
         else np.zeros((0, index.vectors.shape[1]), np.float32)
     )
-    return answer(index, question, vectors)
+    return answer(index, query, vectors)
 
 
 def index_of(bundle: Path, record: AdapterRecord) -> ItemIndex:
@@ -126,41 +126,41 @@ def _opened(folder: Path, digests: tuple[tuple[str, str], ...], scanned: bool) -
     return replace(index, scan=Int8Scan(index.vectors, available_cores()))
 
 
-def answer(index: ItemIndex, question: Question, vectors: Floats) -> list[Recommended]:
-    """vectors: [texts, width] of `question.texts`.
+def answer(index: ItemIndex, query: RecommendQuery, vectors: Floats) -> list[Recommended]:
+    """vectors: [texts, width] of `query.texts`.
 
     Raises: RequestError where the history is empty or names an item that is not in the catalogue.
     """
-    if not question.history:
+    if not query.history:
         raise RequestError(
             "history is empty: name an item, or give a title", param="history", code="invalid_value"
         )
-    titles = sum(isinstance(one, Title) for one in question.history)
-    fresh = _fresh(index, question.new, vectors[titles:])
-    known, more, named = _history(index, fresh, question, vectors[:titles])
+    titles = sum(isinstance(one, Title) for one in query.history)
+    fresh = _fresh(index, query.new, vectors[titles:])
+    known, more, named = _history(index, fresh, query, vectors[:titles])
     left_out, among = {*known}, None
-    left_out |= {index.place[one] for one in question.exclude if one in index.place}
-    never = {*question.exclude, *(item for item, _ in named)}
+    left_out |= {index.place[one] for one in query.exclude if one in index.place}
+    never = {*query.exclude, *(item for item, _ in named)}
     new = [at for at, item in enumerate(fresh.items) if item not in never]
-    if question.among is not None:
-        for at, one in enumerate(question.among):
+    if query.among is not None:
+        for at, one in enumerate(query.among):
             if one not in fresh.place:
                 _place(index, one, f"among[{at}]")
-        among = [index.place[one] for one in question.among if one in index.place]
-        chosen = set(question.among)
+        among = [index.place[one] for one in query.among if one in index.place]
+        chosen = set(query.among)
         new = [at for at in new if fresh.items[at] in chosen]
-    share = index.weight if question.weight is None else question.weight
+    share = index.weight if query.weight is None else query.weight
     every = np.concatenate([index.vectors[known], more])
     first = [
         (score, index.items[at], index.titles[at], index.nearness(at, known, more, share))
-        for at, score in index.first(question.k, known, more, share, left_out=left_out, among=among)
+        for at, score in index.first(query.k, known, more, share, left_out=left_out, among=among)
     ] + [
         (score, fresh.items[at], fresh.titles[at], fresh.nearness(at, (), every, share))
-        for at, score in fresh.first(question.k, (), every, share, among=new)
+        for at, score in fresh.first(query.k, (), every, share, among=new)
     ]
     first.sort(key=lambda one: -one[0])  # of equal ones those of the catalogue come first
     return [Recommended(item, title, score, _reasons(near, named)) for score, item, title, near in first][
-        : question.k
+        : query.k
     ]
 
 
@@ -187,7 +187,7 @@ def _fresh(index: ItemIndex, new: Sequence[New], vectors: Floats) -> ItemIndex:
 
 
 def _history(
-    index: ItemIndex, fresh: ItemIndex, question: Question, vectors: Floats
+    index: ItemIndex, fresh: ItemIndex, query: RecommendQuery, vectors: Floats
 ) -> tuple[list[int], Floats, list[tuple[str | None, str]]]:
     """Numbers of items of the catalogue; vectors of all else; and item and title of both, in that order.
 
@@ -195,9 +195,9 @@ def _history(
     """
     known, rows = [], list(vectors)
     told: list[tuple[str | None, str]] = [
-        (None, one.title) for one in question.history if isinstance(one, Title)
+        (None, one.title) for one in query.history if isinstance(one, Title)
     ]
-    for at, one in enumerate(question.history):
+    for at, one in enumerate(query.history):
         if isinstance(one, Title):
             continue
         if one in fresh.place:

@@ -17,7 +17,7 @@ from support.tiny_bundle import TinyBundle
 from tokenizers import Tokenizer, decoders, models
 
 from ptune.codecs.chat import ChatCodec
-from ptune.codecs.structured_output import Form
+from ptune.codecs.structured_output import StructuredOutput
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.grammar import KEPT, MAX_BYTES, Grammars, Walk
 from ptune.engine.decoder.request import Request
@@ -37,7 +37,9 @@ CODEC = codec_of(tiny_models.tokenizer().backend_tokenizer)
 GRAMMARS = Grammars(CODEC.token_table(VOCAB), CODEC.special_ids)
 
 
-def drawn(form: Form, seed: int, *, temperature: float = 1.0, limit: int = LONGEST) -> tuple[str, bool]:
+def drawn(
+    form: StructuredOutput, seed: int, *, temperature: float = 1.0, limit: int = LONGEST
+) -> tuple[str, bool]:
     """An answer of a model that knows nothing, and whether it ended."""
     walk = GRAMMARS.compile(form.source(), END).walk()
     rng = np.random.default_rng(seed)
@@ -124,7 +126,7 @@ schemas = st.recursive(leaves, _larger, max_leaves=6).filter(
 @settings(max_examples=80)
 @given(schemas, st.integers(0, 2**32), st.sampled_from([0.0, 1.0, 2.0]))
 def test_json_always_validates(schema: dict[str, Any], seed: int, temperature: float) -> None:
-    text, ended = drawn(Form.json(schema), seed, temperature=temperature)
+    text, ended = drawn(StructuredOutput.json(schema), seed, temperature=temperature)
     assert ended
     jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
 
@@ -138,7 +140,7 @@ def test_json_without_bounds_validates_where_it_ends(seed: int) -> None:
         "required": ["a"],
         "additionalProperties": {"type": "string"},
     }
-    text, ended = drawn(Form.json(schema), seed, limit=400)
+    text, ended = drawn(StructuredOutput.json(schema), seed, limit=400)
     if ended:
         jsonschema.validate(json.loads(text), schema)
     else:
@@ -166,7 +168,7 @@ patterns = st.recursive(
 @settings(max_examples=80)
 @given(patterns, st.integers(0, 2**32))
 def test_a_regular_expression_matches_the_whole_answer(pattern: str, seed: int) -> None:
-    text, ended = drawn(Form.regex(pattern), seed)
+    text, ended = drawn(StructuredOutput.regex(pattern), seed)
     assert ended
     assert re.fullmatch(pattern, text)
 
@@ -182,7 +184,7 @@ def test_a_regular_expression_matches_the_whole_answer(pattern: str, seed: int) 
 )
 def test_a_choice_is_one_of_the_texts(texts: list[str], seed: int) -> None:
     assume(all(CODEC.decode(CODEC.encode_text(text)) == text for text in texts))
-    text, ended = drawn(Form.choice(texts), seed)
+    text, ended = drawn(StructuredOutput.choice(texts), seed)
     assert ended
     assert text in texts
 
@@ -190,21 +192,21 @@ def test_a_choice_is_one_of_the_texts(texts: list[str], seed: int) -> None:
 @pytest.mark.parametrize(
     ("form", "reason"),
     [
-        (lambda: Form.json({"not": {"type": "string"}}), "not"),
-        (lambda: Form.json({"type": "array", "uniqueItems": True}), "uniqueItems"),
-        (lambda: Form.json({"type": "wizard"}), "wizard"),
-        (lambda: Form.json({"$ref": "https://example.com/a.json"}), "example.com"),
-        (lambda: Form.json({"allOf": [{"type": "string"}, {"type": "integer"}]}), "nsatisfiable"),
-        (lambda: Form.json({"x-guidance": {"lenient": True}, "not": {}}), "not"),
-        (lambda: Form.json({"const": {"a": [2**53 + 1]}}), "more digits"),
-        (lambda: Form.json({"properties": {"a": {"enum": [1801439850948199.2]}}}), "more digits"),
-        (lambda: Form.json({"type": "integer", "minimum": 2**64}), "64 bits"),
-        (lambda: Form.json([]), "object"),
-        (lambda: Form.json(False), "object"),
-        (lambda: Form.regex("(?=a)b"), "look-around"),
-        (lambda: Form.regex("("), "unclosed"),
-        (lambda: Form.regex("a\\"), "single"),
-        (lambda: Form.json({"const": "x" * MAX_BYTES}), "bytes long"),
+        (lambda: StructuredOutput.json({"not": {"type": "string"}}), "not"),
+        (lambda: StructuredOutput.json({"type": "array", "uniqueItems": True}), "uniqueItems"),
+        (lambda: StructuredOutput.json({"type": "wizard"}), "wizard"),
+        (lambda: StructuredOutput.json({"$ref": "https://example.com/a.json"}), "example.com"),
+        (lambda: StructuredOutput.json({"allOf": [{"type": "string"}, {"type": "integer"}]}), "nsatisfiable"),
+        (lambda: StructuredOutput.json({"x-guidance": {"lenient": True}, "not": {}}), "not"),
+        (lambda: StructuredOutput.json({"const": {"a": [2**53 + 1]}}), "more digits"),
+        (lambda: StructuredOutput.json({"properties": {"a": {"enum": [1801439850948199.2]}}}), "more digits"),
+        (lambda: StructuredOutput.json({"type": "integer", "minimum": 2**64}), "64 bits"),
+        (lambda: StructuredOutput.json([]), "object"),
+        (lambda: StructuredOutput.json(False), "object"),
+        (lambda: StructuredOutput.regex("(?=a)b"), "look-around"),
+        (lambda: StructuredOutput.regex("("), "unclosed"),
+        (lambda: StructuredOutput.regex("a\\"), "single"),
+        (lambda: StructuredOutput.json({"const": "x" * MAX_BYTES}), "bytes long"),
     ],
 )
 def test_what_cannot_be_kept_to_is_refused_with_a_reason(form: Any, reason: str) -> None:
@@ -217,7 +219,7 @@ def test_what_cannot_be_kept_to_is_refused_with_a_reason(form: Any, reason: str)
 def test_bounds_that_do_not_bind_may_be_of_any_size() -> None:
     schema = {"type": "integer", "minimum": -(10**400), "maximum": 10**400}
     for seed in range(20):
-        text, ended = drawn(Form.json(schema), seed)
+        text, ended = drawn(StructuredOutput.json(schema), seed)
         assert ended
         jsonschema.validate(json.loads(text), schema)
 
@@ -227,7 +229,7 @@ def test_deep_schemas_are_refused() -> None:
     for _ in range(70):
         schema = {"type": "array", "items": schema}
     with pytest.raises(RequestError, match="nested 64 deep"):
-        Form.json(schema)
+        StructuredOutput.json(schema)
 
 
 def _follow(walk: Walk, tokens: list[int]) -> None:
@@ -238,7 +240,7 @@ def _follow(walk: Walk, tokens: list[int]) -> None:
 
 
 def test_a_grammar_that_grows_too_complex_is_refused_on_its_way() -> None:
-    walk = GRAMMARS.compile(Form.regex(r"(\w{1,1000}){1,1000}").source(), END).walk()
+    walk = GRAMMARS.compile(StructuredOutput.regex(r"(\w{1,1000}){1,1000}").source(), END).walk()
     [letter] = CODEC.encode_text("a")
     with pytest.raises(RequestError, match="too complex"):
         _follow(walk, [letter] * 200)
@@ -246,14 +248,14 @@ def test_a_grammar_that_grows_too_complex_is_refused_on_its_way() -> None:
 
 def test_a_vocabulary_that_lacks_a_letter_is_refused() -> None:
     grammars = Grammars([b"a", b"b", b""], {2})
-    walk = grammars.compile(Form.choice(["ax"]).source(), frozenset({2})).walk()
+    walk = grammars.compile(StructuredOutput.choice(["ax"]).source(), frozenset({2})).walk()
     with pytest.raises(RequestError, match="vocabulary"):
         _follow(walk, [0])
 
 
 def test_without_an_end_there_is_no_grammar() -> None:
     with pytest.raises(RequestError, match="no token that ends"):
-        GRAMMARS.compile(Form.choice(["a"]).source(), frozenset())
+        GRAMMARS.compile(StructuredOutput.choice(["a"]).source(), frozenset())
 
 
 def test_compiled_grammars_are_kept_and_the_oldest_forgotten() -> None:
@@ -261,7 +263,7 @@ def test_compiled_grammars_are_kept_and_the_oldest_forgotten() -> None:
     ends = frozenset({2})
 
     def compiled(number: int) -> object:
-        return grammars.compile(Form.regex(f"a{{{number + 1}}}").source(), ends)
+        return grammars.compile(StructuredOutput.regex(f"a{{{number + 1}}}").source(), ends)
 
     first = compiled(0)
     assert compiled(0) is first
@@ -276,7 +278,7 @@ def test_compiled_grammars_are_kept_and_the_oldest_forgotten() -> None:
 
 
 def test_the_end_comes_only_where_the_grammar_ends() -> None:
-    walk = GRAMMARS.compile(Form.regex("a{2,3}").source(), END).walk()
+    walk = GRAMMARS.compile(StructuredOutput.regex("a{2,3}").source(), END).walk()
     [letter] = CODEC.encode_text("a")
     ends = []
     for _ in range(3):
@@ -287,7 +289,7 @@ def test_the_end_comes_only_where_the_grammar_ends() -> None:
 
 
 def test_special_tokens_are_no_text() -> None:
-    allowed = GRAMMARS.compile(Form.regex(r"(.|\n)*").source(), END).walk().allowed()
+    allowed = GRAMMARS.compile(StructuredOutput.regex(r"(.|\n)*").source(), END).walk().allowed()
     special = sorted(CODEC.special_ids - END)
     assert len(special) >= 3
     assert not allowed[special].any()
@@ -312,11 +314,11 @@ def test_a_space_that_decoding_takes_away_is_not_part_of_the_answer() -> None:
     assert codec.takes_first_space
     grammars = Grammars(codec.token_table(len(words)), codec.special_ids)
 
-    def first(form: Form) -> set[str]:
+    def first(form: StructuredOutput) -> set[str]:
         grammar = grammars.compile(form.source(stripped=codec.takes_first_space), frozenset({1}))
         return {words[token] for token in np.flatnonzero(grammar.walk().allowed())}
 
-    assert first(Form.choice(["yes"])) == {"▁", "▁yes", "yes", "y"}
+    assert first(StructuredOutput.choice(["yes"])) == {"▁", "▁yes", "yes", "y"}
     assert not CODEC.takes_first_space
 
 
@@ -338,19 +340,19 @@ SCHEMA = {
 }
 
 
-def request(seed: int, form: Form | None, adapter: str = "wide", limit: int = 300) -> Request:
+def request(seed: int, form: StructuredOutput | None, adapter: str = "wide", limit: int = 300) -> Request:
     grammar = None if form is None else GRAMMARS.compile(form.source(), END)
     return Request((1, 40 + seed, 7), adapter, Sampling(seed=seed), limit, END, logprobs=3, grammar=grammar)
 
 
 def test_rows_with_and_without_a_grammar_share_batches(engine: Engine) -> None:
     forms = [
-        Form.json(SCHEMA),
+        StructuredOutput.json(SCHEMA),
         None,
-        Form.choice(["yes", "no"]),
+        StructuredOutput.choice(["yes", "no"]),
         None,
-        Form.json(SCHEMA),
-        Form.regex("[ab]{9}"),
+        StructuredOutput.json(SCHEMA),
+        StructuredOutput.regex("[ab]{9}"),
     ]
     requests = [request(seed, form, limit=60 if form is None else 300) for seed, form in enumerate(forms)]
     together = engine.generate_all(requests)
@@ -366,13 +368,13 @@ def test_rows_with_and_without_a_grammar_share_batches(engine: Engine) -> None:
 
 
 def test_an_answer_that_is_cut_off_says_length(engine: Engine) -> None:
-    tokens = list(engine.generate(request(0, Form.json(SCHEMA), limit=3)))
+    tokens = list(engine.generate(request(0, StructuredOutput.json(SCHEMA), limit=3)))
     assert [token.finish for token in tokens] == [None, None, "length"]
 
 
 def test_logprobs_are_the_models_own(engine: Engine, tiny: TinyBundle) -> None:
     """Before the grammar, as vLLM's default: so the best tokens need not be among those that may come."""
-    asked = request(1, Form.choice(["yes"]))
+    asked = request(1, StructuredOutput.choice(["yes"]))
     tokens = list(engine.generate(asked))
     ids = [*asked.prompt, *(token.id for token in tokens)]
     logits = tiny.logits(ids[:-1], "wide")[len(asked.prompt) - 1 :]
@@ -384,8 +386,8 @@ def test_logprobs_are_the_models_own(engine: Engine, tiny: TinyBundle) -> None:
 
 
 def test_a_grammar_that_fails_ends_its_row_alone(engine: Engine) -> None:
-    wild = Form.regex(r"(\w{1,1000}){1,1000}")
-    failed, other = engine.generate_all([request(3, wild), request(4, Form.regex("a{5}"))])
+    wild = StructuredOutput.regex(r"(\w{1,1000}){1,1000}")
+    failed, other = engine.generate_all([request(3, wild), request(4, StructuredOutput.regex("a{5}"))])
     assert (failed[-1].finish, failed[-1].refused) == ("error", True)
     assert "too complex" in failed[-1].error
     assert [token.finish for token in other][-1] == "stop"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from ptune.codecs.chat import ChatCodec
-from ptune.codecs.structured_output import Form
+from ptune.codecs.structured_output import StructuredOutput
 from ptune.codecs.tool_calls import calls, text_or_calls
 from ptune.codecs.tool_reader import Argued, Called, Said, ToolReader
 from ptune.engine.decoder.grammar import Grammars
@@ -78,7 +78,7 @@ SCHEMAS = {
 
 
 def drawn(
-    key: tuple[str, bool], form: Form, seed: int, pushes: str = "", limit: int = 1500
+    key: tuple[str, bool], form: StructuredOutput, seed: int, pushes: str = "", limit: int = 1500
 ) -> tuple[str, bool]:
     """What a model that knows nothing writes, with special marks, and whether it ended. `pushes`: bytes it likes."""
     codec = CODECS[key]
@@ -179,7 +179,7 @@ def test_a_call_or_an_answer_of_a_form(key: tuple[str, bool], seed: int) -> None
         "required": ["ok"],
         "additionalProperties": False,
     }
-    form = calls(codec.tool_format, [WEATHER], codec.mark, many=False) | Form.json(schema)
+    form = calls(codec.tool_format, [WEATHER], codec.mark, many=False) | StructuredOutput.json(schema)
     text, ended = drawn(key, form, seed)
     assert ended
     said, found = read(codec, text)

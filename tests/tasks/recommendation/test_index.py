@@ -11,7 +11,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from ptune.errors import FormatError, RequestError
 from ptune.tasks.recommendation.index import ARRAYS, TITLES, ItemIndex, best, together
-from ptune.tasks.recommendation.infer import New, Question, Title, answer
+from ptune.tasks.recommendation.infer import New, RecommendQuery, Title, answer
 from ptune.tasks.recommendation.train import chosen_weight
 
 CHANCE = np.random.default_rng(0)
@@ -141,17 +141,17 @@ NOTHING = np.zeros((0, 6), np.float32)
 
 
 def test_seen_and_excluded_items_never_come() -> None:
-    found = answer(index(), Question(["i1", "i2"], k=50, exclude=["i3", "unknown"]), NOTHING)
+    found = answer(index(), RecommendQuery(["i1", "i2"], k=50, exclude=["i3", "unknown"]), NOTHING)
     assert {one.item for one in found} == {f"i{at}" for at in (0, *range(4, 12))}
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
-    among = answer(index(), Question(["i1"], among=["i1", "i5", "i6"]), NOTHING)
+    among = answer(index(), RecommendQuery(["i1"], among=["i1", "i5", "i6"]), NOTHING)
     assert {one.item for one in among} == {"i5", "i6"}
-    assert len(answer(index(), Question(["i1"], k=3), NOTHING)) == 3
+    assert len(answer(index(), RecommendQuery(["i1"], k=3), NOTHING)) == 3
 
 
 def test_reasons_are_the_nearest_of_the_history() -> None:
     history = [0, 3, 6, 8, 10]
-    found = answer(index(), Question([f"i{at}" for at in history], k=1), NOTHING)[0]
+    found = answer(index(), RecommendQuery([f"i{at}" for at in history], k=1), NOTHING)[0]
     near = index().nearness(int(found.item[1:]), history)
     order = [history[at] for at in np.argsort(-near) if near[at] > 0][:3]
     assert [one.item for one in found.reasons] == [f"i{at}" for at in order]
@@ -160,12 +160,12 @@ def test_reasons_are_the_nearest_of_the_history() -> None:
 
 def test_a_new_item_comes_by_its_title() -> None:
     near = VECTORS[[1]]
-    question = Question(["i1"], k=1, new=[New("fresh", "like title 1")], weight=0.0)
+    question = RecommendQuery(["i1"], k=1, new=[New("fresh", "like title 1")], weight=0.0)
     assert question.texts == ["like title 1"]
     (found,) = answer(index(), question, near)
     assert (found.item, found.title) == ("fresh", "like title 1")
     assert found.score == pytest.approx(1.0, abs=1e-6)
-    by_title = answer(index(), Question([Title("like title 1")], k=1, weight=0.0), near)[0]
+    by_title = answer(index(), RecommendQuery([Title("like title 1")], k=1, weight=0.0), near)[0]
     assert by_title.item == "i1"
     assert (by_title.reasons[0].item, by_title.reasons[0].title) == (None, "like title 1")
 
@@ -173,13 +173,13 @@ def test_a_new_item_comes_by_its_title() -> None:
 @pytest.mark.parametrize(
     ("question", "param"),
     [
-        (Question([]), "history"),
-        (Question(["i1", "gone"]), "history[1]"),
-        (Question(["i1"], among=["gone"]), "among[0]"),
-        (Question(["i1"], new=[New("i2", "x")]), "new[0].item"),
+        (RecommendQuery([]), "history"),
+        (RecommendQuery(["i1", "gone"]), "history[1]"),
+        (RecommendQuery(["i1"], among=["gone"]), "among[0]"),
+        (RecommendQuery(["i1"], new=[New("i2", "x")]), "new[0].item"),
     ],
 )
-def test_what_cannot_be_answered_is_said(question: Question, param: str) -> None:
+def test_what_cannot_be_answered_is_said(question: RecommendQuery, param: str) -> None:
     with pytest.raises(RequestError) as error:
         answer(index(), question, np.zeros((len(question.texts), 6), np.float32))
     assert error.value.param == param

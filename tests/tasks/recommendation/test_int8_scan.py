@@ -15,7 +15,7 @@ from ptune.formats.bundle import AdapterRecord
 from ptune.formats.whole_write import sha256_of
 from ptune.tasks.recommendation import infer, int8_scan, train
 from ptune.tasks.recommendation.index import ARRAYS, RECALL, TITLES, ItemIndex, together
-from ptune.tasks.recommendation.infer import New, Question, Title, answer, index_of
+from ptune.tasks.recommendation.infer import New, RecommendQuery, Title, answer, index_of
 from ptune.tasks.recommendation.int8_scan import Int8Scan, recall, rounded
 
 pytest.importorskip("numkong")
@@ -63,7 +63,7 @@ def test_filters_leave_as_many_items_as_there_are_and_the_same_ones(
     def names(places: list[int]) -> list[str]:
         return [f"i{at}" for at in places]
 
-    question = Question(
+    question = RecommendQuery(
         names(history), k, names(exclude), None if among is None else names(among), weight=weight
     )
     nothing = np.zeros((0, WIDTH), np.float32)
@@ -85,7 +85,7 @@ def test_new_items_come_among_the_others(k: int, seed: int) -> None:
     new = VECTORS[chance.choice(COUNT, 3)] + np.float32(0.05) * chance.standard_normal((3, WIDTH))
     new = (new / np.linalg.norm(new, axis=1, keepdims=True)).astype(np.float32)
     title = VECTORS[[int(chance.integers(COUNT))]]
-    question = Question(
+    question = RecommendQuery(
         [Title("x"), "i3", "new 0"],
         k,
         exclude=["new 1"],

@@ -21,7 +21,7 @@ from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
 from ptune.methods.full import Full
 from ptune.tasks.recommendation.index import ARRAYS, ItemIndex
-from ptune.tasks.recommendation.infer import Question, Title, recommend
+from ptune.tasks.recommendation.infer import RecommendQuery, Title, recommend
 from ptune.tasks.retrieval.torch_side import load_embeddings
 from ptune.verify.item_index import with_items
 from ptune.verify.proof import Proof
@@ -73,12 +73,12 @@ def test_other_vectors_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_library_recommends_what_the_index_ranks_first() -> None:
     model = ptune.load(bundle(), threads=1)
     try:
-        found = recommend(model, Question(["i1", "i2"], k=3), NAME)
+        found = recommend(model, RecommendQuery(["i1", "i2"], k=3), NAME)
         index = ItemIndex.open(run().adapter_path)
         scores = index.scores([1, 2])
         scores[[1, 2]] = -np.inf
         assert found[0].score == pytest.approx(float(scores.max()), abs=1e-6)
-        near = recommend(model, Question([Title(TITLES["i4"])], k=1, weight=0.0), NAME)
+        near = recommend(model, RecommendQuery([Title(TITLES["i4"])], k=1, weight=0.0), NAME)
         assert near[0].score == pytest.approx(1.0, abs=1e-4)
     finally:
         model.close()
@@ -133,7 +133,7 @@ def test_an_adapter_without_items_recommends_nothing() -> None:
     model = ptune.load(retrieval_runs.bundle(), threads=1)
     try:
         with pytest.raises(RequestError, match="no items to recommend"):
-            recommend(model, Question(["i1"]), retrieval_runs.EMBEDS)
+            recommend(model, RecommendQuery(["i1"]), retrieval_runs.EMBEDS)
     finally:
         model.close()
 

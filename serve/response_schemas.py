@@ -1,4 +1,4 @@
-"""What answers look like, in JSON Schema, for /openapi.json. OpenAI's shapes, and what vLLM and this server add."""
+"""JSON schemas of the responses, for /openapi.json: OpenAI's formats, with the additions of vLLM and this server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Schema = dict[str, Any]
 
 
 def _object(properties: dict[str, Schema], *optional: str) -> Schema:
-    """All properties are required but the optional ones; others may be there."""
+    """An object whose properties are required, except the optional ones; it may have more."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required}
 
@@ -48,7 +48,7 @@ _delta = {
     "content": STRING,
     "tool_calls": _list(_object({"index": INTEGER, **_call}, "id", "type")),
 }
-_told = {"index": INTEGER, "logprobs": _or_null(_component("ChatLogprobs")), "token_ids": TOKENS}
+_per_token = {"index": INTEGER, "logprobs": _or_null(_component("ChatLogprobs")), "token_ids": TOKENS}
 _completion_logprobs = _object(
     {
         "tokens": _list(STRING),
@@ -79,7 +79,7 @@ COMPONENTS: dict[str, Schema] = {
             "object": {"const": "chat.completion"},
             "choices": _list(
                 _object(
-                    {**_told, "message": _object(_message, "tool_calls"), "finish_reason": FINISH},
+                    {**_per_token, "message": _object(_message, "tool_calls"), "finish_reason": FINISH},
                     "token_ids",
                 )
             ),
@@ -94,7 +94,7 @@ COMPONENTS: dict[str, Schema] = {
             "object": {"const": "chat.completion.chunk"},
             "choices": _list(
                 _object(
-                    {**_told, "delta": _object(_delta, *_delta), "finish_reason": _or_null(FINISH)},
+                    {**_per_token, "delta": _object(_delta, *_delta), "finish_reason": _or_null(FINISH)},
                     "token_ids",
                 )
             ),
@@ -134,7 +134,7 @@ _EVENTS: Schema = {
     "description": "Server-sent events: `data: ` and a chunk of JSON in each, `data: [DONE]` at the end.",
 }
 
-ANSWERS: dict[str, dict[str, Schema]] = {
+RESPONSES: dict[str, dict[str, Schema]] = {
     "/health": {"application/json": _object({"status": STRING})},
     "/ready": {"application/json": _object({"status": STRING})},
     "/metrics": {"text/plain": STRING},

@@ -1,0 +1,114 @@
+"""Sends a generation: as server-sent events while it grows, or whole; cancels it if the client disconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from ptune.errors import RequestError
+
+from .engine_call import EngineCall, GenerationCall
+from .errors import error_object, internal_error
+from .request_context import context_of, lease_of
+from .request_log import log_failure
+from .service import GenerationService
+
+Result = TypeVar("Result")
+
+
+class Reply(Protocol):
+    """Writes what a call generates in the format of one endpoint."""
+
+    async def whole(self) -> dict[str, Any]:
+        """One object, once everything is generated."""
+
+    def chunks(self) -> AsyncIterator[dict[str, Any]]:
+        """Objects, as tokens arrive."""
+
+
+def common_fields(
+    kind: str, http: Request, service: GenerationService, model: str, adapter: str
+) -> dict[str, Any]:
+    """The fields that every object of one response has; `system_fingerprint` names exactly the weights that answered."""
+    return {
+        "id": f"{kind}-{context_of(http).request_id}",
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": service.catalogue.answered_by(adapter),
+    }
+
+
+async def respond(http: Request, call: GenerationCall, reply: Reply, *, stream: bool) -> Response:
+    """Reserves tokens, starts the call and sends its reply. Raises: RequestError before the first byte, never after."""
+    lease = lease_of(http)
+    lease.reserve(call.max_tokens())
+    call.start()
+    lease.bill(call.usage)
+    if stream:
+        return _EventStream(reply, call, context_of(http).request_id)
+    try:
+        return JSONResponse(await until_disconnect(http, reply.whole()))
+    finally:
+        call.close()
+
+
+class _EventStream(StreamingResponse):
+    """Sends chunks as `data: {...}` events, and `data: [DONE]` if all went well; an error is the last event."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, reply: Reply, call: EngineCall, request_id: str) -> None:
+        super().__init__(self._events(reply), headers={"cache-control": "no-cache"})
+        self._call = call
+        self._request_id = request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Starlette cancels this when the client disconnects."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._call.close()
+
+    async def _events(self, reply: Reply) -> AsyncIterator[str]:
+        try:
+            async for chunk in reply.chunks():
+                yield _event(chunk)
+        except RequestError as error:
+            yield _event(error_object(error))
+        except Exception as error:
+            log_failure(self._request_id, error)
+            yield _event(error_object(internal_error(self._request_id)))
+        else:
+            yield "data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> str:
+    # ASCII only: some clients split lines at U+2028 and similar characters, which JSON does not escape.
+    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
+
+
+async def until_disconnect(http: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Awaits `work`, and cancels it if the client disconnects first. Raises: ClientDisconnect."""
+    working = asyncio.ensure_future(work)
+    disconnecting = asyncio.ensure_future(_disconnect(http))
+    try:
+        await asyncio.wait({working, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        working.cancel()
+        disconnecting.cancel()
+
+
+async def _disconnect(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
