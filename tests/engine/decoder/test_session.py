@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from support.tiny_bundle import TinyBundle
 
 from ptune.engine.decoder.batch_layout import BatchLayout
 from ptune.engine.decoder.graphs import Graphs
@@ -19,6 +19,9 @@ from ptune.engine.onnx_graph import Array, _cgroup_cores
 from ptune.errors import FormatError
 from ptune.formats.bundle import Bundle
 from ptune.formats.signature import STEP_INPUTS, Signature
+
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
 
 
 def row(slot: int, tokens: list[int]) -> TokenSequence:
