@@ -35,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="only tests that need no torch, no process of their own and no browser",
     )
+    parser.addoption(
+        "--part", metavar="PART/PARTS", help="of the selected tests every PARTS-th, from the PART-th on"
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -44,13 +47,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return needs(collection_path).whole_file is not None or None
 
 
+@pytest.hookimpl(trylast=True)  # when -m has selected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files that take minutes begin at once: where processes share the work, one that came last would run alone."""
     items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
+    selected = list(items)
     if config.getoption("fast"):
-        left = [item for item in items if needs(item.path).of(function_name(item)) is not None]
-        items[:] = [item for item in items if item not in left]
-        config.hook.pytest_deselected(items=left)
+        selected = [item for item in items if needs(item.path).of(function_name(item)) is None]
+    if (given := config.getoption("part")) is not None:
+        part, parts = map(int, given.split("/"))
+        selected = selected[part - 1 :: parts]
+    config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+    items[:] = selected
 
 
 def function_name(item: pytest.Item) -> str:
