@@ -1,12 +1,16 @@
-"""Every test is offline, on few threads, and repeatable."""
+"""Every test is offline, on few threads, and repeatable. `--fast`: only those that need no torch, process or browser."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support.fast_selection import left_out, needs
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
 settings.load_profile("untimed")
@@ -32,6 +36,64 @@ LONGEST_FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast",
+        action="store_true",
+        help="only tests that need no torch, no process of their own and no browser",
+    )
+    parser.addoption(
+        "--part", metavar="PART/PARTS", help="of the selected tests every PARTS-th, from the PART-th on"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files whose import alone brings torch are not even imported."""
+    if not config.getoption("fast") or not collection_path.match("test_*.py"):
+        return None
+    return needs(collection_path).whole_file is not None or None
+
+
+@pytest.hookimpl(trylast=True)  # when -m has selected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files that take minutes begin at once: where processes share the work, one that came last would run alone."""
     items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
+    selected = list(items)
+    if config.getoption("fast"):
+        selected = [item for item in items if needs(item.path).of(function_name(item)) is None]
+    if (given := config.getoption("part")) is not None:
+        part, parts = map(int, given.split("/"))
+        selected = selected[part - 1 :: parts]
+    config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+    items[:] = selected
+
+
+def function_name(item: pytest.Item) -> str:
+    """Without the case in brackets."""
+    return getattr(item, "originalname", None) or item.name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """In a fast session the first test after which torch is loaded fails: the selection is wrong, or the code is."""
+    loaded = "torch" in sys.modules
+    yield
+    if item.config.getoption("fast") and not loaded and "torch" in sys.modules:
+        pytest.fail("this test imported torch: mark it `needs_torch`, or keep torch out of it", pytrace=False)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A fast session that has loaded torch fails even where it came with a conftest or a fixture."""
+    if (
+        session.config.getoption("fast")
+        and "torch" in sys.modules
+        and session.exitstatus == pytest.ExitCode.OK
+    ):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("fast"):
+        terminalreporter.write_line(str(left_out(Path(__file__).parent)))
+        if "torch" in sys.modules:
+            terminalreporter.write_line("--fast: torch was imported, so this session failed")

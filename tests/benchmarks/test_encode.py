@@ -30,6 +30,7 @@ def test_the_best_profile_is_one_that_answers_alike(
     assert rows["resnet18_b1_sockets_vs_eager"]["goal"] is None
 
 
+@pytest.mark.needs_torch  # `inputs` scales with it
 def test_idx_files(tmp_path: Path) -> None:
     images = np.arange(2 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(2, 28, 28)
     head = struct.pack(">iiii", 2051, 2, 28, 28)

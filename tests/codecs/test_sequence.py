@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import tiny_models
+from support import tiny_tokenizers
 from tokenizers import Tokenizer, models
 
 from ptune.codecs import words
@@ -15,9 +15,9 @@ from ptune.codecs.sequence import SequenceCodec
 from ptune.errors import FormatError
 
 TOKENIZERS = {
-    "wordpiece": tiny_models.wordpiece_tokenizer(),
-    "roberta": tiny_models.roberta_tokenizer(),
-    "byte-level": tiny_models.tokenizer(),
+    "wordpiece": tiny_tokenizers.wordpiece_tokenizer(),
+    "roberta": tiny_tokenizers.roberta_tokenizer(),
+    "byte-level": tiny_tokenizers.tokenizer(),
 }
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40) | st.sampled_from(
     ["The devil's own dictionary.", "a [SEP] b </s>", "é́ ﷽ 😀 ​x", "  two  spaces "]

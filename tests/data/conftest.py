@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.tiny_models import tokenizer
+from support.tiny_tokenizers import tokenizer
 
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat

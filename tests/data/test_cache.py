@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.tiny_models import CHATML, tokenizer
+from support.tiny_tokenizers import CHATML, tokenizer
 
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat

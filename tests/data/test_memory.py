@@ -17,7 +17,7 @@ from pyarrow import parquet
 _LOADS = """
 import resource, sys
 from pathlib import Path
-from support.tiny_models import tokenizer
+from support.tiny_tokenizers import tokenizer
 from ptune.codecs.chat import ChatCodec
 from ptune.data import dataset
 from ptune.config.recipe import Data

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.tiny_models import tokenizer
+from support.tiny_tokenizers import tokenizer
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat

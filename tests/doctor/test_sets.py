@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny_models import tokenizer
+from support.tiny_tokenizers import tokenizer
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat

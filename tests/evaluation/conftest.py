@@ -6,16 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import tiny_models
 
 from ptune.config.recipe import Backbone, Data, Evaluate, Recipe, Train
-from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.lora import Lora
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    from support import tiny_models
+
+    from ptune.fine_tune import train
+
     folder = tmp_path_factory.mktemp("evaluated")
     rows = tiny_models.conversations(40)
     recipe = Recipe(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny_models
 
 from ptune.config.chat import Chat
 from ptune.config.recipe import Backbone, Plan, Recipe, Train
@@ -18,6 +17,8 @@ Make = Callable[..., Recipe]
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from support import tiny_models
+
     return tiny_models.build(
         tmp_path_factory.mktemp("planned") / "llama",
         "llama",

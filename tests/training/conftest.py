@@ -13,11 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import tiny_models
 
 from ptune.config.recipe import Backbone, Data, Evaluate, Recipe, Train
 from ptune.errors import PtuneError
-from ptune.fine_tune import train
 from ptune.methods.lora import Lora
 
 TRAIN = {"epochs": 1.0, "lr": 5e-3, "batch_size": 4, "micro_batch_tokens": 128}
@@ -28,7 +26,10 @@ Make = Callable[..., Recipe]
 @pytest.fixture(scope="session")
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """model/ (llama), train.jsonl with 24 conversations, test.jsonl with 8 others."""
+    from support import tiny_models
+
     folder = tmp_path_factory.mktemp("kit")
+
     tiny_models.build(folder / "model", "llama")
     rows = tiny_models.conversations(32)
     tiny_models.write_jsonl(folder / "train.jsonl", rows[:24])
@@ -57,7 +58,7 @@ def make(kit: Path) -> Make:
 def farm() -> Iterator[Callable[..., Any]]:
     """farm(recipe, out, **request) -> answer: a run in processes of its own, see forked.py."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("forked.py"))],
+        [sys.executable, str(Path(__file__).parents[1] / "support" / "forked.py")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -90,6 +91,8 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 def refused(kind: type[PtuneError], recipe: Recipe, out: Path, *, resume: bool = False) -> str:
+    from ptune.fine_tune import train
+
     with pytest.raises(kind) as caught:
         train(recipe, out, resume=resume)
     return str(caught.value)

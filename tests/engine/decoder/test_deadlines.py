@@ -5,15 +5,19 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from support.tiny_bundle import TinyBundle
 
 from ptune.engine import base
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
+
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
+
 
 GREEDY = Sampling(temperature=0)
 

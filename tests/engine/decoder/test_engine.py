@@ -6,10 +6,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from support.tiny_bundle import TinyBundle
 
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
@@ -20,6 +20,10 @@ from ptune.engine.options import EngineOptions
 from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 from ptune.formats.bundle import Bundle
+
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
+
 
 GREEDY = Sampling(temperature=0)
 LIMIT = 3e-4  # of a logit, against transformers

@@ -7,19 +7,22 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from support.tiny_bundle import TinyBundle
 
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.golden import record, replay
 from ptune.errors import FormatError, ParityError
 from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import sha256_of, write_json
+
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
+
 
 PROMPTS = [[5, 90, 400, 17, 230], [300, 301]]
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support import tiny_models
-from support.tiny_bundle import TinyBundle
+from support import tiny_tokenizers
 from tokenizers import Tokenizer, decoders, models
 
 from ptune.codecs.chat import ChatCodec
@@ -24,7 +23,11 @@ from ptune.engine.decoder.request import Request
 from ptune.engine.sampling import Sampling, choose
 from ptune.errors import PtuneError, RequestError
 
-VOCAB = tiny_models.VOCAB
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
+
+
+VOCAB = tiny_tokenizers.VOCAB
 END = frozenset({2})
 LONGEST = 2000
 
@@ -33,7 +36,7 @@ def codec_of(tokenizer: Tokenizer) -> ChatCodec:
     return ChatCodec(tokenizer, None, {"eos_token": "</s>"}, END, None)
 
 
-CODEC = codec_of(tiny_models.tokenizer().backend_tokenizer)
+CODEC = codec_of(tiny_tokenizers.tokenizer().backend_tokenizer)
 GRAMMARS = Grammars(CODEC.token_table(VOCAB), CODEC.special_ids)
 
 

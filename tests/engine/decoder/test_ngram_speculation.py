@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny_bundle import TinyBundle
 
 from ptune.engine.adapters.lora import Adapter
 from ptune.engine.decoder.engine import Engine
@@ -17,6 +16,10 @@ from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
 from ptune.engine.sampling import Sampling
+
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
+
 
 REPEATED = tuple([11, 12, 13, 14, 15, 16, 17, 18] * 4)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from support.tiny_bundle import TinyBundle
 
 from ptune.engine.decoder.batch_layout import BatchLayout
 from ptune.engine.decoder.graphs import Graphs
@@ -20,6 +20,9 @@ from ptune.engine.onnx_graph import Array, _cgroup_cores
 from ptune.errors import FormatError, PtuneError
 from ptune.formats.bundle import Bundle
 from ptune.formats.signature import STEP_INPUTS, Signature
+
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny_bundle import TinyBundle
 
 from ptune.engine.adapters.lora import Adapter
 from ptune.engine.decoder.engine import Engine
@@ -15,6 +15,10 @@ from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.sequence import TokenSequence
 from ptune.engine.decoder.slots import WORTH_A_COPY, Slots, common
 from ptune.engine.sampling import Sampling
+
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
+
 
 ADAPTERS = [None, Adapter("a", 1, {}, 0), Adapter("b", 1, {}, 0)]
 GREEDY = Sampling(temperature=0)

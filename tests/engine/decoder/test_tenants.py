@@ -7,16 +7,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.tiny_bundle import TinyBundle
 
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError, UsageError
+
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
+
 
 GREEDY = Sampling(temperature=0)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
-from support.tiny_bundle import TinyBundle
 
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request
@@ -15,6 +15,10 @@ from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
 from ptune.engine.decoder.token_budget import LEAST, OUTLIER, StepTimeModel
 from ptune.engine.sampling import Sampling
+
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
+
 
 seconds = st.floats(1e-4, 10)
 

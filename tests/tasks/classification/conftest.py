@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny_models
 
 from ptune.config.classification import TextClassification, TokenClassification
 from ptune.config.recipe import Backbone, Data, Recipe, Train
@@ -47,6 +46,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.fixture(scope="session")
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bert/, distilbert/, roberta/, llama/; texts.jsonl and words.jsonl with 32 rows, *.test.jsonl with 8 others."""
+    from support import tiny_models
+
     folder = tmp_path_factory.mktemp("kit")
     for name in tiny_models.ENCODERS:
         tiny_models.build_encoder(folder / name, name)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import retrieval_runs
 
 
 @pytest.fixture(scope="session")
 def kit() -> Path:
+    from support import retrieval_runs
+
     return retrieval_runs.kit()
