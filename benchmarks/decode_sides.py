@@ -117,7 +117,7 @@ def transformers(model: str, threads: int) -> Work:
     torch.set_num_threads(threads)
     loaded = load(Backbone(model=model, dtype="float32"), device="cpu").model
 
-    class Clock(StoppingCriteria):  # type: ignore[misc]
+    class Clock(StoppingCriteria):
         """Never stops anything; notes when it was asked."""
 
         def __init__(self) -> None:

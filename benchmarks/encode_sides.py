@@ -80,6 +80,7 @@ def prepare(subject: Subject) -> None:
     from ptune.export.encoder_int8 import write_int8
     from ptune.export.encoder_parts import trace_body
     from ptune.export.weights import save
+    from ptune.formats.signature import EncoderSignature
 
     model = subject.model()
     sides = {"fp32": True} if subject.is_text else {"fp32": False, "sockets": True}
@@ -91,6 +92,7 @@ def prepare(subject: Subject) -> None:
             place.parent.mkdir(exist_ok=True)
             place.write_text(traced.signature.model_dump_json(), encoding="utf-8")
         if subject.is_text:
+            assert isinstance(traced.signature, EncoderSignature)
             write_int8(subject.graph("fp32"), subject.graph("int8"), traced.signature)
     if not subject.is_text:
         round_images(subject)

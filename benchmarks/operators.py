@@ -62,8 +62,6 @@ def step_of(bundle: Path, rows: int, threads: int) -> dict[str, Any]:
     """Milliseconds of a step, and of the kinds of nodes in it."""
     import onnxruntime
 
-    from ptune.engine.decoder import session
-
     plain = _milliseconds_a_step(bundle, rows, threads)
     own = onnxruntime.SessionOptions
     with tempfile.TemporaryDirectory() as folder:
@@ -73,11 +71,11 @@ def step_of(bundle: Path, rows: int, threads: int) -> dict[str, Any]:
                 super().__init__()
                 self.enable_profiling, self.profile_file_prefix = True, f"{folder}/profile"
 
-        session.onnxruntime.SessionOptions = Profiled
+        onnxruntime.SessionOptions = Profiled
         try:
             _milliseconds_a_step(bundle, rows, threads)
         finally:
-            session.onnxruntime.SessionOptions = own
+            onnxruntime.SessionOptions = own
             gc.collect()  # a session writes its profile when it goes
         kinds = max((_kinds(path) for path in Path(folder).glob("*.json")), key=lambda one: one.total())
     return {"ms": plain, "nodes_ms": {kind: round(us / 1000, 2) for kind, us in kinds.most_common(14)}}
@@ -86,12 +84,13 @@ def step_of(bundle: Path, rows: int, threads: int) -> dict[str, Any]:
 def _milliseconds_a_step(bundle: Path, rows: int, threads: int) -> float:
     from ptune.engine.decoder.engine import Engine
     from ptune.engine.decoder.request import Request
+    from ptune.engine.options import EngineOptions
     from ptune.engine.sampling import Sampling
 
-    options = {"threads": threads, "max_rows": rows, "kv_bytes": KV_BYTES}
-    with closing(
-        Engine.open(bundle, profile="int8", num_speculative_tokens=0, replay_golden=False, **options)
-    ) as engine:
+    options = EngineOptions(
+        profile="int8", threads=threads, max_rows=rows, kv_bytes=KV_BYTES, num_speculative_tokens=0
+    )
+    with closing(Engine.open(bundle, options, replay_golden=False)) as engine:
 
         def took_s(steps: int) -> float:
             began_s = time.perf_counter()

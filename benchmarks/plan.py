@@ -146,7 +146,8 @@ def build(work: Path, chosen: Sequence[Setting]) -> None:
 
 
 def recipe_of(setting: Setting, work: Path) -> Any:
-    from ptune.config.recipe import Backbone, Chat, Data, Recipe, Train
+    from ptune.config.chat import Chat
+    from ptune.config.recipe import Backbone, Data, Recipe, Train
     from ptune.methods.lora import Lora
 
     return Recipe(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 RANK, ALPHA = 16, 32
 _MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -48,7 +49,7 @@ def write_adapter(bundle: object, folder: Path, seed: int) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     chance = np.random.default_rng(seed)
-    tensors = {}
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
     for socket in bundle.decoder.sockets:  # type: ignore[attr-defined]
         name = f"base_model.model.{socket.name}"
         a = chance.standard_normal((RANK, socket.in_features), np.float32) / socket.in_features**0.5

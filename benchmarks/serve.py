@@ -29,7 +29,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ def chats() -> Iterator[list[dict[str, str]]]:
         start = number * WORDS % (len(words) - WORDS)
         text = f"Note {number}: {' '.join(words[start : start + WORDS])}"
         yield [{"role": "user", "content": text}]
+
+
+def _every_round(turn: Callable[[], dict[str, Piece]]) -> Callable[[int], dict[str, Piece]]:
+    return lambda _: turn()
 
 
 def pieces(
@@ -126,15 +130,15 @@ def main() -> int:
     with Workers(sides(chosen, bundle), threads=chosen.threads) as workers:
         for name in chosen.only:
             ask = functools.partial(pieces, name, given)
-            found = workers.rounds(
-                lambda _, ask=ask: ask(chosen.new_tokens, ends), chosen.pairs, warm_up=ask(4, ends)
-            )
+            turn = functools.partial(ask, chosen.new_tokens, ends)
+            found = workers.rounds(_every_round(turn), chosen.pairs, warm_up=ask(4, ends))
             check_same(name, found, chosen.new_tokens)
             peer, streams, _, goal = ROWS[name]
             speeds = {side: [one["tokens_per_s"] for one in each] for side, each in found.items()}
-            known = {"streams": streams, "latency": latency(found), "foreign_cpu": round(disturbed(found), 4)}
+            spread = latency(found)
+            known = {"streams": streams, "latency": spread, "foreign_cpu": round(disturbed(found), 4)}
             rows[name] = judged(ratio(speeds[OURS], speeds[peer]), goal, **known)
-            show(name, found, known["latency"])
+            show(name, found, spread)
             warn_of_others(disturbed(found))
             print(shown(name, rows[name]), flush=True)
             if not chosen.dry_run:

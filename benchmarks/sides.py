@@ -13,7 +13,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -40,7 +40,7 @@ class Ratio:
 
 
 def alternate(
-    sides: dict[str, Side], rounds: int, *, threads: int, warm_up: int = 1
+    sides: Mapping[str, Side], rounds: int, *, threads: int, warm_up: int = 1
 ) -> dict[str, list[Measured]]:
     """Runs `rounds` rounds after `warm_up` unmeasured ones; returns what each side measured."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -55,7 +55,7 @@ def alternate(
         ours.recv()  # it is ready; the next one is prepared when this one is quiet
     found: dict[str, list[Measured]] = {name: [] for name in sides}
     for number in range(-warm_up, rounds):
-        for name in list(sides) if number % 2 == 0 else list(reversed(sides)):
+        for name in list(sides) if number % 2 == 0 else list([*sides][::-1]):
             time.sleep(0.3)  # threads of the side before fall asleep
             pipes[name].send("next")
             measured = pipes[name].recv()

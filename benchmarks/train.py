@@ -159,7 +159,7 @@ def trl(folder: Path, options: dict[str, Any]) -> Iterator[Measured]:
     _same_start(trainer.model, folder)
     steps = _Steps(trainer)
 
-    class Held(TrainerCallback):  # type: ignore[misc]
+    class Held(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             steps.begin()
 

@@ -92,7 +92,7 @@ class Workers:
             self.ask(piece)
         for number in range(count):
             asked = pieces(number)
-            for name in list(asked) if number % 2 == 0 else list(reversed(asked)):
+            for name in list(asked) if number % 2 == 0 else list(asked)[::-1]:
                 found[name].append(self.ask(asked[name]))
         return found
 
