@@ -38,7 +38,7 @@ class Pieces:
     def __init__(self, pieces: list[str]) -> None:
         self._pieces = pieces
 
-    def stream(self, shown: Collection[int] = ()) -> Pieces:
+    def stream(self, shown: Collection[int] = (), after: int | None = None) -> Pieces:
         self._late = ""
         return self
 
