@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 
-from ptune.engine.decoder.request import NO_TOKEN, Request, Token
+from ptune.engine.decoder.request import NO_TOKEN, Token
 
 from .adapter_access import resolve_adapter
 from .body import body_of
-from .deadline import deadline_s
 from .decoder_call import DecoderCall
 from .dependencies import ChatServiceDep
+from .engine_requests import engine_requests
 from .logprobs import chat_logprobs
-from .request_context import key_of
 from .response import common_fields, respond
 from .schemas import ChatRequest
 from .structured_output import compile_grammar, requested_output
@@ -36,30 +35,26 @@ async def chat_completions(
 ) -> Response:
     """Answers a conversation, with `n` choices."""
     adapter = resolve_adapter(http, service, body.model, body.caller)
-    codec, key, limit_s = service.model.codec_for(adapter), key_of(http), deadline_s(http)
+    codec = service.model.codec_for(adapter)
     use = tool_use(body, codec)
     messages = [message.raw() for message in body.messages]
-    prompt = await asyncio.to_thread(codec.encode_prompt, messages, tools=use.offered)
+    prompt = await asyncio.to_thread(
+        lambda: codec.encode_prompt(messages, tools=use.offered, **body.rendering)
+    )
     output = output_with_calls(body, codec, use, requested_output(body))
     grammar = await compile_grammar(service, output, adapter)
-    room = max(service.model.engine.context - len(prompt), 1)  # the engine refuses a prompt that leaves none
-    requests = [
-        Request(
-            prompt=tuple(prompt),
-            adapter=adapter,
-            sampling=body.sampling(choice),
-            max_tokens=room if body.limit is None else body.limit,
-            stop_ids=codec.eos_ids,
-            logprobs=body.top_logprobs if body.logprobs else None,
-            grammar=grammar,
-            beams=body.beams,
-            tenant=key.name,
-            weight=key.weight,
-            deadline_s=limit_s,
-        )
-        for choice in range(body.n)
-    ]
-    call = DecoderCall(service, requests, body.stop, choices=body.n, visible=use.marks)
+    requests = engine_requests(
+        body,
+        http,
+        service,
+        adapter,
+        [prompt],
+        max_tokens=body.limit,
+        grammar=grammar,
+        logprobs=body.top_logprobs if body.logprobs else None,
+    )
+    after = prompt[-1] if body.continue_final_message else None
+    call = DecoderCall(service, requests, body.stop, choices=body.n, visible=use.marks, after=after)
     common = common_fields("chatcmpl", http, service, body.model, adapter)
     reply = _ChatReply(call, body, codec, use, common)
     return await respond(http, call, reply, stream=body.stream)
@@ -159,5 +154,5 @@ class _ChatReply:
         """Log-probabilities of the answer's tokens, without the token that ends it."""
         if not self._body.logprobs:
             return None
-        hidden = {*self._codec.eos_ids, NO_TOKEN}
-        return chat_logprobs(self._codec, [token for token in tokens if token.id not in hidden])
+        shown = [token for token in tokens if token.id != NO_TOKEN and token.finish != "stop"]
+        return chat_logprobs(self._codec, shown)

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 
-from ptune.engine.decoder.request import NO_TOKEN, Request, Token
+from ptune.engine.decoder.request import NO_TOKEN, Token
 
 from .adapter_access import resolve_adapter
 from .body import body_of
-from .deadline import deadline_s
 from .decoder_call import DecoderCall
 from .dependencies import ChatServiceDep
+from .engine_requests import engine_requests
 from .logprobs import completion_logprobs
-from .request_context import key_of
 from .response import common_fields, respond
 from .schemas import CompletionRequest
 from .structured_output import compile_grammar, requested_output
@@ -36,35 +35,30 @@ async def completions(
 ) -> Response:
     """Continues each prompt, with `n` choices for each."""
     adapter = resolve_adapter(http, service, body.model, body.caller)
-    codec, key, limit_s = service.model.codec_for(adapter), key_of(http), deadline_s(http)
+    codec = service.model.codec_for(adapter)
     grammar = await compile_grammar(service, requested_output(body), adapter)
-    encoded = await asyncio.to_thread(lambda: [_encoded(codec, prompt) for prompt in body.prompt])
-    requests = [
-        Request(
-            prompt=prompt,
-            adapter=adapter,
-            sampling=body.sampling(choice),
-            max_tokens=body.max_tokens,
-            stop_ids=codec.eos_ids,
-            logprobs=body.logprobs,
-            prompt_logprobs=body.echo and body.logprobs is not None,
-            grammar=grammar,
-            beams=body.beams,
-            tenant=key.name,
-            weight=key.weight,
-            deadline_s=limit_s,
-        )
-        for prompt in encoded
-        for choice in range(body.n)
-    ]
+    encoded = await asyncio.to_thread(
+        lambda: [_encoded(codec, prompt, special=body.add_special_tokens) for prompt in body.prompt]
+    )
+    requests = engine_requests(
+        body,
+        http,
+        service,
+        adapter,
+        encoded,
+        max_tokens=body.max_tokens,
+        grammar=grammar,
+        logprobs=body.logprobs,
+        prompt_logprobs=body.echo and body.logprobs is not None,
+    )
     call = DecoderCall(service, requests, body.stop, choices=body.n)
     common = common_fields("cmpl", http, service, body.model, adapter)
     reply = _CompletionReply(call, body, codec, common)
     return await respond(http, call, reply, stream=body.stream)
 
 
-def _encoded(codec: ChatCodec, prompt: str | list[int]) -> tuple[int, ...]:
-    return tuple(codec.encode_text(prompt) if isinstance(prompt, str) else prompt)
+def _encoded(codec: ChatCodec, prompt: str | list[int], *, special: bool) -> list[int]:
+    return codec.encode_text(prompt, special=special) if isinstance(prompt, str) else prompt
 
 
 class _CompletionReply:
@@ -126,4 +120,6 @@ class _CompletionReply:
         if not self._body.echo:
             return ""
         prompt = self._body.prompt[index // self._body.n]
-        return prompt if isinstance(prompt, str) else self._codec.decode(prompt)
+        if isinstance(prompt, str) and self._body.truncate_prompt_tokens is None:
+            return prompt
+        return self._codec.decode(self._call.requests[index].prompt)

@@ -54,6 +54,7 @@ class DecoderCall(GenerationCall):
     """The sequences of one HTTP call. `max_tokens` bounds what is queued between the two threads.
 
     choices: how many neighbouring requests share one prompt. visible: special tokens that appear in the text.
+    after: the token of a text that the answers go on from.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class DecoderCall(GenerationCall):
         *,
         choices: int = 1,
         visible: Collection[int] = frozenset(),
+        after: int | None = None,
     ) -> None:
         super().__init__(service)
         self.requests = requests
@@ -71,6 +73,7 @@ class DecoderCall(GenerationCall):
         self._stop = stop
         self._choices = choices
         self._visible = visible
+        self._after = after
         self._tokens: asyncio.Queue[tuple[int, Token]] = asyncio.Queue()
         self._running: list[_RunningSequence] = []
 
@@ -127,7 +130,10 @@ class DecoderCall(GenerationCall):
         loop = asyncio.get_running_loop()
         for index, request in enumerate(self.requests):
             codec = self._model.codec_for(request.adapter)
-            text, now_s = TextStream(codec, self._stop, self._visible), time.perf_counter()
+            text = TextStream(
+                codec, self._stop, self._visible, min_tokens=request.min_tokens, after=self._after
+            )
+            now_s = time.perf_counter()
             ticket = self._model.engine.submit(request, partial(self._deliver, loop, index))
             self._running.append(_RunningSequence(request, ticket, text, now_s, now_s))
         for request in self.requests:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -14,7 +14,8 @@ from pydantic_core import PydanticCustomError
 from ptune.errors import RequestError
 
 from .errors import UNSUPPORTED
-from .message import Body, Text
+from .known_fields import ANYWHERE, Harmless, Request
+from .message import Text
 
 MAX_INPUTS = 128
 MAX_IMAGES = 32
@@ -24,12 +25,20 @@ MAX_IMAGE_PIXELS = 25_000_000
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 _DATA_URI = re.compile(r"data:([a-z]+/[a-z+.-]+);base64,", re.IGNORECASE)
 
-NOT_BUILT: dict[str, tuple[Any, ...]] = {
+NOT_BUILT: Harmless = {
+    **ANYWHERE,
+    "activation": (True,),
     "add_special_tokens": (True,),
-    "messages": ([],),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "embed_dtype": ("float32",),
+    "endianness": ("native", "little"),
     "max_chunks_per_doc": (1,),
-    "mm_processor_kwargs": ({},),
+    "max_tokens_per_doc": (),
+    "messages": ([],),
+    "normalize": (True,),
     "rank_fields": ([], ["text"]),
+    "softmax": (True,),
     "truncate_prompt_tokens": (),
     "truncation_side": ("right",),
 }
@@ -101,21 +110,13 @@ def _part(part: dict[str, Any]) -> Input:
         raise ValueError(f"the data after 'base64,' is not valid base64: {error}") from None
 
 
-class EncoderRequest(Body):
+class EncoderRequest(Request):
     """Fields of every request to an encoder."""
+
+    not_built: ClassVar[Harmless] = NOT_BUILT
 
     model: str = Field(max_length=256)
     user: str | None = Field(default=None, max_length=1024)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_is_not_built(cls, data: Any) -> Any:
-        """Raises: RequestError that names the field."""
-        given = data.keys() - cls.model_fields.keys() if isinstance(data, dict) else ()
-        for name in NOT_BUILT.keys() & given:
-            if data[name] is not None and data[name] not in NOT_BUILT[name]:
-                raise RequestError(f"{name} is not supported", param=name, code=UNSUPPORTED)
-        return data
 
 
 class ClassifyRequest(EncoderRequest):

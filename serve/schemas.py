@@ -1,21 +1,25 @@
 """Request bodies. Types are strict, sizes are limited, `null` means the default.
 
-An unknown field is ignored, as OpenAI's clients expect. A known field that would change the answer, but is not
-supported yet, is refused by name instead of being dropped silently.
+No field is dropped in silence: `known_fields` refuses by name what is not built, and what nobody knows.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from ptune.engine.decoder.request import Beams
 from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
+from ptune.tasks.chat.token_options import TokenOptions
 
 from .errors import UNSUPPORTED
+from .known_fields import NOT_BUILT, Harmless, Request
 from .message import Body, Message, Text, Tools, no_nul
+from .rendering import Rendered, Rendering
+from .retrieval_schemas import Cut
 
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 128
@@ -23,18 +27,7 @@ MAX_SEQUENCES = 128
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
 MAX_CHOICES = 1024
-
-NOT_BUILT: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "guided_grammar": (),
-    "modalities": (["text"],),
-    "suffix": ("",),
-    "use_beam_search": (False,),
-    "web_search_options": (),
-}
-"""Fields that are refused, each with the values that have no effect and are accepted."""
+MAX_STOP_TOKENS = 128
 
 
 def _listed(stop: Any) -> Any:
@@ -102,15 +95,20 @@ ToolChoice = Annotated[
     BeforeValidator(_tool_choice),
     WithJsonSchema({"anyOf": [{"enum": ["none", "auto", "required"]}, _NAMED]}),
 ]
+TokenId = Annotated[int, Field(ge=0)]
 TokenKey = Annotated[int, Field(strict=False)]  # a JSON key is a string
 Schema = dict[str, Any] | str
 Choices = Annotated[list[Annotated[Text, Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
 
 
-class StreamOptions(Body):
+class StreamOptions(Request):
     """`stream_options`."""
 
+    not_built: ClassVar[Harmless] = {}
+
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False  # OpenAI's padding of chunks
+    continuous_usage_stats: Literal[False] = False  # vLLM's usage in every chunk
 
 
 class NamedSchema(Body):
@@ -151,8 +149,10 @@ class StructuredOutputs(Body):
         return data
 
 
-class Generate(Body):
+class Generate(Request):
     """Fields of both endpoints."""
+
+    not_built: ClassVar[Harmless] = NOT_BUILT
 
     model: str = Field(max_length=256)
     n: int = Field(default=1, ge=1, le=MAX_SEQUENCES)
@@ -173,7 +173,16 @@ class Generate(Body):
     length_penalty: float = Field(default=1.0, ge=-10, le=10)
     early_stopping: bool | Literal["never"] = False
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    min_tokens: int = Field(default=0, ge=0)
+    ignore_eos: bool = False
+    stop_token_ids: list[TokenId] = Field(default=[], max_length=MAX_STOP_TOKENS)
+    bad_words: list[Annotated[Text, Field(min_length=1, max_length=256)]] = Field(default=[], max_length=128)
+    allowed_token_ids: list[TokenId] | None = Field(default=None, min_length=1, max_length=1 << 20)
+    truncate_prompt_tokens: Cut | None = None  # to so many tokens; -1: as many as leave room for max_tokens
+    truncation_side: Literal["left", "right"] = "left"  # the side that is cut off
     user: str | None = Field(default=None, max_length=1024)
+    safety_identifier: str | None = Field(default=None, max_length=1024)  # OpenAI's newer name of `user`
+    prompt_cache_key: str | None = Field(default=None, max_length=1024)  # a hint: prefixes are reused anyway
     return_token_ids: bool = False  # vLLM's extension: each choice has its `token_ids`
     logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] = Field(default={}, max_length=1024)
     response_format: ResponseFormat | None = None
@@ -181,16 +190,6 @@ class Generate(Body):
     guided_regex: Text | None = None
     guided_choice: Choices | None = None
     structured_outputs: StructuredOutputs | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_is_not_built(cls, data: Any) -> Any:
-        """Raises: RequestError that names the field."""
-        for name in NOT_BUILT.keys() & data.keys() if isinstance(data, dict) else ():
-            if data[name] is not None and data[name] not in NOT_BUILT[name]:
-                instead = "; send num_beams" if name == "use_beam_search" else ""
-                raise RequestError(f"{name} is not supported yet{instead}", param=name, code=UNSUPPORTED)
-        return data
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Generate:
@@ -230,7 +229,24 @@ class Generate(Body):
     @property
     def caller(self) -> str | None:
         """Selects the adapter of an alias with a canary: the user, or else the seed; None if neither was sent."""
-        return self.user or (None if self.seed is None else f"seed {self.seed}")
+        return self.user or self.safety_identifier or (None if self.seed is None else f"seed {self.seed}")
+
+    @property
+    def tokens(self) -> TokenOptions:
+        """Where an answer may end, and which tokens it may hold."""
+        return TokenOptions(
+            min_tokens=self.min_tokens,
+            ignore_eos=self.ignore_eos,
+            stop_token_ids=self.stop_token_ids,
+            bad_words=self.bad_words,
+            allowed_token_ids=self.allowed_token_ids,
+        )
+
+    def cut(self, prompt: Sequence[int], room: int) -> tuple[int, ...]:
+        """The part of a prompt that `truncate_prompt_tokens` keeps. room: tokens that leave room for the answer."""
+        most = self.truncate_prompt_tokens
+        keep = len(prompt) if most is None else max(room, 1) if most == -1 else most
+        return tuple(prompt[:keep] if self.truncation_side == "right" else prompt[-keep:])
 
     def sampling(self, choice: int = 0) -> Sampling:
         """Sampling options for the engine. As in vLLM, each choice has its own seed: seed + choice.
@@ -251,8 +267,10 @@ class Generate(Body):
         )
 
 
-class ChatRequest(Generate):
+class ChatRequest(Generate, Rendered):
     """POST /v1/chat/completions"""
+
+    not_built: ClassVar[Harmless] = {**NOT_BUILT, "add_special_tokens": (False,), "echo": (False,)}
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -261,6 +279,7 @@ class ChatRequest(Generate):
     top_logprobs: int = Field(default=0, ge=0, le=MAX_LOGPROBS)
     tools: Tools = Field(default=[])
     tool_choice: ToolChoice = "auto"
+    reasoning_effort: Annotated[Text, Field(max_length=64)] | None = None
     parallel_tool_calls: bool = True
 
     @model_validator(mode="after")
@@ -284,6 +303,15 @@ class ChatRequest(Generate):
         return self
 
     @property
+    def rendering(self) -> Rendering:
+        """As `Rendered`; the effort is a variable of the template, as in vLLM."""
+        rendering = super().rendering
+        if self.reasoning_effort is None:
+            return rendering
+        effort = {"reasoning_effort": self.reasoning_effort}
+        return {**rendering, "variables": {**rendering["variables"], **effort}}
+
+    @property
     def limit(self) -> int | None:
         """Most tokens of the answer; None = as many as fit into the context."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
@@ -295,6 +323,7 @@ class CompletionRequest(Generate):
     prompt: Prompts
     max_tokens: int = Field(default=16, ge=0)
     echo: bool = False
+    add_special_tokens: bool = True  # such as BOS, around a prompt that is text
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
 
     @model_validator(mode="after")
@@ -305,7 +334,7 @@ class CompletionRequest(Generate):
         return self
 
 
-class TokenizeRequest(Body):
+class TokenizeRequest(Rendered):
     """POST /tokenize: a text or a conversation."""
 
     model: str | None = Field(default=None, max_length=256)
@@ -313,8 +342,6 @@ class TokenizeRequest(Body):
     add_special_tokens: bool = True  # around a text; a conversation's come from the template
     messages: list[Message] = Field(default=[], max_length=MAX_MESSAGES)
     tools: Tools = Field(default=[])
-    add_generation_prompt: bool = True
-    continue_final_message: Literal[False] = False
     return_token_strs: bool = False
 
     @model_validator(mode="after")
@@ -324,7 +351,7 @@ class TokenizeRequest(Body):
         return self
 
 
-class DetokenizeRequest(Body):
+class DetokenizeRequest(Request):
     """POST /detokenize"""
 
     model: str | None = Field(default=None, max_length=256)

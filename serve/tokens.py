@@ -78,4 +78,4 @@ def _encoded(codec: ChatCodec, body: TokenizeRequest) -> list[int]:
     if body.prompt is not None:
         return codec.encode_text(body.prompt, special=body.add_special_tokens)
     messages = [message.raw() for message in body.messages]
-    return codec.encode_prompt(messages, tools=body.tools or None, asking=body.add_generation_prompt)
+    return codec.encode_prompt(messages, tools=body.tools or None, **body.rendering)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from ptune.engine.decoder.request import Beams
-from ptune.errors import RequestError
 
-from .errors import UNSUPPORTED
-from .message import Body
+from .known_fields import ANYWHERE, Harmless, Request
 from .retrieval_schemas import text_of
 
 MAX_TEXTS = 128
-NOT_BUILT: dict[str, tuple[Any, ...]] = {"stream": (False,), "temperature": (0, 0.0), "n": (1,)}
+NOT_BUILT: Harmless = {**ANYWHERE, "stream": (False,), "temperature": (0, 0.0), "n": (1,)}
 """Fields that are refused, each with the values that have no effect and are accepted."""
 
 _ONE_OR_MORE: dict[str, Any] = {
@@ -25,8 +23,10 @@ _ONE_OR_MORE: dict[str, Any] = {
 }
 
 
-class TranslateRequest(Body):
+class TranslateRequest(Request):
     """POST /v1/translate"""
+
+    not_built: ClassVar[Harmless] = NOT_BUILT
 
     model: str = Field(max_length=256)
     text: Annotated[
@@ -42,15 +42,6 @@ class TranslateRequest(Body):
     length_penalty: float = Field(default=1.0, ge=-10, le=10)
     return_token_ids: bool = False
     user: str | None = Field(default=None, max_length=1024)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_is_not_built(cls, data: Any) -> Any:
-        """Raises: RequestError that names the field."""
-        for name in NOT_BUILT.keys() & data.keys() if isinstance(data, dict) else ():
-            if data[name] is not None and data[name] not in NOT_BUILT[name]:
-                raise RequestError(f"{name} is not supported here", param=name, code=UNSUPPORTED)
-        return data
 
     @property
     def beams(self) -> Beams | None:

@@ -18,6 +18,7 @@ from ptune.codecs.messages import check_text, is_trained, normalise
 from ptune.codecs.private_use import unused_characters
 from ptune.codecs.stream import TokenStream, whole
 from ptune.codecs.template import ChatTemplate, Message, Tools
+from ptune.codecs.template_request import NO_VARIABLES, Variables, render_open, require_variables
 from ptune.codecs.text_encoder import TextEncoder
 from ptune.codecs.tool_calls import ToolFormat, tool_format
 from ptune.codecs.vocabulary import Vocabulary
@@ -152,14 +153,31 @@ class ChatCodec:
         return [*self._encoder.before, *ids, *self._encoder.after] if special else list(ids)
 
     def encode_prompt(
-        self, messages: Sequence[Message], *, tools: Tools | None = None, asking: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        asking: bool = True,
+        continued: bool = False,
+        variables: Variables = NO_VARIABLES,
     ) -> list[int]:
         """A conversation that waits for an answer, rendered with the generation prompt.
 
-        asking: whether with that. Raises: TemplateError where the messages are malformed or the template refuses them.
+        asking: whether with that. continued: without it; the last message is an answer that goes on where it ends.
+        variables: further variables of the template.
+        Raises: TemplateError where the messages are malformed or the template refuses them; RequestError for
+        variables that the template may not be given, or does not read.
         """
-        chat = self._ready(messages, tools)
-        text = self._templated().render(chat.messages, tools=chat.tools, add_generation_prompt=asking)
+        template = self._templated()
+        require_variables(template, self.special_tokens, variables)
+        chat = self._ready(messages, tools, variables)
+        if continued:
+            mark = chat.placeholders.mark(template.source)
+            text = render_open(template, chat.messages, mark, chat.tools, chat.variables)
+        else:
+            text = template.render(
+                chat.messages, tools=chat.tools, add_generation_prompt=asking, **chat.variables
+            )
         return self._encoder.encode(text, chat.literals)
 
     def encode_examples(
@@ -234,9 +252,13 @@ class ChatCodec:
         """An answer's text, without special tokens and without a character at the end that is not complete."""
         return whole(self.tokenizer, self._vocabulary, ids)
 
-    def stream(self, shown: Collection[int] = frozenset()) -> TokenStream:
-        """A decoder for tokens that come one by one. shown: special tokens that it writes out nevertheless."""
-        return TokenStream(self.tokenizer, self._vocabulary, shown)
+    def stream(self, shown: Collection[int] = frozenset(), after: int | None = None) -> TokenStream:
+        """A decoder for tokens that come one by one.
+
+        shown: special tokens that it writes out nevertheless. after: the token of a text that they go on from, so that
+        a space between the two is kept.
+        """
+        return TokenStream(self.tokenizer, self._vocabulary, shown, after)
 
     def spell(self, ids: Sequence[int]) -> str:
         """Text with the special tokens in it."""
@@ -284,17 +306,21 @@ class ChatCodec:
             raise TemplateError("this model has no chat template: name one with --task.template FILE")
         return self.template
 
-    def _ready(self, messages: Sequence[Message], tools: Tools | None) -> _Chat:
+    def _ready(
+        self, messages: Sequence[Message], tools: Tools | None, variables: Variables = NO_VARIABLES
+    ) -> _Chat:
         """Checked messages with their control tokens hidden, led by a system message where one is due."""
         checked = normalise(messages)
         if "developer" not in self._templated().literals:  # the role's newer name, which few templates know
             checked = [{**m, "role": "system"} if m["role"] == "developer" else m for m in checked]
         missing = self.system is not None and all(message["role"] != "system" for message in checked)
         lead = [{"role": "system", "content": self.system}] if missing else []
-        placeholders = Placeholders(self._control, [self.system, messages, tools])
+        placeholders = Placeholders(self._control, [self.system, messages, tools, dict(variables)])
         return _Chat(
             messages=[placeholders.hide_message(message) for message in lead + checked],
             tools=placeholders.hide(tools, "tools"),
+            variables=placeholders.hide(variables, "chat_template_kwargs") if variables else {},
+            placeholders=placeholders,
             literals=placeholders.literals,
             added=len(lead),
         )
@@ -345,6 +371,8 @@ class _Chat:
 
     messages: list[dict[str, Any]]
     tools: Tools | None
+    variables: dict[str, Any]
+    placeholders: Placeholders
     literals: dict[str, str]  # what the placeholders in them stand for
     added: int  # messages put before the user's own
 

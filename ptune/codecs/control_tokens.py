@@ -53,6 +53,10 @@ class Placeholders:
         """A JSON-like value with placeholders in all its strings. Raises: TemplateError where it is not JSON-like."""
         return self._hide(self._control.every, value, path)
 
+    def mark(self, template: str) -> str:
+        """A character that occurs neither in what users wrote nor in the template, and is no placeholder."""
+        return next(character for character in self._free if character not in template)
+
     def hide_message(self, message: dict[str, Any]) -> dict[str, Any]:
         """A checked message with placeholders; in an assistant's only special tokens are hidden."""
         pattern = self._control.special if message["role"] == "assistant" else self._control.every

@@ -32,16 +32,22 @@ class TokenStream:
     the same however long the text is.
 
     shown: special tokens that are written out nevertheless.
+    after: the token before the first one, if it is part of the same text; it is not written out.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, vocabulary: Vocabulary, shown: Collection[int] = frozenset()
+        self,
+        tokenizer: Tokenizer,
+        vocabulary: Vocabulary,
+        shown: Collection[int] = frozenset(),
+        after: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._marks = shown
-        self._ids: list[int] = []
-        self._shown = 0  # so many of _ids are out already; they are the context of the others
+        known = after is not None and not (vocabulary.is_silent(after) or vocabulary.is_byte(after))
+        self._ids: list[int] = [after] if after is not None and known else []
+        self._shown = len(self._ids)  # so many of _ids are out already; they are the context of the others
 
     def push(self, token: int) -> str:
         """The text that is certain now; empty while a character is incomplete."""

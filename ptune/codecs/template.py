@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
 
@@ -51,6 +51,8 @@ class ChatTemplate:
             tree = environment.parse(source)
             self.literals = "\0".join(_literals(tree))
             """All text that the template itself may write."""
+            self.variables = frozenset(meta.find_undeclared_variables(tree))
+            """Names of all variables that the template reads."""
             self._marks_answers = next(tree.find_all(nodes.ExtensionAttribute), None) is not None
             self._template = environment.bound(tree)
         except jinja2.TemplateSyntaxError as error:

@@ -153,10 +153,6 @@ def test_null_means_the_default(served):
     assert math.isclose(served.engine.requests[-1].sampling.temperature, 1.0)
 
 
-def test_unknown_fields_are_ignored(served):
-    served.chat(user="u", store=False, some_new_thing={"a": 1}).raise_for_status()
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_ends_its_generation(served, stream):
     served.engine.delay_s = 0.02

@@ -93,6 +93,7 @@ class Engine:
     """What ChatModel needs of an engine; it answers with one token that ends."""
 
     context = 64
+    signature = SimpleNamespace(vocab_size=260)
 
     def __init__(self, **records: Any) -> None:
         self.records = {name: AdapterRecord(name=name, **fields) for name, fields in records.items()}

@@ -266,9 +266,10 @@ def test_what_a_client_writes_is_never_a_template(admin, text):
 def test_a_request_brings_no_template_along(chat, name):
     """vLLM and Megatron took one from requests: a loop in it holds up everybody."""
     evil = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    plain = chat.post("/v1/chat/completions", content=with_field("seed", "1")).json()
-    tried = chat.post("/v1/chat/completions", content=with_field(name, json.dumps({"chat_template": evil})))
-    assert tried.json()["choices"] == plain["choices"]
+    for value in (evil, {"chat_template": evil}):
+        tried = chat.post("/v1/chat/completions", content=with_field(name, json.dumps(value)))
+        assert tried.status_code == 400
+        assert tried.json()["error"]["param"] == name
 
 
 # Images.

@@ -22,6 +22,8 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
+from ptune.codecs.template import ChatTemplate
+from ptune.codecs.template_request import NO_VARIABLES, open_answer, require_variables
 from ptune.codecs.tool_calls import ToolFormat
 from ptune.engine.adapters.registry import AdapterStats
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
@@ -35,6 +37,7 @@ from ptune_serve.service import Settings
 
 EOS = 256
 CONTEXT = 512
+TEMPLATE = ChatTemplate("{{ enable_thinking }}{{ reasoning_effort }}")  # only for the names of its variables
 HERMES = ToolFormat(
     kind="hermes",
     begin="<tool_call>",
@@ -68,12 +71,18 @@ class ByteCodec:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         asking: bool = True,
+        continued: bool = False,
+        variables: Mapping[str, Any] = NO_VARIABLES,
     ) -> list[int]:
+        require_variables(TEMPLATE, self.special_tokens, variables)
+        if continued:
+            open_answer(messages)
         if messages[0]["role"] == "assistant":
             raise TemplateError("a conversation must not begin with the assistant")
         shown = "".join(f"<tool {tool['function']['name']}>" for tool in tools or ())
         turns = (f"<{message['role']}>{_turn(message)}" for message in messages)
-        return self.encode_text(shown + "".join(turns) + ("" if asking else "<open>"))
+        shown += "".join(f"<{name}={value}>" for name, value in variables.items())
+        return self.encode_text(shown + "".join(turns) + ("" if asking or continued else "<open>"))
 
     def encode_text(self, text: str, *, special: bool = True) -> list[int]:
         return [*text.encode(), *(self._after if special else ())]
@@ -98,7 +107,7 @@ class ByteCodec:
     def token_text(self, token: int) -> str:
         return self.token_bytes(token).decode(errors="replace")
 
-    def stream(self, shown: Collection[int] = ()) -> _ByteStream:
+    def stream(self, shown: Collection[int] = (), after: int | None = None) -> _ByteStream:
         return _ByteStream()
 
 

@@ -38,7 +38,7 @@ class Pieces:
     def __init__(self, pieces: list[str]) -> None:
         self._pieces = pieces
 
-    def stream(self, shown: Collection[int] = ()) -> Pieces:
+    def stream(self, shown: Collection[int] = (), after: int | None = None) -> Pieces:
         self._late = ""
         return self
 
@@ -51,8 +51,8 @@ class Pieces:
         return text
 
 
-def streamed(pieces: list[str], stop: list[str]) -> list[Delta]:
-    stream = TextStream(Pieces(pieces), stop)
+def streamed(pieces: list[str], stop: list[str], min_tokens: int = 0) -> list[Delta]:
+    stream = TextStream(Pieces(pieces), stop, min_tokens=min_tokens)
     tokens = [*map(Token, range(len(pieces))), Token(NO_TOKEN, finish="length")]
     return [delta for token in tokens for delta in stream.push(token)]
 
@@ -74,6 +74,28 @@ def test_text_is_cut_before_the_stop_text_that_is_complete_first(pieces: list[st
         shown += delta.text
         held = "".join(pieces[:index]).removeprefix(shown)
         assert held == "" or any(s.startswith(held) for s in stop)
+
+
+@given(
+    pieces=st.lists(st.text("abc", max_size=3), max_size=12),
+    stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+    least=st.integers(0, 12),
+)
+def test_a_stop_text_counts_only_where_a_later_token_completes_it(
+    pieces: list[str], stop: list[str], least: int
+) -> None:
+    """Pieces come a token late here, so `least` tokens bring `least` - 1 of them."""
+    early = "".join(pieces[: max(least - 1, 0)])
+    text = "".join(pieces)
+    ends = [
+        (end, end - len(s))
+        for s in stop
+        for end in range(len(early) + 1, len(text) + 1)
+        if text[:end].endswith(s)
+    ]
+    deltas = streamed(pieces, stop, least)
+    assert "".join(delta.text for delta in deltas) == (text[: min(ends)[1]] if ends else text)
+    assert deltas[-1].finish == ("stop" if ends else "length")
 
 
 def test_text_that_might_become_a_stop_text_is_held_back_until_it_is_sure() -> None:
@@ -257,11 +279,45 @@ def test_beams_find_what_transformers_finds(tiny: TinyBundle, model: ChatModel) 
             model.complete("Love", **wrong)
 
 
+def test_options_about_single_tokens(model: ChatModel) -> None:
+    """The answer's own tokens are made its end, so that it is clear what ends it and what does not."""
+    free = model.complete("Love", temperature=0, max_tokens=12)
+    ids = [token.id for token in free.tokens]
+    end = ids[2]
+    first = ids.index(end)
+    stopped = model.complete("Love", temperature=0, max_tokens=12, stop_token_ids=[end])
+    assert [token.id for token in stopped.tokens] == ids[: first + 1]
+    assert stopped.finish == "stop"
+    late = model.complete("Love", temperature=0, max_tokens=12, stop_token_ids=[end], min_tokens=8)
+    assert end not in [token.id for token in late.tokens][:8]
+    among = model.complete("Love", temperature=0, max_tokens=5, allowed_token_ids=[20, 21])
+    assert {token.id for token in among.tokens} <= {20, 21}
+    eos = min(model.codec.eos_ids)
+    bias = {"logit_bias": {eos: 100.0}, "temperature": 0.0, "max_tokens": 4}
+    assert len(model.complete("Love", **bias).tokens) == 1
+    endless = model.complete("Love", **bias, ignore_eos=True)
+    assert ([token.id for token in endless.tokens], endless.finish, endless.text) == ([eos] * 4, "length", "")
+
+
+def test_a_bad_word_is_not_said_with_or_without_a_space_before_it(model: ChatModel) -> None:
+    free = model.complete("Love", temperature=0, max_tokens=20)
+    word = next(text for token in free.tokens if (text := model.codec.token_text(token.id).strip()).isalpha())
+    tokens = {tuple(model.codec.encode_text(spelt, special=False)) for spelt in (word, f" {word}")}
+    said = tuple(
+        token.id for token in model.complete("Love", temperature=0, max_tokens=20, bad_words=[word]).tokens
+    )
+    for one in tokens:
+        assert all(said[at : at + len(one)] != one for at in range(len(said)))
+
+
 def test_wrong_values_are_refused(model: ChatModel) -> None:
     with pytest.raises(RequestError, match="served: base, wide, narrow"):
         model.chat(MESSAGES, adapter="nobody")
     with pytest.raises(RequestError, match="temperature"):
         model.chat(MESSAGES, temperature=-1)
+    for wrong, name in (({"stop_token_ids": [-1]}, "stop_token_ids"), ({"bad_words": [" "]}, "bad_words")):
+        with pytest.raises(RequestError, match=name):
+            model.chat(MESSAGES, **wrong)
     with pytest.raises(RequestError, match="a sequence may have"):
         model.complete("word " * 600)
     with pytest.raises(PtuneError):

@@ -15,6 +15,7 @@ from ptune.engine.adapters.lora import Adapter
 from ptune.engine.decoder.ngram_speculation import NgramProposer
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
+from ptune.engine.decoder.token_rules import TokenRules
 from ptune.engine.job import Finish, deadline_passed
 from ptune.engine.sampling import choose, log_softmax, most_likely, require_numbers
 from ptune.errors import RequestError
@@ -73,6 +74,7 @@ class SampledSequence(RequestSequence):
         seed = request.sampling.seed
         self._seed = secrets.randbits(64) if seed is None else seed
         self._walk = None if request.grammar is None else request.grammar.walk()
+        self._rules = TokenRules.of(request)
         self._proposer = NgramProposer()
 
     def draft(self, most: int) -> tuple[int, ...]:
@@ -125,6 +127,8 @@ class SampledSequence(RequestSequence):
         request = self._request
         output = self.tokens[len(request.prompt) :]
         allowed = None if self._walk is None else self._walk.allowed()
+        if self._rules is not None:
+            allowed = self._rules.allowed(output, len(logits))  # a request with rules has no grammar
         token = choose(logits, request.sampling, request.prompt, output, self._seed, allowed)
         self.tokens.append(token)
         finish: Finish | None = None

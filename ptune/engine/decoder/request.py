@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
+from ptune.engine.decoder.token_rules import require_some_token
 from ptune.engine.job import Finish
 from ptune.engine.sampling import Sampling, require
 from ptune.errors import RequestError
@@ -59,10 +60,18 @@ class Request:
     tenant: str = ""  # pays for the work: tenants share the engine fairly
     weight: float = 1.0  # the tenant's share beside others': 2 = twice as much
     deadline_s: float | None = None  # seconds after its submission at which a request is ended; None = never
+    min_tokens: int = 0  # no stop token is chosen before so many others
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that the output never holds
+    allowed_token_ids: frozenset[int] | None = None  # the only tokens to choose from; None = all
 
     def __post_init__(self) -> None:
         require(len(self.prompt) > 0, "prompt", "must have at least one token", list(self.prompt))
         require(self.max_tokens >= 0, "max_tokens", "must be 0 or more", self.max_tokens)
+        require(self.min_tokens >= 0, "min_tokens", "must be 0 or more", self.min_tokens)
+        rule = f"must be at most max_tokens, which is {self.max_tokens}"
+        require(self.min_tokens <= self.max_tokens, "min_tokens", rule, self.min_tokens)
+        require(all(self.bad_words), "bad_words", "must have at least one token each", self.bad_words)
+        require(self.allowed_token_ids != frozenset(), "allowed_token_ids", "must not be empty", [])
         require(self.logprobs is None or self.logprobs >= 0, "logprobs", "must be 0 or more", self.logprobs)
         require(0 < self.weight < math.inf, "weight", "must be above 0", self.weight)
         require(
@@ -71,6 +80,10 @@ class Request:
             "must be above 0 seconds",
             self.deadline_s,
         )
+        if self.grammar is not None:
+            self._require_no_rules(
+                "cannot be combined with a form (response_format, structured_outputs, forced tool calls)"
+            )
         if self.beams is not None:
             self._require_beams_alone()
 
@@ -81,10 +94,12 @@ class Request:
             most = min(slots, vocab // max(2, 1 + len(self.stop_ids)))
             rule = f"must be at most {most} here, as each beam takes a slot of the engine, which has {slots}"
             require(self.beams.num_beams <= most, "num_beams", rule, self.beams.num_beams)
-        if wrong := [token for token in self.sampling.logit_bias if not 0 <= token < vocab]:
-            raise RequestError(
-                f"logit_bias: no token {wrong[0]}; the vocabulary has {vocab}", param="logit_bias"
-            )
+        require_known("logit_bias", self.sampling.logit_bias, vocab)
+        require_known("allowed_token_ids", self.allowed_token_ids or (), vocab)
+        for word in self.bad_words:
+            require_known("bad_words", word, vocab)
+        if self.min_tokens or self.bad_words or self.allowed_token_ids is not None:
+            require_some_token(self, vocab)
         if (self.logprobs or 0) > vocab:
             raise RequestError(f"logprobs must be at most {vocab} (is {self.logprobs})", param="logprobs")
 
@@ -103,7 +118,23 @@ class Request:
         if self.grammar is not None:
             message = "num_beams: beam search follows no form (response_format, structured_outputs, forced tool calls)"
             raise RequestError(message, param="num_beams", code="invalid_value")
+        self._require_no_rules("cannot be combined with num_beams")
         require(self.max_tokens > 0, "max_tokens", "must be 1 or more with num_beams", self.max_tokens)
+
+    def _require_no_rules(self, rule: str) -> None:
+        """Raises: RequestError where the request forbids tokens."""
+        require(self.min_tokens == 0, "min_tokens", rule, self.min_tokens)
+        require(not self.bad_words, "bad_words", rule, f"{len(self.bad_words)} sequences")
+        asked = self.allowed_token_ids
+        require(asked is None, "allowed_token_ids", rule, f"{len(asked or ())} tokens")
+
+
+def require_known(param: str, tokens: Iterable[int], vocab: int) -> None:
+    """Raises: RequestError that names a parameter whose tokens are not all in the vocabulary."""
+    if wrong := [token for token in tokens if not 0 <= token < vocab]:
+        raise RequestError(
+            f"{param}: no token {wrong[0]}; the vocabulary has {vocab}", param=param, code="invalid_value"
+        )
 
 
 def require_tokens(prompt: Sequence[int], max_tokens: int, vocab: int, context: int) -> None:

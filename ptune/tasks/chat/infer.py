@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict, Unpack, overload
 
@@ -20,6 +20,7 @@ from ptune.engine.sampling import Sampling
 from ptune.errors import FormatError, PtuneError, RequestError, TemplateError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 from ptune.kinds import DECODER
+from ptune.tasks.chat.token_options import TokenOptions
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
@@ -41,6 +42,11 @@ class Options(TypedDict, total=False):
     length_penalty: float
     early_stopping: bool | Literal["never"]
     max_tokens: int | None  # None = as long as the context allows
+    min_tokens: int  # neither a stop token nor a stop text before so many others
+    ignore_eos: bool  # goes on after the tokens that end an answer
+    stop_token_ids: Sequence[int]  # further tokens that end the answer
+    bad_words: Sequence[str]  # texts whose tokens are never generated in this order
+    allowed_token_ids: Sequence[int] | None  # the only tokens to choose from; None = all
     stop: str | Sequence[str]  # texts that end the answer and are no part of it
     logprobs: int | None
     response_format: StructuredOutput | None  # what the answer must match
@@ -85,7 +91,7 @@ class _TokenStream(Protocol):
 
 
 class _Streaming(Protocol):
-    def stream(self, shown: Collection[int] = ..., /) -> _TokenStream: ...
+    def stream(self, shown: Collection[int] = ..., after: int | None = ..., /) -> _TokenStream: ...
 
 
 class TextStream:
@@ -95,16 +101,25 @@ class TextStream:
     those complete at the same place, the longest).
 
     shown: special tokens that are written out, as marks of tool calls have to be.
+    min_tokens: a stop text that is complete after so many tokens, or earlier, is text like any other.
+    after: the token of a text that these tokens go on from.
     """
 
     def __init__(
-        self, codec: _Streaming, stop: Sequence[str] = (), shown: Collection[int] = frozenset()
+        self,
+        codec: _Streaming,
+        stop: Sequence[str] = (),
+        shown: Collection[int] = frozenset(),
+        *,
+        min_tokens: int = 0,
+        after: int | None = None,
     ) -> None:
         """Raises: RequestError for an empty stop text."""
         if "" in stop:
             raise RequestError("a stop text may not be empty", param="stop", code="invalid_value")
-        self._stream = codec.stream(shown)
+        self._stream = codec.stream(shown, after)
         self._stop = tuple(stop)
+        self._unstopped = min_tokens  # tokens that no stop text ends
         self._held = ""  # decoded, but may be the beginning of a stop text
         self._finish: Finish | None = None
 
@@ -115,16 +130,23 @@ class TextStream:
         if token.prompt:
             return [Delta("", token, None)]
         spoken = token.id != NO_TOKEN and token.finish != "stop"  # the token that ends a sequence is not text
+        before = len(self._held)
         self._held += self._stream.push(token.id) if spoken else ""
         if token.finish is not None:
             self._held += self._stream.finish()
-        text, stopped = self._release(last=token.finish is not None)
+        if self._unstopped > 0:
+            self._unstopped, before = self._unstopped - 1, len(self._held)
+        text, stopped = self._release(before, last=token.finish is not None)
         self._finish = "stop" if stopped else token.finish
         return [Delta(text, token, self._finish)]
 
-    def _release(self, *, last: bool) -> tuple[str, bool]:
-        """Takes from what is held all that is sure; whether a stop text ended it."""
-        places = [(self._held.find(stop), stop) for stop in self._stop if stop in self._held]
+    def _release(self, before: int, *, last: bool) -> tuple[str, bool]:
+        """Takes from what is held all that is sure; whether a stop text ended it.
+
+        before: so many characters are held that no stop text ends in.
+        """
+        found = ((self._held.find(stop, max(0, before - len(stop) + 1)), stop) for stop in self._stop)
+        places = [(begin, stop) for begin, stop in found if begin >= 0]
         if places:
             begin, _ = min(places, key=lambda place: (place[0] + len(place[1]), place[0]))
             return self._held[:begin], True
@@ -261,6 +283,9 @@ class ChatModel:
         stop, logprobs, limit, output = (
             sampling.pop(name, None) for name in ("stop", "logprobs", "max_tokens", "response_format")
         )
+        tokens = TokenOptions(
+            **{one.name: sampling.pop(one.name) for one in fields(TokenOptions) if one.name in sampling}
+        )
         beams = _beams(sampling)
         room = max(1, self.engine.context - len(prompt))  # a prompt that leaves none is refused by the engine
         request = Request(
@@ -268,12 +293,13 @@ class ChatModel:
             adapter=adapter,
             sampling=Sampling(**sampling),
             max_tokens=room if limit is None else limit,
-            stop_ids=codec.eos_ids,
             logprobs=logprobs,
             grammar=None if output is None else self.grammar(output, adapter),
             beams=beams,
+            **tokens.for_engine(codec, self.engine.signature.vocab_size, formed=output is not None),
         )
-        return request, TextStream(codec, [stop] if isinstance(stop, str) else stop or ())
+        stops = [stop] if isinstance(stop, str) else stop or ()
+        return request, TextStream(codec, stops, min_tokens=request.min_tokens)
 
 
 def _beams(options: dict[str, Any]) -> Beams | None:

@@ -1,0 +1,71 @@
+"""Which tokens a request forbids: before `min_tokens`, outside `allowed_token_ids`, at the end of a bad word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ptune.errors import RequestError
+
+if TYPE_CHECKING:
+    from ptune.engine.decoder.request import Request
+
+Bools = npt.NDArray[np.bool_]
+
+
+class TokenRules:
+    """The rules of one request. What may come next depends on the request's own output alone."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._always: Bools | None = None
+
+    @staticmethod
+    def of(request: Request) -> TokenRules | None:
+        """The rules of a request; None where it has none."""
+        asked = request.min_tokens or request.bad_words or request.allowed_token_ids is not None
+        return TokenRules(request) if asked else None
+
+    def allowed(self, output: Sequence[int], vocab: int) -> Bools | None:
+        """The tokens [vocab] that may follow `output`; None = all."""
+        ended = self._last_of_bad_words(output)
+        early = len(output) < self._request.min_tokens
+        if not ended and not early:
+            return self._allowed_always(vocab)
+        base = self._allowed_always(vocab)
+        allowed = np.ones(vocab, np.bool_) if base is None else base.copy()
+        allowed[ended] = False
+        if early:
+            allowed[[token for token in self._request.stop_ids if token < vocab]] = False
+        return allowed
+
+    def _allowed_always(self, vocab: int) -> Bools | None:
+        if self._request.allowed_token_ids is None:
+            return None
+        if self._always is None:
+            self._always = np.zeros(vocab, np.bool_)
+            self._always[list(self._request.allowed_token_ids)] = True
+        return self._always
+
+    def _last_of_bad_words(self, output: Sequence[int]) -> list[int]:
+        """The tokens that would complete a bad word after `output`."""
+        return [
+            word[-1]
+            for word in self._request.bad_words
+            if len(word) == 1 or tuple(output[1 - len(word) :]) == word[:-1]
+        ]
+
+
+def require_some_token(request: Request, vocab: int) -> None:
+    """Raises: RequestError where the rules could leave no token to choose at some point of an answer."""
+    forbidden = {word[-1] for word in request.bad_words}
+    forbidden |= request.stop_ids if request.min_tokens else frozenset()
+    allowed = request.allowed_token_ids
+    if len(forbidden) < vocab if allowed is None else allowed - forbidden:
+        return
+    named = "bad_words" if allowed is None else "allowed_token_ids"
+    message = f"{named}: with bad_words and min_tokens no token is left to choose; allow more tokens"
+    raise RequestError(message, param=named, code="invalid_value")
