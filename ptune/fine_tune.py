@@ -13,10 +13,11 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from ptune.config.recipe import Recipe
-from ptune.config.tasks import code, task_of
+from ptune.config.tasks import task_of
 from ptune.errors import ParityError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import write_text
+from ptune.kinds import imported
 from ptune.progress import console, duration, say
 from ptune.training.callbacks import Callback
 from ptune.training.card import card
@@ -68,7 +69,7 @@ def _train(
     recipe: Recipe, run: Run, accelerator: Accelerator, command: str, callbacks: Sequence[Callback]
 ) -> None:
     """From data to a finished run folder, or to one that can be resumed."""
-    work: Work = code(task_of(recipe.task).work)(recipe, run, accelerator, command)
+    work: Work = imported(task_of(recipe.task).work)(recipe, run, accelerator, command)
     recipe = work.recipe
     # What is going to be sharded need not fit a GPU as a whole: it is read into main memory.
     sharding = accelerator.distributed_type == DistributedType.FSDP

@@ -94,8 +94,9 @@ def write(found: RangeTest, recipe: Recipe, folder: Path) -> Path:
 
 def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]:
     """The loss of each step's batch before the step, until it blows up."""
-    from ptune.config.tasks import code, task_of
+    from ptune.config.tasks import task_of
     from ptune.formats.run import Run
+    from ptune.kinds import imported
     from ptune.training.distributed import accelerator_for
     from ptune.training.loop import Job, optimizer_step
     from ptune.training.memory import memory_errors
@@ -106,7 +107,7 @@ def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]
     run = Run(folder / "run")
     accelerator = accelerator_for(recipe, run.folder, None)
     recipe = resolved(recipe, accelerator)
-    work: Work = code(task_of(recipe.task).work)(recipe, run, accelerator, "")
+    work: Work = imported(task_of(recipe.task).work)(recipe, run, accelerator, "")
     recipe = work.recipe
     base = work.load(accelerator.device)
     model = applied(recipe, base.model, base.new_tokens, base.head)
