@@ -147,7 +147,7 @@ def test_it_goes_on_with_the_threads_that_it_began_with(
     altered(out, threads=2)
     resumed = farm(recipe, out, resume=True)
     assert resumed.codes == [0], resumed.said
-    assert "goes on with 2 threads, as it began (here it would be 1)" in resumed.said
+    assert "resuming with 2 threads, as the run began (this machine would use 1)" in resumed.said
     assert "not to the same bits" not in resumed.said
     assert (Run.open(out).record().threads, Run.open(out).record().changes) == (2, ())
 
