@@ -65,7 +65,7 @@ def test_a_weight_that_is_no_number_is_named(make: Make, tmp_path: Path, plant: 
         "first value that is not finite: base_model.model.model.layers.1.mlp.down_proj.base_layer, " in said
     )
     assert "whose input was finite, in every example of those 4" in said
-    assert "is the backbone whole?" in said
+    assert "check that the backbone is intact" in said
     assert "the checkpoint of step 3 is intact" in said
     assert newest(tmp_path / "run") == 3
 

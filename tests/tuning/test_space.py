@@ -76,9 +76,9 @@ def test_any_text_is_read_or_refused_in_one_sentence(text):
         ("train.lr=1..2..3", "expected LOW..HIGH"),
         ("train.lr=nan..inf", "expected LOW..HIGH"),
         ("train.lr=0.1..1e999", "must be less"),
-        ("method.r=4|8|", "'' is no choice"),
-        ("method.r=4|8|4", "a choice is there twice"),
-        ("method.r=4|8..16", "'8..16' is no choice"),
+        ("method.r=4|8|", "'' is not a valid choice"),
+        ("method.r=4|8|4", "a choice is given twice"),
+        ("method.r=4|8..16", "'8..16' is not a valid choice"),
     ],
 )
 def test_what_is_no_space_is_named(word, told):
