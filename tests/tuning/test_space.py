@@ -138,7 +138,7 @@ def test_what_changes_the_targets_is_judged_by_accuracy_only():
     check(parse(["task.label_smoothing=0.0..0.1"]), RECIPE, "validation_accuracy")
     models = parse(["backbone.model=one|two"])
     check(models, RECIPE, "validation_loss")
-    with pytest.raises(UsageError, match="a loss of"):
+    with pytest.raises(UsageError, match="what the validation loss measures"):
         check(models, Recipe(), "validation_loss")  # chat: other tokens
 
 
