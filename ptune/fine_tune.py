@@ -1,4 +1,4 @@
-"""Fine-tuning: a recipe becomes a run folder. Read the data, load, train, save, read back."""
+"""Fine-tuning, from a recipe to a run folder: read the data, load the backbone, train, save, read back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from ptune.config.recipe import Recipe
-from ptune.config.tasks import code, task_of
+from ptune.config.tasks import task_of
 from ptune.errors import ParityError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import write_text
+from ptune.kinds import imported
 from ptune.progress import console, duration, say
 from ptune.training.callbacks import Callback
 from ptune.training.card import card
@@ -41,10 +42,11 @@ def train(
 ) -> Run:
     """Trains `recipe` into the folder `out` and returns the run; its status is "interrupted" after Ctrl-C.
 
-    With `resume` it goes on from the newest checkpoint in `out`, to the same bytes as if it had never stopped.
-    `command` is what the user typed, quoted for a shell. `callbacks` are told of each step and may end the run.
+    resume: continue from the newest checkpoint in `out`, to the same bytes as an uninterrupted run.
+    command: the user's command line, quoted for a shell.
+    callbacks: called after each step; they may end the run.
 
-    Raises: PtuneError of the kind that fits, where recipe, data, backbone or folder cannot be used.
+    Raises: PtuneError (a subclass) where the recipe, data, backbone or folder cannot be used.
     """
     run = Run(out)
     accelerator = accelerator_for(recipe, run.folder, tracker_of(recipe))
@@ -55,11 +57,11 @@ def train(
         say(f"{out} is {run.record().status} already: nothing to resume")
         return run
     same_threads(run)
-    accelerator.wait_for_everyone()  # every process has looked before one of them writes
+    accelerator.wait_for_everyone()  # all processes check the folder before one of them writes to it
     with locked(run) if accelerator.is_main_process else contextlib.nullcontext():
         _train(recipe, run, accelerator, command, callbacks)
     accelerator.wait_for_everyone()
-    with contextlib.redirect_stdout(sys.stderr):  # trackers speak
+    with contextlib.redirect_stdout(sys.stderr):  # trackers print
         accelerator.end_training()
     return run
 
@@ -67,10 +69,10 @@ def train(
 def _train(
     recipe: Recipe, run: Run, accelerator: Accelerator, command: str, callbacks: Sequence[Callback]
 ) -> None:
-    """From data to a finished run folder, or to one that can be resumed."""
-    work: Work = code(task_of(recipe.task).work)(recipe, run, accelerator, command)
+    """Trains, and leaves either a finished run folder or one that can be resumed."""
+    work: Work = imported(task_of(recipe.task).work)(recipe, run, accelerator, command)
     recipe = work.recipe
-    # What is going to be sharded need not fit a GPU as a whole: it is read into main memory.
+    # A model that will be sharded need not fit one GPU, so it is read into main memory.
     sharding = accelerator.distributed_type == DistributedType.FSDP
     base = work.load(torch.device("cpu") if sharding else accelerator.device)
     record = record_of(recipe, run, base.identity, accelerator, command)
@@ -99,7 +101,7 @@ def _fit(
     accelerator: Accelerator,
     callbacks: Sequence[Callback],
 ) -> tuple[State, Ending]:
-    """Trains `model`, which holds the base; it ends up with the best weights that validation saw."""
+    """Trains `model`, which contains the base, and leaves it with the weights of the best validation."""
     recipe, writes = work.recipe, accelerator.is_main_process
     checkpoints = Checkpoints(run.checkpoints_path, recipe.train.keep_checkpoints, writes=writes)
     journal = Journal(run.metrics_path, accelerator)
@@ -135,9 +137,9 @@ def _fit(
 
 
 def _finish(run: Run, record: RunRecord, model: nn.Module, work: Work, *, writes: bool) -> None:
-    """Saves what was trained, proves that it reads back the same, and closes the record.
+    """Saves the trained weights, proves that they read back the same, and completes run.json.
 
-    Every process takes part where the model is sharded over them; one of them writes.
+    Where the model is sharded, every process takes part and one writes.
     """
     if not writes and not sharded(model):
         return
@@ -145,7 +147,9 @@ def _finish(run: Run, record: RunRecord, model: nn.Module, work: Work, *, writes
     if not writes:
         return
     if not hop.passed:
-        raise ParityError(f"what lies in {run.folder} is not what was trained: {hop.model_dump_json()}")
+        raise ParityError(
+            f"the weights saved in {run.folder} differ from those that were trained: {hop.model_dump_json()}"
+        )
     record = record.model_copy(update={"hops": (hop,)})
     write_text(run.card_path, card(record, work.recipe, work.data.summary))
     run.write_record(record)

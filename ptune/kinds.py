@@ -1,6 +1,6 @@
-"""The kinds of models that a bundle can hold, a row each, and where each kind's parts are.
+"""The table of model kinds that a bundle can hold, with the code for each.
 
-A part is named as "module:attribute" and imported when it is used: who serves a decoder loads no encoder, and no torch.
+Code is named as "module:attribute" and imported on use, so that serving a decoder loads neither the encoder nor torch.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """What is said and imported of one kind of model."""
+    """One kind of model: its names and its code."""
 
     name: str
-    task: str  # `task` of a bundle's manifest, format 1
+    task: str  # `task` in a bundle's manifest, format 1
     noun: str  # for messages: "… is of an encoder"
-    engine: str  # computes what it serves
+    engine: str  # computes its requests
     model: str  # opens a bundle for use: `ptune.load`
     app: str  # makes the HTTP app of an opened model
-    publishable: str  # a `ptune.publish.publishable.Publishable`: from a run to a bundle
-    no_kv_cache: str = ""  # why the server's --kv-gb says nothing to it
+    publishable: str  # a `ptune.publish.publishable.Publishable`: turns a run into a bundle
+    no_kv_cache: str = ""  # why the server's --kv-gb does not apply
 
 
 DECODER = Kind(
@@ -57,11 +57,11 @@ KINDS = (DECODER, ENCODER, SEQ2SEQ)
 
 
 def of_task(task: str) -> Kind:
-    """The kind of a manifest's `task`. What this version does not know is left to the decoder's parts, which refuse it."""
+    """The kind for a manifest's `task`. An unknown task gives the decoder, whose code refuses the bundle."""
     return next((kind for kind in KINDS if kind.task == task), DECODER)
 
 
-def imported(part: str) -> Any:
-    """What a row names as "module:attribute"."""
-    module, _, attribute = part.partition(":")
+def imported(place: str) -> Any:
+    """Imports "module:attribute" and returns the attribute."""
+    module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)

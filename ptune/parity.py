@@ -1,4 +1,4 @@
-"""How two computations of the same log-probabilities are compared."""
+"""Comparison of two computations of the same log-probabilities."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def compare(
     top1: float | None = None,
     note: str = "",
 ) -> Hop:
-    """One hop: log-probabilities [positions, vocab] of each prompt, here against there. One prompt is held at a time.
+    """One hop: log-probabilities [positions, vocab] of each prompt, compared. Holds one prompt in memory at a time.
 
-    `max_abs_logprob`, `mean_kl` (nats, KL(reference || candidate)) and `top1` (the least share of positions whose most
-    likely token agrees) are limits; a limit of None is not held.
+    Limits: `max_abs_logprob`, `mean_kl` (nats, KL(reference || candidate)) and `top1` (the least share of positions whose
+    most likely token agrees). A limit of None is not checked.
     """
     largest: list[float] = []
     kl, agree, positions = 0.0, 0, 0
@@ -74,10 +74,10 @@ def liveness(
     candidate: tuple[Sequence[Array], Sequence[Array]],
     limit: float,
 ) -> Hop:
-    """Does the adapter do here what it does there? Each side is (base, adapter) log-probabilities.
+    """Compares the effect of the adapter on both sides. Each side is (base, adapter) log-probabilities.
 
-    The figure is |Δ_here - Δ_there| / |Δ_there| in L2, with Δ = adapter - base. An adapter that moves nothing there
-    (a dead one) has no direction to compare: that is a refusal too.
+    The figure is |Δ_here - Δ_there| / |Δ_there| in L2, with Δ = adapter - base. An adapter that changes nothing on the
+    other side (a dead one) fails too: there is no effect to compare.
     """
     error, size, positions = 0.0, 0.0, 0
     for base_there, there, base_here, here in zip(*reference, *candidate, strict=True):

@@ -1,7 +1,7 @@
-"""Progress of long steps: done of total, rate and time left: a bar on a terminal, in a notebook a line that is replaced,
-and plain lines elsewhere.
+"""Progress of long operations: count, rate and time left. A bar on a terminal, one updated line in a notebook, plain lines
+elsewhere.
 
-Everything here goes to stderr, so that a command's result on stdout can be piped.
+Everything goes to stderr, so that a command's result on stdout can be piped.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-LINE_EVERY_S = 10.0  # plain lines come at most this often
-REPLACED_EVERY_S = 0.25  # so does a notebook's line
+LINE_EVERY_S = 10.0  # shortest time between two plain lines
+REPLACED_EVERY_S = 0.25  # shortest time between two updates of a notebook's line
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """One line to the user; goes above a bar that is being drawn."""
+    """Prints one line for the user, above the bar if there is one."""
     console.print(text, markup=False)
 
 
 class Progress:
     """with Progress("training", 120, unit="steps") as progress: progress.advance(note="loss 3.81")
 
-    A step that is over within `delay_s` shows nothing. `done` is what an earlier process did: it counts as done, but
-    not for the rate.
+    An operation shorter than `delay_s` shows nothing. `done`: units finished by an earlier process; they count as done but
+    not in the rate.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Progress:
         self._note = self._below = ""
         self._started_s = self._last_line_s = time.monotonic()
         self._bar: RichProgress | None = None
-        self._notebook_line: Any = None  # IPython's handle of what is displayed
-        self._shown = -1  # how many were done in the last plain line
+        self._notebook_line: Any = None  # IPython's display handle
+        self._shown = -1  # `done` in the last plain line
 
     def __enter__(self) -> Progress:
         self._started_s = self._last_line_s = time.monotonic()
@@ -66,9 +66,9 @@ class Progress:
             say(self._line())
 
     def advance(self, count: int = 1, *, note: str | None = None, below: str | None = None) -> None:
-        """`count` more are done; `note` replaces the words at the end of the line.
+        """Adds `count` finished units. `note` replaces the text at the end of the line.
 
-        `below` goes on with them: a terminal shows it as a line of its own.
+        `below` continues the note; a terminal shows it on a line of its own.
         """
         self.done += count
         if note is not None:
@@ -79,7 +79,7 @@ class Progress:
             self._show()
 
     def status(self) -> str:
-        """E.g. '24/120 steps, 0.62 steps/s, 2 min 35 s left, loss 3.81'."""
+        """The line without its label: '24/120 steps, 0.62 steps/s, 2 min 35 s left, loss 3.81'."""
         elapsed_s = time.monotonic() - self._started_s
         rate = (self.done - self._done_before) / elapsed_s if elapsed_s > 0 else 0.0
         parts = [f"{self.done}/{self.total} {self.unit}"]
@@ -93,7 +93,7 @@ class Progress:
         return ", ".join(filter(None, [f"{self.label}: {self.status()}", self._below]))
 
     def _replace_line(self) -> None:
-        """Writes the line into a notebook's output, over what was there."""
+        """Replaces the line in the notebook's output."""
         shown = {"text/plain": self._line()}
         if self._notebook_line is None:
             display = importlib.import_module("IPython.display").display

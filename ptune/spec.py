@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Spec(BaseModel):
-    """A piece of a recipe. A field that does not exist is an error, so a typo cannot pass unseen."""
+    """A part of a recipe. An unknown field is an error, so typos do not go unnoticed."""
 
     model_config = ConfigDict(
         frozen=True,

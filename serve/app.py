@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ptune.config.tasks import Task, code, of_kind, routers_of, tasks_of
+from ptune.config.tasks import Task, of_kind, routers_of, tasks_of
 from ptune.formats.task_names import TRANSLATION
+from ptune.kinds import imported
 
 from . import adapters, errors
 from .adapter_access import check_permitted, permitted_models
@@ -104,7 +105,7 @@ def _app(service: Service, *tasks: Task) -> FastAPI:
         dependencies=[Depends(check_host)],
     )
     app.state.service = service
-    endpoints: list[APIRouter] = [code(place) for place in routers_of(*tasks)]
+    endpoints: list[APIRouter] = [imported(place) for place in routers_of(*tasks)]
     administered = [adapters.router] if service.settings.adapters_api else []
     documented = (open_to_all, keyed, scraped, *endpoints, *administered)
     app.state.document = cache(partial(document, *documented))  # built at the first request

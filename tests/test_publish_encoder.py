@@ -220,7 +220,7 @@ def test_all_that_does_not_fit_is_in_one_message(copy: Path, tmp_path: Path) -> 
         "lora_A is missing: bert.encoder.layer.0.attention.self.query",
         "lora_B is [7, 4], the base needs [32, 4]",
         "no linear layer of this name: bert.encoder.layer.7.attention.self.key",
-        "of its head a weight is [3, 32], its labels need [5, 32]: classifier.weight",
+        "a weight of its head is [3, 32], its labels need [5, 32]: classifier.weight",
         "lacks weights of its head",
         "classifier.bias",
     ):

@@ -8,19 +8,20 @@ import sys
 import pytest
 
 from ptune.config.task_spec import TaskSpec
-from ptune.config.tasks import SPECS, TASKS, Task, code, endpoints_of, task_of, tasks_of
+from ptune.config.tasks import SPECS, TASKS, Task, endpoints_of, task_of, tasks_of
 from ptune.errors import FormatError
+from ptune.kinds import imported
 
 CODE = ("work", "doctor", "evaluate", "evaluate_bundle", "held_out")
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.recipe_name)
 def test_all_that_a_row_names_is_there(task: Task) -> None:
-    assert issubclass(code(task.spec), TaskSpec)
+    assert issubclass(imported(task.spec), TaskSpec)
     for column in CODE:
         place = getattr(task, column)
-        assert not place or callable(code(place)), column
-    paths = {route.path for router in task.routers for route in code(router).routes}
+        assert not place or callable(imported(place)), column
+    paths = {route.path for router in task.routers for route in imported(router).routes}
     assert set(task.endpoints) <= paths
     assert task.tab
     assert task.held_out or task.kind == "decoder", "an encoder's export is proved at held-out inputs"

@@ -1,1 +1,1 @@
-"""The Python API: what `import ptune` gives. Each function is one file; docs/python.md shows them all."""
+"""The Python API behind `import ptune`, one file per function; docs/python.md shows them all."""

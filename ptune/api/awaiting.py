@@ -1,4 +1,4 @@
-"""Futures of an engine's thread, awaited from an event loop."""
+"""Awaits futures of an engine's thread from an event loop."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer")
 AT_ONCE = 64
-"""Inputs of one call that are in an engine's queue together: a long call does not fill it."""
+"""Most inputs of one call in an engine's queue at a time, so that a long call does not fill it."""
 
 
 async def answers_of(submits: Sequence[Callable[[], Future[Answer]]]) -> list[Answer]:
-    """Submits all and waits for their answers, in order. Where one fails, or the task is cancelled, the others are given up.
+    """Submits all inputs and returns their answers in order. If one fails or the task is cancelled, the others are cancelled.
 
-    submits: each encodes and queues one input; they run on a thread. Raises: what the futures and submits raise.
+    submits: each encodes and queues one input, on a thread. Raises: the errors of the futures and submits.
     """
     answers: list[Answer] = []
     for start in range(0, len(submits), AT_ONCE):
@@ -30,7 +30,7 @@ async def answers_of(submits: Sequence[Callable[[], Future[Answer]]]) -> list[An
 
 
 class _Part(Generic[Answer]):
-    """Inputs that are submitted on a thread, which may still be at it when they are given up."""
+    """Inputs that are submitted on a thread, which may still be running when they are cancelled."""
 
     def __init__(self, submits: Sequence[Callable[[], Future[Answer]]]) -> None:
         self._submits = submits
@@ -47,7 +47,7 @@ class _Part(Generic[Answer]):
                 future.cancel()
 
     def give_up(self) -> None:
-        """Cancels what has not finished."""
+        """Cancels all unfinished inputs."""
         self._gone.set()
         for future in [*self.futures]:
             future.cancel()

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class ChatOptions(EngineKeywords, total=False):
     """Options of opening a chat bundle: those of `ptune.engine.options.EngineOptions`, and `replay_golden`."""
 
-    replay_golden: bool  # whether this machine's numbers are compared with the exporting one's; default: yes
+    replay_golden: bool  # whether to compare this machine's numbers with the exporting one's; default: yes
 
 
 class ChatModel(OpenModel, infer.ChatModel):
-    """An open chat bundle. Without `adapter` its only adapter answers, of several the base; "base" is the base."""
+    """An open chat bundle. Default of `adapter`: the bundle's only adapter, else the base, named "base"."""
 
     kind = "a decoder"
 
@@ -56,9 +56,9 @@ class ChatModel(OpenModel, infer.ChatModel):
         tools: Tools | None = None,
         **options: Unpack[Options],
     ) -> Answer | Iterator[Delta]:
-        """Answers a conversation, as a whole or as a stream of deltas; both print as their text.
+        """Answers a conversation, as a whole or as a stream of deltas; `str` of either is its text.
 
-        messages: what the user says, or a list of {"role": …, "content": …}. options: `temperature`, `max_tokens`, …
+        messages: the user's text, or a list of {"role": …, "content": …}. options: `temperature`, `max_tokens`, …
 
         Raises: RequestError, TemplateError; PtuneError where the engine fails.
         """
@@ -107,7 +107,7 @@ class ChatModel(OpenModel, infer.ChatModel):
     ) -> Coroutine[Any, Any, Answer] | AsyncIterator[Delta]:
         """`chat` for asyncio: `await model.achat(…)`, or `async for delta in model.achat(…, stream=True)`.
 
-        A task that is cancelled, or a stream that is closed, cancels the request.
+        Cancelling the task, or closing the stream, cancels the request.
         """
         codec, prompt, name = self._asked(messages, adapter, tools)
         deltas = self._stream(codec, prompt, name, options)
@@ -141,14 +141,14 @@ class ChatModel(OpenModel, infer.ChatModel):
     ) -> tuple[ChatCodec, list[int], str]:
         """The codec, the prompt's tokens and the adapter of a conversation."""
         name = adapter_or_base(self.engine, adapter)
-        said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         codec = self.codec_for(name)
-        return codec, codec.encode_prompt(said, tools=tools), name
+        return codec, codec.encode_prompt(conversation, tools=tools), name
 
     async def _stream(
         self, codec: ChatCodec, prompt: list[int], adapter: str, options: Options
     ) -> AsyncIterator[Delta]:
-        """The deltas as they come. The request is submitted at the first of them."""
+        """The deltas as they arrive. The request is submitted when the first is awaited."""
         asked = (codec, prompt, adapter, options)
         compiling = options.get("form") is not None  # takes a moment: not in the event loop's thread
         request, text = await asyncio.to_thread(self.request, *asked) if compiling else self.request(*asked)
@@ -165,7 +165,7 @@ class ChatModel(OpenModel, infer.ChatModel):
 
 
 def _put(loop: asyncio.AbstractEventLoop, tokens: asyncio.Queue[Token], token: Token) -> None:
-    """Hands a token from the engine's thread to the event loop, where that still runs."""
+    """Passes a token from the engine's thread to the event loop, if that is still running."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(tokens.put_nowait, token)
 

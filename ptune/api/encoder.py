@@ -1,4 +1,4 @@
-"""An encoder's bundle as an object, with a method for each thing that its adapters can do."""
+"""An encoder's bundle as an object, with a method for each task of its adapters."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Answer = TypeVar("Answer")
 
 
 class EncoderModel(OpenModel, infer.EncoderModel):
-    """An open encoder's bundle. Without `adapter` the only one that can do it answers. All inputs are in flight at once.
+    """An open encoder's bundle. Default of `adapter`: the only one with the method's task. All inputs are in flight at once.
 
-    The twins for asyncio (`aclassify` and so on) give up what is still queued when their task is cancelled.
+    The asyncio variants (`aclassify` and so on) cancel inputs that are still queued when their task is cancelled.
     """
 
     kind = "an encoder"
@@ -48,13 +48,13 @@ class EncoderModel(OpenModel, infer.EncoderModel):
     def classify(self, inputs: Sequence[Any], adapter: str | None = None) -> list[Classification]:
         """Labels texts, pairs of texts, or images (bytes, paths or PIL images).
 
-        Raises: RequestError where no adapter of that name, or none at all, classifies, or an input cannot be encoded;
-        DataError for an image that cannot be read.
+        Raises: RequestError if the adapter, or no adapter, classifies, or if an input cannot be encoded; DataError for an
+        image that cannot be read.
         """
         return super().classify(inputs, self._that("classifies", adapter, _classifies))
 
     def tag(self, texts: Sequence[str], adapter: str | None = None) -> list[list[Entity]]:
-        """The entities of each text, with their characters. Raises: RequestError, as `classify`."""
+        """The entities of each text, with their character positions. Raises: RequestError, like `classify`."""
         return super().tag(texts, self._that("tags", adapter, _tags))
 
     def embed(
@@ -65,9 +65,9 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         dimensions: int | None = None,
         truncate: bool = False,
     ) -> Vectors:
-        """[texts, width] vectors, or their first `dimensions` numbers.
+        """Vectors [texts, width], or their first `dimensions` numbers.
 
-        truncate: whether texts that are longer than the adapter reads are cut; else they are refused.
+        truncate: cut texts that are longer than the adapter's limit; else they are refused.
         Raises: RequestError, as `classify`, or for a text that is too long.
         """
         name = self._that("makes vectors", adapter, retrieval.makes_vectors)
@@ -76,10 +76,10 @@ class EncoderModel(OpenModel, infer.EncoderModel):
     def rerank(
         self, query: str, documents: Sequence[str], adapter: str | None = None, *, truncate: bool = False
     ) -> Vectors:
-        """[documents] how well each answers the query; higher is better.
+        """Scores [documents] of how well each answers the query; higher is better.
 
-        It is a reranker's probability or the cosine of an adapter's vectors; a reranker is preferred where there is one.
-        truncate: as of `embed`; of a pair the longer text is cut.
+        A score is a reranker's probability or, if there is no reranker, the cosine of an embedder's vectors.
+        truncate: as in `embed`; in a pair the longer text is cut.
         Raises: RequestError, as `classify`, or for a text that is too long.
         """
         return retrieval.rerank(self, query, documents, self._ranker(adapter), truncate=truncate)
@@ -89,11 +89,11 @@ class EncoderModel(OpenModel, infer.EncoderModel):
     ) -> list[Recommended]:
         """The items that fit a history, the best first, with reasons.
 
-        question: ids of items that somebody had, or a RecommendQuery, which also takes titles, new items and a number.
+        question: ids of the user's items, or a RecommendQuery, which also takes titles, new items and a number.
         Raises: RequestError, as `classify`, or for an item that is not in the catalogue.
         """
-        asked = question if isinstance(question, RecommendQuery) else RecommendQuery(list(question))
-        return recommendation.recommend(self, asked, self._that("recommends", adapter, _recommends))
+        query = question if isinstance(question, RecommendQuery) else RecommendQuery(list(question))
+        return recommendation.recommend(self, query, self._that("recommends", adapter, _recommends))
 
     async def aclassify(self, inputs: Sequence[Any], adapter: str | None = None) -> list[Classification]:
         """`classify` for asyncio."""
@@ -107,10 +107,10 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         self.require_tags(name)
         asked = [(index, text) for index, text in enumerate(texts) if split(text)]
         answers = await answers_of([self._submit(text, name) for _, text in asked])
-        found: list[list[Entity]] = [[] for _ in texts]
+        found_entities: list[list[Entity]] = [[] for _ in texts]
         for (index, _), entities in zip(asked, answers, strict=True):
-            found[index] = entities
-        return found
+            found_entities[index] = entities
+        return found_entities
 
     async def aembed(
         self,
@@ -137,18 +137,18 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         self, question: RecommendQuery | Sequence[str], adapter: str | None = None
     ) -> list[Recommended]:
         """`recommend` for asyncio."""
-        asked = question if isinstance(question, RecommendQuery) else RecommendQuery(list(question))
+        query = question if isinstance(question, RecommendQuery) else RecommendQuery(list(question))
         record = self.engine.record(self._that("recommends", adapter, _recommends))
         index = await asyncio.to_thread(recommendation.index_of, self.engine.bundle.folder, record)
         vectors = np.zeros((0, index.vectors.shape[1]), np.float32)
-        if asked.texts:
-            vectors = await self.aembed(asked.texts, record.name, truncate=True)
-        return await asyncio.to_thread(recommendation.answer, index, asked, vectors)
+        if query.texts:
+            vectors = await self.aembed(query.texts, record.name, truncate=True)
+        return await asyncio.to_thread(recommendation.answer, index, query, vectors)
 
     async def _outputs(
         self, inputs: Sequence[str | tuple[str, str]], record: AdapterRecord, truncate: bool
     ) -> list[Array]:
-        """What an adapter's head says of each text or pair."""
+        """The outputs of an adapter's head for each text or pair."""
         cut = retrieval.ALL_IT_READS if truncate else None
         items = [Item(retrieval.read(one, record, self.codec, cut), record.name) for one in inputs]
 
@@ -161,12 +161,12 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         return lambda: self.submit(one, adapter)
 
     def _that(self, does: str, asked: str | None, can: Callable[[AdapterRecord], bool]) -> str:
-        """The adapter asked for, or the only one that can. Raises: RequestError."""
+        """The named adapter, or the only one that `can`. Raises: RequestError."""
         every = list(self.adapters.values()) if asked is None else []
         return only_adapter(self.engine, asked, does, filter(can, every), every)
 
     def _ranker(self, asked: str | None) -> str:
-        """The adapter asked for; or the only reranker; or the only one that makes vectors. Raises: RequestError."""
+        """The named adapter, or the only reranker, or the only embedder. Raises: RequestError."""
         rerankers = any(retrieval.reranks(record) for record in self.adapters.values())
         return self._that("ranks", asked, retrieval.reranks if rerankers else retrieval.makes_vectors)
 

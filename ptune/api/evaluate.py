@@ -1,4 +1,4 @@
-"""ptune.evaluate: a run or a bundle, measured on held-out data."""
+"""ptune.evaluate: measures a run or a bundle on held-out data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ptune.formats.run import Run
 
 
 class Evaluation(dict[str, Any]):
-    """evaluation.json, as a dict, with the figures that matter most as attributes."""
+    """evaluation.json as a dict, with the main figures as attributes."""
 
     @property
     def figures(self) -> dict[str, float]:
-        """Name -> value of what was trained: of chat `loss`, `perplexity`, `token_accuracy`; else the task's own."""
+        """Figures of the trained model by name: `loss`, `perplexity`, `token_accuracy` for chat, else the task's own."""
         if "after" in self:
             return {name: value for name, value in self["after"].items() if isinstance(value, float)}
         first = next(iter(self["sides"].values()))
@@ -26,16 +26,16 @@ class Evaluation(dict[str, Any]):
 
     @property
     def missed(self) -> list[str]:
-        """A sentence for each requirement that is not kept."""
+        """One sentence for each requirement that is not met."""
         return missed(self)
 
     @property
     def passed(self) -> bool:
-        """Whether every requirement is kept."""
+        """Whether every requirement is met."""
         return not self.missed
 
     def __repr__(self) -> str:
-        """E.g. Evaluation(60 rows of test: accuracy 0.912, f1 0.908)."""
+        """The result in short: Evaluation(60 rows of test: accuracy 0.912, f1 0.908)."""
         headline = self.get("headline", list(self.figures))
         shown = [f"{name} {self.figures[name]:.4g}" for name in headline if name in self.figures]
         return f"Evaluation({self['examples']} rows of {self['split']}: {', '.join(shown)})"
@@ -51,18 +51,18 @@ def evaluate(
     out: str | Path | None = None,
     threads: int | None = None,
 ) -> Evaluation:
-    """Measures a run on its held-out data, or an adapter of a bundle on data of yours; writes report.html, too.
+    """Measures a run on its held-out data, or an adapter of a bundle on your data. Also writes report.html.
 
     source: a run or a bundle, or its folder.
-    data: what to judge by, as `ptune.train` takes it; default: the run's test files, or what it was validated on.
+    data: the data to measure on, as in `ptune.train`; default: the run's test files, or its validation data.
         A chat run is always measured on its own held-out data.
-    bundle: of a run: the bundle that it was exported to; default: bundles/NAME where that is there.
-    adapter: of a bundle: which one; default: the one of the run's name, or the only one.
-    require: what must be reached, as in "accuracy>=0.85"; what is missed is in `Evaluation.missed`, and such a run cannot
+    bundle: the bundle that a run was exported to; default: bundles/NAME if it exists.
+    adapter: the adapter of a bundle; default: the one with the run's name, or the only one.
+    require: requirements such as "accuracy>=0.85". Those that are not met are in `Evaluation.missed`, and the run cannot
         be exported.
-    out: of a bundle: the folder to write to; default: evaluations/BUNDLE-ADAPTER. threads: of onnxruntime.
+    out: the folder to write a bundle's evaluation to; default: evaluations/BUNDLE-ADAPTER. threads: of onnxruntime.
 
-    Raises: FormatError where the run is not finished; UsageError where an option does not fit; DataError.
+    Raises: FormatError if the run is not finished; UsageError if an option does not fit; DataError.
     """
     from ptune.cli.evaluate import measured
 
@@ -73,7 +73,7 @@ def evaluate(
     place = Path(out) / "rows" if out is not None else Run(folder).rows_path
     if data is not None and not (folder / "run.json").is_file() and not is_bundle:
         raise UsageError(f"{folder} is neither a run nor a bundle")
-    found, _, _ = measured(
+    evaluation, _, _ = measured(
         folder,
         data=files_of(data, place / "evaluated.jsonl", "data"),
         bundle=bundle.folder if isinstance(bundle, Bundle) else None if bundle is None else Path(bundle),
@@ -82,4 +82,4 @@ def evaluate(
         out=None if out is None else Path(out),
         threads=threads,
     )
-    return Evaluation(found)
+    return Evaluation(evaluation)

@@ -1,4 +1,4 @@
-"""ptune.export: a run, or a pretrained model, becomes a bundle that is proved to compute the same."""
+"""ptune.export: turns a run or a pretrained model into a bundle that is proved to compute the same."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class ProvedBundle(Bundle):
-    """A bundle with what was measured when it was made: `bundle.proof.hops`, each with its figures and its limit."""
+    """A bundle with the proof from its export: `bundle.proof.hops`, each with its figures and its limit."""
 
     def __init__(self, bundle: Bundle, proof: Proof) -> None:
         super().__init__(bundle.folder, bundle.manifest)
         self.proof = proof
 
     def __repr__(self) -> str:
-        """E.g. ProvedBundle('bundles/mine', chat, adapters: mine; 4 hops passed)."""
+        """The bundle in short: ProvedBundle('bundles/mine', chat, adapters: mine; 4 hops passed)."""
         hops = self.proof.hops
         fate = "passed" if self.proof.passed else "measured, not all passed"
         return f"Proved{super().__repr__().removesuffix(')')}; {len(hops)} hops {fate})"
@@ -38,23 +38,23 @@ def export(
     force: bool = False,
     threads: int | None = None,
 ) -> ProvedBundle:
-    """Exports a run to an ONNX bundle and proves, hop by hop, that the bundle computes what was trained.
+    """Exports a run to an ONNX bundle and proves, hop by hop, that the bundle computes the same as the trained model.
 
-    source: a run or its folder; or a pretrained model, as a Backbone or by its name, for a bundle without adapters.
-    out: the bundle's folder; default: bundles/NAME. name: under which the adapter is served; default: the run's name.
-    profiles: the graphs to write: "fp32", and beside it "int8", "int4" or "nf4" where the kind of model has them; "auto"
-        measures which is the fastest that keeps its gate.
+    source: a run or its folder; or a pretrained model (a Backbone or its name), for a bundle without adapters.
+    out: the bundle's folder; default: bundles/NAME. name: the adapter's name in the bundle; default: the run's name.
+    profiles: the graphs to write: "fp32", and also "int8", "int4" or "nf4" if the kind of model has them; "auto" measures
+        which is the fastest that passes its gate.
     merge: merge the adapter into the weights instead of serving it beside them.
-    force: replace a bundle that exists. threads: of onnxruntime; default: all cores.
+    force: replace an existing bundle. threads: of onnxruntime; default: all cores.
 
-    Raises: ParityError where a hop drifts beyond its limit (nothing is left at `out`); UsageError where `out` exists;
-    FormatError where the run is not finished.
+    Raises: ParityError if a hop exceeds its limit (nothing is left at `out`); UsageError if `out` exists; FormatError if
+    the run is not finished.
     """
     from ptune import publish
     from ptune.cli.parse import cores
 
     named = profiles.split(",") if isinstance(profiles, str) else profiles
-    asked = tuple(dict.fromkeys(name.strip() for name in named))
+    names = tuple(dict.fromkeys(name.strip() for name in named))
     threads = threads or cores()
     if not isinstance(source, Run | Backbone):
         is_run = (Path(source) / "run.json").is_file()
@@ -63,9 +63,9 @@ def export(
         name = name or source.folder.resolve().name
         out = Path("bundles") / name if out is None else Path(out)
         proof = publish.export_run(
-            source, out, name=name, merge=merge, force=force, threads=threads, profiles=asked
+            source, out, name=name, merge=merge, force=force, threads=threads, profiles=names
         )
     else:
         out = Path("bundles") / (name or Path(source.model).name) if out is None else Path(out)
-        proof = publish.export_backbone(source, out, force=force, threads=threads, profiles=asked)
+        proof = publish.export_backbone(source, out, force=force, threads=threads, profiles=names)
     return ProvedBundle(Bundle.open(out), proof)

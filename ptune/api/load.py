@@ -1,4 +1,4 @@
-"""ptune.load: a bundle's folder becomes a model of its kind."""
+"""ptune.load: opens a bundle as a model of its kind."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ptune.kinds import DECODER, ENCODER, SEQ2SEQ, Kind, of_task
 if TYPE_CHECKING:
 
     class Model(ChatModel, EncoderModel, Seq2SeqModel):
-        """A bundle of whichever kind, to a type checker: it has the methods of all kinds.
+        """A bundle of any kind, for type checkers: it has the methods of all kinds.
 
-        At run time it is a ChatModel, an EncoderModel or a Seq2SeqModel; `isinstance` tells, and `ChatModel.open` and so
-        on are exact from the start.
+        At run time it is a ChatModel, an EncoderModel or a Seq2SeqModel: check with `isinstance`, or use `ChatModel.open`
+        and so on for an exact type.
         """
 
         engine: Any
@@ -32,15 +32,15 @@ MODELS: dict[Kind, Any] = {DECODER: ChatModel, ENCODER: EncoderModel, SEQ2SEQ: S
 
 
 class LoadOptions(ChatOptions, EncoderOptions, total=False):
-    """Options of all kinds of bundles; one that a kind does not have is refused."""
+    """Options of all kinds of bundles; an option that a kind lacks is refused."""
 
 
 def load(path: str | Path | Bundle, **options: Unpack[LoadOptions]) -> Model:
-    """Opens a bundle for use: a ChatModel, of what classifies or embeds an EncoderModel, or a Seq2SeqModel. No torch.
+    """Opens a bundle as a ChatModel, an EncoderModel (classifies, embeds, …) or a Seq2SeqModel, without torch.
 
-    It compares this machine's numbers with the exporting one's first. Close it, or use it in a `with`.
-    options: of every kind `profile`, `threads`, `max_rows`, `max_waiting`, `adapter_bytes`, `replay_golden`; of a chat bundle also
-    `kv_bytes`, `prefill_chunk`, `step_ms`, `num_speculative_tokens`. What they are: `ptune.engine.options`.
+    First compares this machine's numbers with the exporting one's. Close the model, or use it in a `with` block.
+    options: for every kind `profile`, `threads`, `max_rows`, `max_waiting`, `adapter_bytes`, `replay_golden`; for a chat bundle
+    also `kv_bytes`, `prefill_chunk`, `step_ms`, `num_speculative_tokens`. See `ptune.engine.options`.
 
     Raises: FormatError, AdapterError, UsageError, ParityError.
     """

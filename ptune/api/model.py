@@ -1,4 +1,4 @@
-"""What all opened models share: `with`, what they are called, and a sentence where somebody asks the wrong kind."""
+"""The base of all opened models: `with`, `repr`, and an error for methods of another kind."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ METHODS = {
     "recommend": "an encoder",
     "translate": "an encoder-decoder",
 }
-"""Method -> the kind of bundle that has it. Each has a twin for asyncio, whose name begins with an a."""
+"""Method -> the kind of bundle that has it. Each has an asyncio variant, whose name begins with an a."""
 
 
 class EncoderOptions(BatchKeywords, total=False):
     """Options of opening an encoder or an encoder-decoder: those of `BatchOptions`, and `replay_golden`."""
 
-    replay_golden: bool  # whether this machine's numbers are compared with the exporting one's; default: yes
+    replay_golden: bool  # whether to compare this machine's numbers with the exporting one's; default: yes
 
 
 class OpenModel:
-    """A bundle that is in memory. `with` closes it; it may be used from any thread."""
+    """A bundle in memory. `with` closes it; any thread may use it."""
 
     kind: ClassVar[str]
     engine: Any
@@ -48,14 +48,14 @@ class OpenModel:
         self.engine.close()
 
     def __repr__(self) -> str:
-        """E.g. ChatModel('bundles/mine', adapters: mine)."""
+        """The model in short: ChatModel('bundles/mine', adapters: mine)."""
         adapters = ", ".join(self.engine.adapters) or "none"
         return f"{type(self).__name__}({str(self.engine.bundle.folder)!r}, adapters: {adapters})"
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Raises: AttributeError that says which kind of bundle this is, and what it can do."""
+            """Raises: AttributeError that names the kind of this bundle and its methods."""
             method = name if name in METHODS else name.removeprefix("a")
             if method not in METHODS:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -67,7 +67,7 @@ class OpenModel:
 
 
 def adapter_or_base(engine: EngineBase[Any, Any, Any, Any], asked: str | None) -> str:
-    """The adapter asked for; else the only one of the bundle; else the base."""
+    """The named adapter, else the bundle's only one, else the base."""
     if asked is not None:
         return asked
     names = engine.adapters
@@ -81,9 +81,9 @@ def only_adapter(
     fits: Iterable[AdapterRecord],
     every: Iterable[AdapterRecord],
 ) -> str:
-    """The adapter asked for, or the only one that `fits`.
+    """The named adapter, or the only one that `fits`.
 
-    does: what it is to do, as in "classifies". Raises: RequestError that lists the adapters there are.
+    does: what it should do, e.g. "classifies". Raises: RequestError that lists the bundle's adapters.
     """
     if asked is not None:
         return asked

@@ -1,4 +1,4 @@
-"""A recipe from Python: by name, by path, or changed field by field."""
+"""ptune.recipe: a recipe by name or path, with changed fields."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from ptune.formats.run import Run
 from ptune.spec import Spec
 
 RecipeSource: TypeAlias = Recipe | Run | str | Path
-"""A recipe, a run (whose recipe it is), the name of one that ships with ptune, or a path."""
+"""A recipe, a run with the recipe, the name of a shipped recipe, or a path."""
 Fields: TypeAlias = Mapping[str, Any]
-"""Some fields of a part of the recipe, by name; the others stay as they are."""
+"""Fields of a part of the recipe to change, by name."""
 
 
 class Parts(TypedDict, total=False):
-    """Parts of a recipe to be changed: as a whole, or only the fields named."""
+    """Parts of a recipe to change: whole parts, or only some of their fields."""
 
     name: str
     task: TaskSpec | Fields
@@ -45,19 +45,19 @@ class Parts(TypedDict, total=False):
 
 
 class Changes(Parts, total=False):
-    """The same, and which files it trains on."""
+    """Parts of a recipe to change, and its files."""
 
     data: Data | Fields
 
 
 def recipe(source: RecipeSource, **changes: Unpack[Changes]) -> Recipe:
-    """The recipe of that name or path, with changes: `recipe("chat_lora", train={"lr": 1e-3, "max_steps": 50})`.
+    """A recipe by name or path, with changes: `recipe("chat_lora", train={"lr": 1e-3, "max_steps": 50})`.
 
-    A part may be given as a whole (`method=ptune.Full()`) or by some of its fields; `backbone` may be a model's name.
+    A part may be replaced (`method=ptune.Full()`) or changed in some fields; `backbone` may be a model's name.
     Raises: RecipeError for an unknown recipe, a field that does not exist or a value that is not allowed.
     """
-    found = _read(source)
-    parts: dict[str, Any] = {name: getattr(found, name) for name in Recipe.model_fields}
+    base = _read(source)
+    parts: dict[str, Any] = {name: getattr(base, name) for name in Recipe.model_fields}
     for name, value in changes.items():
         if name not in parts:
             raise RecipeError(f"a recipe has no {name!r}{nearest(name, parts)}")

@@ -1,6 +1,6 @@
-"""Data that is in memory, as JSONL files: a training on rows is a training on a file that holds them.
+"""Writes data in memory to JSONL files, so that a training on rows is a training on files.
 
-So it can be resumed and evaluated like any other, and its figures name the row. Rows may be any iterable of dicts, a
+It can then be resumed and evaluated like any other, and its messages name the row. Rows may be any iterable of dicts, a
 pandas, polars or pyarrow table, or a `datasets.Dataset`; none of these packages is imported here.
 """
 
@@ -20,7 +20,7 @@ from ptune.errors import DataError
 from ptune.formats.whole_write import sha256_of, whole_file
 
 Source: TypeAlias = Any
-"""A path or several, rows (an iterable of dicts), or a table: pandas, polars, pyarrow, datasets."""
+"""One or several paths, rows (an iterable of dicts), or a table: pandas, polars, pyarrow, datasets."""
 SPLITS = {
     "train": "train",
     "validation": "validation",
@@ -28,12 +28,12 @@ SPLITS = {
     "dev": "validation",
     "test": "test",
 }
-"""Keys of a dict of splits, such as a `datasets.DatasetDict`, and what they are here."""
+"""Keys of a dict of splits, such as a `datasets.DatasetDict`, -> ptune's names."""
 _MISSING = ("NAType", "NaTType")  # pandas' own, beside NaN
 
 
 def splits_of(data: Source) -> dict[str, Source]:
-    """Split -> its source. What is no dict of splits is all for training. Raises: DataError for another dict."""
+    """Split -> its source. Data that is not a dict is all for training. Raises: DataError for a dict with other keys."""
     if not isinstance(data, Mapping):
         return {"train": data}
     unknown = [name for name in data if name not in SPLITS]
@@ -46,10 +46,10 @@ def splits_of(data: Source) -> dict[str, Source]:
 
 
 def files_of(source: Source, file: Path, named: str, *, keep: bool = False) -> tuple[Path, ...]:
-    """The paths of a source: its own, or `file`, which its rows are written to.
+    """The paths of a source; rows are written to `file`.
 
-    named: what the rows are called in errors. keep: `file` belongs to a run already, and must hold these very rows.
-    Raises: DataError where there are no rows, or they are other ones, or a value cannot be written as JSON.
+    named: name of the rows in errors. keep: `file` belongs to an existing run and must hold the same rows.
+    Raises: DataError if there are no rows, they differ from those of the run, or a value cannot be written as JSON.
     """
     if source is None:
         return ()
@@ -71,19 +71,19 @@ def files_of(source: Source, file: Path, named: str, *, keep: bool = False) -> t
 
 
 def _check_same(lines: Iterable[str], file: Path, named: str) -> None:
-    """Raises: DataError where the lines are not those of the file."""
+    """Raises: DataError if the lines differ from those of the file."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode())
     if digest.hexdigest() != sha256_of(file):
         raise DataError(
-            f"{named} is not what the run was started on, which {file} holds: leave {named} out to go on with that, or "
+            f"{named} is not what the run was started on, which is in {file}: leave {named} out to continue with that, or "
             "train a new run"
         )
 
 
 def rows_of(source: Source) -> Iterator[Any]:
-    """The rows of a table or an iterable, as dicts; or its paths. Raises: DataError where it is neither."""
+    """The rows of a table or an iterable, as dicts, or its paths. Raises: DataError for any other type."""
     if hasattr(source, "features") and hasattr(source, "column_names"):  # datasets
         return _named(source)
     if hasattr(source, "to_dicts"):  # polars
@@ -101,7 +101,7 @@ def rows_of(source: Source) -> Iterator[Any]:
 
 
 def named_rows(error: DataError, files: Mapping[Path, str]) -> DataError:
-    """The same error with rows instead of the lines of the files that ptune wrote them to. files: path -> name."""
+    """The error with rows instead of lines of the files that ptune wrote. files: path -> name of the rows."""
     message = str(error)
     for path, name in files.items():
         place = re.escape(str(path))
@@ -116,7 +116,7 @@ def named_rows(error: DataError, files: Mapping[Path, str]) -> DataError:
 
 
 def _named(dataset: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a `datasets.Dataset`, numbers of a ClassLabel by their names; a number below 0 is no label."""
+    """The rows of a `datasets.Dataset`, with names for the numbers of a ClassLabel; a negative number means no label."""
     names = {column: _label_names(feature) for column, feature in (dataset.features or {}).items()}
     for row in dataset:
         yield {column: _label(value, names.get(column)) for column, value in row.items()}
@@ -124,7 +124,7 @@ def _named(dataset: Any) -> Iterator[dict[str, Any]]:
 
 def _label_names(feature: Any) -> list[str] | None:
     while feature is not None and not hasattr(feature, "names"):
-        feature = getattr(feature, "feature", None)  # of a list of labels
+        feature = getattr(feature, "feature", None)  # a list of labels
     return None if feature is None else list(feature.names)
 
 
@@ -139,10 +139,10 @@ def _label(value: Any, names: list[str] | None) -> Any:
 
 
 def _lines(rows: Iterable[Any], named: str, folder: Path, start: int = 1) -> Iterator[str]:
-    """A JSON line a row. Raises: DataError."""
+    """One JSON line per row. Raises: DataError."""
     for number, row in enumerate(rows, start):
         if not isinstance(row, Mapping):
-            raise DataError(f"row {number} of {named} is no dict but {type(row).__name__}: {str(row)[:80]!r}")
+            raise DataError(f"row {number} of {named} is {type(row).__name__}, not a dict: {str(row)[:80]!r}")
         plain = {}
         for column, value in row.items():
             try:
@@ -153,7 +153,7 @@ def _lines(rows: Iterable[Any], named: str, folder: Path, start: int = 1) -> Ite
 
 
 def _plain(value: Any, folder: Path) -> Any:
-    """A value as JSON has it; a picture as the path of a PNG beside the rows. Raises: TypeError."""
+    """A value in JSON types; a picture becomes the path of a PNG beside the rows. Raises: TypeError."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -176,7 +176,7 @@ def _plain(value: Any, folder: Path) -> Any:
 
 
 def _picture(image: Any, folder: Path) -> str:
-    """Writes a picture without loss, named by its bytes; its path from `folder` on."""
+    """Writes a picture losslessly, named by its hash; returns its path relative to `folder`."""
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
     name = f"images/{hashlib.sha256(encoded.getvalue()).hexdigest()[:32]}.png"

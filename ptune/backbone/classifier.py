@@ -49,16 +49,16 @@ _PROBLEMS = {
     "tags": None,
 }
 _POOLER = "pooler"
-# Models whose positions begin behind that of the padding: two fewer tokens fit than they have positions.
+# Models whose positions start after the padding's: they take two tokens fewer than they have positions.
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "data2vec-text")
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A pretrained body with a head that is not trained yet, unless it came with the body."""
+    """A pretrained body with a head, which is new unless the checkpoint had one."""
 
     model: PreTrainedModel  # in eval mode, nothing trainable yet
-    identity: BaseIdentity  # of the body alone, see `body_identity`
+    identity: BaseIdentity  # of the body only, see `body_identity`
     head: tuple[str, ...]  # names of the modules that belong to the task, not to the body
 
 
@@ -71,9 +71,9 @@ def load_classifier(
     device: torch.device | str | None = None,
     attention: str = "sdpa",
 ) -> Classifier:
-    """Loads a backbone under a head for `labels`; what the backbone lacks of the head is initialised by `seed`.
+    """Loads a backbone with a head for `labels`; head weights that the checkpoint lacks are initialised from `seed`.
 
-    attention: as of `ptune.backbone.load.load`; device: None = the GPU where there is one.
+    attention: as in `ptune.backbone.load.load`; device: None = the GPU if there is one.
 
     Raises: BackboneError where the model cannot be found or read, or lacks weights of its body.
     """
@@ -101,10 +101,10 @@ def _read(
     attention: str,
     seed: int,
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The model and the names of the weights that it did not find."""
+    """The model and the names of the weights that the checkpoint lacks."""
     config = _config(spec, source, labels)
     torch.manual_seed(seed)
-    model, found = _KINDS[kind].from_pretrained(
+    model, report = _KINDS[kind].from_pretrained(
         source.path,
         config=config,
         dtype=dtype,
@@ -114,7 +114,7 @@ def _read(
         **where_to_read(spec, source),
     )
     check_plain(model, spec, source)
-    return model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    return model, {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
 
 
 def _config(spec: Backbone, source: Source, labels: Labels) -> PretrainedConfig:
@@ -128,7 +128,7 @@ def _config(spec: Backbone, source: Source, labels: Labels) -> PretrainedConfig:
 
 
 def empty_classifier(spec: Backbone, kind: Literal["text", "tokens"], labels: Labels) -> PreTrainedModel:
-    """What `load_classifier` loads, built from the backbone's config alone: all weights are zero, none is read.
+    """The model that `load_classifier` would load, built from the config only: all weights are zero, none is read.
 
     Raises: BackboneError where the model cannot be found or its config cannot be read.
     """
@@ -147,7 +147,7 @@ def empty_classifier(spec: Backbone, kind: Literal["text", "tokens"], labels: La
 
 def head_modules(model: PreTrainedModel, fresh: Collection[str] = ()) -> tuple[str, ...]:
     """Names of the modules that belong to the task: all with weights outside the body, and a pooler that is not
-    pretrained. `fresh`: names of weights that the checkpoint lacks.
+    pretrained. fresh: names of the weights that the checkpoint lacks.
     """
     body = model.base_model_prefix
     outside = [
@@ -162,10 +162,10 @@ def head_modules(model: PreTrainedModel, fresh: Collection[str] = ()) -> tuple[s
 def body_identity(
     model: PreTrainedModel, spec: Backbone, head: Collection[str] = (), source: Source | None = None
 ) -> BaseIdentity:
-    """Which body an adapter belongs to: the same under any head, and of the bare encoder.
+    """The identity of the body that an adapter belongs to: the same under any head, and for the bare encoder.
 
-    The pooler is left out, pretrained or not: what comes after the last hidden states is the head's. `model` is a bare
-    encoder or one with a head, whose modules `head` names.
+    The pooler is left out, pretrained or not: everything after the last hidden states belongs to the head. `model` is a
+    bare encoder, or one with a head whose modules `head` names.
     """
     source = source or locate(spec.model)
     body = model.base_model
@@ -212,25 +212,25 @@ def load_sequence_codec(spec: Backbone) -> SequenceCodec:
 def plain_tokenizer(codec: SequenceCodec, max_length: int | None) -> PreTrainedTokenizerFast:
     """The codec's tokenizer for transformers; its `save_pretrained` completes a model folder for `pipeline`."""
     special = {"pad_token": codec.tokenizer.id_to_token(codec.pad_id), **codec.special_tokens}
-    asked = ["input_ids", *(["token_type_ids"] if codec.type_ids else []), "attention_mask"]
+    inputs = ["input_ids", *(["token_type_ids"] if codec.type_ids else []), "attention_mask"]
     return PreTrainedTokenizerFast(
         tokenizer_object=codec.tokenizer,
         model_max_length=codec.limit(max_length),
-        model_input_names=asked,
+        model_input_names=inputs,
         split_special_tokens=True,
         **special,
     )
 
 
 def pad_id_of(tokenizer: transformers.PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
-    """The token that fills up rows: the tokenizer's, else the model's, else the one that ends a text."""
+    """The padding token: the tokenizer's, else the model's, else the end-of-text token."""
     ends = tokenizer.eos_token_id
     known = (tokenizer.pad_token_id, getattr(config, "pad_token_id", None), ends)
     return next((int(token) for token in known if token is not None and token >= 0), 0)
 
 
 def keep_in_float32(model: PreTrainedModel, head: Collection[str]) -> None:
-    """Modules that are trained whole stay in float32, whatever the body computes in: small updates would be lost."""
+    """Keeps fully trained modules in float32, whatever the body computes in: 16 bits would lose small updates."""
 
     def widened(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(value.float() if torch.is_tensor(value) else value for value in inputs)
@@ -242,7 +242,7 @@ def keep_in_float32(model: PreTrainedModel, head: Collection[str]) -> None:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """transformers reports at length that a head is not pretrained, which is as it should be."""
+    """Silences transformers' long report that a head is not pretrained, which is expected."""
     logging = transformers.utils.logging
     before = logging.get_verbosity()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Loads a pretrained encoder, or the body of a causal language model, as what makes a vector of a text."""
+"""Loads a pretrained encoder, or the body of a causal language model, as a model that embeds texts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Pooling = Literal["mean", "cls", "last"]
 
 
 class Embedder(PreTrainedModel):
-    """A body, and what makes one vector of its hidden states. The body has the name that its family gives it."""
+    """A body with pooling of its hidden states into one vector. The body keeps its family's attribute name."""
 
     config_class = PretrainedConfig
     supports_gradient_checkpointing = True
@@ -51,15 +51,15 @@ class Embedder(PreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        found = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **types)
-        hidden: Tensor = found.last_hidden_state
+        output = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **types)
+        hidden: Tensor = output.last_hidden_state
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         vectors = pooled(hidden, attention_mask, self.pooling)
         return SequenceClassifierOutput(logits=F.normalize(vectors, dim=-1) if self.normalize else vectors)
 
 
 def pooled(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """[rows, seq, width] hidden states, [rows, seq] 1 where a token is real -> [rows, width]."""
+    """Pools hidden states [rows, seq, width] into [rows, width]. mask: [rows, seq], 1 for real tokens."""
     if pooling == "cls":
         return hidden[:, 0]
     if pooling == "last":
@@ -77,9 +77,9 @@ def load_embedder(
     device: torch.device | str | None = None,
     attention: str = "sdpa",
 ) -> Classifier:
-    """Loads a backbone, without a pooler of its own, under a pooling.
+    """Loads a backbone without its own pooler, as an Embedder.
 
-    attention: as of `ptune.backbone.load.load`; device: None = the GPU where there is one.
+    attention: as in `ptune.backbone.load.load`; device: None = the GPU if there is one.
     Raises: BackboneError where the model cannot be found or read, or lacks weights.
     """
     source = locate(spec.model)
@@ -90,7 +90,7 @@ def load_embedder(
         config = read_config(spec, source)
         config.use_cache = False  # of a causal model: nothing is ever generated
         config.pad_token_id = pad_id_of(read_tokenizer(spec, source), config)
-        body, found = AutoModel.from_pretrained(
+        body, report = AutoModel.from_pretrained(
             source.path,
             config=config,
             dtype=dtype,
@@ -99,7 +99,7 @@ def load_embedder(
             **where_to_read(spec, source),
         )
         check_plain(body, spec, source)
-    lacking = sorted(name for name in found["missing_keys"] if not name.startswith("pooler"))
+    lacking = sorted(name for name in report["missing_keys"] if not name.startswith("pooler"))
     refuse_lacking(spec, lacking)
     if getattr(body, "pooler", None) is not None:
         body.pooler = None

@@ -1,4 +1,4 @@
-"""Which weights exactly an adapter was trained on: a hash over their bytes, quantisation state included."""
+"""The identity of the weights that an adapter was trained on: a hash over their bytes and quantisation state."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ptune.progress import Progress
 
 
 def weights_hash(model: nn.Module, leave_out: Collection[str] = ()) -> str:
-    """SHA-256 over name, type, shape and bytes of every weight, in the order of the names.
+    """SHA-256 over name, type, shape and bytes of every weight, in order of the names.
 
     bitsandbytes layers contribute their packed bytes and their scales, nested scales and code book, as they save them.
-    `leave_out` names modules that are not pretrained, such as a fresh head.
+    `leave_out` names modules that are not pretrained, such as a new head.
     Rotary frequencies for longer sequences than the model was pretrained at (`ptune.backbone.rope`) count, too.
     A tied weight counts once, under the first of its names. The same weights give the same hash in every process and
     on every device.

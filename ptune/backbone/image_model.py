@@ -1,4 +1,4 @@
-"""Pretrained image classifiers: of transformers, of timm (wrapped by transformers), and inside a package."""
+"""Loads pretrained image classifiers: from transformers, from timm (wrapped by transformers), or from a package."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity
 from ptune.progress import say
 
-_HEAD_SPREAD = 0.02  # of a fresh head's weights
+_HEAD_SPREAD = 0.02  # standard deviation of a new head's weights
 
 
 @dataclass(frozen=True)
 class LoadedImageModel:
-    """A pretrained image classifier, ready to be trained on or run."""
+    """A pretrained image classifier, ready to train or run."""
 
     model: PreTrainedModel  # in eval mode, nothing trainable yet; its config has the labels
-    identity: BaseIdentity  # of the body: without head and pooler
-    head: tuple[str, ...]  # modules that belong to the task, fresh or not: every method trains them
+    identity: BaseIdentity  # of the body, without head and pooler
+    head: tuple[str, ...]  # modules that belong to the task, new or not; every method trains them
     preprocessing: Preprocessing
 
 
 def read_preprocessing(spec: Backbone, size: int | None) -> Preprocessing:
-    """What the backbone's processor does, without reading the weights. Raises: BackboneError."""
+    """The preprocessing of the backbone's processor, without reading the weights. Raises: BackboneError."""
     source = locate(spec.model)
     with in_one_sentence(spec.model, source):
         if source.timm is not None:
@@ -69,9 +69,9 @@ def load_image_model(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> LoadedImageModel:
-    """Loads a backbone with a head for `labels`: the pretrained one where it has the same labels, else a fresh one.
+    """Loads a backbone with a head for `labels`: the pretrained one if it has the same labels, else a new one.
 
-    size: edge of the images, where it is not the backbone's own; seed: of a fresh head's weights.
+    size: edge of the images, if it differs from the backbone's; seed: of a new head's weights.
     Raises: BackboneError where the model cannot be found or read; RecipeError where it does not take that size.
     """
     source, device = locate(spec.model), torch.device(device)
@@ -97,12 +97,12 @@ def load_image_model(
 
 
 def body_of(model: PreTrainedModel) -> tuple[str, nn.Module]:
-    """The part of a classifier that its hidden states come out of, and its name: `resnet`, `vit`, `timm_model`."""
+    """The name and module of a classifier's body, which outputs its hidden states: `resnet`, `vit`, `timm_model`."""
     return model.base_model_prefix, model.base_model
 
 
 def beyond_body(model: PreTrainedModel) -> tuple[str, ...]:
-    """Modules inside the body's module that come after its hidden states: a pooler, the classifier of timm."""
+    """Modules inside the body that follow its hidden states: a pooler, or timm's classifier."""
     _, body = body_of(model)
     if isinstance(model, TimmWrapperForImageClassification):
         return tuple(_names_of(body, _timm_classifiers(body)))
@@ -110,7 +110,7 @@ def beyond_body(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def body_identity(model: PreTrainedModel, spec: Backbone) -> BaseIdentity:
-    """Which body an adapter belongs to, whatever head it has: see `ptune.backbone.classifier.body_identity`."""
+    """The identity of the body, whatever its head: see `ptune.backbone.classifier.body_identity`."""
     source, (_, body), beyond = locate(spec.model), body_of(model), beyond_body(model)
     return BaseIdentity(
         hash=weights_hash(body, leave_out=beyond),
@@ -124,7 +124,7 @@ def body_identity(model: PreTrainedModel, spec: Backbone) -> BaseIdentity:
 
 
 def save_processor(spec: Backbone, size: int | None, folder: Path) -> None:
-    """Writes preprocessor_config.json beside a saved model, so that plain transformers prepares images alike.
+    """Writes preprocessor_config.json beside a saved model, so that plain transformers prepares images the same way.
 
     timm's models have theirs in config.json.
     """
@@ -141,7 +141,7 @@ def save_processor(spec: Backbone, size: int | None, folder: Path) -> None:
 
 
 def _resize(processor: Any, preprocessing: Preprocessing) -> None:
-    """Makes a transformers processor give images of another size."""
+    """Makes a transformers processor output images of another size."""
     height, width = preprocessing.size
     if getattr(processor, "do_center_crop", False):
         processor.crop_size = {"height": height, "width": width}
@@ -159,11 +159,11 @@ def _processor(spec: Backbone, source: Source) -> Any:
 
 
 def _read(spec: Backbone, source: Source, labels: Sequence[str]) -> tuple[PreTrainedModel, set[str]]:
-    """The model and its modules that were not, or should not be, taken from the checkpoint. Raises: BackboneError."""
+    """The model, and the modules that were not or must not be taken from the checkpoint. Raises: BackboneError."""
     config = read_config(spec, source)
     same = list(config.id2label.values()) == list(labels)
     _label(config, labels)
-    model, found = AutoModelForImageClassification.from_pretrained(
+    model, report = AutoModelForImageClassification.from_pretrained(
         source.path,
         config=config,
         dtype=torch.float32,
@@ -171,8 +171,8 @@ def _read(spec: Backbone, source: Source, labels: Sequence[str]) -> tuple[PreTra
         output_loading_info=True,
         **where_to_read(spec, source),
     )
-    changed = {name for name, *_ in found["mismatched_keys"]}
-    lacking = {name.rpartition(".")[0] for name in found["missing_keys"] | changed}
+    changed = {name for name, *_ in report["mismatched_keys"]}
+    lacking = {name.rpartition(".")[0] for name in report["missing_keys"] | changed}
     if not same:
         lacking |= set(_outputs(model, len(labels)))
     prefix = f"{model.base_model_prefix}."
@@ -183,7 +183,7 @@ def _read(spec: Backbone, source: Source, labels: Sequence[str]) -> tuple[PreTra
 
 
 def _outputs(model: PreTrainedModel, count: int) -> list[str]:
-    """Names of the layers that give the labels' logits."""
+    """Names of the layers that output the labels' logits."""
     prefix, body = body_of(model)
     if isinstance(model, TimmWrapperForImageClassification):
         return [f"{prefix}.{name}" for name in _names_of(body, _timm_classifiers(body))]
@@ -197,8 +197,8 @@ def _outputs(model: PreTrainedModel, count: int) -> list[str]:
 
 
 def _timm_classifiers(body: nn.Module) -> list[nn.Module]:
-    found = body.get_classifier()
-    return list(found) if isinstance(found, tuple | list) else [found]
+    layers = body.get_classifier()
+    return list(layers) if isinstance(layers, tuple | list) else [layers]
 
 
 def _names_of(body: nn.Module, layers: Sequence[nn.Module]) -> list[str]:
@@ -207,13 +207,13 @@ def _names_of(body: nn.Module, layers: Sequence[nn.Module]) -> list[str]:
 
 
 def _align(model: nn.Module) -> None:
-    """Weights that lie in a mapped file begin anywhere, and a convolution's kernel rounds otherwise by where they do."""
+    """Copies weights to aligned memory: in a mapped file they start anywhere, which changes a convolution's rounding."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
 
 
 def _renew(model: PreTrainedModel, fresh: set[str], seed: int) -> None:
-    """Gives the layers of a fresh head weights that depend on the seed alone."""
+    """Initialises the layers of a new head with weights that depend only on the seed."""
     generator = torch.Generator().manual_seed(seed)
     for name in sorted(fresh):
         layer = model.get_submodule(name)
@@ -225,7 +225,7 @@ def _renew(model: PreTrainedModel, fresh: set[str], seed: int) -> None:
 
 
 def _label(config: PretrainedConfig, labels: Sequence[str]) -> None:
-    """Labels where pipelines look for them."""
+    """Sets the labels where pipelines look for them."""
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: index for index, name in enumerate(labels)}
     config.problem_type = "single_label_classification"
@@ -236,7 +236,7 @@ def _label(config: PretrainedConfig, labels: Sequence[str]) -> None:
 
 
 def _remember_size(config: PretrainedConfig, size: int | None) -> None:
-    """timm's processor reads its size from the model's config."""
+    """Sets the size in the model's config, where timm's processor reads it."""
     held = getattr(config, "pretrained_cfg", None)
     if size is not None and held is not None:
         config.pretrained_cfg = {**held, "input_size": [3, size, size]}
@@ -258,12 +258,12 @@ def _try(model: PreTrainedModel, preprocessing: Preprocessing, spec: Backbone) -
 
 
 def _package_config(source: Source, labels: int) -> TimmWrapperConfig:
-    """The wrapper's config of a timm architecture whose weights lie in a package as PyTorch saved them."""
+    """The wrapper's config for a timm architecture whose weights are in a package as saved by PyTorch."""
     timm: Any = importlib.import_module("timm")
     known = timm.get_pretrained_cfg(source.timm).to_dict()
     kept = ("input_size", "interpolation", "pool_size", "first_conv", "classifier")
     held = {name: known[name] for name in kept if known.get(name) is not None}
-    # The package says how its pixels are normalised, and nothing of a crop: the model sees the whole image.
+    # The package defines how pixels are normalised but no crop: the model sees the whole image.
     held |= {"mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0, "architecture": source.timm}
     fields = {"architecture": source.timm, "pretrained_cfg": held}
     config: TimmWrapperConfig = TimmWrapperConfig.from_dict(fields, num_labels=labels)
@@ -271,7 +271,7 @@ def _package_config(source: Source, labels: int) -> TimmWrapperConfig:
 
 
 def _of_package(source: Source, labels: Sequence[str]) -> tuple[PreTrainedModel, set[str]]:
-    """Weights whose names differ from timm's, but neither their order nor their shapes; and the modules left out."""
+    """The model with a package's weights, whose order and shapes match timm's but not their names; and the modules left out."""
     config = _package_config(source, len(labels))
     _label(config, labels)
     model = TimmWrapperForImageClassification(config)

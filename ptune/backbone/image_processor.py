@@ -1,4 +1,4 @@
-"""A backbone's own image processor, as a `Preprocessing`: of transformers' processors and of timm's evaluation."""
+"""Converts a backbone's own image processor, from transformers or timm, into a `Preprocessing`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ from typing import Any
 from ptune.codecs.image import Preprocessing
 from ptune.errors import BackboneError
 
-_PIL_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
+_PIL_FILTERS = (
+    "nearest",
+    "lanczos",
+    "bilinear",
+    "bicubic",
+    "box",
+    "hamming",
+)  # in the order of Pillow's numbers
 _UNKNOWN = ("do_flip_channel_order", "do_reduce_labels", "do_crop_margin", "do_pad")
 
 
 def of_processor(processor: Any, size: int | None = None) -> Preprocessing:
-    """What a transformers image processor does; `size` is the edge of the square that the model is to see instead.
+    """The preprocessing of a transformers image processor. size: edge of the square input, if not the processor's own.
 
     Raises: BackboneError where it does something that is not reproduced here.
     """
     if hasattr(processor, "data_config"):
         return of_timm(processor.data_config, size)
     fields = processor.to_dict()
-    asked = [name for name in _UNKNOWN if fields.get(name)]
-    if asked or not fields.get("do_resize"):
-        reason = f"it wants {asked[0]}" if asked else "it does not resize"
+    unsupported = [name for name in _UNKNOWN if fields.get(name)]
+    if unsupported or not fields.get("do_resize"):
+        reason = f"it wants {unsupported[0]}" if unsupported else "it does not resize"
         raise BackboneError(f"the image processor {type(processor).__name__} cannot be reproduced: {reason}")
     mean, std = _normalisation(fields)
     return Preprocessing.model_validate(
@@ -37,7 +44,7 @@ def of_processor(processor: Any, size: int | None = None) -> Preprocessing:
 
 
 def of_timm(config: dict[str, Any], size: int | None = None) -> Preprocessing:
-    """What timm's evaluation transform does, by what `timm.data.resolve_data_config` gave."""
+    """The preprocessing of timm's evaluation transform. config: the result of `timm.data.resolve_data_config`."""
     channels, height, width = config["input_size"]
     if channels != 3:
         raise BackboneError(f"the model takes images of {channels} channels; only RGB is supported")
@@ -58,30 +65,30 @@ def of_timm(config: dict[str, Any], size: int | None = None) -> Preprocessing:
 
 def _geometry(fields: dict[str, Any], named: str, size: int | None) -> dict[str, Any]:
     """`size`, `crop_share` and `fit` of a transformers processor. Raises: BackboneError."""
-    asked = {name: int(value) for name, value in dict(fields.get("size") or {}).items() if value is not None}
+    sizes = {name: int(value) for name, value in dict(fields.get("size") or {}).items() if value is not None}
     if named.startswith("ConvNext"):  # below 384 pixels it crops, else it squeezes
-        edge = size or asked["shortest_edge"]
+        edge = size or sizes["shortest_edge"]
         share = float(fields.get("crop_pct") or 224 / 256) if edge < 384 else 1.0
         return {"size": (edge, edge), "crop_share": share, "fit": "shortest" if edge < 384 else "both"}
-    if asked.keys() == {"shortest_edge"}:
-        scaled, fit = (asked["shortest_edge"], asked["shortest_edge"]), "shortest"
-    elif asked.keys() == {"height", "width"}:
-        scaled, fit = (asked["height"], asked["width"]), "both"
+    if sizes.keys() == {"shortest_edge"}:
+        scaled, fit = (sizes["shortest_edge"], sizes["shortest_edge"]), "shortest"
+    elif sizes.keys() == {"height", "width"}:
+        scaled, fit = (sizes["height"], sizes["width"]), "both"
     else:
         raise BackboneError(
-            f"the image processor {named} resizes by {', '.join(asked)}: that is not supported"
+            f"the image processor {named} resizes by {', '.join(sizes)}: that is not supported"
         )
     seen = scaled
     if fields.get("do_center_crop"):
         seen = int(fields["crop_size"]["height"]), int(fields["crop_size"]["width"])
-    found = _share(seen, scaled)
-    if found is None:
+    crop_share = _share(seen, scaled)
+    if crop_share is None:
         raise BackboneError(f"the image processor {named} crops {scaled} to {seen}: that is not supported")
-    return {"size": (size, size) if size else seen, "crop_share": found, "fit": fit}
+    return {"size": (size, size) if size else seen, "crop_share": crop_share, "fit": fit}
 
 
 def _share(seen: tuple[int, int], scaled: tuple[int, int]) -> float | None:
-    """The share of which floor(seen / share) is `scaled`, for both sides; None where there is none."""
+    """The share with floor(seen / share) == scaled for both sides; None if there is none."""
     exact = seen[0] / scaled[0]
     for share in (exact, math.nextafter(exact, 0)):
         if all(math.floor(one / share) == whole for one, whole in zip(seen, scaled, strict=True)):
@@ -90,7 +97,7 @@ def _share(seen: tuple[int, int], scaled: tuple[int, int]) -> float | None:
 
 
 def _normalisation(fields: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of pixels from 0 to 1, rescaling and offsets folded in."""
+    """Mean and standard deviation for pixels from 0 to 1, including rescaling and offsets."""
     factor = float(fields.get("rescale_factor") or 1 / 255) if fields.get("do_rescale", True) else 1.0
     offset = 1.0 if fields.get("rescale_offset") else 0.0  # EfficientNet's
     normalises = bool(fields.get("do_normalize"))

@@ -1,4 +1,4 @@
-"""Which kind of model a recipe trains, a run has trained, or a pretrained model is."""
+"""The kind of model of a recipe, a run or a pretrained model."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from ptune.kinds import DECODER, ENCODER, SEQ2SEQ, Kind
 
 
 def kind_of_recipe(recipe: Recipe) -> Kind:
-    """Reads the backbone's config where both a decoder and an encoder-decoder could do it. Raises: BackboneError."""
+    """The kind that a recipe trains. Reads the backbone's config if the task allows both a decoder and an encoder-decoder.
+
+    Raises: BackboneError.
+    """
     if not isinstance(recipe.task, Chat):
         return ENCODER
     return kind_of_backbone(recipe.backbone) if isinstance(recipe.task, Translation) else DECODER
 
 
 def kind_of_run(run: Run, recipe: Recipe) -> Kind:
-    """By the codec in the run's folder: its backbone may be gone by now."""
+    """The kind that a run trained, from the codec in its folder: the backbone may no longer exist."""
     if (run.codec_path / seq2seq_codec.FILE).is_file():
         return SEQ2SEQ
     return DECODER if isinstance(recipe.task, Chat) else ENCODER
 
 
 def kind_of_backbone(backbone: Backbone) -> Kind:
-    """Of a pretrained model that writes. Raises: BackboneError."""
+    """The kind of a pretrained generating model. Raises: BackboneError."""
     return SEQ2SEQ if is_seq2seq(backbone) else DECODER

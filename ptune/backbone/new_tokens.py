@@ -1,4 +1,4 @@
-"""Tokens that a tokenizer lacks: put into it, and given rows in the embedding and the output head."""
+"""Adds new tokens to a tokenizer, and rows for them to the embedding and the output head."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _CHUNK_ROWS = 4096
 
 
 def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:
-    """Adds tokens, in place: wherever the text of one stands, it is one token from now on; of several, the longest.
+    """Adds tokens in place: from now on each occurrence of one's text is a single token (of several, the longest).
 
-    They are ordinary added tokens, not special ones: special ones would be left out when an answer is decoded, and would
-    be spelled letter by letter where messages hold them. One that the chat template writes itself is a control token all
-    the same (`ptune.codecs.control_tokens`): no user can type it.
+    They are ordinary added tokens, not special ones: special tokens would be left out when an answer is decoded, and
+    spelled letter by letter in messages. A token that the chat template writes is still a control token
+    (`ptune.codecs.control_tokens`), which no user can type.
 
-    Raises: BackboneError for a token that there is already, or that this tokenizer could not tell from other text.
+    Raises: BackboneError for a token that exists already, or that this tokenizer could not tell from other text.
     """
     known = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
     for token in tokens:
@@ -35,22 +35,22 @@ def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:
     taken = set(tokenizer.get_vocab(with_added_tokens=True).values())
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
     for token in tokens:
-        found = tokenizer.token_to_id(token)
-        shown = None if found is None else tokenizer.decode([found], skip_special_tokens=False)
+        index = tokenizer.token_to_id(token)
+        shown = None if index is None else tokenizer.decode([index], skip_special_tokens=False)
         if shown != token:  # byte-level decoders take letters such as é for bytes
             raise _refusal(
                 token, f"would be shown as {shown!r} by this tokenizer: use ASCII letters and marks"
             )
-        if found in taken or found not in tokenizer.encode(token, add_special_tokens=False).ids:
+        if index in taken or index not in tokenizer.encode(token, add_special_tokens=False).ids:
             raise _refusal(token, "cannot be added to this tokenizer, whose vocabulary has gaps")
 
 
 def enlarge(model: PreTrainedModel, ids: Sequence[int]) -> None:
-    """Gives new tokens a row each in the embedding and in the head, in place.
+    """Adds a row for each new token to the embedding and to the head, in place.
 
-    A new row is the mean of the rows before them: the same bytes on every machine, and of all single rows the one that
-    moves the model's own predictions least (Hewitt 2021, "Initializing new word embeddings for pretrained language
-    models"). Rows of other tokens stay as they are. Models often have more rows than tokens; those are used first.
+    A new row is the mean of the existing rows: the same bytes on every machine, and among single rows the one that changes
+    the model's predictions least (Hewitt 2021, "Initializing new word embeddings for pretrained language models"). Other
+    rows are unchanged. Models often have more rows than tokens; these are used first.
     """
     needed = max(ids) + 1
     if needed > model.get_input_embeddings().weight.shape[0]:
@@ -65,7 +65,7 @@ def enlarge(model: PreTrainedModel, ids: Sequence[int]) -> None:
 
 
 def _mean(rows: torch.Tensor) -> torch.Tensor:
-    """The mean row, added up row by row in float64: IEEE arithmetic in a fixed order, whatever the machine."""
+    """The mean row, summed row by row in float64: IEEE arithmetic in a fixed order on every machine."""
     total = np.zeros(rows.shape[1:], np.float64)
     for chunk in rows.detach().split(_CHUNK_ROWS):
         for row in chunk.double().cpu().numpy():

@@ -1,4 +1,4 @@
-"""Which floating-point type this device trains in fastest, by trying."""
+"""Measures which floating-point type this device trains in fastest."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-GAIN = 1.25  # bfloat16 keeps 8 bits of each activation: it has to be worth it
+GAIN = 1.25  # least speed-up for bfloat16, which keeps only 8 bits of each activation
 
 _ROUNDS = 5
 _TOKENS, _HIDDEN, _HEADS, _RANK = 512, 512, 8, 16
 
 
 def fastest(device: torch.device) -> torch.dtype:
-    """bfloat16 where a step in it is at least `GAIN` times as fast as in float32, else float32.
+    """bfloat16 if a step in it is at least `GAIN` times as fast as in float32, else float32.
 
-    Every GPU that has bfloat16 is faster in it by more than that; only processors have to be tried.
+    Every GPU with bfloat16 gains more than that, so only CPUs are measured.
     """
     if device.type == "cuda":
         return usual(device)
@@ -27,17 +27,16 @@ def fastest(device: torch.device) -> torch.dtype:
 
 
 def usual(device: torch.device) -> torch.dtype:
-    """The type to hold weights in where nothing is measured: bfloat16 on a GPU that computes in it."""
+    """The default type of weights, without measuring: bfloat16 on a GPU that supports it, else float32."""
     capable = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if capable else torch.float32
 
 
 def bfloat16_gain(device: torch.device) -> float:
-    """Speed of a small block, forward and backward, in bfloat16 over that in float32.
+    """Speed of a small block's forward and backward pass in bfloat16, relative to float32.
 
-    Takes half a second, once a process. Processors differ by more than tenfold: those with matrix units (AMX) gain,
-    many others lose. What counts is the time that this process computes, the best of some rounds, so that others on the
-    machine do not decide.
+    Takes half a second, once per process. CPUs differ by more than tenfold: those with matrix units (AMX) gain, many
+    others lose. Measures the CPU time of this process, best of several rounds, so that other processes do not matter.
     """
     return _measured(device)
 
@@ -53,7 +52,7 @@ def _measured(device: torch.device) -> float:
 
 
 def _block(device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
-    """Norm, attention and a gated MLP, frozen in `dtype` with LoRA in float32 beside them: what a training step consists of."""
+    """A typical block of a training step: norm, attention and a gated MLP, frozen in `dtype`, with LoRA in float32."""
     make = functools.partial(torch.full, fill_value=0.01, device=device)
     x = make((1, _TOKENS, _HIDDEN), dtype=dtype).requires_grad_()
     square, widen, narrow = (
@@ -73,14 +72,14 @@ def _block(device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
 
 
 def _normalised(x: torch.Tensor) -> torch.Tensor:
-    """RMS norm, in float32 as transformers does it."""
+    """RMS norm in float32, as in transformers."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
 @dataclass(frozen=True)
 class _Adapted:
-    """A linear layer and its LoRA, as peft computes them."""
+    """A linear layer with LoRA, computed as in peft."""
 
     weight: torch.Tensor  # [out, in]
     down: torch.Tensor  # [rank, in], float32

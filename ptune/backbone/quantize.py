@@ -1,4 +1,4 @@
-"""Holding frozen linear layers in 4 or 8 bits (bitsandbytes), and turning them back into plain float32 layers.
+"""Quantises frozen linear layers to 4 or 8 bits (bitsandbytes), and converts them back to plain float32 layers.
 
 Weights are always quantised on the CPU and moved afterwards, so that the same recipe has the same base identity on
 every device.
@@ -19,15 +19,15 @@ from ptune.progress import Progress
 
 Quantization = Literal["int8", "nf4"]
 
-_OUTLIER = 6.0  # inputs beyond this stay in 16 bits where the activations are quantised, as in LLM.int8()
+_OUTLIER = 6.0  # larger inputs stay in 16 bits if activations are quantised, as in LLM.int8()
 
 
 class _OneKernel:
-    """A bitsandbytes layer that evaluates as it trains: it stays in training mode.
+    """A bitsandbytes layer that stays in training mode, so that it evaluates with the kernel that trains.
 
-    On the CPU evaluation would take other kernels: int8 would quantise the activations as well (a mean KL of 0.04 from
-    the model that trains), and 4 bit would repack its bytes for a kernel that knows no gradient, so that training which
-    goes on after a validation would silently lose the gradient through every such layer.
+    On the CPU evaluation would use other kernels: int8 would quantise the activations too (a mean KL of 0.04 from the model
+    that trains), and 4 bit would repack its bytes for a kernel without a gradient, so that training after a validation
+    would silently lose the gradient through every such layer.
     """
 
     def train(self, mode: bool = True) -> nn.Module:
@@ -35,7 +35,7 @@ class _OneKernel:
 
 
 class Nf4Linear(_OneKernel, Linear4bit):
-    """A linear layer in 4-bit NormalFloat, blocks of 64, their scales quantised once more.
+    """A linear layer in 4-bit NormalFloat, in blocks of 64 whose scales are quantised too.
 
     Source: QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
     """
@@ -50,7 +50,7 @@ class Nf4Linear(_OneKernel, Linear4bit):
         self.bias = plain.bias
 
     def dequantised(self) -> torch.Tensor:
-        """[out, in] in float32. Raises: BackboneError where the bytes were repacked, which loses some of them."""
+        """Weights [out, in] in float32. Raises: BackboneError if the bytes were repacked, which loses some of them."""
         state = self.weight.quant_state
         if getattr(state, "packing_format_for_cpu", False):
             raise BackboneError("a 4-bit layer was repacked and cannot be dequantised: load the model again")
@@ -58,7 +58,7 @@ class Nf4Linear(_OneKernel, Linear4bit):
 
 
 class Int8Linear(_OneKernel, Linear8bitLt):
-    """A linear layer in int8, one scale an output row.
+    """A linear layer in int8, with one scale per output row.
 
     Source: LLM.int8() (Dettmers et al. 2022, https://arxiv.org/abs/2208.07339).
     """
@@ -76,7 +76,7 @@ class Int8Linear(_OneKernel, Linear8bitLt):
         self.bias = plain.bias
 
     def dequantised(self) -> torch.Tensor:
-        """[out, in] in float32: int8 * row scale / 127, in the order in which the layer itself computes it."""
+        """Weights [out, in] in float32: int8 * row scale / 127, computed in the same order as in the layer."""
         row_scale = (
             self.state.SCB if self.weight.SCB is None else self.weight.SCB
         )  # the first forward moves it
@@ -84,7 +84,7 @@ class Int8Linear(_OneKernel, Linear8bitLt):
 
 
 def quantize(model: PreTrainedModel, kind: Quantization) -> None:
-    """Replaces every linear layer but the output head, in place; the weights must be on the CPU.
+    """Replaces every linear layer except the output head, in place. The weights must be on the CPU.
 
     Raises: BackboneError where the model has no such layer.
     """
@@ -103,15 +103,15 @@ def quantize(model: PreTrainedModel, kind: Quantization) -> None:
             progress.advance()
     for parameter in model.parameters():
         if not isinstance(parameter, Params4bit | Int8Params):
-            parameter.data = parameter.data.clone()  # a view of the file keeps all of the file in memory
-    # peft chooses its adapter layers by these two marks.
+            parameter.data = parameter.data.clone()  # a view would keep the whole file in memory
+    # peft chooses its adapter layers by these two attributes.
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
 
 
 def dequantize(model: PreTrainedModel) -> None:
-    """Replaces every quantised layer by a plain one with the weights that it stands for in float32, in place.
+    """Replaces every quantised layer by a plain float32 layer with the same values, in place.
 
-    What is left is the model that an adapter trained on the quantised one belongs to, without bitsandbytes' kernels.
+    The result is the model that an adapter of the quantised one belongs to, without bitsandbytes' kernels.
     """
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Nf4Linear | Int8Linear):

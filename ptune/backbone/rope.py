@@ -1,10 +1,10 @@
-"""Rotary embeddings whose frequencies depend on how long a sequence is, fixed to one set before anything is computed.
+"""Fixes rotary embeddings whose frequencies depend on the sequence length to one set of frequencies.
 
-transformers chooses the frequencies of LongRoPE (https://arxiv.org/abs/2402.13753) and of dynamic NTK scaling anew in every
-forward pass, by the largest position of the *whole batch*. A short prompt then gets other logits beside a long one than alone,
-and keys that lie in a cache were rotated by other frequencies than the queries that read them. So one set is chosen, by the
-longest sequence that is going to be served, and training, export and serving all compute with it. The choice is made in the
-config, so that a saved model carries it, too.
+transformers chooses the frequencies of LongRoPE (https://arxiv.org/abs/2402.13753) and of dynamic NTK scaling in every
+forward pass, by the largest position in the *whole batch*. A short prompt then gets different logits beside a long one than
+alone, and cached keys may be rotated by other frequencies than the queries that read them. So one set is chosen by the
+longest sequence that will be served, and training, export and serving all use it. The choice is stored in the config, so
+that saved models keep it.
 
 Every other kind (default, linear, llama3, yarn, proportional) has the same frequencies at every length.
 """
@@ -22,14 +22,16 @@ from transformers import PretrainedConfig
 from ptune.errors import BackboneError
 
 BY_LENGTH = ("longrope", "dynamic")
-EXTENDED = "ptune_extended_context"  # in the config of a model whose frequencies are not those it was pretrained with
+EXTENDED = (
+    "ptune_extended_context"  # config field of a model whose frequencies differ from those of its pretraining
+)
 
 
 def with_fixed_rope(config: PretrainedConfig, context: int | None = None) -> PretrainedConfig:
-    """The config with frequencies for sequences of up to `context` tokens, and with that as its longest sequence.
+    """The config with frequencies for sequences of up to `context` tokens, and that as its longest sequence.
 
-    context: default: the length that the model was pretrained at, whose frequencies are the original ones.
-    Returns the same object where frequencies do not depend on the length.
+    context: default: the length of the model's pretraining, with the original frequencies.
+    Returns the same object if frequencies do not depend on the length.
 
     Raises: BackboneError where `context` is given and the model has one set of frequencies only, or no such length.
     """
@@ -54,9 +56,9 @@ def with_fixed_rope(config: PretrainedConfig, context: int | None = None) -> Pre
 
 
 def drop_choice_by_length(model: nn.Module) -> None:
-    """Takes out of a model with a fixed config the computation that chooses: what it would choose between is equal.
+    """Removes the choice of frequencies from a model with a fixed config, where all choices are equal.
 
-    So a traced graph has no maximum over the positions of all sequences in it.
+    So a traced graph contains no maximum over the positions of all sequences.
     """
     for module in model.modules():
         kind = getattr(module, "rope_type", None)
@@ -67,7 +69,7 @@ def drop_choice_by_length(model: nn.Module) -> None:
 
 
 def _by_length(config: PretrainedConfig) -> Iterator[dict[str, Any]]:
-    """The rope parameters that choose by length: the model's, or those of each kind of layer."""
+    """The rope parameters that depend on the length: the model's, or those of each layer type."""
     parameters = getattr(config, "rope_parameters", None) or {}
     sets = [parameters] if "rope_type" in parameters else list(parameters.values())
     for one in sets:
@@ -80,7 +82,7 @@ def _is_fixed(parameters: dict[str, Any]) -> bool:
 
 
 def _pretrained_length(config: PretrainedConfig, parameters: dict[str, Any]) -> int:
-    """In tokens."""
+    """The length that the model was pretrained at, in tokens."""
     if parameters["rope_type"] == "longrope":
         outside = getattr(config, "original_max_position_embeddings", None)
         return int(outside or parameters["original_max_position_embeddings"])
@@ -88,7 +90,7 @@ def _pretrained_length(config: PretrainedConfig, parameters: dict[str, Any]) -> 
 
 
 def _fix_longrope(config: PretrainedConfig, parameters: dict[str, Any], context: int) -> None:
-    """Leaves one of the two sets of factors. Raises: BackboneError where it is for no sequence of that length."""
+    """Keeps one of the two sets of factors. Raises: BackboneError if neither is for sequences of that length."""
     original, longest = _pretrained_length(config, parameters), int(config.max_position_embeddings)
     if context > longest:
         raise BackboneError(f"backbone.context may be {longest} at most, the model's longest (is {context})")
@@ -102,7 +104,7 @@ def _fix_longrope(config: PretrainedConfig, parameters: dict[str, Any], context:
 
 
 def _fix_dynamic(config: PretrainedConfig, parameters: dict[str, Any], context: int) -> None:
-    """Turns dynamic NTK scaling into the plain kind, with the base that it has at that length."""
+    """Turns dynamic NTK scaling into the default type, with the base that it has at that length."""
     original = int(config.max_position_embeddings)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dim = int(head_dim * parameters.get("partial_rotary_factor", 1.0))

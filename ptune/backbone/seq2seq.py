@@ -1,4 +1,4 @@
-"""Loads a pretrained encoder-decoder (T5, BART, Marian and what is built like them), and its codec."""
+"""Loads pretrained encoder-decoders (T5, BART, Marian and similar) and their codecs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Seq2Seq:
 
 
 def is_seq2seq(spec: Backbone) -> bool:
-    """Whether a backbone reads with an encoder and writes with a decoder. Raises: BackboneError."""
+    """Whether a backbone is an encoder-decoder. Raises: BackboneError."""
     source = locate(spec.model)
     if source.gguf is not None or source.timm is not None:
         return False
@@ -64,7 +64,7 @@ def load_seq2seq(
 ) -> Seq2Seq:
     """Loads an encoder-decoder with its head.
 
-    attention: as of `ptune.backbone.load.load`; device: None = the GPU where there is one.
+    attention: as in `ptune.backbone.load.load`; device: None = the GPU if there is one.
     Raises: BackboneError where the model cannot be found or read, or lacks weights.
     """
     source = locate(spec.model)
@@ -72,7 +72,7 @@ def load_seq2seq(
     say(f"loading {spec.model}")
     dtype = resolve_dtype(spec, device)
     with in_one_sentence(spec.model, source), silent():
-        model, found = AutoModelForSeq2SeqLM.from_pretrained(
+        model, report = AutoModelForSeq2SeqLM.from_pretrained(
             source.path,
             dtype=dtype,
             attn_implementation=None if attention == "sdpa" else attention,
@@ -80,7 +80,7 @@ def load_seq2seq(
             **where_to_read(spec, source),
         )
         check_plain(model, spec, source)
-    refuse_lacking(spec, found["missing_keys"])
+    refuse_lacking(spec, report["missing_keys"])
     model.requires_grad_(False).eval()
     identity = identity_of(model, spec, source, dtype)
     return Seq2Seq(model.to(device), identity)
@@ -109,7 +109,7 @@ def load_seq2seq_codec(spec: Backbone) -> Seq2SeqCodec:
 
 
 def _generation(spec: Backbone, source: Source, config: PretrainedConfig) -> GenerationConfig:
-    """How the model writes: of a file of its own, else of its config."""
+    """The model's generation config: from its own file, else from its config."""
     revision = where_to_read(spec, source).get("revision", "main")
     try:
         return GenerationConfig.from_pretrained(source.path, revision=revision)
@@ -118,25 +118,25 @@ def _generation(spec: Backbone, source: Source, config: PretrainedConfig) -> Gen
 
 
 def writing_of(generation: GenerationConfig, config: PretrainedConfig) -> Writing:
-    """What a family fixes about a target. Raises: BackboneError where it does not say how one begins or ends."""
+    """The fixed properties of a target. Raises: BackboneError if the config does not state how one begins or ends."""
 
-    def said(name: str) -> Any:
+    def value_of(name: str) -> Any:
         own = getattr(generation, name, None)
         return own if own is not None else getattr(config, name, None)
 
-    start = said("decoder_start_token_id")
-    start = said("bos_token_id") if start is None else start
-    ends = _ids(said("eos_token_id"))
+    start = value_of("decoder_start_token_id")
+    start = value_of("bos_token_id") if start is None else start
+    ends = _ids(value_of("eos_token_id"))
     if start is None or not ends:
         missing = "decoder_start_token_id" if start is None else "eos_token_id"
         raise BackboneError(f"its config has no {missing}: say there how a target begins and ends")
-    banned = [word[0] for word in said("bad_words_ids") or [] if len(word) == 1]
-    banned += _ids(said("suppress_tokens"))
-    forced_end = _ids(said("forced_eos_token_id"))
+    banned = [word[0] for word in value_of("bad_words_ids") or [] if len(word) == 1]
+    banned += _ids(value_of("suppress_tokens"))
+    forced_end = _ids(value_of("forced_eos_token_id"))
     return Writing(
         start_id=int(start),
         eos_ids=tuple(ends),
-        forced_bos_id=said("forced_bos_token_id"),
+        forced_bos_id=value_of("forced_bos_token_id"),
         forced_eos_id=forced_end[0] if forced_end else None,
         banned_ids=tuple(sorted({*banned})),
     )

@@ -1,4 +1,4 @@
-"""From a transformers tokenizer to ptune's codec, and back for whoever wants a plain transformers folder."""
+"""Converts a transformers tokenizer to ptune's codec, and back for a plain transformers folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptune.errors import BackboneError
 def codec_of(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, new_tokens: Sequence[str] = ()
 ) -> ChatCodec:
-    """The codec that trains and serves this model, which also knows `new_tokens`.
+    """The codec that trains and serves this model, with `new_tokens`.
 
     Raises: BackboneError where the tokenizer has no fast form, or a new token cannot be added.
     """
@@ -40,7 +40,7 @@ def codec_of(
 
 
 def transformers_tokenizer(codec: ChatCodec) -> PreTrainedTokenizerFast:
-    """The same tokenizer for transformers; its `save_pretrained` completes a model folder."""
+    """The codec's tokenizer for transformers; its `save_pretrained` completes a model folder."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=codec.tokenizer, **codec.special_tokens)
     tokenizer.chat_template = None if codec.template is None else codec.template.source
     return tokenizer
@@ -50,7 +50,7 @@ def context_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> 
     """Longest sequence in tokens; transformers marks "unknown" in a tokenizer by a huge number."""
     config = config.get_text_config()
     if (extended := getattr(config, EXTENDED, None)) is not None:
-        return int(extended)  # asked for; the tokenizer only says what the model was published for
+        return int(extended)  # set by the user; the tokenizer only states the published length
     limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
     known = [int(limit) for limit in limits if limit is not None and limit < 10**9]
     return min(known) if known else None

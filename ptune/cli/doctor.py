@@ -11,7 +11,8 @@ import tyro
 from ptune.cli.parse import say_next
 from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.config.recipe import Recipe
-from ptune.config.tasks import code, task_of
+from ptune.config.tasks import task_of
+from ptune.kinds import imported
 
 if TYPE_CHECKING:
     from ptune.doctor.examined import Examined
@@ -36,7 +37,7 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
-    examined: Examined = code(task_of(recipe.task).doctor)(recipe)
+    examined: Examined = imported(task_of(recipe.task).doctor)(recipe)
     if options.as_json:
         console.out(json.dumps(examined.described(), ensure_ascii=False, indent=2), highlight=False)
     else:

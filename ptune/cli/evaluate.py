@@ -10,10 +10,11 @@ from tyro.conf import Positional
 
 from ptune.cli.parse import parse, say_next, shown
 from ptune.config.recipe import Recipe
-from ptune.config.tasks import code, task_of, tasks_of
+from ptune.config.tasks import task_of, tasks_of
 from ptune.errors import UsageError
 from ptune.evaluation.require import Requirement, missed, parsed, sentence
 from ptune.formats.run import Run
+from ptune.kinds import imported
 
 
 def run(arguments: list[str]) -> int:
@@ -65,7 +66,7 @@ def measured(
     if out is not None:
         raise UsageError("--out is for a bundle: a run's evaluation is written into the run")
     opened = Run.open(source)
-    judge = code(task_of(Recipe.load(opened.recipe_path).task).evaluate)
+    judge = imported(task_of(Recipe.load(opened.recipe_path).task).evaluate)
     found = judge(opened, data=data, bundle=bundle, adapter=adapter, require=requirements, threads=threads)
     _show(found)
     then = f"ptune export {shown(source)}" if bundle is None else f"ptune serve {shown(bundle)}"
@@ -98,7 +99,7 @@ def _of_bundle(
             f"the adapter {name!r} of {source} is judged with its run: its task is {record.task}"
         )
     place = out or Path("evaluations") / f"{source.resolve().name}-{name}"
-    found = code(judge)(source, place, data=data, adapter=name, require=require, threads=threads)
+    found = imported(judge)(source, place, data=data, adapter=name, require=require, threads=threads)
     _show(found)
     return found, place, f"ptune serve {shown(source)}"
 

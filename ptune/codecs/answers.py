@@ -1,11 +1,11 @@
-"""Which part of a rendered conversation each answer is.
+"""Locates each answer in a rendered conversation.
 
-An answer is seen as serving sees it: the conversation up to it, rendered as a whole, goes on where its prompt ends (the
-messages before it, rendered with the generation prompt), and ends with the end-of-turn token that the template writes.
-So what is trained on is exactly what the model will be asked to write. Many templates show an answer differently once
-others follow: they leave out its reasoning, or move the tools to the last question. Then the conversation has several
-texts, and each answer is in one that shows it as it was asked for. A template that marks answers itself
-({% generation %}) must agree.
+An answer is defined as in serving: render the conversation up to and including it; the answer is the part after its prompt
+(the messages before it, rendered with the generation prompt), up to and including the template's end-of-turn token. So
+training targets are exactly what the model will have to write. Many templates show an answer differently once others
+follow: they leave out its reasoning, or move the tools to the last question. Then the conversation has several texts, and
+each answer is taken from one that shows it as it was asked for. A template that marks answers itself ({% generation %})
+must agree.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class Answer:
 
     start: int
     end: int
-    ended: bool  # the last thing before `end` is an end-of-turn token
+    ended: bool  # whether the text up to `end` ends with an end-of-turn token
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A text that ends with an answer, and the answers in it, in order, that it shows as they were asked for."""
+    """A text that ends with an answer, and those of its answers, in order, that it shows as they were asked for."""
 
     text: str
     answers: tuple[Answer, ...]
 
 
 class RenderedConversation:
-    """A conversation whose answers can be looked up.
+    """A rendered conversation, with the positions of its answers.
 
     ends: matches the tokens that end a turn.
     """
@@ -57,32 +57,32 @@ class RenderedConversation:
         self._answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
 
     def shown(self, wanted: Sequence[int]) -> list[Shown]:
-        """The fewest texts in which each of the wanted answers (indices of messages, in order) is as it was asked for.
+        """The fewest texts that show each wanted answer (indices of messages, in order) as it was asked for.
 
-        Raises: TemplateError that says why an answer cannot be told.
+        Raises: TemplateError that says why an answer cannot be located.
         """
         texts = {index: self._until(index) for index in wanted}
         answers = {index: self._answer(index, *texts[index]) for index in wanted}
-        left, found = list(wanted), []
-        while left:
-            whole, _ = texts[left[-1]]
+        remaining, located = list(wanted), []
+        while remaining:
+            whole, _ = texts[remaining[-1]]
             self._check_tools(whole)
-            inside = [index for index in left if whole.startswith(texts[index][0][: answers[index].end])]
-            found.append(Shown(whole, tuple(answers[index] for index in inside)))
-            left = [index for index in left if index not in inside]
-        return found[::-1]
+            inside = [index for index in remaining if whole.startswith(texts[index][0][: answers[index].end])]
+            located.append(Shown(whole, tuple(answers[index] for index in inside)))
+            remaining = [index for index in remaining if index not in inside]
+        return located[::-1]
 
     def _until(self, index: int) -> tuple[str, list[tuple[int, int]]]:
-        """The conversation up to an answer, and what the template marks in it."""
+        """The conversation up to an answer, and the spans that the template marks."""
         return self._template.render_with_spans(self._messages[: index + 1], tools=self._tools)
 
     def _answer(self, index: int, text: str, marked: list[tuple[int, int]]) -> Answer:
-        """Where messages[index] is in the text that it ends. Raises: TemplateError that says why it cannot be told."""
+        """The position of messages[index] in the text that ends with it. Raises: TemplateError if it cannot be located."""
         prompt = self._before(index, asking=True)
         if not text.startswith(prompt):
             at = shared_length(prompt, text)
             raise TemplateError(
-                f"the targets of {self._numbered(index)} cannot be told: the chat template writes what comes before it"
+                f"the targets of {self._numbered(index)} cannot be located: the chat template writes what comes before it"
                 f" differently when it asks for the answer (…{_around(prompt, at)}) and when it shows the answer"
                 f' (…{_around(text, at)}). Mark this answer "train": false, or use a template that shows what it asks'
                 " for (--task.template FILE)."
@@ -100,7 +100,7 @@ class RenderedConversation:
         return self._template.render(self._messages[:index], add_generation_prompt=asking, tools=self._tools)
 
     def _check_complete(self, index: int, shown: str) -> None:
-        """Raises: TemplateError where the template leaves out something that the answer holds."""
+        """Raises: TemplateError if the template leaves out part of the answer."""
         shown = _squeezed(shown)
         for what, text in _parts(self._messages[index]):
             if _squeezed(text) not in shown:
@@ -111,7 +111,7 @@ class RenderedConversation:
                 )
 
     def _check_tools(self, text: str) -> None:
-        """Raises: TemplateError where the template does not say which tools there are."""
+        """Raises: TemplateError if the template leaves out a tool."""
         for tool in self._tools or ():
             name = _name_of(tool)
             if name is not None and name not in text:
@@ -121,9 +121,9 @@ class RenderedConversation:
                 )
 
     def _check_mark(self, index: int, answer: Answer, text: str, marked: list[tuple[int, int]]) -> None:
-        """Raises: TemplateError where the template's own mark is another.
+        """Raises: TemplateError if the template's own mark differs.
 
-        It may leave out the end-of-turn token, and may begin with what the generation prompt writes.
+        The mark may leave out the end-of-turn token, and may start with the text of the generation prompt.
         """
         number = self._answers.index(index) + 1
         if len(marked) != number:
@@ -148,7 +148,7 @@ class RenderedConversation:
 
 
 def _parts(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What an answer holds and a template must show: name and text."""
+    """The parts of an answer that a template must show: name and text."""
     yield "content", message.get("content") or ""
     for name in REASONING:
         if isinstance(message.get(name), str):
@@ -159,14 +159,14 @@ def _parts(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _name_of(tool: Mapping[str, Any]) -> str | None:
-    """The function's name, of a tool or of a call."""
+    """The function's name in a tool or a call."""
     function = tool.get("function")
     name = function.get("name") if isinstance(function, Mapping) else tool.get("name")
     return name if isinstance(name, str) else None
 
 
 def _squeezed(text: str) -> str:
-    """Text without white space, which templates trim and add as they like."""
+    """Text without white space, which templates trim and add freely."""
     return "".join(text.split())
 
 

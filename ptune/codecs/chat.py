@@ -1,4 +1,4 @@
-"""The chat codec: conversations to tokens and tokens to text, the same for training and for serving."""
+"""The chat codec: conversations to tokens and tokens to text, the same in training and serving."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A tokenised example. `targets[i]` says whether token i is to be predicted from those before it."""
+    """A tokenised example. `targets[i]`: whether token i is a target, predicted from the tokens before it."""
 
     ids: tuple[int, ...]
     targets: tuple[bool, ...]
@@ -58,12 +58,12 @@ class CodecRecord(BaseModel):
 class ChatCodec:
     """A tokenizer and a chat template.
 
-    tokenizer: taken over by the codec, which switches off its truncation and padding.
-    template: Jinja source; None where the model has none: then only plain text can be encoded.
+    tokenizer: owned by the codec from now on, which switches off its truncation and padding.
+    template: Jinja source; None if the model has none: then only plain text can be encoded.
     special_tokens: variables of the template by name: bos_token, eos_token, pad_token, …
-    eos_ids: tokens at which generation ends; eos_token and the template's own end-of-turn tokens come on top.
-    context: longest sequence of the model, in tokens; None where it is unknown.
-    system: a system message put before conversations that have none.
+    eos_ids: tokens at which generation ends, in addition to eos_token and the template's own end-of-turn tokens.
+    context: longest sequence of the model, in tokens; None if unknown.
+    system: a system message for conversations that have none.
 
     Raises: TemplateError where the template is not valid Jinja.
     """
@@ -99,7 +99,7 @@ class ChatCodec:
 
     @classmethod
     def open(cls, folder: str | Path) -> ChatCodec:
-        """Opens what `save` wrote. Raises: FormatError where a file is missing or damaged."""
+        """Opens a folder written by `save`. Raises: FormatError if a file is missing or damaged."""
         folder = Path(folder)
         record = parse(CodecRecord, read_json(folder / "codec.json"), folder / "codec.json")
         template = folder / "chat_template.jinja"
@@ -113,7 +113,7 @@ class ChatCodec:
         return cls(tokenizer, source, record.special_tokens, record.eos_ids, record.context, record.system)
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json, codec.json and, where there is a template, chat_template.jinja."""
+        """Writes tokenizer.json, codec.json and, if there is a template, chat_template.jinja."""
         folder = Path(folder)
         write_text(folder / "tokenizer.json", self.tokenizer.to_str())
         if self.template is None:
@@ -129,7 +129,7 @@ class ChatCodec:
         write_json(folder / "codec.json", record.model_dump(mode="json"))
 
     def with_template(self, source: str | None, *, system: str | None = None) -> ChatCodec:
-        """The same tokens with another chat template and system message (None: with none).
+        """This codec with another chat template and system message (None: without).
 
         Raises: TemplateError where the template is not valid Jinja.
         """
@@ -139,14 +139,14 @@ class ChatCodec:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, added ones included; the model may have more rows."""
+        """Number of tokens, including added ones; the model may have more rows."""
         size: int = self.tokenizer.get_vocab_size(with_added_tokens=True)
         return size
 
     def encode_text(self, text: str, *, special: bool = True) -> list[int]:
-        """A plain prompt, between the tokens that the tokenizer puts around any text (BOS, where the model has it).
+        """Encodes a plain prompt, with the tokens that the tokenizer puts around any text (such as BOS).
 
-        special: whether with those. Raises: TemplateError where the text is not valid Unicode.
+        special: whether to add those. Raises: TemplateError if the text is not valid Unicode.
         """
         placeholders = Placeholders(self._control, text)
         ids = self._encoder.encode(placeholders.hide(check_text(text, "the prompt")), placeholders.literals)
@@ -161,7 +161,7 @@ class ChatCodec:
         continued: bool = False,
         variables: Variables = NO_VARIABLES,
     ) -> list[int]:
-        """A conversation that waits for an answer, rendered with the generation prompt.
+        """Encodes a conversation up to where the answer begins, with the generation prompt.
 
         asking: whether with that. continued: without it; the last message is an answer that goes on where it ends.
         variables: further variables of the template.
@@ -187,17 +187,17 @@ class ChatCodec:
         tools: Tools | None = None,
         train_on: Literal["assistant", "last"] = "assistant",
     ) -> list[Example]:
-        """A conversation as examples, with its answers and their end-of-turn tokens as targets.
+        """Encodes a conversation as examples whose targets are its answers and their end-of-turn tokens.
 
-        train_on: every answer, or only the last one. An answer marked `"train": false`, and one that stands before
-            any question, is no target. Where the template ends the last answer with no token, eos_token is appended.
+        train_on: every answer, or only the last one. Answers marked `"train": false`, or before any question, are not
+            targets. If the template writes no token at the end of the last answer, eos_token is appended.
 
-        It is one example where the template shows each answer as it was asked for, however the conversation goes on.
-        Else, as with a template that leaves out earlier reasoning, it is as few as it takes: the ids are those of the
-        conversation rendered up to some answer, and for each target they begin with `encode_prompt` of the messages
-        before it (`TextEncoder.encode_with_spans` says how).
+        The result is one example if the template shows each answer as it was asked for, however the conversation continues.
+        Otherwise (for example, a template that leaves out earlier reasoning) it is as few examples as possible: the ids are
+        those of the conversation rendered up to some answer, and for each target they begin with `encode_prompt` of the
+        messages before it (see `TextEncoder.encode_with_spans`).
 
-        Raises: TemplateError where the messages are malformed, hold no target, or the targets cannot be told.
+        Raises: TemplateError if the messages are malformed or have no target, or if the targets cannot be located.
         """
         chat = self._ready(messages, tools)
         wanted = [index + chat.added for index in _wanted_answers(messages, train_on)]
@@ -222,7 +222,7 @@ class ChatCodec:
         tools: Tools | None = None,
         train_on: Literal["assistant", "last"] = "assistant",
     ) -> Example:
-        """The only one of `encode_examples`. Raises: TemplateError as there, and where it takes several."""
+        """The single example of `encode_examples`. Raises: TemplateError, also if there are several."""
         examples = self.encode_examples(messages, tools=tools, train_on=train_on)
         if len(examples) > 1:
             raise TemplateError(
@@ -232,7 +232,7 @@ class ChatCodec:
         return examples[0]
 
     def encode_completion(self, prompt: str, completion: str) -> Example:
-        """Plain text and what follows it; targets are the completion and the eos_token after it.
+        """Encodes plain text and its completion; targets are the completion and the eos_token after it.
 
         Raises: TemplateError where a text is not valid Unicode, or there is no eos_token.
         """
@@ -249,7 +249,7 @@ class ChatCodec:
         return text
 
     def decode_answer(self, ids: Sequence[int]) -> str:
-        """An answer's text, without special tokens and without a character at the end that is not complete."""
+        """An answer's text, without special tokens and without an incomplete character at the end."""
         return whole(self.tokenizer, self._vocabulary, ids)
 
     def stream(self, shown: Collection[int] = frozenset(), after: int | None = None) -> TokenStream:
@@ -261,44 +261,44 @@ class ChatCodec:
         return TokenStream(self.tokenizer, self._vocabulary, shown, after)
 
     def spell(self, ids: Sequence[int]) -> str:
-        """Text with the special tokens in it."""
+        """Text including special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
     def token_table(self, size: int) -> list[bytes]:
-        """The bytes of each of the model's `size` tokens, the names of special ones."""
+        """The bytes of each of the model's `size` tokens; for special tokens, their names."""
         return self._vocabulary.table(size)
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Tokens that are no part of an answer's text."""
+        """Tokens that are not part of an answer's text."""
         return self._vocabulary.special
 
     @property
     def takes_first_space(self) -> bool:
-        """Whether a space at an answer's beginning is lost."""
+        """Whether decoding loses a space at the beginning of an answer."""
         return self._vocabulary.takes_first_space()
 
     @cached_property
     def tool_format(self) -> ToolFormat | None:
-        """How the template writes tool calls; None where it writes none that can be told."""
+        """The format in which the template writes tool calls; None if it writes none in a known format."""
         return None if self.template is None else tool_format(self.template, self._control.special)
 
     def mark(self, text: str) -> int | None:
-        """The added token that is written so, e.g. of `<tool_call>`."""
+        """The added token whose text is `text`, e.g. `<tool_call>`."""
         return self._vocabulary.token_of(text)
 
     def silent_mark(self, text: str) -> int | None:
-        """The same, where decoding leaves it out."""
+        """The added token whose text is `text`, if decoding leaves it out."""
         token = self.mark(text)
         return token if token is not None and self._vocabulary.is_silent(token) else None
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token, maybe only a part of a character."""
+        """The bytes of one token, possibly only part of a character."""
         return self._vocabulary.bytes_of(token)
 
     def token_text(self, token: int) -> str:
-        """One token as text, U+FFFD for a part of a character."""
+        """One token as text; U+FFFD for part of a character."""
         return self.token_bytes(token).decode(errors="replace")
 
     def _templated(self) -> ChatTemplate:
@@ -328,7 +328,7 @@ class ChatCodec:
     def _example(
         self, text: str, literals: Mapping[str, str], spans: Sequence[tuple[int, int]], open_ended: bool
     ) -> Example:
-        """An example of text whose spans are targets; open-ended text is closed with eos_token, a target too."""
+        """An example of text whose spans are targets; unfinished text gets eos_token, which is a target too."""
         ids, token_spans = self._encoder.encode_with_spans(text, literals, spans)
         targets = [False] * len(ids)
         for first, end in token_spans:
@@ -343,19 +343,19 @@ class ChatCodec:
         return Example((*ids, self._eos), (*targets, True))
 
     def _ends_of_turn(self, control: ControlTokens) -> set[str]:
-        """The tokens that the template writes right after an answer, and at the end of a tool call, where it does."""
+        """The tokens that the template writes right after an answer and at the end of a tool call, if any."""
         if self.template is None:
             return set()
         mark = next(unused_characters(self.template.source))
         call = {"id": "a" * 9, "type": "function", "function": {"name": mark, "arguments": {}}}
         after_answer = self._after(mark, {"content": mark})
         after_call = self._after(mark, {"content": "", "tool_calls": [call]})
-        closes_call = f"(?:{control.special.pattern})$"  # what comes before it closes the call itself
-        found = (control.every.match(after_answer), re.search(closes_call, after_call))
-        return {match[0] for match in found if match is not None}
+        closes_call = f"(?:{control.special.pattern})$"  # any text before it closes the call itself
+        matches = (control.every.match(after_answer), re.search(closes_call, after_call))
+        return {match[0] for match in matches if match is not None}
 
     def _after(self, mark: str, answer: Message) -> str:
-        """What the template writes after the last `mark` in an answer; nothing where it refuses it or leaves it out."""
+        """The template's text after the last `mark` in an answer; empty if it refuses the answer or omits the mark."""
         try:
             text = self._templated().render(
                 [{"role": "user", "content": "?"}, {"role": "assistant", **answer}]

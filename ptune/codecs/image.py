@@ -1,7 +1,7 @@
-"""Image files and bytes -> what an image model takes. Torch-free: training, evaluation and serving share it.
+"""The image codec: image files and bytes to a model's input. Torch-free: shared by training, evaluation and serving.
 
-Pillow and numpy only. The geometry is that of the backbone's own processor, pixel for pixel within 1/255 (before
-normalisation): of transformers' image processors and of timm's evaluation transform.
+Uses only Pillow and numpy. Its geometry matches the backbone's own processor (transformers' image processors and timm's
+evaluation transform), pixel for pixel within 1/255 before normalisation.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
 
-MAX_PIXELS = 89_478_485  # Pillow's own bound, beyond which it suspects a decompression bomb
+MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it suspects a decompression bomb
 FORMAT = 1
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 class Preprocessing(BaseModel):
-    """From an RGB image to a model's input: scaled, the middle cut out, normalised.
+    """Turns an RGB image into a model's input: scale, centre crop, normalise.
 
-    The image is scaled until it covers `size / crop_share` (fit "shortest": its sides keep their ratio), exactly to
-    that ("both"), or until it fits into it ("longest"); then its middle of `size` is taken, what is missing filled.
+    The image is scaled to cover `size / crop_share` (fit "shortest", keeping its aspect ratio), exactly to that size
+    ("both"), or to fit into it ("longest"); then the centre of `size` is cut out, and missing parts are filled.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-    size: tuple[int, int]  # height, width that the model sees
+    size: tuple[int, int]  # height and width of the model's input
     crop_share: float = 1.0
     fit: Literal["shortest", "both", "longest"] = "shortest"
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
-    corner: Literal["down", "even"] = "down"  # how half a pixel is rounded where the middle is cut out
+    corner: Literal["down", "even"] = "down"  # how half a pixel is rounded in the centre crop
     fill: tuple[int, int, int] = (0, 0, 0)
     mean: tuple[float, float, float]  # of pixels from 0 to 1
     std: tuple[float, float, float]
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """An RGB image -> float32 [3, height, width]. Raises: DataError where it is too long and narrow."""
+        """An RGB image -> float32 [3, height, width]. Raises: DataError if it is too long and narrow."""
         return self.normalised(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """An RGB image -> [height, width, 3] as the model sees it, not normalised yet. Raises: DataError."""
+        """An RGB image -> [height, width, 3], scaled and cropped but not normalised. Raises: DataError."""
         width, height = self.scaled(image.width, image.height)
         if width * height > MAX_PIXELS:
             raise DataError(f"the image, {image.width} x {image.height} pixels, is too long and narrow")
@@ -66,7 +66,7 @@ class Preprocessing(BaseModel):
         return np.ascontiguousarray(np.moveaxis(pixels * scale - shift, -1, -3))
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that an image is scaled to."""
+        """Width and height of an image after scaling."""
         to_height, to_width = (math.floor(edge / self.crop_share) for edge in self.size)
         if self.fit == "both":
             return to_width, to_height
@@ -102,7 +102,7 @@ def _filter(name: str) -> Any:
 
 
 def resized(pixels: Pixels, box: tuple[int, int, int, int], interpolation: str) -> Pixels:
-    """The part `box` (left, top, right, bottom) of an image, scaled to the size of the whole."""
+    """The part `box` (left, top, right, bottom) of an image, scaled to the size of the whole image."""
     from PIL import Image
 
     height, width = pixels.shape[:2]
@@ -110,9 +110,9 @@ def resized(pixels: Pixels, box: tuple[int, int, int, int], interpolation: str) 
 
 
 def open_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes an image as RGB, the right way up; of an animation the first frame. Transparency is dropped.
+    """Decodes an image as RGB, the right way up, without transparency. Takes the first frame of an animation.
 
-    Raises: DataError that says in one sentence why it cannot be used; it names no file.
+    Raises: DataError that says in one sentence why it cannot be used, without the file's name.
     """
     raw = source if isinstance(source, bytes) else _bytes_of(Path(source))
     if not raw:
@@ -135,7 +135,7 @@ def _decoded(raw: bytes, max_pixels: int) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # Pillow warns of large images, which are refused here, and of odd metadata
+        )  # Pillow warns about large images, which are refused here, and odd metadata
         try:
             image = Image.open(io.BytesIO(raw))
             _check_size(image.width, image.height, max_pixels)
@@ -147,7 +147,7 @@ def _decoded(raw: bytes, max_pixels: int) -> Image.Image:
             raise DataError("not an image of a format that Pillow can read") from None
         except Image.DecompressionBombError:
             raise DataError(f"the image has far more than the {max_pixels:,} pixels allowed") from None
-        except Exception as error:  # a damaged file can end in any of the decoders' own exceptions
+        except Exception as error:  # a damaged file can raise any of the decoders' own exceptions
             raise DataError(f"the image is damaged or truncated: {error}") from None
 
 
@@ -162,12 +162,12 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """A decoded image of any mode as 8-bit RGB. Raises: DataError for pixels of 32 bits, whose range nobody knows."""
+    """A decoded image of any mode as 8-bit RGB. Raises: DataError for 32-bit pixels, whose range is unknown."""
     from PIL import Image
 
     if image.mode == "RGB":
         return image
-    if image.mode in _SIXTEEN_BITS:  # Pillow's own conversion would cut off, not scale
+    if image.mode in _SIXTEEN_BITS:  # Pillow's own conversion would clip instead of scaling
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F", "LAB"):
         raise DataError(f"images of mode {image.mode} are not supported: save it as 8-bit RGB")
@@ -175,14 +175,14 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def save_codec(preprocessing: Preprocessing, folder: Path) -> None:
-    """Writes codec.json of an image model's run."""
+    """Writes the codec.json of an image model's run."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {"format": FORMAT, "kind": "image", "preprocessing": preprocessing.model_dump(mode="json")}
     write_json(folder / "codec.json", record)
 
 
 def open_codec(folder: Path) -> Preprocessing:
-    """Reads what `save_codec` wrote. Raises: FormatError."""
+    """Reads a codec written by `save_codec`. Raises: FormatError."""
     record = read_json(folder / "codec.json")
     if record.get("kind") != "image" or record.get("format") != FORMAT:
         raise FormatError(f"{folder} is not a codec of images that this ptune reads")

@@ -1,4 +1,4 @@
-"""Labels and what a head's outputs mean. Torch-free: training, evaluation and serving share it."""
+"""Labels and the meaning of a head's outputs. Torch-free: shared by training, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Problem: TypeAlias = Literal["single", "multi", "regression", "tags", "vector"]
-"""One label; any number of them; numbers instead of labels; one label for each word (BIO tags); a vector, without labels."""
+"""One label; any number of labels; numbers instead of labels; one label per word (BIO tags); a vector, without labels."""
 NUMBERS: tuple[Problem, ...] = ("regression", "vector")
-"""Outputs that are what they are: no logarithms of probabilities."""
+"""Problems whose outputs are plain numbers, not logits of probabilities."""
 
 Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The names of a head's outputs, in their order, and how the outputs are to be read."""
+    """The names of a head's outputs, in order, and how to interpret them."""
 
     names: tuple[str, ...]
     problem: Problem
@@ -27,7 +27,7 @@ class Labels:
         return len(self.names)
 
     def scores(self, logits: NDArray[Any]) -> Scores:
-        """[..., labels] logits -> probabilities: softmax, sigmoid where any number of labels may fit; or the numbers."""
+        """Logits [..., labels] -> probabilities: softmax, or sigmoid for several labels; plain numbers are unchanged."""
         values = logits.astype(np.float64)
         if self.problem in NUMBERS:
             return values.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Messages as users write them, checked and brought into the one shape that chat templates expect."""
+"""Checks messages and converts them to the form that chat templates expect."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def normalise(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A checked copy of OpenAI-shaped messages, for a template.
 
-    Text parts of a content become one string, arguments of a tool call that are JSON text become the object that
-    templates expect, keys without a value and the training flag `train` are left out; all else passes through.
+    Text parts of a content become one string; arguments of a tool call given as JSON text become an object; keys without a
+    value and the training flag `train` are removed; everything else is unchanged.
 
     Raises: TemplateError that names the message and the field.
     """
@@ -29,7 +29,7 @@ def normalise(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def is_trained(message: Mapping[str, Any], index: int) -> bool:
-    """Whether a message may be a target: an answer that is not marked `"train": false`. Raises: TemplateError."""
+    """Whether a message may be a target: an answer without the mark `"train": false`. Raises: TemplateError."""
     flag = message.get("train", True)
     if not isinstance(flag, bool):
         raise TemplateError(f"messages[{index}].train must be true or false, not {flag!r}")
@@ -53,11 +53,11 @@ def map_strings(value: Any, change: Callable[[str], str], path: str) -> Any:
 
 
 def check_text(text: str, path: str) -> str:
-    """The text itself. Raises: TemplateError for half a surrogate pair, which JSON can spell and UTF-8 cannot."""
-    found = _SURROGATE.search(text)
-    if found is not None:
+    """Returns the text. Raises: TemplateError for half a surrogate pair, which is possible in JSON but not in UTF-8."""
+    match = _SURROGATE.search(text)
+    if match is not None:
         raise TemplateError(
-            f"{path} holds \\u{ord(found[0]):04x}, half of a surrogate pair: it is not valid Unicode"
+            f"{path} holds \\u{ord(match[0]):04x}, half of a surrogate pair: it is not valid Unicode"
         )
     return text
 
@@ -111,7 +111,7 @@ def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     try:
         arguments = json.loads(function["arguments"])
     except (ValueError, RecursionError):
-        arguments = None  # a model may have written anything; the template shows it as it is
+        arguments = None  # a model may have written anything; the template shows it unchanged
     return (
         {**call, "function": {**function, "arguments": arguments}}
         if isinstance(arguments, dict)

@@ -1,4 +1,4 @@
-"""Private-use characters (Unicode, chapter 23.5): they mean nothing by themselves, so they can mark places in text."""
+"""Private-use characters (Unicode, chapter 23.5): they have no meaning of their own, so they can mark places in text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PLANES = ((0xF0000, 0xFFFFE), (0x100000, 0x10FFFE))
 
 
 def unused_characters(value: Any) -> Iterator[str]:
-    """Private-use characters that occur nowhere in `value`, which is JSON-like. Looks at it only when first asked.
+    """Private-use characters that do not occur in `value`, which is JSON-like. Reads it only when the first is requested.
 
-    Raises: TemplateError, from the iterator, where `value` holds them all.
+    Raises: TemplateError, from the iterator, if `value` contains them all.
     """
     text = json.dumps(value, ensure_ascii=False, default=str)
     for character in map(chr, itertools.chain.from_iterable(itertools.starmap(range, _PLANES))):

@@ -1,4 +1,4 @@
-"""The codec of an encoder-decoder: a source and a target as tokens, and how the model begins and ends what it writes."""
+"""The codec of an encoder-decoder: sources and targets to tokens, and the tokens that begin and end a target."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ FILE = "seq2seq.json"
 
 
 class Writing(BaseModel):
-    """seq2seq.json: what the family fixes about a target, as its generation config says, and the base's own instruction."""
+    """seq2seq.json: the fixed properties of targets, from the generation config, and the base's own instruction."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     format: int = FORMAT
-    start_id: int  # what the decoder is given before the first token
-    eos_ids: tuple[int, ...]  # each ends a target; the first is what targets are trained to end with
-    forced_bos_id: int | None = None  # the first token, whatever the model says
-    forced_eos_id: int | None = None  # the last token where the limit is reached
-    banned_ids: tuple[int, ...] = ()  # never written
-    system: str | None = None  # put before every source, where the base itself was trained so
+    start_id: int  # decoder input before the first token
+    eos_ids: tuple[int, ...]  # each ends a target; training targets end with the first
+    forced_bos_id: int | None = None  # the first token, whatever the model predicts
+    forced_eos_id: int | None = None  # the last token if the limit is reached
+    banned_ids: tuple[int, ...] = ()  # never generated
+    system: str | None = None  # precedes every source, if the base itself was trained that way
 
     @classmethod
     def open(cls, folder: str | Path) -> Writing:
-        """Reads it from a codec's folder. Raises: FormatError."""
+        """Reads seq2seq.json from a codec's folder. Raises: FormatError."""
         path = Path(folder) / FILE
         return parse(cls, read_json(path), path)
 
     def shifted(self, target: Sequence[int]) -> tuple[int, ...]:
-        """What the decoder is given to predict `target`: the same one place later, behind `start_id`."""
+        """Decoder inputs that predict `target`: `start_id`, then the target without its last token."""
         return (self.start_id, *target[:-1])
 
 
@@ -51,7 +51,7 @@ class Seq2SeqCodec:
 
     @classmethod
     def open(cls, folder: str | Path) -> Seq2SeqCodec:
-        """Opens what `save` wrote. Raises: FormatError where a file is missing or damaged."""
+        """Opens a folder written by `save`. Raises: FormatError if a file is missing or damaged."""
         return cls(SequenceCodec.open(folder), Writing.open(folder))
 
     def save(self, folder: str | Path) -> None:
@@ -60,26 +60,26 @@ class Seq2SeqCodec:
         write_json(Path(folder) / FILE, self.writing.model_dump(mode="json"))
 
     def source(self, text: str, max_length: int | None = None) -> Encoded:
-        """A source in at most `max_length` tokens, those that the tokenizer puts around it included."""
+        """Encodes a source in at most `max_length` tokens, including those that the tokenizer adds."""
         return self.texts.encode(text, max_length=max_length)
 
     def target(self, text: str, max_length: int | None = None) -> Encoded:
-        """A target in at most `max_length` tokens; it ends with an end token, also where the tokenizer writes none."""
-        found = self.texts.encode(text, max_length=max_length)
-        if found.ids and found.ids[-1] in self.writing.eos_ids:
-            return found
+        """Encodes a target in at most `max_length` tokens; it ends with an end token even if the tokenizer adds none."""
+        encoded = self.texts.encode(text, max_length=max_length)
+        if encoded.ids and encoded.ids[-1] in self.writing.eos_ids:
+            return encoded
         limit = self.texts.limit(max_length)
-        kept = len(found.ids) if limit is None else min(len(found.ids), max(limit - 1, 0))
+        kept = len(encoded.ids) if limit is None else min(len(encoded.ids), max(limit - 1, 0))
         end = self.writing.eos_ids[0]
         return Encoded(
-            ids=(*found.ids[:kept], end),
-            type_ids=(*found.type_ids[:kept], 0),
-            offsets=(*found.offsets[:kept], (0, 0)),
-            length=found.length + 1,
+            ids=(*encoded.ids[:kept], end),
+            type_ids=(*encoded.type_ids[:kept], 0),
+            offsets=(*encoded.offsets[:kept], (0, 0)),
+            length=encoded.length + 1,
         )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What was written, without the tokens that begin and end it and without a character that is not complete."""
+        """The text of tokens, without start and end tokens and without an incomplete character."""
         return whole(self.texts.tokenizer, self._vocabulary, ids).strip()
 
     @cached_property

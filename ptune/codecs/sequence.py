@@ -1,4 +1,4 @@
-"""The codec of a text encoder: a text, two texts or words to tokens, the same for training and for serving."""
+"""The codec of a text encoder: a text, a pair or words to tokens, the same in training and serving."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from ptune.formats.bundle import parse
 from ptune.formats.whole_write import read_json, write_json, write_text
 
 FORMAT = 1
-_STAND_IN = "?"  # for a word that the tokenizer reads nothing of, such as a zero-width space
+_STAND_IN = "?"  # replaces a word that the tokenizer drops, such as a zero-width space
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A text, or two, in tokens."""
+    """A text, or a pair, in tokens."""
 
     ids: tuple[int, ...]
-    type_ids: tuple[int, ...]  # 1 where a token belongs to the second text, for models that ask
-    offsets: tuple[tuple[int, int], ...]  # characters of its text; (0, 0) of the tokenizer's own tokens
+    type_ids: tuple[int, ...]  # 1 for tokens of the second text, for models that use it
+    offsets: tuple[
+        tuple[int, int], ...
+    ]  # characters of the token's text; (0, 0) for the tokenizer's own tokens
     length: int  # tokens before it was cut
 
     @property
@@ -39,7 +41,7 @@ class EncodedWords:
     """Words in tokens."""
 
     ids: tuple[int, ...]
-    first: tuple[int | None, ...]  # which token each word begins with; None where that was cut off
+    first: tuple[int | None, ...]  # index of each word's first token; None if that was cut off
     type_ids: tuple[int, ...]
     length: int  # tokens before it was cut
 
@@ -61,15 +63,15 @@ class SequenceRecord(BaseModel):
 
 
 class SequenceCodec:
-    """A tokenizer with the tokens that it puts around and between texts.
+    """A tokenizer with the tokens that it adds around and between texts.
 
-    tokenizer: taken over by the codec, which switches off its truncation and padding, and lets it spell special tokens
-        that stand in a text: what a user writes never steers the model. One that puts nothing between two texts gets
-        a line feed between them.
-    context: longest sequence of the model, in tokens; None where it is unknown.
-    type_ids: whether the model wants to be told which of two texts a token belongs to.
-    pad_id: the token that fills up shorter rows of a batch.
-    special_tokens: by the names that transformers gives them: cls_token, pad_token, …
+    tokenizer: owned by the codec from now on, which switches off its truncation and padding, and makes it spell special
+        tokens within a text: user text never steers the model. A tokenizer that puts nothing between two texts gets a
+        line feed between them.
+    context: longest sequence of the model, in tokens; None if unknown.
+    type_ids: whether the model uses the information which of two texts a token belongs to.
+    pad_id: the padding token.
+    special_tokens: by transformers' names: cls_token, pad_token, …
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class SequenceCodec:
 
     @classmethod
     def open(cls, folder: str | Path) -> SequenceCodec:
-        """Opens what `save` wrote. Raises: FormatError where a file is missing or damaged."""
+        """Opens a folder written by `save`. Raises: FormatError if a file is missing or damaged."""
         folder = Path(folder)
         record = parse(SequenceRecord, read_json(folder / "codec.json"), folder / "codec.json")
         try:
@@ -125,70 +127,70 @@ class SequenceCodec:
         write_json(folder / "codec.json", record.model_dump(mode="json"))
 
     def limit(self, max_length: int | None) -> int | None:
-        """Longest sequence in tokens: what is asked, or what the model can if that is shorter."""
+        """Longest sequence in tokens: `max_length`, or the model's context if that is shorter."""
         known = [length for length in (max_length, self.context) if length is not None]
         return min(known) if known else None
 
     def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> Encoded:
-        """A text, or two, in at most `max_length` tokens; of two texts the longer one is cut."""
-        found = self.tokenizer.encode(text, pair)
-        kept = self._kept(found, max_length)
+        """Encodes a text or a pair in at most `max_length` tokens; in a pair the longer text is cut."""
+        encoding = self.tokenizer.encode(text, pair)
+        kept = self._kept(encoding, max_length)
         return Encoded(
-            ids=tuple(self._harmless(found, place) for place in kept),
-            type_ids=tuple(found.type_ids[place] for place in kept) if self.type_ids else (0,) * len(kept),
-            offsets=tuple(found.offsets[place] for place in kept),
-            length=len(found.ids),
+            ids=tuple(self._harmless(encoding, place) for place in kept),
+            type_ids=tuple(encoding.type_ids[place] for place in kept) if self.type_ids else (0,) * len(kept),
+            offsets=tuple(encoding.offsets[place] for place in kept),
+            length=len(encoding.ids),
         )
 
     def encode_words(self, words: Sequence[str], max_length: int | None = None) -> EncodedWords:
-        """Words in at most `max_length` tokens; every word that is not cut off has a token that it begins with."""
-        found = self._words(words)
-        if len(words) > len({word for word in found.word_ids if word is not None}):
-            read = set(found.word_ids)
-            found = self._words([word if at in read else _STAND_IN for at, word in enumerate(words)])
-        kept = self._kept(found, max_length)
+        """Encodes words in at most `max_length` tokens; every word that is not cut off has a first token."""
+        encoding = self._words(words)
+        if len(words) > len({word for word in encoding.word_ids if word is not None}):
+            read = set(encoding.word_ids)
+            encoding = self._words([word if at in read else _STAND_IN for at, word in enumerate(words)])
+        kept = self._kept(encoding, max_length)
         first: dict[int, int] = {}
         for at, place in enumerate(kept):
-            word = found.word_ids[place]
+            word = encoding.word_ids[place]
             if word is not None:
                 first.setdefault(word, at)
         return EncodedWords(
-            ids=tuple(self._harmless(found, place) for place in kept),
+            ids=tuple(self._harmless(encoding, place) for place in kept),
             first=tuple(map(first.get, range(len(words)))),
             type_ids=(0,) * len(kept),
-            length=len(found.ids),
+            length=len(encoding.ids),
         )
 
     def _words(self, words: Sequence[str]) -> Encoding:
         spaced = [word if at == 0 else f" {word}" for at, word in enumerate(words)]
         return self.tokenizer.encode(spaced if self._spaced else list(words), is_pretokenized=True)
 
-    def _kept(self, found: Encoding, max_length: int | None) -> Sequence[int]:
-        """Places of the tokens that stay: all of the tokenizer's own, and of each text as many as fit."""
+    def _kept(self, encoding: Encoding, max_length: int | None) -> Sequence[int]:
+        """Indices of the tokens to keep: all of the tokenizer's own, and as many of each text as fit."""
         limit = self.limit(max_length)
-        if limit is None or len(found.ids) <= limit:
-            return range(len(found.ids))
-        texts = [_places(found, 0), _places(found, 1)]
-        room = max(limit - len(found.ids) + sum(map(len, texts)), 0)
-        shorter, longer = sorted(texts, key=len)  # of equally long ones the first counts as the shorter
+        if limit is None or len(encoding.ids) <= limit:
+            return range(len(encoding.ids))
+        texts = [_places(encoding, 0), _places(encoding, 1)]
+        room = max(limit - len(encoding.ids) + sum(map(len, texts)), 0)
+        shorter, longer = sorted(texts, key=len)  # of two equally long texts the first counts as the shorter
         share = min(len(shorter), room // 2)
         cut = {*shorter[share:], *longer[room - share :]}
-        return [place for place in range(len(found.ids)) if place not in cut]
+        return [place for place in range(len(encoding.ids)) if place not in cut]
 
-    def _harmless(self, found: Encoding, place: int) -> int:
-        """The token, or the unknown one where a text's own letters gave a special token, as Unigram models can."""
-        token = found.ids[place]
-        if token in self._control and not found.special_tokens_mask[place]:
+    def _harmless(self, encoding: Encoding, place: int) -> int:
+        """The token, or the unknown token if plain letters of a text gave a special token, as Unigram models can."""
+        token = encoding.ids[place]
+        if token in self._control and not encoding.special_tokens_mask[place]:
             return self.pad_id if self._unknown is None else self._unknown
         return token
 
 
-def _places(found: Encoding, text: int) -> list[int]:
-    return [place for place, of in enumerate(found.sequence_ids) if of == text]
+def _places(encoding: Encoding, text: int) -> list[int]:
+    return [place for place, of in enumerate(encoding.sequence_ids) if of == text]
 
 
 def _wants_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether words that are encoded one by one need the space before them, as byte-level tokenizers do."""
+    """Whether words that are encoded one by one need a space before them, as in byte-level tokenizers."""
     together = tokenizer.encode("a b", add_special_tokens=False).ids
     apart, spaced = (
         tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False).ids
@@ -198,20 +200,20 @@ def _wants_spaces(tokenizer: Tokenizer) -> bool:
 
 
 def _part_pairs(tokenizer: Tokenizer) -> None:
-    """Makes a tokenizer that would write two texts as one put a line feed between them."""
-    found = tokenizer.encode("a", "a")
-    first, second = _places(found, 0), _places(found, 1)
+    """Makes a tokenizer that would join two texts put a line feed between them."""
+    encoding = tokenizer.encode("a", "a")
+    first, second = _places(encoding, 0), _places(encoding, 1)
     if not first or not second or second[0] - first[-1] > 1:
         return
     named: dict[str, dict[str, Any]] = {}
 
     def own(places: Sequence[int]) -> list[str]:
         for place in places:
-            token = found.tokens[place]
-            named[token] = {"id": token, "ids": [found.ids[place]], "tokens": [token]}
-        return [found.tokens[place] for place in places]
+            token = encoding.tokens[place]
+            named[token] = {"id": token, "ids": [encoding.ids[place]], "tokens": [token]}
+        return [encoding.tokens[place] for place in places]
 
-    before, after = own(range(first[0])), own(range(second[-1] + 1, len(found.ids)))
+    before, after = own(range(first[0])), own(range(second[-1] + 1, len(encoding.ids)))
     feed = tokenizer.encode("\n", add_special_tokens=False)
     if not feed.ids:
         return

@@ -1,4 +1,4 @@
-"""Text out of tokens, as they come or as a whole, and never half a character."""
+"""Decodes tokens to text, streamed or at once, without incomplete characters."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ _INCOMPLETE = "\ufffd"
 
 
 def whole(tokenizer: Tokenizer, vocabulary: Vocabulary, ids: Sequence[int]) -> str:
-    """The text of tokens, without special ones and without a character at the end that is not complete.
+    """The text of tokens, without special tokens and without an incomplete character at the end.
 
-    Such a character is what an answer's last token may leave behind where the answer was cut. Other bytes that are no
-    UTF-8 are U+FFFD.
+    An answer that was cut may end in an incomplete character. Other bytes that are not UTF-8 become U+FFFD.
     """
     shown = [token for token in ids if not vocabulary.is_silent(token)]
     begun = vocabulary.begun(shown)
@@ -26,10 +25,10 @@ def whole(tokenizer: Tokenizer, vocabulary: Vocabulary, ids: Sequence[int]) -> s
 
 
 class TokenStream:
-    """Decodes one token after another. All that `push` and `finish` return, joined, is what `whole` makes of all tokens.
+    """Decodes token by token. The results of `push` and `finish`, joined, equal `whole` of all tokens.
 
-    Only the tokens of the last text and those still held back are decoded again (as in vLLM and TGI), so a token costs
-    the same however long the text is.
+    Only the tokens of the last text and those still held back are decoded again (as in vLLM and TGI), so the cost per token
+    does not grow with the text.
 
     shown: special tokens that are written out nevertheless.
     after: the token before the first one, if it is part of the same text; it is not written out.
@@ -50,7 +49,7 @@ class TokenStream:
         self._shown = len(self._ids)  # so many of _ids are out already; they are the context of the others
 
     def push(self, token: int) -> str:
-        """The text that is certain now; empty while a character is incomplete."""
+        """Adds a token and returns the text that is certain now; empty while a character is incomplete."""
         if token in self._marks:
             before = self._show(self._tokenizer.decode(self._ids)) if self._shown < len(self._ids) else ""
             self._ids, self._shown = [], 0
@@ -58,14 +57,14 @@ class TokenStream:
         if self._vocabulary.is_silent(token):
             return ""
         self._ids.append(token)
-        # Whether a run of byte tokens is valid UTF-8, and thus what any of it says, is known only at its end.
+        # Only at its end is it known whether a run of byte tokens is valid UTF-8, and thus what its text is.
         if self._vocabulary.is_byte(token):
             return ""
         text = self._tokenizer.decode(self._ids)
         return "" if text.endswith(_INCOMPLETE) else self._show(text)
 
     def finish(self) -> str:
-        """What was held back, without a character at the end that is not complete."""
+        """The text held back, without an incomplete character at the end."""
         if self._shown == len(self._ids):
             return ""
         return self._show(whole(self._tokenizer, self._vocabulary, self._ids))

@@ -80,11 +80,11 @@ def regex(pattern: str) -> str:
     return f"/{escaped}/"
 
 
-def _escape(found: re.Match[str]) -> str:
+def _escape(match: re.Match[str]) -> str:
     """Escapes slashes and line ends, which mean something else in Lark."""
-    if found[0] in ("/", "\\/"):
+    if match[0] in ("/", "\\/"):
         return r"\/"
-    return r"\n" if found[0] in ("\n", "\\\n") else found[0]
+    return r"\n" if match[0] in ("\n", "\\\n") else match[0]
 
 
 def choice(texts: Sequence[str]) -> str:

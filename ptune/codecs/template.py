@@ -1,4 +1,4 @@
-"""Chat templates: Jinja in a sandbox, with Hugging Face's extensions, rendered to the same bytes as transformers does.
+"""Chat templates: sandboxed Jinja with Hugging Face's extensions, rendered to the same bytes as in transformers.
 
 Source: https://huggingface.co/docs/transformers/chat_templating
 """
@@ -25,7 +25,7 @@ Tools = Sequence[Mapping[str, Any]]
 
 _MARKS = "_generation_marks"  # variable: the two characters that {% generation %} puts around its block
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names of one field of an answer; the first is the standard one."""
+"""Names of an answer's reasoning field; the first is the standard one."""
 
 
 class ChatTemplate:
@@ -59,7 +59,7 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
             ) from None
-        except (RecursionError, MemoryError, SyntaxError):  # Python cannot compile what became of it
+        except (RecursionError, MemoryError, SyntaxError):  # Python cannot compile the generated code
             raise TemplateError("the chat template is nested too deeply") from None
 
     def render(
@@ -72,7 +72,7 @@ class ChatTemplate:
     ) -> str:
         """The conversation as text.
 
-        Raises: TemplateError where the template refuses these messages, fails on them, or reaches out of its sandbox.
+        Raises: TemplateError if the template refuses these messages, fails on them, or tries to leave its sandbox.
         """
         try:
             with bounded():
@@ -86,15 +86,15 @@ class ChatTemplate:
                         **variables,
                     }
                 )
-        except Exception as error:  # the template is somebody's program: it may fail in any way
+        except Exception as error:  # a template is a third party's program: it may fail in any way
             raise TemplateError(f"the chat template cannot render these messages: {error}") from None
 
     def render_with_spans(
         self, messages: Sequence[Message], *, tools: Tools | None = None, **variables: Any
     ) -> tuple[str, list[tuple[int, int]]]:
-        """The conversation as text, and the character spans that {% generation %} blocks wrote; [] without such blocks.
+        """The conversation as text, and the character spans of its {% generation %} blocks; [] without such blocks.
 
-        Raises: TemplateError as `render` does, and where the template alters what a block wrote.
+        Raises: TemplateError, like `render`, and if the template alters the output of a block.
         """
         text = self.render(messages, tools=tools, **variables)
         if not self._marks_answers:
@@ -111,7 +111,7 @@ class ChatTemplate:
 
 
 def _as_templates_expect(message: Message) -> dict[str, Any]:
-    """What transformers hands to a template: keys without a value left out, reasoning under each of its names."""
+    """A message as transformers passes it to a template: without empty keys, with reasoning under each of its names."""
     present = {key: value for key, value in message.items() if value is not None}
     reasoning = next((present[name] for name in REASONING if name in present), None)
     if reasoning is None:
@@ -142,7 +142,7 @@ def _literals(tree: nodes.Template) -> Iterator[str]:
 
 
 class _Generation(jinja2.ext.Extension):
-    """{% generation %}…{% endgeneration %}: what the model itself is to write."""
+    """{% generation %}…{% endgeneration %}: text that the model itself should write."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja's own interface)
 
@@ -158,7 +158,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 def _environment(now: Callable[[], datetime.datetime]) -> BoundedEnvironment:
-    """Immutable: a template cannot change what it is given. Sandboxed: no private attributes. Bounded: it has to end."""
+    """Immutable: a template cannot change its inputs. Sandboxed: no private attributes. Bounded: it must end."""
     environment = BoundedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -177,7 +177,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own filter escapes HTML, which a model was never shown."""
+    """JSON without HTML escapes, which Jinja's own filter would add and models have never seen."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -1,8 +1,8 @@
-"""What a chat template may cost. It is a stranger's program: Jinja's sandbox keeps it from Python, but not from work without end.
+"""Limits on the cost of a chat template. Jinja's sandbox keeps third-party templates from Python, but not from endless work.
 
-Loops, macros and blocks are counted by a call that is put into each of their bodies, output and whatever makes texts or
-lists longer by their sizes *before* they are made. So a template ends within `LIMIT_S`, and holds no more than `TOTAL`
-characters; both are far beyond what a conversation can need.
+A call inserted into the body of each loop, macro and block counts them. Output, and operations that make texts or lists
+longer, are charged by the size of their result *before* it is created. So a template ends within `LIMIT_S` and holds at
+most `TOTAL` characters; both are far more than a conversation can need.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from jinja2.visitor import NodeTransformer
 from ptune.errors import TemplateError
 
 LIMIT_S = 10.0
-LONGEST = 1 << 24  # characters of one text, with all that a list holds
-TOTAL = 1 << 29  # characters of everything that one rendering makes
+LONGEST = 1 << 24  # most characters of one text, or of all contents of a list
+TOTAL = 1 << 29  # most characters created by one rendering
 MAX_BITS = 1 << 16  # of an integer
 
 _WIDTH = re.compile(r"\d{5}|\*")  # of a field in a format, as in %99999d
 _MEASURED = ("format", "indent", "join", "replace", "string", "tojson", "list")
 _MULTIPLYING = ("batch", "center", "pprint", "slice", "sum", "urlize", "wordwrap", "xmlattr")
-"""Filters of Jinja's that make much out of little."""
+"""Jinja filters whose result can be much larger than their input."""
 
 
 @dataclass
 class _Spent:
-    """What a rendering has used."""
+    """The cost of a rendering so far."""
 
     end_s: float
     characters: int = 0
@@ -54,7 +54,7 @@ _SPENT: ContextVar[_Spent | None] = ContextVar("spent", default=None)
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Limits what is rendered in the block. Beyond them: TemplateError."""
+    """Limits the rendering in the block. Raises: TemplateError beyond the limits."""
     token = _SPENT.set(_Spent(time.monotonic() + LIMIT_S))
     try:
         yield
@@ -63,7 +63,7 @@ def bounded() -> Iterator[None]:
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox whose templates also have to end. They are compiled by `bound`."""
+    """A sandbox with limits. Compile its templates with `bound`."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -76,8 +76,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             self.filters[name] = _filter(name, self.filters[name])
 
     def bound(self, tree: nodes.Template) -> jinja2.Template:
-        """Compiles a parsed template, with its limits built in."""
-        with bounded():  # filters of constants run while it is compiled
+        """Compiles a parsed template with built-in limits."""
+        with bounded():  # filters of constants run during compilation
             return self.from_string(_Counting().visit(tree))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -96,7 +96,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Bounds(jinja2.ext.Extension):
-    """What compiled templates call."""
+    """The functions that compiled templates call."""
 
     def _tick(self, characters: int) -> str:
         _charge(characters)
@@ -108,7 +108,7 @@ class _Bounds(jinja2.ext.Extension):
 
 
 class _Counting(NodeTransformer):
-    """Puts a tick into whatever can run again, and has `~` measured."""
+    """Inserts a tick into everything that can run repeatedly, and measures `~`."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 (Jinja's names)
         return self._ticking(node)
@@ -145,33 +145,33 @@ def _charge(characters: int) -> None:
 
 
 def _charged(value: Any) -> Any:
-    """What is written out, charged for."""
+    """Charges for a value that is written out, and returns it."""
     _charge(_size(value))
     return value
 
 
 def _size(value: Any) -> int:
-    """About how many characters a value has when it is written out; counting ends where it is too many."""
+    """Approximate number of characters of a value when written out; stops counting when there are too many."""
     if isinstance(value, str):
         return len(value)
     total, left = 0, [value]
     while left and total <= LONGEST:
-        one = left.pop()
-        if isinstance(one, str):
-            total += len(one) + 4
-        elif isinstance(one, Mapping):
-            total += 4 * len(one)
-            left += [*one.keys(), *one.values()]
-        elif isinstance(one, list | tuple | set | frozenset):
-            total += 4 * len(one)
-            left += one
+        value_part = left.pop()
+        if isinstance(value_part, str):
+            total += len(value_part) + 4
+        elif isinstance(value_part, Mapping):
+            total += 4 * len(value_part)
+            left += [*value_part.keys(), *value_part.values()]
+        elif isinstance(value_part, list | tuple | set | frozenset):
+            total += 4 * len(value_part)
+            left += value_part
         else:
             total += 8
     return total
 
 
 def _grown(operator: str, left: Any, right: Any) -> int:
-    """The size of what `left operator right` makes. Raises: TemplateError for integers without end."""
+    """The size of the result of `left operator right`. Raises: TemplateError for integers that are too large."""
     if isinstance(left, int) and isinstance(right, int):
         bits = {
             "*": left.bit_length() + right.bit_length(),
@@ -195,7 +195,7 @@ def _formatted(pattern: str, fields: int, values: Iterable[Any]) -> int:
 
 
 def _made(name: str, text: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    """The size of what a method of a text makes."""
+    """The size of the result of a string method."""
     whole = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, int)]
     if name in ("ljust", "rjust", "center", "zfill"):
         return max([len(text), *whole])
@@ -216,8 +216,8 @@ def _made(name: str, text: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 
 def _filter(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter of Jinja's that is charged for what it makes."""
-    first = 1 if hasattr(plain, "jinja_pass_arg") else 0  # some are handed the environment first
+    """A Jinja filter that is charged for the size of its result."""
+    first = 1 if hasattr(plain, "jinja_pass_arg") else 0  # some get the environment as first argument
 
     def measured(*args: Any, **kwargs: Any) -> Any:
         given, rest = args[:first], list(args[first:])

@@ -1,4 +1,4 @@
-"""From text to token ids. Every id that ptune feeds to a model comes from here."""
+"""Encodes text to token ids. Every id that a chat codec feeds to a model comes from here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ptune.errors import TemplateError
 
 
 class TextEncoder:
-    """Encodes text in which placeholders stand for control tokens that a user typed.
+    """Encodes text in which placeholders stand for control tokens typed by a user.
 
-    unknown: the token for characters that the tokenizer cannot spell; it controls nothing.
+    unknown: the token for characters that the tokenizer cannot spell; it is not a control token.
 
-    `before` and `after` are the tokens that the tokenizer's post-processor puts around any text, such as BOS.
+    `before` and `after` are the tokens that the tokenizer's post-processor adds around any text, such as BOS.
     """
 
     def __init__(self, tokenizer: Tokenizer, control: ControlTokens, unknown: str | None = None) -> None:
@@ -28,12 +28,12 @@ class TextEncoder:
         self.before, self.after = _post_processor_ids(tokenizer)
 
     def encode(self, text: str, literals: Mapping[str, str], *, continues: bool = False) -> list[int]:
-        """Token ids of `text`, without those that the tokenizer's post-processor would add.
+        """Token ids of `text`, without those added by the tokenizer's post-processor.
 
-        literals: what each placeholder stands for; it is encoded as ordinary text.
-        continues: the text follows other text, so a tokenizer that puts a space before a text must not do it here.
+        literals: placeholder -> its text, which is encoded as ordinary text.
+        continues: the text follows other text, so no space may be added before it.
 
-        Raises: TemplateError where this tokenizer would make a control token out of ordinary text.
+        Raises: TemplateError if this tokenizer would turn ordinary text into a control token.
         """
         ids: list[int] = []
         for piece in re.split(f"([{''.join(literals)}])", text) if literals else [text]:
@@ -49,11 +49,11 @@ class TextEncoder:
     def encode_with_spans(
         self, text: str, literals: Mapping[str, str], spans: Sequence[tuple[int, int]]
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of `text`, and its character spans, which come in order, as spans of tokens.
+        """Token ids of `text`, and its character spans (in order) as spans of tokens.
 
-        The text is encoded as a whole. Only where a token would straddle the start of a span is it cut there: serving
-        gives the model what comes before the start, encoded by itself, and the model goes on from that boundary.
-        A token that straddles the end of a span is outside.
+        The text is encoded as a whole, but cut where a token would straddle the start of a span: in serving, the text before
+        the start is encoded by itself, and the model continues from that boundary. A token that straddles the end of a
+        span is outside.
 
         Raises: TemplateError as `encode` does.
         """
@@ -71,16 +71,16 @@ class TextEncoder:
         return done + rest, token_spans
 
     def _spell(self, token: str, continues: bool) -> list[int]:
-        """A control token as the ordinary text that it is made of."""
+        """A control token's text, encoded as ordinary text."""
         ids = _encode(self._plain, token, continues)
         if self._control_ids.isdisjoint(ids):
             return ids
-        # A Unigram model has its control tokens among its pieces, and likes them better than their letters.
+        # A Unigram model has its control tokens among its pieces and prefers them to their letters.
         return [piece for character in token for piece in _encode(self._plain, character, True)]
 
     @functools.cached_property
     def _plain(self) -> Tokenizer:
-        """A copy of the tokenizer to which every added token is ordinary text."""
+        """A copy of the tokenizer that treats every added token as ordinary text."""
         plain = Tokenizer.from_str(self._tokenizer.to_str())
         plain.add_special_tokens([token.content for token in plain.get_added_tokens_decoder().values()])
         plain.encode_special_tokens = True
@@ -88,7 +88,7 @@ class TextEncoder:
 
 
 def _encode(tokenizer: Tokenizer, text: str, continues: bool) -> list[int]:
-    """Text that continues is encoded behind a line feed, which keeps SentencePiece from putting a space before it."""
+    """Encodes text; if it continues other text, after a line feed, so that SentencePiece adds no space before it."""
     if continues:
         line_feed = _ids(tokenizer, "\n")
         ids = _ids(tokenizer, "\n" + text)
@@ -98,7 +98,7 @@ def _encode(tokenizer: Tokenizer, text: str, continues: bool) -> list[int]:
 
 
 def _post_processor_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after any text."""
+    """The ids that the tokenizer adds before and after any text."""
     bare, whole = _ids(tokenizer, "a"), tokenizer.encode("a").ids
     at = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
     return whole[:at], whole[at + len(bare) :]
@@ -110,7 +110,7 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def shared_length(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """How many tokens, or characters, two sequences share at the start."""
+    """Length of the common prefix of two sequences."""
     if right[: len(left)] == left:
         return len(left)
     pairs = zip(left, right, strict=False)

@@ -1,4 +1,4 @@
-"""How a chat template writes tool calls, found by having it write some: so nobody has to name a format.
+"""Detects the format in which a chat template writes tool calls, by rendering some, so that nobody has to name it.
 
 Known are the three usual ones: `<tool_call>{"name", "arguments"}</tool_call>` (Hermes, Qwen), `[TOOL_CALLS] [{…}]`
 (Mistral), and a bare `{"name", "parameters"}` (Llama 3), after `<|python_tag|>` or not.
@@ -24,43 +24,43 @@ _ARGUMENTS = r'\{\s*"place"\s*:\s*"Oslo"\s*\}'
 _ID = r"/[a-zA-Z0-9]{9}/"
 
 Mark = Callable[[str], int | None]
-"""A text's token where it is exactly one."""
+"""Returns the token of a text that is exactly one token, else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """What a template writes around the names and arguments of calls, beginning with `begin`."""
+    """The texts that a template writes around the names and arguments of calls, starting with `begin`."""
 
     kind: Literal["hermes", "mistral", "llama"]
-    begin: str  # marks a call, or a list of calls; empty where a bare { does
-    head: str  # what comes after `begin` and before the first name
+    begin: str  # marks a call or a list of calls; empty if a bare { does
+    head: str  # between `begin` and the first name
     middle: str  # between a name and its arguments
-    between: str | None  # between arguments and the next name; None where there can be but one call
-    tail: str  # what comes after the last arguments
+    between: str | None  # between arguments and the next name; None if there can be only one call
+    tail: str  # after the last arguments
 
     @property
     def end(self) -> str:
-        """What marks the end of one call; empty where its last } does."""
+        """The mark at the end of a call; empty if its last } ends it."""
         return "</tool_call>" if self.kind == "hermes" else ""
 
     def new_id(self, random: str) -> str:
-        """A call's id of 32 random letters and digits."""
+        """A call's id, made from 32 random letters and digits."""
         return random[:9] if self.kind == "mistral" else f"call_{random[:24]}"
 
 
 def tool_format(template: ChatTemplate, special: re.Pattern[str]) -> ToolFormat | None:
-    """The format that a template writes, None where it writes none that is known. `special` matches what ends a turn."""
-    one = _written(template, 1)
-    if one is None:
+    """The format of a template's tool calls; None if it is not a known one. special: matches end-of-turn tokens."""
+    single = _written(template, 1)
+    if single is None:
         return None
-    begin = next((mark for mark in ("<tool_call>", "[TOOL_CALLS]") if mark in one), None)
+    begin = next((mark for mark in ("<tool_call>", "[TOOL_CALLS]") if mark in single), None)
     if begin is None:
-        found = re.search(rf"({re.escape(PYTHON_TAG)})?\s*\{{(?=[^{{}}]*{_NAMES[0]})", one)
-        if found is None:
+        opening = re.search(rf"({re.escape(PYTHON_TAG)})?\s*\{{(?=[^{{}}]*{_NAMES[0]})", single)
+        if opening is None:
             return None
-        calls = one[found.end() - 1 :]
+        calls = single[opening.end() - 1 :]
     else:
-        calls = one.rpartition(begin)[2]
+        calls = single.rpartition(begin)[2]
     head, _, rest = calls.partition(_NAMES[0])
     around = re.split(_ARGUMENTS, rest, maxsplit=1)
     if len(around) != 2 or not re.search(r'"(arguments|parameters)"\s*:\s*$', around[0]):
@@ -78,27 +78,27 @@ def tool_format(template: ChatTemplate, special: re.Pattern[str]) -> ToolFormat 
 def calls(
     form: ToolFormat, functions: Sequence[Mapping[str, Any]], mark: Mark, *, many: bool
 ) -> StructuredOutput:
-    """One call or, where allowed, several, as the template writes them.
+    """A grammar for one call or, if allowed, several, as the template writes them.
 
-    functions: name, parameters (a JSON schema) and strict of each. mark: the token to write a mark with, where it is one.
+    functions: name, parameters (a JSON schema) and strict of each. mark: maps a mark to its token, if it is one.
     Raises: RequestError where the parameters of a strict function cannot be enforced.
     """
     rules = [
         f"call_{number}: {lark.literal(function['name'] + form.middle)} {_parameters(function)}"
         for number, function in enumerate(functions)
     ]
-    one = f"({' | '.join(f'call_{number}' for number in range(len(rules)))})"
+    call = f"({' | '.join(f'call_{number}' for number in range(len(rules)))})"
     begin = [_text(form.begin, mark)] if form.begin else []
-    parts = [*begin, *_pieces(form.head, mark), one]
+    parts = [*begin, *_pieces(form.head, mark), call]
     if many and form.between is not None:
-        parts.append(f"({' '.join([*_pieces(form.between, mark), one])})*")
+        parts.append(f"({' '.join([*_pieces(form.between, mark), call])})*")
     return StructuredOutput(" ".join([*parts, *_pieces(form.tail, mark)]), tuple(rules))
 
 
 def text_or_calls(
     form: ToolFormat, functions: Sequence[Mapping[str, Any]], mark: Mark, special: Mark, *, many: bool
 ) -> StructuredOutput:
-    """Free text in which each call that begins is a valid one. special: the same for tokens that are no text. Else as `calls`."""
+    """A grammar for free text in which each call is valid. special: maps tokens that are not text. Otherwise like `calls`."""
     called = calls(form, functions, mark, many=many and form.kind != "hermes")
     if form.kind == "llama":
         return called | StructuredOutput(_NOT_A_CALL)
@@ -122,7 +122,7 @@ def _parameters(function: Mapping[str, Any]) -> str:
 
 
 def _pieces(text: str, mark: Mark) -> list[str]:
-    """A text of the template's as expressions: marks as their tokens, the probe's ids as any id."""
+    """The template's text as expressions: marks as their tokens, the probe's ids as any id."""
     parts = re.split(rf"({'|'.join(map(re.escape, ('<tool_call>', '</tool_call>', *_IDS)))})", text)
     return [_ID if part in _IDS else _text(part, mark) for part in parts if part]
 
@@ -141,12 +141,12 @@ def _between(template: ChatTemplate, middle: str) -> str | None:
     two = _written(template, 2)
     if two is None:
         return None
-    found = re.search(f"{_ARGUMENTS}(.*){_NAMES[1]}{re.escape(middle)}", two, re.DOTALL)
-    return None if found is None else found[1]
+    match = re.search(f"{_ARGUMENTS}(.*){_NAMES[1]}{re.escape(middle)}", two, re.DOTALL)
+    return None if match is None else match[1]
 
 
 def _written(template: ChatTemplate, count: int) -> str | None:
-    """What a template writes for so many calls; None where it refuses them or leaves them out."""
+    """The template's text for `count` calls; None if it refuses or omits them."""
     given = [
         {"id": id_, "type": "function", "function": {"name": name, "arguments": {"place": "Oslo"}}}
         for name, id_ in zip(_NAMES, _IDS, strict=True)
@@ -164,7 +164,7 @@ def _written(template: ChatTemplate, count: int) -> str | None:
 
 
 def unknown_format() -> RequestError:
-    """For a request with tools where the template writes no calls that could be told."""
+    """The error for a request with tools if the template's calls have no known format."""
     return RequestError(
         "this model's chat template writes no tool calls of a known format (Hermes or Qwen, Mistral, Llama 3)",
         param="tools",
@@ -173,7 +173,7 @@ def unknown_format() -> RequestError:
 
 
 def arguments_of(text: str) -> str:
-    """A call's arguments as JSON text, of a value as a model wrote it: some write JSON within a string."""
+    """A call's arguments as JSON text, from the model's output; some models write JSON within a string."""
     if text.startswith('"'):
         try:
             return str(json.loads(text))

@@ -1,4 +1,4 @@
-"""Reads tool calls out of an answer while it is written. What turns out to be no call is text, as it was written."""
+"""Parses tool calls in an answer while it is generated. Text that turns out not to be a call is returned unchanged."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ptune.codecs.tool_calls import PYTHON_TAG, ToolFormat, arguments_of
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Text of the answer."""
+    """Event: text of the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A call begins."""
+    """Event: a call begins."""
 
     index: int
     name: str
@@ -27,7 +27,7 @@ class Called:
 
 @dataclass(frozen=True, slots=True)
 class Argued:
-    """More of the arguments of the newest call, as JSON text."""
+    """Event: more of the latest call's arguments, as JSON text."""
 
     index: int
     text: str
@@ -38,17 +38,17 @@ Event = Said | Called | Argued
 
 class _State(Enum):
     TEXT = auto()  # a call may begin
-    OPENING = auto()  # the mark was there, { is to come
+    OPENING = auto()  # after the mark, before the {
     CALL = auto()
-    CLOSING = auto()  # the call is complete, what closes it is to come
+    CLOSING = auto()  # the call is complete, its closing mark is expected
     OVER = auto()  # no further call may begin
 
 
 class ToolReader:
-    """Takes an answer's text piece by piece and gives what it says and calls.
+    """Takes an answer's text piece by piece and returns its events: text and calls.
 
-    form: as the model's template writes calls.
-    many: whether several calls may come; if not, `done` says when the first is complete, and nothing after it counts.
+    form: the format in which the model's template writes calls.
+    many: whether to allow several calls; if not, `done` is set after the first, and the rest is ignored.
     """
 
     def __init__(self, form: ToolFormat, *, many: bool = True) -> None:
@@ -57,17 +57,17 @@ class ToolReader:
         self._form = form
         self._many = many
         self._held = ""
-        self._mark = ""  # what began the call, should it be none after all
+        self._mark = ""  # the text that opened the call, kept in case it is not a call
         self._state = _State.TEXT if form.begin else _State.OPENING
         self._call = _Call()
 
     def push(self, text: str) -> list[Event]:
-        """What is certain now."""
+        """Adds text and returns the events that are certain now."""
         self._held += text
         return self._read()
 
     def finish(self) -> list[Event]:
-        """What was held back, and is no call."""
+        """Returns the text held back, which is not a call."""
         events = self._read()
         if self._state is _State.CALL and not self._call.named:
             events += self._say(self._mark + self._call.written)
@@ -106,7 +106,7 @@ class ToolReader:
         return False
 
     def _opening(self, events: list[Event]) -> bool:
-        """White space, the list's [ where there is one, and a {."""
+        """Expects white space, the list's [ if there is one, and a {."""
         brackets = r"\s*(\[\s*)?" if self._form.kind == "mistral" else r"\s*"
         tag = rf"\s*({re.escape(PYTHON_TAG)})?" if self._form.kind == "llama" and not self.calls else ""
         found = re.match(tag + brackets, self._held)
@@ -138,7 +138,7 @@ class ToolReader:
         return False
 
     def _closing(self, events: list[Event]) -> bool:
-        """What ends a call, and whether another follows."""
+        """Expects the end of a call, and perhaps another call."""
         kind, end = self._form.kind, self._form.end
         text = self._held.lstrip()
         if kind == "hermes":
@@ -165,14 +165,14 @@ class ToolReader:
         return False
 
     def _over(self, events: list[Event]) -> bool:
-        """Only text now, without white space at its end."""
+        """Passes on text, without white space at its end."""
         sure = self._held.rstrip()
         events += self._say(sure)
         self._held = self._held[len(sure) :]
         return False
 
     def _no_call(self, events: list[Event], text: str) -> bool:
-        """Goes back to text: what looked like a call was none."""
+        """Goes back to text: this was not a call."""
         mark, self._mark = self._mark, ""
         if self._form.begin:
             events += self._say(mark)
@@ -199,11 +199,11 @@ _KEYS = ("name", "arguments", "parameters", "id", "type")
 
 
 class _Call:
-    """One call: a JSON object with `name` and `arguments` or `parameters`, letter by letter."""
+    """Parses one call, a JSON object with `name` and `arguments` or `parameters`, character by character."""
 
     def __init__(self) -> None:
         self.name = ""
-        self.named = False  # a name, and that arguments begin or that there are none
+        self.named = False  # the name is known, and that arguments begin or that there are none
         self.told = False
         self.closed = False
         self.broken = False
@@ -217,7 +217,7 @@ class _Call:
         self._has_arguments = False
 
     def push(self, text: str) -> str:
-        """Reads up to the end of the object; what comes after it is returned."""
+        """Reads up to the end of the object; returns the text after it."""
         for place, letter in enumerate(text):
             self.written += letter
             if not self._letter(letter):
@@ -227,12 +227,12 @@ class _Call:
         return ""
 
     def taken(self) -> str:
-        """New text of the arguments."""
+        """Takes the new text of the arguments."""
         taken, self._arguments = self._arguments, ""
         return taken
 
     def _letter(self, letter: str) -> bool:
-        """Whether JSON may go on so."""
+        """Reads one character; returns whether it is valid JSON here."""
         if self._at is _At.IN_KEY:
             return self._in_key(letter)
         if self._at is _At.IN_VALUE:
@@ -285,7 +285,7 @@ class _Call:
         return self._end_value() if whole else True
 
     def _pass_on(self, letter: str, *, whole: bool) -> None:
-        """Arguments go out as they are written; those that are a string, when it is complete."""
+        """Passes arguments on as they are written; a string of JSON only when it is complete."""
         if self._key not in ("arguments", "parameters"):
             return
         self._has_arguments = True

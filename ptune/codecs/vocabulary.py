@@ -1,4 +1,4 @@
-"""What each token stands for."""
+"""The meaning of single tokens."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from tokenizers import Tokenizer
 
 _SPACE = "\u2581"  # SentencePiece's space
-LONGEST = 3  # bytes of a character that is not complete
+LONGEST = 3  # most bytes of an incomplete character
 
 
 class Vocabulary:
-    """Single tokens of a tokenizer, as its decoder reads them."""
+    """The single tokens of a tokenizer, as its decoder reads them."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -26,7 +26,7 @@ class Vocabulary:
         self._bytes = {tokenizer.token_to_id(spelling): byte for byte, spelling in enumerate(spellings)}
 
     def is_silent(self, token: int) -> bool:
-        """Whether decoding leaves the token out: it is special, or the tokenizer does not know it."""
+        """Whether decoding leaves the token out because it is special or unknown to the tokenizer."""
         return token in self._special or self._tokenizer.id_to_token(token) is None
 
     def is_byte(self, token: int) -> bool:
@@ -34,7 +34,7 @@ class Vocabulary:
         return token in self._bytes
 
     def bytes_of(self, token: int) -> bytes:
-        """The token's bytes, maybe only a part of a character. A special token is its name, an unknown one nothing."""
+        """The token's bytes, possibly only part of a character; the name of a special token; nothing for an unknown one."""
         if token in self._added:
             return self._added[token].encode()
         if token in self._bytes:
@@ -45,11 +45,11 @@ class Vocabulary:
         return spelling.replace(_SPACE, " ").encode()
 
     def begun(self, tokens: Sequence[int]) -> int:
-        """How many bytes at the end of the tokens begin a character that they do not complete: 0 to 3."""
+        """Number of bytes (0 to 3) of an incomplete character at the end of the tokens."""
         return _begun(b"".join(self._written(token) for token in tokens[-LONGEST:]))
 
     def table(self, size: int) -> list[bytes]:
-        """The bytes of each of `size` tokens, the names of special ones."""
+        """The bytes of each of `size` tokens; for special tokens, their names."""
         return [self._written(token) for token in range(size)]
 
     @property
@@ -58,11 +58,11 @@ class Vocabulary:
         return frozenset(self._special)
 
     def token_of(self, text: str) -> int | None:
-        """The added token that is written so."""
+        """The added token whose text is `text`."""
         return next((token for token, content in self._added.items() if content == text), None)
 
     def takes_first_space(self) -> bool:
-        """Whether decoding takes a space away from the beginning of a text."""
+        """Whether decoding removes a space at the beginning of a text."""
         spaced = (token for token in range(self._tokenizer.get_vocab_size()) if self._begins_word(token))
         token = next(spaced, None)
         return token is not None and not self._tokenizer.decode([token]).startswith(" ")
@@ -74,12 +74,12 @@ class Vocabulary:
     def _written(self, token: int) -> bytes:
         try:
             return self.bytes_of(token)
-        except KeyError:  # a spelling that its own decoder does not know
+        except KeyError:  # a spelling unknown to its own decoder
             return b""
 
 
 def _decoders(tokenizer: Tokenizer) -> Iterator[str]:
-    """Names of the decoder's parts; their pickled state is the JSON that tokenizer.json has of them."""
+    """Names of the decoder's parts; their pickled state is their JSON in tokenizer.json."""
     waiting: list[dict[str, Any]] = (
         [json.loads(tokenizer.decoder.__getstate__())] if tokenizer.decoder else []
     )
@@ -91,7 +91,7 @@ def _decoders(tokenizer: Tokenizer) -> Iterator[str]:
 def _begun(text: bytes) -> int:
     for count in range(1, min(len(text), LONGEST) + 1):
         first = text[-count]
-        if first & 0xC0 != 0x80:  # where a character begins
+        if first & 0xC0 != 0x80:  # the first byte of a character
             missing = (first >= 0xC2) + (first >= 0xE0) + (first >= 0xF0) + 1 - count
             ends = (text[-count:] + fill * missing for fill in (b"\x80", b"\xbf"))
             return count if missing > 0 and any(_is_utf8(end) for end in ends) else 0
@@ -107,7 +107,7 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in byte-level BPE: itself where it is printable (Radford et al. 2019)."""
+    """The character for each byte in byte-level BPE: itself if it is printable (Radford et al. 2019)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     shifted = {chr(256 + number): byte for number, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""The one rule by which raw text becomes words that get tags."""
+"""The rule that splits raw text into words for tagging."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def split(text: str) -> list[tuple[int, int]]:
-    """Where the words of a text begin and end: runs of letters, digits and underscores, and each other mark alone."""
-    return [found.span() for found in _WORD.finditer(text)]
+    """The spans of a text's words: runs of letters, digits and underscores; every other mark is a word of its own."""
+    return [match.span() for match in _WORD.finditer(text)]

@@ -1,1 +1,1 @@
-"""What a recipe may say: frozen, typed, torch-free."""
+"""The fields of a recipe: frozen, typed, torch-free."""

@@ -1,4 +1,4 @@
-"""What a chat recipe may say. Torch-free."""
+"""The task fields of a chat recipe. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Chat(TaskSpec):
     template: Path | None = None
     """A Jinja chat template file; default: the model's own."""
     system: str | None = None
-    """A system message put before conversations that have none."""
+    """A system message for conversations that have none."""
     train_on: Literal["assistant", "last"] = "assistant"
     """Targets: every assistant message, or only the last one. A message with `"train": false` is never a target."""
     max_length: int = Field(default=1024, ge=8)
     """Longest example, in tokens."""
     on_overlong: Literal["error", "truncate", "drop", "split"] = "error"
-    """What happens to an example longer than `max_length`."""
+    """What to do with an example longer than `max_length`."""
 
     @property
     def instruction(self) -> str | None:
-        """The system message that conversations without one get, in training and in serving."""
+        """The system message for conversations that have none, in training and in serving."""
         return self.system

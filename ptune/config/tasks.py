@@ -1,14 +1,13 @@
-"""The table of tasks: one row says where everything lies that belongs to one task.
+"""The table of tasks: one row names everything that belongs to a task.
 
-Columns of code are "module:name" and are imported when they are used: the table knows no layer above this one, and
-reading a recipe stays light. A new task is a folder in `ptune/tasks/` and a row here.
+Code is named as "module:name" and imported on use (`ptune.kinds.imported`), so this module depends on no layer above it
+and reading a recipe stays light. A new task is a folder in `ptune/tasks/` and a row here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ptune.config.task_spec import TaskSpec
 from ptune.errors import FormatError
@@ -23,42 +22,43 @@ from ptune.formats.task_names import (
     TOKEN_CLASSIFICATION,
     TRANSLATION,
 )
+from ptune.kinds import imported
 
 Kind: TypeAlias = Literal["decoder", "encoder"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row. Functions are given here with what they take."""
+    """One row. Functions are listed with their arguments and result."""
 
     spec: str
-    """A `TaskSpec`: the task in a recipe, whose class name is the `kind` in YAML and the subcommand of the command line."""
+    """The `TaskSpec` of a recipe; its class name is the `kind` in YAML and the subcommand of the command line."""
     name: str
-    """The task in an adapter and in a bundle; two tasks may have the same, whose adapters are used alike."""
+    """The task as adapters and bundles call it. Tasks whose adapters are used alike share a name."""
     hub: str
     """The pipeline tag of a run's model card."""
     kind: Kind
-    """The kind of model; an encoder-decoder counts as the decoder that would stand in its place."""
+    """The kind of model; an encoder-decoder counts as a decoder."""
     work: str
     """(recipe, run, accelerator, command) -> `ptune.training.work.Work`: the training side."""
     doctor: str
-    """(recipe) -> `ptune.doctor.examined.Examined`: what is wrong with the recipe's data."""
+    """(recipe) -> `ptune.doctor.examined.Examined`: the findings on the recipe's data."""
     evaluate: str
     """(run, *, data, bundle, adapter, require, threads) -> evaluation.json, written into the run."""
     evaluate_bundle: str = ""
-    """(folder, out, *, data, adapter, require, threads) -> the same of an adapter in a bundle; empty: only its run is judged."""
+    """(folder, out, *, data, adapter, require, threads) -> evaluation of an adapter in a bundle; empty: only runs can be evaluated."""
     held_out: str = ""
-    """(run, data) -> `ptune.data.held_out.Held`: the inputs at which an encoder's export is proved."""
+    """(run, data) -> `ptune.data.held_out.Held`: the inputs on which an encoder's export is proved."""
     endpoints: tuple[str, ...] = ()
-    """Paths at which a server answers for its adapters; the first is the one that /v1/models names."""
+    """Server paths that use its adapters; /v1/models names the first."""
     routers: tuple[str, ...] = ()
     """The routers of these endpoints."""
     tab: str = ""
-    """The page's tab that begins with its adapters."""
+    """The tab of the page that lists its adapters."""
 
     @property
     def recipe_name(self) -> str:
-        """What a recipe calls the task: the class name of its spec."""
+        """The task as recipes call it: the class name of its spec."""
         return self.spec.rpartition(":")[2]
 
 
@@ -180,57 +180,51 @@ TASKS: tuple[Task, ...] = (
         tab="Translate",
     ),
 )
-"""In the order of the command line; the first is what a recipe means that names none."""
+"""In the order of the command line; the first is a recipe's default."""
 
 
-def code(place: str) -> Any:
-    """What stands at "module:name"."""
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
-
-
-SPECS: tuple[type[TaskSpec], ...] = tuple(code(task.spec) for task in TASKS)
-"""What a recipe's `task` may be."""
+SPECS: tuple[type[TaskSpec], ...] = tuple(imported(task.spec) for task in TASKS)
+"""The possible types of a recipe's `task`."""
 
 if TYPE_CHECKING:
     AnyTask: TypeAlias = TaskSpec
 else:
     from typing import Union
 
-    AnyTask = Union[SPECS]  # noqa: UP007 - made of the table, for pydantic and the command line
+    AnyTask = Union[SPECS]  # noqa: UP007 - built from the table, for pydantic and the command line
 
 
 def task_of(spec: TaskSpec) -> Task:
-    """The row of a recipe's task."""
+    """The table row of a recipe's task."""
     return next(task for task in TASKS if task.recipe_name == type(spec).__name__)
 
 
 def tasks_of(adapter: str) -> tuple[Task, ...]:
-    """The rows whose adapters are called so, at least one. Raises: FormatError where no task has the name."""
-    found = tuple(task for task in TASKS if task.name == adapter)
-    if not found:
+    """The rows whose `name` is `adapter`, at least one. Raises: FormatError if no task has that name."""
+    tasks = tuple(task for task in TASKS if task.name == adapter)
+    if not tasks:
         known = ", ".join(dict.fromkeys(task.name for task in TASKS))
         raise FormatError(
             f"the adapter is for the task {adapter!r}, which this ptune does not have; it has {known}"
         )
-    return found
+    return tasks
 
 
 def endpoints_of(adapter: str) -> tuple[str, ...]:
-    """The paths at which adapters called so are asked, the one to name first."""
+    """The server paths of adapters for a task; the preferred one first."""
     return tuple(dict.fromkeys(path for task in tasks_of(adapter) for path in task.endpoints))
 
 
 def routers_of(*tasks: Task) -> tuple[str, ...]:
-    """The routers that a server of these tasks needs, each once."""
+    """The routers that a server needs for these tasks, without duplicates."""
     return tuple(dict.fromkeys(router for task in tasks for router in task.routers))
 
 
 def of_kind(kind: Kind) -> tuple[Task, ...]:
-    """The tasks of one kind of model."""
+    """The tasks for one kind of model."""
     return tuple(task for task in TASKS if task.kind == kind)
 
 
 def tab_names(tab: str) -> tuple[str, ...]:
-    """What adapters are called that one of the page's tabs is for."""
+    """The task names of the adapters that a tab of the page lists."""
     return tuple(dict.fromkeys(task.name for task in TASKS if task.tab == tab))

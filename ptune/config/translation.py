@@ -1,4 +1,4 @@
-"""What a translation recipe may say. Torch-free."""
+"""The task fields of a translation recipe. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pydantic import Field, model_validator
 from ptune.config.chat import Chat
 
 DESCRIBED = ("source", "target", "source_language", "target_language")
-"""What an adapter says of itself, beside its prompt."""
+"""The fields that an adapter records, besides its prompt."""
 
 
 class Translation(Chat):
     """Supervised fine-tuning on pairs of texts: the loss is on the target only.
 
-    Of a causal model a pair is a conversation: `system` is the instruction, the source is asked, the target answers. So the
-    prompt travels with the adapter as chat's does. Nothing here but `template` and `train_on` is of causal models alone.
+    For a causal model a pair is a conversation: `system` is the instruction, the source is the user's message, the target
+    is the answer. The prompt is saved with the adapter, as in chat. Only `template` and `train_on` need a causal model.
     """
 
     source: str = "source"
-    """The column with the texts to translate; of TMX the language's code, as in en."""
+    """The column with the texts to translate; in TMX files the code of their language, e.g. en."""
     target: str = "target"
     """The column with their translations."""
     source_language: str | None = None
-    """Its code (ISO 639-1, as in en): for the instruction, for the doctor, and for who asks what an adapter does."""
+    """ISO 639-1 code of the source language, e.g. en: used by the instruction and the doctor, and recorded with the adapter."""
     target_language: str | None = None
-    """Its code, as in es."""
+    """ISO 639-1 code of the target language, e.g. es."""
     max_length: int = Field(default=512, ge=8)
     """Longest example, in tokens: instruction, source and target together."""
 
@@ -36,7 +36,7 @@ class Translation(Chat):
 
     @property
     def instruction(self) -> str:
-        """What the model is told to do with a source: `system`, else a sentence with the languages where they are known."""
+        """The instruction to the model: `system`, else a sentence that names the known languages."""
         if self.system is not None:
             return self.system
         of = f" from {language(self.source_language)}" if self.source_language else ""
@@ -44,7 +44,7 @@ class Translation(Chat):
         return f"Translate{of}{into}."
 
 
-# English names of codes; a code that is not here is written as it is.
+# English names of language codes; any other code is used as it is.
 _NAMES = {
     "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German",
     "el": "Greek", "en": "English", "es": "Spanish", "et": "Estonian", "eu": "Basque", "fa": "Persian", "fi": "Finnish",
@@ -57,5 +57,5 @@ _NAMES = {
 
 
 def language(code: str | None) -> str:
-    """A code's English name, as in German for de; "the text" where none is known."""
+    """The English name of a language code (German for de); an unknown code as it is, "the text" for None."""
     return "the text" if not code else _NAMES.get(code.casefold(), code)

@@ -25,7 +25,7 @@ def no_answer(reason: str) -> bool:
 def mask_disagreement(reason: str) -> bool:
     """Two derivations of the targets that disagree: what follows the template's generation prompt, and what the template
     shows or marks with {% generation %}. Training on either would teach something that serving does not ask for."""
-    return any(words in reason for words in ("contradicts itself", "cannot be told", "{% generation %}"))
+    return any(words in reason for words in ("contradicts itself", "cannot be located", "{% generation %}"))
 
 
 def unusable_file(reason: str) -> bool:

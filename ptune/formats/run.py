@@ -1,16 +1,16 @@
-"""The run folder, format 1: what `train` writes and `evaluate` and `export` read.
+"""The run folder, format 1: written by `ptune train`, read by `evaluate` and `export`.
 
 run.json          status, versions, instruction set, threads, base identity
-recipe.yaml       the resolved recipe; reruns it
+recipe.yaml       the resolved recipe, which reruns the training
 data.json         files, fingerprints, splits, counts
-rows/             data that was handed over in memory, a JSONL file a split
+rows/             data passed in memory, one JSONL file per split
 codec/            tokenizer.json, codec.json, chat_template.jinja
-adapter/          PEFT's own format, untouched
-model/            instead of adapter/, where the base's own weights were trained: a plain transformers folder
+adapter/          PEFT's own format, unchanged
+model/            instead of adapter/ if the base's own weights were trained: a plain transformers folder
 checkpoints/      step-N/ (safetensors + JSON) and latest.json, a pointer moved last
-metrics.jsonl     one JSON object a line
-evaluation.json   held-out figures: of chat before and after, of a classifier with intervals and baselines
-predictions.jsonl a classifier's, a line a held-out row
+metrics.jsonl     one JSON object per line
+evaluation.json   held-out figures: before and after for chat, with intervals and baselines for classifiers
+predictions.jsonl classifiers: one line per held-out row
 report.html       self-contained
 README.md         model card
 """
@@ -42,8 +42,8 @@ class RunRecord(BaseModel):
     instruction_set: str = ""
     threads: int = 0
     processes: int = 1
-    distributed: str = "NO"  # how they share the work, in accelerate's words: NO, MULTI_CPU, MULTI_GPU, FSDP
-    changes: tuple[str, ...] = ()  # of what the bits depend on, at each resume
+    distributed: str = "NO"  # how they share the work, as accelerate calls it: NO, MULTI_CPU, MULTI_GPU, FSDP
+    changes: tuple[str, ...] = ()  # what changed at each resume that may change the bits
     base: BaseIdentity
     method: str = ""
     steps: int = 0  # optimiser steps done
@@ -53,7 +53,7 @@ class RunRecord(BaseModel):
 
 
 class Run:
-    """A run folder and the places of its files."""
+    """A run folder and the paths of its files."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -73,7 +73,7 @@ class Run:
         self.card_path = self.folder / "README.md"
 
     def __repr__(self) -> str:
-        """E.g. Run('runs/mine', finished, 120 steps)."""
+        """The run in short: Run('runs/mine', finished, 120 steps)."""
         if not self.record_path.is_file():
             return f"Run({str(self.folder)!r}, not begun)"
         record = self.record()
@@ -81,7 +81,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """Opens a run that exists. Raises: FormatError."""
+        """Opens an existing run. Raises: FormatError."""
         run = cls(folder)
         if not run.folder.is_dir():
             raise FormatError(f"no run at {run.folder}: make one with `ptune train RECIPE`")
@@ -95,7 +95,7 @@ class Run:
         return parse(RunRecord, read_json(self.record_path), self.record_path)
 
     def finished_record(self) -> RunRecord:
-        """The same of a run that has ended as it should. Raises: FormatError."""
+        """Reads run.json of a run that has finished. Raises: FormatError if it has not."""
         record = self.record()
         if record.status not in ("finished", "stopped early"):
             raise FormatError(
@@ -108,7 +108,7 @@ class Run:
         return self.adapter_path.is_dir()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """metrics.jsonl: a dict a step (`step`, `loss`, `lr`, …) and one a validation (`step`, `validation_loss`).
+        """metrics.jsonl: a dict per step (`step`, `loss`, `lr`, …) and per validation (`step`, `validation_loss`).
 
         Empty before the first step. `pandas.DataFrame(run.metrics())` makes a table of it.
         """
@@ -119,7 +119,7 @@ class Run:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The entries of metrics.jsonl; a last line that was cut off is left out."""
+    """The entries of metrics.jsonl; an incomplete last line is left out."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -1,18 +1,18 @@
-"""The graph's signature: what the exporter promises and the engine feeds. The contract between the two.
+"""The signature of a graph: the contract between exporter and engine.
 
-Tokens travel flat, [groups, tokens]. Attention alone sees a padded view [batch, seq], which it gathers through `pad_indices`
-and leaves through `unpad_indices`; so a prefill chunk beside decode rows costs no padded matrix products.
+Tokens are laid out flat, [groups, tokens]. Only attention uses a padded view [batch, seq], gathered by `pad_indices` and
+undone by `unpad_indices`, so a prefill chunk beside decode rows costs no padded matrix products.
 
 Inputs                      type   shape                       meaning
 input_ids                   int64  [groups, tokens]              flat tokens
 position_ids                int64  [groups, tokens]              position of each token in its own sequence
-pad_indices                 int64  [batch, seq]                  flat index of each cell; those beyond a sequence's new tokens hold its first one's (0 if idle)
+pad_indices                 int64  [batch, seq]                  flat index of each cell; cells beyond a sequence's new tokens repeat its first one's (0 if idle)
 unpad_indices               int64  [groups * tokens]             cell (row-major in [batch, seq]) of each flat token
 seqlens_k                   int32  [batch]                       cached + new tokens of each sequence, minus 1
 query_seqlens               int32  [batch]                       new tokens of each sequence; 0 = idle, its cache is untouched
-capacity                    int32  []                            slots of the cache (an upper bound of total length)
+capacity                    int32  []                            upper bound of the total length in the cache
 logits_indices              int64  [n]                           token columns whose logits are returned
-lora_mask                   float  [groups, tokens, R]           1 where a token has an adapter, in all columns; else 0
+lora_mask                   float  [groups, tokens, R]           1 in all columns of a token that has an adapter; else 0
 past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache of layer L; present_* may be bound to the same memory
 SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]       low-rank factors, B scaled; G is 1 or groups: row g meets A[g], B[g]; R = 0 is the bare base
 
@@ -20,14 +20,14 @@ Outputs: logits float [groups, n, vocab]; present_key.L, present_value.L as past
 
 Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlens`.
 
-A grouped graph sees a token as H / KV queries, one for each of the H heads that share keys (ptune.engine.decoder.attention_metadata):
+A grouped graph treats a token as H / KV queries, one for each head that shares its keys (ptune.engine.decoder.attention_metadata):
 
-pad_indices                         as above, of each query: a sequence's n tokens, as often as heads share keys
-unpad_indices               int64  [groups * tokens, H]          line of [batch * seq * KV] of each token's heads
-heads                       int64  [batch, seq, 3 KV]            lines of [groups * tokens * (H + 2 KV)]: KV queries, keys, values
+pad_indices                         as above, for each query: the n tokens of a sequence, repeated for each head that shares keys
+unpad_indices               int64  [groups * tokens, H]          row in [batch * seq * KV] of each head of each token
+heads                       int64  [batch, seq, 3 KV]            rows in [groups * tokens * (H + 2 KV)]: KV queries, keys, values
 query_seqlens, seqlens_k    count queries, not tokens
 capacity                    int32  []                            the longest sequence, with its queries
-mask                        float  [batch, 1, seq, capacity]     what is added to scores: 0, or -1e30 where a query does not see
+mask                        float  [batch, 1, seq, capacity]     added to the scores: 0, or -1e30 for a masked position
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Socket(BaseModel):
-    """One linear layer that an adapter may plug into. `name` is the module's path in the transformers model."""
+    """One linear layer that an adapter can plug into. `name` is the module's path in the transformers model."""
 
     model_config = ConfigDict(frozen=True)
     name: str
     in_features: int
     out_features: int
     kernel: tuple[int, int] | None = (
-        None  # of a convolution, whose factors are convolutions too: see EncoderSignature
+        None  # convolutions, whose factors are convolutions too (EncoderSignature)
     )
 
 
 class CacheLayer(BaseModel):
-    """The cache of one attention layer: [batch, kv_heads, capacity, key_dim] and [..., value_dim]."""
+    """The cache of one attention layer: keys [batch, kv_heads, capacity, key_dim], values [..., value_dim]."""
 
     model_config = ConfigDict(frozen=True)
     kv_heads: int
@@ -59,7 +59,7 @@ class CacheLayer(BaseModel):
 
 
 class Signature(BaseModel):
-    """Everything an engine must know to feed a graph."""
+    """Everything that an engine needs to feed a decoder's graph."""
 
     model_config = ConfigDict(frozen=True)
     vocab_size: int
@@ -72,7 +72,7 @@ class Signature(BaseModel):
         return [f"past_{kind}.{layer}" for layer in range(len(self.cache)) for kind in ("key", "value")]
 
     def present_names(self) -> list[str]:
-        """Cache outputs in graph order, one for each of `past_names`."""
+        """Cache outputs in graph order, one for each input in `past_names`."""
         return [name.replace("past_", "present_", 1) for name in self.past_names()]
 
     def factor_names(self) -> list[str]:
@@ -80,7 +80,7 @@ class Signature(BaseModel):
         return [f"{socket.name}.{factor}" for socket in self.sockets for factor in ("A", "B")]
 
     def cache_bytes_per_token(self) -> int:
-        """Bytes of float32 cache that one token of one sequence takes over all layers."""
+        """Bytes of float32 cache for one token of one sequence, over all layers."""
         return sum(4 * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in self.cache)
 
 
@@ -98,42 +98,42 @@ STEP_INPUTS = (
 """Inputs that change every step, in graph order; the caches and factors follow."""
 
 GROUPED_INPUTS = ("heads", "mask")
-"""What a grouped graph has beside them."""
+"""The additional inputs of a grouped graph."""
 
 
 class EncoderSignature(BaseModel):
-    """A bundle whose graph is an encoder: one pass, no cache, hidden states out; the head is the adapter's own graph.
+    """The signature of an encoder: one pass, no cache, hidden states as output. The head is the adapter's own graph.
 
     The body, graphs/PROFILE/model.onnx:
 
     Inputs                      type   shape              meaning
     input_ids                   int64  [batch, seq]       text: tokens, padded on the right (with any token)
     lengths                     int64  [batch]            text: tokens of each row
-    token_type_ids              int64  [batch, seq]       text, where `type_ids`
+    token_type_ids              int64  [batch, seq]       text, if `type_ids` is set
     pixel_values                float  [batch, 3, H, W]   image, normalised
     lora_mask                      float  [batch, R]         which low-rank columns each row uses (0 or 1)
     SOCKET.A, SOCKET.B          float  [in, R], [R, out]  low-rank factors, B scaled; R = 0 is the bare base
-      of a convolution                 [R, in, kh, kw], [out, R, 1, 1]   (as PEFT has them: a convolution, then a 1x1 one)
+      for a convolution                [R, in, kh, kw], [out, R, 1, 1]   (as in PEFT: a convolution, then a 1x1 one)
 
     Output: hidden float [batch, seq, width] (text) or [batch, channels, h, w] (convolutional image) or
     [batch, patches, width] (other image).
 
-    The head, adapters/NAME/head.onnx: everything of the model that comes after the body's hidden states, pooler included,
-    with that adapter's weights in it.
+    The head, adapters/NAME/head.onnx: everything after the body's hidden states, pooler included, with that adapter's
+    weights.
 
     Inputs: hidden as above and, for text, lengths int64 [batch]. Output: logits float [batch, labels], or
-    [batch, seq, labels] where each token gets some.
+    [batch, seq, labels] for token classification.
     """
 
     model_config = ConfigDict(frozen=True)
     modality: Literal["text", "image"]
     context: int = 0  # longest sequence, in tokens; images: 0
     type_ids: bool = False
-    prefix: str = ""  # what the module names in a PEFT file have before the socket's name, as in "bert."
+    prefix: str = ""  # precedes the socket's name in a PEFT file, e.g. "bert."
     sockets: tuple[Socket, ...]
 
     def step_inputs(self) -> list[str]:
-        """Inputs that change from batch to batch, in graph order; the factors follow."""
+        """Inputs that change with every batch, in graph order; the factors follow."""
         if self.modality == "image":
             return ["pixel_values", "lora_mask"]
         return ["input_ids", "lengths", *(["token_type_ids"] if self.type_ids else []), "lora_mask"]

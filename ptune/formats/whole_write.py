@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+"""Atomic writes of files and folders: temporary name, fsync, rename, fsync of the parent folder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from typing import Any
 
 from ptune.errors import FormatError, PtuneError
 
-SHORT_WRITE = re.compile(
-    r"\d+ requested and \d+ written"
-)  # what numpy says, without an errno, where there is no room
+# numpy's message on a full disk, which has no errno
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed to `path`, else removed.
 
-    Raises: PtuneError where the disk is full or the folder cannot be written.
+    Raises: PtuneError if the disk is full or the folder cannot be written.
     """
     path = Path(path)
     with disk_errors(path):
@@ -45,7 +44,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; on success its files are synced and it takes the place of `path`."""
+    """Yields a temporary folder beside `path`; on success its files are synced and it replaces `path`."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
@@ -56,7 +55,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 sync(file)
             old = part.with_suffix(".old")
             if path.exists():
-                path.rename(old)  # aside first: one of the two is there whole at any moment
+                path.rename(old)  # first, so that one of the two is complete at any moment
             part.rename(path)
             sync(path.parent)
             shutil.rmtree(old, ignore_errors=True)
@@ -65,7 +64,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """fsync of a file or folder."""
+    """Flushes a file or folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -75,7 +74,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk, a folder without permission and whatever else a file system refuses into one sentence."""
+    """Turns OSErrors of a file system (disk full, no permission) into a PtuneError of one sentence."""
     try:
         yield
     except OSError as error:
@@ -84,18 +83,18 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: could not write {path}. What was there before is untouched."
             ) from None
         if error.errno is None:
-            raise  # not the system's
+            raise  # not from the operating system
         raise PtuneError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text whole."""
+    """Writes UTF-8 text atomically."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole, keys in the order given, one trailing newline."""
+    """Writes JSON atomically, keys in the given order, with one trailing newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Freeze the backbone except its last blocks."""
+"""Method FreezeExceptLast: train the last blocks only."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class FreezeExceptLast(Spec):
     """Train the last blocks, the final norm and a pooler; embeddings, a pretrained head and all earlier blocks stay frozen."""
 
     layers: int = Field(default=2, ge=1)
-    """How many of the last blocks are trained: of a transformer's, or of a convolutional network's stages."""
+    """How many of the last blocks to train: blocks of a transformer, or stages of a convolutional network."""
 
     def apply(self, model: nn.Module, new_tokens: Sequence[int] = (), head: Sequence[str] = ()) -> nn.Module:
-        """Returns `model` with only the last blocks, norm and pooler after them and a fresh head trainable.
+        """Returns `model` with only the last blocks, the norm and pooler after them, and a new head trainable.
 
         head: names of the modules that are not pretrained.
 
-        Raises: RecipeError where the model has fewer blocks, or there are new tokens, which would stay untrained.
+        Raises: RecipeError if the model has fewer blocks, or if there are new tokens, which would stay untrained.
         """
         if new_tokens:
             raise RecipeError(
@@ -58,9 +58,9 @@ def with_head(model: nn.Module, head: Sequence[str]) -> nn.Module:
 
 
 def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The list of transformer blocks and its name: the longest list of modules that lies in no other list.
+    """The name and the list of transformer blocks: the longest module list that is not inside another one.
 
-    Of an encoder-decoder it is the decoder's: the blocks that the head comes after.
+    In an encoder-decoder, the decoder's: its blocks come before the head.
     """
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""The layers of image models by their place: which can be adapted, which are the last ones."""
+"""The layers of image models: which can be adapted, and which are the last ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def is_image_model(model: nn.Module) -> bool:
 
 
 def adaptable(model: PreTrainedModel, head: Sequence[str] = ()) -> list[str]:
-    """Names of the body's linear layers and ungrouped convolutions, which a low-rank update can stand beside.
+    """Names of the body's linear layers and ungrouped convolutions, which can get a low-rank update.
 
-    Of exactly these types: a convolution that pads by the image's size (timm's "same") or standardises its weights
-    computes something else than a plain one beside it would.
+    Subclasses are left out: a convolution that pads by the image's size (timm's "same") or standardises its weights
+    computes something else than a plain convolution.
     """
     from torch import nn
 
@@ -45,11 +45,11 @@ def _is_plain(layer: nn.Conv2d) -> bool:
 
 
 def _beyond(model: PreTrainedModel) -> list[str]:
-    """Modules inside the body's that come after its hidden states: a pooler, or the head of a model of timm."""
+    """Modules inside the body that follow its hidden states: a pooler, or the head of a timm model."""
     prefix, body = model.base_model_prefix, model.base_model
     if hasattr(body, "get_classifier"):
-        found = body.get_classifier()
-        layers = {id(layer) for layer in (found if isinstance(found, tuple | list) else [found])}
+        heads = body.get_classifier()
+        layers = {id(layer) for layer in (heads if isinstance(heads, tuple | list) else [heads])}
         named = [name for name, layer in body.named_modules() if id(layer) in layers]
         after = (
             "head",
@@ -57,7 +57,7 @@ def _beyond(model: PreTrainedModel) -> list[str]:
             "head_drop",
             "attn_pool",
             "global_pool",
-        )  # what timm's forward_head goes through
+        )  # used by timm's forward_head
         named += [name for name, _ in body.named_children() if name in after]
     else:
         named = ["pooler"] if getattr(body, "pooler", None) is not None else []
@@ -65,9 +65,9 @@ def _beyond(model: PreTrainedModel) -> list[str]:
 
 
 def last_parts(model: PreTrainedModel, count: int) -> list[nn.Module]:
-    """The last `count` blocks (of a convolutional network: stages), and all of the body that comes after them.
+    """The last `count` blocks (stages of a convolutional network), and everything in the body after them.
 
-    Raises: RecipeError where there are fewer.
+    Raises: RecipeError if there are fewer.
     """
     body = model.base_model
     blocks = _blocks(body)
@@ -82,9 +82,9 @@ def last_parts(model: PreTrainedModel, count: int) -> list[nn.Module]:
 
 
 def _blocks(body: nn.Module) -> list[str]:
-    """Names of the blocks: of all series of modules whose names differ in a number only, the one with most weights.
+    """Names of the blocks: among series of modules whose names differ only in a number, the one with the most weights.
 
-    encoder.stages.0, .1, … or layer1, layer2, …; a series inside a block of another holds less than that one does.
+    Examples: encoder.stages.0, .1, … or layer1, layer2, …. A series nested in a block has fewer weights than the outer one.
     """
     best: list[str] = []
     most = 0

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 class Lora(Spec):
-    """Low-rank adapters beside frozen linear layers and, in models of images, convolutions."""
+    """Low-rank adapters beside frozen linear layers and, in image models, convolutions."""
 
     r: int = Field(default=16, ge=1)
-    """Rank of each update."""
+    """Rank of the updates."""
     alpha: float = Field(default=32.0, gt=0)
     """The update is scaled by alpha / r (alpha / sqrt(r) with `rslora`)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapter's first matrix."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Names or name endings of the layers to adapt; all-linear: all but the output head, with ungrouped convolutions."""
+    """Names or name endings of the layers to adapt; all-linear: every linear layer and ungrouped convolution except the output head."""
     rslora: bool = False
     """Rank-stabilised scaling (Kalajdzievski 2023)."""
 
@@ -36,10 +36,10 @@ class Lora(Spec):
     ) -> nn.Module:
         """Returns `model` wrapped in a PeftModel whose only trainable weights are the adapter's, in float32.
 
-        head: names of the modules that are not pretrained: they are trained whole and saved with the adapter.
-        new_tokens: ids whose rows, in the embedding and in the output head, are trained and saved with the adapter.
+        head: names of the modules that are not pretrained; they are trained in full and saved with the adapter.
+        new_tokens: ids whose rows in the embedding and the output head are trained and saved with the adapter.
 
-        Raises: RecipeError where a name in `target_modules` fits no layer, or peft cannot train single rows here.
+        Raises: RecipeError if a name in `target_modules` matches no layer, or peft cannot train single rows of this model.
         """
         from peft import LoraConfig, get_peft_model
 
@@ -65,7 +65,10 @@ class Lora(Spec):
 
 
 def _image_targets(model: PreTrainedModel, targets: str | list[str], head: Sequence[str]) -> list[str]:
-    """Full names: peft's own all-linear knows no convolutions. Raises: RecipeError where a name fits none that can be."""
+    """Full names of the layers to adapt (peft's all-linear ignores convolutions).
+
+    Raises: RecipeError if a name matches no layer that can be adapted.
+    """
     layers = adaptable(model, head)
     if not layers:
         raise RecipeError(
@@ -83,7 +86,7 @@ def _image_targets(model: PreTrainedModel, targets: str | list[str], head: Seque
 
 
 def _task_type(model: PreTrainedModel) -> str | None:
-    """peft's name of what the model is for; None for what peft has no name for, such as images."""
+    """peft's name for the model's task; None where peft has none, as for images."""
     kinds = {
         "ForSequenceClassification": "SEQ_CLS",
         "ForTokenClassification": "TOKEN_CLS",
@@ -96,7 +99,7 @@ def _task_type(model: PreTrainedModel) -> str | None:
 
 
 def _rows(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]] | None:
-    """peft's `trainable_token_indices`: layer -> rows. A head that is tied to the embedding follows it."""
+    """peft's `trainable_token_indices`: layer -> rows. A head tied to the embedding shares its rows."""
     if not tokens:
         return None
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -110,7 +113,7 @@ def _rows(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]]
 
 
 def _check_rows(model: PreTrainedModel) -> None:
-    """Raises: RecipeError where peft did not put the trained rows into both ends of the model."""
+    """Raises: RecipeError if peft did not put the trained rows into both the embedding and the head."""
     from peft.utils.other import TrainableTokensWrapper
 
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -121,7 +124,7 @@ def _check_rows(model: PreTrainedModel) -> None:
 
 
 def _check_targets(targets: list[str], modules: list[str]) -> None:
-    """peft passes over a name that fits nothing as long as another one does."""
+    """Raises: RecipeError if a name matches no layer; peft ignores it as long as another one matches."""
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in modules):
             known = {name.rpartition(".")[2] for name in modules}

@@ -1,4 +1,4 @@
-"""Memory, predicted before any step: how much a training needs, of what, and what to change where it is too much."""
+"""Memory prediction before the first step: how much a training needs, for what, and what to change if it is too much."""
 
 from ptune.planning.fit import Fit, fit_into, refuse
 from ptune.planning.memory_ledger import Ledger

@@ -1,4 +1,4 @@
-"""Which models of the usual sizes fit on which card, and how. Predicted; nothing here was measured on a GPU."""
+"""A table of which common model sizes fit on which card, and how. Predicted; nothing here was measured on a GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ptune.planning.step import Work, follow
 from ptune.progress import Progress
 
 CARDS_GIB = (8, 12, 16, 24, 32)
-LENGTH = 1024  # tokens of an example
+LENGTH = 1024  # tokens per example
 
 # Layers, hidden size, inner size, heads, kv heads, head size, vocabulary, head tied to the embedding; as published.
 SHAPES: dict[str, tuple[int, int, int, int, int, int, int, bool]] = {
@@ -33,28 +33,28 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, int, bool]] = {
 
 # Cheapest first: more time, then another base.
 WAYS = (("bf16", False), ("bf16", True), ("nf4", False), ("nf4", True))
-_FEW, _MORE = 2, 3  # layers that are followed; the others are like them
+_FEW, _MORE = 2, 3  # numbers of layers that are simulated; further layers are alike
 _NARROW, _WIDE = (
     LENGTH,
     2 * LENGTH,
-)  # tokens of a row that are followed; memory grows in a straight line with them
+)  # row lengths that are simulated; memory is linear in the length
 
 
 @dataclass(frozen=True)
 class Line:
-    """Memory in a straight line with the tokens of a row."""
+    """Memory as a linear function of the tokens in a row."""
 
     fixed_bytes: float
     a_token_bytes: float
 
     def tokens(self, memory_bytes: int) -> int:
-        """Tokens of the largest row that fits, in whole examples; 0 where not one does."""
+        """Tokens of the largest row that fits, in whole examples; 0 if not even one example fits."""
         most = (memory_bytes - self.fixed_bytes) / self.a_token_bytes
         return max(0, int(most) // LENGTH * LENGTH)
 
 
 def shape(name: str) -> PretrainedConfig:
-    """A config of that shape."""
+    """The config of the shape `name`."""
     layers, hidden, inner, heads, kv_heads, head_dim, vocabulary, tied = SHAPES[name]
     return LlamaConfig(
         num_hidden_layers=layers, hidden_size=hidden, intermediate_size=inner, num_attention_heads=heads,
@@ -63,7 +63,7 @@ def shape(name: str) -> PretrainedConfig:
 
 
 def line(config: PretrainedConfig, base: str, checkpointing: bool, rank: int = 16) -> Line:
-    """What a LoRA training of `config` takes on a GPU, from two short models and two short rows."""
+    """Memory of a LoRA training of `config` on a GPU, extrapolated from two shallow models and two short rows."""
     recipe = Recipe(
         backbone=Backbone(quantize="nf4" if base == "nf4" else "none", dtype="bfloat16"),
         method=Lora(r=rank),
@@ -75,7 +75,7 @@ def line(config: PretrainedConfig, base: str, checkpointing: bool, rank: int = 1
 
 
 def deep_bytes(config: PretrainedConfig, recipe: Recipe, tokens: int) -> int:
-    """Memory on a GPU of a model of many equal layers: each adds what the third adds to two."""
+    """Memory on a GPU of a model with many equal layers: each adds as much as a third layer adds to two."""
     few, more = (_needed(_cut(config, layers), recipe, tokens) for layers in (_FEW, _MORE))
     return few + (config.num_hidden_layers - _FEW) * (more - few) // (_MORE - _FEW)
 
@@ -93,7 +93,7 @@ def _cut(config: PretrainedConfig, layers: int) -> PretrainedConfig:
 
 
 def table(names: Sequence[str] = tuple(SHAPES)) -> Table:
-    """Models against cards: the cheapest way that fits, and the largest row with it."""
+    """A table of models by cards: the cheapest way that fits, and its largest row."""
     shown = Table(
         title=f"LoRA r=16 on examples of {LENGTH} tokens: predicted, not measured on a GPU",
         title_justify="left",
@@ -112,14 +112,14 @@ def table(names: Sequence[str] = tuple(SHAPES)) -> Table:
 
 
 def cells(config: PretrainedConfig) -> list[str]:
-    """For each card the cheapest way that fits; ways that no card needs any more are not followed."""
-    found: dict[int, str] = {}
+    """For each card the cheapest way that fits. Stops when every card has one."""
+    fitting: dict[int, str] = {}
     for base, checkpointing in WAYS:
-        if len(found) == len(CARDS_GIB):
+        if len(fitting) == len(CARDS_GIB):
             break
         straight = line(config, base, checkpointing)
         for card in CARDS_GIB:
             tokens = straight.tokens(usable(card * GIB))
-            if tokens and card not in found:
-                found[card] = f"{base}{' +gc' if checkpointing else ''} {tokens}"
-    return [found.get(card, "–") for card in CARDS_GIB]
+            if tokens and card not in fitting:
+                fitting[card] = f"{base}{' +gc' if checkpointing else ''} {tokens}"
+    return [fitting.get(card, "–") for card in CARDS_GIB]

@@ -1,4 +1,4 @@
-"""What a pretrained model is, without its weights: its config, and how many bytes of which type its files hold."""
+"""Describes a pretrained model without reading its weights: its config, and the size and type of its files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Described:
     config: PretrainedConfig
     kind: Literal["safetensors", "gguf", "unknown"]  # unknown: the files are not on this machine
     file_bytes: int
-    dtype: torch.dtype | None  # of most of the bytes
+    dtype: torch.dtype | None  # the type of most of the bytes
 
 
 def describe(spec: Backbone) -> Described:
-    """Reads config and headers only. Raises: BackboneError where the model cannot be found or read."""
+    """Reads only the config and headers. Raises: BackboneError if the model cannot be found or read."""
     source = locate(spec.model)
     with in_one_sentence(spec.model, source):
         return Described(read_config(spec, source), *_files(source))
@@ -49,7 +49,7 @@ def _files(source: Source) -> tuple[Literal["safetensors", "gguf", "unknown"], i
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """The entries of a safetensors file: 8 bytes of length, then JSON. https://github.com/huggingface/safetensors"""
+    """The header of a safetensors file: 8 bytes of length, then JSON. https://github.com/huggingface/safetensors"""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     header.pop("__metadata__", None)

@@ -1,4 +1,4 @@
-"""The cheapest change that makes a training fit; what was changed stays changed (`ptune.training.memory_remedies`)."""
+"""Finds the cheapest change that makes a training fit. A resume keeps it (`ptune.training.memory_remedies`)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ptune.progress import Progress
 from ptune.training.memory_remedies import DEARER, LEAST_ROW, changed, options
 
 NOTHING = "no change of rows, checkpointing, nf4 or length makes it fit: take a smaller backbone.model"
-_ROUNDS = 5  # of bisection: the row found is within 3 % of the largest that fits
+_ROUNDS = 5  # rounds of bisection: the result is within 3 % of the largest row that fits
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A recipe that fits, and how it differs from the one that was asked for."""
+    """A recipe that fits, and its differences from the original recipe."""
 
     recipe: Recipe
     ledger: Ledger
-    changes: tuple[str, ...]  # as options of the command line; empty: it fits as it is
+    changes: tuple[str, ...]  # as command-line options; empty: the original fits
 
 
 @dataclass(frozen=True)
 class _Question:
-    """Everything that stays the same while recipes are tried."""
+    """Everything that stays the same while candidate recipes are tried."""
 
     lengths: Sequence[int] | None
     validation: Sequence[int] | None
@@ -66,9 +66,9 @@ def fit_into(
     device: Device = "cpu",
     described: Described | None = None,
 ) -> Fit | None:
-    """`recipe` with the cheapest changes that make it fit into `memory_bytes`; None where none of them is enough.
+    """`recipe` with the cheapest changes that make it fit into `memory_bytes`; None if no change is enough.
 
-    lengths, validation: as `predict` takes them.
+    lengths, validation: as in `predict`.
     """
     with Progress("looking for what fits", 40, unit="predictions") as progress:
         question = _Question(
@@ -76,19 +76,19 @@ def fit_into(
         )
         for tried in _stages(recipe):
             ledger = question.ask(tried)
-            found = (tried, ledger) if question.fits(ledger) else _narrower(tried, question)
-            if found is not None:
-                return Fit(*found, options(recipe, found[0]))
+            fitting = (tried, ledger) if question.fits(ledger) else _narrower(tried, question)
+            if fitting is not None:
+                return Fit(*fitting, options(recipe, fitting[0]))
     return None
 
 
-def refuse(recipe: Recipe, ledger: Ledger, memory_bytes: int, found: Fit | None) -> NoReturn:
-    """Raises: RecipeError that says what training needs, of what, and what to change: `found`, if anything helps."""
+def refuse(recipe: Recipe, ledger: Ledger, memory_bytes: int, fit: Fit | None) -> NoReturn:
+    """Raises: RecipeError that states the memory needed, for what, and what to change: `fit`, if any change helps."""
     parts = ", ".join(f"{name} {gigabytes(amount)}" for name, amount in ledger.rows() if amount >= 5 * 10**7)
-    if found is None:
+    if fit is None:
         way = NOTHING
     else:
-        way = f"what fits: {' '.join(found.changes)} ({gigabytes(found.ledger.needed_bytes)} predicted), or --plan.auto"
+        way = f"what fits: {' '.join(fit.changes)} ({gigabytes(fit.ledger.needed_bytes)} predicted), or --plan.auto"
     raise RecipeError(
         f"training {recipe.name} needs {gigabytes(ledger.needed_bytes)}, predicted, of {gigabytes(memory_bytes)}"
         f" (decided by {ledger.decides}; a step: {parts}); {way}"
@@ -96,7 +96,7 @@ def refuse(recipe: Recipe, ledger: Ledger, memory_bytes: int, found: Fit | None)
 
 
 def _stages(recipe: Recipe) -> Iterator[Recipe]:
-    """The recipe, and it with more and more changes; each stage is tried with smaller rows as well."""
+    """The recipe, then with one more change at a time. Each stage is also tried with smaller rows."""
     yield recipe
     for saving in DEARER:
         while (cheaper := saving.notch(recipe)) is not None:
@@ -105,7 +105,7 @@ def _stages(recipe: Recipe) -> Iterator[Recipe]:
 
 
 def _narrower(recipe: Recipe, question: _Question) -> tuple[Recipe, Ledger] | None:
-    """`recipe` with the largest rows that fit, None where not even rows of the longest example do."""
+    """`recipe` with the largest rows that fit; None if rows as long as the longest example do not fit."""
     longest = max(question.lengths) if question.lengths else recipe.chat.max_length
     least, most = (
         max(LEAST_ROW, min(longest, recipe.chat.max_length)),
@@ -120,16 +120,16 @@ def _narrower(recipe: Recipe, question: _Question) -> tuple[Recipe, Ledger] | No
     for _ in range(_ROUNDS):
         middle = (best.train.micro_batch_tokens + most) // 2
         tried = changed(recipe, "train", micro_batch_tokens=middle)
-        asked = question.ask(tried)
-        if question.fits(asked):
-            best, ledger = tried, asked
+        predicted = question.ask(tried)
+        if question.fits(predicted):
+            best, ledger = tried, predicted
         else:
             most = middle
     return best, ledger
 
 
 def _widest(recipe: Recipe, question: _Question) -> int:
-    """Tokens of the largest row there is: beyond it `train.micro_batch_tokens` changes nothing."""
+    """Tokens of the largest possible row: a larger `train.micro_batch_tokens` changes nothing."""
     size, most = recipe.train.batch_size, recipe.train.micro_batch_tokens
     if question.lengths is None:
         return min(most, size * recipe.chat.max_length)

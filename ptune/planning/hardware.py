@@ -1,4 +1,4 @@
-"""How much memory there is: on this machine, on a card by its name, or as the user says it."""
+"""The memory of this machine, of a card by name, or as given by the user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNITS = {
     "ti": 2**40,
 }
 
-# Memory in GiB, as the makers state it. 2 % of it is not for programs (see `usable`).
+# Memory in GiB, as the makers state it. Programs cannot use 2 % of it (see `usable`).
 GPUS = {
     "GTX 1080 Ti": 11, "RTX 2060": 6, "RTX 2070": 8, "RTX 2080": 8, "RTX 2080 Ti": 11, "RTX 3050": 8, "RTX 3060": 12,
     "RTX 3060 Ti": 8, "RTX 3070": 8, "RTX 3080": 10, "RTX 3080 Ti": 12, "RTX 3090": 24, "RTX 3090 Ti": 24,
@@ -39,16 +39,16 @@ def parse_bytes(text: str) -> int:
 
     Raises: UsageError.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
-    if found is None or (found[2] == "i") or float(found[1]) <= 0:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    if match is None or (match[2] == "i") or float(match[1]) <= 0:
         raise UsageError(f"{text!r} is not an amount of memory: say 24GB or 24GiB")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def gpu_bytes(name: str) -> int:
-    """Memory for programs on a card by its name, with or without its maker's, or by its size: '24GB' is 24 GiB there.
+    """Memory for programs on a card, given by name (with or without the maker's) or by size ('24GB' means 24 GiB).
 
-    Raises: UsageError that names the nearest known one.
+    Raises: UsageError that names the nearest known card.
     """
     known = {_plain(gpu): gpu for gpu in GPUS}
     plain = _plain(name)
@@ -62,7 +62,7 @@ def gpu_bytes(name: str) -> int:
 
 
 def usable(card_bytes: int) -> int:
-    """What programs get of a card: the driver keeps some."""
+    """Bytes of a card that programs can use; the driver keeps the rest."""
     return int(card_bytes * 0.98)
 
 
@@ -77,11 +77,11 @@ def gpu_here() -> tuple[str, int] | None:
 
 
 def ram_bytes(root: Path = Path("/")) -> int:
-    """Memory that programs can still get: what the machine has available, or less where a control group is limited."""
+    """Memory that programs can still get: the machine's available memory, or less if a control group has a limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text())
-        total = total if found is None else int(found[1]) * 1024
+        match = re.search(r"MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text())
+        total = total if match is None else int(match[1]) * 1024
     except OSError:  # not Linux
         pass
     for group in ("sys/fs/cgroup", "sys/fs/cgroup/memory"):

@@ -1,9 +1,9 @@
-"""How many pages a process holds while blocks are allocated and freed in a given order, asked of the C library itself.
+"""Replays allocations and frees in the C library's allocator to find how many pages a process would hold.
 
-Run as a program of its own with nothing but the standard library, so that its heap is empty: reads int64 values from
-standard input (a size: allocate; -1 - i: free the i-th allocated; GIVEN_BACK: hand free pages back) and prints the most
-bytes that were resident and the index of the event. Nothing is written into the blocks, so they cost no memory here; which
-pages would have been touched is kept in a map.
+A separate program that imports only the standard library, so that its heap starts empty. It reads int64 values from
+standard input (a size: allocate; -1 - i: free the i-th block; GIVEN_BACK: return free pages to the system) and prints the
+peak of resident bytes and the index of its event. Blocks are never written, so they cost no memory here; a map records
+which pages would have been touched.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import sys
 PAGE = 4096
 GIVEN_BACK = -(2**62)
 _ALIGNMENT = 64  # PyTorch's
-_MAPPED = 2  # flag in the word before a block: it is a mapping of its own
-_LARGE = 32 * 2**20  # glibc maps blocks of this size for themselves, always
+_MAPPED = 2  # flag in the word before a block: the block has its own mapping
+_LARGE = 32 * 2**20  # glibc always maps blocks of this size separately
 
 
 class Pages:
-    """Which pages of the heap are resident."""
+    """The resident pages of the heap."""
 
     def __init__(self, libc: ctypes.CDLL) -> None:
         libc.sbrk.restype = ctypes.c_void_p
@@ -38,14 +38,14 @@ class Pages:
         self._map[first:end] = b"\1" * (end - first)
 
     def cut(self) -> None:
-        """Drops pages above the end of the heap, which the C library lowers by itself."""
+        """Drops pages above the end of the heap, which the C library lowers on its own."""
         end = max(0, self._libc.sbrk(0) // PAGE - self._start)
         if end < len(self._map):
             self.resident -= self._map.count(1, end)
             del self._map[end:]
 
     def keep_only(self, blocks: list[tuple[int, int]]) -> None:
-        """Drops the pages that no block lies in."""
+        """Drops the pages without a block."""
         kept = bytearray(len(self._map))
         for address, size in blocks:
             first, end = self._range(address, size)
@@ -58,7 +58,7 @@ class Pages:
 
 
 def replay(events: list[int]) -> tuple[int, int]:
-    """Most resident bytes, and after which event."""
+    """Peak of resident bytes, and the index of its event."""
     libc = ctypes.CDLL(None)
     libc.posix_memalign.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]

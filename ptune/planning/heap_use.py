@@ -1,4 +1,4 @@
-"""From what a step holds to what the process holds: the allocator between them."""
+"""Memory of the process, given the memory of a step: the effect of the allocator."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ptune.planning import heap_replay
 from ptune.planning.step import Followed, Part
 from ptune.planning.storage import GIVEN_BACK
 
-_STATIC = (Part.WEIGHTS, Part.QUANTISATION)  # loaded before, and never freed
-_SLACK = 1.12  # where the C library cannot be asked: what glibc was seen to add
+_STATIC = (Part.WEIGHTS, Part.QUANTISATION)  # loaded earlier and never freed
+_SLACK = 1.12  # measured overhead of glibc, for machines where its allocator cannot be asked
 
 
 def peak(followed: Followed) -> tuple[int, int]:
-    """Most bytes resident, and the event after which they are.
+    """Peak of resident bytes, and the index of its event.
 
-    The C library's own allocator is asked, with the step's blocks in their order, in a process of its own.
+    Replays the step's blocks in the C library's own allocator, in a separate process.
     """
     standing = sum(followed.standing[part] for part in _STATIC)
     events, places = _dynamic(followed)
@@ -35,7 +35,7 @@ def peak(followed: Followed) -> tuple[int, int]:
 
 
 def _dynamic(followed: Followed) -> tuple[list[int], list[int]]:
-    """The events of what is not loaded, as `heap_replay` reads them, and the place of each in the timeline."""
+    """The events of all but the loaded storages, as `heap_replay` reads them, and the timeline index of each."""
     events: list[int] = []
     places: list[int] = []
     numbers: dict[int, int] = {}

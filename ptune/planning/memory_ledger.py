@@ -1,4 +1,4 @@
-"""What a training needs, part by part, in bytes. Torch-free."""
+"""The memory that a training needs, by part, in bytes. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ GB = 10**9
 
 @dataclass(frozen=True)
 class Ledger:
-    """Bytes of each part at the moment of a training step at which most is held.
+    """Bytes of each part at the peak of a training step.
 
-    A validation pass counts as part of a step. What loading and saving hold at most is beside it: the peak of a process is
-    the largest of the three.
+    A validation pass counts as part of a step. Loading and saving have their own peaks; the peak of the process is the
+    largest of the three.
     """
 
     device: Literal["cpu", "cuda"]
@@ -24,14 +24,14 @@ class Ledger:
     adapter: int
     gradients: int
     optimiser: int
-    activations: int  # kept for the backward pass, and what operators hold for a moment
+    activations: int  # kept for the backward pass, and temporaries of operators
     loss_workspace: int
-    allocator_slack: int  # what the allocator holds beyond what is in use
-    runtime: int  # code and objects that appear while training
+    allocator_slack: int  # held by the allocator but not in use
+    runtime: int  # code and objects created while training
     loading: int  # peak while the model is loaded and quantised
     saving: int  # peak while the result is saved and read back
-    baseline: int  # what the process holds before the model: on the CPU all that is imported, on a GPU the CUDA context
-    tokens: int  # of the largest row
+    baseline: int  # held before the model is loaded: all imports on the CPU, the CUDA context on a GPU
+    tokens: int  # tokens of the largest row
 
     @property
     def step_bytes(self) -> int:
@@ -40,17 +40,17 @@ class Ledger:
 
     @property
     def peak_bytes(self) -> int:
-        """What training adds to the process at most: VmHWM beyond the imports, or CUDA's max_memory_allocated."""
+        """The most that training adds to the process: VmHWM beyond the imports, or CUDA's max_memory_allocated."""
         return max(self.step_bytes, self.loading, self.saving)
 
     @property
     def needed_bytes(self) -> int:
-        """What the machine or the card must have free."""
+        """Bytes that the machine or the card must have free."""
         return self.peak_bytes + self.baseline
 
     @property
     def decides(self) -> Literal["a step", "loading", "saving"]:
-        """When the peak comes."""
+        """The phase with the highest peak."""
         if self.step_bytes == self.peak_bytes:
             return "a step"
         return "loading" if self.loading == self.peak_bytes else "saving"
@@ -73,7 +73,7 @@ class Ledger:
         }
 
     def table(self) -> Table:
-        """The ledger as it is printed."""
+        """The ledger as a table for the terminal."""
         table = Table(title=f"memory of a step, largest row {self.tokens} tokens", title_justify="left")
         table.add_column("part")
         table.add_column("MB", justify="right")

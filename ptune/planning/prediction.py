@@ -1,4 +1,4 @@
-"""What a recipe's training will need, predicted before any step and without reading a weight."""
+"""Predicts the memory of a recipe's training before the first step, without reading a weight."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ptune.training.packing import bins
 Device: TypeAlias = Literal["cpu", "cuda"]
 MIB = 2**20
 
-# What code and objects take that appear while a model is loaded, trained and saved. Seen on two models that are not in the
-# benchmark (Llama-shaped of 117M and Qwen3-shaped of 243M parameters), the same for both; 16 MiB of it is the plan itself.
+# Memory of code and objects created while a model is loaded, trained and saved. Measured on two models that are not in the
+# benchmark (Llama-shaped with 117M and Qwen3-shaped with 243M parameters), the same for both; 16 MiB is the plan itself.
 _RUNTIME = {"loading": 56 * MIB, "step": 68 * MIB, "saving": 68 * MIB}
 _IMPORTS = 405 * MIB  # VmHWM after `import ptune.fine_tune`
 _COMPARED = (
     10 * 2**20 * 8
 )  # reading back compares 2^20 logits (ptune.training.reload) in float64, some ten copies at once
-# Of a GPU nothing is measured. The context's size is what NVIDIA's drivers are known to take on recent cards.
+# Not measured on a GPU. The size of the context is what NVIDIA's drivers are known to use on recent cards.
 _CONTEXT = 500 * MIB
 _CUDA_SLACK = 1.05  # blocks are rounded up, and cuBLAS has a workspace
 
@@ -40,14 +40,14 @@ def predict(
     device: Device | None = None,
     described: Described | None = None,
 ) -> Ledger:
-    """The ledger of training `recipe`.
+    """The memory ledger of training `recipe`.
 
-    lengths: of the training examples, in tokens. None: not known yet; then rows are taken to be full.
-    validation: of those held out; None: as long as the training examples.
-    device: where it will be trained; None = a GPU where there is one.
-    described: what `describe(recipe.backbone)` gave, to read it once only.
+    lengths: of the training examples, in tokens. None: not known yet; rows are assumed to be full.
+    validation: lengths of the validation examples; None: assumed as long as the training examples.
+    device: where training will run; None = the GPU if there is one.
+    described: the result of `describe(recipe.backbone)`, to avoid reading it again.
 
-    Raises: BackboneError where the model cannot be found or read; RecipeError where the method does not fit it.
+    Raises: BackboneError if the model cannot be found or read; RecipeError if the method does not fit it.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     described = described or describe(recipe.backbone)
@@ -63,14 +63,14 @@ def predict_on(
     device: Device,
     described: Described,
 ) -> Ledger:
-    """`predict` on a skeleton that was built for this recipe, or for one that differs in its rows only."""
+    """`predict` on a skeleton that was built for this recipe, or for one that differs only in its rows."""
     work = largest(recipe, lengths, validation, packed=model.packed)
     followed = follow(model, recipe.train, work, foreach=device == "cuda")
     return ledger_of(followed, model, recipe, described, device, sum(work.row))
 
 
 def planned_dtype(recipe: Recipe, device: Device) -> torch.dtype:
-    """The type of plain weights: as the recipe says; a GPU is taken to be faster in bfloat16."""
+    """The type of unquantised weights, from the recipe; a GPU is assumed to be faster in bfloat16."""
     if not isinstance(recipe.method, Lora):
         return torch.float32
     if recipe.backbone.dtype == "auto" and device == "cuda":
@@ -81,7 +81,7 @@ def planned_dtype(recipe: Recipe, device: Device) -> torch.dtype:
 def largest(
     recipe: Recipe, lengths: Sequence[int] | None, validation: Sequence[int] | None, *, packed: bool = True
 ) -> Work:
-    """The most that a step can have to do: the longest examples may meet in one."""
+    """The largest possible work of a step: the one with the longest examples."""
     most, size = recipe.train.micro_batch_tokens, recipe.train.batch_size
     if lengths is None:
         lengths = [recipe.chat.max_length] * size
@@ -93,7 +93,7 @@ def largest(
 
 
 def _full_row(longest_first: Sequence[int], most: int) -> tuple[int, ...]:
-    """A row as full as it can be: the longest examples, the last of them cut to what is left."""
+    """The fullest possible row: the longest examples, the last one cut to fit."""
     row: list[int] = []
     for length in longest_first:
         room = most - sum(row)
@@ -111,13 +111,13 @@ def ledger_of(
     device: Device,
     tokens: int,
 ) -> Ledger:
-    """The ledger of a step that was followed."""
+    """The ledger of a simulated step."""
     peak, index = _on_gpu(followed) if device == "cuda" else heap_use.peak(followed)
     parts = followed.parts_at(index)
     own = followed.standing
     saving = own[Part.WEIGHTS] + own[Part.QUANTISATION] + 3 * own[Part.ADAPTER] + _COMPARED
     if not isinstance(recipe.method, Lora):
-        saving = 2 * own[Part.WEIGHTS] + _COMPARED  # a second model is read back beside the first
+        saving = 2 * own[Part.WEIGHTS] + _COMPARED  # reads back a second model beside the first
     here = device == "cpu"
     return Ledger(
         device=device,
@@ -145,12 +145,12 @@ def _on_gpu(followed: Followed) -> tuple[int, int]:
 
 
 def _loading(standing: dict[Part, int], model: Skeleton, described: Described) -> int:
-    """Most bytes held while the model is loaded into memory.
+    """Peak of bytes while the model is loaded.
 
-    safetensors files are mapped, not read: their pages count while any tensor is a view of them. Weights of the file's own
-    type stay views. Weights that are converted or quantised lie beside the file until the last of its views is gone. Of a
-    GGUF file all weights are unpacked to float32, the largest with a copy on the way. A model that is not on this machine
-    yet is taken to be published in bfloat16.
+    safetensors files are mapped, not read: their pages count as long as any tensor is a view of them. Weights in the file's
+    own type stay views. Converted or quantised weights are in memory beside the file until its last view is gone. All
+    weights of a GGUF file are unpacked to float32, the largest with a temporary copy. A model that is not on this machine
+    yet is assumed to be published in bfloat16.
     """
     held, count = standing[Part.WEIGHTS] + standing[Part.QUANTISATION], sum(model.sizes)
     if described.kind == "gguf":

@@ -1,4 +1,4 @@
-"""What stands before every training: it fits, or it is changed so that it does, or it is refused."""
+"""Memory check before every training: accepts the recipe, adapts it (`plan.auto`), or refuses it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ptune.progress import say
 def planned(
     recipe: Recipe, lengths: Sequence[int] | None, validation: Sequence[int] | None = None
 ) -> tuple[Recipe, Ledger]:
-    """The recipe to train, which fits, and its ledger; says how much it needs and what was changed.
+    """The recipe to train, which fits, and its ledger. Reports the memory needed and any changes.
 
-    Call it before the model loads: the change may be another base.
+    Call it before the model is loaded: a change may affect the base.
 
-    Raises: RecipeError where it does not fit and `recipe.plan.auto` is off, or nothing helps.
+    Raises: RecipeError if the recipe does not fit and `recipe.plan.auto` is off, or no change helps.
     """
     described = describe(recipe.backbone)
     here = gpu_here()
@@ -29,22 +29,22 @@ def planned(
     memory_bytes = budget(recipe, ledger)
 
     if ledger.needed_bytes > memory_bytes:
-        found = fit_into(
+        fit = fit_into(
             recipe, lengths, memory_bytes, validation=validation, device=device, described=described
         )
-        if found is None or not recipe.plan.auto:
-            refuse(recipe, ledger, memory_bytes, found)
-        say(f"plan: {' '.join(found.changes)}, so that it fits into {gigabytes(memory_bytes)}")
-        recipe, ledger = found.recipe, found.ledger
+        if fit is None or not recipe.plan.auto:
+            refuse(recipe, ledger, memory_bytes, fit)
+        say(f"plan: {' '.join(fit.changes)}, so that it fits into {gigabytes(memory_bytes)}")
+        recipe, ledger = fit.recipe, fit.ledger
     say(f"plan: {gigabytes(ledger.needed_bytes)} of {gigabytes(memory_bytes)} predicted, at {ledger.decides}")
     return recipe, ledger
 
 
 def budget(recipe: Recipe, ledger: Ledger) -> int:
-    """Bytes that training may hold in all: as the recipe says, or what this machine has free."""
+    """Bytes that training may hold in all: as set in the recipe, or what is free on this machine."""
     if recipe.plan.memory is not None:
         return parse_bytes(recipe.plan.memory)
     here = gpu_here()
     if here is not None:
-        return here[1] + ledger.baseline  # the context is there already
-    return ram_bytes() + ledger.baseline  # and so is what this process has imported
+        return here[1] + ledger.baseline  # the context already exists
+    return ram_bytes() + ledger.baseline  # the imports are already in memory

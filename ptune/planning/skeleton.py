@@ -1,7 +1,7 @@
-"""A model of any size as shapes only, quantised layers and adapter included, on which a training step can be run.
+"""A model of any size as shapes only, with quantised layers and adapter, on which a training step can run.
 
-It is built on the meta device, where transformers and peft do what they do on a real model, and its parameters are then
-replaced by fake tensors, which say that they lie on the CPU.
+It is built on the meta device, where transformers and peft work as on a real model. Its parameters are then replaced by
+fake tensors, which claim to be on the CPU.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from ptune.config.recipe import Recipe
 from ptune.training import segments
 from ptune.training.preparation import applied
 
-_BLOCK, _NESTED_BLOCK = 64, 256  # weights to a scale, and scales to a scale of scales
+_BLOCK, _NESTED_BLOCK = 64, 256  # weights per scale, and scales per nested scale
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A model ready to be trained, without a single weight."""
+    """A model that is ready for training but has no weights."""
 
     model: nn.Module  # with the method applied
     backbone: PreTrainedModel
-    dtype: torch.dtype  # of plain weights
-    sizes: tuple[int, ...]  # numbers in each of the backbone's weights, before any was quantised
-    mode: FakeTensorMode  # its tensors live inside
+    dtype: torch.dtype  # type of unquantised weights
+    sizes: tuple[int, ...]  # number of elements of each backbone weight, before quantisation
+    mode: FakeTensorMode  # the mode that its tensors belong to
     packed: bool
     head: nn.Linear | None  # see ptune.training.head
     quantisation: tuple[torch.Tensor, ...]  # scales, code books and offsets of quantised layers
 
 
 def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Skeleton:
-    """The model that `recipe` would train, whose backbone `config` describes, its plain weights held in `dtype`."""
+    """The model that `recipe` would train on the backbone described by `config`, with unquantised weights in `dtype`."""
     config = copy.deepcopy(config)  # a model writes its attention into the config
     with init_empty_weights(include_buffers=False):
         backbone = AutoModelForCausalLM.from_config(
@@ -67,7 +67,7 @@ def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Sk
 
 
 def _quantize(model: PreTrainedModel, kind: Quantization) -> None:
-    """What ptune.backbone.quantize does, in shapes."""
+    """`ptune.backbone.quantize.quantize` on shapes only."""
     head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and layer is not head:
@@ -99,7 +99,7 @@ def _int8(plain: nn.Linear) -> Int8Linear:
 
 
 def _become_fake(model: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Replaces every parameter, shared ones by one and the same; returns what quantised layers hold besides."""
+    """Replaces every parameter by a fake tensor (shared ones by one); returns the other tensors of quantised layers."""
     fakes: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -143,7 +143,7 @@ def _state_of(layer: Nf4Linear, dtype: torch.dtype) -> QuantState:
 
 @torch.no_grad()
 def _plain_head(model: PreTrainedModel, packed: bool) -> nn.Linear | None:
-    """As ptune.training.head finds it; here the outputs are not compared but must be the same tensor."""
+    """The output head, as in ptune.training.head, but outputs must be the same tensor: fake values cannot be compared."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         return None
@@ -160,7 +160,7 @@ def _plain_head(model: PreTrainedModel, packed: bool) -> nn.Linear | None:
 
 @contextlib.contextmanager
 def _generator_kept() -> Iterator[None]:
-    """`applied` seeds the generator for the adapter; a plan leaves it as it was."""
+    """Restores the random generator, which `applied` seeds for the adapter."""
     state: Any = torch.get_rng_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""One training step and one validation pass, followed on fake tensors: the very code that trains, without its numbers."""
+"""Simulates a training step and a validation pass on fake tensors, with the same code that trains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ptune.training.preparation import optimizer_for
 
 
 class Part(StrEnum):
-    """What a byte is there for."""
+    """What a byte is used for."""
 
     WEIGHTS = "weights"
     QUANTISATION = "quantisation state"
@@ -36,34 +36,34 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Work:
-    """What a step has to do at most."""
+    """The largest work of a step."""
 
-    row: tuple[int, ...]  # lengths of the examples of its largest row, in tokens
-    rows: int  # how many rows there are at least: with two, gradients are held while another row is computed
-    validation: tuple[int, ...]  # lengths of the examples of the largest validation row; empty: none
+    row: tuple[int, ...]  # lengths of the examples in its largest row, in tokens
+    rows: int  # least number of rows: with two, gradients are held while another row is computed
+    validation: tuple[int, ...]  # lengths of the examples in the largest validation row; empty: no validation
 
 
 @dataclass(frozen=True)
 class Followed:
-    """A step's storages over time, and what each is for."""
+    """The storages of a step over time, and the part that each belongs to."""
 
     timeline: Timeline
-    parts: tuple[Part, ...]  # of each storage
-    first: int  # events before this one set up what is there before the first step
-    standing: dict[Part, int]  # bytes that are there from then on
+    parts: tuple[Part, ...]  # the part of each storage
+    first: int  # index of the step's first event; earlier ones belong to the setup
+    standing: dict[Part, int]  # bytes that exist from the setup on
 
     def parts_at(self, index: int) -> dict[Part, int]:
         """Live bytes of each part after the event at `index`."""
-        found = dict.fromkeys(Part, 0)
+        live = dict.fromkeys(Part, 0)
         for number in self.timeline.held_at(index):
-            found[self.parts[number]] += self.timeline.sizes[number]
-        return found
+            live[self.parts[number]] += self.timeline.sizes[number]
+        return live
 
 
 def follow(skeleton: Skeleton, train: Train, work: Work, *, foreach: bool = False) -> Followed:
-    """Follows a step as any but the first is: the optimiser has its state.
+    """Simulates any step but the first, so that the optimiser already has its state.
 
-    foreach: the optimiser updates all parameters at once, as it does on a GPU.
+    foreach: the optimiser updates all parameters at once, as on a GPU.
     """
     tracker = StorageTracker()
     model = skeleton.model
@@ -118,14 +118,14 @@ def _name(named: dict[int, Part], part: Part, numbers: Sequence[int]) -> None:
 
 
 def _sums(named: dict[int, Part], timeline: Timeline) -> dict[Part, int]:
-    found = dict.fromkeys(Part, 0)
+    sums = dict.fromkeys(Part, 0)
     for number, part in named.items():
-        found[part] += timeline.sizes[number]
-    return found
+        sums[part] += timeline.sizes[number]
+    return sums
 
 
 def _first_update(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Makes the optimiser's state."""
+    """Creates the optimiser's state."""
     for _, parameter in trained(model):
         parameter.grad = torch.empty_like(parameter)
     optimizer.step()
@@ -133,7 +133,7 @@ def _first_update(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
 
 
 def _row(lengths: Sequence[int], packed: bool) -> Batch:
-    """A row of examples of these lengths; all of their tokens but the first are targets, which is the most there can be."""
+    """A row of examples of these lengths with the most possible targets: all tokens but the first of each."""
     examples = [Example((0,) * length, (False, *[True] * (length - 1))) for length in lengths]
     if packed:
         return next(iter(pack(examples, sum(lengths), "cpu")))
@@ -142,7 +142,7 @@ def _row(lengths: Sequence[int], packed: bool) -> Batch:
 
 @contextlib.contextmanager
 def _noted(tracker: StorageTracker) -> Iterator[None]:
-    """Inside, pages that training would hand back are only noted."""
+    """Within the block, only records where training would return free pages to the system."""
     own = heap.give_back
     heap.give_back = tracker.give_back
     try:
@@ -153,7 +153,7 @@ def _noted(tracker: StorageTracker) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loss_marked(skeleton: Skeleton, tracker: StorageTracker) -> Iterator[None]:
-    """Inside, what is made from the output head to the end of a forward pass belongs to the loss."""
+    """Within the block, counts storages from the output head to the end of a forward pass as part of the loss."""
 
     def begin(*_: object) -> None:
         tracker.phase = "loss"

@@ -1,7 +1,7 @@
-"""Which bytes are live when: every storage that operators make, from its first tensor to its last.
+"""Records the lifetime of every storage that operators create, from its first tensor to its last.
 
-Works on fake tensors as on real ones. On fake tensors nothing is computed and nothing is allocated, so a step of any
-model can be followed on any machine.
+It works on real and on fake tensors. Fake tensors compute and allocate nothing, so a step of any model can be simulated
+on any machine.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-GIVEN_BACK = -(2**62)  # in a timeline: free pages go back to the system
+GIVEN_BACK = -(2**62)  # event in a timeline: free pages are returned to the system
 
 
 @dataclass
 class Timeline:
-    """What was made and freed, in order."""
+    """Creations and releases of storages, in order."""
 
     sizes: list[int] = field(default_factory=list)  # bytes of each storage, by its number
-    phases: list[str] = field(default_factory=list)  # in which each was made
-    events: list[int] = field(default_factory=list)  # made: its number; freed: -1 - number; GIVEN_BACK
+    phases: list[str] = field(default_factory=list)  # the phase in which each was created
+    events: list[int] = field(default_factory=list)  # created: its number; freed: -1 - number; or GIVEN_BACK
 
     def live(self) -> list[int]:
         """Bytes in use after each event."""
@@ -38,7 +38,7 @@ class Timeline:
         return after
 
     def held_at(self, index: int) -> set[int]:
-        """Numbers of the storages that are live after the event at `index`."""
+        """Numbers of the live storages after the event at `index`."""
         held: set[int] = set()
         for event in self.events[: index + 1]:
             if event >= 0:
@@ -49,9 +49,9 @@ class Timeline:
 
 
 class StorageTracker(TorchDispatchMode):
-    """Follows the storages of all tensors that come out of operators inside `with`.
+    """Tracks the storages of all operator outputs within a `with` block.
 
-    phase: a word that is noted with each storage; set it as the work goes on.
+    phase: a label recorded with each storage; set it as the work proceeds.
     """
 
     def __init__(self) -> None:
@@ -73,11 +73,11 @@ class StorageTracker(TorchDispatchMode):
         return result
 
     def see(self, tensors: Iterable[Tensor]) -> list[int]:
-        """Counts the storages of `tensors` from now on; returns their numbers."""
+        """Starts tracking the storages of `tensors`; returns their numbers."""
         return [self._number(tensor.untyped_storage()) for tensor in tensors]
 
     def give_back(self) -> None:
-        """Notes that free pages go back."""
+        """Records that free pages are returned to the system."""
         self.timeline.events.append(GIVEN_BACK)
 
     def _number(self, storage: torch.UntypedStorage) -> int:
@@ -98,10 +98,10 @@ class StorageTracker(TorchDispatchMode):
 
 @functools.cache
 def _body(name: str) -> Callable[..., Any] | None:
-    """The Python function behind an operator that works through others out of sight, None for any other operator.
+    """The Python function behind a composite operator; None for any other operator.
 
-    It is run in the operator's place, so that what it holds for a moment is seen: the weight that a 4-bit product
-    unpacks, a chunk of logits.
+    It is run in the operator's place, so that its temporaries are tracked: the weight unpacked for a 4-bit product, a chunk
+    of logits.
     """
     from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
     from torch._library.custom_ops import OPDEFS

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ptune.codecs.sequence import SequenceCodec
-from ptune.config.tasks import code, task_of
+from ptune.config.tasks import task_of
 from ptune.data.held_out import Held
 from ptune.data.labelled import LabelledRow
 from ptune.export.encoder import takes_type_ids
 from ptune.formats.bundle import AdapterRecord
+from ptune.kinds import imported
 from ptune.publish.publishable import FinishedRun
 from ptune.tasks.encoder.infer import Encoded, encode
 from ptune.verify.encoder_torch import EncoderReference, Inputs
@@ -33,7 +34,7 @@ class HeldOutInputs:
 
 def held_out_inputs(run: FinishedRun, loaded: EncoderReference, most: int) -> HeldOutInputs:
     """Reads a run's held-out data again, and encodes `most` rows. Raises: DataError where it is gone or has changed."""
-    held: Held = code(task_of(run.recipe.task).held_out)(run.files)
+    held: Held = imported(task_of(run.recipe.task).held_out)(run.files)
     return HeldOutInputs(held.rows, _encoded(run, held.rows[:most], loaded), held.train)
 
 

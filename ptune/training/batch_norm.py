@@ -1,4 +1,4 @@
-"""Batch normalisation: its running statistics stay as they were pretrained, or go on being learnt."""
+"""Batch normalisation: keeps the pretrained running statistics, or trains them further."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ _FROZEN = "_ptune_frozen_statistics"
 
 
 def freeze_statistics(model: nn.Module) -> None:
-    """From now on these layers normalise by their running statistics and leave them alone, in training mode too.
+    """Marks every layer to normalise by its running statistics without updating them, in training mode too.
 
-    Layers of which no weight is trained are frozen in any case: see `still`.
+    Layers without a trained weight are frozen in any case: see `still`.
     """
     for layer in _layers(model):
         setattr(layer, _FROZEN, True)
 
 
 def still(model: nn.Module) -> None:
-    """Puts the layers whose statistics stay back into eval mode; to be called after each `model.train()`."""
+    """Puts layers with frozen statistics back into eval mode. Call it after each `model.train()`."""
     for layer in _layers(model):
         if not _learns(layer):
             layer.eval()
 
 
 def learnt_statistics(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The running statistics that training changes, by name: they belong to what is saved."""
+    """The running statistics that training changes, by name; they are saved with the weights."""
     return [
         (f"{name}.{buffer}".lstrip("."), tensor)
         for name, layer in model.named_modules()

@@ -1,4 +1,4 @@
-"""The model card of a run: Markdown under the header that model hubs read."""
+"""The model card of a run: Markdown with the YAML header that model hubs read."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _HUB_NAMES = {
     "r2": "r_squared",
     "pearson": "pearsonr",
 }
-"""Figures whose name in the `evaluate` library is another one."""
+"""Figures that the `evaluate` library calls by another name."""
 
 
 def card(
     record: RunRecord, recipe: Recipe, data: dict[str, Any], evaluation: dict[str, Any] | None = None
 ) -> str:
-    """The card; figures are in it once the run has been evaluated. `data` is data.json."""
+    """The card of a run, with figures if it has been evaluated. `data` is the content of data.json."""
     header: dict[str, Any] = {
         "base_model": record.base.source,
         "license": record.base.licence,
@@ -69,7 +69,7 @@ def card(
             "",
             f"- licence: {record.base.licence}",
             f"- quantisation: {record.base.quantize}, other weights {record.base.dtype}",
-            f"- SHA-256 of the weights that were trained on: `{record.base.hash}`",
+            f"- SHA-256 of the base's weights, as trained on: `{record.base.hash}`",
             "",
             *_new_tokens(record, recipe),
         ]
@@ -77,7 +77,7 @@ def card(
 
 
 def _new_tokens(record: RunRecord, recipe: Recipe) -> list[str]:
-    """How plain PEFT loads an adapter that brings tokens: the base needs a row for each first."""
+    """A section on loading an adapter with new tokens in plain PEFT: the base first needs a row for each."""
     tokens = recipe.backbone.new_tokens
     if not tokens or record.method != "Lora":
         return []
@@ -85,7 +85,7 @@ def _new_tokens(record: RunRecord, recipe: Recipe) -> list[str]:
         "## New tokens",
         "",
         f"{', '.join(f'`{token}`' for token in tokens)}: their rows of the embedding are in the adapter, and the"
-        " tokenizer that knows them lies beside it. With plain PEFT:",
+        " tokenizer with them is saved beside it. With plain PEFT:",
         "",
         "```python",
         'tokenizer = AutoTokenizer.from_pretrained("adapter")',
@@ -106,7 +106,7 @@ def _method(recipe: Recipe) -> str:
 
 
 def _files(data: dict[str, Any]) -> list[str]:
-    """One line a file: split, name, rows and fingerprint."""
+    """One line per file: split, name, rows and fingerprint."""
     return [
         f"- {file['split']}: {file['path']}, {file['rows']} rows, SHA-256 `{file['sha256'][:16]}…`"
         for file in data["files"]
@@ -138,7 +138,7 @@ def _figures(evaluation: dict[str, Any] | None) -> list[str]:
 
 
 def _classified(evaluation: dict[str, Any]) -> list[str]:
-    """The headline figures of a classifier, its baselines beside it."""
+    """A table of a classifier's headline figures beside those of its baselines."""
     sides = {**evaluation["sides"], **evaluation["baselines"]}
     rows = []
     for name in evaluation["headline"]:
@@ -161,7 +161,7 @@ def _number(value: float | None) -> str:
 
 
 def _index(recipe: Recipe, evaluation: dict[str, Any]) -> dict[str, Any]:
-    """One entry of the header's model-index, as model hubs read it."""
+    """One entry of the header's model-index."""
     names = ", ".join(PurePath(file["path"]).name for file in evaluation["files"])
     return {
         "name": recipe.name,

@@ -1,12 +1,12 @@
-"""Checkpoints: safetensors and JSON, never pickle; each is written whole, and `latest.json` points to the newest.
+"""Checkpoints: safetensors and JSON, never pickle. Each is written atomically; `latest.json` points to the newest.
 
-    checkpoints/step-N/weights.safetensors     what is being trained, and statistics that are learnt on the way
+    checkpoints/step-N/weights.safetensors     trained weights, and trained running statistics
                       /optimizer.safetensors   its tensors, named INDEX.KEY
                       /state.json              loop state, optimiser's groups, SHA-256 of the two files
     checkpoints/latest.json                    {"step": N}, moved last
 
-Data order, dropout and learning rate are functions of seed and step, so there is nothing else to save. Tensors are whole
-on disk, however they are spread over processes in memory: every process takes part in a call, one writes.
+Data order, dropout and learning rate are functions of seed and step, so nothing else needs to be saved. Tensors are stored
+whole, even if they are sharded over processes in memory: every process must make the call, and one writes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class State:
-    """Where the loop stands."""
+    """The position of the loop."""
 
     step: int = 0  # optimiser steps done
     best_step: int | None = None
@@ -47,13 +47,13 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run. `writes` is whether this process is the one that writes them."""
+    """The checkpoints of one run. writes: whether this process writes them."""
 
     def __init__(self, folder: Path, keep: int, *, writes: bool = True) -> None:
         self.folder, self.keep, self.writes = folder, keep, writes
 
     def save(self, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Writes step-N, points latest.json to it, and drops what is neither among the newest nor the best."""
+        """Writes step-N, points latest.json to it, and removes checkpoints that are neither among the newest nor the best."""
         held = optimizer.state_dict()
         weights = self._gathered(learnt(model))
         tensors = self._gathered(
@@ -76,15 +76,15 @@ class Checkpoints:
                 shutil.rmtree(self._of(step))
 
     def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-        """Loads the newest checkpoint that is whole; where one is damaged says so and takes the one before.
+        """Loads the newest undamaged checkpoint; reports each damaged one and tries the one before it.
 
-        Returns the state to go on from, a fresh one where there is no checkpoint. When all processes have found the same,
-        `forget_after` removes those that lie beyond it.
+        Returns the state to continue from, or a new one if there is no checkpoint. Once all processes agree on it,
+        `forget_after` removes later checkpoints.
         """
         newest, steps = self.newest(), self._steps()
         for step in steps:
             if newest is not None and step > newest:
-                continue  # its pointer was never moved: the process died in between
+                continue  # the process died before it moved the pointer here
             try:
                 record = self._checked(step)
                 state = State(**{name: record[name] for name in State.__dataclass_fields__})
@@ -98,13 +98,13 @@ class Checkpoints:
         return State()
 
     def forget_after(self, step: int) -> None:
-        """Removes checkpoints of steps that are about to be repeated: unfinished or damaged ones."""
+        """Removes checkpoints after `step`: they are incomplete or damaged, and their steps will be repeated."""
         if self.writes:
             for later in [later for later in self._steps() if later > step]:
                 shutil.rmtree(self._of(later))
 
     def load_weights(self, step: int, model: nn.Module) -> None:
-        """Puts the trained weights of a checkpoint into `model`. Raises: FormatError where they are not the same set."""
+        """Loads the trained weights of a checkpoint into `model`. Raises: FormatError if the sets of weights differ."""
         saved = load_file(self._of(step) / "weights.safetensors")
         current = dict(learnt(model))
         if saved.keys() != current.keys():
@@ -114,7 +114,7 @@ class Checkpoints:
                 tensor.copy_(laid_out_as(tensor, saved[name]))
 
     def _checked(self, step: int) -> dict[str, Any]:
-        """state.json of a checkpoint whose files are what it says. Raises: FormatError."""
+        """state.json of a checkpoint. Raises: FormatError if its files do not match their hashes."""
         record = read_json(self._of(step) / "state.json")
         for name, expected in record["files"].items():
             path = self._of(step) / name
@@ -123,26 +123,24 @@ class Checkpoints:
         return record
 
     def _with_best_at_hand(self, state: State) -> State:
-        """Forgets a best checkpoint that is no longer whole: the weights of a later one will be kept."""
+        """`state` without its best checkpoint if that is damaged: the weights of a later one will be kept."""
         if state.best_step in (None, state.step):
             return state
         try:
             self._checked(state.best_step)
         except (FormatError, KeyError) as error:
-            say(
-                f"checkpoint step-{state.best_step}, the best so far, cannot be used ({error}); it is forgotten"
-            )
+            say(f"checkpoint step-{state.best_step}, the best so far, cannot be used ({error}); ignoring it")
             return replace(state, best_step=None, best_loss=None)
         return state
 
     def _gathered(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Whole tensors in main memory, in the process that writes; {} in the others."""
-        found = {}
+        gathered = {}
         for name, tensor in tensors:
-            one = whole(tensor.detach())  # one at a time: no process but the writer holds more than that
+            full = whole(tensor.detach())  # one at a time: only the writer holds more than one
             if self.writes:
-                found[name] = one.cpu().contiguous()
-        return found
+                gathered[name] = full.cpu().contiguous()
+        return gathered
 
     def _optimizer_state(
         self, step: int, record: dict[str, Any], optimizer: torch.optim.Optimizer
@@ -157,14 +155,14 @@ class Checkpoints:
         return {"state": state, "param_groups": record["groups"]}
 
     def newest(self) -> int | None:
-        """The step that latest.json points to, None where it is missing or damaged."""
+        """The step that latest.json points to; None if the file is missing or damaged."""
         try:
             return int(read_json(self.folder / "latest.json")["step"])
         except (FormatError, KeyError, TypeError, ValueError):
             return None
 
     def _steps(self) -> list[int]:
-        """Newest first."""
+        """Steps of the checkpoints on disk, newest first."""
         names = [path.name.removeprefix("step-") for path in self.folder.glob("step-*")]
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
@@ -173,26 +171,26 @@ class Checkpoints:
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters that are being trained, by name."""
+    """The trainable parameters, by name."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def learnt(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """All that training changes: trained parameters and, of batch normalisation, statistics that go on being learnt."""
+    """Everything that training changes: parameters, and the running statistics of batch normalisation."""
     return [*trained(model), *learnt_statistics(model)]
 
 
 def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What is to be saved of a sharded model, in one piece: the adapter, or everything where there is none."""
+    """The state to save of a sharded model, gathered: the adapter if there is one, else all weights."""
     wanted = dict(trained(model)) if isinstance(model, PeftModel) else model.state_dict()
     return {name: whole(tensor.detach()).cpu() for name, tensor in wanted.items()}
 
 
 @contextlib.contextmanager
 def tensors_folder(path: Path) -> Iterator[Path]:
-    """`whole_folder` for safetensors files, whose writer buries the system's error number in a text of its own.
+    """`whole_folder` for safetensors files, whose writer reports the system's error number only in its message.
 
-    Raises: PtuneError where the disk is full or the folder cannot be written.
+    Raises: PtuneError if the disk is full or the folder cannot be written.
     """
     with whole_folder(path) as part:
         try:

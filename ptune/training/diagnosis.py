@@ -1,17 +1,17 @@
-"""Training that goes wrong is stopped and explained: no number, exploding gradients, a dead adapter.
+"""Detects and explains a training that goes wrong: infinite or NaN values, exploding gradients, a dead adapter.
 
-The rules for what is still a number are wide on purpose: a false alarm costs a night, a late one a few steps.
+The limits on finite values are wide on purpose: a false alarm costs a night, a late one a few steps. Training stops for
 
-- A gradient norm 100 times the median of the last 50, five steps running. Single spikes are ordinary (one odd batch) and
-  clipping takes care of them; a healthy run's norms stay within about a factor of ten of each other, also while LoRA's B
-  grows from zero. Steps that are out of line do not move the median.
-- A loss that stayed above 1.5 times that of the first step plus one nat, and above five nats, for twenty steps running.
-  (The first step alone is from before training: a rate that is far too high wrecks the second already. A model that has
-  been wrecked says about as much as word frequencies do: seven nats. Batches are shuffled, so that twenty bad ones in a
-  row do not happen by chance; the five nats are for a first batch that was easy by chance.)
-- Not the smallest gradient in the first three steps, or in twenty later ones (a wrecked model has none) while there is
-  something to learn.
-- Not a bit of the loss of one batch has changed by the end of the warm-up (at least ten steps).
+- A gradient norm of 100 times the median of the last 50, for five steps running. Single spikes are normal (one odd batch)
+  and are clipped; the norms of a healthy run stay within about a factor of ten, even while LoRA's B grows from zero.
+  Outliers do not enter the median.
+- A loss above 1.5 times that of the first step plus one nat, and above five nats, for twenty steps running. (Only the
+  first step is measured before training: a rate that is far too high already ruins the second. A ruined model predicts
+  about as well as word frequencies: seven nats. Batches are shuffled, so twenty bad ones in a row do not happen by chance;
+  the five nats allow for a first batch that was easy by chance.)
+- A gradient of exactly zero in the first three steps, or in twenty later ones (as in a ruined model) while the loss is
+  still high enough to learn.
+- A loss of one batch that is unchanged to the last bit at the end of the warm-up (at least ten steps).
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ _SHOWN = 5
 
 
 class NotANumberError(PtuneError):
-    """The loss or the gradient of a step is infinite or no number; the weights are still those before the step."""
+    """The loss or the gradient of a step is infinite or NaN. The weights are still those before the step."""
 
     def __init__(self, name: str, value: float, step: int) -> None:
         super().__init__(f"training diverged: the {name} of step {step} is {value}")
 
 
 class Watch:
-    """Looks at the loss and gradient norm of every step."""
+    """Checks the loss and gradient norm of every step."""
 
     def __init__(self) -> None:
         self._norms: deque[float] = deque(maxlen=_NORM_HISTORY)
         self._losses: deque[float] = deque(maxlen=_LOSS_STEPS)
         self._first: float | None = None
-        self._high = self._silent = 0  # steps in a row with a high norm, without a gradient
+        self._high = self._silent = 0  # steps in a row with a high norm, and without a gradient
         self._steps = 0
 
     def see(self, loss: float, norm: float) -> str | None:
-        """One more step. Returns what is wrong, None where nothing is."""
+        """Records one more step. Returns a description of what is wrong, or None."""
         self._steps += 1
         self._silent = self._silent + 1 if norm == 0 else 0
         usual = statistics.median(self._norms) if len(self._norms) >= 10 else math.inf
@@ -85,19 +85,19 @@ class Watch:
 
 @dataclass(frozen=True)
 class Alive:
-    """Whether training has changed what the model says. `measure` is a loss that depends on the weights alone."""
+    """A check that training changes the model's predictions. measure: a loss that depends only on the weights."""
 
     measure: Callable[[], float]
     before: float
-    step: int  # when to look
+    step: int  # the step after which to check
 
     @classmethod
     def from_now(cls, measure: Callable[[], float], steps: int, warmup_steps: int) -> Alive:
-        """Measures for the first time."""
+        """Measures the loss before training; the check is due after the warm-up."""
         return cls(measure, measure(), min(steps, max(_ALIVE_STEPS, warmup_steps + 1)))
 
     def trouble(self, step: int) -> str | None:
-        """What is wrong after `step` steps, None where nothing is."""
+        """A description of what is wrong after `step` steps, or None."""
         if step != self.step or step < _SILENT_STEPS or self.measure() != self.before:
             return None
         return (
@@ -113,12 +113,12 @@ def explained(
     examples: Sequence[Any],
     indices: Sequence[int],
     lr: float,
-    told: str,
+    how_to_go_on: str,
     split: str = "training",
 ) -> PtuneError:
-    """The error with what can be found out: weights, examples, layer, gradients. `told` says how to go on.
+    """The error with a diagnosis: weights, examples, layer, gradients. `how_to_go_on` is the last line.
 
-    Every process runs every example once more, alone and forward only, so that all of them say the same.
+    Every process runs every example once more, alone and forward only, so that all processes report the same.
     """
     weights = not_finite(model.named_parameters())
     gradients = not_finite(
@@ -147,11 +147,11 @@ def explained(
             )
     lines.append(f"learning rate {lr:.3g}, largest trained weight {_largest(model):.3g}")
     lines.append(f"what to do: {_advice(bool(weights), len(bad), len(examples), model)}")
-    return PtuneError("\n  ".join([*lines, told]))
+    return PtuneError("\n  ".join([*lines, how_to_go_on]))
 
 
 def not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-    """Names of those that hold an infinity or a NaN, as far as this process has them."""
+    """Names of the tensors with an infinite or NaN value in this process's part."""
     return [
         name
         for name, tensor in tensors
@@ -161,7 +161,7 @@ def not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
 
 def _advice(weights: bool, bad: int, examples: int, model: nn.Module) -> str:
     if weights:
-        return "the weights were damaged before this step: is the backbone whole? else lower train.lr"
+        return "the weights were damaged before this step: check that the backbone is intact, else lower train.lr"
     if 0 < bad < examples:
         return "look at these examples; if nothing is odd about them, lower train.lr"
     types = {parameter.dtype for parameter in model.parameters()}
@@ -171,26 +171,26 @@ def _advice(weights: bool, bad: int, examples: int, model: nn.Module) -> str:
 
 @torch.no_grad()
 def _first_bad_layer(model: nn.Module, objective: Objective, example: Any) -> str | None:
-    """The module that is the first to give something not finite for one example; a module ends after its parts."""
-    found: list[str] = []
+    """The first module with a non-finite output for one example; a module finishes after its submodules."""
+    bad: list[str] = []
 
-    def look(name: str, inputs: Any, output: Any) -> None:
-        if not found and _bad(output):
-            found.append(name + (", whose input was finite" if not _bad(inputs) else ""))
+    def check(name: str, inputs: Any, output: Any) -> None:
+        if not bad and _bad(output):
+            bad.append(name + (", whose input was finite" if not _bad(inputs) else ""))
 
     handles = [
-        module.register_forward_hook(lambda _module, inputs, output, name=name: look(name, inputs, output))
+        module.register_forward_hook(lambda _module, inputs, output, name=name: check(name, inputs, output))
         for name, module in model.named_modules()
     ]
     try:
         for batch in objective.batches([example]):
             score = objective.score(model, batch)
-            if not found and not math.isfinite(float(score.loss)):
-                found.append("the loss itself")
+            if not bad and not math.isfinite(float(score.loss)):
+                bad.append("the loss itself")
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else None
+    return bad[0] if bad else None
 
 
 def _bad(value: Any) -> bool:

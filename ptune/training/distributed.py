@@ -1,6 +1,6 @@
-"""Several processes: what `accelerate launch` was asked for, and weights that are sharded over processes (FSDP2).
+"""Training in several processes: checks of `accelerate launch`, and weights sharded over processes (FSDP2).
 
-A sharded weight is a DTensor: each process holds a part of it. To read it whole, every process has to take part.
+A sharded weight is a DTensor: each process holds a part of it. Gathering it needs a call in every process.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ T = TypeVar("T")
 
 _WORKS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
-# `accelerate launch` hands its user's configuration on in the environment. What would train otherwise than the recipe
-# says, or has never been tried, is refused; what the recipe decides in its place is said.
+# `accelerate launch` passes its configuration in the environment. Settings that contradict the recipe, or that were never
+# tried, are refused; settings that the recipe overrides are reported.
 _REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed (it steps, clips and accumulates by itself)",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
@@ -51,10 +51,10 @@ _DECIDED = {
 
 
 def accelerator_for(recipe: Recipe, folder: Path, tracker: str | None) -> Accelerator:
-    """The processes that were launched. Raises: RecipeError where the launch asks for what the loop does not do."""
+    """The Accelerator of the launched processes. Raises: RecipeError if the launch asks for unsupported features."""
     check_launch(recipe)
     accelerator = Accelerator(
-        # accelerate would take any other device it finds; none has been tried
+        # accelerate would use any other device that it finds; none has been tried
         cpu=not torch.cuda.is_available() or _asked("ACCELERATE_USE_CPU"),
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop accumulates itself
@@ -66,58 +66,57 @@ def accelerator_for(recipe: Recipe, folder: Path, tracker: str | None) -> Accele
             f"training on {accelerator.distributed_type.value} has never been tried: use CPU or GPU"
         )
     if _asked("ACCELERATE_USE_FSDP") and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # accelerate itself shards only on GPUs and would say nothing; the same code works on CPUs.
+        # accelerate shards only on GPUs and ignores this silently; the same code works on CPUs.
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
         accelerator.state.distributed_type = DistributedType.FSDP
     for variable, (usual, words) in _DECIDED.items():
-        asked = os.environ.get(variable, usual)
-        if asked != usual and accelerator.is_main_process:
-            say(f"accelerate's {words.format(asked)}")
+        setting = os.environ.get(variable, usual)
+        if setting != usual and accelerator.is_main_process:
+            say(f"accelerate's {words.format(setting)}")
     return accelerator
 
 
 def check_launch(recipe: Recipe) -> None:
-    """Raises: RecipeError where the launch asks for what the loop does not do, or would do silently otherwise."""
-    found = [words for variable, words in _REFUSED.items() if _asked(variable)]
+    """Raises: RecipeError if the launch asks for features that the loop does not support or would silently ignore."""
+    refused = [words for variable, words in _REFUSED.items() if _asked(variable)]
     dynamo = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if dynamo.lower() != "no":
-        found.append(f"dynamo_backend {dynamo}")
+        refused.append(f"dynamo_backend {dynamo}")
     if _asked("ACCELERATE_USE_FSDP"):
         if os.environ.get("FSDP_VERSION", "1") != "2":
-            found.append("FSDP version 1: set fsdp_version: 2")
+            refused.append("FSDP version 1: set fsdp_version: 2")
         if os.environ.get("FSDP_IGNORED_MODULES", "None") != "None":
-            found.append("fsdp_ignored_modules")
+            refused.append("fsdp_ignored_modules")
         if recipe.backbone.quantize != "none":
-            found.append(f"FSDP with backbone.quantize {recipe.backbone.quantize}: use ddp.yaml")
+            refused.append(f"FSDP with backbone.quantize {recipe.backbone.quantize}: use ddp.yaml")
         if recipe.backbone.new_tokens:
-            found.append(
-                "FSDP with backbone.new_tokens: use ddp.yaml"
-            )  # PEFT cannot read their rows back into shards
-        found += [words for variable, words in _REFUSED_OF_FSDP.items() if _asked(variable)]
-    if found:
+            # PEFT cannot read their rows back into shards.
+            refused.append("FSDP with backbone.new_tokens: use ddp.yaml")
+        refused += [words for variable, words in _REFUSED_OF_FSDP.items() if _asked(variable)]
+    if refused:
         raise RecipeError(
-            f"accelerate's configuration asks for what training does not support: {'; '.join(found)}. "
+            f"accelerate's configuration asks for features that training does not support: {'; '.join(refused)}. "
             "Files that work: recipes/accelerate (cpu, one_gpu, ddp, fsdp2, multi_node)"
         )
 
 
 def sharded(model: nn.Module) -> bool:
-    """Whether each process holds only a part of `model`, so that all of them are needed for a forward pass."""
+    """Whether each process holds only a part of `model`, so that a forward pass needs all of them."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in one piece; every process has to ask for it."""
+    """The whole tensor; if it is sharded, every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own_part(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of it."""
+    """The part of the tensor that this process holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def laid_out_as(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, which every process has, spread over the processes as `like` is."""
+    """`tensor`, which is whole in every process, sharded like `like`."""
     if not isinstance(like, DTensor):
         return tensor
     tensor = tensor.to(like.device, like.dtype)
@@ -129,7 +128,7 @@ def _asked(variable: str) -> bool:
 
 
 def decided_by_one(accelerator: Accelerator, decide: Callable[[], T]) -> T:
-    """What `decide` gives in the main process, in all of them. Raises: in all of them what it raises there."""
+    """The result of `decide` in the main process, returned in all processes. Raises: its PtuneError, in all of them."""
     if accelerator.num_processes == 1:
         return decide()
     outcome: list[T | PtuneError | None] = [None]
@@ -145,14 +144,14 @@ def decided_by_one(accelerator: Accelerator, decide: Callable[[], T]) -> T:
 
 
 def check_same_step(accelerator: Accelerator, step: int) -> None:
-    """Processes that go on from different checkpoints would train different models.
+    """Checks that all processes resume from the same step; otherwise they would train different models.
 
-    Raises: FormatError, in all of them, where they differ.
+    Raises: FormatError, in all processes, if the steps differ.
     """
     if accelerator.num_processes > 1:
         steps = gather_object([step])
         if len(set(steps)) > 1:
-            found = ", ".join(map(str, steps))
             raise FormatError(
-                f"the processes found different checkpoints (steps {found}): do all machines see the same run folder?"
+                f"the processes found different checkpoints (steps {', '.join(map(str, steps))}): do all machines see "
+                "the same run folder?"
             )

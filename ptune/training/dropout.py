@@ -8,20 +8,20 @@ from ptune.errors import RecipeError
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Sets every dropout of `model`: its Dropout layers, and the probabilities that its layers hold as numbers.
+    """Sets every dropout of `model`: its Dropout layers, and probabilities that layers store as numbers.
 
-    Raises: RecipeError where the model has none.
+    Raises: RecipeError if the model has none.
     """
-    found = 0
+    changed = 0
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
-            found += 1
+            changed += 1
         for name, value in list(vars(module).items()):
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, probability)
-                found += 1
-    if not found:
+                changed += 1
+    if not changed:
         raise RecipeError(
             f"train.dropout: {type(model).__name__} has no dropout of its own; set method.dropout"
         )

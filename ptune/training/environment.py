@@ -1,4 +1,4 @@
-"""What a run's bytes depend on besides its recipe."""
+"""The environment of a run: everything besides the recipe that its bytes depend on."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _NOT_IN_THE_BITS = ("safetensors",)
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that training stands on."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and of the packages that training uses."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def instruction_set(device: torch.device) -> str:
-    """What computes: the CPU's widest vector instructions, or the GPU's name."""
+    """The CPU's widest vector instructions, or the GPU's name."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return str(torch.backends.cpu.get_cpu_capability())
 
 
 def changes(before: RunRecord, now: RunRecord) -> list[str]:
-    """What has changed since a run began that may change its bits, e.g. "torch 2.12 → 2.13"."""
+    """Changes since a run began that may change its bits, e.g. "torch 2.12 → 2.13"."""
     pairs: list[tuple[str, object, object]] = [
         (package, before.versions.get(package), now.versions.get(package))
         for package in PACKAGES

@@ -1,4 +1,4 @@
-"""What a run folder must be like before training starts, and what is written into it first."""
+"""Checks of a run folder before training starts, and the files written into it first."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ptune.formats.whole_write import disk_errors, read_json, write_json
 
 
 def check_folder(run: Run, recipe: Recipe, resume: bool) -> None:
-    """Raises: FormatError where the folder is taken, or is no run; RecipeError where it is of another recipe."""
+    """Raises: FormatError if the folder is in use or is not a run; RecipeError if it belongs to another recipe."""
     if not run.folder.exists() or (run.folder.is_dir() and _only(run, {run.rows_path.name})):
         return
     if resume and _died_at_birth(run):
         return
     if not resume:
         raise FormatError(
-            f"{run.folder} is not empty: go on with what is there by --resume (in Python: resume=True), choose another"
+            f"{run.folder} is not empty: continue the run in it with --resume (in Python: resume=True), choose another"
             " --out, or remove it"
         )
     Run.open(run.folder)
@@ -32,7 +32,7 @@ def check_folder(run: Run, recipe: Recipe, resume: bool) -> None:
     changed = [
         name
         for name in _differences(before, recipe.document())
-        if not name.startswith(("evaluate.", "plan."))  # they decide nothing about the bits
+        if not name.startswith(("evaluate.", "plan."))  # these do not affect the weights
     ]
     if changed:
         raise RecipeError(
@@ -42,29 +42,29 @@ def check_folder(run: Run, recipe: Recipe, resume: bool) -> None:
 
 
 def _died_at_birth(run: Run) -> bool:
-    """Whether all that is there is what `begin` writes before run.json, and what it was in the middle of writing."""
+    """Whether the folder holds only files that `begin` writes before run.json, some of them perhaps incomplete."""
     before = {run.recipe_path.name, run.data_path.name, run.codec_path.name, run.rows_path.name}
     return run.folder.is_dir() and _only(run, before)
 
 
 def _only(run: Run, names: set[str]) -> bool:
-    """Whether the folder holds no files but these, whole or half-written."""
+    """Whether the folder holds only these files, complete or incomplete."""
     return all(path.name in names or _unfinished(path) for path in run.folder.iterdir())
 
 
 @contextlib.contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Inside, no other process trains into the folder. Raises: FormatError where one does."""
+    """Locks the run folder for the block. Raises: FormatError if another process is training into it."""
     with disk_errors(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(run.folder, os.O_RDONLY)  # the folder itself is locked: no lock file is left behind
+        held = os.open(run.folder, os.O_RDONLY)  # locks the folder itself, so no lock file is left behind
     try:
         _lock(held, run)
         yield
     finally:
         os.close(held)
         with contextlib.suppress(OSError):
-            run.folder.rmdir()  # where it is still empty
+            run.folder.rmdir()  # succeeds only if it is still empty
 
 
 def _lock(held: int, run: Run) -> None:
@@ -77,7 +77,7 @@ def _lock(held: int, run: Run) -> None:
 
 
 def sweep(run: Run) -> None:
-    """Removes what a process that was killed left half-written: see `ptune.formats.whole_write`."""
+    """Removes incomplete files of a killed process: see `ptune.formats.whole_write`."""
     for path in [path for path in run.folder.rglob(".*") if _unfinished(path)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -87,7 +87,7 @@ def _unfinished(path: Path) -> bool:
 
 
 def check_same_inputs(run: Run, record: RunRecord, data: dict[str, Any]) -> None:
-    """What a run goes on with must be what it began with. Raises: BackboneError or DataError."""
+    """Checks that a resumed run has the backbone and data that it began with. Raises: BackboneError or DataError."""
     if run.record_path.is_file() and run.record().base.hash != record.base.hash:
         raise BackboneError(
             f"{record.base.source} no longer holds the weights that {run.folder} was started on"
@@ -103,23 +103,23 @@ def check_same_data(run: Run, data: dict[str, Any]) -> None:
     changed = [path for path, sha256 in _hashes(data).items() if files.get(path) != sha256]
     if changed:
         raise DataError(
-            f"the data is no longer what {run.folder} was started on; put back what was in {', '.join(changed)}, "
+            f"the data has changed since {run.folder} was started; restore the contents of {', '.join(changed)}, "
             "or train a new run"
         )
     tokens = _tokens(before)
     recoded = [split for split, sha256 in _tokens(data).items() if tokens.get(split, sha256) != sha256]
     if recoded:
         raise DataError(
-            f"the files are the same, but the {', '.join(recoded)} examples made of them are not those that {run.folder} "
+            f"the files are the same, but the {', '.join(recoded)} examples made from them are not those that {run.folder} "
             "was started on: the template, the tokenizer or ptune has changed (or the template writes the date); "
-            "put back what was there, or train a new run"
+            "restore it, or train a new run"
         )
 
 
 def begin(
     run: Run, record: RunRecord, recipe: Recipe, data: dict[str, Any], save_codec: Callable[[Path], None]
 ) -> None:
-    """Writes everything that is known before the first step; run.json last, as it makes the folder a run."""
+    """Writes everything that is known before the first step. run.json comes last: it makes the folder a run."""
     recipe.save(run.recipe_path)
     write_json(run.data_path, data)
     save_codec(run.codec_path)
@@ -139,11 +139,11 @@ def _tokens(data: dict[str, Any]) -> dict[str, str]:
 
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the fields that differ."""
-    found = []
+    names = []
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{name}.")
+            names += _differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            found.append(prefix + name)
-    return found
+            names.append(prefix + name)
+    return names

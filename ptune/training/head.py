@@ -1,8 +1,8 @@
-"""The loss is computed inside the output head, a chunk of targets at a time: a batch's logits never exist as a whole.
+"""Computes the loss inside the output head, a chunk of targets at a time, so that a batch's logits never exist as a whole.
 
-A vocabulary is large (49,152 words in SmolLM2, 151,936 in Qwen3), so that the logits of a few hundred targets, their
-softmax and their gradient would take more memory than the rest of a step. The head does the work in its own `forward`,
-because that is where sharded training (FSDP) has its weight in one piece.
+Vocabularies are large (49,152 words in SmolLM2, 151,936 in Qwen3): the logits of a few hundred targets, their softmax and
+their gradient would take more memory than the rest of a step. The head does this in its own `forward`, because that is
+where sharded training (FSDP) has its whole weight.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _CHUNK_LOGITS = 2**23  # 32 MiB in float32
 
 
 def plain_head(model: PreTrainedModel) -> nn.Linear | None:
-    """The output head, where it is a plain linear layer and its outputs are the model's logits as they are.
+    """The output head, if it is a plain linear layer whose outputs are the model's logits.
 
-    None where the model does something to them afterwards (Gemma 2's soft cap, Cohere's and Granite's scale), or where
-    the head is being adapted itself. It is seen by looking: a short input is run once.
+    None if the model changes them afterwards (Gemma 2's soft cap, Cohere's and Granite's scale), or if the head itself is
+    adapted. Decided by running a short input once.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
@@ -43,10 +43,10 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
 
 @contextlib.contextmanager
 def replaced_by_loss(head: nn.Linear, labels: torch.Tensor) -> Iterator[None]:
-    """Inside, `head` maps hidden states [1, targets, hidden] to their loss instead of their logits.
+    """Within the block, `head` maps hidden states [1, targets, hidden] to their loss instead of their logits.
 
-    It returns [1, 1, 2]: the sum of cross-entropies of `labels` [targets], and how many of them are the most likely
-    token. The second is counted in eval mode only and is 0 in training.
+    It returns [1, 1, 2]: the sum of the cross-entropies of `labels` [targets], and the number of labels that are the most
+    likely token (counted in eval mode only; 0 in training).
     """
     own = vars(head).get("forward")
     loss = _trained_loss if head.training else _measured_loss
@@ -73,7 +73,7 @@ def _as_forward(head: nn.Linear, labels: torch.Tensor, loss: _Loss) -> Callable[
 def _trained_loss(
     hidden: torch.Tensor, head: nn.Linear, labels: torch.Tensor, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss with its graph. The gradient is worked out chunk by chunk in the forward pass; a frozen head gets none."""
+    """Loss with its graph. The gradient is computed chunk by chunk in the forward pass; a frozen head gets none."""
     if len(labels) == 0:
         loss = hidden.sum() * 0.0  # so that every process has a backward pass
     else:
@@ -87,7 +87,7 @@ def _trained_loss(
 def _measured_loss(
     hidden: torch.Tensor, head: nn.Linear, labels: torch.Tensor, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and number of right guesses."""
+    """Loss and number of correct predictions."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     loss, correct = hidden.new_zeros(2, dtype=wide)
     for some, wanted in zip(hidden.split(rows), labels.split(rows), strict=True):

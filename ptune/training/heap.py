@@ -1,9 +1,8 @@
-"""Memory that the C library's allocator holds free goes back to the system, where memory is what counts.
+"""Returns free memory of the C library's allocator to the system.
 
-glibc keeps what is freed, and small objects pin its heap. With gradient checkpointing each layer starts with free pages handed
-back (`ptune.training.segments`). A step without it does not hand them back: the pages have to be zeroed again, which took an
-eighth of a step's time on SmolLM2 and saved 1 % of its peak; 0 to 9 % in five settings of
-benchmarks/plan.py. Each figure is one run.
+glibc keeps freed memory, and small objects pin its heap. With gradient checkpointing, each layer first returns free pages
+(`ptune.training.segments`). A step without it does not: the pages would have to be zeroed again, which took an eighth of a
+step's time on SmolLM2 and saved 1 % of its peak; 0 to 9 % in five settings of benchmarks/plan.py. Each figure is one run.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 
 
 def give_back() -> None:
-    """Hands free pages back; nothing where a GPU does the work or the C library has no such call (musl, macOS)."""
+    """Returns free pages to the system. Does nothing if a GPU computes or the C library lacks the call (musl, macOS)."""
     trim = _trim()
     if trim is not None:
         trim(0)
@@ -25,7 +24,7 @@ def give_back() -> None:
 
 @contextlib.contextmanager
 def tidied(inner: contextlib.AbstractContextManager[None]) -> Iterator[None]:
-    """`inner`, entered after free pages have gone back."""
+    """Returns free pages to the system, then enters `inner`."""
     give_back()
     with inner:
         yield

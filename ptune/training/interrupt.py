@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM (what schedulers of clusters send): once ends the loop after its step, twice at once."""
+"""Ctrl-C and SIGTERM (sent by cluster schedulers): the first ends the loop after its step, the second at once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from ptune.progress import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SAME_S = 1.0  # a launcher passes on the Ctrl-C that its processes have got already: this is not a second one
+SAME_S = 1.0  # a launcher repeats the Ctrl-C that its processes have already received: not a second one
 
 
 class StopSignal:
-    """Inside the `with`, `requested` turns true at the first SIGINT or SIGTERM; the second acts as it always does."""
+    """Within the `with` block, the first SIGINT or SIGTERM sets `requested`; the second has its usual effect."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -23,7 +23,7 @@ class StopSignal:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+        if threading.current_thread() is threading.main_thread():  # the only thread that may set handlers
             self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         return self
 

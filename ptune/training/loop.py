@@ -33,7 +33,7 @@ Ending = Literal["finished", "stopped early", "interrupted"]
 
 @dataclass(frozen=True)
 class Job:
-    """What the loop works on and with."""
+    """The inputs of the loop."""
 
     train: Train
     accelerator: Accelerator
@@ -45,16 +45,16 @@ class Job:
     journal: Journal
     checkpoints: Checkpoints
     watch: Watch = field(default_factory=Watch)
-    mixture: Mixture | None = None  # of the files, where the recipe gives them weights
-    callbacks: Sequence[Callback] = ()  # told of each step, in the main process
+    mixture: Mixture | None = None  # if the recipe gives the files weights
+    callbacks: Sequence[Callback] = ()  # called after each step, in the main process
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
-    """Trains from `state` until the last step, early stopping, a callback's wish or Ctrl-C.
+    """Trains from `state` until the last step, early stopping, a callback's request or Ctrl-C.
 
-    The model keeps the weights it ends with.
+    The model keeps the weights of the last step that was run.
 
-    Raises: PtuneError where training goes wrong: see `ptune.training.diagnosis`.
+    Raises: PtuneError if training goes wrong: see `ptune.training.diagnosis`.
     """
     train = job.train
     order = Order(len(job.examples), train.batch_size, train.seed, job.mixture)
@@ -75,8 +75,8 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
             dead = alive.trouble(state.step) if alive is not None else None
             trouble = job.watch.see(loss, job.journal.latest["grad_norm"]) or dead
             last = state.step == steps
-            sick, stopped = _anywhere(job, trouble is not None, stop.requested)
-            if sick:
+            failing, stopped = _anywhere(job, trouble is not None, stop.requested)
+            if failing:
                 raise PtuneError(f"step {state.step}: training is {trouble}.\n  {_how_to_go_on(job)}")
             validated = last or state.step % validate_every == 0
             if validated:
@@ -96,7 +96,7 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
 
 
 def _explained_step(job: Job, indices: Sequence[int], step: int, steps: int) -> float:
-    """`optimizer_step` on these examples. Raises: PtuneError that says where a value stopped being a number."""
+    """`optimizer_step` on these examples. Raises: PtuneError that says where a value became infinite or NaN."""
     batch = [job.examples[index] for index in indices]
     try:
         return optimizer_step(job, batch, step, steps)
@@ -105,9 +105,9 @@ def _explained_step(job: Job, indices: Sequence[int], step: int, steps: int) -> 
 
 
 def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> float:
-    """One optimiser step; returns the loss a target.
+    """One optimiser step; returns the loss per target.
 
-    The gradient is that of the mean over all targets of the batch, however they are spread over forward passes and
+    The gradient is that of the mean over all targets of the batch, however they are divided among forward passes and
     processes. (Data parallelism averages over processes, hence the factor.)
     """
     accelerator, train, started_s = job.accelerator, job.train, time.perf_counter()
@@ -125,7 +125,7 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
             score = job.objective.score(job.model, micro_batch)
             accelerator.backward(score.loss / wanted * accelerator.num_processes)
         total += score.loss.detach()
-        del score  # what is left of its graph goes before the next pass begins
+        del score  # frees the rest of its graph before the next pass
     parameters = [parameter for _, parameter in trained(job.model)]
     length = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     loss, norm = float(accelerator.reduce(total)) / wanted, float(whole(length))
@@ -144,7 +144,7 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
 
 
 def validate(job: Job, state: State) -> State:
-    """Measures the held-out loss; returns the state that knows whether it is the best so far."""
+    """Measures the held-out loss; returns the state with the best loss updated."""
     if not job.validation:
         return state
     loss, accuracy = held_out(job, job.validation)
@@ -154,7 +154,7 @@ def validate(job: Job, state: State) -> State:
             range(min(16, len(job.validation))),
         )
         raise _explained(job, error, [job.validation[index] for index in some], some, "validation")
-    right = {} if math.isnan(accuracy) else {"validation_accuracy": accuracy}  # of numbers none is ever right
+    right = {} if math.isnan(accuracy) else {"validation_accuracy": accuracy}  # regression has no accuracy
     job.journal.write(state.step, validation_loss=loss, **right)
     best = state.best_loss is None or loss < state.best_loss
     if job.accelerator.is_main_process:
@@ -166,7 +166,7 @@ def validate(job: Job, state: State) -> State:
 
 @torch.no_grad()
 def held_out(job: Job, examples: Sequence[Any]) -> tuple[float, float]:
-    """Loss a target and share of targets predicted, over all processes."""
+    """Loss per target and share of targets predicted correctly, over all processes."""
     job.model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=job.accelerator.device)  # loss, correct, targets
     for batch in job.objective.batches(examples, share(job.accelerator)):
@@ -177,21 +177,21 @@ def held_out(job: Job, examples: Sequence[Any]) -> tuple[float, float]:
 
 
 def share(accelerator: Accelerator) -> Share:
-    """Which of the forward passes are this process's own."""
+    """This process's share of the forward passes."""
     return Share(accelerator.process_index, accelerator.num_processes)
 
 
 def save(job: Job, state: State) -> None:
-    """Writes a checkpoint. Raises: PtuneError instead where a weight or the optimiser is no longer finite."""
+    """Writes a checkpoint. Raises: PtuneError if a weight or the optimiser's state is not finite; nothing is written."""
     model = job.accelerator.unwrap_model(job.model)
     broken = not_finite(trained(model)) or not_finite(
         (f"the optimiser's {key}", value)
-        for one in job.optimizer.state.values()
-        for key, value in one.items()
+        for entry in job.optimizer.state.values()
+        for key, value in entry.items()
     )
     if any(_anywhere(job, bool(broken))):
         raise PtuneError(
-            f"training diverged: after step {state.step} there are values that are not finite in "
+            f"training diverged: after step {state.step} there are infinite or NaN values in "
             f"{', '.join(broken[:3]) or 'another process'}; lower train.lr.\n  {_how_to_go_on(job)}"
         )
     job.checkpoints.save(state, model, job.optimizer)
@@ -199,7 +199,7 @@ def save(job: Job, state: State) -> None:
 
 
 def _alive(job: Job, order: Order, state: State, steps: int) -> Alive | None:
-    """Measures the loss of the first rows of the first batch, where training begins."""
+    """A check on the loss of the first rows of the first batch; None for a resumed run."""
     if state.step > 0:
         return None
     batch = [job.examples[index] for index in order.batch(0)]
@@ -222,20 +222,20 @@ def _explained(
 
 def _how_to_go_on(job: Job) -> str:
     newest = job.checkpoints.newest()
-    kept = "nothing was saved yet" if newest is None else f"the checkpoint of step {newest} is whole"
-    return f"{kept}. The same recipe would go the same way: change it, and train into another --out"
+    kept = "nothing was saved yet" if newest is None else f"the checkpoint of step {newest} is intact"
+    return f"{kept}. The same recipe would fail the same way: change it, and train into another --out"
 
 
 def _called(job: Job, step: int, steps: int, validated: bool) -> list[bool]:
-    """Calls the callbacks; whether one of them wants the run to stop, and whether to pause."""
+    """Calls the callbacks; returns whether one asks to stop, and whether one asks to pause."""
     if not job.callbacks:
         return [False, False]
-    tells = job.callbacks if job.accelerator.is_main_process else ()
-    wish = call_all(tells, step, steps, job.journal.latest, validated and bool(job.validation))
+    callbacks = job.callbacks if job.accelerator.is_main_process else ()
+    wish = call_all(callbacks, step, steps, job.journal.latest, validated and bool(job.validation))
     return _anywhere(job, wish == "stop", wish == "pause")
 
 
 def _anywhere(job: Job, *flags: bool) -> list[bool]:
     """Whether each flag is set in any process."""
-    found = torch.tensor([float(flag) for flag in flags], device=job.accelerator.device)
-    return [bool(count > 0) for count in job.accelerator.reduce(found)]
+    own = torch.tensor([float(flag) for flag in flags], device=job.accelerator.device)
+    return [bool(count > 0) for count in job.accelerator.reduce(own)]

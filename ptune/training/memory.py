@@ -1,4 +1,4 @@
-"""Out of memory, in the options that help."""
+"""Turns out-of-memory errors into the options that would help."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from ptune.training.memory_remedies import SAVINGS, options
 
 @contextlib.contextmanager
 def memory_errors(recipe: Recipe) -> Iterator[None]:
-    """Turns what PyTorch raises for want of memory into the options that would need less.
-
-    Raises: PtuneError.
-    """
+    """Turns PyTorch's out-of-memory errors into a PtuneError that names options which need less memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -27,7 +24,7 @@ def memory_errors(recipe: Recipe) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """On the CPU PyTorch raises a bare RuntimeError, known by its words alone."""
+    """Whether memory ran out. On the CPU PyTorch raises a bare RuntimeError, recognised only by its message."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or "DefaultCPUAllocator: can't allocate" in str(error)
 

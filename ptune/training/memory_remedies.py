@@ -1,4 +1,4 @@
-"""What makes a training need less memory: the one list that plans, errors and records go by."""
+"""The ways to make a training need less memory: one list for plans, errors and records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from ptune.config.recipe import Recipe
 from ptune.methods.lora import Lora
 
-LEAST_ROW = 16  # what train.micro_batch_tokens may be at least
+LEAST_ROW = 16  # smallest allowed train.micro_batch_tokens
 SHORTEST = 128  # tokens: shorter examples are hardly worth training on
 
 Section = Literal["train", "backbone", "task"]
@@ -17,14 +17,14 @@ Section = Literal["train", "backbone", "task"]
 
 @dataclass(frozen=True)
 class Saving:
-    """Fields of a recipe, and what they are one notch cheaper."""
+    """Fields of a recipe, with a function that makes them one notch cheaper."""
 
     section: Section
     fields: tuple[str, ...]
-    cheaper: Callable[[Recipe], tuple[object, ...] | None]  # values of `fields`; None: no notch is left
+    cheaper: Callable[[Recipe], tuple[object, ...] | None]  # new values of `fields`; None: cannot get cheaper
 
     def notch(self, recipe: Recipe) -> Recipe | None:
-        """`recipe` one notch cheaper; None where there is none."""
+        """`recipe` one notch cheaper; None if it cannot get cheaper."""
         values = self.cheaper(recipe)
         if values is None:
             return None
@@ -47,7 +47,7 @@ def _checkpointing(recipe: Recipe) -> tuple[bool] | None:
 
 
 def _nf4(recipe: Recipe) -> tuple[str] | None:
-    """What is trained itself cannot be quantised, and some tasks' bases are not."""
+    """nf4, unless the base's weights are trained themselves or the task must not round them."""
     can_be = recipe.task.takes_rounded_weights and isinstance(recipe.method, Lora)
     return ("nf4",) if can_be and recipe.backbone.quantize != "nf4" else None
 
@@ -63,16 +63,18 @@ def _shorter(recipe: Recipe) -> tuple[int, str] | None:
 ROWS = Saving("train", ("micro_batch_tokens",), _smaller_rows)
 """Changes neither the batch nor the result: the gradient is accumulated exactly, in more forward passes."""
 DEARER = (
-    Saving("train", ("gradient_checkpointing",), _checkpointing),  # the same result, about a third more time
-    Saving("backbone", ("quantize",), _nf4),  # another base, which computes a little worse
-    Saving("task", ("max_length", "on_overlong"), _shorter),  # data is lost
+    Saving(
+        "train", ("gradient_checkpointing",), _checkpointing
+    ),  # the same result, more time (1.77x on a CPU)
+    Saving("backbone", ("quantize",), _nf4),  # another base, slightly worse
+    Saving("task", ("max_length", "on_overlong"), _shorter),  # loses data
 )
-"""What is changed where smaller rows are not enough, cheapest first."""
+"""The changes to try where smaller rows are not enough, cheapest first."""
 SAVINGS = (ROWS, *DEARER)
 
 
 def options(before: Recipe, after: Recipe) -> tuple[str, ...]:
-    """How two recipes differ in what saves memory, as options of the command line."""
+    """The memory-saving fields in which `after` differs from `before`, as command-line options."""
     return tuple(
         _option(saving.section, name, new)
         for saving in SAVINGS
@@ -82,7 +84,7 @@ def options(before: Recipe, after: Recipe) -> tuple[str, ...]:
 
 
 def as_planned(recipe: Recipe, before: Recipe) -> Recipe:
-    """`recipe` with everything that a plan may change as it is in `before`."""
+    """`recipe` with every field that a plan may change taken from `before`."""
     for saving in SAVINGS:
         known = [name for name in saving.fields if hasattr(getattr(before, saving.section), name)]
         recipe = changed(recipe, saving.section, **{n: _value(before, saving.section, n) for n in known})

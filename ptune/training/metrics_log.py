@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, and the same numbers to a tracker."""
+"""Writes metrics to metrics.jsonl, one JSON object per line, and to a tracker."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Journal", "read"]
 
 
 class Journal:
-    """What was measured while training. Only the main process writes."""
+    """The log of metrics. Only the main process writes."""
 
     def __init__(self, path: Path, accelerator: Accelerator) -> None:
         self.path, self._accelerator = path, accelerator
         self.latest: dict[str, float] = {}  # the newest value of each name, in every process
 
     def forget_after(self, step: int) -> list[dict[str, Any]]:
-        """Drops the lines of steps that are about to be repeated; returns the others."""
+        """Removes the lines of steps after `step`, which will be repeated; returns the others."""
         if not self.path.is_file():
             return []
         kept = [entry for entry in read(self.path) if entry["step"] <= step]

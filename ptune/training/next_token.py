@@ -17,30 +17,32 @@ from ptune.training.segments import segments
 
 @dataclass(frozen=True)
 class NextTokenObjective:
-    """Sum of cross-entropies over the targets; only where there is a target does the head compute anything."""
+    """Sum of cross-entropies over the targets; the head computes only at positions that predict a target."""
 
     packed: bool  # whether the model keeps packed examples apart, see `segments.packing`
-    max_tokens: int  # most tokens of one forward pass
+    max_tokens: int  # most tokens in one forward pass
     device: torch.device
-    head: nn.Linear | None = None  # see `head.plain_head`; without it the logits of a whole batch are held
+    head: nn.Linear | None = (
+        None  # see `head.plain_head`; without it the logits of a whole batch are in memory
+    )
     unit = "tokens"
 
     def size(self, example: Example) -> int:
-        """Tokens."""
+        """Number of tokens."""
         return len(example)
 
     def targets(self, example: Example) -> int:
-        """Tokens to be predicted."""
+        """Number of tokens to predict."""
         return targets(example)
 
     def batches(self, examples: Sequence[Example], share: Share = ALONE) -> Iterator[Batch]:
-        """Rows of whole examples, or a row an example."""
+        """Rows of several whole examples if `packed`, else one row per example."""
         if self.packed:
             return pack(examples, self.max_tokens, self.device, share)
         return one_each(examples, self.device, share)
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
-        """Loss and right guesses, summed over the batch's targets."""
+        """Loss and correct predictions, summed over the batch's targets."""
         if self.head is not None:
             with replaced_by_loss(self.head, batch.labels):
                 loss, correct = self.logits(model, batch)[0]
@@ -48,7 +50,7 @@ class NextTokenObjective:
         return score_of(self.logits(model, batch), batch.labels, training=model.training)
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """[targets, vocab]: what the model says in front of each target."""
+        """Logits [targets, vocab] at the positions that predict the targets."""
         positions = {"position_ids": batch.position_ids} if self.packed else {}
         with segments(batch.lengths):
             output = model(

@@ -1,4 +1,4 @@
-"""The seam between the loop and a task: how examples become batches, and what a batch's loss is."""
+"""The interface between the loop and a task: how examples become batches, and the loss of a batch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Score:
     """Sums over the targets of a batch."""
 
     loss: torch.Tensor  # [], with its graph
-    correct: torch.Tensor  # [], targets whose most likely label is the right one; counted in eval mode only
+    correct: torch.Tensor  # [], targets predicted correctly; counted in eval mode only
     targets: int
 
 
 def score_of(logits: torch.Tensor, labels: torch.Tensor, *, training: bool) -> Score:
-    """logits [targets, vocab], labels [targets]: cross-entropy and right guesses, summed."""
-    # float32 at least: the logarithm of a sum over a whole vocabulary is not for 16 bits.
+    """Summed cross-entropy and correct predictions of logits [targets, vocab] for labels [targets]."""
+    # At least float32: 16 bits are too few for the logarithm of a sum over a vocabulary.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     loss = F.cross_entropy(logits, labels, reduction="sum")
     right = loss.new_zeros(()) if training else (logits.argmax(-1) == labels).sum()
@@ -32,20 +32,20 @@ def score_of(logits: torch.Tensor, labels: torch.Tensor, *, training: bool) -> S
 
 
 class Objective(Protocol):
-    """What a task trains for. Examples and batches are the task's own; the loop only hands them on."""
+    """The training objective of a task. The loop treats examples and batches as opaque."""
 
     @property
     def unit(self) -> str:
-        """What `size` counts: "tokens" or "images"."""
+        """The unit of `size`: "tokens" or "images"."""
 
     def size(self, example: Any) -> int:
-        """How much work an example is."""
+        """The size of an example, in units."""
 
     def targets(self, example: Any) -> int:
-        """How many targets the loss of an example is a sum over."""
+        """Number of targets that an example's loss sums over."""
 
     def batches(self, examples: Sequence[Any], share: Share = ALONE) -> Iterator[Any]:
-        """Forward passes that together hold one process's share of these examples; equally many in every process."""
+        """The batches of one process's share of the examples; every process gets the same number."""
 
     def score(self, model: nn.Module, batch: Any) -> Score:
-        """One forward pass."""
+        """Runs one forward pass."""

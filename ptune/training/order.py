@@ -1,4 +1,4 @@
-"""Which examples a step sees, as a pure function of seed and step, so that there is no sampler to save."""
+"""The examples of each step, as a pure function of seed and step, so that there is no sampler state to save."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ptune.config.recipe import Train
 
 @dataclass(frozen=True)
 class Mixture:
-    """Training examples in parts, one after the other, and how much of what training sees is to come from each.
+    """Consecutive parts of the training examples, and the share of training that each part gets.
 
-    weights: of the parts, normalised here. A part of which more is asked than it has is repeated; of another, less
-    than an epoch is seen.
+    weights: one per part, normalised here. A part whose share exceeds its size is repeated; of the others, training sees
+    less than an epoch.
     """
 
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
 
     def turns(self, place: int) -> list[int]:
-        """How many of the first `place` examples come from each part: its share of them, to within a few.
+        """How many of the first `place` examples come from each part: its share, to within a few.
 
-        Part by part, the rounded share of what is left for it and the parts after it. So each count grows by one or
-        stays as `place` grows by one, and no step depends on those before it.
+        Each part gets its rounded share of what is left for it and the parts after it. So when `place` grows by one, each
+        count stays or grows by one, and no step depends on the steps before it.
         """
         counts = []
         for weight, rest in self._whole:
@@ -38,7 +38,7 @@ class Mixture:
 
     @functools.cached_property
     def _whole(self) -> list[tuple[int, int]]:
-        """The weight of each part and the sum from it on, as integers: nothing is ever rounded away."""
+        """The weight of each part and the sum of the weights from it on, as integers, so that nothing is rounded."""
         exact = [Fraction(weight) for weight in self.weights]
         unit = math.lcm(*(weight.denominator for weight in exact))
         whole = [int(weight * unit) for weight in exact]
@@ -46,10 +46,10 @@ class Mixture:
 
 
 class Order:
-    """Permutations of the examples, one an epoch and one after the other, cut into steps of `batch_size`.
+    """Permutations of the examples, one per epoch, joined and cut into steps of `batch_size`.
 
-    Every step is whole: the last one of an epoch goes on into the next permutation. In a mixture every part goes
-    through permutations of its own, and an epoch is as many examples as there are in all.
+    Every step is full: the last one of an epoch continues into the next permutation. In a mixture each part has its own
+    permutations, and an epoch is as many examples as there are in all.
     """
 
     def __init__(self, examples: int, batch_size: int, seed: int, mixture: Mixture | None = None) -> None:
@@ -66,7 +66,7 @@ class Order:
         return [self._permutation(self.examples, f"{self.seed}/{epoch}")[index] for epoch, index in places]
 
     def _mixed(self, mixture: Mixture, place: int) -> int:
-        """The example at a place of the endless sequence."""
+        """Index of the example at `place` in the endless sequence."""
         before, after = mixture.turns(place), mixture.turns(place + 1)
         part = next(part for part, turns in enumerate(before) if turns < after[part])
         epoch, index = divmod(before[part], mixture.sizes[part])
@@ -74,12 +74,12 @@ class Order:
         return sum(mixture.sizes[:part]) + permutation[index]
 
     def steps(self, train: Train) -> int:
-        """Optimiser steps of the whole training."""
+        """Number of optimiser steps in the training."""
         return train.max_steps or math.ceil(train.epochs * self.examples / self.batch_size)
 
 
 def step_seed(seed: int, step: int, process: int) -> int:
-    """Seeds the dropout of one step in one process."""
+    """The seed of the dropout of one step in one process."""
     return random.Random(f"{seed}/{step}/{process}").getrandbits(63)  # noqa: S311
 
 

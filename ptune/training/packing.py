@@ -1,7 +1,7 @@
-"""Examples become flat rows: whole examples one after another, with positions that restart. No padding.
+"""Packs whole examples into flat rows without padding; positions restart with each example.
 
-A row is one forward pass. The rows of a step are as few as fit and of nearly the same length, so that no pass needs much
-more memory than another, and there are equally many in every process, so that none waits for another in vain.
+A row is one forward pass. A step has as few rows as possible, of nearly equal length, so that no pass needs much more
+memory than another. Every process gets the same number of rows, so that none waits forever for another.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ptune.codecs.chat import Example
 
 
 class Share(NamedTuple):
-    """Which part of the rows is a process's own."""
+    """The share of the rows that one process computes."""
 
     process: int
     processes: int
@@ -38,14 +38,14 @@ class Batch:
 
 
 def targets(example: Example) -> int:
-    """Number of tokens to be predicted; the first token of an example cannot be one."""
+    """Number of tokens to predict; the first token of an example cannot be predicted."""
     return sum(example.targets[1:])
 
 
 def pack(
     examples: Sequence[Example], max_tokens: int, device: torch.device | str, share: Share = ALONE
 ) -> Iterator[Batch]:
-    """The rows of one process: whole examples, at most `max_tokens` tokens; a longer example is a row of its own."""
+    """The rows of one process: whole examples, at most `max_tokens` tokens per row. A longer example gets its own row."""
     rows = bins([len(example) for example in examples], max_tokens, share.processes)
     yield from _own(rows, examples, device, share)
 
@@ -53,18 +53,18 @@ def pack(
 def one_each(
     examples: Sequence[Example], device: torch.device | str, share: Share = ALONE
 ) -> Iterator[Batch]:
-    """A row an example, for models that cannot keep neighbours apart."""
+    """One row per example, for models that cannot keep packed examples apart."""
     rows = [[index] for index in range(len(examples))]
     rows += [[] for _ in range(-len(rows) % share.processes)]
     yield from _own(rows, examples, device, share)
 
 
 def bins(lengths: Sequence[int], max_tokens: int, processes: int = 1) -> list[list[int]]:
-    """Indices of the examples of each row; the number of rows is a multiple of `processes`.
+    """Indices of the examples in each row; the number of rows is a multiple of `processes`.
 
-    First-fit decreasing says how many rows are needed; the examples are then spread evenly over so many, the longest
-    first, each to the shortest row (LPT: Graham 1969, https://doi.org/10.1137/0117039). Where that overfills a row, the
-    rows of first-fit are taken. Within a row examples keep the order given.
+    First-fit decreasing gives the number of rows. The examples are then spread evenly over that many rows, the longest
+    first, each into the shortest row (LPT: Graham 1969, https://doi.org/10.1137/0117039). If that overfills a row, the
+    first-fit rows are used. Within a row examples keep the given order.
     """
     longest_first = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     fitted = _first_fit(longest_first, lengths, max_tokens)
@@ -76,9 +76,9 @@ def bins(lengths: Sequence[int], max_tokens: int, processes: int = 1) -> list[li
 
 
 def _first_fit(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Each example goes to the first row that has room. Rooms are kept in a tree of maxima: n log n."""
+    """Puts each example into the first row with room, found in a tree of maxima: O(n log n)."""
     leaves = 1 << max(1, len(order) - 1).bit_length()
-    room = [max_tokens] * (2 * leaves)  # room[i] = the most that any row below node i has left
+    room = [max_tokens] * (2 * leaves)  # room[i] = the largest room of any row below node i
     rows: list[list[int]] = []
     for index in order:
         node, size = 1, min(lengths[index], max_tokens)
@@ -107,13 +107,13 @@ def _spread(order: Sequence[int], lengths: Sequence[int], count: int) -> list[li
 def _own(
     rows: Sequence[Sequence[int]], examples: Sequence[Example], device: torch.device | str, share: Share
 ) -> Iterator[Batch]:
-    """Every `processes`-th row, put together when it is asked for."""
+    """Every `processes`-th row, built on demand."""
     for row in rows[share.process :: share.processes]:
         yield _row([examples[index] for index in row] or [_idle(examples[0])], device)
 
 
 def _idle(example: Example) -> Example:
-    """What a process computes that has no example of its own: something without a target."""
+    """An example without a target, for a process that has no example of its own."""
     return Example(example.ids[:1], (False,))
 
 

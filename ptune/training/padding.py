@@ -1,4 +1,4 @@
-"""Batches of padded rows: which examples share a forward pass."""
+"""Groups examples of similar length into padded batches."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def padded_rows(lengths: Sequence[int], max_tokens: int, processes: int = 1) -> list[list[int]]:
-    """Indices of the examples of each batch, of similar length, so that little is padding; the longest come first.
+    """Indices of the examples in each batch, the longest first; similar lengths share a batch to avoid padding.
 
-    A batch has at most `max_tokens` tokens, padding included; a longer example is a batch of its own. The number of
-    batches is a multiple of `processes`: large ones are halved until it is, or some stay empty.
+    A batch has at most `max_tokens` tokens, padding included; a longer example gets its own batch. The number of batches
+    is a multiple of `processes`: large batches are halved until it is, or some stay empty.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):

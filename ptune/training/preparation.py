@@ -1,4 +1,4 @@
-"""A recipe and a backbone become a model that can be trained, and its optimiser."""
+"""Turns a recipe and a backbone into a trainable model and its optimiser."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ptune.training.segments import checkpoint_contexts
 
 
 def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
-    """The recipe with "auto" replaced by what it means here, so that it means the same elsewhere.
+    """The recipe with "auto" replaced by its value on this machine, so that it means the same elsewhere.
 
-    Weights that are trained themselves are float32: small updates would be lost in 16 bits.
+    Weights that are trained themselves are float32: 16 bits would lose small updates.
     """
     if recipe.train.batch_size < accelerator.num_processes:
         raise RecipeError(
@@ -31,7 +31,7 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
     trains_itself = not isinstance(recipe.method, Lora)
     dtype = torch.float32 if trains_itself else _dtype(recipe, accelerator.device)
     if accelerator.num_processes > 1:
-        (dtype,) = broadcast_object_list([dtype])  # "auto" tries it out: one process decides for all
+        (dtype,) = broadcast_object_list([dtype])  # "auto" is measured: one process decides for all
     if trains_itself and recipe.backbone.dtype == "bfloat16":
         raise RecipeError(
             f"backbone.dtype 'bfloat16' cannot be trained by {type(recipe.method).__name__}: use float32"
@@ -41,7 +41,7 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
 
 
 def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """Of a frozen backbone."""
+    """The type of the backbone's weights."""
     if recipe.backbone.dtype == "auto" and not recipe.task.takes_rounded_weights:
         return torch.float32
     return training_dtype(recipe.backbone, device)
@@ -50,9 +50,9 @@ def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
 def applied(
     recipe: Recipe, backbone: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()
 ) -> nn.Module:
-    """The backbone made ready to be trained by the recipe's method.
+    """The backbone, prepared for training by the recipe's method.
 
-    new_tokens: the ids of the recipe's own; head: names of the modules that are not pretrained.
+    new_tokens: ids of the recipe's new tokens; head: names of the modules that are not pretrained.
     """
     if recipe.train.dropout is not None:
         set_dropout(backbone, recipe.train.dropout)
@@ -63,7 +63,7 @@ def applied(
 
 
 def optimizer_for(model: nn.Module, train: Train) -> torch.optim.AdamW:
-    """AdamW; vectors (norms, biases) are not decayed."""
+    """AdamW; weight decay excludes vectors (norms, biases)."""
     parameters = [parameter for _, parameter in trained(model)]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},

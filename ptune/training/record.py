@@ -1,4 +1,4 @@
-"""run.json: what a run was begun with, and what a resume keeps of it."""
+"""run.json: the conditions under which a run began, and what a resume keeps of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ptune.training.memory_remedies import as_planned, changed
 
 
 def as_begun(recipe: Recipe, run: Run) -> Recipe:
-    """What "auto" meant when the run began, of the dtype and of the plan: here and now it might mean something else."""
+    """The recipe with the dtype and plan that "auto" meant when the run began; now it might mean something else."""
     if not run.recipe_path.is_file():
         return recipe
     before = Recipe.load(run.recipe_path)
@@ -27,23 +27,24 @@ def as_begun(recipe: Recipe, run: Run) -> Recipe:
 
 
 def same_threads(run: Run) -> None:
-    """Sums are split over threads: another number of them gives other bits."""
+    """Sets the number of threads that the run began with: sums are split over threads, so another number gives other bits."""
     if not run.record_path.is_file():
         return
     before, here = run.record().threads, torch.get_num_threads()
     if before not in (0, here):
         torch.set_num_threads(before)
         say(
-            f"goes on with {before} threads, as it began (here it would be {here}): the same bits need the same number"
+            f"resuming with {before} threads, as the run began (this machine would use {here}): the same bits need the"
+            " same number"
         )
 
 
 def record_of(
     recipe: Recipe, run: Run, base: BaseIdentity, accelerator: Accelerator, command: str
 ) -> RunRecord:
-    """run.json at the start; at a resume it keeps when the run began and adds what has changed since.
+    """run.json at the start. A resume keeps the time when the run began, and records and reports what has changed since.
 
-    Those changes are said: the run goes on, but to other bits.
+    After such changes the run continues, but to different bits.
     """
     record = RunRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -59,14 +60,14 @@ def record_of(
     if not run.record_path.is_file():
         return record
     before = run.record()
-    if found := changes(before, record):
-        say(f"goes on, but not to the same bits: {', '.join(found)}")
-    return record.model_copy(update={"created": before.created, "changes": (*before.changes, *found)})
+    if changed_since := changes(before, record):
+        say(f"resuming, but not to the same bits: {', '.join(changed_since)}")
+    return record.model_copy(update={"created": before.created, "changes": (*before.changes, *changed_since)})
 
 
 def resume_command(command: str, run: Run) -> str:
-    """What to paste into a shell to go on."""
+    """The command line that resumes the run."""
     if command.startswith("ptune quickstart") or "--resume" in command.split():
-        return command  # quickstart goes on by itself
+        return command  # quickstart resumes by itself
     again = f"ptune train {shlex.quote(str(run.recipe_path))} --out {shlex.quote(str(run.folder))}"
     return f"{command or again} --resume"

@@ -1,4 +1,4 @@
-"""The first hop: what was written to disk against what was trained, in numbers."""
+"""The first hop: compares the weights read back from disk with those that were trained."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from ptune.training.next_token import NextTokenObjective
 NAME = "trained → reloaded"
 PROMPTS = 16
 LIMIT = 1e-5  # the same kernels on the same weights: anything but 0 is a fault
-_MOST_LOGITS = (
-    2**20
-)  # compared of a prompt; those of all its targets could take more memory than training did
+# Most logits compared per prompt: those of all its targets could take more memory than training.
+_MOST_LOGITS = 2**20
 _RELOADED = "reloaded"
 
 
@@ -59,7 +58,7 @@ def reloaded_model_hop(
 
 @torch.no_grad()
 def log_probabilities(model: nn.Module, example: Example, device: torch.device) -> torch.Tensor:
-    """[targets, vocab] in float64, in front of the first targets of one example."""
+    """Log-probabilities [targets, vocab] of the first targets of one example, in float64."""
     model.eval()
     objective = NextTokenObjective(packed=False, max_tokens=len(example.ids), device=device)
     (batch,) = objective.batches([example])
@@ -69,7 +68,7 @@ def log_probabilities(model: nn.Module, example: Example, device: torch.device) 
 
 
 def hop(compared: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Hop:
-    """Log-probabilities of each prompt, as trained and as reloaded."""
+    """The hop over pairs of log-probabilities, as trained and as reloaded."""
     first, second = itertools.tee(compared)
     trained = (side.cpu().numpy() for side, _ in first)
     reloaded = (side.cpu().numpy() for _, side in second)

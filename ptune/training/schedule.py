@@ -9,11 +9,11 @@ Schedule = Literal["cosine", "linear", "constant", "wsd"]
 
 
 def factor(step: int, steps: int, schedule: Schedule, *, warmup: float = 0.0, decay: float = 0.2) -> float:
-    """What the peak learning rate is multiplied by at `step` (from 0) of `steps`.
+    """The factor on the peak learning rate at `step` (from 0) of `steps`.
 
-    Warm-up rises linearly over the share `warmup` of the steps and then the schedule falls from 1; both leave out 0
-    itself, so that no step is wasted. `wsd` (warm-up, stable, decay: Hu et al. 2024, https://arxiv.org/abs/2404.06395)
-    falls linearly over the last share `decay`.
+    It rises linearly over the share `warmup` of the steps, then the schedule falls from 1. Neither reaches 0 itself, so
+    that no step is wasted. `wsd` (warm-up, stable, decay: Hu et al. 2024, https://arxiv.org/abs/2404.06395) falls linearly
+    over the last share `decay`.
     """
     warmup_steps = round(warmup * steps)
     if step < warmup_steps:

@@ -1,10 +1,10 @@
-"""Attention for packed rows: several examples lie one after another in a row, and each attends only to itself.
+"""Attention for packed rows: a row holds several examples, and each attends only to itself.
 
 A model is switched to it from outside, through transformers' AttentionInterface. The lengths of the examples are set
-around each forward pass; attention that meets a row which they do not cover raises instead of leaking.
+around each forward pass; a row that they do not cover raises an error instead of leaking between examples.
 
-Segments are computed one after another by PyTorch's `scaled_dot_product_attention`, or all at once by its variable-length
-kernel (FlashAttention: Dao 2023, https://arxiv.org/abs/2307.08691) where the device has one and it is seen to agree.
+Segments are computed one by one by PyTorch's `scaled_dot_product_attention`, or all at once by its variable-length kernel
+(FlashAttention: Dao 2023, https://arxiv.org/abs/2307.08691) if the device has one and a test shows that it agrees.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from ptune.training.heap import tidied
 
 NAME = "ptune_segments"
 
-# Set around a forward pass. Not a context variable: autograd recomputes checkpointed layers in threads of its own.
+# Set around a forward pass. Not a context variable: autograd recomputes checkpointed layers in its own threads.
 _lengths: Sequence[int] = ()
 _at_once = False  # whether segments go through the variable-length kernel
 
 
 class _UnsupportedAttentionError(Exception):
-    """The model asks attention for something that segments do not do."""
+    """The model uses a feature of attention that segments do not support."""
 
 
 @contextlib.contextmanager
 def segments(lengths: Sequence[int]) -> Iterator[None]:
-    """Rows of forward passes inside hold examples of these lengths."""
+    """Sets the lengths of the examples in the rows of forward passes within the block."""
     global _lengths
     before, _lengths = _lengths, lengths
     try:
@@ -47,16 +47,16 @@ def segments(lengths: Sequence[int]) -> Iterator[None]:
 def checkpoint_contexts() -> tuple[
     contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]
 ]:
-    """`context_fn` of torch.utils.checkpoint: the recomputation sees the lengths that the forward pass saw.
+    """`context_fn` for torch.utils.checkpoint: the recomputation uses the lengths of the forward pass.
 
-    Memory is what checkpointing is for: each layer starts with free pages handed back.
+    To save memory, each layer first returns free pages to the system.
     """
     return tidied(contextlib.nullcontext()), tidied(segments(_lengths))
 
 
 @contextlib.contextmanager
 def probing(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, `model` is evaluated, without gradients; afterwards it is in the mode that it was in."""
+    """Puts `model` into eval mode without gradients for the block; its mode is restored afterwards."""
     training = model.training
     model.eval()
     try:
@@ -68,11 +68,11 @@ def probing(model: PreTrainedModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def packing(model: PreTrainedModel) -> Iterator[bool]:
-    """Inside, `model` attends per segment; yields False, with the model as it was, where it cannot.
+    """Makes `model` attend per segment within the block; yields False and changes nothing if it cannot.
 
-    It can where its attention goes through transformers' interface, its layers attend fully or in a sliding window,
-    an example is seen to come out as it does alone under the model's own attention, and changing one is seen to change
-    nothing in its neighbour.
+    It can if its attention goes through transformers' interface, its layers use full or sliding-window attention, and two
+    tests pass: a packed example gives the same logits as alone under the model's own attention, and changing one example
+    does not change its neighbour.
     """
     global _at_once
     own = model.config._attn_implementation
@@ -93,7 +93,7 @@ def packing(model: PreTrainedModel) -> Iterator[bool]:
 
 
 def routable(model: PreTrainedModel) -> bool:
-    """Whether its attention goes through transformers' interface and its layers are of kinds that segments know."""
+    """Whether the model's attention goes through transformers' interface and all its layers are of supported types."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     return (
         model._can_set_attn_implementation()
@@ -103,11 +103,11 @@ def routable(model: PreTrainedModel) -> bool:
 
 
 def _isolated(model: PreTrainedModel, alone: torch.Tensor) -> bool:
-    """Whether the first of two packed examples is what it is `alone`, and the second keeps its logits when the first
-    one changes.
+    """Whether the first of two packed examples has the logits `alone`, and the second keeps its logits when the first
+    changes.
 
-    Layers that mix neighbours by other means than attention (convolutions, recurrent states) are found out here, and
-    attention that is told more than segments know.
+    Detects layers that mix neighbours by other means than attention (convolutions, recurrent states), and attention with
+    inputs that segments do not support.
     """
     try:
         pair, other = (_logits_of_pair(model, first) for first in (_FIRST, _FIRST + _SIZE))
@@ -124,24 +124,24 @@ def _has_kernel(model: PreTrainedModel) -> bool:
 
 
 def _kernel_agrees(model: PreTrainedModel) -> bool:
-    """Whether the kernel runs with this model, and differs from plain attention by no more than 16 bits do."""
+    """Whether the kernel runs with this model and differs from plain attention only by rounding in 16 bits."""
     global _at_once
     plain = _logits_of_pair(model, _FIRST)
     _at_once = True
     try:
         fast = _logits_of_pair(model, _FIRST)
-    except (RuntimeError, ValueError, NotImplementedError):  # e.g. a size of heads that it does not know
+    except (RuntimeError, ValueError, NotImplementedError):  # e.g. an unsupported head size
         return False
     finally:
         _at_once = False
     return bool((fast - plain).abs().max() <= 0.02 * plain.abs().max())
 
 
-_SIZE, _FIRST = 8, 3  # tokens of an example, and the first one's id
+_SIZE, _FIRST = 8, 3  # number of tokens in an example, and the id of the first
 
 
 def _logits_alone(model: PreTrainedModel) -> torch.Tensor:
-    """[_SIZE, vocab]: one example under the model's own attention."""
+    """Logits [_SIZE, vocab] of one example under the model's own attention."""
     with probing(model):
         output = model((torch.arange(_SIZE) + _FIRST)[None].to(model.device), use_cache=False)
     logits: torch.Tensor = output.logits[0].float()
@@ -149,7 +149,7 @@ def _logits_alone(model: PreTrainedModel) -> torch.Tensor:
 
 
 def _logits_of_pair(model: PreTrainedModel, first: int) -> torch.Tensor:
-    """[2 * _SIZE, vocab]: two packed examples, tokens from `first` on and then always the same ones."""
+    """Logits [2 * _SIZE, vocab] of two packed examples: ids from `first` on, then always the same ids."""
     ids = torch.cat([torch.arange(_SIZE) + first, torch.arange(_SIZE) + _FIRST + 2 * _SIZE])[None]
     positions = torch.arange(_SIZE).repeat(2)[None]
     with probing(model), segments([_SIZE, _SIZE]):

@@ -1,4 +1,4 @@
-"""Where metrics go besides metrics.jsonl."""
+"""Trackers: where metrics go besides metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ptune.errors import RecipeError
 
 
 def tracker_of(recipe: Recipe) -> str | None:
-    """Its name in accelerate. Raises: RecipeError where it is not installed."""
+    """The tracker's name in accelerate. Raises: RecipeError if it is not installed."""
     tracker = recipe.train.tracker
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise RecipeError(f"train.tracker: {tracker} is not installed; run: pip install 'ptune[trackers]'")
@@ -21,11 +21,11 @@ def tracker_of(recipe: Recipe) -> str | None:
 
 
 def start_tracker(recipe: Recipe, accelerator: Accelerator) -> None:
-    """TensorBoard writes into the run's folder tracker/; trackio into its own database, under the recipe's name."""
+    """Starts the tracker. TensorBoard writes into RUN/tracker/, trackio into its own database under the recipe's name."""
     if recipe.train.tracker == "tensorboard":
         accelerator.init_trackers("tracker")
     elif recipe.train.tracker == "trackio":
-        with contextlib.redirect_stdout(sys.stderr):  # it speaks, and stdout is for results
+        with contextlib.redirect_stdout(sys.stderr):  # it prints, and stdout is for results
             accelerator.init_trackers(recipe.name, config=_flat(recipe.train.model_dump(mode="json")))
 
 

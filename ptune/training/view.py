@@ -1,4 +1,4 @@
-"""What is shown while training: a line with the loss and its course, and one with the other measurements."""
+"""The display while training: a line with the loss and its curve, and a line with the other metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SMOOTHING = 0.9
 
 
 class View:
-    """Fed with a step's measurements; gives the two texts that Progress shows."""
+    """Collects the metrics of each step and formats the two texts that Progress shows."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -23,22 +23,25 @@ class View:
         self._seen = 0
 
     def see(self, loss: float) -> None:
-        """One more step."""
+        """Records the loss of one more step."""
         before = loss if self._smooth is None else self._smooth
         self._smooth = _SMOOTHING * before + (1 - _SMOOTHING) * loss
         if self._seen % self._every == 0:
             self._course.append(self._smooth)
         self._seen += 1
-        if len(self._course) >= 8 * _WIDTH:  # as long as a run may be, no more than this is kept
+        if len(self._course) >= 8 * _WIDTH:  # bounds the memory of a long run
             self._course, self._every = self._course[::2], 2 * self._every
 
     def loss(self, *, drawn: bool) -> str:
-        """'loss 2.31 █▆▄▃▂▁': smoothed, and where it is `drawn` its course from the first step to now."""
+        """The smoothed loss, 'loss 2.31 █▆▄▃▂▁'. drawn: with its curve from the first step on."""
         text = "" if self._smooth is None else f"loss {self._smooth:.4g}"
         return f"{text} {sparkline(self._course)}".rstrip() if drawn else text
 
     def details(self, latest: dict[str, float]) -> str:
-        """'validation 2.40, lr 0.0005, gradient 0.52, 1,234 tokens/s, 1.9 GB'. `latest`: see `Journal.latest`."""
+        """The other metrics: 'validation 2.40, lr 0.0005, gradient 0.52, 1,234 tokens/s, 1.9 GB'.
+
+        latest: see `Journal.latest`.
+        """
         parts = [f"validation {latest['validation_loss']:.4g}"] if "validation_loss" in latest else []
         parts += [f"lr {latest['lr']:.2g}", f"gradient {latest['grad_norm']:.2g}"]
         rates = [name for name in latest if name.endswith("_per_s")]
@@ -47,7 +50,7 @@ class View:
 
 
 def sparkline(values: list[float], width: int = _WIDTH) -> str:
-    """At most `width` bars, from the smallest value to the largest; '' where there are fewer than two values."""
+    """At most `width` bars, scaled from the smallest value to the largest; '' for fewer than two values."""
     if len(values) < 2:
         return ""
     count = min(width, len(values))
@@ -58,8 +61,8 @@ def sparkline(values: list[float], width: int = _WIDTH) -> str:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory that this process has held: on the GPU, or as its resident set."""
+    """Peak memory of this process: on the GPU, or its resident set."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""The seam between fine-tuning and a task: what a task brings to a training run."""
+"""The interface between fine-tuning and a task: what a task provides for a training run."""
 
 from __future__ import annotations
 
@@ -20,58 +20,58 @@ from ptune.training.objective import Objective
 
 @dataclass(frozen=True)
 class Base:
-    """A pretrained model that nothing has been trained of yet."""
+    """A pretrained model before training."""
 
     model: PreTrainedModel
-    identity: BaseIdentity  # of what was pretrained: without a fresh head and without rows of new tokens
-    new_tokens: tuple[int, ...] = ()  # ids of those that the recipe adds
+    identity: BaseIdentity  # of the pretrained weights, without a new head and rows of new tokens
+    new_tokens: tuple[int, ...] = ()  # ids of the tokens that the recipe adds
     head: tuple[
         str, ...
-    ] = ()  # modules that are not pretrained, by name: every method trains and saves them whole
+    ] = ()  # names of the modules that are not pretrained; every method trains and saves them in full
 
 
 class TaskData(Protocol):
-    """What a run is trained on."""
+    """The data of a run."""
 
     @property
     def train(self) -> Sequence[Any]:
-        """Examples, as the objective takes them."""
+        """Training examples, in the objective's form."""
 
     @property
     def validation(self) -> Sequence[Any]:
-        """Likewise."""
+        """Validation examples, in the objective's form."""
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """How many of the training examples come from each of the recipe's files, in that order."""
+        """Number of training examples from each of the recipe's files, in that order."""
 
     @property
     def summary(self) -> dict[str, Any]:
-        """data.json: `files` with their SHA-256, and of each split the SHA-256 of its examples."""
+        """data.json: `files` with their SHA-256, and the SHA-256 of each split's examples."""
 
 
 class Work(Protocol):
-    """One run's task: its data has been read and examined, and its recipe fits into memory."""
+    """The task of one run, after its data was read and examined and its recipe was found to fit into memory."""
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe to train, as the plan may have changed it."""
+        """The recipe to train, with the changes of the plan."""
 
     @property
     def data(self) -> TaskData:
-        """The examples, and where they are from."""
+        """The examples and their sources."""
 
     def load(self, device: torch.device) -> Base:
         """Reads the pretrained weights."""
 
     def objective(self, base: PreTrainedModel, device: torch.device) -> AbstractContextManager[Objective]:
-        """What is trained for; inside, `base` is set up for it."""
+        """The objective; within the block, `base` is set up for it."""
 
     def save_codec(self, folder: Path) -> None:
-        """Writes what turns input into the model's tensors, as the run folder has it."""
+        """Writes the codec into `folder`: the files that turn input into the model's tensors."""
 
     def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
         """Writes adapter/ or model/ and returns the hop from memory to disk, over held-out examples.
 
-        Where the model is sharded, every process calls it and the one that `writes` writes.
+        If the model is sharded, every process calls this and the one with `writes` writes.
         """

@@ -1,1 +1,1 @@
-"""Search: many short trainings of one recipe, and what they say about its fields."""
+"""Hyperparameter search: many short trainings of one recipe, and which of its fields matter."""

@@ -1,8 +1,8 @@
-"""Learning-rate range test (Smith 2017, https://arxiv.org/abs/1506.01186): how the loss goes while the rate grows.
+"""Learning-rate range test (Smith 2017, https://arxiv.org/abs/1506.01186): the loss while the learning rate grows.
 
-A short training whose learning rate rises from step to step, by the same factor each, until the loss leaves its way. What
-it trains is thrown away. The suggestion is the rate at which the smoothed loss falls fastest: lower ones waste steps,
-and where the loss is lowest already it is about to turn.
+A short training multiplies the learning rate by a constant factor each step until the loss blows up; the trained weights
+are discarded. The suggestion is the rate at which the smoothed loss falls fastest: lower rates waste steps, and at the
+lowest loss training is about to diverge.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ptune.tuning.page import page
 
 LOW, HIGH = 1e-7, 1.0
 _SMOOTHING = 0.8
-_BLOWN_UP = 2.0  # times the lowest smoothed loss so far (and one nat more): the rest would teach nothing
-_MARGIN = 5  # points at either end that are no suggestion: the ramp's own beginning, and the turn
+_BLOWN_UP = 2.0  # times the lowest smoothed loss so far, plus one nat: stop here
+_MARGIN = 5  # points at the start of the ramp that are never suggested
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """Learning rate and loss of each step, and what to take."""
+    """Learning rate and loss of each step, and the suggested rate."""
 
     points: tuple[tuple[float, float], ...]  # (rate, loss)
     suggestion: float | None
@@ -42,7 +42,7 @@ class RangeTest:
 
     @property
     def told(self) -> str:
-        """One line."""
+        """The result in one line."""
         if self.suggestion is None:
             return "no learning rate made the loss fall: is there anything to learn, does training reach a weight?"
         low, high = self.points[0][0], self.points[-1][0]
@@ -50,9 +50,9 @@ class RangeTest:
 
 
 def range_test(recipe: Recipe, steps: int = 100) -> RangeTest:
-    """Trains `recipe` for at most `steps` steps, whose rates grow from 1e-7 to 1, and forgets what it trained.
+    """Trains `recipe` for at most `steps` steps at rates from 1e-7 to 1, and discards the trained weights.
 
-    Raises: PtuneError, as `ptune.fine_tune.train`.
+    Raises: PtuneError, like `ptune.fine_tune.train`.
     """
     rates = [LOW * (HIGH / LOW) ** (step / (steps - 1)) for step in range(steps)]
     with tempfile.TemporaryDirectory(prefix="ptune-lr-range-") as folder:
@@ -62,7 +62,7 @@ def range_test(recipe: Recipe, steps: int = 100) -> RangeTest:
 
 
 def suggested(points: Sequence[tuple[float, float]]) -> float | None:
-    """The rate where the smoothed loss falls fastest before it is lowest; None where it does not fall."""
+    """The rate at which the smoothed loss falls fastest before its minimum; None if it does not fall."""
     smooth = smoothed([loss for _, loss in points])
     if len(smooth) < 3:
         return None
@@ -75,7 +75,7 @@ def suggested(points: Sequence[tuple[float, float]]) -> float | None:
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
-    """Exponential moving average, without the bias of its beginning."""
+    """Exponential moving average with bias correction."""
     out, mean = [], 0.0
     for count, loss in enumerate(losses, 1):
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
@@ -83,19 +83,20 @@ def smoothed(losses: Sequence[float]) -> list[float]:
     return out
 
 
-def write(found: RangeTest, recipe: Recipe, folder: Path) -> Path:
-    """Writes lr-range.json and lr-range.html; returns the latter's place."""
-    document = {"recipe": recipe.document(), "suggestion": found.suggestion, "points": found.points}
+def write(test: RangeTest, recipe: Recipe, folder: Path) -> Path:
+    """Writes lr-range.json and lr-range.html; returns the path of the latter."""
+    document = {"recipe": recipe.document(), "suggestion": test.suggestion, "points": test.points}
     write_json(folder / "lr-range.json", json.loads(json.dumps(document)))
     place = folder / "lr-range.html"
-    write_text(place, page(f"{recipe.name}: learning rate", [f"<p>{found.told}</p>", _curve(found)]))
+    write_text(place, page(f"{recipe.name}: learning rate", [f"<p>{test.told}</p>", _curve(test)]))
     return place
 
 
 def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]:
-    """The loss of each step's batch before the step, until it blows up."""
-    from ptune.config.tasks import code, task_of
+    """The loss of each step's batch before its update, until the loss blows up."""
+    from ptune.config.tasks import task_of
     from ptune.formats.run import Run
+    from ptune.kinds import imported
     from ptune.training.distributed import accelerator_for
     from ptune.training.loop import Job, optimizer_step
     from ptune.training.memory import memory_errors
@@ -106,7 +107,7 @@ def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]
     run = Run(folder / "run")
     accelerator = accelerator_for(recipe, run.folder, None)
     recipe = resolved(recipe, accelerator)
-    work: Work = code(task_of(recipe.task).work)(recipe, run, accelerator, "")
+    work: Work = imported(task_of(recipe.task).work)(recipe, run, accelerator, "")
     recipe = work.recipe
     base = work.load(accelerator.device)
     model = applied(recipe, base.model, base.new_tokens, base.head)
@@ -135,7 +136,7 @@ def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]
 
 
 def _loss(job: Any, batch: Sequence[Any], step: int, steps: int, optimizer_step: Any) -> float | None:
-    """The loss of one step; None where it, or the gradient, is no number any more."""
+    """The loss of one step; None if the loss or the gradient is infinite or NaN."""
     from ptune.training.diagnosis import NotANumberError
 
     try:
@@ -150,7 +151,7 @@ def _loss(job: Any, batch: Sequence[Any], step: int, steps: int, optimizer_step:
 
 
 class _Nowhere:
-    """A journal that keeps nothing."""
+    """A journal that discards everything."""
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
@@ -159,15 +160,15 @@ class _Nowhere:
         pass
 
 
-def _curve(found: RangeTest) -> str:
-    """Loss over the logarithm of the rate."""
+def _curve(test: RangeTest) -> str:
+    """A plot of the loss over the logarithm of the rate."""
     width, height, left, bottom = 720, 300, 60, 40
-    smooth = found.smooth
+    smooth = test.smooth
     if len(smooth) < 2:
         return ""
     top = max(smooth[0], min(smooth)) * 1.3
-    marks = ticks(min(min(smooth), *(loss for _, loss in found.points)), top, 5)
-    first, last = (math.log10(found.points[at][0]) for at in (0, -1))
+    marks = ticks(min(min(smooth), *(loss for _, loss in test.points)), top, 5)
+    first, last = (math.log10(test.points[at][0]) for at in (0, -1))
 
     def place(rate: float, loss: float) -> str:
         share = (min(loss, marks[-1]) - marks[0]) / (marks[-1] - marks[0])
@@ -176,7 +177,7 @@ def _curve(found: RangeTest) -> str:
 
     parts = []
     for mark in marks:
-        x, y = place(found.points[0][0], mark).split(",")
+        x, y = place(test.points[0][0], mark).split(",")
         parts.append(f'<line class="grid" x1="{x}" y1="{y}" x2="{width - 12}" y2="{y}"/>')
         parts.append(f'<text x="{left - 8}" y="{float(y) + 4:.1f}" text-anchor="end">{mark:g}</text>')
     for decade in range(math.ceil(first), math.floor(last) + 1):
@@ -184,18 +185,18 @@ def _curve(found: RangeTest) -> str:
         parts.append(
             f'<text x="{x}" y="{height - bottom + 18}" text-anchor="middle">{10.0**decade:.0e}</text>'
         )
-    rates = [rate for rate, _ in found.points]
-    raw = " ".join(place(rate, loss) for rate, loss in found.points)
+    rates = [rate for rate, _ in test.points]
+    raw = " ".join(place(rate, loss) for rate, loss in test.points)
     line = " ".join(place(rate, loss) for rate, loss in zip(rates, smooth, strict=True))
     parts.append(f'<polyline class="second" style="opacity:.4" points="{raw}"/><polyline points="{line}"/>')
-    if found.suggestion is not None:
-        x, y = place(found.suggestion, smooth[rates.index(found.suggestion)]).split(",")
+    if test.suggestion is not None:
+        x, y = place(test.suggestion, smooth[rates.index(test.suggestion)]).split(",")
         parts.append(f'<circle class="kept" cx="{x}" cy="{y}" r="5"/>')
         parts.append(
-            f'<text x="{x}" y="{float(y) - 10:.1f}" text-anchor="middle">{found.suggestion:.1e}</text>'
+            f'<text x="{x}" y="{float(y) - 10:.1f}" text-anchor="middle">{test.suggestion:.1e}</text>'
         )
     parts.append(f'<text x="{width - 12}" y="{height - 6}" text-anchor="end">learning rate</text>')
     return (
-        "<figure><figcaption>Loss a target while the rate grows: each step, and smoothed</figcaption>"
+        "<figure><figcaption>Loss per target while the rate grows: each step, and smoothed</figcaption>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="loss over learning rate">{"".join(parts)}</svg></figure>'
     )

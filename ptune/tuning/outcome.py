@@ -1,4 +1,4 @@
-"""What a study found: its trials in order of merit, which fields mattered, the best recipe."""
+"""The outcome of a study: trials ranked by metric, the importance of each field, and the best recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ State: TypeAlias = Literal["finished", "pruned", "went wrong", "failed", "unfini
 
 @dataclass(frozen=True)
 class Tried:
-    """One trial. `value` is the metric of a finished one; `last` the newest validation of any."""
+    """One trial. `value` is the metric of a finished trial; `last` is the newest validation of any trial."""
 
     number: int
     state: State
@@ -38,11 +38,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All trials, best first, and what the search says of the fields."""
+    """All trials, best first, and the importance of the fields."""
 
     tried: tuple[Tried, ...]
     importances: dict[str, float]  # field -> share of the variance that it explains, largest first
-    evaluator: str  # who says so
+    evaluator: str  # the method that estimated the importances
 
     @property
     def best(self) -> Tried | None:
@@ -77,8 +77,8 @@ def outcome(study: Study, search: Search) -> Outcome:
 
 
 def _tried(trial: FrozenTrial) -> Tried:
-    told = trial.user_attrs
-    why = str(told.get("why", ""))
+    facts = trial.user_attrs
+    why = str(facts.get("why", ""))
     states: dict[TrialState, State] = {TrialState.COMPLETE: "finished", TrialState.FAIL: "failed"}
     states[TrialState.PRUNED] = "went wrong" if why else "pruned"
     reported = trial.intermediate_values
@@ -88,8 +88,8 @@ def _tried(trial: FrozenTrial) -> Tried:
         params=dict(trial.params),
         value=trial.value if trial.state == TrialState.COMPLETE else None,
         last=reported[max(reported)] if reported else None,
-        steps=int(told.get("steps", 0)),
-        seconds=float(told.get("seconds", 0.0)),
+        steps=int(facts.get("steps", 0)),
+        seconds=float(facts.get("seconds", 0.0)),
         why=why,
     )
 

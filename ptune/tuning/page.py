@@ -1,4 +1,4 @@
-"""What a search's report adds to the look of evaluation's pages."""
+"""The page style of a search's report, on top of evaluation's."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ circle.pruned { fill: none; stroke: var(--second); stroke-width: 1.5; }
 
 
 def page(title: str, sections: Sequence[str]) -> str:
-    """The sections below a heading: one file, no script, nothing from elsewhere."""
+    """A page with a heading and the sections: one file, without scripts or external resources."""
     return style.page(title, [f"<h1>{style.text(title)}</h1>", *sections], _MORE)

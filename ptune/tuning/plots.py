@@ -1,4 +1,4 @@
-"""Scatter plots and bars as inline SVG; colours come from the page's style, so that they suit light and dark."""
+"""Scatter plots and bars as inline SVG. Colours come from the page's style, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 38  # margins, in pixels of the view box
 
 @dataclass(frozen=True)
 class Dot:
-    """One trial. `style` is its CSS class, `title` what the pointer shows."""
+    """One trial. `style` is its CSS class, `title` its tooltip."""
 
     x: float | str
     y: float
@@ -24,7 +24,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class _Scale:
-    """A value -> its share of an axis' length, and where the marks stand."""
+    """Maps values to shares of an axis' length, and holds the axis' marks."""
 
     low: float
     high: float
@@ -46,7 +46,7 @@ def scatter(
     line: Sequence[tuple[float, float]] = (),
     size: tuple[int, int] = (720, 260),
 ) -> str:
-    """<figure> with a dot a trial; `choices` are the places of an axis of words, `line` is drawn behind the dots."""
+    """A <figure> with one dot per trial. choices: the values of a categorical axis; line: drawn behind the dots."""
     if not dots:
         return ""
     width, height = size
@@ -55,7 +55,7 @@ def scatter(
     up = _of_numbers(_without_outliers([dot.y for dot in dots]), log=False)
 
     def place(x: float, y: float) -> tuple[float, float]:
-        inside = min(max(up.share(y), 0.0), 1.0)  # what is far out of range is drawn at the edge
+        inside = min(max(up.share(y), 0.0), 1.0)  # outliers are drawn at the edge
         return (
             LEFT + across.share(x) * (width - LEFT - RIGHT),
             height - BOTTOM - inside * (height - TOP - BOTTOM),
@@ -89,7 +89,7 @@ def scatter(
 
 
 def bars(shares: Mapping[str, float]) -> str:
-    """A table of names and bars, the shares being of 1."""
+    """A table of names and bars; shares are fractions of 1."""
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td class=bar><i style='width:{100 * share:.1f}%'></i></td>"
         f"<td class=number>{share:.0%}</td></tr>"
@@ -118,7 +118,7 @@ def _of_words(choices: Sequence[str]) -> _Scale:
 
 
 def _without_outliers(values: Sequence[float]) -> list[float]:
-    """The values that set the scale: one trial that went wrong should not press all others flat."""
+    """The values that set the scale, without outliers: one bad trial should not flatten all others."""
     ordered = sorted(values)
     low, middle, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.0, 0.5, 0.9))
     limit = max(high, middle + 5 * (middle - low))

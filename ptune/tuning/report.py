@@ -1,4 +1,4 @@
-"""What a search leaves behind: a table on the terminal, tune.json, report.html, best.yaml."""
+"""The results of a search: a table on the terminal, tune.json, report.html, best.yaml."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ptune.tuning.settings import Search
 from ptune.tuning.space import Axis, Choice, Range, changed, spelled
 
 SHOWN = 10  # trials in the table on the terminal
-_FEW = 10  # whole numbers that get a place each
+_FEW = 10  # an integer range of fewer values is drawn as categories
 
 
 def write(outcome: Outcome, search: Search) -> None:
-    """Writes tune.json, report.html and, where a trial has finished, best.yaml."""
+    """Writes tune.json, report.html and, if a trial has finished, best.yaml."""
     write_json(search.folder / "tune.json", outcome.document(search))
     write_text(search.folder / "report.html", report(outcome, search))
     if outcome.best is not None:
@@ -41,10 +41,10 @@ def table(outcome: Outcome, search: Search) -> Table:
 def report(outcome: Outcome, search: Search) -> str:
     """report.html"""
     counts = {state: sum(one.state == state for one in outcome.tried) for state in _STATES}
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     space = "<br>".join(f"<code>{_text(f'{field}={axis}')}</code>" for field, axis in search.space.items())
     sections = [
-        f"<p class=dim>{len(outcome.tried)} trials of {_text(search.recipe.name)}: {told or 'none yet'}; "
+        f"<p class=dim>{len(outcome.tried)} trials of {_text(search.recipe.name)}: {summary or 'none yet'}; "
         f"judged by {_text(search.metric.replace('_', ' '))}; the test set was not used</p>",
         f"<p>{space}</p>",
         *_best(outcome, search),
@@ -82,7 +82,7 @@ def _importance(outcome: Outcome) -> list[str]:
     return [
         "<h2>What mattered</h2>",
         f"<p class=dim>Share of the metric's variance that a field explains ({outcome.evaluator} over {finished} "
-        "finished trials; of few trials it is a rough guess)</p>",
+        "finished trials; with few trials it is a rough guess)</p>",
         bars(outcome.importances),
     ]
 
@@ -117,7 +117,7 @@ def _slice(field: str, outcome: Outcome, search: Search) -> str:
 
 
 def _few(axis: Axis) -> tuple[str, ...]:
-    """The values of an axis that has few, as they are written; none of one that has many."""
+    """The values of an axis that has few, as text; empty for an axis with many."""
     if isinstance(axis, Choice):
         return tuple(map(spelled, axis.values))
     if axis.whole and axis.high - axis.low < _FEW:
@@ -159,8 +159,8 @@ def _cells(one: Tried, search: Search) -> list[str]:
         f"{one.value:.4f}" if one.value is not None else f"({one.last:.4f})" if one.last is not None else "–"
     )
     fields = [spelled(one.params[field]) if field in one.params else "–" for field in search.space]
-    told = one.why if one.state == "finished" else f"{one.state}{f': {one.why}' if one.why else ''}"
-    return [str(one.number), value, *fields, str(one.steps), duration(one.seconds), told]
+    ending = one.why if one.state == "finished" else f"{one.state}{f': {one.why}' if one.why else ''}"
+    return [str(one.number), value, *fields, str(one.steps), duration(one.seconds), ending]
 
 
 def _text(value: str) -> str:

@@ -1,7 +1,7 @@
-"""Optuna's TPE, seeded anew for every trial by its number.
+"""Optuna's TPE sampler, seeded for every trial by its number.
 
-One generator for a whole study would begin again at each resume and in each process, and propose the same points twice.
-So what a trial is asked depends on the seed, its number and the trials that had ended before it, and on nothing else.
+A single generator for the study would restart at each resume and in each process, and propose the same points twice.
+Here the proposal for a trial depends only on the seed, its number and the trials that ended before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-STARTUP_TRIALS = 8  # random ones, before TPE has something to go by
+STARTUP_TRIALS = 8  # random trials before TPE has enough data
 
 
 class SeededTpe(BaseSampler):

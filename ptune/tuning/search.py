@@ -1,4 +1,4 @@
-"""The search: trial after trial until there are enough, in as many processes as share the study."""
+"""The search: runs trials until there are enough. Several processes may share one study."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ptune.tuning.space import Value, changed, spelled
 from ptune.tuning.study import ask
 from ptune.tuning.trial import Launch, Result, forget_checkpoints, ptune_train, run_trial
 
-MOST_FAILURES = 3  # in a row: the recipe, the data or the machine is broken, not these values
+MOST_FAILURES = 3  # in a row; more mean that the recipe, the data or the machine is broken
 
 
 def search_on(
     study: Study, search: Search, *, stop: Callable[[], bool], launch: Launch = ptune_train
 ) -> bool:
-    """Runs trials until the study has as many as asked for; False where it was stopped before.
+    """Runs trials until the study has `search.trials`; returns False if it was stopped earlier.
 
-    Trials that were interrupted here go on first. Raises: PtuneError where trial after trial fails to run.
+    Resumes interrupted trials of this folder first. Raises: PtuneError if trials fail repeatedly.
     """
     failures = 0
     while not stop():
@@ -51,15 +51,14 @@ def search_on(
 def _run(
     study: Study, search: Search, trial: Trial, *, stop: Callable[[], bool], launch: Launch, lock: int
 ) -> Result:
-    """Trains one trial and tells the study how it ended."""
+    """Trains one trial and records its result in the study."""
     number, values = trial.number, ask(search, trial)
-    told = " ".join(f"{field}={spelled(value)}" for field, value in values.items())
     if (twin := _twin(study, trial)) is not None:
-        told_by = f"as trial {twin.number}"
+        why = f"as trial {twin.number}"
         finished = twin.state == TrialState.COMPLETE
-        result = Result("finished" if finished else "failed", twin.value, why=told_by, twin=True)
+        result = Result("finished" if finished else "failed", twin.value, why=why, twin=True)
     else:
-        say(f"trial {number}: {told}")
+        say(f"trial {number}: {' '.join(f'{field}={spelled(value)}' for field, value in values.items())}")
 
         def validated(at: int, value: float) -> bool:
             if at not in study.get_trials(deepcopy=False)[number].intermediate_values:
@@ -74,7 +73,7 @@ def _run(
     facts: dict[str, Any] = {"steps": result.steps, "seconds": round(result.seconds, 3), "why": result.why}
     for name, value in facts.items():
         trial.set_user_attr(name, value)
-    # What went wrong counts as pruned before its first validation: TPE keeps away from it.
+    # A trial that went wrong counts as pruned before its first validation, so that TPE avoids its values.
     states = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
     state = states.get(result.outcome, TrialState.PRUNED)
     study.tell(number, result.value if state == TrialState.COMPLETE else None, state=state)
@@ -89,17 +88,17 @@ def _ending(search: Search, result: Result) -> str:
 
 
 def _twin(study: Study, trial: Trial) -> FrozenTrial | None:
-    """A trial of the very same values that finished or failed: a training of this one would come to the same."""
+    """A finished or failed trial with the same values, whose result this one would repeat; None if there is none."""
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
     return next((one for one in ended if one.params == trial.params), None)
 
 
 @contextlib.contextmanager
 def _claimed(study: Study, search: Search) -> Iterator[tuple[Trial | None, int]]:
-    """A trial that is this process's own while the block runs: one that was interrupted here, or a new one.
+    """Claims a trial for this process while the block runs: one that was interrupted in this folder, or a new one.
 
-    None where the study has as many as asked for. The trial's recipe file is locked, and the training inherits the
-    lock: so a trial counts as interrupted only when neither its search nor its training is alive.
+    Yields None if the study has enough trials. The trial's recipe file is locked and the training inherits the lock, so a
+    trial counts as interrupted only if neither its search nor its training is alive.
     """
     lock = -1
     try:
@@ -114,7 +113,7 @@ def _claimed(study: Study, search: Search) -> Iterator[tuple[Trial | None, int]]
 def _orphan(study: Study, search: Search) -> tuple[Trial, int] | None:
     for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if one.user_attrs.get("place") != _place(search):
-            continue  # of another folder or machine
+            continue  # from another folder or machine
         if (lock := _own(study, search, Trial(study, one._trial_id))) is not None:
             return Trial(study, one._trial_id), lock
     return None
@@ -126,17 +125,17 @@ def _new(study: Study, search: Search) -> tuple[Trial | None, int]:
     trial = study.ask()
     trial.set_user_attr("place", _place(search))
     lock = _own(study, search, trial)
-    assert lock is not None  # nobody else knows of it yet
+    assert lock is not None  # no other process knows this trial yet
     return trial, lock
 
 
 def _own(study: Study, search: Search, trial: Trial) -> int | None:
-    """The lock on a trial's recipe, which is written where it is not there yet; None where another process has it."""
+    """Locks a trial's recipe file, written first if it is missing; None if another process holds the lock."""
     path = search.trial_recipe(trial.number)
     if not path.is_file():
         values: dict[str, Value] = ask(search, trial)
         recipe = changed(search.recipe, values)
-        untested = recipe.data.model_copy(update={"test": ()})  # the test set is not for choosing
+        untested = recipe.data.model_copy(update={"test": ()})  # the test set must not influence a choice
         recipe.model_copy(update={"data": untested}).save(path)
     return _locked(path)
 
@@ -146,7 +145,7 @@ def _place(search: Search) -> str:
 
 
 def _locked(path: Path) -> int | None:
-    """An open file descriptor that holds the file's lock; None where another process does."""
+    """An open file descriptor that holds the file's lock; None if another process holds it."""
     held = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,7 +159,7 @@ def _locked(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Two processes of one folder do not claim the same trial, nor one more than was asked for."""
+    """Locks the folder, so that two processes claim neither the same trial nor one too many."""
     with disk_errors(folder):
         held = os.open(folder, os.O_RDONLY)
     try:

@@ -1,13 +1,13 @@
-"""What a search was asked for, and where its files lie.
+"""The settings of a search, and the paths of its files.
 
 runs/NAME-tune/
-    study.db            the study, where no other storage is named
+    study.db            the study, unless another storage is named
     trial-N.yaml        the recipe of a trial
-    trial-N.log         what its training said
+    trial-N.log         the output of its training
     trial-N/            its run folder
     best.yaml           the best recipe: `ptune train best.yaml`
     tune.json           all trials, importances
-    report.html         the same, to be read
+    report.html         the same, for reading
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The space that is searched: `train.lr=log:1e-5..1e-3 method.r=4|8|16 train.epochs=1..3`. Torch-free, optuna-free.
+"""The search space: `train.lr=log:1e-5..1e-3 method.r=4|8|16 train.epochs=1..3`. Torch-free, optuna-free.
 
-FIELD=LOW..HIGH        a number in between; whole bounds give whole numbers, 1.0..3.0 any number
-FIELD=log:LOW..HIGH    the same, spread evenly over the orders of magnitude
+FIELD=LOW..HIGH        a number in the range; whole bounds give whole numbers, 1.0..3.0 any number
+FIELD=log:LOW..HIGH    the same on a logarithmic scale
 FIELD=A|B|C            one of these: numbers, words, true, false, none
 """
 
@@ -23,7 +23,7 @@ from ptune.spec import Spec
 _NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"(log:)?({_NUMBER})\.\.({_NUMBER})")
 _WORDS = {"true": True, "false": False}
-NONE = "none"  # a field's own word where it has one (backbone.quantize), else no value at all
+NONE = "none"  # the field's own word if it has one (backbone.quantize), else None
 
 SECTIONS = ("train", "method", "backbone", "task")
 _LEFT_ALONE = {
@@ -45,7 +45,7 @@ class Range:
 
     @property
     def corners(self) -> tuple[Value, ...]:
-        """The values that are tried against the recipe before anything runs."""
+        """The values to validate against the recipe before anything runs."""
         return (self.low, self.high)
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values."""
+    """One of several values."""
 
     values: tuple[Value, ...]
 
@@ -68,11 +68,11 @@ class Choice:
 
 
 Axis: TypeAlias = Range | Choice
-Space: TypeAlias = dict[str, Axis]  # field of the recipe -> its values, in the order given
+Space: TypeAlias = dict[str, Axis]  # field of the recipe -> its values, in the given order
 
 
 def parse(words: Sequence[str]) -> Space:
-    """`FIELD=VALUES` words -> the space. Raises: UsageError that names the field and what is wrong with its values."""
+    """Parses `FIELD=VALUES` words. Raises: UsageError that names the field and what is wrong with its values."""
     space: Space = {}
     for word in words:
         field, equals, values = word.partition("=")
@@ -89,7 +89,7 @@ def parse(words: Sequence[str]) -> Space:
 
 
 def check(space: Space, recipe: Recipe, metric: str) -> None:
-    """Tries every bound and every choice on the recipe. Raises: UsageError, RecipeError that name field and value."""
+    """Validates every bound and choice against the recipe. Raises: UsageError, RecipeError that name field and value."""
     for field, axis in space.items():
         _check_field(field, recipe, metric)
         for value in axis.corners:
@@ -97,12 +97,12 @@ def check(space: Space, recipe: Recipe, metric: str) -> None:
 
 
 def changed(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
-    """The recipe with other values of some fields. Raises: RecipeError that names the field and its value."""
+    """The recipe with some fields changed. Raises: RecipeError that names the field and its value."""
     sections: dict[str, dict[str, Value]] = {}
     for field, value in values.items():
         section, _, name = field.partition(".")
         sections.setdefault(section, {})[name] = value
-    told = ", ".join(f"{field}={spelled(value)}" for field, value in values.items())
+    assignments = ", ".join(f"{field}={spelled(value)}" for field, value in values.items())
     parts: dict[str, Any] = {}
     try:
         for section, new in sections.items():
@@ -110,24 +110,24 @@ def changed(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
         return Recipe(**{**dict(recipe), **parts})
     except ValidationError as error:
         problem = error.errors()[0]
-        raise RecipeError(f"--space {told}: {problem['msg'].removeprefix('Value error, ')}") from None
+        raise RecipeError(f"--space {assignments}: {problem['msg'].removeprefix('Value error, ')}") from None
 
 
 def size(space: Space) -> int | None:
-    """How many different points there are; None where there is no end of them."""
+    """Number of points in the space; None if it is infinite."""
     counts = [_count(axis) for axis in space.values()]
     return None if None in counts else math.prod(count for count in counts if count is not None)
 
 
 def spelled(value: Value) -> str:
-    """A value as it is written in a space."""
+    """A value in the syntax of a space."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _section(old: Spec, new: Mapping[str, Value]) -> Spec:
-    """A section with other values; `none` means no value where it is not one of the field's own words."""
+    """A section with new values; `none` means None unless it is one of the field's own words."""
     try:
         return type(old).model_validate({**dict(old), **new}, strict=True)
     except ValidationError:
@@ -142,17 +142,17 @@ def _axis(field: str, values: str) -> Axis:
         choices = tuple(_value(word) for word in values.split("|"))
         for word, value in zip(values.split("|"), choices, strict=True):
             if word == "" or ".." in word or (isinstance(value, float) and not math.isfinite(value)):
-                raise UsageError(f"--space {field}={values}: {word!r} is no choice")
+                raise UsageError(f"--space {field}={values}: {word!r} is not a valid choice")
         if len({(type(value), value) for value in choices}) < len(choices):
-            raise UsageError(f"--space {field}={values}: a choice is there twice")
+            raise UsageError(f"--space {field}={values}: a choice is given twice")
         return Choice(choices)
-    found = _RANGE.fullmatch(values)
-    if found is None:
+    match = _RANGE.fullmatch(values)
+    if match is None:
         raise UsageError(
             f"--space {field}={values}: expected LOW..HIGH, log:LOW..HIGH or A|B|C; "
             f"a single value is an option: --{field} {values}"
         )
-    log, *bounds = found.groups()
+    log, *bounds = match.groups()
     whole = all(re.fullmatch(r"[+-]?\d+", bound) for bound in bounds)
     low, high = (int(bound) if whole else float(bound) for bound in bounds)
     if not math.isfinite(high) or not math.isfinite(low) or not low < high:
@@ -191,7 +191,7 @@ def _check_field(field: str, recipe: Recipe, metric: str) -> None:
     other_targets = section == "task" or (field == "backbone.model" and isinstance(recipe.task, Chat))
     if other_targets and metric == "validation_loss":
         raise UsageError(
-            f"--space {field} changes what the validation loss is a loss of; search it by --metric validation_accuracy"
+            f"--space {field} changes what the validation loss measures; search it by --metric validation_accuracy"
         )
 
 

@@ -1,4 +1,4 @@
-"""The study: Optuna's record of all trials, in a database that several processes may share."""
+"""The study: Optuna's record of all trials, in a database that several processes can share."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ptune.tuning.settings import Search
 from ptune.tuning.space import Choice, Value
 
 _PRUNE_AFTER_TRIALS = 4
-_WAIT_S = 60  # for a file that another process is writing
+_WAIT_S = 60  # how long to wait for a file that another process is writing
 
 
 def open_study(search: Search) -> Study:
-    """Opens the study, or makes it. Raises: RecipeError where it is of another recipe or space; PtuneError."""
+    """Opens or creates the study. Raises: RecipeError if it belongs to another recipe or space; PtuneError."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     with disk_errors(search.folder):
@@ -39,7 +39,7 @@ def open_study(search: Search) -> Study:
             # The first validation is too early to give up; later ones are compared with those of other trials.
             pruner=MedianPruner(n_startup_trials=_PRUNE_AFTER_TRIALS, n_warmup_steps=1),
         )
-    except Exception as error:  # of SQLAlchemy, of a driver that is missing, of the database itself
+    except Exception as error:  # from SQLAlchemy, a missing driver, or the database itself
         raise PtuneError(
             f"cannot open the study's storage: {type(error).__name__}: {_first_line(error)}"
         ) from None
@@ -48,7 +48,7 @@ def open_study(search: Search) -> Study:
 
 
 def ask(search: Search, trial: Trial) -> dict[str, Value]:
-    """The values that a trial is to try."""
+    """The values that a trial should try."""
     values: dict[str, Value] = {}
     for field, axis in search.space.items():
         if isinstance(axis, Choice):
@@ -62,13 +62,13 @@ def ask(search: Search, trial: Trial) -> dict[str, Value]:
 
 
 def _check_same(study: Study, search: Search) -> None:
-    """Compares what the study was begun with. Raises: RecipeError that says what is different."""
-    asked = described(search)
+    """Compares the search with the one that began the study. Raises: RecipeError that names the differences."""
+    wanted = described(search)
     before = study.user_attrs.get("search")
     if before is None:
-        study.set_user_attr("search", asked)
+        study.set_user_attr("search", wanted)
         return
-    different = [name for name in asked if before.get(name) != asked[name]]
+    different = [name for name in wanted if before.get(name) != wanted[name]]
     if different:
         where = "another --storage" if search.storage else "another --out"
         raise RecipeError(
@@ -78,7 +78,7 @@ def _check_same(study: Study, search: Search) -> None:
 
 
 def described(search: Search) -> dict[str, Any]:
-    """What must stay the same for trials to be comparable, as JSON values."""
+    """The settings that must stay the same for trials to be comparable, as JSON values."""
     recipe = search.recipe.document()
     kept = {name: value for name, value in recipe.items() if name not in ("evaluate", "plan", "name")}
     return {

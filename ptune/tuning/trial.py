@@ -1,6 +1,6 @@
-"""One trial: a training in a process of its own, whose validations are watched while it runs.
+"""One trial: a training in a separate process, whose validations are watched while it runs.
 
-A process of its own gives its memory back, and one that crashes takes nothing with it.
+A separate process returns all its memory, and a crash does not affect the search.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ptune.tuning.settings import Metric, Search
 from ptune.tuning.trial_log import entries
 
 LOOK_EVERY_S = 0.2
-STOP_LIMIT_S = 120.0  # how long a training that was asked to stop may take to end its step and save
+STOP_LIMIT_S = 120.0  # how long a training may take to finish its step and save after a request to stop
 
 Launch: TypeAlias = Callable[[Path, Path, bool], Sequence[str]]
 """(recipe.yaml, run folder, whether to resume) -> the command that trains."""
@@ -34,18 +34,18 @@ Outcome: TypeAlias = Literal["finished", "pruned", "went wrong", "failed", "inte
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended. `value` is the metric of the weights that the run kept; only of one that finished."""
+    """The result of a trial. `value` is the metric of the weights that the run kept; None unless it finished."""
 
     outcome: Outcome
     value: float | None = None
     steps: int = 0
     seconds: float = 0.0
-    why: str = ""  # it failed or went wrong, or where the result comes from
-    twin: bool = False  # nothing was trained: another trial had the same values
+    why: str = ""  # why it failed or went wrong, or where the result comes from
+    twin: bool = False  # not trained: another trial had the same values
 
 
 def ptune_train(recipe: Path, folder: Path, resume: bool) -> Sequence[str]:
-    """`ptune train`, by the Python that runs this."""
+    """The command `ptune train`, run by this Python interpreter."""
     command = module_command("ptune", "train", str(recipe), "--out", str(folder))
     return [*command, "--resume"] if resume else command
 
@@ -59,17 +59,17 @@ def run_trial(
     launch: Launch = ptune_train,
     keep_open: Sequence[int] = (),
 ) -> Result:
-    """Trains until it ends, `validated` (the how-many-th validation, its metric) says that it is hopeless, or `stop`.
+    """Trains until the training ends, `validated` returns True to prune it, or `stop` returns True.
 
-    Goes on from the newest checkpoint where the trial was interrupted before. `keep_open` are file descriptors that
-    live as long as the training does: locks.
+    validated: called with the number of the validation and its metric. keep_open: file descriptors (locks) that stay open
+    as long as the training runs. An interrupted trial continues from its newest checkpoint.
     """
     run = Run(search.trial_run(number))
     begun = run.folder.is_dir() and any(run.folder.iterdir())
     command = launch(search.trial_recipe(number), run.folder, begun)
     started_s = time.monotonic()
     with disk_errors(search.folder), search.trial_log(number).open("a", encoding="utf-8") as log:
-        # A session of its own: Ctrl-C reaches the search alone, which passes it on once.
+        # A separate session: Ctrl-C reaches only the search, which passes it on once.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -92,7 +92,7 @@ def _watch(
     validated: Callable[[int, float], bool],
     stop: Callable[[], bool],
 ) -> Literal["", "pruned", "interrupted"]:
-    """Waits for the process; why it was asked to stop, where it was."""
+    """Waits for the process; returns why it was asked to stop, "" if it was not."""
     seen = 0
     while process.poll() is None:
         for value in _validations(run, metric)[seen:]:
@@ -104,7 +104,7 @@ def _watch(
         time.sleep(LOOK_EVERY_S)
     for value in _validations(run, metric)[seen:]:
         seen += 1
-        validated(seen, value)  # it has ended: too late to save anything by pruning
+        validated(seen, value)  # it has ended, so pruning would save nothing
     return ""
 
 
@@ -119,7 +119,7 @@ def _asked_to_stop(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Leaves nothing running, whatever happened."""
+    """Makes sure that the process is no longer running."""
     if process.poll() is None:
         process.kill()
     process.wait()
@@ -138,20 +138,20 @@ def _result(search: Search, number: int, code: int, ended_by: str, seconds: floa
         return Result("pruned", None, steps, seconds)
     if ended_by == "interrupted":
         return Result("interrupted", None, steps, seconds)
-    # Training that stops itself after some steps says something about these values; anything else does not.
-    told = _last_words(search.trial_log(number)) or f"it ended with exit code {code}"
-    return Result("went wrong" if code == 1 and steps else "failed", None, steps, seconds, told)
+    # A training that stops itself after some steps tells something about these values; other failures do not.
+    why = _last_words(search.trial_log(number)) or f"it ended with exit code {code}"
+    return Result("went wrong" if code == 1 and steps else "failed", None, steps, seconds, why)
 
 
 def kept_value(run: Run, record: RunRecord, metric: Metric) -> float | None:
-    """The metric at the step whose weights the run kept, which is that of the lowest validation loss."""
+    """The metric at the step whose weights the run kept: the one with the lowest validation loss."""
     validations = [entry for entry in entries(run.metrics_path) if metric in entry]
     kept = [entry for entry in validations if entry["step"] == record.best_step] or validations[-1:]
     return float(kept[-1][metric]) if kept else None
 
 
 def forget_checkpoints(run: Run) -> None:
-    """A trial that has ended is never resumed: what it trained lies in adapter/ or model/."""
+    """Deletes the checkpoints of an ended trial: it is never resumed, and its weights are in adapter/ or model/."""
     shutil.rmtree(run.checkpoints_path, ignore_errors=True)
 
 
@@ -167,12 +167,12 @@ def _record(run: Run) -> RunRecord | None:
 
 
 def _last_words(log: Path) -> str:
-    """The error that the training ended with, else its last line."""
+    """The error that ended the training, else the last line of its log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, os.path.getsize(log) - 10_000))
             lines = file.read().decode(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    told = [line for line in lines if line.startswith("error: ")] or lines
-    return told[-1].removeprefix("error: ").strip()[:500] if told else ""
+    errors = [line for line in lines if line.startswith("error: ")] or lines
+    return errors[-1].removeprefix("error: ").strip()[:500] if errors else ""

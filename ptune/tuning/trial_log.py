@@ -1,4 +1,4 @@
-"""metrics.jsonl of a training that may be writing it right now. Torch-free."""
+"""Reads metrics.jsonl while a training may be writing it. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
-    """Its whole lines so far; none where there is no file yet."""
+    """The complete lines so far; none if the file does not exist yet."""
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, UnicodeDecodeError):
         return []
-    found = []
+    complete = []
     for line in text.splitlines(keepends=True):
         if not line.endswith("\n"):
-            break  # half written
+            break  # incomplete
         try:
-            found.append(json.loads(line))
+            complete.append(json.loads(line))
         except ValueError:
             break
-    return found
+    return complete

@@ -83,7 +83,7 @@ def test_pictures_lie_beside_the_rows_without_loss(tmp_path: Path) -> None:
     ("source", "message"),
     [
         ([], "data holds no rows"),
-        ([{"a": 1}, "b"], "row 2 of data is no dict but str"),
+        ([{"a": 1}, "b"], "row 2 of data is str, not a dict"),
         ([{"a": object()}], "row 1 of data: column 'a' holds a value of type object"),
         (3, "data of type int cannot be read"),
     ],

@@ -215,7 +215,7 @@ def test_several_calls_and_results_are_one_answer_and_one_question(tokenizer, to
 
 def test_a_template_that_never_shows_what_it_asks_for_is_refused(tokenizer):
     messages = [FIRST, {**ANSWER, "content": "<think>\nHm.\n</think>\n\nIt is 4 C."}]
-    with pytest.raises(TemplateError, match=r"answer 1 of 1 cannot be told.*<think>.*--task\.template"):
+    with pytest.raises(TemplateError, match=r"answer 1 of 1 cannot be located.*<think>.*--task\.template"):
         codec_of(tokenizer, "r1").encode_examples(messages)
 
 

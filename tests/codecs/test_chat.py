@@ -252,7 +252,7 @@ def test_an_example_without_a_target_is_refused(codec_of, templates, byte_level,
         (
             "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
-            "answer 1 of 1 cannot be told.*differently when it asks.*--task.template",
+            "answer 1 of 1 cannot be located.*differently when it asks.*--task.template",
         ),
         # It counts the messages up front, so that no prompt is the beginning of the conversation.
         (

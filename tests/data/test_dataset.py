@@ -218,7 +218,7 @@ def test_a_template_that_cannot_be_masked_is_told_once(codec, tmp_path):
         "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     )
     with pytest.raises(
-        DataError, match=r"4 of 4 lines(?s:.)*answer 1 of 1 cannot be told.*and 3 more like it"
+        DataError, match=r"4 of 4 lines(?s:.)*answer 1 of 1 cannot be located.*and 3 more like it"
     ):
         load(counting, write(tmp_path / "a.jsonl", [row("same")] * 4))
 

@@ -64,4 +64,4 @@ def test_log_probabilities_are_refused(served: Any) -> None:
         served.complete("x", num_beams=2, logprobs=1),
     ):
         assert (response.status_code, response.json()["error"]["param"]) == (400, "logprobs")
-        assert "cannot be told with num_beams" in response.json()["error"]["message"]
+        assert "is not available with num_beams" in response.json()["error"]["message"]

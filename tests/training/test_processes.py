@@ -134,7 +134,7 @@ def test_other_processes_go_on_and_it_is_said(make: Make, farm: Farm, tmp_path: 
     assert farm(recipe, out, stop_at=2, **SHARDED).codes == [130, 130]
     alone = farm(recipe, out, resume=True)
     assert alone.codes == [0], alone.said
-    assert "goes on, but not to the same bits: processes 2 → 1, parallelism FSDP → NO\n" in alone.said
+    assert "resuming, but not to the same bits: processes 2 → 1, parallelism FSDP → NO\n" in alone.said
     assert json.loads((out / "run.json").read_text())["changes"] == [
         "processes 2 → 1",
         "parallelism FSDP → NO",

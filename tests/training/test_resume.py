@@ -123,7 +123,7 @@ def test_resume_with_another_recipe_data_or_base_is_refused(
     faster = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": 1.0})})
     assert "train.lr" in refused(RecipeError, faster, out, resume=True)
     tiny_models.write_jsonl(data, tiny_models.conversations(23))
-    assert f"put back what was in {data}, or" in refused(DataError, recipe, out, resume=True)
+    assert f"restore the contents of {data}, or" in refused(DataError, recipe, out, resume=True)
     tiny_models.write_jsonl(data, tiny_models.conversations(24))
     tiny_models.build(base, "llama", seed=1)
     assert str(base) in refused(BackboneError, recipe, out, resume=True)
@@ -147,7 +147,7 @@ def test_it_goes_on_with_the_threads_that_it_began_with(
     altered(out, threads=2)
     resumed = farm(recipe, out, resume=True)
     assert resumed.codes == [0], resumed.said
-    assert "goes on with 2 threads, as it began (here it would be 1)" in resumed.said
+    assert "resuming with 2 threads, as the run began (this machine would use 1)" in resumed.said
     assert "not to the same bits" not in resumed.said
     assert (Run.open(out).record().threads, Run.open(out).record().changes) == (2, ())
 
@@ -160,7 +160,7 @@ def test_what_cannot_be_as_it_was_is_said_and_recorded(
     altered(out, versions={"torch": "2.1.0", "safetensors": "0.1", "python": "3.0"}, instruction_set="NEON")
     record = train(make(), out, resume=True).record()
     changes = (f"torch 2.1.0 → {here.versions['torch']}", f"instruction set NEON → {here.instruction_set}")
-    assert f"goes on, but not to the same bits: {', '.join(changes)}\n" in capsys.readouterr().err
+    assert f"resuming, but not to the same bits: {', '.join(changes)}\n" in capsys.readouterr().err
     assert (record.changes, record.created, record.status) == (changes, here.created, "finished")
 
 

@@ -76,9 +76,9 @@ def test_any_text_is_read_or_refused_in_one_sentence(text):
         ("train.lr=1..2..3", "expected LOW..HIGH"),
         ("train.lr=nan..inf", "expected LOW..HIGH"),
         ("train.lr=0.1..1e999", "must be less"),
-        ("method.r=4|8|", "'' is no choice"),
-        ("method.r=4|8|4", "a choice is there twice"),
-        ("method.r=4|8..16", "'8..16' is no choice"),
+        ("method.r=4|8|", "'' is not a valid choice"),
+        ("method.r=4|8|4", "a choice is given twice"),
+        ("method.r=4|8..16", "'8..16' is not a valid choice"),
     ],
 )
 def test_what_is_no_space_is_named(word, told):
@@ -138,7 +138,7 @@ def test_what_changes_the_targets_is_judged_by_accuracy_only():
     check(parse(["task.label_smoothing=0.0..0.1"]), RECIPE, "validation_accuracy")
     models = parse(["backbone.model=one|two"])
     check(models, RECIPE, "validation_loss")
-    with pytest.raises(UsageError, match="a loss of"):
+    with pytest.raises(UsageError, match="what the validation loss measures"):
         check(models, Recipe(), "validation_loss")  # chat: other tokens
 
 

@@ -42,9 +42,7 @@ def install(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
     check_name(name)
     checked = load_adapter(adapter, bundle.decoder)
     own, base = prompt_of(adapter, bundle)
-    with whole_folder(
-        bundle.adapter_path(name)
-    ) as part:  # what an interrupted call may have left is replaced
+    with whole_folder(bundle.adapter_path(name)) as part:  # replaces leftovers of an interrupted call
         shutil.copytree(adapter, part, ignore=LEFT_OUT, dirs_exist_ok=True)
         added = datetime.now(UTC).date().isoformat()
         record = AdapterRecord(name=name, files=hashes(part), rank=checked.rank, base=base, added=added)
@@ -82,16 +80,16 @@ def _forget_golden(bundle: Bundle, name: str, manifest: Manifest) -> None:
     """Writes a manifest without an adapter, and removes its golden vectors: a later adapter of that name must not be compared with them."""
     changed: dict[str, dict[str, Any]] = {}
     for path in sorted(bundle.golden_path.parent.glob("*.json")):
-        said = read_json(path)
-        kept = [case for case in said.get("cases", ()) if case["adapter"] != name]
-        if len(kept) < len(said.get("cases", ())):
-            changed[path.relative_to(bundle.folder).as_posix()] = {**said, "cases": kept}
+        content = read_json(path)
+        kept = [case for case in content.get("cases", ()) if case["adapter"] != name]
+        if len(kept) < len(content.get("cases", ())):
+            changed[path.relative_to(bundle.folder).as_posix()] = {**content, "cases": kept}
     # While these are rewritten the manifest vouches for none of them: either version may be replayed.
     vouched = {file: digest for file, digest in manifest.golden.items() if file not in changed}
     if manifest != bundle.manifest or changed:
         bundle.write_manifest(manifest.model_copy(update={"golden": vouched}))
-    for file, said in changed.items():
-        write_json(bundle.folder / file, said)
+    for file, content in changed.items():
+        write_json(bundle.folder / file, content)
     if changed:
         vouched |= {file: sha256_of(bundle.folder / file) for file in changed}
         bundle.write_manifest(bundle.manifest.model_copy(update={"golden": vouched}))
@@ -106,20 +104,20 @@ def check_name(name: str) -> None:
 def prompt_of(adapter: Path, bundle: Bundle) -> tuple[dict[str, object], str | None]:
     """The prompt that an adapter was trained with, as fields of its record, and the hash of its base if it is known.
 
-    ptune's own training says both; a template that another trainer left beside the adapter is taken too.
+    ptune's own training records both; a template that another trainer left beside the adapter is used too.
     Raises: AdapterError where its base is another one, or its template cannot be used.
     """
     own: dict[str, object] = {}
     base = None
     if (adapter / OWN).is_file():
-        said = read_json(adapter / OWN)
-        own = {"own_prompt": True, "template": said.get("template"), "system": said.get("system")}
-        if said.get("translation"):
-            own |= {"task": said.get("task"), "translation": said["translation"]}
-        base = said.get("base")
+        facts = read_json(adapter / OWN)
+        own = {"own_prompt": True, "template": facts.get("template"), "system": facts.get("system")}
+        if facts.get("translation"):
+            own |= {"task": facts.get("task"), "translation": facts["translation"]}
+        base = facts.get("base")
         if base != bundle.manifest.base.hash:
             raise AdapterError(
-                f"{adapter} was trained on another base ({str(base)[:12]}, {said.get('quantize', 'none')}) "
+                f"{adapter} was trained on another base ({str(base)[:12]}, {facts.get('quantize', 'none')}) "
                 f"than this bundle's ({bundle.manifest.base.hash[:12]}, {bundle.manifest.base.quantize})"
             )
     elif (adapter / "chat_template.jinja").is_file():

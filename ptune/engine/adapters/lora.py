@@ -34,14 +34,14 @@ _ENDS = (
     "wte",
 )  # a decoder's first and last layers, which have no socket
 PEFT_PREFIX = "base_model.model."
-POOLER = "pooler"  # the part of transformers' encoders that belongs to the head
+POOLER = "pooler"  # a part of transformers' encoders that belongs to the head
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
     """One adapter's factors by socket: A [in, r] and B [r, out], with the scale already in B.
 
-    Of a convolution they are [r, in, kh, kw] and [out, r, 1, 1]. An adapter that is a head alone has none.
+    For a convolution they are [r, in, kh, kw] and [out, r, 1, 1]. An adapter with only a head has none.
     """
 
     name: str
@@ -57,8 +57,8 @@ def load_adapter(
 ) -> Adapter:
     """Reads a folder that peft's `save_pretrained` wrote.
 
-    Of an encoder's adapter what belongs to its head is passed over here: that is a graph of its own. `head` names the
-    weights that it must hold all the same, with their shapes.
+    The head of an encoder's adapter is skipped here: it is a separate graph. `head` names the weights that the folder must
+    still contain, with their shapes.
     Raises: AdapterError that lists everything about it that does not fit the base or cannot be served.
     """
     encodes = isinstance(signature, EncoderSignature)
@@ -119,27 +119,29 @@ def of_head(tensor: str, prefix: str, own: Collection[str]) -> bool:
 def _parted(
     tensors: dict[str, Factor], wanted: Callable[[str], bool]
 ) -> tuple[dict[str, Factor], dict[str, Factor]]:
-    """Those that are not wanted, and those that are."""
+    """Splits tensors into those that are not wanted and those that are."""
     picked = {name: tensor for name, tensor in tensors.items() if wanted(name)}
     return {name: tensor for name, tensor in tensors.items() if name not in picked}, picked
 
 
-def _check_head(found: dict[str, Factor], expected: Mapping[str, tuple[int, ...]], misfits: Misfits) -> None:
-    plain = {name.removeprefix(PEFT_PREFIX).replace(".modules_to_save.", "."): name for name in found}
+def _check_head(
+    weights: dict[str, Factor], expected: Mapping[str, tuple[int, ...]], misfits: Misfits
+) -> None:
+    plain = {name.removeprefix(PEFT_PREFIX).replace(".modules_to_save.", "."): name for name in weights}
     for name, shape in expected.items():
         if name not in plain:
             misfits.add("it lacks weights of its head, which must be trained with it (modules_to_save)", name)
-        elif found[plain[name]].shape != shape:
-            there = list(found[plain[name]].shape)
-            misfits.add(f"of its head a weight is {there}, its labels need {list(shape)}", name)
-        elif not np.isfinite(found[plain[name]]).all():
+        elif weights[plain[name]].shape != shape:
+            there = list(weights[plain[name]].shape)
+            misfits.add(f"a weight of its head is {there}, its labels need {list(shape)}", name)
+        elif not np.isfinite(weights[plain[name]]).all():
             misfits.add("its head has values that are not finite", name)
 
 
 def head_of(folder: Path) -> list[str]:
     """Names of the modules that an adapter trained whole, as ptune's training recorded them. Raises: FormatError."""
-    said = read_json(folder / "ptune.json") if (folder / "ptune.json").is_file() else {}
-    return [str(name) for name in said.get("head", ())]
+    facts = read_json(folder / "ptune.json") if (folder / "ptune.json").is_file() else {}
+    return [str(name) for name in facts.get("head", ())]
 
 
 class Misfits:
@@ -226,14 +228,14 @@ def _check_pair(
 
 
 def _shapes(socket: Socket, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of A and B, as peft saves them: those of linear layers, or of a convolution and a 1x1 convolution."""
+    """Shapes of A and B as peft saves them: for linear layers, or for a convolution and a 1x1 convolution."""
     if socket.kernel is None:
         return (rank, socket.in_features), (socket.out_features, rank)
     return (rank, socket.in_features, *socket.kernel), (socket.out_features, rank, 1, 1)
 
 
 def _scaled(pair: dict[str, Factor], scale: float, socket: Socket) -> tuple[Factor, Factor]:
-    """A and B as the graph takes them, the scale in B."""
+    """A and B as inputs of the graph, with the scale in B."""
     a, b = pair["A"], pair["B"] * np.float32(scale)
     if socket.kernel is None:
         a, b = a.T, b.T

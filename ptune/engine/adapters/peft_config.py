@@ -15,7 +15,7 @@ from ptune.formats.whole_write import read_json
 
 MERGE = "merge it instead: ptune merge, or ptune export RUN --merge"
 
-# What changes more than `x @ A @ B * scale` beside a linear layer. A false, null or empty value is harmless.
+# Settings that change more than `x @ A @ B * scale` beside a linear layer. A false, null or empty value is harmless.
 REFUSED = {
     "use_dora": f"DoRA rescales the base's weights; {MERGE}",
     "modules_to_save": f"it carries whole trained modules beside the LoRA factors; {MERGE}",
@@ -82,7 +82,7 @@ class LoraConfig(BaseModel):
 def read_config(folder: Path, *, with_head: bool = False) -> tuple[LoraConfig, list[str]]:
     """Reads adapter_config.json. Returns it and the reasons why it cannot be served.
 
-    with_head: whole trained modules are no fault of it: the adapter brings a head of its own.
+    with_head: fully trained modules are allowed, as the adapter has its own head.
 
     Raises: AdapterError where it is no LoRA configuration at all; FormatError where the file is missing or damaged.
     """
@@ -100,7 +100,7 @@ def read_config(folder: Path, *, with_head: bool = False) -> tuple[LoraConfig, l
         raise AdapterError(f"{folder}/adapter_config.json cannot be used: {problems}") from None
     except re.error as error:
         raise AdapterError(
-            f"{folder}/adapter_config.json: {error.pattern!r} is no pattern: {error}"
+            f"{folder}/adapter_config.json: {error.pattern!r} is not a valid pattern: {error}"
         ) from None
     if with_head:
         fields.pop("modules_to_save", None)

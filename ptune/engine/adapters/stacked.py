@@ -23,10 +23,10 @@ class Stack:
     inputs: dict[str, Factor]
     columns: WeakKeyDictionary[
         Adapter, slice
-    ]  # each adapter's part of R; one that is gone from memory elsewhere is gone here, too
+    ]  # each adapter's part of R; weak: an adapter freed elsewhere disappears here too
     rank: int
     bytes: int
-    adapters: int  # that it was built of
+    adapters: int  # number of adapters that it was built from
 
     @property
     def incomplete(self) -> bool:
@@ -35,11 +35,11 @@ class Stack:
 
     def lora_mask(self, rows: Sequence[Adapter | None]) -> Factor:
         """[rows, R]: 1 where a row uses a column, its adapter's own; None = the bare base."""
-        found = np.zeros((len(rows), self.rank), np.float32)
+        mask = np.zeros((len(rows), self.rank), np.float32)
         for row, adapter in enumerate(rows):
             if adapter is not None:
-                found[row, self.columns[adapter]] = 1
-        return found
+                mask[row, self.columns[adapter]] = 1
+        return mask
 
 
 class Stacks:
@@ -107,7 +107,7 @@ def _zeros(socket: Socket, rank: int) -> tuple[Factor, Factor]:
 
 
 def _columns(socket: Socket, a: Factor, b: Factor, begin: int, end: int) -> tuple[Factor, Factor]:
-    """The part of a stack's factors that is one adapter's."""
+    """One adapter's part of a stack's factors."""
     if socket.kernel is None:
         return a[:, begin:end], b[begin:end]
     return a[begin:end], b[:, begin:end]

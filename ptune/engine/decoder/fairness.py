@@ -1,4 +1,4 @@
-"""Whose turn it is: tenants share the engine by the work done for them, not by the number of their requests.
+"""Fair queueing: tenants share the engine by the work done for them, not by the number of their requests.
 
 Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, https://arxiv.org/abs/2401.00588):
 each tenant's counter grows by the cost of its tokens, divided by its weight, and the waiting tenant with the smallest counter

@@ -114,7 +114,7 @@ class Request:
             ("logprobs", self.logprobs is not None),
             ("prompt_logprobs", self.prompt_logprobs),
         ):
-            require(not asked, name, "cannot be told with num_beams", getattr(self, name))
+            require(not asked, name, "is not available with num_beams", getattr(self, name))
         if self.grammar is not None:
             message = "num_beams: beam search follows no form (response_format, structured_outputs, forced tool calls)"
             raise RequestError(message, param="num_beams", code="invalid_value")

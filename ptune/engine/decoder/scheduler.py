@@ -1,4 +1,4 @@
-"""Which tokens are computed in the next step. A state machine in pure Python: no arrays, no clock, no thread."""
+"""Chooses the tokens of the next step. A state machine in pure Python: no arrays, no clock, no thread."""
 
 from __future__ import annotations
 

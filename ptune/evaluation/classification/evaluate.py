@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ptune.config.recipe import Recipe
-from ptune.config.tasks import code, task_of
+from ptune.config.tasks import task_of
 from ptune.data.held_out import Held
 from ptune.evaluation.classification.evaluation import Pages, figures, outcome_of, write
 from ptune.evaluation.classification.onnx_side import served_as
@@ -17,6 +17,7 @@ from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.evaluation.training_chart import in_a_line, training
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
+from ptune.kinds import imported
 from ptune.training.card import card
 
 
@@ -38,7 +39,7 @@ def evaluate_run(
     from ptune.tasks.classification.predictions import predictor
 
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
-    held: Held = code(task_of(recipe.task).held_out)(run, data)
+    held: Held = imported(task_of(recipe.task).held_out)(run, data)
     refuse_unknown(require, FIGURES[held.labels.problem], OF_A_LABEL)
     served = served_as(run, bundle, adapter)
     sides = {"torch": outcome_of("torch", held, predictor(run))}

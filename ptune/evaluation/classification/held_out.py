@@ -10,12 +10,13 @@ from ptune.codecs.labels import Labels
 from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
 from ptune.config.recipe import Recipe
 from ptune.config.task_spec import TaskSpec
-from ptune.config.tasks import code, tasks_of
+from ptune.config.tasks import tasks_of
 from ptune.data.held_out import Held, Split
 from ptune.data.labelled import LabelledRow
 from ptune.errors import DataError
 from ptune.formats.bundle import AdapterRecord
 from ptune.formats.run import Run
+from ptune.kinds import imported
 from ptune.progress import say
 from ptune.tasks.encoder.facts import Facts
 from ptune.training.folder import check_same_data
@@ -45,7 +46,7 @@ def of_bundle(record: AdapterRecord, data: Sequence[Path]) -> Held:
     """Reads `data` with the labels of an adapter. Raises: DataError that names file and rows that cannot be used."""
     assert record.problem
     labels = Labels(record.labels, record.problem)
-    task: TaskSpec = code(tasks_of(record.task)[0].spec)()
+    task: TaskSpec = imported(tasks_of(record.task)[0].spec)()
     if isinstance(task, TextClassification):
         assert record.problem != "tags"
         assert record.problem != "vector"

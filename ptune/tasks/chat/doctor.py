@@ -13,5 +13,5 @@ from ptune.tasks.chat.recipe_codec import codec_for
 def examine(recipe: Recipe) -> Examined:
     """Reads the data once. Raises: DataError, RecipeError, BackboneError."""
     codec = codec_for(recipe.chat, chat_codec(recipe.backbone))
-    found = examine_conversations(recipe.data, recipe.chat, codec, recipe.train.seed)
-    return Examined(lambda: document(found), lambda console: show(found, console), found.has_errors)
+    report = examine_conversations(recipe.data, recipe.chat, codec, recipe.train.seed)
+    return Examined(lambda: document(report), lambda console: show(report, console), report.has_errors)

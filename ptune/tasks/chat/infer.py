@@ -27,7 +27,7 @@ Tools = Sequence[Mapping[str, Any]]
 
 
 class Options(TypedDict, total=False):
-    """How an answer is made: the fields of Sampling, or those of Beams, and where it ends."""
+    """Options of an answer: the fields of Sampling or of Beams, and where it ends."""
 
     temperature: float
     top_p: float
@@ -54,7 +54,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one token adds to an answer. Its text may come later, while it could still become a stop text."""
+    """The text that one token adds to an answer. It is held back while it could still become a stop text."""
 
     text: str
     token: Token | None
@@ -66,7 +66,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens in and out."""
+    """Numbers of prompt and answer tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -95,10 +95,10 @@ class _Streaming(Protocol):
 
 
 class TextStream:
-    """Tokens of one sequence -> text, as early as it is sure: whole characters, and nothing that a stop text begins.
+    """Turns the tokens of a sequence into text as soon as it is certain: whole characters, and no start of a stop text.
 
-    The texts of all deltas together are the decoded tokens, cut before the stop text that is complete first (of
-    those complete at the same place, the longest).
+    The texts of all deltas together are the decoded tokens, cut before the stop text that is completed first (of those
+    completed at the same place, the longest).
 
     shown: special tokens that are written out, as marks of tool calls have to be.
     min_tokens: a stop text that is complete after so many tokens, or earlier, is text like any other.
@@ -124,7 +124,7 @@ class TextStream:
         self._finish: Finish | None = None
 
     def push(self, token: Token) -> list[Delta]:
-        """The delta of a token; none after a stop text, when the engine was a step ahead."""
+        """The delta of a token; none after a stop text, as the engine may be a step ahead."""
         if self._finish is not None:
             return []
         if token.prompt:
@@ -156,7 +156,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest end of `text` that is the beginning of a stop text."""
+    """Length of the longest suffix of `text` that is a prefix of a stop text."""
     longest = min(len(text), max(map(len, stop), default=1) - 1)
     return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in stop)), 0)
 
@@ -172,7 +172,7 @@ class ChatModel:
         self._grammars: Grammars | None = None
         self._making = threading.Lock()
         for adapter in engine.adapters:
-            self.codec_for(adapter)  # a template that is no Jinja is found now, not by the first who chats
+            self.codec_for(adapter)  # finds an invalid template now, not at the first request
 
     @overload
     def chat(
@@ -218,13 +218,13 @@ class ChatModel:
     def encode_chat(
         self, messages: Messages, adapter: str = BASE, *, tools: Tools | None = None
     ) -> list[int]:
-        """A conversation's tokens up to where the answer begins, in the adapter's own template."""
+        """Encodes a conversation up to where the answer begins, in the adapter's own template."""
         return self.codec_for(adapter).encode_prompt(messages, tools=tools)
 
     def codec_for(self, adapter: str) -> ChatCodec:
-        """The codec with the adapter's own chat template and system message, where it has them.
+        """The codec with the adapter's own chat template and system message, if it has them.
 
-        Made once for each adapter: at first for those that are loaded, later for those that are added.
+        Created once per adapter: at the start for those in the bundle, later for added ones.
         Raises: FormatError where the template is not valid.
         """
         bundle = self.engine.bundle
@@ -234,7 +234,7 @@ class ChatModel:
         codec = self._codecs.get(digest)
         if codec is None:
             codec = self._codec_of(bundle.adapter(adapter))
-            served = {*bundle.manifest.adapters.values()}  # those of removed adapters go
+            served = {*bundle.manifest.adapters.values()}  # drops the codecs of removed adapters
             kept = {other: one for other, one in self._codecs.items() if other in served}
             self._codecs = {**kept, digest: codec}
         return codec
@@ -265,7 +265,7 @@ class ChatModel:
             ) from None
 
     def close(self) -> None:
-        """Ends the engine; answers on their way are cancelled."""
+        """Closes the engine; unfinished answers are cancelled."""
         self.engine.close()
 
     def _answer(
@@ -278,7 +278,7 @@ class ChatModel:
     def request(
         self, codec: ChatCodec, prompt: Sequence[int], adapter: str, options: Options
     ) -> tuple[Request, TextStream]:
-        """What the engine is asked, and what makes text of its tokens. Raises: RequestError."""
+        """The engine's request, and the stream that turns its tokens into text. Raises: RequestError."""
         sampling: dict[str, Any] = {**options}
         stop, logprobs, limit, output = (
             sampling.pop(name, None) for name in ("stop", "logprobs", "max_tokens", "response_format")
@@ -287,7 +287,7 @@ class ChatModel:
             **{one.name: sampling.pop(one.name) for one in fields(TokenOptions) if one.name in sampling}
         )
         beams = _beams(sampling)
-        room = max(1, self.engine.context - len(prompt))  # a prompt that leaves none is refused by the engine
+        room = max(1, self.engine.context - len(prompt))  # the engine refuses a prompt that leaves no room
         request = Request(
             prompt=tuple(prompt),
             adapter=adapter,
@@ -303,16 +303,16 @@ class ChatModel:
 
 
 def _beams(options: dict[str, Any]) -> Beams | None:
-    """Takes the fields of beam search out of the others, which are greedy then unless they say otherwise.
+    """Removes the fields of beam search from the options; the others then default to greedy.
 
-    Raises: RequestError for a length penalty or an early end without beams, too.
+    Raises: RequestError, also for a length penalty or early stopping without beams.
     """
     plain: dict[str, Any] = {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
-    asked = {name: options.pop(name, default) for name, default in plain.items()}
-    if asked == plain:
+    given = {name: options.pop(name, default) for name, default in plain.items()}
+    if given == plain:
         return None
     options.setdefault("temperature", 0.0)
-    return Beams(**asked)
+    return Beams(**given)
 
 
 def load(
@@ -340,7 +340,7 @@ def load(
 
 
 def _deltas(tokens: Generator[Token, None, None], text: TextStream) -> Iterator[Delta]:
-    """Ends with the first delta that has a `finish`; what the engine would still compute is cancelled."""
+    """Yields deltas up to the first with a `finish`; then cancels the rest of the request."""
     with contextlib.closing(tokens):
         for token in tokens:
             for delta in said(token, text):
@@ -350,14 +350,14 @@ def _deltas(tokens: Generator[Token, None, None], text: TextStream) -> Iterator[
 
 
 def said(token: Token, text: TextStream) -> list[Delta]:
-    """What a token adds. Raises: RequestError, PtuneError where the engine could not answer."""
+    """The deltas that a token adds. Raises: RequestError, PtuneError if the engine could not answer."""
     if token.finish == "error":
         raise token.refusal or PtuneError(token.error or "the engine failed")
     return text.push(token)
 
 
 def whole(prompt_tokens: int, received: Sequence[Delta]) -> Answer:
-    """All deltas of an answer as one."""
+    """Joins all deltas into an answer."""
     tokens = tuple(
         delta.token for delta in received if delta.token is not None and delta.token.id != NO_TOKEN
     )

@@ -1,4 +1,4 @@
-"""A list of prompts, answered as fast as the engine can: all of them are in flight, none waits for another."""
+"""Answers a list of prompts as fast as the engine can: all are in flight at once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def answer_all(
     seed: int | None,
     options: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """Yields each row with its `adapter`, `answer` and `finish`, in the order given.
+    """Yields each row with its `adapter`, `answer` and `finish`, in the given order.
 
-    A row holds `messages` or `prompt`, and may have its own `adapter` and `max_tokens`. Row i samples with `seed` + i.
-    A row that cannot be answered has `finish` "error" and the reason as its answer.
+    A row has `messages` or `prompt`, and optionally its own `adapter` and `max_tokens`. Row i samples with `seed` + i.
+    A row that cannot be answered gets `finish` "error" and the reason as its answer.
     """
     waiting = iter(enumerate(rows))
     flying: deque[tuple[dict[str, Any], Iterator[Delta]]] = deque()
@@ -40,7 +40,7 @@ def answer_all(
                 except (
                     RequestError,
                     TemplateError,
-                ) as error:  # the other rows have their answers all the same
+                ) as error:  # the other rows still get their answers
                     flying.append((named, iter([Delta(f"error: {error}", None, "error")])))
             if not flying:
                 return

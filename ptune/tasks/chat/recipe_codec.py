@@ -1,4 +1,4 @@
-"""The codec that a chat recipe trains with. Torch-free: the doctor asks for it, too."""
+"""The codec that a chat recipe trains with. Torch-free: the doctor uses it too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chat run leaves behind: the trained weights, proved to be readable."""
+"""Saves the trained weights of a chat run, and proves that they read back the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ptune.training.checkpoint import tensors_folder, whole_state
 from ptune.training.distributed import sharded
 from ptune.training.reload import reloaded_adapter_hop, reloaded_model_hop
 
-FORMAT = 1  # of adapter/ptune.json
+FORMAT = 1  # format of adapter/ptune.json
 
 
 def save_trained(
@@ -38,16 +38,16 @@ def save_trained(
     *,
     writes: bool = True,
 ) -> Hop:
-    """Writes adapter/ (PEFT's format) or, where the backbone's own weights were trained, model/ (transformers' format).
+    """Writes adapter/ (PEFT's format) or, if the backbone's own weights were trained, model/ (transformers' format).
 
-    Returns the hop from the weights in memory to those on disk, over held-out examples. Where the model is sharded,
-    every process calls it and the one that `writes` writes.
+    Returns the hop from the weights in memory to those on disk, over held-out examples. If the model is sharded, every
+    process calls this and the one with `writes` writes.
     """
     state = whole_state(model) if sharded(model) else None
     if writes:
         _write(run, recipe, model, codec, identity, state)
     if sharded(model):
-        torch.distributed.barrier()  # nobody reads before it is written
+        torch.distributed.barrier()  # no process reads before the file is written
     device = next(model.parameters()).device
     examples = data.test or data.validation or data.train
     if isinstance(model, PeftModel):
@@ -65,22 +65,20 @@ def _write(
     identity: BaseIdentity,
     state: dict[str, torch.Tensor] | None,
 ) -> None:
-    """adapter/ or model/. `state` replaces the model's own weights, which it need not have in one piece."""
+    """Writes adapter/ or model/. state: replaces the model's own weights, which may be sharded."""
     if isinstance(model, PeftModel):
         config = model.peft_config[model.active_adapter]
         config.base_model_name_or_path = recipe.backbone.model
-        config.target_modules = sorted(
-            config.target_modules
-        )  # a set: its order would differ from process to process
+        config.target_modules = sorted(config.target_modules)  # a set, whose order differs between processes
         with tensors_folder(run.adapter_path) as part:
-            # peft would save the whole embedding of an enlarged vocabulary; the new tokens' rows are saved anyway.
+            # peft would save the whole enlarged embedding; the rows of new tokens are saved anyway.
             model.save_pretrained(part, save_embedding_layers=False, state_dict=state)
             if recipe.chat.template is not None and codec.template is not None:
                 write_text(
                     part / "chat_template.jinja", codec.template.source
                 )  # it was trained with another one
             if recipe.backbone.new_tokens:
-                transformers_tokenizer(codec).save_pretrained(part)  # where PEFT's users look for it
+                transformers_tokenizer(codec).save_pretrained(part)  # where PEFT users expect it
             write_json(
                 part / "ptune.json", adapter_facts(codec, identity, recipe.backbone.new_tokens, recipe.chat)
             )
@@ -97,7 +95,7 @@ def _write(
 def adapter_facts(
     codec: ChatCodec, identity: BaseIdentity, new_tokens: Sequence[str], task: Chat
 ) -> dict[str, Any]:
-    """adapter/ptune.json: what an adapter needs to be served as it was trained. PEFT ignores the file.
+    """adapter/ptune.json: the information needed to serve an adapter as it was trained. PEFT ignores the file.
 
     `new_tokens` maps each to its id; the base needs a row for it before PEFT can load the adapter.
     """

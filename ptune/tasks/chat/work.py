@@ -1,4 +1,4 @@
-"""A chat run: conversations are read, examined, encoded and planned; the loss is at the answers' tokens."""
+"""A chat run: reads, examines and encodes conversations, and plans memory. The loss is on the answers' tokens."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ChatWork:
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[NextTokenObjective]:
         with packing(base) as packed:
             if not packed:
-                say(f"{type(base).__name__} cannot keep packed examples apart: one example a forward pass")
+                say(f"{type(base).__name__} cannot keep packed examples apart: one example per forward pass")
             yield NextTokenObjective(packed, self.recipe.train.micro_batch_tokens, device, plain_head(base))
 
     def save_codec(self, folder: Path) -> None:
@@ -62,20 +62,20 @@ class ChatWork:
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> ChatWork:
-    """Everything that can be known before the weights are read. Raises: DataError, RecipeError, BackboneError."""
+    """Prepares the run up to reading the weights. Raises: DataError, RecipeError, BackboneError."""
     plain_codec = load_codec(recipe.backbone)
     codec = codec_for(recipe.chat, plain_codec)
     data = _examined(recipe, codec, run, accelerator, command)
     if not run.record_path.is_file():
-        asked, recipe = recipe, _planned(recipe, data, accelerator)
-        data = data if recipe.task == asked.task else _examined(recipe, codec, run, accelerator, command)
+        original, recipe = recipe, _planned(recipe, data, accelerator)
+        data = data if recipe.task == original.task else _examined(recipe, codec, run, accelerator, command)
     return ChatWork(recipe, codec, plain_codec, data)
 
 
 def _examined(recipe: Recipe, codec: ChatCodec, run: Run, accelerator: Accelerator, command: str) -> Dataset:
-    """The recipe's data with the doctor's findings in its summary; a run that goes on was examined when it began.
+    """The recipe's data, with the doctor's findings in its summary; a resumed run was examined when it began.
 
-    Raises: DataError where the data cannot be used, or would train a wrong model.
+    Raises: DataError if the data cannot be used, or would train a wrong model.
     """
     task, seed = recipe.chat, recipe.train.seed
     if run.record_path.is_file():
@@ -101,13 +101,13 @@ def _examined(recipe: Recipe, codec: ChatCodec, run: Run, accelerator: Accelerat
 
 
 def _planned(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> Recipe:
-    """The recipe to train: one that fits into memory. One process decides for all.
+    """The recipe to train, which fits into memory. One process decides for all.
 
-    Raises: RecipeError where it does not fit.
+    Raises: RecipeError if it does not fit.
     """
     several_on_cpu = accelerator.num_processes > 1 and accelerator.device.type == "cpu"
     if several_on_cpu or accelerator.distributed_type == DistributedType.FSDP:
-        say("plan: made for one process or one GPU each; the memory of this launch is not predicted")
+        say("plan: skipped; memory is only predicted for one process, or one GPU per process")
         return recipe
     lengths, validation = (split.lengths.tolist() for split in (data.train, data.validation))
     return decided_by_one(accelerator, lambda: planned(recipe, lengths, validation)[0])

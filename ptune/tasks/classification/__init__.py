@@ -1,1 +1,1 @@
-"""Classification: an encoder with a head that says which labels fit a text, a token of a text, or an image."""
+"""Classification: an encoder with a head that predicts labels of a text, of its words, or of an image."""

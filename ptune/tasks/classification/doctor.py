@@ -1,4 +1,4 @@
-"""The doctor of labelled texts and words."""
+"""The doctor for labelled texts and words."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ from ptune.tasks.classification.text import text_task
 def examine(recipe: Recipe) -> Examined:
     """Reads the data once. Raises: DataError, RecipeError, BackboneError."""
     codec = load_sequence_codec(recipe.backbone)
-    found = examine_labelled(recipe.data, text_task(recipe), codec, recipe.train.seed)
-    return Examined(lambda: document(found), lambda console: show(found, console), found.has_errors)
+    report = examine_labelled(recipe.data, text_task(recipe), codec, recipe.train.seed)
+    return Examined(lambda: document(report), lambda console: show(report, console), report.has_errors)

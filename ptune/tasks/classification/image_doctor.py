@@ -1,4 +1,4 @@
-"""The doctor of labelled images."""
+"""The doctor for labelled images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ptune.doctor.show_images import document, show
 
 
 def examine(recipe: Recipe) -> Examined:
-    """Looks at every image once. Raises: DataError, RecipeError, BackboneError."""
+    """Reads every image once. Raises: DataError, RecipeError, BackboneError."""
     assert isinstance(recipe.task, ImageClassification)
     preprocessing = read_preprocessing(recipe.backbone, recipe.task.size)
-    found = examine_images(recipe.data, recipe.task, preprocessing, recipe.train.seed)
-    return Examined(lambda: document(found), lambda console: show(found, console), found.has_errors)
+    report = examine_images(recipe.data, recipe.task, preprocessing, recipe.train.seed)
+    return Examined(lambda: document(report), lambda console: show(report, console), report.has_errors)

@@ -1,4 +1,4 @@
-"""What a finished run's image classifier says, by torch."""
+"""Predictions of a finished run's image classifier, in torch."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def image_predictor(run: Run, device: torch.device | str | None = None) -> Predi
 
 
 def preprocessing_of(run: Run) -> Preprocessing:
-    """What prepares a run's images. Raises: FormatError where nothing was trained yet."""
+    """The preprocessing of a run's images. Raises: FormatError if nothing was trained yet."""
     return Preprocessing.model_validate(Facts.of_run(run).preprocessing)
 
 
 def load_trained_images(run: Run, device: torch.device | str = "cpu") -> nn.Module:
-    """The model that a run of images trained, in eval mode: model/, or its base with adapter/ in it.
+    """The trained model of an image run, in eval mode: model/, or the base with adapter/.
 
-    Raises: FormatError; BackboneError, also where the base is no longer the one that was trained on.
+    Raises: FormatError; BackboneError, also if the base is no longer the one that was trained on.
     """
     facts, recipe = Facts.of_run(run), Recipe.load(run.recipe_path)
     backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
@@ -59,17 +59,17 @@ class ImagePredictor:
     device: torch.device
 
     def __call__(self, rows: Sequence[LabelledRow], tell: Tell) -> list[Logits]:
-        found: list[Logits] = []
+        logits: list[Logits] = []
         for start in range(0, len(rows), _BATCH):
             part = rows[start : start + _BATCH]
             pixels = np.stack([pixels_of(row, self.preprocessing) for row in part])
-            found += list(logits_of(self.model, pixels, self.preprocessing, self.device).cpu().numpy())
+            logits += list(logits_of(self.model, pixels, self.preprocessing, self.device).cpu().numpy())
             tell(len(part))
-        return found
+        return logits
 
 
 def pixels_of(row: LabelledRow, preprocessing: Preprocessing) -> Pixels:
-    """[height, width, 3] of a row's image. Raises: DataError with its place, where it cannot be read (any more)."""
+    """A row's image, [height, width, 3]. Raises: DataError with its place if it cannot be read (any more)."""
     try:
         return preprocessing.pixels(row.input.open())
     except DataError as error:
@@ -80,7 +80,7 @@ def pixels_of(row: LabelledRow, preprocessing: Preprocessing) -> Pixels:
 def logits_of(
     model: nn.Module, pixels: Pixels, preprocessing: Preprocessing, device: torch.device
 ) -> torch.Tensor:
-    """[images, height, width, 3] -> float32 [images, labels]."""
+    """Logits of images [images, height, width, 3], as float32 [images, labels]."""
     inputs = torch.from_numpy(preprocessing.normalised(pixels))
     dtype = next(model.parameters()).dtype  # of the body, which comes first
     logits: torch.Tensor = model(pixel_values=inputs.to(device, dtype)).logits

@@ -1,4 +1,4 @@
-"""Images' training side: pixels, augmentation that depends on the seed alone, and cross-entropy."""
+"""Training side of image classification: pixels, augmentation that depends only on the seed, and cross-entropy."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ptune.training.packing import ALONE, Share
 
 Augmentation: TypeAlias = Literal["none", "flip", "standard"]
 
-TOKEN_PIXELS = 16 * 16  # an image counts as a token for each patch of this size
-_LEAST_AREA, _MOST_STRETCH = 0.8, 4 / 3  # of a random crop
+TOKEN_PIXELS = 16 * 16  # an image counts as one token per patch of this size
+_LEAST_AREA, _MOST_STRETCH = 0.8, 4 / 3  # limits of a random crop
 _TRIES = 10
 
 
 @dataclass
 class PixelStore:
-    """Images as the model sees them, before augmentation; kept in memory up to `most_bytes`, else read again."""
+    """Preprocessed images before augmentation; kept in memory up to `most_bytes`, the others are read each time."""
 
     preprocessing: Preprocessing
     most_bytes: int
@@ -39,19 +39,19 @@ class PixelStore:
     _bytes: int = 0
 
     def of(self, row: LabelledRow) -> Pixels:
-        """[height, width, 3]. Raises: DataError where the file has become unreadable."""
-        found = self._kept.get(row.input)
-        if found is None:
-            found = pixels_of(row, self.preprocessing)
-            if self._bytes + found.nbytes <= self.most_bytes:
-                self._kept[row.input] = found
-                self._bytes += found.nbytes
-        return found
+        """A row's image, [height, width, 3]. Raises: DataError if the file has become unreadable."""
+        pixels = self._kept.get(row.input)
+        if pixels is None:
+            pixels = pixels_of(row, self.preprocessing)
+            if self._bytes + pixels.nbytes <= self.most_bytes:
+                self._kept[row.input] = pixels
+                self._bytes += pixels.nbytes
+        return pixels
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of one forward pass; a process that has none of its own computes one without a target."""
+    """The images of one forward pass. A process without an image of its own computes one without a target."""
 
     rows: tuple[LabelledRow, ...]
     seeds: tuple[int, ...]  # of each image's augmentation
@@ -78,7 +78,7 @@ class ImageObjective:
         return 1
 
     def batches(self, examples: Sequence[LabelledRow], share: Share = ALONE) -> Iterator[ImageBatch]:
-        """Passes of nearly equal size; what augments an image depends on its place in the step, not on the process."""
+        """Batches of nearly equal size. An image's augmentation depends on its place in the step, not on the process."""
         seed = _seed_of_all(self.device, share)
         count = -(-len(examples) // self.per_pass)
         count = -(-count // share.processes) * share.processes
@@ -89,7 +89,7 @@ class ImageObjective:
             yield ImageBatch(rows or (examples[0],), seeds or (0,), len(rows))
 
     def score(self, model: nn.Module, batch: ImageBatch) -> Score:
-        """Loss and right guesses, summed over the batch."""
+        """Loss and correct predictions, summed over the batch."""
         if model.training:
             still(model)
         logits = self.logits(model, batch, augmented=model.training)[: batch.targets]
@@ -116,7 +116,7 @@ class ImageObjective:
 
 
 def _seed_of_all(device: torch.device, share: Share) -> int:
-    """A number from torch's generator, which the loop has seeded for this step; the first process's, in all of them."""
+    """A number from torch's generator, seeded by the loop for this step: the first process's, in all processes."""
     drawn = torch.randint(2**62, (1,))
     if share.processes > 1:
         drawn = drawn.to(device)
@@ -125,14 +125,14 @@ def _seed_of_all(device: torch.device, share: Share) -> int:
 
 
 def augment(image: Pixels, chance: random.Random, kind: Augmentation, interpolation: str) -> Pixels:
-    """flip: left to right, every other time; standard: of a random part of the image, too."""
+    """Augments an image. flip: horizontally, with probability 1/2; standard: also a random crop."""
     if kind == "standard":
         image = resized(image, _part(image.shape[1], image.shape[0], chance), interpolation)
     return image[:, ::-1] if chance.random() < 0.5 else image
 
 
 def _part(width: int, height: int, chance: random.Random) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a part with at least `_LEAST_AREA` of the image (Szegedy et al. 2014, milder)."""
+    """A random crop (left, top, right, bottom) of at least `_LEAST_AREA` of the image (Szegedy et al. 2014, milder)."""
     for _ in range(_TRIES):
         area = chance.uniform(_LEAST_AREA, 1.0) * width * height
         stretch = math.exp(chance.uniform(-1, 1) * math.log(_MOST_STRETCH))
@@ -144,12 +144,12 @@ def _part(width: int, height: int, chance: random.Random) -> tuple[int, int, int
 
 
 def images_per_pass(preprocessing: Preprocessing, tokens: int) -> int:
-    """How many images a forward pass takes, where `tokens` are the most it may: 16 x 16 pixels count as one."""
+    """Number of images in a forward pass of at most `tokens` tokens; 16 x 16 pixels count as one token."""
     height, width = preprocessing.size
     return max(1, tokens // max(1, height * width // TOKEN_PIXELS))
 
 
 def balanced(rows: Sequence[LabelledRow], labels: Labels) -> torch.Tensor:
-    """[labels] weights by which a class counts as much as any other: their mean over the images is 1."""
+    """Weights [labels] that make every class count equally; their mean over the images is 1."""
     counts = torch.bincount(torch.tensor([row.label for row in rows]), minlength=len(labels))
     return len(rows) / ((counts > 0).sum() * counts.clamp(min=1).float())

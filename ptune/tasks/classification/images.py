@@ -1,4 +1,4 @@
-"""An image-classification run: images are read and split, a head is put on the backbone, both are saved together."""
+"""An image-classification run: reads and splits images, adds a head to the backbone, and saves both together."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class ImageWork:
 
     def load(self, device: torch.device) -> Base:
         recipe, names = self.recipe, self.data.labels.names
-        found = load_image_model(
+        loaded = load_image_model(
             recipe.backbone, names, size=self.task.size, seed=recipe.train.seed, device=device
         )
-        if recipe.train.gradient_checkpointing and not found.model.supports_gradient_checkpointing:
+        if recipe.train.gradient_checkpointing and not loaded.model.supports_gradient_checkpointing:
             raise RecipeError(f"train.gradient_checkpointing: {recipe.backbone.model} does not support it")
-        self.head = found.head
-        return Base(found.model, found.identity, head=found.head)
+        self.head = loaded.head
+        return Base(loaded.model, loaded.identity, head=loaded.head)
 
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[ImageObjective]:
@@ -110,13 +110,13 @@ class ImageWork:
         save_processor(self.recipe.backbone, self.task.size, folder)
 
     def _again(self, run: Run, identity: BaseIdentity, device: torch.device) -> nn.Module:
-        """What lies in model/, loaded afresh."""
+        """The model read back from model/."""
         saved = self.recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
         return load_image_model(saved, self.data.labels.names, size=self.task.size, device=device).model
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> ImageWork:
-    """Everything that can be known before the weights are read. Raises: DataError, RecipeError, BackboneError."""
+    """Prepares the run up to reading the weights. Raises: DataError, RecipeError, BackboneError."""
     task = image_task(recipe)
     check_recipe(recipe)
     preprocessing = read_preprocessing(recipe.backbone, task.size)
@@ -134,13 +134,13 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
 
 
 def image_task(recipe: Recipe) -> ImageClassification:
-    """The task, where it is known to be one of images."""
+    """The task of a recipe that is known to classify images."""
     assert isinstance(recipe.task, ImageClassification)
     return recipe.task
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raises: RecipeError for what does not go together, or what only chat can do with its backbone."""
+    """Raises: RecipeError for options that exclude each other, and for options of the backbone that only chat has."""
     if image_task(recipe).batch_norm == "trained" and isinstance(recipe.method, Lora):
         raise RecipeError(
             "task.batch_norm 'trained' needs method FreezeExceptLast or Full: an adapter holds no statistics"
@@ -150,4 +150,4 @@ def check_recipe(recipe: Recipe) -> None:
             f"backbone.quantize {recipe.backbone.quantize!r} is for chat: a classifier's backbone stays as it is"
         )
     if recipe.backbone.new_tokens:
-        raise RecipeError("backbone.new_tokens is for chat: a model of images has no tokens")
+        raise RecipeError("backbone.new_tokens is for chat: an image model has no tokens")

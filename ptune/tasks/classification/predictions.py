@@ -1,4 +1,4 @@
-"""A finished run's own predictions, by torch: the reference that everything else is compared with."""
+"""Predictions of a finished run in torch: the reference that everything else is compared with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ptune.tasks.encoder.predictions import Predictor, text_predictor
 
 
 def predictor(run: Run, device: torch.device | str | None = None) -> Predictor:
-    """What a run's model says. Raises: FormatError where nothing was trained yet; BackboneError."""
+    """The predictor of a run's model. Raises: FormatError if nothing was trained yet; BackboneError."""
     if Facts.of_run(run).preprocessing is None:
         return text_predictor(run, device)
     from ptune.tasks.classification.image_predictions import image_predictor

@@ -1,4 +1,4 @@
-"""A run that classifies texts or tags words: rows are read, examined and encoded; the head is trained with the body."""
+"""A run that classifies texts or tags words: reads, examines and encodes rows; the head is trained with the body."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ptune.training.distributed import decided_by_one
 
 @dataclass
 class TextWork(SequenceWork):
-    """Of texts or words."""
+    """The work of a run on texts or words."""
 
     @property
     def task(self) -> TextTask:
@@ -55,7 +55,7 @@ class TextWork(SequenceWork):
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> TextWork:
-    """Everything that can be known before the weights are read. Raises: DataError, RecipeError, BackboneError."""
+    """Prepares the run up to reading the weights. Raises: DataError, RecipeError, BackboneError."""
     task = text_task(recipe)
     check_backbone(recipe)
     codec = load_sequence_codec(recipe.backbone)
@@ -75,13 +75,13 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
 
 
 def text_task(recipe: Recipe) -> TextTask:
-    """The task, where it is known to be one of texts or words."""
+    """The task of a recipe that is known to be about texts or words."""
     assert isinstance(recipe.task, TextClassification | TokenClassification)
     return recipe.task
 
 
 def kind_of(task: TextTask) -> Literal["text", "tokens"]:
-    """What gets a label."""
+    """What is labelled: a text or a token."""
     return "tokens" if isinstance(task, TokenClassification) else "text"
 
 

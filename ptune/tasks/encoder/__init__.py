@@ -1,1 +1,1 @@
-"""What all tasks share whose model is one body with a head for each adapter."""
+"""Code shared by all tasks whose model is one body with a head for each adapter."""

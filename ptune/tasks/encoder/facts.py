@@ -1,4 +1,4 @@
-"""ptune.json beside a classifier's weights: what is needed to use them as they were trained. PEFT ignores the file."""
+"""ptune.json beside a classifier's weights: the information needed to use them as trained. PEFT ignores the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Facts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     format: int = FORMAT
     task: str  # {text,token,image}-classification, feature-extraction (vectors), text-ranking
-    base: str  # hash of the body that was trained on
+    base: str  # hash of the body that it was trained on
     quantize: str = "none"
     labels: tuple[str, ...]
     problem: Problem
@@ -47,11 +47,11 @@ class Facts(BaseModel):
 
     @classmethod
     def of_run(cls, run: Run) -> Facts:
-        """Those of what a run trained. Raises: FormatError where it has not trained anything yet."""
+        """Reads the ptune.json of a run. Raises: FormatError if the run has not trained anything yet."""
         return cls.open(run.adapter_path if run.has_adapter else run.model_path)
 
     def check_base(self, run: Run, found: BaseIdentity) -> None:
-        """Raises: BackboneError where a run's adapter would be put on another body than the one it was trained on."""
+        """Raises: BackboneError if a run's adapter would be put on another body than the one it was trained on."""
         if run.has_adapter and found.hash != self.base:
             raise BackboneError(
                 f"{found.source} is not the base that {run.folder} was trained on: its weights hash to {found.hash[:12]},"

@@ -1,4 +1,4 @@
-"""Texts and images -> the encoder's engine -> labels, tags. Torch-free; the server uses the same pieces."""
+"""Texts and images -> the encoder's engine -> labels, tags. Torch-free; the server uses the same functions."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What a classifier says of one text or image."""
+    """A classifier's output for one text or image."""
 
-    label: str  # the likeliest; of several labels that may fit together the likeliest, too; of a regression its name
-    scores: dict[str, float]  # probability of each label, likeliest first; of a regression its numbers
+    label: str  # the likeliest label, also if several may apply; for a regression, its name
+    scores: dict[str, float]  # probability of each label, likeliest first; for a regression, its numbers
     logits: tuple[float, ...]  # in the order of the adapter's labels
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A stretch of a text that belongs together: characters begin <= i < end."""
+    """A span of a text: characters begin <= i < end."""
 
     label: str  # without the B- or I- of its tags
     begin: int
@@ -48,7 +48,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What the encoder is given of one input."""
+    """One input, encoded for the encoder."""
 
     inputs: dict[str, Array]  # of an `Item`
     first: tuple[int, ...] | None = (
@@ -58,9 +58,9 @@ class Encoded:
 
 
 def encode(one: Any, record: AdapterRecord, codec: SequenceCodec | None) -> Encoded:
-    """A text, two texts, words (of a tagger), or an image (its bytes or a PIL image), as an adapter takes it.
+    """Encodes a text, a pair, words (for a tagger), or an image (bytes or a PIL image) for an adapter.
 
-    Raises: RequestError where it is of the wrong kind; DataError for an image that cannot be read.
+    Raises: RequestError if the input is of the wrong kind; DataError for an image that cannot be read.
     """
     if record.preprocessing is not None:
         return Encoded({"pixel_values": _pixels(one, record)})
@@ -108,9 +108,9 @@ class EncoderModel:
 
     @property
     def codec(self) -> SequenceCodec:
-        """What makes tokens of texts. Raises: FormatError where the encoder sees images."""
+        """The text codec. Raises: FormatError if this is an image encoder."""
         if self._codec is None:
-            raise FormatError(f"{self.engine.bundle.folder} is an encoder of images: it reads no texts")
+            raise FormatError(f"{self.engine.bundle.folder} is an image encoder: it cannot read texts")
         return self._codec
 
     @property
@@ -129,14 +129,16 @@ class EncoderModel:
     def tag(self, texts: Sequence[str], adapter: str) -> list[list[Entity]]:
         """Finds the entities in texts. Raises: RequestError for an unknown adapter, or one that does not tag."""
         record = self.require_tags(adapter)
-        found: list[list[Entity]] = [[] for _ in texts]
-        asked = [(index, text) for index, text in enumerate(texts) if split(text)]
-        for (index, text), one in zip(asked, self.logits([text for _, text in asked], adapter), strict=True):
-            found[index] = entities(text, one, record)
-        return found
+        found_entities: list[list[Entity]] = [[] for _ in texts]
+        nonempty = [(index, text) for index, text in enumerate(texts) if split(text)]
+        for (index, text), one in zip(
+            nonempty, self.logits([text for _, text in nonempty], adapter), strict=True
+        ):
+            found_entities[index] = entities(text, one, record)
+        return found_entities
 
     def require_labels(self, adapter: str) -> AdapterRecord:
-        """The record of an adapter that classifies. Raises: RequestError where it does not."""
+        """The record of an adapter that classifies. Raises: RequestError if it does not."""
         record = self.engine.record(adapter)
         if record.problem == "tags":
             raise RequestError(f"{adapter!r} tags words: use tag, not classify", param="model")
@@ -148,16 +150,16 @@ class EncoderModel:
         return record
 
     def require_tags(self, adapter: str) -> AdapterRecord:
-        """The record of an adapter that tags. Raises: RequestError where it does not."""
+        """The record of an adapter that tags. Raises: RequestError if it does not."""
         record = self.engine.record(adapter)
         if record.problem != "tags":
             raise RequestError(f"{adapter!r} classifies: use classify, not tag", param="model")
         return record
 
     def logits(self, inputs: Sequence[Any], adapter: str) -> list[Array]:
-        """Logits [labels] of each input; of a tagger's [words, labels], of the words that were not cut off.
+        """Logits [labels] of each input; for a tagger [words, labels], without words that were cut off.
 
-        A tagger takes texts or tuples of words. Raises: RequestError, DataError, as `classify`.
+        A tagger takes texts or tuples of words. Raises: RequestError, DataError, like `classify`.
         """
         record = self.engine.record(adapter)
         encoded = [encode(one, record, self._codec) for one in inputs]
@@ -165,9 +167,9 @@ class EncoderModel:
         return [_of_words(logits, one) for logits, one in zip(found, encoded, strict=True)]
 
     def submit(self, one: Any, adapter: str) -> Future[Any]:
-        """Queues one input; its future gives a Classification or, under a tagger, the list of Entity.
+        """Queues one input; the future's result is a Classification or, for a tagger, a list of Entity.
 
-        Cancelling it takes it out of the queue. Raises: RequestError, as `EncoderEngine.submit`; DataError.
+        Cancelling the future removes the input from the queue. Raises: RequestError, like `EncoderEngine.submit`; DataError.
         """
         record = self.engine.record(adapter)
         encoded = encode(one, record, self._codec)
@@ -177,7 +179,7 @@ class EncoderModel:
         return _then(logits, lambda found: classification(found, record))
 
     def close(self) -> None:
-        """Ends the engine; what is on its way is cancelled."""
+        """Closes the engine; unfinished inputs are cancelled."""
         self.engine.close()
 
 
@@ -200,7 +202,7 @@ def load(
 
 
 def classification(logits: Array, record: AdapterRecord) -> Classification:
-    """Logits [labels] in words."""
+    """A Classification from logits [labels]."""
     scores = _labels(record).scores(logits)
     order = np.argsort(-scores, kind="stable").tolist()
     named = {record.labels[index]: float(scores[index]) for index in order}
@@ -208,23 +210,23 @@ def classification(logits: Array, record: AdapterRecord) -> Classification:
 
 
 def entities(text: str, logits: Array, record: AdapterRecord) -> list[Entity]:
-    """Logits [words, labels] of a text's words as the entities that they spell.
+    """The entities of a text, from logits [words, labels].
 
-    An entity is a run of words of one type; B- begins a new one, and so does I- after another type, as seqeval and
-    conlleval count them. Words that were cut off are in none.
+    An entity is a run of words of one type; B- begins a new one, and so does I- after another type, as in seqeval and
+    conlleval. Words that were cut off belong to no entity.
     """
     scores = _labels(record).scores(logits)
     best = scores.argmax(-1)
-    found: list[Entity] = []
-    begun: list[tuple[int, int, float]] = []  # begin, end, probability of each word of the open entity
+    spans: list[Entity] = []
+    open_words: list[tuple[int, int, float]] = []  # begin, end, probability of each word of the open entity
     open_type = ""
 
     def close() -> None:
-        if begun:
-            begin, end = begun[0][0], begun[-1][1]
-            score = sum(word[2] for word in begun) / len(begun)
-            found.append(Entity(open_type, begin, end, text[begin:end], score))
-            begun.clear()
+        if open_words:
+            begin, end = open_words[0][0], open_words[-1][1]
+            score = sum(word[2] for word in open_words) / len(open_words)
+            spans.append(Entity(open_type, begin, end, text[begin:end], score))
+            open_words.clear()
 
     for (begin, end), label, row in zip(split(text), best, scores, strict=False):
         mark, _, kind = record.labels[label].partition("-")
@@ -232,9 +234,9 @@ def entities(text: str, logits: Array, record: AdapterRecord) -> list[Entity]:
             close()
         open_type = "" if mark == "O" else kind
         if mark != "O":
-            begun.append((begin, end, float(row[label])))
+            open_words.append((begin, end, float(row[label])))
     close()
-    return found
+    return spans
 
 
 def _labels(record: AdapterRecord) -> Labels:
@@ -250,7 +252,7 @@ def _of_words(logits: Array, encoded: Encoded) -> Array:
 
 
 def _then(before: Future[Array], change: Callable[[Array], Answer]) -> Future[Answer]:
-    """A future of what becomes of another one's result; cancelling it cancels the other."""
+    """A future of `change` applied to another future's result; cancelling it cancels the other."""
     after: Future[Answer] = Future()
 
     def done(_: Future[Array]) -> None:

@@ -1,4 +1,4 @@
-"""A finished run's own predictions for texts and words, by torch: the reference that everything else is compared with."""
+"""Predictions of a finished run for texts and words in torch: the reference that everything else is compared with."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from ptune.training.padding import padded_rows
 
 Logits: TypeAlias = NDArray[np.float32]
 Tell: TypeAlias = Callable[[int], object]
-"""Is told how many more rows are done, such as `Progress.advance`."""
+"""Callback: receives the number of further rows done, e.g. `Progress.advance`."""
 Predictor: TypeAlias = Callable[[Sequence[LabelledRow], Tell], list[Logits]]
-"""Rows -> logits of each: [labels], or [words, labels] for the words that were not cut off."""
+"""Rows -> the logits of each: [labels], or [words, labels] without words that were cut off."""
 _BATCH_TOKENS = 4096
 
 
 def text_predictor(run: Run, device: torch.device | str | None = None) -> Predictor:
-    """What a run of texts or words says. Raises: FormatError where nothing was trained yet; BackboneError."""
+    """The predictor of a run on texts or words. Raises: FormatError if nothing was trained yet; BackboneError."""
     return TextPredictor(load_trained(run, device), SequenceCodec.open(run.codec_path), Facts.of_run(run))
 
 
 def load_trained(run: Run, device: torch.device | str | None = None, attention: str = "sdpa") -> nn.Module:
-    """The model that a run of texts or words trained, in eval mode: model/, or its base with adapter/ in it.
+    """The trained model of a run on texts or words, in eval mode: model/, or the base with adapter/.
 
-    Raises: FormatError; BackboneError, also where the base is no longer the one that was trained on.
+    Raises: FormatError; BackboneError, also if the base is no longer the one that was trained on.
     """
     facts, recipe = Facts.of_run(run), Recipe.load(run.recipe_path)
     backbone = recipe.backbone if run.has_adapter else recipe.backbone.saved_at(run.model_path)
@@ -71,16 +71,16 @@ class TextPredictor:
     def __call__(self, rows: Sequence[LabelledRow], tell: Tell) -> list[Logits]:
         limit = self.facts.max_length or self.codec.limit(None) or 512
         examples = [example_of(row, self.facts.named, self.codec, limit)[0] for row in rows]
-        found: dict[int, Logits] = {}
+        by_index: dict[int, Logits] = {}
         for indices in padded_rows([len(example) for example in examples], self.batch_tokens):
             (batch,) = self._objective.batches([examples[index] for index in indices])
-            # Its rows are in the order of `indices`: these are sorted by length already, as a batch sorts its own.
+            # The batch keeps the order of `indices`, which are already sorted by length.
             logits = self._objective.logits(self.model, batch).float().cpu().numpy()
             counts = [self._rows_of(examples[index]) for index in indices]
             for index, part in zip(indices, np.split(logits, np.cumsum(counts)[:-1]), strict=True):
-                found[index] = part if self.facts.problem == "tags" else part[0]
+                by_index[index] = part if self.facts.problem == "tags" else part[0]
             tell(len(indices))
-        return [found[index] for index in range(len(rows))]
+        return [by_index[index] for index in range(len(rows))]
 
     def _rows_of(self, example: Any) -> int:
         return len(example.words) if self.facts.problem == "tags" else 1

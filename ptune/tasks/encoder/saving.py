@@ -1,4 +1,4 @@
-"""What a run of classification leaves behind: the trained weights, proved to be readable."""
+"""Saves the trained weights of an encoder's run, and proves that they read back the same."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ptune.parity import compare
 from ptune.training.checkpoint import tensors_folder
 from ptune.training.reload import LIMIT, NAME
 
-ROWS = 16  # held-out ones that are compared
+ROWS = 16  # number of held-out rows to compare
 _RELOADED = "reloaded"
 T = TypeVar("T")
 
 
 class Facts(Protocol):
-    """What is needed to use trained weights: ptune.json."""
+    """ptune.json: the information needed to use trained weights."""
 
     def save(self, folder: Path) -> None:
         """Writes it."""
@@ -44,17 +44,17 @@ def write_trained(
     state: dict[str, torch.Tensor] | None,
     complete: Callable[[Path], Any],
 ) -> None:
-    """Writes adapter/, PEFT's format with the head in it, or model/, transformers' format, each with ptune.json.
+    """Writes adapter/ (PEFT's format, with the head) or model/ (transformers' format), each with ptune.json.
 
-    state: replaces the model's own weights where it has them only in parts; complete: adds to model/ what turns input
-    into tensors.
+    state: replaces the model's own weights if these are sharded; complete: adds to model/ the files that turn input into
+    tensors.
     """
     if isinstance(model, PeftModel):
         config = model.peft_config[model.active_adapter]
         config.base_model_name_or_path = recipe.backbone.model
         for names in ("target_modules", "modules_to_save", "exclude_modules"):
             value = getattr(config, names)
-            if isinstance(value, set | list):  # the order of a set would differ from process to process
+            if isinstance(value, set | list):  # the order of a set differs between processes
                 setattr(config, names, sorted(value))
         with tensors_folder(run.adapter_path) as part:
             model.save_pretrained(part, save_embedding_layers=False, state_dict=state)
@@ -71,7 +71,7 @@ def write_trained(
 
 @contextmanager
 def read_again(model: PeftModel, adapter: Path) -> Iterator[Callable[[], None]]:
-    """Loads `adapter` a second time into the live model; what is given switches to it."""
+    """Loads `adapter` a second time into the live model; yields a function that switches to it."""
     live = model.active_adapter
     model.load_adapter(str(adapter), adapter_name=_RELOADED)
     try:
@@ -104,7 +104,7 @@ def reloaded_hop(
 
 
 def hop(compared: Iterable[tuple[torch.Tensor, torch.Tensor]], problem: Problem) -> Hop:
-    """Logits of each example, as trained and as reloaded, compared as log-probabilities; of a regression the numbers."""
+    """The hop over pairs of logits, as trained and as reloaded: compares log-probabilities, or a regression's numbers."""
     first, second = itertools.tee(compared)
     trained = (said(side, problem) for side, _ in first)
     reloaded = (said(side, problem) for _, side in second)
@@ -118,11 +118,11 @@ def hop(compared: Iterable[tuple[torch.Tensor, torch.Tensor]], problem: Problem)
 
 
 def said(logits: torch.Tensor, problem: Problem) -> np.ndarray[Any, Any]:
-    """[n, labels] logits -> log-probabilities, of several labels [n * labels, 2]: fits, or not; or the numbers."""
+    """Logits [n, labels] -> log-probabilities (several labels: [n * labels, 2], applies or not), or plain numbers."""
     values = logits.detach().double().cpu()
     if problem == "multi":
         values = torch.stack([F.logsigmoid(values), F.logsigmoid(-values)], -1).flatten(0, 1)
     elif problem not in NUMBERS:
         values = F.log_softmax(values, -1)
-    found: np.ndarray[Any, Any] = values.numpy()
-    return found
+    array: np.ndarray[Any, Any] = values.numpy()
+    return array

@@ -1,4 +1,4 @@
-"""Training side of texts and words: padded batches, and the loss of labels, numbers and tags."""
+"""Training side of texts and words: padded batches, and the losses of labels, numbers and tags."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class SequenceBatch:
 
     inputs: dict[
         str, torch.Tensor
-    ]  # input_ids, attention_mask and, where the model asks, token_type_ids: [rows, seq]
-    rows: torch.Tensor  # [n] rows whose logits are wanted: one a text, one a word
-    columns: torch.Tensor | None  # [n] of words: the token that each begins with
+    ]  # input_ids, attention_mask and, if the model uses them, token_type_ids: [rows, seq]
+    rows: torch.Tensor  # [n] rows whose logits are wanted: one per text, or one per word
+    columns: torch.Tensor | None  # [n] first token of each word
     labels: torch.Tensor  # [n] indices, [n, labels] 0 or 1, or [n] numbers
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum over targets: what cross-entropy, binary cross-entropy or the squared error of a head's outputs is."""
+    """The loss summed over targets: cross-entropy, binary cross-entropy or squared error of a head's outputs."""
 
     labels: Labels
     weights: torch.Tensor | None = None  # [labels]: of a class, or of the presence of a label
@@ -60,24 +60,24 @@ class Loss:
 
 
 def balanced(examples: Sequence[SequenceExample], labels: Labels) -> torch.Tensor:
-    """[labels] weights by which a class counts as much as any other: their mean over the targets is 1.
+    """Weights [labels] that make every class count equally; their mean over the targets is 1.
 
-    Of several labels that may fit together: how much rarer each is than its absence.
+    If several labels may apply: how much rarer each is than its absence.
     """
     targets = [example.target for example in examples]
-    found = Counter(
+    occurrences = Counter(
         index for target in targets for index in (target if isinstance(target, tuple) else (target,))
     )
-    counts = torch.tensor([found[index] for index in range(len(labels))], dtype=torch.float32)
+    counts = torch.tensor([occurrences[index] for index in range(len(labels))], dtype=torch.float32)
     if labels.problem == "multi":
         return torch.where(counts > 0, (len(examples) - counts) / counts.clamp(min=1), 1.0)
-    seen = counts > 0  # a class without examples has no weight that could matter
+    seen = counts > 0  # the weight of a class without examples does not matter
     return torch.where(seen, counts.sum() / (seen.sum() * counts.clamp(min=1)), 1.0)
 
 
 @dataclass(frozen=True)
 class SequenceObjective:
-    """Loss of texts or words, summed over the targets; a text with several labels has a target a label."""
+    """Loss of texts or words, summed over the targets; a text with several labels has one target per label."""
 
     loss: Loss
     max_tokens: int  # most tokens of one forward pass, padding included
@@ -96,13 +96,13 @@ class SequenceObjective:
         return len(example.words) if problem == "tags" else len(self.loss.labels) if problem == "multi" else 1
 
     def batches(self, examples: Sequence[SequenceExample], share: Share = ALONE) -> Iterator[SequenceBatch]:
-        """Every `processes`-th batch, put together when it is asked for; one without an example has no target."""
+        """Every `processes`-th batch, built on demand; a batch without an example has no target."""
         rows = padded_rows([len(example) for example in examples], self.max_tokens, share.processes)
         for row in rows[share.process :: share.processes]:
             yield self._batch([examples[index] for index in row]) if row else self._idle(examples[0])
 
     def score(self, model: nn.Module, batch: SequenceBatch) -> Score:
-        """Loss and right guesses, summed over the batch's targets."""
+        """Loss and correct predictions, summed over the batch's targets."""
         logits = self.logits(model, batch)
         loss = self.loss(logits, batch.labels)
         right = loss.new_zeros(()) if model.training else self.loss.correct(logits, batch.labels)
@@ -151,7 +151,7 @@ class SequenceObjective:
         return torch.tensor(flat, dtype=torch.long, device=self.device)
 
     def _idle(self, example: SequenceExample) -> SequenceBatch:
-        """What a process computes that has no example of its own: something without a target."""
+        """A batch without a target, for a process that has no example of its own."""
         batch = self._batch([example])
         columns = None if batch.columns is None else batch.columns[:0]
         return replace(batch, rows=batch.rows[:0], columns=columns, labels=batch.labels[:0])

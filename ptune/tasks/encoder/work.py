@@ -1,4 +1,4 @@
-"""What runs have in common that score sequences of tokens with a head: classifiers, taggers, rerankers."""
+"""The base of runs that score sequences of tokens with a head: classifiers, taggers, rerankers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ptune.training.work import Base
 
 @dataclass
 class SequenceWork:
-    """See `ptune.training.work.Work`. Subclasses say what the task is called, what gets a label and what an error costs."""
+    """See `ptune.training.work.Work`. Subclasses define the task's name, what gets a label, and the loss."""
 
     recipe: Recipe
     codec: SequenceCodec
@@ -38,28 +38,28 @@ class SequenceWork:
 
     @property
     def name(self) -> str:
-        """The task as bundles call it."""
+        """The task's name in bundles."""
         raise NotImplementedError
 
     @property
     def kind(self) -> Literal["text", "tokens"]:
-        """What gets a label."""
+        """What is labelled: a text or a token."""
         return "text"
 
     @property
     def max_length(self) -> int | None:
-        """Tokens of a sequence, as the recipe has it."""
+        """Longest sequence in tokens, from the recipe."""
         raise NotImplementedError
 
     def loss(self, device: torch.device) -> Loss:
-        """What an error costs."""
+        """The loss function."""
         return Loss(self.data.labels)
 
     def load(self, device: torch.device) -> Base:
         seed, labels = self.recipe.train.seed, self.data.labels
-        found = load_classifier(self.recipe.backbone, self.kind, labels, seed=seed, device=device)
-        self.head = found.head
-        return Base(found.model, found.identity, head=found.head)
+        loaded = load_classifier(self.recipe.backbone, self.kind, labels, seed=seed, device=device)
+        self.head = loaded.head
+        return Base(loaded.model, loaded.identity, head=loaded.head)
 
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[SequenceObjective]:
@@ -100,13 +100,13 @@ class SequenceWork:
         return SequenceObjective(self.loss(device), most, device, self.codec.pad_id, self.codec.type_ids)
 
     def _again(self, run: Run, identity: BaseIdentity) -> nn.Module:
-        """What lies in model/, loaded afresh."""
+        """The model read back from model/."""
         saved = self.recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
         return load_classifier(saved, self.kind, self.data.labels).model
 
 
 def check_backbone(recipe: Recipe) -> None:
-    """Raises: RecipeError for what only a causal model can do with its backbone."""
+    """Raises: RecipeError for options of the backbone that only causal models have."""
     if recipe.backbone.quantize != "none":
         raise RecipeError(
             f"backbone.quantize {recipe.backbone.quantize!r} is for chat: an encoder's backbone stays as it is"

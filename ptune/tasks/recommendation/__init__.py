@@ -1,1 +1,1 @@
-"""Recommending: which items of a catalogue come next for somebody, by their titles and by who had what together."""
+"""Recommendation: the next items of a catalogue for a user, by their titles and by which items users had together."""

@@ -1,4 +1,4 @@
-"""The doctor of who had what, and of the catalogue."""
+"""The doctor for interactions and the catalogue."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from ptune.doctor.show_pairs import document, show
 
 def examine(recipe: Recipe) -> Examined:
     """Reads the data once. Raises: DataError, RecipeError, BackboneError."""
-    found = examine_interactions(recipe, load_sequence_codec(recipe.backbone))
-    return Examined(lambda: document(found), lambda console: show(found, console), found.has_errors)
+    report = examine_interactions(recipe, load_sequence_codec(recipe.backbone))
+    return Examined(lambda: document(report), lambda console: show(report, console), report.has_errors)

@@ -1,7 +1,7 @@
-"""The items of an adapter: titles, vectors, and how often two are had together. Searched with numpy; no torch, no pickle.
+"""The items of an adapter: titles, vectors, and how often users had two of them together. Uses numpy; no torch, no pickle.
 
-How near two items are is (1 - weight) * cosine of their titles' vectors + weight * cosine of who had them (item-kNN:
-Sarwar et al. 2001). An item's score for a user is the mean of that over the user's history.
+The nearness of two items is (1 - weight) * cosine of their titles' vectors + weight * cosine of their users (item-kNN:
+Sarwar et al. 2001). An item's score for a user is its mean nearness to the user's history.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from ptune.tasks.recommendation.int8_scan import Int8Scan, kept
 ARRAYS, TITLES = "items.npz", "items.jsonl"
 """Files beside PEFT's in an adapter's folder."""
 RECALL = "int8_recall@10"
-"""Of a record's `embedding`: what a scan in int8 found of the first ten, where there are many items."""
+"""Key in a record's `embedding`: the share of the first ten that an int8 scan found, if there are many items."""
 Floats = npt.NDArray[np.float32]
-_GROUP = 64  # neighbouring scores of which the best is looked at first
-_MOST_FOUND = 1000  # items that hold some words, of which the best are given
+_GROUP = 64  # neighbouring scores whose best is checked first
+_MOST_FOUND = 1000  # most items to rank that contain the words
 _PARTS = {"vectors": 2, "starts": 1, "columns": 1, "values": 1, "weight": 0}
 
 
 @dataclass(frozen=True, eq=False)
 class ItemIndex:
-    """vectors [items, width] of length 1; who was had with item i: columns[starts[i]:starts[i + 1]], and values likewise."""
+    """vectors [items, width] of length 1; items had together with item i: columns[starts[i]:starts[i + 1]], their cosines: values."""
 
     items: Sequence[str]
     titles: Sequence[str]
@@ -52,20 +52,20 @@ class ItemIndex:
 
     @cached_property
     def _words(self) -> list[str]:
-        """What is looked at to find an item by words."""
+        """The text of each item for the search by words."""
         return [f"{title}\n{item}".casefold() for item, title in zip(self.items, self.titles, strict=True)]
 
     def find(self, words: str, count: int) -> list[int]:
-        """Items whose title or name holds the words, those first whose title begins with them."""
+        """Items whose title or name contains the words; first those whose title begins with them."""
         wanted = " ".join(words.casefold().split())
         holding = (at for at, said in enumerate(self._words) if wanted in said)
-        found = sorted(islice(holding, _MOST_FOUND), key=lambda at: not self._words[at].startswith(wanted))
-        return found[:count]
+        matching = sorted(islice(holding, _MOST_FOUND), key=lambda at: not self._words[at].startswith(wanted))
+        return matching[:count]
 
     def scores(
         self, history: Sequence[int], more: Floats | None = None, weight: float | None = None
     ) -> Floats:
-        """[items] of a user with these items, and with others that have only vectors ([others, width])."""
+        """Scores [items] for a user's history. more: vectors [others, width] of things outside the catalogue."""
         wanted, share = self._wanted(history, more, weight)
         return self._with_users(self.vectors @ wanted, history, share)
 
@@ -79,9 +79,9 @@ class ItemIndex:
         left_out: Iterable[int] = (),
         among: Iterable[int] | None = None,
     ) -> list[tuple[int, float]]:
-        """Up to `count` items with their scores, the best first; of equal ones the earlier.
+        """Up to `count` items with their scores, the best first; ties in order of the catalogue.
 
-        left_out: do not come; among: the only ones that may come.
+        left_out: items to exclude; among: the only items to consider.
         """
         wanted, share = self._wanted(history, more, weight)
         products = self.vectors @ wanted if self.scan is None else self.scan.products(wanted)
@@ -99,7 +99,7 @@ class ItemIndex:
     def _wanted(
         self, history: Sequence[int], more: Floats | None, weight: float | None
     ) -> tuple[Floats, float]:
-        """What items are compared with ([width]), and what a user of an item of the history adds."""
+        """The vector [width] that items are compared with, and the weight of a shared user of each history item."""
         share = self.weight if weight is None else weight
         vectors = self.vectors[list(history)]
         if more is not None:
@@ -110,7 +110,7 @@ class ItemIndex:
     def _with_users(
         self, scores: Floats, history: Sequence[int], share: float, items: npt.NDArray[Any] | None = None
     ) -> Floats:
-        """The scores, in place, with what is had together. items: whose they are, in ascending order; None = all."""
+        """Adds the scores of items had together, in place. items: of the scores, in ascending order; None = all."""
         for at in history if share else ():
             row = slice(self.starts[at], self.starts[at + 1])
             columns: npt.NDArray[Any] = self.columns[row]
@@ -124,19 +124,19 @@ class ItemIndex:
     def nearness(
         self, at: int, history: Sequence[int], more: Floats | None = None, weight: float | None = None
     ) -> Floats:
-        """[history and others] how near item `at` is to each: what its score is the mean of."""
+        """Nearness [history and others] of item `at` to each; its score is their mean."""
         share = self.weight if weight is None else weight
         vectors = (
             self.vectors[list(history)]
             if more is None
             else np.concatenate([self.vectors[list(history)], more])
         )
-        found: Floats = (vectors @ self.vectors[at]) * np.float32(1 - share)
+        near: Floats = (vectors @ self.vectors[at]) * np.float32(1 - share)
         row = slice(self.starts[at], self.starts[at + 1])
         together = dict(zip(self.columns[row].tolist(), self.values[row].tolist(), strict=True))
         for number, one in enumerate(history):
-            found[number] += share * together.get(one, 0.0)
-        return found
+            near[number] += share * together.get(one, 0.0)
+        return near
 
     def save(self, folder: Path) -> None:
         """Writes items.jsonl and items.npz."""
@@ -151,7 +151,7 @@ class ItemIndex:
 
     @classmethod
     def open(cls, folder: Path) -> ItemIndex:
-        """Reads what `save` wrote. Raises: FormatError where a file is missing, damaged, or fits the other badly."""
+        """Reads the files written by `save`. Raises: FormatError if one is missing, damaged, or does not match the other."""
         try:
             lines = (folder / TITLES).read_text(encoding="utf-8").splitlines()
             rows = [json.loads(line) for line in lines]
@@ -169,7 +169,7 @@ class ItemIndex:
             raise FormatError(f"the items in {folder} cannot be used: {error}") from None
 
     def _check(self) -> None:
-        """Raises: ValueError where the parts do not fit together."""
+        """Raises: ValueError if the parts do not fit together."""
         count = len(self.items)
         fits = (
             count > 0
@@ -188,13 +188,13 @@ class ItemIndex:
 
 
 def _arrays(path: Path) -> dict[str, Any]:
-    """Raises: ValueError where the file would unpack to more than it is, or holds something else."""
+    """The arrays of items.npz. Raises: ValueError if the file would unpack to more than its size, or holds other arrays."""
     with zipfile.ZipFile(path) as file:
         if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
             raise ValueError(f"{path.name} is compressed")
     kinds = {"starts": np.int64, "columns": np.int32}
-    with np.load(path, allow_pickle=False) as found:
-        arrays = {name: found[name] for name in _PARTS}
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in _PARTS}
     for name, dimensions in _PARTS.items():
         if arrays[name].ndim != dimensions or arrays[name].dtype.kind not in "fi":
             raise ValueError(f"{path.name}: {name} is {arrays[name].dtype} of {arrays[name].shape}")
@@ -204,7 +204,7 @@ def _arrays(path: Path) -> dict[str, Any]:
 def together(
     histories: Iterable[Sequence[int]], items: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Floats]:
-    """starts, columns and values of the cosines between items by who had them: shared users / sqrt(users of each)."""
+    """starts, columns and values of the cosines between items by their users: shared users / sqrt(users of each)."""
     users = np.zeros(items, np.int64)
     rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for history in histories:
@@ -222,7 +222,7 @@ def together(
 
 
 def best(scores: Floats, left_out: Iterable[int], count: int) -> list[int]:
-    """The items with the highest scores, the best first; of equal ones the earlier. `left_out` are not among them."""
+    """The items with the highest scores except `left_out`, the best first; ties in order of the catalogue."""
     kept = scores.copy()
     kept[list(left_out)] = -np.inf
     near = np.flatnonzero(kept >= _floor(kept, count))
@@ -232,7 +232,7 @@ def best(scores: Floats, left_out: Iterable[int], count: int) -> list[int]:
 
 
 def _floor(scores: Floats, count: int) -> np.float32:
-    """What `count` of the scores reach at least, and few others do: so many groups have their best there."""
+    """A lower bound that at least `count` scores reach, and few others: the count-th best of the groups' maxima."""
     maxima = np.maximum.reduceat(scores, np.arange(0, len(scores), _GROUP)) if len(scores) else scores
     if len(maxima) <= count:
         return np.float32(-np.inf)

@@ -1,6 +1,6 @@
-"""What somebody had -> what comes next, with reasons. Torch-free; the server uses the same pieces.
+"""A user's history -> recommended items with reasons. Torch-free; the server uses the same functions.
 
-`recommend` is a method of what `ptune.load` returns.
+`recommend` is also a method of the model that `ptune.load` returns.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ptune.tasks.recommendation.int8_scan import LEAST_RECALL, Int8Scan, availab
 from ptune.tasks.retrieval.infer import embed
 
 _log = logging.getLogger(__name__)
-REASONS = 3  # items of the history that are named for each recommendation
+REASONS = 3  # history items named as reasons for each recommendation
 
 
 @dataclass(frozen=True)
 class Title:
-    """A thing that is known by its title alone."""
+    """A thing that is known only by its title."""
 
     title: str
 
@@ -46,16 +46,16 @@ class RecommendQuery:
 
     history: Sequence[str | Title]
     k: int = 10
-    exclude: Sequence[str] = ()  # items that are not to come; those of the history never do
-    among: Sequence[str] | None = None  # the only items that may come; None = all
-    new: Sequence[New] = ()  # items that may come, too, by their titles
+    exclude: Sequence[str] = ()  # items not to recommend; history items never are
+    among: Sequence[str] | None = None  # the only items to consider; None = all
+    new: Sequence[New] = ()  # additional items to consider, by their titles
     weight: float | None = (
-        None  # of what is had together, 0 to 1; None = as validation chose; 0: titles alone
+        None  # weight of items had together, 0 to 1; None = chosen in validation; 0 = titles only
     )
 
     @property
     def texts(self) -> list[str]:
-        """What needs a vector: titles of the history, then those of the new items."""
+        """The texts to embed: titles of the history, then those of the new items."""
         return [
             *(one.title for one in self.history if isinstance(one, Title)),
             *(one.title for one in self.new),
@@ -64,16 +64,16 @@ class RecommendQuery:
 
 @dataclass(frozen=True)
 class Reason:
-    """Something of the history; `item` is None where it was given by its title."""
+    """A history item; `item` is None if it was given by its title."""
 
     item: str | None
     title: str
-    score: float  # how near it is
+    score: float  # its nearness to the recommended item
 
 
 @dataclass(frozen=True)
 class Recommended:
-    """An item; its score is the mean of how near it is to all of the history."""
+    """A recommended item; its score is its mean nearness to the history."""
 
     item: str
     title: str
@@ -82,7 +82,7 @@ class Recommended:
 
 
 def recommend(model: EncoderModel, query: RecommendQuery, adapter: str) -> list[Recommended]:
-    """The best items, the best first. Raises: RequestError as `index_of` and `answer`, or for an unknown adapter."""
+    """The best items, the best first. Raises: RequestError, like `index_of` and `answer`, or for an unknown adapter."""
     record = model.engine.record(adapter)
     index = index_of(model.engine.bundle.folder, record)
     texts = query.texts
@@ -95,9 +95,9 @@ def recommend(model: EncoderModel, query: RecommendQuery, adapter: str) -> list[
 
 
 def index_of(bundle: Path, record: AdapterRecord) -> ItemIndex:
-    """An adapter's items; those of the adapters that were asked last stay in memory.
+    """An adapter's items; those of the most recently used adapters stay in memory.
 
-    Raises: RequestError where it has none; FormatError where they are damaged.
+    Raises: RequestError if it has none; FormatError if they are damaged.
     """
     if ARRAYS not in record.files:
         raise RequestError(
@@ -129,7 +129,7 @@ def _opened(folder: Path, digests: tuple[tuple[str, str], ...], scanned: bool) -
 def answer(index: ItemIndex, query: RecommendQuery, vectors: Floats) -> list[Recommended]:
     """vectors: [texts, width] of `query.texts`.
 
-    Raises: RequestError where the history is empty or names an item that is not in the catalogue.
+    Raises: RequestError if the history is empty or names an item that is not in the catalogue.
     """
     if not query.history:
         raise RequestError(
@@ -158,15 +158,15 @@ def answer(index: ItemIndex, query: RecommendQuery, vectors: Floats) -> list[Rec
         (score, fresh.items[at], fresh.titles[at], fresh.nearness(at, (), every, share))
         for at, score in fresh.first(query.k, (), every, share, among=new)
     ]
-    first.sort(key=lambda one: -one[0])  # of equal ones those of the catalogue come first
+    first.sort(key=lambda one: -one[0])  # on ties, items of the catalogue come first
     return [Recommended(item, title, score, _reasons(near, named)) for score, item, title, near in first][
         : query.k
     ]
 
 
 def _fresh(index: ItemIndex, new: Sequence[New], vectors: Floats) -> ItemIndex:
-    """New items, which nobody is known to have. Raises: RequestError for one that is there already."""
-    found = ItemIndex(
+    """An index of the new items, without users. Raises: RequestError for an item that exists already."""
+    fresh = ItemIndex(
         [one.item for one in new],
         [one.title for one in new],
         vectors,
@@ -176,25 +176,25 @@ def _fresh(index: ItemIndex, new: Sequence[New], vectors: Floats) -> ItemIndex:
         0.0,
     )
     for at, one in enumerate(new):
-        if one.item in index.place or found.place[one.item] != at:
-            at = max(at, found.place[one.item])
+        if one.item in index.place or fresh.place[one.item] != at:
+            at = max(at, fresh.place[one.item])
             raise RequestError(
                 f"new[{at}].item: {one.item!r} is there already",
                 param=f"new[{at}].item",
                 code="invalid_value",
             )
-    return found
+    return fresh
 
 
 def _history(
     index: ItemIndex, fresh: ItemIndex, query: RecommendQuery, vectors: Floats
 ) -> tuple[list[int], Floats, list[tuple[str | None, str]]]:
-    """Numbers of items of the catalogue; vectors of all else; and item and title of both, in that order.
+    """Indices of catalogue items; vectors of everything else; and item and title of both, in that order.
 
     vectors: [titles, width] of the history's titles.
     """
     known, rows = [], list(vectors)
-    told: list[tuple[str | None, str]] = [
+    others: list[tuple[str | None, str]] = [
         (None, one.title) for one in query.history if isinstance(one, Title)
     ]
     for at, one in enumerate(query.history):
@@ -202,11 +202,11 @@ def _history(
             continue
         if one in fresh.place:
             rows.append(fresh.vectors[fresh.place[one]])
-            told.append((one, fresh.titles[fresh.place[one]]))
+            others.append((one, fresh.titles[fresh.place[one]]))
         else:
             known.append(_place(index, one, f"history[{at}]"))
     more = np.array(rows, np.float32).reshape(len(rows), index.vectors.shape[1])
-    return known, more, [*((index.items[at], index.titles[at]) for at in known), *told]
+    return known, more, [*((index.items[at], index.titles[at]) for at in known), *others]
 
 
 def _reasons(near: Floats, named: Sequence[tuple[str | None, str]]) -> list[Reason]:

@@ -1,7 +1,7 @@
-"""Vectors of many items as int8: a quarter of the bytes to read for each search. Every item is looked at, so filters cost nothing.
+"""Vectors of many items as int8: a quarter of the bytes per search. Every item is scanned, so filters cost nothing.
 
-What a scan finds first is scored again in float32 (`ItemIndex.first`). Products of int8 are exact, so a scan finds the same
-items on every machine, and a recall that was measured once holds.
+The best items of a scan are scored again in float32 (`ItemIndex.first`). Products of int8 are exact, so a scan finds the
+same items on every machine, and a recall measured once holds everywhere.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Floats = npt.NDArray[np.float32]
 LEAST_ITEMS = 100_000
 """With fewer items float32 is searched: it takes some milliseconds."""
 LEAST_RECALL = 0.95
-_BLOCK = 16_384  # rows that are gone through at once
+_BLOCK = 16_384  # rows processed at a time
 _LARGEST = 127
 
 
 def available() -> bool:
-    """Whether the package with the products is installed."""
+    """Whether the package for int8 products is installed."""
     return find_spec("numkong") is not None
 
 
 def kept(count: int) -> int:
-    """How many items a scan finds, among which float32 chooses `count`."""
+    """Number of candidates from a scan, of which float32 chooses `count`."""
     return 4 * count + 100
 
 
 def rounded(vectors: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """codes [items, width] and scales [items]: each vector is about its codes times its scale."""
+    """codes [items, width] and scales [items]: each vector is approximately its codes times its scale."""
     codes = np.empty(vectors.shape, np.int8)
     scales = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), _BLOCK):
@@ -45,7 +45,7 @@ def rounded(vectors: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
 
 
 class Int8Scan:
-    """vectors: [items, width]. threads: that a search is divided among."""
+    """An int8 copy of vectors [items, width]. threads: number of threads per search."""
 
     def __init__(self, vectors: Floats, threads: int) -> None:
         self.codes, self.scales = rounded(vectors)
@@ -53,18 +53,18 @@ class Int8Scan:
         self._pool = ThreadPoolExecutor(threads)
 
     def products(self, vector: Floats) -> Floats:
-        """[items] about each item's product with a vector [width]."""
+        """Approximate products [items] of the items with a vector [width]."""
         codes, (scale,) = rounded(vector[None])
-        found = np.empty(len(self.codes), np.float32)
+        scores = np.empty(len(self.codes), np.float32)
 
         def scan(part: slice) -> None:
             np.multiply(
-                _exact(codes, self.codes[part])[0], self.scales[part], out=found[part], casting="same_kind"
+                _exact(codes, self.codes[part])[0], self.scales[part], out=scores[part], casting="same_kind"
             )
 
         list(self._pool.map(scan, self._parts))
-        found *= scale
-        return found
+        scores *= scale
+        return scores
 
 
 def _exact(left: npt.NDArray[np.int8], right: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
@@ -75,21 +75,23 @@ def _exact(left: npt.NDArray[np.int8], right: npt.NDArray[np.int8]) -> npt.NDArr
 
 
 def recall(vectors: Floats, queries: Floats, count: int = 10) -> float:
-    """The share of the queries' `count` nearest items that are among those that a scan finds.
+    """The share of the queries' `count` nearest items that are among the candidates of a scan.
 
     queries: [queries, width]. It needs no package: float32 holds sums of int8 products exactly up to a width of 1,040.
     """
-    asked, _ = rounded(queries)
-    found = 0
+    query_codes, _ = rounded(queries)
+    hits = 0
     exact, coarse = [np.zeros((len(queries), len(vectors)), np.float32) for _ in range(2)]
     for start in range(0, len(vectors), _BLOCK):
         rows = vectors[start : start + _BLOCK]
         codes, scales = rounded(rows)
         exact[:, start : start + _BLOCK] = queries @ rows.T
-        coarse[:, start : start + _BLOCK] = (asked.astype(np.float32) @ codes.T.astype(np.float32)) * scales
+        coarse[:, start : start + _BLOCK] = (
+            query_codes.astype(np.float32) @ codes.T.astype(np.float32)
+        ) * scales
     for right, near in zip(exact, coarse, strict=True):
-        found += len(set(_first(right, count)) & set(_first(near, kept(count))))
-    return found / (len(queries) * min(count, len(vectors)))
+        hits += len(set(_first(right, count)) & set(_first(near, kept(count))))
+    return hits / (len(queries) * min(count, len(vectors)))
 
 
 def _first(scores: Floats, count: int) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""A run that learns to recommend: titles of items that one user had come near each other; what is had together is counted."""
+"""A recommendation run: learns close vectors for titles that a user had, and counts items had together."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from ptune.tasks.retrieval.torch_side import TorchVectors
 from ptune.training.distributed import decided_by_one
 
 WEIGHTS = tuple(step / 20 for step in range(21))
-"""Shares of what is had together that are tried."""
+"""Weights of items had together to try."""
 _MOST, _MOST_SCORES = (
     10_000,
     50_000_000,
 )  # users that the weight is chosen by, and their scores, which lie in memory
-_ASKED = 100  # users whose next items are searched to measure a search
-_FIRST = 10  # places of a recommendation that count
+_ASKED = 100  # number of users for measuring the int8 search
+_FIRST = 10  # number of recommendations that count
 
 
 @dataclass
 class RecommendationWork(EmbeddingWork):
-    """As for embeddings, and the items beside the adapter."""
+    """An EmbeddingWork that also saves the items beside the adapter."""
 
     interactions: Interactions
 
@@ -71,7 +71,7 @@ class RecommendationWork(EmbeddingWork):
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> RecommendationWork:
-    """Everything that can be known before the weights are read. Raises: DataError, RecipeError, BackboneError."""
+    """Prepares the run up to reading the weights. Raises: DataError, RecipeError, BackboneError."""
     task = recipe.task
     assert isinstance(task, Recommendation)
     check_backbone(recipe)
@@ -82,20 +82,22 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     if recipe.train.batch_size < 2 or not task.normalize:
         raise RecipeError("recommendation needs train.batch_size of 2 or more, and task.normalize true")
     codec = load_sequence_codec(recipe.backbone)
-    found = read_interactions(recipe)
-    found.check()
+    interactions = read_interactions(recipe)
+    interactions.check()
     if run.record_path.is_file():  # it was examined when it began
         findings = read_json(run.data_path).get("findings", [])
     else:
-        findings = decided_by_one(accelerator, lambda: judged(found, doctor_command(command)))
-    data = encoded_pairs(found.pairs(recipe.data.limit), recipe.data, task, codec)
-    say(f"{len(found.histories):,} users, {len(found.titles):,} items, {len(data.train):,} pairs to train on")
-    summary = {**data.summary, "findings": findings, "withheld": sorted(found.withheld)}
-    return RecommendationWork(recipe, codec, replace(data, summary=summary), found)
+        findings = decided_by_one(accelerator, lambda: judged(interactions, doctor_command(command)))
+    data = encoded_pairs(interactions.pairs(recipe.data.limit), recipe.data, task, codec)
+    say(
+        f"{len(interactions.histories):,} users, {len(interactions.titles):,} items, {len(data.train):,} pairs to train on"
+    )
+    summary = {**data.summary, "findings": findings, "withheld": sorted(interactions.withheld)}
+    return RecommendationWork(recipe, codec, replace(data, summary=summary), interactions)
 
 
 def item_index(found: Interactions, vectors: Floats) -> ItemIndex:
-    """The index of all but the test's interactions. The weight is the one that finds most validation items by the rest.
+    """The index of all interactions except the test's. Its weight is the one that finds the most validation items.
 
     vectors: [items, width] of the titles, of length 1.
     """
@@ -118,7 +120,7 @@ def item_index(found: Interactions, vectors: Floats) -> ItemIndex:
 
 
 def scan_recall(index: ItemIndex, found: Interactions) -> float:
-    """What a search in int8 finds of the first ten titles for some users; says whether it is taken."""
+    """The share of the first ten titles that an int8 search finds for some users; reports whether int8 is used."""
     users = [one.train for one in found.histories if one.train][:_ASKED]
     queries = [index.vectors[[found.place[row.item] for row in history]].mean(0) for history in users]
     share = recall(index.vectors, np.stack(queries))
@@ -129,9 +131,9 @@ def scan_recall(index: ItemIndex, found: Interactions) -> float:
 
 
 def chosen_weight(index: ItemIndex, held: Sequence[tuple[Sequence[int], int]]) -> float:
-    """The share of what is had together at which most held items come among the first ten; of equal ones by NDCG.
+    """The weight of items had together that puts the most held-out items among the first ten; ties by NDCG.
 
-    held: histories, and the item that comes next.
+    held: histories, each with its next item.
     """
     by_titles = [index.scores(history, weight=0.0) for history, _ in held]
     by_users = [index.scores(history, weight=1.0) for history, _ in held]
@@ -149,7 +151,7 @@ def chosen_weight(index: ItemIndex, held: Sequence[tuple[Sequence[int], int]]) -
 
 
 def _rank(scores: Floats, history: Sequence[int], item: int) -> int:
-    """How many items that the user does not have come before."""
+    """Number of items ranked before `item` that the user does not have."""
     own = scores[item]
     before = scores > own
     before[:item] |= scores[:item] == own

@@ -1,1 +1,1 @@
-"""Retrieval: texts become vectors (embeddings), and pairs of texts get a score (reranking)."""
+"""Retrieval: vectors of texts (embedding), and scores of pairs of texts (reranking)."""

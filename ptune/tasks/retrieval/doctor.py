@@ -1,4 +1,4 @@
-"""The doctor of pairs that belong together, of embeddings and of rerankers."""
+"""The doctor for pairs, for embedders and rerankers."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ from ptune.doctor.show_pairs import document, show
 def examine(recipe: Recipe) -> Examined:
     """Reads the data once. Raises: DataError, RecipeError, BackboneError."""
     task = recipe.task if isinstance(recipe.task, Embedding) else None
-    found = examine_pairs(recipe.data, task, load_sequence_codec(recipe.backbone), recipe.train.seed)
-    return Examined(lambda: document(found), lambda console: show(found, console), found.has_errors)
+    report = examine_pairs(recipe.data, task, load_sequence_codec(recipe.backbone), recipe.train.seed)
+    return Examined(lambda: document(report), lambda console: show(report, console), report.has_errors)

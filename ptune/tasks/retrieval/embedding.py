@@ -1,4 +1,4 @@
-"""A run that learns vectors: rows are read, examined and encoded; the body is trained so that what belongs together is near."""
+"""An embedding run: reads, examines and encodes rows; trains the body so that related texts have close vectors."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class EmbeddingWork:
         return embedding_of(self.recipe)
 
     def load(self, device: torch.device) -> Base:
-        found = load_embedder(self.recipe.backbone, self.task.pooling, self.task.normalize, device=device)
-        width = width_of(found.model)
+        loaded = load_embedder(self.recipe.backbone, self.task.pooling, self.task.normalize, device=device)
+        width = width_of(loaded.model)
         if any(size >= width for size in self.task.dimensions):
             raise RecipeError(
                 f"task.dimensions {self.task.dimensions}: the vectors of {self.recipe.backbone.model} have {width} numbers:"
                 " name smaller sizes, the whole vector is always trained"
             )
-        return Base(found.model, found.identity)
+        return Base(loaded.model, loaded.identity)
 
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[EmbeddingObjective]:
@@ -120,13 +120,13 @@ class EmbeddingWork:
         )
 
     def _again(self, run: Run, identity: BaseIdentity) -> nn.Module:
-        """What lies in model/, loaded afresh."""
+        """The model read back from model/."""
         saved = self.recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
         return load_embedder(saved, self.task.pooling, self.task.normalize).model
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> EmbeddingWork:
-    """Everything that can be known before the weights are read. Raises: DataError, RecipeError, BackboneError."""
+    """Prepares the run up to reading the weights. Raises: DataError, RecipeError, BackboneError."""
     task = embedding_of(recipe)
     check_backbone(recipe)
     if recipe.train.batch_size < 2:
@@ -148,11 +148,11 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
 
 
 def embedding_of(recipe: Recipe) -> Embedding:
-    """The task, where it is known to be one of vectors."""
+    """The task of a recipe that is known to train embeddings."""
     assert isinstance(recipe.task, Embedding)
     return recipe.task
 
 
 def width_of(model: nn.Module) -> int:
-    """Numbers of a vector."""
+    """Length of a model's vectors."""
     return int(model.config.get_text_config().hidden_size)

@@ -1,6 +1,6 @@
-"""Texts -> the encoder's engine -> vectors, and scores of pairs. Torch-free; the server uses the same pieces.
+"""Texts -> the encoder's engine -> vectors, and scores of pairs. Torch-free; the server uses the same functions.
 
-These functions are the methods `embed` and `rerank` of what `ptune.load` returns.
+`embed` and `rerank` are also methods of the model that `ptune.load` returns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ptune.formats.task_names import FEATURE_EXTRACTION, TEXT_RANKING
 from ptune.tasks.encoder.infer import EncoderModel, encode
 
 Vectors = npt.NDArray[np.float32]
-ALL_IT_READS = -1  # where a text is cut, in place of a number of tokens: vLLM's truncate_prompt_tokens
+ALL_IT_READS = -1  # cut texts to the adapter's limit, as in vLLM's truncate_prompt_tokens
 
 
 def embed(
@@ -30,9 +30,9 @@ def embed(
     *,
     truncate: bool = False,
 ) -> Vectors:
-    """[texts, width] vectors, or their first `dimensions` numbers. All texts are in flight at once.
+    """Vectors [texts, width], or their first `dimensions` numbers. All texts are in flight at once.
 
-    truncate: whether texts that are longer than the adapter reads are cut; else they are refused.
+    truncate: cut texts that are longer than the adapter's limit; else they are refused.
     Raises: RequestError for an unknown adapter, one that makes no vectors, a size that it cannot have, or too long a text.
     """
     record = model.engine.record(adapter)
@@ -60,17 +60,17 @@ def reranks(record: AdapterRecord) -> bool:
 
 
 def stacked(outputs: Sequence[Array], record: AdapterRecord, dimensions: int | None) -> Vectors:
-    """[texts, width] of what the encoder says of each text."""
-    found = [shortened(vector, record, dimensions) for vector in outputs]
-    return np.stack(found) if found else np.zeros((0, dimensions or width_of(record)), np.float32)
+    """Stacks the encoder's outputs into [texts, width]."""
+    vectors = [shortened(vector, record, dimensions) for vector in outputs]
+    return np.stack(vectors) if vectors else np.zeros((0, dimensions or width_of(record)), np.float32)
 
 
 def rerank(
     model: EncoderModel, query: str, documents: Sequence[str], adapter: str, *, truncate: bool = False
 ) -> Vectors:
-    """[documents] how well each answers the query: a reranker's probability, or the cosine of an adapter's vectors.
+    """Scores [documents] of how well each answers the query: a reranker's probability, or the cosine of vectors.
 
-    truncate: as of `embed`; of a pair the longer text is cut.
+    truncate: as in `embed`; in a pair the longer text is cut.
     Raises: RequestError for an unknown adapter, one that does neither, or too long a text.
     """
     record = model.engine.record(adapter)
@@ -88,7 +88,7 @@ def read(
     *,
     option: str = "truncate=True",
 ) -> dict[str, Array]:
-    """What the encoder is given of a text or a pair: all of it, or as many tokens as `cut` says.
+    """Encodes a text or a pair for the encoder: all of it, or at most `cut` tokens.
 
     cut: tokens; ALL_IT_READS = as many as the adapter reads; None = nothing is cut.
     option: what the caller may say to have it cut. Raises: RequestError where it is longer than the adapter reads.
@@ -109,7 +109,7 @@ def read(
 
 
 def check_cut(record: AdapterRecord, codec: SequenceCodec, cut: int | None) -> None:
-    """Raises: RequestError where texts cannot be cut to so many tokens."""
+    """Raises: RequestError if texts cannot be cut to `cut` tokens."""
     if cut is None or cut == ALL_IT_READS:
         return
     own = codec.tokenizer.num_special_tokens_to_add(record.task == TEXT_RANKING)
@@ -125,9 +125,9 @@ def check_cut(record: AdapterRecord, codec: SequenceCodec, cut: int | None) -> N
 
 
 def rerank_inputs(query: str, documents: Sequence[str], record: AdapterRecord) -> list[str | tuple[str, str]]:
-    """What the encoder is asked: each pair; or the query and then each document.
+    """The encoder's inputs: each pair, or the query and then each document.
 
-    Raises: RequestError where an adapter can do neither.
+    Raises: RequestError if the adapter can do neither.
     """
     if record.task == TEXT_RANKING:
         return [(query, document) for document in documents]
@@ -137,7 +137,7 @@ def rerank_inputs(query: str, documents: Sequence[str], record: AdapterRecord) -
 
 
 def relevance(outputs: Sequence[Array], record: AdapterRecord) -> Vectors:
-    """The scores of the documents, from what the encoder says of `rerank_inputs`."""
+    """The scores of the documents, from the encoder's outputs for `rerank_inputs`."""
     if record.task == TEXT_RANKING:
         logits = np.array([float(one[0]) for one in outputs], np.float64)
         return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
@@ -146,12 +146,12 @@ def relevance(outputs: Sequence[Array], record: AdapterRecord) -> Vectors:
 
 
 def width_of(record: AdapterRecord) -> int:
-    """Numbers of an adapter's whole vector."""
+    """Full length of an adapter's vectors."""
     return int((record.embedding or {}).get("width", 0))
 
 
 def check_dimensions(record: AdapterRecord, dimensions: int | None) -> None:
-    """Raises: RequestError for a size that an adapter's vectors cannot have: it lists those that they were trained for."""
+    """Raises: RequestError for a size that an adapter's vectors cannot have; it lists the trained sizes."""
     width = width_of(record)
     if dimensions is None or dimensions == width:
         return
@@ -166,7 +166,7 @@ def check_dimensions(record: AdapterRecord, dimensions: int | None) -> None:
 
 
 def shortened(vector: Array, record: AdapterRecord, dimensions: int | None) -> Vectors:
-    """The first so many numbers, of length 1 where the adapter's vectors are."""
+    """The first `dimensions` numbers of a vector, scaled to length 1 if the adapter's vectors are."""
     if dimensions is None or dimensions >= len(vector):
         return vector.astype(np.float32)
     short = vector[:dimensions].astype(np.float64)

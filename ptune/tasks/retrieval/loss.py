@@ -1,4 +1,4 @@
-"""The loss of vectors: every passage of a batch but an anchor's own is wrong for it, at several sizes of the vector."""
+"""The contrastive loss: for each anchor, every other passage of the batch is wrong, at several sizes of the vector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptune.data.pair_examples import PairExample
 
 @dataclass(frozen=True)
 class Layout:
-    """Which of a batch's distinct texts stand where. Tensors are on the CPU until `to`."""
+    """Positions of a batch's distinct texts. Tensors are on the CPU until `to`."""
 
     texts: list[tuple[int, ...]]  # tokens of each, no two alike
     anchors: Tensor  # [rows] indices of texts
@@ -26,7 +26,7 @@ class Layout:
 
 
 def layout_of(examples: Sequence[PairExample], device: torch.device | str = "cpu") -> Layout:
-    """A text that stands several times in a batch is one, so that it is never a wrong answer to itself."""
+    """The layout of a batch. Repeated texts count once, so that a text is never a wrong answer to itself."""
     index: dict[tuple[int, ...], int] = {}
 
     def place(text: tuple[int, ...]) -> int:
@@ -58,11 +58,11 @@ def layout_of(examples: Sequence[PairExample], device: torch.device | str = "cpu
 def contrastive(
     vectors: Tensor, layout: Layout, temperature: float, sizes: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
-    """[texts, width] vectors -> the loss, summed over rows, and how many rows are nearest to their own passage.
+    """Loss of vectors [texts, width], summed over rows, and the number of rows closest to their own passage.
 
     The cross-entropy of an anchor's cosines with all passages, divided by the temperature (InfoNCE: van den Oord et al.
-    2018); over the first so many numbers of the vector for each of `sizes`, too, and the mean of those (Matryoshka:
-    Kusupati et al. 2022, https://arxiv.org/abs/2205.13147).
+    2018); averaged over the full vector and its first N numbers for each N in `sizes` (Matryoshka: Kusupati et al. 2022,
+    https://arxiv.org/abs/2205.13147).
     """
     width = vectors.shape[1]
     losses, right = [], vectors.new_zeros(())

@@ -1,4 +1,4 @@
-"""Hard negatives: passages that are near an anchor and are not its own. Torch-free."""
+"""Mines hard negatives: passages close to an anchor that are not its own. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ptune.data.pairs import Pair
 
-_AT_ONCE = 512  # rows whose cosines are held at once
+_AT_ONCE = 512  # rows whose cosines are in memory at a time
 
 
 def mined(
@@ -34,7 +34,7 @@ def mined(
     for row in rows:
         known = right.setdefault(row.anchor, set())
         known |= {index[row.positive], *([index[row.anchor]] if row.anchor in index else [])}
-    found = []
+    negatives = []
     for start in range(0, len(rows), _AT_ONCE):
         cosines = anchors[start : start + _AT_ONCE] @ vectors.T
         for row, scores in zip(rows[start : start + _AT_ONCE], cosines, strict=True):
@@ -42,5 +42,5 @@ def mined(
             limit = own * margin if own > 0 else own / margin
             near = (int(at) for at in np.argsort(-scores, kind="stable"))
             wrong = [at for at in near if at not in right[row.anchor] and scores[at] <= limit]
-            found.append([passages[at] for at in wrong[skip : skip + count]])
-    return found
+            negatives.append([passages[at] for at in wrong[skip : skip + count]])
+    return negatives

@@ -1,4 +1,4 @@
-"""A run that learns to score a query and a passage read together: a classifier of pairs with one label, which fits or not."""
+"""A reranking run: a classifier of (query, passage) pairs with one label, relevant or not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FITS, _DOES_NOT = (0,), ()
 
 @dataclass
 class RerankingWork(SequenceWork):
-    """A pair gets one label."""
+    """The work of a reranking run: one label per pair."""
 
     @property
     def name(self) -> str:
@@ -44,7 +44,7 @@ class RerankingWork(SequenceWork):
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> RerankingWork:
-    """Everything that can be known before the weights are read. Raises: DataError, RecipeError, BackboneError."""
+    """Prepares the run up to reading the weights. Raises: DataError, RecipeError, BackboneError."""
     task = reranking_of(recipe)
     check_backbone(recipe)
     if recipe.data.weights:
@@ -66,13 +66,13 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
 
 
 def reranking_of(recipe: Recipe) -> Reranking:
-    """The task, where it is known to be one of scores."""
+    """The task of a recipe that is known to train a reranker."""
     assert isinstance(recipe.task, Reranking)
     return recipe.task
 
 
 def scored(rows: Sequence[Pair], task: Reranking, codec: SequenceCodec, seed: int) -> SequenceSplit:
-    """Each anchor with its passage, with the wrong ones of its row, and with `sampled` of other anchors' rows."""
+    """Pairs each anchor with its passage, with its row's wrong passages, and with `sampled` passages of other rows."""
     split = SequenceSplit()
     right: dict[str, set[str]] = {}
     for row in rows:
@@ -83,20 +83,20 @@ def scored(rows: Sequence[Pair], task: Reranking, codec: SequenceCodec, seed: in
         drawn = chance.sample(others, min(len(others), task.sampled + len(right[row.anchor])))
         wrong = [text for text in drawn if text not in right[row.anchor]][: task.sampled]
         for passage in dict.fromkeys((row.positive, *row.negatives, *wrong)):
-            found = codec.encode(row.anchor, passage, task.max_length)
-            split.lengths[found.length] += 1
-            split.longest = max(split.longest, (found.length, row.place), key=lambda known: known[0])
-            split.overlong += found.truncated
-            if found.truncated and task.on_overlong == "drop":
+            encoded = codec.encode(row.anchor, passage, task.max_length)
+            split.lengths[encoded.length] += 1
+            split.longest = max(split.longest, (encoded.length, row.place), key=lambda known: known[0])
+            split.overlong += encoded.truncated
+            if encoded.truncated and task.on_overlong == "drop":
                 split.left_out += 1
                 continue
             target = _FITS if passage == row.positive else _DOES_NOT
-            split.examples.append(SequenceExample(found.ids, found.type_ids, target))
+            split.examples.append(SequenceExample(encoded.ids, encoded.type_ids, target))
     return split
 
 
 def _refuse(made: Mapping[str, SequenceSplit], task: Reranking) -> None:
-    """Raises: DataError where pairs are too long and that is an error, nothing is left, or there is no wrong passage."""
+    """Raises: DataError if pairs are too long and that is an error, if none is left, or if there is no wrong passage."""
     overlong = sum(split.overlong for split in made.values())
     if overlong and task.on_overlong == "error":
         length, place = max((split.longest for split in made.values()), key=lambda found: found[0])

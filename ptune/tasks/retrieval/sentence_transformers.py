@@ -1,4 +1,4 @@
-"""The files that make a transformers folder one of sentence-transformers' (https://www.sbert.net), written without it."""
+"""Writes the files that sentence-transformers (https://www.sbert.net) adds to a transformers folder, without using it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _KINDS = "sentence_transformers.models"
 
 def save_modules(facts: Facts, folder: Path) -> None:
     """Adds modules.json and the pooling to a folder with a model and its tokenizer."""
-    said = facts.embedding
-    assert said is not None
+    vector_facts = facts.embedding
+    assert vector_facts is not None
     modules = [("", "Transformer"), (POOLING, "Pooling")]
-    if said["normalize"]:
+    if vector_facts["normalize"]:
         modules.append(("2_Normalize", "Normalize"))
     listed: list[dict[str, Any]] = [
         {"idx": at, "name": str(at), "path": path, "type": f"{_KINDS}.{kind}"}
         for at, (path, kind) in enumerate(modules)
     ]
     pooling = {
-        "word_embedding_dimension": said["width"],
-        **{name: mode == said["pooling"] for mode, name in _MODES.items()},
+        "word_embedding_dimension": vector_facts["width"],
+        **{name: mode == vector_facts["pooling"] for mode, name in _MODES.items()},
     }
     write_json(folder / POOLING / "config.json", pooling)
     for path, _ in modules[2:]:

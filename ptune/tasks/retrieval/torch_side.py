@@ -1,4 +1,4 @@
-"""Vectors and scores by torch: the reference that everything else is compared with."""
+"""Vectors and scores in torch: the reference that everything else is compared with."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _BATCH_TOKENS = 4096
 def load_embeddings(
     run: Run, device: torch.device | str | None = None, *, trained: bool = True
 ) -> TorchVectors:
-    """The model that a run of embeddings trained, or the base that it began with. Raises: FormatError, BackboneError."""
+    """The trained model of an embedding run, or its base if not `trained`. Raises: FormatError, BackboneError."""
     facts, recipe = Facts.of_run(run), Recipe.load(run.recipe_path)
     assert facts.embedding is not None
     whole = trained and not run.has_adapter
     backbone = recipe.backbone.saved_at(run.model_path) if whole else recipe.backbone
     backbone = backbone.model_copy(update={"dtype": run.record().base.dtype})
-    said = facts.embedding
-    loaded = load_embedder(backbone, said["pooling"], said["normalize"], device=device)
+    vector_facts = facts.embedding
+    loaded = load_embedder(backbone, vector_facts["pooling"], vector_facts["normalize"], device=device)
     facts.check_base(run, loaded.identity)
     model: nn.Module = loaded.model
     if trained and run.has_adapter:
@@ -45,7 +45,7 @@ def load_embeddings(
 
 @dataclass(frozen=True)
 class TorchVectors:
-    """Texts -> [texts, width]. Those of similar length share a forward pass."""
+    """Texts -> vectors [texts, width]. Texts of similar length share a forward pass."""
 
     model: nn.Module
     codec: SequenceCodec
@@ -56,17 +56,17 @@ class TorchVectors:
         device = next(self.model.parameters()).device
         ids = [self.codec.encode(text, max_length=self.facts.max_length).ids for text in texts]
         assert self.facts.embedding is not None
-        found = np.zeros((len(ids), self.facts.embedding["width"]), np.float32)
+        vectors = np.zeros((len(ids), self.facts.embedding["width"]), np.float32)
         for rows in padded_rows([len(one) for one in ids], _BATCH_TOKENS):
             part = [ids[row] for row in rows]
             inputs = padded_texts(part, self.codec.pad_id, self.codec.type_ids, device)
-            found[rows] = self.model(**inputs).logits.float().cpu().numpy()
+            vectors[rows] = self.model(**inputs).logits.float().cpu().numpy()
             tell(len(rows))
-        return found
+        return vectors
 
 
 def pretrained(model: str, max_length: int = 256) -> TorchVectors:
-    """A backbone as it is, with the mean of its last hidden states. Raises: BackboneError."""
+    """An untrained backbone with mean pooling of its last hidden states. Raises: BackboneError."""
     spec = Backbone(model=model)
     loaded = load_embedder(spec, "mean", True)
     facts = Facts(

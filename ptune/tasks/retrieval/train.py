@@ -1,8 +1,9 @@
-"""Training side of embeddings: a batch of any size in passes of a bounded one, by cached gradients.
+"""Training side of embeddings: batches of any size in passes of bounded size, by gradient caching.
 
-Each passage of a batch is a wrong answer to all other anchors, so the loss is of the whole batch at once; its activations
-would be, too. Gradient caching (GradCache: Gao et al. 2021, https://arxiv.org/abs/2101.06983) computes all vectors without
-a graph, the loss and its gradient for the vectors, and then each pass once more with a graph that this gradient goes into.
+Each passage of a batch is a wrong answer to all other anchors, so the loss needs the whole batch at once, and so would its
+activations. Gradient caching (GradCache: Gao et al. 2021, https://arxiv.org/abs/2101.06983) first computes all vectors
+without a graph, then the loss and its gradient for the vectors, and then each pass again with a graph that receives this
+gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ptune.training.padding import padded_rows
 
 @dataclass(eq=False)
 class Group:
-    """Rows whose passages are each other's wrong answers, and what the first of their passes leaves for the others."""
+    """Rows whose passages are each other's wrong answers, and the state that their first pass leaves for the others."""
 
     layout: Layout
     passes: list[list[int]]  # texts of each pass of every process
@@ -35,7 +36,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Pass:
-    """Texts of a group that go through the model together. The group's first pass stands for its loss."""
+    """Texts of a group that share a forward pass. The group's first pass carries its loss."""
 
     group: Group
     number: int
@@ -43,7 +44,7 @@ class Pass:
 
     @property
     def texts(self) -> list[int]:
-        """Their indices in the layout; none where a process has nothing to compute."""
+        """Indices of the texts in the layout; empty if the process has nothing to compute."""
         return self.group.passes[self.number]
 
 
@@ -65,11 +66,11 @@ class EmbeddingObjective:
         return len(example)
 
     def targets(self, example: PairExample) -> int:
-        """One a row."""
+        """One per row."""
         return 1
 
     def batches(self, examples: Sequence[PairExample], share: Share = ALONE) -> Iterator[Pass]:
-        """This process's passes of each group; rows are parted into groups of nearly equal size, in order."""
+        """This process's passes of each group; rows are divided in order into groups of nearly equal size."""
         for part in np.array_split(np.arange(len(examples)), -(-len(examples) // self.batch_size)):
             rows = [examples[index] for index in part.tolist()]
             layout = layout_of(rows, self.device)
@@ -80,7 +81,7 @@ class EmbeddingObjective:
                 yield self._pass(group, number)
 
     def score(self, model: nn.Module, batch: Pass) -> Score:
-        """The group's loss with its first pass, nothing with the others; each with its share of the gradient."""
+        """The group's loss for its first pass, 0 for the others; each carries its share of the gradient."""
         group = batch.group
         if len(group.passes) == 1:
             loss, right = self._loss(self.vectors(model, batch)[_places(batch)], group)
@@ -101,12 +102,12 @@ class EmbeddingObjective:
         return Score(score.loss + (pulled - pulled.detach()), score.correct, score.targets)
 
     def vectors(self, model: nn.Module, batch: Pass) -> Tensor:
-        """[texts of the pass, width]; of a pass without texts one that counts for nothing."""
+        """Vectors [texts of the pass, width]; for a pass without texts, one vector that does not count."""
         found: Tensor = model(**batch.inputs).logits
         return found
 
     def _cache(self, model: nn.Module, group: Group) -> tuple[Tensor, Tensor]:
-        """Computes every vector of a group, its loss, and the loss's gradient for the vectors. Every process has all."""
+        """Computes the loss of a group and its gradient for all vectors, in every process."""
         vectors: Tensor | None = None
         with torch.no_grad():
             for number in group.own:
@@ -118,7 +119,7 @@ class EmbeddingObjective:
                 vectors[one.texts] = found[: len(one.texts)]
             assert vectors is not None
             if len(group.own) < len(group.passes):
-                torch.distributed.all_reduce(vectors)  # each process has filled in its own rows
+                torch.distributed.all_reduce(vectors)  # each process has set its own rows
         with torch.enable_grad():
             leaf = vectors.requires_grad_()
             loss, right = self._loss(leaf, group)
@@ -148,7 +149,7 @@ def padded_texts(
 
 
 def _places(batch: Pass) -> list[int]:
-    """Where in the pass each of the group's texts lies."""
+    """Position in the pass of each of the group's texts."""
     return np.argsort(batch.texts).tolist()
 
 
@@ -157,7 +158,7 @@ def _devices(device: torch.device) -> list[torch.device]:
 
 
 def _state(device: torch.device) -> list[Tensor]:
-    """What chance (dropout) goes on from."""
+    """State of the random generators (for dropout)."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state(one) for one in _devices(device))]
 
 

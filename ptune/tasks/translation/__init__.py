@@ -1,1 +1,1 @@
-"""Translation: a text in one language becomes one in another."""
+"""Translation of texts from one language into another."""

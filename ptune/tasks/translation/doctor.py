@@ -1,4 +1,4 @@
-"""The doctor of a translation recipe's data: as conversations, or as pairs for an encoder-decoder."""
+"""The doctor for a translation recipe's data: as conversations, or as pairs for an encoder-decoder."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def examine(recipe: Recipe) -> Examined:
     """Reads the data once. Raises: DataError, RecipeError, BackboneError."""
     if not is_seq2seq(recipe.backbone):
         return chat_doctor.examine(recipe)
-    found = examine_seq2seq(recipe)
-    return Examined(lambda: document(found), lambda console: show(found, console), found.has_errors)
+    report = examine_seq2seq(recipe)
+    return Examined(lambda: document(report), lambda console: show(report, console), report.has_errors)

@@ -1,4 +1,4 @@
-"""ptune.json beside the weights of an encoder-decoder: what is needed to use them as they were trained."""
+"""ptune.json beside the weights of an encoder-decoder: the information needed to use them as trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Seq2SeqFacts(BaseModel):
     format: int = FORMAT
     task: str = TASK
     base: str  # hash of the weights that were trained on
-    system: str | None = None  # what is put before every source, as T5's "translate English to German: "
+    system: str | None = None  # precedes every source, like T5's "translate English to German: "
     max_length: int | None = None  # longest source and longest target, in tokens
     source: str = "source"  # the columns that it was trained on
     target: str = "target"
@@ -41,10 +41,10 @@ class Seq2SeqFacts(BaseModel):
 
     @classmethod
     def of_run(cls, run: Run) -> Seq2SeqFacts:
-        """Those of what a run trained. Raises: FormatError where it has not trained anything yet."""
+        """Reads the ptune.json of a run. Raises: FormatError if the run has not trained anything yet."""
         return cls.open(run.adapter_path if run.has_adapter else run.model_path)
 
 
 def is_seq2seq_run(run: Run) -> bool:
-    """Whether a run trained an encoder-decoder, by what it begins with."""
+    """Whether a run trains an encoder-decoder, from the files that it begins with."""
     return (run.codec_path / codec.FILE).is_file()

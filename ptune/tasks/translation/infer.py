@@ -1,4 +1,4 @@
-"""Texts -> the prompts and limits of an adapter that translates. Torch-free."""
+"""Prompts and length limits of a translation adapter. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from ptune.codecs.chat import ChatCodec
 
 LONGER, MORE = 2, 32
-"""A translation has at most so many times its source's tokens, and so many more: one that does not end must not take for ever."""
+"""A translation has at most LONGER times its source's tokens plus MORE, so that one that does not end is cut."""
 
 
 def messages_of(source: str) -> list[dict[str, Any]]:
-    """What an adapter is asked; its own instruction comes before it, as any system message does."""
+    """The messages for an adapter; its own instruction precedes them as a system message."""
     return [{"role": "user", "content": source}]
 
 
 def most_tokens(codec: ChatCodec, source: str) -> int:
-    """Most tokens of a translation, where nobody says how many."""
+    """Default for the most tokens of a translation."""
     return LONGER * len(codec.encode_text(source, special=False)) + MORE

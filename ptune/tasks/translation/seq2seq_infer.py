@@ -30,7 +30,7 @@ class Seq2SeqModel:
     def translate(
         self, texts: Sequence[str], adapter: str = BASE, max_tokens: int | None = None
     ) -> list[str]:
-        """Each text's translation, the likeliest token each time. All texts are in flight at once.
+        """Translates each text by greedy decoding. All texts are in flight at once.
 
         Raises: RequestError for an unknown adapter, or a text that is too long.
         """
@@ -39,14 +39,14 @@ class Seq2SeqModel:
     def written(
         self, texts: Sequence[str], adapter: str = BASE, max_tokens: int | None = None
     ) -> list[tuple[str, Finish]]:
-        """As `translate`, each with how it ended."""
+        """Translates each text; returns each translation with its finish reason."""
         sentences = [self.sentence(text, adapter, max_tokens) for text in texts]
         return [(self.codec.decode(one.ids), one.finish) for one in self.engine.generate(sentences)]
 
     def sentence(
         self, text: str, adapter: str = BASE, max_tokens: int | None = None, deadline_s: float | None = None
     ) -> Seq2SeqRequest:
-        """What the engine is asked: a text as the adapter was trained on it. Raises: RequestError."""
+        """The engine's request for a text, in the form that the adapter was trained on. Raises: RequestError."""
         record, engine = self.engine.record(adapter), self.engine
         limit = None if record is None else record.max_length
         found = self.codec.source(self.instruction(adapter) + text, limit)

@@ -136,7 +136,7 @@ def test_a_resume_on_other_data_is_refused(make: Make, kit: Path, tmp_path: Path
     run = train(recipe, tmp_path / "run")
     run.write_record(run.record().model_copy(update={"status": "interrupted"}))
     write(file, texts(33))
-    with pytest.raises(DataError, match=r"put back what was in .*own\.jsonl"):
+    with pytest.raises(DataError, match=r"restore the contents of .*own\.jsonl"):
         train(recipe, tmp_path / "run", resume=True)
 
 
