@@ -31,7 +31,7 @@ INSTEAD = "export a model with plain attention in all layers, such as Llama, Qwe
 
 # What a mixture of experts may copy in one layer for one prefill chunk. The graph gathers the weights of an expert anew for
 # each token that chose it. 2 GiB is twice what the engine's KV cache takes by default. The smallest published mixtures need
-# more (Granite 1B-A400M: 4.3 GB a chunk of 128 tokens; OLMoE 1B-7B: 17 GB), in each layer and for each chunk.
+# more by this arithmetic (Granite 1B-A400M: 4.3 GB a chunk of 128 tokens; OLMoE 1B-7B: 17 GB), in each layer of each chunk.
 MOST_COPIED_BYTES = 2 << 30
 
 _SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
