@@ -181,16 +181,19 @@ def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTok
 
 
 def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
-    """The model's config, with one set of rotary frequencies for all lengths (`ptune.backbone.rope`).
+    """What the model is, without its weights, with one set of rotary frequencies for all lengths (`ptune.backbone.rope`)."""
+    return with_fixed_rope(published_config(spec, source), spec.context)
+
+
+def published_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
+    """The config as its publisher wrote it.
 
     A GGUF file's config is read once per process: transformers reads the whole vocabulary for it, which takes seconds.
     """
     if source.gguf is None:
-        config = transformers.AutoConfig.from_pretrained(source.path, **where_to_read(spec, source))
-    else:
-        changed_ns = (Path(source.path) / source.gguf).stat().st_mtime_ns
-        config = copy.deepcopy(_gguf_config(source.path, source.gguf, changed_ns))
-    return with_fixed_rope(config, spec.context)
+        return transformers.AutoConfig.from_pretrained(source.path, **where_to_read(spec, source))
+    changed_ns = (Path(source.path) / source.gguf).stat().st_mtime_ns
+    return copy.deepcopy(_gguf_config(source.path, source.gguf, changed_ns))
 
 
 @functools.lru_cache(maxsize=4)

@@ -16,7 +16,7 @@ from ptune.version import __version__
 
 COMMANDS = {
     "quickstart": "fine-tune, evaluate, export, prove and serve a small model on a small data set",
-    "doctor": "examine a recipe's data: what would train a wrong model, in which file and line",
+    "doctor": "examine a recipe's data: what would train a wrong model, in which file and line; --model MODEL: what it can do",
     "plan": "predict the memory that a recipe's training needs, and what to change where it does not fit",
     "mine": "find hard negatives for pairs of texts: passages that are near an anchor and not its own",
     "train": "train a recipe: a file, a run's recipe.yaml or the name of a shipped recipe",

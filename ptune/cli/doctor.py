@@ -1,10 +1,11 @@
-"""ptune doctor RECIPE"""
+"""ptune doctor RECIPE, and ptune doctor --model MODEL"""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -26,23 +27,45 @@ class DoctorOptions(Recipe):
 
 
 def run(arguments: list[str]) -> int:
-    """ptune doctor RECIPE [options]"""
+    """ptune doctor RECIPE [options], or ptune doctor --model MODEL"""
+    if arguments and re.match(r"--model(=|$)", arguments[0]):
+        from ptune.cli import doctor_model
+
+        return doctor_model.run(arguments)
     return with_recipe("doctor", doctor, arguments)
 
 
 def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
-    """Examines the data of `recipe` as changed by options. Exit code 1 where there is an error."""
-    options = resolve(recipe, arguments, program, DoctorOptions)
+    """Examines the data of `recipe` as changed by options. Exit code 1 where there is an error.
+
+    `--model` is `--backbone.model`, and what can be done with that model is said first.
+    """
+    words = [re.sub(r"^--model(?=$|=)", "--backbone.model", word) for word in arguments]
+    options = resolve(recipe, words, program, DoctorOptions)
     recipe = recipe_in(options)
+    model = _model(recipe, options.as_json) if words != arguments else {}
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
     examined: Examined = imported(task_of(recipe.task).doctor)(recipe)
     if options.as_json:
-        console.out(json.dumps(examined.described(), ensure_ascii=False, indent=2), highlight=False)
+        console.out(
+            json.dumps({**model, **examined.described()}, ensure_ascii=False, indent=2), highlight=False
+        )
     else:
         examined.show(console)
         if not examined.has_errors:
-            again = [argument for argument in arguments if argument not in ("--json", "--no-json")]
+            again = [argument for argument in words if argument not in ("--json", "--no-json")]
             say_next(f"{program.replace(' doctor ', ' train ', 1)} {shlex.join(again)}".rstrip())
     return int(examined.has_errors)
+
+
+def _model(recipe: Recipe, as_json: bool) -> dict[str, Any]:
+    """What can be done with the recipe's model: printed, or for the JSON that is printed later."""
+    from ptune.cli.doctor_model import shown
+    from ptune.planning.model_check import check_model
+
+    found = check_model(recipe.backbone)
+    if not as_json:
+        print(shown(found) + "\n")
+    return {"model": found.described()}

@@ -95,11 +95,12 @@ def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Trace
     config = with_fixed_rope(config)
     config._experts_implementation = EXPERTS
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    model = skeleton(config, mode, trust_remote_code)
+    with refused_in_one_line(config.model_type):
+        model = skeleton(config, mode, trust_remote_code)
+        heads = cache_layers(config)
     sockets = install(model, Socket)
     names = tied_names(model)
     transposed = frozenset(f"{s.name}.weight" for s in sockets if not s.is_conv1d)
-    heads = cache_layers(config)
     signature = Signature(
         vocab_size=model.get_output_embeddings().weight.shape[0],
         context=int(getattr(config, "max_position_embeddings", 2048)),
@@ -133,25 +134,31 @@ def onnx_of(
     along: the axes of its first input on which those lie that must not see one another: rows of a batch, or tokens.
     Raises: BackboneError with the reason, in one line.
     """
+    with refused_in_one_line(named), quiet(), torch.no_grad():
+        exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
+        program = torch.onnx.export(
+            exported,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            optimize=optimize,
+            dynamo=True,
+            verbose=False,
+        )
+    check_independent(program.model, named, along)
+    strip(program.model)
+    return program.model
+
+
+@contextlib.contextmanager
+def refused_in_one_line(named: str) -> Iterator[None]:
+    """What a model's own code or the exporter raises, as a BackboneError."""
     try:
-        with quiet(), torch.no_grad():
-            exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
-            program = torch.onnx.export(
-                exported,
-                input_names=inputs,
-                output_names=outputs,
-                opset_version=OPSET,
-                optimize=optimize,
-                dynamo=True,
-                verbose=False,
-            )
+        yield
     except PtuneError:
         raise
     except Exception as error:
         raise BackboneError(f"{named} cannot be exported: {one_line(error)}") from error
-    check_independent(program.model, named, along)
-    strip(program.model)
-    return program.model
 
 
 def one_line(error: Exception) -> str:

@@ -39,7 +39,7 @@ class Lora(Spec):
         head: names of the modules that are not pretrained; they are trained in full and saved with the adapter.
         new_tokens: ids whose rows in the embedding and the output head are trained and saved with the adapter.
 
-        Raises: RecipeError if a name in `target_modules` matches no layer, or peft cannot train single rows of this model.
+        Raises: RecipeError if a name in `target_modules` matches no layer, or peft cannot adapt one, or train single rows.
         """
         from peft import LoraConfig, get_peft_model
 
@@ -58,7 +58,13 @@ class Lora(Spec):
             modules_to_save=list(head) or None,
             trainable_token_indices=_rows(model, new_tokens),
         )
-        adapted = get_peft_model(model, config)
+        try:
+            adapted = get_peft_model(model, config)
+        except ValueError as error:  # of layers that peft itself refuses, such as some of Mamba's
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise RecipeError(
+                f"method: peft cannot adapt {type(model).__name__}: {reason}; or use method Full"
+            ) from error
         if new_tokens:
             _check_rows(model)
         return adapted

@@ -31,10 +31,11 @@ def describe(spec: Backbone) -> Described:
     """Reads only the config and headers. Raises: BackboneError if the model cannot be found or read."""
     source = locate(spec.model)
     with in_one_sentence(spec.model, source):
-        return Described(read_config(spec, source), *_files(source))
+        return Described(read_config(spec, source), *files_of(source))
 
 
-def _files(source: Source) -> tuple[Literal["safetensors", "gguf", "unknown"], int, torch.dtype | None]:
+def files_of(source: Source) -> tuple[Literal["safetensors", "gguf", "unknown"], int, torch.dtype | None]:
+    """Format, bytes and type of the weights, from their headers."""
     if source.gguf is not None:
         return "gguf", (Path(source.path) / source.gguf).stat().st_size, None
     paths = sorted(Path(source.path).glob("*.safetensors")) if not source.on_hub else []

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ptune.backbone.exportable import check_exportable
 from ptune.backbone.load import Loaded
 from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import install
@@ -55,6 +56,7 @@ class Decoder(Publishable):
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Decoder:
         """As `Publishable.of_run`."""
+        check_exportable(run.backbone())
         if merge and run.files.has_adapter:
             return cls._of_merged(run)
         refuse_new_tokens(run)
@@ -89,6 +91,7 @@ class Decoder(Publishable):
     @classmethod
     def of_backbone(cls, backbone: Backbone) -> Decoder:
         """Opens a pretrained model, to be compared at prompts of our own. Raises: BackboneError."""
+        check_exportable(backbone)
         loaded = reference(backbone)
         probes = probing.of_examples([], loaded.codec)
         return cls(lambda: loaded, probes, trust_remote_code=backbone.trust_remote_code)

@@ -14,12 +14,14 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers import PreTrainedModel
 
+from ptune.backbone.exportable import check_exportable
 from ptune.backbone.load import load, load_codec
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Recipe
 from ptune.data import dataset
 from ptune.data.dataset import Dataset
 from ptune.doctor.doctor import Doctor, judge
+from ptune.errors import BackboneError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
@@ -64,12 +66,21 @@ class ChatWork:
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> ChatWork:
     """Prepares the run up to reading the weights. Raises: DataError, RecipeError, BackboneError."""
     plain_codec = load_codec(recipe.backbone)
+    _warn_of_export(recipe)
     codec = codec_for(recipe.chat, plain_codec)
     data = _examined(recipe, codec, run, accelerator, command)
     if not run.record_path.is_file():
         original, recipe = recipe, _planned(recipe, data, accelerator)
         data = data if recipe.task == original.task else _examined(recipe, codec, run, accelerator, command)
     return ChatWork(recipe, codec, plain_codec, data)
+
+
+def _warn_of_export(recipe: Recipe) -> None:
+    """Says of a model that can be trained only, before hours go into it, that it cannot be exported."""
+    try:
+        check_exportable(recipe.backbone)
+    except BackboneError as error:
+        say(f"warning: {error} (it can be trained; `ptune merge` saves it for other servers)")
 
 
 def _examined(recipe: Recipe, codec: ChatCodec, run: Run, accelerator: Accelerator, command: str) -> Dataset:

@@ -1,0 +1,168 @@
+"""What cannot be exported is refused by its config, in one sentence; every family that is tested is let through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from support import tiny_models
+from support.tiny_models import FAMILIES, MIXTURES
+from transformers import PretrainedConfig
+
+from ptune.backbone.exportable import check_exportable, copied_bytes, why_not_exportable
+from ptune.cli import main
+from ptune.config.recipe import Backbone
+from ptune.errors import BackboneError, RecipeError
+from ptune.export.trace import trace
+from ptune.methods.lora import Lora
+
+TINY: dict[str, Any] = {
+    "vocab_size": 600, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
+VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+REFUSED: dict[str, tuple[Callable[[], PretrainedConfig], str]] = {
+    "lfm2": (lambda: transformers.Lfm2Config(**TINY, full_attn_idxs=[1]), "1 of 2 layers of kind 'conv'"),
+    "mamba": (
+        lambda: transformers.MambaConfig(vocab_size=600, hidden_size=64, num_hidden_layers=2),
+        "2 of 2 layers of kind 'linear_attention'",
+    ),
+    "mamba2": (
+        lambda: transformers.Mamba2Config(vocab_size=600, hidden_size=64, num_hidden_layers=2, num_heads=2),
+        "2 of 2 layers of kind 'linear_attention'",
+    ),
+    "qwen3_next": (
+        lambda: transformers.Qwen3NextConfig(**{**TINY, "num_hidden_layers": 4}, **LINEAR),
+        "3 of 4 layers of kind 'linear_attention'",
+    ),
+    "jamba": (
+        lambda: transformers.JambaConfig(**{**TINY, "num_hidden_layers": 8}),
+        "7 of 8 layers of kind 'linear_attention'",
+    ),
+    "falcon_h1": (lambda: transformers.FalconH1Config(**TINY), "2 of 2 layers of kind 'hybrid'"),
+    "llama4_text": (lambda: transformers.Llama4TextConfig(), "of kind 'chunked_attention'"),
+    "gpt_oss": (lambda: transformers.GptOssConfig(**TINY, num_local_experts=4), "attention sinks"),
+    "deepseek_v3": (lambda: transformers.DeepseekV3Config(), "keys 192 and values 128 wide"),
+    "glm4_moe_lite": (lambda: transformers.Glm4MoeLiteConfig(), "keys 256 wide where its config says 64"),
+    "gemma4_text": (lambda: transformers.Gemma4TextConfig(), "another head_dim in some layers"),
+    "gemma4": (lambda: transformers.Gemma4Config(), "reads images and sound beside text"),
+    "qwen3_5": (lambda: transformers.Qwen3_5Config(), "its text model (qwen3_5_text) could not be exported"),
+    "gemma3": (
+        lambda: transformers.Gemma3Config(text_config=TINY, vision_config=VISION),
+        "save its text model (gemma3_text) as a folder of its own",
+    ),
+    "rwkv": (lambda: transformers.RwkvConfig(), "no attention heads"),
+    "bloom": (lambda: transformers.BloomConfig(), "attention in its own way"),
+    "whisper": (lambda: transformers.WhisperConfig(), "does not go from text to text"),
+    "bert": (lambda: transformers.BertConfig(), "an encoder, which writes no text"),
+    "resnet": (lambda: transformers.ResNetConfig(), "no causal language model"),
+    "mixtral": (lambda: transformers.MixtralConfig(), "120.3 GB in one layer for 128 tokens"),
+    "olmoe": (
+        lambda: transformers.OlmoeConfig(intermediate_size=1024),
+        "17.2 GB in one layer for 128 tokens",
+    ),
+    "dbrx": (lambda: transformers.DbrxConfig(), "a mixture of experts"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_cannot_be_exported_is_refused_in_one_sentence(family: str) -> None:
+    make, expected = REFUSED[family]
+    reason = why_not_exportable(make())
+    assert reason is not None
+    assert expected in reason
+    assert reason.startswith(family)
+    assert "\n" not in reason
+    assert ";" in reason or "," in reason  # what to do instead
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
+def test_every_family_that_is_tested_is_let_through(family: str) -> None:
+    assert why_not_exportable({**FAMILIES, **MIXTURES}[family]()) is None
+
+
+def test_encoder_decoders_are_left_to_their_own_exporter() -> None:
+    for kind in (transformers.T5Config, transformers.BartConfig, transformers.MarianConfig):
+        assert why_not_exportable(kind()) is None
+
+
+def test_a_mixture_is_refused_by_what_it_would_copy() -> None:
+    """Gate and up projection of an expert, in float32, for each token and each expert that it chose."""
+
+    def mixture(inner: int, chosen: int = 2) -> PretrainedConfig:
+        return transformers.Qwen3MoeConfig(
+            **TINY, head_dim=16, moe_intermediate_size=inner, num_experts=8, num_experts_per_tok=chosen
+        )
+
+    assert copied_bytes(mixture(32), tokens=10) == 10 * 2 * (2 * 32 * 64) * 4
+    assert copied_bytes(FAMILIES["llama"](), tokens=10) == 0
+    widest = (2 << 30) // (128 * 2 * 2 * 64 * 4)
+    assert why_not_exportable(mixture(widest)) is None
+    assert "mixture of experts" in (why_not_exportable(mixture(widest + 1)) or "")
+
+
+def test_experts_that_are_switched_off_copy_nothing() -> None:
+    assert copied_bytes(transformers.DogeConfig(is_moe=False)) == 0
+    assert copied_bytes(transformers.DogeConfig(is_moe=True)) > 0
+
+
+@pytest.fixture
+def refused_folder(tmp_path: Path) -> Path:
+    """A config and a tokenizer: weights that anybody read would be missed."""
+    folder = tmp_path / "lfm2"
+    REFUSED["lfm2"][0]().save_pretrained(folder)
+    tiny_models.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_export_refuses_before_it_reads_weights(
+    refused_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+    assert main(["export", str(refused_folder), "--out", str(out)]) == 1
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith(
+        f"error: {refused_folder} cannot be exported to ONNX: lfm2 has 1 of 2"
+    )
+    assert "loading" not in err
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["lfm2"]
+
+
+def test_check_names_the_model(refused_folder: Path) -> None:
+    with pytest.raises(BackboneError, match="lfm2 cannot be exported to ONNX: lfm2 has"):
+        check_exportable(Backbone(model=str(refused_folder)))
+
+
+@pytest.mark.parametrize("family", ["mamba", "lfm2", "gpt_oss"])
+def test_what_reaches_the_tracer_nevertheless_is_one_sentence(family: str) -> None:
+    with pytest.raises(BackboneError, match="cannot be exported") as refused:
+        trace(REFUSED[family][0]())
+    assert "\n" not in str(refused.value)
+
+
+def test_training_warns_and_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "lfm2"
+    transformers.AutoModelForCausalLM.from_config(REFUSED["lfm2"][0]()).save_pretrained(folder)
+    tiny_models.tokenizer().save_pretrained(folder)
+    data = tiny_models.write_jsonl(tmp_path / "train.jsonl", tiny_models.conversations(8))
+    words = ["--backbone.model", str(folder), "--data.files", str(data), "--train.max-steps", "1"]
+    assert main(["train", "chat_lora", *words, "--out", str(tmp_path / "run")]) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert "cannot be exported to ONNX: lfm2 has 1 of 2 layers" in warnings[0]
+    assert "it can be trained" in warnings[0]
+
+
+def test_a_layer_that_peft_refuses_is_one_sentence() -> None:
+    model = transformers.AutoModelForCausalLM.from_config(REFUSED["mamba"][0]())
+    with pytest.raises(
+        RecipeError, match=r"peft cannot adapt MambaForCausalLM.*or use method Full"
+    ) as refused:
+        Lora(r=2).apply(model)
+    assert "\n" not in str(refused.value)
