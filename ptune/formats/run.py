@@ -5,7 +5,7 @@ recipe.yaml       the resolved recipe; reruns it
 data.json         files, fingerprints, splits, counts
 rows/             data that was handed over in memory, a JSONL file a split
 codec/            tokenizer.json, codec.json, chat_template.jinja
-adapter/          PEFT's own format, untouched
+adapter/          PEFT's own format, untouched; beside it ptune.json and, once exported, parity.json (ptune.formats.parity_json)
 model/            instead of adapter/, where the base's own weights were trained: a plain transformers folder
 checkpoints/      step-N/ (safetensors + JSON) and latest.json, a pointer moved last
 metrics.jsonl     one JSON object a line

@@ -7,8 +7,9 @@ conversation, which shows whether the server's chat template makes the same toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from ptune.errors import ParityError
@@ -98,10 +99,10 @@ def by_completions(endpoint: Endpoint, model: str, parity: Parity) -> Way | None
 
 
 def _completion(
-    model: str, way: Way, prompt: ParityPrompt, after: Sequence[int], tokens: int, text: str = ""
+    model: str, way: Way, prompt: ParityPrompt, after: Sequence[int], tokens: int
 ) -> dict[str, Any]:
-    """A request for what follows the prompt and the tokens `after`, which spell `text`."""
-    given = [*prompt.ids, *after] if way.sent == "tokens" else prompt.text + text
+    """A request for what follows the prompt and, where tokens are sent, those `after` it."""
+    given = [*prompt.ids, *after] if way.sent == "tokens" else prompt.text
     greedy = {"max_tokens": tokens, "temperature": 0, "logprobs": way.top}
     return {"model": model, "prompt": given, **greedy, **EXTENSIONS}
 
@@ -109,8 +110,8 @@ def _completion(
 def _force(
     endpoint: Endpoint, model: str, way: Way, parity: Parity, number: int, prompt: ParityPrompt
 ) -> None:
-    """Adds what the server says along one answer."""
-    if way.echo and way.sent == "tokens":
+    """Adds what the server says along one answer of /v1/completions."""
+    if way.echo:
         body = _completion(model, way, prompt, prompt.answer, 1) | {"echo": True}
         reply = reply_of(endpoint.post("/v1/completions", body))
         total = reply.prompt_tokens or len(prompt.ids) + len(prompt.answer)
@@ -122,26 +123,54 @@ def _force(
         way.prompts.append((total - len(prompt.answer), None))
         _add(way, parity, number, prompt, 0, along, forced=True)
         return
-    done, names, count = 0, Names(parity.texts), None
-    while done < len(prompt.answer):
-        after = prompt.answer[:done]
-        if way.sent == "text" and done:  # the seam of two texts may be other tokens
-            break
-        body = _completion(model, way, prompt, after, len(prompt.answer) - done)
-        reply = reply_of(endpoint.post("/v1/completions", body))
-        count = reply.prompt_tokens if count is None and not done else count
-        agreed = _agreed(reply, names, prompt, done)
+
+    def ask(done: int, tokens: int) -> Reply:
+        body = _completion(model, way, prompt, prompt.answer[:done], tokens)
+        return reply_of(endpoint.post("/v1/completions", body))
+
+    seam = way.sent == "text"  # the tokens of two texts together may be others than theirs
+    way.prompts.append((_generated(ask, way, parity, number, seam=seam).prompt_tokens, None))
+
+
+def _generated(
+    ask: Callable[[int, int], Reply], way: Way, parity: Parity, number: int, *, seam: bool
+) -> Reply:
+    """Adds what a server that only generates says along one answer. Returns its first reply.
+
+    ask: the reply after so many tokens of the answer, of so many tokens. It lists what follows as far as that is the file's own
+    answer. Where it is not, one token is asked for alone: some servers list no token that ends within a character, and what
+    comes after such a one would be taken for it. seam: no token of the answer can be put behind the prompt.
+    """
+    prompt, names = parity.prompts[number], Names(parity.texts)
+    done, first, length = 0, None, len(prompt.answer)
+    while done < length:
+        reply = ask(done, length - done)
+        first = first or reply
+        agreed = _agreed(reply, names, prompt.answer[done:])
         _add(way, parity, number, prompt, done, reply.said[:agreed], forced=False)
-        done += max(agreed, 1)
-    way.prompts.append((count, None))
+        done += agreed
+        if done == length:
+            break
+        if done and seam:
+            left_out = _agreed(Reply(reply.said[agreed:], None), names, prompt.answer[done + 1 :])
+            if agreed < len(reply.said) and not left_out:
+                way.seen.append(Seen(number, done, {}, same=False))
+            break
+        _add(way, parity, number, prompt, done, ask(done, 1).said[:1], forced=False)
+        done += 1
+        if seam:
+            break
+    assert first is not None  # an answer has a token at least
+    return first
 
 
-def _agreed(reply: Reply, names: Names, prompt: ParityPrompt, done: int) -> int:
-    """How many positions of a generated answer stand behind the file's own tokens: up to the first other one, that included."""
-    for at, (said, token) in enumerate(zip(reply.said, prompt.answer[done:], strict=False)):
-        if names.is_token(said.token, token) is not True:
-            return at + 1
-    return min(len(reply.said), len(prompt.answer) - done)
+def _agreed(reply: Reply, names: Names, answer: Sequence[int]) -> int:
+    """How many of a reply's tokens are the answer's, from the first on."""
+    pairs = zip(reply.said, answer, strict=False)
+    return next(
+        (at for at, (said, token) in enumerate(pairs) if names.is_token(said.token, token) is not True),
+        min(len(reply.said), len(answer)),
+    )
 
 
 def _add(
@@ -175,12 +204,9 @@ def by_chat(endpoint: Endpoint, model: str, parity: Parity) -> Way | None:
         way = Way("chat", "messages", top=top)
         try:
             for number, prompt in enumerate(parity.prompts):
-                body = {"messages": list(prompt.messages or ()), "max_tokens": len(prompt.answer)}
-                ask = {"temperature": 0, "logprobs": True, "top_logprobs": top, **EXTENSIONS}
-                reply = reply_of(endpoint.post("/v1/chat/completions", {"model": model, **body, **ask}))
-                agreed = _agreed(reply, Names(parity.texts), prompt, 0)
-                _add(way, parity, number, prompt, 0, reply.said[:agreed], forced=False)
-                way.prompts.append((reply.prompt_tokens, reply.prompt_ids))
+                ask = partial(_chat, endpoint, model, prompt, top)
+                first = _generated(ask, way, parity, number, seam=True)
+                way.prompts.append((first.prompt_tokens, first.prompt_ids))
         except RefusedError as error:
             if error.status in DENIED:
                 raise
@@ -191,6 +217,14 @@ def by_chat(endpoint: Endpoint, model: str, parity: Parity) -> Way | None:
             way.texts = _rendered(endpoint, parity)
         return way
     return None
+
+
+def _chat(endpoint: Endpoint, model: str, prompt: ParityPrompt, top: int, done: int, tokens: int) -> Reply:
+    """The reply to a conversation; there is no way to begin its answer, so `done` is 0."""
+    assert done == 0
+    asked = {"model": model, "messages": list(prompt.messages or ()), "max_tokens": tokens}
+    greedy = {"temperature": 0, "logprobs": True, "top_logprobs": top}
+    return reply_of(endpoint.post("/v1/chat/completions", {**asked, **greedy, **EXTENSIONS}))
 
 
 def _rendered(endpoint: Endpoint, parity: Parity) -> list[str | None]:

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from ptune.codecs.chat import ChatCodec
 from ptune.formats.bundle import BaseIdentity
@@ -165,15 +164,18 @@ def _prompt(
 
 
 @torch.no_grad()
-def _greedy(model: nn.Module, prompt: Sequence[int], codec: ChatCodec) -> list[int]:
+def _greedy(model: PeftModel, prompt: Sequence[int], codec: ChatCodec) -> list[int]:
     """The likeliest token, and again, up to ANSWER or the end of the answer, which is one of them."""
-    ids, cache, answer = torch.tensor([prompt]), None, list[int]()
-    while len(answer) < ANSWER:
-        out = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        answer.append(int(out.logits[0, -1].argmax()))
-        if answer[-1] in codec.eos_ids:
-            break
-        ids, cache = torch.tensor([[answer[-1]]]), out.past_key_values
+    ids, ends = torch.tensor([prompt]), sorted(codec.eos_ids)
+    config = GenerationConfig(
+        do_sample=False,
+        repetition_penalty=1.0,  # what is left open here, transformers takes from the model's own defaults
+        max_new_tokens=ANSWER,
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else 0,
+    )
+    found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    answer: list[int] = found[0, len(prompt) :].tolist()
     return answer
 
 
