@@ -24,7 +24,7 @@ COMMANDS = {
     "evaluate": "measure a run or a bundle on held-out data: figures, baselines, worst errors, report.html",
     "compare": "one table of evaluated runs, and whether their differences are more than luck",
     "export": "export a run (or a pretrained model) to an ONNX bundle, proved hop by hop",
-    "verify": "prove a bundle again on this machine",
+    "verify": "prove a bundle again on this machine; or, with --url, anybody's server",
     "add": "add a PEFT adapter to a bundle",
     "merge": "merge a run's adapter into its base: a plain transformers folder",
     "serve": "serve a bundle over HTTP, with a chat page",

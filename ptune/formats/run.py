@@ -5,7 +5,7 @@ recipe.yaml       the resolved recipe, which reruns the training
 data.json         files, fingerprints, splits, counts
 rows/             data passed in memory, one JSONL file per split
 codec/            tokenizer.json, codec.json, chat_template.jinja
-adapter/          PEFT's own format, unchanged
+adapter/          PEFT's own format, unchanged; beside it ptune.json and, once exported, parity.json (ptune.formats.parity_json)
 model/            instead of adapter/ if the base's own weights were trained: a plain transformers folder
 checkpoints/      step-N/ (safetensors + JSON) and latest.json, a pointer moved last
 metrics.jsonl     one JSON object per line

@@ -10,7 +10,7 @@ from ptune.config.recipe import Backbone
 from ptune.errors import UsageError
 from ptune.formats.bundle import FP32, AdapterRecord, Bundle
 from ptune.formats.run import Run
-from ptune.kinds import Kind, imported, of_task
+from ptune.kinds import DECODER, Kind, imported, of_task
 from ptune.publish import pipeline
 from ptune.publish.figures import figures, refuse_drift
 from ptune.publish.profiles import check_profiles
@@ -24,6 +24,7 @@ __all__ = [
     "export_backbone",
     "export_run",
     "figures",
+    "leave_parity",
     "merge_run",
     "refuse_drift",
     "verify",
@@ -125,6 +126,19 @@ def merge_run(run: Run, out: Path, dtype: str = "float32", *, limit: float = MAX
         raise UsageError(f"{run.folder} has no adapter: its trained weights are in {run.model_path} already")
     finished = FinishedRun.open(run)
     return _publishable(kind_of_run(run, finished.recipe)).merge(finished, out, dtype, limit)
+
+
+def leave_parity(run: Run) -> None:
+    """Writes parity.json beside a chat run's adapter, from its float32 reference. Raises: UsageError for another run."""
+    finished = FinishedRun.open(run)
+    kind = kind_of_run(run, finished.recipe)
+    if kind is not DECODER or not run.has_adapter:
+        raise UsageError(
+            f"{run.folder} has no adapter of a causal language model, and no other can be held to a --url"
+        )
+    from ptune.publish.decoder_run import TrainedDecoder
+
+    TrainedDecoder.open(finished).leave_parity()
 
 
 def _publishable(kind: Kind) -> type[Publishable]:

@@ -24,6 +24,7 @@ from ptune.export.write import write_bundle
 from ptune.formats.bundle import BASE, FP32, INT4, INT8, NF4, Bundle, Hop
 from ptune.progress import say
 from ptune.publish.decoder_run import TrainedDecoder, reference, refuse_new_tokens
+from ptune.publish.parity_file import leave_in_bundle
 from ptune.publish.profiles import AUTO
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.steps import check_base, enter_graph, report_progress
@@ -66,6 +67,7 @@ class Decoder(Publishable):
         if run.files.has_adapter:
             adapters[name] = run.files.adapter_path
             model = trained.loaded.model
+            trained.leave_parity()
             hops += live_kernel_hops(trained.backbone, model, run.files.adapter_path, trained.probes)
         return cls(
             lambda: trained.loaded,
@@ -138,6 +140,8 @@ class Decoder(Publishable):
         """As `Publishable.install`."""
         assert adapter is not None
         install(bundle, adapter, name)
+        if proved:
+            leave_in_bundle(bundle, name, self.reference.model)
 
     def golden(self, bundle: Bundle, profile: str, threads: int) -> dict[str, Any]:
         """As `Publishable.golden`."""

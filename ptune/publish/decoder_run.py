@@ -14,16 +14,21 @@ from ptune.backbone.load import Loaded, load
 from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Backbone
+from ptune.data.conversations import Askable, Conversation
 from ptune.errors import ParityError, UsageError
 from ptune.evaluation.held_out import held_out
 from ptune.export.merge import merged
 from ptune.formats.whole_write import whole_folder
 from ptune.parity import compare
 from ptune.publish.figures import figures
+from ptune.publish.parity_file import leave_parity
 from ptune.publish.publishable import FinishedRun, Merge
 from ptune.publish.steps import check_runs_base
 from ptune.verify import probes as probing
+from ptune.verify.parity_reference import prompts_of
 from ptune.verify.torch_side import Probe, logprobs
+
+LOOKED_AT = 64  # conversations among which short ones are looked for
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class TrainedDecoder:
     loaded: Loaded
     held_out: Sequence[Example]
     probes: list[Probe]
+    conversations: Sequence[Askable]  # behind the examples
 
     @classmethod
     def open(cls, run: FinishedRun) -> TrainedDecoder:
@@ -48,8 +54,16 @@ class TrainedDecoder:
         if run.files.has_adapter:
             check_runs_base(run.files, loaded.identity, run.record.base.hash)
         loaded = replace(loaded, codec=ChatCodec.open(run.files.codec_path))
-        examples = held_out(run.files).examples
-        return cls(run, backbone, loaded, examples, probing.of_examples(examples, loaded.codec))
+        held = held_out(run.files)
+        probes = probing.of_examples(held.examples, loaded.codec)
+        return cls(run, backbone, loaded, held.examples, probes, held.conversations)
+
+    def leave_parity(self) -> None:
+        """Writes parity.json beside the run's adapter, so that any engine can be held to it."""
+        loaded, first = self.loaded, self.conversations[:LOOKED_AT]
+        asked = [one.messages for one in first if isinstance(one, Conversation) and not one.tools]
+        prompts = prompts_of(loaded.codec, asked)
+        leave_parity(self.run.files.adapter_path, loaded.model, loaded.codec, self.run.record.base, prompts)
 
     def merge(self, out: Path, dtype: str, limit: float) -> Merge:
         """Merges the adapter into the dequantised base and saves a plain transformers folder. This one is used up.

@@ -10,6 +10,7 @@ import yaml
 from ptune.config.recipe import Recipe
 from ptune.config.tasks import task_of
 from ptune.formats.run import RunRecord
+from ptune.formats.task_names import CHAT
 from ptune.progress import duration
 
 _HUB_NAMES = {
@@ -65,6 +66,7 @@ def card(
             "",
             "`recipe.yaml` reruns this training.",
             "",
+            *_held_to(record, recipe),
             "## Base",
             "",
             f"- licence: {record.base.licence}",
@@ -74,6 +76,19 @@ def card(
             *_new_tokens(record, recipe),
         ]
     )
+
+
+def _held_to(record: RunRecord, recipe: Recipe) -> list[str]:
+    """How a server that serves a chat adapter is held to it."""
+    if record.method != "Lora" or task_of(recipe.task).name != CHAT:
+        return []
+    return [
+        "## Is a server right?",
+        "",
+        "`adapter/parity.json` (`ptune export RUN` writes it) holds what this adapter answers in torch, token by token.",
+        "`ptune verify RUN --url http://HOST:PORT/v1` holds any OpenAI-compatible server to it and says what is wrong.",
+        "",
+    ]
 
 
 def _new_tokens(record: RunRecord, recipe: Recipe) -> list[str]:
