@@ -1,1 +1,1 @@
-"""From files to tokenised examples. Torch-free."""
+"""Reads data files and makes tokenised examples. Torch-free."""

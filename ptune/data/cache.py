@@ -1,7 +1,7 @@
-"""Where the examples of large data sets stay, so that a resumed run and an evaluation need not encode them again.
+"""A cache of the examples of large data sets, so that a resumed run and an evaluation need not encode them again.
 
-A folder a data set, named by a hash of everything that its examples depend on: $PTUNE_CACHE/tokens/KEY, by default
-under $XDG_CACHE_HOME/ptune or ~/.cache/ptune. The few that were used last are kept. One that is damaged is made anew.
+Each data set has a folder, named by a hash of everything that its examples depend on: $PTUNE_CACHE/tokens/KEY, by default
+under $XDG_CACHE_HOME/ptune or ~/.cache/ptune. The most recently used ones are kept; damaged ones are made again.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ptune.errors import FormatError
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 from ptune.progress import Progress, say
 
-WORTH_BYTES = 32 << 20  # files of less together are encoded each time: that takes seconds
+WORTH_BYTES = 32 << 20  # smaller sets are encoded each time, in seconds
 KEPT = 4  # data sets
 _RECORD = "store.json"
 
 
 def key_of(parts: Any) -> str:
-    """A name for what follows from `parts`, JSON-like values."""
+    """A key for results that depend on `parts`, JSON-like values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def code_hash(*packages: str) -> str:
-    """A hash of the code that makes something: what an older version made is not used by a newer one."""
+    """A hash of the code of packages, so that a newer version does not use an older one's results."""
     digest = hashlib.sha256()
     for package in packages:
         for file in sorted((Path(__file__).parents[1] / package).glob("*.py")):
@@ -41,9 +41,9 @@ def code_hash(*packages: str) -> str:
 
 @contextlib.contextmanager
 def place_for(key: str, kind: str = "tokens") -> Iterator[Path | None]:
-    """The place of a data set, which no other process touches meanwhile; None where there can be no cache.
+    """Yields the place of a data set, locked against other processes; None if no cache is possible.
 
-    kind: the folder that it is in; of each kind the few that were used last are kept.
+    kind: its parent folder; the most recently used sets of each kind are kept.
     """
     root = _root() / kind
     try:
@@ -55,7 +55,7 @@ def place_for(key: str, kind: str = "tokens") -> Iterator[Path | None]:
         yield None
         return
     with lock:
-        for part in root.glob(f".{key}.*"):  # of a process that was killed
+        for part in root.glob(f".{key}.*"):  # left by a killed process
             shutil.rmtree(part, ignore_errors=True)
         yield root / key
         with contextlib.suppress(OSError):
@@ -63,7 +63,7 @@ def place_for(key: str, kind: str = "tokens") -> Iterator[Path | None]:
 
 
 def _wait_for(lock: IO[str]) -> None:
-    """Holds the lock until the file is closed, by the end of the process at the latest."""
+    """Takes the lock, which is held until the file is closed or the process ends."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -72,7 +72,7 @@ def _wait_for(lock: IO[str]) -> None:
 
 
 def seal(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Writes the record, with what is needed to tell later whether the folder is whole; returns it."""
+    """Writes the record with hashes by which `sealed` checks the folder; returns it."""
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     record = {**record, "files": {str(name): sha256_of(folder / name) for name in files}}
     write_json(folder / _RECORD, {**record, "seal": key_of(record)})
@@ -80,7 +80,7 @@ def seal(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def sealed(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder that is whole, else None."""
+    """The record of an intact folder, else None."""
     if not folder.is_dir():
         return None
     try:
@@ -96,7 +96,7 @@ def sealed(folder: Path) -> dict[str, Any] | None:
         say(f"{folder} cannot be used and is made anew: {error}")
         return None
     with contextlib.suppress(OSError):
-        os.utime(folder)  # it was used now
+        os.utime(folder)  # marks it as used now
     return record
 
 
@@ -107,7 +107,7 @@ def _root() -> Path:
 
 
 def _forget_old(root: Path) -> None:
-    """Processes that use a removed one go on: what they have mapped stays."""
+    """Removes old sets. Processes that use one continue: their mapped files stay."""
     folders = sorted(
         (path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")),
         key=lambda path: path.stat().st_mtime,

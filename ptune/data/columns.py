@@ -13,7 +13,7 @@ from ptune.errors import DataError
 
 PARQUET_MAGIC = b"PAR1"
 ARROW_MAGIC = b"ARROW1"
-ARROW_STREAM_MAGIC = b"\xff\xff\xff\xff"  # where each message of a stream begins
+ARROW_STREAM_MAGIC = b"\xff\xff\xff\xff"  # the start of each message of a stream
 _BATCH_ROWS = 256
 
 
@@ -22,7 +22,7 @@ class Columns:
     """A Parquet file, an Arrow (Feather) file, or an Arrow stream, as `datasets` saves them."""
 
     path: Path
-    file: str  # as the user named it
+    file: str  # the user's name for it
     format: Literal["Parquet", "Arrow", "Arrow stream"]
     unit = "row"
 
@@ -62,7 +62,7 @@ class Columns:
 
 
 def without_nulls(value: Any) -> Any:
-    """In a column every object has all the fields that any of them has; those it lacks are null."""
+    """Drops nulls: in a column every object has the fields of all objects, null if it lacks them."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value

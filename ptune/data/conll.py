@@ -1,4 +1,4 @@
-"""CoNLL files: a word and its tag a line, an empty line after each sentence.
+"""CoNLL files: a word and its tag per line, an empty line after each sentence.
 
 Source: Tjong Kim Sang and De Meulder 2003, https://aclanthology.org/W03-0419.
 """
@@ -19,10 +19,10 @@ _DOCUMENT = "-DOCSTART-"
 
 @dataclass(frozen=True)
 class Conll:
-    """The first column of a line is the word, the last one its tag; columns are parted by blanks or tabs.
+    """A CoNLL file. The first column of a line is the word, the last one its tag; blanks or tabs separate columns.
 
-    A row is a sentence, `tokens` and `tags`; its number is the line that it begins in. Lines of -DOCSTART- and, at the
-    start of a sentence, comments (`# id = 7`) are no words.
+    A row is a sentence, `tokens` and `tags`; its number is its first line. -DOCSTART- lines and, at the start of a
+    sentence, comments (`# id = 7`) are not words.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class Conll:
     unit = "line"
 
     def rows(self, problems: Problems) -> Iterator[Row]:
-        """See `Reader.rows`. A sentence with a line that cannot be read is not given."""
+        """See `Reader.rows`. Skips sentences with an unreadable line."""
         first, words, tags, broken = 0, list[str](), list[str](), False
         for number, line in self._lines(problems):
             columns = [] if line is None else _columns(line)
@@ -53,7 +53,7 @@ class Conll:
             yield Row(first, {"tokens": words, "tags": tags})
 
     def _lines(self, problems: Problems) -> Iterator[tuple[int, str | None]]:
-        """Lines with their numbers; None for one that is not UTF-8, which is a problem already."""
+        """Lines with their numbers; None for one that is not UTF-8, which is already recorded as a problem."""
         offset = 0
         with self.path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
@@ -67,10 +67,10 @@ class Conll:
 
 
 def _columns(line: str) -> list[str]:
-    """Blanks and tabs part columns, but no other white space, which a word may hold."""
+    """Splits at blanks and tabs only, since a word may hold other white space."""
     return [column for column in re.split("[ \t]+", line.strip("\r\n")) if column]
 
 
 def _is_comment(columns: list[str]) -> bool:
-    """A line that begins with # and does not end with a tag."""
+    """Whether a line begins with # and does not end with a tag."""
     return columns[:1] == ["#"] and not (columns[-1] == "O" or columns[-1][:2] in ("B-", "I-"))

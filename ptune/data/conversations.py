@@ -1,4 +1,4 @@
-"""The shapes in which conversations come, recognised by their columns, and the one shape that ptune works with."""
+"""The known shapes of conversations, recognised by their columns, and ptune's own shape."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ Row: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, the last of which is the answer, and the tools that were on offer."""
+    """Messages, the last of which is the answer, and the tools on offer."""
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] | None = None
 
     def examples(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> list[Example]:
-        """Tokens and targets; several where the template shows an answer only as long as it is the last.
+        """Tokens and targets; several examples if the template shows an answer only while it is the last.
 
         Raises: TemplateError.
         """
         return codec.encode_examples(self.messages, tools=self.tools, train_on=train_on)
 
     def example(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> Example:
-        """The only one of `examples`. Raises: TemplateError, also where there are several."""
+        """The only one of `examples`. Raises: TemplateError, also if there are several."""
         return codec.encode_example(self.messages, tools=self.tools, train_on=train_on)
 
     def prompt(self, codec: ChatCodec) -> list[int]:
-        """Tokens that ask for the last answer. Raises: TemplateError."""
+        """Tokens of the prompt for the last answer. Raises: TemplateError."""
         return codec.encode_prompt(self.messages[: self._last_answer], tools=self.tools)
 
     @property
     def question(self) -> str:
-        """What was said last before the last answer."""
+        """The last message before the last answer."""
         return str(self.messages[self._last_answer - 1].get("content") or "")
 
     @property
@@ -52,7 +52,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Completion:
-    """Plain text and what follows it; no chat template is involved."""
+    """A plain prompt and its continuation, without a chat template."""
 
     question: str
     answer: str
@@ -72,10 +72,10 @@ class Completion:
 
 @dataclass(frozen=True)
 class Document:
-    """Raw text to go on pretraining with: it asks nothing, and all of it is to be learned."""
+    """Raw text for continued pretraining: all of it is a target."""
 
     text: str
-    ends: bool = True  # else the text goes on in the next row
+    ends: bool = True  # else the text continues in the next row
 
     def examples(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> list[Example]:
         """Tokens, all of them targets; eos_token closes a document. Raises: TemplateError."""
@@ -99,12 +99,12 @@ Convertible: TypeAlias = Askable | Document
 
 
 def as_json(conversation: Askable) -> str:
-    """One line of JSON that `from_json` reads."""
+    """Serialises to one line of JSON for `from_json`."""
     return json.dumps(asdict(conversation), default=str)
 
 
 def from_json(text: str) -> Askable:
-    """What `as_json` wrote."""
+    """Reads the JSON of `as_json`."""
     value = json.loads(text)
     if "messages" not in value:
         return Completion(**value)
@@ -114,7 +114,7 @@ def from_json(text: str) -> Askable:
 
 @dataclass(frozen=True)
 class Shape:
-    """A known layout of rows: `columns` must be there, `optional` are read too. `convert` raises DataError for a row
+    """A known layout of rows with required `columns` and `optional` ones. `convert` raises DataError for a row
     that does not fit."""
 
     name: str
@@ -123,18 +123,18 @@ class Shape:
     optional: tuple[str, ...] = ()
 
     def unread(self, columns: Iterable[str]) -> list[str]:
-        """Columns that say nothing to a model trained on this shape."""
+        """Columns that this shape does not use."""
         return sorted(set(columns) - set(self.columns) - set(self.optional))
 
 
 def recognise(columns: Iterable[str], shapes: Sequence[Shape] | None = None) -> Shape:
-    """The shape of rows with these columns, one of `shapes` (default: all). Raises: DataError that lists them and those known."""
-    found, shapes = set(columns), shapes or SHAPES
+    """Finds the shape with these columns among `shapes` (default: all). Raises: DataError that lists both."""
+    present, shapes = set(columns), shapes or SHAPES
     for shape in shapes:
-        if found.issuperset(shape.columns):
+        if present.issuperset(shape.columns):
             return shape
     known = "; ".join(f"{' + '.join(shape.columns)} ({shape.name})" for shape in shapes)
-    raise DataError(f"no known shape: its columns are {', '.join(sorted(found))}; known are {known}")
+    raise DataError(f"no known shape: its columns are {', '.join(sorted(present))}; known are {known}")
 
 
 def _openai(row: Row) -> Conversation:
@@ -152,16 +152,16 @@ def _prompt_completion(row: Row) -> Askable:
     prompt, completion = row["prompt"], row["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
         return Completion(prompt, completion)
-    # Of messages, too, only the completion is to be learned.
-    asked = [{**message, "train": False} for message in _messages(prompt, "prompt")]
+    # Messages, too: only the completion is a target.
+    prompt_messages = [{**message, "train": False} for message in _messages(prompt, "prompt")]
     answered = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-    return Conversation((*asked, *_messages(answered, "completion")), _tools(row))
+    return Conversation((*prompt_messages, *_messages(answered, "completion")), _tools(row))
 
 
 def _alpaca(row: Row) -> Conversation:
     parts = [text_of(row, "instruction"), text_of(row, "input") if row.get("input") else ""]
-    asked = "\n\n".join(filter(None, parts))
-    pairs = [*_history(row.get("history") or []), (asked, text_of(row, "output"))]
+    question = "\n\n".join(filter(None, parts))
+    pairs = [*_history(row.get("history") or []), (question, text_of(row, "output"))]
     messages = [
         {"role": role, "content": text}
         for pair in pairs
@@ -185,7 +185,7 @@ def _history(value: Any) -> list[tuple[str, str]]:
 
 
 def _led(row: Row, messages: list[Row]) -> list[Row]:
-    """Messages behind the system message of a column of its own, where there is one and they have none."""
+    """Prepends the system message of a separate column, if there is one and the messages have none."""
     system = row.get("system")
     if not system or (messages and messages[0].get("role") == "system"):
         return messages
@@ -220,7 +220,7 @@ _SHAREGPT_ROLES = {
 
 
 def _turn(turn: Row, path: str) -> Row:
-    """A ShareGPT turn as a message. Some files of that shape have the newer keys role and content."""
+    """Converts a ShareGPT turn to a message. Some such files have the newer keys role and content."""
     if "from" not in turn:
         return turn
     role = _SHAREGPT_ROLES.get(str(turn["from"]))
@@ -231,12 +231,12 @@ def _turn(turn: Row, path: str) -> Row:
 
 
 def _messages(value: Any, path: str) -> tuple[Row, ...]:
-    """Messages, unchecked but for being objects."""
+    """Messages; only checked to be objects."""
     return tuple(_message(message) for message in _objects(value, path))
 
 
 def _message(message: Row) -> Row:
-    """OpenAI's files say `"weight": 0` of an answer that is not to be learned; columns may hold calls as JSON text."""
+    """Converts OpenAI's `"weight": 0`, an answer that is not a target, and tool calls in JSON text."""
     kept = {key: value for key, value in message.items() if key != "weight"}
     if message.get("weight") not in (None, 0, 1):
         raise DataError(f"weight is {message['weight']!r}: an answer is learned (1) or not (0)")
@@ -252,7 +252,7 @@ def _tools(row: Row) -> tuple[Row, ...] | None:
 
 
 def _objects(value: Any, path: str) -> list[Row]:
-    """Objects; a file of columns often holds them as JSON text, and CSV has nothing else."""
+    """A list of objects, or its JSON text, as in CSV and many files of columns."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             value = json.loads(value)
@@ -264,7 +264,7 @@ def _objects(value: Any, path: str) -> list[Row]:
 
 
 def text_of(row: Row, column: str) -> str:
-    """A row's text in a column. Raises: DataError where it is none."""
+    """A row's text in a column. Raises: DataError if it is not text."""
     value = row[column]
     if not isinstance(value, str):
         raise DataError(f"{column} must be text, not {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""A recipe's files as tokenised examples: read row by row, recognised, split, encoded, cut to length, kept on disk."""
+"""Makes tokenised examples of a recipe's files: reads rows, recognises shapes, splits, encodes, cuts, stores on disk."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _STORE_FORMAT = 1
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples of the three splits; `test` is empty where no test files were given. Each has a target that can be
-    predicted. They lie on disk and are mapped into memory: sequences that are read where they are looked at.
+    """Examples of the three splits; `test` is empty without test files. Each has a target that can be predicted. They are
+    memory-mapped files, read on access.
 
-    The conversations are those behind the examples, for showing answers side by side and as examples in a prompt; raw
-    text, and one whose example had to be cut, is left out; of training only the first ten thousand are kept.
-    parts: how many of the training examples come from each of the recipe's `files`, in that order.
-    summary: what was read and what became of it, in JSON types; the same for the same files, recipe and codec.
+    The conversations belong to the examples, to show answers side by side and to use as examples in a prompt; raw
+    text and conversations whose example was cut are left out; only the first ten thousand training ones are kept.
+    parts: number of training examples from each of the recipe's `files`, in order.
+    summary: counts of rows and examples, in JSON types; equal for equal files, recipe and codec.
     """
 
     train: Examples
@@ -52,13 +52,13 @@ class Dataset:
 
 
 def load(data: Data, task: Chat, codec: ChatCodec, seed: int, examiner: Examiner | None = None) -> Dataset:
-    """Reads a recipe's data and encodes it with the codec that will also serve. Says what was recognised.
+    """Reads a recipe's data and encodes it with the codec that will also serve. Prints the recognised shapes.
 
-    Memory does not grow with the data, but for a few numbers a row. Large sets stay encoded in a cache (see
-    `ptune.data.cache`) and are not read again while nothing has changed; but an examiner sees everything anew.
+    Memory grows only by a few numbers per row. Large sets stay encoded in a cache (see `ptune.data.cache`) until
+    something changes; with an examiner everything is read again.
     Without validation files, `validation_share` of the rows in `files` is held out (see `hold_out`).
 
-    Raises: DataError that names file and line of what cannot be used, all problems of a file at once.
+    Raises: DataError that names file and line of unusable rows, all problems of a file at once.
     """
     if not data.files:
         raise DataError(
@@ -73,7 +73,7 @@ def load(data: Data, task: Chat, codec: ChatCodec, seed: int, examiner: Examiner
 
 
 def _made(making: _Making) -> Dataset:
-    """The set, from the cache where it is there."""
+    """Makes the set, or takes it from the cache."""
     if sum(file.size_bytes for _, file in making.files) < cache.WORTH_BYTES:
         return making.not_kept()
     with cache.place_for(making.key()) as place:
@@ -91,7 +91,7 @@ def _made(making: _Making) -> Dataset:
 
 @dataclass(frozen=True)
 class _Making:
-    """All that a data set depends on."""
+    """The inputs of a data set."""
 
     files: list[tuple[str, DataFile]]  # with their splits
     data: Data
@@ -103,7 +103,7 @@ class _Making:
         return not self.data.validation
 
     def key(self) -> str:
-        """Names the set in the cache."""
+        """The set's key in the cache."""
         codec, task = self.encoding.codec, self.encoding.task
         return cache.key_of(
             {
@@ -126,12 +126,12 @@ class _Making:
         )
 
     def not_kept(self) -> Dataset:
-        """The set, in files that nobody else sees and that are gone with this process."""
+        """Makes the set in temporary files that end with this process."""
         with temporary_folder() as folder:
             return _opened(folder, self.into(folder))
 
     def into(self, folder: Path) -> dict[str, Any]:
-        """Makes the set in a folder; returns its record, which is in the folder too. Raises: DataError."""
+        """Makes the set in a folder; writes and returns its record. Raises: DataError."""
         shapes = shapes_of(self.encoding.task)
         sources = [(split, open_source(file, self._ranked_for(split), shapes)) for split, file in self.files]
         for _, source in sources:
@@ -159,9 +159,9 @@ class _Making:
         return self.seed if split == "train" and self.holds_out else None
 
     def _encode(self, sources: list[tuple[str, Source]], splits: dict[str, Split]) -> list[dict[str, Any]]:
-        """Fills the splits; returns the files as data.json has them, with what each gave to its own split.
+        """Fills the splits; returns the files as in data.json, with their counts in their own split.
 
-        Raises: DataError where a file has rows that cannot be used.
+        Raises: DataError if a file has rows that cannot be used.
         """
         ranks = [np.frombuffer(source.ranks, np.uint64) for split, source in sources if split == "train"]
         held = iter(hold_out(np.concatenate(ranks), self.data.validation_share) if self.holds_out else ())
@@ -181,13 +181,13 @@ class _Making:
                 refused.append((problems, source.row_count))
                 counts = {"examples": own.examples - examples, "tokens": own.tokens - tokens}
                 described.append({"split": name, **source.described(), **counts})
-        for problems, row_count in refused:  # only now, so that an examiner has seen all files
+        for problems, row_count in refused:  # only now, so that an examiner sees all files
             problems.raise_if_any(row_count)
         return described
 
 
 def _opened(folder: Path, record: dict[str, Any]) -> Dataset:
-    """The set that lies in a folder."""
+    """Opens the set in a folder."""
     summary = record["summary"]
     return Dataset(
         train=examples_in(folder / "train"),
@@ -217,7 +217,7 @@ def _tell_file(file: dict[str, Any]) -> None:
 
 
 def _tell_splits(summary: dict[str, Any]) -> None:
-    policy = summary["on_overlong"].replace("error", "raw text is split")  # of all else there is none
+    policy = summary["on_overlong"].replace("error", "raw text is split")  # other rows are refused
     for name in ("train", "validation", "test"):
         split = summary[name]
         if split["overlong"]:

@@ -14,15 +14,15 @@ from ptune.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".tab")
 _NAMES = {",": "CSV", "\t": "TSV", ";": "CSV with ;"}
-_LONGEST_FIELD = 1 << 26  # characters; a quote that is never closed would else swallow all that follows
+_LONGEST_FIELD = 1 << 26  # characters; else an unclosed quote would swallow the rest of the file
 
 
 @dataclass(frozen=True)
 class Delimited:
-    """A CSV or TSV file. Every value is text; a row's number is the line that it begins in."""
+    """A CSV or TSV file. Every value is text; a row's number is its first line."""
 
     path: Path
-    file: str  # as the user named it
+    file: str  # the user's name for it
     delimiter: str
     unit = "line"
 
@@ -33,7 +33,7 @@ class Delimited:
 
     def rows(self, problems: Problems) -> Iterator[Row]:
         """See `Reader.rows`."""
-        csv.field_size_limit(_LONGEST_FIELD)  # of the whole process; the default is too short for a document
+        csv.field_size_limit(_LONGEST_FIELD)  # for the whole process; the default is too short for a document
         lines = _Lines(self.path, problems)
         table = csv.reader(lines, delimiter=self.delimiter, strict=True)
         header: list[str] | None = None
@@ -50,7 +50,7 @@ class Delimited:
                 if lines.broken > broken:
                     raise DataError("the header is not UTF-8", file=self.file, line=first)
                 header = self._checked(fields, first)
-            elif header is not None and fields and lines.broken == broken:  # else it was told already
+            elif header is not None and fields and lines.broken == broken:  # else already reported
                 if len(fields) == len(header):
                     yield Row(first, dict(zip(header, fields, strict=True)))
                 else:
@@ -59,7 +59,7 @@ class Delimited:
     def _complain(
         self, problems: Problems, first: int, header: list[str] | None, error: csv.Error, swallowed: bool
     ) -> None:
-        """Raises: DataError where it is the header that cannot be read."""
+        """Records an unreadable row. Raises: DataError if it is the header."""
         reason = f"not {self.format}: {error}"
         if swallowed or "field limit" in str(error):
             reason = "a quote is opened and never closed"
@@ -68,7 +68,7 @@ class Delimited:
         problems.add(first, reason)
 
     def _checked(self, header: list[str], line: int) -> list[str]:
-        """Raises: DataError where the line cannot be a header."""
+        """Checks the header. Raises: DataError if the line cannot be one."""
         twice = [name for name, count in Counter(header).items() if count > 1 and name]
         if twice:
             raise DataError(f"the header names {', '.join(twice)} more than once", file=self.file, line=line)
@@ -82,7 +82,7 @@ class Delimited:
 
 
 class _Lines:
-    """A file's lines as text. Lines that are not UTF-8 are problems, and counted in `broken`."""
+    """A file's lines as text. Lines that are not UTF-8 become problems, counted in `broken`."""
 
     def __init__(self, path: Path, problems: Problems) -> None:
         self._path, self._problems = path, problems
@@ -106,5 +106,5 @@ class _Lines:
 
 
 def delimiter_of(suffix: str, first_line: bytes) -> str:
-    """A tab for .tsv and .tab; for .csv whichever of comma, semicolon and tab the header has most of."""
+    """A tab for .tsv and .tab; for .csv the most frequent of comma, semicolon and tab in the header."""
     return max(",;\t", key=lambda mark: first_line.count(mark.encode())) if suffix == ".csv" else "\t"

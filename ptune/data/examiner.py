@@ -1,4 +1,4 @@
-"""The seam through which data is examined while it is read."""
+"""The protocol of an examiner, which sees data while it is read."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ptune.data.source import Sample
 
 
 class Examiner(Protocol):
-    """Sees everything that `dataset.load` reads. It may keep what it needs, but not all: a set can exceed memory."""
+    """Sees everything that `dataset.load` reads. It must not keep everything: a set can exceed memory."""
 
     def file(self, split: str, path: Path) -> None:
-        """`path` is about to be read for this split; rows that are held out of it come as "validation"."""
+        """Called before `path` is read for this split; its held-out rows come as "validation"."""
 
     def sample(self, split: str, sample: Sample, example: Example) -> None:
-        """A row that could be encoded, before it is cut to length; once with each of several examples.
+        """Called for each encoded example of a row, before it is cut to length.
 
-        Rows of a file come in its order.
+        Rows of a file come in order.
         """

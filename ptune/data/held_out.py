@@ -1,4 +1,4 @@
-"""Rows that a model is judged by, and at which its export is proved."""
+"""Rows to evaluate a model on, and to prove its export on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Split: TypeAlias = Literal["test", "validation", "given"]
 
 @dataclass(frozen=True)
 class Held:
-    """Rows that training never saw (of `given` ones nobody knows), and those that it did see, for baselines."""
+    """Rows that training never saw (unknown for `given` ones), and the training rows, for baselines."""
 
     task: str
     labels: Labels
     split: Split
     rows: Sequence[LabelledRow]
-    files: list[dict[str, Any]]  # path and SHA-256 of those that the rows come from
+    files: list[dict[str, Any]]  # path and SHA-256 of the rows' files
     train: Sequence[LabelledRow] = ()
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over which rows these are and their labels: what two runs must share to be compared row by row."""
+        """SHA-256 over the rows' places and labels; equal for runs that can be compared row by row."""
         digest = hashlib.sha256()
         for row in self.rows:
             named = _names(self.labels, row.label)

@@ -33,7 +33,7 @@ class HubRows:
         return objects(enumerate(map(without_nulls, self.table), start=1), problems)
 
     def sha256(self) -> str:
-        """Over all rows as JSON: which files they come in does not matter."""
+        """SHA-256 over all rows as JSON, independent of the files that hold them."""
         digest = hashlib.sha256()
         with Progress("hashing the rows", len(self.table), unit="rows") as progress:
             for row in self.table:
@@ -43,15 +43,15 @@ class HubRows:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the rows in memory, were they there."""
+        """Size that the rows would have in memory."""
         size: int = self.table.data.nbytes
         return size
 
 
 def open_hub(named: str) -> HubRows:
-    """Downloads a data set, or finds it in the cache of `datasets`; the split is "train" where none is named.
+    """Downloads a data set, or finds it in the cache of `datasets`; the default split is "train".
 
-    Raises: DataError where the name is malformed, `datasets` is not installed, or it cannot be loaded.
+    Raises: DataError if the name is malformed, `datasets` is not installed, or it cannot be loaded.
     """
     match = _NAME.fullmatch(named)
     if match is None:
@@ -62,9 +62,7 @@ def open_hub(named: str) -> HubRows:
 
     try:
         table = datasets.load_dataset(match["name"], match["config"], split=match["split"] or "train")
-    except (
-        Exception
-    ) as error:  # it raises errors of many libraries: no network, no such name, config or split
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"cannot be loaded from the hub: {told}", file=named) from None
+    except Exception as error:  # errors of many libraries: no network, no such name, config or split
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"cannot be loaded from the hub: {reason}", file=named) from None
     return HubRows(table)

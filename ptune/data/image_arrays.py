@@ -23,14 +23,14 @@ class Arrays:
     """The images of one split."""
 
     file: Path
-    sha256: str  # of the file
+    sha256: str  # the file's
     images: NDArray[np.uint8]  # [n, height, width] or [n, height, width, 3]
     y: NDArray[Any]  # [n]
-    names: tuple[str, ...]  # that y counts; empty where y are names themselves
+    names: tuple[str, ...]  # indexed by y; empty if y are names
 
     @property
     def labels(self) -> list[str | None]:
-        """Names; None where a number stands for none."""
+        """Label names; None for a number without a name."""
         if not self.names:
             return [str(label) for label in self.y.tolist()]
         return [self.names[label] if 0 <= label < len(self.names) else None for label in self.y.tolist()]
@@ -40,13 +40,13 @@ class Arrays:
 
 
 def is_arrays(path: Path) -> bool:
-    """Whether a path, as the user wrote it, names an npz file, or a sample of images."""
+    """Whether a path, as the user wrote it, names an npz file or a sample of images."""
     named, _ = _parts(path)
     return named.endswith(".npz") or (named.startswith(_SAMPLE) and _sample(named) is not None)
 
 
 def open_arrays(path: Path) -> Arrays:
-    """Opens FILE.npz, FILE.npz:train or FILE.npz:test. Raises: DataError where it holds nothing that fits."""
+    """Opens FILE.npz, FILE.npz:train or FILE.npz:test. Raises: DataError if it has no fitting arrays."""
     named, split = _parts(path)
     file = _sample(named) or Path(named).expanduser()
     if not file.is_file():
@@ -63,13 +63,13 @@ def open_arrays(path: Path) -> Arrays:
 
 
 def _parts(path: Path) -> tuple[str, str | None]:
-    found = _SPLIT.fullmatch(str(path))
-    assert found is not None
-    return found["file"], found["split"]
+    match = _SPLIT.fullmatch(str(path))
+    assert match is not None
+    return match["file"], match["split"]
 
 
 def _sample(named: str) -> Path | None:
-    """The sample that a name such as sample:fashion stands for, None where there is none of images."""
+    """The file of a sample such as sample:fashion; None if there is no such sample of images."""
     if not named.startswith(_SAMPLE):
         return None
     file = Path(__file__).with_name("samples") / f"{named.removeprefix(_SAMPLE)}.npz"
@@ -77,21 +77,21 @@ def _sample(named: str) -> Path | None:
 
 
 def _keys(there: set[str], split: str | None, path: Path) -> tuple[str, str]:
-    """Names of images and labels. Raises: DataError that lists what is there."""
-    wanted = [("x", "y")] if split is None else []
-    wanted += [(f"x_{one}", f"y_{one}") for one in ("train", "test") if split in (None, one)]
-    found = [pair for pair in wanted if there.issuperset(pair)]
-    if len(found) == 1:
-        return found[0]
+    """Finds the names of images and labels. Raises: DataError that lists the existing ones."""
+    candidates = [("x", "y")] if split is None else []
+    candidates += [(f"x_{one}", f"y_{one}") for one in ("train", "test") if split in (None, one)]
+    matching = [pair for pair in candidates if there.issuperset(pair)]
+    if len(matching) == 1:
+        return matching[0]
     listed = ", ".join(sorted(there)) or "nothing"
-    if found:
+    if matching:
         raise DataError(f"holds several splits ({listed}): name {path}:train or {path}:test", file=str(path))
-    names = " or ".join(f"{x} and {y}" for x, y in wanted)
+    names = " or ".join(f"{x} and {y}" for x, y in candidates)
     raise DataError(f"holds no arrays {names}; it holds {listed}", file=str(path))
 
 
 def _check(arrays: Arrays, x: str, y: str, path: Path) -> None:
-    """Raises: DataError where shapes or types are not those of images with labels."""
+    """Raises: DataError for shapes or types that are not images with labels."""
     images, labels = arrays.images, arrays.y
     plain = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3)
     if images.dtype != np.uint8 or not plain:

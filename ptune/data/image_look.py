@@ -1,4 +1,4 @@
-"""What an image looks like to the doctor: its mode, its size, what its pixels are, and whether there is anything in it."""
+"""Properties of an image for the doctor: mode, size, hash of its pixels, and whether it shows anything."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-_SAMPLED = 256  # rows and columns, at least, that say how much an image's colours differ
+_SAMPLED = 256  # fewest rows and columns to measure an image's spread of colours on
 _ALPHA = ("RGBA", "LA", "PA")
-_KEYED = ("1", "L", "P", "RGB")  # one of their colours can stand for nothing
+_KEYED = ("1", "L", "P", "RGB")  # one of their colours can mean transparent
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """An image, decoded."""
+    """The properties of a decoded image."""
 
-    mode: str  # as Pillow calls that of the file: L, RGB, P (palette), CMYK, RGBA, I;16, …
-    width: int  # the right way up
+    mode: str  # Pillow's name for the file's: L, RGB, P (palette), CMYK, RGBA, I;16, …
+    width: int  # after rotation
     height: int
-    pixels: bytes  # SHA-256 of size and RGB values: the same for copies in other formats without loss
-    spread: float  # standard deviation of the channel that differs most, in steps of 255
+    pixels: bytes  # SHA-256 of size and RGB values; equal for lossless copies in other formats
+    spread: float  # largest standard deviation of a channel, in steps of 255
     see_through: bool = False  # some pixels are transparent
 
     @property
     def shorter(self) -> int:
-        """Its shorter edge, in pixels."""
+        """The shorter edge in pixels."""
         return min(self.width, self.height)
 
 
 def look_at(image: Image.Image, mode: str | None = None, *, see_through: bool = False) -> Look:
-    """Looks at an RGB image, which had another `mode` before it was converted."""
+    """Measures an RGB image. mode: before its conversion."""
     pixels = np.asarray(image)  # [height, width, 3]
     digest = hashlib.sha256(f"{image.width} {image.height}\n".encode())
     digest.update(np.ascontiguousarray(pixels).data)
@@ -46,11 +46,11 @@ def look_at(image: Image.Image, mode: str | None = None, *, see_through: bool = 
 
 
 def look_at_file(raw: bytes, image: Image.Image) -> Look:
-    """Looks at `image`, which `open_image` made of a file's bytes."""
+    """Measures `image`, which `open_image` made of a file's bytes."""
     from PIL import Image
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as `open_image`, which has decoded it without an error
+        warnings.simplefilter("ignore")  # `open_image` has already decoded it without an error
         file = Image.open(io.BytesIO(raw))
         transparent = file.mode in _ALPHA or (file.mode in _KEYED and "transparency" in file.info)
         see_through = transparent and min(file.convert("RGBA").getchannel("A").tobytes()) < 255

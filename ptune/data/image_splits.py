@@ -1,4 +1,4 @@
-"""The recipe's images: read, labelled, split, and described for data.json. Torch-free."""
+"""Reads a recipe's images, labels and splits them, and describes them for data.json. Torch-free."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ptune.progress import say
 
 @dataclass(frozen=True)
 class PlacedImage:
-    """A row that knows its source."""
+    """A row with its source."""
 
     row: LabelledRow
     source: ImageSource
@@ -31,16 +31,16 @@ class PlacedImage:
 
 @dataclass
 class ImageSplits:
-    """All of a recipe's images. What cannot be used is kept, so that a doctor can tell it: `check` raises it."""
+    """All images of a recipe. Unusable ones are kept for the doctor; `check` raises for them."""
 
-    labels: Labels | None = None  # None where there is no image to take them from
+    labels: Labels | None = None  # None if there is no image to take them from
     sources: list[tuple[str, ImageSource]] = field(default_factory=list)  # with their splits
     rows: dict[str, list[PlacedImage]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    parts: tuple[int, ...] = ()  # training images of each of the recipe's files
-    errors: list[DataError] = field(default_factory=list)  # of whole paths, or of the data as a whole
+    parts: tuple[int, ...] = ()  # number of training images from each of the recipe's files
+    errors: list[DataError] = field(default_factory=list)  # for whole paths, or for the data as a whole
 
     def check(self) -> None:
-        """Raises: DataError that names each image that cannot be used."""
+        """Raises: DataError that names each unusable image."""
         for error in (error for error in self.errors if error.file is not None):
             raise error
         for _, source in self.sources:
@@ -49,7 +49,7 @@ class ImageSplits:
             raise error
 
     def refuse_one_class(self) -> None:
-        """Raises: DataError where there is nothing to be told apart. Says which labels have no image."""
+        """Raises: DataError if there is only one label. Prints the labels without images."""
         there = [name for name, count in self.counts("train").items() if count]
         total = len(self.rows["train"])
         if len(there) < 2:
@@ -72,20 +72,20 @@ class ImageData:
     train: list[LabelledRow]
     validation: list[LabelledRow]
     test: list[LabelledRow]
-    parts: tuple[int, ...]  # training images of each of the recipe's files
+    parts: tuple[int, ...]  # number of training images from each of the recipe's files
     summary: dict[str, Any]
 
 
 def load_images(data: Data, task: ImageClassification, seed: int) -> ImageData:
     """Reads every image of the recipe once.
 
-    Raises: RecipeError where no file is named; DataError that names each image that cannot be used.
+    Raises: RecipeError if no file is named; DataError that names each unusable image.
     """
     return usable(read_image_splits(data, task, seed), data)
 
 
 def usable(splits: ImageSplits, data: Data) -> ImageData:
-    """The splits as training takes them. Raises: DataError that names each image that cannot be used."""
+    """Converts the splits for training. Raises: DataError that names each unusable image."""
     splits.check()
     splits.refuse_one_class()
     assert splits.labels is not None
@@ -98,7 +98,7 @@ def usable(splits: ImageSplits, data: Data) -> ImageData:
 def read_image_splits(data: Data, task: ImageClassification, seed: int) -> ImageSplits:
     """Reads a recipe's images. Without validation files, `validation_share` of the training images is held out.
 
-    Raises: RecipeError where the recipe names no files; all else is found by `ImageSplits.check`.
+    Raises: RecipeError if the recipe names no files; other errors are kept for `ImageSplits.check`.
     """
     if not data.files:
         raise RecipeError("data.files: name a folder of images, a CSV of image,label or an npz file")
@@ -120,14 +120,14 @@ def read_image_splits(data: Data, task: ImageClassification, seed: int) -> Image
 
 
 def _fill(splits: ImageSplits, labels: Labels, data: Data, seed: int) -> None:
-    """Raises: DataError where there are too few images to hold any out."""
+    """Fills the splits. Raises: DataError if there are too few images to hold any out."""
     parts: list[list[PlacedImage]] = []
     for split, source in splits.sources:
-        found = [PlacedImage(row, source, number) for row, number in looked_up(source, labels)]
+        source_rows = [PlacedImage(row, source, number) for row, number in looked_up(source, labels)]
         if split == "train":
-            parts.append(found)
+            parts.append(source_rows)
         else:
-            splits.rows[split] += found
+            splits.rows[split] += source_rows
     if not data.validation:
         parts, splits.rows["validation"] = _held_out(parts, data, seed)
     if data.limit is not None:
@@ -139,9 +139,9 @@ def _fill(splits: ImageSplits, labels: Labels, data: Data, seed: int) -> None:
 def _held_out(
     parts: list[list[PlacedImage]], data: Data, seed: int
 ) -> tuple[list[list[PlacedImage]], list[PlacedImage]]:
-    """What is left of each file, and what is held out: by a hash of seed and content, so that copies stay together.
+    """Holds images out by a hash of seed and content, so that copies stay together.
 
-    Raises: DataError where that leaves nothing to train on.
+    Returns the rest of each file, and the held-out images. Raises: DataError if nothing is left to train on.
     """
     ranks = np.array([_rank(placed.row, seed) for part in parts for placed in part], np.uint64)
     chosen = hold_out(ranks, data.validation_share)
@@ -151,14 +151,14 @@ def _held_out(
             "all images are the same: nothing would be left to train on; pass --data.validation PATH"
         )
     flags = iter(chosen.tolist())
-    left: list[list[PlacedImage]] = []
+    rest: list[list[PlacedImage]] = []
     held: list[PlacedImage] = []
     for part in parts:
         kept: list[PlacedImage] = []
         for placed in part:
             (held if next(flags) else kept).append(placed)
-        left.append(kept)
-    return left, held
+        rest.append(kept)
+    return rest, held
 
 
 def _rank(row: LabelledRow, seed: int) -> int:

@@ -1,7 +1,7 @@
-"""Labelled images: a folder with a folder a label, a table of `image,label`, or an npz of arrays.
+"""Labelled images: a folder with one folder per label, a table of `image,label`, or an npz of arrays.
 
 An npz holds `x` and `y`, or `x_train`, `y_train`, `x_test`, `y_test` (FILE.npz:train and FILE.npz:test choose), and
-`names` where `y` are numbers that stand for names. Torch-free.
+`names` if `y` are indices of names. Torch-free.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from ptune.progress import Progress
 if TYPE_CHECKING:
     from PIL import Image
 
-FOLDER = "image folder"  # the format of a folder with a folder a label
+FOLDER = "image folder"  # the format of a folder with one folder per label
 IMAGE_COLUMNS = ("image", "path", "file_name")
 LABEL_COLUMNS = ("label",)
 _OTHER_FILES = (
     "Thumbs.db",
     "desktop.ini",
-)  # what file browsers leave behind, besides names that begin with a dot
+)  # files of file browsers, besides names that begin with a dot
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image that is read when it is asked for: a file, or one of an array's."""
+    """An image that is read on demand: a file, or an element of an array."""
 
     path: Path
     index: int | None = None  # in `array`
     array: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     sha256: str = ""  # of the file's bytes, or of the pixels
-    look: Look | None = field(default=None, repr=False, compare=False)  # once it was decoded
+    look: Look | None = field(default=None, repr=False, compare=False)  # after it was decoded
 
     def open(self) -> Image.Image:
-        """The image as RGB. Raises: DataError, without a place, where it cannot be used."""
+        """Reads the image as RGB. Raises: DataError, without a place, if it cannot be used."""
         if self.array is None:
             return open_image(self.path)
         from PIL import Image
@@ -59,11 +59,11 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Named:
-    """An image and its label's name, as they stand in the user's files."""
+    """An image and its label's name, as in the user's files."""
 
     image: ImageRef
     label: str
-    number: int  # of its line or row
+    number: int  # its line or row
     columns: dict[str, Any]
 
 
@@ -71,26 +71,26 @@ class Named:
 class Damaged:
     """An image that cannot be used."""
 
-    number: int  # of its line or row
-    name: str  # its path, from the folder or the table's folder on
+    number: int  # its line or row
+    name: str  # its path, relative to the folder or the table's folder
     path: Path
     reason: str
 
     @property
     def told(self) -> str:
-        """As `Problems` tells it."""
+        """The problem, in the words of `Problems`."""
         return f"{self.name}: {self.reason}"
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """All images of one of the user's paths; `problems` are those that cannot be used, the `damaged` ones among them."""
+    """All images of one of the user's paths. problems: the unusable ones, including the `damaged` ones."""
 
     path: Path
     format: str
     sha256: str
     rows: list[Named]
-    row_count: int  # with those that cannot be used
+    row_count: int  # including unusable ones
     problems: Problems
     damaged: list[Damaged] = field(default_factory=list)
 
@@ -99,11 +99,11 @@ class ImageSource:
         return self.format == FOLDER
 
     def check(self) -> None:
-        """Raises: DataError that tells all the problems."""
+        """Raises: DataError that lists all problems."""
         self.problems.raise_if_any(self.row_count)
 
     def described(self) -> dict[str, Any]:
-        """For data.json."""
+        """The source for data.json."""
         return {
             "path": str(self.path),
             "sha256": self.sha256,
@@ -114,9 +114,9 @@ class ImageSource:
 
 
 def open_images(path: Path) -> ImageSource:
-    """Reads what a path names, every image once. Single images that cannot be used are problems.
+    """Reads every image of a path once. Single unusable images become problems.
 
-    Raises: DataError where the path as a whole cannot be used.
+    Raises: DataError if the path as a whole cannot be used.
     """
     if is_arrays(path):
         return _of_arrays(path, open_arrays(path))
@@ -130,9 +130,9 @@ def open_images(path: Path) -> ImageSource:
 
 
 def read_images(paths: Sequence[Path], task: ImageClassification, labels: Labels) -> list[LabelledRow]:
-    """All images of these paths, in order, their labels as indices into `labels`.
+    """Reads all images of these paths, in order, with labels as indices into `labels`.
 
-    Raises: DataError that names every image which cannot be used and every label that is not among `labels`.
+    Raises: DataError that names every unusable image and every label that is not among `labels`.
     """
     return [row for path in paths for row in labelled(open_images(path), labels)]
 
@@ -145,27 +145,27 @@ def labelled(source: ImageSource, labels: Labels) -> list[LabelledRow]:
 
 
 def looked_up(source: ImageSource, labels: Labels) -> list[tuple[LabelledRow, int]]:
-    """A source's rows with their labels, and their numbers; those with an unknown label go to the problems."""
-    known = {name: index for index, name in enumerate(labels.names)}
+    """Returns a source's rows with label indices, and their numbers; unknown labels become problems."""
+    index_of = {name: index for index, name in enumerate(labels.names)}
     rows, problems = [], source.problems
     for row in source.rows:
-        if row.label in known:
+        if row.label in index_of:
             place = f"{source.path}, {problems.unit} {row.number}"
-            rows.append((LabelledRow(row.image, known[row.label], place, row.columns), row.number))
+            rows.append((LabelledRow(row.image, index_of[row.label], place, row.columns), row.number))
         else:
             problems.add(row.number, f"label {row.label!r} is none of {_some(labels.names)}")
     return rows
 
 
 def labels_of(sources: Iterable[ImageSource], asked: Sequence[str]) -> tuple[str, ...]:
-    """The labels: those `asked` for, or all that there are, sorted (numbers by their value)."""
-    found = {row.label for source in sources for row in source.rows}
-    numbers = all(name.isdecimal() for name in found)
-    return tuple(asked) or tuple(sorted(found, key=lambda name: (int(name) if numbers else 0, name)))
+    """The labels `asked` for, else all existing ones, sorted (numbers by value)."""
+    names = {row.label for source in sources for row in source.rows}
+    numbers = all(name.isdecimal() for name in names)
+    return tuple(asked) or tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 
 
 def _in_folder(folder: Path) -> list[Named]:
-    """LABEL/…/FILE, sorted. Raises: DataError where the folder is not of that kind."""
+    """Lists LABEL/…/FILE, sorted. Raises: DataError if the folder has another layout."""
     entries = [entry for entry in sorted(folder.iterdir()) if not _ignored(entry)]
     labels = [entry for entry in entries if entry.is_dir()]
     loose = [entry.name for entry in entries if not entry.is_dir()]
@@ -188,7 +188,7 @@ def _in_folder(folder: Path) -> list[Named]:
 
 
 def _refuse_splits(folder: Path, label: Path, files: list[Path]) -> None:
-    """Raises: DataError where what looks like labels are splits."""
+    """Raises: DataError if the folders of labels are splits."""
     if label.name in ("train", "val", "valid", "validation", "test") and all(
         f.parent != label for f in files
     ):
@@ -204,7 +204,7 @@ def _ignored(path: Path) -> bool:
 
 
 def _in_table(path: Path, rows: Iterable[Any], problems: Problems) -> Iterator[Named]:
-    """`image,label`; the images' paths are relative to the table's folder. Raises: DataError for missing columns."""
+    """Lists rows of `image,label`, with paths relative to the table's folder. Raises: DataError for missing columns."""
     folder, columns = path.expanduser().parent, None
     for row in rows:
         columns = columns or _columns(path, row.value)
@@ -219,21 +219,23 @@ def _in_table(path: Path, rows: Iterable[Any], problems: Problems) -> Iterator[N
 
 
 def _columns(path: Path, value: dict[str, Any]) -> tuple[str, str]:
-    """The columns of image and label. Raises: DataError that lists those there are."""
-    found = [
+    """Finds the columns of image and label. Raises: DataError that lists the existing ones."""
+    columns = [
         next((name for name in names if name in value), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
     ]
-    if None in found:
+    if None in columns:
         missing = " and no ".join(
-            names[0] for names, one in zip((IMAGE_COLUMNS, LABEL_COLUMNS), found, strict=True) if one is None
+            names[0]
+            for names, one in zip((IMAGE_COLUMNS, LABEL_COLUMNS), columns, strict=True)
+            if one is None
         )
         there = ", ".join(map(repr, value)) or "none"
         raise DataError(f"has no column {missing}; its columns are {there}", file=str(path))
-    return str(found[0]), str(found[1])
+    return str(columns[0]), str(columns[1])
 
 
 def _checked(path: Path, format_: str, sha256: str, rows: list[Named], problems: Problems) -> ImageSource:
-    """Reads every file once: hashes it and sees whether it can be decoded."""
+    """Reads every file once: hashes it and checks that it can be decoded."""
     usable: list[Named] = []
     damaged: list[Damaged] = []
     digest = hashlib.sha256(sha256.encode())

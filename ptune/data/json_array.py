@@ -15,16 +15,16 @@ from ptune.errors import DataError
 
 _CHUNK_BYTES = 1 << 20
 _SPACE = " \t\n\r"
-# An error so close to the end of what was read may be no error once more is read: \ud83d\ude00, -Infinity.
+# An error so close to the end of the window may vanish when more is read: \ud83d\ude00, -Infinity.
 _MARGIN = 12
 
 
 @dataclass(frozen=True)
 class JsonArray:
-    """A file that holds one JSON array; it may be spread over lines in any way."""
+    """A file that holds one JSON array, with any line breaks."""
 
     path: Path
-    file: str  # as the user named it
+    file: str  # the user's name for it
     format = "JSON array"
     unit = "row"
 
@@ -46,7 +46,7 @@ class JsonArray:
 
 
 class _Text:
-    """A window on a UTF-8 file: `text` from the first character that is still needed to what has been read."""
+    """A window on a UTF-8 file: `text` reaches from the first character still needed to the last one read."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -55,8 +55,8 @@ class _Text:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.text = ""
         self.ended = False
-        self.offset = 0  # in bytes, of what the decoder is given next
-        self._line, self._column = 1, 1  # of the window's first character
+        self.offset = 0  # in bytes, of the decoder's next input
+        self._line, self._column = 1, 1  # the window's first character
 
     def __enter__(self) -> _Text:
         return self
@@ -65,20 +65,20 @@ class _Text:
         self._file.close()
 
     def more(self) -> None:
-        """Reads on, at least as much as is in the window, so that a long element is not scanned too often."""
-        # What the decoder has kept back belongs to the bytes that it looks at next.
+        """Reads at least as much again as the window holds, so that a long element is not scanned too often."""
+        # Bytes that the decoder holds back belong to its next input.
         self.offset = self._file.tell() - len(self._decoder.getstate()[0])
         raw = self._file.read(max(_CHUNK_BYTES, len(self.text)))
         self.text += self._decoder.decode(raw, final=not raw)
         self.ended = not raw
 
     def forget(self, upto: int) -> None:
-        """The window begins at `upto` from now on."""
+        """Drops the window's text before `upto`."""
         self._line, self._column = self._lines_and_column(upto)
         self.text = self.text[upto:]
 
     def place(self, at: int) -> str:
-        """A place in the window as line and column of the file."""
+        """Converts a place in the window to line and column of the file."""
         line, column = self._lines_and_column(at)
         return f"column {column}" if line == 1 else f"line {line}, column {column}"
 
@@ -90,8 +90,8 @@ class _Text:
 
 
 def _elements(text: _Text) -> Iterator[Any]:
-    """The elements of the array. Raises: JSONDecodeError with a place in the window, and what the decoder raises."""
-    at, closed = _next(text, 0) + 1, False  # behind the bracket
+    """Yields the array's elements. Raises: JSONDecodeError with a place in the window, and the decoder's errors."""
+    at, closed = _next(text, 0) + 1, False  # after the bracket
     if _character(text, at := _next(text, at)) == "]":
         at, closed = at + 1, True
     while not closed:
@@ -111,7 +111,7 @@ def _elements(text: _Text) -> Iterator[Any]:
 
 
 def _next(text: _Text, at: int) -> int:
-    """The place of the next character that is not white space; the end of the window where the file has ended."""
+    """The place of the next character that is not white space; the window's end at the end of the file."""
     while True:
         while at < len(text.text) and text.text[at] in _SPACE:
             at += 1
@@ -125,7 +125,7 @@ def _character(text: _Text, at: int) -> str:
 
 
 def _element(text: _Text, at: int) -> tuple[Any, int]:
-    """The value that begins at `at`, and the place after it."""
+    """Returns the value that begins at `at`, and the place after it."""
     while True:
         try:
             value, end = json.JSONDecoder().raw_decode(text.text, at)
@@ -134,6 +134,6 @@ def _element(text: _Text, at: int) -> tuple[Any, int]:
             if text.ended or not cut_off:
                 raise
         else:
-            if end < len(text.text) or text.ended:  # a number that ends the window might go on
+            if end < len(text.text) or text.ended:  # a number at the window's end might continue
                 return value, end
         text.more()

@@ -1,4 +1,4 @@
-"""JSONL: a JSON object a line."""
+"""JSONL: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class JsonLines:
 
 
 def parse(raw: bytes, offset: int) -> Any:
-    """A JSON value. `offset` is where the bytes are in their file. Raises: DataError."""
+    """Parses a JSON value. offset: of the bytes in their file. Raises: DataError."""
     try:
         return json.loads(raw.decode())
     except UnicodeDecodeError as error:
         raise DataError(not_utf8(error, offset)) from None
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error.msg} at column {error.pos + 1}") from None
-    except (ValueError, RecursionError) as error:  # a number of too many digits, brackets nested too deeply
+    except (ValueError, RecursionError) as error:  # a number with too many digits, or too deep nesting
         raise DataError(f"JSON that cannot be read: {error}") from None
 
 

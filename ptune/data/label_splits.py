@@ -1,4 +1,4 @@
-"""A recipe's labelled rows in their splits: read, their labels looked up, some held out."""
+"""Reads a recipe's labelled rows into splits: looks up labels, holds some rows out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Placed:
-    """A row that knows its file."""
+    """A row with its file."""
 
     row: LabelledRow
     file: LabelledFile
@@ -33,15 +33,15 @@ class Placed:
 
 @dataclass
 class LabelSplits:
-    """All of a recipe's rows. What cannot be used is kept, so that a doctor can tell it: `check` raises it."""
+    """All rows of a recipe. Unusable ones are kept for the doctor; `check` raises for them."""
 
-    labels: Labels | None = None  # None where there is no row to take them from
+    labels: Labels | None = None  # None if there is no row to take them from
     files: list[tuple[str, LabelledFile]] = field(default_factory=list)  # with their splits
     rows: dict[str, list[Placed]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    errors: list[DataError] = field(default_factory=list)  # of whole files, or of the data as a whole
+    errors: list[DataError] = field(default_factory=list)  # for whole files, or for the data as a whole
 
     def check(self) -> None:
-        """Raises: DataError where something cannot be used; what is wrong with rows says more than that there are too few."""
+        """Raises: DataError if something cannot be used; faults of rows first, as they explain too few rows."""
         for error in (error for error in self.errors if error.file is not None):
             raise error
         for _, file in self.files:
@@ -53,7 +53,7 @@ class LabelSplits:
 def read_splits(data: Data, task: TextTask, seed: int) -> LabelSplits:
     """Reads a recipe's files. Without validation files, `validation_share` of the training rows is held out.
 
-    Raises: DataError where the recipe names no files; all else is found by `LabelSplits.check`.
+    Raises: DataError if the recipe names no files; other errors are kept for `LabelSplits.check`.
     """
     if not data.files:
         raise DataError(
@@ -87,7 +87,7 @@ def _problem(task: TextTask, written: Sequence[Written]) -> Problem:
 
 
 def _fill(splits: LabelSplits, known: Known, data: Data, seed: int) -> None:
-    """Raises: DataError where there are too few rows to hold any out."""
+    """Fills the splits. Raises: DataError if there are too few rows to hold any out."""
     for split, file in splits.files:
         splits.rows[split] += [Placed(row, file, number) for row, number in file.looked_up(known)]
     train = splits.rows["train"]
@@ -99,9 +99,9 @@ def _fill(splits: LabelSplits, known: Known, data: Data, seed: int) -> None:
 
 
 def _held_out(rows: Sequence[LabelledRow], share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """See `hold_out`. Rows with the same input stay on one side, whatever their labels are.
+    """Holds rows out as `hold_out` does. Rows with the same input stay together, whatever their labels.
 
-    Raises: DataError where that leaves nothing to train on.
+    Raises: DataError if nothing is left to train on.
     """
     ranks = np.array([_rank(row.input, seed) for row in rows], np.uint64)
     held = hold_out(ranks, share)

@@ -1,4 +1,4 @@
-"""What stands in the label column of a file, and which labels that makes."""
+"""Reads the label column of a file, and derives the labels."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Written: TypeAlias = str | int | float | tuple[str | int | float, ...]
 """A label as a file has it: a name or a number, or a list of them."""
 Target: TypeAlias = int | float | tuple[int, ...]
 """A label as a head's outputs have it: see `ptune.data.labelled.LabelledRow.label`."""
-OUTSIDE = "O"  # the tag of a word that belongs to nothing
-REGRESSION = "value"  # how the number of a regression is called where the recipe gives it no name
+OUTSIDE = "O"  # the tag of a word outside any entity
+REGRESSION = "value"  # default name of a regression's number
 _SHOWN = 12  # labels in a message
 
 
 def written(value: Any, column: str) -> Written:
-    """A cell of a label column. Raises: DataError where it holds nothing that can be a label."""
+    """Reads a cell of a label column. Raises: DataError if it cannot be a label."""
     if value is None:
         raise DataError(f"has no {column}")
     if isinstance(value, list | tuple):
         return tuple(_one(item, f"an item of {column}") for item in value)
-    one = _one(value, column)
-    if isinstance(one, str) and one.startswith("[") and one.endswith("]"):
-        return tuple(_one(item, f"an item of {column}") for item in listed(one, column))
-    return _number(one, column) if isinstance(value, float) else one
+    label = _one(value, column)
+    if isinstance(label, str) and label.startswith("[") and label.endswith("]"):
+        return tuple(_one(item, f"an item of {column}") for item in listed(label, column))
+    return _number(label, column) if isinstance(value, float) else label
 
 
 def listed(value: Any, column: str) -> list[Any]:
-    """A list, or the text of one in JSON, as a CSV file may hold it. Raises: DataError."""
+    """Reads a list, or its JSON text, as in CSV. Raises: DataError."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -47,7 +47,7 @@ def listed(value: Any, column: str) -> list[Any]:
 
 
 def problem_of(values: Sequence[Written]) -> Problem:
-    """Lists are any number of labels; numbers of which one has a point are numbers; all else is one label."""
+    """Guesses the problem: lists are "multi", numbers with a decimal point "regression", all else "single"."""
     if any(isinstance(value, tuple) for value in values):
         return "multi"
     numbers = [_read_number(value) for value in values if value != ""]
@@ -57,9 +57,9 @@ def problem_of(values: Sequence[Written]) -> Problem:
 
 
 def labels_of(values: Iterable[Written], problem: Problem, names: Sequence[str] = ()) -> Labels:
-    """The labels that a recipe names, else those of the values: sorted, numbers by size, tags with O in front.
+    """The labels that a recipe names, else the values': sorted, numbers by size, tag O first.
 
-    Raises: DataError where tags are numbers without names, or a name is given twice; for a regression more than one.
+    Raises: DataError for tags that are numbers without names, a name given twice, or several names for a regression.
     """
     if len(set(names)) < len(names):
         raise DataError(f"task.labels names a label twice: {', '.join(names)}")
@@ -72,26 +72,26 @@ def labels_of(values: Iterable[Written], problem: Problem, names: Sequence[str] 
         return Labels(tuple(names) or (REGRESSION,), problem)
     if names:
         return Labels(tuple(names), problem)
-    found = {
+    items = {
         item for value in values for item in (parted(value) if problem in ("multi", "tags") else (value,))
     }
-    if problem == "tags" and any(isinstance(item, int) for item in found):
+    if problem == "tags" and any(isinstance(item, int) for item in items):
         raise DataError("the tags are numbers: name them in their order by task.labels, as in O,B-PER,I-PER")
-    known = sorted({str(item) for item in found if item != ""}, key=_order)
-    if problem == "tags" and OUTSIDE in known:
-        known = [OUTSIDE, *(name for name in known if name != OUTSIDE)]
-    return Labels(tuple(known), problem)
+    ordered = sorted({str(item) for item in items if item != ""}, key=_order)
+    if problem == "tags" and OUTSIDE in ordered:
+        ordered = [OUTSIDE, *(name for name in ordered if name != OUTSIDE)]
+    return Labels(tuple(ordered), problem)
 
 
 @dataclass(frozen=True)
 class Known:
-    """Labels that values are looked up in."""
+    """Labels to look values up in."""
 
     labels: Labels
-    named: bool  # by the recipe: a number then counts the names
+    named: bool  # by the recipe: numbers are then indices of names
 
     def target(self, value: Written) -> Target:
-        """The value as a head's outputs have it. Raises: DataError for what is no known label."""
+        """The value as a training target. Raises: DataError for an unknown label."""
         problem = self.labels.problem
         if problem == "regression":
             return self._number(value)
@@ -123,7 +123,7 @@ class Known:
 
 
 def parted(value: Written) -> tuple[str | int | float, ...]:
-    """A list's items; a text may hold several, parted by |, and none where it is empty."""
+    """A list's items; a text may hold several, separated by |, or none."""
     if isinstance(value, tuple):
         return value
     if isinstance(value, str):
@@ -151,7 +151,7 @@ def _number(value: str | int | float, column: str) -> str | int | float:
 
 
 def _read_number(value: Written) -> int | float | None:
-    """The number that a cell holds or spells; None where it is none, or not finite."""
+    """The number in a cell, or in its text; None if it is not a finite number."""
     if isinstance(value, tuple):
         return None
     if isinstance(value, str):
@@ -177,5 +177,5 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) <= 60 else f"{told[:57]}…"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

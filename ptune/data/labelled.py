@@ -26,17 +26,17 @@ _SEPARATORS = {"|": "'|'", ";": "';'", ":": "':'", "\t": "a tab", ",": "','"}
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """One row of data that says what is right."""
+    """One row of data with its label."""
 
     input: Any  # a text, two texts, a tuple of words, or a `ptune.data.images.ImageRef`
-    label: Target  # index of a label; of several labels those that fit; of a regression a number; of words their tags
+    label: Target  # index of a label; indices of several labels; a regression's number; tags of words
     place: str  # "file.csv, line 12"
-    columns: Mapping[str, Any] = field(default_factory=dict)  # all others of its row
+    columns: Mapping[str, Any] = field(default_factory=dict)  # the row's other columns
 
 
 @dataclass(frozen=True)
 class WrittenRow:
-    """A row whose label has not been looked up yet."""
+    """A row with its label as written, not looked up yet."""
 
     input: Input
     label: Written
@@ -46,21 +46,21 @@ class WrittenRow:
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A file that has the columns of a task; rows that cannot be used are its problems."""
+    """A file with the columns of a task; unusable rows are its problems."""
 
     file: DataFile
     rows: list[WrittenRow]
-    row_count: int  # with those that cannot be used
+    row_count: int  # including unusable rows
     problems: Problems
-    unread: tuple[str, ...]  # columns that the task does not know
+    unread: tuple[str, ...]  # columns that the task does not use
 
     @property
     def name(self) -> str:
         return str(self.file.path)
 
     def looked_up(self, known: Known) -> list[tuple[LabelledRow, int]]:
-        """The rows with their labels, and their numbers; those with an unknown label go to the problems."""
-        found = []
+        """Returns the rows with label indices, and their numbers; unknown labels become problems."""
+        labelled = []
         for row in self.rows:
             try:
                 target = known.target(row.label)
@@ -68,11 +68,11 @@ class LabelledFile:
                 self.problems.add(row.number, str(error))
                 continue
             place = f"{self.name}, {self.problems.unit} {row.number}"
-            found.append((LabelledRow(row.input, target, place, row.columns), row.number))
-        return found
+            labelled.append((LabelledRow(row.input, target, place, row.columns), row.number))
+        return labelled
 
     def check(self) -> None:
-        """Raises: DataError that tells all the problems."""
+        """Raises: DataError that lists all problems."""
         self.problems.raise_if_any(self.row_count)
 
     def described(self) -> dict[str, Any]:
@@ -81,20 +81,20 @@ class LabelledFile:
 
 
 def read_labelled(paths: Sequence[Path], task: TextTask, labels: Labels) -> list[LabelledRow]:
-    """All rows of files whose labels are known.
+    """Reads all rows of files, with known labels.
 
-    Raises: DataError that names file and rows of what cannot be used, all problems of a file at once.
+    Raises: DataError that names file and rows, all problems of a file at once.
     """
-    known, rows = Known(labels, named=bool(task.labels)), []
+    lookup, rows = Known(labels, named=bool(task.labels)), []
     for path in paths:
         file = open_labelled(path, task)
-        rows += [row for row, _ in file.looked_up(known)]
+        rows += [row for row, _ in file.looked_up(lookup)]
         file.check()
     return rows
 
 
 def open_labelled(path: Path, task: TextTask) -> LabelledFile:
-    """Reads a file. Raises: DataError where it cannot be read as a whole, or lacks a column that the task needs."""
+    """Reads a file. Raises: DataError if it cannot be read as a whole, or lacks a column of the task."""
     file = open_file(path)
     problems = file.problems()
     rows = list(file.rows(problems))
@@ -111,14 +111,14 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
         convert = _Text(
             _column(file, columns, TEXT), PAIR if PAIR in columns else None, _column(file, columns, order)
         )
-    found = []
+    written_rows = []
     for row in rows:
         try:
-            found.append(convert.row(row))
+            written_rows.append(convert.row(row))
         except DataError as error:
             problems.add(row.number, str(error))
     unread = tuple(name for name in columns if name not in convert.used)
-    return LabelledFile(file, found, total, problems, unread)
+    return LabelledFile(file, written_rows, total, problems, unread)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class _Text:
         return {self.text, self.pair, self.label}
 
     def row(self, row: Row) -> WrittenRow:
-        """Raises: DataError for a row that cannot be used."""
+        """Converts a row. Raises: DataError if it cannot be used."""
         text = _said(row, self.text)
         label = written(row.value.get(self.label), self.label)
         given: Input = text if self.pair is None else (text, _said(row, self.pair))
@@ -153,7 +153,7 @@ class _Words:
         return {self.words, self.tags}
 
     def row(self, row: Row) -> WrittenRow:
-        """Raises: DataError for a row that cannot be used."""
+        """Converts a row. Raises: DataError if it cannot be used."""
         for column in (self.words, self.tags):
             if row.value.get(column) is None:
                 raise DataError(f"has no {column}")
@@ -171,7 +171,7 @@ class _Words:
 
 
 def _said(row: Row, column: str) -> str:
-    """Raises: DataError where there is no text."""
+    """A column's text. Raises: DataError if it has none."""
     value = row.value.get(column)
     if value is None:
         raise DataError(f"has no {column}")
@@ -194,10 +194,10 @@ def _others(row: Row, used: set[str | None]) -> dict[str, Any]:
 
 
 def _column(file: DataFile, columns: Sequence[str], names: Sequence[str]) -> str:
-    """The first of `names` that the file has. Raises: DataError that lists the columns that are there."""
-    found = next((name for name in names if name in columns), None)
-    if found is not None:
-        return found
+    """The first of `names` that the file has. Raises: DataError that lists its columns."""
+    column = next((name for name in names if name in columns), None)
+    if column is not None:
+        return column
     named = " or ".join(map(repr, names))
     there = ", ".join(map(repr, columns))
     message = f"has no column {named}; there {'is only' if len(columns) == 1 else 'are'} {there}"

@@ -1,4 +1,4 @@
-"""What happens to examples that are longer than the model is trained on, and what must be left."""
+"""Fits examples to the length limit, and checks that some are left."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Policy = Literal["error", "truncate", "drop", "split"]
 
 
 def fit(example: Example, limit: int, policy: Policy) -> list[Example]:
-    """The examples of at most `limit` tokens that an example becomes; those without a target that
-    can be predicted are left out (the first token never can).
+    """Fits an example into examples of at most `limit` tokens; those without a predictable target are left out (the
+    first token cannot be predicted).
 
-    truncate keeps the start, split makes consecutive windows, drop keeps nothing; error is for the caller to raise.
+    truncate keeps the start, split makes consecutive windows, drop keeps nothing; error is raised by the caller.
     """
     if len(example) <= limit:
         pieces = [example]
     elif policy == "split":
-        # Each window begins with the last token of the one before, so that its first target follows something.
+        # Each window begins with the last token of the one before, so that its first target can be predicted.
         pieces = [_cut(example, start, start + limit) for start in range(0, len(example) - 1, limit - 1)]
     else:
         pieces = [_cut(example, 0, limit)] if policy == "truncate" else []
@@ -29,7 +29,7 @@ def fit(example: Example, limit: int, policy: Policy) -> list[Example]:
 
 
 def check_weights(data: Data, parts: Sequence[int]) -> None:
-    """parts: training examples that are left of each file. Raises: DataError where none is left of one that has a weight."""
+    """Raises: DataError if a file with a weight has no training examples left. parts: their number per file."""
     for path, weight, examples in zip(data.files, data.weights, parts, strict=False):
         if weight and not examples:
             raise DataError("has a weight, but no training example is left of it", file=str(path))

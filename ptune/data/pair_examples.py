@@ -19,12 +19,12 @@ from ptune.data.pairs import Pair, PairSplits
 from ptune.errors import DataError
 from ptune.progress import Progress, say
 
-_KEPT = 1 << 16  # texts whose tokens are remembered: many stand in several rows
+_KEPT = 1 << 16  # texts whose tokens are cached: many occur in several rows
 
 
 @dataclass(frozen=True, slots=True)
 class PairExample:
-    """The tokens of a text, of one that belongs to it, and of those that do not."""
+    """Tokens of an anchor, its positive and its negatives."""
 
     anchor: tuple[int, ...]
     positive: tuple[int, ...]
@@ -40,10 +40,10 @@ class PairExample:
 
 @dataclass
 class PairSplit:
-    """A split's examples, and what became of its rows."""
+    """A split's examples, and counts of its rows."""
 
     examples: list[PairExample] = field(default_factory=list)
-    rows: list[Pair] = field(default_factory=list)  # behind each example
+    rows: list[Pair] = field(default_factory=list)  # the row of each example
     lengths: Counter[int] = field(
         default_factory=Counter
     )  # tokens of the longest text, before cutting -> rows
@@ -71,7 +71,7 @@ class PairSplit:
 
 @dataclass(frozen=True)
 class PairData:
-    """Examples of the three splits; `parts` and `summary` as `ptune.training.work.TaskData` has them."""
+    """Examples of the three splits; `parts` and `summary` as in `ptune.training.work.TaskData`."""
 
     splits: Mapping[str, PairSplit]
     parts: tuple[int, ...]
@@ -87,9 +87,9 @@ class PairData:
 
 
 def encoded_pairs(splits: PairSplits, data: Data, task: Embedding, codec: SequenceCodec) -> PairData:
-    """The rows as examples. Says what becomes of those that are too long.
+    """Encodes the rows. Prints how many are too long.
 
-    Raises: DataError where texts are too long and the recipe does not allow that, or none is left of a split.
+    Raises: DataError if texts are too long and the recipe forbids that, or a split is left empty.
     """
     limit = codec.limit(task.max_length)
     made = {split: PairSplit() for split in SPLITS}
@@ -118,22 +118,22 @@ def encoded_pairs(splits: PairSplits, data: Data, task: Embedding, codec: Sequen
 
 
 def _add(split: PairSplit, row: Pair, task: Embedding, encode: Callable[[str], Encoded]) -> None:
-    found = [encode(text) for text in (row.anchor, *row.passages)]
-    length = max(one.length for one in found)
+    token_ids = [encode(text) for text in (row.anchor, *row.passages)]
+    length = max(one.length for one in token_ids)
     split.lengths[length] += 1
     split.longest = max(split.longest, (length, row.place), key=lambda known: known[0])
-    too_long = any(one.truncated for one in found)
+    too_long = any(one.truncated for one in token_ids)
     split.overlong += too_long
     if too_long and task.on_overlong == "drop":
         split.left_out += 1
         return
-    anchor, positive, *negatives = (one.ids for one in found)
+    anchor, positive, *negatives = (one.ids for one in token_ids)
     split.examples.append(PairExample(anchor, positive, tuple(negatives)))
     split.rows.append(row)
 
 
 def _refuse(made: Mapping[str, PairSplit], task: Embedding, limit: int | None) -> None:
-    """Raises: DataError where texts are too long and that is an error, or nothing is left of a split."""
+    """Raises: DataError if texts are too long and that is an error, or a split is left empty."""
     overlong = sum(split.overlong for split in made.values())
     if overlong and task.on_overlong == "error":
         length, place = max((split.longest for split in made.values()), key=lambda found: found[0])

@@ -28,34 +28,34 @@ ANCHOR, POSITIVE, NEGATIVE = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A text, one that belongs to it, and some that do not."""
+    """An anchor, a positive that belongs to it, and negatives that do not."""
 
     anchor: str
     positive: str
     negatives: tuple[str, ...]
-    number: int  # of its line or row
+    number: int  # its line or row
     file: PairFile
 
     @property
     def place(self) -> str:
-        """As in "file.csv, line 12"."""
+        """The place, such as "file.csv, line 12"."""
         return f"{self.file.name}, {self.file.problems.unit} {self.number}"
 
     @property
     def passages(self) -> tuple[str, ...]:
-        """The right one first."""
+        """All passages, the positive first."""
         return (self.positive, *self.negatives)
 
 
 @dataclass(frozen=True, eq=False)
 class PairFile:
-    """A file that has the columns; rows that cannot be used are its problems."""
+    """A file with these columns; unusable rows are its problems."""
 
     file: DataFile
     problems: Problems
-    unread: tuple[str, ...]  # columns that are none of the three
+    unread: tuple[str, ...]  # other columns than these three
     rows: list[Pair] = field(default_factory=list)
-    total: int | None = None  # rows of the file, where `rows` does not hold them
+    total: int | None = None  # rows of the file, if `rows` does not hold them
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class PairFile:
 
     @property
     def row_count(self) -> int:
-        """With those that cannot be used."""
+        """The number of rows, including unusable ones."""
         return len(self.rows) + self.problems.count if self.total is None else self.total
 
     def described(self) -> dict[str, Any]:
@@ -73,14 +73,14 @@ class PairFile:
 
 @dataclass
 class PairSplits:
-    """All of a recipe's rows. What cannot be used is kept, so that a doctor can tell it: `check` raises it."""
+    """All rows of a recipe. Unusable ones are kept for the doctor; `check` raises for them."""
 
     files: list[tuple[str, PairFile]] = field(default_factory=list)  # with their splits
     rows: dict[str, list[Pair]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    errors: list[DataError] = field(default_factory=list)  # of whole files, or of the data as a whole
+    errors: list[DataError] = field(default_factory=list)  # for whole files, or for the data as a whole
 
     def check(self) -> None:
-        """Raises: DataError where something cannot be used; what is wrong with rows says more than that there are too few."""
+        """Raises: DataError if something cannot be used; faults of rows first, as they explain too few rows."""
         for error in (error for error in self.errors if error.file is not None):
             raise error
         for _, file in self.files:
@@ -90,13 +90,13 @@ class PairSplits:
 
     @property
     def passages(self) -> list[str]:
-        """Every passage of every split once, in order: what a search would search in."""
+        """The distinct passages of all splits, in order: the collection to search."""
         rows = (row for split in SPLITS for row in self.rows[split])
         return list(dict.fromkeys(text for row in rows for text in row.passages))
 
 
 def open_pairs(path: Path) -> PairFile:
-    """Reads a file. Raises: DataError where it cannot be read as a whole, or has no anchors or no positives."""
+    """Reads a file. Raises: DataError if it cannot be read as a whole, or has no anchors or no positives."""
     file = open_file(path)
     problems = file.problems()
     rows = list(file.rows(problems))
@@ -107,19 +107,19 @@ def open_pairs(path: Path) -> PairFile:
     anchor, positive = (column_of(file, columns, names) for names in (ANCHOR, POSITIVE))
     negative = next((name for name in NEGATIVE if name in columns), None)
     unread = tuple(name for name in columns if name not in (anchor, positive, negative))
-    found = PairFile(file, problems, unread)
+    pair_file = PairFile(file, problems, unread)
     for row in rows:
         try:
             texts = [_text(row.value.get(name), name) for name in (anchor, positive)]
             negatives = () if negative is None else _texts(row.value.get(negative), negative)
-            found.rows.append(Pair(texts[0], texts[1], negatives, row.number, found))
+            pair_file.rows.append(Pair(texts[0], texts[1], negatives, row.number, pair_file))
         except DataError as error:
             problems.add(row.number, str(error))
-    return found
+    return pair_file
 
 
 def read_pairs(paths: Sequence[Path]) -> list[PairFile]:
-    """Files whose every row can be used. Raises: DataError that names file and rows of what cannot be."""
+    """Reads files. Raises: DataError that names the file and its unusable rows."""
     files = [open_pairs(path) for path in paths]
     for file in files:
         file.problems.raise_if_any(file.row_count)
@@ -129,7 +129,7 @@ def read_pairs(paths: Sequence[Path]) -> list[PairFile]:
 def read_pair_splits(data: Data, seed: int) -> PairSplits:
     """Reads a recipe's files. Without validation files, `validation_share` of the training rows is held out.
 
-    Raises: DataError where the recipe names no files; all else is found by `PairSplits.check`.
+    Raises: DataError if the recipe names no files; other errors are kept for `PairSplits.check`.
     """
     if not data.files:
         raise DataError(
@@ -156,7 +156,7 @@ def read_pair_splits(data: Data, seed: int) -> PairSplits:
 
 
 def _hold_out(splits: PairSplits, data: Data, seed: int) -> None:
-    """Rows of one anchor stay on one side. Raises: DataError where that leaves nothing to train on."""
+    """Holds rows out; rows of one anchor stay together. Raises: DataError if nothing is left to train on."""
     train = splits.rows["train"]
     ranks = np.array([_rank(row.anchor, seed) for row in train], np.uint64)
     held = hold_out(ranks, data.validation_share)
@@ -175,20 +175,20 @@ def _rank(content: str, seed: int) -> int:
 
 
 def column_of(file: DataFile, columns: Sequence[str], names: Sequence[str]) -> str:
-    """The first of `names` that the file has. Raises: DataError that lists the columns that are there."""
-    found = next((name for name in names if name in columns), None)
-    if found is None:
+    """The first of `names` that the file has. Raises: DataError that lists its columns."""
+    column = next((name for name in names if name in columns), None)
+    if column is None:
         there = ", ".join(map(repr, columns))
         named = " or ".join(map(repr, names))
         raise DataError(
             f"has no column {named}; there {'is only' if len(columns) == 1 else 'are'} {there}",
             file=str(file.path),
         )
-    return found
+    return column
 
 
 def _texts(value: Any, column: str) -> tuple[str, ...]:
-    """A text, several, or none. Raises: DataError."""
+    """Reads a cell of one text, several, or none. Raises: DataError."""
     if value is None or value == "":
         return ()
     if isinstance(value, str):
@@ -199,7 +199,7 @@ def _texts(value: Any, column: str) -> tuple[str, ...]:
 
 
 def _text(value: Any, column: str) -> str:
-    """Raises: DataError where there is no text."""
+    """A column's text. Raises: DataError if it has none."""
     if value is None:
         raise DataError(f"has no {column}")
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Plain text: one document, cut into passages, so that it need not be held and a share of it can be held out."""
+"""Plain text: one document, cut into passages, to limit memory and to hold a share out."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ptune.data.problems import Problems
 from ptune.data.rows import BYTE_ORDER_MARK, Row, not_utf8
 
 SUFFIXES = (".txt", ".md", ".text")
-# A passage is about a hundredth of the file, but no shorter or longer than this.
+# A passage is about a hundredth of the file, within these limits.
 _SHORTEST_BYTES, _LONGEST_BYTES = 1 << 12, 1 << 16
 
 
 @dataclass(frozen=True)
 class PlainText:
-    """A text file. Rows have `text`, a passage that ends with a paragraph where it can, and `end_of_document`."""
+    """A text file. Rows have `text`, a passage that ends with a paragraph if possible, and `end_of_document`."""
 
     path: Path
     format = "plain text, one document in passages"
     unit = "line"
 
     def rows(self, problems: Problems) -> Iterator[Row]:
-        """See `Reader.rows`. A row's number is the line that the passage begins in."""
+        """See `Reader.rows`. A row's number is the passage's first line."""
         before: Row | None = None
         for number, passage in self._passages(problems):
             if before is not None:
@@ -40,14 +40,14 @@ class PlainText:
             length += len(line)
             if length >= 2 * size or (
                 length >= size and not line.strip()
-            ):  # at an empty line, if one comes soon
+            ):  # at an empty line, if there is one soon
                 yield first, "".join(passage)
                 first, passage, length = number + line.endswith("\n"), [], 0
         if "".join(passage).strip():
             yield first, "".join(passage)
 
     def _lines(self, problems: Problems) -> Iterator[tuple[int, str]]:
-        """Numbered lines; one that is very long comes in pieces."""
+        """Numbered lines; very long ones come in pieces."""
         number, offset = 1, 0
         with self.path.open("rb") as file:
             while raw := file.readline(_SHORTEST_BYTES):
@@ -63,7 +63,7 @@ class PlainText:
 
 
 def _inside_character(raw: bytes) -> bool:
-    """Whether bytes end in the middle of a character."""
+    """Whether the bytes end inside a character."""
     try:
         raw.decode()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""gettext catalogues (.po): a row a translated entry.
+"""gettext catalogues (.po): one row per translated entry.
 
 Format: https://www.gnu.org/software/gettext/manual/html_node/PO-Files.html, read by polib.
 """
@@ -16,27 +16,27 @@ from ptune.data.rows import Row, library
 from ptune.errors import DataError
 
 SUFFIXES = (".po",)
-_MOST_BYTES = 64 << 20  # polib holds a catalogue as a whole
+_MOST_BYTES = 64 << 20  # polib holds the whole catalogue in memory
 
 
 @dataclass(frozen=True)
 class Po:
-    """A catalogue; `columns` are the names under which msgid and msgstr come.
+    """A catalogue. columns: names for msgid and msgstr.
 
-    Left out and counted: entries that are obsolete, fuzzy (not confirmed by a translator) or untranslated. An entry with
-    plural forms gives two rows: msgid with its first form, msgid_plural with its last; a language of one form gives one, of
-    msgid_plural. What lies between (a few, in Slavic languages) has no source of its own and is left out, too.
+    Obsolete, fuzzy (unconfirmed) and untranslated entries are left out and counted. An entry with plural forms gives
+    two rows: msgid with its first form, msgid_plural with its last; in a language with one form, only msgid_plural.
+    Forms in between (in Slavic languages) have no source of their own and are left out, too.
     """
 
     path: Path
-    file: str  # as the user named it
+    file: str  # the user's name for it
     columns: tuple[str, str] = ("source", "target")
-    left_out: Counter[str] = field(default_factory=Counter, compare=False)  # of the reading before
+    left_out: Counter[str] = field(default_factory=Counter, compare=False)  # counted in the last reading
     format = "gettext PO"
     unit = "line"
 
     def rows(self, problems: Problems) -> Iterator[Row]:
-        """See `Reader.rows`; a row's number is the line that its entry begins in."""
+        """See `Reader.rows`; a row's number is its entry's first line."""
         self.left_out.clear()
         for entry in self._entries():
             if entry.obsolete:
@@ -61,7 +61,7 @@ class Po:
             self.left_out["plural forms between the first and the last"] += len(forms) - 2
 
     def _entries(self) -> Iterator[Any]:
-        """Raises: DataError where the file is no catalogue."""
+        """Reads the entries. Raises: DataError if the file is not a catalogue."""
         polib = library("polib", "translation", self.file)
         if self.path.stat().st_size > _MOST_BYTES:
             raise DataError(f"is larger than {_MOST_BYTES >> 20} MiB: split the catalogue", file=self.file)

@@ -1,4 +1,4 @@
-"""All that is wrong with one file, told at once."""
+"""Collects all problems of one file, to report them at once."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from dataclasses import dataclass, field
 from ptune.errors import DataError
 
 _SHOWN = 5
-_MOST_KINDS = 1000  # of a file that is broken all over, no more are kept
+_MOST_KINDS = 1000  # most kinds to keep of a thoroughly broken file
 
 
 @dataclass
 class Problems:
-    """Rows of a file that cannot be used. `unit` is what a row is counted in: "line" or "row"."""
+    """Unusable rows of a file. unit: "line" or "row"."""
 
     file: str
     unit: str = "line"
-    count: int = 0  # rows that cannot be used
-    _kinds: dict[str, tuple[int, int]] = field(default_factory=dict)  # reason -> the first row, how many
+    count: int = 0  # unusable rows
+    _kinds: dict[str, tuple[int, int]] = field(default_factory=dict)  # reason -> first row, number of rows
 
     def add(self, number: int, reason: str) -> None:
-        """Row `number`, counted from 1, cannot be used."""
+        """Records that row `number`, counted from 1, cannot be used."""
         self.count += 1
         if reason in self._kinds or len(self._kinds) < _MOST_KINDS:
             first, count = self._kinds.get(reason, (number, 0))
             self._kinds[reason] = (first, count + 1)
 
     def reasons(self) -> list[tuple[str, int, int]]:
-        """Each reason, the first row that it is true of, and how many there are."""
+        """Each reason with its first row and the number of rows."""
         return [(reason, first, count) for reason, (first, count) in self._kinds.items()]
 
     def raise_if_any(self, total: int) -> None:
-        """Raises: DataError that names the first rows with a problem and how many of `total` there are."""
+        """Raises: DataError that names the first rows with problems, and their number of `total`."""
         if not self.count:
             return
         kinds = sorted(self._kinds.items(), key=lambda kind: kind[1][0])

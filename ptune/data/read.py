@@ -1,4 +1,4 @@
-"""Opens data files of every known format, told apart by their first bytes and, where those say nothing, their names."""
+"""Opens data files of every known format, recognised by their first bytes or else by their names."""
 
 from __future__ import annotations
 
@@ -45,30 +45,30 @@ _MEGABYTE = 1 << 20
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file, or a data set of the hub, whose format is known; its rows are read when they are asked for."""
+    """A file, or a data set of the hub, with a known format; rows are read on demand."""
 
-    path: Path  # as the user named it
+    path: Path  # the user's name for it
     reader: Reader
-    sha256: str  # of its bytes; of the hub, over the rows
+    sha256: str  # of its bytes; for the hub, of its rows
     size_bytes: int
-    modified_ns: int  # 0 where it cannot change
-    copy: object = None  # keeps the copy of a pipe from being deleted
+    modified_ns: int  # 0 if it cannot change
+    copy: object = None  # keeps the copy of a pipe alive
 
     def problems(self) -> Problems:
-        """For what is found wrong with the file."""
+        """An empty collection of problems for the file."""
         return Problems(str(self.path), self.reader.unit)
 
     def rows(self, problems: Problems) -> Iterator[Row]:
-        """The rows in order; those that cannot be read go to `problems`.
+        """Yields the rows in order; unreadable ones go to `problems`.
 
-        Raises: DataError where the file as a whole cannot be read, or changes under our hands.
+        Raises: DataError if the file as a whole cannot be read, or changes meanwhile.
         """
         yield from self.reader.rows(problems)
         if self.modified_ns and resolve(self.path).stat().st_mtime_ns != self.modified_ns:
             raise DataError("the file changed while it was read; start again", file=str(self.path))
 
     def described(self, rows: int, unread: Sequence[str]) -> dict[str, Any]:
-        """The file for data.json. unread: columns that were not looked at."""
+        """The file for data.json. unread: columns that were not used."""
         return {
             "path": str(self.path),
             "sha256": self.sha256,
@@ -80,18 +80,18 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Table:
-    """All of a file's rows, for files that are known to be small, and those that could not be read."""
+    """All rows of a file that is known to be small, and its problems."""
 
     sha256: str
     rows: list[Row]
-    row_count: int  # with those that could not be read
+    row_count: int  # including unreadable rows
     problems: Problems
 
 
 def read(path: Path) -> Table:
-    """Reads a whole file into memory. Single rows that are wrong are its problems.
+    """Reads a whole file into memory. Unreadable rows are its problems.
 
-    Raises: DataError as `open_file` does.
+    Raises: DataError as `open_file`.
     """
     file = open_file(path)
     problems = file.problems()
@@ -100,9 +100,9 @@ def read(path: Path) -> Table:
 
 
 def open_file(path: Path) -> DataFile:
-    """Finds out what a file is and names it by its SHA-256; no row is read yet. `hub:…` and `sample:…` are paths too.
+    """Recognises a file's format and hashes it; reads no rows yet. `hub:…` and `sample:…` are paths, too.
 
-    Raises: DataError where the file is missing, empty or of no known format.
+    Raises: DataError if the file is missing, empty or of an unknown format.
     """
     if str(path).startswith(HUB):
         hub = open_hub(str(path))
@@ -127,7 +127,7 @@ def open_file(path: Path) -> DataFile:
 
 
 def resolve(path: Path) -> Path:
-    """The file itself: `sample:NAME` is a sample that comes with ptune. Raises: DataError that lists the samples."""
+    """Resolves `sample:NAME`, a sample that comes with ptune. Raises: DataError that lists the samples."""
     if not str(path).startswith(_SAMPLE):
         return path.expanduser()
     samples = {file.stem: file for file in sorted(Path(__file__).with_name("samples").glob("*.jsonl"))}
@@ -138,7 +138,7 @@ def resolve(path: Path) -> Path:
 
 
 def _reader(path: Path, file: Path) -> Reader:
-    """A reader of the format that a file is in. Raises: DataError, OSError."""
+    """A reader for a file's format. Raises: DataError, OSError."""
     named, suffix = str(path), file.suffix.lower()
     with file.open("rb") as opened:
         first = opened.read(_FIRST_BYTES)
@@ -170,7 +170,7 @@ def _reader(path: Path, file: Path) -> Reader:
 
 
 def _copied(pipe: Path) -> IO[bytes]:
-    """What comes out of a pipe, which can be read only once, in a file that is gone with the object returned."""
+    """Copies a pipe, which can be read only once, to a file that is deleted with the returned object."""
     copy = tempfile.NamedTemporaryFile(prefix="ptune-")  # noqa: SIM115
     with pipe.open("rb") as opened:
         shutil.copyfileobj(opened, copy)

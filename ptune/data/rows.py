@@ -1,4 +1,4 @@
-"""What every reader of a file gives: rows that know their place, one at a time."""
+"""The protocol of file readers: they yield numbered rows, one at a time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Row:
-    """One object of a file; `number` counts from 1, in lines of text files and in rows of others."""
+    """One object of a file. number: from 1, lines in text files, rows in others."""
 
     number: int
     value: dict[str, Any]
 
 
 class Reader(Protocol):
-    """A file of one format. It can be read more than once, and is never held as a whole."""
+    """A file of one format. It can be read repeatedly, and is never held in memory as a whole."""
 
     @property
     def format(self) -> str:
@@ -30,17 +30,17 @@ class Reader(Protocol):
 
     @property
     def unit(self) -> str:
-        """What rows are counted in: "line" or "row"."""
+        """The unit of row numbers: "line" or "row"."""
 
     def rows(self, problems: Problems) -> Iterator[Row]:
-        """The rows in order; those that cannot be read go to `problems`.
+        """Yields the rows in order; unreadable ones go to `problems`.
 
-        Raises: DataError where the file as a whole cannot be read.
+        Raises: DataError if the file as a whole cannot be read.
         """
 
 
 def objects(values: Iterable[tuple[int, Any]], problems: Problems) -> Iterator[Row]:
-    """Numbered values as rows; those that are no objects are problems."""
+    """Yields numbered values as rows; values that are not objects become problems."""
     for number, value in values:
         if isinstance(value, dict):
             yield Row(number, value)
@@ -49,12 +49,12 @@ def objects(values: Iterable[tuple[int, Any]], problems: Problems) -> Iterator[R
 
 
 def not_utf8(error: UnicodeDecodeError, offset: int) -> str:
-    """What to say of bytes that are not UTF-8. `offset` is where `error.object` begins in its file."""
+    """The message for bytes that are not UTF-8. offset: of `error.object` in its file."""
     return f"not UTF-8: byte 0x{error.object[error.start]:02x} at offset {offset + error.start}"
 
 
 def library(module: str, extra: str, file: str) -> Any:
-    """A package that only some formats need. Raises: DataError that says how to install it."""
+    """Imports a package that only some formats need. Raises: DataError with the command to install it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:

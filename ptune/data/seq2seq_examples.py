@@ -1,4 +1,4 @@
-"""Sources and targets as tokenised examples of an encoder-decoder, cut to length, in memory."""
+"""Makes tokenised examples for an encoder-decoder from sources and targets, cut to length, in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ptune.progress import Progress, say
 
 @dataclass(frozen=True, slots=True)
 class Seq2SeqExample:
-    """A pair in tokens; the target ends with an end token."""
+    """A tokenised pair; the target ends with an end token."""
 
     source: tuple[int, ...]
     target: tuple[int, ...]
@@ -36,7 +36,7 @@ class Seq2SeqExample:
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """A source and its translation, as they stand in the file."""
+    """A source and its translation, as in the file."""
 
     source: str
     target: str
@@ -44,10 +44,10 @@ class TextPair:
 
 @dataclass
 class Seq2SeqSplit:
-    """A split's examples, and what became of its rows."""
+    """A split's examples, and counts of its rows."""
 
     examples: list[Seq2SeqExample] = field(default_factory=list)
-    pairs: list[TextPair] = field(default_factory=list)  # behind each example
+    pairs: list[TextPair] = field(default_factory=list)  # the pair of each example
     rows: int = 0
     overlong: int = 0
     left_out: int = 0
@@ -72,7 +72,7 @@ class Seq2SeqSplit:
 
 @dataclass(frozen=True)
 class Seq2SeqData:
-    """Examples of the three splits; `parts` and `summary` as `ptune.training.work.TaskData` has them."""
+    """Examples of the three splits; `parts` and `summary` as in `ptune.training.work.TaskData`."""
 
     splits: Mapping[str, Seq2SeqSplit]
     parts: tuple[int, ...]
@@ -88,10 +88,10 @@ class Seq2SeqData:
 
 
 def load_pairs(data: Data, task: Translation, codec: Seq2SeqCodec, seed: int) -> Seq2SeqData:
-    """Reads a recipe's data and encodes it. Says what was recognised.
+    """Reads a recipe's data and encodes it. Prints the recognised shapes.
 
     Without validation files, `validation_share` of the rows in `files` is held out (see `hold_out`).
-    Raises: DataError that names file and line of what cannot be used, all problems of a file at once.
+    Raises: DataError that names file and line of unusable rows, all problems of a file at once.
     """
     if not data.files:
         raise DataError(
@@ -107,8 +107,10 @@ def load_pairs(data: Data, task: Translation, codec: Seq2SeqCodec, seed: int) ->
         for name, file in files
     ]
     for _, source in sources:
-        said = source.described()
-        say(f"{said['path']}: {said['shape']}, {said['rows']} rows ({said['format']})")
+        description = source.described()
+        say(
+            f"{description['path']}: {description['shape']}, {description['rows']} rows ({description['format']})"
+        )
     splits = {name: Seq2SeqSplit() for name in SPLITS}
     described = _encode(sources, splits, data, task, codec)
     _refuse(splits, task, codec)
@@ -134,7 +136,7 @@ def _encode(
     task: Translation,
     codec: Seq2SeqCodec,
 ) -> list[dict[str, Any]]:
-    """Fills the splits; returns the files as data.json has them. Raises: DataError where rows cannot be used."""
+    """Fills the splits; returns the files as in data.json. Raises: DataError if rows cannot be used."""
     ranks = [np.frombuffer(source.ranks, np.uint64) for name, source in sources if name == "train"]
     held = iter(() if data.validation else hold_out(np.concatenate(ranks), data.validation_share))
     described = []
@@ -153,7 +155,7 @@ def _encode(
 
 
 def _add(split: Seq2SeqSplit, sample: Sample, task: Translation, codec: Seq2SeqCodec) -> None:
-    assert isinstance(sample.conversation, Conversation)  # the only shape that a translation's rows have
+    assert isinstance(sample.conversation, Conversation)  # the only shape of translation rows
     source, target = (str(message["content"]) for message in sample.conversation.messages)
     prefix = task.system or ""
     read, written = codec.source(prefix + source, task.max_length), codec.target(target, task.max_length)
@@ -171,7 +173,7 @@ def _add(split: Seq2SeqSplit, sample: Sample, task: Translation, codec: Seq2SeqC
 
 
 def _refuse(splits: Mapping[str, Seq2SeqSplit], task: Translation, codec: Seq2SeqCodec) -> None:
-    """Raises: DataError where texts are too long and that is an error, or nothing is left of a split."""
+    """Raises: DataError if texts are too long and that is an error, or a split is left empty."""
     limit = codec.texts.limit(task.max_length)
     overlong = sum(split.overlong for split in splits.values())
     if overlong and task.on_overlong == "error":

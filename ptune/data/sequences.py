@@ -1,4 +1,4 @@
-"""Labelled texts and words as tokenised examples, cut to length, in memory."""
+"""Makes tokenised examples of labelled texts and words, cut to length, in memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ptune.progress import Progress, say
 
 @dataclass(frozen=True, slots=True)
 class SequenceExample:
-    """A tokenised row and what is right about it."""
+    """A tokenised row and its target."""
 
     ids: tuple[int, ...]
     type_ids: tuple[int, ...]
-    target: Target  # as `LabelledRow.label`; of words the tags of those that were not cut off
-    words: tuple[int, ...] = ()  # of words: which token each of these begins with
+    target: Target  # as `LabelledRow.label`; for words, the tags of those not cut off
+    words: tuple[int, ...] = ()  # for words: index of each one's first token
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -35,15 +35,15 @@ class SequenceExample:
 
 @dataclass
 class SequenceSplit:
-    """A split's examples, and what became of its rows."""
+    """A split's examples, and counts of its rows."""
 
     examples: list[SequenceExample] = field(default_factory=list)
-    rows: list[Placed] = field(default_factory=list)  # behind each example
+    rows: list[Placed] = field(default_factory=list)  # the row of each example
     lengths: Counter[int] = field(default_factory=Counter)  # tokens, before cutting -> rows
     overlong: int = 0
     left_out: int = 0
     longest: tuple[int, str] = (0, "")  # tokens and place of the longest row
-    lost_words: int = 0  # with a tag, but cut off
+    lost_words: int = 0  # tagged words that were cut off
 
     def described(self, labels: Labels) -> dict[str, Any]:
         """The split for data.json; `sha256` is over tokens and targets."""
@@ -67,7 +67,7 @@ class SequenceSplit:
 
 @dataclass(frozen=True)
 class SequenceData:
-    """Examples of the three splits; `parts` and `summary` as `ptune.training.work.TaskData` has them."""
+    """Examples of the three splits; `parts` and `summary` as in `ptune.training.work.TaskData`."""
 
     labels: Labels
     splits: Mapping[str, SequenceSplit]
@@ -84,19 +84,19 @@ class SequenceData:
 
 
 def label_counts(targets: Sequence[Target], labels: Labels) -> dict[str, int]:
-    """How many examples, or words, have each label, in the labels' order; of a regression nothing."""
+    """Number of examples, or words, with each label, in the labels' order; empty for a regression."""
     if labels.problem == "regression":
         return {}
-    found = Counter(
+    counts = Counter(
         index for target in targets for index in (target if isinstance(target, tuple) else (target,))
     )
-    return {name: found[index] for index, name in enumerate(labels.names)}
+    return {name: counts[index] for index, name in enumerate(labels.names)}
 
 
 def encoded(splits: LabelSplits, data: Data, task: TextTask, codec: SequenceCodec) -> SequenceData:
-    """The rows as examples. Says what becomes of those that are too long.
+    """Encodes the rows. Prints how many are too long.
 
-    Raises: DataError where rows are too long and the recipe does not allow that, or none is left of a split.
+    Raises: DataError if rows are too long and the recipe forbids that, or a split is left empty.
     """
     assert splits.labels is not None
     limit = codec.limit(task.max_length)
@@ -128,11 +128,11 @@ def encoded(splits: LabelSplits, data: Data, task: TextTask, codec: SequenceCode
 def example_of(
     row: LabelledRow, labels: Labels, codec: SequenceCodec, max_length: int
 ) -> tuple[SequenceExample, int]:
-    """A row in tokens, and how many there were before it was cut."""
+    """Encodes a row; returns its example, and the number of tokens before cutting."""
     if labels.problem != "tags":
         text, pair = row.input if isinstance(row.input, tuple) else (row.input, None)
-        found = codec.encode(text, pair, max_length)
-        return SequenceExample(found.ids, found.type_ids, row.label), found.length
+        encoding = codec.encode(text, pair, max_length)
+        return SequenceExample(encoding.ids, encoding.type_ids, row.label), encoding.length
     assert isinstance(row.label, tuple)
     words = codec.encode_words(row.input, max_length)
     kept = [(place, tag) for place, tag in zip(words.first, row.label, strict=True) if place is not None]
@@ -156,7 +156,7 @@ def _add(split: SequenceSplit, placed: Placed, labels: Labels, task: TextTask, c
 
 
 def _refuse(made: Mapping[str, SequenceSplit], task: TextTask, limit: int | None) -> None:
-    """Raises: DataError where rows are too long and that is an error, or nothing is left of a split."""
+    """Raises: DataError if rows are too long and that is an error, or a split is left empty."""
     overlong = sum(split.overlong for split in made.values())
     if overlong and task.on_overlong == "error":
         length, place = max((split.longest for split in made.values()), key=lambda found: found[0])
@@ -173,6 +173,6 @@ def _refuse(made: Mapping[str, SequenceSplit], task: TextTask, limit: int | None
 
 
 def _parts(splits: LabelSplits, train: SequenceSplit) -> tuple[int, ...]:
-    """How many training examples come from each of the recipe's files."""
+    """Number of training examples from each of the recipe's files."""
     files = [file for split, file in splits.files if split == "train"]
     return tuple(sum(placed.file is file for placed in train.rows) for file in files)

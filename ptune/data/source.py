@@ -1,4 +1,4 @@
-"""A data file whose shape is known: its conversations, and what must be known of all of them before they are encoded."""
+"""A data file with a known shape: yields its conversations, and gathers facts on all of them before encoding."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _MANY_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation that knows where it comes from."""
+    """A conversation with its place."""
 
     conversation: Convertible
-    number: int  # of its line or row
-    problems: Problems  # of its file
+    number: int  # its line or row
+    problems: Problems  # its file's
 
     @property
     def place(self) -> str:
@@ -39,19 +39,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Source:
-    """What one file holds."""
+    """The contents of one file."""
 
     file: DataFile
     shape: Shape
-    row_count: int  # with those that cannot be used
-    ranks: array[int]  # of the samples, for `hold_out`; empty where nothing is to be held out
-    unread: tuple[str, ...] = ()  # columns that the shape does not know
-    left_out: Mapping[str, int] = field(
-        default_factory=dict
-    )  # entries that the reader passes over, by reason
+    row_count: int  # including unusable rows
+    ranks: array[int]  # of the samples, for `hold_out`; empty if nothing is held out
+    unread: tuple[str, ...] = ()  # columns that the shape does not use
+    left_out: Mapping[str, int] = field(default_factory=dict)  # entries that the reader skips, by reason
 
     def samples(self, problems: Problems) -> Iterator[Sample]:
-        """The file's conversations in order; rows that cannot be used go to `problems`."""
+        """Yields the file's conversations in order; unusable rows go to `problems`."""
         for row in self.file.rows(problems):
             try:
                 yield Sample(_converted(row, self.shape), row.number, problems)
@@ -59,7 +57,7 @@ class Source:
                 problems.add(row.number, str(error))
 
     def check(self) -> None:
-        """Raises: DataError where a row cannot be read or does not fit the shape."""
+        """Raises: DataError if a row cannot be read or does not fit the shape."""
         problems = self.file.problems()
         for _ in self.samples(problems):
             pass
@@ -79,9 +77,9 @@ class Source:
 
 
 def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAPES) -> Source:
-    """Reads a file once: recognises its shape, one of `shapes`, by its columns and, where there is a seed, ranks its samples.
+    """Reads a file once: recognises its shape by its columns, and ranks its samples if there is a seed.
 
-    Raises: DataError where the file as a whole cannot be used.
+    Raises: DataError if the file as a whole cannot be used.
     """
     problems, columns, ranks = file.problems(), set[str](), array("Q")
     shape: Shape | None = None
@@ -90,14 +88,14 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
         for row in file.rows(problems):
             readable += 1
             if not columns.issuperset(row.value):
-                # A shape that shows only after some rows means that these lack a column: the file is refused later.
+                # A shape found only after some rows means that these lack a column: the file is refused later.
                 columns |= row.value.keys()
                 shape = _known(columns, shapes)
             if shape is not None:
                 try:
                     conversation = _converted(row, shape)
                 except DataError:
-                    broken = True  # told when the row is to be encoded
+                    broken = True  # reported when the row is encoded
                 else:
                     ranks += array("Q", [] if seed is None else [_rank(conversation, seed)])
             if readable % _NOTED_EVERY == 0:
@@ -111,17 +109,17 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
     left_out = dict(getattr(file.reader, "left_out", {}))
     source = Source(file, shape, total, ranks, tuple(shape.unread(columns)), left_out)
     if (broken or problems.count) and (total > _MANY_ROWS or (seed is not None and len(ranks) < 2)):
-        # Encoding could find more, but takes long; and what is wrong with rows says more than that there are too few.
+        # Encoding might find more, but takes long; and faults of rows explain why there are too few.
         source.check()
     return source
 
 
 def hold_out(ranks: npt.NDArray[np.uint64], share: float) -> npt.NDArray[np.bool_]:
-    """Which samples are held out: `share` of them, at least one, the lowest in rank.
+    """Marks the samples to hold out: `share` of them, at least one, the lowest in rank.
 
     Ranks are hashes of seed and content, so that neither the order of the samples nor the machine matters.
 
-    Raises: DataError where there are too few.
+    Raises: DataError if there are too few.
     """
     if len(ranks) < 2:
         raise DataError(f"{len(ranks)} row is too few to hold any out: pass --data.validation PATH")
@@ -155,7 +153,7 @@ def _unknown(file: DataFile, columns: set[str], shapes: Sequence[Shape]) -> NoRe
 
 
 def _converted(row: Row, shape: Shape) -> Convertible:
-    """Raises: DataError for a row that does not fit."""
+    """Converts a row to the shape. Raises: DataError if it does not fit."""
     missing = [column for column in shape.columns if row.value.get(column) is None]
     if missing:
         raise DataError(f"has no {' and no '.join(missing)}")

@@ -1,4 +1,4 @@
-"""One split while it is made: rows are encoded, cut to length and written, and what became of them is counted."""
+"""Makes one split: encodes, cuts and writes its rows, and counts the outcomes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ptune.data.source import Sample
 from ptune.data.store import Writer
 from ptune.errors import DataError, TemplateError
 
-_MOST_TRAINING_CONVERSATIONS = 10_000  # that examples in a prompt are chosen from
+_MOST_TRAINING_CONVERSATIONS = 10_000  # candidates for examples in a prompt
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How rows become examples."""
+    """The settings for encoding rows."""
 
     codec: ChatCodec
     task: Chat
@@ -32,23 +32,23 @@ class Encoding:
         return min(self.task.max_length, self.codec.context or self.task.max_length)
 
     def policy(self, sample: Sample) -> Policy:
-        """What is done with a row that is too long. Raw text is meant to be cut: with "error", too, it is split."""
+        """The policy for a row that is too long. Raw text is meant to be cut: "error" splits it, too."""
         is_document = isinstance(sample.conversation, Document)
         return "split" if is_document and self.task.on_overlong == "error" else self.task.on_overlong
 
 
 @dataclass
 class Split:
-    """A split on its way into a folder."""
+    """A split that is being written into a folder."""
 
     name: str
     writer: Writer
     encoding: Encoding
     rows: int = 0  # encoded or not
     overlong: int = 0
-    left_out: int = 0  # nothing of them is left
-    refused: int = 0  # too long, where that is an error
-    longest: tuple[int, str] = field(default=(0, ""))  # tokens and place of the longest row that is refused
+    left_out: int = 0  # rows without a remaining example
+    refused: int = 0  # too long, if that is an error
+    longest: tuple[int, str] = field(default=(0, ""))  # tokens and place of the longest refused row
 
     def __enter__(self) -> Split:
         self.writer.__enter__()
@@ -89,7 +89,7 @@ class Split:
         return self.name != "train" or self.writer.conversations < _MOST_TRAINING_CONVERSATIONS
 
     def check(self) -> None:
-        """Raises: DataError where the split has rows of which nothing is left."""
+        """Raises: DataError if the split has rows but no examples."""
         if not self.rows or self.writer.examples:
             return
         limit, task = self.encoding.limit, self.encoding.task
@@ -113,7 +113,7 @@ class Split:
 
 
 def refuse_overlong(splits: list[Split]) -> None:
-    """Raises: DataError with counts where a row is too long and the recipe does not say what to do with it."""
+    """Raises: DataError with counts if rows are too long and the recipe has no policy for them."""
     refused = sum(split.refused for split in splits)
     if refused:
         length, place = max((split.longest for split in splits), key=lambda found: found[0])

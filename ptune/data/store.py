@@ -1,10 +1,10 @@
-"""Examples on disk: written one after the other, mapped into memory to be read in any order.
+"""Examples on disk: written in sequence, memory-mapped for reading in any order.
 
 A split has four files, all little-endian:
   tokens            uint32 each; the highest bit says that the token is a target
-  ends              uint64, one an example: where it ends, counted in tokens
-  conversations     JSON, one an example that has a question and was not cut
-  conversation_ends uint64, one a conversation: where it ends, counted in bytes
+  ends              uint64, one per example: its end, counted in tokens
+  conversations     JSON, one per example that has a question and was not cut
+  conversation_ends uint64, one per conversation: its end, counted in bytes
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TARGET = 31  # the bit
 
 
 class Records(Sequence[T], Generic[T]):
-    """Records of different length in a mapped file; a slice of them reads nothing."""
+    """Records of different length in a mapped file; slicing reads nothing."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Records(Sequence[T], Generic[T]):
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """[records] how long each is, in tokens for examples."""
+        """Lengths of the records, [records]; in tokens for examples."""
         places = np.arange(self._places.start, self._places.stop, self._places.step)
         starts = np.concatenate([np.zeros(1, self._ends.dtype), self._ends[:-1]])
         lengths: npt.NDArray[np.int64] = (self._ends[places] - starts[places]).astype(np.int64)
@@ -69,7 +69,7 @@ Examples = Records[Example]
 
 
 class Writer:
-    """Writes one split into a folder. Counts what it writes."""
+    """Writes one split into a folder, and counts examples and tokens."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -105,24 +105,24 @@ class Writer:
 
     @property
     def sha256(self) -> str:
-        """Over the tokens and targets."""
+        """SHA-256 over the tokens and targets."""
         return self._digest.hexdigest()
 
 
 def examples_in(folder: Path) -> Examples:
-    """The examples that were written into a folder."""
+    """Opens the examples in a folder."""
     ends = _mapped(folder / "ends", "<u8")
     return Records(_mapped(folder / "tokens", "<u4"), ends, _example, range(len(ends)))
 
 
 def conversations_in(folder: Path) -> Records[Askable]:
-    """The conversations that were written into a folder."""
+    """Opens the conversations in a folder."""
     ends = _mapped(folder / "conversation_ends", "<u8")
     return Records(_mapped(folder / "conversations", "u1"), ends, _conversation, range(len(ends)))
 
 
 def spooled(examples: Iterable[Example]) -> Examples:
-    """Examples that are made once and read often, kept on disk for as long as they are used."""
+    """Keeps examples that are made once and read often on disk while they are used."""
     with temporary_folder() as folder:
         with Writer(folder / "spooled") as writer:
             for example in examples:
@@ -132,13 +132,13 @@ def spooled(examples: Iterable[Example]) -> Examples:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone in the end; files in it that are mapped stay readable until nobody uses them."""
+    """Yields a folder and removes it afterwards; mapped files stay readable while in use."""
     with tempfile.TemporaryDirectory(prefix="ptune-") as folder, disk_errors(Path(folder)):
         yield Path(folder)
 
 
 def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:
-    empty = path.stat().st_size == 0  # which cannot be mapped
+    empty = path.stat().st_size == 0  # empty files cannot be mapped
     return np.zeros(0, dtype) if empty else np.memmap(path, dtype, mode="r")
 
 

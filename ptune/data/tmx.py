@@ -1,6 +1,6 @@
-"""TMX, translation memories as XML: a row a translation unit.
+"""TMX, translation memories as XML: one row per translation unit.
 
-Format: https://www.gala-global.org/tmx-14b. Read by defusedxml: entities are refused, none is ever expanded or fetched.
+Format: https://www.gala-global.org/tmx-14b. Read by defusedxml, which refuses entities.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from ptune.errors import DataError
 
 SUFFIXES = (".tmx",)
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
-_CODES = frozenset({"bpt", "ept", "it", "ph", "ut"})  # in a segment: the markup of the document it comes from
+_CODES = frozenset({"bpt", "ept", "it", "ph", "ut"})  # in a segment: markup of its document
 _DEEPEST = 32  # elements
-_MOST_CHARACTERS = 1 << 20  # of a unit
-_MOST_VARIANTS = 1000  # of a unit
+_MOST_CHARACTERS = 1 << 20  # per unit
+_MOST_VARIANTS = 1000  # per unit
 
 
 @dataclass(frozen=True)
 class Tmx:
-    """A translation memory. `columns`: the two languages wanted; without them a row has all, by their codes.
+    """A translation memory. columns: the two languages to read; without them a row has all, by their codes.
 
-    A language is wanted by its code, "en-GB", or by the first part of it, "en", where only one of a unit has it. Units that
+    A language is given by its code, "en-GB", or by its first part, "en", if only one variant of a unit has it. Units that
     lack one of the two, or have several, are left out and counted. A row's number is its unit's.
     """
 
     path: Path
-    file: str  # as the user named it
+    file: str  # the user's name for it
     columns: tuple[str, str] | None = None
-    left_out: Counter[str] = field(default_factory=Counter, compare=False)  # of the reading before
+    left_out: Counter[str] = field(default_factory=Counter, compare=False)  # counted in the last reading
     format = "TMX"
     unit = "row"
 
     def rows(self, problems: Problems) -> Iterator[Row]:
         """See `Reader.rows`."""
         self.left_out.clear()
-        given, languages = 0, dict[str, None]()
+        count, languages = 0, dict[str, None]()
         for number, unit in enumerate(self._units(problems), start=1):
             if unit is None:
                 continue
             languages.update(dict.fromkeys(code for code, _ in unit))
             value = self._value(unit)
             if value is not None:
-                given += 1
+                count += 1
                 yield Row(number, value)
-        if self.columns and self.left_out and not given:
+        if self.columns and self.left_out and not count:
             source, target = self.columns
             raise DataError(
                 f"has no unit in {source!r} and {target!r}; its languages are {', '.join(languages) or 'none'}:"
@@ -72,7 +72,7 @@ class Tmx:
         return value
 
     def _units(self, problems: Problems) -> Iterator[list[tuple[str, str]] | None]:
-        """Code and text of each unit's variants; None where it is a problem. Raises: DataError."""
+        """Yields code and text of each unit's variants; None for a problem. Raises: DataError."""
         etree = library("defusedxml.ElementTree", "translation", self.file)
         from defusedxml.common import DefusedXmlException
 
@@ -98,18 +98,18 @@ class Tmx:
             raise DataError(
                 f"declares an entity, which is refused: {type(error).__name__}", file=self.file
             ) from None
-        except SyntaxError as error:  # ElementTree's ParseError is one
+        except SyntaxError as error:  # includes ElementTree's ParseError
             raise DataError(f"is not XML: {error.msg}", file=self.file) from None
 
     def _check(self, root: Any) -> None:
-        """Raises: DataError where the file is XML of another kind."""
+        """Raises: DataError if the file is XML of another kind."""
         if _tag(root) != "tmx":
             raise DataError(f"is no TMX: its first element is <{_tag(root)}>, not <tmx>", file=self.file)
 
 
 def _variants(unit: Any) -> list[tuple[str, str]]:
-    """Raises: DataError where it is larger than any text is, or a variant does not say its language."""
-    found, characters = [], 0
+    """Code and text of a unit's variants. Raises: DataError if it is too large, or a variant has no language."""
+    variants, characters = [], 0
     for variant in unit:
         if _tag(variant) != "tuv":
             continue
@@ -119,16 +119,16 @@ def _variants(unit: Any) -> list[tuple[str, str]]:
         segment = next((child for child in variant if _tag(child) == "seg"), None)
         text = "" if segment is None else "".join(_texts(segment))
         characters += len(text)
-        found.append((str(code).strip(), text))
-    if characters > _MOST_CHARACTERS or len(found) > _MOST_VARIANTS:
+        variants.append((str(code).strip(), text))
+    if characters > _MOST_CHARACTERS or len(variants) > _MOST_VARIANTS:
         raise DataError(
-            f"has {len(found):,} variants with {characters:,} characters; at most {_MOST_VARIANTS:,} and {_MOST_CHARACTERS:,}"
+            f"has {len(variants):,} variants with {characters:,} characters; at most {_MOST_VARIANTS:,} and {_MOST_CHARACTERS:,}"
         )
-    return found
+    return variants
 
 
 def _texts(element: Any) -> Iterator[str]:
-    """What is to be read in a segment, without the codes in it; `_DEEPEST` bounds the recursion."""
+    """Yields a segment's text, without its codes; `_DEEPEST` bounds the recursion."""
     yield element.text or ""
     for child in element:
         if _tag(child) not in _CODES:
@@ -137,7 +137,7 @@ def _texts(element: Any) -> Iterator[str]:
 
 
 def _forget(root: Any) -> None:
-    """Frees the units that were read: they hang on <body>, the last child of <tmx>."""
+    """Frees the units that were read, children of <body>, the last child of <tmx>."""
     for body in root:
         if _tag(body) == "body":
             body.clear()

@@ -1,4 +1,4 @@
-"""Pairs of source and target, as conversations: the source is asked, the target answers."""
+"""Converts pairs of source and target to conversations: the source is the question, the target the answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ptune.data.tmx import Tmx
 
 
 def shapes_of(task: Chat) -> tuple[Shape, ...]:
-    """The shapes that a task's rows may have."""
+    """The possible shapes of a task's rows."""
     if not isinstance(task, Translation):
         return SHAPES
     source, target = columns = (task.source, task.target)
@@ -25,12 +25,12 @@ def shapes_of(task: Chat) -> tuple[Shape, ...]:
 
 
 def as_conversation(source: str, target: str) -> Conversation:
-    """A pair as a conversation; the instruction comes from the codec, as any system message."""
+    """Converts a pair to a conversation; the instruction comes from the codec, like any system message."""
     return Conversation(({"role": "user", "content": source}, {"role": "assistant", "content": target}))
 
 
 def in_columns(file: DataFile, task: Chat) -> DataFile:
-    """A file of a format that knows no columns with the two that the task names."""
+    """Sets the task's two columns on a file of a format without columns."""
     if isinstance(task, Translation) and isinstance(file.reader, Po | Tmx):
         return replace(file, reader=replace(file.reader, columns=(task.source, task.target)))
     return file

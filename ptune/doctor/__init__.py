@@ -1,1 +1,1 @@
-"""Examines data before it trains a model: what would go wrong, in which file and line, and what to do about it."""
+"""Examines data before training: finds defects, names file and line, and says what to do."""

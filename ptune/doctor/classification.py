@@ -22,7 +22,7 @@ from ptune.errors import DataError
 
 @dataclass(frozen=True)
 class LabelledSets:
-    """All splits as they are read; `data`, encoded, where that was possible. See `ptune.doctor.labels.Entries`."""
+    """All splits as read; `data`: encoded, if possible. See `ptune.doctor.labels.Entries`."""
 
     splits: LabelSplits
     data: SequenceData | None
@@ -45,7 +45,7 @@ class LabelledSets:
 
 
 def over_long(sets: LabelledSets) -> Iterator[Finding]:
-    """Rows longer than the longest allowed, and what `task.on_overlong` does to them."""
+    """Rows over the length limit, and the effect of `task.on_overlong` on them."""
     for name, split in () if sets.data is None else sets.data.splits.items():
         if split.overlong:
             what = (
@@ -73,7 +73,7 @@ RULES = (*encoding.RULES, *refused.RULES, *SET_RULES)
 
 @dataclass(frozen=True)
 class LabelledExamination:
-    """What was seen of the data, and all that is wrong with it."""
+    """The data that was read, and all findings on it."""
 
     sets: LabelledSets
     findings: list[Finding]
@@ -84,9 +84,9 @@ class LabelledExamination:
 
 
 def examine_labelled(data: Data, task: TextTask, codec: SequenceCodec, seed: int) -> LabelledExamination:
-    """Reads all of a recipe's data and tells all that is wrong with it; trains nothing.
+    """Reads all data of a recipe and returns every finding; trains nothing.
 
-    Raises: DataError where the recipe names no files.
+    Raises: DataError if the recipe names no files.
     """
     splits = read_splits(data, task, seed)
     findings = [
@@ -106,14 +106,14 @@ def examine_labelled(data: Data, task: TextTask, codec: SequenceCodec, seed: int
 
 
 def of_sets(sets: LabelledSets) -> list[Finding]:
-    """What is wrong with the rows as a whole, errors first."""
+    """Findings on the rows as a whole, errors first."""
     return in_order([finding for rule in SET_RULES for finding in rule.check(sets)], RULES)
 
 
 def judged(splits: LabelSplits, data: SequenceData, task: TextTask, command: str) -> list[dict[str, Any]]:
-    """The findings on data that can be used, in JSON types; says how many warnings there are.
+    """Returns the findings on usable data, in JSON types; prints the number of warnings.
 
-    Raises: DataError where the data would train a wrong model.
+    Raises: DataError if the data would train a wrong model.
     """
     findings = [
         *_of_bytes([file.file.path for _, file in splits.files]),

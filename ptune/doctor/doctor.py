@@ -28,9 +28,9 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class Doctor:
-    """An examiner (`ptune.data.examiner`): hand it to `dataset.load`, then ask for its findings.
+    """An examiner (`ptune.data.examiner`): pass it to `dataset.load`, then read its findings.
 
-    What it remembers of an example are some numbers, so that data may be larger than memory.
+    It keeps only some numbers per example, so that data may be larger than memory.
     """
 
     task: Chat
@@ -49,7 +49,7 @@ class Doctor:
         self._row_rules = rules_of(self.task, ROW_RULES)
 
     def file(self, split: str, path: Path) -> None:
-        """Examines the bytes of a file, once. One that cannot be opened is left to the reader to complain about."""
+        """Examines the bytes of a file, once. The reader reports files that cannot be opened."""
         named = str(path)
         if named not in self.files[split]:
             self.files[split].append(named)
@@ -57,7 +57,7 @@ class Doctor:
             self._of_files[named] = encoding.of_file(path)
 
     def sample(self, split: str, sample: Sample, example: Example) -> None:
-        """Examines a row and an example that it became; of a row that became several, the messages only once."""
+        """Examines a row and one of its examples; the messages only for the first example."""
         row = rows.row_of(sample, example, self.codec, self._control)
         self._problems[sample.problems.file] = sample.problems
         for rule in examples.RULES if sample is self._last else self._row_rules:
@@ -69,7 +69,7 @@ class Doctor:
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """Every kind of defect that is looked for in this task's data."""
+        """All rules for this task's data."""
         return (*encoding.RULES, *refused.RULES, *self._row_rules, *sets.RULES)
 
     @property
@@ -78,52 +78,52 @@ class Doctor:
         return Sets(self.splits, self.task)
 
     def findings(self) -> list[Finding]:
-        """All that was found so far, errors first, then in the order of the table of rules."""
+        """All findings so far, errors first, then in the order of the rules."""
         of_sets = [finding for rule in sets.RULES for finding in rule.check(self.sets)]
         return in_order([*self.findings_of_rows(), *of_sets], self.rules)
 
     def findings_of_rows(self) -> list[Finding]:
-        """Those that no other row could change."""
+        """The findings that do not depend on other rows."""
         of_files = [finding for of in self._of_files.values() for finding in of]
         explained = {finding.place for finding in of_files if finding.severity == "error"}
         refusals = [finding for finding in self._refusals() if finding.place not in explained]
         return [*of_files, *self._of_rows.findings(), *refusals]
 
     def _refusals(self) -> Iterator[Finding]:
-        """What was refused in the files of which at least one row could be used."""
+        """Findings on refused rows, in files with at least one usable row."""
         for problems in self._problems.values():
             yield from refused.refusals(problems)
 
     def explains(self, file: str) -> bool:
-        """Whether the bytes of a file say why it cannot be read."""
+        """Whether a finding on the bytes of a file explains why it cannot be read."""
         return any(finding.severity == "error" for finding in self._of_files.get(file, ()))
 
     def covers(self, error: DataError) -> bool:
-        """Whether the findings say all that stopped reading."""
-        if error.file is None:  # what is too long is refused when all has been seen
+        """Whether the findings include every reason why reading stopped."""
+        if error.file is None:  # overlong rows are refused at the end
             return any(f.rule == "over-long" and f.severity == "error" for f in self.findings())
         return error.file in self._problems and self._problems[error.file].count > 0
 
 
 def judge(findings: list[Finding], command: str) -> None:
-    """Says in one line that there are warnings; errors stop. `command` shows the findings, e.g. `ptune doctor RECIPE`.
+    """Prints the number of warnings; raises for errors. command: shows the findings, e.g. `ptune doctor RECIPE`.
 
     Raises: DataError that lists the errors.
     """
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        told = [_told(error) for error in errors[:_MOST_TOLD]]
+        shown = [_told(error) for error in errors[:_MOST_TOLD]]
         more = [f"… and {len(errors) - _MOST_TOLD} more"] if len(errors) > _MOST_TOLD else []
-        lines = "\n  ".join([*told, *more])
+        lines = "\n  ".join([*shown, *more])
         raise DataError(f"the data has errors; nothing was trained. {command} shows more\n  {lines}")
     if findings:
         say(f"data: {len(findings)} warning{'s' * (len(findings) > 1)}; {command} shows them")
 
 
 def doctor_command(command: str) -> str:
-    """The command that shows the findings on the data of a training's `command`."""
-    asked = command.replace("ptune train", "ptune doctor", 1)
-    return asked if asked.startswith("ptune doctor") else "ptune doctor RECIPE"
+    """The command that shows the findings on the data of a training `command`."""
+    doctor = command.replace("ptune train", "ptune doctor", 1)
+    return doctor if doctor.startswith("ptune doctor") else "ptune doctor RECIPE"
 
 
 def _told(error: Finding) -> str:

@@ -1,4 +1,4 @@
-"""Rules on the bytes of a text file, read piece by piece: encodings, NULs, and columns that come and go."""
+"""Rules on the bytes of a text file, read piece by piece: encodings, NULs, differing columns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WIDE = (
     (b"\xff\xfe\x00\x00", "UTF-32LE"), (b"\x00\x00\xfe\xff", "UTF-32BE"),
     (b"\xff\xfe", "UTF-16LE"), (b"\xfe\xff", "UTF-16BE"),
 )  # fmt: skip
-_MOST_LAYOUTS = 1000  # different sets of columns that are told apart
+_MOST_LAYOUTS = 1000  # different sets of columns to count
 
 
 def utf_16(head: bytes) -> str | None:
@@ -36,21 +36,21 @@ def utf_16(head: bytes) -> str | None:
 
 
 def byte_order_mark(line: bytes) -> str | None:
-    """A UTF-8 byte-order mark. At the start of a file it is skipped; where files were joined it spoils a line."""
+    """A UTF-8 byte-order mark. It is skipped at the start of a file, but spoils a line inside joined files."""
     if BYTE_ORDER_MARK not in line:
         return None
     return "a byte-order mark (bytes EF BB BF): save the file as UTF-8 without one, and join files without theirs"
 
 
 def nul_byte(line: bytes) -> str | None:
-    """NUL bytes in a text file: JSON forbids them, and a block of them is what a crash leaves of a file being written."""
+    """NUL bytes in a text file: JSON forbids them, and a crash while writing leaves blocks of them."""
     if b"\0" not in line:
         return None
     return f"{line.count(0):,} NUL bytes, the first at byte {line.index(0) + 1} of the line: remove them, or fetch the file again"
 
 
 def not_utf_8(line: bytes) -> str | None:
-    """Bytes that are not UTF-8: mostly Latin-1 or its superset Windows-1252, told from other code pages by how rare they are."""
+    """Bytes that are not UTF-8: mostly Windows-1252, a superset of Latin-1, recognised by how rare they are."""
     try:
         line.decode()
     except UnicodeDecodeError as error:
@@ -67,14 +67,14 @@ def not_utf_8(line: bytes) -> str | None:
 
 
 class ColumnsDiffer:
-    """Columns that differ by row: a field that is misspelt, or two files of different origin in one."""
+    """Columns that differ by row: a misspelt field, or two joined files of different origin."""
 
     def __init__(self) -> None:
         self._layouts: Counter[frozenset[str]] = Counter()
-        self._first: dict[frozenset[str], int] = {}  # the line of the first row with these columns
+        self._first: dict[frozenset[str], int] = {}  # first line with these columns
 
     def add(self, number: int, line: bytes) -> None:
-        """Looks at one line of JSONL; one that is not JSON is left to the reader to complain about."""
+        """Counts the columns of one line of JSONL. The reader reports lines that are not JSON."""
         try:
             value = json.loads(line.removeprefix(BYTE_ORDER_MARK))
         except (ValueError, RecursionError):
@@ -85,7 +85,7 @@ class ColumnsDiffer:
             self._first.setdefault(columns, number)
 
     def findings(self, named: str) -> Iterator[Finding]:
-        """What there is to say of the whole file, which the user calls `named`."""
+        """Findings on the whole file. named: the user's name for it."""
         if len(self._layouts) < 2:
             return
         [(usual, count)] = self._layouts.most_common(1)
@@ -117,26 +117,26 @@ RULES = (*HEAD_RULES, *LINE_RULES, *TABLE_RULES)
 
 
 def of_file(path: Path) -> list[Finding]:
-    """What is wrong with the bytes of a file, as the user names it.
+    """Findings on the bytes of a file, by the user's name for it.
 
-    One that cannot be opened is left to the reader to complain about; a pipe can be read only once, and not here.
+    None for files that cannot be opened, which the reader reports, and for pipes, which can be read only once.
     """
     with contextlib.suppress(DataError, OSError):
-        found = resolve(path)
-        if found.is_file():
-            return list(examine(found, str(path)))
+        resolved = resolve(path)
+        if resolved.is_file():
+            return list(examine(resolved, str(path)))
     return []
 
 
 def examine(path: Path, named: str) -> Iterator[Finding]:
-    """What is wrong with the bytes of a file, which the user calls `named`. Raises: OSError."""
+    """Findings on the bytes of a file. named: the user's name for it. Raises: OSError."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if head.startswith(_BINARY):
         return
     for rule in HEAD_RULES:
         message = rule.check(head)
-        if message is not None:  # nothing else can be said of these bytes
+        if message is not None:  # other rules do not apply to these bytes
             yield Finding(rule.id, rule.severity, message, Place(named, 1))
             return
     is_json_lines = head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{")
@@ -157,7 +157,7 @@ def examine(path: Path, named: str) -> Iterator[Finding]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers; of a very long one, pieces that end between characters. Raises: OSError."""
+    """Lines with their numbers; very long ones in pieces of whole characters. Raises: OSError."""
     with path.open("rb") as file:
         number, rest = 1, b""
         while piece := file.readline(_PIECE):
@@ -169,7 +169,7 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _whole_characters(piece: bytes) -> tuple[bytes, bytes]:
-    """A piece, and the beginning of a UTF-8 character at its end that was cut in two."""
+    """Splits off the beginning of a UTF-8 character that is cut at the end of a piece."""
     for length in range(1, min(3, len(piece)) + 1):
         byte = piece[-length]
         if byte >= 0xC0:
@@ -181,7 +181,7 @@ def _whole_characters(piece: bytes) -> tuple[bytes, bytes]:
 
 
 def _wide_by_nuls(head: bytes) -> str | None:
-    """Which UTF-16 a text without a byte-order mark is: in Western text, every other byte is NUL."""
+    """The kind of UTF-16 of a text without a byte-order mark: in Western text, every other byte is NUL."""
     half = len(head) // 2
     if half < 2:
         return None

@@ -1,4 +1,4 @@
-"""Examines a recipe's data to the end, whatever is wrong with it, and trains nothing."""
+"""Examines all data of a recipe, whatever its errors; trains nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptune.errors import DataError
 
 @dataclass(frozen=True)
 class Examination:
-    """What was seen of the data, and all that is wrong with it."""
+    """The data that was read, and all findings on it."""
 
     doctor: Doctor
     findings: list[Finding]
@@ -27,9 +27,9 @@ class Examination:
 
 
 def examine(data: Data, task: Chat, codec: ChatCodec, seed: int) -> Examination:
-    """Reads the data as training does. A file that cannot be used becomes a finding, and the others are read on.
+    """Reads the data as in training. An unusable file becomes a finding, and the other files are still read.
 
-    Raises: DataError where nothing can be read, as the recipe names no files or too few rows.
+    Raises: DataError if nothing can be read: no files, or too few rows.
     """
     left_out: list[Finding] = []
     while True:
@@ -37,7 +37,7 @@ def examine(data: Data, task: Chat, codec: ChatCodec, seed: int) -> Examination:
         error = _read(data, task, codec, seed, doctor)
         if error is None or doctor.covers(error):
             break
-        if error.file is None:  # of no one file: that is all there is to say
+        if error.file is None:  # not about one file: the only finding
             if not left_out and not doctor.findings():
                 raise error
             left_out.append(_unusable(error))
@@ -55,7 +55,7 @@ def examine(data: Data, task: Chat, codec: ChatCodec, seed: int) -> Examination:
 def _read(data: Data, task: Chat, codec: ChatCodec, seed: int, doctor: Doctor) -> DataError | None:
     for split, paths in (("train", data.files), ("validation", data.validation), ("test", data.test)):
         for path in paths:
-            doctor.file(split, path)  # reading may stop before it comes to a file
+            doctor.file(split, path)  # reading may have stopped before this file
     try:
         dataset.load(data, task, codec, seed, doctor)
     except DataError as error:
@@ -64,11 +64,11 @@ def _read(data: Data, task: Chat, codec: ChatCodec, seed: int, doctor: Doctor) -
 
 
 def _unusable(error: DataError) -> Finding:
-    """A finding of a file, or of the data as a whole, that could not be used."""
-    found = file_refused(error)
-    if error.line is not None and found.place is not None:
-        return row_refused(found.place, found.message, 1)
-    return found
+    """A finding on an unusable file, or on the data as a whole."""
+    finding = file_refused(error)
+    if error.line is not None and finding.place is not None:
+        return row_refused(finding.place, finding.message, 1)
+    return finding
 
 
 def _is_of(finding: Finding, error: DataError) -> bool:
@@ -86,5 +86,5 @@ def _kept(data: Data, split: str, file: str | None) -> tuple[object, ...]:
 
 
 def _once(findings: list[Finding]) -> list[Finding]:
-    """A file that is read again is found wrong again."""
+    """Drops repeated findings: files may be read several times."""
     return list(dict.fromkeys(findings))

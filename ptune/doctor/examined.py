@@ -1,4 +1,4 @@
-"""What a task's doctor hands to the command line."""
+"""The interface between a task's doctor and the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Examined:
-    """A recipe's data, examined. Nothing is drawn before it is asked for."""
+    """A recipe's data, examined. Output is made on demand."""
 
     described: Callable[[], dict[str, Any]]  # everything as JSON types
     show: Callable[[Console], None]

@@ -16,7 +16,7 @@ def no_targets(row: Row) -> str | None:
 
 
 def all_targets(row: Row) -> str | None:
-    """Every token is a target though there is a question: the chat template does not show the question to the model."""
+    """Every token is a target despite a question: the chat template hides the question from the model."""
     if not row.answers_something or not row.ends:
         return None
     last, at = row.targets.rfind(1), row.targets.find(0)
@@ -31,7 +31,7 @@ def all_targets(row: Row) -> str | None:
 
 
 def no_end(row: Row) -> str | None:
-    """An answer whose targets do not end with an end-of-turn token: a model trained on it does not learn to stop."""
+    """An answer whose targets lack an end-of-turn token at the end: the model does not learn to stop."""
     if not row.answers_something or not row.ends or row.ends[-1] in row.codec.eos_ids:
         return None
     return (
@@ -41,7 +41,7 @@ def no_end(row: Row) -> str | None:
 
 
 def open_answers(row: Row) -> str | None:
-    """Earlier answers that no end-of-turn token ends, because the template writes none: only the last one teaches to stop."""
+    """Earlier answers without an end-of-turn token, because the template writes none: only the last one teaches to stop."""
     open_ended = sum(token not in row.codec.eos_ids for token in row.ends[:-1])
     if not open_ended:
         return None

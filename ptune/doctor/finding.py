@@ -1,4 +1,4 @@
-"""What a rule says about the data, and what a rule is."""
+"""Findings on the data, and the rules that make them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the data: a file, the line or row in it, counted from 1, and the image that this one names."""
+    """A place in the data: a file, a line or row in it, counted from 1, and the image named there."""
 
     file: str
     number: int | None = None
@@ -32,7 +32,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Finding:
-    """A defect: at `place` first, and at `count` places in all. `message` says what, which value and what to do."""
+    """A defect: first at `place`, at `count` places in all. message: the defect, its value, and what to do."""
 
     rule: str
     severity: Severity
@@ -53,7 +53,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Rule:
-    """A kind of defect. severity: the worst that it can be. The docstring of `check` says what it is and why it matters."""
+    """A kind of defect. severity: the highest possible. The docstring of `check` describes it and its harm."""
 
     id: str  # in kebab-case
     severity: Severity
@@ -62,17 +62,17 @@ class Rule:
 
 @dataclass
 class Tally:
-    """Counts what a rule finds in each file and keeps the first of it."""
+    """Counts the findings of each rule in each file, and keeps the first."""
 
     _found: dict[tuple[Rule, str], tuple[Place, str, int]] = field(default_factory=dict)
 
     def add(self, rule: Rule, place: Place, message: str) -> None:
-        """The rule found something at a place."""
-        first, said, count = self._found.get((rule, place.file), (place, message, 0))
-        self._found[rule, place.file] = (first, said, count + 1)
+        """Counts a finding of the rule at a place."""
+        first, first_message, count = self._found.get((rule, place.file), (place, message, 0))
+        self._found[rule, place.file] = (first, first_message, count + 1)
 
     def findings(self) -> list[Finding]:
-        """One a rule and file."""
+        """One finding per rule and file."""
         return [
             Finding(rule.id, rule.severity, message, place, count)
             for (rule, _), (place, message, count) in self._found.items()
@@ -80,6 +80,6 @@ class Tally:
 
 
 def in_order(findings: Iterable[Finding], rules: Sequence[Rule]) -> list[Finding]:
-    """Errors first, then in the order of the table of rules."""
+    """Sorts findings: errors first, then in the order of the rules."""
     order = {rule.id: at for at, rule in enumerate(rules)}
     return sorted(findings, key=lambda finding: (finding.severity != "error", order[finding.rule]))

@@ -1,4 +1,4 @@
-"""Counts of numbers in bins, as lines of text."""
+"""Histograms of counts as lines of text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BAR = 40  # characters
 
 @dataclass(frozen=True)
 class Bin:
-    """How many numbers are from `first` to `last`, both included."""
+    """The count of numbers from `first` to `last`, inclusive."""
 
     first: int
     last: int
@@ -21,9 +21,9 @@ class Bin:
 
 
 def bins(counts: Mapping[int, int], limit: int) -> list[Bin]:
-    """About ten bins of a round width over counts of positive numbers, the last one as wide as the rarest need.
+    """Makes about ten bins of a round width over counts of positive numbers; the last one is wider for rare values.
 
-    None reaches over `limit`, so that it can be marked.
+    No bin crosses `limit`, so that it can be marked.
     """
     if not counts:
         return []
@@ -36,17 +36,17 @@ def bins(counts: Mapping[int, int], limit: int) -> list[Bin]:
 
 
 def bar(count: int, most: int) -> str:
-    """A bar whose length is the share of `count` in `most`; what is there at all can be seen."""
+    """A bar whose length is the share of `count` in `most`; visible for any count above 0."""
     return "█" * round(BAR * count / most) or ("▏" if count else "")
 
 
-def drawn(found: list[Bin], limit: int, name: str, larger: str = "longer") -> Iterator[str]:
-    """Lines of a histogram, with a line where the limit is. larger: what is beyond it."""
-    most = max((each.count for each in found), default=1)
-    digits = len(f"{found[-1].last:,}") if found else 1
+def drawn(histogram: list[Bin], limit: int, name: str, larger: str = "longer") -> Iterator[str]:
+    """Lines of a histogram, with a line at the limit. larger: the adjective for values beyond it."""
+    most = max((each.count for each in histogram), default=1)
+    digits = len(f"{histogram[-1].last:,}") if histogram else 1
     mark = f"{'':─<{2 * digits + 3}} {name} {limit:,}"
     passed = False
-    for each in found:
+    for each in histogram:
         if each.first > limit and not passed:
             passed = True
             yield mark
@@ -57,14 +57,14 @@ def drawn(found: list[Bin], limit: int, name: str, larger: str = "longer") -> It
 
 
 def _round_width(width: float) -> int:
-    """The next of 1, 2, 5, 10, 20, 50, …"""
+    """Rounds up to 1, 2, 5, 10, 20, 50, …"""
     scale = 10 ** math.floor(math.log10(max(width, 1)))
     return next(step * scale for step in (1, 2, 5, 10) if step * scale >= width)
 
 
 def percentile(counts: Mapping[int, int], share: float) -> int:
-    """The smallest number that is not less than `share` of all; 0 where there are none."""
+    """The smallest number that is not less than `share` of all; 0 without numbers."""
     numbers = sorted(counts)
     sums = itertools.accumulate(counts[number] for number in numbers)
-    wanted = share * sum(counts.values())
-    return next((number for number, upto in zip(numbers, sums, strict=True) if upto >= wanted), 0)
+    rank = share * sum(counts.values())
+    return next((number for number, upto in zip(numbers, sums, strict=True) if upto >= rank), 0)

@@ -1,4 +1,4 @@
-"""Examines labelled images: what the rules on labels say, and what is odd about the pictures themselves."""
+"""Examines labelled images, by the rules on labels and by rules on the images themselves."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order
 from ptune.doctor.labels import Entry
 
-ENLARGED = 2  # times: from there on an image is much smaller than what the model sees
-CONSTANT = (
-    3.0  # steps of 255: the standard deviation below which nothing is to be seen; JPEG's noise stays under it
-)
+ENLARGED = 2  # times: from here on an image counts as too small
+CONSTANT = 3.0  # standard deviation, in steps of 255, below which an image shows nothing; above JPEG's noise
 
 
 @dataclass(frozen=True)
 class ImageSets:
-    """All splits as they are read. See `ptune.doctor.labels.Entries`; images are the same where their pixels are."""
+    """All splits as read. See `ptune.doctor.labels.Entries`; images with equal pixels are equal."""
 
     splits: ImageSplits
     preprocessing: Preprocessing
@@ -50,7 +48,7 @@ class ImageSets:
         return self.splits.counts(split)
 
     def looks(self, split: str) -> list[tuple[Look, Place]]:
-        """What each image of a split looks like, and where it is."""
+        """The properties of each image of a split, and its place."""
         return [(_look(placed), _place(placed)) for placed in self.splits.rows[split]]
 
     def modes(self, split: str) -> Counter[str]:
@@ -70,7 +68,7 @@ class ImageSets:
 
 
 def constant_images(sets: ImageSets) -> Iterator[Finding]:
-    """Images of one colour: placeholders of a download that failed, a lens cap, a scan of nothing."""
+    """Images of one colour: placeholders of a failed download, a lens cap, an empty scan."""
     yield from _odd(
         sets,
         "constant-images",
@@ -82,7 +80,7 @@ def constant_images(sets: ImageSets) -> Iterator[Finding]:
 
 
 def transparent_images(sets: ImageSets) -> Iterator[Finding]:
-    """Transparency is dropped: colours show that no viewer shows, often black, and may tell a label by themselves."""
+    """Transparent images: the model sees the hidden colours, often black, which alone may reveal a label."""
     yield from _odd(
         sets,
         "transparent-images",
@@ -94,7 +92,7 @@ def transparent_images(sets: ImageSets) -> Iterator[Finding]:
 
 
 def cmyk_images(sets: ImageSets) -> Iterator[Finding]:
-    """Inks are turned into colours without the profile that says what they look like."""
+    """CMYK images: inks are converted to colours without their colour profile."""
     yield from _odd(
         sets,
         "cmyk-images",
@@ -104,7 +102,7 @@ def cmyk_images(sets: ImageSets) -> Iterator[Finding]:
 
 
 def small_images(sets: ImageSets) -> Iterator[Finding]:
-    """Images much smaller than the model's input are blown up: it sees blur, and pays for pixels that say nothing."""
+    """Images much smaller than the model's input: enlarging gives blur, at the cost of empty pixels."""
     height, width = sets.preprocessing.size
 
     def said(look: Look) -> str:
@@ -120,7 +118,7 @@ def small_images(sets: ImageSets) -> Iterator[Finding]:
 
 
 def enlargement(preprocessing: Preprocessing, look: Look) -> float:
-    """How many times an image is made larger for the model, along the edge where it is most."""
+    """The factor by which an image is enlarged for the model, along the edge that grows most."""
     width, height = preprocessing.scaled(look.width, look.height)
     return max(width / look.width, height / look.height)
 
@@ -134,15 +132,15 @@ LOOK_RULES = (
 
 
 def unusable_image(source: ImageSource) -> Iterator[Finding]:
-    """Images that are missing, empty, damaged, truncated, of a single pixel, or of no format that Pillow reads."""
+    """Images that are missing, empty, damaged, truncated, of a single pixel, or in a format that Pillow cannot read."""
     kinds: dict[str, list[tuple[Place, str]]] = {}
-    for one in source.damaged:
-        kinds.setdefault(refused.kind_of(one.reason), []).append(
-            (_at(source, one.number, one.path), one.reason)
+    for image in source.damaged:
+        kinds.setdefault(refused.kind_of(image.reason), []).append(
+            (_at(source, image.number, image.path), image.reason)
         )
-    for found in kinds.values():
-        place, reason = found[0]
-        yield Finding("unusable-image", "error", reason, place, len(found))
+    for images in kinds.values():
+        place, reason = images[0]
+        yield Finding("unusable-image", "error", reason, place, len(images))
 
 
 SOURCE_RULES = (Rule("unusable-image", "error", unusable_image),)
@@ -153,7 +151,7 @@ RULES = (*encoding.RULES, *refused.RULES, *SOURCE_RULES, *SET_RULES)
 
 @dataclass(frozen=True)
 class ImageExamination:
-    """What was seen of the images, and all that is wrong with them."""
+    """The images that were read, and all findings on them."""
 
     sets: ImageSets
     findings: list[Finding]
@@ -166,9 +164,9 @@ class ImageExamination:
 def examine_images(
     data: Data, task: ImageClassification, preprocessing: Preprocessing, seed: int
 ) -> ImageExamination:
-    """Reads all of a recipe's images and tells all that is wrong with them; trains nothing.
+    """Reads all images of a recipe and returns every finding; trains nothing.
 
-    Raises: RecipeError where the recipe names no files.
+    Raises: RecipeError if the recipe names no files.
     """
     splits = read_image_splits(data, task, seed)
     findings = list(map(refused.file_refused, splits.errors))
@@ -182,9 +180,9 @@ def examine_images(
 
 
 def judged(splits: ImageSplits, preprocessing: Preprocessing, command: str) -> list[dict[str, Any]]:
-    """The findings on images that can be used, in JSON types; says how many warnings there are.
+    """Returns the findings on usable images, in JSON types; prints the number of warnings.
 
-    Raises: DataError where the images would train a wrong model.
+    Raises: DataError if the images would train a wrong model.
     """
     findings = in_order(_of_sets(ImageSets(splits, preprocessing)), RULES)
     judge(findings, command)
@@ -197,14 +195,16 @@ def _of_sets(sets: ImageSets) -> Iterator[Finding]:
 
 
 def _odd(
-    sets: ImageSets, rule: str, is_odd: Callable[[Look], bool], said: Callable[[Look], str]
+    sets: ImageSets, rule: str, is_odd: Callable[[Look], bool], describe: Callable[[Look], str]
 ) -> Iterator[Finding]:
-    """One finding of all images, of any split, that are odd in one way."""
+    """One finding on all images, of any split, that are odd in one way."""
     looks = [found for split in SPLITS for found in sets.looks(split)]
     odd = [(look, place) for look, place in looks if is_odd(look)]
     if odd:
         look, place = odd[0]
-        message = f"{look.width} x {look.height} pixels, {said(look)} ({len(odd):,} of {len(looks):,} images)"
+        message = (
+            f"{look.width} x {look.height} pixels, {describe(look)} ({len(odd):,} of {len(looks):,} images)"
+        )
         yield Finding(rule, "warning", message, place, len(odd))
 
 
@@ -220,7 +220,7 @@ def _place(placed: PlacedImage) -> Place:
 
 
 def _at(source: ImageSource, number: int, file: Path | None) -> Place:
-    """An image's own file in a folder; else the row that names or holds it."""
+    """The place of an image: its own file in a folder, else the row that names or holds it."""
     if source.is_folder:
         return Place(str(file))
     return Place(str(source.path), number, source.problems.unit, None if file is None else str(file))

@@ -1,4 +1,4 @@
-"""Examines who had what: rows of users and items, and the catalogue."""
+"""Examines interactions: rows of users and items, and the catalogue."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from ptune.doctor.pairs import PairExamination, PairSets
 from ptune.errors import DataError
 
 
-def unknown_item(found: Interactions) -> Iterator[Finding]:
-    """An item that the catalogue lacks: it has no title to be known by."""
+def unknown_item(interactions: Interactions) -> Iterator[Finding]:
+    """An item that the catalogue lacks: it has no title to embed."""
     yield from _first(
         "unknown-item",
         "error",
-        found.unknown,
+        interactions.unknown,
         lambda row: f"item {row.item!r} is not in the catalogue (--task.items)",
     )
 
 
-def missing_title(found: Interactions) -> Iterator[Finding]:
-    """An item of the catalogue without a title: it is known by its name alone, which may mean nothing."""
-    for item, file, number in found.untitled[:1]:
+def missing_title(interactions: Interactions) -> Iterator[Finding]:
+    """An item of the catalogue without a title: its name is used, which may mean nothing."""
+    for item, file, number in interactions.untitled[:1]:
         yield Finding(
             "missing-title",
             "warning",
             f"item {item!r} has no title: its name stands for it",
             Place(file.name, number, file.problems.unit),
-            len(found.untitled),
+            len(interactions.untitled),
         )
 
 
-def no_pairs(found: Interactions) -> Iterator[Finding]:
-    """No user has two items left to train on: there is nothing to learn what belongs together from."""
-    if found.rows and not any(len(history.train) > 1 for history in found.histories):
+def no_pairs(interactions: Interactions) -> Iterator[Finding]:
+    """No user has two items to train on: nothing shows which items belong together."""
+    if interactions.rows and not any(len(history.train) > 1 for history in interactions.histories):
         yield Finding(
             "no-pairs",
             "error",
-            f"none of {len(found.histories):,} users has 4 items or more: one is held out for the test, one to validate, and"
+            f"none of {len(interactions.histories):,} users has 4 items or more: one is held out for the test, one to validate, and"
             " two must be left to learn from",
-            _place(found.rows[0]),
+            _place(interactions.rows[0]),
         )
 
 
-def single_item(found: Interactions) -> Iterator[Finding]:
-    """A user with one item: nothing is learnt or measured by it."""
-    single = [history.kept[0] for history in found.histories if len(history.kept) == 1]
+def single_item(interactions: Interactions) -> Iterator[Finding]:
+    """A user with one item, who contributes nothing to training or evaluation."""
+    single = [history.kept[0] for history in interactions.histories if len(history.kept) == 1]
     yield from _first(
         "single-item",
         "warning",
@@ -63,12 +63,12 @@ def single_item(found: Interactions) -> Iterator[Finding]:
     )
 
 
-def duplicate_pair(found: Interactions) -> Iterator[Finding]:
-    """The same user and item twice: it counts once."""
+def duplicate_pair(interactions: Interactions) -> Iterator[Finding]:
+    """The same user and item twice: the pair counts once."""
     yield from _first(
         "duplicate-pair",
         "warning",
-        found.repeated,
+        interactions.repeated,
         lambda row: f"user {row.user!r} has item {row.item!r} already: it counts once",
     )
 
@@ -81,31 +81,31 @@ SET_RULES = (
     Rule("duplicate-pair", "warning", duplicate_pair),
 )
 RULES = (*encoding.RULES, *refused.RULES, *SET_RULES, Rule("over-long", "error", pairs.over_long))
-"""Every kind of defect that is looked for in interactions."""
+"""All rules for interactions."""
 
 
 def examine_interactions(recipe: Recipe, codec: SequenceCodec) -> PairExamination:
-    """Reads all of a recipe's data and tells all that is wrong with it; trains nothing.
+    """Reads all data of a recipe and returns every finding; trains nothing.
 
-    Raises: DataError where the recipe names no files.
+    Raises: DataError if the recipe names no files.
     """
     task = recipe.task
     assert isinstance(task, Recommendation)
-    found = read_interactions(recipe)
-    findings = [*_of_bytes((task.items, *recipe.data.files)), *map(refused.file_refused, found.errors)]
-    findings += [finding for _, file in found.files for finding in refused.refusals(file.problems)]
-    findings += of_sets(found)
-    splits, encoded = found.pairs(recipe.data.limit), None
+    interactions = read_interactions(recipe)
+    findings = [*_of_bytes((task.items, *recipe.data.files)), *map(refused.file_refused, interactions.errors)]
+    findings += [finding for _, file in interactions.files for finding in refused.refusals(file.problems)]
+    findings += of_sets(interactions)
+    splits, encoded = interactions.pairs(recipe.data.limit), None
     if splits.rows["train"] and not any(finding.severity == "error" for finding in findings):
-        encoded, more = _encoded(recipe, task, codec, found)
+        encoded, more = _encoded(recipe, task, codec, interactions)
         findings += more
     return PairExamination(PairSets(splits, encoded), in_order(findings, RULES))
 
 
 def _encoded(
-    recipe: Recipe, task: Recommendation, codec: SequenceCodec, found: Interactions
+    recipe: Recipe, task: Recommendation, codec: SequenceCodec, interactions: Interactions
 ) -> tuple[PairData | None, list[Finding]]:
-    splits = found.pairs(recipe.data.limit)
+    splits = interactions.pairs(recipe.data.limit)
     try:
         data = encoded_pairs(splits, recipe.data, task, codec)
     except DataError as error:
@@ -113,17 +113,17 @@ def _encoded(
     return data, list(pairs.over_long(PairSets(splits, data)))
 
 
-def of_sets(found: Interactions) -> list[Finding]:
-    """What is wrong with the rows as a whole, errors first."""
-    return in_order([finding for rule in SET_RULES for finding in rule.check(found)], RULES)
+def of_sets(interactions: Interactions) -> list[Finding]:
+    """Findings on the rows as a whole, errors first."""
+    return in_order([finding for rule in SET_RULES for finding in rule.check(interactions)], RULES)
 
 
-def judged(found: Interactions, command: str) -> list[dict[str, Any]]:
-    """The findings on data that can be read, in JSON types; says how many warnings there are.
+def judged(interactions: Interactions, command: str) -> list[dict[str, Any]]:
+    """Returns the findings on readable data, in JSON types; prints the number of warnings.
 
-    Raises: DataError where the data would train a wrong model.
+    Raises: DataError if the data would train a wrong model.
     """
-    findings = [*_of_bytes([file.file.path for _, file in found.files]), *of_sets(found)]
+    findings = [*_of_bytes([file.file.path for _, file in interactions.files]), *of_sets(interactions)]
     judge(findings, command)
     return [finding.described() for finding in findings]
 
@@ -134,7 +134,7 @@ def _of_bytes(paths: Sequence[Path]) -> Iterator[Finding]:
 
 
 def _first(rule: str, severity: Severity, rows: Sequence[Interaction], message: Any) -> Iterator[Finding]:
-    """One finding of all rows, at the first of them."""
+    """One finding on all rows, at the first of them."""
     if rows:
         yield Finding(rule, severity, message(rows[0]), _place(rows[0]), len(rows))
 

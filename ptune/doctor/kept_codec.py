@@ -1,7 +1,7 @@
-"""A chat model's codec for the doctor, kept from the time before.
+"""A cache of chat models' codecs for the doctor.
 
-To read it takes torch and transformers, and of a GGUF file a walk through the whole vocabulary: several times as long as
-all that the doctor itself does.
+Reading a codec needs torch and transformers, and for a GGUF file a walk through the whole vocabulary: several times as long
+as the doctor's own work.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ READERS = ("transformers", "tokenizers", "gguf")
 
 
 def chat_codec(spec: Backbone) -> ChatCodec:
-    """As `ptune.backbone.load.load_codec`; that of a model on this machine is kept in the cache. Raises: BackboneError."""
+    """As `ptune.backbone.load.load_codec`, but caches codecs of models on this machine. Raises: BackboneError."""
     source = locate(spec.model)
-    if source.on_hub:  # what a name on the hub stands for may change
+    if source.on_hub:  # a model on the hub may change
         return _read(spec)
     with place_for(_key(spec, source), "codecs") as place:
         if place is not None and sealed(place) is not None:
             return ChatCodec.open(place)
         codec = _read(spec)
         if place is not None:
-            with contextlib.suppress(PtuneError):  # a full disk: then nothing is kept
+            with contextlib.suppress(PtuneError):  # a full disk: the codec is not cached
                 _keep(codec, place)
         return codec
 
@@ -48,12 +48,12 @@ def _keep(codec: ChatCodec, place: Path) -> None:
 
 
 def _key(spec: Backbone, source: Source) -> str:
-    """Of all that a codec depends on: the model's files by size and time, what is asked of them, and the code that reads them."""
+    """A key over a codec's inputs: the model's files by size and time, the options, and the code that reads them."""
     folder = Path(source.path).resolve()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     looks = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    asked = [source.gguf, spec.new_tokens, spec.revision, spec.trust_remote_code]
-    return key_of([str(folder), looks, asked, code_hash("backbone", "codecs"), [*map(_version, READERS)]])
+    options = [source.gguf, spec.new_tokens, spec.revision, spec.trust_remote_code]
+    return key_of([str(folder), looks, options, code_hash("backbone", "codecs"), [*map(_version, READERS)]])
 
 
 def _version(package: str) -> str:

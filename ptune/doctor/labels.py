@@ -1,4 +1,4 @@
-"""Rules on whole sets of labelled rows, whatever is labelled: what repeats, what overlaps, which labels there are."""
+"""Rules on whole sets of labelled rows or images: repetitions, overlaps, labels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NAMED = 10  # labels in a message
 
 @dataclass(frozen=True)
 class Entry:
-    """A labelled row as these rules see it."""
+    """A labelled row in the form for these rules."""
 
-    content: Hashable  # equal where the inputs are
+    content: Hashable  # equal for equal inputs
     label: Target
     place: Place
 
@@ -30,11 +30,11 @@ class Entries(Protocol):
 
     @property
     def labels(self) -> Labels | None:
-        """None where there was no row to take them from."""
+        """The labels; None if there was no row to take them from."""
 
     @property
     def unit(self) -> str:
-        """What is labelled: "rows" or "images"."""
+        """The unit of the data: "rows" or "images"."""
 
     def entries(self, split: str) -> Sequence[Entry]:
         """The rows of a split, in order."""
@@ -44,7 +44,7 @@ class Entries(Protocol):
 
 
 def one_class(sets: Entries) -> Iterator[Finding]:
-    """All training examples have one label, or all words are outside: there is nothing to tell apart."""
+    """All training examples have one label, or all words are outside: there is nothing to distinguish."""
     labels, train = sets.labels, sets.entries("train")
     if labels is None or labels.problem in ("multi", "regression") or not train:
         return
@@ -71,17 +71,17 @@ def conflicting_labels(sets: Entries) -> Iterator[Finding]:
 
 
 def validation_overlap(sets: Entries) -> Iterator[Finding]:
-    """Validation inputs that are trained on: the validation loss says less than it seems to."""
+    """Validation inputs that are also in training: the validation loss is too good."""
     yield from _overlap(sets, "validation", ("train",))
 
 
 def test_overlap(sets: Entries) -> Iterator[Finding]:
-    """Test inputs that are trained on, or chosen by: the final figures would be better than the model is."""
+    """Test inputs that are also in training or validation: the final figures are too good."""
     yield from _overlap(sets, "test", ("train", "validation"))
 
 
 def label_imbalance(sets: Entries) -> Iterator[Finding]:
-    """Labels of which one is far more frequent than another: the rare one is hardly learned."""
+    """A label that is far rarer than another: it is hardly learned."""
     counts = {name: count for name, count in sets.counts("train").items() if count and name != "O"}
     if len(counts) < 2:
         return
@@ -97,7 +97,7 @@ def label_imbalance(sets: Entries) -> Iterator[Finding]:
 
 
 def untrained_labels(sets: Entries) -> Iterator[Finding]:
-    """Labels with hardly a training example, as when the recipe names one that the files lack."""
+    """Labels with few or no training examples, as when the recipe names one that the files lack."""
     counts = sets.counts("train")
     few = [name for name, count in counts.items() if count < FEWEST]
     if few and sum(counts.values()) > FEWEST * len(counts):
@@ -123,24 +123,24 @@ RULES = (
 
 
 def _repeated(sets: Entries, rule: str, splits: tuple[str, ...], *, same: bool) -> Iterator[Finding]:
-    """Rows whose input came before in their split, with the same label or with another."""
+    """Rows whose input occurs earlier in their split. same: with the same label, or with another."""
     for split in splits:
         first: dict[Hashable, Entry] = {}
         entries = sets.entries(split)
-        found = []
+        repeated = []
         for entry in entries:
             before = first.setdefault(entry.content, entry)
             if before is not entry and (before.label == entry.label) == same:
-                found.append((entry, before))
-        if found:
-            entry, before = found[0]
+                repeated.append((entry, before))
+        if repeated:
+            entry, before = repeated[0]
             among = f"among {len(entries):,} {split} {sets.unit}"
-            said = (
-                f"a copy of {before.place} ({len(found):,} copies {among}): remove them, unless they are meant to weigh more"
+            message = (
+                f"a copy of {before.place} ({len(repeated):,} copies {among}): remove them, unless they are meant to weigh more"
                 if same
-                else f"the input of {before.place} with another label ({len(found):,} such {among}): keep the right one"
+                else f"the input of {before.place} with another label ({len(repeated):,} such {among}): keep the right one"
             )
-            yield Finding(rule, "warning", said, entry.place, len(found))
+            yield Finding(rule, "warning", message, entry.place, len(repeated))
 
 
 def _overlap(sets: Entries, split: str, others: tuple[str, ...]) -> Iterator[Finding]:

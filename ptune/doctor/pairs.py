@@ -20,13 +20,13 @@ from ptune.doctor.finding import Finding, Place, Rule, in_order
 from ptune.doctor.labels import Entry
 from ptune.errors import DataError
 
-_COMMON = 0.2  # share of the rows that one passage may be right in
-_FEW = 10  # rows among which nothing can be said about shares
+_COMMON = 0.2  # largest share of rows that may have the same positive
+_FEW = 10  # too few rows to judge shares
 
 
 @dataclass(frozen=True)
 class PairSets:
-    """All splits as they are read; `data`, encoded, where that was possible. See `ptune.doctor.labels.Entries`."""
+    """All splits as read; `data`: encoded, if possible. See `ptune.doctor.labels.Entries`."""
 
     splits: PairSplits
     data: PairData | None
@@ -37,7 +37,7 @@ class PairSets:
         return None
 
     def entries(self, split: str) -> list[Entry]:
-        """The rows of a split; two are the same where anchor and positive are."""
+        """The rows of a split; rows with equal anchor and positive are equal."""
         return [Entry((row.anchor, row.positive), 0, _place(row)) for row in self.splits.rows[split]]
 
     def counts(self, split: str) -> Mapping[str, int]:
@@ -46,14 +46,14 @@ class PairSets:
 
 @dataclass(frozen=True)
 class _Anchors(PairSets):
-    """Rows are the same where their anchors are: a question that was trained on is no test, whatever the answer."""
+    """Rows with equal anchors are equal: a trained question is not a test, whatever its answer."""
 
     def entries(self, split: str) -> list[Entry]:
         return [Entry(row.anchor, 0, _place(row)) for row in self.splits.rows[split]]
 
 
 def identical_pair(sets: PairSets) -> Iterator[Finding]:
-    """Anchor and positive are the same text: there is nothing to learn from it but to copy."""
+    """Anchor and positive are the same text: the row only teaches to copy."""
     yield from _rows_where(
         sets,
         "identical-pair",
@@ -90,7 +90,7 @@ def contradicted_negative(sets: PairSets) -> Iterator[Finding]:
 
 
 def one_passage(sets: PairSets) -> Iterator[Finding]:
-    """All rows have the same positive: there is nothing to tell apart."""
+    """All rows have the same positive: there is nothing to distinguish."""
     train = sets.splits.rows["train"]
     if len(train) > 1 and len({row.positive for row in train}) == 1:
         yield Finding(
@@ -102,7 +102,7 @@ def one_passage(sets: PairSets) -> Iterator[Finding]:
 
 
 def common_passage(sets: PairSets) -> Iterator[Finding]:
-    """A positive of very many anchors: it will come out near everything."""
+    """A positive of very many anchors: it will be near everything."""
     train = sets.splits.rows["train"]
     counts = Counter(row.positive for row in train)
     if len(train) < _FEW or len(counts) < 2:
@@ -125,17 +125,17 @@ def duplicates(sets: PairSets) -> Iterator[Finding]:
 
 
 def validation_overlap(sets: PairSets) -> Iterator[Finding]:
-    """Validation anchors that are trained on: the validation loss says less than it seems to."""
+    """Validation anchors that are also in training: the validation loss is too good."""
     yield from labels.validation_overlap(_Anchors(sets.splits, sets.data))
 
 
 def test_overlap(sets: PairSets) -> Iterator[Finding]:
-    """Test anchors that are trained on, or chosen by: the final figures would be better than the model is."""
+    """Test anchors that are also in training or validation: the final figures are too good."""
     yield from labels.test_overlap(_Anchors(sets.splits, sets.data))
 
 
 def over_long(sets: PairSets) -> Iterator[Finding]:
-    """Texts longer than the longest allowed, and what `task.on_overlong` does to their rows."""
+    """Texts over the length limit, and the effect of `task.on_overlong` on their rows."""
     for name, split in () if sets.data is None else sets.data.splits.items():
         if split.overlong:
             assert sets.data is not None
@@ -167,7 +167,7 @@ RULES = (*encoding.RULES, *refused.RULES, *SET_RULES)
 
 @dataclass(frozen=True)
 class PairExamination:
-    """What was seen of the data, and all that is wrong with it."""
+    """The data that was read, and all findings on it."""
 
     sets: PairSets
     findings: list[Finding]
@@ -178,9 +178,9 @@ class PairExamination:
 
 
 def examine_pairs(data: Data, task: Embedding | None, codec: SequenceCodec, seed: int) -> PairExamination:
-    """Reads all of a recipe's data and tells all that is wrong with it; trains nothing.
+    """Reads all data of a recipe and returns every finding; trains nothing.
 
-    task: None of a reranker, whose texts are cut in pairs. Raises: DataError where the recipe names no files.
+    task: None for a reranker, whose texts are cut in pairs. Raises: DataError if the recipe names no files.
     """
     splits = read_pair_splits(data, seed)
     findings = [
@@ -199,14 +199,14 @@ def examine_pairs(data: Data, task: Embedding | None, codec: SequenceCodec, seed
 
 
 def of_sets(sets: PairSets) -> list[Finding]:
-    """What is wrong with the rows as a whole, errors first."""
+    """Findings on the rows as a whole, errors first."""
     return in_order([finding for rule in SET_RULES for finding in rule.check(sets)], RULES)
 
 
 def judged(splits: PairSplits, data: PairData | None, command: str) -> list[dict[str, Any]]:
-    """The findings on data that can be used, in JSON types; says how many warnings there are.
+    """Returns the findings on usable data, in JSON types; prints the number of warnings.
 
-    Raises: DataError where the data would train a wrong model.
+    Raises: DataError if the data would train a wrong model.
     """
     paths = [file.file.path for _, file in splits.files]
     findings = [*_of_bytes(paths), *of_sets(PairSets(splits, data))]
@@ -227,11 +227,11 @@ def _rows_where(
     message: str,
     splits: Sequence[str] = ("train", "validation", "test"),
 ) -> Iterator[Finding]:
-    """One finding of all rows of which `wrong` is true."""
-    found = [row for split in splits for row in sets.splits.rows[split] if wrong(row)]
-    if found:
-        more = f" ({len(found):,} such rows)" if len(found) > 1 else ""
-        yield Finding(rule, severity, message + more, _place(found[0]), len(found))
+    """One finding on all rows for which `wrong` is true."""
+    matching = [row for split in splits for row in sets.splits.rows[split] if wrong(row)]
+    if matching:
+        more = f" ({len(matching):,} such rows)" if len(matching) > 1 else ""
+        yield Finding(rule, severity, message + more, _place(matching[0]), len(matching))
 
 
 def _plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Rules on what cannot be used at all: the reasons that reading and encoding give, told apart by their words."""
+"""Rules on unusable rows and files, recognised by the words of the errors of reading and encoding."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _VALUES = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"")
 
 
 def lone_surrogate(reason: str) -> bool:
-    """Half of a surrogate pair: JSON can spell it (\\ud83d), but it is no character. A text was cut inside an emoji."""
+    """Half of a surrogate pair: JSON can spell it (\\ud83d), but it is not a character. A text was cut inside an emoji."""
     return "surrogate" in reason
 
 
 def no_answer(reason: str) -> bool:
-    """A conversation without an answer to learn: none at all, none that may be trained on, or none to a question."""
+    """A conversation without an answer to learn: no answer, no trainable answer, or no question before it."""
     return "nothing to train on" in reason
 
 
@@ -29,8 +29,8 @@ def mask_disagreement(reason: str) -> bool:
 
 
 def unusable_file(reason: str) -> bool:
-    """A file that cannot be read, is empty, or has columns of no known shape."""
-    return False  # told by where the error came from, not by its words
+    """A file that cannot be read, is empty, or has unknown columns."""
+    return False  # recognised by the error's origin, not by its words
 
 
 def unusable_row(reason: str) -> bool:
@@ -49,14 +49,14 @@ RULES = (*ROW_RULES, UNUSABLE_FILE)
 
 
 def refusals(problems: Problems, leave_out: Container[str] = ()) -> Iterator[Finding]:
-    """One a kind of reason; reasons that differ only in numbers and quotations are of one kind."""
+    """One finding per kind of reason; reasons that differ only in numbers and quotations are of one kind."""
     kinds: dict[str, tuple[str, int, int]] = {}
     for reason, first, count in problems.reasons():
         if reason in leave_out:
             continue
         kind = kind_of(reason)
-        said, at, before = kinds.get(kind, (reason, first, 0))
-        kinds[kind] = (said, at, before + count)
+        first_reason, at, before = kinds.get(kind, (reason, first, 0))
+        kinds[kind] = (first_reason, at, before + count)
     for reason, first, count in kinds.values():
         yield row_refused(Place(problems.file, first, problems.unit), reason, count)
 
@@ -67,12 +67,12 @@ def kind_of(reason: str) -> str:
 
 
 def row_refused(place: Place, reason: str, count: int) -> Finding:
-    """A finding of rows that were refused for one reason."""
+    """A finding on rows that were refused for one reason."""
     rule = next(rule for rule in ROW_RULES if rule.check(reason))
     return Finding(rule.id, rule.severity, reason, place, count)
 
 
 def file_refused(error: DataError) -> Finding:
-    """A finding of a file, or of the data as a whole, that cannot be used."""
+    """A finding on an unusable file, or on the data as a whole."""
     place = None if error.file is None else Place(error.file, error.line)
     return Finding(UNUSABLE_FILE.id, UNUSABLE_FILE.severity, str(error).removeprefix(f"{place}: "), place)

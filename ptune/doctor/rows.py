@@ -1,4 +1,4 @@
-"""Rules on one row: its messages and the tokens that they became."""
+"""Rules on one row: its messages and its tokens."""
 
 from __future__ import annotations
 
@@ -12,47 +12,51 @@ from ptune.data.conversations import Completion, Conversation
 from ptune.data.source import Sample
 from ptune.doctor.finding import Place, Rule
 
-# What marks a turn in the templates of the large families. In a message it says that the text was rendered before.
+# Turn markers in the templates of the large families. In a message they mean that the text was already rendered.
 FOREIGN = (
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
     "<|begin_of_text|>", "<start_of_turn>", "<end_of_turn>", "<|start|>", "<|channel|>", "<|end|>", "[INST]", "[/INST]",
 )  # fmt: skip
-# UTF-8 that was read as Windows-1252 or Latin-1 ("Ã©" for "é", "â€™" for "’"), or what could not be read at all.
+# UTF-8 that was read as Windows-1252 or Latin-1 ("Ã©" for "é", "â€™" for "’"), or replacement characters.
 _MANGLED = re.compile("[ÂÃ][\x80-\xbf]|Ã[€ƒ„‡ˆ‰ŠŒŽšœžŸ]|â€[\x80-\xbf™œžšŸ¢¦“”˜€]|\N{REPLACEMENT CHARACTER}")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a rule sees of one row; made by `row_of`."""
+    """One row in the form for rules; made by `row_of`."""
 
     sample: Sample
     example: Example  # before it is cut to length
     codec: ChatCodec
     control: re.Pattern[str]  # see `control_pattern`
-    messages: Sequence[Mapping[str, Any]]  # () where the row is plain text
-    texts: Sequence[tuple[str, str]]  # all text that the row brings, each with its name
-    targets: bytes  # those of the example, a byte each
-    ends: Sequence[int]  # the last target of each answer, a token
-    answers_something: bool  # whether there is an answer to a question, which raw text has not
+    messages: Sequence[Mapping[str, Any]]  # () if the row is plain text
+    texts: Sequence[tuple[str, str]]  # all texts of the row with their names
+    targets: bytes  # the example's, one byte each
+    ends: Sequence[int]  # the last target token of each answer
+    answers_something: bool  # whether it has an answer to a question; not for raw text
 
     @property
     def place(self) -> Place:
-        """Where the row comes from."""
+        """The row's place."""
         return Place(self.sample.problems.file, self.sample.number, self.sample.problems.unit)
 
 
 def row_of(sample: Sample, example: Example, codec: ChatCodec, control: re.Pattern[str]) -> Row:
-    """A row, ready for the rules."""
-    said = sample.conversation
-    messages: Sequence[Mapping[str, Any]] = said.messages if isinstance(said, Conversation) else ()
-    if isinstance(said, Conversation):
+    """Makes a row for the rules."""
+    conversation = sample.conversation
+    messages: Sequence[Mapping[str, Any]] = (
+        conversation.messages if isinstance(conversation, Conversation) else ()
+    )
+    if isinstance(conversation, Conversation):
         texts = list(_texts_of_messages(messages))
-    elif isinstance(said, Completion):
-        texts = [("prompt", said.question), ("completion", said.answer)]
+    elif isinstance(conversation, Completion):
+        texts = [("prompt", conversation.question), ("completion", conversation.answer)]
     else:
-        texts = [("text", said.text)]
-    asks = isinstance(said, Conversation) or (isinstance(said, Completion) and bool(said.question))
+        texts = [("text", conversation.text)]
+    asks = isinstance(conversation, Conversation) or (
+        isinstance(conversation, Completion) and bool(conversation.question)
+    )
     targets = bytes(example.targets)
     ends = [example.ids[at] for at in _last_of_each_run(targets)]
     return Row(sample, example, codec, control, messages, texts, targets, ends, asks)
@@ -67,7 +71,7 @@ def control_pattern(codec: ChatCodec) -> re.Pattern[str]:
 
 
 def role_order(row: Row) -> str | None:
-    """Roles out of order: serving asks the model in the order system, user, assistant, user, …"""
+    """Roles out of order: serving uses the order system, user, assistant, user, …"""
     before = ""
     for index, message in enumerate(row.messages):
         role = message["role"]
@@ -83,8 +87,8 @@ def empty_answer(row: Row) -> str | None:
         bare = message["role"] == "assistant" and not message.get("tool_calls")
         if bare and message.get("train", True) and not _text(message).strip():
             return f'messages[{index}] is an empty answer: fill it, remove the row, or mark it "train": false'
-    said = row.sample.conversation
-    if isinstance(said, Completion) and said.question and not said.answer.strip():
+    conversation = row.sample.conversation
+    if isinstance(conversation, Completion) and conversation.question and not conversation.answer.strip():
         return "the completion is empty: fill it or remove the row"
     return None
 
@@ -98,7 +102,7 @@ def empty_question(row: Row) -> str | None:
 
 
 def nul_character(row: Row) -> str | None:
-    """NUL in a text: what follows it is lost wherever text ends at NUL. Often binary data or UTF-16 in disguise."""
+    """NUL in a text: some programs lose the text after it. Often binary data or misread UTF-16."""
     for name, text in row.texts:
         if "\0" in text:
             at = text.index("\0")
@@ -107,24 +111,24 @@ def nul_character(row: Row) -> str | None:
 
 
 def control_tokens(row: Row) -> str | None:
-    """Control tokens inside a text: it was rendered with a chat template before, and would be rendered twice.
+    """Control tokens inside a text: it was already rendered with a chat template, and would be rendered twice.
 
-    The tokens are safe, because the codec spells them as ordinary text, but the model would learn to write them.
+    The tokens are safe, because the codec encodes them as ordinary text, but the model would learn to write them.
     """
     for name, text in row.texts:
-        if found := row.control.search(text):
+        if match := row.control.search(text):
             return (
-                f"{name} holds the control token {found[0]!r}, which is encoded as ordinary text: remove it;"
+                f"{name} holds the control token {match[0]!r}, which is encoded as ordinary text: remove it;"
                 " a text that was rendered with a chat template must be taken apart into messages again"
             )
     return None
 
 
 def mangled_text(row: Row) -> str | None:
-    """Text decoded wrongly before it came here: UTF-8 read as Windows-1252 ('Ã©' for 'é'), or U+FFFD for what is lost."""
+    """Text that was decoded wrongly earlier: UTF-8 read as Windows-1252 ('Ã©' for 'é'), or U+FFFD for lost characters."""
     for name, text in row.texts:
-        if found := _MANGLED.search(text):
-            around = text[max(0, found.start() - 10) : found.end() + 10]
+        if match := _MANGLED.search(text):
+            around = text[max(0, match.start() - 10) : match.end() + 10]
             return (
                 f"{name} was decoded wrongly: {around!r}: read its source again as what it is, mostly UTF-8"
             )
@@ -142,7 +146,7 @@ RULES = (
 
 
 def _out_of_order(role: str, before: str, index: int, message: Mapping[str, Any]) -> str | None:
-    """What is wrong with a role after the role `before` it ("" at the start)."""
+    """The fault of a role after the role `before` it ("" at the start); None if it is right."""
     if role in ("system", "developer"):
         return None if before in ("", "system", "developer") else "comes after the conversation began"
     if role == "tool":
@@ -155,7 +159,7 @@ def _out_of_order(role: str, before: str, index: int, message: Mapping[str, Any]
 
 
 def _text(message: Mapping[str, Any]) -> str:
-    """A message's text, that of its parts put together."""
+    """A message's text, or its parts' texts joined."""
     content = message.get("content")
     if isinstance(content, list | tuple):
         return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
@@ -171,7 +175,7 @@ def _texts_of_messages(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[
 
 
 def _last_of_each_run(targets: bytes) -> Iterator[int]:
-    """Where a target is followed by none."""
+    """Indices of targets that are followed by no target."""
     at = targets.find(b"\1\0")
     while at >= 0:
         yield at

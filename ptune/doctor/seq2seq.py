@@ -1,4 +1,4 @@
-"""Examines pairs that an encoder-decoder is to be trained on, by the rules for translation."""
+"""Examines training pairs for an encoder-decoder, by the rules for translation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Recipe
 from ptune.doctor.examination import Examination, examine
 
-# The doctor reads conversations: source and target one after the other, and an end.
+# The doctor reads conversations: source, target and an end.
 _TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}\n"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -17,15 +17,15 @@ _TEMPLATE = (
 
 
 def examine_seq2seq(recipe: Recipe) -> Examination:
-    """Reads a recipe's data as training does, and all that is wrong with it. Raises: as `examine`.
+    """Reads a recipe's data as in training, and returns every finding. Raises: as `examine`.
 
-    Both sides count together, so that only a pair longer than two texts may be is called too long here.
+    The lengths of both sides are added, so that only pairs longer than two texts' limits count as too long here.
     """
     task, found = recipe.chat, load_seq2seq_codec(recipe.backbone)
     limit = found.texts.limit(task.max_length)
     texts = found.texts
     codec = ChatCodec(
-        Tokenizer.from_str(texts.tokenizer.to_str()),  # one that reads special tokens
+        Tokenizer.from_str(texts.tokenizer.to_str()),  # a copy that reads special tokens
         _TEMPLATE,
         {**texts.special_tokens, "eos_token": str(texts.tokenizer.id_to_token(found.writing.eos_ids[0]))},
         found.writing.eos_ids,

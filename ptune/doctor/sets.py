@@ -1,4 +1,4 @@
-"""Rules on whole sets: what repeats, what overlaps, which labels there are, what is too long."""
+"""Rules on whole sets: repetitions, overlaps, labels, overlong examples."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ptune.config.translation import Translation
 from ptune.doctor.finding import Finding, Rule
 from ptune.doctor.split_statistics import Hashes, Label, Ledger
 
-# From which share of a held-out split an overlap is an error. A test set gives the figures that are believed; a
-# validation set chooses among steps, which a few repeated rows do not change.
+# Share of a held-out split from which an overlap is an error. The test set gives the final figures; the validation set
+# only chooses among steps, which a few repeated rows do not change.
 OVERLAP_ERROR = {"validation": 0.5, "test": 0.01}
 FEWEST_EXAMPLES = 20  # of a set with labels
 EXAMPLES_A_LABEL = 4  # on average, at least
@@ -34,7 +34,7 @@ class Sets:
 
     @property
     def labels(self) -> dict[str, Label]:
-        """The training set's labels, where its answers come from a small closed set; else none."""
+        """The training set's labels if its answers come from a small closed set; else empty."""
         train = self.splits["train"]
         known = train.labels or {}
         enough = len(train) >= max(FEWEST_EXAMPLES, EXAMPLES_A_LABEL * len(known))
@@ -42,7 +42,7 @@ class Sets:
 
 
 def duplicates(sets: Sets) -> Iterator[Finding]:
-    """The same example twice in a split: it weighs twice, and more than one copy teaches by heart."""
+    """The same example twice in a split: it weighs twice, and more copies are memorised."""
     for split, ledger in sets.splits.items():
         repeated, earlier = _repeated(ledger.texts)
         if len(repeated):
@@ -63,7 +63,7 @@ def conflicting_answers(sets: Sets) -> Iterator[Finding]:
     order = np.lexsort((np.arange(len(ledger)), ledger.prompts))
     prompts, texts = ledger.prompts[order], ledger.texts[order]
     starts = np.flatnonzero(np.r_[True, prompts[1:] != prompts[:-1]]) if len(order) else order
-    of = np.repeat(starts, np.diff(np.r_[starts, len(order)]))  # the first row with the same prompt
+    of = np.repeat(starts, np.diff(np.r_[starts, len(order)]))  # index of the first row with the same prompt
     differs = texts != texts[of]
     if differs.any():
         at = np.flatnonzero(differs)
@@ -79,17 +79,17 @@ def conflicting_answers(sets: Sets) -> Iterator[Finding]:
 
 
 def validation_overlap(sets: Sets) -> Iterator[Finding]:
-    """Validation examples that are trained on: the validation loss says less than it seems to."""
+    """Validation examples that are also in training: the validation loss is too good."""
     yield from _overlap(sets, "validation", ("train",))
 
 
 def test_overlap(sets: Sets) -> Iterator[Finding]:
-    """Test examples that are trained on, or chosen by: the final figures would be better than the model is."""
+    """Test examples that are also in training or validation: the final figures are too good."""
     yield from _overlap(sets, "test", ("train", "validation"))
 
 
 def label_imbalance(sets: Sets) -> Iterator[Finding]:
-    """Labels of which one is far more frequent than another: the rare one is hardly learned."""
+    """A label that is far rarer than another: it is hardly learned."""
     labels = sets.labels
     if len(labels) < 2:
         return
@@ -108,7 +108,7 @@ def label_imbalance(sets: Sets) -> Iterator[Finding]:
 
 
 def unknown_labels(sets: Sets) -> Iterator[Finding]:
-    """Labels that are held out but never trained on: mostly a slip of spelling."""
+    """Labels that are held out but not in training: mostly spelling errors."""
     known = sets.labels
     for split in ("validation", "test"):
         held_out = sets.splits[split].labels or {}
@@ -131,7 +131,7 @@ def unknown_labels(sets: Sets) -> Iterator[Finding]:
 
 
 def over_long(sets: Sets) -> Iterator[Finding]:
-    """Examples longer than the longest allowed: what `task.on_overlong` does to them, counted before it is done."""
+    """Examples over the length limit, and the effect of `task.on_overlong`, counted in advance."""
     for split, ledger in sets.splits.items():
         over, policy = ledger.overlong, sets.task.on_overlong
         if not over.count:
@@ -166,7 +166,7 @@ RULES = (
 
 
 def _repeated(texts: Hashes) -> tuple[Indices, Indices]:
-    """Indices of examples that an earlier one equals, and the index of the first such for each."""
+    """Indices of examples that equal an earlier one, and of the first equal one for each."""
     order = np.argsort(texts, kind="stable")
     ordered = texts[order]
     again = np.flatnonzero(np.r_[False, ordered[1:] == ordered[:-1]])
@@ -174,7 +174,7 @@ def _repeated(texts: Hashes) -> tuple[Indices, Indices]:
 
 
 def _compared(ledger: Ledger, task: Chat) -> Hashes:
-    """A source that was trained on is no test, whatever its translation."""
+    """The hashes to compare for overlaps: prompts for translations, since a trained source is not a test; else all tokens."""
     return ledger.prompts if isinstance(task, Translation) else ledger.texts
 
 

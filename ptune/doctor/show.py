@@ -1,4 +1,4 @@
-"""What an examination found, for people at a terminal, for pipes and for programs."""
+"""Shows an examination: in a terminal, in a pipe, or as JSON types."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ptune.doctor.finding import Finding
 from ptune.doctor.histogram import bar, bins, drawn, percentile
 from ptune.doctor.split_statistics import Ledger
 
-_LONG, _KEPT = 160, 60  # tokens: a longer stretch of an example shows only as many at its start and end
+_LONG, _KEPT = 160, 60  # tokens: a longer stretch of an example shows only this many at its start and end
 _COLOURS = {"error": "bold red", "warning": "yellow"}
 _INDENT = 9
-# What data holds must not steer the terminal.
+# The data must not control the terminal.
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 
 
 def show(examination: Examination, console: Console) -> None:
-    """Prints it. What is learned is marked by brackets as well as by colour, so it can be read in a pipe."""
+    """Prints an examination. Targets are marked by brackets as well as by colour, for pipes."""
     doctor = examination.doctor
     print_parts((_summary(doctor), _lengths(doctor), _labels(doctor), _example(doctor)), console)
     print_findings(examination.findings, console)
 
 
 def document(examination: Examination) -> dict[str, Any]:
-    """The same in JSON types."""
+    """The examination in JSON types."""
     doctor = examination.doctor
     return {
         "files": doctor.files,
@@ -47,12 +47,12 @@ def document(examination: Examination) -> dict[str, Any]:
 def counted(findings: list[Finding]) -> str:
     """E.g. '1 error, 2 warnings'."""
     counts = Counter(finding.severity for finding in findings)
-    told = [f"{count} {name}{'s' * (count > 1)}" for name in ("error", "warning") if (count := counts[name])]
-    return ", ".join(told) or "nothing is wrong with the data"
+    words = [f"{count} {name}{'s' * (count > 1)}" for name in ("error", "warning") if (count := counts[name])]
+    return ", ".join(words) or "nothing is wrong with the data"
 
 
 def stretches(example: Example, codec: ChatCodec) -> Iterator[tuple[str, bool]]:
-    """An example's text in stretches that are targets and those that are not. Control tokens show as their names."""
+    """Splits an example's text into stretches, with whether they are targets. Control tokens show as their names."""
     pairs = zip(example.ids, example.targets, strict=True)
     for target, stretch in itertools.groupby(pairs, key=lambda pair: pair[1]):
         ids = [token for token, _ in stretch]
@@ -112,7 +112,7 @@ def _example(doctor: Doctor) -> Iterator[Text]:
 
 
 def print_parts(parts: Iterable[Iterable[Text]], console: Console) -> None:
-    """Those that have something to say, with an empty line behind each."""
+    """Prints the parts that are not empty, with an empty line after each."""
     for part in parts:
         lines = list(part)
         if lines:
@@ -120,19 +120,19 @@ def print_parts(parts: Iterable[Iterable[Text]], console: Console) -> None:
 
 
 def print_findings(findings: list[Finding], console: Console) -> None:
-    """How many, and each of them."""
+    """Prints the number of findings, and each of them."""
     console.print(Text(counted(findings), style="bold"))
     for finding in findings:
         _print_finding(finding, console)
 
 
 def _print_finding(finding: Finding, console: Console) -> None:
-    """What, how often, where first, and what to do."""
+    """Prints a finding: message, count and first place."""
     more = f" (and {finding.count - 1:,} more)" if finding.count > 1 else ""
     head = Text(f"{finding.severity:<{_INDENT}}", style=_COLOURS[finding.severity])
     head.append(finding.rule, style="bold")
     head.append(f"  {'' if finding.place is None else finding.place}{more}", style="default")
-    console.print(head, soft_wrap=True)  # a place stays in one piece, to be copied
+    console.print(head, soft_wrap=True)  # keeps a place on one line, for copying
     indent = " " * _INDENT
     for line in printable(finding.message).splitlines():
         console.print(textwrap.fill(line, console.width, initial_indent=indent, subsequent_indent=indent))
@@ -152,14 +152,14 @@ def _described(ledger: Ledger) -> dict[str, Any]:
 
 
 def _label_counts(doctor: Doctor) -> Mapping[str, Mapping[str, int]]:
-    """Label -> split -> examples, the most frequent in training first; empty where the answers are no labels."""
+    """Label -> split -> examples, the most frequent in training first; empty if the answers are not labels."""
     known = doctor.sets.labels
     if not known:
         return {}
-    found = {split: ledger.labels or {} for split, ledger in doctor.splits.items()}
-    names = dict.fromkeys(name for labels in found.values() for name in labels)
+    labels_of = {split: ledger.labels or {} for split, ledger in doctor.splits.items()}
+    names = dict.fromkeys(name for labels in labels_of.values() for name in labels)
     counts = {
-        name: {split: labels[name].count if name in labels else 0 for split, labels in found.items()}
+        name: {split: labels[name].count if name in labels else 0 for split, labels in labels_of.items()}
         for name in names
     }
     return dict(sorted(counts.items(), key=lambda item: -item[1]["train"]))
@@ -175,5 +175,5 @@ def _text(ids: list[int], codec: ChatCodec) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without what would steer a terminal."""
+    """The text without terminal control characters."""
     return text.translate(_PICTURES)

@@ -1,4 +1,4 @@
-"""What an examination of images found, for people at a terminal, for pipes and for programs."""
+"""Shows an examination of images: in a terminal, in a pipe, or as JSON types."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _COLUMNS = 15  # characters
 
 
 def show(examination: ImageExamination, console: Console) -> None:
-    """Prints it."""
+    """Prints an examination."""
     sets = examination.sets
     print_parts((_summary(sets), _sizes(sets), label_bars(sets, "images with each label")), console)
     print_findings(examination.findings, console)
 
 
 def document(examination: ImageExamination) -> dict[str, Any]:
-    """The same in JSON types."""
+    """The examination in JSON types."""
     sets = examination.sets
     return {
         "files": [{"split": split, **source.described()} for split, source in sets.splits.sources],

@@ -1,4 +1,4 @@
-"""What an examination of labelled data found, for people at a terminal, for pipes and for programs."""
+"""Shows an examination of labelled data: in a terminal, in a pipe, or as JSON types."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WIDEST = 20  # characters of a label
 
 
 def show(examination: LabelledExamination, console: Console) -> None:
-    """Prints it."""
+    """Prints an examination."""
     sets = examination.sets
     print_parts((_summary(sets), _lengths(sets), _labels(sets)), console)
     print_findings(examination.findings, console)
 
 
 def document(examination: LabelledExamination) -> dict[str, Any]:
-    """The same in JSON types."""
+    """The examination in JSON types."""
     sets = examination.sets
     return {
         "files": [{"split": split, **file.described()} for split, file in sets.splits.files],
@@ -77,7 +77,7 @@ def _labels(sets: LabelledSets) -> Iterator[Text]:
 
 
 def label_bars(sets: Entries, what: str) -> Iterator[Text]:
-    """How many training rows each label has, as bars, and how many of each other split."""
+    """The number of training rows with each label, as bars, and of each other split."""
     labels, counts = sets.labels, {split: sets.counts(split) for split in SPLITS}
     if labels is None or not counts["train"]:
         return

@@ -1,4 +1,4 @@
-"""What an examination of pairs found, for people at a terminal, for pipes and for programs."""
+"""Shows an examination of pairs: in a terminal, in a pipe, or as JSON types."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ptune.doctor.show import print_findings, print_parts
 
 
 def show(examination: PairExamination, console: Console) -> None:
-    """Prints it."""
+    """Prints an examination."""
     sets = examination.sets
     print_parts((_summary(sets), _lengths(sets)), console)
     print_findings(examination.findings, console)
 
 
 def document(examination: PairExamination) -> dict[str, Any]:
-    """The same in JSON types."""
+    """The examination in JSON types."""
     sets = examination.sets
     return {
         "files": [{"split": split, **file.described()} for split, file in sets.splits.files],

@@ -1,4 +1,4 @@
-"""What is remembered of a split: about 40 bytes an example, no texts, so that data may be larger than memory."""
+"""Statistics of a split: about 40 bytes per example, without texts, so that data may be larger than memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptune.data.conversations import Document
 from ptune.doctor.finding import Place
 from ptune.doctor.rows import Row
 
-MOST_LABELS = 50  # answers that are among so few different ones, and as short, are labels
+MOST_LABELS = 50  # answers count as labels if there are at most so many different ones, and they are short
 LONGEST_LABEL = 64  # characters
 READABLE = 300  # tokens
 Hashes: TypeAlias = NDArray[np.uint64]
@@ -24,7 +24,7 @@ Hashes: TypeAlias = NDArray[np.uint64]
 
 @dataclass
 class Label:
-    """An answer that many rows share, and the first of them."""
+    """An answer that many rows share, with its first row."""
 
     place: Place
     count: int = 0
@@ -32,18 +32,18 @@ class Label:
 
 @dataclass
 class Overlong:
-    """Examples of more tokens than fit."""
+    """Counts of examples over the length limit."""
 
     count: int = 0
-    emptied: int = 0  # of which truncation leaves no target
-    lost_targets: int = 0  # beyond the limit
+    emptied: int = 0  # examples without a target after truncation
+    lost_targets: int = 0  # targets beyond the limit
     longest: int = 0
     first: Place | None = None
 
 
 @dataclass
 class Ledger:
-    """One split. `limit` is the longest example in tokens; `labels` is None once the answers are no labels."""
+    """Statistics of one split. limit: longest example in tokens; labels: None once the answers are not labels."""
 
     limit: int
     tokens: int = 0
@@ -51,21 +51,21 @@ class Ledger:
     lengths: Counter[int] = field(default_factory=Counter)  # tokens -> examples
     overlong: Overlong = field(default_factory=Overlong)
     labels: dict[str, Label] | None = field(default_factory=dict)
-    shown: Example | None = None  # the first that is short enough to be read, else the first
+    shown: Example | None = None  # the first readably short example, else the first
     _texts: array[int] = field(default_factory=lambda: array("Q"))  # hash of all tokens
-    _prompts: array[int] = field(default_factory=lambda: array("Q"))  # hash of those before the last answer
+    _prompts: array[int] = field(default_factory=lambda: array("Q"))  # hash of tokens before the last answer
     _numbers: array[int] = field(default_factory=lambda: array("Q"))
     _files: array[int] = field(default_factory=lambda: array("I"))
-    _names: dict[tuple[str, str], int] = field(default_factory=dict)  # file and unit -> its number in _files
+    _names: dict[tuple[str, str], int] = field(default_factory=dict)  # file and unit -> index in _files
 
     def add(self, row: Row) -> None:
-        """Remembers one example."""
+        """Counts one example."""
         example, sample = row.example, row.sample
         targets = row.targets
         ids = array("I", example.ids)
         last_answer = targets.rfind(0, 0, max(targets.rfind(1), 0)) + 1
         self._texts.append(_hash(ids))
-        # A text without a question shares its prompt with no other.
+        # A text without a question has no prompt to share.
         self._prompts.append(_hash(ids[:last_answer]) if row.answers_something else self._texts[-1])
         self._numbers.append(sample.number)
         name = (sample.problems.file, sample.problems.unit)
@@ -95,7 +95,7 @@ class Ledger:
         return np.frombuffer(self._prompts, dtype=np.uint64)
 
     def place(self, index: int) -> Place:
-        """Where an example comes from."""
+        """The place of an example."""
         file, unit = list(self._names)[self._files[index]]
         return Place(file, self._numbers[index], unit)
 
@@ -109,8 +109,8 @@ class Ledger:
 
     def _count_label(self, row: Row) -> None:
         assert self.labels is not None
-        said = row.sample.conversation
-        answer = "" if isinstance(said, Document) else said.answer.strip()
+        conversation = row.sample.conversation
+        answer = "" if isinstance(conversation, Document) else conversation.answer.strip()
         answers = sum(message["role"] == "assistant" for message in row.messages)
         if not answer or len(answer) > LONGEST_LABEL or answers > 1:
             self.labels = None

@@ -12,21 +12,21 @@ from ptune.data.conversations import Conversation
 from ptune.doctor.finding import Rule
 from ptune.doctor.rows import Row
 
-# By these two, of 4,379 texts of GNOME's and Django's English and Spanish pages 3 are told to be of another language, all of
-# them file names and code; of 2,061 English and 2,607 German texts in Spanish's place 99.1 % and all are found.
-FEWEST_LETTERS = 30  # of a text whose language is looked at
-MARGIN = 20.0  # in logarithms of likelihood, by which another language is likelier
-LONGEST_RATIO = 6.0  # of the sides, in bytes of UTF-8, whose number says about as much in every script
-FEWEST_BYTES = 60  # of the longer side
+# With these two, 3 of 4,379 texts of GNOME's and Django's English and Spanish pages are attributed to another language, all
+# of them file names and code; of 2,061 English and 2,607 German texts labelled Spanish, 99.1 % and all are found.
+FEWEST_LETTERS = 30  # of a text, to examine its language
+MARGIN = 20.0  # in log-likelihood, by which another language must be likelier
+LONGEST_RATIO = 6.0  # of the sides, in bytes of UTF-8, which carry about equal information in every script
+FEWEST_BYTES = 60  # of the longer side, to compare lengths
 REPLACED = frozenset({"role-order", "empty-answer", "empty-question"})
 """Rules of conversations that are said in other words here, or cannot be broken."""
 
 
 def sides(row: Row) -> tuple[str, str]:
     """Source and target."""
-    said = row.sample.conversation
-    assert isinstance(said, Conversation)
-    return said.question, said.answer
+    conversation = row.sample.conversation
+    assert isinstance(conversation, Conversation)
+    return conversation.question, conversation.answer
 
 
 def empty_side(row: Row) -> str | None:
@@ -38,7 +38,7 @@ def empty_side(row: Row) -> str | None:
 
 
 def identical_sides(row: Row) -> str | None:
-    """A target that is its source: right for a name, else it was never translated, and teaches to copy."""
+    """A target equal to its source: right for a name, else untranslated, and teaches to copy."""
     source, target = (" ".join(text.split()) for text in sides(row))
     if source and source == target:
         return f"source and target are the same, {source[:60]!r}: remove the row, unless it is a name or the like"
@@ -46,7 +46,7 @@ def identical_sides(row: Row) -> str | None:
 
 
 def length_ratio(row: Row) -> str | None:
-    """A side that is many times longer than the other: mostly a translation of something else, or a cut-off one."""
+    """A side many times longer than the other: mostly a translation of something else, or a truncated one."""
     source, target = (len(text.strip().encode()) for text in sides(row))
     if min(source, target) and max(source, target) >= FEWEST_BYTES:
         times = max(source, target) / min(source, target)
@@ -67,37 +67,37 @@ RULES = (
 
 @dataclass(frozen=True)
 class WrongLanguage:
-    """A text in another language than the recipe says: columns that were swapped, or a row that was not translated.
+    """A text in another language than the recipe's: swapped columns, or an untranslated row.
 
-    By py3langid, a naive Bayes classifier of 4.5 MB without a network. Texts of few letters are not looked at, and nothing
-    is where the recipe names no language, or one that py3langid does not know.
+    Uses py3langid, a naive Bayes classifier of 4.5 MB that needs no network. Skips texts of few letters, and all texts
+    if the recipe names no language, or one that py3langid does not know.
     """
 
     languages: tuple[str | None, str | None]
     rank: Callable[[str], list[tuple[str, float]]]
 
     def __call__(self, row: Row) -> str | None:
-        """A row's finding."""
+        """The message for a row, if it has the defect."""
         for name, text, expected in zip(("source", "target"), sides(row), self.languages, strict=True):
-            found = None if expected is None else self.other_than(expected, text)
-            if found is not None:
+            actual = None if expected is None else self.other_than(expected, text)
+            if actual is not None:
                 return (
-                    f"the {name} looks like {language(found)}, not {language(expected)}: {text[:60]!r}; correct the row, or"
+                    f"the {name} looks like {language(actual)}, not {language(expected)}: {text[:60]!r}; correct the row, or"
                     " the recipe's source, target and languages"
                 )
         return None
 
     def other_than(self, expected: str, text: str) -> str | None:
-        """The language that a text is clearly in, where it is not the one expected."""
+        """The language that a text is clearly in, if not the expected one."""
         if sum(map(str.isalpha, text)) < FEWEST_LETTERS:
             return None
         ranked = self.rank(text)
-        (found, best), scores = ranked[0], dict(ranked)
-        return found if expected in scores and best - scores[expected] > MARGIN else None
+        (likeliest, best), scores = ranked[0], dict(ranked)
+        return likeliest if expected in scores and best - scores[expected] > MARGIN else None
 
 
 def rules_of(task: Chat, row_rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    """The rules for a task's rows: `row_rules`, and of a translation those above instead of what they replace."""
+    """The rules for a task's rows: `row_rules`; for translations, those above replace some of them."""
     if not isinstance(task, Translation):
         return row_rules
     return (*(rule for rule in row_rules if rule.id not in REPLACED), *RULES, wrong_language(task))

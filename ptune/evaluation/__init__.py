@@ -1,3 +1,3 @@
-"""What a run has learnt: figures before and after, answers side by side, a report."""
+"""Evaluation of runs: figures before and after training, answers side by side, a report."""
 
 import ptune.backbone  # noqa: F401 - quiets bitsandbytes, before peft imports it

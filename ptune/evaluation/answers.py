@@ -20,20 +20,20 @@ def answers(
     max_tokens: int | Sequence[int],
     device: torch.device,
 ) -> list[str]:
-    """One greedy answer a prompt, in the order given; prompts go through the model together, padded on the left.
+    """Returns one greedy answer per prompt, in order; computed in batches, padded on the left.
 
-    max_tokens: of every answer, or of each.
+    max_tokens: one limit for all answers, or one for each.
     """
     model.eval()
     limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
     ends = sorted(codec.eos_ids)
-    found = []
+    texts = []
     for start in range(0, len(prompts), ROWS):
         rows = prompts[start : start + ROWS]
         width, most = max(len(row) for row in rows), limits[start : start + ROWS]
         config = GenerationConfig(
             do_sample=False,
-            repetition_penalty=1.0,  # what is left open here, transformers takes from the model's own defaults
+            repetition_penalty=1.0,  # else transformers takes the model's own default
             max_new_tokens=max(most),
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
@@ -44,11 +44,11 @@ def answers(
             ids[place, width - len(row) :] = torch.tensor(row, device=device)
             mask[place, width - len(row) :] = 1
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        said = [row[:limit] for row, limit in zip(output[:, width:].tolist(), most, strict=True)]
-        found += [codec.decode_answer(_until_end(row, codec.eos_ids)).strip() for row in said]
-    return found
+        generated = [row[:limit] for row, limit in zip(output[:, width:].tolist(), most, strict=True)]
+        texts += [codec.decode_answer(_until_end(row, codec.eos_ids)).strip() for row in generated]
+    return texts
 
 
 def _until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
-    """An answer without the token that ended it and the padding after it."""
+    """Drops the end token of an answer and the padding after it."""
     return next((ids[:place] for place, token in enumerate(ids) if token in ends), ids)

@@ -1,4 +1,4 @@
-"""Several evaluated runs as one table: figures with intervals, what training cost, and paired tests where rows are the same."""
+"""Compares evaluated runs: figures with intervals, training cost, and paired tests on the same rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHAT_METRICS = ("loss", "perplexity", "token_accuracy")
 
 @dataclass(frozen=True)
 class Compared:
-    """One run's line of the table."""
+    """One line of the table."""
 
     name: str
     metrics: dict[str, float]
@@ -30,12 +30,12 @@ class Compared:
     steps: int
     method: str
     lr: float
-    differences: tuple[Difference, ...] = ()  # from the first run
+    differences: tuple[Difference, ...] = ()  # minus the first run
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All lines, on the same data."""
+    """The lines of runs that were evaluated on the same data."""
 
     task: str
     split: str
@@ -48,15 +48,15 @@ class Comparison:
 class _Evaluated:
     run: Run
     name: str
-    found: dict[str, Any]
+    evaluation: dict[str, Any]
     record: RunRecord
     recipe: Recipe
 
 
 def compare(folders: Sequence[Path], seed: int = 0) -> Comparison:
-    """Reads what `ptune evaluate` wrote into the runs; each is compared with the first.
+    """Compares each run with the first, by the files that `ptune evaluate` wrote.
 
-    Raises: UsageError for fewer than two runs, or runs of different tasks or data, with what differs; FormatError where
+    Raises: UsageError for fewer than two runs, or for different tasks or data, naming the differences; FormatError if
     a run has not been evaluated.
     """
     if len(folders) < 2:
@@ -65,27 +65,33 @@ def compare(folders: Sequence[Path], seed: int = 0) -> Comparison:
     runs = [_opened(folder, name) for folder, name in zip(folders, names, strict=True)]
     for other in runs[1:]:
         _refuse_different(runs[0], other)
-    first, classifies = runs[0], "metrics" in runs[0].found
+    first, classifies = runs[0], "metrics" in runs[0].evaluation
     if not classifies:
-        chats = tuple(_line(one, one.found["after"], {}) for one in runs)
-        return Comparison("chat", first.found["split"], first.found["examples"], CHAT_METRICS, chats)
-    predicted = [_predictions(one) for one in runs]
-    found = first.found
+        chats = tuple(_line(run, run.evaluation["after"], {}) for run in runs)
+        return Comparison(
+            "chat", first.evaluation["split"], first.evaluation["examples"], CHAT_METRICS, chats
+        )
+    predicted = [_predictions(run) for run in runs]
+    evaluation = first.evaluation
     lines = []
-    for one, said in zip(runs, predicted, strict=True):
+    for run, rows in zip(runs, predicted, strict=True):
         apart = (
-            differences(found["problem"], found["labels"], said, predicted[0], seed)
-            if one is not first
+            differences(evaluation["problem"], evaluation["labels"], rows, predicted[0], seed)
+            if run is not first
             else []
         )
-        lines.append(_line(one, one.found["metrics"], one.found["intervals"], tuple(apart)))
+        lines.append(_line(run, run.evaluation["metrics"], run.evaluation["intervals"], tuple(apart)))
     return Comparison(
-        found["task"], found["split"], found["examples"], tuple(found["headline"]), tuple(lines)
+        evaluation["task"],
+        evaluation["split"],
+        evaluation["examples"],
+        tuple(evaluation["headline"]),
+        tuple(lines),
     )
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, or their paths where names are the same."""
+    """The folders' names, or their paths if two names are equal."""
     short = [folder.resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
@@ -98,7 +104,7 @@ def _opened(folder: Path, name: str) -> _Evaluated:
 
 
 def _refuse_different(one: _Evaluated, other: _Evaluated) -> None:
-    """Raises: UsageError that names every difference which makes figures incomparable."""
+    """Raises: UsageError that lists every difference that makes the figures incomparable."""
     a, b = _basis(one), _basis(other)
     apart = [
         f"{what} ({a.get(what, 'none')} and {b.get(what, 'none')})"
@@ -112,21 +118,25 @@ def _refuse_different(one: _Evaluated, other: _Evaluated) -> None:
         )
 
 
-def _basis(one: _Evaluated) -> dict[str, str]:
-    """What must be the same: task, labels, split, each file by its hash, the rows."""
-    found = one.found
-    if "metrics" not in found:
-        files = read_json(one.run.data_path)["files"]
-        chosen = [file for file in files if file["split"] == found["split"]] or files
-        basis = {"task": "chat", "split": found["split"], "number of examples": str(found["examples"])}
-        return {**basis, "number of targets": str(found["after"]["targets"]), **_hashes(chosen)}
+def _basis(evaluated: _Evaluated) -> dict[str, str]:
+    """The things that must be equal: task, labels, split, each file by its hash, the rows."""
+    evaluation = evaluated.evaluation
+    if "metrics" not in evaluation:
+        files = read_json(evaluated.run.data_path)["files"]
+        chosen = [file for file in files if file["split"] == evaluation["split"]] or files
+        basis = {
+            "task": "chat",
+            "split": evaluation["split"],
+            "number of examples": str(evaluation["examples"]),
+        }
+        return {**basis, "number of targets": str(evaluation["after"]["targets"]), **_hashes(chosen)}
     return {
-        "task": f"{found['task']}, {found['problem']}",
-        "labels": ", ".join(found["labels"]),
-        "split": found["split"],
-        "number of rows": str(found["examples"]),
-        **_hashes(found["files"]),
-        "rows": found["rows_sha256"][:12],
+        "task": f"{evaluation['task']}, {evaluation['problem']}",
+        "labels": ", ".join(evaluation["labels"]),
+        "split": evaluation["split"],
+        "number of rows": str(evaluation["examples"]),
+        **_hashes(evaluation["files"]),
+        "rows": evaluation["rows_sha256"][:12],
     }
 
 
@@ -134,44 +144,44 @@ def _hashes(files: Sequence[dict[str, Any]]) -> dict[str, str]:
     return {f"SHA-256 of {Path(file['path']).name}": file["sha256"][:12] for file in files}
 
 
-def _predictions(one: _Evaluated) -> list[dict[str, Any]]:
-    """The lines of predictions.jsonl. Raises: FormatError where they are not those of the evaluation."""
-    path = one.run.folder / "predictions.jsonl"
+def _predictions(evaluated: _Evaluated) -> list[dict[str, Any]]:
+    """The lines of predictions.jsonl. Raises: FormatError if they do not belong to the evaluation."""
+    path = evaluated.run.folder / "predictions.jsonl"
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise FormatError(
-            f"cannot read {path}: {error}; run `ptune evaluate {one.run.folder}` again"
+            f"cannot read {path}: {error}; run `ptune evaluate {evaluated.run.folder}` again"
         ) from None
-    if len(lines) != one.found["examples"]:
+    if len(lines) != evaluated.evaluation["examples"]:
         raise FormatError(
-            f"{path} has {len(lines)} rows, evaluation.json {one.found['examples']}: run `ptune evaluate "
-            f"{one.run.folder}` again"
+            f"{path} has {len(lines)} rows, evaluation.json {evaluated.evaluation['examples']}: run `ptune evaluate "
+            f"{evaluated.run.folder}` again"
         )
     return lines
 
 
 def _line(
-    one: _Evaluated,
+    evaluated: _Evaluated,
     metrics: dict[str, float],
     intervals: dict[str, Sequence[float]],
     apart: tuple[Difference, ...] = (),
 ) -> Compared:
     return Compared(
-        name=one.name,
+        name=evaluated.name,
         metrics=metrics,
         intervals=intervals,
-        parameters=_trained(one.run),
-        seconds=one.record.seconds,
-        steps=one.record.steps,
-        method=one.record.method,
-        lr=one.recipe.train.lr,
+        parameters=_trained(evaluated.run),
+        seconds=evaluated.record.seconds,
+        steps=evaluated.record.steps,
+        method=evaluated.record.method,
+        lr=evaluated.recipe.train.lr,
         differences=apart,
     )
 
 
 def _trained(run: Run) -> int | None:
-    """How many values were trained: those of a checkpoint, or of the adapter; None where neither is left."""
+    """Number of trained values, from a checkpoint or the adapter; None if neither exists."""
     kept = sorted(run.checkpoints_path.glob("step-*/weights.safetensors"))
     for path in (*kept[-1:], run.adapter_path / "adapter_model.safetensors"):
         if path.is_file():
@@ -180,7 +190,7 @@ def _trained(run: Run) -> int | None:
 
 
 def _values(path: Path) -> int:
-    """How many numbers a safetensors file holds; only its header is read."""
+    """Number of values in a safetensors file; only its header is read."""
     from safetensors import safe_open
 
     with safe_open(path, "numpy") as file:

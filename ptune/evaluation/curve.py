@@ -1,4 +1,4 @@
-"""A line chart as inline SVG; colours come from the page's style, so that it suits light and dark."""
+"""Line charts as inline SVG; colours come from the page's style, for light and dark."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Series:
 
 
 def chart(title: str, x_label: str, series: Sequence[Series]) -> str:
-    """<figure> with the lines over common axes; nothing where there is no point."""
-    drawn = [one for one in series if one.points]
+    """<figure> with the lines over common axes; empty if there are no points."""
+    drawn = [plotted for plotted in series if plotted.points]
     if not drawn:
         return ""
-    xs, ys = ([point[axis] for one in drawn for point in one.points] for axis in (0, 1))
+    xs, ys = ([point[axis] for plotted in drawn for point in plotted.points] for axis in (0, 1))
     x_ticks, y_ticks = ticks(min(xs), max(xs), 6), ticks(min(ys), max(ys), 5)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -42,13 +42,15 @@ def chart(title: str, x_label: str, series: Sequence[Series]) -> str:
     for tick in x_ticks:
         x, y = place(tick, y_ticks[0])
         parts.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle">{tick:g}</text>')
-    for one in drawn:
-        dots = [place(*point) for point in one.points]
+    for plotted in drawn:
+        dots = [place(*point) for point in plotted.points]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
-        parts.append(f'<polyline class="{one.style}" points="{line}"/>')
-        if one.marks:
-            parts += [f'<circle class="{one.style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in dots]
-    legend = " ".join(f'<span class="key {one.style}">{html.escape(one.name)}</span>' for one in drawn)
+        parts.append(f'<polyline class="{plotted.style}" points="{line}"/>')
+        if plotted.marks:
+            parts += [f'<circle class="{plotted.style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in dots]
+    legend = " ".join(
+        f'<span class="key {plotted.style}">{html.escape(plotted.name)}</span>' for plotted in drawn
+    )
     label = f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">{html.escape(x_label)}</text>'
     return (
         f"<figure><figcaption>{html.escape(title)} {legend}</figcaption>"
@@ -58,16 +60,16 @@ def chart(title: str, x_label: str, series: Sequence[Series]) -> str:
 
 
 def averaged(points: Sequence[tuple[float, float]], over: int) -> list[tuple[float, float]]:
-    """An exponential moving average of about the last `over` points, each weighing 1 - 1/over of the one after it.
+    """Exponential moving average over about `over` points; each weighs 1 - 1/over of the next.
 
-    Divided by the sum of its weights, so that the first points are not drawn to 0 (as Adam does it, Kingma and Ba 2015).
+    It is divided by the sum of its weights, so that the first points are not biased to 0 (as in Adam, Kingma and Ba 2015).
     """
     keep, total, weight = 1 - 1 / over, 0.0, 0.0
-    found = []
+    smooth = []
     for x, y in points:
         total, weight = keep * total + y, keep * weight + 1
-        found.append((x, total / weight))
-    return found
+        smooth.append((x, total / weight))
+    return smooth
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""What a run has learnt, in figures and in words."""
+"""Evaluates a chat run: figures and answers of the base and the tuned model."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ FORMAT = 1
 def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
     """Compares base and tuned model on held-out data; writes evaluation.json, report.html and the model card.
 
-    Raises: FormatError where the run is not finished; BackboneError where its base is no longer the same; UsageError
-    where a requirement names no figure.
+    Raises: FormatError if the run is not finished; BackboneError if its base has changed; UsageError
+    if a requirement names an unknown figure.
     """
     refuse_unknown(require, ("loss", "perplexity", "token_accuracy"))
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     held = held_out(run)
-    asked = _askable(held, recipe)
-    found: dict[str, Any] = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}
+    conversations = _askable(held, recipe)
+    evaluation: dict[str, Any] = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}
     base, tuned = models_of(run, record, recipe)
     adapter_off = base.disable_adapter() if isinstance(base, PeftModel) else nullcontext()
     with adapter_off:
-        found["before"] = _figures("base", base, held, recipe)
+        evaluation["before"] = _figures("base", base, held, recipe)
         baseline = _in_context(base, held, recipe)
         if baseline is not None:
-            found["in_context"] = baseline
-        base_answers = _answers("base", base, held, asked, recipe)
-    found["after"] = _figures("tuned", tuned, held, recipe)
-    tuned_answers = _answers("tuned", tuned, held, asked, recipe)
-    found["answers"] = [
+            evaluation["in_context"] = baseline
+        base_answers = _answers("base", base, held, conversations, recipe)
+    evaluation["after"] = _figures("tuned", tuned, held, recipe)
+    tuned_answers = _answers("tuned", tuned, held, conversations, recipe)
+    evaluation["answers"] = [
         {"prompt": conversation.question, "expected": conversation.answer, "base": before, "adapter": after}
-        for conversation, before, after in zip(asked, base_answers, tuned_answers, strict=True)
+        for conversation, before, after in zip(conversations, base_answers, tuned_answers, strict=True)
     ]
-    found["requirements"] = [one.checked(found["after"]) for one in require]
-    write_json(run.evaluation_path, found)
-    write_text(run.report_path, report(record, recipe, found, read_metrics(run.metrics_path)))
-    write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
-    Console(highlight=False).print(before_and_after(found))
-    return found
+    evaluation["requirements"] = [one.checked(evaluation["after"]) for one in require]
+    write_json(run.evaluation_path, evaluation)
+    write_text(run.report_path, report(record, recipe, evaluation, read_metrics(run.metrics_path)))
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
+    Console(highlight=False).print(before_and_after(evaluation))
+    return evaluation
 
 
 def evaluate_run(
@@ -76,7 +76,7 @@ def evaluate_run(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """As `evaluate`, with the arguments of every task's. Raises: UsageError for those that chat has no use for."""
+    """As `evaluate`, with the signature of every task. Raises: UsageError for arguments that chat does not use."""
     for name, value in (("data", data), ("bundle", bundle), ("adapter", adapter)):
         if value:
             raise UsageError(
@@ -85,18 +85,18 @@ def evaluate_run(
     return evaluate(run, require)
 
 
-def before_and_after(found: dict[str, Any]) -> Table:
+def before_and_after(evaluation: dict[str, Any]) -> Table:
     """The figures of evaluation.json as a table."""
     table = Table(
-        title=f"{found['examples']} held-out examples ({found['split']}), {found['before']['targets']} targets"
+        title=f"{evaluation['examples']} held-out examples ({evaluation['split']}), {evaluation['before']['targets']} targets"
     )
-    shown = {"base": found["before"], "tuned": found["after"]}
-    if "in_context" in found:
-        count = found["in_context"]["examples"]
+    shown = {"base": evaluation["before"], "tuned": evaluation["after"]}
+    if "in_context" in evaluation:
+        count = evaluation["in_context"]["examples"]
         shown = {
-            "base": found["before"],
-            f"base, {count} examples in context": found["in_context"],
-            "tuned": found["after"],
+            "base": evaluation["before"],
+            f"base, {count} examples in context": evaluation["in_context"],
+            "tuned": evaluation["after"],
         }
     table.add_column("")
     for name in shown:
@@ -108,7 +108,7 @@ def before_and_after(found: dict[str, Any]) -> Table:
 
 
 def models_of(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """Base and tuned model. With an adapter both are one PeftModel, whose adapter can be switched off."""
+    """Loads base and tuned model. With an adapter both are one PeftModel, whose adapter can be switched off."""
     loaded = load(recipe.backbone)
     if loaded.identity.hash != record.base.hash:
         raise BackboneError(
@@ -121,7 +121,7 @@ def models_of(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Mod
 
 
 def backbone_of(model: torch.nn.Module) -> PreTrainedModel:
-    """The transformers model in a model that may have an adapter."""
+    """The transformers model inside a model that may have an adapter."""
     backbone = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(backbone, PreTrainedModel)
     return backbone
@@ -133,7 +133,7 @@ def _figures(label: str, model: torch.nn.Module, held: HeldOut, recipe: Recipe) 
 
 
 def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[str, Any] | None:
-    """Figures of the bare base after some training conversations; None where no prompt can be made of them."""
+    """Figures of the bare base with training conversations in its prompt; None if none can be used."""
     if not held.train or not held.conversations:
         return None
     longest = max(map(len, held.examples))
@@ -155,7 +155,7 @@ def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[s
 
 
 def _askable(held: HeldOut, recipe: Recipe) -> list[Askable]:
-    """The first held-out conversations whose prompt leaves room for an answer."""
+    """The first held-out conversations whose prompts leave room for an answer."""
     if recipe.evaluate.answers and not held.conversations:
         say("no answers side by side: what is held out is raw text, or was cut, and asks nothing")
     room = None if held.codec.context is None else held.codec.context - recipe.evaluate.answer_tokens
@@ -164,10 +164,10 @@ def _askable(held: HeldOut, recipe: Recipe) -> list[Askable]:
 
 
 def _answers(
-    label: str, model: torch.nn.Module, held: HeldOut, asked: list[Askable], recipe: Recipe
+    label: str, model: torch.nn.Module, held: HeldOut, conversations: list[Askable], recipe: Recipe
 ) -> list[str]:
-    if not asked:
+    if not conversations:
         return []
     say(f"answers, {label}")
-    prompts = [conversation.prompt(held.codec) for conversation in asked]
+    prompts = [conversation.prompt(held.codec) for conversation in conversations]
     return answers(model, held.codec, prompts, recipe.evaluate.answer_tokens, backbone_of(model).device)

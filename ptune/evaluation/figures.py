@@ -25,7 +25,7 @@ def figures(
     examples: Sequence[Example],
     max_tokens: int,
 ) -> Figures:
-    """`model` in evaluation mode over all targets of `examples`; `backbone` is the transformers model inside it."""
+    """Measures `model` in evaluation mode on all targets of `examples`. backbone: the transformers model inside it."""
     model.eval()
     loss, correct, targets = 0.0, 0, 0
     with packing(backbone) as packed:
@@ -43,7 +43,7 @@ def figures(
 
 
 def summed(loss: float, correct: int, targets: int) -> Figures:
-    """Figures of sums over targets."""
+    """Figures from sums over targets."""
     mean = loss / targets
     return {
         "loss": mean,

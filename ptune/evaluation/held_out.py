@@ -1,4 +1,4 @@
-"""A run's held-out data: its test files where it has any, else what it was validated on."""
+"""A run's held-out data: its test files if it has any, else its validation split."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ptune.training.folder import check_same_data
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Examples that training never saw, the conversations behind them, and those that training did see."""
+    """Examples that training never saw, their conversations, and the training conversations."""
 
     split: Literal["test", "validation"]
     examples: Sequence[Example]  # each has a target
-    conversations: Sequence[Askable]  # fewer than examples where some were cut, none of raw text
+    conversations: Sequence[Askable]  # fewer than examples if some were cut; none for raw text
     train: Sequence[Askable]
     codec: ChatCodec
 
 
 def held_out(run: Run) -> HeldOut:
-    """Reads a run's data once more, with the codec that it was trained with.
+    """Reads a run's data again, with its training codec.
 
-    Raises: DataError where a file is gone or has changed, or nothing is held out; FormatError where data.json is gone.
+    Raises: DataError if a file is gone or has changed, or nothing is held out; FormatError if data.json is gone.
     """
     recipe, codec = Recipe.load(run.recipe_path), ChatCodec.open(run.codec_path)
     data = dataset.load(recipe.data, recipe.chat, codec, recipe.train.seed)

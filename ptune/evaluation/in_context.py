@@ -1,4 +1,4 @@
-"""The baseline that needs no training: the bare model reads some training conversations before each held-out one."""
+"""The in-context baseline: the bare model reads some training conversations before each held-out one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TrainOn = Literal["assistant", "last"]
 def shots(
     train: Sequence[Askable], count: int, room: int | None, codec: ChatCodec, seed: int
 ) -> list[Askable]:
-    """Up to `count` training conversations, chosen by the seed, that together take at most `room` tokens."""
+    """Draws up to `count` training conversations by the seed, at most `room` tokens together."""
     chosen: list[Askable] = []
     for index in random.Random(seed).sample(range(len(train)), len(train)):  # noqa: S311
         if len(chosen) == count:
@@ -40,7 +40,7 @@ def after(
     codec: ChatCodec,
     train_on: TrainOn,
 ) -> list[Example]:
-    """`asked` with the shots before it, as earlier turns of one conversation; its own targets stay the only ones."""
+    """Examples of `asked` with the shots before it, as earlier turns; only its own targets count."""
     if isinstance(asked, Completion) or any(isinstance(shot, Completion) for shot in shots):
         before = [token for shot in shots for token in shot.example(codec, train_on).ids]
         own = asked.example(codec, train_on)
@@ -61,12 +61,12 @@ def after(
 def in_context(
     label: str, model: torch.nn.Module, examples: Sequence[Example], device: torch.device
 ) -> Figures:
-    """Figures over the examples' targets. What all examples begin with is read only once."""
+    """Figures over the examples' targets. Their common beginning is computed once."""
     model.eval()
     shared = _shared(examples)
     ids = torch.tensor([examples[0].ids[:shared]], device=device)
     cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values if shared else None
-    # Newer transformers renamed the argument; code that comes with a model may have the old name.
+    # Newer transformers renamed the argument; a model's own code may still use the old name.
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     loss, correct, targets = 0.0, 0, 0
     with Progress(label, len(examples), unit="examples") as progress:
@@ -76,7 +76,7 @@ def in_context(
                 input_ids=torch.tensor([example.ids[shared:]], device=device),
                 use_cache=cache is not None,
                 logits_to_keep=torch.tensor(columns, device=device) - 1 - shared,
-                **{name: copy.deepcopy(cache)},  # what is read here must not stay in it
+                **{name: copy.deepcopy(cache)},  # the copy is extended, not the cache
             )
             labels = torch.tensor([example.ids[column] for column in columns], device=device)
             logits = output.logits[0].float()
@@ -88,7 +88,7 @@ def in_context(
 
 
 def _shared(examples: Sequence[Example]) -> int:
-    """How many tokens all examples begin with; the token before the first target of any is not among them."""
+    """Length in tokens of the examples' common beginning; it ends before the token in front of any first target."""
     first, limit = examples[0].ids, len(examples[0])
     for example in examples:
         limit = min(limit, example.targets.index(True, 1) - 1)

@@ -1,4 +1,4 @@
-"""Two runs on the same rows: is one better, or was it luck?"""
+"""Paired tests: is one run better than another on the same rows, or was it luck?"""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of one run minus that of another, on the same rows."""
+    """A figure of one run minus another's, on the same rows."""
 
     metric: str
     value: float
     interval: Interval  # 95 %, paired bootstrap
-    p: float  # of so large a difference where there is none
+    p: float  # probability of so large a difference by chance
     test: str
 
 
@@ -49,14 +49,14 @@ def differences(
     other: Sequence[Mapping[str, Any]],
     seed: int = 0,
 ) -> list[Difference]:
-    """`one` minus `other`, lines of predictions.jsonl of the same rows in the same order.
+    """Tests `one` minus `other`: lines of predictions.jsonl for the same rows in the same order.
 
-    Accuracies are tested by McNemar's test (exact binomial), all else by the paired bootstrap.
+    Accuracies are tested by McNemar's test (exact binomial), other figures by the paired bootstrap.
     """
     ours, theirs = (_statistic(problem, labels, side) for side in (one, other))
     whole = np.ones((1, len(one)), np.float32)
     apart = resampled(len(one), lambda counts: _minus(ours(counts), theirs(counts)), seed)
-    found = []
+    tested = []
     for metric in METRICS[problem]:
         value = float(_minus(ours(whole), theirs(whole))[metric][0])
         low, high = np.percentile(apart[metric], [2.5, 97.5])
@@ -64,12 +64,12 @@ def differences(
             p, test = mcnemar(_right(one), _right(other)), "McNemar, exact"
         else:
             p, test = _two_sided(apart[metric]), "paired bootstrap"
-        found.append(Difference(metric, value, (float(low), float(high)), p, test))
-    return found
+        tested.append(Difference(metric, value, (float(low), float(high)), p, test))
+    return tested
 
 
 def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Exact p of McNemar's test: rows that only one gets right fall to either side alike, if both are as good."""
+    """Exact p of McNemar's test: if both are equally good, rows that only one gets right split evenly."""
     from scipy.stats import binomtest
 
     ours, theirs = int((one & ~other).sum()), int((~one & other).sum())
@@ -81,7 +81,7 @@ def _minus(ours: dict[str, Values], theirs: dict[str, Values]) -> dict[str, Valu
 
 
 def _two_sided(apart: Values) -> float:
-    """Twice the share of resamples on the wrong side of 0, at least one in all of them."""
+    """p: twice the share of resamples on the wrong side of 0, counting at least one."""
     least = 1 / len(apart)
     return float(min(1.0, 2 * max(least, min((apart <= 0).mean(), (apart >= 0).mean()))))
 
@@ -95,22 +95,22 @@ def _statistic(problem: str, labels: Sequence[str], side: Sequence[Mapping[str, 
     if problem == "ranking":
         figures = {name: np.array([line["figures"][name] for line in side]) for name in METRICS[problem]}
         return lambda counts: {name: mean(counts, values) for name, values in figures.items()}
-    gold, said = [line["gold"] for line in side], [line["predicted"] for line in side]
+    gold, predicted = [line["gold"] for line in side], [line["predicted"] for line in side]
     if problem == "translation":
         from ptune.evaluation.translation.scores import statistic as of_texts
 
-        return of_texts(said, gold)
+        return of_texts(predicted, gold)
     if problem == "tags":
-        return tags.of_counts(gold, said)
+        return tags.of_counts(gold, predicted)
     if problem == "regression":
-        error = np.abs(np.array(gold, float) - np.array(said, float))
+        error = np.abs(np.array(gold, float) - np.array(predicted, float))
         return lambda counts: {"mae": mean(counts, error)}
     if problem == "multi":
-        right = np.array([len(set(a) & set(b)) for a, b in zip(gold, said, strict=True)])
-        either = np.array([len(a) + len(b) for a, b in zip(gold, said, strict=True)])
+        right = np.array([len(set(a) & set(b)) for a, b in zip(gold, predicted, strict=True)])
+        either = np.array([len(a) + len(b) for a, b in zip(gold, predicted, strict=True)])
         return lambda counts: {"f1_micro": share(2 * mean(counts, right), mean(counts, either))}
     place = {name: at for at, name in enumerate(labels)}
-    a, b = (np.array([place[name] for name in names]) for names in (gold, said))
+    a, b = (np.array([place[name] for name in names]) for names in (gold, predicted))
 
     def statistic(counts: Counts) -> dict[str, Values]:
         return {

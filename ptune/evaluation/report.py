@@ -1,4 +1,4 @@
-"""report.html: one file with everything in it, to be opened anywhere and sent to anybody."""
+"""report.html of a chat run: one self-contained file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ptune.evaluation.style import page, text
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
 
-ENOUGH = 10  # points that are worth an average
-LEAST, PARTS = 5, 25  # points of an average: a 25th of all, and no fewer than 5
+ENOUGH = 10  # fewer points are not averaged
+LEAST, PARTS = 5, 25  # an average covers a 25th of the points, at least 5
 
 
 def report(
     record: RunRecord, recipe: Recipe, evaluation: dict[str, Any], metrics: list[dict[str, Any]]
 ) -> str:
-    """The page. It loads nothing from elsewhere and runs no script."""
+    """Renders the page. It loads nothing and runs no script."""
     sections = [
         f"<h1>{text(recipe.name)}</h1>",
         f"<p class=dim>{text(record.base.source)}, {text(record.method)}, {record.steps} steps in "
@@ -63,7 +63,7 @@ def _answer(answer: dict[str, str]) -> str:
 
 
 def origin(record: RunRecord, counted: str = "prompts") -> str:
-    """Base, weights, hops and versions; `counted` names what hops were measured over."""
+    """HTML of base, weights, hops and versions. counted: the unit that hops were measured over."""
     rows = [
         ("base", f"{record.base.source} ({record.base.architecture}, licence {record.base.licence})"),
         ("weights", f"SHA-256 {record.base.hash}"),
@@ -80,7 +80,7 @@ def origin(record: RunRecord, counted: str = "prompts") -> str:
 
 
 def losses(metrics: list[dict[str, Any]]) -> list[Series]:
-    """The lines of a training's loss: each step faint and their average over it, where there are enough; validations."""
+    """The lines of the loss chart: each step (faint) with a moving average if there are enough, and validations."""
     steps = points(metrics, "loss")
     validation = Series("validation", "second", points(metrics, "validation_loss"), marks=True)
     if len(steps) < ENOUGH:
@@ -94,5 +94,5 @@ def losses(metrics: list[dict[str, Any]]) -> list[Series]:
 
 
 def points(metrics: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
-    """(step, value) of every entry of metrics.jsonl that has it."""
+    """(step, value) of each entry of metrics.jsonl that has the metric."""
     return [(entry["step"], entry[name]) for entry in metrics if name in entry]

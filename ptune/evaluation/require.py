@@ -22,7 +22,7 @@ _FORM = re.compile(r"^\s*(?P<name>.+?)\s*(?P<sign>>=|<=|>|<)\s*(?P<limit>\S+)\s*
 
 @dataclass(frozen=True)
 class Requirement:
-    """A figure and what it must reach."""
+    """A figure and its limit."""
 
     name: str
     sign: str
@@ -42,7 +42,7 @@ class Requirement:
         )
 
     def checked(self, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """For evaluation.json. Raises: UsageError where there is no such figure, with those there are."""
+        """The result for evaluation.json. Raises: UsageError for an unknown figure, listing the known ones."""
         if self.name not in metrics:
             raise UsageError(
                 f"--require {self}: there is no figure {self.name!r}; there are {', '.join(metrics)}"
@@ -65,24 +65,24 @@ def _number(text: str) -> float:
 
 
 def parsed(texts: Sequence[str]) -> list[Requirement]:
-    """All of them, before anything is computed. Raises: UsageError."""
+    """Parses all requirements before anything is computed. Raises: UsageError."""
     return [Requirement.parse(text) for text in texts]
 
 
 def refuse_unknown(
     requirements: Sequence[Requirement], figures: Sequence[str], of_a_label: Sequence[str] = ()
 ) -> None:
-    """Before anything is computed: a name must be one of `figures`, or one of `of_a_label` with /LABEL behind it.
+    """Checks names before anything is computed: one of `figures`, or one of `of_a_label` followed by /LABEL.
 
-    Raises: UsageError that lists the names.
+    Raises: UsageError that lists the valid names.
     """
-    for one in requirements:
-        if one.name not in figures and one.name.partition("/")[0] not in of_a_label:
+    for requirement in requirements:
+        if requirement.name not in figures and requirement.name.partition("/")[0] not in of_a_label:
             more = (
                 f", and of a label {', '.join(f'{name}/LABEL' for name in of_a_label)}" if of_a_label else ""
             )
             raise UsageError(
-                f"--require {one}: there is no figure {one.name!r}; there are {', '.join(figures)}{more}"
+                f"--require {requirement}: there is no figure {requirement.name!r}; there are {', '.join(figures)}{more}"
             )
 
 
@@ -95,12 +95,12 @@ def sentence(checked: Mapping[str, Any]) -> str:
 
 
 def missed(evaluation: Mapping[str, Any]) -> list[str]:
-    """A line for each requirement of evaluation.json that is not kept."""
+    """One line for each requirement of evaluation.json that was missed."""
     return [sentence(one) for one in evaluation.get("requirements", []) if not one["passed"]]
 
 
 def refuse_failed(run: Run) -> None:
-    """Raises: PtuneError where the run's evaluation misses a requirement. A run without an evaluation passes."""
+    """Raises: PtuneError if the run's evaluation misses a requirement. A run without an evaluation passes."""
     if not run.evaluation_path.is_file():
         return
     if lines := missed(read_json(run.evaluation_path)):

@@ -1,4 +1,4 @@
-"""The look of the pages that evaluation writes: one file each, no script, nothing loaded from elsewhere, light and dark."""
+"""The style of evaluation pages: self-contained files without scripts, light and dark."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ article > p { margin: 0 0 .75rem; font-weight: 600; white-space: pre-wrap; }
 
 
 def text(value: object) -> str:
-    """Anything as text of the page, never as markup."""
+    """Escapes a value as text of the page."""
     return html.escape(str(value))
 
 
 def page(title: str, sections: Sequence[str], more_style: str = "") -> str:
-    """A whole document."""
+    """Renders a whole document."""
     return (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'

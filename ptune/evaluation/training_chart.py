@@ -1,4 +1,4 @@
-"""What a report says of a training: a line, and its course as HTML."""
+"""The training in a report: a summary line, and its course as HTML."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ptune.training.metrics_log import read
 
 
 def in_a_line(record: RunRecord) -> str:
-    """Base, method, steps and time."""
+    """A line with base, method, steps and time."""
     took = f"{record.steps} steps in {duration(record.seconds)}"
     return f"{record.base.source}, {record.method}, {took} on {record.instruction_set}"
 
 
 def training(run: Run) -> str:
-    """Loss and learning rate, step by step; empty where nothing was written down."""
+    """Charts of loss and learning rate by step; empty if nothing was recorded."""
     entries = read(run.metrics_path) if run.metrics_path.is_file() else []
     if not entries:
         return ""

@@ -1,1 +1,1 @@
-"""From a trained run, or a pretrained model, to a bundle that serves on onnxruntime."""
+"""Export: writes a bundle for onnxruntime from a trained run or a pretrained model."""

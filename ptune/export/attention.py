@@ -14,7 +14,7 @@ from ptune.errors import BackboneError
 from ptune.export.sockets import StepInputs
 
 NAME = "ptune_group_query"
-STEP = "_ptune_step"  # where the traced modules find the step's inputs
+STEP = "_ptune_step"  # attribute in which traced modules find the step's inputs
 QUERY_SEQLENS = (
     16  # index of GroupQueryAttention's input of that name; 7 to 15 stay empty (rotary is the model's own)
 )
@@ -72,7 +72,7 @@ def group_query_attention(
 
 
 def window_of(module: nn.Module) -> int | None:
-    """The sliding window of a layer whose model leaves it to the mask instead of passing it on."""
+    """The sliding window of a layer whose model puts it into the mask instead of passing it on."""
     config = getattr(module, "config", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:

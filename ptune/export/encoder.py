@@ -1,7 +1,7 @@
 """The body of any transformers model, traced into one ONNX graph under the encoder's signature, without its weights.
 
-The body is what `AutoModel` gives, up to its last hidden states; a pooler and everything after it belong to the head,
-which `ptune.export.head` traces for each adapter.
+The body is `AutoModel` up to its last hidden states; a pooler and everything after it belong to the head, which
+`ptune.export.head` traces for each adapter.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Body(nn.Module):
             else:
                 setattr(module, attention.ROWS, self.rows)
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        # Attention of ours reads the lengths; a model that computes its own sees the padding in the usual way.
+        # Our attention reads the lengths; a model with its own attention gets the usual mask.
         mask = (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long()
         return self.model(input_ids=input_ids, attention_mask=mask, **types).last_hidden_state
 
@@ -58,19 +58,19 @@ class Body(nn.Module):
 def trace_encoder(config: PretrainedConfig, *, prefix: str, trust_remote_code: bool = False) -> Traced:
     """Traces the body of the model that `config` describes.
 
-    prefix: what the names of the body's modules begin with in the whole model, such as "bert.".
-    Attention becomes one operator where transformers lets us replace it, else it stays as the model computes it.
-    Raises: BackboneError where the architecture cannot be exported, with the reason.
+    prefix: of the names of the body's modules in the whole model, such as "bert.".
+    Attention becomes one operator if transformers lets us replace it, else it stays as in the model.
+    Raises: BackboneError with the reason if the architecture cannot be exported.
     """
-    found, routed = _trace(config, prefix, attention.NAME, trust_remote_code)
-    return found if routed else _trace(config, prefix, "eager", trust_remote_code)[0]
+    body, routed = _trace(config, prefix, attention.NAME, trust_remote_code)
+    return body if routed else _trace(config, prefix, "eager", trust_remote_code)[0]
 
 
 def _trace(
     config: PretrainedConfig, prefix: str, implementation: str, trust_remote_code: bool
 ) -> tuple[Traced, bool]:
-    """The traced body, and whether its attention was ours."""
-    config = copy.deepcopy(config)  # a model writes its attention into the config, which another may share
+    """Traces the body; returns whether it used our attention, too."""
+    config = copy.deepcopy(config)  # building a model changes the config, which may be shared
     config.use_cache = False
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = skeleton(config, mode, trust_remote_code, kind=AutoModel, attention=implementation)
@@ -100,7 +100,7 @@ def traced(
     signature: EncoderSignature,
     named: str,
 ) -> onnx_ir.Model:
-    """The graph of a body under the encoder's signature. Raises: BackboneError with the reason, in one line."""
+    """Traces a body into a graph under the encoder's signature. Raises: BackboneError with the reason, in one line."""
     inputs = [*signature.step_inputs(), *signature.factor_names()]
     graph = onnx_of(body, arguments, dynamic, inputs, ["hidden"], named, optimize=False)
     forget_shapes(graph)
@@ -108,9 +108,9 @@ def traced(
 
 
 def forget_shapes(model: onnx_ir.Model) -> None:
-    """Takes away what the trace believes of the updates' shapes: their rows are 1 or all, which is known at run time.
+    """Removes the traced shapes of the updates: at run time they have one row or all rows.
 
-    onnxruntime would reuse memory by it. See `EncoderSocket`.
+    onnxruntime would plan memory by them. See `EncoderSocket`.
     """
     for node in model.graph:
         update = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
@@ -122,7 +122,7 @@ def forget_shapes(model: onnx_ir.Model) -> None:
 
 
 def context_of(config: PretrainedConfig) -> int:
-    """The longest sequence, in tokens. Some models begin to count positions behind the padding's own."""
+    """The longest sequence, in tokens. Some models count positions from the padding's index on."""
     longest = int(getattr(config, "max_position_embeddings", 512))
     behind = config.model_type in (
         "roberta",
@@ -136,13 +136,13 @@ def context_of(config: PretrainedConfig) -> int:
 
 
 def takes_type_ids(model: PreTrainedModel) -> bool:
-    """Whether the model tells the first text of a pair from the second."""
+    """Whether the model distinguishes the two texts of a pair."""
     takes = "token_type_ids" in inspect.signature(model.forward).parameters
     return takes and getattr(model.config, "type_vocab_size", 0) > 1
 
 
 def example(signature: EncoderSignature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Example arguments of `Body.forward`, all sizes different, and which of their axes are dynamic."""
+    """Example arguments of `Body.forward`, all sizes different, and their dynamic axes."""
     batch, seq, rank = 3, 6, 8
     ids = torch.ones(batch, seq, dtype=torch.int64)
     types = torch.zeros(batch, seq, dtype=torch.int64) if signature.type_ids else None

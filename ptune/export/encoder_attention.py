@@ -1,6 +1,6 @@
 """Attention of an encoder as onnxruntime's MultiHeadAttention, for any model that transformers routes through its
-AttentionInterface (https://huggingface.co/docs/transformers/attention_interface); in plain operators where a model
-asks for what that operator has not."""
+AttentionInterface (https://huggingface.co/docs/transformers/attention_interface); in plain operators if a model
+needs a feature that the operator lacks."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ptune.errors import BackboneError
 from ptune.export.attention import window_of
 
 NAME = "ptune_multi_head"
-ROWS = "_ptune_rows"  # where the traced modules find the batch's rows
-MASKED = -1e9  # added to the score of a key that may not be seen
+ROWS = "_ptune_rows"  # attribute in which traced modules find the batch's rows
+MASKED = -1e9  # added to the scores of masked keys
 
 
 @dataclass
 class Rows:
     """The rows of a batch."""
 
-    lengths: Tensor | None = None  # [batch], tokens of each; set for each trace
-    used: bool = False  # whether the model's attention came here to read them
+    lengths: Tensor | None = None  # [batch] tokens; set for each trace
+    used: bool = False  # whether the model's attention has read them
 
 
 def multi_head_attention(
@@ -81,7 +81,7 @@ def _plain(
     softcap: float | None,
     bias: Tensor | None,
 ) -> Tensor:
-    """The same in plain operators, with a window, a soft cap or a bias of the scores."""
+    """Attends in plain operators, with a window, a soft cap or a bias of the scores."""
     scores = query @ key.transpose(2, 3) * scale
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap

@@ -1,13 +1,12 @@
-"""An encoder's graph in int8: the products with its large weights, and nothing else.
+"""An encoder's graph in int8: only the products with its large weights.
 
 W is rounded symmetrically with a scale for each output channel, x with a scale for each row:
 
     r = max(|x| over the last axis)      q = round(x / r * 127) + 128, as uint8
     x W + update  ->  (q Wq) / 127 * scale * r + update
 
-A row's numbers do not depend on its neighbours in the batch, which a scale for the whole tensor (onnxruntime's
-DynamicQuantizeLinear) would make them do. Attention, LayerNorm, activations and adapters stay float32, the adapters' factors
-on float32 inputs.
+A row's numbers do not depend on its neighbours in the batch, as they would with one scale for the whole tensor (onnxruntime's
+DynamicQuantizeLinear). Attention, LayerNorm, activations and adapters stay float32; adapters read float32 inputs.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from ptune.export.rewrite import MICROSOFT
 from ptune.export.rounding import LARGEST, SMALLEST, ZERO, column_scales, rounded_columns
 from ptune.formats.signature import EncoderSignature
 
-OPSET = 21  # the first whose QuantizeLinear takes a scale for each row
+OPSET = 21  # first opset whose QuantizeLinear takes a scale for each row
 
 
 def write_int8(source: Path, target: Path, signature: EncoderSignature) -> int:
-    """Reads the float32 graph of a text's body at `source`, writes `target` and its weights beside it as `target`.data.
+    """Reads the float32 graph of a text body at `source`; writes `target`, and its weights as `target`.data.
 
-    The same graph gives the same bytes. Returns how many products became int8.
-    Raises: BackboneError where there is none.
+    Deterministic to the byte. Returns the number of products that became int8.
+    Raises: BackboneError if there is none.
     """
     model = onnx_ir.load(source)
     changed = _Int8(model.graph).sockets({f"{socket.name}.B" for socket in signature.sockets})
@@ -45,7 +44,7 @@ def write_int8(source: Path, target: Path, signature: EncoderSignature) -> int:
 
 
 class _Int8:
-    """One graph while it is rewritten. Equal roundings of one input are left for onnxruntime to compute once."""
+    """Rewrites one graph. onnxruntime merges equal roundings of one input."""
 
     def __init__(self, graph: onnx_ir.Graph) -> None:
         self.graph = graph
@@ -54,7 +53,7 @@ class _Int8:
         self.constants: dict[str, onnx_ir.Value] = {}
 
     def sockets(self, factors: set[str]) -> int:
-        """Rewrites every product that is added to an adapter's update; `factors` are the names of its B."""
+        """Rewrites every product that is added to an adapter's update. factors: names of the updates' B."""
         products = [node for node in self.graph if _updated(node) in factors]
         for node in products:
             self._rewrite(node)
@@ -83,7 +82,7 @@ class _Int8:
         self.graph.remove(node, safe=True)
 
     def _row(self, x: onnx_ir.Value, node: onnx_ir.Node) -> tuple[onnx_ir.Value, onnx_ir.Value]:
-        """x [rows, in] as uint8, and what it is to be multiplied by: [rows, 1]."""
+        """Rounds x [rows, in] to uint8; returns it with its scales [rows, 1]."""
         axis = self._constant("axis", np.array([-1], np.int64))
         high = self._before(node, "ReduceMax", [x, axis])
         low = self._before(node, "ReduceMin", [x, axis])
@@ -113,9 +112,9 @@ class _Int8:
         """An initializer, registered once."""
         name = name if "." in name else f"int8.{name}"
         if name not in self.constants:
-            found = onnx_ir.val(name, const_value=onnx_ir.tensor(np.asarray(value), name=name))
-            self.graph.register_initializer(found)
-            self.constants[name] = found
+            initializer = onnx_ir.val(name, const_value=onnx_ir.tensor(np.asarray(value), name=name))
+            self.graph.register_initializer(initializer)
+            self.constants[name] = initializer
         return self.constants[name]
 
     def _before(
@@ -126,7 +125,7 @@ class _Int8:
         domain: str = "",
         **attributes: int,
     ) -> onnx_ir.Value:
-        """A new node before `node`; returns its output."""
+        """Inserts a new node before `node`; returns its output."""
         new = onnx_ir.node(kind, inputs, attributes, domain=domain)
         self.graph.insert_before(node, new)
         (out,) = new.outputs
@@ -134,7 +133,7 @@ class _Int8:
 
 
 def _updated(node: onnx_ir.Node) -> str | None:
-    """Of a product that is added to an adapter's update: the name of its factor B."""
+    """The name of factor B of the update that a product is added to; None if there is none."""
     if node.op_type != "Gemm" or len(node.inputs) < 3 or node.inputs[2] is None:
         return None
     update = node.inputs[2].producer()

@@ -1,4 +1,4 @@
-"""Where an encoder's body ends and its head begins, for texts and for images: the one place that tells them apart."""
+"""Separates an encoder's body from its head, for texts and for images."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ptune.export.head import save_text_head
 from ptune.export.trace import Traced
 from ptune.export.weights import ModelWeights, attach
 
-Size = tuple[int, int]  # height and width of images; texts have none
+Size = tuple[int, int]  # height and width of images; None for texts
 
 
 def trace_body(
     model: PreTrainedModel, size: Size | None = None, *, sockets: bool = True, trust_remote_code: bool = False
 ) -> Traced:
-    """The graph of a classifier's body, with its weights. Raises: BackboneError.
+    """Traces a classifier's body, with its weights. Raises: BackboneError.
 
-    sockets: whether adapters can be plugged in; a body of texts has sockets in any case, they cost nothing.
+    sockets: whether adapters can be plugged in; a text body always has sockets, as they cost nothing.
     """
     if size is not None:
         from ptune.export.vision import trace_vision
@@ -43,7 +43,7 @@ def save_head(model: PreTrainedModel, path: Path, size: Size | None = None) -> N
 
 
 def hidden_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    """The hidden states that a classifier's body ends with."""
+    """The last hidden states of a classifier's body."""
     if "pixel_values" in inputs:
         from ptune.export import vision
 

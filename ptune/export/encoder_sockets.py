@@ -1,9 +1,9 @@
-"""Sockets of an encoder: every linear layer of its body gets inputs through which adapters may be plugged in.
+"""Sockets of an encoder: every linear layer of its body gets inputs for adapters.
 
 y = x W + ((x A) * lora_mask) B + b, with x [batch, seq, in], A [in, R], B [R, out], lora_mask [batch, 1, R].
 
-The update, bias included, is what the product x W is added to: one Gemm after another, and no further pass over the
-output. With R = 0 the update is the bias alone, of one row that the second Gemm repeats: the bare base costs nothing.
+The product x W is added to the update, bias included, by one Gemm after another, without another pass over the output.
+With R = 0 the update is the bias alone, one row that the second Gemm broadcasts: the bare base costs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ptune.export.sockets import Socket
 
 @dataclass
 class EncoderInputs:
-    """What sockets read while the body is traced."""
+    """The sockets' inputs while the body is traced."""
 
     lora_mask: Tensor  # [batch, 1, R]
     factors: dict[str, tuple[Tensor, Tensor]]  # socket -> A, B
@@ -26,7 +26,7 @@ class EncoderInputs:
 
 
 class EncoderSocket(Socket):
-    """A linear layer that keeps its place and parameter names, with its weight as [in, out], plus adapters."""
+    """A linear layer with its parameter names, its weight as [in, out], plus adapters."""
 
     inputs: EncoderInputs | None = None  # set for each trace
 
@@ -37,7 +37,7 @@ class EncoderSocket(Socket):
         rank = lora_mask.shape[-1]
         flat = x.reshape(-1, self.in_features)
         rows = flat.shape[0]
-        # Emitted as they stand: R may be 0, which torch would specialise away.
+        # Emitted verbatim: R may be 0, which torch would specialise away.
         low = _emit("MatMul", [x, factor_a], [*x.shape[:-1], rank])
         low = _emit("Reshape", [low * lora_mask, self.inputs.low_rank_shape], [rows, rank], allowzero=1)
         bias = [] if self.bias is None else [self.bias]
@@ -47,7 +47,7 @@ class EncoderSocket(Socket):
 
 
 def low_rank_shape(input_ids: Tensor, lora_mask: Tensor) -> Tensor:
-    """[rows, R], the shape of x A flattened, rows being batch * seq, or 1 where R is 0: int64 [2]."""
+    """The shape [rows, R] of flattened x A, int64 [2]; rows is batch * seq, or 1 if R is 0."""
 
     def whole(kind: str, inputs: list[Tensor], *shape: int, **attributes: int) -> Tensor:
         return torch.onnx.ops.symbolic(kind, inputs, attributes, dtype=torch.int64, shape=shape)

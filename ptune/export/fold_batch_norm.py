@@ -1,9 +1,8 @@
-"""Batch normalisation becomes part of the convolution before it: exact up to rounding, and one pass over memory less.
+"""Folds batch normalisation into the convolution before it: exact up to rounding, and saves one pass over memory.
 
-BN(y) = s * y + t, channel by channel, with s and t constants once training is over (Jacob et al. 2018, section 3.2).
-So a convolution's weights are multiplied by s, and its bias becomes s * b + t. Where an adapter stands beside the
-convolution, BN(conv(x) + B(...)), its factor B, an input of the graph, is multiplied by s in the graph as well.
-onnxruntime folds by itself only where no adapter can plug in.
+BN(y) = s * y + t per channel, with s and t constant after training (Jacob et al. 2018, section 3.2). So a convolution's
+weights are multiplied by s, and its bias becomes s * b + t. With an adapter beside the convolution, BN(conv(x) + B(...)),
+the factor B, an input of the graph, is multiplied by s in the graph. onnxruntime itself folds only without sockets.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ Array = NDArray[np.floating]
 
 
 def fold_batch_norms(model: onnx_ir.Model) -> int:
-    """Folds every batch normalisation that follows a convolution alone. Returns how many."""
+    """Folds every batch normalisation of only a convolution's output. Returns their number."""
     graph, folded = model.graph, 0
     for node in list(graph):
         if node.op_type == "BatchNormalization" and (convs := _before(node)):
             scale, shift = _scale_and_shift(node)
             for conv in convs:
                 _scaled(graph, conv, scale, shift)
-                shift = np.zeros_like(shift)  # counted once
+                shift = np.zeros_like(shift)  # added once
             source, result = node.inputs[0], node.outputs[0]
             assert source is not None
             result.replace_all_uses_with(source, replace_graph_outputs=True)
@@ -35,9 +34,9 @@ def fold_batch_norms(model: onnx_ir.Model) -> int:
 
 
 def _before(norm: onnx_ir.Node) -> list[onnx_ir.Node]:
-    """The convolutions whose sum, or the one whose output, is all that a batch normalisation sees; the base's first.
+    """The convolution, or the summed convolutions, in front of a batch normalisation; the base's first.
 
-    [] where something else comes before it, or reads their output as well.
+    [] if something else is in front of it, or also reads their output.
     """
     if any(value is None or value.const_value is None for value in norm.inputs[1:5]):
         return []
@@ -56,7 +55,7 @@ def _before(norm: onnx_ir.Node) -> list[onnx_ir.Node]:
 
 
 def _alone(value: onnx_ir.Value | None) -> onnx_ir.Node | None:
-    """The node that makes a value which nobody else reads."""
+    """The node that makes a value with a single reader."""
     if value is None or value.is_graph_output() or len(value.uses()) != 1:
         return None
     return value.producer()
@@ -67,7 +66,7 @@ def _is_constant(value: onnx_ir.Value | None) -> bool:
 
 
 def _scale_and_shift(norm: onnx_ir.Node) -> tuple[Array, Array]:
-    """s and t, computed in float64."""
+    """Computes s and t in float64."""
     gamma, beta, mean, variance = (_array(value).astype(np.float64) for value in norm.inputs[1:5])
     attribute = norm.attributes.get("epsilon")
     scale = gamma / np.sqrt(variance + (1e-5 if attribute is None else attribute.as_float()))
@@ -75,7 +74,7 @@ def _scale_and_shift(norm: onnx_ir.Node) -> tuple[Array, Array]:
 
 
 def _scaled(graph: onnx_ir.Graph, conv: onnx_ir.Node, scale: Array, shift: Array) -> None:
-    """Multiplies a convolution's output by `scale` and adds `shift`; its weight is a constant or a graph's input."""
+    """Multiplies a convolution's output by `scale` and adds `shift`; its weight is a constant or an input of the graph."""
     weight = conv.inputs[1]
     assert weight is not None
     column = scale.reshape(-1, 1, 1, 1)
@@ -106,7 +105,7 @@ def _replace(graph: onnx_ir.Graph, conv: onnx_ir.Node, place: int, array: Array)
 
 
 def _constant(graph: onnx_ir.Graph, name: str, array: NDArray[np.floating]) -> onnx_ir.Value:
-    """A new constant of the graph."""
+    """Adds a constant to the graph."""
     tensor = onnx_ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
     value = onnx_ir.Value(
         name=name, shape=tensor.shape, type=onnx_ir.TensorType(tensor.dtype), const_value=tensor

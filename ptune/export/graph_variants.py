@@ -1,4 +1,4 @@
-"""The graphs beside a decoder's own, on the same weights, for steps that need less than all of it."""
+"""Variants of a decoder's graph on the same weights, for steps that need less."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ptune.formats.signature import Signature
 
 
 def write_lighter(path: Path, signature: Signature) -> None:
-    """Writes beside the graph at `path` the bare one and, where heads share keys, the grouped one with sockets and without."""
+    """Writes beside the graph at `path` the bare one and, if heads share keys, the grouped ones with and without sockets."""
     write_bare(path, path.with_name(BARE), signature)
     if (grouped := write_grouped(path, path.with_name(GROUPED))) is not None:
         write_bare(grouped, path.with_name(GROUPED_BARE), signature)

@@ -1,11 +1,11 @@
-"""A decoder's graph for steps of few tokens a sequence: the heads that share keys become queries of one head.
+"""A decoder's graph for steps of few tokens per sequence: heads that share keys become queries of one head.
 
-onnxruntime multiplies each head's queries with keys that it first packs, head by head; where one or two tokens are computed,
-packing is most of the work. With H heads on KV keys, H / KV heads read the same keys. Here they are H / KV queries of one of KV
-heads instead: the same products, packed once. Beside each query stand a key and a value of its token, which the cache needs
-once; a mask takes back what a later query would see of the others.
+onnxruntime packs the keys of each head before it multiplies them with the queries; for one or two tokens, packing is most of
+the work. With H heads on KV keys, H / KV heads read the same keys. Here they become H / KV queries of one of KV heads: the same
+products, packed once. Each query comes with its token's key and value, which the cache needs once; a mask hides the copies
+from later queries.
 
-The grouped graph has no weights of its own: it reads those of the graph that it was made of, from the same file.
+The grouped graph shares the weights file of its source.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MASK = 10  # index of attention's input of that name
 
 
 def write_grouped(source: Path, target: Path) -> Path | None:
-    """Writes the grouped graph of the one at `source`, on the same weights. Returns where it is.
+    """Writes the grouped graph of the one at `source`, on the same weights. Returns its path.
 
-    None where it would be wrong or gain nothing: layers with a sliding window or capped scores, which go by a query's place;
-    with as many keys as queries; with different numbers of heads.
+    None if it would be wrong or gain nothing: for layers with a sliding window or capped scores, which depend on a query's
+    place; with as many keys as queries; with different numbers of heads.
     """
     model = onnx_ir.load(source)
     graph = model.graph
@@ -60,7 +60,7 @@ def _group(
     queries: int,
     keys: int,
 ) -> None:
-    """One layer's attention."""
+    """Groups one layer's attention."""
     gathered = made_by(node.inputs[0], "Gather")
     scattered = _scattered(node)
     assert gathered is not None
@@ -85,14 +85,14 @@ def _group(
 
 
 def _scattered(node: onnx_ir.Node) -> onnx_ir.Node | None:
-    """The node that takes attention's output from the padded view to the flat tokens; None where it is not found."""
+    """The node that gathers flat tokens from attention's padded output; None if it is not found."""
     if node.inputs[1] is not None or made_by(node.inputs[0], "Gather") is None:
         return None
-    if len(found := [*node.outputs[0].consumers()]) != 1:
+    if len(readers := [*node.outputs[0].consumers()]) != 1:
         return None
-    (shaped,) = found
-    if shaped.op_type != "Reshape" or len(found := [*shaped.outputs[0].consumers()]) != 1:
+    (shaped,) = readers
+    if shaped.op_type != "Reshape" or len(readers := [*shaped.outputs[0].consumers()]) != 1:
         return None
-    (scattered,) = found
+    (scattered,) = readers
     unpad = scattered.inputs[1] if scattered.op_type == "Gather" else None
     return scattered if unpad is not None and unpad.name == "unpad_indices" else None

@@ -1,7 +1,7 @@
-"""The head of a classifier as a graph of its own: everything that comes after the body's hidden states.
+"""The head of a classifier as its own graph: everything after the body's hidden states.
 
-The model's own forward is traced, with its body replaced by one that returns the hidden states it was given: whatever a
-family's head does (pooler, first token, last token, dropout, several layers) needs no code here.
+The model's own forward is traced with a body that returns given hidden states, so that heads of any family (pooler, first
+token, last token, dropout, several layers) need no code here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILE = "head.onnx"
 
 
 class _Output:
-    """What a head may read of its body's output; what there is not (caches, attentions) is None."""
+    """A body's output as a head reads it; absent parts (caches, attentions) are None."""
 
     def __init__(self, hidden: Tensor, pooled: Tensor | None) -> None:
         self.last_hidden_state, self.pooler_output = hidden, pooled
@@ -34,12 +34,12 @@ class _Output:
 
 
 class _GivenHidden(nn.Module):
-    """Stands for the body."""
+    """Replaces the body."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.pooler = getattr(body, "pooler", None)
-        self.activation = getattr(body, "pooler_activation", None)  # where the pooler is a bare linear layer
+        self.activation = getattr(body, "pooler_activation", None)  # if the pooler is a bare linear layer
         self.hidden: Tensor | None = None  # set for each trace
 
     def forward(self, *_: Any, **__: Any) -> _Output:
@@ -58,7 +58,7 @@ class TextHead(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        # The body's weights are not copied with the head.
+        # Without copying the body's weights.
         memo: dict[int, Any] = {
             id(part): None
             for name, part in model.base_model.named_children()
@@ -69,14 +69,14 @@ class TextHead(nn.Module):
         self.body = _GivenHidden(body)
         setattr(self.model, model.base_model_prefix, self.body)
         if self.model.config.pad_token_id is None:
-            self.model.config.pad_token_id = 0  # of the ids below, which are made up
+            self.model.config.pad_token_id = 0  # of the dummy ids below
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Logits [batch, labels], or [batch, seq, labels]."""
         self.body.hidden = hidden
         pad = int(self.model.config.pad_token_id)
         real = torch.arange(hidden.shape[1])[None] < lengths[:, None]
-        ids = torch.where(real, pad + 1, pad)  # a causal model looks for the last that is no padding
+        ids = torch.where(real, pad + 1, pad)  # a causal model looks for the last token that is not padding
         logits: Tensor = self.model(input_ids=ids, attention_mask=real.long()).logits
         return logits
 

@@ -1,9 +1,9 @@
-"""No answer may depend on its neighbours: a traced graph is searched for operators that mix the tokens of a step.
+"""Searches a traced graph for operators that mix the tokens of a step: no answer may depend on its neighbours.
 
-A step holds tokens of many sequences, in any order and cut anywhere. Attention alone keeps them apart by design; whatever
-else reads one token to compute another (a maximum over all positions, a mean over the batch, a shift by one token, a branch on
-the data) makes an answer depend on who else is being served. What this search cannot see, the proof's hop "alone → in company"
-measures (`ptune.verify.company`).
+A step holds tokens of many sequences, in any order and cut anywhere. Only attention keeps them apart by design; any other
+operator that reads one token to compute another (a maximum over all positions, a mean over the batch, a shift by one token, a
+branch on the data) makes an answer depend on other requests. The proof's hop "alone → in company" (`ptune.verify.company`)
+measures effects that this search cannot see.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import onnx_ir
 
 from ptune.errors import BackboneError
 
-KEEP_APART = ("GroupQueryAttention", "MultiHeadAttention")  # attention: sequences do not see one another
+KEEP_APART = ("GroupQueryAttention", "MultiHeadAttention")  # attention, which separates sequences
 _BY_LENGTH_OF_DATA = ("NonZero", "Unique", "Compress", "If", "Loop", "Scan")
 _OVER_ONE_AXIS = ("ArgMax", "ArgMin", "TopK", "CumSum", "Softmax", "LogSoftmax", "Hardmax")
 _CONVOLUTIONS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
 _SAME_VALUES = ("Identity", "Reshape", "Unsqueeze", "Squeeze", "Cast")
-_ALL = 1 << 31  # where a slice ends that takes everything
+_ALL = 1 << 31  # end of a slice that takes everything
 
 
 def check_independent(model: onnx_ir.Model, named: str, along: Sequence[int]) -> None:
-    """along: the axes of the graph's first input on which neighbours lie.
+    """Raises: BackboneError, naming the operator, if a graph mixes the tokens of a step.
 
-    Raises: BackboneError where a graph mixes the tokens of a step, with the operator.
+    along: the axes of the graph's first input on which neighbours lie.
     """
     for node, how in mixing(model, along):
         raise BackboneError(
@@ -36,7 +36,7 @@ def check_independent(model: onnx_ir.Model, named: str, along: Sequence[int]) ->
 
 
 def mixing(model: onnx_ir.Model, along: Sequence[int]) -> Iterator[tuple[onnx_ir.Node, str]]:
-    """Each operator that reads several tokens for one result, and how it does that."""
+    """Yields each operator that reads several tokens for one result, and in which way."""
     graph = model.graph
     shape = graph.inputs[0].shape
     assert shape is not None
@@ -56,7 +56,7 @@ def mixing(model: onnx_ir.Model, along: Sequence[int]) -> Iterator[tuple[onnx_ir
 
 
 def _combined(node: onnx_ir.Node) -> Iterator[object]:
-    """The sizes of the axes along which an operator puts values together."""
+    """Yields the sizes of the axes along which an operator combines values."""
     first = node.inputs[0]
     if first is None or first.shape is None:
         return
@@ -78,7 +78,7 @@ def _combined(node: onnx_ir.Node) -> Iterator[object]:
 
 
 def _constants(node: onnx_ir.Node, place: int) -> list[int] | None:
-    """An input's values, where they are known."""
+    """An input's values, if constant."""
     value = node.inputs[place] if len(node.inputs) > place else None
     return None if value is None else _values(value)
 

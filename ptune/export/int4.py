@@ -1,15 +1,15 @@
-"""A decoder's graph in int4: its products with weights as MatMulNBits, 4 bits in blocks of 32, the head in 8.
+"""A decoder's graph in int4: products with weights as MatMulNBits, 4 bits in blocks of 32, the head in 8.
 
-The operator rounds an input to int8, each block of 32 by its own largest value (accuracy_level 4), and sums integers: a row is
-the same bits in any number of rows. At other levels one row and several differ, and several take four times as long.
+The operator rounds an input to int8, each block of 32 by its own largest value (accuracy_level 4), and sums integers: a row
+has the same bits in any number of rows. At other levels, one row and several differ, and several take four times as long.
 
-A block is w = scale * (q - zero) + offset (`blocks`). The operator knows no offset. But sum_i offset x_i is the offset times the
-sum of x over the block, so these sums become inputs of their own, in front of x, and the offsets their weights: [s, s, x], the
-first for the offsets in 4 bits, the second for what those leave. They add a tenth to a product's input and two small operators.
+A block is w = scale * (q - zero) + offset (`blocks`). The operator has no offset. But sum_i offset x_i is the offset times the
+sum of x over the block, so these sums become additional inputs in front of x, with the offsets as weights: [s, s, x], the
+first for the offsets in 4 bits, the second for their remainders. They add a tenth to a product's input, and two small operators.
 
-The head has 8 bits, as in llama.cpp's 4-bit files. Before queries, keys and values, what rounding x left goes through the
-product, too, as rows of their own, which nearly halves SmolLM2's loss. What is left is x - x I: a product with the identity
-rounds x as the operator rounds it for any.
+The head has 8 bits, as in llama.cpp's 4-bit files. Before queries, keys and values, the rounding error of x goes through the
+product, too, as additional rows, which nearly halves SmolLM2's loss. The error is x - x I: a product with the identity rounds x
+as the operator always does.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from ptune.export.fuse.attention import ATTENTION
 from ptune.export.int8 import floats_of, rewrite_products, weight_of
 from ptune.export.rewrite import MICROSOFT, before, constant, replace
 
-LEVEL = 4  # of accuracy: activations in int8
+LEVEL = 4  # accuracy_level: activations in int8
 
 
 @dataclass(frozen=True)
 class Written:
-    """What became of the weights."""
+    """The result for the weights."""
 
     products: int
-    kept: float  # the share of 4-bit blocks whose values are the source's own
+    kept: float  # share of 4-bit blocks that are kept exactly
 
 
 def write_int4(source: Path, target: Path) -> Written:
-    """Reads a decoder's float32 graph at `source`, writes `target` and its weights beside it as `target`.data.
+    """Reads a decoder's float32 graph at `source`; writes `target`, and its weights as `target`.data.
 
     Memory holds the written weights and one of the source's at a time.
-    Raises: BackboneError where there is no product with a weight.
+    Raises: BackboneError if there is no product with a weight.
     """
     kept: list[tuple[float, int]] = []
 
@@ -67,7 +67,7 @@ def write_int4(source: Path, target: Path) -> Written:
 
 
 class _Rounding:
-    """One graph while it is rewritten. What an input of several products needs is computed once."""
+    """Rewrites one graph. Values that several products need are computed once."""
 
     def __init__(self, graph: onnx_ir.Graph) -> None:
         self.graph = graph
@@ -75,7 +75,7 @@ class _Rounding:
         self.rests: dict[onnx_ir.Value, onnx_ir.Value] = {}
 
     def rewrite(self, node: onnx_ir.Node, twice: bool) -> tuple[float, int]:
-        """x W in 4 bits. Returns the share of blocks that were kept, and how many there are. twice: with what x's rounding left."""
+        """Rewrites x W in 4 bits; returns the share of kept blocks, and their number. twice: adds x's rounding error."""
         x, weight, name = _parts(node)
         width = weight.shape[1]
         if twice:
@@ -92,7 +92,7 @@ class _Rounding:
         return blocks.kept, count
 
     def rewrite_head(self, node: onnx_ir.Node) -> None:
-        """x W in 8 bits."""
+        """Rewrites x W in 8 bits."""
         x, weight, name = _parts(node)
         q, scale = bytes_of(weight)
         constants = [self._constant(f"{name}.q8", q), self._constant(f"{name}.scale", scale)]
@@ -101,7 +101,7 @@ class _Rounding:
         replace(node, out)
 
     def _with_rest(self, x: onnx_ir.Value, node: onnx_ir.Node, width: int) -> onnx_ir.Value:
-        """x [n, …, width] and what its rounding leaves, [2 n, …, width]."""
+        """Stacks x [n, …, width] and its rounding error: [2 n, …, width]."""
         if x not in self.rests:
             rounded = self._product(node, x, identity(width), f"int4.identity.{width}", width)
             (rest,) = before(node, "Sub", [x, rounded])
@@ -109,13 +109,13 @@ class _Rounding:
         return self.rests[x]
 
     def _sum(self, node: onnx_ir.Node, both: onnx_ir.Value) -> onnx_ir.Value:
-        """Of the products of `_with_rest`'s halves."""
+        """Adds the products of `_with_rest`'s halves."""
         halves = before(node, "Split", [both], {"axis": 0, "num_outputs": 2}, outputs=2)
         (out,) = before(node, "Add", [*halves], like=node.outputs[0])
         return out
 
     def _with_sums(self, x: onnx_ir.Value, node: onnx_ir.Node, width: int) -> onnx_ir.Value:
-        """[s, s, x] for x [..., width]."""
+        """Concatenates [s, s, x] for x [..., width]."""
         sums = self._product(node, x, sums_of_blocks(width), f"int4.sums.{width}", width)
         (joined,) = before(node, "Concat", [sums, sums, x], {"axis": -1})
         return joined
@@ -128,7 +128,7 @@ class _Rounding:
         name: str,
         width: int,
     ) -> onnx_ir.Value:
-        """Of x [..., width] and 4-bit blocks [out, width] without offsets."""
+        """Multiplies x [..., width] with 4-bit blocks [out, width] without offsets."""
         constants = [
             self._constant(f"{name}.q4", nibbles(blocks.q)),
             self._constant(f"{name}.scale", blocks.scale),
@@ -144,22 +144,22 @@ class _Rounding:
 
 def _parts(node: onnx_ir.Node) -> tuple[onnx_ir.Value, NDArray[np.float32], str]:
     """A product's input, its weight as [out, in], and the weight's name."""
-    x, found = node.inputs[0], weight_of(node)
+    x, matrix = node.inputs[0], weight_of(node)
     assert x is not None
-    assert found is not None
-    return x, np.ascontiguousarray(floats_of(*found).T), str(found[0].name)
+    assert matrix is not None
+    return x, np.ascontiguousarray(floats_of(*matrix).T), str(matrix[0].name)
 
 
 def _feeds_attention(node: onnx_ir.Node) -> bool:
-    """Whether a product's output comes to attention before it comes to another product."""
-    seen, left = set(), [node]
-    while left:
-        for after in left.pop().successors():
+    """Whether a product's output reaches attention before another product."""
+    seen, queue = set(), [node]
+    while queue:
+        for after in queue.pop().successors():
             if after.op_type == ATTENTION:
                 return True
             if after.op_type != "MatMul" and after not in seen:
                 seen.add(after)
-                left.append(after)
+                queue.append(after)
     return False
 
 

@@ -1,18 +1,18 @@
 """A decoder's graph in int8: the products with its weights as integer products, exact, with activations in two bytes.
 
-W is rounded symmetrically with a scale for each output column. A row x of n numbers is divided by its root mean square, after
-which none is larger than sqrt(n). That is rounded to 16 bits, of which each byte goes into a product:
+W is rounded symmetrically with a scale for each output column. A row x of n numbers is divided by its root mean square, so
+that none is larger than sqrt(n), and rounded to 16 bits, of which each byte goes into a product:
 
     u = x / rms(x)     step = sqrt(n) / 32639     q = round(u / step) = 256 high + low, both from -128 to 127
     x W  ->  (high Wq + low Wq / 256) * 256 step * scale * rms(x)
 
-Where x comes out of an RMSNorm it is so small already, times the norm's largest gain, and is rounded as it is.
-Both bytes go through one product, one behind the other, so each weight is read once. One byte alone (as encoders have it,
-`encoder_int8`) loses far more here: a decoder's activations have a few channels far larger than the rest. With both,
-the loss is that of the weights' rounding, and a rounding that falls otherwise moves u by sqrt(n) / 32639.
+The output of an RMSNorm already has this bound, times the norm's largest gain, and is not divided.
+Both bytes go through one product, as two sets of rows, so each weight is read once. One byte alone (as in encoders,
+`encoder_int8`) loses far more here: a decoder's activations have a few channels far larger than the rest. With both bytes,
+only the weights' rounding matters, and a value at a rounding boundary moves u by at most sqrt(n) / 32639.
 
-Sums of integers are exact, and so is the division by 256: a row's numbers depend on nothing else in the batch, nor on how
-many rows are computed. Adapters, norms, attention: float32.
+Sums of integers are exact, and so is the division by 256: a row's numbers depend neither on other rows of the batch nor on
+their number. Adapters, norms and attention stay float32.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from ptune.export.fuse.products import is_weight
 from ptune.export.rewrite import MICROSOFT, before, constant, lazily, made_by, replace
 from ptune.export.rounding import ZERO, column_scales, rounded_columns
 
-FINER = 256  # the low byte's steps in one of the high one's
+FINER = 256  # the low byte's steps in one of the high byte's
 MIDDLE = ZERO * FINER + ZERO  # zero of both bytes together
 LARGEST_FINE = 2**16 - 1 - MIDDLE
-CHOOSING = ("Slice", "Transpose", "GatherND", "Gather")  # what they give is some of their first input
-SMALLEST = 1e-12  # added to a row's mean square: a row of zeros stays one
+CHOOSING = ("Slice", "Transpose", "GatherND", "Gather")  # output a selection of their first input
+SMALLEST = 1e-12  # added to a row's mean square: a row of zeros stays zeros
 
 
 def write_int8(source: Path, target: Path) -> int:
-    """Reads a decoder's float32 graph at `source`, writes `target` and its weights beside it as `target`.data.
+    """Reads a decoder's float32 graph at `source`; writes `target`, and its weights as `target`.data.
 
-    Weights are read and rounded one at a time while they are written. Returns how many products became int8.
-    Raises: BackboneError where there is none.
+    Weights are read and rounded one at a time while they are written. Returns the number of products that became int8.
+    Raises: BackboneError if there is none.
     """
 
     def rewrite(graph: onnx_ir.Graph, products: list[onnx_ir.Node]) -> None:
@@ -58,9 +58,9 @@ def write_int8(source: Path, target: Path) -> int:
 def rewrite_products(
     source: Path, target: Path, profile: str, rewrite: Callable[[onnx_ir.Graph, list[onnx_ir.Node]], None]
 ) -> int:
-    """Reads a graph, lets `rewrite` replace all its products with weights, in order, and writes it. Returns how many.
+    """Reads a graph, lets `rewrite` replace all products with weights, in order, and writes it. Returns their number.
 
-    Raises: BackboneError where there is none.
+    Raises: BackboneError if there is none.
     """
     model = onnx_ir.load(source)
     products = [node for node in model.graph if node.op_type == "MatMul" and weight_of(node) is not None]
@@ -78,14 +78,14 @@ def rewrite_products(
 class _Row:
     """An input of products, rounded."""
 
-    parts: onnx_ir.Value  # high bytes, and low bytes behind them: uint8 [2 n, …, in] of [n, …, in]
+    parts: onnx_ir.Value  # high bytes, then low bytes: uint8 [2 n, …, in] for [n, …, in]
     step: onnx_ir.Value  # of the high byte
-    inverse: onnx_ir.Value | None  # what rows were multiplied by before, [n, …, 1]
+    inverse: onnx_ir.Value | None  # factors that rows were multiplied by, [n, …, 1]
     shape: onnx_ir.Value  # [n, …, -1]
 
 
 class _Rounding:
-    """One graph while it is rewritten. An input of several products is rounded once."""
+    """Rewrites one graph. An input of several products is rounded once."""
 
     def __init__(self, graph: onnx_ir.Graph) -> None:
         self.graph = graph
@@ -99,7 +99,7 @@ class _Rounding:
         self.halves = constant(graph, "int8.halves", np.array([2, -1]))
 
     def rewrite(self, node: onnx_ir.Node) -> None:
-        """x W, as the file's head says."""
+        """Rewrites x W as the module docstring describes."""
         x, found = node.inputs[0], weight_of(node)
         assert x is not None
         assert found is not None
@@ -130,14 +130,14 @@ class _Rounding:
             unit, inverse = before(node, RMS_NORM, [x, ones], norm, outputs=2)
         (both,) = before(node, "QuantizeLinear", [unit, fine_step, self.middle], domain=MICROSOFT)
         to_byte = {"to": onnx_ir.DataType.UINT8.value}
-        # A shift would do, but takes three times as long as a float whose fraction is cut off.
+        # A shift takes three times as long as truncating a float.
         (steps,) = before(node, "DequantizeLinear", [both, self.in_steps, self.nought], domain=MICROSOFT)
         (high,), (low,) = before(node, "Cast", [steps], to_byte), before(node, "Cast", [both], to_byte)
         (parts,) = before(node, "Concat", [high, low], {"axis": 0})
         return _Row(parts, step, inverse, self._shape(x, node))
 
     def _shape(self, x: onnx_ir.Value, node: onnx_ir.Node) -> onnx_ir.Value:
-        """[n, …, -1] of x [n, …, in], computed once for all that have the same n, …."""
+        """The shape [n, …, -1] of x [n, …, in], computed once for all inputs with the same n, …."""
         assert x.shape is not None
         key = tuple(x.shape[:-1])
         if key not in self.shapes:
@@ -147,7 +147,7 @@ class _Rounding:
         return self.shapes[key]
 
     def _rounded(self, weight: onnx_ir.Value, turned: bool) -> tuple[onnx_ir.Value, onnx_ir.Value]:
-        """Wq int8 [in, out] and scale [out], computed when they are written. turned: the weight is [out, in]."""
+        """Wq int8 [in, out] and scale [out], computed lazily. turned: the weight is [out, in]."""
         assert weight.shape is not None
         rows, columns = (int(size) for size in (reversed(weight.shape) if turned else weight.shape))
 
@@ -173,7 +173,7 @@ class _Rounding:
 
 
 def weight_of(node: onnx_ir.Node) -> tuple[onnx_ir.Value, bool] | None:
-    """The constant matrix that a product has on its right, and whether it lies there as [out, in], behind a transpose."""
+    """A product's constant right matrix, and whether it is stored as [out, in], with a transpose."""
     right = node.inputs[1]
     turned = made_by(right, "Transpose")
     matrix = right if turned is None else turned.inputs[0]
@@ -181,19 +181,19 @@ def weight_of(node: onnx_ir.Node) -> tuple[onnx_ir.Value, bool] | None:
 
 
 def floats_of(weight: onnx_ir.Value, turned: bool) -> NDArray[np.float32]:
-    """A product's weight [in, out], read now."""
+    """Reads a product's weight [in, out]."""
     assert weight.const_value is not None
     return weight.const_value.numpy().T if turned else weight.const_value.numpy()
 
 
 def _inputs(weight: onnx_ir.Value, turned: bool) -> int:
-    """How many numbers a product's input has."""
+    """The width of a product's input."""
     assert weight.shape is not None
     return int(weight.shape[-1 if turned else 0])
 
 
 def _largest_gain(x: onnx_ir.Value) -> float | None:
-    """Of the RMSNorm that makes x, or that x is a choice of, where one does and its gain is known; never nothing."""
+    """The largest gain, never 0, of the RMSNorm that makes x or that x is selected from; None if unknown."""
     norm = x.producer()
     while norm is not None and norm.op_type in CHOOSING and norm.inputs[0] is not None:
         x = norm.inputs[0]

@@ -1,6 +1,6 @@
-"""Merging: the adapter's update is added to the dequantised weights, in float32, by ourselves.
+"""Merging: adds the adapter's update to the dequantised weights in float32, without peft's merge.
 
-peft's own merge re-quantises a 4-bit base, which destroys small updates, and on the CPU it merges bytes that the
+peft's merge re-quantises a 4-bit base, which destroys small updates, and on the CPU it merges bytes that the
 quantised kernel has repacked. Here the base is dequantised first; a low-precision copy is compared with the live
 adapter like every other hop.
 """
@@ -21,9 +21,9 @@ from ptune.errors import AdapterError
 def merged(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, float]:
     """Merges the active LoRA of `model`, whose base holds plain float32 weights, and unwraps it.
 
-    Returns the plain transformers model with weights of `dtype`, and what the rounding to `dtype` took from the
-    update: the relative L2 error of its weights (0.0 = nothing).
-    Raises: AdapterError where a layer cannot be merged.
+    Returns the plain transformers model with weights of `dtype`, and the relative L2 error of the update's weights
+    from rounding to `dtype` (0.0 = none).
+    Raises: AdapterError if a layer cannot be merged.
     """
     adapter = model.active_adapter
     size, error = _new_rows(model, adapter, dtype)
@@ -52,9 +52,9 @@ def merged(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple[nn.Mod
 
 
 def _new_rows(model: PeftModel, adapter: str, dtype: torch.dtype) -> tuple[float, float]:
-    """Puts trained rows of single tokens into the embedding and the head.
+    """Copies trained rows of single tokens into the embedding and the head.
 
-    Returns the squared norm of their update, and of what the rounding to `dtype` took from it.
+    Returns the squared norms of their update, and of its error from rounding to `dtype`.
     """
     size, error = 0.0, 0.0
     for layer in model.modules():
@@ -66,5 +66,5 @@ def _new_rows(model: PeftModel, adapter: str, dtype: torch.dtype) -> tuple[float
         after, update = rows.to(dtype), rows - before
         size += float(update.square().sum())
         error += float((after.double() - before.to(dtype).double() - update).square().sum())
-        weight[tokens] = after.float()  # in place: a head that is tied to the embedding shares it
+        weight[tokens] = after.float()  # in place, for a head that is tied to the embedding
     return size, error

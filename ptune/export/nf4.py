@@ -1,9 +1,9 @@
-"""A decoder's graph on the bytes that an nf4 base holds: its products with weights as MatMulBnb4, in 4-bit NormalFloat.
+"""A decoder's graph on the bytes of an nf4 base: products with weights as MatMulBnb4, in 4-bit NormalFloat.
 
-A base that trained in nf4 is exported as the float32 weights that its bytes stand for: code[q] * absmax, in blocks of 64. Here
-q and absmax are found again from these weights, to the bit: the largest of a block is absmax, as one of its codes is 1 or -1.
-So the graph is an eighth as large and computes with the very weights that QLoRA trained on; what is no such weight (the head)
-stays float32. The operator turns a weight back into float32 each time it multiplies: small in memory, slow.
+A base that trained in nf4 is exported as the float32 weights that its bytes encode: code[q] * absmax, in blocks of 64. Here
+q and absmax are recovered exactly from these weights: a block's largest value is absmax, because one of its codes is 1 or -1.
+So the graph is an eighth as large and computes with exactly the weights that QLoRA trained on; other weights (the head)
+stay float32. The operator dequantises a weight for every product: small in memory, but slow.
 
 Source: QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), appendix E.
 """
@@ -35,19 +35,19 @@ CODE: Array = np.array(
     np.float32,
 )  # fmt: skip
 _BETWEEN = (CODE[1:] + CODE[:-1]) / 2
-LEAST_TOKENS = 2  # of a step: one row alone has a kernel that adds in another order
+LEAST_TOKENS = 2  # of a step: a single row uses a kernel with another order of summation
 _NF4 = 1  # MatMulBnb4's quant_type
 
 
 class Blocks(NamedTuple):
-    """A weight [out, in] as bitsandbytes keeps it: row after row, cut into blocks of 64."""
+    """A weight [out, in] as in bitsandbytes: row after row, cut into blocks of 64."""
 
-    q: NDArray[np.uint8]  # [blocks, 64], places in CODE
+    q: NDArray[np.uint8]  # [blocks, 64], indices into CODE
     absmax: Array  # [blocks]
 
 
 def blocks_of(weight: Array) -> Blocks | None:
-    """The blocks that stand for a weight [out, in], to the bit; None where there are none."""
+    """The blocks that encode a weight [out, in] exactly; None if there are none."""
     if weight.size % BLOCK:
         return None
     values = weight.reshape(-1, BLOCK)
@@ -58,27 +58,27 @@ def blocks_of(weight: Array) -> Blocks | None:
 
 
 def write_nf4(source: Path, target: Path) -> int:
-    """Reads a decoder's float32 graph at `source`, writes `target` and its weights beside it as `target`.data.
+    """Reads a decoder's float32 graph at `source`; writes `target`, and its weights as `target`.data.
 
-    Memory holds the written weights and one of the source's at a time. Returns how many products have weights in nf4.
-    Raises: BackboneError where no weight is one that nf4 holds.
+    Memory holds the written weights and one of the source's at a time. Returns the number of products in nf4.
+    Raises: BackboneError if no weight has nf4 values.
     """
-    found = 0
+    count = 0
 
     def rewrite(graph: onnx_ir.Graph, products: list[onnx_ir.Node]) -> None:
-        nonlocal found
-        found = sum(_rewritten(graph, node) for node in products)
+        nonlocal count
+        count = sum(_rewritten(graph, node) for node in products)
 
     rewrite_products(source, target, "nf4", rewrite)
-    if not found:
+    if not count:
         raise BackboneError(
             f"{source} has no weight that came out of nf4: the profile nf4 rounds nothing itself"
         )
-    return found
+    return count
 
 
 def _rewritten(graph: onnx_ir.Graph, node: onnx_ir.Node) -> bool:
-    """x W on the bytes of W, where it has any."""
+    """Rewrites x W on the nf4 bytes of W; returns whether W has them."""
     x, matrix = node.inputs[0], weight_of(node)
     assert x is not None
     assert matrix is not None

@@ -1,4 +1,4 @@
-"""Small tools for rewriting a graph: look backwards from a value, put nodes before a node, register constants."""
+"""Tools for rewriting a graph: find the node behind a value, insert nodes, register constants."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ MICROSOFT = "com.microsoft"
 
 
 def made_by(value: onnx_ir.Value | None, kind: str, domain: str = "") -> onnx_ir.Node | None:
-    """The node that makes `value`, where it is of this kind."""
+    """The node that makes `value`, if it is of this kind."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == kind and node.domain == domain else None
 
 
 def constant_of(value: onnx_ir.Value | None) -> NDArray[np.generic] | None:
-    """The numbers of a small constant."""
+    """The values of a small constant."""
     if value is None or value.const_value is None or value.const_value.size > 64:
         return None
     return value.const_value.numpy()
 
 
 def is_scalar(value: onnx_ir.Value | None, expected: float) -> bool:
-    """Whether a value is one constant number."""
+    """Whether a value is the constant scalar `expected`."""
     found = constant_of(value)
     return found is not None and found.size == 1 and bool(np.isclose(found.reshape(()), expected))
 
 
 def other_input(node: onnx_ir.Node, value: onnx_ir.Value | None) -> onnx_ir.Value | None:
-    """The other operand of a binary operator; None where `value` is none of its two."""
+    """The other operand of a binary operator; None if `value` is neither of the two."""
     first, second = node.inputs[:2]
     return second if first is value else first if second is value else None
 
 
 def width_of(value: onnx_ir.Value | None, axis: int = -1) -> int | None:
-    """A fixed dimension of a value; None where it is unknown or varies."""
+    """A fixed dimension of a value; None if it is unknown or dynamic."""
     if value is None or value.shape is None or len(value.shape) < max(axis + 1, -axis):
         return None
     found = value.shape[axis]
@@ -46,7 +46,7 @@ def width_of(value: onnx_ir.Value | None, axis: int = -1) -> int | None:
 
 
 def rank_of(value: onnx_ir.Value | None) -> int | None:
-    """How many dimensions a value has, where that is known."""
+    """The number of a value's dimensions, if known."""
     return None if value is None or value.shape is None else len(value.shape)
 
 
@@ -65,7 +65,7 @@ def lazily(
     read: Callable[[], NDArray[np.generic]],
     kind: onnx_ir.DataType = onnx_ir.DataType.FLOAT,
 ) -> onnx_ir.Value:
-    """A constant that is computed whenever it is read, and not kept: so many bytes of weights are in memory at a time."""
+    """A constant that is computed on every read and not kept, which limits the weights in memory."""
     tensor = onnx_ir.LazyTensor(
         lambda: onnx_ir.tensor(np.ascontiguousarray(read()), name=name),
         dtype=kind,
@@ -86,7 +86,7 @@ def before(
     outputs: int = 1,
     like: onnx_ir.Value | None = None,
 ) -> tuple[onnx_ir.Value, ...]:
-    """Puts a new node before `node` and returns its outputs; the first has the shape and type of `like`."""
+    """Inserts a new node before `node` and returns its outputs; the first has the shape and type of `like`."""
     new = onnx_ir.node(kind, inputs, attributes or {}, domain=domain, num_outputs=outputs)
     assert node.graph is not None
     node.graph.insert_before(node, new)
@@ -96,7 +96,7 @@ def before(
 
 
 def replace(node: onnx_ir.Node, new: onnx_ir.Value) -> None:
-    """Lets `new` stand for the only output of `node`, which is removed."""
+    """Replaces the only output of `node` by `new`, and removes `node`."""
     (old,) = node.outputs
     if new.shape is None:
         new.shape, new.dtype = old.shape, old.dtype

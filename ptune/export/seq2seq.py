@@ -1,7 +1,7 @@
 """An encoder-decoder of transformers, traced into two ONNX graphs under the signature of `ptune.formats.seq2seq`.
 
-The encoder graph is the whole model up to the keys and values that its cross-attention makes of the source: what else the decoder
-computes in that trace nobody reads, and it goes. The decoder graph is the decoder and the head, with those given to it.
+The encoder graph is the whole model up to the cross-attention's keys and values of the source; the rest of the decoder is
+unused in that trace, and removed. The decoder graph is the decoder and the head, with these keys and values as inputs.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class TracedSeq2Seq:
 
 
 class _Graph(nn.Module):
-    """A model whose linear layers are sockets, some of them this graph's own."""
+    """A model whose linear layers are sockets; some belong to this graph."""
 
     def __init__(self, model: PreTrainedModel, sockets: list[EncoderSocket]) -> None:
         super().__init__()
         self.model = model
-        self.sockets: Sequence[EncoderSocket] = sockets  # this graph's own
+        self.sockets: Sequence[EncoderSocket] = sockets  # those of this graph
         self.rows = Rows()
         self.step = attention.Step()
 
     def plug(self, input_ids: Tensor, lora_mask: Tensor, factors: list[Tensor]) -> None:
-        """Gives every socket its factors; those of the other graph, whose outputs nobody reads, get any."""
+        """Gives every socket its factors; sockets of the other graph, whose outputs are unused, get dummies."""
         pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
         for socket in (module for module in self.model.modules() if isinstance(module, EncoderSocket)):
             if socket.name not in pairs:
@@ -64,7 +64,7 @@ class _Graph(nn.Module):
 
 
 class Reader(_Graph):
-    """Sources -> what the decoder's cross-attention sees of them."""
+    """Sources -> keys and values for the decoder's cross-attention."""
 
     def forward(
         self, input_ids: Tensor, lengths: Tensor, lora_mask: Tensor, factors: list[Tensor]
@@ -101,7 +101,7 @@ class Writer(_Graph):
         self.step = attention.Step(inputs)
         attention.set_step(self.model, self.step, self.rows)
         width = self.model.get_encoder().config.hidden_size
-        read = cross[0].new_zeros(cross[0].shape[0], cross[0].shape[2], width)  # whose keys nobody looks at
+        read = cross[0].new_zeros(cross[0].shape[0], cross[0].shape[2], width)  # its keys are unused
         logits = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=read),
             decoder_input_ids=input_ids,
@@ -111,10 +111,10 @@ class Writer(_Graph):
 
 
 def trace_seq2seq(model: PreTrainedModel, context: int) -> TracedSeq2Seq:
-    """The graphs of a model in memory, with its weights, read when they are saved.
+    """Traces the graphs of a model in memory; its weights are read when they are saved.
 
     context: the longest source and target, in tokens.
-    Raises: BackboneError where the architecture cannot be exported, with the reason.
+    Raises: BackboneError with the reason if the architecture cannot be exported.
     """
     empty, sockets = _skeleton(model)
     crossing = _crossing(empty)
@@ -134,14 +134,12 @@ def trace_seq2seq(model: PreTrainedModel, context: int) -> TracedSeq2Seq:
 
 
 def _skeleton(model: PreTrainedModel) -> tuple[PreTrainedModel, list[EncoderSocket]]:
-    """The model without weights, with what it holds beside them, and its sockets."""
-    config = copy.deepcopy(
-        model.config
-    )  # a model writes its attention into the config, which another may share
+    """The model without weights but with buffers, and its sockets."""
+    config = copy.deepcopy(model.config)  # building a model changes the config, which may be shared
     config.use_cache = False
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     empty = skeleton(config, mode, False, kind=AutoModelForSeq2SeqLM, attention=attention.NAME)
-    for name, buffer in model.named_buffers():  # such as BART's bias of the logits, which is trained
+    for name, buffer in model.named_buffers():  # such as BART's trained bias of the logits
         parent, _, leaf = name.rpartition(".")
         setattr(empty.get_submodule(parent), leaf, buffer.detach().float().cpu().clone())
     empty.eval().requires_grad_(False)
@@ -149,9 +147,9 @@ def _skeleton(model: PreTrainedModel) -> tuple[PreTrainedModel, list[EncoderSock
 
 
 def _crossing(model: PreTrainedModel) -> set[str]:
-    """Names of the sockets that make keys and values of the source, by what families call their cross-attention.
+    """Names of the sockets that make keys and values of the source, by the families' names of cross-attention.
 
-    Raises: BackboneError where there is none of these names.
+    Raises: BackboneError if the model has none of these names.
     """
     names = {
         name
@@ -160,15 +158,15 @@ def _crossing(model: PreTrainedModel) -> set[str]:
     }
     keys = ("k", "v", "k_proj", "v_proj")
     prefix = next(name for name, module in model.named_modules() if module is model.get_decoder())
-    found = {f"{prefix}.{name}.{key}" for name in names for key in keys}
-    crossing = {name for name, _ in model.named_modules() if name in found}
+    candidates = {f"{prefix}.{name}.{key}" for name in names for key in keys}
+    crossing = {name for name, _ in model.named_modules() if name in candidates}
     if not crossing:
         raise BackboneError(f"{type(model).__name__} has no cross-attention of a kind that can be exported")
     return crossing
 
 
 def _cache(config: PretrainedConfig) -> tuple[CacheLayer, ...]:
-    """One cache for each decoder layer."""
+    """The caches of the decoder layers."""
     layers = getattr(config, "decoder_layers", None) or config.num_decoder_layers
     heads = getattr(config, "decoder_attention_heads", None) or config.num_heads
     dim = getattr(config, "d_kv", None) or config.d_model // heads
@@ -178,8 +176,8 @@ def _cache(config: PretrainedConfig) -> tuple[CacheLayer, ...]:
 def _traced(model: PreTrainedModel, signature: Seq2SeqSignature, *, reads: bool) -> Traced:
     empty, sockets = _skeleton(model)
     own = signature.reader_sockets if reads else signature.writer_sockets
-    wanted = {socket.name for socket in own}
-    graph = (Reader if reads else Writer)(empty, [s for s in sockets if s.name in wanted]).eval()
+    own_names = {socket.name for socket in own}
+    graph = (Reader if reads else Writer)(empty, [s for s in sockets if s.name in own_names]).eval()
     mode = next(parameter.fake_mode for parameter in empty.parameters() if hasattr(parameter, "fake_mode"))
     with mode:
         arguments, dynamic = _example(signature, own, reads=reads)
@@ -188,12 +186,12 @@ def _traced(model: PreTrainedModel, signature: Seq2SeqSignature, *, reads: bool)
     factors = signature.encoder_factors() if reads else signature.decoder_factors()
     outputs = signature.layers("cross") if reads else ["logits", *signature.layers("new")]
     named = model.config.model_type
-    found = onnx_of(graph, arguments, dynamic, [*step, *caches, *factors], outputs, named, optimize=False)
-    tidy.fold(found)
-    tidy.sweep(found)
-    forget_shapes(found)
+    exported = onnx_of(graph, arguments, dynamic, [*step, *caches, *factors], outputs, named, optimize=False)
+    tidy.fold(exported)
+    tidy.sweep(exported)
+    forget_shapes(exported)
     transposed = frozenset(f"{s.name}.weight" for s in sockets if not s.is_conv1d)
-    traced = Traced(found, signature, transposed, tied_names(empty))
+    traced = Traced(exported, signature, transposed, tied_names(empty))
     attach(traced, ModelWeights(model))
     return traced
 
@@ -201,7 +199,7 @@ def _traced(model: PreTrainedModel, signature: Seq2SeqSignature, *, reads: bool)
 def _example(
     signature: Seq2SeqSignature, sockets: Sequence[Socket], *, reads: bool
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Example arguments of `Reader.forward` or `Writer.forward`, all sizes different, and which axes are dynamic."""
+    """Example arguments of `Reader.forward` or `Writer.forward`, all sizes different, and their dynamic axes."""
     batch, source, tokens, cells, rank = 3, 6, 4, 9, 8
     ids = torch.ones(batch, source if reads else tokens, dtype=torch.int64)
     lengths, lora_mask = torch.full((batch,), source), torch.zeros(batch, rank)

@@ -1,8 +1,8 @@
 """Attention of an encoder-decoder while its graphs are traced, for any model that transformers routes through its
 AttentionInterface (https://huggingface.co/docs/transformers/attention_interface).
 
-The encoder's is `encoder_attention`'s. The decoder's is written in plain operators: its relative positions (T5) are a bias of
-the scores that differs from row to row, and rows of different age stand side by side.
+The encoder uses `encoder_attention`. The decoder uses plain operators: its relative positions (T5) are a bias of the scores that
+differs by row, and rows of one batch have written different numbers of tokens.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from ptune.errors import BackboneError
 from ptune.export.encoder_attention import MASKED, ROWS, Rows, multi_head_attention
 
 NAME = "ptune_seq2seq"
-STEP = "_ptune_seq2seq_step"  # where the traced modules find the step's inputs
+STEP = "_ptune_seq2seq_step"  # attribute in which traced modules find the step's inputs
 
 
 @dataclass
 class SelfInputs:
-    """What the decoder's attention reads in a step of writing."""
+    """Inputs of the decoder's attention in a step of writing."""
 
     past: list[Tensor]  # key, value of each layer: [batch, heads, C, dim]
     cross: list[Tensor]  # likewise: [batch, heads, source, dim]
     past_lengths: Tensor  # [batch]
     lengths: Tensor  # [batch]
-    tokens: int | torch.SymInt  # new ones of each row
+    tokens: int | torch.SymInt  # new tokens of each row
 
     def positions(self) -> Tensor:
-        """[batch, tokens] of the new tokens."""
+        """Positions of the new tokens, [batch, tokens]."""
         return self.past_lengths[:, None] + torch.arange(self.tokens)[None]
 
     def key_positions(self) -> Tensor:
-        """[batch, C + tokens] of the cache's cells and the new tokens."""
+        """Positions of the cache's cells and the new tokens, [batch, C + tokens]."""
         cells = torch.arange(self.past[0].shape[2])[None].expand(self.past_lengths.shape[0], -1)
         return torch.cat([cells, self.positions()], 1)
 
 
 @dataclass
 class Step:
-    """One trace: of a step of writing, or, where `inputs` is None, of reading."""
+    """One trace: of a step of writing or, if `inputs` is None, of reading."""
 
     inputs: SelfInputs | None = None
-    cross: list[Tensor] = field(default_factory=list)  # of reading: key, value of each layer
-    new: list[Tensor] = field(default_factory=list)  # of writing: likewise
+    cross: list[Tensor] = field(default_factory=list)  # in reading: key, value of each layer
+    new: list[Tensor] = field(default_factory=list)  # in writing: likewise
     crossing: set[nn.Module] = field(default_factory=set)  # modules that attend to the source
     layers: list[int] = field(default_factory=lambda: [0, 0])  # self- and cross-attention seen so far
 
@@ -78,9 +78,7 @@ def attend(
     layer = step.layers[crosses]
     step.layers[crosses] += 1
     scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if (
-        step.inputs is None
-    ):  # of reading nothing but these is wanted; what is computed with the rest is dropped
+    if step.inputs is None:  # reading needs only these; the rest is dropped
         if crosses:
             step.cross += [key, value]
         return query.transpose(1, 2), None
@@ -102,7 +100,7 @@ def _cross(query: Tensor, source: list[Tensor], step: SelfInputs) -> Tensor:
 def _self(
     query: Tensor, key: Tensor, value: Tensor, past: list[Tensor], step: SelfInputs, bias: Tensor | None
 ) -> Tensor:
-    """Over cache and new tokens, which are never joined: only their scores are."""
+    """Attends over cache and new tokens, of which only the scores are concatenated."""
     past_key, past_value = past
     cells = past_key.shape[2]
     cached = torch.arange(cells)[None] < step.past_lengths[:, None]  # [batch, C]
@@ -118,7 +116,7 @@ def _self(
 
 
 class Positions(nn.Module):
-    """A decoder's table of positions, read at those of the step; it keeps its weight's name."""
+    """A decoder's table of positions, read at the step's positions; it keeps its weight's name."""
 
     def __init__(self, table: nn.Embedding) -> None:
         super().__init__()
@@ -132,7 +130,7 @@ class Positions(nn.Module):
 
 
 def _relative(module: nn.Module, step: SelfInputs) -> Any:
-    """A T5 attention's `compute_bias`, at the positions of the step: [batch, heads, tokens, C + tokens]."""
+    """T5 attention's `compute_bias` at the step's positions: [batch, heads, tokens, C + tokens]."""
 
     def compute_bias(*_: Any, **__: Any) -> Tensor:
         distance = step.key_positions()[:, None] - step.positions()[:, :, None]
@@ -149,7 +147,7 @@ def _relative(module: nn.Module, step: SelfInputs) -> Any:
 
 
 def prepare(model: PreTrainedModel) -> None:
-    """Gives the decoder a table of positions of ours, where it has one. Raises: BackboneError where that is no table."""
+    """Replaces the decoder's table of positions, if it has one. Raises: BackboneError for positions without a table."""
     decoder = model.get_decoder()
     table = getattr(decoder, "embed_positions", None)
     if table is None:
@@ -162,7 +160,7 @@ def prepare(model: PreTrainedModel) -> None:
 
 
 def set_step(model: PreTrainedModel, step: Step, rows: Rows) -> None:
-    """Lets the modules of `model` find what they read in this trace."""
+    """Sets the inputs of `model`'s modules for this trace."""
     decoder = model.get_decoder()
     own = {*decoder.modules()}
 

@@ -1,4 +1,4 @@
-"""Writes an encoder-decoder's bundle: both graphs, their weights, codec and manifest. What it is worth, `verify` measures."""
+"""Writes an encoder-decoder's bundle: both graphs, their weights, codec and manifest. `verify` measures it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sockets: every linear layer of a decoder gets inputs through which an adapter may be plugged in.
+"""Sockets: every linear layer of a decoder gets inputs for adapters.
 
 y = x W + b + ((x A) * lora_mask) B, with x [groups, tokens, in], A [G, in, R], B [G, R, out], lora_mask [groups, tokens, R].
 """
@@ -32,7 +32,7 @@ class StepInputs:
 
 
 class Socket(nn.Module):
-    """A linear layer that keeps its place and parameter names, with its weight as [in, out], plus an adapter."""
+    """A linear layer with its parameter names, its weight as [in, out], plus an adapter."""
 
     def __init__(self, linear: nn.Linear | Conv1D, name: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Socket(nn.Module):
         lora_mask = self.step.lora_mask
         base = x @ self.weight if self.bias is None else x @ self.weight + self.bias
         flat = x.reshape(*lora_mask.shape[:2], -1)  # some models flatten groups and tokens before a linear
-        # MatMul is emitted as it stands: G is 1 or groups, and R may be 0, which torch would specialise away.
+        # MatMul is emitted verbatim: G is 1 or groups, and R may be 0, which torch would specialise away.
         low = matmul(flat, factor_a, lora_mask.shape[-1])
         return base + matmul(low * lora_mask, factor_b, self.out_features).reshape(base.shape)
 
@@ -78,7 +78,7 @@ def install(model: nn.Module, kind: Callable[[nn.Module, str], AnySocket]) -> li
 
 
 def describe(sockets: Sequence[Socket]) -> tuple[signature.Socket, ...]:
-    """The sockets as the bundle's signature names them."""
+    """The sockets in the form of the bundle's signature."""
     return tuple(
         signature.Socket(name=s.name, in_features=s.in_features, out_features=s.out_features) for s in sockets
     )

@@ -1,7 +1,7 @@
 """Any transformers decoder, traced into one ONNX graph under the flat-token signature, without its weights.
 
 The model is built with fake parameters (shapes only) and real buffers (rotary frequencies and the like, computed from
-the config), so tracing a model of any size takes little memory. `weights.attach` streams the weights in afterwards.
+the config), so that tracing takes little memory. `weights.attach` streams the weights in afterwards.
 """
 
 from __future__ import annotations
@@ -32,20 +32,18 @@ from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import STEP_INPUTS, CacheLayer, EncoderSignature, Signature
 
 OPSET = 20
-EXPERTS = "batched_mm"  # transformers' way to compute a mixture of experts that ONNX has operators for
+EXPERTS = "batched_mm"  # transformers' implementation of mixtures of experts with ONNX operators
 DYNAMIC = torch.export.Dim.DYNAMIC
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph whose large initializers have no values yet, and what one must know to feed it."""
+    """A graph whose large initializers have no values yet, and its signature."""
 
     graph: onnx_ir.Model
     signature: Signature | EncoderSignature | Seq2SeqSignature
-    transposed: frozenset[str]  # weights that the graph holds as [in, out], transformers as [out, in]
-    names: dict[
-        str, tuple[str, ...]
-    ]  # each weight's names in the state dict: more than one where weights are tied
+    transposed: frozenset[str]  # weights that are [in, out] in the graph and [out, in] in transformers
+    names: dict[str, tuple[str, ...]]  # each weight's names in the state dict; several if weights are tied
 
 
 class Step(nn.Module):
@@ -71,7 +69,7 @@ class Step(nn.Module):
         past: list[Tensor],
         factors: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
-        """Returns logits [groups, n, vocab] at `logits_indices`, and the caches as they are after the step."""
+        """Returns logits [groups, n, vocab] at `logits_indices`, and the caches after the step."""
         pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
         step = StepInputs(
             lora_mask, pairs, past, pad_indices, unpad_indices, seqlens_k, query_seqlens, capacity
@@ -89,9 +87,9 @@ class Step(nn.Module):
 def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Traced:
     """Traces the decoder that `config` describes.
 
-    Raises: BackboneError where the architecture cannot be exported, with the reason.
+    Raises: BackboneError with the reason if the architecture cannot be exported.
     """
-    config = copy.deepcopy(config)  # a model writes its attention into the config, which another may share
+    config = copy.deepcopy(config)  # building a model changes the config, which may be shared
     config = with_fixed_rope(config)
     config._experts_implementation = EXPERTS
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -129,9 +127,9 @@ def onnx_of(
     optimize: bool,
     along: Sequence[int] = (0,),
 ) -> onnx_ir.Model:
-    """A module as a graph without the exporter's notes.
+    """Traces a module into a graph without the exporter's metadata.
 
-    along: the axes of its first input on which those lie that must not see one another: rows of a batch, or tokens.
+    along: the axes of its first input that must not mix: rows of a batch, or tokens.
     Raises: BackboneError with the reason, in one line.
     """
     with refused_in_one_line(named), quiet(), torch.no_grad():
@@ -162,9 +160,9 @@ def refused_in_one_line(named: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """An exporter's error, which may be pages long, by its kind and the line that says what is wrong."""
+    """Shortens an exporter's error, which may be pages long, to its type and the line with the cause."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    # torch's exporter begins with what it was doing and what to read, and gives the cause in a summary at the end.
+    # torch's exporter gives the cause in a summary at the end.
     summary = next((at for at, line in enumerate(lines) if "Exception summary" in line), None)
     reason = lines[summary + 1] if summary is not None and summary + 1 < len(lines) else None
     return f"{type(error).__name__}: {reason or next(iter(lines), 'no reason given')}"
@@ -177,7 +175,7 @@ def skeleton(
     kind: Any = AutoModelForCausalLM,
     attention: str = attention.NAME,
 ) -> PreTrainedModel:
-    """The model with fake parameters on the CPU and real buffers; tied parameters stay tied."""
+    """Builds the model with fake parameters on the CPU and real buffers; tied parameters stay tied."""
     with init_empty_weights(include_buffers=False):
         model = kind.from_config(
             config,
@@ -198,7 +196,7 @@ def skeleton(
 
 
 def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """For each parameter's name all names of that parameter."""
+    """Maps each parameter's name to all names of that parameter."""
     groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
@@ -206,7 +204,7 @@ def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def cache_layers(config: PretrainedConfig) -> tuple[CacheLayer, ...]:
-    """One cache for each decoder layer."""
+    """The caches of the decoder layers."""
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -214,7 +212,7 @@ def cache_layers(config: PretrainedConfig) -> tuple[CacheLayer, ...]:
 
 
 def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Example arguments of `Step.forward`, all sizes different, and which of their axes are dynamic."""
+    """Example arguments of `Step.forward`, all sizes different, and their dynamic axes."""
     groups, tokens, batch, seq, wanted, rank, capacity = 2, 6, 3, 4, 5, 8, 32
 
     def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -251,7 +249,7 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 
 
 def strip(graph: onnx_ir.Model) -> None:
-    """Removes the exporter's notes (stack traces, paths of this machine)."""
+    """Removes the exporter's metadata (stack traces, paths of this machine)."""
     for node in onnx_ir.traversal.RecursiveGraphIterator(graph.graph):
         node.metadata_props.clear()
         node.doc_string = None
@@ -263,7 +261,7 @@ def strip(graph: onnx_ir.Model) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter prints and warns about packages that are not needed here."""
+    """Silences the exporter, which warns about packages that are not needed here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """The body of any image model, of transformers or timm, traced into one ONNX graph under the encoder's signature.
 
-The body ends at its hidden states; what comes after them (pooling, norm, classifier) is the head's: see `vision_head`.
-Batch normalisation is folded into the convolution before it, adapters and all: see `fold`.
+The body ends at its hidden states; everything after them (pooling, norm, classifier) is the head: see `vision_head`.
+Batch normalisation is folded into the convolution before it, adapters included: see `fold`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class VisionBody(nn.Module):
 
 
 def hidden_of(body: nn.Module, pixel_values: Tensor) -> Tensor:
-    """The hidden states that a body ends with."""
+    """The last hidden states of a body."""
     if hasattr(body, "forward_features"):  # timm's
         features: Tensor = body.forward_features(pixel_values)
         return features
@@ -50,32 +50,32 @@ def hidden_of(body: nn.Module, pixel_values: Tensor) -> Tensor:
 
 
 def trace_vision(model: PreTrainedModel, size: tuple[int, int], *, sockets: bool = True) -> Traced:
-    """Traces the body of a float32 classifier of images, with its weights.
+    """Traces the body of a float32 image classifier, with its weights.
 
-    size: height and width of the images, which are fixed in the graph.
-    sockets: whether adapters may be plugged in; a body that has been trained itself is faster without.
-    Raises: BackboneError where the architecture cannot be exported, with the reason.
+    size: height and width of the images, fixed in the graph.
+    sockets: whether adapters can be plugged in; a fully trained body is faster without.
+    Raises: BackboneError with the reason if the architecture cannot be exported.
     """
     body = copy.deepcopy(model.base_model).eval().requires_grad_(False)
-    found = install(model, body) if sockets else []
+    plugged = install(model, body) if sockets else []
     signature = EncoderSignature(
-        modality="image", prefix=f"{model.base_model_prefix}.", sockets=describe(found)
+        modality="image", prefix=f"{model.base_model_prefix}.", sockets=describe(plugged)
     )
     arguments, dynamic = example(signature, size)
-    graph = traced(VisionBody(body, found).eval(), arguments, dynamic, signature, named(model))
+    graph = traced(VisionBody(body, plugged).eval(), arguments, dynamic, signature, named(model))
     optimizer.optimize(graph)
     fold_batch_norms(graph)
     return Traced(graph, signature, frozenset(), {})
 
 
 def named(model: PreTrainedModel) -> str:
-    """What the architecture is called."""
+    """The architecture's name."""
     timm = isinstance(model, TimmWrapperForImageClassification)
     return str(model.config.architecture if timm else model.config.model_type)
 
 
 def example(signature: EncoderSignature, size: tuple[int, int]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Example arguments of `VisionBody.forward`, and which of their axes are dynamic."""
+    """Example arguments of `VisionBody.forward`, and their dynamic axes."""
     batch, rank = 3, 8
     factors: list[Tensor] = []
     axes: list[dict[int, Any]] = []

@@ -1,4 +1,4 @@
-"""Which layers of an image body suffer most from int8: each is rounded alone, and the hidden states are looked at."""
+"""Finds the layers of an image body that suffer most from int8, by the change of hidden states when each is rounded alone."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ IMAGES = 16
 def most_harmed(
     source: Path, ranges: Mapping[str, Range], shifts: Shifts, images: Sequence[Array], threads: int
 ) -> list[str]:
-    """Names of the weights of all layers of the graph at `source`, those first whose rounding does most harm.
+    """Names of the weights of all layers of the graph at `source`, the most harmed by rounding first.
 
-    images: [3, H, W], the first of which are looked at.
+    images: [3, H, W]; only the first ones are used.
     """
     names = list(dict.fromkeys(weight_name(node) for node in layers(onnx_ir.load(source))))
     batch = np.stack(images[:IMAGES])

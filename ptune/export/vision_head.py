@@ -1,7 +1,7 @@
-"""The head of an image classifier as a graph of its own: everything that comes after the body's hidden states.
+"""The head of an image classifier as its own graph: everything after the body's hidden states.
 
-timm says itself where its head begins. Of a model of transformers the whole graph is traced, with its hidden states as a
-second output, and cut there: what a family does after them (pooling, norms, several classifiers) needs no code here.
+timm models separate their head themselves. A transformers model is traced whole, with its hidden states as a second output,
+and cut there, so that heads of any family (pooling, norms, several classifiers) need no code here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ptune.export.vision import hidden_of, named
 
 
 class TimmHead(nn.Module):
-    """timm's own second half."""
+    """The head of a timm model."""
 
     def __init__(self, model: TimmWrapperForImageClassification) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class TimmHead(nn.Module):
 
 
 class _Both(nn.Module):
-    """A whole classifier that gives its body's hidden states as well."""
+    """A whole classifier that also returns its body's hidden states."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ class _Both(nn.Module):
 
 @torch.no_grad()
 def save_image_head(model: PreTrainedModel, size: tuple[int, int], path: Path) -> None:
-    """Writes the head of a float32 classifier of images as one file. Raises: BackboneError with the reason.
+    """Writes the head of a float32 image classifier as one file. Raises: BackboneError with the reason.
 
-    size: height and width of its images; model: may have adapters of peft inside.
+    size: height and width of its images; model: may contain peft adapters.
     """
     model = model.eval()
     pixels = torch.zeros(3, 3, *size)
@@ -80,7 +80,7 @@ def save_image_head(model: PreTrainedModel, size: tuple[int, int], path: Path) -
 
 
 def _read_batch_from_hidden(graph: onnx_ir.Graph) -> None:
-    """Where a head asks how many images there are, it is to ask its own input: all other sizes are fixed."""
+    """Makes a head read the number of images from its own input; all other sizes are fixed."""
     hidden = next(value for value in graph.outputs if value.name == "hidden")
     for node, place in list(graph.inputs[0].uses()):
         if node.op_type == "Shape":

@@ -1,13 +1,13 @@
-"""An image body's graph in int8: its convolutions and linear layers, and what lies between them.
+"""An image body's graph in int8: its convolutions and linear layers, and the tensors between them.
 
-W is rounded symmetrically with a scale for each output channel. A tensor that goes into or comes out of a rounded layer
-is rounded to 256 steps of one size, asymmetrically; the step is a constant, taken from training images, so that an image's
-numbers depend on nothing that is in its batch:
+W is rounded symmetrically with a scale for each output channel. The input and output of a rounded layer are rounded to 256
+equal steps, asymmetrically; the step is a constant, taken from training images, so that an image's numbers do not depend on
+its batch:
 
     x ≈ (q - zero) * step, q uint8      W ≈ Wq * scale, Wq int8      b ≈ bq * (step * scale), bq int32
 
-The graph says so in pairs of QuantizeLinear and DequantizeLinear, of which onnxruntime makes integer operators; where no
-pair stands it computes in float32. Only bodies without sockets: an adapter beside a layer would have to read both.
+The graph contains pairs of QuantizeLinear and DequantizeLinear, of which onnxruntime makes integer operators; elsewhere it
+computes in float32. Only for bodies without sockets: an adapter beside a layer would need both forms.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ptune.export.vision_ranges import SMALLEST, Range
 LARGEST = 127  # of a weight
 MOST = 2.0**30  # of a bias, as int32
 PRODUCTS = ("Conv", "Gemm", "MatMul")
-ACTIVATIONS = ("Relu", "Clip")  # that become part of the rounding behind them
-SAME_STEP = ("MaxPool",)  # pick values, and make none
+ACTIVATIONS = ("Relu", "Clip")  # merged into the rounding after them
+SAME_STEP = ("MaxPool",)  # select values unchanged
 
 Weights = NDArray[np.float32]
 
@@ -55,19 +55,19 @@ def _can_be_rounded(node: onnx_ir.Node) -> bool:
 
 
 def rounded_tensors(nodes: Collection[onnx_ir.Node]) -> list[onnx_ir.Value]:
-    """The tensors that are rounded where these layers are: their inputs, and a convolution's output after its activation."""
-    found: dict[onnx_ir.Value, None] = {}
+    """The tensors to round with these layers: their inputs, and a convolution's output after its activation."""
+    tensors: dict[onnx_ir.Value, None] = {}
     for node in nodes:
         x = node.inputs[0]
         assert x is not None
-        found[x] = None
+        tensors[x] = None
         if node.op_type == "Conv" and not (out := _activated(node)).is_graph_output():
-            found[out] = None
-    return list(found)
+            tensors[out] = None
+    return list(tensors)
 
 
 def _activated(node: onnx_ir.Node) -> onnx_ir.Value:
-    """A layer's output, or that of the activation which is all that reads it."""
+    """A layer's output, or its activation's if that is the only reader."""
     out = node.outputs[0]
     users = [use.node for use in out.uses()]
     if len(users) == 1 and users[0].op_type in ACTIVATIONS and not out.is_graph_output():
@@ -76,7 +76,7 @@ def _activated(node: onnx_ir.Node) -> onnx_ir.Value:
 
 
 def picked_from(value: onnx_ir.Value, rounded: Collection[onnx_ir.Value]) -> onnx_ir.Value:
-    """The rounded tensor that an operator picked this one's values from, which has the same step then; else itself."""
+    """The rounded tensor that this one's values were selected from, whose step it shares; else itself."""
     maker = value.producer()
     before = maker.inputs[0] if maker is not None and maker.op_type in SAME_STEP else None
     return value if before is None or before not in rounded else picked_from(before, rounded)
@@ -89,12 +89,12 @@ def write_vision_int8(
     shifts: Mapping[str, Weights],
     keep: Collection[str] = (),
 ) -> int:
-    """Reads the float32 graph at `source`, writes `target` and its weights beside it as `target`.data.
+    """Reads the float32 graph at `source`; writes `target`, and its weights as `target`.data.
 
-    ranges: of every tensor of `rounded_tensors`, by name; shifts: what a layer's bias takes away, by its weight's name;
+    ranges: of every tensor of `rounded_tensors`, by name; shifts: to subtract from a layer's bias, by its weight's name;
     keep: names of weights whose layers stay float32.
-    The same arguments give the same bytes. Returns how many layers became int8.
-    Raises: BackboneError where there is none.
+    Deterministic to the byte. Returns the number of layers that became int8.
+    Raises: BackboneError if there is none.
     """
     model = onnx_ir.load(source)
     chosen = [node for node in layers(model) if weight_name(node) not in keep]
@@ -107,7 +107,7 @@ def write_vision_int8(
 
 
 class _Rounding:
-    """One graph while it is rewritten."""
+    """Rewrites one graph."""
 
     def __init__(
         self, graph: onnx_ir.Graph, ranges: Mapping[str, Range], shifts: Mapping[str, Weights]
@@ -119,21 +119,21 @@ class _Rounding:
     def all_of(self, nodes: Collection[onnx_ir.Node]) -> None:
         """Rounds weights, biases and the tensors between."""
         between = rounded_tensors(nodes)
-        found = {value: self.ranges[str(picked_from(value, between).name)] for value in between}
+        range_of = {value: self.ranges[str(picked_from(value, between).name)] for value in between}
         for node in nodes:
             x = node.inputs[0]
             assert x is not None
-            self._parameters(node, found[x].step)
-        for value, one in found.items():
-            self._between(value, one)
+            self._parameters(node, range_of[x].step)
+        for value, bounds in range_of.items():
+            self._between(value, bounds)
         for name in [name for name, value in self.graph.initializers.items() if not value.uses()]:
             del self.graph.initializers[name]
 
-    def _between(self, value: onnx_ir.Value, found: Range) -> None:
-        """A pair of operators that round a tensor; all who read it read it rounded."""
+    def _between(self, value: onnx_ir.Value, bounds: Range) -> None:
+        """Inserts a pair of operators that round a tensor for all its readers."""
         name, maker, uses = str(value.name), value.producer(), list(value.uses())
-        step = self._constant(f"{name}.step", np.float32(found.step))
-        zero = self._constant(f"{name}.zero", np.uint8(found.zero))
+        step = self._constant(f"{name}.step", np.float32(bounds.step))
+        zero = self._constant(f"{name}.zero", np.uint8(bounds.zero))
         down = onnx_ir.node("QuantizeLinear", [value, step, zero])
         up = onnx_ir.node("DequantizeLinear", [down.outputs[0], step, zero])
         down.outputs[0].name, up.outputs[0].name = f"{name}.uint8", f"{name}.rounded"
@@ -145,12 +145,12 @@ class _Rounding:
             use.replace_input_with(place, up.outputs[0])
 
     def _parameters(self, node: onnx_ir.Node, step: float) -> None:
-        """Weight and bias of a layer, each behind an operator that makes floats of them; `step` is its input's."""
+        """Stores weight and bias of a layer as integers with an operator that dequantises them. step: of its input."""
         weight = _weight(node)
         assert weight.const_value is not None
         axis, bias = _channels(node), self._bias(node)
         rounded, scale = rounded_channels(weight.const_value.numpy(), axis, bias, step)
-        own = node.outputs[0].name  # of a weight that two layers share each has its own steps
+        own = node.outputs[0].name  # layers that share a weight have their own steps
         node.replace_input_with(1, self._float(node, f"{own}.weight.int8", rounded, scale, axis))
         if bias is not None:
             whole = np.rint(bias / (step * scale)).astype(np.int32)
@@ -159,7 +159,7 @@ class _Rounding:
             node.replace_input_with(2, value)
 
     def _bias(self, node: onnx_ir.Node) -> Weights | None:
-        """What is added to a layer's outputs, without what rounding adds by itself."""
+        """A layer's bias minus the mean shift by rounding."""
         bias, shift = node.inputs[2] if len(node.inputs) > 2 else None, self.shifts.get(weight_name(node))
         if bias is None or bias.const_value is None:
             return None if shift is None else -shift
@@ -195,7 +195,7 @@ class _Rounding:
 def rounded_channels(
     weight: Weights, axis: int, bias: Weights | None, step: float
 ) -> tuple[NDArray[np.int8], Weights]:
-    """W -> Wq, scale [channels], with W close to Wq * scale along `axis`, and a bias in steps of step * scale an int32."""
+    """Rounds W to Wq and scale [channels], W close to Wq * scale along `axis`; the bias / (step * scale) must fit int32."""
     others = tuple(one for one in range(weight.ndim) if one != axis)
     scale = np.maximum(np.abs(weight).max(axis=others).astype(np.float64) / LARGEST, SMALLEST)
     if bias is not None:
@@ -206,7 +206,7 @@ def rounded_channels(
 
 
 def _along(scale: Weights, axis: int, rank: int) -> Weights:
-    """A vector as an array of `rank` dimensions along one of them."""
+    """Reshapes a vector to `rank` dimensions, along `axis`."""
     return scale.reshape([-1 if one == axis else 1 for one in range(rank)])
 
 
@@ -218,7 +218,7 @@ def _channels(node: onnx_ir.Node) -> int:
 
 
 def weight_name(node: onnx_ir.Node) -> str:
-    """What a layer is called: by its weight."""
+    """A layer's name: that of its weight."""
     return str(_weight(node).name)
 
 

@@ -1,4 +1,4 @@
-"""Which values the tensors of an image body take, seen at training images: what a rounding to 256 steps is laid over."""
+"""Ranges of an image body's tensors on training images, for rounding to 256 steps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 STEPS = 255
-SMALLEST = 1e-12  # of a step: products of two are numbers still
-SAMPLE = 512  # values of a tensor that are looked at, of each image
-NARROWER = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)  # shares of the range that are tried
+SMALLEST = 1e-12  # of a step: products of two are not 0 in float32
+SAMPLE = 512  # values per tensor and image
+NARROWER = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)  # shares of the range to try
 
 
 @dataclass(frozen=True)
 class Range:
-    """low <= 0 <= high: 0 is one of the 256 values, so that what is padded or cut off stays exact."""
+    """low <= 0 <= high. 0 is one of the 256 values, so that padding and clipped values stay exact."""
 
     low: float
     high: float
-    noise: float = (
-        0.0  # what rounding adds to the values seen: squares of its errors, as a share of the values' squares
-    )
+    noise: float = 0.0  # rounding error on the sampled values: squared errors over squared values
 
     @property
     def step(self) -> float:
@@ -35,19 +33,19 @@ class Range:
 
     @property
     def zero(self) -> int:
-        """The number that stands for 0."""
+        """The integer that encodes 0."""
         return int(np.clip(np.rint(-self.low / self.step), 0, STEPS))
 
     def rounded(self, values: Array) -> Array:
-        """What values become."""
+        """Rounds values."""
         steps = np.clip(np.rint(values / self.step) + self.zero, 0, STEPS) - self.zero
         return (steps * self.step).astype(np.float32)
 
 
 def ranges(source: Path, names: Sequence[str], images: Iterable[Array], threads: int) -> dict[str, Range]:
-    """The range of each of these tensors of the graph at `source`, seen at `images` [3, H, W].
+    """Measures the ranges of these tensors of the graph at `source` on `images` [3, H, W].
 
-    Its ends are those that round with the least square error: a few large values may be cut off.
+    A range minimises the squared rounding error; it may cut off a few large values.
     """
     seen: dict[str, list[Array]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +58,7 @@ def ranges(source: Path, names: Sequence[str], images: Iterable[Array], threads:
 
 
 def _session(source: Path, names: Sequence[str], folder: Path, threads: int) -> onnxruntime.InferenceSession:
-    """The graph with these tensors as its outputs."""
+    """Opens the graph with these tensors as outputs."""
     model = onnx_ir.load(source)
     values = {str(value.name): value for value in model.graph.inputs}
     values |= {str(value.name): value for node in model.graph for value in node.outputs}
@@ -71,7 +69,7 @@ def _session(source: Path, names: Sequence[str], folder: Path, threads: int) -> 
 
 
 def session_of(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A graph in onnxruntime."""
+    """Opens a graph in onnxruntime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -84,13 +82,13 @@ def _typed(value: onnx_ir.Value) -> onnx_ir.Value:
 
 
 def _sample(values: Array) -> Array:
-    """Values from all over a tensor, its smallest and its largest among them."""
+    """Samples a tensor's values evenly, and adds its smallest and largest."""
     some = values[:: max(1, len(values) // SAMPLE)]
     return np.concatenate([some, [values.min(), values.max()]])
 
 
 def narrowed(values: Array) -> Range:
-    """The range with the least square error over `values`."""
+    """The range with the least squared error on `values`."""
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     tried = [Range(low * share, high * share) for share in NARROWER]
     return min(tried, key=lambda one: float(np.square(one.rounded(values) - values).mean()))

@@ -1,8 +1,8 @@
-"""What rounding adds to a convolution's outputs on average, seen at training images: its bias can take that away again.
+"""Measures the mean shift of a convolution's outputs by rounding, on training images, to subtract it from the bias.
 
-Errors of single values cancel out over thousands of products; an error of their mean does not, and a deep network carries
-it on (Nagel et al. 2019, section 4.2). Each layer is looked at by itself, on float32 inputs: with its weights and its input
-rounded, against neither.
+Errors of single values cancel over thousands of products; an error of their mean does not, and accumulates in a deep
+network (Nagel et al. 2019, section 4.2). Each layer is measured alone on float32 inputs: weights and input rounded, against
+neither.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ Shifts = dict[str, NDArray[np.float32]]  # weight's name -> [channels]
 
 
 def shifts(source: Path, ranges: Mapping[str, Range], images: Iterable[Array], threads: int) -> Shifts:
-    """The mean change of every channel of every convolution of the graph at `source`, over `images` [3, H, W]."""
+    """The mean shift of every channel of every convolution of the graph at `source`, over `images` [3, H, W]."""
     model = onnx_ir.load(source)
-    found = _twins(model, ranges)
+    twins = _twins(model, ranges)
     model.graph.outputs.clear()
-    model.graph.outputs.extend(found.values())
-    sums, count = {name: np.float64(0) for name in found}, 0
+    model.graph.outputs.extend(twins.values())
+    sums, count = {name: np.float64(0) for name in twins}, 0
     with tempfile.TemporaryDirectory() as folder:
         onnx_ir.save(model, Path(folder) / "twins.onnx", external_data="twins.data")
         session = session_of(Path(folder) / "twins.onnx", threads)
         for image in images:
             feeds = {"pixel_values": image[None], "lora_mask": np.zeros((1, 0), np.float32)}
-            for name, mean in zip(found, session.run(None, feeds), strict=True):
+            for name, mean in zip(twins, session.run(None, feeds), strict=True):
                 sums[name] = sums[name] + mean
             count += 1
     return {name: np.asarray(total / count, np.float32) for name, total in sums.items()}
 
 
 def _twins(model: onnx_ir.Model, ranges: Mapping[str, Range]) -> dict[str, onnx_ir.Value]:
-    """Puts a rounded twin beside every convolution; returns the mean of its difference by the weight's name."""
-    graph, found = model.graph, dict[str, onnx_ir.Value]()
+    """Adds a rounded twin to every convolution; returns the mean difference by the weight's name."""
+    graph, means = model.graph, dict[str, onnx_ir.Value]()
     nodes = layers(model)
     tensors = rounded_tensors(nodes)
     for number, node in enumerate(one for one in nodes if one.op_type == "Conv"):
         x, weight, *bias = node.inputs
         assert x is not None
         assert weight is not None
-        one = ranges[str(picked_from(x, tensors).name)]
+        bounds = ranges[str(picked_from(x, tensors).name)]
 
         def constant(
             kind: str, value: NDArray[np.generic] | np.generic, number: int = number
@@ -59,7 +59,7 @@ def _twins(model: onnx_ir.Model, ranges: Mapping[str, Range]) -> dict[str, onnx_
             )
             return made
 
-        step, zero = constant("step", np.float32(one.step)), constant("zero", np.uint8(one.zero))
+        step, zero = constant("step", np.float32(bounds.step)), constant("zero", np.uint8(bounds.zero))
         down = onnx_ir.node("QuantizeLinear", [x, step, zero])
         up = onnx_ir.node("DequantizeLinear", [down.outputs[0], step, zero])
         inputs = [up.outputs[0], constant("weight", rounded_floats(node)), *bias]
@@ -71,5 +71,5 @@ def _twins(model: onnx_ir.Model, ranges: Mapping[str, Range]) -> dict[str, onnx_
         graph.insert_after(node, [down, up, twin, off, mean])
         mean.outputs[0].name = f"twin.{number}.shift"
         mean.outputs[0].type = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
-        found[weight_name(node)] = mean.outputs[0]
-    return found
+        means[weight_name(node)] = mean.outputs[0]
+    return means

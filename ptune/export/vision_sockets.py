@@ -1,4 +1,4 @@
-"""Sockets of an image model: its linear layers and ungrouped convolutions get inputs through which adapters plug in.
+"""Sockets of an image model: its linear layers and ungrouped convolutions get inputs for adapters.
 
 A convolution: y = conv(x, W) + conv1x1(conv(x, A) * lora_mask, B) + b, with A [R, in, kh, kw] and B [out, R, 1, 1].
 A linear layer: y = x W + ((x A) * lora_mask) B + b, with A [in, R] and B [R, out].
@@ -20,7 +20,7 @@ from ptune.methods.image_layers import adaptable
 
 @dataclass
 class VisionInputs:
-    """What sockets read while the body is traced."""
+    """The sockets' inputs while the body is traced."""
 
     lora_mask: Tensor  # [batch, R]
     lora_mask_of_pixels: Tensor  # the same, [batch, R, 1, 1]
@@ -46,8 +46,8 @@ class LinearSocket(nn.Module):
         lora_mask = self.inputs.lora_mask
         base = x @ self.weight if self.bias is None else x @ self.weight + self.bias
         batch, rank = lora_mask.shape
-        flat = x.reshape(batch, -1, self.in_features)  # an image's windows follow one another
-        # Emitted as they stand: R may be 0, which torch would specialise away.
+        flat = x.reshape(batch, -1, self.in_features)  # the windows of an image are consecutive
+        # Emitted verbatim: R may be 0, which torch would specialise away.
         low = _emit("MatMul", [flat, factor_a], [*flat.shape[:2], rank])
         update = _emit("MatMul", [low * lora_mask[:, None], factor_b], [*flat.shape[:2], self.out_features])
         return base + update.reshape(base.shape)
@@ -66,7 +66,7 @@ class ConvSocket(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Some models ask for its type."""
+        """The convolution's weight; some models read its dtype."""
         return self.conv.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,21 +92,21 @@ class ConvSocket(nn.Module):
 
 
 def install(model: PreTrainedModel, body: nn.Module) -> list[ConvSocket | LinearSocket]:
-    """Puts sockets into `body`, a copy of the model's own, wherever LoRA may be trained. Returns them in order."""
+    """Puts sockets into `body`, a copy of the model's, wherever LoRA can be trained. Returns them in order."""
     prefix = f"{model.base_model_prefix}."
-    found: list[ConvSocket | LinearSocket] = []
+    sockets: list[ConvSocket | LinearSocket] = []
     for full in adaptable(model):
         name = full.removeprefix(prefix)
         parent, _, leaf = name.rpartition(".")
         layer = body.get_submodule(name)
         socket = ConvSocket(layer, name) if isinstance(layer, nn.Conv2d) else LinearSocket(layer, name)
         setattr(body.get_submodule(parent), leaf, socket)
-        found.append(socket)
-    return found
+        sockets.append(socket)
+    return sockets
 
 
 def describe(sockets: Sequence[ConvSocket | LinearSocket]) -> tuple[signature.Socket, ...]:
-    """The sockets as the bundle's signature names them."""
+    """The sockets in the form of the bundle's signature."""
     return tuple(
         signature.Socket(name=s.name, in_features=s.in_features, out_features=s.out_features, kernel=s.kernel)
         for s in sockets

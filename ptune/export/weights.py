@@ -1,4 +1,4 @@
-"""Weights are streamed into a traced graph one tensor at a time, so that memory holds the largest and no more."""
+"""Streams weights into a traced graph one tensor at a time, so that memory holds only one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ptune.progress import Progress
 
 
 class Weights(Protocol):
-    """Where weights come from. Names are those of the transformers model's state dict."""
+    """A source of weights, named as in the transformers model's state dict."""
 
     def __contains__(self, name: str) -> bool: ...
 
@@ -43,7 +43,7 @@ class ModelWeights:
 class FolderWeights:
     """The weights of a folder of safetensors files, read one at a time.
 
-    `prefix` is the model's `base_model_prefix`: checkpoints of bare base models leave it out.
+    prefix: the model's `base_model_prefix`, which checkpoints of bare base models omit.
     """
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
@@ -73,7 +73,7 @@ class FolderWeights:
 def attach(traced: Traced, weights: Weights) -> None:
     """Gives every initializer of the graph that has no value yet a lazy one, read when the graph is saved.
 
-    Raises: BackboneError that names all weights that the graph needs and `weights` has not.
+    Raises: BackboneError that names all weights that the graph needs and `weights` lacks.
     """
     missing = []
     for value in traced.graph.graph.initializers.values():
@@ -112,7 +112,7 @@ def _reader(
 
 
 def save(traced: Traced, path: Path) -> None:
-    """Writes `path` and its weights beside it as `path`.data, tensor by tensor."""
+    """Writes the graph to `path`, and its weights tensor by tensor to `path`.data."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
     data, least_bytes = f"{path.name}.data", 1024

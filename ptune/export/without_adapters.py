@@ -1,7 +1,7 @@
-"""A decoder's graph without its sockets, for steps in which no adapter takes part.
+"""A decoder's graph without its sockets, for steps without adapters.
 
-An empty adapter computes nothing, and yet costs four operators a linear layer: a quarter of all that a small model's step has.
-The bare graph has no weights of its own: it reads those of the graph that it was made of, from the same file.
+An empty adapter costs four operators per linear layer, a quarter of all operators in a small model's step.
+The bare graph shares the weights file of its source.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ptune.formats.signature import Signature
 
 
 def write_bare(source: Path, target: Path, signature: Signature) -> Path | None:
-    """Writes the bare graph of the one at `source`, beside it. Returns where it is; None where a socket could not be taken out."""
+    """Writes the bare graph of the one at `source`, beside it. Returns its path; None if a socket cannot be removed."""
     model = onnx_ir.load(source)
     graph = model.graph
     ups = {f"{socket.name}.B" for socket in signature.sockets}
@@ -37,12 +37,12 @@ def write_bare(source: Path, target: Path, signature: Signature) -> Path | None:
 
 
 def _base(node: onnx_ir.Node, ups: set[str]) -> onnx_ir.Value | None:
-    """Of the sum of a layer's own output and an adapter's update: the former."""
+    """A layer's own output, if `node` adds an adapter's update to it."""
     return next((other_input(node, part) for part in node.inputs if _is_update(part, ups)), None)
 
 
 def _is_update(value: onnx_ir.Value | None, ups: set[str]) -> bool:
-    """Whether a value is an adapter's update, or some side by side."""
+    """Whether a value is an adapter's update, or several side by side."""
     if (joined := made_by(value, "Concat")) is not None:
         return all(_is_update(part, ups) for part in joined.inputs)
     shaped = made_by(value, "Reshape")

@@ -1,4 +1,4 @@
-"""Writes a bundle folder: graph, weights, codec and manifest. What it is worth, `verify` measures."""
+"""Writes a bundle folder: graph, weights, codec and manifest. `verify` measures it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ptune.kinds import DECODER, ENCODER
 
 
 class Codec(Protocol):
-    """What turns a user's input into the graph's, saved beside it."""
+    """A converter from a user's input to the graph's, saved beside the graph."""
 
     def save(self, folder: Path) -> None: ...
 
@@ -42,8 +42,8 @@ def write_bundle(
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent.
 
-    `report` is called with the name of each stage as it begins.
-    Raises: BackboneError where the model cannot be exported.
+    report: called with the name of each stage as it begins.
+    Raises: BackboneError if the model cannot be exported.
     """
     report("tracing the graph")
     traced = trace(config, trust_remote_code=trust_remote_code)
@@ -60,7 +60,7 @@ def write_traced(
     *,
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
-    """Writes a bundle of a traced base, whose weights are attached, of a decoder or an encoder."""
+    """Writes a bundle of a traced decoder or encoder base, whose weights are attached."""
     path = folder / "graphs" / FP32 / "model.onnx"
     report("writing the weights")
     save(traced, path)
@@ -87,7 +87,7 @@ def _manifest(folder: Path, traced: Traced, identity: BaseIdentity) -> Manifest:
 
 
 def versions() -> dict[str, str]:
-    """What made the bundle."""
+    """Versions of the packages that made the bundle."""
     made_by = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""From a run to a bundle that may be served: written beside its place, proved there, and only then moved into it."""
+"""Publishing: makes a bundle of a run; it is written to a temporary place, proved there, and only then moved into place."""
 
 from __future__ import annotations
 
@@ -43,12 +43,11 @@ def export_run(
 ) -> Proof:
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
-    `profiles`: the graphs to write; "int8" may stand beside "fp32", which must be there, and "int4" of a chat model. That is
-    served by the first of them unless another is asked for; its "auto" measures which is the fastest that holds its gate.
-    One that misses its gate is left out: see `Proof.refused`.
-    `merge`: the adapter is merged first, into RUN/merged, and the bundle holds those weights instead of an adapter.
-    A profile that misses its gate is left out of the bundle, and stands in the proof's `refused`.
-    Raises: ParityError where another hop drifts beyond its limit (nothing is left at `out`).
+    profiles: the graphs to write: "fp32" always, "int8" and (chat models) "int4" in addition. A chat model is served by
+    the first one by default; "auto" picks the fastest that holds its gate. A profile that misses its gate is
+    left out of the bundle and listed in `Proof.refused`.
+    merge: first merges the adapter, into RUN/merged; the bundle holds those weights instead of an adapter.
+    Raises: ParityError if another hop drifts beyond its limit (nothing is left at `out`).
     """
     check_place(out, force)
     finished = FinishedRun.open(run)
@@ -67,7 +66,7 @@ def export_backbone(
     threads: int,
     profiles: Sequence[str] = (FP32,),
 ) -> Proof:
-    """Exports a pretrained model without any adapter; `ptune add` brings adapters later."""
+    """Exports a pretrained model without adapters; `ptune add` adds them later."""
     check_place(out, force)
     kind = kind_of_backbone(backbone)
     check_profiles(profiles, _publishable(kind), backbone.model, kind.noun)
@@ -85,10 +84,10 @@ def add(
     trust_remote_code: bool = False,
     threads: int,
 ) -> AdapterRecord:
-    """Adds a PEFT folder that ptune need not have trained to a bundle, and proves it where the base can be loaded.
+    """Adds a PEFT folder, trained by ptune or not, to a bundle and proves it.
 
-    The bundle is changed whole or not at all: the work is done on a copy (hard links), which then takes its place.
-    Raises: AdapterError that lists everything which keeps it from being served; ParityError where it drifts.
+    The bundle is changed atomically: the work is done on a copy (hard links), which then replaces it.
+    Raises: AdapterError that lists every reason why it cannot be served; ParityError if it drifts.
     """
     original = Bundle.open(folder)
     if name in original.manifest.adapters:
@@ -100,9 +99,9 @@ def add(
 def verify(
     folder: Path, *, backbone: str | None = None, trust_remote_code: bool = False, threads: int
 ) -> Proof:
-    """Measures every hop of a bundle again, on this machine, and checks every file against its hash.
+    """Measures every hop of a bundle again on this machine, and checks every file against its hash.
 
-    Raises: FormatError where a file is damaged; ParityError is left to the caller, who sees the whole proof.
+    Raises: FormatError if a file is damaged. A failed hop raises nothing; the caller gets the whole proof.
     """
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
@@ -118,7 +117,7 @@ def merge_run(run: Run, out: Path, dtype: str = "float32", *, limit: float = MAX
     """Merges a run's adapter into its base, dequantised, and saves a plain transformers folder.
 
     limit: largest |Δ log p| between a chat model's live adapter and the merged weights.
-    Raises: UsageError where there is nothing to merge; ParityError, and saves nothing, where the merge lost more.
+    Raises: UsageError if there is nothing to merge; ParityError, and saves nothing, if the merge lost more.
     """
     if out.exists():
         raise UsageError(f"{out} exists already: choose another --out")
@@ -147,6 +146,6 @@ def _publishable(kind: Kind) -> type[Publishable]:
 
 
 def _opened(bundle: Bundle, backbone: str | None, trust_remote_code: bool) -> Publishable:
-    """The model that a bundle was made of; `backbone` says where it is now."""
+    """Opens the model that a bundle was made of. backbone: where it is now."""
     spec = backbone_of(bundle, backbone, trust_remote_code)
     return _publishable(of_task(bundle.manifest.task)).of_bundle(bundle, spec)

@@ -1,4 +1,4 @@
-"""A decoder on its way into a bundle: what differs from other models. The way itself: ptune.publish.pipeline."""
+"""The steps of publishing that are specific to decoders; ptune.publish.pipeline calls them."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ GOLDEN_PROMPTS, GOLDEN_TOKENS = 4, 64
 
 @dataclass
 class Decoder(Publishable):
-    """A causal language model in torch, and the prompts at which its hops are compared."""
+    """A causal language model in torch, and the prompts on which its hops are compared."""
 
     profiles: ClassVar[tuple[str, ...]] = (INT4, INT8, NF4)
-    auto_profiles: ClassVar[tuple[str, ...]] = (INT4, INT8)  # nf4 is never the fastest
+    auto_profiles: ClassVar[tuple[str, ...]] = (INT4, INT8)  # nf4 is never fastest
 
     load: Callable[[], Loaded]  # the reference
     probes: Sequence[Probe]
     adapters: Mapping[str, Path | None] = field(default_factory=dict)
     earlier_hops: Mapping[str, Sequence[Hop]] = field(default_factory=dict)
-    held_out: Sequence[Sequence[int]] = ()  # tokens at which profiles are compared with fp32
+    held_out: Sequence[Sequence[int]] = ()  # tokens on which profiles are compared with fp32
     trust_remote_code: bool = False
 
     @classmethod
@@ -80,7 +80,7 @@ class Decoder(Publishable):
 
     @classmethod
     def _of_merged(cls, run: FinishedRun) -> Decoder:
-        """The model of a run with its adapter merged into it, in RUN/merged."""
+        """Merges a run's adapter into RUN/merged and opens that model."""
         place, trust = run.files.folder / "merged", run.recipe.backbone.trust_remote_code
         trained = TrainedDecoder.open(run)
         codec, probes, examples = trained.loaded.codec, trained.probes, trained.held_out
@@ -116,7 +116,7 @@ class Decoder(Publishable):
 
     @cached_property
     def reference(self) -> Loaded:
-        """The base in float32 on the CPU. Raises: BackboneError."""
+        """Loads the base in float32 on the CPU. Raises: BackboneError."""
         return self.load()
 
     def write_graphs(self, folder: Path) -> Bundle:
@@ -203,7 +203,7 @@ class Decoder(Publishable):
         )
 
     def default_profile(self, bundle: Bundle, profiles: Sequence[str], threads: int) -> str:
-        """The first of those asked for that is in the bundle; for `auto` the fastest here for one sequence."""
+        """The first requested profile that is in the bundle; for `auto` the fastest on this machine for one sequence."""
         if tuple(profiles) != (AUTO,):
             return next(name for name in profiles if name in bundle.manifest.graphs)
         speeds = {name: profiling.seconds_a_token(bundle, name, threads) for name in bundle.manifest.graphs}

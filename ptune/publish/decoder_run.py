@@ -1,4 +1,4 @@
-"""What a run of chat trained, opened on its float32 reference; and its adapter merged into that."""
+"""A trained decoder: opens a chat run on its float32 reference, and merges its adapter into it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LOOKED_AT = 64  # conversations among which short ones are looked for
 
 @dataclass(frozen=True)
 class TrainedDecoder:
-    """A finished run, opened: the float32 reference of its base, with the codec that it was trained with."""
+    """A finished run, opened: the float32 reference of its base, and its training codec."""
 
     run: FinishedRun
     backbone: Backbone
@@ -44,7 +44,7 @@ class TrainedDecoder:
 
     @classmethod
     def open(cls, run: FinishedRun) -> TrainedDecoder:
-        """Raises: BackboneError where its base is no longer the same; DataError where its data is not."""
+        """Raises: BackboneError if its base has changed; DataError if its data has."""
         if run.files.has_adapter:
             backbone = run.recipe.backbone.model_copy(update={"dtype": run.record.base.dtype})
         else:
@@ -68,12 +68,12 @@ class TrainedDecoder:
     def merge(self, out: Path, dtype: str, limit: float) -> Merge:
         """Merges the adapter into the dequantised base and saves a plain transformers folder. This one is used up.
 
-        Raises: ParityError, and saves nothing, where the merge lost more than `limit` (max |Δ log p|).
+        Raises: ParityError, and saves nothing, if the merge lost more than `limit` (max |Δ log p|).
         """
         live = PeftModel.from_pretrained(self.loaded.model, str(self.run.files.adapter_path))
         before = logprobs(live, self.probes)
         plain, lost = merged(live, getattr(torch, dtype))
-        after = logprobs(plain.float(), self.probes)  # what the saved weights hold, computed in float32
+        after = logprobs(plain.float(), self.probes)  # the saved weights, computed in float32
         hop = compare("live adapter → merged", before, after, max_abs_logprob=limit)
         if not hop.passed:
             raise ParityError(
@@ -88,13 +88,13 @@ class TrainedDecoder:
 
 
 def reference(backbone: Backbone) -> Loaded:
-    """The float32 reference on the CPU: what torch says the served model should compute."""
+    """Loads the float32 reference on the CPU, which the served model must match."""
     loaded = load(backbone, attention="sdpa", device="cpu", dequantized=True)
     return replace(loaded, model=loaded.model.float())
 
 
 def refuse_new_tokens(run: FinishedRun) -> None:
-    """Raises: UsageError where the run's adapter holds rows of the embedding, which is part of the graph."""
+    """Raises: UsageError if the run's adapter holds rows of the embedding, which is part of the graph."""
     tokens, folder = run.recipe.backbone.new_tokens, run.files.folder
     if run.files.has_adapter and tokens:
         raise UsageError(

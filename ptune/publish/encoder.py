@@ -1,4 +1,4 @@
-"""An encoder on its way into a bundle: what differs from other models. The way itself: ptune.publish.pipeline."""
+"""The steps of publishing that are specific to encoders; ptune.publish.pipeline calls them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ptune.verify.proof import Proof
 
 @dataclass(frozen=True)
 class CopiedCodec:
-    """A run's codec, taken as it is."""
+    """A run's codec, to be copied unchanged."""
 
     source: Path
 
@@ -47,7 +47,7 @@ class CopiedCodec:
 
 @dataclass(frozen=True)
 class EncoderRun:
-    """What a bundle is made of: what was trained, its codec, and the held-out inputs."""
+    """The sources of a bundle: the trained model, its codec, and held-out inputs."""
 
     trained: TrainedEncoder
     codec: CopiedCodec
@@ -56,21 +56,21 @@ class EncoderRun:
 
 @dataclass
 class Encoder(Publishable):
-    """An encoder in torch, whose adapters have heads of their own, and the inputs at which its hops are compared."""
+    """An encoder in torch, whose adapters have their own heads, and the inputs on which its hops are compared."""
 
     profiles: ClassVar[tuple[str, ...]] = (INT8,)
     auto_profiles: ClassVar[tuple[str, ...]] = ()
 
-    backbone: Backbone  # each adapter's reference is loaded from here, under its own head
+    backbone: Backbone  # source of each adapter's reference, under its own head
     inputs: Sequence[Inputs]
     adapters: Mapping[str, Path | None] = field(default_factory=dict)
     earlier_hops: Mapping[str, Sequence[Hop]] = field(default_factory=dict)
-    source: EncoderRun | None = None  # None where it was opened from a bundle
-    original: Bundle | None = None  # the bundle that it was opened from
+    source: EncoderRun | None = None  # None if opened from a bundle
+    original: Bundle | None = None  # the bundle it was opened from
 
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Encoder:
-        """As `Publishable.of_run`. Merged, the adapter becomes part of the body, and its head alone stands beside it."""
+        """As `Publishable.of_run`. merge: the adapter becomes part of the body; only its head stays an adapter."""
         if INT8 in profiles:
             check_int8(run.files, Facts.of_run(run.files), merge)
         trained = TrainedEncoder.open(run)
@@ -93,7 +93,7 @@ class Encoder(Publishable):
 
     @classmethod
     def merge(cls, run: FinishedRun, out: Path, dtype: str, limit: float) -> Merge:
-        """As `Publishable.merge`, in float32; of a model of vectors it is a folder of sentence-transformers, too."""
+        """As `Publishable.merge`, in float32; an embedding model's folder also opens in sentence-transformers."""
         if dtype != "float32":
             raise UsageError(f"--dtype {dtype} is for chat: an encoder is merged in float32")
         trained = TrainedEncoder.open(run)
@@ -115,7 +115,7 @@ class Encoder(Publishable):
         golden.save_inputs(self.inputs, bundle.folder)
 
     def install(self, bundle: Bundle, adapter: Path | None, name: str, *, proved: bool = True) -> None:
-        """As `Publishable.install`. Unproved, the base is read only where the adapter's head needs weights of it."""
+        """As `Publishable.install`. Without a proof, the base is read only if the adapter's head needs its weights."""
         if self.source is not None:
             loaded = self.source.trained.loaded
         else:
@@ -124,7 +124,7 @@ class Encoder(Publishable):
         install_encoder(bundle, adapter, name, loaded)
 
     def _reference_of(self, adapter: Path, proved: bool) -> EncoderReference:
-        """What an adapter that is added was trained on. Raises: AdapterError where it does not belong to the bundle."""
+        """Loads the model that an added adapter was trained on. Raises: AdapterError if it does not fit the bundle."""
         assert self.original is not None
         refuse_socketless(self.original)
         facts = facts_of(adapter, self.original)
@@ -140,7 +140,7 @@ class Encoder(Publishable):
         return loaded
 
     def _load(self, facts: Facts) -> EncoderReference:
-        """Raises: BackboneError where its body is not that of the bundle that this was opened from."""
+        """Loads a reference. Raises: BackboneError if its body is not that of the original bundle."""
         loaded = reference(self.backbone, facts)
         if self.original is not None:
             check_base(self.original, loaded.identity)
@@ -154,7 +154,7 @@ class Encoder(Publishable):
             return golden.record(engine, self.inputs, names, profile)
 
     def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
-        """As `Publishable.prove`; of adapters that have items beside them those, too."""
+        """As `Publishable.prove`; also proves the items beside adapters."""
         references = {name: partial(self._load, Facts.open(bundle.adapter_path(name))) for name in adapters}
         proof = prove_encoder(bundle, references, self.inputs, threads=threads, report=report_progress)
         return with_items(bundle, proof, threads)
@@ -163,7 +163,7 @@ class Encoder(Publishable):
         """As `Publishable.save_held_out_for_profiles`."""
         assert self.source is not None
         save_held_out(bundle, self.source.held_out)
-        return bundle.folder / held_texts.FILE  # of images, too
+        return bundle.folder / held_texts.FILE  # for images, too
 
     def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
         """As `Publishable.write_profile`."""
@@ -180,11 +180,11 @@ class Encoder(Publishable):
         base: bool,
         to_the_end: bool,
     ) -> Proof:
-        """As `Publishable.prove_profile`: a hop for each adapter, since the bare body answers nothing."""
+        """As `Publishable.prove_profile`: one hop per adapter, since the bare body has no answers."""
         report_progress(f"the {profile} graph")
         hops = prove_int8(bundle, adapters, held_inputs(bundle), threads=threads)
         return Proof.of({name: (hop,) for name, hop in hops.items()})
 
     def default_profile(self, bundle: Bundle, profiles: Sequence[str], threads: int) -> str:
-        """Always fp32: int8 has to be asked for."""
+        """Always fp32: int8 is served only on request."""
         return FP32

@@ -1,6 +1,6 @@
-"""An adapter's folder inside an encoder's bundle: PEFT's own files, the graph of its head, and adapter.json beside them.
+"""An adapter's folder in an encoder's bundle: PEFT's own files, the graph of its head, and adapter.json.
 
-An adapter of a run that trained the encoder's own weights is a head alone: it has no files of PEFT's.
+The adapter of a run that trained the encoder's own weights is only a head, without PEFT files.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _FOREIGN = {"SEQ_CLS": TEXT_CLASSIFICATION, "TOKEN_CLS": TOKEN_CLASSIFICATION}
 
 
 def facts_of(adapter: Path, bundle: Bundle) -> Facts:
-    """What an adapter is for, by the note of ptune's training, else by what peft says.
+    """Reads an adapter's task and labels from the file of ptune's training, else from peft's config.
 
-    Raises: AdapterError where it was trained on another body, or its task cannot be told.
+    Raises: AdapterError if it was trained on another body, or its task is unknown.
     """
     base = bundle.manifest.base
     if not (adapter / NAME).is_file():
         return _foreign(adapter, bundle)
-    said = read_json(adapter / NAME)
-    if said.get("task") not in {task.name for task in of_kind("encoder")}:
-        raise AdapterError(f"{adapter} is an adapter for {said.get('task')!r}; this bundle is an encoder's")
+    note = read_json(adapter / NAME)
+    if note.get("task") not in {task.name for task in of_kind("encoder")}:
+        raise AdapterError(f"{adapter} is an adapter for {note.get('task')!r}; this bundle is an encoder's")
     facts = Facts.open(adapter)
     if facts.base != base.hash:
         raise AdapterError(
@@ -47,7 +47,7 @@ def facts_of(adapter: Path, bundle: Bundle) -> Facts:
 
 
 def refuse_socketless(bundle: Bundle) -> None:
-    """Raises: AdapterError where a bundle's body has no place for adapters."""
+    """Raises: AdapterError if a bundle's body has no sockets."""
     if not bundle.encoder.sockets:
         raise AdapterError(
             f"{bundle.folder} takes no adapters: its body was exported without places for them, since a run's adapter was "
@@ -56,7 +56,7 @@ def refuse_socketless(bundle: Bundle) -> None:
 
 
 def _foreign(adapter: Path, bundle: Bundle) -> Facts:
-    """Of an adapter that peft alone describes: as many labels as its head has outputs, by transformers' own names."""
+    """Facts of an adapter without ptune's file: as many labels as its head has outputs, with transformers' names."""
     kind = read_json(adapter / "adapter_config.json").get("task_type")
     if kind not in _FOREIGN or bundle.encoder.modality != "text":
         raise AdapterError(
@@ -76,10 +76,10 @@ def _foreign(adapter: Path, bundle: Bundle) -> Facts:
 
 
 def install_encoder(bundle: Bundle, adapter: Path | None, name: str, reference: EncoderReference) -> None:
-    """Puts an adapter into a bundle, checked socket by socket, as yet unmeasured.
+    """Puts an adapter into a bundle, checked socket by socket, still unmeasured.
 
-    adapter: a PEFT folder; None where `reference` holds the trained weights itself. The reference is used up.
-    Raises: UsageError for a name that cannot be; AdapterError that lists everything which does not fit.
+    adapter: a PEFT folder; None if `reference` holds the trained weights itself. The reference is used up.
+    Raises: UsageError for an invalid name; AdapterError that lists everything that does not fit.
     """
     check_name(name)
     place, facts, rank = bundle.adapter_path(name), reference.facts, 0
@@ -90,7 +90,7 @@ def install_encoder(bundle: Bundle, adapter: Path | None, name: str, reference: 
         head = {key: tuple(tensor.shape) for key, tensor in weights.items() if key.startswith(inside)}
         rank = load_adapter(adapter, bundle.encoder, head).rank
         model = merged(adapted(model, adapter))
-    shutil.rmtree(place, ignore_errors=True)  # what an interrupted call may have left
+    shutil.rmtree(place, ignore_errors=True)  # possibly left by an interrupted call
     with disk_errors(place):
         if adapter is not None:
             shutil.copytree(adapter, place, ignore=LEFT_OUT)

@@ -1,4 +1,4 @@
-"""The held-out inputs of a run of an encoder, as torch and the graph take them."""
+"""The held-out inputs of an encoder's run, in the form that torch and the graph take."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ptune.verify.limits import PROBES
 
 @dataclass(frozen=True)
 class HeldOutInputs:
-    """Rows that training never saw, some of them encoded, and those that it did see."""
+    """Rows that training never saw, some of them encoded, and the training rows."""
 
     rows: Sequence[LabelledRow]
-    encoded: list[Encoded]  # of the first rows
+    encoded: list[Encoded]  # the first rows
     train: Sequence[LabelledRow]
 
     @property
     def inputs(self) -> list[Inputs]:
-        """Those at which hops are compared."""
+        """The inputs on which hops are compared."""
         return [one.inputs for one in self.encoded[:PROBES]]
 
 
@@ -45,9 +45,9 @@ def _encoded(run: FinishedRun, rows: Sequence[LabelledRow], loaded: EncoderRefer
         **facts.model_dump(include={"task", "problem", "labels", "max_length", "preprocessing"}),
     )
     codec = None if loaded.size is not None else SequenceCodec.open(run.files.codec_path)
-    given = [row.input.open() if codec is None else row.input for row in rows]
-    wanted = ["pixel_values"] if codec is None else ["input_ids"]
+    inputs = [row.input.open() if codec is None else row.input for row in rows]
+    names = ["pixel_values"] if codec is None else ["input_ids"]
     if codec is not None and takes_type_ids(loaded.model.base_model):
-        wanted.append("token_type_ids")
-    encoded = (encode(one, adapter, codec) for one in given)
-    return [replace(one, inputs={key: one.inputs[key] for key in wanted}) for one in encoded]
+        names.append("token_type_ids")
+    encoded = (encode(one, adapter, codec) for one in inputs)
+    return [replace(one, inputs={key: one.inputs[key] for key in names}) for one in encoded]

@@ -1,4 +1,4 @@
-"""A classifier whose adapter became part of its weights: merged, compared with the live adapter, saved as a plain model."""
+"""Merges an encoder's adapter into its weights, compares it with the live adapter, saves a plain model."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ptune.verify.encoder_compare import compare_said
 from ptune.verify.encoder_torch import EncoderReference, Inputs, logits, merged, reference
 from ptune.verify.reference import adapted
 
-FOLDER = "merged"  # in the run's
+FOLDER = "merged"  # in the run's folder
 
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """What a run trained, as an encoder's bundle is made of it."""
+    """A trained encoder, the source of a bundle."""
 
     backbone: Backbone  # where the body's weights are
     loaded: EncoderReference
-    adapter: Path | None  # PEFT's folder; None where `loaded` holds all that was trained
+    adapter: Path | None  # PEFT's folder; None if `loaded` holds all trained weights
     hops: tuple[Hop, ...]  # measured so far
 
     @classmethod
     def open(cls, run: FinishedRun) -> TrainedEncoder:
-        """Raises: BackboneError where the run's base is no longer the one that it was trained on."""
+        """Opens a run. Raises: BackboneError if its base has changed."""
         facts, backbone = Facts.of_run(run.files), run.backbone()
         loaded = reference(backbone, facts)
         facts.check_base(run.files, loaded.identity)
@@ -44,12 +44,11 @@ class TrainedEncoder:
         return cls(backbone, _with_its_hash(loaded), adapter, tuple(run.record.hops))
 
     def merge(self, run: FinishedRun, inputs: Sequence[Inputs], place: Path | None = None) -> TrainedEncoder:
-        """The same with its adapter merged in float32, saved in `place` and loaded from there. This one is used up.
+        """Merges the adapter in float32, saves the model in `place` and loads it from there. This one is used up.
 
-        place: default: RUN/merged. One that makes vectors is a folder of sentence-transformers', too.
-
-        inputs: held-out ones, at which the merged model is compared with the live adapter.
-        Raises: ParityError, and saves nothing, where they differ.
+        place: default: RUN/merged. An embedding model's folder also opens in sentence-transformers.
+        inputs: held-out inputs, on which the merged model is compared with the live adapter.
+        Raises: ParityError, and saves nothing, if they differ.
         """
         if self.adapter is None:
             return self
@@ -78,5 +77,5 @@ class TrainedEncoder:
 
 
 def _with_its_hash(loaded: EncoderReference) -> EncoderReference:
-    """With the hash of the body that it has: one that was trained, or merged into, has a new one."""
+    """Sets the hash of the loaded body, which is new after training or merging."""
     return replace(loaded, facts=loaded.facts.model_copy(update={"base": loaded.identity.hash}))

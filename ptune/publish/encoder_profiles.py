@@ -1,4 +1,4 @@
-"""The int8 graph of an encoder's bundle: written beside the float32 one, and held to its answers."""
+"""Writes the int8 graph of an encoder's bundle beside the float32 one, whose answers it must keep."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ptune.tasks.encoder.infer import Encoded
 from ptune.verify import held_images, held_texts
 from ptune.verify.encoder_int8 import answers, same_answers
 
-SEEN = 128  # training images that steps are taken from
-ANSWERED = 512  # at which the answers are compared beforehand
-KEPT = (0.0, 0.0625, 0.125, 0.25, 0.5)  # shares of the layers that stay float32 where fewer do not do
-SURE = 0.995  # of the answers at those images: more than the gate asks for of held-out ones
+SEEN = 128  # training images to take quantisation steps from
+ANSWERED = 512  # training images on which answers are compared beforehand
+KEPT = (0.0, 0.0625, 0.125, 0.25, 0.5)  # shares of the layers to keep in float32, tried in order
+SURE = 0.995  # of the answers on those images; the gate asks less of held-out ones
 
 
 def check_int8(run: Run, facts: Facts, merge: bool) -> None:
-    """Raises: UsageError where a run cannot have an int8 graph."""
+    """Raises: UsageError if a run cannot have an int8 graph."""
     if facts.preprocessing is not None and run.has_adapter and not merge:
         raise UsageError(
             f"{run.folder} is a classifier of images with an adapter beside its layers, and layers that take adapters stay "
@@ -42,7 +42,7 @@ def check_int8(run: Run, facts: Facts, merge: bool) -> None:
 
 
 def save_held_out(bundle: Bundle, held_out: HeldOutInputs) -> None:
-    """Writes at what the int8 graph is compared: texts as they are encoded, images as pixels."""
+    """Writes the inputs on which the int8 graph is compared: encoded texts, or pixels of images."""
     if bundle.encoder.modality == "text":
         held_texts.save(held_out.encoded, bundle.folder)
         return
@@ -54,8 +54,8 @@ def save_held_out(bundle: Bundle, held_out: HeldOutInputs) -> None:
 def write_profile(bundle: Bundle, train: Sequence[LabelledRow], threads: int) -> None:
     """Writes the int8 graph of a bundle with one adapter.
 
-    train: rows that were trained on; of images the layers are watched at them.
-    Raises: DataError where images cannot be read any more; BackboneError where nothing can be made int8.
+    train: training rows; image models are calibrated on them.
+    Raises: DataError if images can no longer be read; BackboneError if nothing can be made int8.
     """
     if bundle.encoder.modality == "text":
         report_progress("rounding the weights to int8")
@@ -67,7 +67,7 @@ def write_profile(bundle: Bundle, train: Sequence[LabelledRow], threads: int) ->
             f"the profile {INT8!r} needs the run's training images, which are gone or have changed"
         )
     preprocessing = _preprocessing(bundle)
-    every = max(1, len(train) // ANSWERED)  # from all over: rows may be sorted by label
+    every = max(1, len(train) // ANSWERED)  # spread over all rows: they may be sorted by label
     seen = [pixels_of(row, preprocessing) for row in train[::every][:ANSWERED]]
     _round_images(bundle, held_images.HeldImages(seen, preprocessing), threads)
 
@@ -78,7 +78,7 @@ def _preprocessing(bundle: Bundle) -> Preprocessing:
 
 
 def _round_images(bundle: Bundle, images: Sequence[Encoded], threads: int) -> None:
-    """Makes as many layers int8 as give the answers of float32 at training images."""
+    """Makes as many layers int8 as keep the answers of float32 on training images."""
     report_progress("watching the layers at training images")
     (name,), source = bundle.manifest.adapters, bundle.graph_path(FP32)
     path = bundle.folder / "graphs" / INT8 / "model.onnx"

@@ -1,4 +1,4 @@
-"""A proof's figures: in words, in the bundle, and against their limits."""
+"""A proof's figures: printed, recorded in the bundle, and checked against their limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ptune.verify.proof import Proof
 
 
 def record_proof(bundle: Bundle, proof: Proof) -> None:
-    """Writes the figures into the bundle. Raises: ParityError where a hop is beyond its limit."""
+    """Writes the figures into the bundle. Raises: ParityError if a hop is beyond its limit."""
     if proof.base:
         bundle.write_manifest(bundle.manifest.model_copy(update={"hops": proof.base}))
     for name, hops in proof.adapters.items():
@@ -27,7 +27,7 @@ def refuse_drift(proof: Proof) -> None:
 
 
 def figures(hop: Hop) -> str:
-    """A hop's figures in one line."""
+    """Formats a hop's figures in one line."""
     parts = []
     if hop.max_abs_logprob is not None:
         parts.append(f"max |Δ log p| {hop.max_abs_logprob:.1e}")

@@ -1,12 +1,12 @@
-"""The best checkpoints of a run that goes on, proved one by one for a server that serves its bundle.
+"""Proves the best checkpoints of a running training, one by one, for a server of its bundle.
 
     python -m ptune.publish.follow RUN BUNDLE NAME [--threads N]
 
 Each new best checkpoint is added to a copy of the bundle (hard links) as an adapter and proved there, as `ptune add` does.
-A line on standard output says where it lies, `{"step": 8, "name": "NAME-step-8", "folder": "…"}`; the copy is removed when a
-line comes on standard input. A checkpoint that cannot be served is reported as `{"step": 8, "name": "NAME-step-8",
-"refused": "why"}`, and acknowledged likewise. The process ends when the run has ended or its standard input has; if it cannot go on at all, it writes
-`{"failed": "why"}` first.
+A line on standard output names its folder, `{"step": 8, "name": "NAME-step-8", "folder": "…"}`; a line on standard input
+acknowledges it, and the copy is removed. A checkpoint that cannot be served is reported as `{"step": 8, "name":
+"NAME-step-8", "refused": "why"}` and acknowledged likewise. The process ends with the run or with its standard input; if it
+cannot continue, it first writes `{"failed": "why"}`.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _FACTOR = re.compile(r"base_model\.model\.(.+)\.(lora_[AB])\.default\.weight")
 
 
 def best_step(run: Run) -> int | None:
-    """The step of the best checkpoint so far, or of the newest if nothing is validated; None if there is no checkpoint yet."""
+    """The step of the best checkpoint so far, or of the newest without validation; None if there is no checkpoint yet."""
     try:
         newest = read_json(run.checkpoints_path / "latest.json")["step"]
         state = read_json(run.checkpoints_path / f"step-{newest}" / "state.json")
     except FormatError:
-        return None  # not yet, or it is being replaced
+        return None  # not written yet, or being replaced
     best: int | None = state.get("best_step")
     return int(newest) if best is None else best
 
@@ -67,9 +67,9 @@ def check_followable(run: Run) -> None:
 
 
 def unpack(run: Run, step: int, folder: Path) -> None:
-    """Writes a checkpoint's weights as an adapter in PEFT's format, with what it needs to be served as it is trained.
+    """Writes a checkpoint as an adapter in PEFT's format, with the files that serving needs.
 
-    Raises: FormatError where the checkpoint is damaged or gone.
+    Raises: FormatError if the checkpoint is damaged or gone.
     """
     place = run.checkpoints_path / f"step-{step}"
     weights = place / "weights.safetensors"
@@ -105,9 +105,9 @@ def unpack(run: Run, step: int, folder: Path) -> None:
 
 @contextmanager
 def proved(run: Run, step: int, bundle: Path, name: str, threads: int) -> Iterator[Path]:
-    """Adds a checkpoint to a copy of the bundle and proves it. Yields the adapter's folder there; then the copy is removed.
+    """Proves a checkpoint in a copy of the bundle and yields its adapter folder; then removes the copy.
 
-    Raises: PtuneError where it does not fit or drifts.
+    Raises: PtuneError if it does not fit or drifts.
     """
     holder = Path(tempfile.mkdtemp(prefix=f".{bundle.name}.", suffix=".following", dir=bundle.parent))
     try:
@@ -125,7 +125,7 @@ def proved(run: Run, step: int, bundle: Path, name: str, threads: int) -> Iterat
 
 
 def _already(bundle: Bundle, name: str, adapter: Path) -> Path | None:
-    """The adapter's folder if the bundle has it already, from before the server was restarted; else None.
+    """The adapter's folder if the bundle already has it, added before a restart of the server; else None.
 
     Raises: UsageError if another adapter has its name.
     """
@@ -138,15 +138,15 @@ def _already(bundle: Bundle, name: str, adapter: Path) -> Path | None:
 
 
 def follow(run: Run, bundle: Path, name: str, threads: int, reports: IO[str], answers: IO[str]) -> None:
-    """Writes a line to `reports` for each new best checkpoint, and waits for a line in `answers` after each served one.
+    """Writes a line to `reports` for each new best checkpoint, and waits for a line in `answers` after each.
 
     Returns when the run has ended and its best checkpoint was reported, or when `answers` ends.
-    Raises: UsageError where the run cannot be followed.
+    Raises: UsageError if the run cannot be followed.
     """
     check_followable(run)
     seen: set[int] = set()
     while True:
-        ended = run.record().status in ENDED  # before looking: what came before the end is seen
+        ended = run.record().status in ENDED  # read first, so that the last checkpoint is not missed
         step = best_step(run)
         if step is not None and step not in seen:
             version = f"{name}-step-{step}"
@@ -158,9 +158,9 @@ def follow(run: Run, bundle: Path, name: str, threads: int, reports: IO[str], an
                         return
             except PtuneError as error:
                 if best_step(run) != step:
-                    continue  # a better one took its place meanwhile
+                    continue  # replaced by a better one meanwhile
                 print(json.dumps({**line, "refused": str(error)}), file=reports, flush=True)
-                if not answers.readline():  # left unread, it would acknowledge the next folder too early
+                if not answers.readline():  # an unread line would acknowledge the next folder too early
                     return
             seen.add(step)
         elif ended:
@@ -178,7 +178,7 @@ def main() -> int:
     options.add_argument("name")
     options.add_argument("--threads", type=int, default=1)
     chosen = options.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what lies beside the bundle is removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that copies beside the bundle are removed
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which then ends this
     try:
         run = Run.open(chosen.run)

@@ -1,4 +1,4 @@
-"""Golden vectors: what the engine answers on the exporting machine, to be replayed at every start."""
+"""Golden vectors: the engine's outputs on the exporting machine, replayed at every start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ptune.publish.steps import report_progress
 def record_golden(
     model: Publishable, bundle: Bundle, threads: int, profiles: Sequence[str] | None = None
 ) -> None:
-    """Records those of `profiles` (default: of every graph in the bundle), with all adapters that are in it now."""
+    """Records golden vectors of `profiles` (default: every graph of the bundle), with all current adapters."""
     report_progress("recording golden vectors")
     for profile in bundle.manifest.graphs if profiles is None else profiles:
         write_json(bundle.golden_file(profile), model.golden(bundle, profile, threads))

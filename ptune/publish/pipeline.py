@@ -1,8 +1,8 @@
-"""The way of every model into a bundle, and of an adapter into a bundle that is there.
+"""The publishing pipeline: exports any model to a bundle, and adds adapters to an existing bundle.
 
-A reference in torch is opened (ptune.publish.publishable), its graphs are traced and written, adapters are installed, golden
-vectors recorded, profiles written and held to their gates, every hop is proved, and the figures are recorded. All of that
-happens beside the bundle's place: only what passed is moved into it.
+It opens a reference in torch (ptune.publish.publishable), traces and writes its graphs, installs adapters, records golden
+vectors, writes profiles and checks their gates, proves every hop, and records the figures. All this happens in a temporary
+place; only a bundle that passed is moved into its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def export(model: Publishable, out: Path, *, threads: int, profiles: Sequence[st
     """Writes a bundle, proves it and moves it to `out`.
 
     A profile that misses its gate is left out; see `Proof.refused`.
-    Raises: ParityError where a hop of the fp32 graph drifts beyond its limit (nothing is left at `out`).
+    Raises: ParityError if a hop of the fp32 graph drifts beyond its limit (nothing is left at `out`).
     """
     with whole_folder(out) as stage:
         bundle = model.write_graphs(stage)
@@ -32,9 +32,7 @@ def export(model: Publishable, out: Path, *, threads: int, profiles: Sequence[st
         for name, adapter in model.adapters.items():
             model.install(bundle, adapter, name)
         record_golden(model, bundle, threads)
-        beside = add_profiles(
-            model, bundle, profiles, threads
-        )  # before the proof of fp32, which takes longer
+        beside = add_profiles(model, bundle, profiles, threads)  # before the slower proof of fp32
         proof = model.prove(bundle, [*model.adapters], threads).after(model.earlier_hops).then(beside)
         default = model.default_profile(bundle, profiles, threads)
         bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": default}))
@@ -45,10 +43,10 @@ def export(model: Publishable, out: Path, *, threads: int, profiles: Sequence[st
 def add(
     model: Publishable, original: Bundle, adapter: Path, name: str, *, prove_it: bool, threads: int
 ) -> AdapterRecord:
-    """Adds a PEFT folder to the bundle that `model` was opened from: on a copy, which then takes its place.
+    """Adds a PEFT folder to a copy of the bundle that `model` was opened from; the copy then replaces it.
 
-    prove_it: whether it is compared with torch; every profile is then held to its gate for it, too.
-    Raises: AdapterError that lists everything which keeps it from being served; ParityError where it drifts.
+    prove_it: compares it with torch, and checks every profile's gate for it.
+    Raises: AdapterError that lists every reason why it cannot be served; ParityError if it drifts.
     """
     with replacement(original) as bundle:
         model.install(bundle, adapter, name, proved=prove_it)
@@ -60,7 +58,7 @@ def add(
 
 
 def verify(model: Publishable, bundle: Bundle, threads: int) -> Proof:
-    """Measures every hop of the bundle that `model` was opened from again, on this machine. Changes nothing."""
+    """Measures every hop of the bundle that `model` was opened from again on this machine. Changes nothing."""
     adapters = [*bundle.manifest.adapters]
     proof = model.prove(bundle, adapters, threads)
     return proof.then(prove_profiles(model, bundle, adapters, threads))

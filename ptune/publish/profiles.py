@@ -1,4 +1,4 @@
-"""The graphs beside fp32: which may be asked for, each written and held to its gate, and which is served by default."""
+"""The profiles beside fp32: checks the request, writes each, and checks its gate."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from ptune.publish.golden import record_golden
 from ptune.publish.publishable import Publishable
 from ptune.verify.proof import Proof
 
-AUTO = "auto"  # all that the kind measures, and the fastest that holds its gate is served
+AUTO = "auto"  # tries all profiles of the kind; serves the fastest that holds its gate
 
 
-def check_profiles(asked: Sequence[str], kind: type[Publishable], source: str, noun: str) -> None:
-    """Raises: UsageError where graphs are asked for that this kind of model does not have.
+def check_profiles(requested: Sequence[str], kind: type[Publishable], source: str, noun: str) -> None:
+    """Raises: UsageError if this kind of model does not have the requested profiles.
 
     source: the run or model that is exported; noun: its kind, in words.
     """
-    if tuple(asked) == (FP32,) or (tuple(asked) == (AUTO,) and kind.auto_profiles):
+    if tuple(requested) == (FP32,) or (tuple(requested) == (AUTO,) and kind.auto_profiles):
         return
     if not kind.profiles:
         raise UsageError(f"{source} is of {noun}, which has one graph of each kind: {FP32}")
-    if FP32 not in asked or not {*asked} <= {FP32, *kind.profiles}:
+    if FP32 not in requested or not {*requested} <= {FP32, *kind.profiles}:
         beside = " or ".join(kind.profiles)
         raise UsageError(
-            f"--profiles {','.join(asked)!r}: {FP32}, which is what others are compared with, and {beside} beside it"
+            f"--profiles {','.join(requested)!r}: {FP32}, which is what others are compared with, and {beside} beside it"
         )
 
 
-def add_profiles(model: Publishable, bundle: Bundle, asked: Sequence[str], threads: int) -> Proof:
-    """Writes the graphs beside fp32 that are asked for, and proves each: that which rounds most first.
+def add_profiles(model: Publishable, bundle: Bundle, requested: Sequence[str], threads: int) -> Proof:
+    """Writes and proves the requested profiles beside fp32, the one that rounds most first.
 
-    One that misses its gate is taken out again, and the reason is printed. It is among the proof's refused ones where it
-    was asked for by name.
+    A profile that misses its gate is removed again, and the reason is printed. The proof lists it as refused if it was
+    requested by name.
     """
-    if tuple(asked) == (FP32,):
+    if tuple(requested) == (FP32,):
         return Proof()
     held_out = model.save_held_out_for_profiles(bundle)
-    auto, proof = tuple(asked) == (AUTO,), Proof()
-    for profile in (name for name in model.profiles if name in (model.auto_profiles if auto else asked)):
+    auto, proof = tuple(requested) == (AUTO,), Proof()
+    for profile in (name for name in model.profiles if name in (model.auto_profiles if auto else requested)):
         outcome = _add_profile(model, bundle, profile, threads, may_round=not auto)
         if isinstance(outcome, Proof):
             proof = proof.then(outcome)
@@ -60,9 +60,9 @@ def add_profiles(model: Publishable, bundle: Bundle, asked: Sequence[str], threa
 def _add_profile(
     model: Publishable, bundle: Bundle, profile: str, threads: int, *, may_round: bool
 ) -> Proof | str:
-    """Writes a graph beside fp32 and proves it. Returns its proof, or why it may not stay.
+    """Writes a profile's graph and proves it. Returns the proof, or the reason for removing it.
 
-    may_round: whether int4 may stay where it had to round weights: that has to be asked for by name.
+    may_round: whether int4 may round weights; only if it was requested by name.
     """
     model.write_profile(bundle, profile, threads)
     kept = bundle.manifest.graphs[profile].kept
@@ -82,7 +82,7 @@ def _add_profile(
 def prove_profiles(
     model: Publishable, bundle: Bundle, adapters: Sequence[str], threads: int, *, base: bool = True
 ) -> Proof:
-    """Compares every graph of a bundle with its fp32 one. base: the bare base, too."""
+    """Compares every profile of a bundle with fp32. base: also for the bare base."""
     proof = Proof()
     for profile in bundle.manifest.graphs:
         if profile != FP32:

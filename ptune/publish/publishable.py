@@ -1,4 +1,4 @@
-"""What the pipeline asks of a model on its way into a bundle, whatever its kind."""
+"""The protocol of a model that the publishing pipeline can export, whatever its kind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ptune.verify.proof import Proof
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has ended as it should, with its record and its recipe read once."""
+    """A successfully finished run, with its record and recipe."""
 
     files: Run
     record: RunRecord
@@ -25,7 +25,7 @@ class FinishedRun:
 
     @classmethod
     def open(cls, run: Run) -> FinishedRun:
-        """Raises: UsageError where it has not ended yet; PtuneError where its evaluation missed what was required."""
+        """Opens a run. Raises: UsageError if it has not finished; PtuneError if its evaluation missed a requirement."""
         record = run.record()
         if record.status not in ("finished", "stopped early"):
             raise UsageError(
@@ -35,7 +35,7 @@ class FinishedRun:
         return cls(run, record, Recipe.load(run.recipe_path))
 
     def backbone(self) -> Backbone:
-        """Where the trained weights are, in the type of the base: the base's own place, or where the run saved them."""
+        """The backbone to load, in the base's dtype: the base itself, or the weights that the run saved."""
         backbone = self.recipe.backbone
         if not self.files.has_adapter:
             backbone = backbone.saved_at(self.files.model_path)
@@ -44,35 +44,35 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Merge:
-    """How an adapter was merged into its base."""
+    """The result of merging an adapter into its base."""
 
     hop: Hop  # the live adapter against the saved weights
-    update_error: float | None = None  # relative L2 of the update's weights; None where nothing was rounded
+    update_error: float | None = None  # relative L2 of the update's weights; None if nothing was rounded
 
 
 class Publishable(Protocol):
-    """A model with what torch says of it, the held-out inputs at which hops are compared, and adapters to put beside it.
+    """A model with its torch reference, held-out inputs to compare hops on, and adapters to install.
 
-    It is opened from a finished run, from a pretrained model (decoders and encoder-decoders), or from a bundle whose base
-    is read again. Opened from a bundle it loads its reference no sooner than it needs it.
+    It is opened from a finished run, from a pretrained model (decoders and encoder-decoders), or from a bundle. Opened from
+    a bundle, it loads the reference from the base only when needed.
     """
 
-    profiles: ClassVar[tuple[str, ...]]  # that it may have beside fp32: the one that rounds most first
-    auto_profiles: ClassVar[tuple[str, ...]]  # among which `auto` looks for the fastest
+    profiles: ClassVar[tuple[str, ...]]  # possible profiles beside fp32, the one that rounds most first
+    auto_profiles: ClassVar[tuple[str, ...]]  # candidates of `auto`
 
     adapters: Mapping[str, Path | None]
-    """PEFT folders by the name they are served under; None where the model itself holds what was trained."""
+    """PEFT folders by the name they are served under; None if the model itself holds the trained weights."""
     earlier_hops: Mapping[str, Sequence[Hop]]
-    """Hops that were measured before: when it was trained, or merged."""
+    """Hops that were measured earlier, in training or merging."""
 
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Self:
-        """Opens what a run trained. Raises: UsageError for what this kind cannot do; BackboneError for another base."""
+        """Opens a run's model. Raises: UsageError for options that this kind lacks; BackboneError if the base has changed."""
         ...
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, backbone: Backbone) -> Self:
-        """Opens the model that a bundle was made of. Raises, when the reference is read: BackboneError for another."""
+        """Opens a bundle's model. Reading the reference raises BackboneError if it is another one."""
         ...
 
     @classmethod
@@ -81,7 +81,7 @@ class Publishable(Protocol):
         ...
 
     def write_graphs(self, folder: Path) -> Bundle:
-        """Traces the reference and writes a bundle of it, without adapters, into an empty folder. Raises: BackboneError."""
+        """Traces the reference and writes a bundle without adapters into an empty folder. Raises: BackboneError."""
         ...
 
     def save_held_out(self, bundle: Bundle) -> None:
@@ -89,26 +89,26 @@ class Publishable(Protocol):
         ...
 
     def install(self, bundle: Bundle, adapter: Path | None, name: str, *, proved: bool = True) -> None:
-        """Puts an adapter into the bundle, checked socket by socket, as yet unmeasured.
+        """Puts an adapter into the bundle, checked socket by socket, still unmeasured.
 
-        proved: whether its proof comes next; if not, the base may stay unread. Raises: UsageError, AdapterError.
+        proved: whether its proof follows; if not, the base may stay unread. Raises: UsageError, AdapterError.
         """
         ...
 
     def golden(self, bundle: Bundle, profile: str, threads: int) -> dict[str, Any]:
-        """What this machine's engine answers to a few held-out inputs, as golden/*.json holds it."""
+        """Outputs of this machine's engine for a few held-out inputs, in the format of golden/*.json."""
         ...
 
     def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
-        """Measures every hop of the fp32 graph, of the base and of adapters in the bundle."""
+        """Measures every hop of the fp32 graph, for the base and the given adapters."""
         ...
 
     def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
-        """Writes the file in the bundle that holds what its profiles are compared at. Returns its path."""
+        """Writes the file of inputs on which the bundle's profiles are compared. Returns its path."""
         ...
 
     def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
-        """Writes a profile's graph beside the fp32 one, and enters it into the manifest."""
+        """Writes a profile's graph beside fp32, and enters it into the manifest."""
         ...
 
     def prove_profile(
@@ -121,9 +121,9 @@ class Publishable(Protocol):
         base: bool,
         to_the_end: bool,
     ) -> Proof:
-        """Compares a profile with fp32. base: the bare base, too; to_the_end: the rest, too, after a hop that drifts."""
+        """Compares a profile with fp32. base: also the bare base; to_the_end: continues after a hop beyond its limit."""
         ...
 
     def default_profile(self, bundle: Bundle, profiles: Sequence[str], threads: int) -> str:
-        """The profile to serve unless another is asked for."""
+        """The profile to serve by default."""
         ...

@@ -1,4 +1,4 @@
-"""An encoder-decoder on its way into a bundle: what differs from other models. The way itself: ptune.publish.pipeline."""
+"""The steps of publishing that are specific to encoder-decoders; ptune.publish.pipeline calls them."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.proof import Proof
 from ptune.verify.seq2seq_prove import prove_seq2seq
 
-LONGEST = 1024  # tokens of a source or target, where neither model nor tokenizer knows a limit
+LONGEST = 1024  # tokens of a source or target, if neither model nor tokenizer has a limit
 
 
 @dataclass
 class EncoderDecoder(Publishable):
-    """An encoder-decoder in torch, and the pairs of texts at which its hops are compared. It has one profile, fp32."""
+    """An encoder-decoder in torch, and the pairs of texts on which its hops are compared. Its only profile is fp32."""
 
     profiles: ClassVar[tuple[str, ...]] = ()
     auto_profiles: ClassVar[tuple[str, ...]] = ()
@@ -50,7 +50,7 @@ class EncoderDecoder(Publishable):
     pairs: Sequence[Pair]
     adapters: Mapping[str, Path | None] = field(default_factory=dict)
     earlier_hops: Mapping[str, Sequence[Hop]] = field(default_factory=dict)
-    codec: Seq2SeqCodec | None = None  # None where it was opened from a bundle
+    codec: Seq2SeqCodec | None = None  # None if opened from a bundle
 
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> EncoderDecoder:
@@ -66,14 +66,14 @@ class EncoderDecoder(Publishable):
         if run.files.has_adapter:
             check_runs_base(run.files, loaded.identity, facts.base)
             adapters[name] = run.files.adapter_path
-        else:  # nobody else says what its sources begin with
+        else:  # no adapter brings the instruction of its sources
             codec = replace(codec, writing=codec.writing.model_copy(update={"system": facts.system}))
         hops = {name if adapters else BASE: run.record.hops}
         return cls(lambda: loaded, pairs, adapters, hops, codec)
 
     @classmethod
     def of_backbone(cls, backbone: Backbone) -> EncoderDecoder:
-        """Opens a pretrained model, to be compared at texts of our own. Raises: BackboneError."""
+        """Opens a pretrained model, to be compared on our own texts. Raises: BackboneError."""
         codec = load_seq2seq_codec(backbone)
         texts = [codec.target(text, LONGEST).ids for text in WITHOUT_DATA]
         pairs = [Pair(*pair) for pair in zip(texts, texts[1:] + texts[:1], strict=True)]
@@ -92,7 +92,7 @@ class EncoderDecoder(Publishable):
 
     @classmethod
     def merge(cls, run: FinishedRun, out: Path, dtype: str, limit: float) -> Merge:
-        """Raises: UsageError, since adapters of this kind are served beside their base alone."""
+        """Raises: UsageError, since adapters of this kind are only served beside their base."""
         folder = run.files.folder
         raise UsageError(
             f"{folder} is of an encoder-decoder, whose adapters are served beside it: ptune export {folder}"
@@ -100,7 +100,7 @@ class EncoderDecoder(Publishable):
 
     @cached_property
     def reference(self) -> Seq2Seq:
-        """The base in float32 on the CPU. Raises: BackboneError."""
+        """Loads the base in float32 on the CPU. Raises: BackboneError."""
         return self.load()
 
     def write_graphs(self, folder: Path) -> Bundle:
@@ -131,11 +131,11 @@ class EncoderDecoder(Publishable):
         return prove_seq2seq(bundle, model, self.pairs, threads=threads, report=report_progress)
 
     def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
-        """Never asked for: `profiles` is empty."""
+        """Never called: `profiles` is empty."""
         raise NotImplementedError
 
     def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
-        """Never asked for: `profiles` is empty."""
+        """Never called: `profiles` is empty."""
         raise NotImplementedError(profile)
 
     def prove_profile(
@@ -148,16 +148,16 @@ class EncoderDecoder(Publishable):
         base: bool,
         to_the_end: bool,
     ) -> Proof:
-        """Never asked for: `profiles` is empty."""
+        """Never called: `profiles` is empty."""
         raise NotImplementedError(profile)
 
     def default_profile(self, bundle: Bundle, profiles: Sequence[str], threads: int) -> str:
-        """The only one."""
+        """Returns the only profile, fp32."""
         return FP32
 
 
 def reference(backbone: Backbone) -> Seq2Seq:
-    """The float32 reference on the CPU: what torch says the served model should compute."""
+    """Loads the float32 reference on the CPU, which the served model must match."""
     loaded = load_seq2seq(backbone, device="cpu")
     return Seq2Seq(loaded.model.float(), loaded.identity)
 
@@ -171,9 +171,9 @@ def _held_out_pairs(run: FinishedRun, codec: Seq2SeqCodec) -> list[Pair]:
 
 
 def install_seq2seq(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
-    """Copies a PEFT folder into the bundle, checked socket by socket, as yet unmeasured.
+    """Copies a PEFT folder into the bundle, checked socket by socket, still unmeasured.
 
-    Raises: UsageError for a name that cannot be; AdapterError that lists everything which does not fit.
+    Raises: UsageError for an invalid name; AdapterError that lists everything that does not fit.
     """
     check_name(name)
     checked = load_adapter(adapter, bundle.seq2seq)

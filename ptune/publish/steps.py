@@ -1,4 +1,4 @@
-"""Steps of publishing that are the same for every model: places, the base of a bundle, a graph's entry, progress."""
+"""Steps of publishing that all models share: places, the base of a bundle, a graph's entry, progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptune.progress import say
 
 
 def check_place(out: Path, force: bool) -> None:
-    """Raises: UsageError where something stands at `out` that may not be replaced."""
+    """Raises: UsageError if `out` exists and may not be replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
@@ -29,9 +29,9 @@ def check_place(out: Path, force: bool) -> None:
 
 @contextlib.contextmanager
 def replacement(original: Bundle) -> Iterator[Bundle]:
-    """A copy of a bundle (hard links) to work on, which then takes its place: it is changed whole or not at all.
+    """Yields a copy of a bundle (hard links) to work on, which then replaces it atomically.
 
-    Raises: PtuneError where somebody else changed the bundle meanwhile.
+    Raises: PtuneError if the bundle was changed meanwhile.
     """
     with whole_folder(original.folder) as stage:
         yield of_bundle(original, stage)
@@ -42,9 +42,9 @@ def replacement(original: Bundle) -> Iterator[Bundle]:
 
 
 def backbone_of(bundle: Bundle, model: str | None = None, trust_remote_code: bool = False) -> Backbone:
-    """The backbone that a bundle was made of; `model` says where it is now.
+    """The backbone that a bundle was made of. model: where it is now.
 
-    A bundle that came from somewhere cannot say itself that its base's code is to be trusted.
+    trust_remote_code is not read from the bundle, which may be somebody else's.
     """
     base = bundle.manifest.base
     return Backbone(
@@ -57,7 +57,7 @@ def backbone_of(bundle: Bundle, model: str | None = None, trust_remote_code: boo
 
 
 def check_base(bundle: Bundle, loaded: BaseIdentity) -> None:
-    """Raises: BackboneError where the reference's weights are not those that the bundle was made of."""
+    """Raises: BackboneError if the reference's weights are not those of the bundle."""
     base = bundle.manifest.base
     if base.hash != loaded.hash:
         raise BackboneError(
@@ -67,7 +67,7 @@ def check_base(bundle: Bundle, loaded: BaseIdentity) -> None:
 
 
 def check_runs_base(run: Run, loaded: BaseIdentity, trained_on: str) -> None:
-    """Raises: BackboneError where the reference's weights are not those with the hash `trained_on`."""
+    """Raises: BackboneError if the reference's weights do not have the hash `trained_on`."""
     if loaded.hash != trained_on:
         raise BackboneError(
             f"{loaded.source} is not the base that {run.folder} was trained on: "
@@ -76,7 +76,7 @@ def check_runs_base(run: Run, loaded: BaseIdentity, trained_on: str) -> None:
 
 
 def enter_graph(bundle: Bundle, profile: str, *, kept: float | None = None, least_tokens: int = 1) -> None:
-    """Enters a profile whose files are written into the manifest; the rest is as `ptune.formats.bundle.Graph` has it."""
+    """Enters a profile's written files into the manifest. kept, least_tokens: as in `ptune.formats.bundle.Graph`."""
     files = hashes(bundle.folder, f"graphs/{profile}")
     graph = Graph(profile=profile, files=files, kept=kept, least_tokens=least_tokens)
     graphs = {**bundle.manifest.graphs, profile: graph}
@@ -87,7 +87,7 @@ _reported = ""
 
 
 def report_progress(stage: str) -> None:
-    """A line for each stage of the way; none for a stage that goes on."""
+    """Prints a line for each stage, except a continuing one."""
     global _reported
     if stage != _reported:
         _reported = stage

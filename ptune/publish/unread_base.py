@@ -1,4 +1,4 @@
-"""A text classifier whose base is not read: an adapter that brings all of its head needs only the base's architecture."""
+"""Adds a text adapter without reading the base: one that brings its whole head needs only the architecture."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ptune.verify.encoder_torch import EncoderReference
 
 
 def unread(bundle: Bundle, backbone: Backbone, facts: Facts, adapter: Path) -> EncoderReference | None:
-    """As `ptune.verify.encoder_torch.reference`, with zeros for weights: enough to trace the head of `adapter` from.
+    """As `ptune.verify.encoder_torch.reference`, with zero weights: enough to trace the head of `adapter`.
 
-    None where the head needs weights of the base: a pooler that was not trained, or LoRA on the head; and of images and
-    vectors, whose bases are small. Raises: BackboneError where the base's config cannot be read; AdapterError.
+    None if the head needs weights of the base (an untrained pooler, or LoRA on the head), and for images and
+    embeddings, whose bases are small. Raises: BackboneError if the base's config cannot be read; AdapterError.
     """
     if facts.preprocessing is not None or facts.embedding is not None:
         return None
@@ -46,5 +46,5 @@ def unread(bundle: Bundle, backbone: Backbone, facts: Facts, adapter: Path) -> E
 
 
 def _saved_whole(tensors: Collection[str]) -> set[str]:
-    """Names of the model's own weights that peft's file holds, not as factors."""
+    """Names of the model's own weights that peft's file holds whole, not as factors."""
     return {name.removeprefix(PEFT_PREFIX).replace(".modules_to_save.", ".") for name in tensors}

@@ -1,4 +1,4 @@
-"""Every hop from training to the streamed token, compared in numbers with the hop before it.
+"""Measures every hop from training to the streamed token against the hop before it.
 
-The only part of ptune that sees torch, the exporter's graph and the engine together.
+This is the only part of ptune that sees torch, the exporter's graph and the engine together.
 """

@@ -1,12 +1,12 @@
-"""The hop "alone → in company": what a sequence is answered must not depend on who shares its steps, or on how it is cut.
+"""The hop "alone → in company": an answer must not depend on the sequences in its steps, nor on how its prompt is cut.
 
-Two measurements. Step by step, without a scheduler: a long sequence in one piece, against the same sequence in pieces of many
-sizes, down to single tokens (as it is generated, and as it is computed again after it gave way), beside a neighbour whose
-positions are the last of the context. And through the engine: greedy answers to prompts that are asked alone, then all at once
-among others, in other chunks, and once more with their prompts found in the prefix cache.
+It is measured twice. Step by step, without a scheduler: a long sequence in one piece, against the same sequence in pieces of
+many sizes, down to single tokens (as in generation and after preemption), beside a neighbour at the last positions of the
+context. And through the engine: greedy answers to prompts one at a time, then all at once among others with another chunk
+size, and once more from the prefix cache.
 
-The bare base must give the same bits. An adapter's may differ by what float32 rounds, as the products with its factors are of one
-row or of several: its tokens must be the same, a tie aside.
+The bare base must give the same bits. An adapter's logits may differ by float32 rounding, because the products with its factors
+have one row or several; its tokens must be the same, except at a tie.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ from ptune.engine.sampling import Sampling
 from ptune.formats.bundle import BASE, FP32, Bundle, Hop
 from ptune.parity import Array, log_softmax
 
-WATCHED, NEIGHBOURS = 8, 24  # sequences that are asked alone and in company, and that company
+WATCHED, NEIGHBOURS = 8, 24  # sequences computed alone and in company; the company
 PROMPT = 48  # tokens of each
-ANSWER = {
-    FP32: 16
-}  # tokens of each answer; of a profile that rounds activations more, as it is held to this alone
+# Tokens of each answer; more for profiles that round activations, which have only this check.
+ANSWER = {FP32: 16}
 ROUNDED_ANSWER = 64
 ALONE_CHUNK, CROWDED_CHUNK = 256, 13  # prompt tokens a step
-LONG = 320  # tokens of the sequence that is computed in pieces
+LONG = 320  # tokens of the sequence computed in pieces
 # Tokens of the pieces; the last repeats until the sequence ends or STEPS are computed.
 PIECES = (1, 7, 33, 2, 41, 65, 1, 1)
 STEPS = 24
-CACHE_BYTES = 1 << 30  # of the two sequences of that measurement
-TIE = 1e-3  # between two log-probabilities, where nothing more was seen to move
+CACHE_BYTES = 1 << 30  # for the two sequences of that measurement
+TIE = 1e-3  # between two log-probabilities, unless they were seen to move more
 
 
 def hop(bundle: Bundle, profile: str, held: Sequence[Sequence[int]], *, threads: int) -> Hop:
-    """held: sequences of tokens, one at least, that prompts are taken from."""
+    """Measures the hop. held: at least one sequence of tokens to take prompts from."""
     moved, longest = in_pieces(bundle, profile, held, threads=threads)
     names, alone, crowded = _answers(bundle, profile, held, threads)
     return _compared(profile, names, alone, crowded, moved, longest)
@@ -51,9 +50,9 @@ def hop(bundle: Bundle, profile: str, held: Sequence[Sequence[int]], *, threads:
 def in_pieces(
     bundle: Bundle, profile: str, held: Sequence[Sequence[int]], *, threads: int
 ) -> tuple[float, int]:
-    """max |Δ log p| between a sequence in one piece, alone, and in many beside another at the context's end.
+    """Measures max |Δ log p| between a sequence alone in one piece, and in many pieces beside one at the context's end.
 
-    Returns it with that neighbour's length in tokens.
+    Returns it with the neighbour's length in tokens.
     """
     signature = bundle.decoder
     tokens = CACHE_BYTES // signature.cache_bytes_per_token() // 2
@@ -70,7 +69,7 @@ def in_pieces(
 
 
 def _long(held: Sequence[Sequence[int]], length: int) -> list[int]:
-    """The held-out tokens one after another, as often as it takes."""
+    """Concatenates the held-out tokens, repeated up to `length`."""
     flat = [token for ids in held for token in ids][:length]
     return (flat * (-(-length // len(flat))))[:length]
 
@@ -78,10 +77,10 @@ def _long(held: Sequence[Sequence[int]], length: int) -> list[int]:
 def _computed(
     step: Step, ids: list[int], pieces: Sequence[int], neighbour: TokenSequence | None
 ) -> dict[int, Array]:
-    """Position -> logits [vocab] after it, computed piece by piece in slot 0."""
+    """Computes `ids` piece by piece in slot 0; returns position -> logits [vocab] after it."""
     sequence = TokenSequence(ids, all_logits=True)
     sequence.slot = 0
-    found: dict[int, Array] = {}
+    logits_at: dict[int, Array] = {}
     for number in range(STEPS):
         count = min(pieces[min(number, len(pieces) - 1)], sequence.uncached)
         if not count:
@@ -90,15 +89,15 @@ def _computed(
         if neighbour is not None:
             chunks.append(Chunk(neighbour, neighbour.cached, 1))
         logits = step(chunks)[0]
-        found |= {sequence.cached + at: np.array(row) for at, row in enumerate(logits)}
+        logits_at |= {sequence.cached + at: np.array(row) for at, row in enumerate(logits)}
         sequence.cached += count
-    return found
+    return logits_at
 
 
 def _answers(
     bundle: Bundle, profile: str, held: Sequence[Sequence[int]], threads: int
 ) -> tuple[list[str], list[list[Token]], list[list[Token]]]:
-    """Whose adapters are watched, and their answers: alone; and in company, each of these twice."""
+    """Returns the adapter of each watched answer, the answers alone, and those in company; each prompt stands twice."""
     random = np.random.default_rng(0)
     names = [BASE, *bundle.manifest.adapters]
     prompts = [list(held[index % len(held)][:PROMPT]) for index in range(WATCHED + NEIGHBOURS)]
@@ -116,7 +115,7 @@ def _answers(
     with closing(_engine(bundle, profile, threads, CROWDED_CHUNK)) as engine:
         crowd = [_greedy(*one, engine.context, most) for one in (*others[::2], *watched, *others[1::2])]
         crowded = engine.generate_all(crowd)[begin : begin + len(watched)]
-        again = engine.generate_all(crowd[begin : begin + len(watched)])  # their prompts are in the cache
+        again = engine.generate_all(crowd[begin : begin + len(watched)])  # from the prefix cache
     return [name for _, name in watched] * 2, alone * 2, crowded + again
 
 
@@ -139,16 +138,16 @@ def _compared(
     moved: float,
     longest: int,
 ) -> Hop:
-    worst: Mapping[bool, list[float]] = {True: [moved], False: [0.0]}  # of the bare base, of adapters
+    worst: Mapping[bool, list[float]] = {True: [moved], False: [0.0]}  # for the bare base, for adapters
     same = positions = 0
-    for name, expected, found in zip(names, alone, crowded, strict=True):
-        pairs = [(a, b) for a, b in zip(expected, found, strict=False) if NO_TOKEN not in (a.id, b.id)]
-        for one, other in pairs:
+    for name, expected, answer in zip(names, alone, crowded, strict=True):
+        pairs = [(a, b) for a, b in zip(expected, answer, strict=False) if NO_TOKEN not in (a.id, b.id)]
+        for token, other in pairs:
             positions += 1
-            gap = abs((one.logprob or 0.0) - (other.logprob or 0.0))
-            if one.id != other.id:
+            gap = abs((token.logprob or 0.0) - (other.logprob or 0.0))
+            if token.id != other.id:
                 tie = gap <= 2 * max(*worst[False], TIE) and name != BASE
-                same += tie  # what follows is another text
+                same += tie  # the texts differ from here on
                 break
             same += 1
             worst[name == BASE].append(gap)

@@ -1,4 +1,4 @@
-"""A decoder's last hop: a real server process, asked with prompts in tokens, against the engine's greedy answers."""
+"""A decoder's last hop: a real server process against the engine's greedy answers, for prompts in tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ptune.verify.torch_side import Probe
 
 @dataclass(frozen=True)
 class Continuation:
-    """What the engine answers to a prompt under a name, greedily."""
+    """The engine's greedy answer to a prompt under a name."""
 
     name: str
     prompt: tuple[int, ...]
@@ -28,7 +28,7 @@ class Continuation:
 def continuations(
     bundle: Bundle, engine: Engine, probes: Sequence[Probe], names: Sequence[str]
 ) -> list[Continuation]:
-    """Every probe's prompt under every name, in one batch."""
+    """Continues every probe's prompt under every name, in one batch."""
     stop_ids = ChatCodec.open(bundle.codec_path).eos_ids
     jobs = [(name, probe.ids[: probe.prompt_tokens]) for probe in probes for name in names]
     greedy = Sampling(temperature=0.0)
@@ -38,26 +38,31 @@ def continuations(
 
 
 def served_hops(bundle: Bundle, expected: Sequence[Continuation], threads: int) -> dict[str, Hop]:
-    """The same prompts over HTTP, many at once, against the engine's own continuations."""
+    """Compares the same prompts over HTTP, many at once, with the engine's continuations."""
     by_name = agreements(bundle.folder, threads, expected, _ask, _agreement)
     return {name: hop(answers, "tokens") for name, answers in by_name.items()}
 
 
-def _ask(client: httpx.Client, one: Continuation) -> list[tuple[int, float]]:
-    body = {"model": one.name, "prompt": list(one.prompt), "max_tokens": TOKENS, "temperature": 0}
+def _ask(client: httpx.Client, continuation: Continuation) -> list[tuple[int, float]]:
+    body = {
+        "model": continuation.name,
+        "prompt": list(continuation.prompt),
+        "max_tokens": TOKENS,
+        "temperature": 0,
+    }
     answer = post(client, "/v1/completions", {**body, "logprobs": 0, "return_token_ids": True})
     choice = answer["choices"][0]
     return list(zip(choice["token_ids"], choice["logprobs"]["token_logprobs"], strict=True))
 
 
-def _agreement(one: Continuation, answer: Sequence[tuple[int, float]]) -> Agreement:
-    """How many tokens agree. A first divergence at a tie ends the comparison, agreed."""
+def _agreement(continuation: Continuation, answer: Sequence[tuple[int, float]]) -> Agreement:
+    """Counts agreeing tokens, up to the first difference; a difference at a tie counts as agreement."""
     same, worst = 0, 0.0
-    for here, (token, logprob) in zip(one.tokens, answer, strict=False):
+    for here, (token, logprob) in zip(continuation.tokens, answer, strict=False):
         if here.id != token:
             tie = here.top[0][1] - here.top[1][1] <= TIE
             return Agreement(same + tie, same + 1, worst)
         assert here.logprob is not None
         worst = max(worst, abs(here.logprob - logprob))
         same += 1
-    return Agreement(same, max(len(one.tokens), len(answer)), worst)
+    return Agreement(same, max(len(continuation.tokens), len(answer)), worst)

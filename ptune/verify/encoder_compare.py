@@ -1,4 +1,4 @@
-"""How an encoder's answers are compared: hidden states, and what a head says, as log-probabilities or numbers."""
+"""Compares an encoder's hidden states, and its heads' outputs as log-probabilities or numbers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ VECTORS = "max |Δ| of a vector's numbers ≤ {:g} of the largest, or of 1"
 
 
 def readable(problem: Problem, values: NDArray[np.float32]) -> Array:
-    """Logits as what is compared: log-probabilities, or a regression's numbers; [n, labels]."""
+    """Logits in the form to compare: log-probabilities, or a regression's numbers; [n, labels]."""
     rows = torch.from_numpy(np.ascontiguousarray(values)).reshape(-1, values.shape[-1])
     return said(rows, problem).astype(np.float32)
 
 
 def compare_said(name: str, problem: Problem, there: States, here: States, share: float = 1.0) -> Hop:
-    """One hop of a head's answers. `share` of the limit is held."""
+    """Measures one hop of a head's outputs. share: of the limit that the hop may use."""
     if problem == "vector":
         return _numbers(name, there, here, limits.MAX_ABS_VECTOR * share, VECTORS)
     limit = limits.MAX_ABS_LOGPROB * share
@@ -36,7 +36,7 @@ def compare_said(name: str, problem: Problem, there: States, here: States, share
 
 
 def compare_hidden(name: str, there: States, here: States, share: float = 1.0) -> Hop:
-    """One hop of hidden states."""
+    """Measures one hop of hidden states."""
     return _numbers(
         name, there, here, limits.MAX_ABS_LOGPROB * share, "max |Δ| of hidden states ≤ {:g} of the largest"
     )

@@ -1,4 +1,4 @@
-"""Runs an encoder's graphs directly, one input at a time: the exporter's word, without the engine."""
+"""Runs an encoder's exported graphs directly, one input at a time, without the engine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ptune.verify.reference import Factors, padded
 
 
 class PlainEncoder:
-    """An onnxruntime session of a body, fed the obvious way."""
+    """An onnxruntime session of a body, run in the plainest way."""
 
     def __init__(self, path: Path, signature: EncoderSignature, threads: int) -> None:
         self.signature = signature
         self.session = _session(path, threads)
 
     def hidden(self, inputs: Sequence[Inputs], factors: Factors | None = None) -> list[NDArray[np.float32]]:
-        """Hidden states of each input alone, without the batch axis; `factors` as `peft_factors` gives them."""
+        """Hidden states of each input alone, without the batch axis. factors: as from `peft_factors`."""
         return [self._one(one, factors or {}) for one in inputs]
 
     def _one(self, inputs: Inputs, factors: Factors) -> NDArray[np.float32]:
@@ -45,7 +45,7 @@ class PlainEncoder:
 
 
 def run_head(path: Path, states: Sequence[NDArray[np.float32]], modality: str) -> list[NDArray[np.float32]]:
-    """What a head's graph says of each input's hidden states."""
+    """Runs a head's graph on each input's hidden states."""
     session = _session(path, 1)
     logits = []
     for state in states:

@@ -1,4 +1,4 @@
-"""The gate of the profile int8: it must give the answers of fp32, adapter by adapter, on what was held out."""
+"""The gate of the profile int8: for each adapter it must give the answers of fp32 on held-out inputs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ptune.verify import held_images, held_texts
 from ptune.verify.limits import INT8_COSINE, INT8_SAME, INT8_SPREAD
 
 _MOVED: dict[Problem, str] = {"regression": "mean |Δ| / spread", "vector": "mean (1 − cosine)"}
-AT_ONCE = 256  # texts or images in the engine at once: images are large
+AT_ONCE = 256  # texts or images in the engine at once; images are large
 
 
 def held_inputs(bundle: Bundle) -> Sequence[Encoded]:
-    """The texts or images that a bundle keeps for this. Raises: FormatError."""
+    """Reads a bundle's held-out texts or images. Raises: FormatError."""
     if bundle.encoder.modality == "text":
         return held_texts.load(bundle.folder)
-    (name,) = bundle.manifest.adapters  # no other can be added to a body of images that has this profile
+    (name,) = bundle.manifest.adapters  # an image bundle with this profile takes no second adapter
     return held_images.load(bundle.folder, Preprocessing.model_validate(bundle.adapter(name).preprocessing))
 
 
 def prove_int8(
     bundle: Bundle, adapters: Sequence[str], inputs: Sequence[Encoded], *, threads: int
 ) -> dict[str, Hop]:
-    """One hop an adapter, fp32 → int8, over all `inputs`."""
+    """Measures one hop per adapter, fp32 → int8, over all `inputs`."""
     floats, rounded = (answers(bundle, profile, adapters, inputs, threads) for profile in (FP32, INT8))
     problems = {name: bundle.adapter(name).problem or "single" for name in adapters}
     return {name: same_answers(problems[name], floats[name], rounded[name]) for name in adapters}
@@ -42,7 +42,7 @@ def prove_int8(
 def answers(
     bundle: Bundle, profile: str, adapters: Sequence[str], inputs: Sequence[Encoded], threads: int
 ) -> dict[str, list[Array]]:
-    """Logits [answers, labels] of each text or image, an answer being its own, or a word's where words are known."""
+    """Logits [answers, labels] of each text or image: one answer for the whole, or one per word of a tagger."""
     by_adapter: dict[str, list[Array]] = {name: [] for name in adapters}
     engine = EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
     with closing(engine):
@@ -61,8 +61,8 @@ def _rows(logits: Array, text: Encoded) -> Array:
 
 
 def same_answers(problem: Problem, there: Sequence[Array], here: Sequence[Array]) -> Hop:
-    """How many answers are the same: the likeliest label; of several labels each yes or no; a vector of nearly the
-    same direction; of a regression a number that moved by no more than a tenth of what the numbers differ by among themselves."""
+    """Measures the share of equal answers: the likeliest label; each yes or no of several labels; a vector of nearly
+    the same direction; a regression's number that moved by at most a tenth of the numbers' standard deviation."""
     floats, rounded = (np.concatenate(side).astype(np.float64) for side in (there, here))
     if problem == "regression":
         spread = float(floats.std()) or 1.0

@@ -25,11 +25,11 @@ Load = Callable[[], EncoderReference]
 
 @dataclass(frozen=True)
 class Expected:
-    """What torch says of an adapter."""
+    """Torch's outputs for an adapter."""
 
     problem: Problem
     logits: States
-    at_rest: States  # of its head on the bare body
+    at_rest: States  # outputs of its head on the bare body
     factors: Factors
 
 
@@ -42,10 +42,10 @@ def prove_encoder(
     server: bool = True,
     report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Compares every hop of `bundle` with the one before; the last one, of a `server` process, under every adapter.
+    """Measures every hop of `bundle` against the one before. server: starts a server process for the last hop.
 
-    references: of each adapter to prove what loads the model that it was trained on, with a head; of a bundle without
-        adapters that of `base`. PEFT's files are read from the bundle itself.
+    references: for each adapter to prove, loads the model that it was trained on, with a head; in a bundle without
+        adapters, for `base`. PEFT's files are read from the bundle.
     """
     signature = bundle.encoder
     random = random_factors(signature)
@@ -67,35 +67,35 @@ def prove_encoder(
     graph = PlainEncoder(bundle.graph_path(), signature, threads)
     here = graph.hidden(inputs)
     base_hops = [compare_hidden("torch → ONNX base", bare, here)]
-    if signature.sockets:  # a body that was trained itself may have none
+    if signature.sockets:  # a fully trained body may have none
         live = (bare, everywhere), (here, graph.hidden(inputs, random))
         base_hops.append(liveness("torch → ONNX, random factors in every socket", *live, limits.LIVENESS))
     by_graph: dict[str, States] = {}
     hops: dict[str, list[Hop]] = {}
-    for name, said_there in expected.items():
+    for name, reference_outputs in expected.items():
         head = partial(run_head, bundle.adapter_path(name) / HEAD, modality=signature.modality)
-        by_graph[name] = head(graph.hidden(inputs, said_there.factors))
-        hops[name] = _adapter_hops(said_there, by_graph[name], head(here))
+        by_graph[name] = head(graph.hidden(inputs, reference_outputs.factors))
+        hops[name] = _adapter_hops(reference_outputs, by_graph[name], head(here))
     del graph
 
     report("the engine")
     with closing(EncoderEngine.open(bundle, threads=threads, replay_golden=False)) as engine:
         names = [BASE, *expected]
         answers = engine.logits([Item(one, name) for one in inputs for name in names])
-        asked = questions(bundle, engine, inputs, [*expected]) if server else []
+        server_questions = questions(bundle, engine, inputs, [*expected]) if server else []
     base_hops.append(compare_hidden("ONNX → engine", here, answers[:: len(names)], limits.SLACK))
     for index, name in enumerate(expected, start=1):
         pair = by_graph[name], answers[index :: len(names)]
         hops[name].append(compare_said("ONNX → engine", expected[name].problem, *pair, limits.SLACK))
-    if asked:  # the engine is closed by now: memory holds the graph once
+    if server_questions:  # after the engine is closed, so that memory holds the graph once
         report("the server")
-        for name, hop in served_hops(bundle, asked, threads).items():
+        for name, hop in served_hops(bundle, server_questions, threads).items():
             hops[name].append(hop)
     return Proof.of({BASE: base_hops, **hops})
 
 
 def _expected(bundle: Bundle, name: str, reference: EncoderReference, inputs: Sequence[Inputs]) -> Expected:
-    """Loads an adapter with peft itself and asks it; one that is a head alone is in the reference already."""
+    """Computes an adapter's outputs with peft; an adapter that is only a head is already in the reference."""
     folder, problem = bundle.adapter_path(name), reference.facts.problem
     if not (folder / NO_FACTORS).is_file():
         return Expected(problem, logits(reference.model, inputs), [], {})

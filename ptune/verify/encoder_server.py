@@ -1,4 +1,4 @@
-"""An encoder's last hop: a real server process, asked with texts and image files, against the engine in this process."""
+"""An encoder's last hop: a real server process against the engine in this process, for texts and image files."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.server import TIE, Agreement, agreements, hop, post
 
 CLASSIFY, TAG, EMBED, RERANK = "/v1/classify", "/v1/tag", "/v1/embeddings", "/v1/rerank"
-_CUT = {"truncate_prompt_tokens": ALL_IT_READS}  # as `encode` cuts
+_CUT = {"truncate_prompt_tokens": ALL_IT_READS}  # truncates like `encode`
 
 
 @dataclass(frozen=True)
 class Question:
-    """A text or an image file, as a client sends it, and what the engine answers to it under an adapter."""
+    """A text or an image file, as a client sends it, with the engine's answer under an adapter."""
 
     adapter: AdapterRecord
     given: str | bytes
-    logits: Array  # [labels]; of a tagger [words, labels]; of an adapter of vectors [width]
+    logits: Array  # [labels]; [words, labels] of a tagger; [width] of an embedding adapter
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class Question:
 
     @property
     def body(self) -> dict[str, Any]:
-        """The request."""
+        """The request's JSON."""
         part: Any = self.given
         if isinstance(self.given, bytes):
             uri = f"data:image/jpeg;base64,{base64.b64encode(self.given).decode()}"
@@ -68,30 +68,30 @@ def path_of(adapter: AdapterRecord) -> str:
 def questions(
     bundle: Bundle, engine: EncoderEngine, inputs: Sequence[Inputs], adapters: Sequence[str]
 ) -> list[Question]:
-    """The held-out inputs, turned back into what a client would send, under every adapter."""
+    """Turns the held-out inputs back into client requests under every adapter, with the engine's answers."""
     codec = SequenceCodec.open(bundle.codec_path) if bundle.encoder.modality == "text" else None
-    asked_of_server = []
+    server_questions = []
     for adapter in map(bundle.adapter, adapters):
-        given = [
+        client_inputs = [
             _file(one, adapter) if codec is None else _text(one, codec, n) for n, one in enumerate(inputs)
         ]
-        asked = [(one, one) if path_of(adapter) == RERANK else one for one in given]
-        encoded = [encode(one, adapter, codec) for one in asked]
+        engine_inputs = [(one, one) if path_of(adapter) == RERANK else one for one in client_inputs]
+        encoded = [encode(one, adapter, codec) for one in engine_inputs]
         answers = engine.logits([Item(one.inputs, adapter.name) for one in encoded])
-        for one, how, logits in zip(given, encoded, answers, strict=True):
+        for client_input, how, logits in zip(client_inputs, encoded, answers, strict=True):
             words = logits if how.first is None else logits[list(how.first)]
-            asked_of_server.append(Question(adapter, one, words))
-    return asked_of_server
+            server_questions.append(Question(adapter, client_input, words))
+    return server_questions
 
 
 def _text(one: Inputs, codec: SequenceCodec, number: int) -> str:
-    """What tokens spell; one of our own texts where they spell nothing."""
+    """Decodes tokens; one of our own texts if they are blank."""
     text = codec.tokenizer.decode(one["input_ids"].tolist(), skip_special_tokens=True).replace("\0", " ")
     return text if text.strip() else WITHOUT_DATA[number % len(WITHOUT_DATA)]
 
 
 def _file(one: Inputs, adapter: AdapterRecord) -> bytes:
-    """An image as the model sees it, as a file."""
+    """Writes the image that the model sees as a JPEG file."""
     from PIL import Image
 
     seen = Preprocessing.model_validate(adapter.preprocessing)
@@ -101,9 +101,9 @@ def _file(one: Inputs, adapter: AdapterRecord) -> bytes:
     return held.getvalue()
 
 
-def served_hops(bundle: Bundle, asked: Sequence[Question], threads: int) -> dict[str, Hop]:
-    """The same questions over HTTP, many at once, against the engine's own answers; a hop an adapter."""
-    by_name = agreements(bundle.folder, threads, asked, _ask, _agreement)
+def served_hops(bundle: Bundle, server_questions: Sequence[Question], threads: int) -> dict[str, Hop]:
+    """Compares the same questions over HTTP, many at once, with the engine's answers; one hop per adapter."""
+    by_name = agreements(bundle.folder, threads, server_questions, _ask, _agreement)
     return {name: _hop(bundle.adapter(name), answers) for name, answers in by_name.items()}
 
 
@@ -115,70 +115,72 @@ def _hop(adapter: AdapterRecord, answers: Sequence[Agreement]) -> Hop:
     return hop(answers, "entities" if adapter.problem == "tags" else "labels")
 
 
-def _ask(client: httpx.Client, one: Question) -> Any:
-    answer = post(client, one.path, one.body)
-    return answer["results" if one.path == RERANK else "data"][0]
+def _ask(client: httpx.Client, question: Question) -> Any:
+    answer = post(client, question.path, question.body)
+    return answer["results" if question.path == RERANK else "data"][0]
 
 
-def _agreement(one: Question, answer: Any) -> Agreement:
-    return _COMPARES[one.path](one, answer)
+def _agreement(question: Question, answer: Any) -> Agreement:
+    return _COMPARES[question.path](question, answer)
 
 
-def _vector(one: Question, answer: Any) -> Agreement:
-    """The vector, number by number."""
+def _vector(question: Question, answer: Any) -> Agreement:
+    """Compares vectors, number by number."""
     served = np.array(answer["embedding"], np.float64)
-    if served.shape != one.logits.shape:
+    if served.shape != question.logits.shape:
         return Agreement(0, 1, 0.0)
     return Agreement(
-        1, 1, float(np.abs(served - one.logits).max() / max(1.0, float(np.abs(one.logits).max())))
+        1, 1, float(np.abs(served - question.logits).max() / max(1.0, float(np.abs(question.logits).max())))
     )
 
 
-def _ranked(one: Question, answer: Any) -> Agreement:
-    """The probability that the text answers itself."""
-    logit = float(one.logits[0])
+def _ranked(question: Question, answer: Any) -> Agreement:
+    """Compares the probability that the text answers itself."""
+    logit = float(question.logits[0])
     here, there = -np.logaddexp(0.0, -logit), np.log(max(float(answer["relevance_score"]), 1e-300))
     return Agreement(1, 1, abs(float(here - there)))
 
 
-def _classified(one: Question, answer: Any) -> Agreement:
-    """The label, or all that fit, and the numbers that a head gave."""
-    adapter, served = one.adapter, np.array(answer["probs"], np.float32)
-    if served.shape != one.logits.shape:
+def _classified(question: Question, answer: Any) -> Agreement:
+    """Compares the label, or all labels that fit, and the head's numbers."""
+    adapter, served = question.adapter, np.array(answer["probs"], np.float32)
+    if served.shape != question.logits.shape:
         raise ParityError(f"the server gave {served.size} numbers for {len(adapter.labels)} labels")
     problem = adapter.problem or "single"
-    here, there = (readable(problem, side).astype(np.float64) for side in (one.logits, served))
+    here, there = (readable(problem, side).astype(np.float64) for side in (question.logits, served))
     off = np.abs(here - there)
     if adapter.problem == "regression":
         off = off / np.maximum(1.0, np.abs(here))
-    return Agreement(int(_same_label(one, answer)), 1, float(off.max()))
+    return Agreement(int(_same_label(question, answer)), 1, float(off.max()))
 
 
-def _same_label(one: Question, answer: Any) -> bool:
-    expected = classification(one.logits, one.adapter)
-    if one.adapter.problem == "multi":
+def _same_label(question: Question, answer: Any) -> bool:
+    expected = classification(question.logits, question.adapter)
+    if question.adapter.problem == "multi":
         sure = {
-            name for name, logit in zip(one.adapter.labels, expected.logits, strict=True) if abs(logit) > TIE
+            name
+            for name, logit in zip(question.adapter.labels, expected.logits, strict=True)
+            if abs(logit) > TIE
         }
         fitting = {name for name, score in expected.scores.items() if score >= 0.5}
         return bool(sure & fitting == sure & set(answer["labels"]))
-    return bool(answer["label"] == expected.label) or _close(one.logits)
+    return bool(answer["label"] == expected.label) or _close(question.logits)
 
 
 def _close(logits: Array) -> bool:
-    """Whether the two likeliest labels of a row [..., labels] can change places."""
+    """Whether the two likeliest labels of a row [..., labels] are close enough to swap."""
     best = np.sort(logits, -1)[..., -2:]
     return logits.shape[-1] > 1 and bool((best[..., 1] - best[..., 0] <= TIE).any())
 
 
-def _tagged(one: Question, answer: Any) -> Agreement:
-    """Entities with their places and their scores; a text with none is one answer, too."""
-    assert isinstance(one.given, str)
-    here, there = entities(one.given, one.logits, one.adapter), answer["entities"]
+def _tagged(question: Question, answer: Any) -> Agreement:
+    """Compares entities with their places and scores; a text without entities counts as one answer."""
+    assert isinstance(question.given, str)
+    here, there = entities(question.given, question.logits, question.adapter), answer["entities"]
     places = [(each.label, each.begin, each.end, each.text) for each in here]
     served = [(each["label"], each["begin"], each["end"], each["text"]) for each in there]
     if places != served:
-        return Agreement(int(_close(one.logits)), 1, 0.0)
+        return Agreement(int(_close(question.logits)), 1, 0.0)
     off = [abs(np.log(each.score) - np.log(other["score"])) for each, other in zip(here, there, strict=True)]
     return Agreement(max(len(here), 1), max(len(here), 1), max(map(float, off), default=0.0))
 

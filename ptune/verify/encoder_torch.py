@@ -1,4 +1,4 @@
-"""The reference of an encoder: transformers and peft, in float32, on the body as it was trained on."""
+"""The reference of an encoder: transformers and peft, in float32, on the body that was trained on."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Inputs = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class EncoderReference:
-    """A model with a task's head, in eval mode on the CPU; without an adapter."""
+    """A model with a task's head, without an adapter, in eval mode on the CPU."""
 
     model: PreTrainedModel
-    identity: BaseIdentity  # of its body
+    identity: BaseIdentity  # the body's
     facts: Facts
     head: tuple[str, ...]  # modules that belong to the task
 
@@ -48,7 +48,7 @@ def size_of(facts: Facts) -> Size | None:
 
 
 def reference(backbone: Backbone, facts: Facts) -> EncoderReference:
-    """Loads what an adapter was trained on, under a head for its labels. Raises: BackboneError."""
+    """Loads the body that an adapter was trained on, under a head for its labels. Raises: BackboneError."""
     if facts.preprocessing is not None:
         from ptune.backbone.image_model import load_image_model
 
@@ -59,8 +59,8 @@ def reference(backbone: Backbone, facts: Facts) -> EncoderReference:
     elif facts.embedding is not None:
         from ptune.backbone.embedder import load_embedder
 
-        said = facts.embedding
-        loaded = load_embedder(backbone, said["pooling"], said["normalize"], device="cpu")
+        settings = facts.embedding
+        loaded = load_embedder(backbone, settings["pooling"], settings["normalize"], device="cpu")
     else:
         from ptune.backbone.classifier import load_classifier
 
@@ -87,14 +87,14 @@ def logits(model: nn.Module, inputs: Sequence[Inputs]) -> list[NDArray[np.float3
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
-    """The plain model with the adapter merged, head included; `model` is used up."""
+    """Merges the adapter, head included, and returns the plain model; `model` is used up."""
     plain: PreTrainedModel = model.merge_and_unload()
     return plain.eval()
 
 
 @contextmanager
 def at_rest(layers: Mapping[str, LoraLayer], adapter: str) -> Iterator[None]:
-    """Inside, the body computes as if the adapter were not there, while its head stays."""
+    """Within the block, the body computes without the adapter, and the adapter's head stays."""
     before = {name: layer.scaling[adapter] for name, layer in layers.items()}
     try:
         for layer in layers.values():

@@ -1,4 +1,4 @@
-"""Runs a bundle's graph directly, one whole sequence at a time: the exporter's word, without the engine."""
+"""Runs a bundle's exported graph directly, one whole sequence at a time, without the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ptune.verify.reference import Factors, padded
 
 
 class PlainGraph:
-    """An onnxruntime session that is fed the obvious way."""
+    """An onnxruntime session, run in the plainest way."""
 
     def __init__(self, path: Path, signature: Signature, threads: int) -> None:
         options = onnxruntime.SessionOptions()

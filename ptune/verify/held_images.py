@@ -1,6 +1,6 @@
-"""The held-out images at which a bundle's profiles are compared; they travel with it, so that it can be verified anywhere.
+"""The held-out images on which a bundle's profiles are compared; stored in it, so that it can be verified anywhere.
 
-golden/held.npz     `pixels`, uint8 [n, height, width, 3]: images as the model sees them, not normalised yet
+golden/held.npz     `pixels`, uint8 [n, height, width, 3]: images as the model sees them, before normalisation
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class HeldImages(Sequence[Encoded]):
-    """Images that are normalised when they are asked for: as floats they take four times the memory."""
+    """Images that are normalised on access: as floats they take four times the memory."""
 
     pixels: Sequence[Pixels]
     preprocessing: Preprocessing
@@ -44,7 +44,7 @@ class HeldImages(Sequence[Encoded]):
 
 
 def most(size: tuple[int, int]) -> int:
-    """How many images of this height and width are kept."""
+    """Number of images of this height and width to keep."""
     height, width = size
     return max(1, min(MOST, MOST_BYTES // (height * width * 3)))
 

@@ -1,7 +1,7 @@
-"""The held-out texts at which a bundle's profiles are compared; they travel with it, so that it can be verified anywhere.
+"""The held-out texts on which a bundle's profiles are compared; stored in it, so that it can be verified anywhere.
 
 golden/held.npz     all tokens in one row, `input_ids`, `token_type_ids`, and `first`: whether a word begins there;
-                    `lengths` of the texts. Texts whose answer is one for all have no word that begins.
+                    `lengths` of the texts. Texts with one answer for the whole have no `first`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The held-out tokens at which a decoder's profiles are compared; they travel with the bundle, so that it can be verified
-anywhere."""
+"""The held-out tokens on which a decoder's profiles are compared; stored in the bundle, so that it can be verified anywhere."""
 
 from __future__ import annotations
 
@@ -14,13 +13,13 @@ from ptune.formats.whole_write import read_json, write_json
 from ptune.verify.limits import HELD_TOKENS
 
 FILE = "golden/held.json"
-PIECE = 128  # tokens of a sequence at most: their logits are held whole
+PIECE = 128  # most tokens of a sequence: all their logits are in memory
 LEAST = 8
-SAMPLE = "devils_dictionary.test.jsonl"  # ships with ptune; what is compared is a rounding, not a model's knowledge
+SAMPLE = "devils_dictionary.test.jsonl"  # ships with ptune; the comparison measures rounding, not knowledge
 
 
 def of_examples(examples: Sequence[Sequence[int]], codec: ChatCodec) -> list[tuple[int, ...]]:
-    """Pieces of examples' tokens, at least HELD_TOKENS together: of those given, then of text that ships with ptune."""
+    """Pieces of the examples' tokens, topped up from the sample text to at least HELD_TOKENS."""
     longest = min(PIECE, codec.context or PIECE)
     held: list[tuple[int, ...]] = []
     tokens = 0

@@ -1,4 +1,4 @@
-"""The items beside an adapter: their vectors, which torch computed, against those that the bundle's engine gives."""
+"""Compares the item vectors beside an adapter, computed by torch, with those of the bundle's engine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ptune.tasks.retrieval.infer import embed
 from ptune.verify.limits import MAX_ABS_VECTOR
 from ptune.verify.proof import Proof
 
-MOST = 256  # titles that are computed again, spread over the catalogue
+MOST = 256  # titles to compute again, spread over the catalogue
 
 
 def with_items(bundle: Bundle, proof: Proof, threads: int) -> Proof:
-    """A proof and, of adapters that have items, the hop from these to what is served."""
+    """Adds to a proof, for adapters with items, the hop from the stored vectors to the served ones."""
     with_index = [name for name in proof.adapters if ARRAYS in bundle.adapter(name).files]
     return proof.then(Proof.of({name: (_hop(bundle, name, threads),) for name in with_index}))
 

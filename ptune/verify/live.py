@@ -1,6 +1,6 @@
-"""The hop from the kernels that trained the adapter to float32 on the weights that they stand for.
+"""The hop from the kernels that trained the adapter to float32 on the same weights.
 
-bitsandbytes' kernels round, and so does bfloat16. What is served is float32 on the very same weights.
+bitsandbytes' kernels and bfloat16 round; the served graph computes in float32 on the same weights.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ptune.verify.torch_side import Probe, logprobs
 def live_kernel_hops(
     backbone: Backbone, model: nn.Module, adapter: Path, probes: Sequence[Probe]
 ) -> list[Hop]:
-    """Compares the base as it trained with `model`, its float32 reference, both with the adapter.
+    """Compares the base as in training with `model`, its float32 reference, both with the adapter.
 
-    Empty where the base trained in float32 itself: `model` is what trained. backbone: its dtype is not auto.
+    Empty if training was in float32. backbone: its dtype must not be auto.
     """
     rounding = [kind for kind in (backbone.quantize, backbone.dtype) if kind in LIVE_KERNEL_KL]
     if not rounding:

@@ -1,4 +1,4 @@
-"""Held-out prompts at which the hops are compared; they travel with the bundle, so that it can be verified anywhere."""
+"""Held-out prompts on which the hops are compared; stored in the bundle, so that it can be verified anywhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptune.verify.torch_side import Probe
 
 FILE = "golden/probes.json"
 LONGEST = 512  # tokens
-ROOM = 16  # tokens that stay free for greedy continuations
+ROOM = 16  # tokens kept free for greedy continuations
 
 WITHOUT_DATA = (
     "What is the capital of France?", "Write one line about the sea.", "Explain gravity to a child.",
@@ -27,15 +27,15 @@ WITHOUT_DATA = (
 
 
 def of_examples(examples: Sequence[Example], codec: ChatCodec) -> list[Probe]:
-    """The first examples that have a target, windowed around it; topped up by prompts of our own to PROBES."""
+    """Probes of the first examples with a target, windowed around it; topped up to PROBES with our own prompts."""
     longest = min(LONGEST, (codec.context or LONGEST) - ROOM)
     around_targets = (probe for example in examples if (probe := _of_example(example, longest)) is not None)
-    probes = islice(around_targets, PROBES)  # of many examples the others need not be looked at
+    probes = islice(around_targets, PROBES)  # lazily: the remaining examples are not read
     return [*probes, *_without_data(codec, longest)][:PROBES]
 
 
 def _of_example(example: Example, longest: int) -> Probe | None:
-    """The positions before the first targets of an example of which no more than `longest` tokens are kept."""
+    """A probe at the positions before an example's first targets, cut to `longest` tokens; None without a target."""
     first = next((i for i, target in enumerate(example.targets) if target and i > 0), None)
     if first is None:
         return None
@@ -46,7 +46,7 @@ def _of_example(example: Example, longest: int) -> Probe | None:
 
 
 def _without_data(codec: ChatCodec, longest: int) -> list[Probe]:
-    """Probes of prompts alone: the last positions of each."""
+    """Probes of our own prompts, at the last positions of each."""
     probes = []
     for text in WITHOUT_DATA:
         ids = codec.encode_text(text)

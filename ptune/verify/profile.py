@@ -1,4 +1,4 @@
-"""The gate of a decoder's profile: it must say what fp32 says, and say it whoever shares its batch."""
+"""The gate of a decoder's profile: its answers must match fp32's, and must not depend on the rest of the batch."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def prove_profile(
     to_the_end: bool = True,
     report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Compares a profile with fp32 over held-out tokens, for the base and for each adapter, then with itself in company.
+    """Compares a profile with fp32 on held-out tokens, for the base and each adapter, then with itself in company.
 
-    base: whether the bare base is compared, too. to_the_end: whether the rest is measured after a hop that drifts.
+    base: also compares the bare base. to_the_end: continues after a hop beyond its limit.
     """
     report(f"{profile} against {FP32}")
     signature = bundle.decoder
@@ -73,7 +73,7 @@ def prove_profile(
 
 
 def _held_to(bundle: Bundle, profile: str) -> tuple[dict[str, float], str]:
-    """A profile's limits, and what there is to say of its weights."""
+    """A profile's limits, and a note on its weights."""
     if profile == NF4:
         return {"max_abs_logprob": MAX_ABS_SAME_WEIGHTS}, "the very weights of fp32, on the bytes of nf4"
     kept = bundle.manifest.graphs[profile].kept
@@ -95,14 +95,14 @@ def _counted(texts: Iterator[Array], progress: Progress) -> Iterator[Array]:
 
 
 def _factors(bundle: Bundle, name: str) -> Factors:
-    """An adapter's, of the same rank in every socket."""
+    """An adapter's factors, padded to the same rank in every socket."""
     adapter = load_adapter(bundle.adapter_path(name), bundle.decoder)
     inputs = LoraSlots(bundle.decoder, 1).of([adapter]).inputs
     return {socket: (inputs[f"{socket}.A"][0], inputs[f"{socket}.B"][0]) for socket in adapter.factors}
 
 
 def seconds_a_token(bundle: Bundle, profile: str, threads: int) -> float:
-    """How long a sequence waits for its next token when it is alone: the median of MEASURED, after a few."""
+    """Median seconds per token of a single sequence, over MEASURED tokens."""
     arrivals: list[float] = []
     with closing(_engine(bundle, profile, threads)) as engine:
         prompt = tuple(range(min(8, engine.signature.vocab_size)))

@@ -1,4 +1,4 @@
-"""A proof: the figures of every hop of a bundle, those of its base and those of each adapter."""
+"""A proof: the figures of every hop of a bundle, for its base and each adapter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ptune.formats.bundle import BASE, Hop
 class Proof:
     """The hops of a bundle's base, and of each adapter.
 
-    refused: profiles that were asked for and are not in the bundle, each with the reason.
+    refused: requested profiles that are not in the bundle, with the reasons.
     """
 
     base: tuple[Hop, ...] = ()
@@ -21,7 +21,7 @@ class Proof:
 
     @classmethod
     def of(cls, hops: Mapping[str, Sequence[Hop]]) -> Proof:
-        """The proof of hops by name, the base's under `base`."""
+        """Makes a proof of hops by name, the base's under `base`."""
         adapters = {name: tuple(measured) for name, measured in hops.items() if name != BASE}
         return cls(tuple(hops.get(BASE, ())), adapters)
 
@@ -31,7 +31,7 @@ class Proof:
         return [*self.base, *(hop for hops in self.adapters.values() for hop in hops)]
 
     def after(self, before: Mapping[str, Sequence[Hop]]) -> Proof:
-        """This proof, led by hops that were measured earlier."""
+        """This proof, preceded by hops that were measured earlier."""
         adapters = {name: (*before.get(name, ()), *hops) for name, hops in self.adapters.items()}
         return replace(self, base=(*before.get(BASE, ()), *self.base), adapters=adapters)
 

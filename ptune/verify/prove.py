@@ -1,4 +1,4 @@
-"""Proves a bundle: torch -> ONNX -> engine -> server, for the bare base and every adapter, in numbers."""
+"""Proves a decoder's bundle: torch -> ONNX -> engine -> server, for the bare base and every adapter."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ptune.verify.proof import Proof
 from ptune.verify.reference import Factors, lora_layers, peft_factors, plugged, random_factors
 from ptune.verify.torch_side import Probe, logprobs
 
-AT_ONCE = 4  # probes in the engine at once, each under every name: their logits are held whole
+AT_ONCE = 4  # probes in the engine at once, each under every name: all their logits are in memory
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What torch says: log-probabilities of each probe, and an adapter's factors as peft holds them."""
+    """Torch's log-probabilities of each probe, and an adapter's factors as in peft."""
 
     logprobs: list[Array]
     factors: Factors | None = None
@@ -41,9 +41,9 @@ def prove(
     server: bool = True,
     report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Compares every hop of `bundle`'s fp32 graph with the one before; other profiles: `ptune.verify.profile`.
+    """Measures every hop of `bundle`'s fp32 graph against the one before; other profiles: `ptune.verify.profile`.
 
-    `model` is the plain float32 reference (a quantised base dequantised), `adapters` the PEFT folders to prove.
+    model: the plain float32 reference (a quantised base dequantised). adapters: the PEFT folders to prove.
     """
     random = random_factors(bundle.decoder)
     report("torch, the reference")
@@ -84,7 +84,7 @@ def prove(
         expected = continuations(bundle, engine, probes, names) if server else []
     report("alone and in company")
     base_hops.append(company.hop(bundle, FP32, [probe.ids for probe in probes], threads=threads))
-    if server:  # the engine is closed by now: memory holds the graph once
+    if server:  # after the engine is closed, so that memory holds the graph once
         report("the server")
         for name, hop in served_hops(bundle, expected, threads).items():
             (base_hops if name == BASE else hops[name]).append(hop)
@@ -113,7 +113,7 @@ def _adapter_hops(name: str, base: Expected, there: Expected, here: Mapping[str,
 
 
 def _peft_reference(model: nn.Module, folder: Path, probes: Sequence[Probe]) -> Expected:
-    """Loads a PEFT folder with peft itself, asks it, and leaves `model` as it was."""
+    """Computes a PEFT folder's outputs with peft; leaves `model` as it was."""
     wrapped = PeftModel.from_pretrained(model, str(folder))
     try:
         factors = peft_factors(lora_layers(wrapped), str(wrapped.active_adapter))
@@ -123,7 +123,7 @@ def _peft_reference(model: nn.Module, folder: Path, probes: Sequence[Probe]) -> 
 
 
 def _engine_logprobs(engine: Engine, probes: Sequence[Probe], names: Sequence[str]) -> dict[str, list[Array]]:
-    """A few probes at a time under all names, mixed in the engine's batches."""
+    """Computes a few probes at a time under all names, mixed in the engine's batches."""
     served: dict[str, list[Array]] = {name: [] for name in names}
     for start in range(0, len(probes), AT_ONCE):
         jobs = [(probe, name) for probe in probes[start : start + AT_ONCE] for name in names]

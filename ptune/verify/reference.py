@@ -1,6 +1,6 @@
-"""What the three proofs share of their torch side: low-rank factors, made up or as peft holds them, and hooks that add them.
+"""The torch tools of the three proofs: low-rank factors, random or from peft, and hooks that add them.
 
-Each kind's proof stands on its own (prove.py, encoder_prove.py, seq2seq_prove.py); only these tools are common.
+Each kind's proof is independent (prove.py, encoder_prove.py, seq2seq_prove.py); they share only these tools.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def random_factors(
     seed: int = RANDOM_SEED,
     scale: float = RANDOM_SCALE,
 ) -> Factors:
-    """Non-zero factors for every socket: an adapter that no socket may ignore.
+    """Random factors for every socket: a socket that ignores them shows up in the outputs.
 
     A has columns of about unit length, so an update moves a layer's output by about `scale` of its input.
     """
@@ -55,7 +55,7 @@ def random_factors(
 
 
 def padded(socket: Socket, pair: Pair | None, rank: int) -> Pair:
-    """A socket's factors with zeros up to `rank`; zeros alone where there are none."""
+    """A socket's factors zero-padded to `rank`; all zeros if it has none."""
     if socket.kernel is None:
         a = np.zeros((socket.in_features, rank), np.float32)
         b = np.zeros((rank, socket.out_features), np.float32)
@@ -77,7 +77,7 @@ def _add(down: Tensor, up: Tensor, layer: nn.Module, inputs: tuple[Tensor], outp
 
 @contextmanager
 def plugged(model: nn.Module, factors: Factors) -> Iterator[None]:
-    """Adds low-rank updates to layers of a plain model by forward hooks: independent of peft and of sockets."""
+    """Adds low-rank updates to layers of a plain model by forward hooks, independently of peft and sockets."""
     with ExitStack() as stack:
         for name, pair in factors.items():
             layer = model.get_submodule(name)
@@ -89,9 +89,9 @@ def plugged(model: nn.Module, factors: Factors) -> Iterator[None]:
 
 
 def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The model with an adapter, loaded by peft itself. `model` is not to be used otherwise afterwards.
+    """Loads an adapter onto the model with peft. Do not use `model` on its own afterwards.
 
-    Raises: AdapterError where peft does not take it.
+    Raises: AdapterError if peft rejects it.
     """
     try:
         return PeftModel.from_pretrained(model, str(folder)).eval()
@@ -103,7 +103,7 @@ def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
 def lora_layers(
     model: PeftModel, prefix: str = "", sockets: Collection[str] | None = None
 ) -> dict[str, LoraLayer]:
-    """peft's layers of the active adapter, by their name in the base without `prefix`; of `sockets` alone where given."""
+    """peft's layers of the active adapter, by their name in the base without `prefix`; only those in `sockets` if given."""
     layers = {
         name.removeprefix(prefix): layer
         for name, layer in model.get_base_model().named_modules()
@@ -113,7 +113,7 @@ def lora_layers(
 
 
 def peft_factors(layers: Mapping[str, LoraLayer], adapter: str) -> Factors:
-    """An adapter's factors as peft holds them, B times its scaling."""
+    """An adapter's factors from peft's layers, B times its scaling."""
     factors: dict[str, Pair] = {}
     for name, layer in layers.items():
         a, b = (side[adapter].weight.detach().float() for side in (layer.lora_A, layer.lora_B))

@@ -1,4 +1,4 @@
-"""Proves an encoder-decoder's bundle: torch -> ONNX -> engine -> server, for the bare base and every adapter, in numbers."""
+"""Proves an encoder-decoder's bundle: torch -> ONNX -> engine -> server, for the bare base and every adapter."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def prove_seq2seq(
     server: bool = True,
     report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Compares every hop of `bundle` with the one before, at the targets of `pairs`; the last one, of a `server` process,
-    by what it writes itself.
+    """Measures every hop of `bundle` against the one before, on the targets of `pairs`. server: starts a server process
+    for the last hop, which compares generated tokens.
 
-    model: the base in float32 on the CPU, in eval mode; it is used up. PEFT's files are read from the bundle itself.
+    model: the base in float32 on the CPU, in eval mode; it is used up. PEFT's files are read from the bundle.
     """
     signature, writing = bundle.seq2seq, Writing.open(bundle.codec_path)
     pairs = [Pair(one.source, one.target[: limits.POSITIONS]) for one in pairs]
@@ -55,7 +55,7 @@ def prove_seq2seq(
     bare = _torch(model, pairs, writing)
     with plugged(model, random):
         everywhere = _torch(model, pairs, writing)
-    there: dict[str, tuple[list[Array], Factors]] = {}  # what torch and peft say, and the factors
+    there: dict[str, tuple[list[Array], Factors]] = {}  # outputs of torch and peft, and the factors
     for name in bundle.manifest.adapters:
         live = adapted(model, bundle.adapter_path(name))
         layers = lora_layers(live, "", {socket.name for socket in signature.sockets})
@@ -71,11 +71,11 @@ def prove_seq2seq(
     base.append(liveness("torch → ONNX, random factors in every socket", *live_pair, limits.LIVENESS))
     by_graph: dict[str, list[Array]] = {BASE: here}
     hops: dict[str, list[Hop]] = {}
-    for name, (said, factors) in there.items():
+    for name, (expected, factors) in there.items():
         by_graph[name] = graph.logprobs(pairs, factors)
-        both = (bare, said), (here, by_graph[name])
+        both = (bare, expected), (here, by_graph[name])
         hops[name] = [
-            compare("torch + peft → ONNX + adapter", said, by_graph[name], max_abs_logprob=limit),
+            compare("torch + peft → ONNX + adapter", expected, by_graph[name], max_abs_logprob=limit),
             liveness("torch + peft → ONNX, (adapter − base)", *both, limits.LIVENESS),
         ]
     del graph
@@ -83,7 +83,7 @@ def prove_seq2seq(
     report("the engine")
     by_engine, texts = _engine_hops(bundle, pairs, by_graph, threads)
     by_server: dict[str, Hop] = {}
-    if server:  # the engine is closed by now: memory holds the graphs once
+    if server:  # after the engine is closed, so that memory holds the graphs once
         report("the server")
         by_server = served_hops(bundle, texts, threads)
     for last in (by_engine, by_server):
@@ -95,25 +95,25 @@ def prove_seq2seq(
 def _engine_hops(
     bundle: Bundle, pairs: Sequence[Pair], by_graph: Mapping[str, list[Array]], threads: int
 ) -> tuple[dict[str, Hop], list[Question]]:
-    """The engine against the graphs under every name, and what a server is to answer as the engine does."""
+    """Compares the engine with the graphs under every name; returns questions for the server, too."""
     with closing(Seq2SeqEngine.open(bundle, threads=threads, replay_golden=False)) as engine:
-        asked = [
+        requests = [
             Seq2SeqRequest(one.source, name, forced_ids=one.target) for one in pairs for name in by_graph
         ]
-        written = engine.generate(asked)
+        written = engine.generate(requests)
         model = Seq2SeqModel(engine, Seq2SeqCodec.open(bundle.codec_path))
         texts = questions(model, pairs, [*by_graph])
     hops: dict[str, Hop] = {}
     for at, name in enumerate(by_graph):
-        said = [log_softmax(one.logits) for one in written[at :: len(by_graph)] if one.logits is not None]
+        computed = [log_softmax(one.logits) for one in written[at :: len(by_graph)] if one.logits is not None]
         limit = limits.SLACK * limits.MAX_ABS_LOGPROB
-        hops[name] = compare("ONNX → engine", by_graph[name], said, max_abs_logprob=limit)
+        hops[name] = compare("ONNX → engine", by_graph[name], computed, max_abs_logprob=limit)
     return hops, texts
 
 
 @torch.no_grad()
 def _torch(model: nn.Module, pairs: Sequence[Pair], writing: Writing) -> list[Array]:
-    """[tokens, vocab] log-probabilities in front of each token of the targets, each pair alone."""
+    """Log-probabilities [tokens, vocab] that predict each target token, computed pair by pair."""
     model.eval()
     return [
         log_softmax(
@@ -128,7 +128,7 @@ def _torch(model: nn.Module, pairs: Sequence[Pair], writing: Writing) -> list[Ar
 
 
 class PlainSeq2Seq:
-    """Both graphs, fed the obvious way: a pair at a time, its whole target at once, the exporter's word without the engine."""
+    """Both exported graphs without the engine: one pair at a time, its whole target at once."""
 
     def __init__(self, bundle: Bundle, writing: Writing, threads: int) -> None:
         self.signature: Seq2SeqSignature = bundle.seq2seq
@@ -136,13 +136,13 @@ class PlainSeq2Seq:
         self.session = Seq2SeqSession(bundle.graph_path().parent, self.signature, threads)
 
     def logprobs(self, pairs: Sequence[Pair], factors: Factors | None = None) -> list[Array]:
-        """As torch's, with `factors` as `peft_factors` gives them."""
+        """Log-probabilities as `_torch` computes them. factors: as from `peft_factors`."""
         rank = max((a.shape[1] for a, _ in (factors or {}).values()), default=0)
-        given: dict[str, np.ndarray] = {}
+        inputs: dict[str, np.ndarray] = {}
         for socket in self.signature.sockets:
             a, b = padded(socket, (factors or {}).get(socket.name), rank)
-            given |= {f"{socket.name}.A": a, f"{socket.name}.B": b}
-        return [self._one(one, given, np.ones((1, rank), np.float32)) for one in pairs]
+            inputs |= {f"{socket.name}.A": a, f"{socket.name}.B": b}
+        return [self._one(one, inputs, np.ones((1, rank), np.float32)) for one in pairs]
 
     def _one(self, pair: Pair, factors: dict[str, np.ndarray], choice: Array) -> Array:
         lengths = np.array([len(pair.source)], np.int64)

@@ -1,4 +1,4 @@
-"""The last hop of every proof: a real server process, asked over HTTP, against the engine in this process."""
+"""The last hop of every proof: a real server process over HTTP against the engine in this process."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ TOKENS = 8  # generated for each prompt
 START_S = 180.0
 ANSWER_S = 600.0
 AT_ONCE = 12  # requests in flight
-TIE = 2 * limits.MAX_ABS_LOGPROB  # two answers that are so close may change places
+TIE = 2 * limits.MAX_ABS_LOGPROB  # two answers this close may swap
 
 
 class Asked(Protocol):
-    """A question to a server, with what the engine answers to it."""
+    """A question to a server, with the engine's answer."""
 
     @property
     def name(self) -> str:
-        """The adapter that is asked, or `base`."""
+        """The adapter to ask, or `base`."""
         ...
 
 
@@ -46,7 +46,7 @@ Answer = TypeVar("Answer")
 def serving(bundle: Path, threads: int, *arguments: str) -> Iterator[str]:
     """Starts `ptune serve BUNDLE` on a free port and yields its URL; stops it afterwards.
 
-    Raises: ParityError with the server's own words where it does not start.
+    Raises: ParityError with the server's output if it does not start.
     """
     with tempfile.TemporaryDirectory() as folder:
         ready, log = Path(folder) / "ready", Path(folder) / "log"
@@ -77,9 +77,9 @@ def ask_all(
     questions: Sequence[Question],
     ask: Callable[[httpx.Client, Question], Answer],
 ) -> list[Answer]:
-    """Asks a fresh server of a bundle's fp32 graph many questions at once.
+    """Starts a server of a bundle's fp32 graph and asks many questions at once.
 
-    Raises: ParityError where one has no answer.
+    Raises: ParityError if one has no answer.
     """
     with (
         serving(bundle, threads, "--profile", FP32) as url,
@@ -95,7 +95,7 @@ def ask_all(
 
 
 def post(client: httpx.Client, path: str, body: Mapping[str, Any]) -> Any:
-    """The JSON that a server answers. Raises: ParityError with the server's own words where it refuses."""
+    """Posts a request and returns the JSON answer. Raises: ParityError with the server's message if it refuses."""
     try:
         response = client.post(path, json=body)
     except httpx.HTTPError as error:
@@ -107,11 +107,11 @@ def post(client: httpx.Client, path: str, body: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an answer over HTTP compares with the engine's own."""
+    """The comparison of an answer over HTTP with the engine's."""
 
     same: int  # tokens, labels, entities that agree
     compared: int
-    worst: float = 0.0  # |Δ log p|; of a regression |Δ|, as a share of the number where that is more than 1
+    worst: float = 0.0  # |Δ log p|; for a regression |Δ|, relative for numbers above 1
 
 
 def agreements(
@@ -121,7 +121,7 @@ def agreements(
     ask: Callable[[httpx.Client, Question], Answer],
     compare: Callable[[Question, Answer], Agreement],
 ) -> dict[str, list[Agreement]]:
-    """Asks a fresh server all questions; how its answers compare with the engine's, by the adapter's name."""
+    """Starts a server, asks all questions, and compares the answers with the engine's; by adapter name."""
     by_name: dict[str, list[Agreement]] = {}
     for question, answer in zip(questions, ask_all(bundle, threads, questions, ask), strict=True):
         by_name.setdefault(question.name, []).append(compare(question, answer))
@@ -134,10 +134,10 @@ def hop(
     measured: str | None = "max |Δ log p|",
     limit: float = limits.MAX_ABS_LOGPROB,
 ) -> Hop:
-    """One hop of all answers under a name.
+    """Makes one hop of all answers under a name.
 
-    compared: what must be the same: "tokens". measured: the number that must be within `limit`, in words; None where an
-    answer has none.
+    compared: the things that must be equal, such as "tokens". measured: the number that must be within `limit`, in
+    words; None if answers have none.
     """
     same, total = sum(one.same for one in answers), sum(one.compared for one in answers)
     worst = float(np.max([one.worst for one in answers]))  # keeps a NaN

@@ -1,4 +1,4 @@
-"""The reference: transformers and peft, in float32, on the base as it was trained on (dequantised)."""
+"""The reference: transformers and peft, in float32, on the base that was trained on (dequantised)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ptune.parity import Array, log_softmax
 
 @dataclass(frozen=True)
 class Probe:
-    """A held-out prompt with its answer, and the positions at which distributions are compared."""
+    """A held-out prompt with its answer, and the positions to compare distributions at."""
 
     ids: tuple[int, ...]
     wanted: tuple[int, ...]

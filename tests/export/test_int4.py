@@ -47,7 +47,7 @@ def session(
 ) -> tuple[int, onnxruntime.InferenceSession]:
     """y = x W, z = y H, rewritten: W in 4 bits, H, the head, in 8."""
     folder, width = tmp_path_factory.mktemp("int4"), request.param
-    floats = onnx_ir.DataType.FP32
+    floats = onnx_ir.DataType.FLOAT
     x = onnx_ir.Value(
         name="x", shape=onnx_ir.Shape(["rows", "tokens", width]), type=onnx_ir.TensorType(floats)
     )
@@ -181,7 +181,7 @@ def test_the_same_bytes_again_and_no_product_left(place: tuple[Path, Bundle], tm
 
 
 def test_a_graph_without_weights_is_refused(tmp_path: Path) -> None:
-    x = onnx_ir.Value(name="x", shape=onnx_ir.Shape([2]), type=onnx_ir.TensorType(onnx_ir.DataType.FP32))
+    x = onnx_ir.Value(name="x", shape=onnx_ir.Shape([2]), type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT))
     node = onnx_ir.node("Neg", [x])
     node.outputs[0].name = "y"
     graph = onnx_ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 20})

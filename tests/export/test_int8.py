@@ -26,7 +26,7 @@ WEIGHT = np.random.default_rng(0).standard_normal((IN, OUT)).astype(np.float32)
 def session(tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
     """One product x W, rewritten."""
     folder = tmp_path_factory.mktemp("int8")
-    floats = onnx_ir.DataType.FP32
+    floats = onnx_ir.DataType.FLOAT
     x = onnx_ir.Value(name="x", shape=onnx_ir.Shape(["rows", "tokens", IN]), type=onnx_ir.TensorType(floats))
     weight = onnx_ir.val("w", const_value=onnx_ir.tensor(WEIGHT, name="w"))
     node = onnx_ir.node("MatMul", [x, weight])
@@ -85,7 +85,7 @@ def test_the_same_bytes_again_and_no_product_left(tmp_path: Path) -> None:
 
 
 def test_a_graph_without_weights_is_refused(tmp_path: Path) -> None:
-    x = onnx_ir.Value(name="x", shape=onnx_ir.Shape([2]), type=onnx_ir.TensorType(onnx_ir.DataType.FP32))
+    x = onnx_ir.Value(name="x", shape=onnx_ir.Shape([2]), type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT))
     node = onnx_ir.node("Neg", [x])
     node.outputs[0].name = "y"
     graph = onnx_ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 20})

@@ -1,1 +1,1 @@
-"""Evaluation of classifiers: metrics with intervals, slices, mistakes, baselines, a report that people can read."""
+"""Evaluation of classifiers: metrics with intervals, slices, mistakes, baselines, and a report for people."""

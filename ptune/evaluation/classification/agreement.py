@@ -1,4 +1,4 @@
-"""Two sides' predictions of the same rows: how often they say the same, and how far apart they are at most."""
+"""Agreement of two sides' predictions for the same rows: share of equal labels, largest difference."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from ptune.evaluation.classification.outcome import Outcome
 
 
 def agreement(one: Outcome, other: Outcome) -> dict[str, float]:
-    """`labels`: share of rows (of words, where words are tagged) with the same label; `max_abs_p`: largest difference.
+    """Returns `labels`, the share of equal labels (per word for tags), and `max_abs_p`, the largest difference.
 
-    The difference is of probabilities; of a regression, of its numbers. A regression has no labels to agree on.
+    The difference is between probabilities; for a regression between its numbers, and `labels` is absent.
     """
     pairs = [
         (a[: min(len(a), len(b))], b[: min(len(a), len(b))])
         for a, b in zip(one.scores, other.scores, strict=True)
     ]
-    found = {"max_abs_p": float(max((np.abs(a - b).max() for a, b in pairs if a.size), default=0.0))}
+    difference = {"max_abs_p": float(max((np.abs(a - b).max() for a, b in pairs if a.size), default=0.0))}
     if one.labels.problem == "regression":
-        return found
+        return difference
     if one.labels.problem == "tags":
         same = [
             a == b
@@ -27,4 +27,4 @@ def agreement(one: Outcome, other: Outcome) -> dict[str, float]:
         ]
     else:
         same = [a == b for a, b in zip(one.predicted, other.predicted, strict=True)]
-    return {"labels": float(np.mean(same)), **found}
+    return {"labels": float(np.mean(same)), **difference}

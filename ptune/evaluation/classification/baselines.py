@@ -1,6 +1,6 @@
-"""What a model has to beat: the commonest label, and what counting words or looking at pixels can do.
+"""Baselines for classifiers: the commonest label, and simple models of word counts or pixels.
 
-All see the run's training rows only.
+They are fitted on the run's training rows only.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ptune.errors import DataError
 from ptune.evaluation.classification.outcome import OUTSIDE, Outcome, indices
 from ptune.evaluation.classification.results import Measured
 
-MOST_ROWS = 50_000  # training rows that a baseline learns from, drawn at random where there are more
-MOST_IMAGES = 6_000  # they are read again for it
+MOST_ROWS = 50_000  # training rows for a baseline; a random sample if there are more
+MOST_IMAGES = 6_000  # fewer, as each is read from disk again
 LIMIT_S = 60.0
 _EDGE = 28  # pixels: grey pictures of this size
-_STEPS = 25  # of the optimiser, between two looks at the clock
+_STEPS = 25  # optimiser steps between two looks at the clock
 
 
 def baselines(
@@ -34,28 +34,28 @@ def baselines(
     seed: int = 0,
     limit_s: float = LIMIT_S,
 ) -> dict[str, dict[str, Any]]:
-    """Name -> metrics, intervals, seconds (and a note) on `rows`; nothing where there are no training rows."""
+    """Name -> metrics, intervals, seconds (and a note) on `rows`; empty without training rows."""
     if not train:
         return {}
     if len(train) > MOST_ROWS:
         chosen = np.random.default_rng(seed).choice(len(train), MOST_ROWS, replace=False)
         train = [train[at] for at in np.sort(chosen)]
-    found = {"commonest label": _told(_commonest(labels, train, rows), 0.0, seed)}
+    sides = {"commonest label": _told(_commonest(labels, train, rows), 0.0, seed)}
     started_s = time.monotonic()
     if labels.problem == "tags":
-        found["look-up of words"] = _told(_looked_up(labels, train, rows), time.monotonic() - started_s, seed)
+        sides["look-up of words"] = _told(_looked_up(labels, train, rows), time.monotonic() - started_s, seed)
     elif isinstance(_text(rows[0]), str):
         scores, note = _words_counted(labels, train, rows, started_s + limit_s)
         if scores is not None:
             kind = "ridge regression" if labels.problem == "regression" else "logistic regression"
             outcome = Outcome(labels, rows, list(scores))
-            found[f"TF-IDF + {kind}"] = _told(outcome, time.monotonic() - started_s, seed, note)
+            sides[f"TF-IDF + {kind}"] = _told(outcome, time.monotonic() - started_s, seed, note)
     elif labels.problem == "single":
         seen, note = _pixels_seen(labels, train[:MOST_IMAGES], rows, started_s + limit_s)
         if seen is not None:
             outcome = Outcome(labels, rows, list(seen))
-            found["pixels + logistic regression"] = _told(outcome, time.monotonic() - started_s, seed, note)
-    return found
+            sides["pixels + logistic regression"] = _told(outcome, time.monotonic() - started_s, seed, note)
+    return sides
 
 
 def _told(outcome: Outcome, seconds: float, seed: int, note: str = "") -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _told(outcome: Outcome, seconds: float, seed: int, note: str = "") -> dict[s
 
 
 def _commonest(labels: Labels, train: Sequence[LabelledRow], rows: Sequence[LabelledRow]) -> Outcome:
-    """Every row gets the same: the shares of the labels in training; of numbers the median; of tags all O."""
+    """Predicts the same for every row: the label shares in training, the median number, or O for every word."""
     if labels.problem == "regression":
         same = np.median([[row.label] for row in train], axis=0).astype(np.float32)
         return Outcome(labels, rows, [same] * len(rows))
@@ -77,7 +77,7 @@ def _commonest(labels: Labels, train: Sequence[LabelledRow], rows: Sequence[Labe
 
 
 def _looked_up(labels: Labels, train: Sequence[LabelledRow], rows: Sequence[LabelledRow]) -> Outcome:
-    """Every word gets the tag that it has most often in training, O where it never stood there."""
+    """Gives every word its commonest tag in training; O for unknown words."""
     seen = defaultdict[str, Counter[int]](Counter)
     for row in train:
         for word, tag in zip(row.input, indices(row), strict=True):
@@ -94,60 +94,60 @@ def _tagged(labels: Labels, rows: Sequence[LabelledRow], tag_of: dict[str, int])
 def _words_counted(
     labels: Labels, train: Sequence[LabelledRow], rows: Sequence[LabelledRow], until_s: float
 ) -> tuple[NDArray[Any] | None, str]:
-    """TF-IDF of words and pairs of words, and a linear model of it; None where training holds one label or no word."""
+    """Scores of a linear model on TF-IDF of words and word pairs; None if training holds one label or no word."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import Ridge
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) > 100 else 1)
     try:
-        known = vectorizer.fit_transform([_text(row) for row in train])
+        train_features = vectorizer.fit_transform([_text(row) for row in train])
     except ValueError:
-        return None, ""  # no word that occurs often enough
-    asked = vectorizer.transform([_text(row) for row in rows])
+        return None, ""  # no word occurs often enough
+    features = vectorizer.transform([_text(row) for row in rows])
     if labels.problem == "regression":
-        model = Ridge().fit(known, np.array([row.label for row in train]))
-        return model.predict(asked).reshape(-1, 1), ""
+        model = Ridge().fit(train_features, np.array([row.label for row in train]))
+        return model.predict(features).reshape(-1, 1), ""
     if labels.problem == "single":
         gold = np.array([row.label for row in train])
         if len(set(gold.tolist())) < 2:
             return None, ""
-        model, note = _within(known, gold, until_s)
+        model, note = _within(train_features, gold, until_s)
         scores = np.zeros((len(rows), len(labels)))
-        scores[:, model.classes_] = model.predict_proba(asked)
+        scores[:, model.classes_] = model.predict_proba(features)
         return scores, note
-    return _each_label(labels, known, train, asked, until_s)
+    return _each_label(labels, train_features, train, features, until_s)
 
 
 def _each_label(
-    labels: Labels, known: Any, train: Sequence[LabelledRow], asked: Any, until_s: float
+    labels: Labels, train_features: Any, train: Sequence[LabelledRow], features: Any, until_s: float
 ) -> tuple[NDArray[Any], str]:
-    """One yes-or-no model a label."""
-    scores, notes = np.zeros((asked.shape[0], len(labels))), ""
+    """Fits one yes-or-no model per label."""
+    scores, notes = np.zeros((features.shape[0], len(labels))), ""
     for at in range(len(labels)):
         gold = np.array([at in indices(row) for row in train])
         if gold.all() or not gold.any():
             scores[:, at] = gold[0]
             continue
-        model, note = _within(known, gold, until_s)
-        scores[:, at], notes = model.predict_proba(asked)[:, 1], notes or note
+        model, note = _within(train_features, gold, until_s)
+        scores[:, at], notes = model.predict_proba(features)[:, 1], notes or note
     return scores, notes
 
 
 def _pixels_seen(
     labels: Labels, train: Sequence[LabelledRow], rows: Sequence[LabelledRow], until_s: float
 ) -> tuple[NDArray[Any] | None, str]:
-    """Logistic regression on small grey pictures; None where they cannot be read in time, or there is one label."""
-    gold, found = np.array([row.label for row in train]), []
+    """Scores of logistic regression on small grey images; None if there is one label or reading takes too long."""
+    gold, images = np.array([row.label for row in train]), []
     if len(set(gold.tolist())) < 2:
         return None, ""
     for row in (*train, *rows):
         try:
-            found.append(_grey(row.input))
+            images.append(_grey(row.input))
         except DataError:
-            return None, ""  # it has gone since it was trained on
+            return None, ""  # the file is gone since training
         if time.monotonic() > until_s:
             return None, ""
-    pixels = np.stack(found)
+    pixels = np.stack(images)
     model, note = _within(pixels[: len(train)], gold, until_s)
     scores = np.zeros((len(rows), len(labels)))
     scores[:, model.classes_] = model.predict_proba(pixels[len(train) :])
@@ -155,23 +155,23 @@ def _pixels_seen(
 
 
 def _grey(image: Any) -> NDArray[np.float32]:
-    """[pixels] from 0 to 1."""
+    """Returns [pixels] from 0 to 1."""
     small = image.open().convert("L").resize((_EDGE, _EDGE))
     return np.asarray(small, np.float32).reshape(-1) / np.float32(255)
 
 
-def _within(known: Any, gold: NDArray[Any], until_s: float) -> tuple[Any, str]:
-    """Logistic regression with scikit-learn's own settings, as far as it gets in the time."""
+def _within(features: Any, gold: NDArray[Any], until_s: float) -> tuple[Any, str]:
+    """Fits logistic regression with scikit-learn's defaults until it converges or time is up; with a note if it is."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(max_iter=_STEPS, warm_start=True)
-    # BLAS's threads only wait for each other on vectors this small: ten times slower where cores are busy.
+    # On vectors this small, BLAS threads mostly wait for each other: ten times slower on busy cores.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         while True:
-            model.fit(known, gold)
+            model.fit(features, gold)
             if max(model.n_iter_) < _STEPS:
                 return model, ""
             if time.monotonic() > until_s:
@@ -179,5 +179,5 @@ def _within(known: Any, gold: NDArray[Any], until_s: float) -> tuple[Any, str]:
 
 
 def _text(row: LabelledRow) -> Any:
-    """The text of a row; a pair as one text; whatever else the input is, itself."""
+    """The text of a row, a pair joined into one text; any other input unchanged."""
     return "\n".join(row.input) if isinstance(row.input, tuple) else row.input

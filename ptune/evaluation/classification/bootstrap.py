@@ -1,7 +1,7 @@
 """95 % intervals by the bootstrap over rows (Efron 1979), percentile method, seeded.
 
-A resample of the rows is how often each row was drawn: `Counts`, [resamples, rows]. A statistic takes counts and gives one
-value a resample, so that sums over rows become one matrix product instead of a loop.
+A resample is stored as how often each row was drawn: `Counts`, [resamples, rows]. A statistic maps counts to one value
+per resample, so that sums over rows become one matrix product.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ Interval: TypeAlias = tuple[float, float]
 
 
 def resampled(rows: int, statistic: Statistic, seed: int = 0) -> dict[str, Values]:
-    """Name of each value that `statistic` gives -> [RESAMPLES]; the same seed draws the same rows."""
-    chance, found = np.random.default_rng(seed), dict[str, list[Values]]()
+    """Returns each value of `statistic` by name, [RESAMPLES]; the same seed draws the same rows."""
+    chance, parts_of = np.random.default_rng(seed), dict[str, list[Values]]()
     step = max(1, min(RESAMPLES, _CHUNK // max(rows, 1)))
     for start in range(0, RESAMPLES, step):
         counts = np.empty((min(step, RESAMPLES - start), rows), np.float32)
         for row in counts:
             row[:] = np.bincount(chance.integers(0, rows, rows), minlength=rows)
         for name, values in statistic(counts).items():
-            found.setdefault(name, []).append(values)
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            parts_of.setdefault(name, []).append(values)
+    return {name: np.concatenate(parts) for name, parts in parts_of.items()}
 
 
 def intervals(rows: int, statistic: Statistic, seed: int = 0) -> dict[str, Interval]:
-    """Name -> (2.5 %, 97.5 %) percentile. A value that a resample cannot have (one class only) is left out of it."""
-    found = {}
+    """Name -> (2.5 %, 97.5 %) percentile. Resamples without a finite value (one class only) are skipped."""
+    ranges = {}
     for name, values in resampled(rows, statistic, seed).items():
-        known = values[np.isfinite(values)]
-        if len(known):
-            low, high = np.percentile(known, [2.5, 97.5])
-            found[name] = (float(low), float(high))
-    return found
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            low, high = np.percentile(finite, [2.5, 97.5])
+            ranges[name] = (float(low), float(high))
+    return ranges
 
 
 def mean(counts: Counts, values: NDArray[Any]) -> Values:
@@ -56,5 +56,5 @@ def sums(counts: Counts, values: NDArray[Any]) -> Values:
 
 
 def share(above: Values, below: Values) -> Values:
-    """above / below, 0 where there is nothing to divide by: what scikit-learn and seqeval do, too."""
+    """above / below, or 0 where below is 0, as in scikit-learn and seqeval."""
     return np.divide(above, below, out=np.zeros_like(above), where=below != 0)

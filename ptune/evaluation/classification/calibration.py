@@ -1,4 +1,4 @@
-"""Calibration: how often a classifier is right where it says that it is 80 % sure."""
+"""Calibration: how often a classifier is right when its confidence is 80 %."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bins_of(confidence: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def reliability(confidence: NDArray[Any], right: NDArray[np.bool_]) -> tuple[list[dict[str, float]], float]:
-    """The bins that hold rows, and the expected calibration error: mean |right - confidence| of bins, by their rows."""
+    """Returns the non-empty bins and the expected calibration error: mean |right - confidence| weighted by rows."""
     from sklearn.calibration import calibration_curve
 
     confidence = np.clip(confidence.astype(np.float64), 0.0, 1.0)

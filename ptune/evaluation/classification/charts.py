@@ -37,20 +37,20 @@ def square(title: str, x_label: str, y_label: str, drawn: str, note: str = "") -
 
 
 def reliability(bins: Sequence[Mapping[str, float]], error: float) -> str:
-    """How often the model is right, by how sure it is; below it how many rows there are of each confidence."""
-    most = max(one["rows"] for one in bins)
+    """Reliability diagram: accuracy by confidence, with a histogram of the confidences below it."""
+    most = max(filled["rows"] for filled in bins)
     parts = [f'<line class="even" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>']
-    for one in bins:
-        left, width = _x(one["low"]) + 1, EDGE * (one["high"] - one["low"]) - 2
+    for filled in bins:
+        left, width = _x(filled["low"]) + 1, EDGE * (filled["high"] - filled["low"]) - 2
         top, tip = (
-            _y(one["accuracy"]),
-            f"{one['rows']} rows, sure {one['confidence']:.1%}, right {one['accuracy']:.1%}",
+            _y(filled["accuracy"]),
+            f"{filled['rows']} rows, sure {filled['confidence']:.1%}, right {filled['accuracy']:.1%}",
         )
         parts.append(
             f'<rect class="first" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{max(_y(0) - top, 0.5):.1f}">'
             f"<title>{text(tip)}</title></rect>"
         )
-        tall = 0.15 * EDGE * one["rows"] / most
+        tall = 0.15 * EDGE * filled["rows"] / most
         parts.append(
             f'<rect class="second" x="{left:.1f}" y="{_y(0) - tall:.1f}" width="{width:.1f}" height="{tall:.1f}"/>'
         )
@@ -67,19 +67,19 @@ def reliability(bins: Sequence[Mapping[str, float]], error: float) -> str:
 def line(
     title: str, x_label: str, y_label: str, points: Sequence[Sequence[float]], note: str, even: bool
 ) -> str:
-    """A curve through the unit square, `even` with the diagonal of guessing."""
+    """A curve through the unit square. even: draws the diagonal of guessing, too."""
     path = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in points)
     guess = f'<line class="even" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>' if even else ""
     return square(title, x_label, y_label, f'{guess}<polyline class="first" points="{path}"/>', note)
 
 
 def bar(share: float) -> str:
-    """A bar of 0..1 and its figure."""
+    """A bar for a share of 0..1, with its figure."""
     return f'<span class="bar"><i style="width:{100 * min(max(share, 0), 1):.1f}%"></i></span>{share:.1%}'
 
 
 def whisker(figure: float, low: float, high: float, most: float = 1.0) -> str:
-    """An interval as a line with a dot at the figure, on a scale from 0 to `most`."""
+    """Draws an interval as a line with a dot at the figure, on a scale from 0 to `most`."""
     a, b, at = (4 + 136 * min(max(value / most, 0), 1) if most else 4 for value in (low, high, figure))
     return (
         f'<svg class="range" viewBox="0 0 144 14" role="img" aria-label="{low:.3g} to {high:.3g}">'

@@ -1,4 +1,4 @@
-"""A confusion matrix as a table whose cells are as strong as the share of their row; of many labels a small picture."""
+"""A confusion matrix in HTML: a table shaded by the share of each row, or a small picture for many labels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ptune.evaluation.style import text
 
 MOST_IN_TABLE = 30  # labels; more become a picture, with the commonest confusions as a list
 COMMONEST = 25
-_STRONGEST = 0.55  # so that figures on it stay readable, in light and in dark
+_STRONGEST = 0.55  # keeps figures readable, in light and dark
 _CELL = 7  # pixels of the picture
 
 
 def confusion(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
-    """Rows are gold, columns what was predicted: blue where right, orange where wrong."""
+    """Draws gold labels as rows, predicted ones as columns: blue for right, orange for wrong."""
     if len(names) <= MOST_IN_TABLE:
         return _table(names, matrix)
     return _picture(names, matrix) + _commonest(names, matrix)

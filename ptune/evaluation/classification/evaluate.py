@@ -1,4 +1,4 @@
-"""A classifier's run, judged by held-out rows: predictions from torch and from ONNX, a report and a model card."""
+"""Evaluates a classifier's run on held-out rows: predictions of torch and ONNX, a report, a model card."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def evaluate_run(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Judges a run by its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
+    """Evaluates a run on its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
 
     Writes evaluation.json, predictions.jsonl, report.html and the model card into the run.
-    Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError
-    where a requirement names no figure.
+    Raises: FormatError if the run is not finished; DataError if its data is gone or has changed; UsageError
+    if a requirement names an unknown figure.
     """
     from ptune.tasks.classification.predictions import predictor
 
@@ -45,9 +45,9 @@ def evaluate_run(
     sides = {"torch": outcome_of("torch", held, predictor(run))}
     if served is not None:
         sides["ONNX"] = outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, threads))
-    found = figures(held, sides, require, recipe.train.seed)
+    evaluation = figures(held, sides, require, recipe.train.seed)
     about = in_a_line(record)
     pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
-    write(run.folder, found, sides, pages)
-    write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
-    return found
+    write(run.folder, evaluation, sides, pages)
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
+    return evaluation

@@ -1,4 +1,4 @@
-"""An adapter of a bundle, judged by given rows, without torch."""
+"""Evaluates an adapter of a bundle on given rows, without torch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ def evaluate_bundle(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Judges one adapter of a bundle by `data`, without torch; writes evaluation.json, predictions.jsonl and report.html
-    into `out`.
+    """Evaluates one adapter of a bundle on `data`; writes evaluation.json, predictions.jsonl and report.html into `out`.
 
-    Raises: UsageError where it is not said which adapter; DataError where the data cannot be used.
+    Raises: UsageError if the adapter has to be named; DataError if the data cannot be used.
     """
     bundle = Bundle.open(folder)
     record = the_adapter(bundle, adapter)
@@ -34,6 +33,6 @@ def evaluate_bundle(
     refuse_unknown(require, FIGURES[held.labels.problem], OF_A_LABEL)
     served = Served(folder, record.name)
     sides = {"ONNX": outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, threads))}
-    found = figures(held, sides, require, 0)
-    write(out, found, sides, Pages.of_adapter(bundle, record.name))
-    return found
+    evaluation = figures(held, sides, require, 0)
+    write(out, evaluation, sides, Pages.of_adapter(bundle, record.name))
+    return evaluation

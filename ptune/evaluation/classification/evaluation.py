@@ -1,4 +1,4 @@
-"""evaluation.json, predictions.jsonl and report.html: what the predictions of one or two sides come to. Torch-free."""
+"""Writes evaluation.json, predictions.jsonl and report.html from the predictions of one or two sides. Torch-free."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PREDICTIONS = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Pages:
-    """What only a run can tell the report, as HTML."""
+    """The parts of the report that need the run or the bundle, as HTML."""
 
     name: str
     about: str
@@ -40,7 +40,7 @@ class Pages:
 
     @classmethod
     def of_adapter(cls, bundle: Bundle, name: str, what: str = "adapter") -> Pages:
-        """Of an adapter in a bundle, without its run. what: is judged."""
+        """The pages of an adapter in a bundle, without its run. what: the thing that is evaluated."""
         manifest = bundle.manifest
         place = f"{what} {name} of {bundle.folder}"
         return cls(name, f"{place}, {manifest.base.source}, profile {manifest.default_profile}")
@@ -49,7 +49,7 @@ class Pages:
 def figures(
     held: Held, sides: Mapping[str, Outcome], require: Sequence[Requirement], seed: int
 ) -> dict[str, Any]:
-    """evaluation.json. The first side's figures are the run's own."""
+    """Returns the contents of evaluation.json. The first side's figures are the run's own."""
     measured = {name: outcome.measure(seed) for name, outcome in sides.items()}
     (first, *_), (own, *others) = measured.values(), sides.values()
     agreed = {"agreement": agreement(own, others[0])} if others else {}
@@ -76,7 +76,7 @@ def figures(
 
 
 def named(measured: Measured) -> dict[str, float]:
-    """All figures by the names that --require takes; those of a label as f1/LABEL."""
+    """All figures by the names that --require takes; a label's as f1/LABEL."""
     each = {
         f"{name}/{label}": value for label, line in measured.classes.items() for name, value in line.items()
     }
@@ -84,7 +84,7 @@ def named(measured: Measured) -> dict[str, float]:
 
 
 def predictions(outcome: Outcome) -> Iterator[dict[str, Any]]:
-    """The lines of predictions.jsonl; `scores` are in the order of the labels, of tags one of each word's tag."""
+    """Yields the lines of predictions.jsonl; `scores` in the order of the labels; for tags, one per word."""
     for at, row in enumerate(outcome.rows):
         scores = outcome.scores[at].max(axis=-1) if outcome.labels.problem == "tags" else outcome.scores[at]
         yield {
@@ -97,14 +97,14 @@ def predictions(outcome: Outcome) -> Iterator[dict[str, Any]]:
 
 
 def outcome_of(name: str, held: Held, predict: Predictor) -> Outcome:
-    """A side's predictions of all rows."""
+    """Computes a side's predictions for all rows."""
     with Progress(f"predictions, {name}", len(held.rows), unit="rows") as progress:
         logits: list[NDArray[Any]] = predict(held.rows, progress.advance)
     return Outcome.of_logits(held.labels, held.rows, [np.asarray(one) for one in logits])
 
 
 def _type_confusion(outcome: Outcome) -> dict[str, Any]:
-    """Of tags: types against types, in words, O first."""
+    """For tags: the confusion of types, counted in words, O first."""
     if outcome.labels.problem != "tags":
         return {}
     pairs = confusion(outcome.gold, outcome.predicted)
@@ -115,14 +115,14 @@ def _type_confusion(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, found: dict[str, Any], sides: Mapping[str, Outcome], pages: Pages) -> None:
-    """Writes all three; evaluation.json last."""
+def write(folder: Path, evaluation: dict[str, Any], sides: Mapping[str, Outcome], pages: Pages) -> None:
+    """Writes the three files, evaluation.json last."""
     own = next(iter(sides.values()))
     lines = (json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in predictions(own))
     write_text(folder / PREDICTIONS, "".join(lines))
     mistakes = gallery(own)
     page = report(
-        pages.name, pages.about, found, training=pages.training, mistakes=mistakes, origin=pages.origin
+        pages.name, pages.about, evaluation, training=pages.training, mistakes=mistakes, origin=pages.origin
     )
     write_text(folder / "report.html", page)
-    write_json(folder / "evaluation.json", found)
+    write_json(folder / "evaluation.json", evaluation)

@@ -1,4 +1,4 @@
-"""The worst errors as people can read them: texts, words with their tags, small pictures inside the page."""
+"""The worst errors as HTML: texts, words with their tags, embedded thumbnails."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ptune.evaluation.style import text
 
 _LONGEST = 800  # characters of a text
 _MOST_WORDS = 120
-_EDGE, _QUALITY = 112, 80  # of a picture: pixels and JPEG quality; some 4 kB each
+_EDGE, _QUALITY = 112, 80  # of a thumbnail: pixels and JPEG quality; some 4 kB each
 
 
 def gallery(outcome: Outcome) -> str:
-    """An article for each of the worst errors; nothing where there is none."""
+    """One article per error, the worst first; empty if there is none."""
     places = worst(outcome)
     if not places:
         return ""
@@ -46,14 +46,12 @@ def _picture(outcome: Outcome, at: int) -> str:
 
 
 def _said(outcome: Outcome, at: int, place: str) -> str:
-    gold, said = outcome.gold[at], outcome.predicted[at]
+    gold, predicted = outcome.gold[at], outcome.predicted[at]
     if outcome.labels.problem == "regression":
-        answer = f"is <b>{gold:.4g}</b>, predicted <b>{said:.4g}</b>"
+        answer = f"is <b>{gold:.4g}</b>, predicted <b>{predicted:.4g}</b>"
     else:
         sure = f" ({outcome.confidence[at]:.0%} sure)"
-        answer = (
-            f'is <b class="kept">{_named(gold)}</b>, predicted <b class="missed">{_named(said)}</b>{sure}'
-        )
+        answer = f'is <b class="kept">{_named(gold)}</b>, predicted <b class="missed">{_named(predicted)}</b>{sure}'
     return f'<p class="said">{answer} <span class="dim">· {text(place)}</span></p>'
 
 
@@ -64,10 +62,10 @@ def _named(value: Any) -> str:
 def _tagged(outcome: Outcome, at: int) -> str:
     row, words = outcome.rows[at], []
     pairs = list(zip(row.input, outcome.gold[at], outcome.predicted[at], strict=True))
-    for word, gold, said in pairs[:_MOST_WORDS]:
-        if gold != said:
+    for word, gold, predicted in pairs[:_MOST_WORDS]:
+        if gold != predicted:
             words.append(
-                f'<span class="word wrong">{text(word)}<small>{text(gold)} → {text(said)}</small></span>'
+                f'<span class="word wrong">{text(word)}<small>{text(gold)} → {text(predicted)}</small></span>'
             )
         elif gold != "O":
             words.append(f'<span class="word">{text(word)}<small>{text(gold)}</small></span>')
@@ -81,12 +79,12 @@ def _tagged(outcome: Outcome, at: int) -> str:
 
 
 def thumbnail(reference: Any) -> str:
-    """A picture as a data: URI, so that the page needs no other file. Raises: DataError where it cannot be read."""
+    """An image as a data: URI, so that the page needs no other file. Raises: DataError if it cannot be read."""
     from PIL import Image
 
     image = reference.open().convert("RGB")
     image.thumbnail((_EDGE, _EDGE))
-    if max(image.size) < _EDGE // 2:  # small pictures are enlarged, in whole pixels
+    if max(image.size) < _EDGE // 2:  # enlarge small images by whole pixels
         factor = _EDGE // max(image.size)
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     kept = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The rows that a classifier is judged by: its test files, else what it was validated on, else what is given."""
+"""The rows that a classifier is evaluated on: its test files, else its validation split, else given files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ptune.training.folder import check_same_data
 
 
 def of_run(run: Run, data: Sequence[Path] = ()) -> Held:
-    """Reads a run's data once more; of `data` that is given, only the training rows, for the baselines.
+    """Reads a run's data again; with `data`, only its training rows, for the baselines.
 
-    Raises: DataError where a file is gone or has changed, or nothing is held out; FormatError where the run is damaged.
+    Raises: DataError if a file is gone or has changed, or nothing is held out; FormatError if the run is damaged.
     """
     recipe, facts = Recipe.load(run.recipe_path), Facts.of_run(run)
     if data:
@@ -43,7 +43,7 @@ def of_run(run: Run, data: Sequence[Path] = ()) -> Held:
 
 
 def of_bundle(record: AdapterRecord, data: Sequence[Path]) -> Held:
-    """Reads `data` with the labels of an adapter. Raises: DataError that names file and rows that cannot be used."""
+    """Reads `data` with the labels of an adapter. Raises: DataError that names the file and the rows that cannot be used."""
     assert record.problem
     labels = Labels(record.labels, record.problem)
     task: TaskSpec = imported(tasks_of(record.task)[0].spec)()
@@ -56,7 +56,7 @@ def of_bundle(record: AdapterRecord, data: Sequence[Path]) -> Held:
 
 
 def _splits(recipe: Recipe) -> tuple[dict[str, Sequence[LabelledRow]], list[dict[str, Any]]]:
-    """The rows of train, validation and test, split as they were for training; and the files, as data.json has them."""
+    """Returns the rows of train, validation and test, split as for training, and the files as in data.json."""
     task, seed = recipe.task, recipe.train.seed
     if isinstance(task, ImageClassification):
         from ptune.data.image_splits import load_images
@@ -74,7 +74,7 @@ def _splits(recipe: Recipe) -> tuple[dict[str, Sequence[LabelledRow]], list[dict
 
 
 def _training(run: Run, recipe: Recipe) -> Sequence[LabelledRow]:
-    """The training rows, for baselines; none, and it is said, where their files are no longer there as they were."""
+    """The training rows, for baselines; empty, with a warning, if their files are gone or have changed."""
     try:
         splits, files = _splits(recipe)
         check_same_data(run, {"files": files})
@@ -87,7 +87,7 @@ def _training(run: Run, recipe: Recipe) -> Sequence[LabelledRow]:
 def _given(
     task: TaskSpec, data: Sequence[Path], labels: Labels
 ) -> tuple[Sequence[LabelledRow], list[dict[str, Any]]]:
-    """Rows of files whose labels are known, and what these files are."""
+    """Reads rows with known labels from files; returns them with the files' records."""
     if isinstance(task, ImageClassification):
         from ptune.data.images import labelled, open_images
 

@@ -1,4 +1,4 @@
-"""Figures of a problem where any number of labels may fit a row. Point figures come from scikit-learn."""
+"""Figures of multi-label classification. Point figures come from scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def predicted(scores: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def measure(names: tuple[str, ...], gold: NDArray[np.bool_], scores: NDArray[Any], seed: int = 0) -> Measured:
-    """`gold` and `scores` [rows, labels]. Average precision is macro, over the labels that any row has."""
+    """`gold` and `scores` [rows, labels]. Average precision is the macro average over labels that occur."""
     from sklearn import metrics as sk
 
-    said, present = predicted(scores), gold.any(axis=0)
-    found = {"subset_accuracy": sk.accuracy_score(gold, said)}
+    labelled, present = predicted(scores), gold.any(axis=0)
+    figures = {"subset_accuracy": sk.accuracy_score(gold, labelled)}
     for kind in ("micro", "macro"):
-        values = sk.precision_recall_fscore_support(gold, said, average=kind, zero_division=0)
-        found |= {
+        values = sk.precision_recall_fscore_support(gold, labelled, average=kind, zero_division=0)
+        figures |= {
             f"{name}_{kind}": value
             for name, value in zip(("precision", "recall", "f1"), values, strict=False)
         }
     if present.any():
-        found["average_precision"] = sk.average_precision_score(
+        figures["average_precision"] = sk.average_precision_score(
             gold[:, present].astype(int), scores[:, present], average="macro"
         )
-    per_label = sk.precision_recall_fscore_support(gold, said, zero_division=0)
+    per_label = sk.precision_recall_fscore_support(gold, labelled, zero_division=0)
     classes = {
         name: dict(zip(("precision", "recall", "f1", "support"), map(float, values), strict=True))
         for name, *values in zip(names, *per_label, strict=True)
@@ -45,34 +45,38 @@ def measure(names: tuple[str, ...], gold: NDArray[np.bool_], scores: NDArray[Any
             sk.average_precision_score(gold[:, at], scores[:, at])
         )
     ranges = intervals(len(gold), of_counts(gold, scores), seed)
-    return Measured({name: float(value) for name, value in found.items()}, ranges, classes)
+    return Measured({name: float(value) for name, value in figures.items()}, ranges, classes)
 
 
 def of_counts(gold: NDArray[np.bool_], scores: NDArray[Any]) -> Statistic:
-    """The same figures of resampled rows, all at once."""
-    said = predicted(scores)
-    exact = (said == gold).all(axis=1)
+    """Returns the statistic that computes the same figures for all resamples at once."""
+    labelled = predicted(scores)
+    exact = (labelled == gold).all(axis=1)
 
     def statistic(counts: Counts) -> dict[str, Values]:
-        right, is_gold, is_said = sums(counts, said & gold), sums(counts, gold), sums(counts, said)
-        found = {"subset_accuracy": mean(counts, exact)}
+        right, is_gold, is_predicted = (
+            sums(counts, labelled & gold),
+            sums(counts, gold),
+            sums(counts, labelled),
+        )
+        figures = {"subset_accuracy": mean(counts, exact)}
         for name, above, below in (
-            ("precision", right, is_said),
+            ("precision", right, is_predicted),
             ("recall", right, is_gold),
-            ("f1", 2 * right, is_said + is_gold),
+            ("f1", 2 * right, is_predicted + is_gold),
         ):
-            found[f"{name}_micro"] = share(above.sum(axis=1), below.sum(axis=1))
-            found[f"{name}_macro"] = share(above, below).mean(axis=1)
+            figures[f"{name}_micro"] = share(above.sum(axis=1), below.sum(axis=1))
+            figures[f"{name}_macro"] = share(above, below).mean(axis=1)
         each = [
             weighted.average_precision(counts, gold[:, at], scores[:, at])
             for at in np.flatnonzero(gold.any(axis=0))
         ]
         if each:
-            stacked = np.stack(each)  # a resample's mean is over the labels that it holds
-            known = np.isfinite(stacked)
-            found["average_precision"] = share(
-                np.where(known, stacked, 0).sum(axis=0), known.sum(axis=0).astype(float)
+            stacked = np.stack(each)  # a resample's mean is over the labels in it
+            finite = np.isfinite(stacked)
+            figures["average_precision"] = share(
+                np.where(finite, stacked, 0).sum(axis=0), finite.sum(axis=0).astype(float)
             )
-        return found
+        return figures
 
     return statistic

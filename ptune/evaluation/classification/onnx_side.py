@@ -1,4 +1,4 @@
-"""The same predictions from a bundle: which adapter of it, and its logits."""
+"""Predictions from a bundle: finds the adapter that serves a run, and computes its logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import sha256_of
 
-_AT_ONCE = 128  # rows handed over together: pictures are opened only then
+_AT_ONCE = 128  # rows per call of the engine: images are opened only then
 _WEIGHTS = "adapter_model.safetensors"
 
 
@@ -30,22 +30,22 @@ class Served:
     def logits(
         self, rows: Sequence[LabelledRow], tell: Callable[[int], None], threads: int | None
     ) -> list[NDArray[Any]]:
-        """A predictor: see `ptune.evaluation.classification.outcome`."""
+        """Computes logits; a predictor as in `ptune.evaluation.classification.outcome`."""
         from ptune.tasks.encoder.infer import load
 
-        found: list[NDArray[Any]] = []
+        outputs: list[NDArray[Any]] = []
         with closing(load(self.folder, threads=threads)) as model:
             for start in range(0, len(rows), _AT_ONCE):
                 part = [_opened(row.input) for row in rows[start : start + _AT_ONCE]]
-                found += model.logits(part, self.adapter)
+                outputs += model.logits(part, self.adapter)
                 tell(len(part))
-        return found
+        return outputs
 
 
 def served_as(run: Run, bundle: Path | None, adapter: str | None) -> Served | None:
-    """Where the run is served: in `bundle`, or in the one that `ptune export` would have made of it, if that is there.
+    """Finds the run's adapter in `bundle`, else in the bundle that `ptune export` writes by default, if it exists.
 
-    Raises: UsageError where the adapter in `bundle` is not the run's.
+    Raises: UsageError if the adapter in `bundle` is not the run's.
     """
     place = bundle or Path("bundles") / run.folder.resolve().name
     if bundle is None and not (place / "manifest.json").is_file():
@@ -59,7 +59,7 @@ def served_as(run: Run, bundle: Path | None, adapter: str | None) -> Served | No
     if _is_of(opened.adapter(name), run):
         return Served(place, name)
     if bundle is None:
-        return None  # an older export, perhaps; nobody asked for it
+        return None  # perhaps an older export; the user did not name it
     raise UsageError(
         f"the adapter {name!r} in {place} is not what {run.folder} has trained: export the run again, or name another "
         "with --adapter"
@@ -67,7 +67,7 @@ def served_as(run: Run, bundle: Path | None, adapter: str | None) -> Served | No
 
 
 def the_adapter(bundle: Bundle, name: str | None) -> AdapterRecord:
-    """The record of the adapter to judge. Raises: UsageError where there are several and none is named."""
+    """The record of the adapter to evaluate. Raises: UsageError if there are several and none is named."""
     names = list(bundle.manifest.adapters)
     if name is None and len(names) != 1:
         known = ", ".join(names) or "none"
@@ -81,11 +81,11 @@ def the_adapter(bundle: Bundle, name: str | None) -> AdapterRecord:
 
 
 def _is_of(record: AdapterRecord, run: Run) -> bool:
-    """Whether the adapter's weights are the run's, byte for byte; of a run that trained a whole model nothing is known."""
+    """Whether the adapter's weights are the run's, byte for byte; unknown, so True, for a fully trained model."""
     own = run.adapter_path / _WEIGHTS
     return not own.is_file() or record.files.get(_WEIGHTS) == sha256_of(own)
 
 
 def _opened(given: Any) -> Any:
-    """What the model takes: texts, pairs and words as they are, a picture read."""
+    """The input as the model takes it: images are opened, all else is unchanged."""
     return given if isinstance(given, str | tuple) else given.open()

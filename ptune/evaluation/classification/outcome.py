@@ -1,4 +1,4 @@
-"""Rows and what a predictor said of them, brought into the shape that figures are made of."""
+"""Rows with a predictor's outputs, in the shape that figures are computed from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Predictor: TypeAlias = Callable[[Sequence[LabelledRow], Callable[[int], None]], 
 
 
 def indices(row: LabelledRow) -> tuple[int, ...]:
-    """A row's labels, or the tags of its words."""
+    """Indices of a row's labels, or of its words' tags."""
     label = row.label
     assert isinstance(label, tuple)
     return label
@@ -31,32 +31,32 @@ OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
 @dataclass(frozen=True)
 class Outcome:
-    """One side's predictions, row by row. Of tagged words that were cut off, the tag is O: they were not found."""
+    """One side's predictions, row by row. Words that were cut off count as tagged O."""
 
     labels: Labels
     rows: Sequence[LabelledRow]
-    scores: list[NDArray[Any]]  # of each row: probabilities (or numbers) [labels], or [words, labels]
+    scores: list[NDArray[Any]]  # per row: probabilities (or numbers) [labels], or [words, labels]
 
     @classmethod
     def of_logits(
         cls, labels: Labels, rows: Sequence[LabelledRow], logits: Sequence[NDArray[Any]]
     ) -> Outcome:
-        """From what a predictor gives."""
+        """Makes an outcome from a predictor's logits."""
         return cls(labels, rows, [labels.scores(np.asarray(one)) for one in logits])
 
     @cached_property
     def table(self) -> NDArray[Any]:
-        """[rows, labels] scores; not of tags, whose rows differ in length."""
+        """[rows, labels] scores; not for tags, whose rows differ in length."""
         return np.stack(self.scores)
 
     @cached_property
     def gold(self) -> list[Any]:
-        """Of each row: a label's name, a list of names, a number, or a list of tags."""
+        """Per row: a label's name, a list of names, a number, or a list of tags."""
         return [self._named(row.label) for row in self.rows]
 
     @cached_property
     def predicted(self) -> list[Any]:
-        """Likewise."""
+        """Per row: the prediction, in the form of `gold`."""
         names, problem = self.labels.names, self.labels.problem
         if problem == "single":
             return [names[at] for at in self.table.argmax(axis=1)]
@@ -71,7 +71,7 @@ class Outcome:
 
     @cached_property
     def confidence(self) -> NDArray[np.float64]:
-        """[rows] how sure of its prediction; of several labels or tags the least sure, of numbers none."""
+        """[rows] confidence in the prediction: the lowest of several labels or tags. Not for numbers."""
         problem = self.labels.problem
         if problem == "single":
             return self.table.max(axis=1).astype(np.float64)
@@ -83,13 +83,13 @@ class Outcome:
 
     @property
     def cut_off(self) -> int:
-        """How many words no prediction was made for."""
+        """Number of words without a prediction."""
         if self.labels.problem != "tags":
             return 0
         return sum(len(row.input) - len(scores) for row, scores in zip(self.rows, self.scores, strict=True))
 
     def measure(self, seed: int = 0) -> Measured:
-        """All figures."""
+        """Computes all figures."""
         names, problem = self.labels.names, self.labels.problem
         if problem == "single":
             return single.measure(names, np.array([row.label for row in self.rows]), self.table, seed)
@@ -101,14 +101,14 @@ class Outcome:
 
     @cached_property
     def present(self) -> NDArray[np.bool_]:
-        """[rows, labels]: which labels a row has."""
-        found = np.zeros((len(self.rows), len(self.labels)), bool)
-        for row, at in zip(found, self.rows, strict=True):
+        """[rows, labels]: whether a row has a label."""
+        has = np.zeros((len(self.rows), len(self.labels)), bool)
+        for row, at in zip(has, self.rows, strict=True):
             row[list(indices(at))] = True
-        return found
+        return has
 
     def part(self, chosen: Sequence[int]) -> Outcome:
-        """The same of some of the rows."""
+        """The outcome of some of the rows."""
         return Outcome(self.labels, [self.rows[at] for at in chosen], [self.scores[at] for at in chosen])
 
     def _named(self, label: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Figures of a problem whose labels are numbers. Point figures come from scikit-learn and scipy."""
+"""Figures of regression. Point figures come from scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from ptune.evaluation.classification.results import Measured
 
 
 def measure(gold: NDArray[Any], predicted: NDArray[Any], seed: int = 0) -> Measured:
-    """[rows] numbers each. Correlations are left out where all numbers of a side are the same."""
+    """Measures [rows] numbers against [rows]. Correlations are absent if all numbers of a side are equal."""
     from scipy import stats
     from sklearn import metrics as sk
 
-    found = {
+    figures = {
         "mae": sk.mean_absolute_error(gold, predicted),
         "rmse": sk.root_mean_squared_error(gold, predicted),
     }
     if len(gold) > 1 and np.ptp(gold) > 0:
-        found["r2"] = sk.r2_score(gold, predicted)
+        figures["r2"] = sk.r2_score(gold, predicted)
         if np.ptp(predicted) > 0:
-            found["pearson"] = stats.pearsonr(gold, predicted).statistic
-            found["spearman"] = stats.spearmanr(gold, predicted).statistic
+            figures["pearson"] = stats.pearsonr(gold, predicted).statistic
+            figures["spearman"] = stats.spearmanr(gold, predicted).statistic
     ranges = intervals(len(gold), of_counts(gold, predicted), seed)
     return Measured(
-        {name: float(value) for name, value in found.items()},
-        {name: value for name, value in ranges.items() if name in found},
+        {name: float(value) for name, value in figures.items()},
+        {name: value for name, value in ranges.items() if name in figures},
     )
 
 
 def of_counts(gold: NDArray[Any], predicted: NDArray[Any]) -> Statistic:
-    """The same figures of resampled rows, all at once."""
+    """Returns the statistic that computes the same figures for all resamples at once."""
     gold, predicted = gold.astype(np.float64), predicted.astype(np.float64)
     error, centred = predicted - gold, gold - gold.mean()
 

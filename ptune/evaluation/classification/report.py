@@ -1,4 +1,4 @@
-"""report.html of a classifier: one file with everything in it, readable without a script."""
+"""report.html of a classifier: one self-contained file without scripts."""
 
 from __future__ import annotations
 
@@ -12,68 +12,70 @@ from ptune.evaluation.classification.results import HEADLINE, LOWER_IS_BETTER, s
 from ptune.evaluation.require import sentence
 from ptune.evaluation.style import page, text
 
-_MANY_CLASSES = 12  # more are sorted, the worst first
+_MANY_CLASSES = 12  # with more, the worst come first
 
 
 def report(
-    name: str, about: str, found: Mapping[str, Any], *, training: str, mistakes: str, origin: str
+    name: str, about: str, evaluation: Mapping[str, Any], *, training: str, mistakes: str, origin: str
 ) -> str:
-    """The page. `found` is evaluation.json; the other parts are HTML, empty where there is nothing to show."""
-    split = {"given": "rows that were given"}.get(found["split"], f"{found['split']} rows")
+    """Renders the page. `evaluation` is evaluation.json; the other parts are HTML, or empty."""
+    split = {"given": "rows that were given"}.get(evaluation["split"], f"{evaluation['split']} rows")
     return page(
         name,
         [
             f"<h1>{text(name)}</h1>",
             f"<p class=dim>{text(about)}</p>",
-            f"<p>{found['examples']} {split}, {text(found['task'])}; intervals: 95 %, bootstrap over rows</p>",
-            _cards(found),
-            _requirements(found),
+            f"<p>{evaluation['examples']} {split}, {text(evaluation['task'])}; intervals: 95 %, bootstrap over rows</p>",
+            _cards(evaluation),
+            _requirements(evaluation),
             "<h2>Side by side</h2>",
-            _sides(found),
-            _details(found),
+            _sides(evaluation),
+            _details(evaluation),
             *(["<h2>Training</h2>", training] if training else []),
-            _slices(found["slices"]),
+            _slices(evaluation["slices"]),
             *(["<h2>Worst errors</h2>", mistakes] if mistakes else []),
             "<h2>Where it comes from</h2>",
-            _files(found),
+            _files(evaluation),
             origin,
         ],
         STYLE,
     )
 
 
-def _cards(found: Mapping[str, Any]) -> str:
+def _cards(evaluation: Mapping[str, Any]) -> str:
     cards = []
-    best = _best_baseline(found)
-    for name in HEADLINE[found["problem"]]:
-        if name not in found["metrics"]:
+    best = _best_baseline(evaluation)
+    for name in HEADLINE[evaluation["problem"]]:
+        if name not in evaluation["metrics"]:
             continue
-        interval = found["intervals"].get(name)
+        interval = evaluation["intervals"].get(name)
         between = f"{shown(name, interval[0])} to {shown(name, interval[1])}" if interval else "&nbsp;"
         beside = f"<p>{text(best[0])}: {shown(name, best[1][name])}</p>" if best and name in best[1] else ""
         cards.append(
-            f"<div><h3>{text(title(name))}</h3><b>{shown(name, found['metrics'][name])}</b><p>{between}</p>{beside}</div>"
+            f"<div><h3>{text(title(name))}</h3><b>{shown(name, evaluation['metrics'][name])}</b><p>{between}</p>{beside}</div>"
         )
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _best_baseline(found: Mapping[str, Any]) -> tuple[str, dict[str, float]] | None:
-    main = HEADLINE[found["problem"]][0]
+def _best_baseline(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, float]] | None:
+    main = HEADLINE[evaluation["problem"]][0]
     sign = -1 if main in LOWER_IS_BETTER else 1
-    sides = {name: side["metrics"] for name, side in found["baselines"].items() if main in side["metrics"]}
+    sides = {
+        name: side["metrics"] for name, side in evaluation["baselines"].items() if main in side["metrics"]
+    }
     return max(sides.items(), key=lambda side: sign * side[1][main]) if sides else None
 
 
-def _requirements(found: Mapping[str, Any]) -> str:
+def _requirements(evaluation: Mapping[str, Any]) -> str:
     lines = "".join(
         f'<li class="{"kept" if one["passed"] else "missed"}">{text(sentence(one))}</li>'
-        for one in found.get("requirements", [])
+        for one in evaluation.get("requirements", [])
     )
     return f"<ul>{lines}</ul>" if lines else ""
 
 
-def _sides(found: Mapping[str, Any]) -> str:
-    sides = {**found["sides"], **found["baselines"]}
+def _sides(evaluation: Mapping[str, Any]) -> str:
+    sides = {**evaluation["sides"], **evaluation["baselines"]}
     heads = "".join(f"<th class=number>{text(name)}</th>" for name in sides)
     lines = []
     for name in dict.fromkeys(name for side in sides.values() for name in side["metrics"]):
@@ -87,12 +89,12 @@ def _sides(found: Mapping[str, Any]) -> str:
         lines.append(f"<tr><th>{text(title(name))}</th>{cells}</tr>")
     narrow = ' class="fit"' if len(sides) == 1 else ""
     table = f"<div class=scroll><table{narrow}><tr><th></th>{heads}</tr>{''.join(lines)}</table></div>"
-    return _agreement(found) + table
+    return _agreement(evaluation) + table
 
 
-def _comparable(name: str, known: Sequence[float]) -> bool:
-    """Whether the best is worth marking: guessing is well calibrated, too, and what is equal is not better."""
-    return name != "ece" and len(set(known)) > 1
+def _comparable(name: str, values: Sequence[float]) -> bool:
+    """Whether to mark the best value: not for calibration, which a constant guess wins, and not for ties."""
+    return name != "ece" and len(set(values)) > 1
 
 
 def _figure(name: str, value: float | None, interval: Sequence[float] | None, best: bool) -> str:
@@ -102,29 +104,29 @@ def _figure(name: str, value: float | None, interval: Sequence[float] | None, be
     return f'<td class="number{" better" * best}">{shown(name, value)}{between}</td>'
 
 
-def _agreement(found: Mapping[str, Any]) -> str:
-    if "agreement" not in found:
+def _agreement(evaluation: Mapping[str, Any]) -> str:
+    if "agreement" not in evaluation:
         return ""
-    agreed = found["agreement"]
+    agreed = evaluation["agreement"]
     if "texts" in agreed:
         return f"<p>torch and ONNX give the same text for {agreed['texts']:.1%} of the rows</p>"
     labels = f"agree on {agreed['labels']:.2%} of the labels; " if "labels" in agreed else ""
     return f"<p>torch and ONNX {labels}largest difference {agreed['max_abs_p']:.1e}</p>"
 
 
-def _details(found: Mapping[str, Any]) -> str:
-    details, parts = found["details"], []
+def _details(evaluation: Mapping[str, Any]) -> str:
+    details, parts = evaluation["details"], []
     if "confusion" in details:
-        names = details.get("confusion_labels", found["labels"])
+        names = details.get("confusion_labels", evaluation["labels"])
         parts += ["<h2>Confusion matrix</h2>", confusion(names, details["confusion"])]
-    if found["classes"]:
-        kind = "type" if found["problem"] == "tags" else "label"
-        parts += [f"<h2>By {kind}</h2>", _classes(found["classes"], kind)]
+    if evaluation["classes"]:
+        kind = "type" if evaluation["problem"] == "tags" else "label"
+        parts += [f"<h2>By {kind}</h2>", _classes(evaluation["classes"], kind)]
     drawn = []
     if "reliability" in details:
-        drawn.append(charts.reliability(details["reliability"], found["metrics"]["ece"]))
+        drawn.append(charts.reliability(details["reliability"], evaluation["metrics"]["ece"]))
     if "roc" in details:
-        area, positive = found["metrics"], found["labels"][1]
+        area, positive = evaluation["metrics"], evaluation["labels"][1]
         drawn.append(
             charts.line(
                 f"ROC of {positive}",
@@ -170,21 +172,23 @@ def _classes(classes: Mapping[str, Mapping[str, float]], kind: str) -> str:
     )
 
 
-def _slices(found: Sequence[Mapping[str, Any]]) -> str:
-    if not found:
+def _slices(slices: Sequence[Mapping[str, Any]]) -> str:
+    if not slices:
         return ""
-    metric = found[0]["metric"]
-    most = max([1.0, *[one["interval"][1] for one in found if one["interval"]]]) if metric == "mae" else 1.0
+    metric = slices[0]["metric"]
+    most = (
+        max([1.0, *[part["interval"][1] for part in slices if part["interval"]]]) if metric == "mae" else 1.0
+    )
     lines, column = [], None
-    for one in found:
-        if one["column"] != column:
-            column = one["column"]
+    for part in slices:
+        if part["column"] != column:
+            column = part["column"]
             lines.append(f"<tr><th colspan=4>{text(column)}</th></tr>")
-        low, high = one["interval"] or (one["figure"], one["figure"])
+        low, high = part["interval"] or (part["figure"], part["figure"])
         lines.append(
-            f'<tr><td class="name">{text(one["value"])}</td><td class="number">{one["rows"]}</td>'
-            f'<td class="number">{shown(metric, one["figure"])}<small>{shown(metric, low)} to {shown(metric, high)}</small></td>'
-            f"<td>{charts.whisker(one['figure'], low, high, most)}</td></tr>"
+            f'<tr><td class="name">{text(part["value"])}</td><td class="number">{part["rows"]}</td>'
+            f'<td class="number">{shown(metric, part["figure"])}<small>{shown(metric, low)} to {shown(metric, high)}</small></td>'
+            f"<td>{charts.whisker(part['figure'], low, high, most)}</td></tr>"
         )
     return (
         "<h2>Slices</h2><div class=scroll><table><tr><th></th><th class=number>rows</th>"
@@ -192,9 +196,9 @@ def _slices(found: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _files(found: Mapping[str, Any]) -> str:
+def _files(evaluation: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><th>{text(file['path'])}</th><td>SHA-256 {text(file['sha256'])}</td></tr>"
-        for file in found["files"]
+        for file in evaluation["files"]
     )
     return f"<div class=scroll><table>{rows}</table></div>"

@@ -1,4 +1,4 @@
-"""What the report of a classifier needs beyond the style of all pages."""
+"""CSS of a classifier's report, in addition to the style of all pages."""
 
 STYLE = """
 :root { --hit: 37 99 235; --miss: 220 80 30; } @media (prefers-color-scheme: dark) { :root { --hit: 96 150 255; --miss: 240 120 60; } }

@@ -1,4 +1,4 @@
-"""What a set of predictions is worth, as data: figures, intervals, and what tables and charts are drawn from."""
+"""Evaluation results as data: figures, intervals, and the inputs of tables and charts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from ptune.evaluation.classification.bootstrap import Interval
 
 @dataclass(frozen=True)
 class Measured:
-    """One side's figures (of torch, of ONNX, of a baseline)."""
+    """The figures of one side: torch, ONNX or a baseline."""
 
     metrics: dict[str, float]
     intervals: dict[str, Interval]  # of the headline figures
     classes: dict[str, dict[str, float]] = field(
         default_factory=dict
     )  # label -> precision, recall, f1, support
-    details: dict[str, Any] = field(
-        default_factory=dict
-    )  # confusion, reliability, roc, pr: where there are any
+    details: dict[str, Any] = field(default_factory=dict)  # confusion, reliability, roc, pr: those that exist
 
     def figures(self) -> dict[str, Any]:
-        """For evaluation.json, where sides stand beside each other."""
+        """The figures for evaluation.json."""
         return {
             "metrics": self.metrics,
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
@@ -81,7 +79,7 @@ TITLES = {
 
 
 def title(name: str) -> str:
-    """A figure's name for people."""
+    """A figure's display name."""
     if name in TITLES:
         return TITLES[name]
     stem, _, kind = name.rpartition("_")
@@ -89,7 +87,7 @@ def title(name: str) -> str:
 
 
 def shown(name: str, value: float) -> str:
-    """A figure for people: shares in per cent, other numbers with three or four digits."""
+    """A figure formatted for people: shares in per cent, other numbers with three or four digits."""
     if name in OF_A_HUNDRED:
         return f"{value:.1f}"
     if name in PLAIN_NUMBERS:

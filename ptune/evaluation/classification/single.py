@@ -1,4 +1,4 @@
-"""Figures of a problem with one label a row. Point figures come from scikit-learn."""
+"""Figures of single-label classification. Point figures come from scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from ptune.evaluation.classification.bootstrap import Counts, Statistic, Values,
 from ptune.evaluation.classification.calibration import BINS, bins_of, reliability
 from ptune.evaluation.classification.results import Measured
 
-TOP, TOP_FROM = 5, 6  # top-5 accuracy says something only where there are at least 6 labels
+TOP, TOP_FROM = 5, 6  # top-5 accuracy means little with fewer than 6 labels
 _CURVE_POINTS = 200
 
 
 def measure(names: tuple[str, ...], gold: NDArray[Any], scores: NDArray[Any], seed: int = 0) -> Measured:
-    """`gold` [rows] label indices, `scores` [rows, labels] probabilities.
+    """Measures `scores`, [rows, labels] probabilities, against `gold`, [rows] label indices.
 
-    Macro averages are over the labels that are gold or predicted, as scikit-learn has them.
+    Macro averages are over the labels that are gold or predicted, as in scikit-learn.
     """
     from sklearn import metrics as sk
 
     predicted, every = scores.argmax(axis=1), np.arange(len(names))
-    found = {"accuracy": sk.accuracy_score(gold, predicted)}
+    figures = {"accuracy": sk.accuracy_score(gold, predicted)}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of labels that are predicted and never gold
-        found["balanced_accuracy"] = sk.balanced_accuracy_score(gold, predicted)
+        warnings.simplefilter("ignore")  # about labels that are predicted and never gold
+        figures["balanced_accuracy"] = sk.balanced_accuracy_score(gold, predicted)
     for kind in ("macro", "weighted"):
         values = sk.precision_recall_fscore_support(gold, predicted, average=kind, zero_division=0)
-        found |= {
+        figures |= {
             f"{name}_{kind}": value
             for name, value in zip(("precision", "recall", "f1"), values, strict=False)
         }
-    found["log_loss"] = sk.log_loss(gold, _normalised(scores), labels=every)
+    figures["log_loss"] = sk.log_loss(gold, _normalised(scores), labels=every)
     if len(names) >= TOP_FROM:
-        found["top5_accuracy"] = sk.top_k_accuracy_score(gold, scores, k=TOP, labels=every)
+        figures["top5_accuracy"] = sk.top_k_accuracy_score(gold, scores, k=TOP, labels=every)
     confidence, right = scores.max(axis=1), predicted == gold
-    curve, found["ece"] = reliability(confidence, right)
+    curve, figures["ece"] = reliability(confidence, right)
     binary, details = len(names) == 2 and len(set(gold.tolist())) == 2, {"reliability": curve}
     if binary:
-        found["roc_auc"] = sk.roc_auc_score(gold, scores[:, 1])
-        found["pr_auc"] = sk.average_precision_score(gold, scores[:, 1])
+        figures["roc_auc"] = sk.roc_auc_score(gold, scores[:, 1])
+        figures["pr_auc"] = sk.average_precision_score(gold, scores[:, 1])
         details |= _curves(gold, scores[:, 1])
     details["confusion"] = sk.confusion_matrix(gold, predicted, labels=every).tolist()
     per_class = sk.precision_recall_fscore_support(gold, predicted, labels=every, zero_division=0)
@@ -53,11 +53,11 @@ def measure(names: tuple[str, ...], gold: NDArray[Any], scores: NDArray[Any], se
     }
     statistic = of_counts(gold, scores, binary=binary)
     ranges = intervals(len(gold), statistic, seed)
-    return Measured({name: float(value) for name, value in found.items()}, ranges, classes, details)
+    return Measured({name: float(value) for name, value in figures.items()}, ranges, classes, details)
 
 
 def of_counts(gold: NDArray[Any], scores: NDArray[Any], *, binary: bool = False) -> Statistic:
-    """The same figures of resampled rows, all at once."""
+    """Returns the statistic that computes the same figures for all resamples at once."""
     predicted, labels = scores.argmax(axis=1), scores.shape[1]
     right, confidence = predicted == gold, scores.max(axis=1)
     losses = -np.log(np.clip(_normalised(scores)[np.arange(len(gold)), gold], np.finfo(np.float64).eps, 1.0))
@@ -67,15 +67,15 @@ def of_counts(gold: NDArray[Any], scores: NDArray[Any], *, binary: bool = False)
     )
 
     def statistic(counts: Counts) -> dict[str, Values]:
-        found = {"accuracy": mean(counts, right), "log_loss": mean(counts, losses)}
-        found |= averages(counts, gold, predicted, labels)
-        found["ece"] = np.abs(sums(counts, in_bin)).sum(axis=1) / len(gold)
+        figures = {"accuracy": mean(counts, right), "log_loss": mean(counts, losses)}
+        figures |= averages(counts, gold, predicted, labels)
+        figures["ece"] = np.abs(sums(counts, in_bin)).sum(axis=1) / len(gold)
         if labels >= TOP_FROM:
-            found["top5_accuracy"] = mean(counts, among)
+            figures["top5_accuracy"] = mean(counts, among)
         if binary:
-            found["roc_auc"] = weighted.roc_auc(counts, gold == 1, scores[:, 1])
-            found["pr_auc"] = weighted.average_precision(counts, gold == 1, scores[:, 1])
-        return found
+            figures["roc_auc"] = weighted.roc_auc(counts, gold == 1, scores[:, 1])
+            figures["pr_auc"] = weighted.average_precision(counts, gold == 1, scores[:, 1])
+        return figures
 
     return statistic
 
@@ -83,27 +83,27 @@ def of_counts(gold: NDArray[Any], scores: NDArray[Any], *, binary: bool = False)
 def averages(
     counts: Counts, gold_labels: NDArray[Any], predicted_labels: NDArray[Any], labels: int
 ) -> dict[str, Values]:
-    """Macro and weighted averages of resampled rows; [rows] label indices each."""
-    one = np.eye(labels, dtype=np.float32)
-    gold, predicted = sums(counts, one[gold_labels]), sums(counts, one[predicted_labels])
-    right = sums(counts, one[gold_labels] * (gold_labels == predicted_labels)[:, None])
+    """Macro and weighted averages of resampled rows, from [rows] label indices."""
+    one_hot = np.eye(labels, dtype=np.float32)
+    gold, predicted = sums(counts, one_hot[gold_labels]), sums(counts, one_hot[predicted_labels])
+    right = sums(counts, one_hot[gold_labels] * (gold_labels == predicted_labels)[:, None])
     precision, recall, f1 = share(right, predicted), share(right, gold), share(2 * right, gold + predicted)
     present, seen = gold > 0, (gold > 0) | (predicted > 0)
-    found = {"balanced_accuracy": share((recall * present).sum(axis=1), present.sum(axis=1).astype(float))}
+    figures = {"balanced_accuracy": share((recall * present).sum(axis=1), present.sum(axis=1).astype(float))}
     for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
-        found[f"{name}_macro"] = share((values * seen).sum(axis=1), seen.sum(axis=1).astype(float))
-        found[f"{name}_weighted"] = share((values * gold).sum(axis=1), gold.sum(axis=1))
-    return found
+        figures[f"{name}_macro"] = share((values * seen).sum(axis=1), seen.sum(axis=1).astype(float))
+        figures[f"{name}_weighted"] = share((values * gold).sum(axis=1), gold.sum(axis=1))
+    return figures
 
 
 def _normalised(scores: NDArray[Any]) -> Values:
-    """float32 probabilities, their sums exactly 1 as scikit-learn wants them."""
+    """Rescales float32 probabilities to sums of exactly 1, as scikit-learn requires."""
     values = scores.astype(np.float64)
     return np.asarray(values / values.sum(axis=1, keepdims=True))
 
 
 def _curves(gold: NDArray[Any], positive: NDArray[Any]) -> dict[str, Any]:
-    """Points of the ROC and the precision-recall curve, thinned out."""
+    """Points of the ROC and precision-recall curves, thinned out."""
     from sklearn import metrics as sk
 
     wrong, right, _ = sk.roc_curve(gold, positive)

@@ -1,4 +1,4 @@
-"""The main figure by parts of the data: by length, by label, by the values of any other column."""
+"""The main figure on parts of the data: by length, by label, by the values of other columns."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ptune.evaluation.classification.bootstrap import Interval
 from ptune.evaluation.classification.outcome import Outcome
 from ptune.evaluation.classification.results import HEADLINE
 
-MOST_VALUES = 20  # a column with more is no grouping
-_BUCKETS = 4  # of lengths, equally many rows each
+MOST_VALUES = 20  # a column with more is not used for slices
+_BUCKETS = 4  # of lengths, with equal numbers of rows
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,22 @@ class Slice:
     interval: Interval | None
 
     def described(self) -> dict[str, Any]:
-        """For evaluation.json."""
+        """The slice for evaluation.json."""
         return {**asdict(self), "interval": None if self.interval is None else list(self.interval)}
 
 
 def slices(outcome: Outcome, seed: int = 0) -> list[Slice]:
-    """All slices, in the order of their columns. A row may be in several slices of labels, not of other columns."""
+    """All slices, in column order. A row may be in several label slices, but in one slice of any other column."""
     metric = HEADLINE[outcome.labels.problem][0]
-    found = []
+    parts = []
     for column, groups in _groupings(outcome):
         if not 1 < len(groups) <= MOST_VALUES:
             continue
         for value, places in groups.items():
             part = outcome.part(places)
             ranges = bootstrap.intervals(len(places), _statistic(part), seed)
-            found.append(Slice(column, value, len(places), metric, _figure(part), ranges.get(metric)))
-    return found
+            parts.append(Slice(column, value, len(places), metric, _figure(part), ranges.get(metric)))
+    return parts
 
 
 def _groupings(outcome: Outcome) -> Iterator[tuple[str, dict[str, list[int]]]]:
@@ -70,7 +70,7 @@ def _groupings(outcome: Outcome) -> Iterator[tuple[str, dict[str, list[int]]]]:
 
 
 def _by_length(outcome: Outcome) -> tuple[str, dict[str, list[int]]] | None:
-    """Rows in quarters from the shortest to the longest; images have no length."""
+    """Groups rows into quarters from the shortest to the longest; None for images."""
     inputs = [row.input for row in outcome.rows]
     if isinstance(inputs[0], tuple) and outcome.labels.problem == "tags":
         name, lengths = "length in words", np.array([len(words) for words in inputs])
@@ -109,7 +109,7 @@ def _figure(part: Outcome) -> float:
 
 
 def _statistic(part: Outcome) -> bootstrap.Statistic:
-    """What is resampled: the main figure alone, as slices are many."""
+    """The statistic to resample: the main figure alone, since there are many slices."""
     problem = part.labels.problem
     if problem == "single":
         right = np.array([one == other for one, other in zip(part.gold, part.predicted, strict=True)])
@@ -118,8 +118,8 @@ def _statistic(part: Outcome) -> bootstrap.Statistic:
         error = np.abs(np.array(part.gold) - part.table[:, 0])
         return lambda counts: {"mae": bootstrap.mean(counts, error)}
     if problem == "multi":
-        said, gold = multi.predicted(part.table), part.present
-        right, either = (said & gold).sum(axis=1), said.sum(axis=1) + gold.sum(axis=1)
+        predicted, gold = multi.predicted(part.table), part.present
+        right, either = (predicted & gold).sum(axis=1), predicted.sum(axis=1) + gold.sum(axis=1)
         return lambda counts: {
             "f1_micro": bootstrap.share(2 * bootstrap.mean(counts, right), bootstrap.mean(counts, either))
         }

@@ -1,4 +1,4 @@
-"""Figures of tagged words: whole entities count, by seqeval's rules (those of conlleval), and single tags beside."""
+"""Figures of tagged words: whole entities by the rules of seqeval (conlleval), and single tags."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Tags = Sequence[Sequence[str]]
 
 
 def measure(gold: Tags, predicted: Tags, seed: int = 0) -> Measured:
-    """`gold` and `predicted`: the tags of each row's words, equally many. Micro averages, and one line a type."""
+    """Measures each row's predicted tags against as many gold ones: micro averages, and one line per type."""
     from seqeval import metrics as seq
 
     gold, predicted = [list(row) for row in gold], [list(row) for row in predicted]
-    found = {
+    figures = {
         "precision": seq.precision_score(gold, predicted, zero_division=0),
         "recall": seq.recall_score(gold, predicted, zero_division=0),
         "f1": seq.f1_score(gold, predicted, zero_division=0),
@@ -41,11 +41,11 @@ def measure(gold: Tags, predicted: Tags, seed: int = 0) -> Measured:
         if name not in ("micro avg", "macro avg", "weighted avg")
     }
     ranges = intervals(len(gold), of_counts(gold, predicted), seed)
-    return Measured({name: float(value) for name, value in found.items()}, ranges, classes)
+    return Measured({name: float(value) for name, value in figures.items()}, ranges, classes)
 
 
 def of_counts(gold: Tags, predicted: Tags) -> Statistic:
-    """Precision, recall, F1 (micro) and token accuracy of resampled rows, all at once."""
+    """Returns the statistic of micro precision, recall, F1 and token accuracy, for all resamples at once."""
     rows = np.array([_counted(list(one), list(other)) for one, other in zip(gold, predicted, strict=True)])
 
     def statistic(counts: Counts) -> dict[str, Values]:
@@ -61,10 +61,16 @@ def of_counts(gold: Tags, predicted: Tags) -> Statistic:
 
 
 def _counted(gold: list[str], predicted: list[str]) -> tuple[int, int, int, int, int]:
-    """Of one row: entities found, entities gold, entities predicted, tags right, words."""
-    wanted, said = entities(gold), entities(predicted)
+    """Counts of one row: entities found, gold and predicted; right tags; words."""
+    gold_entities, predicted_entities = entities(gold), entities(predicted)
     tokens = sum(one == other for one, other in zip(gold, predicted, strict=True))
-    return len(wanted & said), len(wanted), len(said), tokens, len(gold)
+    return (
+        len(gold_entities & predicted_entities),
+        len(gold_entities),
+        len(predicted_entities),
+        tokens,
+        len(gold),
+    )
 
 
 def entities(tags: list[str]) -> set[tuple[str, int, int]]:
@@ -75,11 +81,11 @@ def entities(tags: list[str]) -> set[tuple[str, int, int]]:
 
 
 def confusion(gold: Tags, predicted: Tags) -> dict[tuple[str, str], int]:
-    """How often words of one type ("O" for none) were tagged as another: (gold, predicted) -> words."""
-    found = Counter[tuple[str, str]]()
+    """Counts words by type ("O" for none): (gold, predicted) -> words."""
+    words = Counter[tuple[str, str]]()
     for one, other in zip(gold, predicted, strict=True):
-        found.update((_type(a), _type(b)) for a, b in zip(one, other, strict=True))
-    return dict(found)
+        words.update((_type(a), _type(b)) for a, b in zip(one, other, strict=True))
+    return dict(words)
 
 
 def _type(tag: str) -> str:

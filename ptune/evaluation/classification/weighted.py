@@ -1,6 +1,6 @@
-"""Rank statistics of many resamples at once; scikit-learn and scipy give the figures themselves, one at a time.
+"""Rank statistics of many resamples at once; point figures come from scikit-learn and scipy.
 
-Rows are sorted once; a resample is then a cumulative sum over the groups of equal values.
+Rows are sorted once; each resample is then a cumulative sum over groups of equal values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ptune.evaluation.classification.bootstrap import Counts, Values, share
 
 
 def _by_value(counts: Counts, values: NDArray[Any]) -> tuple[Values, NDArray[Any]]:
-    """Counts of each distinct value in rising order [resamples, groups], and the group of each row [rows]."""
+    """Returns the counts of each distinct value in rising order, [resamples, groups], and each row's group, [rows]."""
     _, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(group.max() + 1))
@@ -22,16 +22,16 @@ def _by_value(counts: Counts, values: NDArray[Any]) -> tuple[Values, NDArray[Any
 
 
 def roc_auc(counts: Counts, positive: NDArray[np.bool_], scores: NDArray[Any]) -> Values:
-    """Area under the ROC curve; NaN where a resample holds one class only."""
+    """Area under the ROC curve; NaN for a resample with one class only."""
     above, _ = _by_value(counts * positive, scores)
     below, _ = _by_value(counts * ~positive, scores)
-    lower = np.cumsum(below, axis=1) - below / 2  # negatives that score lower; ties count half
+    lower = np.cumsum(below, axis=1) - below / 2  # negatives with lower scores; ties count half
     pairs = above.sum(axis=1) * below.sum(axis=1)
     return np.divide((above * lower).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
 def average_precision(counts: Counts, positive: NDArray[np.bool_], scores: NDArray[Any]) -> Values:
-    """Σ (recall step × precision) from the highest score down; NaN where a resample holds no positive."""
+    """Σ (recall step × precision) from the highest score down; NaN for a resample without positives."""
     right, _ = _by_value(counts * positive, -scores)
     every, _ = _by_value(counts, -scores)
     precision = share(np.cumsum(right, axis=1), np.cumsum(every, axis=1))
@@ -40,7 +40,7 @@ def average_precision(counts: Counts, positive: NDArray[np.bool_], scores: NDArr
 
 
 def pearson(counts: Counts, one: Values, other: Values) -> Values:
-    """Correlation of two columns, [rows] each or [resamples, rows] where they depend on the resample."""
+    """Correlation of two columns, [rows] each, or [resamples, rows] if they depend on the resample."""
     total = counts.sum(axis=1, dtype=np.float64, keepdims=True)
 
     def centred(values: Values) -> Values:
@@ -53,7 +53,7 @@ def pearson(counts: Counts, one: Values, other: Values) -> Values:
 
 
 def spearman(counts: Counts, one: Values, other: Values) -> Values:
-    """Pearson's correlation of the ranks that rows have within their resample; ties share their mean rank."""
+    """Pearson's correlation of the ranks within each resample; ties get their mean rank."""
     return pearson(counts, _ranks(counts, one), _ranks(counts, other))
 
 

@@ -1,1 +1,1 @@
-"""Retrieval, judged: which passages come first for the queries that were held out."""
+"""Evaluation of retrieval: how passages are ranked for held-out queries."""

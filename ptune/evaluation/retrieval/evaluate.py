@@ -1,4 +1,4 @@
-"""Runs and bundles of retrieval, judged by held-out queries: figures, baselines, worst queries, report.html."""
+"""Evaluates retrieval runs and bundles on held-out queries: figures, baselines, worst queries, report.html."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def evaluate_run(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Judges a run by its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
+    """Evaluates a run on its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
 
     Writes evaluation.json, predictions.jsonl, report.html and the model card into the run.
-    Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError
-    where a requirement names no figure.
+    Raises: FormatError if the run is not finished; DataError if its data is gone or has changed; UsageError
+    if a requirement names an unknown figure.
     """
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     refuse_unknown(require, FIGURES)
@@ -53,12 +53,12 @@ def evaluate_run(
     embeds = isinstance(recipe.task, Embedding)
     own, baselines = (_vectors if embeds else _pairs)(run, queries, onnx)
     seed, task = recipe.train.seed, FEATURE_EXTRACTION if embeds else TEXT_RANKING
-    found = figures(task, queries, own, baselines, require, seed)
+    evaluation = figures(task, queries, own, baselines, require, seed)
     about = in_a_line(record)
     pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
-    write(run.folder, found, queries, next(iter(own.values())), pages)
-    write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
-    return found
+    write(run.folder, evaluation, queries, next(iter(own.values())), pages)
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
+    return evaluation
 
 
 def evaluate_bundle(
@@ -70,9 +70,9 @@ def evaluate_bundle(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Judges one adapter of a bundle by `data`, searched in its own passages, without torch; writes into `out`.
+    """Evaluates one adapter of a bundle on the queries and passages of `data`, without torch; writes into `out`.
 
-    Raises: UsageError where it is not said which adapter; DataError where the data cannot be used.
+    Raises: UsageError if the adapter has to be named; DataError if the data cannot be used.
     """
     bundle = Bundle.open(folder)
     record = the_adapter(bundle, adapter)
@@ -87,13 +87,13 @@ def evaluate_bundle(
         chosen = sides.candidates(queries, by_words)
         own = {"ONNX": sides.reranked("ONNX", queries, chosen, outputs)}
         words = {"TF-IDF": sides.only(by_words, chosen)}
-    found = figures(record.task, queries, own, words, require, 0)
-    write(out, found, queries, own["ONNX"], Pages.of_adapter(bundle, record.name))
-    return found
+    evaluation = figures(record.task, queries, own, words, require, 0)
+    write(out, evaluation, queries, own["ONNX"], Pages.of_adapter(bundle, record.name))
+    return evaluation
 
 
 def _vectors(run: Run, queries: Queries, onnx: Any) -> tuple[dict[str, Scores], dict[str, Scores]]:
-    """Sides and baselines of an embedding: its smaller sizes are sides, too."""
+    """Sides and baselines of an embedding model; its smaller sizes are sides, too."""
     from ptune.tasks.retrieval.torch_side import load_embeddings
 
     model = load_embeddings(run)
@@ -109,7 +109,7 @@ def _vectors(run: Run, queries: Queries, onnx: Any) -> tuple[dict[str, Scores], 
 
 
 def _pairs(run: Run, queries: Queries, onnx: Any) -> tuple[dict[str, Scores], dict[str, Scores]]:
-    """Of a reranker, all of the same candidates."""
+    """Sides and baselines of a reranker, all on the same candidates."""
     from ptune.tasks.encoder.predictions import text_predictor
 
     words = sides.by_words(queries)
@@ -128,13 +128,13 @@ def figures(
     require: Sequence[Requirement],
     seed: int,
 ) -> dict[str, Any]:
-    """evaluation.json. The first side's figures are the run's own."""
+    """Returns the contents of evaluation.json. The first side's figures are the run's own."""
     measured = {name: measure(scores, queries.relevant, seed) for name, scores in own.items()}
     first = next(iter(measured.values()))
     agreed = {}
     if {"torch", "ONNX"} <= set(own):
-        known = np.isfinite(own["torch"])
-        off = float(np.abs(own["torch"][known] - own["ONNX"][known]).max())
+        finite = np.isfinite(own["torch"])
+        off = float(np.abs(own["torch"][finite] - own["ONNX"][finite]).max())
         agreed = {"agreement": {"max_abs_p": off}}
     return {
         "format": FORMAT,
@@ -162,12 +162,12 @@ def figures(
     }
 
 
-def write(folder: Path, found: dict[str, Any], queries: Queries, scores: Scores, pages: Pages) -> None:
+def write(folder: Path, evaluation: dict[str, Any], queries: Queries, scores: Scores, pages: Pages) -> None:
     """Writes evaluation.json, report.html, and predictions.jsonl with each query's first ten passages."""
     lines, each = [], per_query(scores, queries.relevant)
     for at, query in enumerate(queries.queries):
         first = best(scores[at], 10)
-        said = {
+        line = {
             "place": queries.places[at],
             "query": query,
             "figures": {name: float(values[at]) for name, values in each.items()},
@@ -175,12 +175,14 @@ def write(folder: Path, found: dict[str, Any], queries: Queries, scores: Scores,
             "found": [queries.passages[one] for one in first],
             "scores": [round(float(scores[at, one]), 6) for one in first],
         }
-        lines.append(json.dumps(said, ensure_ascii=False) + "\n")
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_text(folder / PREDICTIONS, "".join(lines))
     mistakes = gallery(queries, scores)
-    about = f"{pages.about}; searched in {found['passages']:,} passages"
-    if found["candidates"]:
-        about += f", of which {found['candidates']} a query, by TF-IDF, and the right ones are ordered"
-    page = report(pages.name, about, found, training=pages.training, mistakes=mistakes, origin=pages.origin)
+    about = f"{pages.about}; searched in {evaluation['passages']:,} passages"
+    if evaluation["candidates"]:
+        about += f", of which {evaluation['candidates']} a query, by TF-IDF, and the right ones are ordered"
+    page = report(
+        pages.name, about, evaluation, training=pages.training, mistakes=mistakes, origin=pages.origin
+    )
     write_text(folder / "report.html", page)
-    write_json(folder / "evaluation.json", found)
+    write_json(folder / "evaluation.json", evaluation)

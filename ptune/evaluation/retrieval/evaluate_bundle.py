@@ -1,4 +1,4 @@
-"""An adapter of vectors or scores, judged by given rows: by who had what, where it has items and the rows say that."""
+"""Evaluates an embedding or reranking adapter on given rows; as a recommender if it has items and the rows are users'."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def evaluate_bundle(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """See `ptune.evaluation.retrieval.evaluate` and `.recommend`."""
+    """Dispatches to `ptune.evaluation.retrieval.evaluate` or `.recommend`."""
     record = the_adapter(Bundle.open(folder), adapter)
     recommends = "items" in (record.embedding or {}) and names_users(data[0])
     judge = recommend.evaluate_bundle if recommends else evaluate.evaluate_bundle

@@ -1,4 +1,4 @@
-"""Held-out inputs of a run of retrieval, as exporting and proving take them."""
+"""Held-out inputs of a retrieval run, for export and proof."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ptune.training.folder import check_same_data
 
 
 def of_run(run: Run, data: Sequence[Path] = ()) -> Held:
-    """Anchors and passages by turns; of a reranker each anchor with its own passage and with the next row's.
+    """Anchors and passages in turn; for a reranker, each anchor with its own passage and with the next row's.
 
-    data: not used, as given pairs are judged as queries (`ptune.evaluation.retrieval.queries`).
-    Raises: DataError where a file is gone or has changed, or nothing is held out.
+    data: unused; given pairs are evaluated as queries (`ptune.evaluation.retrieval.queries`).
+    Raises: DataError if a file is gone or has changed, or nothing is held out.
     """
     recipe, facts = Recipe.load(run.recipe_path), Facts.of_run(run)
     splits = splits_of(recipe)

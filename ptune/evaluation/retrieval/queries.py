@@ -1,4 +1,4 @@
-"""What is searched for in what: the held-out anchors, and every passage that the recipe's files hold."""
+"""Queries and the collection they search: held-out anchors, and all passages of the recipe's files."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ Split = Literal["test", "validation", "given"]
 
 @dataclass(frozen=True)
 class Queries:
-    """Anchors that training never saw (of `given` ones nobody knows), and where their passages are searched."""
+    """Anchors that training never saw (unknown for `given` ones), and the passages to search."""
 
     split: Split
     queries: list[str]
-    relevant: list[set[int]]  # of each query the right passages
+    relevant: list[set[int]]  # each query's right passages
     passages: list[str]
-    places: list[str]  # where each query is from
-    files: list[dict[str, Any]]  # path and SHA-256 of those that the queries come from
+    places: list[str]  # each query's origin
+    files: list[dict[str, Any]]  # path and SHA-256 of the queries' files
 
     @classmethod
     def of(
         cls, split: Split, rows: Sequence[Pair], passages: Sequence[str], files: list[dict[str, Any]]
     ) -> Queries:
-        """Rows with the same anchor are one query."""
+        """Makes queries of rows; rows with the same anchor are one query."""
         index = {text: at for at, text in enumerate(passages)}
-        found: dict[str, tuple[set[int], str]] = {}
+        by_anchor: dict[str, tuple[set[int], str]] = {}
         for row in rows:
-            found.setdefault(row.anchor, (set(), row.place))[0].add(index[row.positive])
-        right = [places for places, _ in found.values()]
-        return cls(split, list(found), right, list(passages), [place for _, place in found.values()], files)
+            by_anchor.setdefault(row.anchor, (set(), row.place))[0].add(index[row.positive])
+        right = [places for places, _ in by_anchor.values()]
+        return cls(
+            split, list(by_anchor), right, list(passages), [place for _, place in by_anchor.values()], files
+        )
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over queries, answers and passages: what two runs must share to be compared."""
+        """SHA-256 over queries, answers and passages; equal for runs that can be compared."""
         digest = hashlib.sha256()
         for query, right in zip(self.queries, self.relevant, strict=True):
             digest.update(json.dumps([query, sorted(self.passages[at] for at in right)]).encode() + b"\n")
@@ -52,9 +54,9 @@ class Queries:
 
 
 def of_run(run: Run, data: Sequence[Path] = ()) -> Queries:
-    """Those of a run's test files, else of its validation split, else `data`; searched in all passages of its files.
+    """Queries of a run's test files, else its validation split, else `data`; they search all passages of its files.
 
-    Raises: DataError where a file is gone or has changed, or nothing is held out.
+    Raises: DataError if a file is gone or has changed, or nothing is held out.
     """
     recipe = Recipe.load(run.recipe_path)
     splits = read_pair_splits(recipe.data, recipe.train.seed)
@@ -73,14 +75,14 @@ def of_run(run: Run, data: Sequence[Path] = ()) -> Queries:
 
 
 def held_rows(splits: PairSplits, recipe: Recipe) -> list[Pair]:
-    """The rows that figures are made of."""
+    """The rows that figures are computed on."""
     return splits.rows["test" if recipe.data.test else "validation"][: recipe.evaluate.limit]
 
 
 def of_files(data: Sequence[Path], more: Sequence[str] = ()) -> Queries:
-    """The rows of files, searched in their passages and in `more`. Raises: DataError."""
-    found = read_pairs(data)
-    rows = [row for file in found for row in file.rows]
+    """Queries of files, searching their passages and `more`. Raises: DataError."""
+    pairs = read_pairs(data)
+    rows = [row for file in pairs for row in file.rows]
     passages = dict.fromkeys([*more, *(text for row in rows for text in row.passages)])
-    files = [{"path": file.name, "sha256": file.file.sha256} for file in found]
+    files = [{"path": file.name, "sha256": file.file.sha256} for file in pairs]
     return Queries.of("given", rows, list(passages), files)

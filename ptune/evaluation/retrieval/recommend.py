@@ -1,6 +1,6 @@
-"""Runs of recommendation, judged by the item that was held out of each user's: figures, baselines, worst users, report.html.
+"""Evaluates recommenders on one held-out item per user: figures, baselines, worst users, report.html.
 
-All items of the catalogue are ranked but those that the user has. Recall@k of one right item is the hit rate, HR@k.
+All items of the catalogue are ranked, except those of the user. Recall@k of one right item is the hit rate, HR@k.
 """
 
 from __future__ import annotations
@@ -33,19 +33,17 @@ from ptune.tasks.recommendation.index import ItemIndex
 from ptune.training.card import card
 from ptune.training.folder import check_same_data
 
-_NAMED = 5  # titles of a history that stand for it in the report
+_NAMED = 5  # titles of a history shown in the report
 
 
 @dataclass(frozen=True)
 class Users:
-    """Whose next item is looked for: numbers of items."""
+    """Users whose next item is predicted; items are given by index."""
 
     queries: Queries
     histories: list[list[int]]
-    left_out: list[
-        list[int]
-    ]  # what is not to be recommended: the history, and other items that were held out
-    cold: bool  # whether the items looked for were withheld from training
+    left_out: list[list[int]]  # items not to recommend: the history, and other held-out items
+    cold: bool  # whether the right items were withheld from training
 
 
 def evaluate_run(
@@ -57,12 +55,12 @@ def evaluate_run(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Judges a run by the items that were held out; with a bundle, the index that is served beside torch.
+    """Evaluates a run on the held-out items; with a bundle, the served index beside torch.
 
-    Of a run with withheld items by those, ranked by their titles alone: nobody is known to have had them.
+    If the run withheld items, it is evaluated on those, ranked by their titles alone: no user is known to have them.
     Writes evaluation.json, predictions.jsonl, report.html and the model card into the run.
-    Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError for
-    `data`, or where a requirement names no figure.
+    Raises: FormatError if the run is not finished; DataError if its data is gone or has changed; UsageError for
+    `data`, or if a requirement names an unknown figure.
     """
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     if data:
@@ -70,20 +68,20 @@ def evaluate_run(
             "--data is not for recommendation: a run is judged by what was held out of its own users' items"
         )
     refuse_unknown(require, FIGURES)
-    found = read_interactions(recipe)
-    found.check()
-    files = [{"split": split, **file.described()} for split, file in found.files]
+    interactions = read_interactions(recipe)
+    interactions.check()
+    files = [{"split": split, **file.described()} for split, file in interactions.files]
     check_same_data(run, {"files": files})
-    users = users_of(found, files, recipe.evaluate.limit)
+    users = users_of(interactions, files, recipe.evaluate.limit)
     own, baselines = _sides(run, users, bundle, adapter, threads)
-    said = figures(FEATURE_EXTRACTION, users.queries, own, baselines, require, recipe.train.seed)
+    evaluation = figures(FEATURE_EXTRACTION, users.queries, own, baselines, require, recipe.train.seed)
     about = in_a_line(record)
     if users.cold:
-        about += f"; {len(found.withheld)} items that training never saw, found by their titles"
+        about += f"; {len(interactions.withheld)} items that training never saw, found by their titles"
     pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
-    write(run.folder, said, users.queries, next(iter(own.values())), pages)
-    write_text(run.card_path, card(record, recipe, read_json(run.data_path), said))
-    return said
+    write(run.folder, evaluation, users.queries, next(iter(own.values())), pages)
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
+    return evaluation
 
 
 def evaluate_bundle(
@@ -95,17 +93,17 @@ def evaluate_bundle(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Judges the items of a bundle's adapter by `data`, without torch: each user's newest item is looked for by the others.
+    """Evaluates a bundle's items on `data`, without torch: each user's newest item is predicted from the others.
 
-    The vectors are those that are served; `threads` is not used. Writes into `out`.
-    Raises: UsageError where it is not said which adapter; DataError where the data cannot be used, or nobody has two items.
+    Uses the served vectors; `threads` is unused. Writes into `out`.
+    Raises: UsageError if the adapter has to be named; DataError if the data cannot be used, or no user has two items.
     """
     bundle = Bundle.open(folder)
     record = the_adapter(bundle, adapter)
     refuse_unknown(require, FIGURES)
     index = ItemIndex.open(bundle.adapter_path(record.name))
-    found = read_had(data, dict(zip(index.items, index.titles, strict=True)))
-    users = users_of(found, [file.described() for _, file in found.files])
+    interactions = read_had(data, dict(zip(index.items, index.titles, strict=True)))
+    users = users_of(interactions, [file.described() for _, file in interactions.files])
     if not users.histories:
         raise DataError("no user has two items: there is none to look for", file=str(data[0]))
     users = replace(users, queries=replace(users.queries, split="given"))
@@ -115,31 +113,31 @@ def evaluate_bundle(
         "popularity": popular(users, index),
         "titles": ranked(users, index, 0.0),
     }
-    said = figures(FEATURE_EXTRACTION, users.queries, own, beside, require, 0)
-    write(out, said, users.queries, own["ONNX"], Pages.of_adapter(bundle, record.name, "items of"))
-    return said
+    evaluation = figures(FEATURE_EXTRACTION, users.queries, own, beside, require, 0)
+    write(out, evaluation, users.queries, own["ONNX"], Pages.of_adapter(bundle, record.name, "items of"))
+    return evaluation
 
 
-def users_of(found: Interactions, files: list[dict[str, Any]], limit: int | None = None) -> Users:
-    """Every user of whom an item was held out; where items are withheld, every user who has one of those."""
-    cold, place = bool(found.withheld), found.place
+def users_of(interactions: Interactions, files: list[dict[str, Any]], limit: int | None = None) -> Users:
+    """The users with a held-out item; if items were withheld, the users who have one of those."""
+    cold, place = bool(interactions.withheld), interactions.place
     chosen: list[tuple[History, Interaction, list[Interaction], list[Interaction]]] = []
-    for one in found.histories:
-        if cold and one.withheld and one.kept:
-            chosen.append((one, one.withheld[-1], one.kept, one.withheld[:-1]))
-        elif not cold and one.test is not None:
-            chosen.append((one, one.test, one.kept[:-1], []))
+    for entry in interactions.histories:
+        if cold and entry.withheld and entry.kept:
+            chosen.append((entry, entry.withheld[-1], entry.kept, entry.withheld[:-1]))
+        elif not cold and entry.test is not None:
+            chosen.append((entry, entry.test, entry.kept[:-1], []))
     chosen = chosen[:limit]
-    titles = list(found.titles.values())
+    titles = list(interactions.titles.values())
     histories = [[place[row.item] for row in history] for _, _, history, _ in chosen]
     more = [[place[row.item] for row in others] for *_, others in chosen]
     named = [
-        f"{one.user}: " + "; ".join(titles[at] for at in history[-_NAMED:])
-        for (one, *_), history in zip(chosen, histories, strict=True)
+        f"{entry.user}: " + "; ".join(titles[at] for at in history[-_NAMED:])
+        for (entry, *_), history in zip(chosen, histories, strict=True)
     ]
     right = [{place[row.item]} for _, row, _, _ in chosen]
     places = [f"{row.file.name}, {row.file.problems.unit} {row.number}" for _, row, _, _ in chosen]
-    passages = [f"{item}: {title}" for item, title in found.titles.items()]
+    passages = [f"{item}: {title}" for item, title in interactions.titles.items()]
     used = [{"path": file["path"], "sha256": file["sha256"]} for file in files]
     queries = Queries("test", named, right, passages, places, used)
     return Users(queries, histories, [[*a, *b] for a, b in zip(histories, more, strict=True)], cold)
@@ -148,7 +146,7 @@ def users_of(found: Interactions, files: list[dict[str, Any]], limit: int | None
 def _sides(
     run: Run, users: Users, bundle: Path | None, adapter: str | None, threads: int | None
 ) -> tuple[dict[str, Scores], dict[str, Scores]]:
-    """The run's own index with torch's vectors, the served one with the engine's; each part of it alone."""
+    """Scores of the run's index (torch's vectors) and the served one (the engine's); and of each part alone."""
     from ptune.tasks.retrieval.torch_side import load_embeddings
 
     index, served = ItemIndex.open(run.adapter_path), served_as(run, bundle, adapter)
@@ -174,23 +172,23 @@ def _sides(
 
 
 def ranked(users: Users, index: ItemIndex, weight: float | None) -> Scores:
-    """[users, items]; -inf of what is left out."""
-    found = np.stack([index.scores(history, weight=weight) for history in users.histories])
-    for row, left_out in zip(found, users.left_out, strict=True):
+    """Scores [users, items]; -inf for items that are not to be recommended."""
+    scores = np.stack([index.scores(history, weight=weight) for history in users.histories])
+    for row, left_out in zip(scores, users.left_out, strict=True):
         row[left_out] = -np.inf
-    return found
+    return scores
 
 
 def popular(users: Users, index: ItemIndex) -> Scores:
-    """The same by how many users have an item, whoever asks."""
+    """Scores [users, items] by how many users have an item, the same for every user."""
     counts = np.bincount(
         np.concatenate([np.asarray(history, np.int64) for history in users.histories]),
         minlength=len(index.items),
     )
-    found = np.repeat(counts.astype(np.float32)[None], len(users.histories), 0)
-    for row, left_out in zip(found, users.left_out, strict=True):
+    scores = np.repeat(counts.astype(np.float32)[None], len(users.histories), 0)
+    for row, left_out in zip(scores, users.left_out, strict=True):
         row[left_out] = -np.inf
-    return found
+    return scores
 
 
 def _vectors(name: str, embed: sides.Embed, titles: Sequence[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The queries whose right passage came last, as HTML."""
+"""The queries whose right passage ranked lowest, as HTML."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _LENGTH = 300  # characters of a text
 
 
 def gallery(queries: Queries, scores: Scores) -> str:
-    """What was searched, what is right and where it came, and what came first instead."""
+    """Lists each query with its right passage, its rank, and the passages ranked first."""
     ranks = [place_of(scores[row], right) for row, right in enumerate(queries.relevant)]
     order = sorted(range(len(ranks)), key=lambda row: (-ranks[row], row))
     return "".join(_one(queries, scores, row, ranks[row]) for row in order[:SHOWN] if ranks[row] > 1)
 
 
 def place_of(row: Scores, right: set[int]) -> int:
-    """At which place the first right passage of a query comes, counted from 1."""
+    """Rank of the first right passage of a query, counted from 1."""
     highest = max(float(row[at]) for at in right)
     return int(np.sum(row > highest)) + 1
 
@@ -39,5 +39,5 @@ def _one(queries: Queries, scores: Scores, row: int, rank: int) -> str:
     return f"<article><p>{text(_cut(queries.queries[row]))}</p><div class=sides>{columns}</div></article>"
 
 
-def _cut(said: str) -> str:
-    return said if len(said) <= _LENGTH else f"{said[:_LENGTH]}…"
+def _cut(passage: str) -> str:
+    return passage if len(passage) <= _LENGTH else f"{passage[:_LENGTH]}…"

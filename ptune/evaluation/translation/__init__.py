@@ -1,1 +1,1 @@
-"""Translation, judged: how near what a model says comes to what people wrote."""
+"""Evaluation of translation: how close a model's texts are to people's."""

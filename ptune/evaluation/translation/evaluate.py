@@ -1,4 +1,4 @@
-"""Runs of translation, judged by held-out pairs: chrF, BLEU, baselines, worst translations, report.html."""
+"""Evaluates translation runs on held-out pairs: chrF, BLEU, baselines, worst translations, report.html."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def evaluate_run(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Judges a run by its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
+    """Evaluates a run on its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
 
     Writes evaluation.json, predictions.jsonl, report.html and the model card into the run.
-    Raises: FormatError where the run is not finished; DataError where its data is gone or has changed; UsageError
-    where a requirement names no figure.
+    Raises: FormatError if the run is not finished; DataError if its data is gone or has changed; UsageError
+    if a requirement names an unknown figure.
     """
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     if is_seq2seq_run(run):
@@ -61,22 +61,22 @@ def evaluate_run(
         own["ONNX"] = by_bundle(served.folder, served.adapter, pairs.sources, most, threads)
     task = recipe.task
     language = task.target_language if isinstance(task, Translation) else None
-    found = figures(pairs, own, baselines, require, recipe.train.seed, language)
+    evaluation = figures(pairs, own, baselines, require, recipe.train.seed, language)
     pages = Pages(recipe.name, in_a_line(record), training(run), origin(record))
-    write(run.folder, found, pairs, own, baselines, pages)
-    write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
-    return found
+    write(run.folder, evaluation, pairs, own, baselines, pages)
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
+    return evaluation
 
 
 def _served(run: Run, bundle: Path | None, adapter: str | None) -> Served | None:
-    """Where the run is served. A bundle without adapters, as of a merged run, is taken by its user's word."""
+    """Finds the run in a bundle. A given bundle without adapters, as of a merged run, is trusted to be the run's."""
     if bundle is not None and not Bundle.open(bundle).manifest.adapters:
         return Served(bundle, BASE)
     return served_as(run, bundle, adapter)
 
 
 def _translated(run: Run, pairs: Pairs, held: HeldOut) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """What torch makes of the rows, and what is to be beaten."""
+    """Translates the rows with torch; returns the run's sides and the baselines."""
     recipe, codec = Recipe.load(run.recipe_path), held.codec
     base, tuned = models_of(run, run.finished_record(), recipe)
     most, device = limits(codec, pairs.sources), backbone_of(tuned).device
@@ -85,7 +85,7 @@ def _translated(run: Run, pairs: Pairs, held: HeldOut) -> tuple[dict[str, list[s
         count, prompts = with_shots(held, pairs.rows, recipe.evaluate.in_context, recipe.train.seed)
         name = f"base, {count} examples in context"
         with base.disable_adapter() if isinstance(base, PeftModel) else nullcontext():
-            said = by_torch(name, base, codec, prompts, most, device)
-        baselines[name] = first_lines(said, pairs.sources)
-    asked = [row.prompt(codec) for row in pairs.rows]
-    return {"torch": by_torch("torch", tuned, codec, asked, most, device)}, baselines
+            few_shot = by_torch(name, base, codec, prompts, most, device)
+        baselines[name] = first_lines(few_shot, pairs.sources)
+    bare_prompts = [row.prompt(codec) for row in pairs.rows]
+    return {"torch": by_torch("torch", tuned, codec, bare_prompts, most, device)}, baselines

@@ -1,4 +1,4 @@
-"""evaluation.json, predictions.jsonl and report.html: what the translations of one or two sides come to. Torch-free."""
+"""Writes evaluation.json, predictions.jsonl and report.html from the translations of one or two sides. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ptune.formats.task_names import TRANSLATION
 from ptune.formats.whole_write import write_json, write_text
 
 COPY = "copy of the source"
-SHOWN = 12  # of the worst translations
+SHOWN = 12  # worst translations in the report
 Said = Mapping[str, Sequence[str]]
 """Side -> a text a row."""
 
@@ -31,14 +31,14 @@ def figures(
     seed: int,
     language: str | None,
 ) -> dict[str, Any]:
-    """evaluation.json. The first side's figures are the run's own; `chrf_gain` is above the best of the baselines."""
+    """Returns the contents of evaluation.json. The first side's figures are the run's; `chrf_gain` is over the best baseline."""
     measured: dict[str, Measured] = {}
     signatures: dict[str, str] = {}
     against = ""
-    for name, said in {**own, **baselines}.items():
-        measured[name], signatures = measure(said, pairs.targets, seed, language)
+    for name, texts in {**own, **baselines}.items():
+        measured[name], signatures = measure(texts, pairs.targets, seed, language)
         if name in own:
-            value, interval, against = gain(said, baselines, pairs.targets, seed)
+            value, interval, against = gain(texts, baselines, pairs.targets, seed)
             measured[name].metrics["chrf_gain"] = value
             measured[name].intervals["chrf_gain"] = interval
     first = measured[next(iter(own))]
@@ -69,18 +69,18 @@ def figures(
 
 
 def write(
-    folder: Path, found: dict[str, Any], pairs: Pairs, own: Said, baselines: Said, pages: Pages
+    folder: Path, evaluation: dict[str, Any], pairs: Pairs, own: Said, baselines: Said, pages: Pages
 ) -> None:
     """Writes predictions.jsonl, report.html and, last, evaluation.json."""
-    name, said = next(iter(own.items()))
-    scores = of_rows(said, pairs.targets)
+    name, translations = next(iter(own.items()))
+    scores = of_rows(translations, pairs.targets)
     others = {**own, **baselines}
     lines: list[dict[str, Any]] = [
         {
             "place": pairs.places[at],
             "source": pairs.sources[at],
             "gold": target,
-            "predicted": said[at],
+            "predicted": translations[at],
             "figures": {"chrf": scores[at]},
             "others": {side: texts[at] for side, texts in others.items() if side not in (name, COPY)},
         }
@@ -89,16 +89,18 @@ def write(
     write_text(folder / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     worst = sorted(lines, key=lambda line: line["figures"]["chrf"])[:SHOWN]
     mistakes = "".join(_article(line, name) for line in worst)
-    about = f"{pages.about}; counted by sacrebleu: {'; '.join(found['signatures'].values())}"
-    if found["counts"]["too_long"]:
-        about += f"; {found['counts']['too_long']} rows were too long and are left out"
-    page = report(pages.name, about, found, training=pages.training, mistakes=mistakes, origin=pages.origin)
+    about = f"{pages.about}; counted by sacrebleu: {'; '.join(evaluation['signatures'].values())}"
+    if evaluation["counts"]["too_long"]:
+        about += f"; {evaluation['counts']['too_long']} rows were too long and are left out"
+    page = report(
+        pages.name, about, evaluation, training=pages.training, mistakes=mistakes, origin=pages.origin
+    )
     write_text(folder / "report.html", page)
-    write_json(folder / "evaluation.json", found)
+    write_json(folder / "evaluation.json", evaluation)
 
 
 def _article(line: Mapping[str, Any], name: str) -> str:
-    """A row as HTML: its source, what each side makes of it, and what it should be."""
+    """A row as HTML: its source, each side's translation, and the reference."""
     texts = {name: line["predicted"], "expected": line["gold"], **line["others"]}
     columns = "".join(f"<div><h3>{text(side)}</h3><p>{text(said)}</p></div>" for side, said in texts.items())
     about = (

@@ -1,4 +1,4 @@
-"""The held-out texts and their translations."""
+"""Held-out texts and their reference translations."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Rows that training never saw (of `given` ones nobody knows)."""
+    """Rows that training never saw (unknown for `given` ones)."""
 
     split: Literal["test", "validation", "given"]
     rows: Sequence[Askable]
-    places: Sequence[str]  # where each is from
+    places: Sequence[str]  # each row's origin
     files: list[dict[str, Any]]  # path and SHA-256
     left_out: int = 0  # rows that were too long
 
@@ -42,7 +42,7 @@ class Pairs:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over sources and targets: what two runs must share to be compared."""
+        """SHA-256 over sources and targets; equal for runs that can be compared."""
         digest = hashlib.sha256()
         for row in self.rows:
             digest.update(json.dumps([row.question, row.answer]).encode() + b"\n")
@@ -50,7 +50,7 @@ class Pairs:
 
 
 def of_held(run: Run, held: HeldOut) -> Pairs:
-    """A run's own. Raises: DataError where none is left, as all are too long."""
+    """A run's own held-out pairs. Raises: DataError if all are too long."""
     if not held.conversations:
         raise DataError(f"{run.folder} has no held-out row that is short enough: name some with --data FILE")
     named = [file for file in read_json(run.data_path)["files"] if file["split"] == held.split]
@@ -65,7 +65,7 @@ def of_held(run: Run, held: HeldOut) -> Pairs:
 
 
 def of_files(paths: Sequence[Path], task: Chat) -> Pairs:
-    """The rows of files. Raises: DataError where one cannot be used."""
+    """The pairs of files. Raises: DataError if a row cannot be used."""
     rows, places, files = [], [], []
     for path in paths:
         source = open_source(in_columns(open_file(path), task), None, shapes_of(task))

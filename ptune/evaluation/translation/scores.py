@@ -1,4 +1,4 @@
-"""chrF and BLEU as sacrebleu counts them, with intervals by the bootstrap over rows.
+"""chrF and BLEU by sacrebleu, with bootstrap intervals over rows.
 
 chrF: Popović 2015, https://aclanthology.org/W15-3049. BLEU: Papineni et al. 2002, https://aclanthology.org/P02-1040;
 Post 2018, https://aclanthology.org/W18-6319.
@@ -30,7 +30,7 @@ _TOKENIZERS = {"zh": "zh", "ja": "char", "ko": "char", "th": "char"}  # language
 
 
 def metrics(language: str | None = None) -> dict[str, Any]:
-    """sacrebleu's metrics. language: of the targets, by which BLEU finds words."""
+    """sacrebleu's metrics. language: the targets' language, which decides how BLEU splits words."""
     code = (language or "").partition("-")[0].casefold()
     return {"chrf": CHRF(), "bleu": BLEU(tokenize=_TOKENIZERS.get(code, "13a"))}
 
@@ -38,7 +38,7 @@ def metrics(language: str | None = None) -> dict[str, Any]:
 def statistic(
     said: Sequence[str], gold: Sequence[str], names: Sequence[str] = ("chrf",), language: str | None = None
 ) -> Statistic:
-    """Counts -> the corpus figures of each resample: both add up over rows before they become a figure."""
+    """Returns the statistic of corpus figures: both metrics sum over rows before they become a figure."""
     chosen = {name: metric for name, metric in metrics(language).items() if name in names}
     rows = {
         name: np.array(metric._extract_corpus_statistics(said, [gold]), np.float64)
@@ -59,7 +59,7 @@ def _figures(metric: Any, summed: NDArray[np.float64]) -> Values:
 def measure(
     said: Sequence[str], gold: Sequence[str], seed: int = 0, language: str | None = None
 ) -> tuple[Measured, dict[str, str]]:
-    """The corpus figures with 95 % intervals, and sacrebleu's signatures, which say how they were counted."""
+    """Returns the corpus figures with 95 % intervals, and sacrebleu's signatures, which record its settings."""
     of_counts, values, signatures = statistic(said, gold, ("chrf", "bleu"), language), {}, {}
     for name, metric in metrics(language).items():
         values[name] = float(metric.corpus_score(said, [gold]).score)
@@ -70,14 +70,14 @@ def measure(
 def gain(
     said: Sequence[str], others: Mapping[str, Sequence[str]], gold: Sequence[str], seed: int = 0
 ) -> tuple[float, Interval, str]:
-    """chrF above the best of `others`, the 95 % interval of that (paired bootstrap), and which one it is."""
+    """Returns the chrF gain over the best of `others`, its 95 % interval (paired bootstrap), and that best one's name."""
     chrf = CHRF()
-    known = {name: float(chrf.corpus_score(texts, [gold]).score) for name, texts in others.items()}
-    best = max(known, key=known.__getitem__)
+    scores = {name: float(chrf.corpus_score(texts, [gold]).score) for name, texts in others.items()}
+    best = max(scores, key=scores.__getitem__)
     ours, theirs = statistic(said, gold), statistic(others[best], gold)
     apart = resampled(len(gold), lambda counts: {"chrf": ours(counts)["chrf"] - theirs(counts)["chrf"]}, seed)
     low, high = np.percentile(apart["chrf"], [2.5, 97.5])
-    return float(chrf.corpus_score(said, [gold]).score) - known[best], (float(low), float(high)), best
+    return float(chrf.corpus_score(said, [gold]).score) - scores[best], (float(low), float(high)), best
 
 
 def of_rows(said: Sequence[str], gold: Sequence[str]) -> list[float]:

@@ -1,4 +1,4 @@
-"""A run on an encoder-decoder, judged by held-out pairs as any other translation."""
+"""Evaluates a translation run on an encoder-decoder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ptune.tasks.translation.seq2seq_infer import load
 from ptune.tasks.translation.seq2seq_work import translation_of
 from ptune.training.card import card
 
-ROWS = 16  # texts that go through the model together
+ROWS = 16  # texts in a batch
 
 
 def evaluate_seq2seq(
@@ -46,7 +46,7 @@ def evaluate_seq2seq(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """As `ptune.evaluation.translation.evaluate.evaluate_run`; beside copying the source, the bare base is to be beaten."""
+    """As `ptune.evaluation.translation.evaluate.evaluate_run`; baselines are a copy of the source and the bare base."""
     refuse_unknown(require, FIGURES)
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     task, codec = translation_of(recipe), Seq2SeqCodec.open(run.codec_path)
@@ -57,15 +57,15 @@ def evaluate_seq2seq(
         name = served.adapter if Bundle.open(served.folder).manifest.adapters else BASE
         with closing(load(served.folder, threads=threads)) as model:
             own["ONNX"] = model.translate(pairs.sources, name)
-    found = figures(pairs, own, baselines, require, recipe.train.seed, task.target_language)
+    evaluation = figures(pairs, own, baselines, require, recipe.train.seed, task.target_language)
     pages = Pages(recipe.name, in_a_line(record), training(run), origin(record))
-    write(run.folder, found, pairs, own, baselines, pages)
-    write_text(run.card_path, card(record, recipe, read_json(run.data_path), found))
-    return found
+    write(run.folder, evaluation, pairs, own, baselines, pages)
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
+    return evaluation
 
 
 def _held(run: Run, recipe: Recipe, codec: Seq2SeqCodec) -> Pairs:
-    """A run's own pairs: of its test files, else of what it was validated on."""
+    """A run's own pairs: its test files, else its validation split."""
     splits = load_pairs(recipe.data, translation_of(recipe), codec, recipe.train.seed).splits
     name = "test" if splits["test"].pairs else "validation"
     held = splits[name].pairs[: recipe.evaluate.limit]
@@ -83,7 +83,7 @@ def _held(run: Run, recipe: Recipe, codec: Seq2SeqCodec) -> Pairs:
 def _translated(
     run: Run, recipe: Recipe, codec: Seq2SeqCodec, pairs: Pairs
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """What torch makes of the rows, and what is to be beaten. Raises: BackboneError where the base is another one now."""
+    """Translates with torch; returns the run's side and the baselines. Raises: BackboneError if the base has changed."""
     loaded = load_seq2seq(recipe.backbone)
     if loaded.identity.hash != run.record().base.hash:
         raise BackboneError(
@@ -104,10 +104,10 @@ def _translated(
 
 @torch.no_grad()
 def generated(label: str, model: nn.Module, codec: Seq2SeqCodec, sources: Sequence[str]) -> list[str]:
-    """transformers' greedy translations, in the order given."""
+    """Greedy translations by transformers, in order."""
     device = next(model.parameters()).device
     model.eval()
-    limit, found = codec.texts.limit(None), []
+    limit, texts = codec.texts.limit(None), []
     with Progress(f"translations, {label}", len(sources), unit="texts") as progress:
         for start in range(0, len(sources), ROWS):
             ids = [codec.source(text).ids for text in sources[start : start + ROWS]]
@@ -115,21 +115,21 @@ def generated(label: str, model: nn.Module, codec: Seq2SeqCodec, sources: Sequen
             padded = [[*one, *[codec.texts.pad_id] * (longest - len(one))] for one in ids]
             mask = [[1] * len(one) + [0] * (longest - len(one)) for one in ids]
             most = min(LONGER * longest + MORE, limit or LONGER * longest + MORE)
-            said = model.generate(
+            output = model.generate(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 max_new_tokens=most,
                 do_sample=False,
                 num_beams=1,
             )
-            for row, source in zip(said[:, 1:].tolist(), ids, strict=True):
+            for row, source in zip(output[:, 1:].tolist(), ids, strict=True):
                 own = min(LONGER * len(source) + MORE, most)
-                found.append(codec.decode(row[:own] if len(row) <= own else _cut(row[:own], codec)))
+                texts.append(codec.decode(row[:own] if len(row) <= own else _cut(row[:own], codec)))
             progress.advance(len(ids))
-    return found
+    return texts
 
 
 def _cut(row: list[int], codec: Seq2SeqCodec) -> list[int]:
-    """A row that went on with its neighbours, as it would have ended alone at its own limit."""
+    """Cuts a row that ran on with its batch as it would have ended alone, at its own limit."""
     forced = codec.writing.forced_eos_id
     return row if forced is None else [*row[:-1], forced]

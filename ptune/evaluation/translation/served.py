@@ -1,4 +1,4 @@
-"""The same translations from a bundle: an adapter of it, judged without torch."""
+"""Translations from a bundle; evaluates one of its adapters without torch."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def evaluate_bundle(
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Judges one adapter of a bundle by `data`, without its run; writes into `out`.
+    """Evaluates one adapter of a bundle on `data`, without its run; writes into `out`.
 
-    Raises: UsageError where it is not said which adapter; DataError where the data cannot be used.
+    Raises: UsageError if the adapter has to be named; DataError if the data cannot be used.
     """
     bundle = Bundle.open(folder)
     record = the_adapter(bundle, adapter)
@@ -49,27 +49,27 @@ def evaluate_bundle(
         most = limits(ChatCodec.open(bundle.codec_path), pairs.sources)
         own = {"ONNX": by_bundle(folder, record.name, pairs.sources, most, threads)}
     baselines = {COPY: pairs.sources}
-    found = figures(pairs, own, baselines, require, 0, task.target_language)
-    write(out, found, pairs, own, baselines, Pages.of_adapter(bundle, record.name))
-    return found
+    evaluation = figures(pairs, own, baselines, require, 0, task.target_language)
+    write(out, evaluation, pairs, own, baselines, Pages.of_adapter(bundle, record.name))
+    return evaluation
 
 
 def limits(codec: ChatCodec, sources: Sequence[str]) -> list[int]:
-    """Most tokens of each translation, as the server has them."""
+    """Token limit of each translation, as in the server."""
     return [most_tokens(codec, source) for source in sources]
 
 
 def by_bundle(
     folder: Path, adapter: str, sources: Sequence[str], limits: Sequence[int], threads: int | None
 ) -> list[str]:
-    """What an adapter of a bundle makes of texts. Raises: PtuneError where it cannot answer one."""
+    """Translates texts with a bundle's adapter. Raises: PtuneError if it fails on one."""
     rows = [
         {"messages": messages_of(source), "max_tokens": limit}
         for source, limit in zip(sources, limits, strict=True)
     ]
     with closing(load(folder, threads=threads)) as model:
-        said = list(answer_all(model, rows, adapter, None, {"temperature": 0.0}))
-    for row, source in zip(said, sources, strict=True):
+        answers = list(answer_all(model, rows, adapter, None, {"temperature": 0.0}))
+    for row, source in zip(answers, sources, strict=True):
         if row["finish"] == "error":
             raise PtuneError(f"{folder} cannot translate {source[:60]!r}: {row['answer']}")
-    return [row["answer"].strip() for row in said]
+    return [row["answer"].strip() for row in answers]

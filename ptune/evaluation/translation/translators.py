@@ -1,4 +1,4 @@
-"""Who translates in torch: the trained model, and the base with examples in context."""
+"""Translators in torch: the trained model, and the base with examples in context."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ def by_torch(
     limits: Sequence[int],
     device: torch.device,
 ) -> list[str]:
-    """Greedy translations, in the order given; neighbours in length go through the model together."""
-    found = [""] * len(prompts)
+    """Greedy translations, in order; computed in batches of similar length."""
+    translations = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda at: (len(prompts[at]), limits[at]))
     with Progress(f"translations, {label}", len(prompts), unit="texts") as progress:
         for start in range(0, len(order), ROWS):
             part = order[start : start + ROWS]
-            said = answers(model, codec, [prompts[at] for at in part], [limits[at] for at in part], device)
-            for at, text in zip(part, said, strict=True):
-                found[at] = text
+            part_texts = answers(
+                model, codec, [prompts[at] for at in part], [limits[at] for at in part], device
+            )
+            for at, text in zip(part, part_texts, strict=True):
+                translations[at] = text
             progress.advance(len(part))
-    return found
+    return translations
 
 
 def with_shots(held: HeldOut, rows: Sequence[Askable], count: int, seed: int) -> tuple[int, list[list[int]]]:
-    """Prompts with up to `count` pairs of the training set before each source, as earlier turns; how many there are."""
+    """Prompts with up to `count` training pairs before each source, as earlier turns. Returns their number and the prompts."""
     codec = held.codec
     longest = max(len(row.prompt(codec)) for row in rows)
     room = (
@@ -52,7 +54,7 @@ def with_shots(held: HeldOut, rows: Sequence[Askable], count: int, seed: int) ->
 
 
 def first_lines(said: Sequence[str], sources: Sequence[str]) -> list[str]:
-    """A base goes on after its translation: of a source in one line only the first line counts, to its advantage."""
+    """Keeps the first line for a source of one line: a base often continues after its translation."""
     return [
         text if "\n" in source else text.partition("\n")[0].strip()
         for text, source in zip(said, sources, strict=True)

@@ -1,8 +1,8 @@
-"""A traced decoder's graph, with the operators that onnxruntime has for what it says in many small ones.
+"""Fuses small operators of a traced decoder's graph into onnxruntime's larger ones.
 
-Rules look for a pattern, not for a model: what a family writes otherwise stays as it is, slower and not wrong. The base's
-products keep their numbers bit by bit (several of one input become one product with a split); norms, rotary embedding and
-activation round otherwise in the last place.
+Rules match patterns, not models: other spellings of a family stay unfused, slower but right. The base's products keep their
+bits (several of one input become one product with a split); norms, rotary embedding and activation may differ in the last
+bit.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ RULES = (
 
 
 def fuse(model: onnx_ir.Model) -> dict[str, int]:
-    """Rewrites `model` in place. Returns how often each rule found its pattern, by the rule's name."""
+    """Rewrites `model` in place. Returns the number of matches by the rule's name."""
     tidy.fold(model)
-    found = {}
+    counts = {}
     for rule in RULES:
-        found[rule.__name__] = rule(model.graph)
+        counts[rule.__name__] = rule(model.graph)
         tidy.shapes(model.graph)
     tidy.sweep(model)
     model.opset_imports.setdefault("com.microsoft", 1)
-    return found
+    return counts

@@ -1,4 +1,4 @@
-"""SiLU, which onnxruntime knows as QuickGelu with alpha 1."""
+"""Fuses SiLU into onnxruntime's QuickGelu with alpha 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ptune.export.rewrite import MICROSOFT, before, made_by, other_input, replac
 
 
 def fuse_silu(graph: onnx_ir.Graph) -> int:
-    """x * sigmoid(x) becomes one operator."""
+    """Makes one operator of x * sigmoid(x)."""
     count = 0
     for node in list(graph):
         if node.op_type != "Mul":

@@ -1,7 +1,7 @@
-"""Attention on queries, keys and values as they come out of one product: gathered once, and turned by the operator itself.
+"""Lets attention read queries, keys and values packed, as one product writes them, and apply rotary embedding itself.
 
-GroupQueryAttention takes them side by side, and rotary embedding with a table of angles and the line of each token in it. The
-step's angles are that table, a line for each flat token; so a token's line is where `pad_indices` finds the token.
+GroupQueryAttention takes them side by side, with a table of rotary angles and each token's line in it. The step's angles are
+that table, one line per flat token; so `pad_indices` also holds the tokens' lines.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ptune.export.rewrite import MICROSOFT, before, constant, lazily, made_by, r
 ATTENTION = "GroupQueryAttention"
 ROTARY = "RotaryEmbedding"
 CAPACITY, COS, SIN, LINES = 6, 7, 8, 9  # indices of its inputs
-DIVISOR = 16  # of a head's width: of others the operator turns only a part
+DIVISOR = 16  # of a head's width; the operator turns other widths only in part
 
 
 def pack_attention(graph: onnx_ir.Graph) -> int:
-    """Three gathers into the padded view, and rotary embedding before them, become one gather and the operator's own."""
+    """Replaces three gathers into the padded view, and rotary embedding before them, by one gather and the operator's own."""
     tables: dict[onnx_ir.Value, onnx_ir.Value] = {}
     count = 0
     for node in list(graph):
@@ -76,7 +76,7 @@ def _turn(
     pad: onnx_ir.Value,
     tables: dict[onnx_ir.Value, onnx_ir.Value],
 ) -> None:
-    """Lets attention do what `rotary` does."""
+    """Moves the work of `rotary` into attention."""
     cos, sin = _known(rotary.inputs[2:4])
     for table in (cos, sin):
         if table not in tables:
@@ -88,7 +88,7 @@ def _turn(
 
 
 def _turned(node: onnx_ir.Node, states: Sequence[onnx_ir.Value | None]) -> list[onnx_ir.Node] | None:
-    """The rotary embeddings of queries and keys, where the operator can do what they do."""
+    """The rotary embeddings of queries and keys, if the operator can replace them."""
     made = [made_by(state, ROTARY, MICROSOFT) for state in states[:2]]
     heads = node.attributes["num_heads"].as_int()
     width = (width_of(states[0]) or 0) // heads
@@ -98,20 +98,20 @@ def _turned(node: onnx_ir.Node, states: Sequence[onnx_ir.Value | None]) -> list[
 
 
 def _joined(graph: onnx_ir.Graph, node: onnx_ir.Node, parts: Sequence[onnx_ir.Value]) -> onnx_ir.Value:
-    """The parts side by side. What is added to each is added to all at once, and the pieces of a product are the product."""
+    """Joins the parts side by side. Biases of the parts become one addition; pieces of one product become the product."""
     first = parts[0].producer()
     if first is not None and first.op_type == "Split" and list(first.outputs) == list(parts):
         assert first.inputs[0] is not None
         return first.inputs[0]
     sums = [made_by(part, "Add") for part in parts]
-    left = [one.inputs[0] for one in sums if one is not None]
+    products = [one.inputs[0] for one in sums if one is not None]
     right = [one.inputs[1] for one in sums if one is not None]
     if (
-        len(left) == len(parts)
-        and _alike(left, parts)
+        len(products) == len(parts)
+        and _alike(products, parts)
         and (_alike(right, parts) or _are_biases(right, parts))
     ):
-        addends = [_joined(graph, node, _known(each)) for each in (left, right)]
+        addends = [_joined(graph, node, _known(each)) for each in (products, right)]
         (total,) = before(node, "Add", addends)
         return _shaped(total, parts)
     if all(part.const_value is not None for part in parts):
@@ -147,7 +147,7 @@ def _shaped(value: onnx_ir.Value, parts: Sequence[onnx_ir.Value]) -> onnx_ir.Val
 
 
 def _biases(graph: onnx_ir.Graph, parts: Sequence[onnx_ir.Value]) -> onnx_ir.Value:
-    """Vectors one behind the other, read when they are written."""
+    """Concatenates vectors lazily, when they are written."""
 
     def read() -> NDArray[np.generic]:
         return np.concatenate([part.const_value.numpy() for part in parts if part.const_value is not None])
@@ -159,7 +159,7 @@ def _biases(graph: onnx_ir.Graph, parts: Sequence[onnx_ir.Value]) -> onnx_ir.Val
 
 
 def _long_enough(graph: onnx_ir.Graph, table: onnx_ir.Value, capacity: onnx_ir.Value | None) -> onnx_ir.Value:
-    """The table with lines of zeros behind its own, as the operator asks for one for each place in the cache."""
+    """Pads the table with lines of zeros, since the operator requires one for each cell of the cache."""
     made = table.producer()
     assert made is not None
     zero = constant(graph, "attention.zero", np.array([0]))

@@ -1,4 +1,4 @@
-"""What the exporter leaves: constants spelled out, the same value computed again and again, reshapes that change nothing."""
+"""Cleans up exported graphs: folds constants, merges equal computations, removes void reshapes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from onnxscript import optimizer
 
 from ptune.export.rewrite import made_by, replace
 
-SMALL = 1024  # elements: larger constants are weights, which are not read here
+SMALL = 1024  # elements; larger constants are weights, and not read here
 
 
 def fold(model: onnx_ir.Model) -> None:
-    """Computes what is constant, and computes nothing twice."""
+    """Folds constants and merges equal computations."""
     optimizer.fold_constants(
         model, onnx_shape_inference=False, input_size_limit=SMALL, output_size_limit=SMALL
     )
@@ -23,7 +23,7 @@ def fold(model: onnx_ir.Model) -> None:
 
 
 def sweep(model: onnx_ir.Model) -> None:
-    """Removes what nobody reads any more, and puts the nodes in order."""
+    """Removes unused nodes, and sorts the rest."""
     passes.RemoveUnusedNodesPass()(model)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
@@ -51,7 +51,7 @@ def _reshape(node: onnx_ir.Node) -> None:
 
 
 def _is_plain(shape: onnx_ir.Value | None) -> bool:
-    """Whether a shape says every dimension itself: a 0 in it would mean the dimension that is there."""
+    """Whether a shape gives every dimension itself; a 0 would copy the input's."""
     if shape is None:
         return False
     if shape.const_value is not None:
@@ -65,7 +65,7 @@ def _is_plain_part(part: onnx_ir.Value) -> bool:
 
 
 def _keeps_ends(shape: onnx_ir.Value | None, inner: onnx_ir.Node) -> bool:
-    """Whether the zeros of a constant shape mean dimensions that the inner reshape has left as they were."""
+    """Whether the zeros of a constant shape copy dimensions that the inner reshape did not change."""
     source, middle = inner.inputs[0], inner.outputs[0]
     if shape is None or shape.const_value is None or source is None:
         return False

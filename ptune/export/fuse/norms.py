@@ -1,4 +1,4 @@
-"""RMSNorm (Zhang and Sennrich 2019), alone and together with the residual connection before it."""
+"""Fuses RMSNorm (Zhang and Sennrich 2019), alone and with the residual connection before it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ptune.export.rewrite import (
     replace,
 )
 
-RMS_NORM = "SimplifiedLayerNormalization"  # in the default domain, as onnxruntime has it
+RMS_NORM = "SimplifiedLayerNormalization"  # in the default domain of onnxruntime
 SKIP_RMS_NORM = "SkipSimplifiedLayerNormalization"
 
 
 def fuse_rms_norms(graph: onnx_ir.Graph) -> int:
-    """x / sqrt(mean(x²) + eps) * weight becomes one operator."""
+    """Makes one operator of x / sqrt(mean(x²) + eps) * weight."""
     count = 0
     for node in list(graph):
-        if node.op_type == "Mul" and (found := _rms_norm(node)) is not None:
-            x, weight, epsilon = found
+        if node.op_type == "Mul" and (match := _rms_norm(node)) is not None:
+            x, weight, epsilon = match
             attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
             (out,) = before(node, RMS_NORM, [x, weight], attributes, like=node.outputs[0])
             replace(node, out)
@@ -33,7 +33,7 @@ def fuse_rms_norms(graph: onnx_ir.Graph) -> int:
 
 
 def _rms_norm(node: onnx_ir.Node) -> tuple[onnx_ir.Value, onnx_ir.Value, float] | None:
-    """Of the last product: x, the weight and eps."""
+    """Matches RMSNorm at its last product; returns x, the weight and eps."""
     for normed, weight in (node.inputs, reversed(node.inputs)):
         product = made_by(normed, "Mul")
         if product is None or weight is None or rank_of(weight) != 1:
@@ -47,7 +47,7 @@ def _rms_norm(node: onnx_ir.Node) -> tuple[onnx_ir.Value, onnx_ir.Value, float] 
 
 
 def _inverse_root_of_mean_square(value: onnx_ir.Value | None, x: onnx_ir.Value | None) -> float | None:
-    """eps, where `value` is 1 / sqrt(mean(x²) + eps) over the last axis."""
+    """Returns eps if `value` is 1 / sqrt(mean(x²) + eps) over the last axis."""
     inverse = made_by(value, "Reciprocal")
     root = made_by(inverse.inputs[0], "Sqrt") if inverse is not None else None
     total = made_by(root.inputs[0], "Add") if root is not None else None
@@ -66,14 +66,14 @@ def _inverse_root_of_mean_square(value: onnx_ir.Value | None, x: onnx_ir.Value |
 
 
 def fuse_skips(graph: onnx_ir.Graph) -> int:
-    """RMSNorm of a sum that goes on as the residual: one operator makes both."""
+    """Makes one operator of a residual sum and its RMSNorm."""
     count = 0
     for node in list(graph):
         total = made_by(node.inputs[0], "Add") if node.op_type == RMS_NORM else None
         if total is None or rank_of(total.outputs[0]) != 3 or total.inputs[0] is total.inputs[1]:
             continue
         if any(_is_update(part) for part in total.inputs):
-            continue  # a layer's output with its adapter's, which is no residual: it stays a sum of its own
+            continue  # a layer's output plus its adapter's is not a residual
         if any(
             part is None or part.shape is None or part.shape != total.outputs[0].shape
             for part in total.inputs
@@ -101,6 +101,6 @@ def fuse_skips(graph: onnx_ir.Graph) -> int:
 
 
 def _is_update(part: onnx_ir.Value | None) -> bool:
-    """Whether a value is what an adapter adds: a product with a factor, which is an input of the graph."""
+    """Whether a value is an adapter's update: a product with a factor, which is an input of the graph."""
     product = made_by(part, "MatMul")
     return product is not None and product.inputs[1] is not None and product.inputs[1].is_graph_input()

@@ -1,4 +1,4 @@
-"""Linear layers of one input (queries, keys and values; gate and up) as one product, whose columns are split afterwards."""
+"""Joins linear layers of one input (queries, keys and values; gate and up) into one product with a split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ptune.export.rewrite import before, constant, lazily, replace
 
 
 def pack(graph: onnx_ir.Graph) -> int:
-    """Products of the same input with constant weights become one. Adapters and biases stay as they are."""
+    """Joins products of the same input with constant weights. Adapters and biases stay separate."""
     groups: dict[onnx_ir.Value, list[onnx_ir.Node]] = defaultdict(list)
     for node in graph:
         x = node.inputs[0] if node.op_type == "MatMul" else None
@@ -54,7 +54,7 @@ def _tensor(node: onnx_ir.Node) -> onnx_ir.TensorProtocol | None:
 
 
 def _joined(tensors: list[onnx_ir.TensorProtocol]) -> onnx_ir.Value:
-    """[in, out1 + out2 + …], read when it is written. Its name is the first's with the last parts of the others'."""
+    """Concatenates to [in, out1 + out2 + …] lazily. Its name is the first's plus the last parts of the others'."""
 
     def read() -> NDArray[np.generic]:
         return np.concatenate([tensor.numpy() for tensor in tensors], axis=1)

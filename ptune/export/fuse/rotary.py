@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021), of the kind that turns the two halves of a head against each other."""
+"""Fuses rotary position embedding (Su et al. 2021) of the kind that pairs the two halves of a head."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ HEADS_FIRST = [0, 2, 1, 3]
 
 
 def fuse_rotary(graph: onnx_ir.Graph) -> int:
-    """x cos + (-x2, x1) sin, of [rows, heads, tokens, dim], becomes RotaryEmbedding of [rows, tokens, heads * dim]."""
+    """Replaces x cos + (-x2, x1) sin of [rows, heads, tokens, dim] by RotaryEmbedding of [rows, tokens, heads * dim]."""
     tables: dict[onnx_ir.Value, onnx_ir.Value] = {}
     count = 0
     for node in list(graph):
-        if node.op_type == "Add" and (found := _match(node)) is not None:
-            _rewrite(graph, node, *found, tables)
+        if node.op_type == "Add" and (match := _match(node)) is not None:
+            _rewrite(graph, node, *match, tables)
             count += 1
     return count
 
 
 def _match(node: onnx_ir.Node) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Value] | None:
-    """Of the last addition: x [rows, tokens, heads, dim], cos and sin [rows, tokens, dim]."""
+    """Matches at the last addition; returns x [rows, tokens, heads, dim], cos and sin [rows, tokens, dim]."""
     for straight, turned in (node.inputs, reversed(node.inputs)):
         products = made_by(straight, "Mul"), made_by(turned, "Mul")
         if products[0] is None or products[1] is None:
@@ -55,7 +55,7 @@ def _match(node: onnx_ir.Node) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Va
 
 
 def _rotated(value: onnx_ir.Value | None) -> onnx_ir.Value | None:
-    """x, where `value` is Concat(-x[half:], x[:half]) over the last axis."""
+    """Returns x if `value` is Concat(-x[half:], x[:half]) over the last axis."""
     joined = made_by(value, "Concat")
     if joined is None or len(joined.inputs) != 2:
         return None
@@ -72,7 +72,7 @@ def _rotated(value: onnx_ir.Value | None) -> onnx_ir.Value | None:
 
 
 def _span(piece: onnx_ir.Node) -> tuple[int, int]:
-    """Begin and end of a slice of one axis with constant bounds; (-1, -1) of another."""
+    """Begin and end of a slice with constant bounds along one axis; (-1, -1) for other nodes."""
     bounds = [constant_of(value) for value in piece.inputs[1:]]
     if len(bounds) < 3 or any(bound is None or bound.size != 1 for bound in bounds):
         return -1, -1
@@ -86,7 +86,7 @@ def _axis(piece: onnx_ir.Node) -> int:
 
 
 def _table(value: onnx_ir.Value | None, kind: str) -> onnx_ir.Value | None:
-    """cos or sin [rows, tokens, dim] behind its axis for the heads, where its two halves are the same."""
+    """cos or sin [rows, tokens, dim] without the axis for the heads, if its two halves are equal."""
     spread = made_by(value, "Unsqueeze")
     if spread is None or spread.inputs[0] is None:
         return None
@@ -131,7 +131,7 @@ def _rewrite(
 
 
 def _halved(graph: onnx_ir.Graph, table: onnx_ir.Value, width: int) -> onnx_ir.Value:
-    """[rows, tokens, dim] -> [rows * tokens, dim / 2], as the operator wants it: the step's own angles are its table."""
+    """[rows, tokens, dim] -> [rows * tokens, dim / 2]: the step's angles as the operator's table."""
     made = table.producer()
     assert made is not None
     begin, end = (
@@ -148,11 +148,11 @@ def _halved(graph: onnx_ir.Graph, table: onnx_ir.Value, width: int) -> onnx_ir.V
 
 
 def _order(graph: onnx_ir.Graph) -> onnx_ir.Value:
-    """[rows, tokens]: which line of the table is each token's. They stand in order."""
+    """Each token's line in the table, [rows, tokens], in order."""
     name = "rotary.order"
-    found = next((node.outputs[0] for node in graph if node.outputs[0].name == name), None)
-    if found is not None:
-        return found
+    lines = next((node.outputs[0] for node in graph if node.outputs[0].name == name), None)
+    if lines is not None:
+        return lines
     positions = next(value for value in graph.inputs if value.name == "position_ids")
     zero, one = constant(graph, "rotary.zero", np.int64(0)), constant(graph, "rotary.one", np.int64(1))
     size = onnx_ir.node("Size", [positions])
