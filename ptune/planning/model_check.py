@@ -113,7 +113,8 @@ def check_model(spec: Backbone) -> ModelCheck:
         model=spec.model,
         kind=kind,
         family=published.model_type,
-        architecture=", ".join(published.architectures or ()) or "not said",
+        architecture=", ".join(published.architectures or ())
+        or ("unknown" if model is None else type(model).__name__),
         parameters=None if sizes is None else sizes.parameters,
         weights=weights,
         file_bytes=file_bytes,
