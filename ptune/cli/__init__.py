@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -86,18 +87,29 @@ def spoken(name: str, run: Callable[[], int | None]) -> int:
         os.environ.setdefault(variable, value)
     try:
         with quiet_libraries():
-            return int(run() or 0)
+            return _flushed(run)
     except PtuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `ptune … | head`: the reader has gone, and Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("ptune", "ptune_serve"):
             raise
         print(f"error: {error.name} is not installed; {extra_for(name, error.name or '')}", file=sys.stderr)
         return 1
+
+
+def _flushed(run: Callable[[], int | None]) -> int:
+    """The exit code of `run`, with its output written: what fails here fails where errors are caught."""
+    try:
+        return int(run() or 0)
+    finally:
+        sys.stdout.flush()
 
 
 @contextlib.contextmanager

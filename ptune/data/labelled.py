@@ -105,12 +105,11 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
     columns = list(dict.fromkeys(name for row in rows for name in row.value))
     convert: _Text | _Words
     if isinstance(task, TokenClassification):
-        convert = _Words(_column(file, columns, WORDS), _column(file, columns, TAGS))
+        convert = _Words(*_columns(file, columns, WORDS, TAGS))
     else:
         order = LABEL[::-1] if task.problem == "multi" else LABEL
-        convert = _Text(
-            _column(file, columns, TEXT), PAIR if PAIR in columns else None, _column(file, columns, order)
-        )
+        text, label = _columns(file, columns, TEXT, order)
+        convert = _Text(text, PAIR if PAIR in columns else None, label)
     written_rows = []
     for row in rows:
         try:
@@ -193,17 +192,17 @@ def _others(row: Row, used: set[str | None]) -> dict[str, Any]:
     return {name: value for name, value in row.value.items() if name not in used}
 
 
-def _column(file: DataFile, columns: Sequence[str], names: Sequence[str]) -> str:
-    """The first of `names` that the file has. Raises: DataError that lists its columns."""
-    column = next((name for name in names if name in columns), None)
-    if column is not None:
-        return column
-    named = " or ".join(map(repr, names))
+def _columns(file: DataFile, columns: Sequence[str], *choices: Sequence[str]) -> list[str]:
+    """For each of `choices` the first name that the file has. Raises: DataError that lists all missing and all present."""
+    chosen = [next((name for name in names if name in columns), None) for names in choices]
+    missing = [" or ".join(map(repr, names)) for names, name in zip(choices, chosen, strict=True) if not name]
+    if not missing:
+        return [name for name in chosen if name]
     there = ", ".join(map(repr, columns))
-    message = f"has no column {named}; there {'is only' if len(columns) == 1 else 'are'} {there}"
+    message = f"has no column {' and no column '.join(missing)}; there {'is only' if len(columns) == 1 else 'are'} {there}"
     if isinstance(file.reader, Delimited) and len(columns) == 1:
         marks = [told for mark, told in _SEPARATORS.items() if mark in columns[0]]
         message += f": are its columns parted by {marks[0]}? ptune reads , ; and tab" if marks else ""
     elif isinstance(file.reader, Delimited):
-        message += " (the first line must name the columns)"
+        message += ": rename them in the first line, which must name the columns"
     raise DataError(message, file=str(file.path))

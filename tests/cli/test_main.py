@@ -120,3 +120,16 @@ def test_what_libraries_warn_of_is_shown_to_who_asks(
     assert "ptune's own words" in done.stderr
     for words in ("of FutureWarning", "of DeprecationWarning", "of UserWarning", "of a log"):
         assert (words in done.stderr) == shown, done.stderr
+
+
+def test_a_reader_that_closes_early_gets_no_traceback() -> None:
+    """`ptune train --help | head -1`"""
+    command = [sys.executable, "-P", "-m", "ptune", "train", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert "BrokenPipe" not in said
+    assert "Traceback" not in said
+    assert process.returncode == 141

@@ -142,7 +142,7 @@ def test_a_stuck_step_makes_the_server_unhealthy_and_does_not_keep_it(start):
     server.process.send_signal(signal.SIGTERM)
     code, output = server.end()
     assert code == 1
-    assert "has not ended within 0.2 s: leaving without it" in output
+    assert "has not ended within 0.2 s: exiting without it" in output
 
 
 def test_a_long_step_within_its_limit_is_well(start):

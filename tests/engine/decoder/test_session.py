@@ -14,9 +14,9 @@ from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.lora_slots import LoraSlots
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.decoder.session import Session, check_onnxruntime
+from ptune.engine.decoder.session import Session
 from ptune.engine.decoder.step import Step
-from ptune.engine.onnx_graph import Array, _cgroup_cores
+from ptune.engine.onnx_graph import Array, _cgroup_cores, check_onnxruntime
 from ptune.errors import FormatError, PtuneError
 from ptune.formats.bundle import Bundle
 from ptune.formats.signature import STEP_INPUTS, Signature
@@ -24,7 +24,7 @@ from ptune.formats.signature import STEP_INPUTS, Signature
 if TYPE_CHECKING:
     from support.tiny_bundle import TinyBundle
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def row(slot: int, tokens: list[int]) -> TokenSequence:
