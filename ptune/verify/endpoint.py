@@ -42,6 +42,7 @@ class Endpoint:
         if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
             raise UsageError(f"--url {url!r} is not an address: expected e.g. http://127.0.0.1:8000/v1")
         self.url = str(parsed).rstrip("/").removesuffix("/v1")
+        self._unknown: set[str] = set()  # extensions that this server refuses
         if key is not None and not (key.isascii() and key.isprintable()):
             raise UsageError("the key holds characters that a header cannot: is the variable the right one?")
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
@@ -61,9 +62,22 @@ class Endpoint:
         """The JSON object at a path below the address. Raises: RefusedError, ParityError."""
         return self._ask("GET", path, None)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """What is answered to a JSON object. Raises: RefusedError, ParityError."""
-        return self._ask("POST", path, body)
+    def post(
+        self, path: str, body: Mapping[str, Any], extensions: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The answer to a JSON object. Raises: RefusedError, ParityError.
+
+        extensions: fields that not every server knows; one that a server refuses by name is not sent to it again.
+        """
+        sent = {name: value for name, value in (extensions or {}).items() if name not in self._unknown}
+        try:
+            return self._ask("POST", path, {**body, **sent})
+        except RefusedError as error:
+            refused = {name for name in sent if error.status in (400, 422) and name in str(error)}
+            if not refused:
+                raise
+            self._unknown |= refused
+            return self.post(path, body, extensions)
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         place, end_s = self.url + path, time.monotonic() + ANSWER_S

@@ -18,7 +18,10 @@ from ptune.verify.endpoint import Endpoint, RefusedError, printable
 from ptune.verify.endpoint_logprobs import Names, Reply, Said, reply_of
 
 TOPS = (20, 5, 1)  # how many of the likeliest tokens are asked for: the first that the server takes
-EXTENSIONS = {"return_token_ids": True, "return_tokens_as_token_ids": True}  # vLLM's; others ignore them
+EXTENSIONS = {
+    "return_token_ids": True,
+    "return_tokens_as_token_ids": True,
+}  # vLLM's; others ignore or refuse them
 NOT_OFFERED = (404, 405, 501)
 DENIED = (401, 403)
 
@@ -83,7 +86,7 @@ def by_completions(endpoint: Endpoint, model: str, parity: Parity) -> Way | None
             first = parity.prompts[0]
             body = _completion(model, way, first, first.answer, 1) | {"echo": True}
             try:
-                reply = reply_of(endpoint.post("/v1/completions", body))
+                reply = reply_of(endpoint.post("/v1/completions", body, EXTENSIONS))
             except RefusedError as error:
                 if error.status in DENIED:
                     raise
@@ -104,7 +107,7 @@ def _completion(
     """A request for what follows the prompt and, where tokens are sent, those `after` it."""
     given = [*prompt.ids, *after] if way.sent == "tokens" else prompt.text
     greedy = {"max_tokens": tokens, "temperature": 0, "logprobs": way.top}
-    return {"model": model, "prompt": given, **greedy, **EXTENSIONS}
+    return {"model": model, "prompt": given, **greedy}
 
 
 def _force(
@@ -113,7 +116,7 @@ def _force(
     """Adds what the server says along one answer of /v1/completions."""
     if way.echo:
         body = _completion(model, way, prompt, prompt.answer, 1) | {"echo": True}
-        reply = reply_of(endpoint.post("/v1/completions", body))
+        reply = reply_of(endpoint.post("/v1/completions", body, EXTENSIONS))
         total = reply.prompt_tokens or len(prompt.ids) + len(prompt.answer)
         along = reply.said[total - len(prompt.answer) : total]
         if len(along) != len(prompt.answer):
@@ -126,7 +129,7 @@ def _force(
 
     def ask(done: int, tokens: int) -> Reply:
         body = _completion(model, way, prompt, prompt.answer[:done], tokens)
-        return reply_of(endpoint.post("/v1/completions", body))
+        return reply_of(endpoint.post("/v1/completions", body, EXTENSIONS))
 
     seam = way.sent == "text"  # the tokens of two texts together may be others than theirs
     way.prompts.append((_generated(ask, way, parity, number, seam=seam).prompt_tokens, None))
@@ -224,7 +227,7 @@ def _chat(endpoint: Endpoint, model: str, prompt: ParityPrompt, top: int, done: 
     assert done == 0
     asked = {"model": model, "messages": list(prompt.messages or ()), "max_tokens": tokens}
     greedy = {"temperature": 0, "logprobs": True, "top_logprobs": top}
-    return reply_of(endpoint.post("/v1/chat/completions", {**asked, **greedy, **EXTENSIONS}))
+    return reply_of(endpoint.post("/v1/chat/completions", {**asked, **greedy}, EXTENSIONS))
 
 
 def _rendered(endpoint: Endpoint, parity: Parity) -> list[str | None]:

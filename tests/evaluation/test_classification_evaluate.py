@@ -131,7 +131,7 @@ def test_data_that_has_changed_is_refused_by_name(run: Run, tmp_path: Path) -> N
     recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": (other,)})}).save(
         run.recipe_path
     )
-    with pytest.raises(DataError, match=r"no longer what .*text\.test\.jsonl"):
+    with pytest.raises(DataError, match=r"the data has changed since .*text\.test\.jsonl"):
         evaluate_run(run)
 
 

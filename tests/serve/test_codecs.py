@@ -152,7 +152,7 @@ def test_a_template_that_is_none_is_found_when_the_bundle_is_loaded(monkeypatch,
     manifest = SimpleNamespace(task="chat", codec={})
     bundle = SimpleNamespace(manifest=manifest, check_files=lambda files: None, codec_path=tmp_path)
     monkeypatch.setattr(infer.Bundle, "open", lambda path: bundle)
-    monkeypatch.setattr(infer.Engine, "open", lambda bundle: engine)
+    monkeypatch.setattr(infer.Engine, "open", lambda bundle, *options, **keywords: engine)
     real_codec(PLAIN).save(tmp_path)
     with pytest.raises(FormatError, match="chat template of adapter 'bad'"):
         infer.load(tmp_path)

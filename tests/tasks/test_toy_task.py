@@ -134,7 +134,7 @@ def test_it_is_served_at_its_own_endpoint(work: tuple[Path, dict[str, str]]) -> 
         assert found["data"][0]["label"] == "long"
         wrong = client.post("/v1/tag", json={"model": "lengths", "input": ["a"]})
         assert wrong.status_code == 400
-        assert "ask it at /v1/length" in wrong.json()["error"]["message"]
+        assert "send this to /v1/length" in wrong.json()["error"]["message"]
         assert "/v1/length" in client.get("/openapi.json").json()["paths"]
 
 

@@ -143,7 +143,7 @@ def test_adapter_name_inside_keys(tmp_path: Path) -> None:
         ({"r": 0}, "r is 0"),
         ({"r": "many"}, "r: .*integer"),
         ({"lora_alpha": float("nan")}, "lora_alpha: .*finite"),
-        ({"rank_pattern": {"(": 3}}, "no pattern"),
+        ({"rank_pattern": {"(": 3}}, "not a valid pattern"),
         ({"target_modules": ["q_proj"]}, "peft would ignore"),
         ({"r": 5}, r"lora_A is \[4, 64\], the base needs \[5, 64\]"),
     ],

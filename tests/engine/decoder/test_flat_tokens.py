@@ -31,7 +31,7 @@ def test_every_token_has_a_cell_of_its_own_in_its_adapters_group(step: list[tupl
     assert sorted(map(id, (one for run in runs for one in run))) == sorted(map(id, chunks))
     places = LoraSlots(SIGNATURE, 8)
     for run in runs:
-        adapters = {one.row.adapter for one in run if one.row.adapter is not None}
+        adapters = {one.sequence.adapter for one in run if one.sequence.adapter is not None}
         window = places.of(adapters)
         flat, width = flat_indices(run, window)
         cells = np.concatenate(flat)
@@ -39,9 +39,9 @@ def test_every_token_has_a_cell_of_its_own_in_its_adapters_group(step: list[tupl
         assert cells.min() >= 0
         assert cells.max() < window.count * width
         for one, indices in zip(run, flat, strict=True):
-            if one.row.adapter is not None:
-                assert {*(indices // width).tolist()} == {window.groups[one.row.adapter]}
-        of_adapters = sum(len(one) for one in run if one.row.adapter is not None)
+            if one.sequence.adapter is not None:
+                assert {*(indices // width).tolist()} == {window.groups[one.sequence.adapter]}
+        of_adapters = sum(len(one) for one in run if one.sequence.adapter is not None)
         if window.count == len(adapters):  # no idle place between them
             assert window.count * width <= max(EMPTY + 2 * of_adapters, sum(map(len, run)) + window.count)
 

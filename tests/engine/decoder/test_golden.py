@@ -59,7 +59,7 @@ def test_log_probability_beyond_the_tolerance_names_the_case(engine: Engine, gol
     changed = copy.deepcopy(golden)
     changed["cases"][3]["logprobs"][2][1] += 0.0015
     with pytest.raises(
-        ParityError, match=r"under 'wide', after the prompt \[300, 301\] a log-probability is off by 0\.0015"
+        ParityError, match=r"under 'wide', after the prompt \[300, 301\], a log-probability is off by 0\.0015"
     ):
         replay(engine, changed)
     changed["tolerance"] = 0.002

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from fastapi import Request as HttpRequest
 
+from ptune_serve.adapter_access import resolve_encoder_adapter
 from ptune_serve.body import body_of
-from ptune_serve.encoder_schemas import Asking
-from ptune_serve.encoding import addressed
-from ptune_serve.service import TheEncoder
+from ptune_serve.dependencies import EncoderServiceDep
+from ptune_serve.encoder_schemas import EncoderRequest
 
 router = APIRouter()
 
 
-class LengthRequest(Asking):
+class LengthRequest(EncoderRequest):
     """POST /v1/length"""
 
     text: str
@@ -24,9 +24,11 @@ class LengthRequest(Asking):
 
 @router.post("/v1/length")
 async def length(
-    body: Annotated[LengthRequest, Depends(body_of(LengthRequest))], service: TheEncoder, http: HttpRequest
+    body: Annotated[LengthRequest, Depends(body_of(LengthRequest))],
+    service: EncoderServiceDep,
+    http: HttpRequest,
 ) -> dict[str, Any]:
     """Says which it is."""
-    record = addressed(http, service, body, "/v1/length")
+    record = resolve_encoder_adapter(http, service, body, "/v1/length")
     said = await asyncio.wrap_future(service.model.submit(body.text, record.name))
     return {"model": body.model, "length": said.label}
