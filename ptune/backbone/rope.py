@@ -35,7 +35,7 @@ def with_fixed_rope(config: PretrainedConfig, context: int | None = None) -> Pre
 
     Raises: BackboneError where `context` is given and the model has one set of frequencies only, or no such length.
     """
-    if not any(True for _ in _by_length(config)):
+    if not list(_by_length(config)):
         if context is not None:
             raise BackboneError(
                 f"backbone.context {context} is for models whose rotary embedding depends on the length of a sequence"
@@ -43,7 +43,7 @@ def with_fixed_rope(config: PretrainedConfig, context: int | None = None) -> Pre
             )
         return config
     config = copy.deepcopy(config)
-    sets = list(_by_length(config))
+    sets = list(_by_length(config))  # of the copy
     pretrained = min(_pretrained_length(config, parameters) for parameters in sets)
     chosen = pretrained if context is None else context
     for parameters in sets:
