@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 import transformers
 from support.bundles import tiny_bundle
+from support.fake_chat_model import serving
 from support.tiny_models import VOCAB, build, model
 
 from ptune.backbone.load import load
@@ -18,8 +21,10 @@ from ptune.backbone.rope import with_fixed_rope
 from ptune.config.recipe import Backbone
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError
-from ptune.formats.bundle import BASE
+from ptune.formats.bundle import BASE, Bundle
 from ptune.parity import log_softmax
+from ptune.tasks.chat.infer import load as load_chat
+from ptune_serve.app import create_app
 
 ORIGINAL = 64  # tokens that the tiny LongRoPE model was "pretrained" at; its config says 512 at most
 SHORT, LONG = [1.0 + 0.1 * at for at in range(8)], [2.0 + 0.7 * at for at in range(8)]
@@ -34,6 +39,14 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "dynamic": (
         "llama",
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}},
+    ),
+    "proportional": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "proportional", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
+            }
+        },
     ),
     "linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}),
     "llama3": (
@@ -75,12 +88,24 @@ def plain(folder: Path) -> torch.nn.Module:
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_short_prompt_has_the_same_bits_beside_a_long_one(kind: str, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Exported:
+    kind: str
+    model: Path
+    bundle: Bundle
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A tiny model with each kind of rotary embedding, and its bundle."""
+    family, changes = KINDS[request.param]
+    folder, _, bundle = tiny_bundle(tmp_path_factory.mktemp(request.param), family, **changes)
+    return Exported(request.param, folder, bundle)
+
+
+def test_a_short_prompt_has_the_same_bits_beside_a_long_one(exported: Exported) -> None:
     """The longest that is served, however it is chunked, beside a short one: torch's own numbers for both."""
-    family, changes = KINDS[kind]
-    folder, _, bundle = tiny_bundle(tmp_path, family, **changes)
-    torch_side = plain(folder)
+    kind, bundle, torch_side = exported.kind, exported.bundle, plain(exported.model)
     short = ids(20)
     with closing(Engine.open(bundle, threads=1, prefill_chunk=16, replay_golden=False)) as engine:
         assert engine.signature.context == (ORIGINAL if kind == "longrope" else 512)
@@ -93,6 +118,31 @@ def test_a_short_prompt_has_the_same_bits_beside_a_long_one(kind: str, tmp_path:
     assert np.array_equal(chunked, whole)
     assert apart(log_softmax(alone), said(torch_side, short)) < LIMIT
     assert apart(log_softmax(whole), said(torch_side, long)) < LIMIT
+
+
+def test_over_http_a_short_prompt_has_the_same_numbers_beside_a_long_one(exported: Exported) -> None:
+    """The log-probabilities that a client reads, of a short prompt alone and of both at once: torch's own for both."""
+    torch_side = plain(exported.model)
+    model = load_chat(exported.bundle.folder, threads=1, prefill_chunk=16, replay_golden=False)
+    with closing(model), serving(create_app(model)) as url, httpx.Client(base_url=url, timeout=60) as http:
+
+        def logprobs(*prompts: list[int]) -> list[list[float]]:
+            fields = {"echo": True, "logprobs": 0, "max_tokens": 1, "temperature": 0}
+            reply = http.post("/v1/completions", json={"model": BASE, "prompt": prompts, **fields})
+            choices = reply.raise_for_status().json()["choices"]
+            return [
+                choice["logprobs"]["token_logprobs"][1 : len(prompt)]
+                for choice, prompt in zip(choices, prompts, strict=True)
+            ]
+
+        short = ids(20)
+        long = ids(model.engine.context - 1, seed=1)
+        (alone,) = logprobs(short)
+        beside, long_beside = logprobs(short, long)
+    assert beside == alone
+    for tokens, served in ((short, alone), (long, long_beside)):
+        expected = np.take_along_axis(said(torch_side, tokens)[:-1], np.array(tokens)[1:, None], axis=1)[:, 0]
+        assert apart(np.array(served), expected) < LIMIT
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
