@@ -1,9 +1,10 @@
 """The hop "alone → in company": an answer must not depend on the sequences in its steps, nor on how its prompt is cut.
 
 It is measured twice. Step by step, without a scheduler: a long sequence in one piece, against the same sequence in pieces of
-many sizes, down to single tokens (as in generation and after preemption), beside a neighbour at the last positions of the
-context. And through the engine: greedy answers to prompts one at a time, then all at once among others with another chunk
-size, and once more from the prefix cache.
+many sizes, down to single tokens (as in generation), beside a neighbour at the last positions of the
+context. And through the engine: greedy answers to prompts one at a time; then all at once among others with another chunk
+size; once more from the prefix cache; and once more while another tenant takes half of the slots, so that many of them are
+preempted and resumed.
 
 The bare base must give the same bits. An adapter's logits may differ by float32 rounding, because the products with its factors
 have one row or several; its tokens must be the same, except at a tie.
@@ -11,8 +12,12 @@ have one row or several; its tokens must be the same, except at a tie.
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -22,11 +27,13 @@ from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step
+from ptune.engine.decoder.ticket import until_finish
 from ptune.engine.sampling import Sampling
 from ptune.formats.bundle import BASE, FP32, Bundle, Hop
 from ptune.parity import Array, log_softmax
 
 WATCHED, NEIGHBOURS = 8, 24  # sequences computed alone and in company; the company
+ROWS = WATCHED + NEIGHBOURS  # of the engine that computes both
 PROMPT = 48  # tokens of each
 # Tokens of each answer; more for profiles that round activations, which have only this check.
 ANSWER = {FP32: 16}
@@ -37,14 +44,16 @@ LONG = 320  # tokens of the sequence computed in pieces
 PIECES = (1, 7, 33, 2, 41, 65, 1, 1)
 STEPS = 24
 CACHE_BYTES = 1 << 30  # for the two sequences of that measurement
+UNDER_WAY = 4  # tokens that every sequence has when another tenant takes slots
 TIE = 1e-3  # between two log-probabilities, unless they were seen to move more
 
 
 def hop(bundle: Bundle, profile: str, held: Sequence[Sequence[int]], *, threads: int) -> Hop:
     """Measures the hop. held: at least one sequence of tokens to take prompts from."""
     moved, longest = in_pieces(bundle, profile, held, threads=threads)
-    names, alone, crowded = _answers(bundle, profile, held, threads)
-    return _compared(profile, names, alone, crowded, moved, longest)
+    names, alone, crowded, preempted = _answers(bundle, profile, held, threads)
+    note = f"{NEIGHBOURS} others, and one of {longest:,} tokens; {preempted} preempted"
+    return _compared(profile, names, alone, crowded, moved, note)
 
 
 def in_pieces(
@@ -96,8 +105,11 @@ def _computed(
 
 def _answers(
     bundle: Bundle, profile: str, held: Sequence[Sequence[int]], threads: int
-) -> tuple[list[str], list[list[Token]], list[list[Token]]]:
-    """Returns the adapter of each watched answer, the answers alone, and those in company; each prompt stands twice."""
+) -> tuple[list[str], list[list[Token]], list[list[Token]], int]:
+    """Returns the adapter of each watched answer, the answers alone, those in company, and how often one was preempted.
+
+    Each watched prompt stands there once for each way in which it is answered in company.
+    """
     random = np.random.default_rng(0)
     names = [BASE, *bundle.manifest.adapters]
     prompts = [list(held[index % len(held)][:PROMPT]) for index in range(WATCHED + NEIGHBOURS)]
@@ -115,13 +127,42 @@ def _answers(
     with closing(_engine(bundle, profile, threads, CROWDED_CHUNK)) as engine:
         crowd = [_greedy(*one, engine.context, most) for one in (*others[::2], *watched, *others[1::2])]
         crowded = engine.generate_all(crowd)[begin : begin + len(watched)]
-        again = engine.generate_all(crowd[begin : begin + len(watched)])  # from the prefix cache
-    return [name for _, name in watched] * 2, alone * 2, crowded + again
+        again = crowd[begin : begin + len(watched)]
+        crowded += engine.generate_all(again)  # from the prefix cache
+        crowded += _while_preempted(engine, again * (ROWS // WATCHED), crowd[:begin])
+        preempted = engine.stats().preempted
+    ways = len(crowded) // len(watched)
+    return [name for _, name in watched] * ways, alone * ways, crowded, preempted
+
+
+def _while_preempted(
+    engine: Engine, watched: Sequence[Request], others: Sequence[Request]
+) -> list[list[Token]]:
+    """Answers requests that fill the engine; when all are under way, another tenant's requests take slots from them."""
+    queues: list[queue.SimpleQueue[Token]] = [queue.SimpleQueue() for _ in watched]
+    waiting = [replace(request, tenant="another", max_tokens=2) for request in others]
+    missing = dict.fromkeys(range(len(watched)), UNDER_WAY)  # tokens, of those that are not under way yet
+    submitted = threading.Event()
+
+    def deliver(index: int, token: Token) -> None:
+        submitted.wait()
+        queues[index].put(token)
+        if index in missing:
+            missing[index] -= 1
+            if not missing[index] or token.finish:
+                del missing[index]
+        while waiting and not missing:
+            engine.submit(waiting.pop(), lambda _: None)
+
+    for index, request in enumerate(watched):
+        engine.submit(request, partial(deliver, index))
+    submitted.set()
+    return [list(until_finish(tokens)) for tokens in queues]
 
 
 def _engine(bundle: Bundle, profile: str, threads: int, chunk: int) -> Engine:
     return Engine.open(
-        bundle, profile=profile, threads=threads, prefill_chunk=chunk, max_rows=32, replay_golden=False
+        bundle, profile=profile, threads=threads, prefill_chunk=chunk, max_rows=ROWS, replay_golden=False
     )
 
 
@@ -136,7 +177,7 @@ def _compared(
     alone: Sequence[list[Token]],
     crowded: Sequence[list[Token]],
     moved: float,
-    longest: int,
+    note: str,
 ) -> Hop:
     worst: Mapping[bool, list[float]] = {True: [moved], False: [0.0]}  # for the bare base, for adapters
     same = positions = 0
@@ -160,5 +201,5 @@ def _compared(
         top1=same / max(positions, 1),
         limit="same tokens; the base's the same bits",
         passed=same == positions and base == 0.0,
-        note=f"{NEIGHBOURS} others, and one of {longest:,} tokens; the base's moved by {base:g}",
+        note=f"{note}; the base's moved by {base:g}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from ptune.engine.decoder import attention_metadata
 from ptune.engine.decoder.flat_tokens import Tokens
+from ptune.engine.decoder.scheduler import Scheduler
+from ptune.engine.decoder.sequence import TokenSequence
 from ptune.export import trace as tracing
 from ptune.formats.bundle import FP32, Bundle
 from ptune.verify import company
@@ -26,6 +29,7 @@ LONGROPE: dict[str, Any] = {
     },
 }  # fmt: skip
 Patch = pytest.MonkeyPatch
+PROMPT = 48  # tokens of each prompt that the hop takes
 
 
 def held() -> list[list[int]]:
@@ -35,6 +39,9 @@ def held() -> list[list[int]]:
 
 def passed(bundle: Bundle) -> bool:
     hop = company.hop(bundle, FP32, held(), threads=1)
+    preempted = re.search(r"(\d+) preempted", hop.note)
+    assert preempted is not None, hop.note
+    assert int(preempted[1]) >= 8, hop.note
     assert hop.passed == hop.note.endswith("moved by 0")
     return hop.passed
 
@@ -84,9 +91,29 @@ def one_query_alone(folder: Path, patch: Patch) -> Bundle:
     return tiny_bundle(folder, "llama")[2]
 
 
+def resumed_without_its_answer(folder: Path, patch: Patch) -> Bundle:
+    """A preempted sequence is computed again from its prompt, its answer so far forgotten but for the last token."""
+    preempt = Scheduler._preempt
+
+    def forget(self: Scheduler, sequence: TokenSequence) -> None:
+        preempt(self, sequence)
+        if len(sequence.tokens) > PROMPT + 1:
+            sequence.tokens[PROMPT] = sequence.tokens[-1]
+
+    patch.setattr(Scheduler, "_preempt", forget)
+    return tiny_bundle(folder, "llama")[2]
+
+
 @pytest.mark.parametrize(
     "plant",
-    [longrope_by_step, centred_over_tokens, scaled_by_the_largest, positions_of_chunks, one_query_alone],
+    [
+        longrope_by_step,
+        centred_over_tokens,
+        scaled_by_the_largest,
+        positions_of_chunks,
+        one_query_alone,
+        resumed_without_its_answer,
+    ],
 )
 def test_a_planted_fault_is_caught(plant: Callable[[Path, Patch], Bundle], tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
