@@ -50,6 +50,31 @@ def test_one_wrong_value_is_refused(wrong: float) -> None:
     assert not compare("drift", THERE, here, max_abs_logprob=1e-3).passed
 
 
+@pytest.mark.parametrize("limit", ["max_abs_logprob", "mean_kl"])
+def test_a_figure_at_its_limit_passes_and_one_above_does_not(limit: str) -> None:
+    here = [log_softmax(p + RANDOM.standard_normal(p.shape) * 0.01) for p in THERE]
+    hop = compare("drift", THERE, here)
+    figure = {"max_abs_logprob": hop.max_abs_logprob, "mean_kl": hop.mean_kl}[limit]
+    assert figure is not None
+    assert compare("drift", THERE, here, **{limit: figure}).passed
+    assert not compare("drift", THERE, here, **{limit: np.nextafter(figure, 0)}).passed
+
+
+def test_a_share_of_equal_tokens_at_its_limit_passes_and_one_below_does_not() -> None:
+    here = [p.copy() for p in THERE]
+    here[0][0] = np.roll(here[0][0], 1)  # another token is the likeliest at 1 of 11 positions
+    assert compare("one", THERE, here, top1=10 / 11).passed
+    here[1][0] = np.roll(here[1][0], 1)
+    assert not compare("two", THERE, here, top1=10 / 11).passed
+
+
+@pytest.mark.parametrize(("error", "passed"), [(0.0099, True), (0.0101, False)])
+def test_an_effect_may_differ_by_its_limit_at_most(error: float, passed: bool) -> None:
+    moved = [p + np.float32(1) for p in THERE]
+    here = [p + np.float32(1 + error) for p in THERE]
+    assert liveness("nearly", (THERE, moved), (THERE, here), 0.01).passed is passed
+
+
 def test_liveness() -> None:
     moved = [log_softmax(p + RANDOM.standard_normal(p.shape)) for p in THERE]
     assert liveness("same", (THERE, moved), (THERE, moved), 0.01).passed

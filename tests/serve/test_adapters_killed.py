@@ -11,6 +11,8 @@ from support.living_adapters import Process, completed, living, token_ids, uploa
 
 from ptune.formats.bundle import Bundle
 
+ADDED = 3  # adapters that the server has said yes to before it is killed
+
 
 def test_what_was_registered_survives_sigkill(tmp_path: Path) -> None:
     there = living(tmp_path)
@@ -56,15 +58,25 @@ def test_what_was_registered_survives_sigkill(tmp_path: Path) -> None:
 def _until_killed(server: Process, folder: Path) -> list[str]:
     """Adds adapters until the server dies of SIGKILL in the middle of it. Returns those that it said yes to."""
     added: list[str] = []
-    killer = threading.Thread(target=lambda: (time.sleep(0.7), server.process.kill()))
+    more = threading.Event()
+
+    def kill() -> None:
+        more.wait(60)
+        time.sleep(0.02)  # into the next call
+        server.process.kill()
+
+    killer = threading.Thread(target=kill)
     killer.start()
     try:
         while True:
             name = f"more{len(added)}"
             if upload(server.http, folder, name).status_code == 200:
                 added.append(name)
+                if len(added) == ADDED:
+                    more.set()
     except httpx.TransportError:
         pass
     killer.join()
+    assert len(added) >= ADDED
     server.process.wait()
     return added

@@ -12,7 +12,6 @@ from ptune.config.recipe import Backbone
 from ptune.publish.decoder_run import reference
 from ptune.verify import live
 from ptune.verify import probes as probing
-from ptune.verify.limits import LIVE_KERNEL_KL
 from ptune.verify.live import live_kernel_hops
 
 
@@ -37,7 +36,7 @@ def test_bfloat16_is_measured_on_the_same_rounded_weights(folder: Path) -> None:
     (hop,) = hops(folder, dtype="bfloat16")
     assert hop.name == "bfloat16 kernel → float32 on the same base"
     assert hop.passed
-    assert hop.limit == f"mean KL ≤ {LIVE_KERNEL_KL['bfloat16']:g}"
+    assert hop.limit == "mean KL ≤ 0.003"
     assert hop.max_abs_logprob is not None
     assert hop.max_abs_logprob > 0  # another kernel did run
 
@@ -45,7 +44,7 @@ def test_bfloat16_is_measured_on_the_same_rounded_weights(folder: Path) -> None:
 def test_both_kinds_of_rounding_may_add_up(folder: Path) -> None:
     (hop,) = hops(folder, quantize="nf4", dtype="bfloat16")
     assert hop.name == "nf4 kernel → float32 on the dequantised base"
-    assert hop.limit == f"mean KL ≤ {LIVE_KERNEL_KL['nf4'] + LIVE_KERNEL_KL['bfloat16']:g}"
+    assert hop.limit == "mean KL ≤ 0.005"
     assert "nf4 and bfloat16" in hop.note
 
 

@@ -49,21 +49,20 @@ def copy(published: Path, tmp_path: Path) -> Path:
 
 def test_every_hop_is_in_the_artefact(published: Path) -> None:
     bundle = Bundle.open(published / "bundle")
-    base = [hop.name for hop in bundle.manifest.hops]
-    assert base == [
-        "torch → ONNX base",
-        "torch → ONNX, random factors in every socket",
-        "ONNX → engine",
-        "fp32: alone → in company",
-        "engine → server",
+    assert [(hop.name, hop.limit) for hop in bundle.manifest.hops] == [
+        ("torch → ONNX base", "max |Δ log p| ≤ 0.001"),
+        ("torch → ONNX, random factors in every socket", "relative L2 of (adapter - base) ≤ 0.01"),
+        ("ONNX → engine", "max |Δ log p| ≤ 0.0005"),
+        ("fp32: alone → in company", "same tokens; the base's the same bits"),
+        ("engine → server", "same tokens, max |Δ log p| ≤ 0.001"),
     ]
     record = bundle.adapter("tuned")
     assert record.parity == "measured"
-    assert [hop.name for hop in record.hops] == [
-        "torch + peft → ONNX + adapter",
-        "torch + peft → ONNX, (adapter − base)",
-        "ONNX → engine",
-        "engine → server",
+    assert [(hop.name, hop.limit) for hop in record.hops] == [
+        ("torch + peft → ONNX + adapter", "max |Δ log p| ≤ 0.001"),
+        ("torch + peft → ONNX, (adapter − base)", "relative L2 of (adapter - base) ≤ 0.01"),
+        ("ONNX → engine", "max |Δ log p| ≤ 0.0005"),
+        ("engine → server", "same tokens, max |Δ log p| ≤ 0.001"),
     ]
     assert all(hop.prompts >= 16 for hop in (*bundle.manifest.hops, *record.hops))
     assert not list(published.glob(".*part"))
