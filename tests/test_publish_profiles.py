@@ -60,7 +60,7 @@ def test_hops_and_files(place: Path) -> None:
     assert base["int8: alone → in company"].max_abs_logprob < 1e-2
     assert base["int8: alone → in company"].note.endswith("the base's moved by 0")
     assert base["fp32 → int4"].limit == f"mean KL ≤ 0.005 and top-1 ≥ {RANDOM_TOP1}"
-    assert base["fp32 → int4"].note == "weights as the source has them in 4 bits"
+    assert base["fp32 → int4"].note.startswith("weights as the source has them in 4 bits; ")
     assert base["int4: alone → in company"].note.endswith("the base's moved by 0")
     assert {"fp32 → int8", "fp32 → int4"} <= {hop.name for hop in bundle.adapter("tuned").hops}
     said = {}
@@ -131,7 +131,7 @@ def test_a_profile_that_drifts_is_left_out_and_the_rest_is_kept(
 
 def test_nothing_is_measured_after_a_hop_that_drifts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile, "PROFILE_KL", 1e-9)
-    bundle, held = Bundle.open(place / "bundle"), held_tokens.load(place / "bundle")[:2]
+    bundle, held = Bundle.open(place / "bundle"), held_tokens.load(place / "bundle")
     proof = profile.prove_profile(bundle, "int8", ["tuned"], held, threads=1, to_the_end=False)
     assert [hop.name for hop in proof.hops] == ["fp32 → int8"]
     assert not proof.passed
@@ -164,7 +164,7 @@ def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.Monkey
     from ptune.engine.decoder import attention_metadata as views
 
     monkeypatch.setattr(views, "FEW", 0)  # the grouped view has several queries anyway
-    held = held_tokens.load(place / "bundle")
+    held = held_tokens.load(place / "bundle").sequences
     bundle = Bundle.open(place / "bundle")
     assert company.hop(bundle, "int8", held, threads=1).passed
     monkeypatch.setattr(views, "LEAST", 1)
@@ -174,8 +174,11 @@ def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.Monkey
 
 
 def test_held_tokens_are_topped_up(place: Path) -> None:
-    held = held_tokens.load(place / "bundle")
+    stored = held_tokens.load(place / "bundle")
+    held = stored.sequences
     assert HELD_TOKENS <= sum(map(len, held)) < HELD_TOKENS + held_tokens.PIECE
+    assert 0 < stored.own < HELD_TOKENS / 2, "the run has little data of its own"
+    assert stored.origin.endswith("% of the text is the run's own, the rest an English sample")
     assert all(held_tokens.LEAST <= len(ids) <= held_tokens.PIECE for ids in held)
     assert max(max(ids) for ids in held) < VOCAB
 
@@ -213,7 +216,10 @@ def test_weights_that_are_not_in_four_bits_are_rounded_where_asked_and_never_by_
     bundle = Bundle.open(tmp_path / "asked")
     (hop,) = [hop for hop in bundle.manifest.hops if hop.name == "fp32 → int4"]
     assert bundle.manifest.graphs["int4"].kept == 0
-    assert (hop.limit, hop.note) == ("mean KL ≤ 9 and top-1 ≥ 0.1", "100.0% of the weights rounded to 4 bits")
+    assert hop.limit == "mean KL ≤ 9 and top-1 ≥ 0.1"
+    assert hop.note == (
+        "100.0% of the weights rounded to 4 bits; 0% of the text is the run's own, the rest an English sample"
+    )
     assert hop.mean_kl is not None
     assert hop.mean_kl > 0.005
     publish.export_backbone(backbone, tmp_path / "auto", threads=1, profiles=("auto",))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import resources
-from itertools import chain
 from pathlib import Path
 
 from ptune.codecs.chat import ChatCodec
@@ -18,17 +18,38 @@ LEAST = 8
 SAMPLE = "devils_dictionary.test.jsonl"  # ships with ptune; the comparison measures rounding, not knowledge
 
 
-def of_examples(examples: Sequence[Sequence[int]], codec: ChatCodec) -> list[tuple[int, ...]]:
+@dataclass(frozen=True)
+class HeldTokens:
+    """Sequences of tokens, those of the run's own data first."""
+
+    sequences: tuple[tuple[int, ...], ...]
+    own: int = 0  # tokens of the run's own data
+
+    @property
+    def origin(self) -> str:
+        """Where the tokens are from, in words."""
+        share = self.own / max(sum(map(len, self.sequences)), 1)
+        if share == 1:
+            return "all text is the run's own"
+        return f"{share:.0%} of the text is the run's own, the rest an English sample"
+
+
+def of_examples(examples: Sequence[Sequence[int]], codec: ChatCodec) -> HeldTokens:
     """Pieces of the examples' tokens, topped up from the sample text to at least HELD_TOKENS."""
     longest = min(PIECE, codec.context or PIECE)
     held: list[tuple[int, ...]] = []
-    tokens = 0
-    for piece in chain(_pieces(examples, longest), _pieces(_sample(codec), longest)):
-        if tokens >= HELD_TOKENS:
-            break
+    own = _fill(held, _pieces(examples, longest))
+    _fill(held, _pieces(_sample(codec), longest))
+    return HeldTokens(tuple(held), own)
+
+
+def _fill(held: list[tuple[int, ...]], pieces: Iterator[tuple[int, ...]]) -> int:
+    """Appends pieces until there are HELD_TOKENS. Returns how many tokens there are."""
+    tokens = sum(map(len, held))
+    while tokens < HELD_TOKENS and (piece := next(pieces, None)) is not None:
         held.append(piece)
         tokens += len(piece)
-    return held
+    return tokens
 
 
 def _pieces(
@@ -46,15 +67,19 @@ def _sample(codec: ChatCodec) -> Iterator[Sequence[int]]:
     yield from (codec.encode_text(line) for line in text.splitlines())
 
 
-def save(held: Sequence[Sequence[int]], bundle: Path) -> None:
+def save(held: HeldTokens, bundle: Path) -> None:
     """Writes the tokens into a bundle."""
-    write_json(bundle / FILE, {"format": 1, "sequences": [list(ids) for ids in held]})
+    write_json(
+        bundle / FILE, {"format": 1, "own": held.own, "sequences": [list(ids) for ids in held.sequences]}
+    )
 
 
-def load(bundle: Path) -> list[tuple[int, ...]]:
+def load(bundle: Path) -> HeldTokens:
     """Reads a bundle's tokens. Raises: FormatError."""
     path = bundle / FILE
     try:
-        return [tuple(int(token) for token in ids) for ids in read_json(path)["sequences"]]
+        content = read_json(path)
+        sequences = tuple(tuple(int(token) for token in ids) for ids in content["sequences"])
+        return HeldTokens(sequences, int(content["own"]))
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path} is damaged: {error!r}") from None

@@ -18,6 +18,7 @@ from ptune.parity import Array, compare
 from ptune.progress import Progress
 from ptune.verify import company
 from ptune.verify.graph import PlainGraph
+from ptune.verify.held_tokens import HeldTokens
 from ptune.verify.limits import (
     INT4_KEPT_KL,
     INT4_KEPT_TOP1,
@@ -38,7 +39,7 @@ def prove_profile(
     bundle: Bundle,
     profile: str,
     adapters: Sequence[str],
-    held: Sequence[Sequence[int]],
+    held: HeldTokens,
     *,
     threads: int,
     base: bool = True,
@@ -52,13 +53,14 @@ def prove_profile(
     report(f"{profile} against {FP32}")
     signature = bundle.decoder
     graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (FP32, profile)]
-    limits, note = _held_to(bundle, profile)
+    limits, weights = _held_to(bundle, profile)
+    note = "; ".join(filter(None, (weights, held.origin)))
     names = [*([BASE] if base else []), *adapters]
     hops: dict[str, list[Hop]] = {}
-    with Progress(f"  {profile} against {FP32}", len(names) * len(held), unit="texts") as progress:
+    with Progress(f"  {profile} against {FP32}", len(names) * len(held.sequences), unit="texts") as progress:
         for name in names:
             factors = None if name == BASE else _factors(bundle, name)
-            floats, rounded = (_logprobs(graph, held, factors) for graph in graphs)
+            floats, rounded = (_logprobs(graph, held.sequences, factors) for graph in graphs)
             rounded = _counted(rounded, progress)
             hop = compare(f"{FP32} → {profile}", floats, rounded, note=note, **limits)
             hops[name] = [hop]
@@ -66,7 +68,7 @@ def prove_profile(
                 return Proof.of(hops)
     del graphs
     report(f"{profile} alone and in company")
-    crowd = company.hop(bundle, profile, held, threads=threads)
+    crowd = company.hop(bundle, profile, held.sequences, threads=threads)
     first = BASE if base else next(iter(adapters), BASE)
     hops.setdefault(first, []).append(crowd)
     return Proof.of(hops)

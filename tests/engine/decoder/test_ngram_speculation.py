@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ptune.engine.adapters.lora import Adapter
 from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.generation import SampledSequence
 from ptune.engine.decoder.ngram_speculation import LONGEST, MATCH, PATIENCE, NgramProposer
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.scheduler import Scheduler
@@ -44,6 +45,13 @@ def test_the_same_tokens_in_fewer_steps(tiny: TinyBundle, temperature: float) ->
     assert plain[0] == guessed[0], "the base's log-probabilities are the same bits, too"
     assert len(plain[0]) == 60
     assert few < 0.7 * many
+
+
+@pytest.mark.parametrize(("most", "longest"), [(1, 0), (2, 1), (3, 2), (5, 4), (60, 4)])
+def test_a_draft_ends_before_the_answers_last_token(most: int, longest: int) -> None:
+    """The slot has room for the prompt and `most` tokens, and the model's own choice follows every draft."""
+    sequence = SampledSequence(Request(REPEATED, "base", Sampling(temperature=0), max_tokens=most), print)
+    assert len(sequence.draft(16)) == longest
 
 
 def test_nothing_is_lost_where_drafts_fail(tiny: TinyBundle) -> None:

@@ -25,6 +25,22 @@ LOGITS = st.integers(0, 10_000).map(
 TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=12)
 
 
+@pytest.mark.parametrize(("sampling", "kept"), [
+    (Sampling(top_p=0.75), [0, 1]),  # reached exactly
+    (Sampling(top_p=0.76), [0, 1, 2]),  # of two that are as likely the one with the lower id
+    (Sampling(top_p=0.5), [0]),
+    (Sampling(top_p=0.01), [0]),
+    (Sampling(min_p=0.5), [0, 1]),  # half as likely as the best is enough
+    (Sampling(min_p=0.51), [0]),
+    (Sampling(min_p=0.25), [0, 1, 2, 3]),
+    (Sampling(top_k=3), [0, 1, 2, 3]),  # all that are as likely as the third
+])  # fmt: skip
+def test_tokens_at_the_very_edge(sampling: Sampling, kept: list[int]) -> None:
+    probabilities = distribution(np.log(np.array([0.5, 0.25, 0.125, 0.125])), sampling)
+    assert np.flatnonzero(probabilities).tolist() == kept
+    assert probabilities.sum() == pytest.approx(1)
+
+
 @settings(max_examples=200)
 @given(
     logits=LOGITS,
