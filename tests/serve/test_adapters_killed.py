@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -56,7 +55,7 @@ def test_what_was_registered_survives_sigkill(tmp_path: Path) -> None:
 def _until_killed(server: Process, folder: Path) -> list[str]:
     """Adds adapters until the server dies of SIGKILL in the middle of it. Returns those that it said yes to."""
     added: list[str] = []
-    killer = threading.Thread(target=lambda: (time.sleep(0.7), server.process.kill()))
+    killer = threading.Timer(0.7, server.process.kill)
     killer.start()
     try:
         while True:
