@@ -135,6 +135,7 @@ def test_a_lossy_merge_is_refused_and_saves_nothing(place: Path) -> None:
     merge = publish.merge_run(Run.open(place / "lora"), place / "fp32", "float32")
     hop, lost = merge.hop, merge.update_error
     assert hop.passed
+    assert lost is not None
     assert lost < 1e-4
 
 

@@ -56,8 +56,10 @@ def test_hops_and_files(place: Path) -> None:
     assert bundle.manifest.default_profile == "int8"
     base = {hop.name: hop for hop in bundle.manifest.hops}
     assert base["fp32 → int8"].positions >= HELD_TOKENS
-    assert 0 < base["fp32 → int8"].mean_kl < 0.01
-    assert base["int8: alone → in company"].max_abs_logprob < 1e-2
+    assert 0 < (base["fp32 → int8"].mean_kl or 0) < 0.01
+    moved = base["int8: alone → in company"].max_abs_logprob
+    assert moved is not None
+    assert moved < 1e-2
     assert base["int8: alone → in company"].note.endswith("the base's moved by 0")
     assert base["fp32 → int4"].limit == f"mean KL ≤ 0.005 and top-1 ≥ {RANDOM_TOP1}"
     assert base["fp32 → int4"].note.startswith("weights as the source has them in 4 bits; ")

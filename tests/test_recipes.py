@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tiny_images import build as build_image_model
@@ -36,7 +37,7 @@ def test_a_few_steps_of_every_recipe(name: str, model: Path, image_model: Path, 
     recipe = read_recipe(name)
     of_images = isinstance(recipe.task, ImageClassification)
     # The tiny tokenizer makes more tokens; the tiny image model sees tiny images.
-    easier = {"size": 32} if of_images else {"on_overlong": "truncate"}
+    easier: dict[str, Any] = {"size": 32} if of_images else {"on_overlong": "truncate"}
     if isinstance(recipe.task, Embedding):
         easier["dimensions"] = (8,)  # of its narrow vectors
     recipe = recipe.model_copy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,9 +72,14 @@ def test_the_codec_is_the_models_own(folder: Path) -> None:
 
 def test_a_gguf_files_config_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "once.gguf")
-    spec, read = Backbone(model=str(tmp_path / "once.gguf"), dtype="float32"), []
+    spec, read = Backbone(model=str(tmp_path / "once.gguf"), dtype="float32"), list[Any]()
     own = AutoConfig.from_pretrained
-    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *a, **k: read.append(a) or own(*a, **k))
+
+    def counted(*a: Any, **k: Any) -> Any:
+        read.append(a)
+        return own(*a, **k)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", counted)
     codec = load_codec(spec)
     config = describe(spec).config
     config.num_hidden_layers = 99  # what one reader does to it, another does not see
@@ -127,7 +133,7 @@ def test_a_model_without_sdpa_takes_what_it_has(tmp_path: Path) -> None:
     assert load(Backbone(model=str(tmp_path / "gemma2"))).model.config._attn_implementation == "eager"
 
 
-def refusal(**spec: str) -> str:
+def refusal(**spec: Any) -> str:
     with pytest.raises(BackboneError) as caught:
         load(Backbone(**spec))
     message = str(caught.value)

@@ -6,7 +6,7 @@ import ast
 import inspect
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -89,7 +89,7 @@ def test_what_is_no_size_of_a_cache(text: str) -> None:
         {"step_ms": -1.0}, {"step_ms": float("nan")}, {"num_speculative_tokens": -1},
     ],
 )  # fmt: skip
-def test_options_out_of_range_are_named(options: dict[str, int]) -> None:
+def test_options_out_of_range_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         EngineOptions(**options).check()
 

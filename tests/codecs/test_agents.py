@@ -30,8 +30,8 @@ RESULT = {"role": "tool", "content": "4 C", "tool_call_id": "call12345", "name":
 ANSWER = {"role": "assistant", "content": "It is 4 C."}
 SECOND = {"role": "user", "content": "Is that cold?"}
 LAST = {"role": "assistant", "content": "Yes."}
-PLAIN = [FIRST, CALL, RESULT, ANSWER, SECOND, LAST]
-THOUGHT = [
+PLAIN: list[dict[str, Any]] = [FIRST, CALL, RESULT, ANSWER, SECOND, LAST]
+THOUGHT: list[dict[str, Any]] = [
     FIRST,
     {**CALL, "reasoning_content": "I must ask."},
     RESULT,
@@ -189,7 +189,12 @@ def test_a_call_of_code_ends_with_its_own_token(tokenizer):
     ends = [tokenizer.token_to_id("<|eom_id|>")]  # only the model's configuration can name it
     codec = ChatCodec(tokenizer, AGENTS["llama31"], SPECIAL_TOKENS, ends, None)
     call = {"function": {"name": "python", "arguments": {"code": "2 + 2"}}}
-    messages = [FIRST, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "4"}, ANSWER]
+    messages: list[dict[str, Any]] = [
+        FIRST,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "4"},
+        ANSWER,
+    ]
     expected = [["<|python_tag|>python.call(2 + 2)<|eom_id|>", "It is 4 C.<|eot_id|>"]]
     assert target_texts(codec, codec.encode_examples(messages)) == expected
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import transformers
 from PIL import Image
 from support import tiny_images
+from timm.data.transforms_factory import create_transform
 
 from ptune.backbone.image_processor import of_processor, of_timm
 from ptune.codecs.image import Preprocessing, open_codec, open_image, save_codec
@@ -86,7 +86,7 @@ def test_pixels_are_those_of_transformers(name: str, size: tuple[int, int]) -> N
 def test_pixels_are_those_of_timm(name: str, size: tuple[int, int]) -> None:
     config = {**HALF, **TIMM[name]}
     image = tiny_images.picture(*size)
-    theirs = timm.data.create_transform(**config, is_training=False)(image).numpy()
+    theirs = create_transform(**config, is_training=False)(image).numpy()
     assert off_by(of_timm(config)(image), theirs, config["std"]) <= 1e-6
 
 
@@ -97,9 +97,7 @@ def test_another_size_is_as_if_the_processor_had_been_made_for_it() -> None:
     theirs = with_pillow(processor)(image, return_tensors="np")["pixel_values"][0]
     assert off_by(asked(image), theirs, asked.std) <= 1e-6
     config = {**HALF, **TIMM["center"]}
-    theirs = timm.data.create_transform(**{**config, "input_size": (3, 96, 96)}, is_training=False)(
-        image
-    ).numpy()
+    theirs = create_transform(**{**config, "input_size": (3, 96, 96)}, is_training=False)(image).numpy()
     assert off_by(of_timm(config, 96)(image), theirs, config["std"]) <= 1e-6
 
 

@@ -28,7 +28,7 @@ def check(codec: ChatCodec, ids: list[int]) -> None:
     shown = [token for token in ids if not codec._vocabulary.is_silent(token)]
     expected = codec.tokenizer.decode(shown)
     if rest := cut_off(b"".join(map(codec.token_bytes, shown))):
-        if codec.tokenizer.id_to_token(shown[-1]).startswith("<0x"):  # a token is a byte
+        if (codec.tokenizer.id_to_token(shown[-1]) or "").startswith("<0x"):  # a token is a byte
             expected = codec.tokenizer.decode(shown[: -len(rest)])
         else:
             assert expected.endswith("\ufffd")

@@ -44,7 +44,7 @@ def read(form: ToolFormat, pieces: list[str], **options: Any) -> tuple[str, list
     """What an answer says, and its calls."""
     reader = ToolReader(form, **options)
     events: list[Event] = [event for piece in pieces for event in reader.push(piece)] + reader.finish()
-    text, calls = "", []
+    text, calls = "", list[tuple[str, str]]()
     for event in events:
         if isinstance(event, Said):
             text += event.text
@@ -95,7 +95,7 @@ def test_calls_that_a_template_writes_are_read_back(
     if form.between is None:
         calls = calls[:1]
     said = said if form.kind == "hermes" else ""  # the others leave out what is said besides
-    given_calls = [
+    given_calls: list[dict[str, Any]] = [
         {"id": f"abcdefgh{n}", "type": "function", "function": {"name": function, "arguments": arguments}}
         for n, (function, arguments) in enumerate(calls)
         if (function, name) != ("python", "agents/llama31")
@@ -189,6 +189,7 @@ def test_marks_that_are_special_tokens_are_written_out(byte_level: Tokenizer) ->
     source = (FOLDER / "agents/mistral.jinja").read_text(encoding="utf-8")
     codec = ChatCodec(tokenizer, source, SPECIAL_TOKENS, (), None)
     mark = codec.silent_mark("[TOOL_CALLS]")
+    assert mark is not None
     assert mark == tokenizer.token_to_id("[TOOL_CALLS]")
     assert codec.silent_mark("<tool_call>") is None
     assert codec.mark("<tool_call>") == tokenizer.token_to_id("<tool_call>")

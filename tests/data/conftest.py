@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tiny_tokenizers import tokenizer
@@ -20,11 +21,11 @@ def codec() -> ChatCodec:
     return ChatCodec(tiny.backend_tokenizer, tiny.chat_template, tiny.special_tokens_map, (), None)
 
 
-def row(question: str, answer: str = "yes") -> dict:
+def row(question: str, answer: str = "yes") -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
-def write(path: Path, rows: list[dict]) -> Path:
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -33,5 +34,5 @@ def load(codec, *files, seed=0, task=None, **data):
     return dataset.load(Data(files=files, **data), task or Chat(), codec, seed)
 
 
-def text(number: int, words: int = 5) -> dict:
+def text(number: int, words: int = 5) -> dict[str, Any]:
     return {"text": f"Document {number}. " + "word " * words}

@@ -7,11 +7,12 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tiny_tokenizers import CHATML, tokenizer
 
-from ptune.codecs.chat import ChatCodec
+from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
 from ptune.config.recipe import Data
 from ptune.data import cache, dataset
@@ -53,7 +54,7 @@ def stores(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
-def content(data) -> list:
+def content(data) -> list[Any]:
     splits = (data.train, data.validation, data.train_conversations, data.validation_conversations)
     return [data.summary, *map(list, splits)]
 
@@ -63,7 +64,12 @@ def encoded(monkeypatch) -> list[int]:
     """Grows with every row that is encoded."""
     rows: list[int] = []
     encode = ChatCodec.encode_examples
-    monkeypatch.setattr(ChatCodec, "encode_examples", lambda *a, **k: rows.append(1) or encode(*a, **k))
+
+    def counted(*a: Any, **k: Any) -> list[Example]:
+        rows.append(1)
+        return encode(*a, **k)
+
+    monkeypatch.setattr(ChatCodec, "encode_examples", counted)
     return rows
 
 
@@ -104,7 +110,7 @@ def test_everything_that_examples_depend_on_makes_another_set(codec, file, folde
     assert other()
     assert not other()
     assert not other(task=Chat(template=Path("somewhere")))  # the codec holds what is in it
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"seed": 1},
         {"limit": 3},
         {"validation_share": 0.2},
@@ -172,7 +178,7 @@ def _killed_while_encoding(codec, file):
     def kill(*_, **__):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    ChatCodec.encode_examples = kill
+    pytest.MonkeyPatch().setattr(ChatCodec, "encode_examples", kill)
     load(codec, file)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from typing import Any
 
 import datasets
 import pyarrow
@@ -14,7 +15,7 @@ from ptune.data.conversations import Conversation, recognise
 from ptune.data.read import open_file
 
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "id": None},
     {"messages": [{"role": "user", "content": "å", "name": "n"}], "id": 3},
 ] * 400
@@ -63,14 +64,14 @@ def test_what_datasets_saves_to_disk_is_read(tmp_path):
 def test_tool_calls_come_through_columns_as_values_and_as_json_text(tmp_path, kind, as_text):
     arguments = json.dumps({"x": 1}) if "arguments" in as_text else {"x": 1}
     calls = [{"type": "function", "function": {"name": "f", "arguments": arguments}}]
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "q"},
         {"role": "assistant", "tool_calls": json.dumps(calls) if "tool_calls" in as_text else calls},
         {"role": "tool", "content": "1"},
         {"role": "assistant", "content": "a"},
     ]
     tools = [{"type": "function", "function": {"name": "f"}}]
-    row = {"messages": messages, "tools": tools}
+    row: dict[str, Any] = {"messages": messages, "tools": tools}
     row = {
         name: json.dumps(value) if name in as_text or kind == "csv" else value for name, value in row.items()
     }

@@ -93,7 +93,7 @@ def test_the_summary_is_json_and_repeatable(codec, tmp_path):
             "rows": 20,
             "unread_columns": [],
             "examples": 18,
-            "tokens": sum(map(len, load(codec, path).train)),
+            "tokens": sum(len(example) for example in load(codec, path).train),
         }
     ]
     assert (first["train"]["examples"], first["validation"]["examples"]) == (18, 2)

@@ -181,7 +181,8 @@ def test_bytes_that_are_no_text_in_conll(tmp_path: Path) -> None:
 def test_unknown_labels_are_named_with_file_row_and_those_known(tmp_path: Path, split: str) -> None:
     (tmp_path / "train.csv").write_text(GOOD, encoding="utf-8")
     (tmp_path / "held.csv").write_text("text,label\nx,good\ny,god\nz,god\n", encoding="utf-8")
-    data = Data(files=(tmp_path / "train.csv",), **{split: (tmp_path / "held.csv",)})
+    held: dict[str, Any] = {split: (tmp_path / "held.csv",)}
+    data = Data(files=(tmp_path / "train.csv",), **held)
     with pytest.raises(DataError) as caught:
         read_splits(data, TextClassification(), 0).check()
     assert str(caught.value) == (

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -21,7 +22,7 @@ from ptune.errors import DataError
 ROWS = [{"text": "å"}, {"text": "b", "n": [1, None]}]
 
 
-def values(path: Path) -> list[dict]:
+def values(path: Path) -> list[dict[str, Any]]:
     table = read(path)
     table.problems.raise_if_any(table.row_count)
     return [row.value for row in table.rows]

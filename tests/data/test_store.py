@@ -39,7 +39,7 @@ def test_examples_come_back_by_index_and_by_slice(examples):
 
 def test_conversations_come_back_as_they_were(tmp_path):
     tools = ({"type": "function", "function": {"name": "f"}},)
-    conversations = [
+    conversations: list[Conversation | Completion] = [
         Conversation(
             (
                 {"role": "user", "content": "q \ud800 å"},

@@ -47,7 +47,9 @@ SEVERITIES = {rule.id: rule.severity for rule in SET_RULES}  # over-long is an e
 def found(folder: Path, model: Path, task: Any = None, **files: list[dict[str, Any]]) -> list[Finding]:
     from ptune.backbone.classifier import load_sequence_codec
 
-    paths = {split: (write(folder / f"{split}.jsonl", lines),) for split, lines in files.items()}
+    paths: dict[str, Any] = {
+        split: (write(folder / f"{split}.jsonl", lines),) for split, lines in files.items()
+    }
     data = Data(files=paths.pop("train"), **paths)
     codec = load_sequence_codec(Backbone(model=str(model)))
     return examine_labelled(data, task or TextClassification(max_length=64), codec, 0).findings

@@ -117,8 +117,8 @@ def test_the_codec_is_the_one_that_trains(tmp_path, family, removed):
 
 
 def test_targets_are_marked_with_and_without_colour():
-    files = {"files": (DEFECTS / "clean.train.jsonl",), "validation": (DEFECTS / "clean.validation.jsonl",)}
-    examination = examine(Data(**files), Chat(), CODEC, 0)
+    data = Data(files=(DEFECTS / "clean.train.jsonl",), validation=(DEFECTS / "clean.validation.jsonl",))
+    examination = examine(data, Chat(), CODEC, 0)
     for colour in (None, "truecolor"):
         out = io.StringIO()
         show(examination, Console(file=out, width=80, color_system=colour, force_terminal=bool(colour)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.findings import place_of
 
 from ptune.doctor import encoding
 
@@ -17,7 +18,7 @@ ROW = json.dumps({"prompt": "caffè", "completion": "ñandú 🙂"}, ensure_asci
 def found(path: Path) -> dict[str, tuple[int | None, int]]:
     """Rule -> line and count."""
     return {
-        finding.rule: (finding.place.number, finding.count) for finding in encoding.examine(path, "named")
+        finding.rule: (place_of(finding).number, finding.count) for finding in encoding.examine(path, "named")
     }
 
 
@@ -44,7 +45,7 @@ def test_other_encodings_are_guessed(tmp_path, text, name, said):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": "' + text.encode(name) + b'"}\n')
     [finding] = encoding.examine(path, "named")
-    assert (finding.rule, finding.place.number) == ("not-utf-8", 2)
+    assert (finding.rule, place_of(finding).number) == ("not-utf-8", 2)
     assert said in finding.message
     if "reads" in said:
         assert text in finding.message
@@ -62,7 +63,7 @@ def test_columns_that_differ_are_told_with_the_first_odd_row(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n{broken\n", encoding="utf-8")
     [finding] = encoding.examine(path, "named")
-    assert (finding.rule, finding.place.number, finding.count) == ("columns-differ", 3, 2)
+    assert (finding.rule, place_of(finding).number, finding.count) == ("columns-differ", 3, 2)
     assert "lacks 'completion' and has besides 'completoin'" in finding.message
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,7 +218,7 @@ def test_modes_and_sizes_are_counted(folder: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "L", "1"])
 def test_what_shows_through_is_seen_in_every_mode_that_has_it(mode: str, tmp_path: Path) -> None:
-    def looked(image: Image.Image, **options: object) -> bool:
+    def looked(image: Image.Image, **options: Any) -> bool:
         image.save(tmp_path / "a.png", **options)
         raw = (tmp_path / "a.png").read_bytes()
         return look_at_file(raw, image.convert("RGB")).see_through

@@ -25,7 +25,7 @@ DEFECTS = {
 }
 
 
-def recipe(folder: Path, rows: list, titles: dict):
+def recipe(folder: Path, rows: list[dict[str, str]], titles: dict[str, str]):
     items = {**recommendation_runs.TITLES, **titles}
     write(folder / "items.jsonl", [{"item": item, "title": title} for item, title in items.items()])
     had = write(folder / "had.jsonl", rows)

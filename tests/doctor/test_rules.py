@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.findings import place_of
 from support.tiny_tokenizers import tokenizer
 
 from ptune.codecs.chat import ChatCodec, Example
@@ -25,11 +27,11 @@ SAMPLES = ("sample:devils_dictionary.train", "sample:devils_dictionary.test")
 class Endless(ChatCodec):
     """A codec that forgets to end answers, which ptune's own never does."""
 
-    def encode_examples(self, *arguments: object, **options: object) -> list[Example]:
+    def encode_examples(self, *arguments: Any, **options: Any) -> list[Example]:
         whole = super().encode_examples(*arguments, **options)
         return [Example(example.ids[:-2], example.targets[:-2]) for example in whole]
 
-    def encode_example(self, *arguments: object, **options: object) -> Example:
+    def encode_example(self, *arguments: Any, **options: Any) -> Example:
         return self.encode_examples(*arguments, **options)[0]
 
 
@@ -39,7 +41,7 @@ def codec(template: str | None = None, kind: type[ChatCodec] = ChatCodec) -> Cha
 
 
 def examined(
-    train: Sequence[Path | str], validation: Path | None = None, test: Path | str | None = None, **how: object
+    train: Sequence[Path | str], validation: Path | None = None, test: Path | str | None = None, **how: Any
 ) -> Examination:
     data = Data(
         files=tuple(map(Path, train)),
@@ -79,7 +81,7 @@ def test_every_rule_finds_its_planted_defect(rule) -> None:
         codec=chosen,
     ).findings
     assert {finding.rule for finding in found} == {rule.id}, [finding.message for finding in found]
-    assert (found[0].place.file, found[0].place.number) == (str(path), line)
+    assert (place_of(found[0]).file, place_of(found[0]).number) == (str(path), line)
     assert found[0].severity == rule.severity
     assert rule.check.__doc__, "a rule's docstring says what it is"
 
@@ -106,7 +108,7 @@ def test_all_files_are_examined_whatever_is_wrong_with_one() -> None:
     """A file that cannot be read at all, one with a row that cannot be used, and one with a mere warning."""
     names = ["utf-16.1.jsonl", "unusable-file.jsonl", "unusable-row.7.jsonl", "control-tokens.4.jsonl"]
     found = examined([DEFECTS / name for name in names], test=DEFECTS / "nul-byte.4.jsonl").findings
-    kinds = {finding.rule: finding.place.file.rpartition("/")[2] for finding in found}
+    kinds = {finding.rule: place_of(finding).file.rpartition("/")[2] for finding in found}
     assert {rule: kinds[rule] for rule in ("utf-16", "unusable-file", "unusable-row", "control-tokens")} == {
         name.split(".")[0]: name for name in names
     }

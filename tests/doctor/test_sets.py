@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.findings import place_of
 from support.tiny_tokenizers import tokenizer
 
 from ptune.codecs.chat import ChatCodec, Example
@@ -23,7 +25,7 @@ FILE = Problems("file")
 pairs = st.lists(st.tuples(st.integers(5, 7), st.integers(5, 7)), max_size=12)
 
 
-def doctor(splits: dict[str, list[tuple[int, int]]], **task: object) -> Doctor:
+def doctor(splits: dict[str, list[tuple[int, int]]], **task: Any) -> Doctor:
     """Examples of two tokens of prompt and two of answer, known by one token each."""
     made = Doctor(Chat(**task), CODEC)
     for split, examples in splits.items():
@@ -47,7 +49,7 @@ def test_repeats_and_overlaps_are_counted_as_one_would_by_hand(train, validation
         "conflicting-answers": sum(answer != first_answers[prompt] for prompt, answer in train),
         "validation-overlap": sum(example in train for example in validation),
     }
-    found = Counter()
+    found: Counter[str] = Counter()
     for finding in doctor({"train": train, "validation": validation}).findings():
         if not (finding.rule == "duplicates" and "validation" in finding.message):
             found[finding.rule] += finding.count
@@ -56,7 +58,7 @@ def test_repeats_and_overlaps_are_counted_as_one_would_by_hand(train, validation
 
 def test_the_first_of_its_kind_is_named_with_its_twin():
     findings = doctor({"train": [(5, 5), (6, 6), (6, 6), (5, 5), (5, 7)]}).findings()
-    told = {finding.rule: (finding.place.number, finding.message) for finding in findings}
+    told = {finding.rule: (place_of(finding).number, finding.message) for finding in findings}
     assert told["duplicates"][0] == 3
     assert "a copy of file:2 (2 copies among 5 train examples)" in told["duplicates"][1]
     assert told["conflicting-answers"][0] == 5
@@ -110,7 +112,7 @@ def test_what_is_too_long_is_counted_before_it_is_cut(policy):
         made.sample("train", Sample(Completion("q", "a"), number, FILE), example)
     [finding] = [finding for finding in made.findings() if finding.rule == "over-long"]
     assert finding.severity == ("error" if policy == "error" else "warning")
-    assert (finding.count, finding.place.number) == (2, 1)
+    assert (finding.count, place_of(finding).number) == (2, 1)
     if policy == "truncate":  # 23 of 25 targets are beyond the eighth token
         assert "cuts off 92.0% of all targets" in finding.message
         assert "nothing is left of 1" in finding.message

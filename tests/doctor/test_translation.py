@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from doctor.test_rules import codec
+from support.findings import place_of
 
 from ptune.config.recipe import Data
 from ptune.config.translation import Translation
@@ -40,7 +41,7 @@ def test_every_rule_finds_its_planted_defect(rule: str) -> None:
         place = (str(path), int(last)) if last.isdigit() else place
     found = examined(files["train"], files.get("validation"), files.get("test")).findings
     assert [finding.rule for finding in found] == [rule], [finding.message for finding in found]
-    assert (found[0].place.file, found[0].place.number) == place
+    assert (place_of(found[0]).file, place_of(found[0]).number) == place
     known = {one.id: one for one in Doctor(TASK, codec()).rules}
     assert known[rule].check.__doc__ or type(known[rule].check).__doc__
 

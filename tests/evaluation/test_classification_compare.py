@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,9 +82,11 @@ def test_a_real_difference_is_found_and_none_is_not() -> None:
         ("tags", [(["B-X", "O"], ["B-X", "O"])] * 2, [(["B-X", "O"], ["O", "O"])] * 2),
     ],
 )
-def test_other_problems_are_tested_by_the_paired_bootstrap(problem: str, better: list, worse: list) -> None:
-    sides = [[{"gold": g, "predicted": p} for g, p in pairs] * 20 for pairs in (better, worse)]
-    (found,) = differences(problem, ("a", "b"), *sides)
+def test_other_problems_are_tested_by_the_paired_bootstrap(
+    problem: str, better: list[Any], worse: list[Any]
+) -> None:
+    here, there = ([{"gold": g, "predicted": p} for g, p in pairs] * 20 for pairs in (better, worse))
+    (found,) = differences(problem, ("a", "b"), here, there)
     assert found.test == "paired bootstrap"
     assert found.p < 0.05
     assert (found.value < 0) == (problem == "regression")

@@ -18,7 +18,7 @@ from support import classified
 from transformers import AutoTokenizer
 
 from ptune.cli import main
-from ptune.codecs.labels import Labels
+from ptune.codecs.labels import Labels, Problem
 from ptune.config.recipe import Recipe
 from ptune.data.images import ImageRef
 from ptune.data.labelled import LabelledRow
@@ -175,7 +175,7 @@ def test_a_run_that_is_not_finished_is_refused(run: Run) -> None:
 
 def test_model_hubs_can_read_the_card(run: Run) -> None:
     found = evaluate_run(run)
-    data = ModelCard(run.card_path.read_text()).data
+    data: Any = ModelCard(run.card_path.read_text()).data
     assert data.pipeline_tag == "text-classification"
     results = {result.metric_name: result.metric_value for result in data.eval_results}
     assert results["accuracy"] == pytest.approx(found["metrics"]["accuracy"], abs=1e-6)
@@ -208,7 +208,8 @@ def test_slices_are_of_columns_with_few_values() -> None:
     }
     assert sum(one.rows for one in found if one.column == "length in characters") == 40
     (p,) = [one for one in found if (one.column, one.value) == ("kind", "p")]
-    assert (p.rows, p.figure) == (30, pytest.approx(1 / 3))
+    assert p.rows == 30
+    assert p.figure == pytest.approx(1 / 3)
 
 
 def test_baselines_stop_in_time_and_say_so() -> None:
@@ -224,7 +225,7 @@ def test_baselines_stop_in_time_and_say_so() -> None:
 
 
 @pytest.mark.parametrize("problem", ["multi", "regression"])
-def test_baselines_of_other_problems(problem: str) -> None:
+def test_baselines_of_other_problems(problem: Problem) -> None:
     labels = Labels(("a", "b") if problem == "multi" else ("value",), problem)
     rows = [
         LabelledRow(

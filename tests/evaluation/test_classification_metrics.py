@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy import stats
 from seqeval import metrics as seq
 from sklearn import metrics as sk
 
-from ptune.codecs.labels import Labels
+from ptune.codecs.labels import Labels, Problem
 from ptune.data.labelled import LabelledRow
 from ptune.evaluation.classification import bootstrap, multi, regression, single, tags, weighted
 from ptune.evaluation.classification.calibration import reliability
@@ -187,11 +188,12 @@ def test_rank_statistics_know_what_a_resample_cannot_have() -> None:
 
 def test_intervals_cover_as_often_as_they_say_and_are_seeded() -> None:
     chance, covered, truth = np.random.default_rng(0), 0, 0.8
+
+    def ranges_of(right: np.ndarray, seed: int) -> dict[str, tuple[float, float]]:
+        return bootstrap.intervals(150, lambda counts: {"a": bootstrap.mean(counts, right)}, seed)
+
     for number in range(200):
-        right = chance.random(150) < truth
-        ranges = bootstrap.intervals(
-            150, lambda counts, right=right: {"a": bootstrap.mean(counts, right)}, number
-        )
+        ranges = ranges_of(chance.random(150) < truth, number)
         covered += ranges["a"][0] <= truth <= ranges["a"][1]
     assert 0.90 <= covered / 200 <= 0.99
     again = [
@@ -210,7 +212,11 @@ def test_ten_thousand_rows_of_a_hundred_labels_take_seconds() -> None:
 
 
 def outcome(
-    problem: str, names: tuple[str, ...], labels: list, logits: list, inputs: list | None = None
+    problem: Problem,
+    names: tuple[str, ...],
+    labels: list[Any],
+    logits: list[Any],
+    inputs: list[Any] | None = None,
 ) -> Outcome:
     inputs = inputs or [f"text {at}" for at in range(len(labels))]
     rows = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -75,9 +75,9 @@ def test_in_context_is_the_base_reading_conversations_first(run: Run) -> None:
         conversation.question for conversation in held.conversations
     }
     tokenizer = tiny_models.tokenizer()
-    read_first = tokenizer.apply_chat_template([message for shot in chosen for message in shot.messages])[
-        "input_ids"
-    ]
+    read_first = tokenizer.apply_chat_template(
+        [message for shot in cast("list[Conversation]", chosen) for message in shot.messages]
+    )["input_ids"]
     expected = by_hand(base_of(run), held.examples, tuple(read_first))
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert found["targets"] == expected["targets"]

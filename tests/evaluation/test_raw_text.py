@@ -9,6 +9,7 @@ import pytest
 from support import tiny_models
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.chat import Chat
 from ptune.config.recipe import Data, Recipe
 from ptune.data import dataset
 from ptune.evaluation.evaluate import evaluate
@@ -21,6 +22,7 @@ def test_raw_text_in_a_mixture_is_trained_and_evaluated(
     trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = Recipe.load(trained.recipe_path)
+    assert isinstance(recipe.task, Chat)
     texts = [row[-1]["content"] for row in tiny_models.conversations(30)]
     rows, book = tmp_path / "rows.jsonl", tmp_path / "book.txt"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:20]), encoding="utf-8")

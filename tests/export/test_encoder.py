@@ -23,6 +23,7 @@ from support.encoder_bundles import (
 from ptune.export.encoder import takes_type_ids
 from ptune.export.encoder_parts import save_head, trace_body
 from ptune.export.weights import save
+from ptune.formats.signature import EncoderSignature
 from ptune.verify.reference import plugged, random_factors
 
 FUSED = {
@@ -46,6 +47,7 @@ def test_a_body_and_its_head(family: str, tmp_path: Path) -> None:
     body = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     head = onnxruntime.InferenceSession(tmp_path / "head.onnx")
     signature = traced.signature
+    assert isinstance(signature, EncoderSignature)
     factors = random_factors(signature, 3, seed=0, scale=0.3)
     for batch, seq in ((3, 9), (1, CONTEXT - 3), (2, 1)):
         ids = torch.randint(5, len(VOCABULARY), (batch, seq))

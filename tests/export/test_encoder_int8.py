@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,7 +39,7 @@ def rounded(layer: nn.Linear, inputs: tuple[torch.Tensor], _: torch.Tensor) -> t
     return (x @ weight.T) * weight_step.T * step + layer.bias
 
 
-def expected(encoder: TinyEncoder, factors: dict) -> list[np.ndarray]:
+def expected(encoder: TinyEncoder, factors: Mapping[str, Any]) -> list[np.ndarray]:
     body = plain(encoder.base, Facts.open(encoder.bundle.adapter_path("mood"))).base_model
     with ExitStack() as stack, torch.no_grad():
         for socket in encoder.bundle.encoder.sockets:

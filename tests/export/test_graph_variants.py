@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir
@@ -48,7 +49,7 @@ def test_the_same_bits(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     random = np.random.default_rng(0)
     ids = [random.integers(5, VOCAB, length).tolist() for length in (70, 17)]
     requests = [Request(tuple(ids[0][:9]), name, Sampling(0), max_tokens=20) for name in (BASE, "four", BASE)]
-    found = {}
+    found: dict[int, list[Any]] = {}
     for light in (graphs.LIGHT, 0):
         monkeypatch.setattr(graphs, "LIGHT", light)
         with closing(Engine.open(bundle, threads=1, replay_golden=False, prefill_chunk=40)) as engine:

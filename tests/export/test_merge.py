@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_float32_merge_equals_the_live_adapter(family: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
-def test_quantised_base_is_dequantised_first(quantize: str, tmp_path: Path) -> None:
+def test_quantised_base_is_dequantised_first(quantize: Literal["nf4", "int8"], tmp_path: Path) -> None:
     base = build(tmp_path / "model", "llama")
     adapter = peft_folder(base, tmp_path / "adapter", spread=0.1)
     spec = Backbone(model=str(base), quantize=quantize)

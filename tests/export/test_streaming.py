@@ -38,7 +38,7 @@ def seven_b_shaped(folder: Path, layers: int) -> int:
     config = LlamaConfig(num_hidden_layers=layers)
     config.save_pretrained(folder)
     width, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "self_attn.q_proj": (width, width),
         "self_attn.k_proj": (width, width),
         "self_attn.v_proj": (width, width),
@@ -53,7 +53,7 @@ def seven_b_shaped(folder: Path, layers: int) -> int:
         "input_layernorm": (width,),
         "post_attention_layernorm": (width,),
     }
-    index = {}
+    index: dict[str, str] = {}
     parts = [
         {f"model.layers.{i}.{name}.weight": shape for name, shape in shapes.items()} for i in range(layers)
     ]

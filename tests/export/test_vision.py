@@ -59,7 +59,7 @@ def shapes(socket: Socket, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]
 
 def factors(adapted: PeftModel, traced: Traced, rank: int) -> dict[str, np.ndarray]:
     """The adapter's own factors by their names in peft, widened with zeros to `rank`; of rank 0 none."""
-    state, found = adapted.state_dict(), {}
+    state, found = adapted.state_dict(), dict[str, np.ndarray]()
     prefix = f"base_model.model.{traced.signature.prefix}"  # type: ignore[union-attr]
     for socket in traced.signature.sockets:
         a, b = (np.zeros(shape, np.float32) for shape in shapes(socket, rank))

@@ -120,7 +120,7 @@ def fold(module: nn.Module) -> None:
 
 def rounding_hooks(body: nn.Module, graph: onnx_ir.Model, found: dict[str, Range]) -> list[Any]:
     """The n-th convolution that runs is the n-th of the graph; its pooled input has the step of what was pooled."""
-    nodes = {str(node.inputs[1].name).partition(".weight")[0]: node for node in layers(graph)}  # type: ignore[union-attr]
+    nodes = {str(node.inputs[1].name).partition(".weight")[0]: node for node in layers(graph)}
     hooks = []
     for name, layer in body.named_modules():
         if not isinstance(layer, nn.Conv2d):
@@ -129,7 +129,7 @@ def rounding_hooks(body: nn.Module, graph: onnx_ir.Model, found: dict[str, Range
         x = node.inputs[0]
         assert x is not None
         maker = x.producer()
-        into = found[str((maker.inputs[0] if maker is not None and maker.op_type == "MaxPool" else x).name)]  # type: ignore[union-attr]
+        into = found[str((maker.inputs[0] if maker is not None and maker.op_type == "MaxPool" else x).name)]
         weight = layer.weight.numpy()
         rounded, scale = rounded_channels(weight, 0, None, 1.0)
         layer.weight.data = torch.from_numpy(rounded * scale.reshape(-1, 1, 1, 1))
@@ -172,7 +172,7 @@ def test_what_rounding_adds_on_average_is_taken_away(family: str, tmp_path: Path
             padding=list(first.attributes["pads"].as_ints())[:2],
         ).mean((0, 2, 3))
         for x, weight in (
-            (images, first.inputs[1].const_value.numpy()),  # type: ignore[union-attr]
+            (images, first.inputs[1].const_value.numpy()),
             (found["pixel_values"].rounded(images), rounded_floats(first)),
         )
     )
@@ -192,7 +192,7 @@ def test_some_layers_stay_float32(body: Any, tmp_path: Path) -> None:
     half = order[: len(order) // 2]
     path = tmp_path / "model.onnx"
     assert write_vision_int8(folder / "model.onnx", path, found, {}, half) == len(order) - len(half)
-    left = [str(node.inputs[1].name) for node in layers(onnx_ir.load(path))]  # type: ignore[union-attr]
+    left = [str(node.inputs[1].name) for node in layers(onnx_ir.load(path))]
     assert sorted(left) == sorted(half)
     images = pixels(4, seed=1)
     exact = run(folder / "model.onnx", images)

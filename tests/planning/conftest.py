@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -35,7 +35,7 @@ def make(folder: Path) -> Make:
 
     def recipe(
         rank: int = 4,
-        quantize: str = "none",
+        quantize: Literal["none", "int8", "nf4"] = "none",
         max_length: int = 2048,
         method: Any = None,
         plan: Plan = Plan(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from transformers import LlamaConfig
 
@@ -15,7 +17,9 @@ CONFIG = LlamaConfig(
 
 
 @pytest.mark.parametrize(("base", "checkpointing"), [("none", False), ("nf4", True)])
-def test_deep_models_are_extrapolated_from_shallow_ones(base: str, checkpointing: bool) -> None:
+def test_deep_models_are_extrapolated_from_shallow_ones(
+    base: Literal["none", "nf4"], checkpointing: bool
+) -> None:
     recipe = Recipe(
         backbone=Backbone(quantize=base, dtype="bfloat16"),
         method=Lora(r=4),

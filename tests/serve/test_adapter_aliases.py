@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from support.http_client import Client, Response
 from support.living_adapters import Living, completed, living, token_ids, upload
 
 import ptune
@@ -65,7 +65,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Living:
 
 
 @contextmanager
-def serving(there: Living) -> Iterator[httpx.Client]:
+def serving(there: Living) -> Iterator[Client]:
     model = ptune.load(there.folder, threads=1, max_rows=4)
     try:
         with TestClient(create_app(model, Settings(adapters_api=True))) as http:
@@ -74,7 +74,7 @@ def serving(there: Living) -> Iterator[httpx.Client]:
         model.close()
 
 
-def point(http: httpx.Client, name: str, alias: str = "prod", **fields: Any) -> httpx.Response:
+def point(http: Client, name: str, alias: str = "prod", **fields: Any) -> Response:
     return http.post(f"/v1/adapters/{name}/alias", json={"alias": alias, **fields})
 
 
@@ -155,7 +155,7 @@ def test_an_adapter_comes_with_its_alias(there: Living) -> None:
     ],
 )
 def test_what_an_alias_cannot_be(
-    there: Living, refusing: httpx.Client, name: str, fields: Any, status: int
+    there: Living, refusing: Client, name: str, fields: Any, status: int
 ) -> None:
     response = refusing.post(f"/v1/adapters/{name}/alias", json={"alias": "prod", **fields})
     assert response.status_code == status, response.text
@@ -166,6 +166,6 @@ def test_what_an_alias_cannot_be(
 
 
 @pytest.fixture(scope="module")
-def refusing(there: Living) -> Iterator[httpx.Client]:
+def refusing(there: Living) -> Iterator[Client]:
     with serving(there) as http:
         yield http

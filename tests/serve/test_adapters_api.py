@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from safetensors.numpy import load_file, save_file
+from support.http_client import Response
 from support.living_adapters import Living, completed, living, token_ids, upload
 
 import ptune
@@ -59,7 +59,7 @@ def server(started: Server) -> Iterator[Server]:
             assert started.http.delete(f"/v1/adapters/{name}").status_code == 200
 
 
-def refusal(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+def refusal(response: Response, status: int = 400) -> dict[str, Any]:
     assert response.status_code == status, response.text
     error: dict[str, Any] = response.json()["error"]
     assert "/tmp" not in error["message"], "a path of the server"
@@ -208,12 +208,13 @@ def test_what_does_not_fit_is_told_and_leaves_nothing(server: Server, tmp_path: 
     assert server.names() == ["wide", "narrow"]
 
 
-def _files(server: Server, **changed: bytes | None) -> list[tuple[str, tuple[str, bytes]]]:
+def _files(server: Server, **changed: bytes | None) -> list[tuple[str, str, bytes]]:
     """The files of a good adapter, some of them changed or left out."""
     first = server.there.folders["first"]
     names = {"config": "adapter_config.json", "weights": "adapter_model.safetensors"}
-    contents = {key: (first / file).read_bytes() for key, file in names.items()} | changed
-    return [("files", (names.get(key, key.replace("__", "."))), content) for key, content in contents.items() if content is not None]  # type: ignore[misc]  # fmt: skip
+    contents: dict[str, bytes | None] = {key: (first / file).read_bytes() for key, file in names.items()}
+    contents |= changed
+    return [("files", (names.get(key, key.replace("__", "."))), content) for key, content in contents.items() if content is not None]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_an_adapter_of_another_base_is_refused_and_one_of_this_base_is_verified(
         (name, (folder / name).read_bytes()) for name in ("adapter_config.json", "adapter_model.safetensors")
     ]
 
-    def sent(base: str) -> httpx.Response:
+    def sent(base: str) -> Response:
         note = json.dumps({"base": base, "template": None, "system": "Be brief."}).encode()
         files = [("files", part) for part in [*parts, ("ptune.json", note)]]
         return server.http.post("/v1/adapters", data={"name": "noted"}, files=files)
@@ -262,7 +263,7 @@ def test_an_adapter_of_another_base_is_refused_and_one_of_this_base_is_verified(
 
 
 def test_forms_that_are_none(server: Server) -> None:
-    def sent(content: bytes, kind: str, **headers: str) -> httpx.Response:
+    def sent(content: bytes, kind: str, **headers: str) -> Response:
         return server.http.post("/v1/adapters", content=content, headers={"content-type": kind, **headers})
 
     assert refusal(sent(b"x", "multipart/form-data"))["code"] == "invalid_adapter"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from support.fake_chat_model import wait_until
 
 
-def events(response: httpx.Response) -> list[dict]:
+def events(response: httpx.Response) -> list[dict[str, Any]]:
     lines = [line for line in response.text.split("\n\n") if line]
     assert all(line.startswith("data: ") for line in lines)
     assert lines[-1] == "data: [DONE]"
@@ -29,6 +30,7 @@ def test_answers_with_openais_object(served):
     assert abs(completion.created - time.time()) < 60
     prompt, answer = len("<user>ahoy ☠".encode()), len("pirate heard: ahoy ☠".encode()) + 1
     usage = completion.usage
+    assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (
         prompt,
         answer,
@@ -124,7 +126,10 @@ def test_logprobs_in_a_stream_are_those_of_the_whole(served):
         for c in events(served.chat("é", logprobs=True, top_logprobs=1, stream=True))
     ]
     streamed = [
-        entry for chunk in chunks if chunk.choices[0].logprobs for entry in chunk.choices[0].logprobs.content
+        entry
+        for chunk in chunks
+        if chunk.choices[0].logprobs
+        for entry in chunk.choices[0].logprobs.content or ()
     ]
     assert [entry.model_dump() for entry in streamed] == whole
 

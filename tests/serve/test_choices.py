@@ -17,6 +17,7 @@ def test_a_chat_with_several_choices(served: Any) -> None:
     assert [choice.index for choice in completion.choices] == [0, 1, 2]
     assert {choice.message.content for choice in completion.choices} == {"pirate heard: ahoy"}
     assert [request.sampling.seed for request in served.engine.requests] == [5, 6, 7]
+    assert completion.usage is not None
     assert completion.usage.prompt_tokens == len("<user>ahoy")
     assert completion.usage.completion_tokens == 3 * (len("pirate heard: ahoy") + 1)
 
@@ -62,6 +63,7 @@ def test_completions_with_several_choices(served: Any) -> None:
     assert [choice.text[-2:] for choice in completion.choices] == ["ab", "ab", "cd", "cd"]
     assert [choice.index for choice in completion.choices] == [0, 1, 2, 3]
     assert [request.sampling.seed for request in served.engine.requests] == [1, 2, 1, 2]
+    assert completion.usage is not None
     assert completion.usage.prompt_tokens == 4
     assert [bytes(choice["prompt_token_ids"]) for choice in whole["choices"]] == [b"ab", b"ab", b"cd", b"cd"]
     *data, _ = [

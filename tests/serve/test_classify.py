@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -248,12 +249,12 @@ def test_defects_and_failures_say_nothing_of_what_was_sent(texts, caplog):
     assert not texts.service.running
 
 
-def samples(served: Encoder) -> dict[tuple, float]:
+def samples(served: Encoder) -> dict[tuple[Any, ...], float]:
     families = text_string_to_metric_families(served.http.get("/metrics").text)
     return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
 
 
-def requests(adapter: str, ending: str) -> tuple:
+def requests(adapter: str, ending: str) -> tuple[Any, ...]:
     labels = {"adapter": adapter, "endpoint": "/v1/classify", "ending": ending}
     return ("ptune_requests_total", *sorted(labels.items()))
 
@@ -266,7 +267,7 @@ def test_metrics_count_what_happened(texts):
     texts.classify("x", "topics")
     after = samples(texts)
 
-    def grown(key: tuple) -> float:
+    def grown(key: tuple[Any, ...]) -> float:
         return after[key] - before.get(key, 0)
 
     assert grown(requests("topics", "done")) == 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.testclient import TestClient
@@ -24,7 +25,7 @@ PLAIN = (
 KNOWS_DEVELOPER = "{% if messages[0].role == 'developer' %}!{% endif %}" + PLAIN
 ENDS_TURNS = "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-MESSAGES = [
+MESSAGES: list[dict[str, Any]] = [
     {"role": "developer", "content": "brief"},
     {"role": "user", "content": PARTS, "name": "Ann"},
     {"role": "assistant", "content": "c", "refusal": None, "tool_calls": None},
@@ -49,7 +50,7 @@ def real_codec(template: str | None, system: str | None = None) -> ChatCodec:
         (KNOWS_DEVELOPER, "![developer]brief[user Ann]ab[assistant]c[user]d"),
     ],
 )
-def test_the_codec_gets_the_messages_as_they_were_sent(template, prompt):
+def test_the_codec_gets_the_messages_as_they_were_sent(template: str, prompt: str) -> None:
     codec = real_codec(template)
     model = FakeChatModel(codecs={"base": codec})
     response = TestClient(create_app(model)).post(
@@ -62,7 +63,7 @@ def test_the_codec_gets_the_messages_as_they_were_sent(template, prompt):
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
-def test_the_codec_gets_the_reasoning_of_earlier_answers(name):
+def test_the_codec_gets_the_reasoning_of_earlier_answers(name: str) -> None:
     template = "{% for m in messages %}<{{ m.reasoning_content }}>{{ m.content }}{% endfor %}"
     codec = real_codec(template)
     model = FakeChatModel(codecs={"base": codec})
@@ -79,7 +80,7 @@ def test_the_codec_gets_the_reasoning_of_earlier_answers(name):
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
     ],
 )
-def test_both_endpoints_stop_where_the_adapters_codec_says(path, asked):
+def test_both_endpoints_stop_where_the_adapters_codec_says(path: str, asked: dict[str, Any]) -> None:
     other = ByteCodec()
     other.eos_ids = frozenset({7, 256})
     model = FakeChatModel(codecs={"devil": other})
@@ -117,7 +118,7 @@ class Engine:
         self.closed = True
 
 
-def test_an_adapters_codec_is_its_records():
+def test_an_adapters_codec_is_its_records() -> None:
     bundles = real_codec(PLAIN, system="bundle")
     engine = Engine(
         plain={},
@@ -125,7 +126,7 @@ def test_an_adapters_codec_is_its_records():
         own={"own_prompt": True, "template": KNOWS_DEVELOPER, "system": "own"},
         bare={"own_prompt": True},
     )
-    model = ChatModel(engine, bundles)
+    model = ChatModel(cast("Any", engine), bundles)
     engine.records["later"] = AdapterRecord(name="later", own_prompt=True, template=PLAIN)
     assert model.codec_for("base") is bundles
     assert model.codec_for("plain") is bundles
@@ -139,20 +140,22 @@ def test_an_adapters_codec_is_its_records():
     assert all(model.codec_for(name) is codec for name, codec in found.items())
 
 
-def test_a_text_ends_where_the_adapters_codec_says():
+def test_a_text_ends_where_the_adapters_codec_says() -> None:
     engine = Engine(ending={"own_prompt": True, "template": ENDS_TURNS})
-    model = ChatModel(engine, real_codec(PLAIN))
+    model = ChatModel(cast("Any", engine), real_codec(PLAIN))
     model.complete("x", adapter="ending")
     model.complete("x")
     assert [request.stop_ids for request in engine.requests] == [{256, 257}, {256}]
 
 
-def test_a_template_that_is_none_is_found_when_the_bundle_is_loaded(monkeypatch, tmp_path):
+def test_a_template_that_is_none_is_found_when_the_bundle_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     engine = Engine(good={}, bad={"own_prompt": True, "template": "{% for %}"})
     manifest = SimpleNamespace(task="chat", codec={})
     bundle = SimpleNamespace(manifest=manifest, check_files=lambda files: None, codec_path=tmp_path)
-    monkeypatch.setattr(infer.Bundle, "open", lambda path: bundle)
-    monkeypatch.setattr(infer.Engine, "open", lambda bundle, *options, **keywords: engine)
+    monkeypatch.setattr("ptune.tasks.chat.infer.Bundle.open", lambda path: bundle)
+    monkeypatch.setattr("ptune.tasks.chat.infer.Engine.open", lambda bundle, *options, **keywords: engine)
     real_codec(PLAIN).save(tmp_path)
     with pytest.raises(FormatError, match="chat template of adapter 'bad'"):
         infer.load(tmp_path)

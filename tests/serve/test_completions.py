@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from openai.types import Completion
 from support.fake_chat_model import wait_until
 
 
-def choices(response) -> list[dict]:
+def choices(response) -> list[dict[str, Any]]:
     response.raise_for_status()
     return response.json()["choices"]
 
 
-def chunks(response) -> list[dict]:
+def chunks(response) -> list[dict[str, Any]]:
     *data, done = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     assert done == "[DONE]"
     return [json.loads(line) for line in data]
@@ -25,6 +26,7 @@ def test_answers_with_openais_object(served):
     completion = Completion.model_validate(response.json(), strict=True)
     assert completion.choices[0].text == "base heard: abc"
     assert completion.choices[0].finish_reason == "stop"
+    assert completion.usage is not None
     assert completion.usage.prompt_tokens == 3
     assert response.headers["x-ptune-adapter"] == "base@0123456789ab"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support import encoder_bundles, fake_chat_model
@@ -19,7 +20,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_the_header_becomes_the_requests_deadline(served, path):
+def test_the_header_becomes_the_requests_deadline(served: Any, path: str) -> None:
     for headers, expected in (({}, None), ({"x-request-timeout": "2.5"}, 2.5)):
         assert served.http.post(path, json=BODIES[path], headers=headers).status_code == 200
         assert served.engine.requests[-1].deadline_s == expected
@@ -27,7 +28,7 @@ def test_the_header_becomes_the_requests_deadline(served, path):
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf", ""])
-def test_what_is_no_time_is_refused(served, path, value):
+def test_what_is_no_time_is_refused(served: Any, path: str, value: str) -> None:
     answer = served.http.post(path, json=BODIES[path], headers={"x-request-timeout": value})
     assert answer.status_code == 400
     error = answer.json()["error"]
@@ -37,7 +38,7 @@ def test_what_is_no_time_is_refused(served, path, value):
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_who_waited_too_long_gets_a_503(served, path, monkeypatch):
+def test_who_waited_too_long_gets_a_503(served: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def late(request: Request, *_: object) -> Iterator[Token]:
         yield Token(NO_TOKEN, finish="error", error=f"{request.deadline_s} s passed", expired=True)
 
@@ -48,7 +49,7 @@ def test_who_waited_too_long_gets_a_503(served, path, monkeypatch):
     assert (error["code"], error["message"]) == ("deadline_exceeded", "2.5 s passed")
 
 
-def test_an_encoders_texts_are_never_cut():
+def test_an_encoders_texts_are_never_cut() -> None:
     with pytest.raises(UsageError, match="leave out --step-ms"):
         lifecycle.serve(
             encoder_bundles.tiny().bundle.folder, port=0, ui=False, options=EngineOptions(step_ms=50)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -51,10 +52,12 @@ def expected() -> np.ndarray:
 def test_openai_gets_the_vectors_of_torch(
     client: openai.OpenAI, expected: np.ndarray, form: str | None
 ) -> None:
-    options = {} if form is None else {"encoding_format": form}
-    found = client.embeddings.create(model="finder", input=TEXTS, extra_body=CUT, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {} if form is None else {"encoding_format": form}
+    found = client.embeddings.create(model="finder", input=TEXTS, extra_body=CUT, **options)
     values = [
-        np.frombuffer(base64.b64decode(one.embedding), "<f4") if form == "base64" else one.embedding
+        np.frombuffer(base64.b64decode(cast("str", one.embedding)), "<f4")
+        if form == "base64"
+        else one.embedding
         for one in found.data
     ]
     np.testing.assert_allclose(np.array(values), expected, atol=2e-5)
@@ -92,7 +95,7 @@ def test_many_callers_and_long_calls_are_all_answered(http: httpx.Client, model:
     """More texts than the engine lets wait, and a reranker beside them."""
     texts = [f"{at} dogs" for at in range(450)]
 
-    def asked(number: int) -> dict:
+    def asked(number: int) -> dict[str, Any]:
         if number:
             body = {"model": "judge", "query": "dogs", "documents": texts[:20]}
             return http.post("/v1/rerank", json=body).json()
@@ -126,7 +129,7 @@ def test_many_callers_and_long_calls_are_all_answered(http: httpx.Client, model:
         ({}, "input"),
     ],
 )
-def test_refusals_say_what_is_wrong(http: httpx.Client, body: dict, words: str) -> None:
+def test_refusals_say_what_is_wrong(http: httpx.Client, body: dict[str, Any], words: str) -> None:
     answer = http.post("/v1/embeddings", json={"model": "finder", **body})
     assert answer.status_code == 400
     assert words in answer.json()["error"]["message"]

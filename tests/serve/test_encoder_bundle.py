@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -30,7 +31,7 @@ class Served:
     http: httpx.Client
     said: Path
 
-    def ask(self, path: str, model: str, value: object) -> dict:
+    def ask(self, path: str, model: str, value: object) -> dict[str, Any]:
         response = self.http.post(path, json={"model": model, "input": value})
         response.raise_for_status()
         return response.json()
@@ -55,11 +56,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         process.wait()
 
 
-def test_two_tasks_at_once_over_http_are_what_peft_computes(served):
+def test_two_tasks_at_once_over_http_are_what_peft_computes(served: Served) -> None:
     """One encoder, requests for both adapters in flight together."""
     tiny = encoder_bundles.tiny()
 
-    def asked(text: str) -> tuple[dict, dict]:
+    def asked(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return served.ask("/v1/classify", "mood", text), served.ask("/v1/tag", "names", text)
 
     with ThreadPoolExecutor(8) as pool:
@@ -78,7 +79,7 @@ def test_two_tasks_at_once_over_http_are_what_peft_computes(served):
         _check_tags(text, names["data"][0]["entities"], tiny.models["names"], codec)
 
 
-def _check_tags(text: str, entities: list[dict], model: object, codec: object) -> None:
+def _check_tags(text: str, entities: list[dict[str, Any]], model: Any, codec: Any) -> None:
     """Every word lies in an entity of the type that peft gives it, or in none."""
     words = codec.encode_words([text[begin:end] for begin, end in split(text)])
     arrays = {"input_ids": np.array(words.ids), "token_type_ids": np.array(words.type_ids)}
@@ -91,7 +92,7 @@ def _check_tags(text: str, entities: list[dict], model: object, codec: object) -
         assert text[one["begin"] : one["end"]] == one["text"]
 
 
-def test_the_printed_command_works(served):
+def test_the_printed_command_works(served: Served) -> None:
     line = next(line for line in served.said.read_text().splitlines() if line.startswith("Try: curl "))
     words = shlex.split(line)
     url, header, body = words[2], words[words.index("-H") + 1], words[words.index("-d") + 1]
@@ -100,7 +101,7 @@ def test_the_printed_command_works(served):
     assert response.status_code == 200, response.text
 
 
-def test_models_of_a_real_bundle(served):
+def test_models_of_a_real_bundle(served: Served) -> None:
     cards = {card["id"]: card for card in served.http.get("/v1/models").json()["data"]}
     assert cards["mood"]["labels"] == list(SENTIMENT.labels)
     assert cards["names"]["endpoint"] == "/v1/tag"
@@ -108,14 +109,14 @@ def test_models_of_a_real_bundle(served):
     assert answer.headers["x-ptune-adapter"] == cards["mood"]["fingerprint"]
 
 
-def test_an_encoder_has_no_kv_cache():
+def test_an_encoder_has_no_kv_cache() -> None:
     with pytest.raises(UsageError, match="leave out --kv-gb"):
         lifecycle.serve(
             encoder_bundles.tiny().bundle.folder, port=0, ui=False, options=EngineOptions(kv_bytes=1 << 29)
         )
 
 
-def test_it_stops_gently(served):
+def test_it_stops_gently(served: Served) -> None:
     """Last: it ends the server."""
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(30) == 0

@@ -266,7 +266,7 @@ def test_a_request_that_waits_for_an_adapter_which_is_removed_is_told_so(there: 
             go_on.wait(30)
             return read(*arguments)
 
-        registry._read = slow  # type: ignore[method-assign]
+        registry._read = slow
         with ThreadPoolExecutor() as pool:
             answer = pool.submit(completed, http, away)
             assert begun.wait(30)

@@ -84,7 +84,7 @@ VLLM_COMPLETION = ["prompt_embeds"]
 
 # What a value of a field does: to the request that the engine gets, or to the answer.
 BOTH: dict[str, tuple[Any, Effect]] = {
-    "allowed_token_ids": ([65, 66], lambda request, _: request.allowed_token_ids == {65, 66}),
+    "allowed_token_ids": ([65, 66], lambda request, _: request.allowed_token_ids == frozenset({65, 66})),
     "bad_words": (["ab"], lambda request, _: request.bad_words == ((97, 98),)),
     "frequency_penalty": (0.5, lambda request, _: request.sampling.frequency_penalty == 0.5),
     "guided_choice": (["yes"], lambda _, answer: said(answer) == "yes"),
@@ -318,6 +318,7 @@ def test_token_rules_that_cannot_be_obeyed_are_named(
 
 def test_a_template_is_given_only_what_it_reads(served: Any) -> None:
     path = "/v1/chat/completions"
+    wrong: dict[str, Any]
     for wrong in ({"thinking": True}, {"messages": 1}, {"enable_thinking": []}):
         refusal(post(served, path, chat_template_kwargs=wrong), "chat_template_kwargs", "invalid_value")
     tokens = served.http.post(

@@ -77,6 +77,7 @@ def unpacked(run: Path, step: int, folder: Path) -> Path:
 def test_a_checkpoint_unpacked_is_what_the_run_saves_at_its_end(place: Path, tmp_path: Path) -> None:
     run = Run.open(place / "run")
     step = best_step(run)
+    assert step is not None
     assert step == run.record().best_step
     found = unpacked(run.folder, step, tmp_path / "found")
     ours, theirs = (load_file(path / "adapter_model.safetensors") for path in (found, run.adapter_path))

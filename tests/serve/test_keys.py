@@ -8,6 +8,7 @@ import hmac
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -255,7 +256,7 @@ def test_models_are_those_a_key_may_ask_for(keyed):
 @pytest.mark.parametrize("model", ["devil", "base", "dictionary", "other", "made-up", "gone"])
 def test_what_a_key_may_not_ask_for_is_as_if_it_did_not_exist(keyed, model):
     """The same status, code and words, so that the names of other people's adapters cannot be found out."""
-    bodies = {
+    bodies: dict[str, dict[str, Any]] = {
         "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
         "/v1/completions": {"prompt": "hi"},
         "/tokenize": {"prompt": "hi"},
@@ -296,7 +297,7 @@ def test_the_engine_learns_whose_request_it_is(engine):
     assert [(request.tenant, request.weight) for request in engine.requests] == [("heavy", 3.0)] * 2
 
 
-ENCODERS = {
+ENCODERS: dict[str, dict[str, Any]] = {
     "/v1/classify": {"input": "x"},
     "/v1/tag": {"input": "x"},
     "/v1/embeddings": {"input": "x"},

@@ -232,11 +232,12 @@ def test_while_it_loads_it_lets_nobody_in_and_can_be_stopped(number):
     command = [sys.executable, fake_chat_model.__file__, "--load-s", "60", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
+        assert process.stdout is not None
         assert process.stdout.readline() == "loading\n"
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://127.0.0.1:{port}/health")
         process.send_signal(number)
-        assert process.communicate(timeout=20) == ("Stopped before it was ready.\n", None)
+        assert list(process.communicate(timeout=20)) == ["Stopped before it was ready.\n", None]
         assert process.returncode == 0
     finally:
         process.kill()

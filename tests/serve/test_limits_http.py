@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from starlette.testclient import TestClient
 from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
+from support.http_client import Response
 
 from ptune_serve.app import create_app
 from ptune_serve.auth import ApiKeys
 from ptune_serve.keys import Key, Limits, plain
 from ptune_serve.service import Settings
 
-MESSAGES = [{"role": "user", "content": "hi"}]
+MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 PROMPT = len("<user>hi")
 ANSWER = len("base heard: hi") + 1  # with the token that ends it
 
@@ -46,7 +48,7 @@ def asked():
         http = TestClient(app, raise_server_exceptions=False)
         http.headers["authorization"] = "Bearer alice"
 
-        def chat(**fields: object) -> httpx.Response:
+        def chat(**fields: object) -> Response:
             return http.post(
                 "/v1/chat/completions",
                 json={"model": "base", "messages": MESSAGES, "max_tokens": 50, **fields},
@@ -59,7 +61,7 @@ def asked():
         engine.close()
 
 
-def refused(response: httpx.Response) -> dict:
+def refused(response: Response) -> dict[str, Any]:
     assert response.status_code == 429
     error = response.json()["error"]
     assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")

@@ -6,12 +6,14 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from support.fake_chat_model import FakeChatModel, serving
+from support.http_client import Client
 from support.living_adapters import PROMPT, completed, living, token_ids
 
 import ptune
@@ -21,10 +23,10 @@ from ptune_serve.app import create_app
 from ptune_serve.json_log import JsonLines
 from ptune_serve.service import Settings
 
-Samples = dict[tuple, float]
+Samples = dict[tuple[Any, ...], float]
 
 
-def samples(http: httpx.Client) -> Samples:
+def samples(http: Client) -> Samples:
     families = text_string_to_metric_families(http.get("/metrics").text)
     return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
 
@@ -67,7 +69,7 @@ def test_an_engines_numbers(real: TestClient) -> None:
     assert after[("ptune_kv_cache_usage_perc",)] == after[("ptune_num_requests_running",)] == 0
 
 
-def test_what_a_gateway_asks_for(served) -> None:
+def test_what_a_gateway_asks_for(served: Any) -> None:
     """The Kubernetes inference gateway's protocol: queue, running, cache, and adapters in the labels of one series."""
     families = {
         family.name: family for family in text_string_to_metric_families(served.http.get("/metrics").text)
@@ -86,7 +88,7 @@ def test_what_a_gateway_asks_for(served) -> None:
     assert build.labels["base_hash"] == "0123456789ab"
 
 
-def test_the_histograms_have_vllms_names(served) -> None:
+def test_the_histograms_have_vllms_names(served: Any) -> None:
     served.chat("abc")
     families = {
         family.name: family for family in text_string_to_metric_families(served.http.get("/metrics").text)
@@ -95,7 +97,7 @@ def test_the_histograms_have_vllms_names(served) -> None:
         assert families[f"ptune_{name}_seconds"].type == "histogram"
 
 
-def test_refusals_are_counted_by_route(served) -> None:
+def test_refusals_are_counted_by_route(served: Any) -> None:
     before = samples(served.http)
     served.chat(model="made-up")
     served.http.get("/v1/models/what-a-client-made-up")
@@ -164,7 +166,7 @@ def test_steps_that_fail_are_told_from_requests_that_do() -> None:
 
 
 @pytest.mark.parametrize("given", ["abc-1", "A.b:c_9", "x" * 128])
-def test_a_clients_request_id_is_taken(served, given: str) -> None:
+def test_a_clients_request_id_is_taken(served: Any, given: str) -> None:
     response = served.http.post(
         "/v1/chat/completions",
         json={"model": "base", "messages": [{"role": "user", "content": "x"}]},
@@ -175,7 +177,7 @@ def test_a_clients_request_id_is_taken(served, given: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "é", 'a"b', "a\tb", "{}"])
-def test_another_request_id_is_replaced(served, given: str) -> None:
+def test_another_request_id_is_replaced(served: Any, given: str) -> None:
     response = served.http.get("/health", headers={"x-request-id": given.encode()})
     assert response.headers["x-request-id"].isalnum()
     assert len(response.headers["x-request-id"]) == 32

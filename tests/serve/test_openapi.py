@@ -39,7 +39,7 @@ def url() -> Iterator[str]:
 
 @SCHEMA.parametrize()
 @settings(max_examples=40, suppress_health_check=list(HealthCheck))
-def test_made_up_requests(case: Case, url: str) -> None:
+def test_made_up_requests(case: Case[Any], url: str) -> None:
     _address(case)
     response = case.call(base_url=url, timeout=20)
     if response.headers["content-type"][0].startswith("text/event-stream"):
@@ -50,13 +50,14 @@ def test_made_up_requests(case: Case, url: str) -> None:
         case.validate_response(response, checks=CHECKS)
 
 
-def _address(case: Case) -> None:
+def _address(case: Case[Any]) -> None:
     """To a model that there is, and answers that fit: made-up ones are refused before anything else is looked at."""
-    if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
-        case.body["model"] = ["base", *ADAPTERS][len(case.body["model"]) % 3]
+    body: Any = case.body
+    if isinstance(body, dict) and isinstance(body.get("model"), str):
+        body["model"] = ["base", *ADAPTERS][len(body["model"]) % 3]
         for name in ("max_tokens", "max_completion_tokens"):
-            if type(case.body.get(name)) is int and case.body[name] > CONTEXT:
-                case.body[name] %= CONTEXT // 2
+            if type(body.get(name)) is int and body[name] > CONTEXT:
+                body[name] %= CONTEXT // 2
 
 
 def test_the_document_names_what_is_there(served: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 from openai.types import Model
@@ -81,7 +83,7 @@ def test_metrics_hold_nothing_that_a_client_made_up(served):
     assert "made-up" not in served.http.get("/metrics").text
 
 
-def samples(served) -> dict[tuple, float]:
+def samples(served) -> dict[tuple[Any, ...], float]:
     families = text_string_to_metric_families(served.http.get("/metrics").text)
     return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import socket
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,7 +24,7 @@ CALL = {"id": "call1", "type": "function", "function": {"name": "now", "argument
 TOOL = {"type": "function", "function": {"name": "now"}}
 
 
-def refusal(response, status: int = 400) -> dict:
+def refusal(response, status: int = 400) -> dict[str, Any]:
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -206,6 +207,7 @@ def test_what_is_not_built_of_a_message_is_refused_by_name(served, field):
     error = refusal(answer(["any"]))
     assert (error["param"], error["code"]) == (f"messages[1].{field}", "unsupported_parameter")
     assert "not supported yet" in error["message"]
+    nothing: list[str] | None
     for nothing in (None, []):
         answer(nothing).raise_for_status()
 

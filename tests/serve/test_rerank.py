@@ -128,7 +128,7 @@ def test_the_first_so_many_without_their_texts(http: httpx.Client) -> None:
         ({"rank_fields": ["title"]}, "rank_fields"),
     ],
 )
-def test_refusals_say_what_is_wrong(http: httpx.Client, fields: dict, words: str) -> None:
+def test_refusals_say_what_is_wrong(http: httpx.Client, fields: dict[str, Any], words: str) -> None:
     answer = ask(http, **fields)
     assert answer.status_code == 400
     assert words in answer.json()["error"]["message"]

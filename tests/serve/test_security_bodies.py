@@ -10,14 +10,15 @@ import struct
 import zlib
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import BaseModel
 from starlette.testclient import TestClient
 from support.fake_chat_model import FakeChatModel
 from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
+from support.http_client import Response
 from support.living_adapters import living
 from support.served_encoder import part
 
@@ -78,7 +79,7 @@ JSON = st.recursive(
 MODELS = st.sampled_from(["base", "pirate", "sentiment", "nobody"])
 
 
-def bodies(kinds: list[type], also: dict[str, Any], **likely: Any) -> st.SearchStrategy[Any]:
+def bodies(kinds: list[type[BaseModel]], also: dict[str, Any], **likely: Any) -> st.SearchStrategy[Any]:
     """JSON of any shape, and objects with an endpoint's own fields, most of them as they should be."""
     fields = sorted({name for kind in kinds for name in kind.model_fields} | set(also))
     asked = st.dictionaries(st.sampled_from(fields), JSON, max_size=4)
@@ -139,7 +140,7 @@ def admin(tmp_path_factory: pytest.TempPathFactory):
     model.close()
 
 
-def is_answer(response: httpx.Response) -> None:
+def is_answer(response: Response) -> None:
     """No 5xx, and what is no answer is an error object, inside streams too."""
     assert response.status_code < 500, response.text
     if response.status_code != 200:
@@ -148,7 +149,7 @@ def is_answer(response: httpx.Response) -> None:
         assert '"server_error"' not in response.text
 
 
-def sent(client: TestClient, path: str, body: Any) -> httpx.Response:
+def sent(client: TestClient, path: str, body: Any) -> Response:
     """As JSON that may hold NaN, infinities, lone surrogates: Python writes what other clients cannot."""
     return client.post(path, content=json.dumps(body).encode("utf-8", "surrogatepass"))
 

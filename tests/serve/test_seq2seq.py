@@ -11,11 +11,13 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 from support.fake_chat_model import wait_until
+from support.http_client import Client, Response
 from support.seq2seq_bundles import ADAPTERS, CONTEXT, SOURCES, Made, generated, ids_of, make
 from support.tiny_models import decoded
 
@@ -68,11 +70,11 @@ def http(served: tuple[subprocess.Popen[bytes], httpx.Client]) -> httpx.Client:
     return served[1]
 
 
-def ask(http: httpx.Client, model: str, text: object, **fields: object) -> httpx.Response:
+def ask(http: Client, model: str, text: object, **fields: object) -> Response:
     return http.post("/v1/translate", json={"model": model, "text": text, **fields})
 
 
-def value(http: httpx.Client, name: str) -> float:
+def value(http: Client, name: str) -> float:
     lines = http.get("/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
@@ -131,7 +133,7 @@ def test_the_catalogue_and_the_document(http: httpx.Client, made: Made) -> None:
         ({"text": "a", "stream": True}, "stream", "not supported"),
     ],
 )
-def test_what_is_refused(http: httpx.Client, fields: dict, param: str, why: str) -> None:
+def test_what_is_refused(http: httpx.Client, fields: dict[str, Any], param: str, why: str) -> None:
     answer = http.post("/v1/translate", json={"model": "one", **fields})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param), error

@@ -74,6 +74,7 @@ def test_a_choice(served: Any, way: dict[str, Any]) -> None:
 
 
 def test_nothing_asked_for_is_no_form(served: Any) -> None:
+    way: dict[str, Any]
     for way in ({"response_format": {"type": "text"}}, {"structured_outputs": {}}, {"guided_json": None}):
         assert content(served.chat("hi", **way))[0] == "pirate heard: hi"
     assert all(request.grammar is None for request in served.engine.requests)

@@ -21,12 +21,12 @@ PARAMETERS = {
     "required": ["place", "hot"],
     "additionalProperties": False,
 }
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {"name": "weather", "description": "Tells it.", "parameters": PARAMETERS},
 }
 NOW = {"type": "function", "function": {"name": "now"}}
-TOOLS = [WEATHER, NOW]
+TOOLS: list[Any] = [WEATHER, NOW]
 ONE = '<tool_call>\n{"name": "weather", "arguments": {"place": "Oslo", "hot": false}}\n</tool_call>'
 TWO = f'Let me see.\n{ONE}\n<tool_call>\n{{"name": "now", "arguments": {{}}}}\n</tool_call>'
 
@@ -94,8 +94,8 @@ def test_without_tools_nothing_is_read(served: Any) -> None:
 
 
 def test_the_model_is_shown_the_tools(served: Any) -> None:
-    for choice, shown in (("auto", True), ("required", True), ("none", False)):
-        served.chat("x", tools=TOOLS, tool_choice=choice).raise_for_status()
+    for wanted, shown in (("auto", True), ("required", True), ("none", False)):
+        served.chat("x", tools=TOOLS, tool_choice=wanted).raise_for_status()
         assert bytes(served.engine.requests[-1].prompt).startswith(b"<tool weather><tool now>") == shown
     served.engine.script = ONE
     choice = answer(served.chat("x", tools=TOOLS, tool_choice="none"))
@@ -199,8 +199,12 @@ def test_the_openai_client_reads_calls(served: Any) -> None:
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0) as client:
         messages: Any = [{"role": "user", "content": "How warm?"}]
         whole = client.chat.completions.create(model="base", messages=messages, tools=TOOLS)
-        assert [call.function.name for call in whole.choices[0].message.tool_calls] == ["weather", "now"]
+        called = whole.choices[0].message.tool_calls or []
+        assert [call.type == "function" and call.function.name for call in called] == ["weather", "now"]
         with client.chat.completions.stream(model="base", messages=messages, tools=TOOLS) as stream:
             final = stream.get_final_completion().choices[0]
         assert final.finish_reason == "tool_calls"
-        assert json.loads(final.message.tool_calls[0].function.arguments) == {"place": "Oslo", "hot": False}
+        assert json.loads((final.message.tool_calls or [])[0].function.arguments) == {
+            "place": "Oslo",
+            "hot": False,
+        }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -92,7 +93,7 @@ def test_the_catalogue_says_what_it_translates(http: httpx.Client) -> None:
         ({"text": "a", "num_beams": 5000}, "num_beams", "at most"),
     ],
 )
-def test_what_is_refused(http: httpx.Client, fields: dict, param: str, why: str) -> None:
+def test_what_is_refused(http: httpx.Client, fields: dict[str, Any], param: str, why: str) -> None:
     answer = http.post("/v1/translate", json={"model": NAME, **fields})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param), error
@@ -122,7 +123,7 @@ def test_beams_find_what_transformers_finds(http: httpx.Client) -> None:
         assert answer["text"] == held.codec.decode(found[0, len(prompt) :].tolist()).strip()
 
 
-def test_an_adapter_of_another_task_is_refused(served) -> None:
+def test_an_adapter_of_another_task_is_refused(served: Any) -> None:
     """Of the fake server only `devil` says that it translates; the base has no instruction."""
     for model in ("pirate", "base"):
         answer = served.http.post("/v1/translate", json={"model": model, "text": "ahoy"})

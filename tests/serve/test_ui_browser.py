@@ -7,13 +7,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from subprocess import PIPE, Popen
+from typing import TYPE_CHECKING
 
 import pytest
 from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS, NEEDS_BROWSER
 from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 
 from ptune_serve.app import create_app
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
 
 pytestmark = NEEDS_BROWSER
 
@@ -22,7 +27,7 @@ pytestmark = NEEDS_BROWSER
 class Browsed:
     """A browser on the page, and what is behind it."""
 
-    page: object
+    page: Page
     url: str
     engine: FakeEngine
     server: ExitStack  # closing it ends the server
@@ -35,7 +40,7 @@ class Browsed:
         self.page.wait_for_function("document.querySelector('#heading h1')?.innerText === 'dictionary'")
 
     @property
-    def box(self):
+    def box(self) -> Locator:
         return self.page.locator(".box textarea:visible")
 
     def send(self, text: str) -> None:
@@ -51,6 +56,10 @@ class Browsed:
         return _plain(
             self.page.locator(".block.chatbot:visible").first.get_by_test_id("user").all_inner_texts()
         )
+
+
+def _answers(browsed: Browsed, text: str) -> bool:
+    return browsed.answers() == [text]
 
 
 def _plain(texts: list[str]) -> list[str]:
@@ -69,6 +78,7 @@ def browsed() -> Iterator[Browsed]:
         command = [sys.executable, "-m", "ptune_serve.ui", server_url, "127.0.0.1", "0"]
         process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
         stack.callback(process.kill)
+        assert process.stdout is not None
         url = process.stdout.readline().removeprefix("Chat page: ").strip()
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
@@ -208,7 +218,7 @@ def test_an_edited_message_is_asked_instead(browsed):
     browsed.open()
     for text in ("<b>one</b>", "two"):
         browsed.send(text)
-        wait_until(lambda text=text: browsed.answers() == [f"devil heard: {text}"])
+        wait_until(partial(_answers, browsed, f"devil heard: {text}"))
         wait_until(lambda: browsed.page.locator(".box .submit-button:visible").count())
     browsed.page.get_by_role("button", name="Edit").locator("visible=true").first.click()
     editor = browsed.page.locator(".block.chatbot:visible textarea")

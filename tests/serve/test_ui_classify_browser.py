@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from subprocess import PIPE, Popen
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
@@ -17,14 +19,17 @@ from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 
 from ptune_serve.app import create_app, create_encoder_app
 
+if TYPE_CHECKING:
+    from playwright.sync_api import ConsoleMessage, Locator, Page, Request
+
 pytestmark = NEEDS_BROWSER
 
 
 @dataclass
 class Browsed:
-    page: object
+    page: Page
     url: str
-    model: object
+    model: FakeEncoderModel
     server: ExitStack  # closing it ends the server
     elsewhere: list[str] = field(default_factory=list)  # requests to anywhere but the page
     blocked: list[str] = field(default_factory=list)  # what the browser did not load or run
@@ -35,7 +40,7 @@ class Browsed:
         self.page.wait_for_function("document.querySelector('#heading h1')?.innerText === 'many'")
         wait_until(lambda: all(picker.input_value() for picker in self.shown(".picker input")))
 
-    def shown(self, selector: str) -> list:
+    def shown(self, selector: str) -> list[Locator]:
         return self.page.locator(f"{selector}:visible").all()
 
     def press(self, name: str) -> None:
@@ -56,6 +61,10 @@ class Browsed:
         return self.page.get_by_role("tab").all_inner_texts()
 
 
+def _shows(browsed: Browsed, labels: list[str]) -> bool:
+    return browsed.bars() == [labels]
+
+
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
@@ -74,19 +83,24 @@ def browsing(browser, records) -> Iterator[Browsed]:
         command = [sys.executable, "-m", "ptune_serve.ui", server_url, "127.0.0.1", "0"]
         process = Popen(command, stdin=PIPE, stdout=PIPE, text=True)
         stack.callback(process.kill)
+        assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("Page: ")
         page = browser.new_page(viewport={"width": 1280, "height": 700})
         page.set_default_timeout(GIVE_UP_MS)
         browsed = Browsed(page, line.removeprefix("Page: ").strip(), model, server)
         own = (browsed.url, "data:", "blob:")
-        page.on(
-            "request", lambda request: request.url.startswith(own) or browsed.elsewhere.append(request.url)
-        )
-        page.on(
-            "console",
-            lambda message: "Security Policy" in message.text and browsed.blocked.append(message.text),
-        )
+
+        def asked(request: Request) -> None:
+            if not request.url.startswith(own):
+                browsed.elsewhere.append(request.url)
+
+        def said(message: ConsoleMessage) -> None:
+            if "Security Policy" in message.text:
+                browsed.blocked.append(message.text)
+
+        page.on("request", asked)
+        page.on("console", said)
         yield browsed
         assert browsed.elsewhere == []
         assert browsed.blocked == []
@@ -139,7 +153,7 @@ def test_the_picker_asks_another(texts):
     for name, labels in (("topics", ["sea", "land"]), ("stars", [])):
         texts.page.locator(".picker:visible input").click()
         texts.page.get_by_role("option").get_by_text(name).click()
-        wait_until(lambda labels=labels: texts.bars() == [labels])
+        wait_until(partial(_shows, texts, labels))
     assert "3.000" in texts.page.locator(".number-row:visible").inner_text()
 
 
@@ -221,6 +235,7 @@ def test_a_chat_server_has_no_tabs_for_labels(browser):
             text=True,
         )
         stack.callback(process.kill)
+        assert process.stdout is not None
         page = browser.new_page()
         page.goto(process.stdout.readline().removeprefix("Chat page: ").strip())
         page.get_by_role("tab", name="Chat").click()

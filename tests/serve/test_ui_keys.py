@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from os import environ
 from subprocess import PIPE, Popen
@@ -11,7 +12,7 @@ from subprocess import PIPE, Popen
 import httpx
 import pytest
 from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
-from support.fake_chat_model import FakeChatModel, serving
+from support.fake_chat_model import FakeChatModel, FakeEngine, serving
 
 from ptune_serve.app import create_app
 from ptune_serve.auth import ApiKeys
@@ -28,8 +29,11 @@ PEOPLE = (
 )
 
 
+Page = tuple[str, FakeEngine]  # its URL, and what answers
+
+
 @pytest.fixture(scope="module")
-def page():
+def page() -> Iterator[Page]:
     model = FakeChatModel()
     with ExitStack() as stack:
         url = stack.enter_context(serving(create_app(model, Settings(api_keys=ApiKeys(PEOPLE)))))
@@ -47,7 +51,7 @@ def basic(password: str, name: str = "any") -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/gradio_api/queue/join", "/theme.css"])
-def test_nothing_is_shown_without_a_key(page, path):
+def test_nothing_is_shown_without_a_key(page: Page, path: str) -> None:
     url, _ = page
     wrong = [
         {},
@@ -65,7 +69,7 @@ def test_nothing_is_shown_without_a_key(page, path):
             assert response.headers["www-authenticate"].startswith("Basic ")
 
 
-def test_a_key_opens_the_page(page):
+def test_a_key_opens_the_page(page: Page) -> None:
     url, _ = page
     for password in ("alices-key", "bobs-kéy"):
         response = httpx.get(url, headers=basic(password))
@@ -79,7 +83,9 @@ def test_a_key_opens_the_page(page):
     ("password", "who", "offered"),
     [("alices-key", "alice", ["pirate"]), ("bobs-kéy", "bob", ["base", "devil", "pirate"])],
 )
-def test_each_visitor_asks_with_their_own_key(page, password, who, offered):
+def test_each_visitor_asks_with_their_own_key(
+    page: Page, password: str, who: str, offered: list[str]
+) -> None:
     from playwright.sync_api import sync_playwright
 
     url, engine = page

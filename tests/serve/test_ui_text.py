@@ -16,24 +16,24 @@ MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
 
 @settings(max_examples=1000)
 @given(st.lists(st.sampled_from(PIECES), max_size=24).map("".join))
-def test_no_markdown_reader_finds_html_or_an_image(text):
+def test_no_markdown_reader_finds_html_or_an_image(text: str) -> None:
     tokens = MARKDOWN.parse(neutral(text))
     tokens += [child for token in tokens for child in token.children or ()]
     assert not {token.type for token in tokens} & {"html_block", "html_inline", "image"}
 
 
 @given(st.text(alphabet=st.sampled_from("<>![]b/`\n ~")))
-def test_an_edited_message_comes_back_as_it_was(text):
+def test_an_edited_message_comes_back_as_it_was(text: str) -> None:
     assert plain(neutral(text)) == text
 
 
-def test_code_stays_as_it_is():
+def test_code_stays_as_it_is() -> None:
     code = "```html\n<div>![x](y)</div>\n```"
     assert neutral(code) == code
     assert neutral(f"{code}\n<div>") == f"{code}\n<\u2060div>"
 
 
-def test_diagrams_are_code():
+def test_diagrams_are_code() -> None:
     assert neutral("```mermaid\ngraph TD\n```") == "```text\ngraph TD\n```"
 
 
@@ -51,10 +51,10 @@ def test_diagrams_are_code():
         ),
     ],
 )
-def test_the_line_under_an_answer(answer, line):
+def test_the_line_under_an_answer(answer: StreamedAnswer, line: str) -> None:
     assert measured(answer) == f'<span class="quiet">{line}</span>'
 
 
-def test_a_servers_words_are_escaped():
+def test_a_servers_words_are_escaped() -> None:
     assert "<b>x</b>" not in measured(StreamedAnswer(error="<b>x</b>"))
     assert "<i>" not in heading("<i>") + heading(ServedModels("<i>", "<i>", ("<i>",), 10))

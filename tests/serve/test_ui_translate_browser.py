@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from subprocess import PIPE, Popen
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -14,6 +15,9 @@ from support.fake_chat_model import wait_until
 from support.translation_runs import NAME, bundle, kit
 
 from ptune.verify.server import serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Request
 
 pytestmark = NEEDS_BROWSER
 
@@ -25,13 +29,14 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(server: str) -> Iterator[object]:
+def page(server: str) -> Iterator[Page]:
     from playwright.sync_api import sync_playwright
 
     process = Popen(
         [sys.executable, "-m", "ptune_serve.ui", server, "127.0.0.1", "0"], stdin=PIPE, stdout=PIPE, text=True
     )
     try:
+        assert process.stdout is not None
         url = process.stdout.readline().partition(": ")[2].strip()
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
@@ -39,7 +44,12 @@ def page(server: str) -> Iterator[object]:
             page.set_default_timeout(30_000)
             elsewhere: list[str] = []
             own = (url, "data:", "blob:")
-            page.on("request", lambda request: request.url.startswith(own) or elsewhere.append(request.url))
+
+            def asked(request: Request) -> None:
+                if not request.url.startswith(own):
+                    elsewhere.append(request.url)
+
+            page.on("request", asked)
             page.goto(url)
             page.get_by_role("tab", name="Translate", exact=True).click()
             wait_until(lambda: NAME in page.locator(".picker input:visible").input_value())
@@ -49,14 +59,14 @@ def page(server: str) -> Iterator[object]:
         process.kill()
 
 
-def panes(page: object) -> list[str]:
+def panes(page: Page) -> list[str]:
     return [
         page.locator(f"{one} textarea:visible").input_value()
         for one in (".words:not(.translated)", ".translated")
     ]
 
 
-def test_each_line_has_its_translation_beside_it(page: object, server: str) -> None:
+def test_each_line_has_its_translation_beside_it(page: Page, server: str) -> None:
     texts = [json.loads(line)["en"] for line in (kit() / "test.jsonl").read_text().splitlines()[:2]]
     answer = httpx.post(f"{server}/v1/translate", json={"model": NAME, "text": texts}, timeout=60).json()
     expected = [one["text"].splitlines() for one in answer["data"]]
@@ -67,18 +77,18 @@ def test_each_line_has_its_translation_beside_it(page: object, server: str) -> N
     assert " s" in page.locator(".prose.measure:visible").inner_text()
 
 
-def test_the_picker_names_the_languages(page: object) -> None:
+def test_the_picker_names_the_languages(page: Page) -> None:
     assert page.locator(".picker input:visible").input_value() == f"{NAME}: en → es"
 
 
-def test_the_settings_of_chat_are_out_of_the_way(page: object) -> None:
+def test_the_settings_of_chat_are_out_of_the_way(page: Page) -> None:
     wait_until(lambda: page.locator("#settings:visible").count() == 0)
     page.get_by_role("tab", name="Chat", exact=True).click()
     wait_until(lambda: page.locator("#settings:visible").count() == 1)
     page.get_by_role("tab", name="Translate", exact=True).click()
 
 
-def test_a_refusal_is_told_and_nothing_is_lost(page: object) -> None:
+def test_a_refusal_is_told_and_nothing_is_lost(page: Page) -> None:
     before = panes(page)[1]
     page.locator(".words:not(.translated) textarea:visible").fill("word " * 600)
     page.get_by_role("button", name="Translate", exact=True).click()

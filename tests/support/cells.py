@@ -29,9 +29,8 @@ def run(cells: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
     left = set(values)
     for number, cell in enumerate(cells, 1):
         for name, value in values.items():
-            cell, count = re.subn(
-                rf"^{name} = [^#\n]*", lambda _, v=value, n=name: f"{n} = {v!r}  ", cell, flags=re.M
-            )
+            instead = f"{name} = {value!r}  ".replace("\\", r"\\")
+            cell, count = re.subn(rf"^{name} = [^#\n]*", instead, cell, flags=re.M)
             left -= {name} if count else set()
         code = compile(cell, f"cell {number}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         found = eval(code, names)

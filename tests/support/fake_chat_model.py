@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import uvicorn
@@ -174,7 +174,9 @@ class FakeEngine:
         return ticket
 
     def record(self, name: str) -> AdapterRecord | None:
-        facts = {"translation": {"source_language": "en", "target_language": "es"}} if name == "devil" else {}
+        facts: dict[str, Any] = (
+            {"translation": {"source_language": "en", "target_language": "es"}} if name == "devil" else {}
+        )
         return None if name == "base" else AdapterRecord(name=name, **facts)
 
     def adapter_stats(self) -> AdapterStats:
@@ -319,12 +321,12 @@ def main() -> int:
             time.sleep(options.load_s)
         engine = FakeEngine(delay_s=options.delay_s)
         if options.stuck:
-            engine.close = threading.Event().wait  # type: ignore[method-assign]
+            engine.close = threading.Event().wait  # type: ignore[assignment, method-assign] # waits for ever
             engine.hanging = engine.metrics.step(1)  # type: ignore[attr-defined] # kept, or it would end
             engine.hanging.__enter__()  # type: ignore[attr-defined]
         return FakeChatModel(engine)
 
-    infer.load = load
+    infer.load = cast("Any", load)
     try:
         return lifecycle.serve(
             Path("bundles/dictionary"),

@@ -160,9 +160,11 @@ def _brings_torch(name: str) -> bool:
 def _files_of(name: str) -> Iterator[Path]:
     """The files of this project that are run when a dotted name is imported; the last part may be no module."""
     root, *parts = name.split(".")
-    place = FOLDERS.get(root)
-    for part in [None, *parts] if place else []:
-        place = place / part if part else place  # type: ignore[operator]
+    if root not in FOLDERS:
+        return
+    place = FOLDERS[root]
+    for part in [None, *parts]:
+        place = place / part if part else place
         if (place / "__init__.py").is_file():
             yield place / "__init__.py"
         elif place.with_suffix(".py").is_file():

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -30,7 +30,9 @@ class Foreign:
 
     def prompt_of(self, ids: Sequence[int]) -> list[int]:
         token = self.codec.tokenizer.token_to_id("<s>")
-        return [token, *ids] if self.bos == "more" else [*ids[1:]] if self.bos == "less" else [*ids]
+        return (
+            [cast("int", token), *ids] if self.bos == "more" else [*ids[1:]] if self.bos == "less" else [*ids]
+        )
 
     @torch.no_grad()
     def log_probs(self, ids: Sequence[int]) -> torch.Tensor:

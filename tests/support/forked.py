@@ -15,10 +15,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch.distributed.fsdp  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401  what a run would import when it needs it
@@ -26,7 +28,13 @@ import transformers.models.llama.modeling_llama  # noqa: F401  what a run would 
 from ptune import fine_tune
 from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
+from ptune.tasks.chat import work
 from ptune.training import loop
+from ptune.training.preparation import applied
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
@@ -135,10 +143,9 @@ def _count_operations(request: Request) -> list[int]:
 
 def _change(request: Request) -> None:
     if request.double:
-        applied = fine_tune.applied
-        fine_tune.applied = lambda recipe, backbone, *more: applied(recipe, backbone.double(), *more).double()
+        _replace(fine_tune, "applied", _in_float64)
     if not request.packed:
-        fine_tune.packing = _not_packing
+        _replace(work, "packing", _not_packing)
     if request.stop_at is not None:
         step = loop.optimizer_step
 
@@ -147,7 +154,16 @@ def _change(request: Request) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             return step(job, batch, at, *more)
 
-        loop.optimizer_step = stopping
+        _replace(loop, "optimizer_step", stopping)
+
+
+def _replace(module: ModuleType, name: str, by: Callable[..., Any]) -> None:
+    """For good, as the process is of this request alone; never what the module does not have."""
+    mock.patch.object(module, name, by).start()
+
+
+def _in_float64(recipe: Recipe, backbone: PreTrainedModel, *more: Any) -> nn.Module:
+    return applied(recipe, backbone.double(), *more).double()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import sha256_of
 from support import tiny_models
 from support.fake_chat_model import wait_until
+from support.http_client import Client, Response
 from support.tiny_bundle import TinyBundle, make, write_adapter
 
 TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
@@ -63,7 +64,7 @@ def living(folder: Path) -> Living:
     return Living(tiny, folder / "outside")
 
 
-def upload(http: httpx.Client, folder: Path, name: str, **fields: str) -> httpx.Response:
+def upload(http: Client, folder: Path, name: str, **fields: str) -> Response:
     """POST /v1/adapters with the files of a PEFT folder."""
     return http.post("/v1/adapters", data={"name": name, **fields}, files=peft_files(folder))
 
@@ -76,7 +77,7 @@ def peft_files(folder: Path) -> list[tuple[str, tuple[str, bytes]]]:
     return [("files", (file, (folder / file).read_bytes())) for file in names]
 
 
-def completed(http: httpx.Client, model: str, tokens: int = 6, **fields: Any) -> httpx.Response:
+def completed(http: Client, model: str, tokens: int = 6, **fields: Any) -> Response:
     """A greedy continuation of PROMPT, end-of-sequence or not."""
     body = {
         "model": model,
@@ -88,7 +89,7 @@ def completed(http: httpx.Client, model: str, tokens: int = 6, **fields: Any) ->
     return http.post("/v1/completions", json=body | fields)
 
 
-def token_ids(response: httpx.Response) -> list[int]:
+def token_ids(response: Response) -> list[int]:
     assert response.status_code == 200, response.text
     ids: list[int] = response.json()["choices"][0]["token_ids"]
     return ids

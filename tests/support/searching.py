@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ptune.config.recipe import Data, Evaluate, Recipe, Train
 from ptune.training.interrupt import StopSignal
 from ptune.tuning import report
@@ -29,7 +31,7 @@ def launch(recipe: Path, folder: Path, resume: bool) -> list[str]:
 
 # `-S` leaves out site-packages' start-up hooks; only yaml is needed of them.
 _WITH_YAML = (
-    f"import sys; sys.path.append({str(Path(sys.modules['yaml'].__file__).parents[1])!r}); "
+    f"import sys; sys.path.append({str(Path(yaml.__file__).parents[1])!r}); "
     f"sys.path.insert(0, {str(FAKE.parent)!r}); import fake_trainer; raise SystemExit(fake_trainer.main())"
 )
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from PIL import Image
 
+from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.encoder.infer import EncoderModel
 from ptune_serve.app import create_encoder_app
 from ptune_serve.service import EncoderService, Settings
 from support.fake_chat_model import serving
-from support.fake_encoder_model import FakeEncoderModel
+from support.fake_encoder_model import FakeEncoderEngine, FakeEncoderModel
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Encoder:
     http: httpx.Client
 
     @property
-    def engine(self):
+    def engine(self) -> FakeEncoderEngine:
         return self.model.engine
 
     def classify(self, value: object, model: str = "sentiment", **fields: object) -> httpx.Response:
@@ -34,7 +36,7 @@ class Encoder:
 
 
 @contextlib.contextmanager
-def encoder(records, **options) -> Iterator[Encoder]:
+def encoder(records: Mapping[str, AdapterRecord], **options: Any) -> Iterator[Encoder]:
     model = FakeEncoderModel(records)
     app = create_encoder_app(model, Settings(**options))
     with serving(app) as url, httpx.Client(base_url=url, timeout=20) as http:
@@ -57,7 +59,7 @@ def as_new(served: Encoder) -> Encoder:
     return served
 
 
-def refusal(response: httpx.Response, status: int = 400) -> dict:
+def refusal(response: httpx.Response, status: int = 400) -> dict[str, Any]:
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -73,7 +75,7 @@ def png(
     return out.getvalue()
 
 
-def part(content: bytes, kind: str = "image/png") -> dict:
+def part(content: bytes, kind: str = "image/png") -> dict[str, Any]:
     return {
         "type": "image_url",
         "image_url": {"url": f"data:{kind};base64,{base64.b64encode(content).decode()}"},

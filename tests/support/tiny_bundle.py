@@ -170,18 +170,18 @@ class _Step(nn.Module):
 
     def forward(
         self,
-        input_ids,
-        position_ids,
-        pad_indices,
-        unpad_indices,
-        seqlens_k,
-        query_seqlens,
-        capacity,
-        logits_indices,
-        lora_mask,
-        past,
-        factors,
-    ):
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        pad_indices: torch.Tensor,
+        unpad_indices: torch.Tensor,
+        seqlens_k: torch.Tensor,
+        query_seqlens: torch.Tensor,
+        capacity: torch.Tensor,
+        logits_indices: torch.Tensor,
+        lora_mask: torch.Tensor,
+        past: list[torch.Tensor],
+        factors: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         pairs = {name: (factors[2 * i], factors[2 * i + 1]) for i, name in enumerate(self.sockets)}
         _traced.update(
             pad_indices=pad_indices, unpad_indices=unpad_indices, lengths=(seqlens_k, capacity, query_seqlens)
@@ -209,7 +209,15 @@ class _Plugged(nn.Module):
         return y + torch.onnx.ops.symbolic("MatMul", [low * lora_mask, b], {}, dtype=x.dtype, shape=y.shape)
 
 
-def _attention(module, query, key, value, mask, scaling=None, **_):
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: object,
+    scaling: Any = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
     """GroupQueryAttention on the padded view [batch, seq]."""
     rows, heads, tokens, dim = query.shape
     batch, seq = _traced["pad_indices"].shape

@@ -66,6 +66,7 @@ def farm() -> Iterator[Callable[..., Any]]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    answers = process.stdout
 
     def ask(recipe: Recipe, out: Path, **request: Any) -> SimpleNamespace:
         written = out.with_name(f"{out.name}.yaml")
@@ -73,7 +74,7 @@ def farm() -> Iterator[Callable[..., Any]]:
         print(
             json.dumps({"recipe": str(written), "out": str(out), **request}), file=process.stdin, flush=True
         )
-        line = process.stdout.readline()
+        line = answers.readline()
         assert line, "the process that forks has died"
         return SimpleNamespace(**json.loads(line))
 

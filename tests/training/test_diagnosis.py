@@ -19,7 +19,9 @@ from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
 from ptune.fine_tune import train
 from ptune.training import loop
+from ptune.training.checkpoint import State
 from ptune.training.diagnosis import Alive, Watch
+from ptune.training.order import Order
 
 from .conftest import Make, refused
 
@@ -70,13 +72,15 @@ def test_a_weight_that_is_no_number_is_named(make: Make, tmp_path: Path, plant: 
     assert newest(tmp_path / "run") == 3
 
 
-def test_the_example_is_named_that_has_the_token(make: Make, tmp_path: Path, plant: Any) -> None:
+def test_the_example_is_named_that_has_the_token(
+    make: Make, tmp_path: Path, plant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only one example has this token, whose embedding makes the first norm overflow."""
-    recipe, found = make(save_every=1), []
+    recipe, found = make(save_every=1), list[int]()
 
     def damage(model: nn.Module) -> None:
         examples = held["examples"]
-        batch = loop.Order(len(examples), recipe.train.batch_size, recipe.train.seed).batch(1)
+        batch = Order(len(examples), recipe.train.batch_size, recipe.train.seed).batch(1)
         ids = {index: set(examples[index].ids) for index in batch}
         index, token = next(
             (index, token)
@@ -88,13 +92,14 @@ def test_the_example_is_named_that_has_the_token(make: Make, tmp_path: Path, pla
         model.get_input_embeddings().weight[token] = float("inf")
 
     held: dict[str, Any] = {}
-    fit = fine_tune.fit
-    fine_tune.fit = lambda job, state: held.update(examples=job.examples) or fit(job, state)
-    try:
-        plant(damage, 2)
-        said = refused(PtuneError, recipe, tmp_path / "run")
-    finally:
-        fine_tune.fit = fit
+
+    def fit(job: loop.Job, state: State) -> tuple[State, loop.Ending]:
+        held.update(examples=job.examples)
+        return loop.fit(job, state)
+
+    monkeypatch.setattr(fine_tune, "fit", fit)
+    plant(damage, 2)
+    said = refused(PtuneError, recipe, tmp_path / "run")
     assert f"model.embed_tokens, whose input was finite, in training examples {found[0]} of those 4" in said
     assert "look at these examples" not in said  # the weight is to blame, and is named
     assert "embed_tokens.weight" in said

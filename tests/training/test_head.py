@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,9 @@ AFTERWARDS = {
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_a_head_whose_logits_are_changed_afterwards_is_told_apart(family: str) -> None:
-    changes = {"granite": {"logits_scaling": 2.0}, "cohere": {"logit_scale": 0.5}}.get(family, {})
+    changes: dict[str, Any] = {"granite": {"logits_scaling": 2.0}, "cohere": {"logit_scale": 0.5}}.get(
+        family, {}
+    )
     model = tiny_models.model(family, **changes)
     found = plain_head(model)
     assert found is (None if family in AFTERWARDS else model.get_output_embeddings())

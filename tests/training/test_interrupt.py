@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -32,7 +33,7 @@ def test_once_asks_and_an_echo_changes_nothing(number: signal.Signals) -> None:
 
 def test_twice_acts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clock_s = [0.0]
-    monkeypatch.setattr(interrupt.time, "monotonic", lambda: clock_s[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock_s[0])
     with StopSignal():
         os.kill(os.getpid(), signal.SIGINT)
         clock_s[0] = 2 * interrupt.SAME_S

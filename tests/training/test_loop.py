@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def conversations(count: int) -> list[Example]:
     return [codec.encode_example(messages) for messages in tiny_models.conversations(count)]
 
 
-def job(folder: Path, **train_options: float) -> Job:
+def job(folder: Path, **train_options: Any) -> Job:
     """A float64 job on a tiny model with LoRA; nothing is prepared for distribution."""
     torch.manual_seed(0)
     folder.mkdir(exist_ok=True)
@@ -60,6 +61,7 @@ def test_accumulation_changes_nothing(tmp_path: Path, tokens: int) -> None:
     found = []
     for packed, limit in ((True, tokens), (False, 0)):
         one = job(tmp_path / str(limit), micro_batch_tokens=max(limit, 16))
+        assert isinstance(one.objective, NextTokenObjective)
         one = replace(one, objective=replace(one.objective, packed=packed))
         with packing(one.model.get_base_model()) if packed else torch.enable_grad():
             losses = [optimizer_step(one, one.examples[:6], step, 3) for step in range(3)]

@@ -22,6 +22,8 @@ from support.searching import LR, search_of, searched
 
 from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError, RecipeError
+from ptune.methods.lora import Lora
+from ptune.tuning.outcome import Tried
 from ptune.tuning.study import open_study
 
 SEARCHING = searching.__file__
@@ -53,6 +55,7 @@ def test_the_best_recipe_is_the_asked_one_but_for_the_space(found):
     search, outcome = found
     best = Recipe.load(search.folder / "best.yaml")
     assert best.train.lr == outcome.best.params["train.lr"]
+    assert isinstance(best.method, Lora)
     assert best.method.r == outcome.best.params["method.r"]
     assert best.data.test == search.recipe.data.test
     same = {"train": {"lr"}, "method": {"r"}}
@@ -117,9 +120,16 @@ def test_a_study_of_something_else_is_refused(tmp_path):
 
 def test_accuracy_is_maximised(tmp_path):
     outcome = searched(search_of(tmp_path, metric="validation_accuracy", trials=4))
-    values = [one.value for one in outcome.tried]
+    values = [one.value for one in outcome.tried if one.value is not None]
+    assert len(values) == len(outcome.tried)
     assert values == sorted(values, reverse=True)
+    assert outcome.best is not None
     assert outcome.best.value == max(values)
+
+
+def last_of(trial: Tried) -> float:
+    assert trial.last is not None
+    return trial.last
 
 
 def test_a_hopeless_trial_is_pruned(tmp_path):
@@ -131,7 +141,8 @@ def test_a_hopeless_trial_is_pruned(tmp_path):
         lines = (tmp_path / f"trial-{one.number}" / "metrics.jsonl").read_text().splitlines()
         assert len(lines) < 2 * 4
         others = [other for other in outcome.tried if other.number < 5]
-        assert one.last > min(other.last for other in others)
+        assert last_of(one) > min(map(last_of, others))
+    assert outcome.best is not None
     assert outcome.best.state == "finished"
     assert 'class="pruned"' in (tmp_path / "report.html").read_text()
 
@@ -141,6 +152,7 @@ def test_a_training_that_diverges_is_told_and_kept_away_from(tmp_path):
     wrong = [one for one in outcome.tried if one.state == "went wrong"]
     assert wrong
     assert all("diverged" in one.why for one in wrong)
+    assert outcome.best is not None
     assert outcome.best.params == {"train.lr": 0.001}
 
 

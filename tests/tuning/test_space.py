@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ptune.config.classification import TextClassification
 from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import PtuneError, RecipeError, UsageError
+from ptune.methods.lora import Lora
 from ptune.tuning.space import Choice, Range, changed, check, parse, size
 
 RECIPE = Recipe(task=TextClassification())
@@ -47,7 +48,8 @@ def test_any_range_of_numbers_comes_back(bounds, log):
 
 @given(st.tuples(st.integers(), st.integers()).filter(lambda pair: pair[0] < pair[1]))
 def test_any_range_of_whole_numbers_comes_back(bounds):
-    axis = Range(*bounds, whole=True)
+    low, high = bounds
+    axis = Range(low, high, whole=True)
     assert parse([f"method.r={axis}"]) == {"method.r": axis}
 
 
@@ -145,6 +147,7 @@ def test_what_changes_the_targets_is_judged_by_accuracy_only():
 def test_a_changed_recipe_keeps_the_rest():
     recipe = Recipe(backbone=Backbone(model="somewhere"))
     after = changed(recipe, {"train.lr": 0.01, "method.r": 3, "train.dropout": "none"})
+    assert isinstance(after.method, Lora)
     assert (after.train.lr, after.method.r, after.train.dropout) == (0.01, 3, None)
     assert after.backbone == recipe.backbone
     assert recipe.train.lr != 0.01

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -33,11 +35,14 @@ def test_the_share_of_the_same_answers(problem: str) -> None:
 
 
 def test_mean_change_of_the_probabilities() -> None:
-    there, here = [np.log(np.float32([[0.5, 0.25, 0.25]]))], [np.log(np.float32([[0.6, 0.2, 0.2]]))]
+    there, here = (
+        [np.log(np.array([[0.5, 0.25, 0.25]], np.float32))],
+        [np.log(np.array([[0.6, 0.2, 0.2]], np.float32))],
+    )
     assert same_answers("single", there, here).note == "mean |Δp| 0.0667"
 
 
-def test_held_texts_come_back(tmp_path) -> None:
+def test_held_texts_come_back(tmp_path: Path) -> None:
     texts = [
         Encoded({"input_ids": np.array([2, 7, 3]), "token_type_ids": np.array([0, 0, 1])}),
         Encoded({"input_ids": np.array([2, 7, 8, 9, 3]), "token_type_ids": np.zeros(5, np.int64)}, (1, 3)),

@@ -76,7 +76,9 @@ def test_another_head_is_found_out(copy: Bundle) -> None:
     head = onnx.load(copy.folder / file)
     bias = next(tensor for tensor in head.graph.initializer if tensor.dims == [3])
     bias.CopyFrom(
-        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32([0, 0.01, 0]), bias.name)
+        onnx.numpy_helper.from_array(
+            onnx.numpy_helper.to_array(bias) + np.array([0, 0.01, 0], np.float32), bias.name
+        )
     )
     onnx.save(head, copy.folder / file)
     rewrite(copy, file)

@@ -83,10 +83,12 @@ def test_an_entity_that_differs_is_found_out(field: str, asked: list[Question], 
 
 def test_what_lies_at_a_tie_may_change_places(asked: list[Question], answers: list[Any]) -> None:
     (one, _), *_ = pairs(asked, answers, "mood")
-    tied = replace(one, logits=np.float32([0.5, 0.5 - 1e-4, -2]))
+    tied = replace(one, logits=np.array([0.5, 0.5 - 1e-4, -2], np.float32))
     served = {"label": tied.adapter.labels[1], "probs": [0.5 - 1e-4, 0.5, -2.0]}
     assert hop([_classified(tied, served)], "labels").passed
-    assert not hop([_classified(replace(tied, logits=np.float32([0.5, 0.4, -2])), served)], "labels").passed
+    assert not hop(
+        [_classified(replace(tied, logits=np.array([0.5, 0.4, -2], np.float32)), served)], "labels"
+    ).passed
 
 
 @pytest.mark.parametrize("problem", ["single", "multi", "regression", "tags"])
@@ -107,6 +109,8 @@ def test_every_problem_is_compared_as_the_server_tells_it(problem: Any) -> None:
         answer = _described(record, False, classification(logits[0], record))
         assert _hop(record, [_classified(one, answer)]).passed
         moved = _described(
-            record, False, classification(logits[0] + np.float32([0.02] + [0] * (len(labels) - 1)), record)
+            record,
+            False,
+            classification(logits[0] + np.array([0.02] + [0] * (len(labels) - 1), np.float32), record),
         )
         assert not _hop(record, [_classified(one, moved)]).passed

@@ -169,7 +169,7 @@ def test_close_ends_those_whose_adapter_is_being_read(many: Bundle) -> None:
     engine = Engine.open(many, threads=1, adapter_bytes=limit, replay_golden=False)
     go = threading.Event()
     load = engine._registry._load
-    engine._registry._load = lambda *arguments: (go.wait(60), load(*arguments))[1]  # type: ignore[method-assign]
+    engine._registry._load = lambda *arguments: (go.wait(60), load(*arguments))[1]
     waits = engine.generate(_request("a20", 0))
     threading.Timer(0.2, go.set).start()
     engine.close()

@@ -109,7 +109,7 @@ def test_what_cannot_be_loaded_changes_nothing(bundle: Bundle) -> None:
 
 
 def test_the_engines_own_lock_may_be_held(bundle: Bundle) -> None:
-    changed, came = threading.Condition(), []
+    changed, came = threading.Condition(), list[Loaded | PtuneError]()
     held: Registry[Loaded] = Registry(bundle, Loaded, lambda *_: 1, changed, base_answers=True)
     with changed:
         held.load("mood")

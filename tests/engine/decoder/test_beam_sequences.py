@@ -20,6 +20,7 @@ from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import NO_TOKEN, Beams, Request, Token
 from ptune.engine.decoder.sequence import Chunk
+from ptune.engine.decoder.ticket import Ticket
 from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 
@@ -97,8 +98,8 @@ def test_the_answers_and_scores_of_transformers(tiny: TinyBundle, engine: Engine
     for request, answer in zip(requests[::5], found[::5], strict=True):
         alone = list(engine.generate(request))
         assert [token.id for token in alone] == [token.id for token in answer]
-    alone = [list(engine.generate(request)) for request in requests if request.adapter == "base"]
-    assert alone == [
+    again = [list(engine.generate(request)) for request in requests if request.adapter == "base"]
+    assert again == [
         answer for request, answer in zip(requests, found, strict=True) if request.adapter == "base"
     ], "of the base to the bit"
     greedily = [
@@ -141,9 +142,12 @@ def test_prompts_are_computed_once_and_beams_copy_only_what_differs(
     [prompt] = prompts(40, seed=5)
     copies: list[tuple[int, int, int, int]] = []
     copy = engine._scheduler.slots._copy
-    monkeypatch.setattr(
-        engine._scheduler.slots, "_copy", lambda *copied: (copies.append(copied), copy(*copied))
-    )
+
+    def counted(*copied: Any) -> None:
+        copies.append(copied)
+        copy(*copied)
+
+    monkeypatch.setattr(engine._scheduler.slots, "_copy", counted)
     before = engine.stats().tokens
     answer = list(engine.generate(search(prompt, "base", Beams(4), 10, stop_ids=frozenset())))
     assert len(answer) == 10
@@ -213,7 +217,7 @@ def test_a_cancelled_search_ends_at_once_and_leaks_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens: queue.SimpleQueue[Token] = queue.SimpleQueue()
-    tickets = []
+    tickets: list[Ticket] = []
     monkeypatch.setattr(engine, "_step", At(engine, 6, lambda: tickets[0].cancel()))
     [prompt] = prompts(12)
     with engine._changed:

@@ -129,11 +129,13 @@ def test_the_best_before_the_end() -> None:
     search = BeamSearch(Beams(2, length_penalty=1.0), 9, {0})
     first = np.log(np.array([0.1, 0.5, 0.4]))
     assert search.step([first]) == [0, 0]
-    assert search.best() == (pytest.approx(np.log(0.5)), (1,))
+    assert search.best().score == pytest.approx(np.log(0.5))
+    assert search.best().tokens == (1,)
     ending, going = np.log(np.array([0.9, 0.05, 0.05])), np.log(np.array([0.2, 0.4, 0.4]))
     assert search.step([going, ending]) == [0, 0]
     assert not search.done
-    assert search.best() == (pytest.approx(np.log(0.4 * 0.9) / 2), (2, 0))
+    assert search.best().score == pytest.approx(np.log(0.4 * 0.9) / 2)
+    assert search.best().tokens == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_beams_out_of_range(param: str, values: dict[str, Any]) -> None:
     ],
 )
 def test_what_beams_cannot_be_combined_with(param: str, fields: dict[str, Any]) -> None:
-    greedy = {"sampling": Sampling(temperature=0, seed=3)}
+    greedy: dict[str, Any] = {"sampling": Sampling(temperature=0, seed=3)}
     Request((1,), **greedy, beams=Beams(2))
     with pytest.raises(RequestError, match="num_beams") as raised:
         Request((1,), **{**greedy, **fields}, beams=Beams(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 
@@ -163,7 +164,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if hasattr(self, "scheduler"):
             held = [sequence.slot for sequence in self.scheduler.computing]
             assert len(set(held)) == len(held)
-            assert sorted([*held, *self.scheduler.slots.free]) == list(range(self.slots))
+            assert Counter([*held, *self.scheduler.slots.free]) == Counter(range(self.slots))
             waiting = [member for sequence in self.scheduler.waiting for member in sequence.group]
             assert all(sequence.slot is None and sequence.cached == 0 for sequence in waiting)
             assert all(sequence.preempted <= MOST_PREEMPTED for sequence in self.alive)

@@ -45,7 +45,7 @@ def test_what_is_found_was_computed(sequences: list[tuple[list[int], int, bool, 
         held[target][:tokens] = held[source][:tokens]
         assert len(held[target]) >= tokens
 
-    slots, running = Slots(3, copy), []
+    slots, running = Slots(3, copy), list[TokenSequence]()
     for tokens, whose, scored, more in sequences:
         if not slots:
             slots.give_back(running.pop(0))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_nobody_fails_for_his_neighbours_sake(engine: EncoderEngine) -> None:
 class Held:
     """An engine whose thread waits inside a pass until it is let go."""
 
-    def __init__(self, **options: int) -> None:
+    def __init__(self, **options: Any) -> None:
         self.go, self.inside = threading.Event(), threading.Event()
         self.engine = EncoderEngine.open(tiny().bundle, threads=1, replay_golden=False, **options)
         compute = self.engine._session.run

@@ -13,6 +13,10 @@ from ptune.formats.signature import CacheLayer
 HEADS, DIM, LAYERS = 2, 3, 2
 
 
+# Of a sequence its source, by layer and kind, and its tokens' parts.
+Kept = tuple[list[np.ndarray], list[list[np.ndarray]]]
+
+
 def _signature() -> Seq2SeqSignature:
     layer = CacheLayer(kv_heads=HEADS, key_dim=DIM, value_dim=DIM)
     return Seq2SeqSignature(
@@ -22,7 +26,7 @@ def _signature() -> Seq2SeqSignature:
 
 def test_every_row_keeps_what_is_its_own() -> None:
     signature, chance, random_floats = _signature(), random.Random(1), np.random.default_rng(1)
-    rows, kept = SequenceCaches(signature), []  # of each row what belongs to it: source, tokens
+    rows, kept = SequenceCaches(signature), list[Kept]()  # of each row what belongs to it: source, tokens
 
     def some(*shape: int) -> list[np.ndarray]:
         return [random_floats.standard_normal(shape).astype(np.float32) for _ in range(2 * LAYERS)]
@@ -48,11 +52,11 @@ def test_every_row_keeps_what_is_its_own() -> None:
     inputs = rows.inputs()
     assert inputs["past_lengths"].tolist() == [len(tokens) for _, tokens in kept]
     assert inputs["lengths"].tolist() == [source[0].shape[1] for source, _ in kept]
-    for part, (past, cross) in enumerate(
+    for part, (past, source_cache) in enumerate(
         zip(signature.layers("past"), signature.layers("cross"), strict=True)
     ):
         for at, (source, tokens) in enumerate(kept):
-            np.testing.assert_array_equal(inputs[cross][at, :, : source[part].shape[1]], source[part])
+            np.testing.assert_array_equal(inputs[source_cache][at, :, : source[part].shape[1]], source[part])
             for place, token in enumerate(tokens):
                 np.testing.assert_array_equal(inputs[past][at, :, place], token[part])
 

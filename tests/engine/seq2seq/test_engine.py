@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from threading import Event
+from typing import Any
 
 import pytest
 from support.fake_chat_model import wait_until
 from support.seq2seq_bundles import SOURCES, Made, ids_of, make
 
+from ptune.engine.options import BatchKeywords
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
 from ptune.engine.seq2seq.request import Seq2SeqRequest
 from ptune.errors import FormatError, PtuneError, RequestError, UsageError
@@ -27,7 +29,8 @@ def engine(made: Made) -> Iterator[Seq2SeqEngine]:
 
 
 def test_options_that_cannot_be_are_refused(made: Made) -> None:
-    for options in ({"max_rows": 0}, {"max_waiting": 0}, {"threads": -1}):
+    wrong: list[BatchKeywords] = [{"max_rows": 0}, {"max_waiting": 0}, {"threads": -1}]
+    for options in wrong:
         with pytest.raises(UsageError, match="must be 1 or more"):
             Seq2SeqEngine.open(made.bundle, **options)
     with pytest.raises(FormatError, match="no profile 'int8'"):
@@ -38,7 +41,7 @@ def held(engine: Seq2SeqEngine, monkeypatch: pytest.MonkeyPatch) -> Event:
     """Until it is set, no decoding step comes to its end."""
     go_on, decode = Event(), engine._session.decode
 
-    def waiting(*arguments: object) -> object:
+    def waiting(*arguments: Any) -> object:
         go_on.wait(30)
         return decode(*arguments)
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -39,7 +40,7 @@ def main(url: str) -> None:
     asked = HumanMessage("weather?")
     call = with_tools.invoke([asked])
     found["tool_calls"] = [[each["name"], each["args"]] for each in call.tool_calls]
-    streamed = None
+    streamed: Any = None
     for chunk in with_tools.stream([asked]):
         streamed = chunk if streamed is None else streamed + chunk
     found["streamed_calls"] = [[each["name"], each["args"]] for each in streamed.tool_calls]

@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 sys.path.pop(0)  # this file bears the package's name
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the internet
@@ -20,7 +22,7 @@ SCHEMA = {"type": "object", "properties": {"old": {"type": "boolean"}}, "require
 
 
 def main(url: str) -> None:
-    def ask(text: str, **fields: object) -> object:
+    def ask(text: str, **fields: object) -> Iterator[Any]:
         for provider in ("openai", "hosted_vllm"):
             yield litellm.completion(
                 model=f"{provider}/pirate",

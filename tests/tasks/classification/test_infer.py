@@ -57,7 +57,7 @@ def test_words_have_the_logits_of_their_first_token(model: EncoderModel) -> None
     encoded = model.codec.encode_words(words)
     inputs = {"input_ids": np.array(encoded.ids), "token_type_ids": np.array(encoded.type_ids)}
     expected = torch_logits(tiny().models["names"], inputs)
-    np.testing.assert_allclose(found, expected[list(encoded.first)], atol=2e-5)
+    np.testing.assert_allclose(found, expected[[at for at in encoded.first if at is not None]], atol=2e-5)
     assert len(encoded.ids) > len(words) + 2
 
 

@@ -181,7 +181,7 @@ def test_a_pipeline_tags_as_the_run_does(make: Make, tmp_path: Path) -> None:
     tag = pipeline("token-classification", model=str(run.model_path), ignore_labels=[])
     names = Facts.of_run(run).labels
     for row, expected in zip(rows, logits, strict=True):
-        text, starts = " ".join(row.input), {}
+        text, starts = " ".join(row.input), dict[int, str]()
         for word in row.input:
             starts[len(" ".join(row.input[: len(starts)])) + bool(starts)] = word
         found = [one["entity"] for one in tag(text) if one["start"] in starts]

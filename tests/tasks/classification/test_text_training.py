@@ -34,7 +34,7 @@ CASES: dict[str, tuple[Labels, list[Any]]] = {
 def examples_of(problem: str, model: Path) -> list[SequenceExample]:
     labels, targets = CASES[problem]
     codec = load_sequence_codec(Backbone(model=str(model)))
-    rows = [(text, target) for text, target in zip(TEXTS, targets, strict=False)]
+    rows: list[tuple[Any, Any]] = [(text, target) for text, target in zip(TEXTS, targets, strict=False)]
     if problem == "tags":
         rows = [(tuple(text.split()), tuple(at % 3 for at, _ in enumerate(text.split()))) for text in TEXTS]
     return [example_of(LabelledRow(text, target, ""), labels, codec, 64)[0] for text, target in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_it_reads_back_the_same_and_writes_the_same_bytes(tmp_path: Path) -> Non
         {"vectors": np.array([{}] * 12, object)},
     ],
 )
-def test_damaged_items_are_refused(tmp_path: Path, changed: dict) -> None:
+def test_damaged_items_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
     index().save(tmp_path)
     with np.load(tmp_path / ARRAYS) as found:
         arrays = {**found, **changed}

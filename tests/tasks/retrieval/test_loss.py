@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -111,12 +111,14 @@ def test_the_loss_is_that_of_sentence_transformers(kit: Path) -> None:
         torch.stack([by_text[text] for text in texts])
         for texts in zip(*(one.texts for one in examples), strict=True)
     ]
-    theirs = MultipleNegativesRankingLoss(None, scale=20.0).compute_loss_from_embeddings(columns, None)
+    theirs = MultipleNegativesRankingLoss(cast("Any", None), scale=20.0).compute_loss_from_embeddings(
+        columns, None
+    )
     assert float(objective.score(network, batch).loss) / 6 == pytest.approx(float(theirs), abs=1e-9)
 
 
 def test_matryoshka_is_the_mean_over_sizes() -> None:
-    layout = layout_of([PairExample((at,), (10 + at,), (20 + at,)) for at in range(5)])
+    layout = layout_of([PairExample((at,), (10 + at,), ((20 + at,),)) for at in range(5)])
     vectors = torch.randn(
         len(layout.texts), 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )

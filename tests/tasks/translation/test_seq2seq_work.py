@@ -14,7 +14,7 @@ from support.seq2seq_models import build_seq2seq
 from transformers import AutoModelForSeq2SeqLM
 
 from ptune.codecs.seq2seq import Seq2SeqCodec
-from ptune.config.recipe import Backbone, Data, Recipe, Train
+from ptune.config.recipe import Backbone, Data, Method, Recipe, Train
 from ptune.config.translation import Translation
 from ptune.data.seq2seq_examples import load_pairs
 from ptune.errors import DataError, RecipeError
@@ -23,7 +23,6 @@ from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.spec import Spec
 from ptune.tasks.translation.facts import Seq2SeqFacts
 from ptune.training.reload import LIMIT
 
@@ -43,7 +42,7 @@ def pairs_file(path: Path, count: int = 40) -> Path:
     return path
 
 
-def recipe(model: Path, data: Path, method: Spec, **changes: Any) -> Recipe:
+def recipe(model: Path, data: Path, method: Method, **changes: Any) -> Recipe:
     task = Translation(**changes)
     loop = Train(max_steps=6, lr=1e-2, batch_size=8, validate_every=3, seed=3)
     return Recipe(
@@ -53,7 +52,7 @@ def recipe(model: Path, data: Path, method: Spec, **changes: Any) -> Recipe:
 
 @pytest.mark.parametrize(("family", "method"), [("t5", Lora(r=4)), ("bart", Lora(r=4)), ("marian", Full())])
 def test_a_run_learns_reads_back_and_says_what_it_was_trained_on(
-    family: str, method: Spec, tmp_path: Path
+    family: str, method: Method, tmp_path: Path
 ) -> None:
     model = build_seq2seq(tmp_path / family, family)
     run = train(
@@ -160,10 +159,10 @@ WORD_FOR_WORD = dict(
     [("t5", {"initializer_factor": 0.7}, 400, 6e-3), ("marian", {"init_std": 0.05}, 250, 3e-3)],
 )
 def test_a_small_model_learns_to_translate_from_nothing(
-    family: str, spread: dict[str, float], steps: int, lr: float, tmp_path: Path
+    family: str, spread: dict[str, Any], steps: int, lr: float, tmp_path: Path
 ) -> None:
     """Word for word and backwards; what is held out was never seen. The evaluation says so by chrF."""
-    chance, rows = random.Random(0), {}
+    chance, rows = random.Random(0), dict[str, str]()
     while len(rows) < 1000:
         words = [chance.choice(list(WORD_FOR_WORD)) for _ in range(chance.randint(1, 4))]
         rows[" ".join(words)] = " ".join(WORD_FOR_WORD[word] for word in reversed(words))
