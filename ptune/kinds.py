@@ -17,7 +17,6 @@ class Kind:
     name: str
     task: str  # `task` in a bundle's manifest, format 1
     noun: str  # for messages: "… is of an encoder"
-    engine: str  # computes its requests
     model: str  # opens a bundle for use: `ptune.load`
     app: str  # makes the HTTP app of an opened model
     publishable: str  # a `ptune.publish.publishable.Publishable`: turns a run into a bundle
@@ -28,7 +27,6 @@ DECODER = Kind(
     name="decoder",
     task="chat",
     noun="a causal language model",
-    engine="ptune.engine.decoder.engine:Engine",
     model="ptune.tasks.chat.infer:load",
     app="ptune_serve.app:create_app",
     publishable="ptune.publish.decoder:Decoder",
@@ -37,7 +35,6 @@ ENCODER = Kind(
     name="encoder",
     task="encoder",
     noun="an encoder",
-    engine="ptune.engine.encoder.engine:EncoderEngine",
     model="ptune.tasks.encoder.infer:load",
     app="ptune_serve.app:create_encoder_app",
     publishable="ptune.publish.encoder:Encoder",
@@ -47,7 +44,6 @@ SEQ2SEQ = Kind(
     name="seq2seq",
     task="seq2seq",
     noun="an encoder-decoder",
-    engine="ptune.engine.seq2seq.engine:Seq2SeqEngine",
     model="ptune.tasks.translation.seq2seq_infer:load",
     app="ptune_serve.app:create_seq2seq_app",
     publishable="ptune.publish.seq2seq:EncoderDecoder",

@@ -9,7 +9,7 @@ from ptune.kinds import DECODER, KINDS, Kind, imported, of_task
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_part_can_be_imported(kind: Kind) -> None:
-    for part in (kind.engine, kind.model, kind.app, kind.publishable):
+    for part in (kind.model, kind.app, kind.publishable):
         assert callable(imported(part))
 
 
