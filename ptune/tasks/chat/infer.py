@@ -256,9 +256,9 @@ class ChatModel:
     def _codec_of(self, record: AdapterRecord) -> ChatCodec:
         if not record.own_prompt and record.template is None:
             return self.codec
-        system = record.system if record.own_prompt else self.codec.system
+        own = record if record.own_prompt else self.codec
         try:
-            return self.codec.with_template(record.template, system=system)
+            return self.codec.with_template(record.template, system=own.system, defaults=own.defaults)
         except TemplateError as error:
             raise FormatError(
                 f"the chat template of adapter {record.name!r} cannot be used: {error}"
