@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from ptune.engine.decoder.request import Beams
 from ptune.engine.sampling import Sampling
@@ -114,13 +114,18 @@ class StreamOptions(Request):
 class NamedSchema(Body):
     """The schema of a `response_format` of type json_schema."""
 
+    model_config = ConfigDict(extra="forbid")
+
     name: Text
+    description: Text | None = None  # accepted, but the model does not see it
     json_schema: dict[str, Any] = Field(alias="schema")
     strict: bool = False  # accepted, but answers match the schema either way
 
 
 class ResponseFormat(Body):
     """OpenAI's field for structured output."""
+
+    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
@@ -138,13 +143,14 @@ class StructuredOutputs(Body):
     json_schema: Schema | None = Field(default=None, alias="json")
     regex: Text | None = None
     choice: Choices | None = None
+    grammar: Text | None = None  # Lark
     json_object: bool = False
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_the_rest(cls, data: Any) -> Any:
         for name in data if isinstance(data, dict) else ():
-            if name not in ("json", "regex", "choice", "json_object") and data[name]:
+            if name not in ("json", "regex", "choice", "grammar", "json_object") and data[name]:
                 raise ValueError(f"{name[:40]} is not supported")
         return data
 
@@ -189,6 +195,7 @@ class Generate(Request):
     guided_json: Schema | None = None  # vLLM's older names for structured_outputs
     guided_regex: Text | None = None
     guided_choice: Choices | None = None
+    guided_grammar: Text | None = None
     structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="after")

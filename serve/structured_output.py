@@ -87,6 +87,7 @@ def _builders(body: Generate) -> dict[str, Builder | None]:
         builders |= {
             "structured_outputs.json": _builder(_json, vllm.json_schema),
             "structured_outputs.regex": _builder(_regex, vllm.regex),
+        "guided_grammar": _builder(StructuredOutput.lark, body.guided_grammar),
             "structured_outputs.choice": _builder(StructuredOutput.choice, vllm.choice),
             "structured_outputs.json_object": _builder(
                 _json, {"type": "object"} if vllm.json_object else None
@@ -96,6 +97,7 @@ def _builders(body: Generate) -> dict[str, Builder | None]:
 
 
 def _builder(build: Callable[[Any], StructuredOutput], value: Any) -> Builder | None:
+            "structured_outputs.grammar": _builder(StructuredOutput.lark, vllm.grammar),
     return None if value is None else lambda: build(value)
 
 

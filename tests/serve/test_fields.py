@@ -88,6 +88,7 @@ BOTH: dict[str, tuple[Any, Effect]] = {
     "bad_words": (["ab"], lambda request, _: request.bad_words == ((97, 98),)),
     "frequency_penalty": (0.5, lambda request, _: request.sampling.frequency_penalty == 0.5),
     "guided_choice": (["yes"], lambda _, answer: said(answer) == "yes"),
+    "guided_grammar": ('start: "a" rest\nrest: "b"', lambda _, answer: said(answer) == "ab"),
     "guided_json": ({"const": 5}, lambda _, answer: said(answer) == "5"),
     "guided_regex": ("ab", lambda _, answer: said(answer) == "ab"),
     "ignore_eos": (True, lambda request, _: request.stop_ids == frozenset()),
@@ -249,6 +250,35 @@ def test_an_unknown_field_is_named_with_the_nearest(
 def test_embeddings_know_each_field_of_openai() -> None:
     openais = set(embedding_create_params.EmbeddingCreateParams.__annotations__)
     assert openais <= EmbeddingsRequest.model_fields.keys()
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [{"role": "user", "content": "x", "prefix": True}]}, "messages[0].prefix"),
+        ({"response_format": {"type": "text", "shema": {}}}, "response_format.shema"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {}, "stric": 1},
+                }
+            },
+            "response_format.json_schema.stric",
+        ),
+    ],
+)
+def test_an_unknown_key_within_a_field_is_named(served: Any, fields: dict[str, Any], param: str) -> None:
+    refusal(post(served, "/v1/chat/completions", **fields), param, "unknown_parameter")
+
+
+def test_keys_of_an_answer_that_is_sent_back_are_known(served: Any) -> None:
+    answer = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None, "reasoning_content": None}  # fmt: skip
+    messages = [{"role": "user", "content": "x"}, answer, {"role": "user", "content": "y"}]
+    schema = {"name": "x", "description": "A word.", "schema": {"const": 5}, "strict": True}
+    form = {"type": "json_schema", "json_schema": schema}
+    path = "/v1/chat/completions"
+    assert said(post(served, path, messages=messages, response_format=form).json()) == "5"
+
 
 
 def test_an_answer_is_continued(served: Any) -> None:
