@@ -16,7 +16,7 @@ from ptune.errors import RequestError
 from ptune.tasks.chat.token_options import TokenOptions
 
 from .errors import UNSUPPORTED
-from .known_fields import NOT_BUILT, Harmless, Request
+from .known_fields import NOT_BUILT, THINKING, Harmless, Request
 from .message import Body, Message, Text, Tools, no_nul
 from .rendering import Rendered, Rendering
 from .retrieval_schemas import Cut
@@ -277,7 +277,12 @@ class Generate(Request):
 class ChatRequest(Generate, Rendered):
     """POST /v1/chat/completions"""
 
-    not_built: ClassVar[Harmless] = {**NOT_BUILT, "add_special_tokens": (False,), "echo": (False,)}
+    not_built: ClassVar[Harmless] = {
+        **NOT_BUILT,
+        **THINKING,
+        "add_special_tokens": (False,),
+        "echo": (False,),
+    }
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -287,6 +292,8 @@ class ChatRequest(Generate, Rendered):
     tools: Tools = Field(default=[])
     tool_choice: ToolChoice = "auto"
     reasoning_effort: Annotated[Text, Field(max_length=64)] | None = None
+    include_reasoning: bool = True
+    thinking_token_budget: int | None = Field(default=None, ge=-1)  # -1: any number, whatever the default is
     parallel_tool_calls: bool = True
 
     @model_validator(mode="after")
@@ -317,6 +324,14 @@ class ChatRequest(Generate, Rendered):
             return rendering
         effort = {"reasoning_effort": self.reasoning_effort}
         return {**rendering, "variables": {**rendering["variables"], **effort}}
+
+    @property
+    def continued_text(self) -> str | None:
+        """What is there of the answer that goes on; None if a new one begins."""
+        content = self.messages[-1].content if self.continue_final_message else None
+        if isinstance(content, list):
+            return "".join(part["text"] for part in content)
+        return None if content is None else str(content)
 
     @property
     def limit(self) -> int | None:
