@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 
 from ptune.engine.decoder.request import NO_TOKEN, Token
+from ptune.tasks.chat.thinking import thinking_budget
 
 from .adapter_access import resolve_adapter
 from .body import body_of
@@ -19,12 +20,16 @@ from .engine_requests import engine_requests
 from .logprobs import chat_logprobs
 from .response import common_fields, respond
 from .schemas import ChatRequest
-from .structured_output import compile_grammar, requested_output
+from .structured_output import after_reasoning, compile_grammar, requested_output
 from .tools import ToolUse, output_with_calls, tool_use
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
-    from ptune.tasks.chat.infer import Delta
+    from ptune.codecs.reading import Reading
+    from ptune.engine.decoder.thinking import ThinkingBudget
+    from ptune.tasks.chat.text_stream import Delta
+
+    from .service import ChatService
 
 router = APIRouter()
 
@@ -41,7 +46,8 @@ async def chat_completions(
     prompt = await asyncio.to_thread(
         lambda: codec.encode_prompt(messages, tools=use.offered, **body.rendering)
     )
-    output = output_with_calls(body, codec, use, requested_output(body))
+    reading = codec.reading(prompt, body.continued_text)
+    output = after_reasoning(output_with_calls(body, codec, use, requested_output(body)), reading)
     grammar = await compile_grammar(service, output, adapter)
     requests = engine_requests(
         body,
@@ -52,12 +58,25 @@ async def chat_completions(
         max_tokens=body.limit,
         grammar=grammar,
         logprobs=body.top_logprobs if body.logprobs else None,
+        thinking=_budget(body, service, codec, reading),
     )
     after = prompt[-1] if body.continue_final_message else None
-    call = DecoderCall(service, requests, body.stop, choices=body.n, visible=use.marks, after=after)
+    call = DecoderCall(
+        service, requests, body.stop, choices=body.n, visible=use.marks, after=after, reading=reading
+    )
     common = common_fields("chatcmpl", http, service, body.model, adapter)
     reply = _ChatReply(call, body, codec, use, common)
     return await respond(http, call, reply, stream=body.stream)
+
+
+def _budget(
+    body: ChatRequest, service: ChatService, codec: ChatCodec, reading: Reading | None
+) -> ThinkingBudget | None:
+    """How much may be thought. A default gives way to beam search, which has no budget."""
+    asked = body.thinking_token_budget
+    if asked is None and body.beams is not None:
+        return None
+    return thinking_budget(codec, reading, asked, service.settings.thinking_token_budget)
 
 
 class _ChatReply:
@@ -76,6 +95,8 @@ class _ChatReply:
         self._codec = codec
         self._common = common
         self._choices = [use.choice() for _ in range(body.n)]
+        self._thinks = codec.reasoning_format is not None
+        self._thoughts = [""] * body.n
 
     async def whole(self) -> dict[str, Any]:
         """The answers with their usage."""
@@ -88,19 +109,18 @@ class _ChatReply:
         choices = [
             {
                 "index": index,
-                "message": choice.message(),
+                "message": self._message(index),
                 "logprobs": self._logprobs(tokens[index]),
                 "finish_reason": reasons[index],
                 **self._token_ids(tokens[index]),
             }
-            for index, choice in enumerate(self._choices)
+            for index in range(len(self._choices))
         ]
-        usage = self._call.usage()
-        whole = {**self._common, "object": "chat.completion", "choices": choices, "usage": usage}
+        whole = {**self._common, "object": "chat.completion", "choices": choices, "usage": self._usage()}
         return whole | self._prompt_ids()
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
-        """First the roles, then text and tool calls, then each finish_reason, then the usage if requested."""
+        """First the roles, then reasoning, text and tool calls, then each finish_reason, then the usage if requested."""
         for index in range(len(self._choices)):
             chunk = self._chunk(index, {"role": "assistant", "content": ""})
             yield chunk if index else chunk | self._prompt_ids()
@@ -114,17 +134,34 @@ class _ChatReply:
             if finish is not None:
                 yield self._chunk(index, {}, {"finish_reason": finish})
         if self._body.include_usage:
-            yield {**self._chunk(0, {}), "choices": [], "usage": self._call.usage()}
+            yield {**self._chunk(0, {}), "choices": [], "usage": self._usage()}
 
     def _read(self, index: int, delta: Delta) -> tuple[list[dict[str, Any]], str | None]:
-        """The text and tool calls of a delta, and the finish_reason if it ends the answer."""
+        """The reasoning, text and tool calls of a delta, and the finish_reason if it ends the answer."""
         choice = self._choices[index]
-        pieces = choice.read(delta.text, last=delta.finish is not None)
+        thought = delta.reasoning if self._body.include_reasoning else ""
+        self._thoughts[index] += thought
+        pieces: list[dict[str, Any]] = [{"reasoning_content": thought}] if thought else []
+        pieces += choice.read(delta.text, last=delta.finish is not None)
         finish = delta.finish
         if choice.done and finish is None:
             self._call.stop(index)
             finish = "stop"
         return pieces, None if finish is None else choice.finish_reason(finish)
+
+    def _message(self, index: int) -> dict[str, Any]:
+        """A whole answer; of a model that thinks, with what was thought or null."""
+        message = self._choices[index].message()
+        if self._thinks and self._body.include_reasoning:
+            message["reasoning_content"] = self._thoughts[index] or None
+        return message
+
+    def _usage(self) -> dict[str, Any]:
+        """The usage; of a model that thinks, with the tokens of the reasoning, which `completion_tokens` includes."""
+        usage: dict[str, Any] = {**self._call.usage()}
+        if self._thinks:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self._call.reasoning_tokens}
+        return usage
 
     def _chunk(
         self, index: int, delta: dict[str, Any], details: dict[str, Any] | None = None

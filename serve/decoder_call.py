@@ -14,12 +14,13 @@ from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.job import Finish
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE
-from ptune.tasks.chat.infer import Delta, TextStream
+from ptune.tasks.chat.text_stream import Delta, TextStream
 
 from .engine_call import GenerationCall
 from .errors import engine_failed, shutting_down
 
 if TYPE_CHECKING:
+    from ptune.codecs.reading import Reading
     from ptune.engine.decoder.ticket import Ticket
 
     from .service import ChatService
@@ -47,6 +48,7 @@ class _RunningSequence:
     submitted_s: float
     last_token_s: float  # when its newest token arrived; submitted_s before the first
     tokens: int = 0
+    reasoning_tokens: int = 0
     ended: bool = False
 
 
@@ -54,7 +56,7 @@ class DecoderCall(GenerationCall):
     """The sequences of one HTTP call. `max_tokens` bounds what is queued between the two threads.
 
     choices: how many neighbouring requests share one prompt. visible: special tokens that appear in the text.
-    after: the token of a text that the answers go on from.
+    after: the token of a text that the answers go on from. reading: how what is thought is told from what is said.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class DecoderCall(GenerationCall):
         choices: int = 1,
         visible: Collection[int] = frozenset(),
         after: int | None = None,
+        reading: Reading | None = None,
     ) -> None:
         super().__init__(service)
         self.requests = requests
@@ -74,6 +77,7 @@ class DecoderCall(GenerationCall):
         self._choices = choices
         self._visible = visible
         self._after = after
+        self._reading = reading
         self._tokens: asyncio.Queue[tuple[int, Token]] = asyncio.Queue()
         self._running: list[_RunningSequence] = []
 
@@ -85,6 +89,11 @@ class DecoderCall(GenerationCall):
     @property
     def generated_tokens(self) -> int:
         return sum(running.tokens for running in self._running)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Of the generated tokens, those of the reasoning."""
+        return sum(running.reasoning_tokens for running in self._running)
 
     def max_tokens(self) -> int:
         return self.prompt_tokens + sum(request.max_tokens for request in self.requests)
@@ -107,6 +116,7 @@ class DecoderCall(GenerationCall):
                 self._end(running, "error")
                 raise token.refusal or self._failure(running.request.adapter)
             for delta in running.text.push(token):
+                running.reasoning_tokens += delta.reasoning_tokens
                 if delta.finish is not None:
                     self._end(running, delta.finish)
                 yield index, delta
@@ -131,7 +141,12 @@ class DecoderCall(GenerationCall):
         for index, request in enumerate(self.requests):
             codec = self._model.codec_for(request.adapter)
             text = TextStream(
-                codec, self._stop, self._visible, min_tokens=request.min_tokens, after=self._after
+                codec,
+                self._stop,
+                self._visible,
+                min_tokens=request.min_tokens,
+                after=self._after,
+                reading=self._reading,
             )
             now_s = time.perf_counter()
             ticket = self._model.engine.submit(request, partial(self._deliver, loop, index))

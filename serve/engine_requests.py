@@ -14,6 +14,7 @@ from .request_context import key_of
 
 if TYPE_CHECKING:
     from ptune.engine.decoder.grammar import Grammar
+    from ptune.engine.decoder.thinking import ThinkingBudget
 
     from .schemas import Generate
     from .service import ChatService
@@ -30,6 +31,7 @@ def engine_requests(
     grammar: Grammar | None,
     logprobs: int | None,
     prompt_logprobs: bool = False,
+    thinking: ThinkingBudget | None = None,
 ) -> list[Request]:
     """One request for each choice of each prompt. max_tokens: None = as many as fit into the context.
 
@@ -51,6 +53,7 @@ def engine_requests(
             prompt_logprobs=prompt_logprobs,
             grammar=grammar,
             beams=body.beams,
+            thinking=thinking,
             tenant=key.name,
             weight=key.weight,
             deadline_s=limit_s,

@@ -65,6 +65,9 @@ def invalid(error: ValidationError) -> RequestError:
         return RequestError(f"the body is not valid JSON: {problem['ctx']['error']}", code="invalid_json")
     field = _dotted(problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = f"{field}: there is no such field; leave it out"
+        return RequestError(message, param=field, code="unknown_parameter")
     value = problem["input"]
     shown = f" (is {str(value)[:40]})" if isinstance(value, bool | int | float) else ""
     code = UNSUPPORTED if problem["type"] == UNSUPPORTED else "invalid_value"

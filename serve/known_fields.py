@@ -39,7 +39,6 @@ NOT_BUILT: Harmless = {
     "function_call": ("none", "auto"),
     "functions": ([],),
     "guided_decoding_backend": (),
-    "guided_grammar": (),
     "guided_whitespace_pattern": (),
     "include_reasoning": (True,),
     "include_stop_str_in_output": (False,),
@@ -76,17 +75,30 @@ NOT_BUILT: Harmless = {
 }
 """Of chats and completions."""
 
+THINKING: Harmless = {
+    "enable_thinking": (),
+    "reasoning": ({},),
+    "reasoning_budget": (-1,),
+    "reasoning_format": ("auto", "deepseek"),
+    "separate_reasoning": (True,),
+    "stream_reasoning": (True,),
+    "thinking": ({},),
+    "thinking_budget": (-1,),
+    "thinking_budget_tokens": (-1,),
+}
+"""Of chats: how other servers name what is asked for by vLLM's names here."""
+
 INSTEAD = {
     "add_special_tokens": "the chat template writes them; for others send the text to /v1/completions",
     "cache_salt": "leave it out; prefixes are shared within one server",
     "chat_template": "each adapter has its own; set task.template when it is trained",
     "documents": "put them into a message",
     "echo": "put the text before the answer yourself",
+    "enable_thinking": "send it in chat_template_kwargs",
     "function_call": "send tool_choice",
     "functions": "send tools",
     "guided_decoding_backend": "leave it out; there is one",
-    "guided_grammar": "send guided_regex or guided_json",
-    "include_reasoning": "leave it out; the answer holds what the model writes",
+    "include_reasoning": "leave it out; a completion holds all that the model writes",
     "include_stop_str_in_output": "add the text to the answer yourself",
     "logits_processors": "send logit_bias, bad_words or allowed_token_ids",
     "logprob_token_ids": "send logprobs with more alternatives",
@@ -95,13 +107,21 @@ INSTEAD = {
     "prompt_cache_options": "leave it out; prefixes are reused by themselves",
     "prompt_cache_retention": "leave it out; prefixes are reused by themselves",
     "prompt_logprobs": "send echo and logprobs to /v1/completions",
+    "reasoning": "send reasoning_effort, or a variable of the template in chat_template_kwargs",
+    "reasoning_budget": "send thinking_token_budget",
+    "reasoning_format": "leave it out; it comes as reasoning_content",
     "request_id": "send the header x-request-id",
     "return_tokens_as_token_ids": "send return_token_ids",
+    "separate_reasoning": "leave it out; it comes as reasoning_content",
     "service_tier": "send auto or default",
     "skip_special_tokens": "send return_token_ids, and the ids to /detokenize",
     "spaces_between_special_tokens": "send return_token_ids, and the ids to /detokenize",
     "store": "nothing is stored here; send false",
-    "thinking_token_budget": "send max_tokens",
+    "stream_reasoning": "send include_reasoning: false to leave it out",
+    "thinking": "send a variable of the template in chat_template_kwargs",
+    "thinking_budget": "send thinking_token_budget",
+    "thinking_budget_tokens": "send thinking_token_budget",
+    "thinking_token_budget": "send max_tokens, or the question to /v1/chat/completions",
     "use_beam_search": "send num_beams",
     "verbosity": "say in a message how long the answer should be",
 }

@@ -162,6 +162,8 @@ def _check_settings(settings: Settings) -> None:
         raise UsageError(f"--adapter-root {root}: there is no such folder")
     if settings.max_adapters < 1:
         raise UsageError(f"--max-adapters must be 1 or more (is {settings.max_adapters})")
+    if (settings.thinking_token_budget or 0) < 0:
+        raise UsageError(f"--thinking-token-budget must be 0 or more (is {settings.thinking_token_budget})")
 
 
 def _check_follow(follow: Follow | None, bundle: Path) -> None:

@@ -145,7 +145,9 @@ Tools = Annotated[
 
 
 class Message(Body):
-    """One turn of a conversation."""
+    """One turn of a conversation. A key that nobody knows is refused: a template might have read it in training."""
+
+    model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = None
@@ -155,6 +157,7 @@ class Message(Body):
     thinking: Text | None = None
     tool_calls: ToolCalls = []
     tool_call_id: Text | None = None
+    annotations: NotBuilt = None
     audio: NotBuilt = None
     function_call: NotBuilt = None
     refusal: NotBuilt = None

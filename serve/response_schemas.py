@@ -41,11 +41,13 @@ _message = {
     "role": {"const": "assistant"},
     "content": _or_null(STRING),
     "refusal": {"type": "null"},
+    "reasoning_content": _or_null(STRING),
     "tool_calls": _list(_object(_call)),
 }
 _delta = {
     "role": {"const": "assistant"},
     "content": STRING,
+    "reasoning_content": STRING,
     "tool_calls": _list(_object({"index": INTEGER, **_call}, "id", "type")),
 }
 _per_token = {"index": INTEGER, "logprobs": _or_null(_component("ChatLogprobs")), "token_ids": TOKENS}
@@ -66,7 +68,15 @@ COMPONENTS: dict[str, Schema] = {
             )
         }
     ),
-    "Usage": _object({"prompt_tokens": INTEGER, "completion_tokens": INTEGER, "total_tokens": INTEGER}),
+    "Usage": _object(
+        {
+            "prompt_tokens": INTEGER,
+            "completion_tokens": INTEGER,
+            "total_tokens": INTEGER,
+            "completion_tokens_details": _object({"reasoning_tokens": INTEGER}),
+        },
+        "completion_tokens_details",
+    ),
     "ChatLogprobs": _object(
         {
             "content": _list(_object({**_scored, "top_logprobs": _list(_object(_scored))})),
@@ -79,7 +89,11 @@ COMPONENTS: dict[str, Schema] = {
             "object": {"const": "chat.completion"},
             "choices": _list(
                 _object(
-                    {**_per_token, "message": _object(_message, "tool_calls"), "finish_reason": FINISH},
+                    {
+                        **_per_token,
+                        "message": _object(_message, "reasoning_content", "tool_calls"),
+                        "finish_reason": FINISH,
+                    },
                     "token_ids",
                 )
             ),

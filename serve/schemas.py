@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from ptune.engine.decoder.request import Beams
 from ptune.engine.sampling import Sampling
@@ -16,7 +16,7 @@ from ptune.errors import RequestError
 from ptune.tasks.chat.token_options import TokenOptions
 
 from .errors import UNSUPPORTED
-from .known_fields import NOT_BUILT, Harmless, Request
+from .known_fields import NOT_BUILT, THINKING, Harmless, Request
 from .message import Body, Message, Text, Tools, no_nul
 from .rendering import Rendered, Rendering
 from .retrieval_schemas import Cut
@@ -114,13 +114,18 @@ class StreamOptions(Request):
 class NamedSchema(Body):
     """The schema of a `response_format` of type json_schema."""
 
+    model_config = ConfigDict(extra="forbid")
+
     name: Text
+    description: Text | None = None  # accepted, but the model does not see it
     json_schema: dict[str, Any] = Field(alias="schema")
     strict: bool = False  # accepted, but answers match the schema either way
 
 
 class ResponseFormat(Body):
     """OpenAI's field for structured output."""
+
+    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
@@ -138,13 +143,14 @@ class StructuredOutputs(Body):
     json_schema: Schema | None = Field(default=None, alias="json")
     regex: Text | None = None
     choice: Choices | None = None
+    grammar: Text | None = None  # Lark
     json_object: bool = False
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_the_rest(cls, data: Any) -> Any:
         for name in data if isinstance(data, dict) else ():
-            if name not in ("json", "regex", "choice", "json_object") and data[name]:
+            if name not in ("json", "regex", "choice", "grammar", "json_object") and data[name]:
                 raise ValueError(f"{name[:40]} is not supported")
         return data
 
@@ -189,6 +195,7 @@ class Generate(Request):
     guided_json: Schema | None = None  # vLLM's older names for structured_outputs
     guided_regex: Text | None = None
     guided_choice: Choices | None = None
+    guided_grammar: Text | None = None
     structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="after")
@@ -270,7 +277,12 @@ class Generate(Request):
 class ChatRequest(Generate, Rendered):
     """POST /v1/chat/completions"""
 
-    not_built: ClassVar[Harmless] = {**NOT_BUILT, "add_special_tokens": (False,), "echo": (False,)}
+    not_built: ClassVar[Harmless] = {
+        **NOT_BUILT,
+        **THINKING,
+        "add_special_tokens": (False,),
+        "echo": (False,),
+    }
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -280,6 +292,8 @@ class ChatRequest(Generate, Rendered):
     tools: Tools = Field(default=[])
     tool_choice: ToolChoice = "auto"
     reasoning_effort: Annotated[Text, Field(max_length=64)] | None = None
+    include_reasoning: bool = True
+    thinking_token_budget: int | None = Field(default=None, ge=-1)  # -1: any number, whatever the default is
     parallel_tool_calls: bool = True
 
     @model_validator(mode="after")
@@ -310,6 +324,14 @@ class ChatRequest(Generate, Rendered):
             return rendering
         effort = {"reasoning_effort": self.reasoning_effort}
         return {**rendering, "variables": {**rendering["variables"], **effort}}
+
+    @property
+    def continued_text(self) -> str | None:
+        """What is there of the answer that goes on; None if a new one begins."""
+        content = self.messages[-1].content if self.continue_final_message else None
+        if isinstance(content, list):
+            return "".join(part["text"] for part in content)
+        return None if content is None else str(content)
 
     @property
     def limit(self) -> int | None:

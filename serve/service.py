@@ -36,6 +36,7 @@ class Settings:
     max_adapter_bytes: int = 2**30  # of an adapter added over HTTP
     max_adapters: int = 1000
     require_parity: bool = False  # refuse adapters that were not measured
+    thinking_token_budget: int | None = None  # most tokens of thought, where neither request nor adapter says
     step_limit_s: float = 300  # an engine step that takes longer counts as stuck
     drain_s: float = 30  # how long answers in progress may continue after SIGTERM
 

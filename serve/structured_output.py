@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ptune.codecs.structured_output import StructuredOutput
@@ -15,6 +15,7 @@ from ptune.errors import RequestError
 from .schemas import Generate
 
 if TYPE_CHECKING:
+    from ptune.codecs.reading import Reading
     from ptune.engine.decoder.grammar import Grammar
 
     from .service import ChatService
@@ -28,6 +29,13 @@ class RequestedOutput:
 
     output: StructuredOutput
     param: str
+
+
+def after_reasoning(requested: RequestedOutput | None, reading: Reading | None) -> RequestedOutput | None:
+    """The same for an answer that may think first, which has no form."""
+    if requested is None or reading is None:
+        return requested
+    return replace(requested, output=reading.formed(requested.output))
 
 
 async def compile_grammar(
@@ -79,6 +87,7 @@ def _builders(body: Generate) -> dict[str, Builder | None]:
         "guided_json": _builder(_json, body.guided_json),
         "guided_regex": _builder(_regex, body.guided_regex),
         "guided_choice": _builder(StructuredOutput.choice, body.guided_choice),
+        "guided_grammar": _builder(StructuredOutput.lark, body.guided_grammar),
     }
     if kind is not None and kind != "text":
         json_schema = {"type": "object"} if kind == "json_object" else schema
@@ -88,6 +97,7 @@ def _builders(body: Generate) -> dict[str, Builder | None]:
             "structured_outputs.json": _builder(_json, vllm.json_schema),
             "structured_outputs.regex": _builder(_regex, vllm.regex),
             "structured_outputs.choice": _builder(StructuredOutput.choice, vllm.choice),
+            "structured_outputs.grammar": _builder(StructuredOutput.lark, vllm.grammar),
             "structured_outputs.json_object": _builder(
                 _json, {"type": "object"} if vllm.json_object else None
             ),

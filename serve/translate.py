@@ -78,7 +78,7 @@ async def _decoder_call(
         )
         for prompt, most in encoded
     ]
-    return DecoderCall(service, requests, ())
+    return DecoderCall(service, requests, (), reading=codec.reading(requests[0].prompt))
 
 
 async def _seq2seq_call(

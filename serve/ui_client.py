@@ -15,7 +15,9 @@ import httpx
 from ptune.errors import PtuneError
 from ptune.formats.task_names import TRANSLATION
 
-Message = dict[str, str]  # role, content
+Message = dict[str, str]
+"""role, content; of an answer that was thought about reasoning_content and, for the page alone, thought_s and thinking."""
+_SENT = ("role", "content", "reasoning_content")
 
 _TIMEOUT = httpx.Timeout(
     5, read=120
@@ -89,11 +91,23 @@ class StreamedAnswer:
     """An answer so far."""
 
     text: str = ""
+    reasoning: str = ""
+    thought_s: float | None = None  # how long it thought, once it is said
     tokens: int = 0
     first_token_s: float | None = None
     seconds: float = 0.0  # since the request was sent
     finish: str | None = None
     error: str | None = None
+
+    @property
+    def message(self) -> Message:
+        """It as a message of the conversation; the server's template decides what becomes of earlier reasoning."""
+        message = {"role": "assistant", "content": self.text}
+        if self.reasoning:
+            thought_s = self.seconds - (self.first_token_s or 0) if self.thought_s is None else self.thought_s
+            message |= {"reasoning_content": self.reasoning, "thought_s": str(thought_s)}
+            message |= {"thinking": "yes"} if self.thought_s is None else {}
+        return message
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -158,7 +172,7 @@ class Client:
         """Yields the answer as it grows; the last one has `finish` or `error`. Closing the iterator cancels the request."""
         body = {
             "model": model,
-            "messages": list(messages),
+            "messages": [{name: one[name] for name in _SENT if name in one} for one in messages],
             "stream": True,
             "stream_options": {"include_usage": True},
             "temperature": sampling.temperature,
@@ -344,11 +358,19 @@ def _grown(answer: StreamedAnswer, event: Mapping[str, Any], seconds: float) -> 
     if event.get("usage"):
         return replace(answer, tokens=event["usage"]["completion_tokens"])
     [choice] = event["choices"]
-    text = choice["delta"].get("content") or ""
+    text, thought = (choice["delta"].get(name) or "" for name in ("content", "reasoning_content"))
+    first_token_s = answer.first_token_s
+    if first_token_s is None and (text or thought):
+        first_token_s = seconds
+    thought_s, finish = answer.thought_s, choice["finish_reason"]
+    if answer.reasoning and thought_s is None and (text or finish) and first_token_s is not None:
+        thought_s = seconds - first_token_s
     return StreamedAnswer(
         text=answer.text + text,
-        tokens=answer.tokens + bool(text),
-        first_token_s=seconds if text and answer.first_token_s is None else answer.first_token_s,
+        reasoning=answer.reasoning + thought,
+        thought_s=thought_s,
+        tokens=answer.tokens + bool(text or thought),
+        first_token_s=first_token_s,
         seconds=seconds,
-        finish=choice["finish_reason"],
+        finish=finish,
     )

@@ -13,7 +13,7 @@ import gradio as gr
 
 from .ui_client import Client, Message, SamplingControls, ServedModels, ServerError, StreamedAnswer
 from .ui_style import CHAT_HEIGHT
-from .ui_text import measured, neutral, plain
+from .ui_text import measured, plain, shown_parts
 
 EXAMPLES = ("Define: Patience", "What is a rainbow, in one sentence?", "Write two lines about the sea.")
 
@@ -143,7 +143,8 @@ class Conversation:
         for chatbot in self._chatbots:
             chatbot.edit(self._ask_otherwise, self._histories, begun, **asking)
         self._clear.click(self._start_anew, None, begun, **asking)
-        self._box.stop(self._ready, None, self._box, **asking)
+        stopped = [self._histories, *self._chatbots, self._box]
+        self._box.stop(self._stop_thinking, self._histories, stopped, **asking)
 
     def _ask(self, text: str, histories: list[History]) -> Updates:
         if not text.strip():
@@ -158,7 +159,7 @@ class Conversation:
 
     def _ask_otherwise(self, edit: gr.EditData, histories: list[History]) -> Updates:
         question = {"role": "user", "content": plain(edit.value)}
-        return self._begin([[*history[: edit.index], question] for history in histories])
+        return self._begin([[*_before_shown(history, edit.index), question] for history in histories])
 
     def _begin(self, questions: list[History]) -> Updates:
         return {
@@ -178,6 +179,14 @@ class Conversation:
             self._box: self._ready(),
             **self._shown(empty, [None for _ in empty]),
         }
+
+    def _stop_thinking(self, histories: list[History]) -> Updates:
+        """What was thought is folded, although no answer came of it."""
+        ended = [
+            [{name: text for name, text in one.items() if name != "thinking"} for one in history]
+            for history in histories
+        ]
+        return {**self._messages(ended), self._box: self._ready()}
 
     def _ready(self) -> Any:
         return gr.update(submit_btn=True, stop_btn=False)
@@ -199,22 +208,33 @@ class Conversation:
         async with contextlib.aclosing(self._client.answers(models, conversations, sampling)) as growing:
             async for answers in growing:
                 histories = [
-                    [*question, {"role": "assistant", "content": answer.text}] if answer.text else question
+                    [*question, answer.message] if answer.text or answer.reasoning else question
                     for question, answer in zip(questions, answers, strict=True)
                 ]
                 yield self._shown(histories, answers)
         yield {self._box: self._ready()}
 
-    def _shown(self, histories: list[History], answers: Sequence[StreamedAnswer | None]) -> Updates:
+    def _messages(self, histories: list[History]) -> Updates:
         updates: Updates = {self._histories: histories}
         for chatbot, history in zip(self._chatbots, histories, strict=True):
-            updates[chatbot] = [
-                {"role": message["role"], "content": [{"type": "text", "text": neutral(message["content"])}]}
-                for message in history
-            ]
+            updates[chatbot] = [part for message in history for part in shown_parts(message)]
+        return updates
+
+    def _shown(self, histories: list[History], answers: Sequence[StreamedAnswer | None]) -> Updates:
+        updates = self._messages(histories)
         for measure, answer in zip(self._measures, answers, strict=True):
             updates[measure] = "" if answer is None else measured(answer)
         return updates
+
+
+def _before_shown(history: History, index: int) -> History:
+    """The messages before the one that is shown at an index; one that was thought about is shown as two."""
+    shown = 0
+    for place, message in enumerate(history):
+        if shown >= index:
+            return history[:place]
+        shown += len(shown_parts(message))
+    return history
 
 
 def _until(history: History, role: str) -> History:

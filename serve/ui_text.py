@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from html import escape
+from typing import Any
 
-from .ui_client import ServedModels, StreamedAnswer
+from .ui_client import Message, ServedModels, StreamedAnswer
 
 _BREAK = "\u2060"  # word joiner: invisible, and enough to break a tag
 _FENCE = re.compile(r"(`{3,})[^`]*|(~{3,}).*")  # not indented, so no list or quotation can end it early
@@ -36,6 +37,23 @@ def neutral(text: str) -> str:
 def plain(shown: str) -> str:
     """Undoes `neutral`, to send a message that was edited on the page."""
     return shown.replace("<" + _BREAK, "<").replace("!" + _BREAK + "[", "![")
+
+
+def shown_parts(message: Message) -> list[dict[str, Any]]:
+    """A message as the chatbot shows it: what was thought, folded once the answer begins, and what is said."""
+    parts: list[dict[str, Any]] = []
+    if thought := message.get("reasoning_content"):
+        title, status = f"Thought for {max(1, round(float(message['thought_s'])))} s", "done"
+        if "thinking" in message:
+            title, status = "Thinking …", "pending"
+        parts.append({**_part(message["role"], thought), "metadata": {"title": title, "status": status}})
+    if message["content"] or not parts:
+        parts.append(_part(message["role"], message["content"]))
+    return parts
+
+
+def _part(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": neutral(text)}]}
 
 
 def measured(answer: StreamedAnswer) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.bundles import peft_folder
-from support.tiny_models import build, conversations, write_jsonl
+from support.tiny_models import CHATML, build, conversations, write_jsonl
 
 from ptune import publish
 from ptune.cli import add as cli_add
@@ -62,13 +62,23 @@ def bundle(place: Path) -> Path:
 def test_a_prompt_is_served_as_it_was_trained(place: Path, bundle: Path) -> None:
     train(recipe(place, Lora(r=2), Chat()), place / "plain")
     publish.add(bundle, place / "plain" / "adapter", "plain", threads=1)
+    moody = place / "moody.jinja"
+    moody.write_text("{{ mood }}" + CHATML)
+    asked = Chat(template=moody, chat_template_kwargs={"mood": "calm: "}, thinking_token_budget=9)
+    train(recipe(place, Lora(r=2), asked), place / "calm")
+    publish.add(bundle, place / "calm" / "adapter", "calm", threads=1)
     messages = [{"role": "user", "content": "Define: Patience"}]
     model = load(bundle, threads=1)
     try:
-        for name, run in (("tuned", "lora"), ("plain", "plain")):
+        for name, run in (("tuned", "lora"), ("plain", "plain"), ("calm", "calm")):
             trained = ChatCodec.open(place / run / "codec").encode_prompt(messages)
             assert model.codec_for(name).encode_prompt(messages) == trained
         assert spoken(model, "tuned") != spoken(model, "plain")
+        assert model.codec_for("calm").spell(spoken(model, "calm")).startswith("calm: ")
+        assert model.codec_for("calm").defaults.thinking_token_budget == 9
+        others = (place / "calm" / "adapter" / "chat_template.jinja").read_text()
+        assert others.endswith(moody.read_text())
+        assert "calm: " in others
     finally:
         model.close()
 

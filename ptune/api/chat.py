@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, get_type_hints, ov
 
 from ptune.api.model import OpenModel, adapter_or_base, check_options
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.reading import Reading
 from ptune.engine.decoder.request import Token
 from ptune.engine.options import EngineKeywords
 from ptune.tasks.chat import infer
-from ptune.tasks.chat.infer import Answer, Delta, Messages, Options, Tools, said, whole
+from ptune.tasks.chat.infer import Answer, Messages, Options, Tools, asked, said, whole
+from ptune.tasks.chat.text_stream import Delta
 
 if TYPE_CHECKING:
     from typing import Self
@@ -62,8 +64,8 @@ class ChatModel(OpenModel, infer.ChatModel):
 
         Raises: RequestError, TemplateError; PtuneError where the engine fails.
         """
-        codec, prompt, name = self._asked(messages, adapter, tools)
-        return self._answer(codec, prompt, name, stream, options)
+        codec, prompt, name, reading = self._asked(messages, adapter, tools, options)
+        return self._answer(codec, prompt, name, stream, options, reading)
 
     @overload
     def complete(
@@ -109,8 +111,8 @@ class ChatModel(OpenModel, infer.ChatModel):
 
         Cancelling the task, or closing the stream, cancels the request.
         """
-        codec, prompt, name = self._asked(messages, adapter, tools)
-        deltas = self._stream(codec, prompt, name, options)
+        codec, prompt, name, reading = self._asked(messages, adapter, tools, options)
+        deltas = self._stream(codec, prompt, name, options, reading)
         return deltas if stream else _collected(len(prompt), deltas)
 
     @overload
@@ -137,21 +139,29 @@ class ChatModel(OpenModel, infer.ChatModel):
         return deltas if stream else _collected(len(ids), deltas)
 
     def _asked(
-        self, messages: str | Messages, adapter: str | None, tools: Tools | None
-    ) -> tuple[ChatCodec, list[int], str]:
-        """The codec, the prompt's tokens and the adapter of a conversation."""
+        self, messages: str | Messages, adapter: str | None, tools: Tools | None, options: Options
+    ) -> tuple[ChatCodec, list[int], str, Reading | None]:
+        """The codec, the prompt's tokens and the adapter of a conversation, and how its answers are read."""
         name = adapter_or_base(self.engine, adapter)
         conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         codec = self.codec_for(name)
-        return codec, codec.encode_prompt(conversation, tools=tools), name
+        prompt, reading = asked(codec, conversation, tools, options)
+        return codec, prompt, name, reading
 
     async def _stream(
-        self, codec: ChatCodec, prompt: list[int], adapter: str, options: Options
+        self,
+        codec: ChatCodec,
+        prompt: list[int],
+        adapter: str,
+        options: Options,
+        reading: Reading | None = None,
     ) -> AsyncIterator[Delta]:
         """The deltas as they arrive. The request is submitted when the first is awaited."""
-        asked = (codec, prompt, adapter, options)
-        compiling = options.get("form") is not None  # takes a moment: not in the event loop's thread
-        request, text = await asyncio.to_thread(self.request, *asked) if compiling else self.request(*asked)
+        made = (codec, prompt, adapter, options, reading)
+        compiling = (
+            options.get("response_format") is not None
+        )  # takes a moment: not in the event loop's thread
+        request, text = await asyncio.to_thread(self.request, *made) if compiling else self.request(*made)
         loop, tokens = asyncio.get_running_loop(), asyncio.Queue[Token]()
         ticket = self.engine.submit(request, lambda token: _put(loop, tokens, token))
         try:

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ptune.backbone.new_tokens import add_tokens
 from ptune.backbone.rope import EXTENDED
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.template_request import with_defaults
 from ptune.errors import BackboneError
 
 
@@ -42,7 +43,8 @@ def codec_of(
 def transformers_tokenizer(codec: ChatCodec) -> PreTrainedTokenizerFast:
     """The codec's tokenizer for transformers; its `save_pretrained` completes a model folder."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=codec.tokenizer, **codec.special_tokens)
-    tokenizer.chat_template = None if codec.template is None else codec.template.source
+    if codec.template is not None:
+        tokenizer.chat_template = with_defaults(codec.template.source, codec.defaults.chat_template_kwargs)
     return tokenizer
 
 

@@ -49,6 +49,8 @@ class Serve:
     """Most adapters, where they are added over HTTP."""
     require_parity: bool = False
     """Refuse requests for adapters that were not measured."""
+    thinking_token_budget: int | None = None
+    """Most tokens of thought before an answer, where neither the request nor the adapter says; default: any number."""
     follow: Path | None = None
     """A run of a chat model on this bundle's base: each new best checkpoint is proved and served (needs torch)."""
     follow_name: str | None = None
@@ -87,6 +89,7 @@ class Serve:
             max_adapter_bytes=size_of(self.max_adapter_bytes, "--max-adapter-bytes"),
             max_adapters=self.max_adapters,
             require_parity=self.require_parity,
+            thinking_token_budget=self.thinking_token_budget,
             step_limit_s=self.step_limit_s,
             drain_s=self.drain_s,
         )

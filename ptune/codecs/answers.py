@@ -40,7 +40,7 @@ class Shown:
 class RenderedConversation:
     """A rendered conversation, with the positions of its answers.
 
-    ends: matches the tokens that end a turn.
+    ends: matches the tokens that end a turn. variables: further ones of the template.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class RenderedConversation:
         messages: Sequence[dict[str, Any]],
         tools: Tools | None,
         ends: re.Pattern[str],
+        variables: Mapping[str, Any],
     ) -> None:
         self._template = template
         self._messages = messages
         self._tools = tools
         self._ends = ends
+        self._variables = variables
         self._answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
 
     def shown(self, wanted: Sequence[int]) -> list[Shown]:
@@ -74,7 +76,9 @@ class RenderedConversation:
 
     def _until(self, index: int) -> tuple[str, list[tuple[int, int]]]:
         """The conversation up to an answer, and the spans that the template marks."""
-        return self._template.render_with_spans(self._messages[: index + 1], tools=self._tools)
+        return self._template.render_with_spans(
+            self._messages[: index + 1], tools=self._tools, **self._variables
+        )
 
     def _answer(self, index: int, text: str, marked: list[tuple[int, int]]) -> Answer:
         """The position of messages[index] in the text that ends with it. Raises: TemplateError if it cannot be located."""
@@ -97,7 +101,9 @@ class RenderedConversation:
         return answer
 
     def _before(self, index: int, *, asking: bool) -> str:
-        return self._template.render(self._messages[:index], add_generation_prompt=asking, tools=self._tools)
+        return self._template.render(
+            self._messages[:index], add_generation_prompt=asking, tools=self._tools, **self._variables
+        )
 
     def _check_complete(self, index: int, shown: str) -> None:
         """Raises: TemplateError if the template leaves out part of the answer."""

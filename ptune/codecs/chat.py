@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 
 from ptune.codecs.answers import RenderedConversation
 from ptune.codecs.control_tokens import ControlTokens, Placeholders, any_of
-from ptune.codecs.messages import check_text, is_trained, normalise
-from ptune.codecs.private_use import unused_characters
+from ptune.codecs.ends_of_turn import tokens_that_end_turns
+from ptune.codecs.messages import answers_to_train, check_text, normalise
+from ptune.codecs.reading import Reading, reading_after
+from ptune.codecs.reasoning import ReasoningFormat, reasoning_format
 from ptune.codecs.stream import TokenStream, whole
 from ptune.codecs.template import ChatTemplate, Message, Tools
 from ptune.codecs.template_request import NO_VARIABLES, Variables, render_open, require_variables
@@ -24,9 +24,9 @@ from ptune.codecs.tool_calls import ToolFormat, tool_format
 from ptune.codecs.vocabulary import Vocabulary
 from ptune.errors import FormatError, TemplateError
 from ptune.formats.bundle import parse
+from ptune.formats.codec_json import CodecRecord
+from ptune.formats.request_defaults import NO_DEFAULTS, RequestDefaults
 from ptune.formats.whole_write import read_json, write_json, write_text
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,6 @@ class Example:
         return sum(self.targets)
 
 
-class CodecRecord(BaseModel):
-    """codec.json"""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    format: int = FORMAT
-    special_tokens: dict[str, str]
-    eos_ids: tuple[int, ...]
-    context: int | None = None
-    system: str | None = None
-
-
 class ChatCodec:
     """A tokenizer and a chat template.
 
@@ -64,6 +53,7 @@ class ChatCodec:
     eos_ids: tokens at which generation ends, in addition to eos_token and the template's own end-of-turn tokens.
     context: longest sequence of the model, in tokens; None if unknown.
     system: a system message for conversations that have none.
+    defaults: what a request asks for unless it says otherwise; its template variables hold in training, too.
 
     Raises: TemplateError where the template is not valid Jinja.
     """
@@ -76,6 +66,7 @@ class ChatCodec:
         eos_ids: Collection[int],
         context: int | None,
         system: str | None = None,
+        defaults: RequestDefaults = NO_DEFAULTS,
     ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -83,12 +74,15 @@ class ChatCodec:
         self.special_tokens = dict(special_tokens)
         self.context = context
         self.system = system
+        self.defaults = defaults
         self.template = None if template is None else ChatTemplate(template, self.special_tokens)
         self._vocabulary = Vocabulary(tokenizer)
         self._model_eos_ids = frozenset(eos_ids)
         named = {*self.special_tokens.values(), *filter(None, map(tokenizer.id_to_token, eos_ids))}
         written = "" if self.template is None else self.template.literals
-        ends_of_turn = self._ends_of_turn(ControlTokens(tokenizer, named, written))
+        ends_of_turn = set[str]()
+        if self.template is not None:
+            ends_of_turn = tokens_that_end_turns(self.template, ControlTokens(tokenizer, named, written))
         self._control = ControlTokens(tokenizer, named | ends_of_turn, written)
         self._encoder = TextEncoder(tokenizer, self._control, self.special_tokens.get("unk_token"))
         self._eos: int | None = tokenizer.token_to_id(self.special_tokens.get("eos_token", ""))
@@ -110,7 +104,8 @@ class ChatCodec:
             raise FormatError(
                 f"{folder}: its tokenizer.json or chat_template.jinja cannot be read: {error}"
             ) from None
-        return cls(tokenizer, source, record.special_tokens, record.eos_ids, record.context, record.system)
+        prompt = (record.system, record.defaults)
+        return cls(tokenizer, source, record.special_tokens, record.eos_ids, record.context, *prompt)
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json, codec.json and, if there is a template, chat_template.jinja."""
@@ -125,16 +120,19 @@ class ChatCodec:
             eos_ids=tuple(sorted(self._model_eos_ids)),
             context=self.context,
             system=self.system,
+            defaults=self.defaults,
         )
         write_json(folder / "codec.json", record.model_dump(mode="json"))
 
-    def with_template(self, source: str | None, *, system: str | None = None) -> ChatCodec:
-        """This codec with another chat template and system message (None: without).
+    def with_template(
+        self, source: str | None, *, system: str | None = None, defaults: RequestDefaults = NO_DEFAULTS
+    ) -> ChatCodec:
+        """This codec with another chat template, system message (None: without) and defaults.
 
         Raises: TemplateError where the template is not valid Jinja.
         """
         return ChatCodec(
-            self.tokenizer, source, self.special_tokens, self._model_eos_ids, self.context, system
+            self.tokenizer, source, self.special_tokens, self._model_eos_ids, self.context, system, defaults
         )
 
     @property
@@ -164,12 +162,12 @@ class ChatCodec:
         """Encodes a conversation up to where the answer begins, with the generation prompt.
 
         asking: whether with that. continued: without it; the last message is an answer that goes on where it ends.
-        variables: further variables of the template.
+        variables: further variables of the template, each in place of its default.
         Raises: TemplateError where the messages are malformed or the template refuses them; RequestError for
         variables that the template may not be given, or does not read.
         """
         template = self._templated()
-        require_variables(template, self.special_tokens, variables)
+        self.check_variables(variables)
         chat = self._ready(messages, tools, variables)
         if continued:
             mark = chat.placeholders.mark(template.source)
@@ -179,6 +177,11 @@ class ChatCodec:
                 chat.messages, tools=chat.tools, add_generation_prompt=asking, **chat.variables
             )
         return self._encoder.encode(text, chat.literals)
+
+    def check_variables(self, variables: Variables) -> None:
+        """Raises: RequestError that names a variable which the template may not be given, or does not read."""
+        if variables:
+            require_variables(self._templated(), self.special_tokens, variables)
 
     def encode_examples(
         self,
@@ -200,13 +203,15 @@ class ChatCodec:
         Raises: TemplateError if the messages are malformed or have no target, or if the targets cannot be located.
         """
         chat = self._ready(messages, tools)
-        wanted = [index + chat.added for index in _wanted_answers(messages, train_on)]
+        wanted = [index + chat.added for index in answers_to_train(messages, train_on)]
         wanted = [index for index in wanted if index > 0]
         if not wanted:
             raise TemplateError(
                 "nothing to train on: no assistant message that answers something and may be trained on"
             )
-        rendered = RenderedConversation(self._templated(), chat.messages, chat.tools, self._ends)
+        rendered = RenderedConversation(
+            self._templated(), chat.messages, chat.tools, self._ends, chat.variables
+        )
         examples = []
         for shown in rendered.shown(wanted):
             last = shown.answers[-1]
@@ -284,6 +289,28 @@ class ChatCodec:
         """The format in which the template writes tool calls; None if it writes none in a known format."""
         return None if self.template is None else tool_format(self.template, self._control.special)
 
+    @cached_property
+    def reasoning_format(self) -> ReasoningFormat | None:
+        """How answers mark what is thought: as the defaults name it, or as the template writes it; None if unmarked."""
+        if self.defaults.reasoning_marks is not None:
+            return ReasoningFormat(*self.defaults.reasoning_marks)
+        variables = self.defaults.chat_template_kwargs
+        return None if self.template is None else reasoning_format(self.template, variables)
+
+    def reading(self, prompt: Sequence[int], answer: str | None = None) -> Reading | None:
+        """How answers to a prompt are read; None if they hold no reasoning. answer: what is there of an answer that goes on."""
+        form = self.reasoning_format
+        if form is None:
+            return None
+        reading = Reading(form, False, self._closing, self.silent_mark)
+        return reading_after(reading, self.spell(prompt[-form.longest :]), answer)
+
+    @cached_property
+    def _closing(self) -> tuple[int, ...]:
+        """The mark that ends what is thought, as tokens behind other text."""
+        end = "" if self.reasoning_format is None else self.reasoning_format.end
+        return tuple(self._encoder.encode(end, {}, continues=True))
+
     def mark(self, text: str) -> int | None:
         """The added token whose text is `text`, e.g. `<tool_call>`."""
         return self._vocabulary.token_of(text)
@@ -294,8 +321,8 @@ class ChatCodec:
         return token if token is not None and self._vocabulary.is_silent(token) else None
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token, possibly only part of a character."""
-        return self._vocabulary.bytes_of(token)
+        """The bytes of one token, possibly only part of a character; nothing if its own decoder does not know it."""
+        return self._vocabulary.written(token)
 
     def token_text(self, token: int) -> str:
         """One token as text; U+FFFD for part of a character."""
@@ -315,11 +342,12 @@ class ChatCodec:
             checked = [{**m, "role": "system"} if m["role"] == "developer" else m for m in checked]
         missing = self.system is not None and all(message["role"] != "system" for message in checked)
         lead = [{"role": "system", "content": self.system}] if missing else []
-        placeholders = Placeholders(self._control, [self.system, messages, tools, dict(variables)])
+        given = {**self.defaults.chat_template_kwargs, **variables}
+        placeholders = Placeholders(self._control, [self.system, messages, tools, given])
         return _Chat(
             messages=[placeholders.hide_message(message) for message in lead + checked],
             tools=placeholders.hide(tools, "tools"),
-            variables=placeholders.hide(variables, "chat_template_kwargs") if variables else {},
+            variables=placeholders.hide(given, "chat_template_kwargs") if given else {},
             placeholders=placeholders,
             literals=placeholders.literals,
             added=len(lead),
@@ -342,28 +370,6 @@ class ChatCodec:
             )
         return Example((*ids, self._eos), (*targets, True))
 
-    def _ends_of_turn(self, control: ControlTokens) -> set[str]:
-        """The tokens that the template writes right after an answer and at the end of a tool call, if any."""
-        if self.template is None:
-            return set()
-        mark = next(unused_characters(self.template.source))
-        call = {"id": "a" * 9, "type": "function", "function": {"name": mark, "arguments": {}}}
-        after_answer = self._after(mark, {"content": mark})
-        after_call = self._after(mark, {"content": "", "tool_calls": [call]})
-        closes_call = f"(?:{control.special.pattern})$"  # any text before it closes the call itself
-        matches = (control.every.match(after_answer), re.search(closes_call, after_call))
-        return {match[0] for match in matches if match is not None}
-
-    def _after(self, mark: str, answer: Message) -> str:
-        """The template's text after the last `mark` in an answer; empty if it refuses the answer or omits the mark."""
-        try:
-            text = self._templated().render(
-                [{"role": "user", "content": "?"}, {"role": "assistant", **answer}]
-            )
-        except TemplateError:
-            return ""
-        return text.rpartition(mark)[2].strip() if mark in text else ""
-
 
 @dataclass(frozen=True)
 class _Chat:
@@ -375,10 +381,3 @@ class _Chat:
     placeholders: Placeholders
     literals: dict[str, str]  # what the placeholders in them stand for
     added: int  # messages put before the user's own
-
-
-def _wanted_answers(messages: Sequence[Message], train_on: Literal["assistant", "last"]) -> list[int]:
-    """Indices of the answers to train on."""
-    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    chosen = answers if train_on == "assistant" else answers[-1:]
-    return [index for index in chosen if is_trained(messages[index], index)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ptune.errors import TemplateError
 
@@ -34,6 +34,15 @@ def is_trained(message: Mapping[str, Any], index: int) -> bool:
     if not isinstance(flag, bool):
         raise TemplateError(f"messages[{index}].train must be true or false, not {flag!r}")
     return flag and message["role"] == "assistant"
+
+
+def answers_to_train(
+    messages: Sequence[Mapping[str, Any]], train_on: Literal["assistant", "last"]
+) -> list[int]:
+    """Indices of the answers to train on: all, or the last, without those marked `"train": false`. Raises: TemplateError."""
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    chosen = answers if train_on == "assistant" else answers[-1:]
+    return [index for index in chosen if is_trained(messages[index], index)]
 
 
 def map_strings(value: Any, change: Callable[[str], str], path: str) -> Any:

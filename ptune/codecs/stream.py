@@ -43,14 +43,14 @@ class TokenStream:
     ) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
-        self._marks = shown
+        self.shown = shown
         known = after is not None and not (vocabulary.is_silent(after) or vocabulary.is_byte(after))
         self._ids: list[int] = [after] if after is not None and known else []
         self._shown = len(self._ids)  # so many of _ids are out already; they are the context of the others
 
     def push(self, token: int) -> str:
         """Adds a token and returns the text that is certain now; empty while a character is incomplete."""
-        if token in self._marks:
+        if token in self.shown:
             before = self._show(self._tokenizer.decode(self._ids)) if self._shown < len(self._ids) else ""
             self._ids, self._shown = [], 0
             return before + self._vocabulary.bytes_of(token).decode()

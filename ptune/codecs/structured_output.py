@@ -1,4 +1,4 @@
-"""Structured output as a Lark grammar for llguidance: JSON that a schema accepts, a regular expression, or a choice."""
+"""Structured output as a Lark grammar for llguidance: JSON of a schema, a regular expression, a choice, or another grammar."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ class StructuredOutput:
     def choice(cls, texts: Sequence[str]) -> StructuredOutput:
         """One of these texts."""
         return cls(choice(texts))
+
+    @classmethod
+    def lark(cls, source: str) -> StructuredOutput:
+        """Text of a grammar in Lark's syntax with llguidance's additions; its rule `start` is the whole answer.
+
+        Raises: RequestError for llama.cpp's syntax, GBNF.
+        """
+        if "::=" in source:
+            message = "is read as Lark, not as GBNF: write `start: …` for `root ::= …`"
+            raise RequestError(message, code="invalid_grammar")
+        return cls(f"%lark {{\n{source}\n}}")
 
     def __or__(self, other: StructuredOutput) -> StructuredOutput:
         """Either one; their rules must have different names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -38,6 +39,19 @@ def require_variables(template: ChatTemplate, taken: Collection[str], variables:
             message = f"{param}: {_unread(template, taken, name)}; leave it out"
             raise RequestError(message, param=param, code="invalid_value")
         _require_scalar(name, value)
+
+
+def with_defaults(source: str, variables: Variables) -> str:
+    """A template's source in which variables that it reads have these values where none are given, for other servers."""
+    values = {
+        name: "none" if value is None else json.dumps(value, ensure_ascii=False)
+        for name, value in variables.items()
+    }
+    set_ = (
+        f"{{% if {name} is not defined %}}{{% set {name} = {value} %}}{{% endif %}}"
+        for name, value in values.items()
+    )
+    return "".join(set_) + source
 
 
 def render_open(

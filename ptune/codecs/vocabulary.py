@@ -44,13 +44,20 @@ class Vocabulary:
             return bytes(self._byte_level[character] for character in spelling)
         return spelling.replace(_SPACE, " ").encode()
 
+    def written(self, token: int) -> bytes:
+        """The same; nothing for a spelling that is unknown to its own decoder."""
+        try:
+            return self.bytes_of(token)
+        except KeyError:
+            return b""
+
     def begun(self, tokens: Sequence[int]) -> int:
         """Number of bytes (0 to 3) of an incomplete character at the end of the tokens."""
-        return _begun(b"".join(self._written(token) for token in tokens[-LONGEST:]))
+        return _begun(b"".join(self.written(token) for token in tokens[-LONGEST:]))
 
     def table(self, size: int) -> list[bytes]:
         """The bytes of each of `size` tokens; for special tokens, their names."""
-        return [self._written(token) for token in range(size)]
+        return [self.written(token) for token in range(size)]
 
     @property
     def special(self) -> frozenset[int]:
@@ -68,14 +75,8 @@ class Vocabulary:
         return token is not None and not self._tokenizer.decode([token]).startswith(" ")
 
     def _begins_word(self, token: int) -> bool:
-        written = b"" if token in self._added or self.is_silent(token) else self._written(token)
+        written = b"" if token in self._added or self.is_silent(token) else self.written(token)
         return written.startswith(b" ") and len(written) > 1
-
-    def _written(self, token: int) -> bytes:
-        try:
-            return self.bytes_of(token)
-        except KeyError:  # a spelling unknown to its own decoder
-            return b""
 
 
 def _decoders(tokenizer: Tokenizer) -> Iterator[str]:

@@ -122,6 +122,7 @@ class _Making:
                 "tokenizer": codec.tokenizer.to_str(),
                 "template": None if codec.template is None else codec.template.source,
                 "codec": (codec.special_tokens, sorted(codec.eos_ids), codec.system),
+                "variables": codec.defaults.chat_template_kwargs,
             }
         )
 

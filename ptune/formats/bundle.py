@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from ptune.errors import FormatError
+from ptune.formats.request_defaults import NO_DEFAULTS, RequestDefaults
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Signature
 from ptune.formats.whole_write import read_json, sha256_of, write_json
@@ -84,9 +85,10 @@ class AdapterRecord(_Record):
     files: dict[str, str] = Field(default_factory=dict)  # file name -> SHA-256
     rank: int = 0  # largest over the sockets
     base: str | None = None  # BaseIdentity.hash it was trained on; None = unverified
-    own_prompt: bool = False  # True: use `template` and `system` below; False: use the bundle's
+    own_prompt: bool = False  # True: use the three fields below; False: use the bundle's
     template: str | None = None  # the chat template it was trained with
     system: str | None = None  # the system message for conversations that have none
+    defaults: RequestDefaults = NO_DEFAULTS  # what a request asks for unless it says otherwise
     labels: tuple[str, ...] = ()  # classifiers: the outputs of the head, in order
     problem: Literal["", "single", "multi", "regression", "tags", "vector"] = ""
     max_length: int | None = None  # classifiers: longest text, in tokens; longer ones were cut in training

@@ -4,6 +4,7 @@
     base            whose weights: ptune.formats.bundle.BaseIdentity
     adapter         rank, alpha, rslora, scale (of the first layer) and the SHA-256 of adapter_model.safetensors
     template        SHA-256 of the chat template's source, and `system` of the system message; null where there is none
+    chat_template_kwargs  variables of the chat template that the conversations were rendered with
     versions        of torch, transformers and peft, which computed the rest in float32 on the base, dequantised
     bos             the token that may begin a text; null where the tokenizer has none
     variants        names of what was computed: adapter, base, x0.25, x0.5, x2, x4 (the adapter's update times that), and where
@@ -32,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ptune.errors import FormatError
 from ptune.formats.bundle import BaseIdentity, parse
+from ptune.formats.request_defaults import Variable
 from ptune.formats.whole_write import read_json, sha256_of, write_text
 
 FILE = "parity.json"
@@ -75,6 +77,7 @@ class Parity(_Record):
     adapter: AdapterFacts
     template: str | None = None
     system: str | None = None
+    chat_template_kwargs: dict[str, Variable] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     bos: int | None = None
     variants: tuple[str, ...]

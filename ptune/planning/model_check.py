@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ptune.backbone.load import in_one_sentence, load_codec, published_config
 from ptune.backbone.locate import Source, locate
 from ptune.backbone.rope import BY_LENGTH, with_fixed_rope
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.reasoning import reasoning_format
 from ptune.codecs.template import ChatTemplate
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError, RecipeError, TemplateError
@@ -36,7 +36,6 @@ _TASKS = {
     IMAGES: "as a classifier of images",
 }
 _PROFILES = {DECODER: ("fp32", "int8", "int4", "nf4"), SEQ2SEQ: ("fp32",)}  # all others: fp32 and int8
-_REASON, _ANSWER = "Oslo is north of Rome", "Oslo"
 
 
 @dataclass(frozen=True)
@@ -150,22 +149,20 @@ def kind_of(config: PretrainedConfig) -> str:
 
 
 def thinking_of(template: ChatTemplate) -> Thinking | None:
-    """How a template writes reasoning, found by having it write some; None where it writes none."""
-    question = {"role": "user", "content": "Where is Oslo?"}
-    answer = {"role": "assistant", "content": _ANSWER, "reasoning_content": _REASON}
-    prompts = [_written(template, [question], enable_thinking=on) for on in (True, False)]
-    around = re.search(rf"(\S+)\s*{_REASON}\s*(\S+?)\s*{_ANSWER}", _written(template, [question, answer]))
-    if around is None:  # some drop what was thought, and open the next answer with the mark
-        around = re.search(r"(<think>)()\s*$", prompts[0])
-    if around is not None:
-        begin = around[1][around[1].rfind("<") :] if "<" in around[1] else around[1]
-        return Thinking(begin, around[2] or begin.replace("<", "</", 1), prompts[0] != prompts[1])
-    return Thinking("<think>", "</think>", True) if prompts[0] != prompts[1] else None
+    """How a template marks what is thought; None where it marks nothing."""
+    form = reasoning_format(template, {})
+    if form is None:
+        return None
+    prompts = {_prompt(template, enable_thinking=on) for on in (True, False)}
+    return Thinking(form.opening, form.closing, len(prompts) > 1)
 
 
-def _written(template: ChatTemplate, messages: list[dict[str, str]], **variables: Any) -> str:
+def _prompt(template: ChatTemplate, **variables: Any) -> str:
+    """A question with the generation prompt; empty where the template refuses it."""
     try:
-        return template.render(messages, add_generation_prompt=len(messages) == 1, **variables)
+        return template.render(
+            [{"role": "user", "content": "Where is Oslo?"}], add_generation_prompt=True, **variables
+        )
     except TemplateError:
         return ""
 

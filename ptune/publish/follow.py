@@ -37,7 +37,7 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, sha256_of, write_json, write_text
 from ptune.methods.lora import Lora
-from ptune.tasks.chat.saving import adapter_facts
+from ptune.tasks.chat.saving import adapter_facts, own_template
 
 WEIGHTS = "adapter_model.safetensors"
 POLL_S = 1.0
@@ -98,8 +98,8 @@ def unpack(run: Run, step: int, folder: Path) -> None:
         inference_mode=True,
     ).save_pretrained(str(folder))
     codec = ChatCodec.open(run.codec_path)
-    if recipe.chat.template is not None and codec.template is not None:
-        write_text(folder / "chat_template.jinja", codec.template.source)
+    if (template := own_template(codec, recipe.chat)) is not None:
+        write_text(folder / "chat_template.jinja", template)
     write_json(folder / OWN, adapter_facts(codec, run.record().base, (), recipe.chat))
 
 

@@ -36,7 +36,7 @@ def leave_in_bundle(bundle: Bundle, name: str, model: PreTrainedModel) -> None:
     record, folder = bundle.adapter(name), bundle.adapter_path(name)
     codec = ChatCodec.open(bundle.codec_path)
     if record.own_prompt:
-        codec = codec.with_template(record.template, system=record.system)
+        codec = codec.with_template(record.template, system=record.system, defaults=record.defaults)
     if leave_parity(folder, model, codec, bundle.manifest.base, prompts_of(codec, [])):
         files = {**record.files, FILE: sha256_of(folder / FILE)}
         write_record(bundle, record.model_copy(update={"files": files}))

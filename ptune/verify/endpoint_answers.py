@@ -207,7 +207,7 @@ def by_chat(endpoint: Endpoint, model: str, parity: Parity) -> Way | None:
         way = Way("chat", "messages", top=top)
         try:
             for number, prompt in enumerate(parity.prompts):
-                ask = partial(_chat, endpoint, model, prompt, top)
+                ask = partial(_chat, endpoint, model, parity, prompt, top)
                 first = _generated(ask, way, parity, number, seam=True)
                 way.prompts.append((first.prompt_tokens, first.prompt_ids))
         except RefusedError as error:
@@ -222,12 +222,16 @@ def by_chat(endpoint: Endpoint, model: str, parity: Parity) -> Way | None:
     return None
 
 
-def _chat(endpoint: Endpoint, model: str, prompt: ParityPrompt, top: int, done: int, tokens: int) -> Reply:
+def _chat(
+    endpoint: Endpoint, model: str, parity: Parity, prompt: ParityPrompt, top: int, done: int, tokens: int
+) -> Reply:
     """The reply to a conversation; there is no way to begin its answer, so `done` is 0."""
     assert done == 0
     asked = {"model": model, "messages": list(prompt.messages or ()), "max_tokens": tokens}
     greedy = {"temperature": 0, "logprobs": True, "top_logprobs": top}
-    return reply_of(endpoint.post("/v1/chat/completions", {**asked, **greedy}, EXTENSIONS))
+    variables = parity.chat_template_kwargs
+    extensions = EXTENSIONS | ({"chat_template_kwargs": variables} if variables else {})
+    return reply_of(endpoint.post("/v1/chat/completions", {**asked, **greedy}, extensions))
 
 
 def _rendered(endpoint: Endpoint, parity: Parity) -> list[str | None]:

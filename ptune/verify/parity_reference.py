@@ -124,6 +124,7 @@ def measured(
         adapter=facts,
         template=_hash(None if codec.template is None else codec.template.source),
         system=_hash(codec.system),
+        chat_template_kwargs=codec.defaults.chat_template_kwargs,
         versions={name: version(name) for name in ("torch", "transformers", "peft")},
         bos=bos,
         variants=tuple(variants),

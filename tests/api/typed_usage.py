@@ -7,7 +7,8 @@ from typing import assert_type
 
 import ptune
 from ptune.api.export import ProvedBundle
-from ptune.tasks.chat.infer import Answer, Delta
+from ptune.tasks.chat.infer import Answer
+from ptune.tasks.chat.text_stream import Delta
 from ptune.tasks.encoder.infer import Classification, Entity
 from ptune.tasks.recommendation.infer import Recommended
 

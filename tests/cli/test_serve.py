@@ -33,3 +33,5 @@ def test_options_that_mean_nothing(tmp_path: Path) -> None:
         Serve(tmp_path, adapter_root=tmp_path / "gone", adapters_api=True).start()
     with pytest.raises(UsageError, match="--max-adapters must be 1 or more"):
         Serve(tmp_path, max_adapters=0).start()
+    with pytest.raises(UsageError, match="--thinking-token-budget must be 0 or more"):
+        Serve(tmp_path, thinking_token_budget=-1).start()

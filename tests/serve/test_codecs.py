@@ -15,6 +15,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.engine.decoder.request import Token
 from ptune.errors import FormatError
 from ptune.formats.bundle import AdapterRecord
+from ptune.formats.request_defaults import RequestDefaults
 from ptune.tasks.chat import infer
 from ptune.tasks.chat.infer import ChatModel
 from ptune_serve.app import create_app
@@ -138,6 +139,17 @@ def test_an_adapters_codec_is_its_records() -> None:
         "later": (PLAIN, None),
     }
     assert all(model.codec_for(name) is codec for name, codec in found.items())
+
+
+def test_an_adapters_defaults_are_those_it_was_trained_with() -> None:
+    bundles = real_codec("{{ messages[0].content }}{{ mood }}")
+    trained = RequestDefaults(chat_template_kwargs={"mood": "calm"}, thinking_token_budget=5)
+    own = {"own_prompt": True, "template": bundles.template.source}
+    engine = Engine(own={**own, "defaults": trained}, bare=own)
+    model = ChatModel(cast("Any", engine), bundles)
+    assert model.codec_for("own").defaults == trained
+    asked = [model.codec_for(name).encode_prompt([{"role": "user", "content": "x"}]) for name in ("own", "bare")]  # fmt: skip
+    assert [bundles.decode(ids) for ids in asked] == ["xcalm", "x"]
 
 
 def test_a_text_ends_where_the_adapters_codec_says() -> None:

@@ -13,7 +13,7 @@ from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 from ptune.engine.decoder.request import Request
-from ptune_serve.known_fields import NOT_BUILT
+from ptune_serve.known_fields import INSTEAD, NOT_BUILT, THINKING
 from ptune_serve.retrieval_schemas import EmbeddingsRequest
 
 Effect = Callable[[Request, dict[str, Any]], object]
@@ -88,6 +88,7 @@ BOTH: dict[str, tuple[Any, Effect]] = {
     "bad_words": (["ab"], lambda request, _: request.bad_words == ((97, 98),)),
     "frequency_penalty": (0.5, lambda request, _: request.sampling.frequency_penalty == 0.5),
     "guided_choice": (["yes"], lambda _, answer: said(answer) == "yes"),
+    "guided_grammar": ('start: "a" rest\nrest: "b"', lambda _, answer: said(answer) == "ab"),
     "guided_json": ({"const": 5}, lambda _, answer: said(answer) == "5"),
     "guided_regex": ("ab", lambda _, answer: said(answer) == "ab"),
     "ignore_eos": (True, lambda request, _: request.stop_ids == frozenset()),
@@ -145,8 +146,9 @@ ELSEWHERE = {
     "safety_identifier": "test_the_safety_identifier_is_the_caller",
 }
 HINTS = {"prompt_cache_key": "prefixes are reused whatever it says"}
-REFUSED = set(NOT_BUILT)
-REFUSED_IN_CHAT = {"add_special_tokens", "echo"}
+CHAT_ONLY = {"include_reasoning", "thinking_token_budget"}  # how these work: test_thinking.py
+REFUSED = set(NOT_BUILT) - CHAT_ONLY
+REFUSED_IN_CHAT = {"add_special_tokens", "echo", *THINKING}
 
 PATHS = {
     "/v1/chat/completions": (
@@ -187,8 +189,9 @@ def refusal(response: Any, field: str, code: str = "unsupported_parameter") -> s
 @pytest.mark.parametrize("path", PATHS)
 def test_a_table_has_each_field_once(path: str) -> None:
     fields, works = PATHS[path]
-    refused = REFUSED | (REFUSED_IN_CHAT if "chat" in path else set())
-    tables = {"works": {*works}, "elsewhere": {*ELSEWHERE} - refused, "hints": {*HINTS}, "refused": refused}
+    refused = REFUSED | (REFUSED_IN_CHAT if "chat" in path else CHAT_ONLY)
+    elsewhere = {*ELSEWHERE, *CHAT_ONLY} - refused
+    tables = {"works": {*works}, "elsewhere": elsewhere, "hints": {*HINTS}, "refused": refused}
     for field in fields:
         assert [name for name, table in tables.items() if field in table] != [], f"no table has {field}"
         assert len([name for name, table in tables.items() if field in table]) == 1, field
@@ -216,13 +219,15 @@ def _happens(effect: Effect, request: Request, answer: Answer) -> bool:
 @pytest.mark.parametrize(
     ("path", "field"),
     [(path, field) for path in PATHS for field in sorted(REFUSED)]
-    + [("/v1/chat/completions", field) for field in sorted(REFUSED_IN_CHAT)],
+    + [("/v1/chat/completions", field) for field in sorted(REFUSED_IN_CHAT)]
+    + [("/v1/completions", field) for field in sorted(CHAT_ONLY)],
 )
 def test_a_field_that_is_not_built_is_named(served: Any, path: str, field: str) -> None:
     message = refusal(post(served, path, **{field: {"any": "thing"}}), field)
     assert "not supported yet" in message
     assert post(served, path, **{field: None}).status_code == 200
-    for harmless in NOT_BUILT.get(field, ()):
+    assert field not in THINKING or INSTEAD[field] in message
+    for harmless in {**NOT_BUILT, **THINKING}.get(field, ()):
         assert post(served, path, **{field: harmless}).status_code == 200, harmless
 
 
@@ -244,6 +249,35 @@ def test_an_unknown_field_is_named_with_the_nearest(
 ) -> None:
     message = refusal(post(served, path, **{field: 1}), field, "unknown_parameter")
     assert meant is None or f"did you mean {meant}?" in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [{"role": "user", "content": "x", "prefix": True}]}, "messages[0].prefix"),
+        ({"response_format": {"type": "text", "shema": {}}}, "response_format.shema"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {}, "stric": 1},
+                }
+            },
+            "response_format.json_schema.stric",
+        ),
+    ],
+)
+def test_an_unknown_key_within_a_field_is_named(served: Any, fields: dict[str, Any], param: str) -> None:
+    refusal(post(served, "/v1/chat/completions", **fields), param, "unknown_parameter")
+
+
+def test_keys_of_an_answer_that_is_sent_back_are_known(served: Any) -> None:
+    answer = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None, "reasoning_content": None}  # fmt: skip
+    messages = [{"role": "user", "content": "x"}, answer, {"role": "user", "content": "y"}]
+    schema = {"name": "x", "description": "A word.", "schema": {"const": 5}, "strict": True}
+    form = {"type": "json_schema", "json_schema": schema}
+    path = "/v1/chat/completions"
+    assert said(post(served, path, messages=messages, response_format=form).json()) == "5"
 
 
 def test_embeddings_know_each_field_of_openai() -> None:

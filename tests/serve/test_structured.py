@@ -73,6 +73,32 @@ def test_a_choice(served: Any, way: dict[str, Any]) -> None:
     assert found == {"ja", "nein ☠"}
 
 
+@pytest.mark.parametrize("way", ["guided_grammar", "structured_outputs"])
+def test_a_grammar(served: Any, way: str) -> None:
+    source = 'start: sum\nsum: NUMBER ("+" sum)?  // as in Lark\nNUMBER: /[0-9]/'
+    asked = {way: source if way == "guided_grammar" else {"grammar": source}}
+    found = {content(served.chat(**asked, seed=seed))[0] for seed in range(12)}
+    assert all(re.fullmatch(r"[0-9](\+[0-9])*", text) for text in found)
+    assert len({len(text) for text in found}) > 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ('root ::= "a"', "GBNF"),
+        ("begin: 'a'", "structured_outputs.grammar"),
+        ('start: "a" }\nanswer: "b"', "structured_outputs.grammar"),
+        ('start: "a" nowhere', "structured_outputs.grammar"),
+    ],
+)
+def test_a_grammar_that_cannot_be_read(served: Any, source: str, message: str) -> None:
+    response = served.chat(structured_outputs={"grammar": source})
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert message in error["message"]
+    assert (error["param"], error["code"]) == ("structured_outputs.grammar", "invalid_grammar")
+
+
 def test_nothing_asked_for_is_no_form(served: Any) -> None:
     way: dict[str, Any]
     for way in ({"response_format": {"type": "text"}}, {"structured_outputs": {}}, {"guided_json": None}):

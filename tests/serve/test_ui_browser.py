@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS, NEEDS_BROWSER
-from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
+from support.fake_chat_model import ByteCodec, FakeChatModel, FakeEngine, serving, wait_until
 
+from ptune.codecs.reasoning import ReasoningFormat
 from ptune_serve.app import create_app
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def _plain(texts: list[str]) -> list[str]:
 def browsed() -> Iterator[Browsed]:
     from playwright.sync_api import sync_playwright
 
-    model = FakeChatModel(FakeEngine(context=4096))
+    thinks = ByteCodec(reasoning=ReasoningFormat("<think>\n", "\n</think>\n\n"))
+    model = FakeChatModel(FakeEngine(context=4096), {"pirate": thinks})
     with ExitStack() as stack:
         server = ExitStack()
         stack.callback(server.close)
@@ -144,6 +146,33 @@ def test_the_picker_chooses_who_answers(browsed):
     options.get_by_text("pirate").click()
     browsed.send("ahoy")
     wait_until(lambda: browsed.answers() == ["pirate heard: ahoy"])
+
+
+def test_what_is_thought_is_folded_once_the_answer_begins(browsed):
+    browsed.engine.script = "<think>\nSix times <b>seven</b>.\n</think>\n\nIt is 42."
+    browsed.engine.delay_s = 0.1
+    browsed.open()
+    browsed.page.locator(".picker:visible input").click()
+    browsed.page.get_by_role("option").get_by_text("pirate").click()
+    browsed.send("ahoy")
+    chat = browsed.page.locator(".block.chatbot:visible")
+    chat.get_by_text("Thinking …").wait_for()
+    chat.get_by_text("Six times").wait_for()  # open while it thinks
+    chat.get_by_text("It is 42.").wait_for()
+    title = chat.get_by_text(re.compile(r"Thought for \d+ s"))
+    title.wait_for()
+    chat.get_by_text("Six times").wait_for(state="hidden")
+    title.click()
+    chat.get_by_text("Six times <\u2060b>seven").wait_for()
+    assert "<think>" not in chat.inner_text()
+    browsed.engine.delay_s = 0
+    wait_until(lambda: browsed.page.locator(".box .submit-button:visible").count())
+    browsed.page.get_by_role("button", name="Edit").locator("visible=true").first.click()
+    editor = browsed.page.locator(".block.chatbot:visible textarea")
+    editor.fill("again")
+    browsed.page.get_by_role("button", name="Submit").locator("visible=true").first.click()
+    wait_until(lambda: bytes(browsed.engine.requests[-1].prompt) == b"<user>again")
+    wait_until(lambda: browsed.answers() == ["It is 42."])
 
 
 def test_the_next_message_carries_the_conversation(browsed):

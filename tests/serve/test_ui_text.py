@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from ptune_serve.ui_client import ServedModels, StreamedAnswer
-from ptune_serve.ui_text import heading, measured, neutral, plain
+from ptune_serve.ui_text import heading, measured, neutral, plain, shown_parts
 
 PIECES = ["<b>", "</b>", "<!--", "<?x", "![i](u)", "```", "````", "~~~", "```html", "`", "\n", "\r", "    ", "  ", "- ", "> ", "a", "|", "-", "&lt;", "\\", "[", "]:", "'"]  # fmt: skip
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
@@ -53,6 +53,17 @@ def test_diagrams_are_code() -> None:
 )
 def test_the_line_under_an_answer(answer: StreamedAnswer, line: str) -> None:
     assert measured(answer) == f'<span class="quiet">{line}</span>'
+
+
+def test_what_was_thought_is_shown_apart() -> None:
+    message = {"role": "assistant", "content": "", "reasoning_content": "<b>", "thought_s": "3.4", "thinking": "yes"}  # fmt: skip
+    [thought] = shown_parts(message)
+    assert thought["content"] == [{"type": "text", "text": "<\u2060b>"}]
+    assert thought["metadata"] == {"title": "Thinking …", "status": "pending"}
+    del message["thinking"]
+    thought, said = shown_parts({**message, "content": "4"})
+    assert thought["metadata"] == {"title": "Thought for 3 s", "status": "done"}
+    assert (said["content"], "metadata" in said) == ([{"type": "text", "text": "4"}], False)
 
 
 def test_a_servers_words_are_escaped() -> None:

@@ -22,6 +22,8 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
+from ptune.codecs.reading import Reading, reading_after
+from ptune.codecs.reasoning import ReasoningFormat
 from ptune.codecs.template import ChatTemplate
 from ptune.codecs.template_request import NO_VARIABLES, open_answer, require_variables
 from ptune.codecs.tool_calls import ToolFormat
@@ -30,6 +32,7 @@ from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.metrics import EngineMetrics
 from ptune.errors import PtuneError, RequestError, TemplateError
 from ptune.formats.bundle import AdapterRecord
+from ptune.formats.request_defaults import NO_DEFAULTS, RequestDefaults
 from ptune.tasks.chat import infer
 from ptune_serve import lifecycle
 from ptune_serve.listen import configured, listen, url_of
@@ -61,8 +64,16 @@ class ByteCodec:
     template = None
     system = None
 
-    def __init__(self, tool_format: ToolFormat | None = HERMES, after: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tool_format: ToolFormat | None = HERMES,
+        after: Sequence[int] = (),
+        reasoning: ReasoningFormat | None = None,
+        defaults: RequestDefaults = NO_DEFAULTS,
+    ) -> None:
         self.tool_format = tool_format
+        self.reasoning_format = reasoning
+        self.defaults = defaults
         self._after = after  # what the tokenizer puts after a text
 
     def encode_prompt(
@@ -92,6 +103,14 @@ class ByteCodec:
 
     def token_table(self, size: int) -> list[bytes]:
         return [self.token_bytes(token) for token in range(size)]
+
+    def reading(self, prompt: Sequence[int], answer: str | None = None) -> Reading | None:
+        if self.reasoning_format is None:
+            return None
+        closing = tuple(self.reasoning_format.end.encode())
+        return reading_after(
+            Reading(self.reasoning_format, False, closing, self.silent_mark), self.spell(prompt), answer
+        )
 
     def mark(self, text: str) -> int | None:
         return None

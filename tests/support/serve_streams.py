@@ -46,6 +46,8 @@ def whole_of(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _add(message: dict[str, Any], delta: dict[str, Any]) -> None:
     message["role"] = delta.get("role", message["role"])
     message["content"] += delta.get("content", "")
+    if "reasoning_content" in delta:
+        message["reasoning_content"] = message.get("reasoning_content", "") + delta["reasoning_content"]
     for call in delta.get("tool_calls", ()):
         calls = message.setdefault("tool_calls", [])
         if "id" in call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import time
@@ -22,9 +23,11 @@ from ptune.codecs.structured_output import StructuredOutput
 from ptune.engine.decoder.request import NO_TOKEN, Token
 from ptune.errors import FormatError, PtuneError, RequestError
 from ptune.formats.bundle import Bundle
+from ptune.formats.request_defaults import RequestDefaults
 from ptune.formats.whole_write import sha256_of, write_json
-from ptune.tasks.chat.infer import ChatModel, Delta, TextStream, load
+from ptune.tasks.chat.infer import ChatModel, load
 from ptune.tasks.chat.offline import answer_all
+from ptune.tasks.chat.text_stream import Delta, TextStream
 
 MESSAGES = [{"role": "user", "content": "Define love."}]
 SHOUTED = (
@@ -210,6 +213,52 @@ def test_stream_is_the_answer_in_pieces(model: ChatModel) -> None:
     )
     assert len(whole.tokens[0].top) == 2
     assert len(deltas) > 10
+
+
+THINKS = (
+    "{% for m in messages %}{{ m.role + ': ' }}"
+    "{% if m.reasoning_content %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}"
+    "{{ m.content + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: <think>' + (mood | default('')) }}{% endif %}"
+)
+
+
+def test_what_is_thought_is_told_from_what_is_said(tiny: TinyBundle, model: ChatModel) -> None:
+    defaults = RequestDefaults(thinking_token_budget=4)
+    codec = tiny_codec(tiny).with_template(THINKS, defaults=defaults)
+    thinking = ptune.ChatModel(model.engine, codec)
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 24, "ignore_eos": True, "adapter": "base"}
+    free = thinking.chat(MESSAGES, thinking_token_budget=-1, **options)
+    assert (free.text, free.usage.reasoning_tokens) == ("", 24)
+    bounded = thinking.chat(MESSAGES, **options)
+    closing = codec.reading(codec.encode_prompt(MESSAGES)).closing
+    ids = [token.id for token in bounded.tokens]
+    assert ids[:4] == [token.id for token in free.tokens][:4]
+    assert ids[4 : 4 + len(closing)] == [*closing]
+    assert free.reasoning.startswith(bounded.reasoning)
+    assert bounded.text == tiny_models.decoded(ids[4 + len(closing) :]) != ""
+    assert bounded.usage.reasoning_tokens == 4 + len(closing)
+    deltas = [*thinking.chat(MESSAGES, **options, stream=True)]
+    assert "".join(delta.reasoning for delta in deltas) == bounded.reasoning
+    assert "".join(map(str, deltas)) == bounded.text
+    assert asyncio.run(thinking.achat(MESSAGES, **options)) == bounded
+    assert thinking.complete("a <think>", **options).reasoning == ""
+
+
+def test_variables_of_the_template_are_options_of_a_chat(tiny: TinyBundle, model: ChatModel) -> None:
+    defaults = RequestDefaults(chat_template_kwargs={"mood": "calm"})
+    thinking = ptune.ChatModel(model.engine, tiny_codec(tiny).with_template(THINKS, defaults=defaults))
+    prompts = {}
+    for mood in (None, "angry"):
+        options = {"chat_template_kwargs": {"mood": mood}} if mood else {}
+        answer = thinking.chat(MESSAGES, adapter="base", max_tokens=2, **options)
+        prompts[mood] = answer.usage.prompt_tokens
+        asked = thinking.codec.encode_prompt(MESSAGES, variables={"mood": mood or "calm"})
+        assert prompts[mood] == len(asked)
+    with pytest.raises(RequestError, match="does not read 'temper'"):
+        thinking.chat(MESSAGES, adapter="base", chat_template_kwargs={"temper": 1})
+    with pytest.raises(RequestError, match="marks no reasoning"):
+        model.chat(MESSAGES, adapter="base", thinking_token_budget=3)
 
 
 def test_stop_text_ends_the_answer_and_the_engines_work(model: ChatModel) -> None:

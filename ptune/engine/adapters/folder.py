@@ -12,6 +12,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.engine.adapters.lora import load_adapter
 from ptune.errors import AdapterError, TemplateError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest, hashes, parse
+from ptune.formats.request_defaults import RequestDefaults
 from ptune.formats.whole_write import disk_errors, read_json, sha256_of, whole_folder, write_json
 
 RECORD = "adapter.json"
@@ -112,6 +113,7 @@ def prompt_of(adapter: Path, bundle: Bundle) -> tuple[dict[str, object], str | N
     if (adapter / OWN).is_file():
         facts = read_json(adapter / OWN)
         own = {"own_prompt": True, "template": facts.get("template"), "system": facts.get("system")}
+        own["defaults"] = parse(RequestDefaults, facts.get("defaults") or {}, adapter / OWN)
         if facts.get("translation"):
             own |= {"task": facts.get("task"), "translation": facts["translation"]}
         base = facts.get("base")

@@ -75,6 +75,7 @@ class SampledSequence(RequestSequence):
         self._seed = secrets.randbits(64) if seed is None else seed
         self._walk = None if request.grammar is None else request.grammar.walk()
         self._rules = TokenRules.of(request)
+        self._thinking = None if request.thinking is None else request.thinking.count()
         self._proposer = NgramProposer()
 
     def draft(self, most: int) -> tuple[int, ...]:
@@ -129,7 +130,11 @@ class SampledSequence(RequestSequence):
         allowed = None if self._walk is None else self._walk.allowed()
         if self._rules is not None:
             allowed = self._rules.allowed(output, len(logits))  # a request with rules has no grammar
-        token = choose(logits, request.sampling, request.prompt, output, self._seed, allowed)
+        token = None if self._thinking is None else self._thinking.forced
+        if token is None:
+            token = choose(logits, request.sampling, request.prompt, output, self._seed, allowed)
+        if self._thinking is not None:
+            self._thinking.advance(token)
         self.tokens.append(token)
         finish: Finish | None = None
         if token in request.stop_ids:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
+from ptune.engine.decoder.thinking import ThinkingBudget
 from ptune.engine.decoder.token_rules import require_some_token
 from ptune.engine.job import Finish
 from ptune.engine.sampling import Sampling, require
@@ -63,6 +64,7 @@ class Request:
     min_tokens: int = 0  # no stop token is chosen before so many others
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that the output never holds
     allowed_token_ids: frozenset[int] | None = None  # the only tokens to choose from; None = all
+    thinking: ThinkingBudget | None = None  # how much may be thought before the answer; None = any amount
 
     def __post_init__(self) -> None:
         require(len(self.prompt) > 0, "prompt", "must have at least one token", list(self.prompt))
@@ -111,10 +113,11 @@ class Request:
             rule = f"must be {wanted!r} with num_beams: beam search chooses by the model's own probabilities"
             require(value == wanted, field_.name, rule, value)
         for name, asked in (
-            ("logprobs", self.logprobs is not None),
-            ("prompt_logprobs", self.prompt_logprobs),
+            ("logprobs", self.logprobs),
+            ("prompt_logprobs", self.prompt_logprobs or None),
+            ("thinking_token_budget", None if self.thinking is None else self.thinking.tokens),
         ):
-            require(not asked, name, "is not available with num_beams", getattr(self, name))
+            require(asked is None, name, "is not available with num_beams", asked)
         if self.grammar is not None:
             message = "num_beams: beam search follows no form (response_format, structured_outputs, forced tool calls)"
             raise RequestError(message, param="num_beams", code="invalid_value")

@@ -24,8 +24,9 @@ def by_torch(
     limits: Sequence[int],
     device: torch.device,
 ) -> list[str]:
-    """Greedy translations, in order; computed in batches of similar length."""
+    """Greedy translations, in order, as they are served: without what was thought; computed in batches of similar length."""
     translations = [""] * len(prompts)
+    reading = codec.reading(prompts[0]) if prompts else None
     order = sorted(range(len(prompts)), key=lambda at: (len(prompts[at]), limits[at]))
     with Progress(f"translations, {label}", len(prompts), unit="texts") as progress:
         for start in range(0, len(order), ROWS):
@@ -34,7 +35,7 @@ def by_torch(
                 model, codec, [prompts[at] for at in part], [limits[at] for at in part], device
             )
             for at, text in zip(part, part_texts, strict=True):
-                translations[at] = text
+                translations[at] = text if reading is None else reading.said(text)
             progress.advance(len(part))
     return translations
 

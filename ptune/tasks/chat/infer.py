@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.reading import Reading
 from ptune.codecs.structured_output import StructuredOutput
+from ptune.codecs.template_request import NO_VARIABLES, Variables
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.grammar import Grammar, Grammars
 from ptune.engine.decoder.request import NO_TOKEN, Beams, Request, Token
 from ptune.engine.job import Finish
 from ptune.engine.options import EngineKeywords, EngineOptions
 from ptune.engine.sampling import Sampling
-from ptune.errors import FormatError, PtuneError, RequestError, TemplateError
+from ptune.errors import FormatError, PtuneError, TemplateError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 from ptune.kinds import DECODER
+from ptune.tasks.chat.text_stream import Delta, TextStream
+from ptune.tasks.chat.thinking import thinking_budget
 from ptune.tasks.chat.token_options import TokenOptions
 
 Messages = Sequence[Mapping[str, Any]]
@@ -49,19 +53,9 @@ class Options(TypedDict, total=False):
     allowed_token_ids: Sequence[int] | None  # the only tokens to choose from; None = all
     stop: str | Sequence[str]  # texts that end the answer and are no part of it
     logprobs: int | None
-    response_format: StructuredOutput | None  # what the answer must match
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """The text that one token adds to an answer. It is held back while it could still become a stop text."""
-
-    text: str
-    token: Token | None
-    finish: Finish | None
-
-    def __str__(self) -> str:
-        return self.text
+    response_format: StructuredOutput | None  # what the answer must match, after what is thought
+    chat_template_kwargs: Variables  # of chats: each in place of the adapter's default
+    thinking_token_budget: int | None  # of chats: None = the adapter's default, -1 = any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +64,7 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0  # of the answer's, with the marks around what is thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,85 +75,10 @@ class Answer:
     finish: Finish
     usage: Usage
     tokens: tuple[Token, ...]
+    reasoning: str = ""  # what was thought before; `text` is without it
 
     def __str__(self) -> str:
         return self.text
-
-
-class _TokenStream(Protocol):
-    def push(self, token: int, /) -> str: ...
-    def finish(self) -> str: ...
-
-
-class _Streaming(Protocol):
-    def stream(self, shown: Collection[int] = ..., after: int | None = ..., /) -> _TokenStream: ...
-
-
-class TextStream:
-    """Turns the tokens of a sequence into text as soon as it is certain: whole characters, and no start of a stop text.
-
-    The texts of all deltas together are the decoded tokens, cut before the stop text that is completed first (of those
-    completed at the same place, the longest).
-
-    shown: special tokens that are written out, as marks of tool calls have to be.
-    min_tokens: a stop text that is complete after so many tokens, or earlier, is text like any other.
-    after: the token of a text that these tokens go on from.
-    """
-
-    def __init__(
-        self,
-        codec: _Streaming,
-        stop: Sequence[str] = (),
-        shown: Collection[int] = frozenset(),
-        *,
-        min_tokens: int = 0,
-        after: int | None = None,
-    ) -> None:
-        """Raises: RequestError for an empty stop text."""
-        if "" in stop:
-            raise RequestError("a stop text may not be empty", param="stop", code="invalid_value")
-        self._stream = codec.stream(shown, after)
-        self._stop = tuple(stop)
-        self._unstopped = min_tokens  # tokens that no stop text ends
-        self._held = ""  # decoded, but may be the beginning of a stop text
-        self._finish: Finish | None = None
-
-    def push(self, token: Token) -> list[Delta]:
-        """The delta of a token; none after a stop text, as the engine may be a step ahead."""
-        if self._finish is not None:
-            return []
-        if token.prompt:
-            return [Delta("", token, None)]
-        spoken = token.id != NO_TOKEN and token.finish != "stop"  # the token that ends a sequence is not text
-        before = len(self._held)
-        self._held += self._stream.push(token.id) if spoken else ""
-        if token.finish is not None:
-            self._held += self._stream.finish()
-        if self._unstopped > 0:
-            self._unstopped, before = self._unstopped - 1, len(self._held)
-        text, stopped = self._release(before, last=token.finish is not None)
-        self._finish = "stop" if stopped else token.finish
-        return [Delta(text, token, self._finish)]
-
-    def _release(self, before: int, *, last: bool) -> tuple[str, bool]:
-        """Takes from what is held all that is sure; whether a stop text ended it.
-
-        before: so many characters are held that no stop text ends in.
-        """
-        found = ((self._held.find(stop, max(0, before - len(stop) + 1)), stop) for stop in self._stop)
-        places = [(begin, stop) for begin, stop in found if begin >= 0]
-        if places:
-            begin, _ = min(places, key=lambda place: (place[0] + len(place[1]), place[0]))
-            return self._held[:begin], True
-        keep = 0 if last else _overlap(self._held, self._stop)
-        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return text, False
-
-
-def _overlap(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest suffix of `text` that is a prefix of a stop text."""
-    longest = min(len(text), max(map(len, stop), default=1) - 1)
-    return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in stop)), 0)
 
 
 class ChatModel:
@@ -198,7 +118,8 @@ class ChatModel:
         Raises: RequestError, TemplateError; PtuneError where the engine fails.
         """
         codec = self.codec_for(adapter)
-        return self._answer(codec, codec.encode_prompt(messages, tools=tools), adapter, stream, options)
+        prompt, reading = asked(codec, messages, tools, options)
+        return self._answer(codec, prompt, adapter, stream, options, reading)
 
     @overload
     def complete(
@@ -256,9 +177,9 @@ class ChatModel:
     def _codec_of(self, record: AdapterRecord) -> ChatCodec:
         if not record.own_prompt and record.template is None:
             return self.codec
-        system = record.system if record.own_prompt else self.codec.system
+        own = record if record.own_prompt else self.codec
         try:
-            return self.codec.with_template(record.template, system=system)
+            return self.codec.with_template(record.template, system=own.system, defaults=own.defaults)
         except TemplateError as error:
             raise FormatError(
                 f"the chat template of adapter {record.name!r} cannot be used: {error}"
@@ -269,20 +190,36 @@ class ChatModel:
         self.engine.close()
 
     def _answer(
-        self, codec: ChatCodec, prompt: Sequence[int], adapter: str, stream: bool, options: Options
+        self,
+        codec: ChatCodec,
+        prompt: Sequence[int],
+        adapter: str,
+        stream: bool,
+        options: Options,
+        reading: Reading | None = None,
     ) -> Answer | Iterator[Delta]:
-        request, text = self.request(codec, prompt, adapter, options)
+        request, text = self.request(codec, prompt, adapter, options, reading)
         deltas = _deltas(self.engine.generate(request), text)
         return deltas if stream else whole(len(prompt), list(deltas))
 
     def request(
-        self, codec: ChatCodec, prompt: Sequence[int], adapter: str, options: Options
+        self,
+        codec: ChatCodec,
+        prompt: Sequence[int],
+        adapter: str,
+        options: Options,
+        reading: Reading | None = None,
     ) -> tuple[Request, TextStream]:
-        """The engine's request, and the stream that turns its tokens into text. Raises: RequestError."""
+        """The engine's request, and the stream that turns its tokens into text.
+
+        reading: of a chat's answers; None where they hold no reasoning. Raises: RequestError.
+        """
         sampling: dict[str, Any] = {**options}
-        stop, logprobs, limit, output = (
-            sampling.pop(name, None) for name in ("stop", "logprobs", "max_tokens", "response_format")
-        )
+        names = ("stop", "logprobs", "max_tokens", "response_format", "thinking_token_budget")
+        stop, logprobs, limit, output, budget = (sampling.pop(name, None) for name in names)
+        sampling.pop("chat_template_kwargs", None)
+        if output is not None and reading is not None:
+            output = reading.formed(output)
         tokens = TokenOptions(
             **{one.name: sampling.pop(one.name) for one in fields(TokenOptions) if one.name in sampling}
         )
@@ -296,10 +233,20 @@ class ChatModel:
             logprobs=logprobs,
             grammar=None if output is None else self.grammar(output, adapter),
             beams=beams,
+            thinking=None if beams and budget is None else thinking_budget(codec, reading, budget),
             **tokens.for_engine(codec, self.engine.signature.vocab_size, formed=output is not None),
         )
         stops = [stop] if isinstance(stop, str) else stop or ()
-        return request, TextStream(codec, stops, min_tokens=request.min_tokens)
+        return request, TextStream(codec, stops, min_tokens=request.min_tokens, reading=reading)
+
+
+def asked(
+    codec: ChatCodec, messages: Messages, tools: Tools | None, options: Options
+) -> tuple[list[int], Reading | None]:
+    """The prompt of a conversation, and how its answers are read. Raises: TemplateError, RequestError."""
+    variables = options.get("chat_template_kwargs", NO_VARIABLES)
+    prompt = codec.encode_prompt(messages, tools=tools, variables=variables)
+    return prompt, codec.reading(prompt)
 
 
 def _beams(options: dict[str, Any]) -> Beams | None:
@@ -364,6 +311,7 @@ def whole(prompt_tokens: int, received: Sequence[Delta]) -> Answer:
     return Answer(
         text="".join(delta.text for delta in received),
         finish=received[-1].finish or "error",
-        usage=Usage(prompt_tokens, len(tokens)),
+        usage=Usage(prompt_tokens, len(tokens), sum(delta.reasoning_tokens for delta in received)),
         tokens=tokens,
+        reasoning="".join(delta.reasoning for delta in received),
     )

@@ -9,7 +9,8 @@ from typing import Any
 from ptune.engine.job import Finish
 from ptune.errors import RequestError, TemplateError
 from ptune.progress import Progress
-from ptune.tasks.chat.infer import ChatModel, Delta
+from ptune.tasks.chat.infer import ChatModel
+from ptune.tasks.chat.text_stream import Delta
 
 IN_FLIGHT = 64
 
@@ -21,7 +22,7 @@ def answer_all(
     seed: int | None,
     options: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """Yields each row with its `adapter`, `answer` and `finish`, in the given order.
+    """Yields each row with its `adapter`, `answer` and `finish`, in the given order; with `reasoning` if there is any.
 
     A row has `messages` or `prompt`, and optionally its own `adapter` and `max_tokens`. Row i samples with `seed` + i.
     A row that cannot be answered gets `finish` "error" and the reason as its answer.
@@ -45,9 +46,9 @@ def answer_all(
             if not flying:
                 return
             row, deltas = flying.popleft()
-            text, finish = _finished(deltas)
+            answered = _finished(deltas)
             progress.advance()
-            yield {**row, "answer": text, "finish": finish}
+            yield {**row, **answered}
 
 
 def _start(model: ChatModel, row: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[Delta]:
@@ -58,10 +59,13 @@ def _start(model: ChatModel, row: Mapping[str, Any], options: Mapping[str, Any])
     return model.complete(row["prompt"], adapter=row["adapter"], stream=True, **options)
 
 
-def _finished(deltas: Iterator[Delta]) -> tuple[str, Finish]:
+def _finished(deltas: Iterator[Delta]) -> dict[str, Any]:
     texts: list[str] = []
+    thoughts: list[str] = []
     finish: Finish = "error"
     for delta in deltas:
         texts.append(delta.text)
+        thoughts.append(delta.reasoning)
         finish = delta.finish or finish
-    return "".join(texts), finish
+    thought = "".join(thoughts)
+    return {**({"reasoning": thought} if thought else {}), "answer": "".join(texts), "finish": finish}

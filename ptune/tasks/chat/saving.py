@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ptune.backbone.load import load
 from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.template_request import with_defaults
 from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
 from ptune.config.translation import DESCRIBED, Translation
@@ -73,10 +74,8 @@ def _write(
         with tensors_folder(run.adapter_path) as part:
             # peft would save the whole enlarged embedding; the rows of new tokens are saved anyway.
             model.save_pretrained(part, save_embedding_layers=False, state_dict=state)
-            if recipe.chat.template is not None and codec.template is not None:
-                write_text(
-                    part / "chat_template.jinja", codec.template.source
-                )  # it was trained with another one
+            if (template := own_template(codec, recipe.chat)) is not None:
+                write_text(part / "chat_template.jinja", template)
             if recipe.backbone.new_tokens:
                 transformers_tokenizer(codec).save_pretrained(part)  # where PEFT users expect it
             write_json(
@@ -92,6 +91,13 @@ def _write(
         )
 
 
+def own_template(codec: ChatCodec, task: Chat) -> str | None:
+    """The template that other programs need to ask an adapter as it was trained; None if the base's own does."""
+    if codec.template is None or (task.template is None and not task.chat_template_kwargs):
+        return None
+    return with_defaults(codec.template.source, task.chat_template_kwargs)
+
+
 def adapter_facts(
     codec: ChatCodec, identity: BaseIdentity, new_tokens: Sequence[str], task: Chat
 ) -> dict[str, Any]:
@@ -100,7 +106,7 @@ def adapter_facts(
     `new_tokens` maps each to its id; the base needs a row for it before PEFT can load the adapter.
     """
     facts = {"new_tokens": {token: codec.tokenizer.token_to_id(token) for token in new_tokens}}
-    translates = isinstance(task, Translation)
+    translates, defaults = isinstance(task, Translation), codec.defaults.stated()
     return {
         "format": FORMAT,
         "task": TRANSLATION if translates else "chat",
@@ -108,6 +114,7 @@ def adapter_facts(
         "quantize": identity.quantize,
         "template": None if codec.template is None else codec.template.source,
         "system": codec.system,
+        **({"defaults": defaults} if defaults else {}),
         **({TRANSLATION: task.model_dump(include=set(DESCRIBED))} if translates else {}),
         **(facts if new_tokens else {}),
     }
