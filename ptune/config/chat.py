@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from ptune.config.columns import ChatColumns
 from ptune.config.task_spec import TaskSpec
 
 
@@ -15,6 +16,7 @@ class Chat(TaskSpec):
 
     takes_rounded_weights: ClassVar[bool] = True
 
+    columns: ChatColumns = ChatColumns()
     template: Path | None = None
     """A Jinja chat template file; default: the model's own."""
     system: str | None = None

@@ -15,7 +15,7 @@ from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
-from ptune.config.translation import DESCRIBED, Translation
+from ptune.config.translation import Translation
 from ptune.data.dataset import Dataset
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
@@ -100,14 +100,13 @@ def adapter_facts(
     `new_tokens` maps each to its id; the base needs a row for it before PEFT can load the adapter.
     """
     facts = {"new_tokens": {token: codec.tokenizer.token_to_id(token) for token in new_tokens}}
-    translates = isinstance(task, Translation)
     return {
         "format": FORMAT,
-        "task": TRANSLATION if translates else "chat",
+        "task": TRANSLATION if isinstance(task, Translation) else "chat",
         "base": identity.hash,
         "quantize": identity.quantize,
         "template": None if codec.template is None else codec.template.source,
         "system": codec.system,
-        **({TRANSLATION: task.model_dump(include=set(DESCRIBED))} if translates else {}),
+        **({TRANSLATION: task.described} if isinstance(task, Translation) else {}),
         **(facts if new_tokens else {}),
     }
