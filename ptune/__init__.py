@@ -12,6 +12,7 @@ Nothing heavy is imported before it is used. docs/python.md shows every function
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -92,6 +93,12 @@ _MODULES = {
     "tasks.recommendation.infer": "New RecommendQuery Title",
     "training.callbacks": "StepInfo StopTraining",
 }
+# bitsandbytes warns on import that it lacks an optional kernel, which ptune does not use (see `ptune.backbone.quantize`).
+# peft imports it, so this must come before either is imported.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "gemm_4bit_forward" not in str(record.msg)
+)
+
 _PLACES = {name: module for module, names in _MODULES.items() for name in names.split()}
 __all__ = ["__version__", *_PLACES]
 

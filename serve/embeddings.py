@@ -62,10 +62,14 @@ def submit_text(
 
 
 def _submit(
-    service: EncoderService, text: str | tuple[str, str], record: AdapterRecord, cut: int | None
+    service: EncoderService,
+    text: str | tuple[str, str],
+    record: AdapterRecord,
+    cut: int | None,
+    left_s: float | None,
 ) -> SubmittedInput[Array]:
     inputs = read(text, record, service.model.codec, cut, option='"truncate_prompt_tokens": -1')
-    future = service.model.engine.submit(Item(inputs, record.name))
+    future = service.model.engine.submit(Item(inputs, record.name, left_s))
     return SubmittedInput(future, len(inputs["input_ids"]))
 
 

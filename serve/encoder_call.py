@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -13,8 +14,11 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
+from ptune.engine.job import BEFORE_COMPUTED as BEFORE
+from ptune.engine.job import DEADLINE_EXCEEDED, deadline_passed
 from ptune.errors import RequestError
 
+from .deadline import deadline_s
 from .engine_call import EngineCall, Output, result_of
 from .errors import shutting_down
 from .request_context import context_of, lease_of
@@ -31,8 +35,8 @@ class SubmittedInput(Generic[Output]):
     truncated: bool = False
 
 
-Submit = Callable[[], SubmittedInput[Output]]
-"""Decodes, tokenises and queues one input."""
+Submit = Callable[[float | None], SubmittedInput[Output]]
+"""Decodes, tokenises and queues one input, which fails unless it is computed within so many seconds; None = no limit."""
 QUEUED_AT_ONCE = 128
 """Most inputs of one call in the engine's queue, so that a long call does not fill it."""
 
@@ -40,9 +44,14 @@ QUEUED_AT_ONCE = 128
 class EncoderCall(EngineCall, Generic[Output]):
     """The inputs of one HTTP call."""
 
-    def __init__(self, service: EncoderService, submits: Sequence[Submit[Output]]) -> None:
+    def __init__(
+        self, service: EncoderService, submits: Sequence[Submit[Output]], limit_s: float | None = None
+    ) -> None:
+        """limit_s: the time for all inputs together, from now on."""
         super().__init__(service)
         self._submits = submits
+        self._limit_s = limit_s
+        self._end_s = math.inf if limit_s is None else time.monotonic() + limit_s
         self.submitted: list[SubmittedInput[Output]] = []
 
     @property
@@ -54,7 +63,7 @@ class EncoderCall(EngineCall, Generic[Output]):
         """Submits all inputs, or none, and waits for their outputs.
 
         Raises: RequestError: 400 for an input that cannot be used, 429 if the queue is full, 503 if the server is
-        shutting down, 500 if the engine fails.
+        shutting down or the time is over, 500 if the engine fails.
         """
         self.start()
         try:
@@ -63,6 +72,10 @@ class EncoderCall(EngineCall, Generic[Output]):
                 waiting = [asyncio.wrap_future(entry.future) for entry in self.submitted[start:]]
                 await asyncio.gather(*waiting, return_exceptions=True)  # `result_of` raises
             return [result_of(entry.future) for entry in self.submitted]
+        except RequestError as error:
+            if error.code == DEADLINE_EXCEEDED:  # the engine knows only what was left of it
+                raise deadline_passed(self._limit_s, BEFORE) from None
+            raise
         finally:
             self.close()
 
@@ -85,8 +98,11 @@ class EncoderCall(EngineCall, Generic[Output]):
                 self._cancel_all()
 
     def _submit_one(self, index: int) -> SubmittedInput[Output]:
+        left_s = None if self._limit_s is None else self._end_s - time.monotonic()
+        if left_s is not None and left_s <= 0:
+            raise deadline_passed(self._limit_s, BEFORE)
         try:
-            return self._submits[index]()
+            return self._submits[index](left_s)
         except RequestError as error:
             if error.param == "input" and len(self._submits) > 1:
                 param = f"input[{index}]"
@@ -99,7 +115,7 @@ async def run_encoder(
     http: Request, service: EncoderService, adapter: str, submits: Sequence[Submit[Output]]
 ) -> tuple[list[Output], EncoderCall[Output]]:
     """Runs the inputs of a call, bills and measures them. Raises: RequestError; ClientDisconnect."""
-    call = EncoderCall(service, submits)
+    call = EncoderCall(service, submits, deadline_s(http))
     endpoint, started_s, outcome = http.url.path, time.perf_counter(), "failed"
     lease_of(http).bill(call.usage)
     try:

@@ -84,22 +84,3 @@ class EncoderCatalogue:
             "endpoint": endpoints_of(record.task)[0],
             **({} if record.embedding is None else {"embedding": record.embedding}),
         }
-
-    def hint(self) -> tuple[str, dict[str, Any]]:
-        """Path and body of an example request."""
-        names = self.names()
-        if not names:
-            return "/v1/models", {}
-        record = self._engine.record(names[-1])
-        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}
-        given = {"input": "Hello!" if record.preprocessing is None else [image]}
-        bodies: dict[str, dict[str, Any]] = {
-            "/v1/classify": given,
-            "/v1/tag": given,
-            "/v1/embeddings": given,
-            "/v1/rerank": {"query": "Hello!", "documents": ["Hi!"]},
-        }
-        endpoint = next((path for path in endpoints_of(record.task) if path in bodies), None)
-        if endpoint is None:
-            return "/v1/models", {}
-        return endpoint, {"model": record.name, **bodies[endpoint]}

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from ptune.errors import RequestError, TemplateError
 
 from .limits import LimitReachedError
+from .other_routes import paths_of_tasks, where_to_ask
 
 UNSUPPORTED = "unsupported_parameter"
 """Error code for a known field that would change the answer, but is not supported yet."""
@@ -96,4 +97,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}"
+        if error.status_code == 404 and request.url.path in paths_of_tasks():
+            told = where_to_ask(app.state.service, app.state.document()["paths"])
+            message = f"{request.method} {request.url.path}: {told}"
+            return error_response(RequestError(message, code="wrong_endpoint", status=404), error.headers)
         return error_response(RequestError(message, status=error.status_code), error.headers)

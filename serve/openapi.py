@@ -39,7 +39,7 @@ def document(*routers: APIRouter) -> dict[str, Any]:
         for method in route.methods or ():
             operation = api["paths"][route.path][method.lower()]
             operation["responses"] = _responses(route.path)
-            if (kind := _body_kind(route.dependant)) is not None:
+            if (kind := body_kind(route.dependant)) is not None:
                 kinds.add(kind)
                 schema = {"$ref": _REFERENCES.format(model=kind.__name__)}
                 operation["requestBody"] = {
@@ -54,7 +54,7 @@ def document(*routers: APIRouter) -> dict[str, Any]:
 
 def _responses(path: str) -> dict[str, Any]:
     """The successful response, and the error format."""
-    content = RESPONSES.get(path, {"application/json": {"type": "object"}})
+    content = RESPONSES.get(path, {"application/json": {"type": "object"}})  # a task's own endpoint
     return {
         "200": {
             "description": "The answer",
@@ -64,7 +64,7 @@ def _responses(path: str) -> dict[str, Any]:
     }
 
 
-def _body_kind(dependant: Dependant) -> type[BaseModel] | None:
+def body_kind(dependant: Dependant) -> type[BaseModel] | None:
     """The schema of the body that one of an endpoint's dependencies parses; None if none does."""
     kinds = (getattr(each.call, "kind", None) for each in _all(dependant))
     return next((kind for kind in kinds if kind is not None), None)

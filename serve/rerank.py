@@ -64,9 +64,9 @@ async def rerank(
 def _placed(submit: Submit[Array], document: int) -> Submit[Array]:
     """The same, with a refusal that names the document; -1 is the query."""
 
-    def placed() -> SubmittedInput[Array]:
+    def placed(left_s: float | None) -> SubmittedInput[Array]:
         try:
-            return submit()
+            return submit(left_s)
         except RequestError as error:
             if error.param != "input":
                 raise

@@ -2,133 +2,110 @@
 
 from __future__ import annotations
 
-from typing import Any
+from .encoder_response_schemas import RESPONSES as OF_ENCODERS
+from .json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
 
-Schema = dict[str, Any]
-
-
-def _object(properties: dict[str, Schema], *optional: str) -> Schema:
-    """An object whose properties are required, except the optional ones; it may have more."""
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "properties": properties, "required": required}
-
-
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _component(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-STRING: Schema = {"type": "string"}
-INTEGER: Schema = {"type": "integer"}
-NUMBER: Schema = {"type": "number"}
-TOKENS = _list(INTEGER)
+TOKENS = list_of(INTEGER)
 FINISH: Schema = {"enum": ["stop", "length", "tool_calls"]}
 HEAD = {"id": STRING, "created": INTEGER, "model": STRING, "system_fingerprint": STRING}
 
-ERROR = _component("Error")
+ERROR = component("Error")
 
 _scored = {"token": STRING, "logprob": NUMBER, "bytes": TOKENS}
-_called = _object({"name": STRING, "arguments": STRING}, "name")
+_called = object_of({"name": STRING, "arguments": STRING}, "name")
 _call = {"id": STRING, "type": {"const": "function"}, "function": _called}
 _message = {
     "role": {"const": "assistant"},
-    "content": _or_null(STRING),
+    "content": or_null(STRING),
     "refusal": {"type": "null"},
-    "reasoning_content": _or_null(STRING),
-    "tool_calls": _list(_object(_call)),
+    "reasoning_content": or_null(STRING),
+    "tool_calls": list_of(object_of(_call)),
 }
 _delta = {
     "role": {"const": "assistant"},
     "content": STRING,
     "reasoning_content": STRING,
-    "tool_calls": _list(_object({"index": INTEGER, **_call}, "id", "type")),
+    "tool_calls": list_of(object_of({"index": INTEGER, **_call}, "id", "type")),
 }
-_per_token = {"index": INTEGER, "logprobs": _or_null(_component("ChatLogprobs")), "token_ids": TOKENS}
-_completion_logprobs = _object(
+_per_token = {"index": INTEGER, "logprobs": or_null(component("ChatLogprobs")), "token_ids": TOKENS}
+_completion_logprobs = object_of(
     {
-        "tokens": _list(STRING),
-        "token_logprobs": _list(_or_null(NUMBER)),
-        "top_logprobs": _list(_or_null({"type": "object", "additionalProperties": NUMBER})),
+        "tokens": list_of(STRING),
+        "token_logprobs": list_of(or_null(NUMBER)),
+        "top_logprobs": list_of(or_null({"type": "object", "additionalProperties": NUMBER})),
         "text_offset": TOKENS,
     }
 )
 
 COMPONENTS: dict[str, Schema] = {
-    "Error": _object(
+    "Error": object_of(
         {
-            "error": _object(
-                {"message": STRING, "type": STRING, "param": _or_null(STRING), "code": _or_null(STRING)}
+            "error": object_of(
+                {"message": STRING, "type": STRING, "param": or_null(STRING), "code": or_null(STRING)}
             )
         }
     ),
-    "Usage": _object(
+    "Usage": object_of(
         {
             "prompt_tokens": INTEGER,
             "completion_tokens": INTEGER,
             "total_tokens": INTEGER,
-            "completion_tokens_details": _object({"reasoning_tokens": INTEGER}),
+            "completion_tokens_details": object_of({"reasoning_tokens": INTEGER}),
         },
         "completion_tokens_details",
     ),
-    "ChatLogprobs": _object(
+    "ChatLogprobs": object_of(
         {
-            "content": _list(_object({**_scored, "top_logprobs": _list(_object(_scored))})),
+            "content": list_of(object_of({**_scored, "top_logprobs": list_of(object_of(_scored))})),
             "refusal": {"type": "null"},
         }
     ),
-    "ChatCompletion": _object(
+    "ChatCompletion": object_of(
         {
             **HEAD,
             "object": {"const": "chat.completion"},
-            "choices": _list(
-                _object(
+            "choices": list_of(
+                object_of(
                     {
                         **_per_token,
-                        "message": _object(_message, "reasoning_content", "tool_calls"),
+                        "message": object_of(_message, "reasoning_content", "tool_calls"),
                         "finish_reason": FINISH,
                     },
                     "token_ids",
                 )
             ),
-            "usage": _component("Usage"),
+            "usage": component("Usage"),
             "prompt_token_ids": TOKENS,
         },
         "prompt_token_ids",
     ),
-    "ChatCompletionChunk": _object(
+    "ChatCompletionChunk": object_of(
         {
             **HEAD,
             "object": {"const": "chat.completion.chunk"},
-            "choices": _list(
-                _object(
-                    {**_per_token, "delta": _object(_delta, *_delta), "finish_reason": _or_null(FINISH)},
+            "choices": list_of(
+                object_of(
+                    {**_per_token, "delta": object_of(_delta, *_delta), "finish_reason": or_null(FINISH)},
                     "token_ids",
                 )
             ),
-            "usage": _or_null(_component("Usage")),
+            "usage": or_null(component("Usage")),
             "prompt_token_ids": TOKENS,
         },
         "usage",
         "prompt_token_ids",
     ),
-    "Completion": _object(
+    "Completion": object_of(
         {
             **HEAD,
             "object": {"const": "text_completion"},
-            "choices": _list(
-                _object(
+            "choices": list_of(
+                object_of(
                     {
                         "index": INTEGER,
                         "text": STRING,
-                        "logprobs": _or_null(_completion_logprobs),
-                        "finish_reason": _or_null(FINISH),
+                        "logprobs": or_null(_completion_logprobs),
+                        "finish_reason": or_null(FINISH),
                         "token_ids": TOKENS,
                         "prompt_token_ids": TOKENS,
                     },
@@ -136,11 +113,11 @@ COMPONENTS: dict[str, Schema] = {
                     "prompt_token_ids",
                 )
             ),
-            "usage": _or_null(_component("Usage")),
+            "usage": or_null(component("Usage")),
         },
         "usage",
     ),
-    "Model": _object({"id": STRING, "object": {"const": "model"}, "created": INTEGER, "owned_by": STRING}),
+    "Model": object_of({"id": STRING, "object": {"const": "model"}, "created": INTEGER, "owned_by": STRING}),
 }
 
 _EVENTS: Schema = {
@@ -149,51 +126,52 @@ _EVENTS: Schema = {
 }
 
 RESPONSES: dict[str, dict[str, Schema]] = {
-    "/health": {"application/json": _object({"status": STRING})},
-    "/ready": {"application/json": _object({"status": STRING})},
+    "/health": {"application/json": object_of({"status": STRING})},
+    "/ready": {"application/json": object_of({"status": STRING})},
     "/metrics": {"text/plain": STRING},
     "/v1/models": {
-        "application/json": _object({"object": {"const": "list"}, "data": _list(_component("Model"))})
+        "application/json": object_of({"object": {"const": "list"}, "data": list_of(component("Model"))})
     },
-    "/v1/models/{model}": {"application/json": _component("Model")},
+    "/v1/models/{model}": {"application/json": component("Model")},
     "/v1/chat/completions": {
-        "application/json": _component("ChatCompletion"),
+        "application/json": component("ChatCompletion"),
         "text/event-stream": _EVENTS,
     },
-    "/v1/completions": {"application/json": _component("Completion"), "text/event-stream": _EVENTS},
+    "/v1/completions": {"application/json": component("Completion"), "text/event-stream": _EVENTS},
     "/v1/translate": {
-        "application/json": _object(
+        "application/json": object_of(
             {
                 **HEAD,
                 "object": {"const": "list"},
-                "data": _list(
-                    _object(
+                "data": list_of(
+                    object_of(
                         {"index": INTEGER, "text": STRING, "finish_reason": FINISH, "token_ids": TOKENS},
                         "token_ids",
                     )
                 ),
-                "usage": _component("Usage"),
+                "usage": component("Usage"),
             }
         )
     },
     "/tokenize": {
-        "application/json": _object(
-            {"count": INTEGER, "max_model_len": INTEGER, "tokens": TOKENS, "token_strs": _list(STRING)},
+        "application/json": object_of(
+            {"count": INTEGER, "max_model_len": INTEGER, "tokens": TOKENS, "token_strs": list_of(STRING)},
             "token_strs",
         )
     },
     "/tokenizer_info": {
-        "application/json": _object(
+        "application/json": object_of(
             {
                 "tokenizer_class": STRING,
                 "model_max_length": INTEGER,
-                "eos_token": _or_null(STRING),
-                "chat_template": _or_null(STRING),
+                "eos_token": or_null(STRING),
+                "chat_template": or_null(STRING),
             }
         )
     },
     "/v1/load_lora_adapter": {"text/plain": STRING},
     "/v1/unload_lora_adapter": {"text/plain": STRING},
-    "/detokenize": {"application/json": _object({"prompt": STRING})},
+    "/detokenize": {"application/json": object_of({"prompt": STRING})},
+    **OF_ENCODERS,
 }
 """By path and media type."""

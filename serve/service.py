@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ptune.config.tasks import tasks_of
+
 from .adapter_store import AdapterStore
 from .auth import ApiKeys
-from .catalogue import TRANSLATE, ModelListing
+from .catalogue import ModelListing
 from .health import Health
 
 if TYPE_CHECKING:
@@ -75,8 +77,14 @@ class Service:
 
     @property
     def hint(self) -> tuple[str, dict[str, Any]]:
-        """Path and body of an example request."""
-        raise NotImplementedError
+        """Path and body of an example request, from the row of the newest adapter's task."""
+        names = self.catalogue.names()
+        if not names:
+            return "/v1/models", {}
+        task = tasks_of(self.catalogue.card(names[-1])["task"])[0]
+        if not task.endpoints:
+            return "/v1/models", {}
+        return task.endpoints[0], {"model": names[-1], **task.example}
 
 
 @dataclass(kw_only=True)
@@ -94,21 +102,12 @@ class ChatService(GenerationService):
     model: ChatModel
     metrics: Metrics
 
-    @property
-    def hint(self) -> tuple[str, dict[str, Any]]:
-        messages = [{"role": "user", "content": "Hello!"}]
-        return "/v1/chat/completions", {"model": self.catalogue.names()[-1], "messages": messages}
-
 
 @dataclass(kw_only=True)
 class Seq2SeqService(GenerationService):
     """An encoder-decoder; its base and adapters translate."""
 
     model: Seq2SeqModel
-
-    @property
-    def hint(self) -> tuple[str, dict[str, Any]]:
-        return TRANSLATE, {"model": self.catalogue.names()[-1], "text": "Hello!"}
 
 
 @dataclass(kw_only=True)
@@ -126,7 +125,3 @@ class EncoderService(Service):
     @property
     def max_body_bytes(self) -> int:
         return self.settings.max_images_bytes if self.accepts_images else self.settings.max_body_bytes
-
-    @property
-    def hint(self) -> tuple[str, dict[str, Any]]:
-        return self.catalogue.hint()

@@ -36,12 +36,13 @@ async def tag(
 
 
 def _submit(service: EncoderService, text: str, record: AdapterRecord) -> Submit[list[Entity]]:
-    def submit() -> SubmittedInput[list[Entity]]:
+    def submit(left_s: float | None) -> SubmittedInput[list[Entity]]:
         words = [text[begin:end] for begin, end in split(text)]
         if not words:
             return SubmittedInput(_no_entities())  # white space only
         encoded = service.model.codec.encode_words(words, max_length=record.max_length)
-        return SubmittedInput(service.model.submit(text, record.name), len(encoded.ids), encoded.truncated)
+        future = service.model.submit(text, record.name, left_s)
+        return SubmittedInput(future, len(encoded.ids), encoded.truncated)
 
     return submit
 

@@ -13,7 +13,8 @@ import pytest
 from support.tiny_images import build as build_image_model
 from support.tiny_models import build
 
-from ptune.cli.train import read_recipe, shipped
+from ptune.cli.shipped import shipped
+from ptune.cli.train import read_recipe
 from ptune.config.classification import ImageClassification
 from ptune.config.retrieval import Embedding
 from ptune.fine_tune import train

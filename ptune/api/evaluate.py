@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def evaluate(
     source: Run | Bundle | str | Path,
     *,
     data: Source = None,
+    columns: Mapping[str, str] | None = None,
     bundle: Bundle | str | Path | None = None,
     adapter: str | None = None,
     require: str | Sequence[str] = (),
@@ -56,6 +57,7 @@ def evaluate(
     source: a run or a bundle, or its folder.
     data: the data to measure on, as in `ptune.train`; default: the run's test files, or its validation data.
         A chat run is always measured on its own held-out data.
+    columns: what `data` calls the task's columns, {"text": "message"}; default: as the run's recipe says.
     bundle: the bundle that a run was exported to; default: bundles/NAME if it exists.
     adapter: the adapter of a bundle; default: the one with the run's name, or the only one.
     require: requirements such as "accuracy>=0.85". Those that are not met are in `Evaluation.missed`, and the run cannot
@@ -81,5 +83,6 @@ def evaluate(
         requirements=parsed([require] if isinstance(require, str) else require),
         out=None if out is None else Path(out),
         threads=threads,
+        columns=columns or {},
     )
     return Evaluation(evaluation)

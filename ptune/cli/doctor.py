@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
         from ptune.cli import doctor_model
 
         return doctor_model.run(arguments)
-    return with_recipe("doctor", doctor, arguments)
+    return with_recipe("doctor", doctor, arguments, DoctorOptions)
 
 
 def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
-from ptune.cli.parse import parse, say_next, shown
+from ptune.cli.parse import named_columns, parse, say_next, shown
 from ptune.config.recipe import Recipe
 from ptune.config.tasks import task_of, tasks_of
 from ptune.errors import UsageError
@@ -18,7 +20,8 @@ from ptune.kinds import imported
 
 
 def run(arguments: list[str]) -> int:
-    return parse(evaluate, arguments, "evaluate")
+    columns, rest = named_columns(arguments)
+    return parse(functools.partial(evaluate, columns=columns), rest, "evaluate")
 
 
 def evaluate(
@@ -29,12 +32,14 @@ def evaluate(
     require: tuple[str, ...] = (),
     out: Path | None = None,
     threads: int | None = None,
+    columns: tyro.conf.Suppress[dict[str, str] | None] = None,
 ) -> int:
     """Measures a run on its held-out data, or an adapter of a bundle on data of yours.
 
     Of a classifier: metrics with 95 % intervals, baselines, slices, worst errors; from torch and, where there is a bundle,
     from ONNX beside it. Of retrieval: recall@k, MRR and NDCG. Of translation: chrF and BLEU. Of a chat run: loss, perplexity and token accuracy before and after, answers side by side.
     Writes evaluation.json, report.html and the model card into the run.
+    Columns of --data with other names than a recipe's are named as there: --task.columns.text message.
 
     Args:
         source: A run's folder, or a bundle's.
@@ -44,8 +49,10 @@ def evaluate(
         require: What must be reached, as in accuracy>=0.85 or f1/LABEL>=0.5; else the exit code is 1 and RUN is not exported.
         out: Of a BUNDLE: where to write; default: evaluations/BUNDLE-ADAPTER.
         threads: Threads of onnxruntime; default: all cores.
+        columns: Of --task.columns.
     """
-    return _closed(*measured(source, data, bundle, adapter, parsed(require), out, threads))
+    found = measured(source, data, bundle, adapter, parsed(require), out, threads, columns or {})
+    return _closed(*found)
 
 
 def measured(
@@ -56,18 +63,29 @@ def measured(
     requirements: list[Requirement],
     out: Path | None,
     threads: int | None,
+    columns: Mapping[str, str],
 ) -> tuple[dict[str, Any], Path, str]:
     """The evaluation, shown; the folder that it was written to, and the command that comes next.
 
-    Raises: UsageError for options that do not fit the source.
+    columns: what `data` calls the task's columns. Raises: UsageError for options that do not fit the source.
     """
+    if columns and not data:
+        raise UsageError("--task.columns names the columns of --data FILE, which is not given")
     if (source / "manifest.json").is_file():
-        return _of_bundle(source, data, bundle, adapter, requirements, out, threads)
+        return _of_bundle(source, data, bundle, adapter, requirements, out, threads, columns)
     if out is not None:
         raise UsageError("--out is for a bundle: a run's evaluation is written into the run")
     opened = Run.open(source)
     judge = imported(task_of(Recipe.load(opened.recipe_path).task).evaluate)
-    found = judge(opened, data=data, bundle=bundle, adapter=adapter, require=requirements, threads=threads)
+    found = judge(
+        opened,
+        data=data,
+        columns=columns,
+        bundle=bundle,
+        adapter=adapter,
+        require=requirements,
+        threads=threads,
+    )
     _show(found)
     then = f"ptune export {shown(source)}" if bundle is None else f"ptune serve {shown(bundle)}"
     return found, source, then
@@ -81,6 +99,7 @@ def _of_bundle(
     require: list[Requirement],
     out: Path | None,
     threads: int | None,
+    columns: Mapping[str, str],
 ) -> tuple[dict[str, Any], Path, str]:
     """As `measured`. Raises: UsageError where it is not said by which data."""
     from ptune.evaluation.classification.onnx_side import the_adapter
@@ -99,7 +118,9 @@ def _of_bundle(
             f"the adapter {name!r} of {source} is judged with its run: its task is {record.task}"
         )
     place = out or Path("evaluations") / f"{source.resolve().name}-{name}"
-    found = imported(judge)(source, place, data=data, adapter=name, require=require, threads=threads)
+    found = imported(judge)(
+        source, place, data=data, columns=columns, adapter=name, require=require, threads=threads
+    )
     _show(found)
     return found, place, f"ptune serve {shown(source)}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from ptune.cli.parse import parse, say_next, shown
+from ptune.cli.parse import named_columns, parse, say_next, shown
+from ptune.config.columns import PairColumns
 from ptune.errors import UsageError
 
 
 def run(arguments: list[str]) -> int:
-    return parse(mine, arguments, "mine")
+    columns, rest = named_columns(arguments)
+    return parse(functools.partial(mine, columns=columns), rest, "mine")
 
 
 def mine(
@@ -27,8 +30,11 @@ def mine(
     skip: int = 0,
     margin: float = 0.95,
     threads: int | None = None,
+    columns: tyro.conf.Suppress[dict[str, str] | None] = None,
 ) -> int:
     """Writes rows of anchor and positive with the nearest wrong passages of the same files as `negative`.
+
+    Columns with other names are named as in a recipe: --task.columns.anchor question.
 
     Args:
         model: Whose vectors tell what is near: a run or a bundle of embeddings, or a pretrained encoder (mean pooling).
@@ -39,13 +45,14 @@ def mine(
         skip: Leave out so many of the nearest, which may be right without anybody having said so.
         margin: Take only passages whose cosine is at most so many times that of the row's own.
         threads: Of a BUNDLE: threads of onnxruntime; default: all cores.
+        columns: Of --task.columns.
     """
     from ptune.data.pairs import read_pairs
     from ptune.formats.whole_write import write_text
     from ptune.tasks.retrieval.mining import mined
 
     _check(out, negatives, skip, margin)
-    rows = [row for file in read_pairs(data) for row in file.rows]
+    rows = [row for file in read_pairs(data, PairColumns().changed(columns or {})) for row in file.rows]
     passages = list(dict.fromkeys(text for row in rows for text in row.passages))
     vectors = _unit(_embedder(model, adapter, threads)([*(row.anchor for row in rows), *passages]))
     found = mined(

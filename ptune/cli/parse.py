@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
+from ptune.errors import UsageError
+
 Result = TypeVar("Result")
+_COLUMN = re.compile(r"--task\.columns\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
 def parse(function: Callable[..., Result], arguments: list[str], command: str) -> Result:
     """Calls `function` with the options in `arguments`; exits with 2 and a message where they do not fit."""
     return tyro.cli(function, args=arguments, prog=f"ptune {command}", config=(tyro.conf.AvoidSubcommands,))
+
+
+def named_columns(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What the options --task.columns.COLUMN NAME say, and the other arguments. Raises: UsageError for one without a name."""
+    columns, rest, words = dict[str, str](), list[str](), iter(arguments)
+    for word in words:
+        named = _COLUMN.fullmatch(word)
+        if named is None:
+            rest.append(word)
+            continue
+        name = next(words, None) if named[2] is None else named[2]
+        if not name:
+            raise UsageError(f"{word} needs the name of a column in your files")
+        columns[named[1].replace("-", "_")] = name
+    return columns, rest
 
 
 def cores() -> int:

@@ -27,7 +27,7 @@ class PlanOptions(Recipe):
 
 def run(arguments: list[str]) -> int:
     """ptune plan RECIPE [options]"""
-    return with_recipe("plan", plan, arguments)
+    return with_recipe("plan", plan, arguments, PlanOptions)
 
 
 def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:

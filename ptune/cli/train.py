@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
-import pkgutil
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 from ptune.cli.parse import say_next, shown
-from ptune.config.recipe import Data, Recipe, explain, nearest
+from ptune.cli.shipped import file_of, listed, shipped
+from ptune.config.recipe import Data, Recipe, explain
 from ptune.config.tasks import TASKS
 from ptune.errors import RecipeError, UsageError
+from ptune.spec import Spec
 
 Options = TypeVar("Options", bound=Recipe)
 
@@ -36,20 +38,37 @@ class TrainOptions(Recipe):
 
 def run(arguments: list[str]) -> int:
     """ptune train RECIPE [options]"""
-    return with_recipe("train", train, arguments)
+    return with_recipe("train", train, arguments, TrainOptions)
 
 
-def with_recipe(command: str, run: Callable[..., int], arguments: list[str]) -> int:
-    """Runs a command whose first argument is a recipe: `run(recipe, options, program=…)`."""
+def with_recipe(command: str, run: Callable[..., int], arguments: list[str], options: type[Recipe]) -> int:
+    """Runs a command whose first argument is a recipe: `run(recipe, options, program=…)`. options: the command's."""
     if not arguments or arguments[0].startswith("-"):
-        names = ", ".join(shipped())
-        known = f"RECIPE is a .py file, a run's recipe.yaml, or a shipped recipe: {names}"
+        usage = f"usage: ptune {command} RECIPE [options]"
+        known = f"RECIPE is a .py file, a run's recipe.yaml, or a shipped recipe:\n{listed()}"
         if arguments[:1] in (["-h"], ["--help"]):
-            kinds = ", ".join(task.recipe_name for task in TASKS)
-            print(f"usage: ptune {command} RECIPE [options]\n\n{known}\nIts task is one of {kinds}.\n")
-            return run(Recipe(), arguments, program=f"ptune {command} RECIPE")
-        raise UsageError(f"usage: ptune {command} RECIPE [options]. {known}")
+            tasks = ", ".join(task.recipe_name for task in TASKS)
+            print(
+                f"{usage}\n\n{known}\n\nEvery recipe has the options below."
+                f" Its task (one of {tasks}) and its method have more: ptune {command} RECIPE --help shows them"
+                " with the recipe's values.\n"
+            )
+            return show_common(options, f"ptune {command} RECIPE")
+        raise UsageError(f"{usage}. {known}")
     return run(read_recipe(arguments[0]), arguments[1:], program=f"ptune {command} {arguments[0]}")
+
+
+def show_common(options: type[Recipe], program: str) -> NoReturn:
+    """Prints the options that do not depend on a recipe's task or method, and exits with 0."""
+    types = get_type_hints(options, include_extras=True)
+    common: dict[str, Any] = {
+        name: (types[name], field)
+        for name, field in options.model_fields.items()
+        if name not in ("task", "method")
+    }
+    kind = create_model(options.__name__, __base__=Spec, __doc__=options.__doc__, **common)
+    tyro.cli(kind, default=kind(), args=["--help"], prog=program, config=(tyro.conf.AvoidSubcommands,))
+    raise AssertionError("--help exits")
 
 
 def train(recipe: Recipe, arguments: list[str], *, program: str) -> int:
@@ -122,13 +141,12 @@ def read_recipe(named: str) -> Recipe:
     if path.is_file():
         return of_module(path)
     if named in shipped():
-        spec = importlib.util.find_spec(f"ptune_recipes.{named}")
-        assert spec is not None
-        assert spec.origin is not None
-        return of_module(Path(spec.origin))
+        return of_module(file_of(named))
     if path.suffix == ".py" or "/" in named:
         raise RecipeError(f"there is no recipe {named}")
-    raise RecipeError(f"no recipe {named!r}{nearest(named, shipped())}")
+    close = difflib.get_close_matches(named, shipped(), n=1)
+    known = f"did you mean {close[0]!r}?" if close else f"these ship with ptune:\n{listed()}"
+    raise RecipeError(f"no recipe {named!r}; {known}")
 
 
 def of_module(path: Path) -> Recipe:
@@ -147,10 +165,3 @@ def of_module(path: Path) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path} defines no `recipe = Recipe(...)`")
     return recipe
-
-
-def shipped() -> list[str]:
-    """Names of the recipes that ship with ptune."""
-    spec = importlib.util.find_spec("ptune_recipes")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    return sorted(module.name for module in pkgutil.iter_modules(places))

@@ -39,7 +39,7 @@ class TuneOptions(Recipe):
 
 def run(arguments: list[str]) -> int:
     """ptune tune RECIPE [options]"""
-    return with_recipe("tune", tune, arguments)
+    return with_recipe("tune", tune, arguments, TuneOptions)
 
 
 def tune(recipe: Recipe, arguments: list[str], *, program: str) -> int:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from ptune.config.columns import ChatColumns
 from ptune.config.task_spec import TaskSpec
 from ptune.formats.request_defaults import Mark, RequestDefaults, Variable
 
@@ -16,6 +17,7 @@ class Chat(TaskSpec):
 
     takes_rounded_weights: ClassVar[bool] = True
 
+    columns: ChatColumns = ChatColumns()
     template: Path | None = None
     """A Jinja chat template file; default: the model's own."""
     system: str | None = None

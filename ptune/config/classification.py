@@ -6,12 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
+from ptune.config.columns import ImageColumns, TextColumns, WordColumns
 from ptune.config.task_spec import TaskSpec
 
 
 class TextClassification(TaskSpec):
     """One label, several labels or a number for a text. Columns: `text` (and `text_pair`), and `label` or `labels`."""
 
+    columns: TextColumns = TextColumns()
     problem: Literal["auto", "single", "multi", "regression"] = "auto"
     """One label, any number of labels, or a number; auto: decided by the contents of the `label` column."""
     labels: tuple[str, ...] = ()
@@ -29,6 +31,7 @@ class TextClassification(TaskSpec):
 class TokenClassification(TaskSpec):
     """A tag for each word, in the BIO scheme. Data: CoNLL files, or columns `tokens` and `tags` (or `ner_tags`)."""
 
+    columns: WordColumns = WordColumns()
     labels: tuple[str, ...] = ()
     """The tags in the order of the head's outputs; default: those of the training files, O first, then sorted."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -42,6 +45,7 @@ class TokenClassification(TaskSpec):
 class ImageClassification(TaskSpec):
     """A label for an image. Data: a folder with one subfolder per label, a CSV of `image,label`, or an npz of arrays."""
 
+    columns: ImageColumns = ImageColumns()
     labels: tuple[str, ...] = ()
     """The labels in the order of the head's outputs; default: those of the training files, sorted."""
     class_weights: Literal["none", "balanced"] = "none"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from ptune.config.columns import InteractionColumns
 from ptune.config.retrieval import Embedding
 
 
@@ -13,6 +14,7 @@ class Recommendation(Embedding):
     """The next item for a user. Columns: `user`, `item` and optionally `time`. Learns vectors of titles, close for items
     that the same user had, and counts which items occur together in histories."""
 
+    columns: InteractionColumns = InteractionColumns()  # type: ignore[assignment]  # not pairs of texts, as its parent's
     items: Path = Path("sample:debian_items")
     """The catalogue. Columns: `item` and `title`."""
     withheld: int = Field(default=0, ge=0)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from ptune.config.columns import PairColumns
 from ptune.config.task_spec import TaskSpec
 
 RELEVANT = "relevant"
@@ -15,6 +16,7 @@ RELEVANT = "relevant"
 class Embedding(TaskSpec):
     """A vector for a text, close to those of related texts. Columns: `anchor`, `positive` and optionally `negative`."""
 
+    columns: PairColumns = PairColumns()
     pooling: Literal["mean", "cls", "last"] = "mean"
     """How token vectors become the text's vector: their mean, the first, or the last (causal models)."""
     normalize: bool = True
@@ -41,6 +43,7 @@ class Embedding(TaskSpec):
 class Reranking(TaskSpec):
     """A score for a query and a passage, read together. Columns: `anchor`, `positive` and optionally `negative`."""
 
+    columns: PairColumns = PairColumns()
     sampled: int = Field(default=1, ge=0)
     """Number of passages from other rows used as wrong ones for each right one, besides the file's own negatives."""
     max_length: int = Field(default=256, ge=8)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
+from ptune.config.columns import Columns
 from ptune.spec import Spec
 
 
@@ -12,3 +14,10 @@ class TaskSpec(Spec):
 
     takes_rounded_weights: ClassVar[bool] = False
     """Whether a frozen backbone may be rounded to bfloat16 or nf4 by default: export then measures what that changes."""
+
+    columns: Columns = Columns()
+    """What the task's columns are called in your files; default: their usual names."""
+
+    def with_columns(self, names: Mapping[str, str]) -> Self:
+        """This task for files with other names. Raises: UsageError for a column that the task does not have."""
+        return self.model_copy(update={"columns": self.columns.changed(names)})

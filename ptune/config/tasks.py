@@ -6,8 +6,9 @@ and reading a recipe stays light. A new task is a folder in `ptune/tasks/` and a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ptune.config.task_spec import TaskSpec
 from ptune.errors import FormatError
@@ -44,13 +45,15 @@ class Task:
     doctor: str
     """(recipe) -> `ptune.doctor.examined.Examined`: the findings on the recipe's data."""
     evaluate: str
-    """(run, *, data, bundle, adapter, require, threads) -> evaluation.json, written into the run."""
+    """(run, *, data, columns, bundle, adapter, require, threads) -> evaluation.json, written into the run."""
     evaluate_bundle: str = ""
-    """(folder, out, *, data, adapter, require, threads) -> evaluation of an adapter in a bundle; empty: only runs can be evaluated."""
+    """(folder, out, *, data, columns, adapter, require, threads) -> evaluation of an adapter in a bundle; empty: only runs can be evaluated."""
     held_out: str = ""
-    """(run, data) -> `ptune.data.held_out.Held`: the inputs on which an encoder's export is proved."""
+    """(run, data, columns) -> `ptune.data.held_out.Held`: the inputs on which an encoder's export is proved."""
     endpoints: tuple[str, ...] = ()
     """Server paths that use its adapters; /v1/models names the first."""
+    example: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The body of a request to the first of `endpoints`, without its model: what `ptune serve` says to try."""
     routers: tuple[str, ...] = ()
     """The routers of these endpoints."""
     tab: str = ""
@@ -75,6 +78,7 @@ TASKS: tuple[Task, ...] = (
         doctor="ptune.tasks.chat.doctor:examine",
         evaluate="ptune.evaluation.evaluate:evaluate_run",
         endpoints=("/v1/chat/completions", "/v1/completions"),
+        example={"messages": [{"role": "user", "content": "Hello!"}]},
         routers=("ptune_serve.chat:router", "ptune_serve.completions:router", "ptune_serve.tokens:router"),
         tab="Chat",
     ),
@@ -89,6 +93,7 @@ TASKS: tuple[Task, ...] = (
         evaluate_bundle=f"{CLASSIFICATION}.evaluate_bundle:evaluate_bundle",
         held_out=f"{CLASSIFICATION}.held_out:of_run",
         endpoints=("/v1/classify",),
+        example={"input": "Hello!"},
         routers=("ptune_serve.classify:router",),
         tab="Text",
     ),
@@ -103,6 +108,7 @@ TASKS: tuple[Task, ...] = (
         evaluate_bundle=f"{CLASSIFICATION}.evaluate_bundle:evaluate_bundle",
         held_out=f"{CLASSIFICATION}.held_out:of_run",
         endpoints=("/v1/tag",),
+        example={"input": "Hello!"},
         routers=("ptune_serve.tag:router",),
         tab="Entities",
     ),
@@ -117,6 +123,7 @@ TASKS: tuple[Task, ...] = (
         evaluate_bundle=f"{CLASSIFICATION}.evaluate_bundle:evaluate_bundle",
         held_out=f"{CLASSIFICATION}.held_out:of_run",
         endpoints=("/v1/classify",),
+        example={"input": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}]},
         routers=("ptune_serve.classify:router",),
         tab="Image",
     ),
@@ -131,6 +138,7 @@ TASKS: tuple[Task, ...] = (
         evaluate_bundle=f"{RETRIEVAL}.evaluate_bundle:evaluate_bundle",
         held_out=f"{RETRIEVAL}.held_out:of_run",
         endpoints=("/v1/embeddings", "/v1/rerank"),
+        example={"input": "Hello!"},
         routers=("ptune_serve.embeddings:router", "ptune_serve.rerank:router"),
         tab="Rank",
     ),
@@ -145,6 +153,7 @@ TASKS: tuple[Task, ...] = (
         evaluate_bundle=f"{RETRIEVAL}.evaluate_bundle:evaluate_bundle",
         held_out=f"{RETRIEVAL}.held_out:of_run",
         endpoints=("/v1/rerank",),
+        example={"query": "Hello!", "documents": ["Hi!"]},
         routers=("ptune_serve.rerank:router",),
         tab="Rank",
     ),
@@ -159,6 +168,7 @@ TASKS: tuple[Task, ...] = (
         evaluate_bundle=f"{RETRIEVAL}.evaluate_bundle:evaluate_bundle",
         held_out=f"{RETRIEVAL}.held_out:of_run",
         endpoints=("/v1/embeddings", "/v1/rerank", "/v1/recommend"),
+        example={"input": "Hello!"},
         routers=(
             "ptune_serve.embeddings:router",
             "ptune_serve.rerank:router",
@@ -176,6 +186,7 @@ TASKS: tuple[Task, ...] = (
         evaluate="ptune.evaluation.translation.evaluate:evaluate_run",
         evaluate_bundle="ptune.evaluation.translation.served:evaluate_bundle",
         endpoints=("/v1/translate",),
+        example={"text": "Hello!"},
         routers=("ptune_serve.translate:router",),
         tab="Translate",
     ),

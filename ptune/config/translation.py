@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Mapping
+
+from pydantic import Field
 
 from ptune.config.chat import Chat
+from ptune.config.columns import TranslationColumns
 
 DESCRIBED = ("source", "target", "source_language", "target_language")
-"""The fields that an adapter records, besides its prompt."""
+"""What an adapter records of it, besides its prompt."""
 
 
 class Translation(Chat):
@@ -17,10 +20,7 @@ class Translation(Chat):
     is the answer. The prompt is saved with the adapter, as in chat. Only `template` and `train_on` need a causal model.
     """
 
-    source: str = "source"
-    """The column with the texts to translate; in TMX files the code of their language, e.g. en."""
-    target: str = "target"
-    """The column with their translations."""
+    columns: TranslationColumns = TranslationColumns()  # type: ignore[assignment]  # not conversations, as its parent's
     source_language: str | None = None
     """ISO 639-1 code of the source language, e.g. en: used by the instruction and the doctor, and recorded with the adapter."""
     target_language: str | None = None
@@ -28,11 +28,30 @@ class Translation(Chat):
     max_length: int = Field(default=512, ge=8)
     """Longest example, in tokens: instruction, source and target together."""
 
-    @model_validator(mode="after")
-    def _two_columns(self) -> Translation:
-        if self.source.casefold() == self.target.casefold():
-            raise ValueError(f"source and target are the same column, {self.source!r}")
-        return self
+    @property
+    def source(self) -> str:
+        """The column with the texts to translate."""
+        return self.columns.source or "source"
+
+    @property
+    def target(self) -> str:
+        """The column with their translations."""
+        return self.columns.target or "target"
+
+    @property
+    def described(self) -> dict[str, str | None]:
+        """What an adapter records of it."""
+        return {name: getattr(self, name) for name in DESCRIBED}
+
+    @classmethod
+    def of_description(cls, described: Mapping[str, str | None]) -> Translation:
+        """The task of an adapter, from what it records."""
+        columns = TranslationColumns(source=described.get("source"), target=described.get("target"))
+        return cls(
+            columns=columns,
+            source_language=described.get("source_language"),
+            target_language=described.get("target_language"),
+        )
 
     @property
     def instruction(self) -> str:

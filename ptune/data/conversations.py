@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -112,6 +112,12 @@ def from_json(text: str) -> Askable:
     return Conversation(tuple(value["messages"]), None if tools is None else tuple(tools))
 
 
+SOURCE_AND_TARGET = "source and target"
+"""The name of the shape of translations."""
+RAW_TEXT = "raw text"
+"""The name of the shape of documents."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """A known layout of rows with required `columns` and `optional` ones. `convert` raises DataError for a row
@@ -121,6 +127,18 @@ class Shape:
     columns: tuple[str, ...]
     convert: Callable[[Row], Convertible]
     optional: tuple[str, ...] = ()
+
+    def renamed(self, names: Mapping[str, str]) -> Shape:
+        """This shape in files that have other names for its columns. names: column -> its name in the files."""
+
+        def convert(row: Row) -> Convertible:
+            own = {column: names.get(column, column) for column in (*self.columns, *self.optional)}
+            return self.convert({column: row[name] for column, name in own.items() if name in row})
+
+        columns, optional = (
+            tuple(names.get(column, column) for column in kept) for kept in (self.columns, self.optional)
+        )
+        return Shape(self.name, columns, convert, optional)
 
     def unread(self, columns: Iterable[str]) -> list[str]:
         """Columns that this shape does not use."""
@@ -204,7 +222,7 @@ SHAPES = (
     Shape("ShareGPT", ("conversations",), _sharegpt, ("tools", "system")),
     Shape("prompt and completion", ("prompt", "completion"), _prompt_completion, ("tools",)),
     Shape("Alpaca", ("instruction", "output"), _alpaca, ("input", "system", "history")),
-    Shape("raw text", ("text",), _document, ("end_of_document",)),
+    Shape(RAW_TEXT, ("text",), _document, ("end_of_document",)),
 )
 
 _SHAREGPT_ROLES = {

@@ -117,7 +117,7 @@ class _Making:
                     task.train_on,
                     task.on_overlong,
                     self.encoding.limit,
-                    [s.columns for s in shapes_of(task)],
+                    [(shape.name, shape.columns, shape.optional) for shape in shapes_of(task)],
                 ),
                 "tokenizer": codec.tokenizer.to_str(),
                 "template": None if codec.template is None else codec.template.source,

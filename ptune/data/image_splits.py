@@ -106,7 +106,7 @@ def read_image_splits(data: Data, task: ImageClassification, seed: int) -> Image
     for split, paths in zip(SPLITS, (data.files, data.validation, data.test), strict=True):
         for path in paths:
             try:
-                splits.sources.append((split, open_images(path)))
+                splits.sources.append((split, open_images(path, task.columns)))
             except DataError as error:
                 splits.errors.append(error)
     names = labels_of((source for split, source in splits.sources if split == "train"), task.labels)

@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from ptune.codecs.image import open_image
 from ptune.codecs.labels import Labels
 from ptune.config.classification import ImageClassification
+from ptune.config.columns import ImageColumns
 from ptune.data.image_arrays import Arrays, is_arrays, open_arrays
 from ptune.data.image_look import Look, look_at, look_at_file
 from ptune.data.labelled import LabelledRow
+from ptune.data.named_columns import found
 from ptune.data.problems import Problems
-from ptune.data.read import open_file
+from ptune.data.read import DataFile, open_file
+from ptune.data.rows import Row
 from ptune.errors import DataError
 from ptune.progress import Progress
 
@@ -113,8 +116,8 @@ class ImageSource:
         }
 
 
-def open_images(path: Path) -> ImageSource:
-    """Reads every image of a path once. Single unusable images become problems.
+def open_images(path: Path, named: ImageColumns) -> ImageSource:
+    """Reads every image of a path once; the columns of a table may be `named`. Single unusable images become problems.
 
     Raises: DataError if the path as a whole cannot be used.
     """
@@ -125,7 +128,7 @@ def open_images(path: Path) -> ImageSource:
         return _checked(path, FOLDER, "", _in_folder(folder), Problems(str(path), "image"))
     file = open_file(path)
     problems = file.problems()
-    rows = list(_in_table(path, file.rows(problems), problems))
+    rows = list(_in_table(file, list(file.rows(problems)), problems, named))
     return _checked(path, file.reader.format, file.sha256, rows, problems)
 
 
@@ -134,7 +137,7 @@ def read_images(paths: Sequence[Path], task: ImageClassification, labels: Labels
 
     Raises: DataError that names every unusable image and every label that is not among `labels`.
     """
-    return [row for path in paths for row in labelled(open_images(path), labels)]
+    return [row for path in paths for row in labelled(open_images(path, task.columns), labels)]
 
 
 def labelled(source: ImageSource, labels: Labels) -> list[LabelledRow]:
@@ -203,11 +206,17 @@ def _ignored(path: Path) -> bool:
     return path.name.startswith(".") or path.name in _OTHER_FILES
 
 
-def _in_table(path: Path, rows: Iterable[Any], problems: Problems) -> Iterator[Named]:
+def _in_table(
+    file: DataFile, rows: Sequence[Row], problems: Problems, named: ImageColumns
+) -> Iterator[Named]:
     """Lists rows of `image,label`, with paths relative to the table's folder. Raises: DataError for missing columns."""
-    folder, columns = path.expanduser().parent, None
+    if not rows:
+        return
+    folder = file.path.expanduser().parent
+    usual = {"image": IMAGE_COLUMNS, "label": LABEL_COLUMNS}
+    wanted = {column: named.names(column, names) for column, names in usual.items()}
+    columns = tuple(found(file, [row.value for row in rows], wanted).values())
     for row in rows:
-        columns = columns or _columns(path, row.value)
         image, label = (row.value.get(column) for column in columns)
         if not isinstance(image, str) or not image:
             problems.add(row.number, f"has no path in the column {columns[0]!r}")
@@ -216,22 +225,6 @@ def _in_table(path: Path, rows: Iterable[Any], problems: Problems) -> Iterator[N
         else:
             others = {name: value for name, value in row.value.items() if name not in columns}
             yield Named(ImageRef(folder / Path(image).expanduser()), str(label).strip(), row.number, others)
-
-
-def _columns(path: Path, value: dict[str, Any]) -> tuple[str, str]:
-    """Finds the columns of image and label. Raises: DataError that lists the existing ones."""
-    columns = [
-        next((name for name in names if name in value), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
-    ]
-    if None in columns:
-        missing = " and no ".join(
-            names[0]
-            for names, one in zip((IMAGE_COLUMNS, LABEL_COLUMNS), columns, strict=True)
-            if one is None
-        )
-        there = ", ".join(map(repr, value)) or "none"
-        raise DataError(f"has no column {missing}; its columns are {there}", file=str(path))
-    return str(columns[0]), str(columns[1])
 
 
 def _checked(path: Path, format_: str, sha256: str, rows: list[Named], problems: Problems) -> ImageSource:

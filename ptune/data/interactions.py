@@ -9,9 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ptune.config.columns import InteractionColumns
 from ptune.config.recipe import Recipe
 from ptune.config.recommendation import Recommendation
-from ptune.data.pairs import Pair, PairFile, PairSplits, column_of, read_pair_splits
+from ptune.config.retrieval import Embedding, Reranking
+from ptune.data.named_columns import found, names_in, optional
+from ptune.data.pairs import Pair, PairFile, PairSplits, read_pair_splits
 from ptune.data.read import open_file
 from ptune.data.rows import Row
 from ptune.errors import DataError
@@ -148,24 +151,24 @@ def read_interactions(recipe: Recipe) -> Interactions:
             " --task.items PATH (rows of item and title), for example --data.files sample:debian_deps"
         )
     interactions = Interactions(task.withheld)
-    _reading(interactions, "items", task.items)
+    _reading(interactions, "items", task.items, task.columns)
     for path in recipe.data.files:
-        _reading(interactions, "train", path)
+        _reading(interactions, "train", path, task.columns)
     return interactions
 
 
-def names_users(path: Path) -> bool:
-    """Whether a file has a column of users. Raises: DataError if it cannot be read."""
+def names_users(path: Path, user: str | None = None) -> bool:
+    """Whether a file has a column of users, which may be called `user`. Raises: DataError if it cannot be read."""
     file = open_file(path)
     first = next(iter(file.rows(file.problems())), None)
-    return first is not None and any(name in first.value for name in USER)
+    return first is not None and any(name in first.value for name in ((user,) if user else USER))
 
 
-def read_had(data: Sequence[Path], titles: Mapping[str, str]) -> Interactions:
+def read_had(data: Sequence[Path], titles: Mapping[str, str], named: InteractionColumns) -> Interactions:
     """Reads interactions with the items of a known catalogue. Raises: DataError."""
     interactions = Interactions(titles=dict(titles))
     for path in data:
-        _reading(interactions, "train", path)
+        _reading(interactions, "train", path, named)
     interactions.check()
     if interactions.unknown:
         first = interactions.unknown[0]
@@ -185,10 +188,11 @@ def splits_of(recipe: Recipe) -> PairSplits:
     """A recipe's pairs of texts, from its files or from its users' histories. Raises: DataError."""
     if isinstance(recipe.task, Recommendation):
         return read_interactions(recipe).pairs(recipe.data.limit)
-    return read_pair_splits(recipe.data, recipe.train.seed)
+    assert isinstance(recipe.task, Embedding | Reranking)
+    return read_pair_splits(recipe.data, recipe.train.seed, recipe.task.columns)
 
 
-def _reading(interactions: Interactions, kind: str, path: Path) -> None:
+def _reading(interactions: Interactions, kind: str, path: Path, named: InteractionColumns) -> None:
     try:
         file = open_file(path)
         problems = file.problems()
@@ -196,10 +200,14 @@ def _reading(interactions: Interactions, kind: str, path: Path) -> None:
         if not rows:
             problems.raise_if_any(problems.count)
             raise DataError("the file holds no rows", file=str(path))
-        columns = list(dict.fromkeys(name for row in rows for name in row.value))
-        column_names = (ITEM, TITLE) if kind == "items" else (USER, ITEM)
-        first, second = (column_of(file, columns, names) for names in column_names)
-        time = None if kind == "items" else next((name for name in TIME if name in columns), None)
+        values = [row.value for row in rows]
+        usual = {"item": ITEM, "title": TITLE} if kind == "items" else {"user": USER, "item": ITEM}
+        if kind != "items" and named.time is not None:
+            usual["time"] = TIME
+        chosen = found(file, values, {column: named.names(column, names) for column, names in usual.items()})
+        first, second = (chosen[column] for column in list(usual)[:2])
+        columns = names_in(values)
+        time = None if kind == "items" else chosen.get("time") or optional(TIME, columns)
     except DataError as error:
         interactions.errors.append(error)
         return

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from ptune.codecs.labels import Labels
 from ptune.codecs.messages import check_text
 from ptune.config.classification import TextClassification, TokenClassification
-from ptune.data.delimited import Delimited
 from ptune.data.label_values import Known, Target, Written, listed, parted, written
+from ptune.data.named_columns import found, names_in, optional
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile, open_file
 from ptune.data.rows import Row
@@ -19,9 +19,8 @@ from ptune.errors import DataError, TemplateError
 
 TextTask: TypeAlias = TextClassification | TokenClassification
 Input: TypeAlias = str | tuple[str, str] | tuple[str, ...]
-TEXT, PAIR, LABEL = ("text", "sentence"), "text_pair", ("label", "labels")
+TEXT, PAIR, LABEL = ("text", "sentence"), ("text_pair",), ("label", "labels")
 WORDS, TAGS = ("tokens",), ("tags", "ner_tags", "labels")
-_SEPARATORS = {"|": "'|'", ";": "';'", ":": "':'", "\t": "a tab", ",": "','"}
 
 
 @dataclass(frozen=True)
@@ -102,14 +101,8 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
     if not rows:
         problems.raise_if_any(total)
         raise DataError("the file holds no rows", file=str(path))
-    columns = list(dict.fromkeys(name for row in rows for name in row.value))
-    convert: _Text | _Words
-    if isinstance(task, TokenClassification):
-        convert = _Words(*_columns(file, columns, WORDS, TAGS))
-    else:
-        order = LABEL[::-1] if task.problem == "multi" else LABEL
-        text, label = _columns(file, columns, TEXT, order)
-        convert = _Text(text, PAIR if PAIR in columns else None, label)
+    values = [row.value for row in rows]
+    columns, convert = names_in(values), _conversion(file, values, task)
     written_rows = []
     for row in rows:
         try:
@@ -118,6 +111,22 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
             problems.add(row.number, str(error))
     unread = tuple(name for name in columns if name not in convert.used)
     return LabelledFile(file, written_rows, total, problems, unread)
+
+
+def _conversion(file: DataFile, rows: Sequence[Mapping[str, Any]], task: TextTask) -> _Text | _Words:
+    """The task's columns in a file. Raises: DataError if it lacks one."""
+    names = task.columns.names
+    if isinstance(task, TokenClassification):
+        chosen = found(file, rows, {"tokens": names("tokens", WORDS), "tags": names("tags", TAGS)})
+        return _Words(chosen["tokens"], chosen["tags"])
+    wanted = {
+        "text": names("text", TEXT),
+        "label": names("label", LABEL[::-1] if task.problem == "multi" else LABEL),
+    }
+    if task.columns.text_pair is not None:
+        wanted["text_pair"] = (task.columns.text_pair,)
+    chosen = found(file, rows, wanted)
+    return _Text(chosen["text"], chosen.get("text_pair") or optional(PAIR, names_in(rows)), chosen["label"])
 
 
 @dataclass(frozen=True)
@@ -190,19 +199,3 @@ def _check(value: Any, column: str) -> str:
 
 def _others(row: Row, used: set[str | None]) -> dict[str, Any]:
     return {name: value for name, value in row.value.items() if name not in used}
-
-
-def _columns(file: DataFile, columns: Sequence[str], *choices: Sequence[str]) -> list[str]:
-    """For each of `choices` the first name that the file has. Raises: DataError that lists all missing and all present."""
-    chosen = [next((name for name in names if name in columns), None) for names in choices]
-    missing = [" or ".join(map(repr, names)) for names, name in zip(choices, chosen, strict=True) if not name]
-    if not missing:
-        return [name for name in chosen if name]
-    there = ", ".join(map(repr, columns))
-    message = f"has no column {' and no column '.join(missing)}; there {'is only' if len(columns) == 1 else 'are'} {there}"
-    if isinstance(file.reader, Delimited) and len(columns) == 1:
-        marks = [told for mark, told in _SEPARATORS.items() if mark in columns[0]]
-        message += f": are its columns parted by {marks[0]}? ptune reads , ; and tab" if marks else ""
-    elif isinstance(file.reader, Delimited):
-        message += ": rename them in the first line, which must name the columns"
-    raise DataError(message, file=str(file.path))

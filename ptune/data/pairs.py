@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from ptune.codecs.messages import check_text
+from ptune.config.columns import PairColumns
 from ptune.config.recipe import Data
 from ptune.data.label_splits import SPLITS
+from ptune.data.named_columns import found, names_in, optional
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile, open_file
 from ptune.data.source import hold_out
@@ -95,17 +97,21 @@ class PairSplits:
         return list(dict.fromkeys(text for row in rows for text in row.passages))
 
 
-def open_pairs(path: Path) -> PairFile:
-    """Reads a file. Raises: DataError if it cannot be read as a whole, or has no anchors or no positives."""
+def open_pairs(path: Path, named: PairColumns) -> PairFile:
+    """Reads a file whose columns may be `named`. Raises: DataError if it cannot be read as a whole, or has no anchors or no positives."""
     file = open_file(path)
     problems = file.problems()
     rows = list(file.rows(problems))
     if not rows:
         problems.raise_if_any(problems.count)
         raise DataError("the file holds no rows", file=str(path))
-    columns = list(dict.fromkeys(name for row in rows for name in row.value))
-    anchor, positive = (column_of(file, columns, names) for names in (ANCHOR, POSITIVE))
-    negative = next((name for name in NEGATIVE if name in columns), None)
+    values = [row.value for row in rows]
+    wanted = {"anchor": named.names("anchor", ANCHOR), "positive": named.names("positive", POSITIVE)}
+    if named.negative is not None:
+        wanted["negative"] = (named.negative,)
+    chosen, columns = found(file, values, wanted), names_in(values)
+    anchor, positive = chosen["anchor"], chosen["positive"]
+    negative = chosen.get("negative") or optional(NEGATIVE, columns)
     unread = tuple(name for name in columns if name not in (anchor, positive, negative))
     pair_file = PairFile(file, problems, unread)
     for row in rows:
@@ -118,16 +124,16 @@ def open_pairs(path: Path) -> PairFile:
     return pair_file
 
 
-def read_pairs(paths: Sequence[Path]) -> list[PairFile]:
+def read_pairs(paths: Sequence[Path], named: PairColumns) -> list[PairFile]:
     """Reads files. Raises: DataError that names the file and its unusable rows."""
-    files = [open_pairs(path) for path in paths]
+    files = [open_pairs(path, named) for path in paths]
     for file in files:
         file.problems.raise_if_any(file.row_count)
     return files
 
 
-def read_pair_splits(data: Data, seed: int) -> PairSplits:
-    """Reads a recipe's files. Without validation files, `validation_share` of the training rows is held out.
+def read_pair_splits(data: Data, seed: int, named: PairColumns) -> PairSplits:
+    """Reads a recipe's files, whose columns may be `named`. Without validation files, `validation_share` of the training rows is held out.
 
     Raises: DataError if the recipe names no files; other errors are kept for `PairSplits.check`.
     """
@@ -140,7 +146,7 @@ def read_pair_splits(data: Data, seed: int) -> PairSplits:
     for split, paths in (("train", data.files), ("validation", data.validation), ("test", data.test)):
         for path in paths:
             try:
-                file = open_pairs(path)
+                file = open_pairs(path, named)
             except DataError as error:
                 splits.errors.append(error)
                 continue
@@ -172,19 +178,6 @@ def _hold_out(splits: PairSplits, data: Data, seed: int) -> None:
 def _rank(content: str, seed: int) -> int:
     """The first 8 bytes of a SHA-256."""
     return int.from_bytes(hashlib.sha256(json.dumps([seed, content]).encode()).digest()[:8], "big")
-
-
-def column_of(file: DataFile, columns: Sequence[str], names: Sequence[str]) -> str:
-    """The first of `names` that the file has. Raises: DataError that lists its columns."""
-    column = next((name for name in names if name in columns), None)
-    if column is None:
-        there = ", ".join(map(repr, columns))
-        named = " or ".join(map(repr, names))
-        raise DataError(
-            f"has no column {named}; there {'is only' if len(columns) == 1 else 'are'} {there}",
-            file=str(file.path),
-        )
-    return column
 
 
 def _texts(value: Any, column: str) -> tuple[str, ...]:

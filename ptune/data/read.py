@@ -126,6 +126,15 @@ def open_file(path: Path) -> DataFile:
         raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from None
 
 
+def reader_of(path: Path) -> Reader | None:
+    """A reader of a file, which is not hashed; None for a pipe, which can be read only once, and for the hub.
+
+    Raises: DataError as `open_file`; OSError.
+    """
+    file = None if str(path).startswith(HUB) else resolve(path)
+    return None if file is None or not file.is_file() else _reader(path, file)
+
+
 def resolve(path: Path) -> Path:
     """Resolves `sample:NAME`, a sample that comes with ptune. Raises: DataError that lists the samples."""
     if not str(path).startswith(_SAMPLE):

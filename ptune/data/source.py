@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from ptune.data.conversations import SHAPES, Convertible, Shape, recognise
+from ptune.data.conversations import SHAPES, SOURCE_AND_TARGET, Convertible, Shape, recognise
 from ptune.data.delimited import Delimited
+from ptune.data.named_columns import names_in, options_for, proposed
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile
 from ptune.data.rows import Row
@@ -22,6 +23,7 @@ from ptune.progress import Progress
 
 _NOTED_EVERY = 1000  # rows
 _MANY_ROWS = 10_000
+_LOOKED_AT = 200  # rows
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
     """
     problems, columns, ranks = file.problems(), set[str](), array("Q")
     shape: Shape | None = None
+    first: list[dict[str, Any]] = []  # rows before a shape is known
     readable, broken = 0, False
     with Progress(f"reading {file.path}", 1, unit="files") as progress:
         for row in file.rows(problems):
@@ -91,7 +94,9 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
                 # A shape found only after some rows means that these lack a column: the file is refused later.
                 columns |= row.value.keys()
                 shape = _known(columns, shapes)
-            if shape is not None:
+            if shape is None:
+                first += [row.value] if len(first) < _LOOKED_AT else []
+            else:
                 try:
                     conversation = _converted(row, shape)
                 except DataError:
@@ -105,7 +110,7 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
     if not readable:
         problems.raise_if_any(total)
         raise DataError("the file holds no rows", file=str(file.path))
-    shape = shape or _unknown(file, columns, shapes)
+    shape = shape or _unknown(file, columns, shapes, first)
     left_out = dict(getattr(file.reader, "left_out", {}))
     source = Source(file, shape, total, ranks, tuple(shape.unread(columns)), left_out)
     if (broken or problems.count) and (total > _MANY_ROWS or (seed is not None and len(ranks) < 2)):
@@ -142,14 +147,32 @@ def _known(columns: set[str], shapes: Sequence[Shape]) -> Shape | None:
         return None
 
 
-def _unknown(file: DataFile, columns: set[str], shapes: Sequence[Shape]) -> NoReturn:
-    """Raises: DataError that lists the columns and the shapes known."""
+def _unknown(
+    file: DataFile, columns: set[str], shapes: Sequence[Shape], first: list[dict[str, Any]]
+) -> NoReturn:
+    """Raises: DataError that lists the columns and the shapes known, and proposes which columns are meant."""
     hint = " (the first line must name the columns)" if isinstance(file.reader, Delimited) else ""
     try:
         recognise(columns, shapes)
     except DataError as error:
-        raise DataError(f"{error}{hint}", file=str(file.path)) from None
+        proposal = options_for(_meant(shapes, first))
+        say_it = f"; if yours have other names, say which is which, as in {proposal}" if proposal else ""
+        raise DataError(f"{error}{hint}{say_it}", file=str(file.path)) from None
     raise AssertionError
+
+
+def _meant(shapes: Sequence[Shape], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The columns that rows may have meant; empty if that cannot be told."""
+    there = names_in(rows)
+    if shapes[0].name == SOURCE_AND_TARGET:
+        pair = dict(zip(("source", "target"), shapes[0].columns, strict=True))
+        return proposed([column for column, name in pair.items() if name not in there], rows, pair.values())
+    texts = [name for name in there if any(isinstance(row.get(name), str) for row in rows)]
+    for name in there:
+        values = [row[name] for row in rows if row.get(name)]
+        if values and all(isinstance(value, list) and isinstance(value[0], dict) for value in values):
+            return {"messages": name}
+    return proposed(["prompt", "completion"] if len(texts) > 1 else ["text"], rows) if texts else {}
 
 
 def _converted(row: Row, shape: Shape) -> Convertible:

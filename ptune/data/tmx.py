@@ -54,7 +54,7 @@ class Tmx:
             source, target = self.columns
             raise DataError(
                 f"has no unit in {source!r} and {target!r}; its languages are {', '.join(languages) or 'none'}:"
-                " name two of them with --task.source and --task.target",
+                " name two of them with --task.columns.source and --task.columns.target",
                 file=self.file,
             )
 

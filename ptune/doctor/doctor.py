@@ -11,7 +11,7 @@ from ptune.config.chat import Chat
 from ptune.data.problems import Problems
 from ptune.data.source import Sample
 from ptune.data.split import Encoding
-from ptune.doctor import encoding, examples, refused, rows, sets
+from ptune.doctor import encoding, examples, other_task, refused, rows, sets
 from ptune.doctor.finding import Finding, Rule, Tally, in_order
 from ptune.doctor.sets import Sets
 from ptune.doctor.split_statistics import Ledger
@@ -20,7 +20,7 @@ from ptune.errors import DataError
 from ptune.progress import say
 
 ROW_RULES = (*rows.RULES, *examples.RULES)
-RULES = (*encoding.RULES, *refused.RULES, *ROW_RULES, *sets.RULES)
+RULES = (*encoding.RULES, *other_task.RULES, *refused.RULES, *ROW_RULES, *sets.RULES)
 """Every kind of defect that is looked for in conversations. A new one is one entry in the table of its kind."""
 _MOST_TOLD = 10
 SPLITS = ("train", "validation", "test")
@@ -49,12 +49,12 @@ class Doctor:
         self._row_rules = rules_of(self.task, ROW_RULES)
 
     def file(self, split: str, path: Path) -> None:
-        """Examines the bytes of a file, once. The reader reports files that cannot be opened."""
+        """Examines the bytes of a file and its first rows, once. The reader reports files that cannot be opened."""
         named = str(path)
         if named not in self.files[split]:
             self.files[split].append(named)
         if named not in self._of_files:
-            self._of_files[named] = encoding.of_file(path)
+            self._of_files[named] = [*encoding.of_file(path), *other_task.of_file(path, self.task)]
 
     def sample(self, split: str, sample: Sample, example: Example) -> None:
         """Examines a row and one of its examples; the messages only for the first example."""
@@ -70,7 +70,7 @@ class Doctor:
     @property
     def rules(self) -> tuple[Rule, ...]:
         """All rules for this task's data."""
-        return (*encoding.RULES, *refused.RULES, *self._row_rules, *sets.RULES)
+        return (*encoding.RULES, *other_task.RULES, *refused.RULES, *self._row_rules, *sets.RULES)
 
     @property
     def sets(self) -> Sets:

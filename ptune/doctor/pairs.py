@@ -11,7 +11,7 @@ from typing import Any
 from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Data
-from ptune.config.retrieval import Embedding
+from ptune.config.retrieval import Embedding, Reranking
 from ptune.data.pair_examples import PairData, encoded_pairs
 from ptune.data.pairs import Pair, PairSplits, read_pair_splits
 from ptune.doctor import encoding, labels, refused
@@ -177,19 +177,22 @@ class PairExamination:
         return any(finding.severity == "error" for finding in self.findings)
 
 
-def examine_pairs(data: Data, task: Embedding | None, codec: SequenceCodec, seed: int) -> PairExamination:
-    """Reads all data of a recipe and returns every finding; trains nothing.
+def examine_pairs(
+    data: Data, task: Embedding | Reranking, codec: SequenceCodec, seed: int
+) -> PairExamination:
+    """Reads all data of a recipe and returns every finding; trains nothing. A reranker's texts are cut in pairs: none is
+    encoded.
 
-    task: None for a reranker, whose texts are cut in pairs. Raises: DataError if the recipe names no files.
+    Raises: DataError if the recipe names no files.
     """
-    splits = read_pair_splits(data, seed)
+    splits = read_pair_splits(data, seed, task.columns)
     findings = [
         *_of_bytes((*data.files, *data.validation, *data.test)),
         *map(refused.file_refused, splits.errors),
     ]
     findings += [found for _, file in splits.files for found in refused.refusals(file.problems)]
     encodes: PairData | None = None
-    if task is not None and splits.rows["train"]:
+    if isinstance(task, Embedding) and splits.rows["train"]:
         try:
             encodes = encoded_pairs(splits, data, task, codec)
         except DataError as error:

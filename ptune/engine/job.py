@@ -10,6 +10,11 @@ from ptune.errors import PtuneError, RequestError
 Finish = Literal["stop", "length", "cancelled", "error"]
 """Why an answer ended."""
 
+DEADLINE_EXCEEDED = "deadline_exceeded"
+"""Error code of a job that expired before it had a result."""
+BEFORE_COMPUTED = "it was computed"
+"""What an encoder's job has not come to by its deadline."""
+
 Served_co = TypeVar("Served_co", covariant=True)
 
 
@@ -57,7 +62,7 @@ def deadline_passed(limit_s: float | None, before: str = "its first token") -> R
     message = (
         f"the request's deadline of {limit_s:g} s passed before {before}; try again later, or allow more time"
     )
-    return RequestError(message, code="deadline_exceeded", status=503)
+    return RequestError(message, code=DEADLINE_EXCEEDED, status=503)
 
 
 def not_computed(error: Exception) -> PtuneError:

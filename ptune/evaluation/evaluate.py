@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import load
+from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.data.conversations import Askable
 from ptune.data.store import spooled
@@ -71,13 +72,14 @@ def evaluate_run(
     run: Run,
     *,
     data: Sequence[Path] = (),
+    columns: Mapping[str, str] = USUAL,
     bundle: Path | None = None,
     adapter: str | None = None,
     require: Sequence[Requirement] = (),
     threads: int | None = None,
 ) -> dict[str, Any]:
     """As `evaluate`, with the signature of every task. Raises: UsageError for arguments that chat does not use."""
-    for name, value in (("data", data), ("bundle", bundle), ("adapter", adapter)):
+    for name, value in (("data", data), ("task.columns", columns), ("bundle", bundle), ("adapter", adapter)):
         if value:
             raise UsageError(
                 f"--{name} is for classifiers, and {run.folder} is a chat run: it is measured on its own held-out data"

@@ -101,18 +101,19 @@ def table(names: Sequence[str] = tuple(SHAPES)) -> Table:
     shown.add_column("model")
     for card in CARDS_GIB:
         shown.add_column(f"{card} GB")
-    with Progress("following models", len(names), unit="models") as progress:
-        for name in names:
-            shown.add_row(name, *cells(shape(name)))
-            progress.advance()
+    label = "which models fit on which cards (--no-models leaves it out)"
+    with Progress(label, len(names) * len(WAYS), unit="ways") as progress:
+        for number, name in enumerate(names, start=1):
+            shown.add_row(name, *cells(shape(name), progress))
+            progress.advance(number * len(WAYS) - progress.done)  # the ways that were not needed
     shown.caption = (
         "nf4: QLoRA; +gc: gradient_checkpointing; the number: largest micro_batch_tokens; –: does not fit"
     )
     return shown
 
 
-def cells(config: PretrainedConfig) -> list[str]:
-    """For each card the cheapest way that fits. Stops when every card has one."""
+def cells(config: PretrainedConfig, progress: Progress | None = None) -> list[str]:
+    """For each card the cheapest way that fits. Stops when every card has one. `progress` counts the ways tried."""
     fitting: dict[int, str] = {}
     for base, checkpointing in WAYS:
         if len(fitting) == len(CARDS_GIB):
@@ -122,4 +123,6 @@ def cells(config: PretrainedConfig) -> list[str]:
             tokens = straight.tokens(usable(card * GIB))
             if tokens and card not in fitting:
                 fitting[card] = f"{base}{' +gc' if checkpointing else ''} {tokens}"
+        if progress is not None:
+            progress.advance()
     return [fitting.get(card, "–") for card in CARDS_GIB]

@@ -9,6 +9,7 @@ from typing import NoReturn
 from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError
 from ptune.planning.files import Described, describe
+from ptune.planning.hardware import proposable
 from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.prediction import Device, planned_dtype, predict_on
 from ptune.planning.skeleton import Skeleton, skeleton
@@ -34,7 +35,7 @@ class _Question:
 
     lengths: Sequence[int] | None
     validation: Sequence[int] | None
-    memory_bytes: int
+    memory_bytes: int  # that a change may take
     device: Device
     described: Described
     progress: Progress
@@ -68,14 +69,22 @@ def fit_into(
 ) -> Fit | None:
     """`recipe` with the cheapest changes that make it fit into `memory_bytes`; None if no change is enough.
 
+    A change leaves some of the memory free (`ptune.planning.hardware.HEADROOM`); a recipe that fits as it is need not.
     lengths, validation: as in `predict`.
     """
     with Progress("looking for what fits", 40, unit="predictions") as progress:
         question = _Question(
-            lengths, validation, memory_bytes, device, described or describe(recipe.backbone), progress
+            lengths,
+            validation,
+            proposable(memory_bytes),
+            device,
+            described or describe(recipe.backbone),
+            progress,
         )
         for tried in _stages(recipe):
             ledger = question.ask(tried)
+            if tried is recipe and ledger.needed_bytes <= memory_bytes:
+                return Fit(recipe, ledger, ())
             fitting = (tried, ledger) if question.fits(ledger) else _narrower(tried, question)
             if fitting is not None:
                 return Fit(*fitting, options(recipe, fitting[0]))

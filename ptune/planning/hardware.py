@@ -10,6 +10,8 @@ from pathlib import Path
 from ptune.errors import UsageError
 
 GIB = 2**30
+HEADROOM = 0.05
+"""Share of the memory that a setting which ptune proposes leaves free."""
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -64,6 +66,11 @@ def gpu_bytes(name: str) -> int:
 def usable(card_bytes: int) -> int:
     """Bytes of a card that programs can use; the driver keeps the rest."""
     return int(card_bytes * 0.98)
+
+
+def proposable(memory_bytes: int) -> int:
+    """What a proposed setting may take of this much memory: a prediction that is a little low must not fail."""
+    return int(memory_bytes * (1 - HEADROOM))
 
 
 def gpu_here() -> tuple[str, int] | None:

@@ -179,3 +179,16 @@ def test_int8_layers_see_the_whole_input() -> None:
     x = torch.randn(3, layer.in_features)
     weight = weight_by_bitsandbytes(layer)
     torch.testing.assert_close(layer(x), F.linear(x, weight, layer.bias), rtol=1e-5, atol=1e-5)
+
+
+def test_a_kernel_that_is_not_used_is_not_missed_aloud() -> None:
+    """bitsandbytes says so at its import, which may come before anything of ptune's but `import ptune`."""
+    logs = """
+import logging, ptune
+log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+log.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "No module named 'kernels'")
+log.warning("something else")
+import ptune.backbone
+"""
+    done = subprocess.run([sys.executable, "-c", logs], capture_output=True, text=True, check=True)
+    assert done.stderr == "something else\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from ptune.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
 
 
 def ptune(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -36,6 +40,36 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         main([command, "--help"])
     assert caught.value.code == 0
     assert command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "doctor", "plan", "tune"])
+def test_help_without_a_recipe_shows_what_is_common_and_the_recipes(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert "--train.lr" in out
+    assert "--backbone.model" in out
+    assert "--task." not in out
+    assert "--method." not in out
+    assert f"ptune {command} RECIPE --help" in out
+    assert re.search(r"^  sentiment_lora +MiniLM learns whether a tweet is positive", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["train"], ["train", "nothing-like-it"]])
+def test_recipes_are_listed_with_the_first_lines_of_their_files(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    recipes = [file for file in (ROOT / "recipes").glob("*.py") if file.stem != "__init__"]
+    assert len(recipes) > 10
+    for file in recipes:
+        purpose = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix('"""')
+        assert re.search(rf"^  {file.stem} +{re.escape(purpose)}$", said, re.MULTILINE), file.stem
 
 
 @pytest.mark.parametrize(

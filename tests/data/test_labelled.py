@@ -126,7 +126,7 @@ def test_words_in_a_csv(tmp_path: Path) -> None:
 
 BAD = [
     ("a.csv", "body,stars\na,1\n", r"a\.csv: has no column 'text' or 'sentence' and no column 'label' or 'labels'; there are 'body', 'stars'"),
-    ("a.csv", "text,stars\na,1\n", r"has no column 'label' or 'labels'; there are 'text', 'stars': rename them in the first line"),
+    ("a.csv", "text,stars\na,1\n", r"has no column 'label' or 'labels'; there are 'text', 'stars' \(the first line must name the columns\)"),
     ("a.csv", "text|label\na|1\n", r"there is only 'text\|label': are its columns parted by '\|'\? ptune reads , ; and tab"),
     ("a.tsv", "text,label\na,b\n", r"there is only 'text,label': are its columns parted by ','\?"),
     ("a.csv", "text,label\na,x\n ,y\n,x\n", r"2 of 3 lines cannot be used\n  line 3: text is empty \(and 1 more like it\)"),

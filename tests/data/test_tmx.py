@@ -44,7 +44,7 @@ def test_two_languages_by_their_codes(tmp_path: Path) -> None:
 
 def test_languages_that_are_not_there_are_told(tmp_path: Path) -> None:
     found = reader(tmp_path / "x.tmx", DOCUMENT.format(UNITS), ("source", "target"))
-    with pytest.raises(DataError, match=r"languages are en-US, es, en, fr, en-GB: .*--task.source"):
+    with pytest.raises(DataError, match=r"languages are en-US, es, en, fr, en-GB: .*--task.columns.source"):
         list(found.rows(Problems("x")))
 
 

@@ -12,6 +12,7 @@ from data.conftest import codec, load
 from pyarrow import parquet
 
 from ptune.config.chat import Chat
+from ptune.config.columns import TranslationColumns
 from ptune.config.translation import Translation
 from ptune.errors import DataError
 from ptune.tasks.chat.recipe_codec import codec_for
@@ -22,7 +23,9 @@ PAIRS = [
     ("Press Enter.", "Pulse Intro."),
     ("Open", "Abrir"),
 ]
-TASK = Translation(source="en", target="es", source_language="en", target_language="es")
+TASK = Translation(
+    columns=TranslationColumns(source="en", target="es"), source_language="en", target_language="es"
+)
 
 
 def jsonl(path: Path) -> Path:
@@ -119,4 +122,4 @@ def test_the_instruction(fields, instruction):
 
 def test_one_column_cannot_be_both():
     with pytest.raises(ValueError, match="same column"):
-        Translation(source="en", target="EN")
+        TranslationColumns(source="en", target="EN")

@@ -12,6 +12,7 @@ import pytest
 from doctor.test_rules import codec
 from support.findings import place_of
 
+from ptune.config.columns import TranslationColumns
 from ptune.config.recipe import Data
 from ptune.config.translation import Translation
 from ptune.doctor.doctor import Doctor
@@ -19,7 +20,12 @@ from ptune.doctor.examination import Examination, examine
 from ptune.doctor.translation import RULES, wrong_language
 
 DEFECTS = Path(__file__).parent / "defects" / "translation"
-TASK = Translation(source="en", target="es", source_language="en", target_language="es", max_length=400)
+TASK = Translation(
+    columns=TranslationColumns(source="en", target="es"),
+    source_language="en",
+    target_language="es",
+    max_length=400,
+)
 OF_SETS = ("duplicates", "conflicting-answers", "test-overlap", "validation-overlap")
 SAMPLES = (Path("sample:django_es.train"), Path("sample:django_es.test"))
 

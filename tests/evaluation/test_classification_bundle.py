@@ -84,3 +84,15 @@ raise SystemExit(code or sorted({{"torch", "transformers", "peft"}} & sys.module
 def test_a_bundle_needs_data(exported: tuple[Run, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(exported[1])]) == 2
     assert "--data FILE" in capsys.readouterr().err
+
+
+def test_a_bundle_is_evaluated_on_columns_with_other_names(
+    exported: tuple[Run, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, bundle = exported
+    rows = [{"message": row["text"], "mood": row["label"]} for row in classified.reviews(20, 160)]
+    data = classified.write(tmp_path / "a.jsonl", rows)
+    asked = ["evaluate", str(bundle), "--data", str(data), "--out", str(tmp_path / "out")]
+    assert main(asked) == 1
+    assert "--task.columns.text message --task.columns.label mood" in capsys.readouterr().err
+    assert main([*asked, "--task.columns.text", "message", "--task.columns.label", "mood"]) == 0

@@ -10,6 +10,7 @@ from transformers import LlamaConfig
 from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.lora import Lora
 from ptune.planning import cards
+from ptune.progress import Progress
 
 CONFIG = LlamaConfig(
     num_hidden_layers=6, hidden_size=64, intermediate_size=128, num_attention_heads=4, vocab_size=500
@@ -49,3 +50,22 @@ def test_shapes_have_the_sizes_they_are_named_after() -> None:
         ends = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
         billions = (config.num_hidden_layers * (attention + 3 * hidden * inner) + ends) / 1e9
         assert billions == pytest.approx(size, rel=0.25), name
+
+
+def test_the_table_says_how_much_is_left_from_its_first_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model takes up to half a minute: it counts ways, not models, and those that it need not try."""
+    done: list[float] = []
+
+    class Counted(Progress):
+        def advance(self, count: int = 1, **said: str | None) -> None:  # type: ignore[override]
+            super().advance(count)
+            done.append(self.done / self.total)
+
+    small, large = cards.Line(1e9, 1e5), cards.Line(1e12, 1e9)
+    monkeypatch.setattr(cards, "Progress", Counted)
+    monkeypatch.setattr(
+        cards, "line", lambda config, *way: small if config.num_hidden_layers == 16 else large
+    )
+    shown = cards.table(("1B (Llama 3.2)", "70B (Llama 3.1)"))
+    assert shown.row_count == 2
+    assert done == [1 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8, 1, 1]

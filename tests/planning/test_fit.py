@@ -35,6 +35,15 @@ def test_smaller_rows_come_first_as_they_change_no_result(make: Make) -> None:
     assert found.recipe.train.batch_size == recipe.train.batch_size
 
 
+def test_a_proposal_leaves_a_twentieth_free(make: Make) -> None:
+    for missing_bytes in (1000, 20_000_000, 50_000_000):
+        memory = needed(make()) - missing_bytes
+        found = fit_into(make(), LENGTHS, memory)
+        assert found is not None
+        assert found.changes
+        assert found.ledger.needed_bytes <= 0.95 * memory
+
+
 def test_then_checkpointing(make: Make) -> None:
     least = make(micro_batch_tokens=max(LENGTHS))
     found = fit_into(make(), LENGTHS, needed(least) - 1000)

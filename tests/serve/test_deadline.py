@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import encoder_bundles, fake_chat_model
+from support import encoder_bundles, fake_chat_model, recommendation_runs, retrieval_runs
+from support.fake_encoder_model import IMAGES, TEXTS
+from support.served_encoder import client_of, encoder, part, png
 
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
+from ptune.engine.encoder.batch import Item
 from ptune.engine.options import EngineOptions
 from ptune.errors import UsageError
+from ptune.tasks.encoder.infer import load
 from ptune_serve import lifecycle
 
 BODIES = {
@@ -54,3 +58,66 @@ def test_an_encoders_texts_are_never_cut() -> None:
         lifecycle.serve(
             encoder_bundles.tiny().bundle.folder, port=0, ui=False, options=EngineOptions(step_ms=50)
         )
+
+
+OF_ENCODERS = {
+    "/v1/classify": {"model": "sentiment", "input": ["good", "bad"]},
+    "/v1/tag": {"model": "names", "input": ["to Paris", "to Rome"]},
+}
+
+
+@pytest.mark.parametrize("path", OF_ENCODERS)
+def test_an_encoders_inputs_have_what_is_left_of_the_time(path):
+    with encoder(TEXTS) as texts:
+        assert texts.http.post(path, json=OF_ENCODERS[path]).status_code == 200
+        assert texts.engine.deadlines_s == [None, None]
+        answer = texts.http.post(path, json=OF_ENCODERS[path], headers={"x-request-timeout": "20"})
+        assert answer.status_code == 200
+        left = texts.engine.deadlines_s[2:]
+        assert all(one is not None and 0 < one <= 20 for one in left)
+        assert left == sorted(left, reverse=True)
+        refused = texts.http.post(path, json=OF_ENCODERS[path], headers={"x-request-timeout": "soon"})
+        assert refused.status_code == 400
+
+
+def test_images_have_it_too():
+    with encoder(IMAGES) as images:
+        body = {"model": "colours", "input": [part(png())]}
+        answer = images.http.post("/v1/classify", json=body, headers={"x-request-timeout": "20"})
+        assert answer.status_code == 200
+        assert images.engine.deadlines_s[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("made", "path", "body"),
+    [
+        (retrieval_runs, "/v1/embeddings", {"model": "finder", "input": ["love", "war"]}),
+        (retrieval_runs, "/v1/rerank", {"model": "judge", "query": "love", "documents": ["war"]}),
+        (retrieval_runs, "/v1/rerank", {"model": "finder", "query": "love", "documents": ["war"]}),
+        (
+            recommendation_runs,
+            "/v1/recommend",
+            {"model": recommendation_runs.NAME, "history": [{"title": "love"}]},
+        ),
+    ],
+    ids=["embeddings", "a reranker", "by cosines", "recommend"],
+)
+def test_vectors_that_came_too_late_are_a_503(made, path, body, monkeypatch):
+    model = load(made.bundle(), threads=1)
+    try:
+        with client_of(model) as http:
+            assert http.post(path, json=body, headers={"x-request-timeout": "60"}).status_code == 200
+            late = model.engine.submit
+
+            def submit(item: Item):
+                assert item.deadline_s is not None
+                return late(Item(item.inputs, item.adapter, 1e-9))
+
+            monkeypatch.setattr(model.engine, "submit", submit)
+            answer = http.post(path, json=body, headers={"x-request-timeout": "60"})
+    finally:
+        model.close()
+    assert answer.status_code == 503
+    error = answer.json()["error"]
+    assert error["code"] == "deadline_exceeded"
+    assert "deadline of 60 s passed before it was computed" in error["message"]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import BaseModel
 from starlette.testclient import TestClient
+from support.app_routes import routes_of
 from support.fake_chat_model import FakeChatModel
 from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 from support.http_client import Response
@@ -27,15 +28,9 @@ from ptune_serve.adapters import AddRequest, AliasRequest, LoadRequest, UnloadRe
 from ptune_serve.app import create_app, create_encoder_app
 from ptune_serve.auth import ApiKeys
 from ptune_serve.encoder_schemas import NOT_BUILT as ENCODER_NOT_BUILT
-from ptune_serve.encoder_schemas import ClassifyRequest, TagRequest
-from ptune_serve.schemas import (
-    NOT_BUILT,
-    ChatRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    StructuredOutputs,
-    TokenizeRequest,
-)
+from ptune_serve.encoder_schemas import ClassifyRequest
+from ptune_serve.openapi import body_kind
+from ptune_serve.schemas import NOT_BUILT, StructuredOutputs
 from ptune_serve.service import Settings
 
 USER = {"role": "user", "content": "hi"}
@@ -88,26 +83,40 @@ def bodies(kinds: list[type[BaseModel]], also: dict[str, Any], **likely: Any) ->
 
 CONTENT = st.sampled_from([USER, {"role": "system", "content": [{"type": "text", "text": "x"}]}])
 SHORT = st.sampled_from([1, 2, 5])
-CHAT = bodies(
-    [ChatRequest],
+
+
+def endpoints(app: Any, likely: dict[str, dict[str, Any]], also: dict[str, Any]) -> dict[str, Any]:
+    """A strategy for each of an app's endpoints that read JSON, from the app's own list. likely: fields that make sense."""
+    found = {}
+    for route in routes_of(app):
+        kind = body_kind(route.dependant)
+        if kind is not None:
+            found[route.path] = bodies([kind], also, model=MODELS, **likely.get(route.path, {}))
+    return found
+
+
+ENDPOINTS = endpoints(
+    create_app(FakeChatModel()),
+    {
+        "/v1/chat/completions": {
+            "max_tokens": SHORT,
+            "messages": st.lists(CONTENT | JSON, min_size=1, max_size=3),
+        },
+        "/v1/completions": {"max_tokens": SHORT, "prompt": st.just("x") | JSON},
+        "/tokenize": {"prompt": st.just("x") | JSON},
+        "/detokenize": {"tokens": st.just([65]) | JSON},
+        "/v1/translate": {"max_tokens": SHORT, "text": st.just("x") | JSON},
+    },
     NOT_BUILT,
-    model=MODELS,
-    max_tokens=SHORT,
-    messages=st.lists(CONTENT | JSON, min_size=1, max_size=3),
 )
-ENDPOINTS = {
-    "/v1/chat/completions": CHAT,
-    "/v1/completions": bodies(
-        [CompletionRequest], NOT_BUILT, model=MODELS, max_tokens=SHORT, prompt=st.just("x") | JSON
-    ),
-    "/tokenize": bodies([TokenizeRequest], {}, model=MODELS, prompt=st.just("x") | JSON),
-    "/detokenize": bodies([DetokenizeRequest], {}, model=MODELS, tokens=st.just([65]) | JSON),
-}
-ENCODERS = {
+ENCODERS = endpoints(
+    create_encoder_app(FakeEncoderModel()),
+    {"/v1/tag": {"input": st.just("x") | JSON}},
+    ENCODER_NOT_BUILT,
+) | {
     "/v1/classify": bodies(
         [ClassifyRequest], ENCODER_NOT_BUILT, model=MODELS, input=st.just("x") | st.lists(JSON, max_size=3)
     ),
-    "/v1/tag": bodies([TagRequest], ENCODER_NOT_BUILT, model=MODELS, input=st.just("x") | JSON),
 }
 ADMIN = {
     "/v1/adapters": bodies([AddRequest], {}, name=st.text(max_size=8)),

@@ -78,6 +78,7 @@ class FakeEncoderEngine:
     failure: str | None = None  # "submit": raises on submission; "pass": the future fails
     go_on: threading.Event = field(default_factory=threading.Event)  # cleared: nothing is answered
     asked: list[tuple[Any, str]] = field(default_factory=list)
+    deadlines_s: list[float | None] = field(default_factory=list)  # of those that were asked
     cancelled: int = 0
     waiting: int = 0
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
@@ -116,13 +117,14 @@ class FakeEncoderModel:
     def adapters(self) -> Mapping[str, AdapterRecord]:
         return self.engine.records
 
-    def submit(self, one: Any, adapter: str) -> Future[Any]:
+    def submit(self, one: Any, adapter: str, deadline_s: float | None = None) -> Future[Any]:
         engine = self.engine
         if engine.failure == "submit":
             raise ZeroDivisionError(f"a defect that quotes {one!r}")
         if engine.waiting >= engine.max_waiting:
             raise RequestError("too many are waiting; try again later", code="queue_full", status=429)
         engine.asked.append((one, adapter))
+        engine.deadlines_s.append(deadline_s)
         engine.waiting += 1
         future: Future[Any] = Future()
         threading.Thread(target=self._run, args=(future, one, adapter), daemon=True).start()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import jsonschema
+from fastapi import FastAPI
 from PIL import Image
 
 from ptune.formats.bundle import AdapterRecord
@@ -39,18 +41,36 @@ class Encoder:
 def encoder(records: Mapping[str, AdapterRecord], **options: Any) -> Iterator[Encoder]:
     model = FakeEncoderModel(records)
     app = create_encoder_app(model, Settings(**options))
-    with serving(app) as url, httpx.Client(base_url=url, timeout=20) as http:
+    with serving(app) as url, httpx.Client(base_url=url, timeout=20, event_hooks=as_documented(app)) as http:
         yield Encoder(url, model, app.state.service, http)
 
 
 @contextlib.contextmanager
 def client_of(model: EncoderModel) -> Iterator[httpx.Client]:
     """Of a server over a real model."""
+    app = create_encoder_app(model, Settings())
     with (
-        serving(create_encoder_app(model, Settings())) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
+        serving(app) as url,
+        httpx.Client(base_url=url, timeout=60, event_hooks=as_documented(app)) as client,
     ):
         yield client
+
+
+def as_documented(app: FastAPI) -> dict[str, list[Any]]:
+    """Hooks that hold every JSON answer to what /openapi.json says of its path."""
+    document = app.state.document()
+
+    def check(response: httpx.Response) -> None:
+        operations = document["paths"].get(response.request.url.path, {})
+        operation = operations.get(response.request.method.lower())
+        if operation is None or response.headers["content-type"] != "application/json":
+            return
+        response.read()
+        said = operation["responses"]["200" if response.status_code == 200 else "default"]
+        schema = {**said["content"]["application/json"]["schema"], "components": document["components"]}
+        jsonschema.validate(response.json(), schema)
+
+    return {"response": [check]}
 
 
 def as_new(served: Encoder) -> Encoder:

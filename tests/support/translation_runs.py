@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from ptune import publish
+from ptune.config.columns import TranslationColumns
 from ptune.config.recipe import Backbone, Data, Evaluate, Recipe, Train
 from ptune.config.translation import Translation
 from ptune.data.read import read
@@ -19,7 +20,12 @@ from ptune.methods.lora import Lora
 from support import tiny_models
 
 NAME = "spanish"
-TASK = Translation(source="en", target="es", source_language="en", target_language="es", max_length=400)
+TASK = Translation(
+    columns=TranslationColumns(source="en", target="es"),
+    source_language="en",
+    target_language="es",
+    max_length=400,
+)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ LINE = (
     ' work="ptune.tasks.toy.work:prepare", doctor="ptune.tasks.toy.doctor:examine",'
     ' evaluate="ptune.evaluation.classification.evaluate:evaluate_run", held_out="ptune.tasks.toy.data:held_out",'
     ' endpoints=("/v1/length", "/v1/classify"), routers=("ptune_serve.classify:router",'
-    ' "ptune.tasks.toy.endpoint:router"), tab="Text"),\n'
+    ' "ptune.tasks.toy.endpoint:router"), example={"text": "Hello!"}, tab="Text"),\n'
 )
 RECIPE = """
 from ptune.config.recipe import Backbone, Data, Recipe, Train
@@ -76,7 +77,12 @@ def serving(folder: Path, environment: dict[str, str]) -> Iterator[httpx.Client]
     """A client of a real server of the bundle."""
     ready = folder / "ready"
     asked = ["serve", "bundles/lengths", "--port", "0", "--no-ui", "--threads", "1", "--ready-file", "ready"]
-    with subprocess.Popen([sys.executable, "-m", "ptune", *asked], cwd=folder, env=environment) as server:
+    with (
+        (folder / "served.txt").open("w") as said,
+        subprocess.Popen(
+            [sys.executable, "-m", "ptune", *asked], cwd=folder, env=environment, stdout=said
+        ) as server,
+    ):
         try:
             while not ready.is_file():
                 assert server.poll() is None, "the server ended"
@@ -136,6 +142,13 @@ def test_it_is_served_at_its_own_endpoint(work: tuple[Path, dict[str, str]]) -> 
         assert wrong.status_code == 400
         assert "send this to /v1/length" in wrong.json()["error"]["message"]
         assert "/v1/length" in client.get("/openapi.json").json()["paths"]
+        (tried,) = re.findall(
+            r"^Try: curl (\S+) .* -d '(.*)'$", (folder / "served.txt").read_text(), re.MULTILINE
+        )
+        assert client.post(tried[0], json=json.loads(tried[1])).json() == {
+            "model": "lengths",
+            "length": "short",
+        }
 
 
 def test_what_it_does_not_bring_is_said_in_words(work: tuple[Path, dict[str, str]]) -> None:

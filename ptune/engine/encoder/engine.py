@@ -15,7 +15,7 @@ from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.encoder.batch import Item, choose, padded
 from ptune.engine.encoder.golden import replay
 from ptune.engine.encoder.session import BodySession, HeadSession
-from ptune.engine.job import deadline_passed, not_computed, queue_full
+from ptune.engine.job import BEFORE_COMPUTED, deadline_passed, not_computed, queue_full
 from ptune.engine.onnx_graph import Array
 from ptune.engine.options import BatchKeywords, BatchOptions
 from ptune.errors import FormatError, PtuneError, RequestError
@@ -64,7 +64,7 @@ class _Job:
         if (
             self.done.set_running_or_notify_cancel()
         ):  # else it was cancelled, and this tells those who wait for it
-            self.done.set_exception(deadline_passed(self.item.deadline_s, "it was computed"))
+            self.done.set_exception(deadline_passed(self.item.deadline_s, BEFORE_COMPUTED))
 
     def shut_down(self) -> None:
         self.give_up()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.config.tasks import task_of
 from ptune.data.held_out import Held
@@ -25,6 +26,7 @@ def evaluate_run(
     run: Run,
     *,
     data: Sequence[Path] = (),
+    columns: Mapping[str, str] = USUAL,
     bundle: Path | None = None,
     adapter: str | None = None,
     require: Sequence[Requirement] = (),
@@ -39,7 +41,7 @@ def evaluate_run(
     from ptune.tasks.classification.predictions import predictor
 
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
-    held: Held = imported(task_of(recipe.task).held_out)(run, data)
+    held: Held = imported(task_of(recipe.task).held_out)(run, data, columns)
     refuse_unknown(require, FIGURES[held.labels.problem], OF_A_LABEL)
     served = served_as(run, bundle, adapter)
     sides = {"torch": outcome_of("torch", held, predictor(run))}

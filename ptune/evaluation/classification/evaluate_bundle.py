@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ptune.config.columns import USUAL
 from ptune.evaluation.classification.evaluation import Pages, figures, outcome_of, write
 from ptune.evaluation.classification.held_out import of_bundle
 from ptune.evaluation.classification.onnx_side import Served, the_adapter
@@ -19,6 +20,7 @@ def evaluate_bundle(
     out: Path,
     *,
     data: Sequence[Path],
+    columns: Mapping[str, str] = USUAL,
     adapter: str | None = None,
     require: Sequence[Requirement] = (),
     threads: int | None = None,
@@ -29,7 +31,7 @@ def evaluate_bundle(
     """
     bundle = Bundle.open(folder)
     record = the_adapter(bundle, adapter)
-    held = of_bundle(record, data)
+    held = of_bundle(record, data, columns)
     refuse_unknown(require, FIGURES[held.labels.problem], OF_A_LABEL)
     served = Served(folder, record.name)
     sides = {"ONNX": outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, threads))}

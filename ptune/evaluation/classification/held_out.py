@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ptune.codecs.labels import Labels
 from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
+from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.config.task_spec import TaskSpec
 from ptune.config.tasks import tasks_of
@@ -22,14 +23,16 @@ from ptune.tasks.encoder.facts import Facts
 from ptune.training.folder import check_same_data
 
 
-def of_run(run: Run, data: Sequence[Path] = ()) -> Held:
+def of_run(run: Run, data: Sequence[Path] = (), columns: Mapping[str, str] = USUAL) -> Held:
     """Reads a run's data again; with `data`, only its training rows, for the baselines.
+
+    columns: what `data` calls the task's columns, where the recipe does not say it.
 
     Raises: DataError if a file is gone or has changed, or nothing is held out; FormatError if the run is damaged.
     """
     recipe, facts = Recipe.load(run.recipe_path), Facts.of_run(run)
     if data:
-        rows, files = _given(recipe.task, data, facts.named)
+        rows, files = _given(recipe.task.with_columns(columns), data, facts.named)
         return Held(facts.task, facts.named, "given", rows, files, _training(run, recipe))
     splits, files = _splits(recipe)
     check_same_data(run, {"files": files})
@@ -42,7 +45,7 @@ def of_run(run: Run, data: Sequence[Path] = ()) -> Held:
     return Held(facts.task, facts.named, split, rows, used, splits["train"])
 
 
-def of_bundle(record: AdapterRecord, data: Sequence[Path]) -> Held:
+def of_bundle(record: AdapterRecord, data: Sequence[Path], columns: Mapping[str, str] = USUAL) -> Held:
     """Reads `data` with the labels of an adapter. Raises: DataError that names the file and the rows that cannot be used."""
     assert record.problem
     labels = Labels(record.labels, record.problem)
@@ -51,7 +54,7 @@ def of_bundle(record: AdapterRecord, data: Sequence[Path]) -> Held:
         assert record.problem != "tags"
         assert record.problem != "vector"
         task = TextClassification(problem=record.problem)
-    rows, files = _given(task, data, labels)
+    rows, files = _given(task.with_columns(columns), data, labels)
     return Held(record.task, labels, "given", rows, files)
 
 
@@ -91,7 +94,7 @@ def _given(
     if isinstance(task, ImageClassification):
         from ptune.data.images import labelled, open_images
 
-        sources = [open_images(path) for path in data]
+        sources = [open_images(path, task.columns) for path in data]
         files = [{"path": str(source.path), "sha256": source.sha256} for source in sources]
         return [row for source in sources for row in labelled(source, labels)], files
     from ptune.data.labelled import read_labelled

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ptune.config.columns import USUAL, PairColumns
 from ptune.config.recipe import Recipe
 from ptune.config.retrieval import Embedding
 from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
@@ -34,6 +35,7 @@ def evaluate_run(
     run: Run,
     *,
     data: Sequence[Path] = (),
+    columns: Mapping[str, str] = USUAL,
     bundle: Path | None = None,
     adapter: str | None = None,
     require: Sequence[Requirement] = (),
@@ -47,7 +49,7 @@ def evaluate_run(
     """
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     refuse_unknown(require, FIGURES)
-    queries = of_run(run, data)
+    queries = of_run(run, data, columns)
     served = served_as(run, bundle, adapter)
     onnx = None if served is None else sides.served_outputs(served.folder, served.adapter, threads)
     embeds = isinstance(recipe.task, Embedding)
@@ -66,6 +68,7 @@ def evaluate_bundle(
     out: Path,
     *,
     data: Sequence[Path],
+    columns: Mapping[str, str] = USUAL,
     adapter: str | None = None,
     require: Sequence[Requirement] = (),
     threads: int | None = None,
@@ -77,7 +80,7 @@ def evaluate_bundle(
     bundle = Bundle.open(folder)
     record = the_adapter(bundle, adapter)
     refuse_unknown(require, FIGURES)
-    queries, words = of_files(data), {}
+    queries, words = of_files(data, PairColumns().changed(columns)), {}
     outputs = sides.served_outputs(folder, record.name, threads)
     by_words = sides.by_words(queries)
     if record.task == FEATURE_EXTRACTION:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ptune.config.columns import USUAL, PairColumns
 from ptune.config.recipe import Recipe
+from ptune.config.retrieval import Embedding, Reranking
 from ptune.data.pairs import Pair, PairSplits, read_pair_splits, read_pairs
 from ptune.errors import DataError
 from ptune.formats.run import Run
@@ -53,16 +55,18 @@ class Queries:
         return digest.hexdigest()
 
 
-def of_run(run: Run, data: Sequence[Path] = ()) -> Queries:
+def of_run(run: Run, data: Sequence[Path] = (), columns: Mapping[str, str] = USUAL) -> Queries:
     """Queries of a run's test files, else its validation split, else `data`; they search all passages of its files.
 
     Raises: DataError if a file is gone or has changed, or nothing is held out.
     """
     recipe = Recipe.load(run.recipe_path)
-    splits = read_pair_splits(recipe.data, recipe.train.seed)
+    assert isinstance(recipe.task, Embedding | Reranking)
+    named = recipe.task.columns
+    splits = read_pair_splits(recipe.data, recipe.train.seed, named)
     splits.check()
     if data:
-        return of_files(data, splits.passages)
+        return of_files(data, named.changed(columns), splits.passages)
     files = [{"split": split, **file.described()} for split, file in splits.files]
     check_same_data(run, {"files": files})
     split: Split = "test" if recipe.data.test else "validation"
@@ -79,9 +83,9 @@ def held_rows(splits: PairSplits, recipe: Recipe) -> list[Pair]:
     return splits.rows["test" if recipe.data.test else "validation"][: recipe.evaluate.limit]
 
 
-def of_files(data: Sequence[Path], more: Sequence[str] = ()) -> Queries:
+def of_files(data: Sequence[Path], named: PairColumns, more: Sequence[str] = ()) -> Queries:
     """Queries of files, searching their passages and `more`. Raises: DataError."""
-    pairs = read_pairs(data)
+    pairs = read_pairs(data, named)
     rows = [row for file in pairs for row in file.rows]
     passages = dict.fromkeys([*more, *(text for row in rows for text in row.passages)])
     files = [{"path": file.name, "sha256": file.file.sha256} for file in pairs]

@@ -5,13 +5,14 @@ All items of the catalogue are ranked, except those of the user. Recall@k of one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ptune.config.columns import USUAL, InteractionColumns
 from ptune.config.recipe import Recipe
 from ptune.data.interactions import History, Interaction, Interactions, read_had, read_interactions
 from ptune.errors import DataError, UsageError
@@ -50,6 +51,7 @@ def evaluate_run(
     run: Run,
     *,
     data: Sequence[Path] = (),
+    columns: Mapping[str, str] = USUAL,
     bundle: Path | None = None,
     adapter: str | None = None,
     require: Sequence[Requirement] = (),
@@ -89,6 +91,7 @@ def evaluate_bundle(
     out: Path,
     *,
     data: Sequence[Path],
+    columns: Mapping[str, str] = USUAL,
     adapter: str | None = None,
     require: Sequence[Requirement] = (),
     threads: int | None = None,
@@ -102,7 +105,8 @@ def evaluate_bundle(
     record = the_adapter(bundle, adapter)
     refuse_unknown(require, FIGURES)
     index = ItemIndex.open(bundle.adapter_path(record.name))
-    interactions = read_had(data, dict(zip(index.items, index.titles, strict=True)))
+    named = InteractionColumns().changed(columns)
+    interactions = read_had(data, dict(zip(index.items, index.titles, strict=True)), named)
     users = users_of(interactions, [file.described() for _, file in interactions.files])
     if not users.histories:
         raise DataError("no user has two items: there is none to look for", file=str(data[0]))

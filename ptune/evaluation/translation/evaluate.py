@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
+from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.config.translation import Translation
 from ptune.evaluation.classification.evaluation import Pages
@@ -35,6 +36,7 @@ def evaluate_run(
     run: Run,
     *,
     data: Sequence[Path] = (),
+    columns: Mapping[str, str] = USUAL,
     bundle: Path | None = None,
     adapter: str | None = None,
     require: Sequence[Requirement] = (),
@@ -49,11 +51,17 @@ def evaluate_run(
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     if is_seq2seq_run(run):
         return evaluate_seq2seq(
-            run, data=data, bundle=bundle, adapter=adapter, require=require, threads=threads
+            run,
+            data=data,
+            columns=columns,
+            bundle=bundle,
+            adapter=adapter,
+            require=require,
+            threads=threads,
         )
     refuse_unknown(require, FIGURES)
     held = held_out(run)
-    pairs = of_files(data, recipe.chat) if data else of_held(run, held)
+    pairs = of_files(data, recipe.chat.with_columns(columns)) if data else of_held(run, held)
     served = _served(run, bundle, adapter)
     own, baselines = _translated(run, pairs, held)
     if served is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 
 from ptune.backbone.seq2seq import load_seq2seq
 from ptune.codecs.seq2seq import Seq2SeqCodec
+from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.data.seq2seq_examples import load_pairs
 from ptune.data.translations import as_conversation
@@ -41,6 +42,7 @@ def evaluate_seq2seq(
     run: Run,
     *,
     data: Sequence[Path] = (),
+    columns: Mapping[str, str] = USUAL,
     bundle: Path | None = None,
     adapter: str | None = None,
     require: Sequence[Requirement] = (),
@@ -50,7 +52,7 @@ def evaluate_seq2seq(
     refuse_unknown(require, FIGURES)
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     task, codec = translation_of(recipe), Seq2SeqCodec.open(run.codec_path)
-    pairs = of_files(data, task) if data else _held(run, recipe, codec)
+    pairs = of_files(data, task.with_columns(columns)) if data else _held(run, recipe, codec)
     own, baselines = _translated(run, recipe, codec, pairs)
     served = served_as(run, bundle, adapter)
     if served is not None:

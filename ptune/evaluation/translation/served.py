@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ptune.codecs.chat import ChatCodec
+from ptune.config.columns import USUAL
 from ptune.config.translation import Translation
 from ptune.errors import PtuneError
 from ptune.evaluation.classification.evaluation import Pages
@@ -29,6 +30,7 @@ def evaluate_bundle(
     out: Path,
     *,
     data: Sequence[Path],
+    columns: Mapping[str, str] = USUAL,
     adapter: str | None = None,
     require: Sequence[Requirement] = (),
     threads: int | None = None,
@@ -40,8 +42,8 @@ def evaluate_bundle(
     bundle = Bundle.open(folder)
     record = the_adapter(bundle, adapter)
     refuse_unknown(require, FIGURES)
-    task = Translation.model_validate(record.translation or {})
-    pairs = of_files(data, task)
+    task = Translation.of_description(record.translation or {})
+    pairs = of_files(data, task.with_columns(columns))
     if of_task(bundle.manifest.task) is SEQ2SEQ:
         with closing(seq2seq_infer.load(folder, threads=threads)) as model:
             own = {"ONNX": model.translate(pairs.sources, record.name)}

@@ -16,7 +16,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.codecs.template_request import with_defaults
 from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
-from ptune.config.translation import DESCRIBED, Translation
+from ptune.config.translation import Translation
 from ptune.data.dataset import Dataset
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
@@ -106,15 +106,15 @@ def adapter_facts(
     `new_tokens` maps each to its id; the base needs a row for it before PEFT can load the adapter.
     """
     facts = {"new_tokens": {token: codec.tokenizer.token_to_id(token) for token in new_tokens}}
-    translates, defaults = isinstance(task, Translation), codec.defaults.stated()
+    defaults = codec.defaults.stated()
     return {
         "format": FORMAT,
-        "task": TRANSLATION if translates else "chat",
+        "task": TRANSLATION if isinstance(task, Translation) else "chat",
         "base": identity.hash,
         "quantize": identity.quantize,
         "template": None if codec.template is None else codec.template.source,
         "system": codec.system,
         **({"defaults": defaults} if defaults else {}),
-        **({TRANSLATION: task.model_dump(include=set(DESCRIBED))} if translates else {}),
+        **({TRANSLATION: task.described} if isinstance(task, Translation) else {}),
         **(facts if new_tokens else {}),
     }

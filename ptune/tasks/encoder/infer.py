@@ -166,14 +166,14 @@ class EncoderModel:
         found = self.engine.logits([Item(one.inputs, adapter) for one in encoded])
         return [_of_words(logits, one) for logits, one in zip(found, encoded, strict=True)]
 
-    def submit(self, one: Any, adapter: str) -> Future[Any]:
+    def submit(self, one: Any, adapter: str, deadline_s: float | None = None) -> Future[Any]:
         """Queues one input; the future's result is a Classification or, for a tagger, a list of Entity.
 
-        Cancelling the future removes the input from the queue. Raises: RequestError, like `EncoderEngine.submit`; DataError.
+        deadline_s: seconds after which it fails unless it is being computed. Cancelling the future removes the input from the queue. Raises: RequestError, like `EncoderEngine.submit`; DataError.
         """
         record = self.engine.record(adapter)
         encoded = encode(one, record, self._codec)
-        logits = self.engine.submit(Item(encoded.inputs, adapter))
+        logits = self.engine.submit(Item(encoded.inputs, adapter, deadline_s))
         if record.problem == "tags":
             return _then(logits, lambda found: entities(one, _of_words(found, encoded), record))
         return _then(logits, lambda found: classification(found, record))

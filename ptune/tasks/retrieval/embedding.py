@@ -134,7 +134,7 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
             "train.batch_size is 1: the other rows of a batch are an anchor's wrong answers; use 16 or more"
         )
     codec = load_sequence_codec(recipe.backbone)
-    splits = read_pair_splits(recipe.data, recipe.train.seed)
+    splits = read_pair_splits(recipe.data, recipe.train.seed, task.columns)
     splits.check()
     data = encoded_pairs(splits, recipe.data, task, codec)
     if run.record_path.is_file():  # it was examined when it began

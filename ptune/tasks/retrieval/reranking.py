@@ -50,7 +50,7 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     if recipe.data.weights:
         raise RecipeError("data.weights is not for reranking: name a file more than once instead")
     codec = load_sequence_codec(recipe.backbone)
-    splits = read_pair_splits(recipe.data, recipe.train.seed)
+    splits = read_pair_splits(recipe.data, recipe.train.seed, task.columns)
     splits.check()
     made = {name: scored(splits.rows[name], task, codec, recipe.train.seed) for name in SPLITS}
     _refuse(made, task)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ptune.codecs.labels import Labels
+from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.data.held_out import Held, Split
 from ptune.data.labelled import LabelledRow
@@ -62,12 +63,13 @@ def rows_of(path: Path, task: TextLength) -> tuple[list[LabelledRow], str]:
     return rows, table.sha256
 
 
-def held_out(run: Run, data: Sequence[Path] = ()) -> Held:
+def held_out(run: Run, data: Sequence[Path] = (), columns: Mapping[str, str] = USUAL) -> Held:
     """What a run is judged by: its test rows, else those it was validated on, else `data`."""
     recipe = Recipe.load(run.recipe_path)
+    task = task_of(recipe).with_columns(columns)
     read_again = read_rows(recipe)
     if data:
-        given = [rows_of(path, task_of(recipe)) for path in data]
+        given = [rows_of(path, task) for path in data]
         files = [{"path": str(path), "sha256": sha256} for path, (_, sha256) in zip(data, given, strict=True)]
         return Held(NAME, LABELS, "given", [row for rows, _ in given for row in rows], files)
     check_same_data(run, {"files": read_again.files})

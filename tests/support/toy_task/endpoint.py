@@ -10,6 +10,7 @@ from fastapi import Request as HttpRequest
 
 from ptune_serve.adapter_access import resolve_encoder_adapter
 from ptune_serve.body import body_of
+from ptune_serve.deadline import deadline_s
 from ptune_serve.dependencies import EncoderServiceDep
 from ptune_serve.encoder_schemas import EncoderRequest
 
@@ -30,5 +31,5 @@ async def length(
 ) -> dict[str, Any]:
     """Says which it is."""
     record = resolve_encoder_adapter(http, service, body, "/v1/length")
-    said = await asyncio.wrap_future(service.model.submit(body.text, record.name))
+    said = await asyncio.wrap_future(service.model.submit(body.text, record.name, deadline_s(http)))
     return {"model": body.model, "length": said.label}

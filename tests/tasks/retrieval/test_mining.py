@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.retrieval_runs import bundle, embedding_run
 
 from ptune.cli import main
+from ptune.config.columns import PairColumns
 from ptune.data.pairs import read_pairs
 from ptune.tasks.retrieval.mining import mined
 
@@ -25,7 +26,7 @@ def test_against_sorting_by_hand(
     path = tmp_path_factory.mktemp("mined") / "pairs.jsonl"
     given_rows = [{"anchor": f"a{at // 2}", "positive": f"p{at}"} for at in range(8)]
     path.write_text("".join(json.dumps(row) + "\n" for row in given_rows))
-    (file,) = read_pairs([path])
+    (file,) = read_pairs([path], PairColumns())
     passages = [f"p{at}" for at in range(8)]
     anchors, vectors = (chance.standard_normal((8, 4)) for _ in range(2))
     found = mined(file.rows, anchors, passages, vectors, count=count, skip=skip, margin=margin)
@@ -45,7 +46,7 @@ def test_the_command_writes_rows_that_can_be_trained_on(kit: Path, tmp_path: Pat
     words = ["mine", str(model), "--data", str(kit / "pairs.jsonl"), "--out", str(out), "--negatives", "2"]
     adapter = ["--adapter", "finder"] if source == "bundle" else []
     assert main([*words, *adapter]) == 0
-    (file,) = read_pairs([out])
+    (file,) = read_pairs([out], PairColumns())
     assert len(file.rows) == 32
     assert any(row.negatives for row in file.rows)
     assert all(row.positive not in row.negatives and len(row.negatives) <= 2 for row in file.rows)
