@@ -57,7 +57,7 @@ def test_the_table_says_how_much_is_left_from_its_first_way_on(monkeypatch: pyte
     done: list[float] = []
 
     class Counted(Progress):
-        def advance(self, count: int = 1, **said: str | None) -> None:  # type: ignore[override]
+        def advance(self, count: int = 1, **said: str | None) -> None:
             super().advance(count)
             done.append(self.done / self.total)
 

@@ -142,9 +142,10 @@ def test_an_adapters_codec_is_its_records() -> None:
 
 
 def test_an_adapters_defaults_are_those_it_was_trained_with() -> None:
-    bundles = real_codec("{{ messages[0].content }}{{ mood }}")
+    source = "{{ messages[0].content }}{{ mood }}"
+    bundles = real_codec(source)
     trained = RequestDefaults(chat_template_kwargs={"mood": "calm"}, thinking_token_budget=5)
-    own = {"own_prompt": True, "template": bundles.template.source}
+    own = {"own_prompt": True, "template": source}
     engine = Engine(own={**own, "defaults": trained}, bare=own)
     model = ChatModel(cast("Any", engine), bundles)
     assert model.codec_for("own").defaults == trained

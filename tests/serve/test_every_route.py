@@ -124,7 +124,7 @@ def endless(app: FastAPI, method: str, path: str, kind_of_body: str) -> tuple[in
         "client": ("localhost", 1),
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
-    asyncio.run(asyncio.wait_for(app(scope, receive, send), 60))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 60))
     return statuses[0], read[0]
 
 

@@ -272,7 +272,7 @@ def test_an_unknown_key_within_a_field_is_named(served: Any, fields: dict[str, A
 
 
 def test_keys_of_an_answer_that_is_sent_back_are_known(served: Any) -> None:
-    answer = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None, "reasoning_content": None}  # fmt: skip
+    answer: dict[str, Any] = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None, "reasoning_content": None}  # fmt: skip
     messages = [{"role": "user", "content": "x"}, answer, {"role": "user", "content": "y"}]
     schema = {"name": "x", "description": "A word.", "schema": {"const": 5}, "strict": True}
     form = {"type": "json_schema", "json_schema": schema}

@@ -236,7 +236,7 @@ def test_the_scopes_of_every_guarded_route_are_tried(keyed):
     routes = {
         (method, route.path.format(model="pirate", name="pirate", alias="prod"))
         for route in routes_of(keyed.app)
-        for method in route.methods
+        for method in route.methods or ()
     }
     assert {(method, path) for method, path, _ in SCOPES} == {
         (method, path) for method, path in routes if path not in ("/health", "/ready", "/openapi.json")

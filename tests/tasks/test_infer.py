@@ -40,6 +40,7 @@ class Pieces:
 
     def __init__(self, pieces: list[str]) -> None:
         self._pieces = pieces
+        self.shown: Collection[int] = ()
 
     def stream(self, shown: Collection[int] = (), after: int | None = None) -> Pieces:
         self._late = ""
@@ -231,7 +232,9 @@ def test_what_is_thought_is_told_from_what_is_said(tiny: TinyBundle, model: Chat
     free = thinking.chat(MESSAGES, thinking_token_budget=-1, **options)
     assert (free.text, free.usage.reasoning_tokens) == ("", 24)
     bounded = thinking.chat(MESSAGES, **options)
-    closing = codec.reading(codec.encode_prompt(MESSAGES)).closing
+    reading = codec.reading(codec.encode_prompt(MESSAGES))
+    assert reading is not None
+    closing = reading.closing
     ids = [token.id for token in bounded.tokens]
     assert ids[:4] == [token.id for token in free.tokens][:4]
     assert ids[4 : 4 + len(closing)] == [*closing]
@@ -250,7 +253,7 @@ def test_variables_of_the_template_are_options_of_a_chat(tiny: TinyBundle, model
     thinking = ptune.ChatModel(model.engine, tiny_codec(tiny).with_template(THINKS, defaults=defaults))
     prompts = {}
     for mood in (None, "angry"):
-        options = {"chat_template_kwargs": {"mood": mood}} if mood else {}
+        options: dict[str, Any] = {"chat_template_kwargs": {"mood": mood}} if mood else {}
         answer = thinking.chat(MESSAGES, adapter="base", max_tokens=2, **options)
         prompts[mood] = answer.usage.prompt_tokens
         asked = thinking.codec.encode_prompt(MESSAGES, variables={"mood": mood or "calm"})
