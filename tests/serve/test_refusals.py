@@ -188,7 +188,7 @@ def test_a_bad_prompt_is_named(served, prompt):
 ASKING = {"suffix": "x"}
 
 
-@pytest.mark.parametrize("field", NOT_BUILT)
+@pytest.mark.parametrize("field", sorted(NOT_BUILT.keys() - ChatRequest.model_fields.keys()))
 def test_what_is_not_built_is_refused_by_name(served, field):
     error = refusal(served.chat(**{field: ASKING.get(field, {"any": "thing"})}))
     assert (error["param"], error["code"]) == (field, "unsupported_parameter")
