@@ -128,14 +128,15 @@ class ChatCodec:
         )
         write_json(folder / "codec.json", record.model_dump(mode="json"))
 
-    def with_template(self, source: str | None, *, system: str | None = None) -> ChatCodec:
-        """This codec with another chat template and system message (None: without).
+    def with_template(
+        self, source: str | None, *, system: str | None = None, tokenizer: Tokenizer | None = None
+    ) -> ChatCodec:
+        """This codec with another chat template and system message (None: without), and another tokenizer if given.
 
         Raises: TemplateError where the template is not valid Jinja.
         """
-        return ChatCodec(
-            self.tokenizer, source, self.special_tokens, self._model_eos_ids, self.context, system
-        )
+        own, ends = tokenizer or self.tokenizer, self._model_eos_ids
+        return ChatCodec(own, source, self.special_tokens, ends, self.context, system)
 
     @property
     def vocab_size(self) -> int:
