@@ -20,8 +20,10 @@ from ptune.errors import RequestError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 REQUIRED = (CONFIG, WEIGHTS)
-ACCEPTED = (*REQUIRED, "ptune.json", "chat_template.jinja")
-SMALL_BYTES = 2**20  # limit of each file but the weights
+TOKENIZER = "tokenizer.json"
+ACCEPTED = (*REQUIRED, "ptune.json", "chat_template.jinja", TOKENIZER)
+SMALL_BYTES = 2**20  # limit of each file but the weights and the tokenizer
+TOKENIZER_BYTES = 2**25
 UPLOAD_LIMIT_S = 600
 
 
@@ -41,7 +43,7 @@ def staged(files: Mapping[str, BinaryIO], name: str, limit_bytes: int) -> Iterat
             with (folder / file).open("wb") as written:
                 shutil.copyfileobj(content, written, 2**20)
                 size_bytes = written.tell()
-            if size_bytes > (limit_bytes if file == WEIGHTS else SMALL_BYTES):
+            if size_bytes > _most_bytes(file, limit_bytes):
                 raise too_large(limit_bytes)
         yield folder
 
@@ -65,7 +67,7 @@ def of_folder(root: Path | None, path: str, name: str, limit_bytes: int) -> Iter
     files: dict[str, BinaryIO] = {}
     try:
         for file, source in sources.items():
-            if source.stat().st_size > limit_bytes:
+            if source.stat().st_size > max(limit_bytes, _most_bytes(file, limit_bytes)):
                 raise too_large(limit_bytes)
             files[file] = source.open("rb")
         with staged(files, name, limit_bytes) as stage:
@@ -73,6 +75,10 @@ def of_folder(root: Path | None, path: str, name: str, limit_bytes: int) -> Iter
     finally:
         for opened in files.values():
             opened.close()
+
+
+def _most_bytes(file: str, limit_bytes: int) -> int:
+    return {WEIGHTS: limit_bytes, TOKENIZER: TOKENIZER_BYTES}.get(file, SMALL_BYTES)
 
 
 @contextmanager
@@ -126,7 +132,7 @@ async def _bounded(request: Request, limit_bytes: int) -> AsyncGenerator[bytes, 
     size_bytes = 0
     async for chunk in request.stream():
         size_bytes += len(chunk)
-        if size_bytes > limit_bytes + len(ACCEPTED) * SMALL_BYTES:
+        if size_bytes > limit_bytes + len(ACCEPTED) * SMALL_BYTES + TOKENIZER_BYTES:
             raise too_large(limit_bytes)
         yield chunk
 

@@ -39,7 +39,7 @@ def engine_requests(
     """
     engine, key, limit_s = service.model.engine, key_of(http), deadline_s(http)
     codec = service.model.codec_for(adapter)
-    tokens = body.tokens.for_engine(codec, engine.signature.vocab_size, formed=grammar is not None)
+    tokens = body.tokens.for_engine(codec, engine.vocab_size(adapter), formed=grammar is not None)
     room = engine.context - (1 if max_tokens is None else max_tokens)
     kept = [body.cut(prompt, room) for prompt in prompts]
     return [

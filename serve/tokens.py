@@ -51,7 +51,7 @@ async def detokenize(
 ) -> Response:
     """The text of tokens, with special tokens by name."""
     adapter = resolve_adapter(http, service, body.model or BASE)
-    vocab = service.model.engine.signature.vocab_size
+    vocab = service.model.engine.vocab_size(adapter)
     if unknown := [token for token in body.tokens if token >= vocab]:
         message = f"tokens: no token {unknown[0]}; the vocabulary has {vocab}"
         raise RequestError(message, param="tokens", code="invalid_value")

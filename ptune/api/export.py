@@ -34,6 +34,7 @@ def export(
     *,
     name: str | None = None,
     profiles: str | Sequence[str] = ("fp32",),
+    sockets: str | Sequence[str] = (),
     merge: bool = False,
     force: bool = False,
     threads: int | None = None,
@@ -44,6 +45,8 @@ def export(
     out: the bundle's folder; default: bundles/NAME. name: the adapter's name in the bundle; default: the run's name.
     profiles: the graphs to write: "fp32", and also "int8", "int4" or "nf4" if the kind of model has them; "auto" measures
         which is the fastest that passes its gate.
+    sockets: what adapters may bring at a chat model's ends: "head" and "embedding" (their LoRA), "tokens" (trained ones); what
+        the run's own adapter brings is always among them.
     merge: merge the adapter into the weights instead of serving it beside them.
     force: replace an existing bundle. threads: of onnxruntime; default: all cores.
 
@@ -55,6 +58,8 @@ def export(
 
     named = profiles.split(",") if isinstance(profiles, str) else profiles
     names = tuple(dict.fromkeys(name.strip() for name in named))
+    listed = sockets.split(",") if isinstance(sockets, str) else sockets
+    ends = tuple(one.strip() for one in listed if one.strip())
     threads = threads or cores()
     if not isinstance(source, Run | Backbone):
         is_run = (Path(source) / "run.json").is_file()
@@ -63,9 +68,18 @@ def export(
         name = name or source.folder.resolve().name
         out = Path("bundles") / name if out is None else Path(out)
         proof = publish.export_run(
-            source, out, name=name, merge=merge, force=force, threads=threads, profiles=names
+            source,
+            out,
+            name=name,
+            merge=merge,
+            force=force,
+            threads=threads,
+            profiles=names,
+            sockets=ends,
         )
     else:
         out = Path("bundles") / (name or Path(source.model).name) if out is None else Path(out)
-        proof = publish.export_backbone(source, out, force=force, threads=threads, profiles=names)
+        proof = publish.export_backbone(
+            source, out, force=force, threads=threads, profiles=names, sockets=ends
+        )
     return ProvedBundle(Bundle.open(out), proof)

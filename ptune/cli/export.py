@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
-from ptune.cli.parse import cores, parse, say_next, shown
+from ptune.cli.parse import cores, listed, parse, say_next, shown
+
+if TYPE_CHECKING:
+    from ptune.verify.proof import Proof
 
 
 def run(arguments: list[str]) -> int:
@@ -26,6 +29,7 @@ def export(
     revision: str | None = None,
     trust_remote_code: bool = False,
     profiles: str = "fp32",
+    sockets: str = "",
 ) -> int:
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
 
@@ -45,28 +49,39 @@ def export(
         profiles: `fp32,int8` writes a second graph, for `ptune serve --profile int8`; of images with --merge. A chat model may
             have `int4`, too, and where it trained in nf4 `nf4`, an eighth as large and slow. It is served by the first that is
             named; `auto` measures here which of fp32, int8 and int4 is the fastest that says what fp32 says.
+        sockets: `head,embedding,tokens`: which of these adapters may bring to a chat model: LoRA of the output head, LoRA of the
+            embedding, trained tokens. What the run's own adapter brings is always among them.
     """
     from ptune import publish
-    from ptune.cli.proof_table import show
     from ptune.config.recipe import Backbone
-    from ptune.errors import ParityError
     from ptune.formats.run import Run
 
     folder = Path(source)
     threads = threads or cores()
-    asked = tuple(dict.fromkeys(one.strip() for one in profiles.split(",")))
+    asked, ends = listed(profiles), listed(sockets)
     is_run = (folder / "run.json").is_file()
     name = name or folder.resolve().name
     out = out or Path("bundles") / name
     if is_run:
+        run = Run.open(folder)
         proof = publish.export_run(
-            Run.open(folder), out, name=name, merge=merge, force=force, threads=threads, profiles=asked
+            run, out, name=name, merge=merge, force=force, threads=threads, profiles=asked, sockets=ends
         )
     else:
         backbone = Backbone(
             model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
         )
-        proof = publish.export_backbone(backbone, out, force=force, threads=threads, profiles=asked)
+        proof = publish.export_backbone(
+            backbone, out, force=force, threads=threads, profiles=asked, sockets=ends
+        )
+    return _told(proof, out)
+
+
+def _told(proof: Proof, out: Path) -> int:
+    """Shows an export's proof. Raises: ParityError where a profile was left out."""
+    from ptune.cli.proof_table import show
+    from ptune.errors import ParityError
+
     show(proof)
     print(f"bundle: {shown(out)}")
     say_next(f"ptune serve {shown(out)}")

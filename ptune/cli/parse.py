@@ -52,3 +52,8 @@ def shown(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def listed(value: str) -> tuple[str, ...]:
+    """The different words of an option whose value is a list with commas."""
+    return tuple(dict.fromkeys(word for one in value.split(",") if (word := one.strip())))

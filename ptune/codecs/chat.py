@@ -125,15 +125,19 @@ class ChatCodec:
         write_json(folder / "codec.json", record.model_dump(mode="json"))
 
     def with_template(
-        self, source: str | None, *, system: str | None = None, defaults: RequestDefaults = NO_DEFAULTS
+        self,
+        source: str | None,
+        *,
+        system: str | None = None,
+        defaults: RequestDefaults = NO_DEFAULTS,
+        tokenizer: Tokenizer | None = None,
     ) -> ChatCodec:
-        """This codec with another chat template, system message (None: without) and defaults.
+        """This codec with another chat template, system message (None: without) and defaults, and another tokenizer if given.
 
         Raises: TemplateError where the template is not valid Jinja.
         """
-        return ChatCodec(
-            self.tokenizer, source, self.special_tokens, self._model_eos_ids, self.context, system, defaults
-        )
+        own, ends = tokenizer or self.tokenizer, self._model_eos_ids
+        return ChatCodec(own, source, self.special_tokens, ends, self.context, system, defaults)
 
     @property
     def vocab_size(self) -> int:

@@ -27,10 +27,17 @@ def merged(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple[nn.Mod
     """
     adapter = model.active_adapter
     size, error = _new_rows(model, adapter, dtype)
+    _untie(model, adapter)
     for name, layer in model.named_modules():
-        if not isinstance(layer, LoraLayer) or adapter not in layer.lora_A:
+        if not isinstance(layer, LoraLayer) or adapter not in (*layer.lora_A, *layer.lora_embedding_A):
             continue
         linear = layer.get_base_layer()
+        if isinstance(linear, nn.Embedding):
+            update = layer.lora_embedding_B[adapter].double() @ layer.lora_embedding_A[adapter].double()
+            update = update.T * layer.scaling[adapter]  # [vocab, width]
+            lost = _add(linear, update, dtype)
+            size, error = size + lost[0], error + lost[1]
+            continue
         if not isinstance(linear, nn.Linear | Conv1D) or linear.weight.dtype != torch.float32:
             raise AdapterError(
                 f"{name}: only plain float32 linear layers can be merged, not {type(linear).__name__}"
@@ -40,15 +47,33 @@ def merged(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple[nn.Mod
         a, b = layer.lora_A[adapter].weight.double(), layer.lora_B[adapter].weight.double()
         update = (b @ a) * layer.scaling[adapter]  # [out, in]
         update = update.T if isinstance(linear, Conv1D) else update
-        before = linear.weight.double()
-        after = (before + update).to(dtype)
-        size += float(update.square().sum())
-        error += float((after.double() - before.to(dtype).double() - update).square().sum())
-        linear.weight = nn.Parameter(after.float(), requires_grad=False)
+        lost = _add(linear, update, dtype)
+        size, error = size + lost[0], error + lost[1]
     plain = model.unload()
     if dtype != torch.float32:
         plain.to(dtype)
     return plain, (error / size) ** 0.5 if size else 0.0
+
+
+def _add(
+    layer: nn.Linear | Conv1D | nn.Embedding, update: torch.Tensor, dtype: torch.dtype
+) -> tuple[float, float]:
+    """Adds an update to a layer's weight, in a new parameter. Returns the squared norms of it and of its error from rounding."""
+    before = layer.weight.double()
+    after = (before + update).to(dtype)
+    layer.weight = nn.Parameter(after.float(), requires_grad=False)
+    lost = after.double() - before.to(dtype).double() - update
+    return float(update.square().sum()), float(lost.square().sum())
+
+
+def _untie(model: PeftModel, adapter: str) -> None:
+    """Has a merged head and embedding saved apart where one of them alone is adapted, or both are by different updates."""
+    base = model.get_base_model()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    adapted = (isinstance(end, LoraLayer) and adapter in (*end.lora_A, *end.lora_embedding_A) for end in ends)
+    if any(adapted):
+        base.config.get_text_config().tie_word_embeddings = False
+        base.config.tie_word_embeddings = False
 
 
 def _new_rows(model: PeftModel, adapter: str, dtype: torch.dtype) -> tuple[float, float]:

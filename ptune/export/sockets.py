@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,10 @@ class StepInputs:
     seqlens_k: Tensor
     query_seqlens: Tensor
     capacity: Tensor
+    wanted: Tensor | None = None  # token columns that reach the head; None: all
+    own: Tensor | None = None  # the rest is of sockets at the ends (`ptune.export.end_sockets`)
+    kept: Tensor | None = None
+    shift: Tensor | None = None
     present: list[Tensor] = field(default_factory=list)  # filled by attention, layer by layer
 
 
@@ -77,7 +81,15 @@ def install(model: nn.Module, kind: Callable[[nn.Module, str], AnySocket]) -> li
     return sockets
 
 
-def describe(sockets: Sequence[Socket]) -> tuple[signature.Socket, ...]:
+class Described(Protocol):
+    """A linear layer that takes an adapter."""
+
+    name: str
+    in_features: int
+    out_features: int
+
+
+def describe(sockets: Sequence[Described]) -> tuple[signature.Socket, ...]:
     """The sockets in the form of the bundle's signature."""
     return tuple(
         signature.Socket(name=s.name, in_features=s.in_features, out_features=s.out_features) for s in sockets

@@ -26,10 +26,11 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
 from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention
+from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
 from ptune.export.independence import check_independent
 from ptune.export.sockets import Socket, StepInputs, describe, install
 from ptune.formats.seq2seq import Seq2SeqSignature
-from ptune.formats.signature import STEP_INPUTS, CacheLayer, EncoderSignature, Signature
+from ptune.formats.signature import STEP_INPUTS, CacheLayer, EncoderSignature, EndKind, Signature
 
 OPSET = 20
 EXPERTS = "batched_mm"  # transformers' implementation of mixtures of experts with ONNX operators
@@ -49,10 +50,16 @@ class Traced:
 class Step(nn.Module):
     """One step of the engine: `model` on flat tokens, with caches and adapters as inputs."""
 
-    def __init__(self, model: PreTrainedModel, sockets: list[Socket]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        sockets: Sequence[Socket | HeadSocket],
+        embedding: EmbeddingSocket | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.sockets = sockets
+        self.embedding = embedding
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def forward(
@@ -68,14 +75,23 @@ class Step(nn.Module):
         lora_mask: Tensor,
         past: list[Tensor],
         factors: list[Tensor],
+        of_ends: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
-        """Returns logits [groups, n, vocab] at `logits_indices`, and the caches after the step."""
+        """Returns logits [groups, n, vocab] at `logits_indices`, and the caches after the step.
+
+        of_ends: the inputs of `Ends`, which may be none: columns of the head, then those of the embedding.
+        """
         pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
+        wanted = logits_indices if self.keeps_logits else None
         step = StepInputs(
-            lora_mask, pairs, past, pad_indices, unpad_indices, seqlens_k, query_seqlens, capacity
+            lora_mask, pairs, past, pad_indices, unpad_indices, seqlens_k, query_seqlens, capacity, wanted
         )
+        if self.embedding is not None:
+            *own, step.kept, step.shift = of_ends
+            step.own = own[0] if own else None
+            self.embedding.step = step
         for module in self.model.modules():
-            if isinstance(module, Socket):
+            if isinstance(module, Socket | HeadSocket):
                 module.step = step
             elif hasattr(module, "layer_idx"):
                 setattr(module, attention.STEP, step)
@@ -84,9 +100,12 @@ class Step(nn.Module):
         return logits if keep else logits[:, logits_indices], step.present
 
 
-def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Traced:
+def trace(
+    config: PretrainedConfig, *, ends: Sequence[EndKind] = (), trust_remote_code: bool = False
+) -> Traced:
     """Traces the decoder that `config` describes.
 
+    ends: what adapters may bring at its ends.
     Raises: BackboneError with the reason if the architecture cannot be exported.
     """
     config = copy.deepcopy(config)  # building a model changes the config, which may be shared
@@ -96,19 +115,25 @@ def trace(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Trace
     with refused_in_one_line(config.model_type):
         model = skeleton(config, mode, trust_remote_code)
         heads = cache_layers(config)
-    sockets = install(model, Socket)
+    described = describe_ends(model, ends)
+    plain = install(model, Socket)
+    head, embedding = (None, None) if described is None else install_ends(model, described)
+    sockets: list[Socket | HeadSocket] = [*plain]
+    if head is not None and head.low_rank:
+        sockets.append(head)
     names = tied_names(model)
-    transposed = frozenset(f"{s.name}.weight" for s in sockets if not s.is_conv1d)
+    transposed = frozenset(f"{s.name}.weight" for s in plain if not s.is_conv1d)
     signature = Signature(
         vocab_size=model.get_output_embeddings().weight.shape[0],
         context=int(getattr(config, "max_position_embeddings", 2048)),
         cache=heads,
         sockets=describe(sockets),
+        ends=described,
     )
-    step = Step(model, sockets).eval()
+    step = Step(model, sockets, embedding).eval()
     with mode:
         arguments, dynamic = example(signature)
-    inputs = [*STEP_INPUTS, *signature.past_names(), *signature.factor_names()]
+    inputs = [*STEP_INPUTS, *signature.past_names(), *signature.factor_names(), *signature.end_inputs()]
     outputs = ["logits", *signature.present_names()]
     graph = onnx_of(
         step, arguments, dynamic, inputs, outputs, config.model_type, optimize=False, along=(0, 1)
@@ -229,6 +254,13 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         for socket in signature.sockets
         for shape in ((socket.in_features, rank), (rank, socket.out_features))
     ]
+    of_ends, end_axes = [], []
+    if (ends := signature.ends) is not None and ends.own_columns is not None:
+        of_ends.append(zeros(groups, ends.width, 7))
+        end_axes.append({0: DYNAMIC, 2: DYNAMIC})
+    if ends is not None and ends.step_inputs:
+        of_ends += [zeros(groups, tokens, 1, dtype=torch.bool), zeros(groups, tokens, ends.width)]
+        end_axes += [{0: DYNAMIC, 1: DYNAMIC}] * 2
     arguments = (
         zeros(groups, tokens, dtype=long),  # input_ids
         zeros(groups, tokens, dtype=long),  # position_ids
@@ -241,11 +273,12 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         zeros(groups, tokens, rank),  # lora_mask
         past,
         factors,
+        of_ends,
     )
     two, one = {0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC}
     dynamic = (two, two, two, one, one, one, None, one, {**two, 2: DYNAMIC})
     factor_axes = [{0: DYNAMIC, axis: DYNAMIC} for _ in signature.sockets for axis in (2, 1)]
-    return arguments, (*dynamic, [{0: DYNAMIC, 2: DYNAMIC}] * len(past), factor_axes)
+    return arguments, (*dynamic, [{0: DYNAMIC, 2: DYNAMIC}] * len(past), factor_axes, end_axes)
 
 
 def strip(graph: onnx_ir.Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ptune.errors import BackboneError
 from ptune.export.trace import Traced
+from ptune.formats.signature import Ends
 from ptune.progress import Progress
 
 
@@ -123,3 +125,17 @@ def save(traced: Traced, path: Path) -> None:
             progress.advance()
 
         onnx_ir.save(traced.graph, path, external_data=data, size_threshold_bytes=least_bytes, callback=count)
+
+
+def with_copies(ends: Ends, weights: Weights) -> Ends:
+    """`ends` with the hashes of their weights, by which an adapter's copies of them are told from trained weights."""
+    names = [f"{ends.embedding}.weight", f"{ends.head}.weight", f"{ends.head}.bias"]
+    copies = {name: _hash_of(weights, name) for name in names if name in weights}
+    if ends.tied:  # one of the two may be stored under the other's name alone
+        copies |= dict.fromkeys(names[:2], next(copies[name] for name in names[:2] if name in copies))
+    return ends.model_copy(update={"copies": copies})
+
+
+def _hash_of(weights: Weights, name: str) -> str:
+    values = weights.read(name).detach().to(device="cpu", dtype=torch.float32)
+    return hashlib.sha256(values.contiguous().numpy()).hexdigest()

@@ -13,7 +13,7 @@ import onnx_ir.passes.common as passes
 
 from ptune.export.fuse.cleanup import shapes
 from ptune.export.rewrite import made_by, other_input, replace
-from ptune.formats.signature import Signature
+from ptune.formats.signature import Ends, Signature
 
 
 def write_bare(source: Path, target: Path, signature: Signature) -> Path | None:
@@ -22,11 +22,12 @@ def write_bare(source: Path, target: Path, signature: Signature) -> Path | None:
     graph = model.graph
     ups = {f"{socket.name}.B" for socket in signature.sockets}
     for node in list(graph):
-        if node.op_type == "Add" and (base := _base(node, ups)) is not None:
+        base = _base(node, ups) if node.op_type == "Add" else _end(node, signature.ends)
+        if base is not None:
             replace(node, base)
     shapes(graph)
     passes.RemoveUnusedNodesPass()(model)
-    factors = set(signature.factor_names())
+    factors = {*signature.factor_names(), *signature.end_inputs()}
     inputs = [value for value in graph.inputs if value.name in factors]
     if any(value.uses() for value in inputs):
         return None
@@ -39,6 +40,19 @@ def write_bare(source: Path, target: Path, signature: Signature) -> Path | None:
 def _base(node: onnx_ir.Node, ups: set[str]) -> onnx_ir.Value | None:
     """A layer's own output, if `node` adds an adapter's update to it."""
     return next((other_input(node, part) for part in node.inputs if _is_update(part, ups)), None)
+
+
+def _end(node: onnx_ir.Node, ends: Ends | None) -> onnx_ir.Value | None:
+    """The base's own logits or embeddings, if `node` adds what adapters bring at an end."""
+    if ends is None:
+        return None
+    if node.op_type == "Concat" and ends.own_columns is not None:
+        logits, *own = node.inputs
+        return logits if len(own) == 1 and _is_update(own[0], {ends.own_columns}) else None
+    if node.op_type == "Where" and node.inputs[0] is not None and node.inputs[0].name in ends.step_inputs:
+        total = made_by(node.inputs[1], "Add")
+        return None if total is None else total.inputs[0]
+    return None
 
 
 def _is_update(value: onnx_ir.Value | None, ups: set[str]) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,9 +16,9 @@ from ptune.codecs.chat import ChatCodec
 from ptune.export.fuse import fuse
 from ptune.export.graph_variants import write_lighter
 from ptune.export.trace import Traced, trace
-from ptune.export.weights import Weights, attach, save
+from ptune.export.weights import Weights, attach, save, with_copies
 from ptune.formats.bundle import FP32, BaseIdentity, Bundle, Graph, Manifest, hashes
-from ptune.formats.signature import Signature
+from ptune.formats.signature import EndKind, Signature
 from ptune.kinds import DECODER, ENCODER
 
 
@@ -37,17 +38,21 @@ def write_bundle(
     codec: ChatCodec,
     identity: BaseIdentity,
     *,
+    ends: Sequence[EndKind] = (),
     trust_remote_code: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent.
 
-    report: called with the name of each stage as it begins.
+    ends: what adapters may bring at the decoder's ends. report: called with the name of each stage as it begins.
     Raises: BackboneError if the model cannot be exported.
     """
     report("tracing the graph")
-    traced = trace(config, trust_remote_code=trust_remote_code)
+    traced = trace(config, ends=ends, trust_remote_code=trust_remote_code)
     attach(traced, weights)
+    if isinstance(traced.signature, Signature) and traced.signature.ends is not None:
+        known = with_copies(traced.signature.ends, weights)
+        traced = replace(traced, signature=traced.signature.model_copy(update={"ends": known}))
     fuse(traced.graph)
     return write_traced(folder, traced, codec, identity, report=report)
 

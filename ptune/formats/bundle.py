@@ -76,6 +76,14 @@ class Hop(_Record):
     note: str = ""
 
 
+class NewToken(_Record):
+    """A token that an adapter's tokenizer has and the base's has not."""
+
+    id: int = Field(ge=0)
+    text: str = Field(min_length=1)
+    special: bool = False  # left out where answers are decoded
+
+
 class AdapterRecord(_Record):
     """adapters/NAME/adapter.json: what the adapter is for, and how it was proved."""
 
@@ -84,6 +92,8 @@ class AdapterRecord(_Record):
     task: str = "chat"  # or translation, {text,token,image}-classification, feature-extraction (vectors), text-ranking
     files: dict[str, str] = Field(default_factory=dict)  # file name -> SHA-256
     rank: int = 0  # largest over the sockets
+    vocab_size: int | None = None  # tokens that it knows, if it brings some that the base lacks
+    new_tokens: tuple[NewToken, ...] = ()  # tokens that the base's tokenizer lacks
     base: str | None = None  # BaseIdentity.hash it was trained on; None = unverified
     own_prompt: bool = False  # True: use the three fields below; False: use the bundle's
     template: str | None = None  # the chat template it was trained with

@@ -16,7 +16,13 @@ lora_mask                   float  [groups, tokens, R]           1 in all column
 past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache of layer L; present_* may be bound to the same memory
 SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]       low-rank factors, B scaled; G is 1 or groups: row g meets A[g], B[g]; R = 0 is the bare base
 
-Outputs: logits float [groups, n, vocab]; present_key.L, present_value.L as past.
+A graph exported with sockets at its ends (`Ends`) may have its head among the sockets, on the wanted columns alone, and
+
+EMBEDDING.kept              bool   [groups, tokens, 1]         whether a token's embedding is the base's, plus its shift; else it is the shift
+EMBEDDING.shift             float  [groups, tokens, width]     see above; before the scale that some embeddings have
+HEAD.own                    float  [G, width, N]               columns of the head for tokens of the adapter's own: N logits behind the base's
+
+Outputs: logits float [groups, n, vocab], or [groups, n, vocab + N]; present_key.L, present_value.L as past.
 
 Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlens`.
 
@@ -32,7 +38,7 @@ mask                        float  [batch, 1, seq, capacity]     added to the sc
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -58,6 +64,37 @@ class CacheLayer(BaseModel):
     value_dim: int
 
 
+EndKind = Literal["head", "embedding", "tokens"]
+"""What adapters may bring at a decoder's ends: LoRA of the output head, LoRA of the embedding, rows of single tokens in both."""
+
+END_KINDS: tuple[EndKind, ...] = get_args(EndKind)
+
+
+class Ends(BaseModel):
+    """The first and the last layer of a decoder whose bundle lets adapters reach them."""
+
+    model_config = ConfigDict(frozen=True)
+    kinds: tuple[EndKind, ...]
+    embedding: str  # the module's path in the transformers model
+    head: str
+    tied: bool  # both have one weight
+    width: int  # of the embedding and of the head's input
+    # Parameter -> SHA-256 of its float32 values: PEFT saves copies of these beside factors.
+    copies: dict[str, str] = {}
+
+    @property
+    def step_inputs(self) -> tuple[str, ...]:
+        """Inputs that change every step: which embeddings are kept, and what is added to them."""
+        if not {"embedding", "tokens"} & {*self.kinds}:
+            return ()
+        return (f"{self.embedding}.kept", f"{self.embedding}.shift")
+
+    @property
+    def own_columns(self) -> str | None:
+        """The input with columns of the head for tokens of adapters' own; None where there is none."""
+        return f"{self.head}.own" if "tokens" in self.kinds else None
+
+
 class Signature(BaseModel):
     """Everything that an engine needs to feed a decoder's graph."""
 
@@ -66,6 +103,7 @@ class Signature(BaseModel):
     context: int  # longest sequence, in tokens
     cache: tuple[CacheLayer, ...]
     sockets: tuple[Socket, ...]
+    ends: Ends | None = None  # None: adapters reach neither the embedding nor the head
 
     def past_names(self) -> list[str]:
         """Cache inputs in graph order: key then value of each layer."""
@@ -76,8 +114,14 @@ class Signature(BaseModel):
         return [name.replace("past_", "present_", 1) for name in self.past_names()]
 
     def factor_names(self) -> list[str]:
-        """Adapter inputs in graph order: A then B of each socket."""
-        return [f"{socket.name}.{factor}" for socket in self.sockets for factor in ("A", "B")]
+        """Adapter inputs in graph order: A then B of each socket, then columns of the head for tokens of adapters' own."""
+        factors = [f"{socket.name}.{factor}" for socket in self.sockets for factor in ("A", "B")]
+        own = None if self.ends is None else self.ends.own_columns
+        return factors if own is None else [*factors, own]
+
+    def end_inputs(self) -> tuple[str, ...]:
+        """Inputs of the embedding that change every step, in graph order; they follow the factors."""
+        return () if self.ends is None else self.ends.step_inputs
 
     def cache_bytes_per_token(self) -> int:
         """Bytes of float32 cache for one token of one sequence, over all layers."""

@@ -28,6 +28,8 @@ class Lora(Spec):
     """Dropout before the adapter's first matrix."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Names or name endings of the layers to adapt; all-linear: every linear layer and ungrouped convolution except the output head."""
+    ends: tuple[Literal["head", "embedding"], ...] = ()
+    """Also adapt a language model's output head, its embedding, or both."""
     rslora: bool = False
     """Rank-stabilised scaling (Kalajdzievski 2023)."""
 
@@ -46,6 +48,8 @@ class Lora(Spec):
         targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
         if not isinstance(targets, str):
             _check_targets(targets, [name for name, _ in model.named_modules() if name])
+        if self.ends:
+            targets = _with_ends(model, targets, self.ends, new_tokens)
         if is_image_model(model):
             targets = _image_targets(model, targets, head)
         config = LoraConfig(
@@ -68,6 +72,28 @@ class Lora(Spec):
         if new_tokens:
             _check_rows(model)
         return adapted
+
+
+def _with_ends(
+    model: PreTrainedModel, targets: str | list[str], ends: Sequence[str], new_tokens: Sequence[int]
+) -> list[str]:
+    """Names of the layers to adapt, with those at the ends. Raises: RecipeError where the model has none, or they are trained."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    if head is None or model.config.is_encoder_decoder:
+        raise RecipeError(f"method.ends: {type(model).__name__} is no language model with an output head")
+    if new_tokens:
+        raise RecipeError(
+            "method.ends: backbone.new_tokens trains rows of the head and the embedding; use one or the other"
+        )
+    modules = {"head": head, "embedding": model.get_input_embeddings()}
+    names = {id(module): name for name, module in model.named_modules()}
+    if isinstance(targets, str):
+        linear = nn.Linear | Conv1D
+        targets = [n for n, one in model.named_modules() if isinstance(one, linear) and one is not head]
+    return [*targets, *(names[id(modules[end])] for end in dict.fromkeys(ends))]
 
 
 def _image_targets(model: PreTrainedModel, targets: str | list[str], head: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from ptune.formats.bundle import FP32, AdapterRecord, Bundle
 from ptune.formats.run import Run
 from ptune.kinds import DECODER, Kind, imported, of_task
 from ptune.publish import pipeline
+from ptune.publish.ends import end_kinds, give_ends
 from ptune.publish.figures import figures, refuse_drift
 from ptune.publish.profiles import check_profiles
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
@@ -40,6 +41,7 @@ def export_run(
     force: bool = False,
     threads: int,
     profiles: Sequence[str] = (FP32,),
+    sockets: Sequence[str] = (),
 ) -> Proof:
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
@@ -47,6 +49,7 @@ def export_run(
     the first one by default; "auto" picks the fastest that holds its gate. A profile that misses its gate is
     left out of the bundle and listed in `Proof.refused`.
     merge: first merges the adapter, into RUN/merged; the bundle holds those weights instead of an adapter.
+    sockets: what adapters may bring at a chat model's ends ("head", "embedding", "tokens"), beside what the run's own does.
     Raises: ParityError if another hop drifts beyond its limit (nothing is left at `out`).
     """
     check_place(out, force)
@@ -54,7 +57,9 @@ def export_run(
     kind = kind_of_run(run, finished.recipe)
     publishable = _publishable(kind)
     check_profiles(profiles, publishable, str(run.folder), kind.noun)
+    kinds = end_kinds(sockets, kind, str(run.folder))
     model = publishable.of_run(finished, name, merge=merge, profiles=profiles)
+    give_ends(model, kinds)
     return pipeline.export(model, out, threads=threads, profiles=profiles)
 
 
@@ -65,12 +70,15 @@ def export_backbone(
     force: bool = False,
     threads: int,
     profiles: Sequence[str] = (FP32,),
+    sockets: Sequence[str] = (),
 ) -> Proof:
     """Exports a pretrained model without adapters; `ptune add` adds them later."""
     check_place(out, force)
     kind = kind_of_backbone(backbone)
     check_profiles(profiles, _publishable(kind), backbone.model, kind.noun)
+    kinds = end_kinds(sockets, kind, backbone.model)
     model: Publishable = imported(kind.publishable).of_backbone(backbone)
+    give_ends(model, kinds)
     return pipeline.export(model, out, threads=threads, profiles=profiles)
 
 

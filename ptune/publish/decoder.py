@@ -22,8 +22,9 @@ from ptune.export.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import BASE, FP32, INT4, INT8, NF4, Bundle, Hop
+from ptune.formats.signature import EndKind
 from ptune.progress import say
-from ptune.publish.decoder_run import TrainedDecoder, reference, refuse_new_tokens
+from ptune.publish.decoder_run import TrainedDecoder, ends_of, reference, within
 from ptune.publish.parity_file import leave_in_bundle
 from ptune.publish.profiles import AUTO
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
@@ -53,6 +54,7 @@ class Decoder(Publishable):
     earlier_hops: Mapping[str, Sequence[Hop]] = field(default_factory=dict)
     held_out: Sequence[Sequence[int]] = ()  # tokens on which profiles are compared with fp32
     trust_remote_code: bool = False
+    ends: tuple[EndKind, ...] = ()  # what adapters may bring at the base's ends
 
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Decoder:
@@ -60,22 +62,26 @@ class Decoder(Publishable):
         check_exportable(run.backbone())
         if merge and run.files.has_adapter:
             return cls._of_merged(run)
-        refuse_new_tokens(run)
         trained = TrainedDecoder.open(run)
         adapters: dict[str, Path | None] = {}
+        ends: tuple[EndKind, ...] = ()
         hops = list(run.record.hops)
         if run.files.has_adapter:
             adapters[name] = run.files.adapter_path
             model = trained.loaded.model
             trained.leave_parity()
             hops += live_kernel_hops(trained.backbone, model, run.files.adapter_path, trained.probes)
+            ends = ends_of(run.files.adapter_path, model)
+        loaded = trained.base()
+        vocab = loaded.model.get_input_embeddings().weight.shape[0]
         return cls(
-            lambda: trained.loaded,
-            trained.probes,
+            lambda: loaded,
+            [replace(probe, ids=within(probe.ids, vocab)) for probe in trained.probes],
             adapters,
             {name if adapters else BASE: hops},
-            [example.ids for example in trained.held_out],
+            [within(example.ids, vocab) for example in trained.held_out],
             trained.backbone.trust_remote_code,
+            ends,
         )
 
     @classmethod
@@ -128,6 +134,7 @@ class Decoder(Publishable):
             ModelWeights(loaded.model),
             loaded.codec,
             loaded.identity,
+            ends=self.ends,
             trust_remote_code=self.trust_remote_code,
             report=report_progress,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import Loaded, load
@@ -15,9 +16,11 @@ from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Backbone
 from ptune.data.conversations import Askable, Conversation
-from ptune.errors import ParityError, UsageError
+from ptune.errors import ParityError
 from ptune.evaluation.held_out import held_out
 from ptune.export.merge import merged
+from ptune.formats.parity_json import WEIGHTS
+from ptune.formats.signature import END_KINDS, EndKind
 from ptune.formats.whole_write import whole_folder
 from ptune.parity import compare
 from ptune.publish.figures import figures
@@ -58,6 +61,15 @@ class TrainedDecoder:
         probes = probing.of_examples(held.examples, loaded.codec)
         return cls(run, backbone, loaded, held.examples, probes, held.conversations)
 
+    def base(self) -> Loaded:
+        """The reference as a bundle holds it: without rows for the run's new tokens, which are the adapter's own."""
+        tokens, codec = self.run.recipe.backbone.new_tokens, self.loaded.codec
+        if not self.run.files.has_adapter or not tokens:
+            return self.loaded
+        plain = reference(self.backbone.model_copy(update={"new_tokens": ()}))
+        source = None if codec.template is None else codec.template.source
+        return replace(plain, codec=plain.codec.with_template(source, system=codec.system))
+
     def leave_parity(self) -> None:
         """Writes parity.json beside the run's adapter, so that any engine can be held to it."""
         loaded, first = self.loaded, self.conversations[:LOOKED_AT]
@@ -93,11 +105,19 @@ def reference(backbone: Backbone) -> Loaded:
     return replace(loaded, model=loaded.model.float())
 
 
-def refuse_new_tokens(run: FinishedRun) -> None:
-    """Raises: UsageError if the run's adapter holds rows of the embedding, which is part of the graph."""
-    tokens, folder = run.recipe.backbone.new_tokens, run.files.folder
-    if run.files.has_adapter and tokens:
-        raise UsageError(
-            f"{folder} was trained with new tokens ({', '.join(tokens)}), whose embeddings cannot be served beside"
-            f" the base's: merge them into it with `ptune export {folder} --merge`"
-        )
+def ends_of(adapter: Path, model: PreTrainedModel) -> tuple[EndKind, ...]:
+    """What an adapter brings at the ends of its base, by the names in its file."""
+    with safe_open(adapter / WEIGHTS, "np") as file:
+        names = [*file.keys()]
+    head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
+    signs = {
+        "head": f"base_model.model.{head}.lora_",
+        "embedding": ".lora_embedding_",
+        "tokens": ".token_adapter.",
+    }
+    return tuple(kind for kind in END_KINDS if any(signs[kind] in name for name in names))
+
+
+def within(ids: Sequence[int], vocab: int) -> tuple[int, ...]:
+    """Tokens of a base with `vocab` of them: an adapter's own give way to some of the base's."""
+    return tuple(token if token < vocab else token % vocab for token in ids)

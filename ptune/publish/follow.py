@@ -59,10 +59,11 @@ def best_step(run: Run) -> int | None:
 def check_followable(run: Run) -> None:
     """Raises: UsageError for a run whose checkpoints are not LoRA adapters."""
     recipe = Recipe.load(run.recipe_path)
-    if not isinstance(recipe.task, Chat) or not isinstance(recipe.method, Lora) or recipe.backbone.new_tokens:
+    method = recipe.method if isinstance(recipe.task, Chat) and isinstance(recipe.method, Lora) else None
+    if method is None or recipe.backbone.new_tokens or "embedding" in method.ends:
         raise UsageError(
-            f"{run.folder} cannot be followed: only runs of chat by Lora, without new tokens, have checkpoints that are"
-            " adapters; export it when it has ended"
+            f"{run.folder} cannot be followed: only runs of chat by Lora, without new tokens and with the base's embedding,"
+            " have checkpoints that are adapters; export it when it has ended"
         )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptune.formats.signature import Signature
 from ptune.parity import Array, log_softmax
+from ptune.verify.plain_ends import PlainEnds
 from ptune.verify.reference import Factors, padded
 
 
@@ -23,8 +24,14 @@ class PlainGraph:
         self.signature = signature
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def logprobs(self, ids: Sequence[int], wanted: Sequence[int], factors: Factors | None = None) -> Array:
-        """Log-probabilities [len(wanted), vocab] after the wanted positions of one sequence."""
+    def logprobs(
+        self,
+        ids: Sequence[int],
+        wanted: Sequence[int],
+        factors: Factors | None = None,
+        of_ends: PlainEnds = PlainEnds(),
+    ) -> Array:
+        """Log-probabilities [len(wanted), vocab of the adapter] after the wanted positions of one sequence."""
         tokens = len(ids)
         rank = max((a.shape[1] for a, _ in (factors or {}).values()), default=0)
         order = np.arange(tokens, dtype=np.int64)
@@ -45,8 +52,11 @@ class PlainGraph:
         for socket in self.signature.sockets:
             a, b = padded(socket, (factors or {}).get(socket.name), rank)
             feeds |= {f"{socket.name}.A": a[None], f"{socket.name}.B": b[None]}
+        vocab = self.signature.vocab_size
+        if (ends := self.signature.ends) is not None:
+            feeds |= of_ends.inputs(ids, ends, vocab)
         names = {entry.name for entry in self.session.get_inputs()}
         (logits,) = self.session.run(
             ["logits"], {name: value for name, value in feeds.items() if name in names}
         )
-        return log_softmax(logits[0])
+        return log_softmax(of_ends.logits(logits[0], vocab))

@@ -28,6 +28,7 @@ from ptune.verify.limits import (
     PROFILE_KL,
     PROFILE_TOP1,
 )
+from ptune.verify.plain_ends import PlainEnds
 from ptune.verify.proof import Proof
 from ptune.verify.reference import Factors
 
@@ -59,8 +60,8 @@ def prove_profile(
     hops: dict[str, list[Hop]] = {}
     with Progress(f"  {profile} against {FP32}", len(names) * len(held.sequences), unit="texts") as progress:
         for name in names:
-            factors = None if name == BASE else _factors(bundle, name)
-            floats, rounded = (_logprobs(graph, held.sequences, factors) for graph in graphs)
+            plugs = (None, PlainEnds()) if name == BASE else _plugs(bundle, name)
+            floats, rounded = (_logprobs(graph, held.sequences, *plugs) for graph in graphs)
             rounded = _counted(rounded, progress)
             hop = compare(f"{FP32} → {profile}", floats, rounded, note=note, **limits)
             hops[name] = [hop]
@@ -86,8 +87,10 @@ def _held_to(bundle: Bundle, profile: str) -> tuple[dict[str, float], str]:
     return {"mean_kl": INT4_KL, "top1": INT4_TOP1}, f"{1 - kept:.1%} of the weights rounded to 4 bits"
 
 
-def _logprobs(graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | None) -> Iterator[Array]:
-    return (graph.logprobs(ids, range(len(ids)), factors) for ids in held)
+def _logprobs(
+    graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | None, of_ends: PlainEnds
+) -> Iterator[Array]:
+    return (graph.logprobs(ids, range(len(ids)), factors, of_ends) for ids in held)
 
 
 def _counted(texts: Iterator[Array], progress: Progress) -> Iterator[Array]:
@@ -96,11 +99,12 @@ def _counted(texts: Iterator[Array], progress: Progress) -> Iterator[Array]:
         progress.advance()
 
 
-def _factors(bundle: Bundle, name: str) -> Factors:
-    """An adapter's factors, padded to the same rank in every socket."""
+def _plugs(bundle: Bundle, name: str) -> tuple[Factors, PlainEnds]:
+    """An adapter's factors, padded to the same rank in every socket, and what it changes at the ends."""
     adapter = load_adapter(bundle.adapter_path(name), bundle.decoder)
     inputs = LoraSlots(bundle.decoder, 1).of([adapter]).inputs
-    return {socket: (inputs[f"{socket}.A"][0], inputs[f"{socket}.B"][0]) for socket in adapter.factors}
+    factors = {socket: (inputs[f"{socket}.A"][0], inputs[f"{socket}.B"][0]) for socket in adapter.factors}
+    return factors, PlainEnds.of_engine(adapter.ends)
 
 
 def seconds_a_token(bundle: Bundle, profile: str, threads: int) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from peft import PeftModel
-from torch import nn
+from transformers import PreTrainedModel
 
 from ptune.engine.decoder.engine import Engine
 from ptune.formats.bundle import BASE, FP32, Bundle, Hop
@@ -16,6 +16,7 @@ from ptune.parity import Array, compare, liveness, log_softmax
 from ptune.verify import company, limits
 from ptune.verify.decoder_server import continuations, served_hops
 from ptune.verify.graph import PlainGraph
+from ptune.verify.plain_ends import PlainEnds, with_rows
 from ptune.verify.proof import Proof
 from ptune.verify.reference import Factors, lora_layers, peft_factors, plugged, random_factors
 from ptune.verify.torch_side import Probe, logprobs
@@ -25,15 +26,17 @@ AT_ONCE = 4  # probes in the engine at once, each under every name: all their lo
 
 @dataclass(frozen=True)
 class Expected:
-    """Torch's log-probabilities of each probe, and an adapter's factors as in peft."""
+    """Torch's log-probabilities of each probe, and what an adapter plugs in, as in peft."""
 
     logprobs: list[Array]
+    probes: Sequence[Probe]
     factors: Factors | None = None
+    ends: PlainEnds = field(default_factory=PlainEnds)
 
 
 def prove(
     bundle: Bundle,
-    model: nn.Module,
+    model: PreTrainedModel,
     adapters: Mapping[str, Path],
     probes: Sequence[Probe],
     *,
@@ -45,24 +48,22 @@ def prove(
 
     model: the plain float32 reference (a quantised base dequantised). adapters: the PEFT folders to prove.
     """
-    random = random_factors(bundle.decoder)
+    random, random_ends = random_factors(bundle.decoder), PlainEnds.random(bundle.decoder)
     report("torch, the reference")
-    base = Expected(logprobs(model, probes))
-    with plugged(model, random):
-        everywhere = Expected(logprobs(model, probes), random)
-    there = {name: _peft_reference(model, folder, probes) for name, folder in adapters.items()}
+    base = Expected(logprobs(model, probes), probes)
+    with plugged(model, random), random_ends.plugged(model):
+        everywhere = Expected(logprobs(model, probes), probes, random, random_ends)
+    there = {name: _peft_reference(model, folder, probes, bundle, name) for name, folder in adapters.items()}
 
     report("the ONNX graph")
     graph = PlainGraph(bundle.graph_path(FP32), bundle.decoder, threads)
-    here = {BASE: _run(graph, probes, None)} | {
-        name: _run(graph, probes, there[name].factors) for name in there
-    }
+    here = {BASE: _run(graph, base)} | {name: _run(graph, expected) for name, expected in there.items()}
     base_hops = [
         compare("torch → ONNX base", base.logprobs, here[BASE], max_abs_logprob=limits.MAX_ABS_LOGPROB),
         liveness(
             "torch → ONNX, random factors in every socket",
             (base.logprobs, everywhere.logprobs),
-            (here[BASE], _run(graph, probes, random)),
+            (here[BASE], _run(graph, everywhere)),
             limits.LIVENESS,
         ),
     ]
@@ -72,7 +73,7 @@ def prove(
     report("the engine")
     with closing(Engine.open(bundle, profile=FP32, threads=threads, replay_golden=False)) as engine:
         names = [BASE, *there]
-        served = _engine_logprobs(engine, probes, names)
+        served = _engine_logprobs(engine, {BASE: probes, **{name: there[name].probes for name in there}})
         for name in names:
             hop = compare(
                 "ONNX → engine",
@@ -91,8 +92,9 @@ def prove(
     return Proof.of({BASE: base_hops, **hops})
 
 
-def _run(graph: PlainGraph, probes: Sequence[Probe], factors: Factors | None) -> list[Array]:
-    return [graph.logprobs(probe.ids, probe.wanted, factors) for probe in probes]
+def _run(graph: PlainGraph, what: Expected) -> list[Array]:
+    """The graph's side of it."""
+    return [graph.logprobs(probe.ids, probe.wanted, what.factors, what.ends) for probe in what.probes]
 
 
 def _adapter_hops(name: str, base: Expected, there: Expected, here: Mapping[str, list[Array]]) -> list[Hop]:
@@ -105,28 +107,41 @@ def _adapter_hops(name: str, base: Expected, there: Expected, here: Mapping[str,
         ),
         liveness(
             "torch + peft → ONNX, (adapter − base)",
-            (base.logprobs, there.logprobs),
-            (here[BASE], here[name]),
+            (base.logprobs, _of_base(there.logprobs, base)),
+            (here[BASE], _of_base(here[name], base)),
             limits.LIVENESS,
         ),
     ]
 
 
-def _peft_reference(model: nn.Module, folder: Path, probes: Sequence[Probe]) -> Expected:
+def _of_base(found: Sequence[Array], base: Expected) -> list[Array]:
+    """The log-probabilities of the base's own tokens."""
+    return [rows[:, : base.logprobs[0].shape[1]] for rows in found]
+
+
+def _peft_reference(
+    model: PreTrainedModel, folder: Path, probes: Sequence[Probe], bundle: Bundle, name: str
+) -> Expected:
     """Computes a PEFT folder's outputs with peft; leaves `model` as it was."""
-    wrapped = PeftModel.from_pretrained(model, str(folder))
-    try:
-        factors = peft_factors(lora_layers(wrapped), str(wrapped.active_adapter))
-        return Expected(logprobs(wrapped, probes), factors)
-    finally:
-        wrapped.unload()
+    signature = bundle.decoder
+    with with_rows(model, bundle.adapter(name).vocab_size):
+        wrapped = PeftModel.from_pretrained(model, str(folder))
+        try:
+            factors = peft_factors(lora_layers(wrapped), str(wrapped.active_adapter))
+            if signature.ends is None:
+                return Expected(logprobs(wrapped, probes), probes, factors)
+            ends = PlainEnds.of_peft(wrapped, signature.vocab_size)
+            own = ends.probes(probes)
+            return Expected(logprobs(wrapped, own), own, factors, ends)
+        finally:
+            wrapped.unload()
 
 
-def _engine_logprobs(engine: Engine, probes: Sequence[Probe], names: Sequence[str]) -> dict[str, list[Array]]:
-    """Computes a few probes at a time under all names, mixed in the engine's batches."""
-    served: dict[str, list[Array]] = {name: [] for name in names}
-    for start in range(0, len(probes), AT_ONCE):
-        jobs = [(probe, name) for probe in probes[start : start + AT_ONCE] for name in names]
+def _engine_logprobs(engine: Engine, probes: Mapping[str, Sequence[Probe]]) -> dict[str, list[Array]]:
+    """Computes a few probes at a time under all names, mixed in the engine's batches. probes: of each name."""
+    served: dict[str, list[Array]] = {name: [] for name in probes}
+    for start in range(0, max(map(len, probes.values())), AT_ONCE):
+        jobs = [(probe, name) for name in probes for probe in probes[name][start : start + AT_ONCE]]
         logits = engine.logits([probe.ids for probe, _ in jobs], [name for _, name in jobs])
         for (probe, name), rows in zip(jobs, logits, strict=True):
             served[name].append(log_softmax(rows[list(probe.wanted)]))

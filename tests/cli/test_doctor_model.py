@@ -157,7 +157,7 @@ def test_how_a_template_marks_thinking(template: str, expected: tuple[str, str, 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_predicted_bytes_are_those_of_the_files(tmp_path: Path, tied: bool) -> None:
-    wide = {"hidden_size": 256, "intermediate_size": 512, "tie_word_embeddings": tied}
+    wide: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "tie_word_embeddings": tied}
     _base, loaded, bundle = tiny_bundle(tmp_path, "llama", **wide)
     source = bundle.graph_path(FP32)
     written = {"fp32": source}

@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ptune import publish
 from ptune.backbone.load import load
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.structured_output import StructuredOutput
 from ptune.config.recipe import Backbone, Data, Evaluate, Recipe, Train
 from ptune.engine.adapters.lora import load_adapter
-from ptune.errors import AdapterError, RecipeError, UsageError
+from ptune.errors import AdapterError, RecipeError
 from ptune.evaluation.evaluate import evaluate
 from ptune.export.merge import merged
 from ptune.fine_tune import train
@@ -186,11 +187,53 @@ def check_merge(run: Run) -> None:
     assert (logprobs(plain.double()) - expected).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("run", ["llama", "llama_tied"], indirect=True)
+def test_it_is_served_beside_its_base_and_another_with_other_tokens(
+    run: Run, place: Path, tmp_path: Path
+) -> None:
+    proof = publish.export_run(run, tmp_path / "bundle", name="x", threads=1)
+    assert proof.passed
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert bundle.decoder.ends is not None
+    assert (bundle.decoder.ends.kinds, bundle.decoder.vocab_size) == (("tokens",), 600)
+    assert {token.text: token.id for token in bundle.adapter("x").new_tokens} == dict(
+        zip(TOKENS, IDS, strict=True)
+    )
+    other = recipe(place, run.folder.name.removeprefix("run_"))
+    told = other.backbone.model_copy(update={"new_tokens": ("<ask>", "<tell>", "<say>")})
+    second = train(other.model_copy(update={"backbone": told}), tmp_path / "second")
+    assert publish.add(tmp_path / "bundle", second.adapter_path, "y", threads=1).parity == "measured"
+    model = infer.load(tmp_path / "bundle", threads=1)
+    try:
+        check_served(model, run, "x", 601)
+        check_served(model, second, "y", 602)
+        assert not {600, 601, 602} & {*model.encode_chat(QUESTION)}
+        forced = StructuredOutput.regex("(<tell>|<say>){2}")
+        for name, text in (("x", "<say>"), ("y", "<tell>")):
+            said = model.chat(
+                QUESTION, adapter=name, temperature=0, logit_bias={601: 50.0}, response_format=forced
+            )
+            assert said.text == text * 2
+    finally:
+        model.close()
+    assert publish.verify(tmp_path / "bundle", threads=1).passed
+
+
+def check_served(model: infer.ChatModel, run: Run, name: str, say: int) -> None:
+    """What the engine says under an adapter is what peft says, in the vocabulary that it was trained with."""
+    prompt = ChatCodec.open(run.codec_path).encode_prompt(QUESTION)
+    assert model.encode_chat(QUESTION, name) == prompt
+    assert 600 in prompt
+    answer = model.chat(QUESTION, adapter=name, temperature=0, max_tokens=4, logit_bias={say: 100.0})
+    assert answer.text == "<say>" * 4
+    expected = logprobs(live(run), torch.tensor([prompt]))[0].float().numpy()
+    [found] = model.engine.logits([prompt], [name])
+    assert found.shape == expected.shape
+    assert abs(torch.tensor(found).log_softmax(-1).numpy() - expected).max() < 1e-3
+
+
 @pytest.mark.parametrize("run", [pytest.param("llama", marks=pytest.mark.slow), "llama_tied"], indirect=True)
-def test_it_is_served_merged_and_only_so(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"<ask>, <say>.*ptune export .* --merge"):
-        publish.export_run(run, tmp_path / "bundle", name="x", threads=1)
-    assert not (tmp_path / "bundle").exists()
+def test_it_is_served_merged(run: Run, tmp_path: Path) -> None:
     assert publish.export_run(run, tmp_path / "bundle", name="x", merge=True, threads=1).passed
     saved = AutoModelForCausalLM.from_pretrained(run.folder / "merged", dtype=torch.float32)
     assert (logprobs(saved) - logprobs(live(run))).abs().max() < 1e-4

@@ -96,6 +96,7 @@ class Engine:
 
     context = 64
     signature = SimpleNamespace(vocab_size=260)
+    vocab_size = staticmethod(lambda adapter: 260)
 
     def __init__(self, **records: Any) -> None:
         self.records = {name: AdapterRecord(name=name, **fields) for name, fields in records.items()}
@@ -110,6 +111,9 @@ class Engine:
     def bundle(self) -> SimpleNamespace:
         manifest = SimpleNamespace(adapters={name: f"hash of {name}" for name in self.records})
         return SimpleNamespace(manifest=manifest, adapter=self.records.__getitem__)
+
+    def record(self, name: str) -> AdapterRecord | None:
+        return self.records.get(name)
 
     def generate(self, request: Any) -> Any:
         self.requests.append(request)

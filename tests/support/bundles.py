@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ptune.config.recipe import Backbone
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import Bundle
+from ptune.formats.signature import EndKind
 from support.tiny_models import build
 
 
@@ -39,13 +41,13 @@ def with_peft(base: Path, adapter: Path | None) -> torch.nn.Module:
     return model if adapter is None else PeftModel.from_pretrained(model, str(adapter)).eval()
 
 
-def tiny_bundle(folder: Path, family: str = "llama", **changes: Any) -> tuple[Path, Loaded, Bundle]:
+def tiny_bundle(
+    folder: Path, family: str = "llama", *, ends: Sequence[EndKind] = (), **changes: Any
+) -> tuple[Path, Loaded, Bundle]:
     """A model folder and its bundle, without adapters."""
     base = build(folder / "model", family, **changes)
     loaded = load(Backbone(model=str(base)), device="cpu")
     weights = ModelWeights(loaded.model)
-    return (
-        base,
-        loaded,
-        write_bundle(folder / "bundle", loaded.model.config, weights, loaded.codec, loaded.identity),
-    )
+    config, codec = loaded.model.config, loaded.codec
+    bundle = write_bundle(folder / "bundle", config, weights, codec, loaded.identity, ends=ends)
+    return base, loaded, bundle

@@ -169,6 +169,7 @@ class FakeEngine:
         self.go_on.set()
         self.adapters = list(ADAPTERS)
         self.signature = SimpleNamespace(vocab_size=ByteCodec.vocab_size)
+        self.vocab_size = lambda adapter: ByteCodec.vocab_size
         base = SimpleNamespace(hash="sha256:" + "0123456789ab" * 5, source="llm_tiny", licence="apache-2.0")
         manifest = SimpleNamespace(
             created="2025-06-01T12:00:00+00:00", base=base, adapters=dict(ADAPTERS), aliases={}, task="chat"
@@ -242,7 +243,7 @@ class FakeChatModel:
     def __init__(self, engine: FakeEngine | None = None, codecs: Mapping[str, Any] | None = None) -> None:
         self.engine = engine or FakeEngine()
         self._codecs = codecs or {}  # of adapters that do not share the one
-        self._grammars = None
+        self._grammars: dict[Any, Any] = {}
         self._making = threading.Lock()
 
     codec = ByteCodec()

@@ -71,9 +71,8 @@ def upload(http: Client, folder: Path, name: str, **fields: str) -> Response:
 
 def peft_files(folder: Path) -> list[tuple[str, tuple[str, bytes]]]:
     """The form's files."""
-    names = [
-        file for file in ("adapter_config.json", "adapter_model.safetensors") if (folder / file).exists()
-    ]
+    sent = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json")
+    names = [file for file in sent if (folder / file).exists()]
     return [("files", (file, (folder / file).read_bytes())) for file in names]
 
 

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ptune.codecs.adapter_tokens import FILE, extended, new_tokens_of
 from ptune.codecs.chat import ChatCodec
-from ptune.engine.adapters.lora import load_adapter
-from ptune.errors import AdapterError, TemplateError, UsageError
+from ptune.engine.adapters.lora import Adapter, load_adapter
+from ptune.errors import AdapterError, FormatError, TemplateError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest, hashes, parse
 from ptune.formats.request_defaults import RequestDefaults
 from ptune.formats.whole_write import disk_errors, read_json, sha256_of, whole_folder, write_json
@@ -43,6 +44,7 @@ def install(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
     check_name(name)
     checked = load_adapter(adapter, bundle.decoder)
     own, base = prompt_of(adapter, bundle)
+    own |= tokens_of(adapter, bundle, checked)
     with whole_folder(bundle.adapter_path(name)) as part:  # replaces leftovers of an interrupted call
         shutil.copytree(adapter, part, ignore=LEFT_OUT, dirs_exist_ok=True)
         added = datetime.now(UTC).date().isoformat()
@@ -134,6 +136,36 @@ def prompt_of(adapter: Path, bundle: Bundle) -> tuple[dict[str, object], str | N
         except TemplateError as error:
             raise AdapterError(f"{adapter}: its chat template cannot be used: {error}") from None
     return own, base
+
+
+def tokens_of(folder: Path, bundle: Bundle, adapter: Adapter) -> dict[str, object]:
+    """The tokens that an adapter brings, as fields of its record; none where its bundle has no sockets for them.
+
+    Raises: AdapterError where their texts and their rows do not belong together.
+    """
+    ends = bundle.decoder.ends
+    if ends is None or "tokens" not in ends.kinds:
+        return {}
+    tokenizer = ChatCodec.open(bundle.codec_path).tokenizer
+    vocab = bundle.decoder.vocab_size if adapter.ends is None else adapter.ends.vocab
+    try:
+        new = new_tokens_of(folder, tokenizer)
+        extended(tokenizer, new)
+    except FormatError as error:
+        raise AdapterError(str(error)) from None
+    rowless = [token.text for token in new if token.id >= vocab]
+    if rowless:
+        raise AdapterError(
+            f"{folder}/{FILE} adds tokens for which the adapter has no rows: {', '.join(rowless)}"
+        )
+    known = {token.id for token in new}
+    unnamed = [token for token in range(bundle.decoder.vocab_size, vocab) if token not in known]
+    if unnamed:
+        raise AdapterError(
+            f"{folder} trains new tokens without their texts ({', '.join(map(str, unnamed))}): put the tokenizer.json"
+            " that it was trained with beside it"
+        )
+    return {"new_tokens": new, "vocab_size": vocab if vocab > bundle.decoder.vocab_size else None}
 
 
 def write_record(bundle: Bundle, adapter: AdapterRecord) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.adapters.peft_config import MERGE, LoraConfig, read_config
+from ptune.engine.adapters.ends import EndChanges, is_copy, read_ends
+from ptune.engine.adapters.misfits import Misfits
+from ptune.engine.adapters.peft_config import MERGE, SOCKETS, LoraConfig, read_config
 from ptune.engine.adapters.safetensors import float32_bytes, read_tensors
 from ptune.errors import AdapterError, FormatError
 from ptune.formats.seq2seq import Seq2SeqSignature
-from ptune.formats.signature import EncoderSignature, Signature, Socket
+from ptune.formats.signature import EncoderSignature, Ends, Signature, Socket
 from ptune.formats.whole_write import read_json
 
 Factor = npt.NDArray[np.float32]
@@ -22,8 +24,8 @@ Factor = npt.NDArray[np.float32]
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.[^.]+)?\.weight")
 _KINDS = (  # other tensors that an adapter's file may hold, by what their names contain
     ("lora_magnitude_vector", f"DoRA magnitudes; {MERGE}"),
-    ("lora_embedding_", f"LoRA of an embedding; {MERGE}"),
-    ("token_adapter", f"embeddings of single tokens; {MERGE}"),
+    ("lora_embedding_", f"LoRA of an embedding, for which this bundle has no socket; {SOCKETS}"),
+    ("token_adapter", f"embeddings of single tokens, for which this bundle has no sockets; {SOCKETS}"),
     ("modules_to_save", f"whole trained modules; {MERGE}"),
     (".bias", f"trained biases (bias is not 'none'); {MERGE}"),
 )
@@ -32,7 +34,7 @@ _ENDS = (
     "embed_out",
     "embed_tokens",
     "wte",
-)  # a decoder's first and last layers, which have no socket
+)  # a decoder's first and last layers, which have sockets only where the bundle was exported with them
 PEFT_PREFIX = "base_model.model."
 POOLER = "pooler"  # a part of transformers' encoders that belongs to the head
 
@@ -48,6 +50,7 @@ class Adapter:
     rank: int  # the largest of its sockets
     factors: dict[str, tuple[Factor, Factor]]
     bytes: int
+    ends: EndChanges | None = None  # what it changes at the ends of a decoder, beside its head's factors
 
 
 def load_adapter(
@@ -63,8 +66,9 @@ def load_adapter(
     """
     encodes = isinstance(signature, EncoderSignature)
     prefix = signature.prefix if isinstance(signature, EncoderSignature) else ""
+    served = signature.ends if isinstance(signature, Signature) else None
     try:
-        config, problems = read_config(folder, with_head=encodes)
+        config, problems = read_config(folder, with_head=encodes, ends=served)
     except FormatError as error:
         raise AdapterError(str(error)) from None
     tensors = weights_of(folder)
@@ -73,7 +77,10 @@ def load_adapter(
         own = head_of(folder)
         tensors, beyond = _parted(tensors, lambda name: of_head(name, prefix, own))
         _check_head(beyond, head or {}, misfits)
-    modules = _paired(tensors, misfits)
+    ends = None
+    if isinstance(signature, Signature) and signature.ends is not None:
+        tensors, ends = read_ends(tensors, config, signature, misfits)
+    modules = _paired(tensors, misfits, needed=ends is None)
     sockets = {f"{prefix}{socket.name}": socket for socket in signature.sockets}
     _check(modules, config, sockets, misfits)
     misfits.raise_for(folder)
@@ -81,11 +88,13 @@ def load_adapter(
         sockets[module].name: _scaled(pair, config.scale(module), sockets[module])
         for module, pair in modules.items()
     }
+    ranks = [modules[module]["A"].shape[0] for module in modules]
     return Adapter(
         name=folder.name,
-        rank=max(modules[module]["A"].shape[0] for module in modules),
+        rank=max([*ranks, 0 if ends is None else ends.rank]),
         factors=factors,
-        bytes=sum(a.nbytes + b.nbytes for a, b in factors.values()),
+        bytes=sum(a.nbytes + b.nbytes for a, b in factors.values()) + (0 if ends is None else ends.bytes),
+        ends=ends,
     )
 
 
@@ -97,10 +106,15 @@ def weights_of(folder: Path) -> dict[str, Factor]:
         raise AdapterError(str(error)) from None
 
 
-def factor_bytes(folder: Path) -> int:
-    """Memory of a PEFT folder's tensors, in bytes. Raises: AdapterError, as `weights_of`."""
+def factor_bytes(folder: Path, ends: Ends | None = None) -> int:
+    """Memory of a PEFT folder's tensors, in bytes, without copies of the base's ends. Raises: AdapterError, as `weights_of`."""
     try:
-        return float32_bytes(_weights_file(folder))
+        whole = ends is None or bool(read_json(folder / "adapter_config.json").get("modules_to_save"))
+
+        def counts(tensor: str) -> bool:
+            return whole or ends is None or not is_copy(tensor, ends)
+
+        return float32_bytes(_weights_file(folder), counts)
     except FormatError as error:
         raise AdapterError(str(error)) from None
 
@@ -144,27 +158,6 @@ def head_of(folder: Path) -> list[str]:
     return [str(name) for name in facts.get("head", ())]
 
 
-class Misfits:
-    """Collects the faults of an adapter: each reason once, with the names it concerns."""
-
-    def __init__(self, reasons: list[str]) -> None:
-        self._names: dict[str, list[str]] = {reason: [] for reason in reasons}
-
-    def add(self, reason: str, name: str) -> None:
-        self._names.setdefault(reason, []).append(name)
-
-    def raise_for(self, folder: Path) -> None:
-        """Raises: AdapterError that lists all faults, if there are any."""
-        if self._names:
-            lines = "".join(f"\n  - {reason}{_listed(names)}" for reason, names in self._names.items())
-            raise AdapterError(f"the adapter {folder} cannot be served:{lines}")
-
-
-def _listed(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f": {', '.join(names[:most])}{more}" if names else ""
-
-
 def _weights_file(folder: Path) -> Path:
     path = folder / "adapter_model.safetensors"
     if not path.is_file() and (folder / "adapter_model.bin").is_file():
@@ -175,7 +168,9 @@ def _weights_file(folder: Path) -> Path:
     return path
 
 
-def _paired(tensors: dict[str, Factor], misfits: Misfits) -> dict[str, dict[str, Factor]]:
+def _paired(
+    tensors: dict[str, Factor], misfits: Misfits, *, needed: bool = True
+) -> dict[str, dict[str, Factor]]:
     """Module -> {"A": [r, in], "B": [out, r]}."""
     modules: dict[str, dict[str, Factor]] = {}
     for name, tensor in tensors.items():
@@ -189,7 +184,7 @@ def _paired(tensors: dict[str, Factor], misfits: Misfits) -> dict[str, dict[str,
             misfits.add("it holds the same factor twice, under different adapter names", name)
         else:
             modules[found["module"]][found["factor"]] = tensor
-    if not modules:
+    if needed and not modules:
         misfits.add("it holds no LoRA factors", "adapter_model.safetensors")
     return modules
 
@@ -204,7 +199,7 @@ def _check(
         if module in sockets:
             _check_pair(module, sockets[module], modules[module], config, misfits)
         elif module.rpartition(".")[2] in _ENDS:
-            misfits.add(f"LoRA of the output head or of an embedding is not served; {MERGE}", module)
+            misfits.add(f"LoRA of the output head, for which this bundle has no socket; {SOCKETS}", module)
         else:
             misfits.add(f"the base has no {kinds} of this name", module)
     for module in sockets:

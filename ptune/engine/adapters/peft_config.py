@@ -11,16 +11,21 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from ptune.errors import AdapterError
+from ptune.formats.signature import Ends
 from ptune.formats.whole_write import read_json
 
 MERGE = "merge it instead: ptune merge, or ptune export RUN --merge"
+
+SOCKETS = f"export the bundle with --sockets head,embedding,tokens, or {MERGE}"
 
 # Settings that change more than `x @ A @ B * scale` beside a linear layer. A false, null or empty value is harmless.
 REFUSED = {
     "use_dora": f"DoRA rescales the base's weights; {MERGE}",
     "modules_to_save": f"it carries whole trained modules beside the LoRA factors; {MERGE}",
     "target_parameters": f"it adapts bare parameters, not linear layers; {MERGE}",
-    "trainable_token_indices": f"it brings tokens with embeddings of their own, and those are part of the graph; {MERGE}",
+    "trainable_token_indices": (
+        f"it brings tokens with embeddings of their own, for which this bundle has no sockets; {SOCKETS}"
+    ),
     "lora_bias": f"its B factors have a bias; {MERGE}",
     "layer_replication": f"it changes how many layers the base has; {MERGE}",
     "kasa_config": f"KaSA changes the base's weights; {MERGE}",
@@ -48,6 +53,9 @@ class LoraConfig(BaseModel):
     exclude_modules: list[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
+    trainable_token_indices: dict[str, list[int]] | list[int] | None = None
+    ensure_weight_tying: bool = False
+    modules_to_save: list[str] | None = None
 
     def rank(self, module: str) -> int:
         """The rank of a module's factors."""
@@ -58,6 +66,10 @@ class LoraConfig(BaseModel):
         alpha = self.alpha_pattern.get(_pattern_of(module, self.alpha_pattern), self.lora_alpha)
         rank = self.rank(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def saves(self, module: str) -> bool:
+        """Whether a module was trained whole. peft compares the ends of names."""
+        return any(module.endswith(name) for name in self.modules_to_save or ())
 
     def targets(self, module: str) -> bool:
         """Whether peft would put factors beside this module."""
@@ -79,10 +91,12 @@ class LoraConfig(BaseModel):
         return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
 
 
-def read_config(folder: Path, *, with_head: bool = False) -> tuple[LoraConfig, list[str]]:
+def read_config(
+    folder: Path, *, with_head: bool = False, ends: Ends | None = None
+) -> tuple[LoraConfig, list[str]]:
     """Reads adapter_config.json. Returns it and the reasons why it cannot be served.
 
-    with_head: fully trained modules are allowed, as the adapter has its own head.
+    with_head: fully trained modules are allowed, as the adapter has its own head. ends: that the bundle has sockets for.
 
     Raises: AdapterError where it is no LoRA configuration at all; FormatError where the file is missing or damaged.
     """
@@ -104,6 +118,11 @@ def read_config(folder: Path, *, with_head: bool = False) -> tuple[LoraConfig, l
         ) from None
     if with_head:
         fields.pop("modules_to_save", None)
+    if ends is not None and "tokens" in ends.kinds:
+        fields.pop("trainable_token_indices", None)
+        whole = config.modules_to_save or ()
+        if all(ends.embedding.endswith(name) or ends.head.endswith(name) for name in whole):
+            fields.pop("modules_to_save", None)
     return config, _refused(fields, config)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,20 @@ def read_tensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
         raise FormatError(f"{path} is damaged: {error}") from None
 
 
-def float32_bytes(path: Path) -> int:
-    """Size of a file's tensors as float32, in bytes; reads its header only. Raises: FormatError, as `read_tensors`."""
+def float32_bytes(path: Path, counts: Callable[[str], bool] = lambda _: True) -> int:
+    """Size as float32, in bytes, of a file's tensors whose name counts; reads its header only.
+
+    Raises: FormatError, as `read_tensors`.
+    """
     try:
         with path.open("rb") as file:
             first = file.read(8)
             header, _ = _split(first + file.read(min(int.from_bytes(first, "little"), MAX_HEADER_BYTES)))
-        return sum(4 * math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        return sum(
+            4 * math.prod(entry["shape"])
+            for name, entry in header.items()
+            if name != "__metadata__" and counts(name)
+        )
     except OSError as error:
         raise FormatError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError) as error:

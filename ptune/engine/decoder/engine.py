@@ -51,7 +51,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             bundle,
             options,
             lambda folder, _: load_adapter(folder, self.signature),
-            lambda folder, _: factor_bytes(folder),
+            lambda folder, _: factor_bytes(folder, self.signature.ends),
             base_answers=True,
         )
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
@@ -138,9 +138,9 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             self._require_open()
             sequences = []
             for tokens, name in zip(ids, adapters, strict=True):
-                require_tokens(tokens, 0, self.signature.vocab_size, self.context)
-                self._registry.record(name)
-                sequences.append(ScoredSequence(tokens, None, self.signature.vocab_size))
+                vocab = self.vocab_size(name)
+                require_tokens(tokens, 0, vocab, self.context)
+                sequences.append(ScoredSequence(tokens, None, vocab))
             for sequence, name in zip(sequences, adapters, strict=True):
                 self._enqueue(sequence, name, len(sequence.tokens))
         for sequence in sequences:
@@ -148,6 +148,12 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             if sequence.error:
                 raise PtuneError(sequence.error)
         return [sequence.logits for sequence in sequences]
+
+    def vocab_size(self, adapter: str) -> int:
+        """Tokens that an adapter knows, its own included. Raises: RequestError, 404, where there is no such adapter."""
+        record = self._registry.record(adapter)
+        own = None if record is None else record.vocab_size
+        return own or self.signature.vocab_size
 
     def stats(self) -> EngineStats:
         with self._changed:
@@ -165,8 +171,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _sequence(self, request: Request, deliver: Callable[[Token], None]) -> TokenSequence:
         """Makes a sequence for a request that can be served."""
         self._require_open()
-        request.require_servable(self.signature.vocab_size, self.context, self._cache.slots)
-        self._registry.record(request.adapter)
+        vocab = self.vocab_size(request.adapter)
+        request.require_servable(vocab, self.context, self._cache.slots)
         deadline_s = self._deadline(request.deadline_s)
         if request.beams is not None:
             return BeamGroup(request, request.beams, self._scheduler.slots.fork, deliver, deadline_s)

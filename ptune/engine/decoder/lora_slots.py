@@ -15,7 +15,7 @@ from ptune.engine.decoder.lazy_memory import zeros
 from ptune.formats.signature import Signature
 
 WIDER = 2  # slots of a window for each of its adapters, at most: unused ones between them cost time, too
-RANKS = 3  # pools that are kept, each of one rank
+RANKS = 3  # pools that are kept, each of one rank and of one number of own tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,7 @@ class Window:
     groups: WeakKeyDictionary[Adapter, int]  # weak: a window keeps no adapter in memory
     count: int  # G
     rank: int  # R
+    columns: int = 0  # N: columns of the head for tokens of the adapters' own
 
 
 class LoraSlots:
@@ -41,9 +42,9 @@ class LoraSlots:
         """Returns a window with these adapters; for none, one slot of rank 0, which is the bare base."""
         if not adapters:
             return self._none
-        rank = max(adapter.rank for adapter in adapters)
-        pool = next((pool for pool in self._pools if pool.rank == rank), None)
-        pool = pool or _RankPool(self._signature, self._count, rank)
+        size = max(adapter.rank for adapter in adapters), max(map(_columns, adapters))
+        pool = next((pool for pool in self._pools if (pool.rank, pool.columns) == size), None)
+        pool = pool or _RankPool(self._signature, self._count, *size)
         self._pools = [*(other for other in self._pools if other is not pool), pool][-RANKS:]
         return pool.of({*adapters})
 
@@ -51,8 +52,9 @@ class LoraSlots:
 class _RankPool:
     """Slots for adapters up to one rank; lower ranks, and sockets that an adapter leaves alone, are padded with zeros."""
 
-    def __init__(self, signature: Signature, count: int, rank: int) -> None:
+    def __init__(self, signature: Signature, count: int, rank: int, columns: int = 0) -> None:
         self.rank = rank
+        self.columns = columns
         self._arrays = {
             name: zeros((count, *shape))
             for socket in signature.sockets
@@ -61,6 +63,10 @@ class _RankPool:
                 (f"{socket.name}.B", (rank, socket.out_features)),
             )
         }
+        ends = signature.ends
+        self._own = None if ends is None else ends.own_columns
+        if ends is not None and self._own is not None:
+            self._arrays[self._own] = zeros((count, ends.width, columns))
         self._sockets = [socket.name for socket in signature.sockets]
         self._holders: list[ref[Adapter] | None] = [None] * count
         self._used = [0] * count  # number of the last window that used each slot
@@ -86,6 +92,7 @@ class _RankPool:
             WeakKeyDictionary(groups),
             high - low,
             self.rank,
+            self.columns,
         )
 
     def _assign(self, wanted: set[Adapter]) -> dict[Adapter, int]:
@@ -125,4 +132,12 @@ class _RankPool:
             a, b = adapter.factors.get(name, (slot_a[:, :0], slot_b[:0]))
             slot_a[:, : a.shape[1]], slot_b[: len(b)] = a, b
             slot_a[:, a.shape[1] :], slot_b[len(b) :] = 0, 0
+        if self._own is not None and (count := _columns(adapter)):
+            assert adapter.ends is not None
+            self._arrays[self._own][slot][:, :count] = adapter.ends.columns
         self._holders[slot] = ref(adapter)
+
+
+def _columns(adapter: Adapter) -> int:
+    """Columns of the head that are an adapter's own. Those beyond them in its slot are never read."""
+    return 0 if adapter.ends is None else adapter.ends.columns.shape[1]

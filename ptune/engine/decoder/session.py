@@ -10,6 +10,10 @@ from typing import Any
 from ptune.engine.onnx_graph import Array, check_names, open_graph
 from ptune.formats.signature import GROUPED_INPUTS, STEP_INPUTS, Signature
 
+# Where a model scales its logits (Gemma 2, Granite, Cohere), onnxruntime makes one product of the head and its scale, which
+# rounds otherwise. Sockets at the head come between the two, and the graph without sockets must compute the same bits.
+SCALED_PRODUCT = "MatMulScaleFusion"
+
 
 class Session:
     """One loaded graph. What is bound stays bound: an array is only bound again where it has moved or changed shape.
@@ -33,7 +37,8 @@ class Session:
         of attention (see ptune.engine.decoder.attention_metadata).
         Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
         """
-        self._open = partial(open_graph, path, threads)
+        without = () if signature.ends is None else (SCALED_PRODUCT,)
+        self._open = partial(open_graph, path, threads, without=without)
         self._session: Any = None
         self._binding: Any = None
         self._bound: dict[str, Array] = {}  # kept alive as long as they are bound
@@ -42,7 +47,8 @@ class Session:
         self._adapters: Mapping[str, Array] | None = None
         self._load()
         factors = signature.factor_names() if sockets else ()
-        self._steps = {*STEP_INPUTS, *(GROUPED_INPUTS if grouped else ())}
+        of_ends = signature.end_inputs() if sockets else ()
+        self._steps = {*STEP_INPUTS, *(GROUPED_INPUTS if grouped else ()), *of_ends}
         self._factors = {*factors}
         self._presents = dict(zip(signature.past_names(), signature.present_names(), strict=True))
         inputs = {*self._steps, *self._presents, *factors}

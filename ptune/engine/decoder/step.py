@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptune.engine.decoder.batch_layout import BatchLayoutCache
+from ptune.engine.decoder.end_inputs import EndInputs
 from ptune.engine.decoder.flat_tokens import Indices, divide, split_to_fit
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
@@ -28,12 +29,14 @@ class Step:
         self._vocab = signature.vocab_size
         self._lora_slots = LoraSlots(signature, cache.slots)
         self._layouts = BatchLayoutCache(graphs.least_tokens, graphs.heads, cache.allocated)
+        ends = signature.ends
+        self._end_inputs = None if ends is None or not ends.step_inputs else EndInputs(ends, self._vocab)
         self._rooms: dict[int, Logits] = {}
 
     def __call__(self, chunks: Sequence[Chunk]) -> list[Logits]:
         """Computes one or more chunks, in as few runs of the graph as is sensible; the sequences' caches grow by them.
 
-        Returns for each chunk the logits of its wanted columns, [wanted, vocab], possibly none. They are valid until the
+        Returns for each chunk the logits of its wanted columns, [wanted, vocab of its adapter], possibly none. They are valid until the
         next step.
         """
         logits: dict[Chunk, Logits] = {}
@@ -49,11 +52,22 @@ class Step:
         )
         layout = self._layouts.of(chunks, window, at)
         inputs, grouped = layout.inputs(chunks)
+        if self._end_inputs is not None:
+            inputs |= self._end_inputs.of(chunks, layout.tokens.cell, inputs["input_ids"])
         caches = self._cache.window(layout.slots.start, layout.slots.stop)
-        logits = self._room_for(at, (window.count, len(layout.wanted), self._vocab))
+        columns = self._vocab + window.columns
+        logits = self._room_for(at, (window.count, len(layout.wanted), columns))
         session = self.graphs.of(sockets=window.rank > 0, grouped=grouped)
         session.run(inputs, caches, window.inputs, logits)
-        return [logits_at(logits, *cells) for cells in layout.answers]
+        found = [logits_at(logits, *cells) for cells in layout.answers]
+        return [self._own(chunk, rows) for chunk, rows in zip(chunks, found, strict=True)]
+
+    def _own(self, chunk: Chunk, logits: Logits) -> Logits:
+        """Logits over the tokens that a chunk's adapter knows; the base knows no other than its own."""
+        adapter = chunk.sequence.adapter
+        if adapter is not None and adapter.ends is not None:
+            return adapter.ends.logits(logits)
+        return logits[:, : self._vocab]
 
     def _room_for(self, at: int, shape: tuple[int, int, int]) -> Logits:
         """Returns memory for a run's logits, the same in every step: allocating pages takes longer than filling them."""

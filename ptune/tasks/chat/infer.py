@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
+from ptune.codecs.adapter_tokens import codec_of_record
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.reading import Reading
 from ptune.codecs.structured_output import StructuredOutput
@@ -20,7 +21,7 @@ from ptune.engine.job import Finish
 from ptune.engine.options import EngineKeywords, EngineOptions
 from ptune.engine.sampling import Sampling
 from ptune.errors import FormatError, PtuneError, TemplateError
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, NewToken
 from ptune.kinds import DECODER
 from ptune.tasks.chat.text_stream import Delta, TextStream
 from ptune.tasks.chat.thinking import thinking_budget
@@ -89,7 +90,7 @@ class ChatModel:
         self.engine = engine
         self.codec = codec
         self._codecs: dict[str, ChatCodec] = {}  # by the hash of the adapter's record
-        self._grammars: Grammars | None = None
+        self._grammars: dict[tuple[NewToken, ...], Grammars] = {}  # by the tokens that adapters add
         self._making = threading.Lock()
         for adapter in engine.adapters:
             self.codec_for(adapter)  # finds an invalid template now, not at the first request
@@ -165,21 +166,18 @@ class ChatModel:
 
         Raises: RequestError if it is not valid, or too large.
         """
-        codec = self.codec_for(adapter)
+        codec, record = self.codec_for(adapter), self.engine.record(adapter)
+        added = () if record is None else record.new_tokens
         with self._making:
-            if self._grammars is None:
-                self._grammars = Grammars(
-                    codec.token_table(self.engine.signature.vocab_size), codec.special_ids
-                )
+            if added not in self._grammars:
+                table = codec.token_table(self.engine.vocab_size(adapter))
+                self._grammars[added] = Grammars(table, codec.special_ids)
                 self._stripped = codec.takes_first_space
-        return self._grammars.compile(output.source(stripped=self._stripped), codec.eos_ids)
+        return self._grammars[added].compile(output.source(stripped=self._stripped), codec.eos_ids)
 
     def _codec_of(self, record: AdapterRecord) -> ChatCodec:
-        if not record.own_prompt and record.template is None:
-            return self.codec
-        own = record if record.own_prompt else self.codec
         try:
-            return self.codec.with_template(record.template, system=own.system, defaults=own.defaults)
+            return codec_of_record(self.codec, record)
         except TemplateError as error:
             raise FormatError(
                 f"the chat template of adapter {record.name!r} cannot be used: {error}"
@@ -234,7 +232,7 @@ class ChatModel:
             grammar=None if output is None else self.grammar(output, adapter),
             beams=beams,
             thinking=None if beams and budget is None else thinking_budget(codec, reading, budget),
-            **tokens.for_engine(codec, self.engine.signature.vocab_size, formed=output is not None),
+            **tokens.for_engine(codec, self.engine.vocab_size(adapter), formed=output is not None),
         )
         stops = [stop] if isinstance(stop, str) else stop or ()
         return request, TextStream(codec, stops, min_tokens=request.min_tokens, reading=reading)

@@ -1,0 +1,152 @@
+"""What an adapter changes at a decoder's ends, as peft's own modules hold it, and as a graph's plainest inputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from peft.tuners.lora import Embedding
+from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.engine.adapters.ends import EndChanges
+from ptune.formats.signature import Ends, Signature
+from ptune.parity import Array
+from ptune.verify.reference import RANDOM_RANK, RANDOM_SCALE, RANDOM_SEED, Pair
+from ptune.verify.torch_side import Probe
+
+EVERY = 3  # tokens of a probe of which one is replaced by a token of the adapter's own
+
+
+@dataclass(frozen=True)
+class PlainEnds:
+    """An adapter's own tokens, and its LoRA of the embedding."""
+
+    rows: Mapping[int, Array] = field(default_factory=dict)  # token -> its embedding [width]
+    columns: Mapping[int, Array] = field(default_factory=dict)  # token -> its column of the head [width]
+    low_rank: Pair | None = None  # [vocab, r], [r, width]
+
+    @classmethod
+    def of_peft(cls, model: PeftModel, vocab: int) -> PlainEnds:
+        """The active adapter's. vocab: rows of the base's embedding before the adapter's were added."""
+        base, adapter = model.get_base_model(), str(model.active_adapter)
+        embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+        low_rank = None
+        if isinstance(embedding, Embedding):
+            b = embedding.lora_embedding_B[adapter] * embedding.scaling[adapter]
+            pair = embedding.lora_embedding_A[adapter], b
+            low_rank = tuple(side.detach().float().T.contiguous().cpu().numpy() for side in pair)
+        return cls(_own(embedding, adapter, vocab), _own(head, adapter, vocab), low_rank)
+
+    @classmethod
+    def of_engine(cls, changes: EndChanges | None) -> PlainEnds:
+        """As the engine has read them from the adapter's files."""
+        if changes is None:
+            return cls()
+        rows = dict(zip(changes.row_ids.tolist(), changes.rows, strict=True))
+        columns = dict(zip(changes.column_ids.tolist(), changes.columns.T, strict=True))
+        return cls(rows, columns, changes.low_rank)
+
+    @classmethod
+    def random(cls, signature: Signature) -> PlainEnds:
+        """A random LoRA of the embedding, where there is a socket for it: one that ignores it shows up in the outputs."""
+        ends = signature.ends
+        if ends is None or not ends.step_inputs:
+            return cls()
+        random = np.random.default_rng(RANDOM_SEED)
+        a = random.standard_normal((signature.vocab_size, RANDOM_RANK)).astype(np.float32)
+        b = (random.standard_normal((RANDOM_RANK, ends.width)) * RANDOM_SCALE).astype(np.float32)
+        return cls(low_rank=(a, b))
+
+    @contextlib.contextmanager
+    def plugged(self, model: PreTrainedModel) -> Iterator[None]:
+        """Adds the LoRA of the embedding to a plain model by a forward hook, independently of peft and sockets."""
+        if self.low_rank is None:
+            yield
+            return
+        a, b = (torch.from_numpy(side) for side in self.low_rank)
+
+        def add(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+            return output + (a[inputs[0]] @ b) * getattr(layer, "embed_scale", 1.0)
+
+        hook = model.get_input_embeddings().register_forward_hook(add)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def inputs(self, ids: Sequence[int], ends: Ends, vocab: int) -> dict[str, NDArray[np.generic]]:
+        """The graph's inputs for one sequence in one group, `input_ids` among them."""
+        kept, shift = np.ones((len(ids), 1), np.bool_), np.zeros((len(ids), ends.width), np.float32)
+        for at, token in enumerate(ids):
+            if token in self.rows:
+                kept[at], shift[at] = False, self.rows[token]
+            elif self.low_rank is not None:
+                shift[at] = self.low_rank[0][token] @ self.low_rank[1]
+        columns = np.array([*self.columns.values()], np.float32).reshape(-1, ends.width)
+        known = np.array([token if token < vocab else 0 for token in ids], np.int64)
+        inputs: dict[str, NDArray[np.generic]] = {"input_ids": known[None]}
+        inputs |= zip(ends.step_inputs, (kept[None], shift[None]), strict=False)
+        if ends.own_columns is not None:
+            inputs[ends.own_columns] = np.ascontiguousarray(columns.T)[None]
+        return inputs
+
+    def logits(self, computed: Array, vocab: int) -> Array:
+        """Logits [n, vocab of the adapter] of the graph's, whose last columns are the adapter's own tokens."""
+        logits: Array = np.full(
+            (len(computed), max([vocab, *(token + 1 for token in self.columns)])), np.nan, np.float32
+        )
+        logits[:, :vocab] = computed[:, :vocab]
+        for at, token in enumerate(self.columns, vocab):
+            logits[:, token] = computed[:, at]
+        return logits
+
+    def probes(self, probes: Sequence[Probe]) -> Sequence[Probe]:
+        """The probes with tokens of the adapter's own among theirs; as they are where it has none."""
+        own = sorted(self.rows)
+        if not own:
+            return probes
+
+        def mixed(ids: Sequence[int]) -> tuple[int, ...]:
+            return tuple(
+                own[at // EVERY % len(own)] if at % EVERY == 1 else token for at, token in enumerate(ids)
+            )
+
+        return [replace(probe, ids=mixed(probe.ids)) for probe in probes]
+
+
+def _own(module: nn.Module, adapter: str, vocab: int) -> dict[int, Array]:
+    """Rows of a module's weight that are an adapter's own: trained ones, and those behind the base's."""
+    weight: torch.Tensor = module.weight.detach()  # with what was trained in place
+    trained: Sequence[int] = ()
+    if isinstance(module, TrainableTokensWrapper):
+        trained = module.token_adapter.token_indices.get(adapter, ())
+    elif isinstance(module, ModulesToSaveWrapper) and adapter in module.modules_to_save:
+        trained = range(len(weight))
+    return {token: weight[token].float().cpu().numpy() for token in {*trained, *range(vocab, len(weight))}}
+
+
+@contextlib.contextmanager
+def with_rows(model: PreTrainedModel, vocab: int | None) -> Iterator[None]:
+    """Gives a model rows for new tokens as long as it is used, for peft to replace. vocab: tokens in all; None: as it is."""
+    before = model.get_input_embeddings().weight.shape[0]
+    if vocab is None or vocab <= before:
+        yield
+        return
+    _resize(model, vocab)
+    try:
+        yield
+    finally:
+        _resize(model, before)
+
+
+def _resize(model: PreTrainedModel, vocab: int) -> None:
+    with torch.random.fork_rng(devices=[]):  # transformers draws new rows
+        model.resize_token_embeddings(vocab, mean_resizing=False)
+    model.requires_grad_(False)
