@@ -31,7 +31,8 @@ def ends_folder(
     model, tokenizer = _plain(base), PreTrainedTokenizerFast.from_pretrained(base)
     names = leaves(model)
     options = {"r": 4, "lora_alpha": 8, "target_modules": linears(model), "task_type": "CAUSAL_LM"} | options
-    options["target_modules"] = list(options["target_modules"]) + [names[end] for end in ends]
+    targets: Any = options["target_modules"]
+    options["target_modules"] = [*targets, *(names[end] for end in ends)]
     if whole:
         options["modules_to_save"] = [names[end] for end in whole]
     if new or retrained:
