@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 from support.fast_selection import left_out, needs
+from support.sharing import group_of
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
 settings.load_profile("untimed")
@@ -27,11 +33,11 @@ if (
     os.environ["PTUNE_CACHE"] = _cache.name
 
 
-LONGEST_FIRST = (
+LONGEST_FIRST = (  # with what shares a process with them
     "test_whole_way.py",
-    "test_killed.py",
     "test_families.py",
-    "test_beam_sequences.py",
+    "test_models.py",
+    "test_killed.py",
     "test_publish.py",
 )
 
@@ -57,7 +63,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(trylast=True)  # when -m has selected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files that take minutes begin at once: where processes share the work, one that came last would run alone."""
-    items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
+    rank = {name: at for at, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     selected = list(items)
     if config.getoption("fast"):
         selected = [item for item in items if needs(item.path).of(function_name(item)) is None]
@@ -66,6 +73,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         selected = selected[part - 1 :: parts]
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     items[:] = selected
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported by now is not searched for garbage again; a model is traced once a process, if there is torch."""
+    gc.freeze()
+    if "torch" in sys.modules and not session.config.getoption("fast"):
+        from support import traced_once
+
+        traced_once.use()
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """With --dist loadfile, files that make the same models stay in one process, too."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Sharing(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(config.rootpath / super()._split_scope(nodeid))
+
+    return Sharing(config, log)
 
 
 def function_name(item: pytest.Item) -> str:

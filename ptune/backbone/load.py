@@ -61,7 +61,7 @@ def load(
     source = locate(spec.model)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     say(f"loading {spec.model}")
-    with in_one_sentence(spec.model, source):
+    with in_one_sentence(spec.model, source), read_once(source):
         dtype = resolve_dtype(spec, device)
         model = _read_model(spec, source, attention, dtype)
         codec = codec or codec_of(read_tokenizer(spec, source), model, spec.new_tokens)
@@ -106,7 +106,7 @@ class _Described:
 def load_codec(spec: Backbone) -> ChatCodec:
     """The codec that `load` returns, without reading the weights. Raises: BackboneError, like `load`."""
     source = locate(spec.model)
-    with in_one_sentence(spec.model, source):
+    with in_one_sentence(spec.model, source), read_once(source):
         config = read_config(spec, source)
         revision = where_to_read(spec, source).get("revision", "main")
         try:
@@ -200,6 +200,25 @@ def published_config(spec: Backbone, source: Source) -> transformers.PretrainedC
 def _gguf_config(folder: str, file: str, _changed_ns: int) -> transformers.PretrainedConfig:
     say(f"reading the config out of {file}")
     return transformers.AutoConfig.from_pretrained(folder, gguf_file=file)
+
+
+@contextlib.contextmanager
+def read_once(source: Source) -> Iterator[None]:
+    """Lets transformers parse a GGUF file once, not for config, tokenizer and weights each, which takes seconds.
+
+    It would also build the table of all tensors' names again for every module of the model.
+    """
+    if source.gguf is None:
+        yield
+        return
+    import gguf
+
+    own = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = map(functools.cache, own)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = own
 
 
 def where_to_read(spec: Backbone, source: Source) -> dict[str, Any]:

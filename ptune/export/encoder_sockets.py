@@ -32,6 +32,8 @@ class EncoderSocket(Socket):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.inputs is not None
+        if self.name not in self.inputs.factors:  # of a part that this graph does not use
+            return x.new_zeros(*x.shape[:-1], self.out_features)
         factor_a, factor_b = self.inputs.factors[self.name]
         lora_mask = self.inputs.lora_mask
         rank = lora_mask.shape[-1]

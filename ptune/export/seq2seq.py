@@ -50,17 +50,12 @@ class _Graph(nn.Module):
         self.step = attention.Step()
 
     def plug(self, input_ids: Tensor, lora_mask: Tensor, factors: list[Tensor]) -> None:
-        """Gives every socket its factors; sockets of the other graph, whose outputs are unused, get dummies."""
+        """Gives every socket its factors; sockets of the other graph, whose outputs are unused, compute nothing."""
         pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
-        for socket in (module for module in self.model.modules() if isinstance(module, EncoderSocket)):
-            if socket.name not in pairs:
-                rank = lora_mask.shape[-1]
-                none = (
-                    lora_mask.new_zeros(socket.in_features, rank),
-                    lora_mask.new_zeros(rank, socket.out_features),
-                )
-                pairs[socket.name] = none
-            socket.inputs = EncoderInputs(lora_mask[:, None], pairs, low_rank_shape(input_ids, lora_mask))
+        inputs = EncoderInputs(lora_mask[:, None], pairs, low_rank_shape(input_ids, lora_mask))
+        for module in self.model.modules():
+            if isinstance(module, EncoderSocket):
+                module.inputs = inputs
 
 
 class Reader(_Graph):

@@ -37,6 +37,7 @@ from ptune.formats.whole_write import sha256_of
 from ptune.parity import Array, log_softmax
 from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.reference import adapted, lora_layers
+from ptune.verify.torch_side import logits_at
 
 PROMPTS, LONGEST = 8, 256  # prompts, and tokens of each
 ANSWER = 12  # tokens of a continuation
@@ -190,9 +191,10 @@ def _along(
     if variant == WITHOUT_BOS and prompt[0] == bos:
         prompt = prompt[1:]
     scale = scale_of(variant)
+    ids = [*prompt, *answer[:-1]]
     with _scaled(model, 1.0 if scale is None else scale):
-        logits = model(input_ids=torch.tensor([[*prompt, *answer[:-1]]]), use_cache=False).logits[0]
-    return log_softmax(logits[-len(answer) :].float().numpy())
+        logits = logits_at(model, ids, range(len(ids) - len(answer), len(ids)))
+    return log_softmax(logits.float().numpy())
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -88,6 +89,22 @@ def test_a_gguf_files_config_is_read_once(tmp_path: Path, monkeypatch: pytest.Mo
     write(tmp_path / "once.gguf")
     load_codec(spec)
     assert len(read) == 2  # the file is another one
+
+
+def test_a_gguf_file_is_parsed_once_for_config_tokenizer_and_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "tiny.gguf")
+    own, opened = gguf.GGUFReader.__init__, []
+
+    def counted(self: gguf.GGUFReader, path: Path) -> None:
+        opened.append(path)
+        own(self, path)
+
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", counted)
+    load(Backbone(model=str(tmp_path / "tiny.gguf")))
+    assert len(opened) == 2  # and once for its licence
+    assert isinstance(gguf.GGUFReader, type), "transformers has its own reader back"
 
 
 def test_a_gguf_file_by_name_and_by_folder(tmp_path: Path) -> None:

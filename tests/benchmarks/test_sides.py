@@ -37,7 +37,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
     chance, hits = random.Random(1), 0
     for _ in range(40):
-        low, high = interval([chance.gauss(5, 1) for _ in range(25)], statistics.mean)
+        low, high = interval([chance.gauss(5, 1) for _ in range(25)], statistics.fmean)
         hits += low <= 5 <= high
     assert 33 <= hits <= 40
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -30,10 +31,12 @@ KINDS = {
 QUESTION = {"role": "user", "content": "How warm is it in Oslo?"}
 
 
+@functools.cache
 def template_of(name: str) -> ChatTemplate:
     return ChatTemplate((FOLDER / f"{name}.jinja").read_text(encoding="utf-8"), SPECIAL_TOKENS)
 
 
+@functools.cache
 def format_of(name: str) -> ToolFormat:
     form = tool_format(template_of(name), ENDS)
     assert form is not None

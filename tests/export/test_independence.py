@@ -1,4 +1,4 @@
-"""Faults that make an answer depend on its neighbours are planted into a model: the search of the graph finds each."""
+"""Faults that make an answer depend on its neighbours: the search of the traced graph finds each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ptune.errors import BackboneError
 from ptune.export import trace as tracing
-from ptune.export.trace import trace
+from ptune.export.trace import DYNAMIC, onnx_of, trace
 
 
 def centred(x: Tensor) -> Tensor:
@@ -70,9 +70,34 @@ def with_fault(
     return make
 
 
+class Small(nn.Module):
+    """Embeds tokens and projects them, with something between."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.embed, self.project, self.between = nn.Embedding(16, 8), nn.Linear(8, 4), between
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.project(self.between(self.embed(input_ids)))
+
+
+def exported(between: Callable[[Tensor], Tensor]) -> None:
+    ids, free = torch.zeros(2, 6, dtype=torch.int64), ({0: DYNAMIC, 1: DYNAMIC},)
+    onnx_of(Small(between), (ids,), free, ["ids"], ["out"], "small", optimize=False, along=(0, 1))
+
+
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "skeleton", with_fault(FAULTS[name], tracing.skeleton))
+def test_a_fault_is_found(name: str) -> None:
+    with pytest.raises(BackboneError, match="an answer would depend on whatever else is computed"):
+        exported(FAULTS[name])
+
+
+def test_what_is_computed_for_each_token_alone_passes() -> None:
+    exported(lambda x: (x - x.mean(-1, keepdim=True)) / x.abs().amax(-1, keepdim=True))
+
+
+def test_a_fault_planted_into_a_decoder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "skeleton", with_fault(centred, tracing.skeleton))
     with pytest.raises(BackboneError, match="an answer would depend on whatever else is computed"):
         trace(model("llama", num_hidden_layers=1).config)
 

@@ -37,6 +37,7 @@ MARKS = {
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Code = Function | ast.ClassDef
+Statement = ast.stmt | ast.excepthandler | ast.match_case
 
 
 @dataclass(frozen=True)
@@ -157,18 +158,20 @@ def _brings_torch(name: str) -> bool:
     return False
 
 
-def _files_of(name: str) -> Iterator[Path]:
+@functools.cache
+def _files_of(name: str) -> list[Path]:
     """The files of this project that are run when a dotted name is imported; the last part may be no module."""
     root, *parts = name.split(".")
     if root not in FOLDERS:
-        return
-    place = FOLDERS[root]
+        return []
+    place, files = FOLDERS[root], list[Path]()
     for part in [None, *parts]:
         place = place / part if part else place
         if (place / "__init__.py").is_file():
-            yield place / "__init__.py"
+            files.append(place / "__init__.py")
         elif place.with_suffix(".py").is_file():
-            yield place.with_suffix(".py")
+            files.append(place.with_suffix(".py"))
+    return files
 
 
 @functools.cache
@@ -178,7 +181,7 @@ def _at_import(path: Path) -> list[str]:
     def nodes(parent: ast.AST) -> Iterator[ast.AST]:
         for node in ast.iter_child_nodes(parent):
             typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-            if not typing_only and not isinstance(node, Function | ast.Lambda):
+            if isinstance(node, Statement) and not typing_only and not isinstance(node, Function):
                 yield node
                 yield from nodes(node)
 

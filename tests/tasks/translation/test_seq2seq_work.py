@@ -156,7 +156,10 @@ WORD_FOR_WORD = dict(
 
 @pytest.mark.parametrize(
     ("family", "spread", "steps", "lr"),
-    [("t5", {"initializer_factor": 0.7}, 400, 6e-3), ("marian", {"init_std": 0.05}, 250, 3e-3)],
+    [
+        ("t5", {"initializer_factor": 0.7}, 400, 6e-3),
+        pytest.param("marian", {"init_std": 0.05}, 250, 3e-3, marks=pytest.mark.slow),
+    ],
 )
 def test_a_small_model_learns_to_translate_from_nothing(
     family: str, spread: dict[str, Any], steps: int, lr: float, tmp_path: Path
