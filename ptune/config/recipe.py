@@ -114,6 +114,8 @@ class Train(Spec):
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are clipped to this norm; 0 = no clipping."""
+    spike_protection: Literal["zclip", "none"] = "zclip"
+    """zclip: a gradient far longer than the last ones is shortened to their usual length (arXiv 2504.02507)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time. One more forward pass is a third in theory; measured: 1.77 times the time (float32 on a CPU)."""
     dropout: float | None = Field(default=None, ge=0, lt=1)

@@ -5,8 +5,8 @@
                       /state.json              loop state, optimiser's groups, SHA-256 of the two files
     checkpoints/latest.json                    {"step": N}, moved last
 
-Data order, dropout and learning rate are functions of seed and step, so nothing else needs to be saved. Tensors are stored
-whole, even if they are sharded over processes in memory: every process must make the call, and one writes.
+Data order, dropout and learning rate are functions of seed, step and state, so nothing else needs to be saved. Tensors are
+stored whole, even if they are sharded over processes in memory: every process must make the call, and one writes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ptune.formats.whole_write import read_json, sha256_of, whole_folder, write_
 from ptune.progress import say
 from ptune.training.batch_norm import learnt_statistics
 from ptune.training.distributed import laid_out_as, whole
+from ptune.training.spike_protection import NormHistory
 
 FORMAT = 1
 
@@ -44,6 +45,13 @@ class State:
     best_loss: float | None = None
     worse: int = 0  # validations since the best one
     seconds: float = 0.0
+    norms: NormHistory = field(default_factory=NormHistory)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> State:
+        """The state in state.json. Fields that an older ptune did not write begin anew. Raises: KeyError, TypeError."""
+        old = {name: record[name] for name in ("step", "best_step", "best_loss", "worse", "seconds")}
+        return cls(**old, norms=NormHistory(**record.get("norms", {})))
 
 
 class Checkpoints:
@@ -87,11 +95,11 @@ class Checkpoints:
                 continue  # the process died before it moved the pointer here
             try:
                 record = self._checked(step)
-                state = State(**{name: record[name] for name in State.__dataclass_fields__})
+                state = State.from_record(record)
                 self.load_weights(step, model)
                 optimizer.load_state_dict(self._optimizer_state(step, record, optimizer))
                 return self._with_best_at_hand(state)
-            except (FormatError, SafetensorError, KeyError) as error:
+            except (FormatError, SafetensorError, KeyError, TypeError) as error:
                 say(f"checkpoint step-{step} cannot be used ({error}); trying the one before it")
         if steps:
             say("no checkpoint can be used: training starts from the beginning")

@@ -26,6 +26,7 @@ from ptune.training.objective import Objective
 from ptune.training.order import Mixture, Order, step_seed
 from ptune.training.packing import Share
 from ptune.training.schedule import factor
+from ptune.training.spike_protection import NormHistory
 from ptune.training.view import View
 
 Ending = Literal["finished", "stopped early", "interrupted"]
@@ -47,6 +48,7 @@ class Job:
     watch: Watch = field(default_factory=Watch)
     mixture: Mixture | None = None  # if the recipe gives the files weights
     callbacks: Sequence[Callback] = ()  # called after each step, in the main process
+    norms: NormHistory = field(default_factory=NormHistory)  # the gradient norms before the step that is run
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
@@ -68,8 +70,12 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
             if train.patience is not None and state.worse >= train.patience:
                 return state, "stopped early"
             started_s = time.perf_counter()
-            loss = _explained_step(job, order.batch(state.step), state.step, steps)
-            state = replace(state, step=state.step + 1)
+            loss = _explained_step(
+                replace(job, norms=state.norms), order.batch(state.step), state.step, steps
+            )
+            state = replace(
+                state, step=state.step + 1, norms=state.norms.after(job.journal.latest["grad_norm"])
+            )
             view.see(loss)
             bar.advance(note=view.loss(drawn=console.is_terminal), below=view.details(job.journal.latest))
             dead = alive.trouble(state.step) if alive is not None else None
@@ -132,14 +138,18 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value):
             raise NotANumberError(name, value, step + 1)
-    if train.max_grad_norm:
-        torch.nn.utils.clip_grads_with_norm_(parameters, train.max_grad_norm, length)
+    spike = job.norms.limit(norm) if train.spike_protection == "zclip" else math.inf
+    limit = min(spike, train.max_grad_norm or math.inf)
+    if limit < math.inf:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, length)
     job.optimizer.step()
     job.optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - started_s
     speed = sum(map(job.objective.size, batch)) / seconds
     values = {"loss": loss, "lr": lr, "grad_norm": norm, "targets": wanted, "seconds": seconds}
-    job.journal.write(step + 1, **values, **{f"{job.objective.unit}_per_s": speed})
+    values |= {f"{job.objective.unit}_per_s": speed} | ({"spike_cut_to": spike} if spike < math.inf else {})
+    job.journal.latest.pop("spike_cut_to", None)  # of an earlier step
+    job.journal.write(step + 1, **values)
     return loss
 
 
