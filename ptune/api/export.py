@@ -37,6 +37,7 @@ def export(
     merge: bool = False,
     force: bool = False,
     threads: int | None = None,
+    anyway: bool = False,
 ) -> ProvedBundle:
     """Exports a run to an ONNX bundle and proves, hop by hop, that the bundle computes the same as the trained model.
 
@@ -46,6 +47,7 @@ def export(
         which is the fastest that passes its gate.
     merge: merge the adapter into the weights instead of serving it beside them.
     force: replace an existing bundle. threads: of onnxruntime; default: all cores.
+    anyway: export a run that its evaluation found no better than a baseline.
 
     Raises: ParityError if a hop exceeds its limit (nothing is left at `out`); UsageError if `out` exists; FormatError if
     the run is not finished.
@@ -63,7 +65,7 @@ def export(
         name = name or source.folder.resolve().name
         out = Path("bundles") / name if out is None else Path(out)
         proof = publish.export_run(
-            source, out, name=name, merge=merge, force=force, threads=threads, profiles=names
+            source, out, name=name, merge=merge, force=force, threads=threads, profiles=names, anyway=anyway
         )
     else:
         out = Path("bundles") / (name or Path(source.model).name) if out is None else Path(out)

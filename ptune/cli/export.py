@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 import tyro
 from tyro.conf import Positional
 
 from ptune.cli.parse import cores, parse, say_next, shown
+
+
+class Common(TypedDict):
+    """Options that a run and a pretrained model share."""
+
+    force: bool
+    threads: int
+    profiles: tuple[str, ...]
 
 
 def run(arguments: list[str]) -> int:
@@ -26,6 +34,7 @@ def export(
     revision: str | None = None,
     trust_remote_code: bool = False,
     profiles: str = "fp32",
+    anyway: bool = False,
 ) -> int:
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
 
@@ -45,6 +54,7 @@ def export(
         profiles: `fp32,int8` writes a second graph, for `ptune serve --profile int8`; of images with --merge. A chat model may
             have `int4`, too, and where it trained in nf4 `nf4`, an eighth as large and slow. It is served by the first that is
             named; `auto` measures here which of fp32, int8 and int4 is the fastest that says what fp32 says.
+        anyway: Export a RUN that its evaluation found no better than a baseline.
     """
     from ptune import publish
     from ptune.cli.proof_table import show
@@ -53,20 +63,18 @@ def export(
     from ptune.formats.run import Run
 
     folder = Path(source)
-    threads = threads or cores()
     asked = tuple(dict.fromkeys(one.strip() for one in profiles.split(",")))
-    is_run = (folder / "run.json").is_file()
     name = name or folder.resolve().name
     out = out or Path("bundles") / name
-    if is_run:
-        proof = publish.export_run(
-            Run.open(folder), out, name=name, merge=merge, force=force, threads=threads, profiles=asked
-        )
+    common: Common = {"force": force, "threads": threads or cores(), "profiles": asked}
+    if (folder / "run.json").is_file():
+        run = Run.open(folder)
+        proof = publish.export_run(run, out, name=name, merge=merge, anyway=anyway, **common)
     else:
         backbone = Backbone(
             model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
         )
-        proof = publish.export_backbone(backbone, out, force=force, threads=threads, profiles=asked)
+        proof = publish.export_backbone(backbone, out, **common)
     show(proof)
     print(f"bundle: {shown(out)}")
     say_next(f"ptune serve {shown(out)}")

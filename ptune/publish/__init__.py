@@ -8,6 +8,7 @@ from pathlib import Path
 from ptune.backbone.kind import kind_of_backbone, kind_of_run
 from ptune.config.recipe import Backbone
 from ptune.errors import UsageError
+from ptune.evaluation.no_better import refuse_no_better
 from ptune.formats.bundle import FP32, AdapterRecord, Bundle
 from ptune.formats.run import Run
 from ptune.kinds import DECODER, Kind, imported, of_task
@@ -40,6 +41,7 @@ def export_run(
     force: bool = False,
     threads: int,
     profiles: Sequence[str] = (FP32,),
+    anyway: bool = False,
 ) -> Proof:
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
@@ -47,10 +49,13 @@ def export_run(
     the first one by default; "auto" picks the fastest that holds its gate. A profile that misses its gate is
     left out of the bundle and listed in `Proof.refused`.
     merge: first merges the adapter, into RUN/merged; the bundle holds those weights instead of an adapter.
+    anyway: also a run that its evaluation found no better than a baseline.
     Raises: ParityError if another hop drifts beyond its limit (nothing is left at `out`).
     """
     check_place(out, force)
     finished = FinishedRun.open(run)
+    if not anyway:
+        refuse_no_better(run)
     kind = kind_of_run(run, finished.recipe)
     publishable = _publishable(kind)
     check_profiles(profiles, publishable, str(run.folder), kind.noun)
