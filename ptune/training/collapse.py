@@ -9,9 +9,10 @@ falls) raises no alarm. A collapse is one of
 - *back*: eight steps in a row were below 0.6 of the floor, and twenty have given back nine tenths of it; or the validation
   loss has given back three quarters of what it had gained, and so has the training loss;
 - *above*: twenty steps in a row are a fifth above the top: worse than at the start;
-- *constant*: half of the steps are done, and neither loss is below that of the constant answer, to which the loss came down
-  from three tenths above it, or five steps in a row were three tenths above the top. This is the one case in which training
-  may only be slow, so it is no reason to end a training, only to try a lower rate.
+- *constant*: half of the steps are done, five in a row were three tenths above the top, and neither loss is below that of
+  the constant answer. This is the one case in which training may only be slow, so it is no reason to end a training, only
+  to try a lower rate. Without the spike it is no collapse: words often stay at the constant answer for hundreds of steps
+  before they are learnt, and a lower rate would only lengthen that.
 
 The state is a few numbers of the losses so far, so that a resumed run sees what an uninterrupted one sees.
 """
@@ -149,8 +150,7 @@ class Watched:
         if training is None or validation is None or highest is None or 2 * self.step < self.steps:
             return False
         flat = validation_loss >= _CONSTANT * validation and self.now >= _FLAT * training
-        came_down = self.course.first >= _SPIKED * training and self.now <= training / _FLAT
-        return flat and (came_down or highest >= _SPIKED * self.top)
+        return flat and highest >= _SPIKED * self.top
 
     def _told(self) -> str:
         level = self.levels.training
