@@ -57,7 +57,7 @@ SETS = {
     "mails": Set("sentiment_lora", (5e-4, 1e-3), "accuracy", _text(48, 100)),
     "messages": Set("sentiment_lora", (5e-4, 1e-3), "accuracy", _text(32, 100)),
     "tweets_few": Set("sentiment_lora", (5e-4, 1e-3), "accuracy", _text(32, 100)),
-    "words": Set("ner_lora", (5e-4, 1e-3, 2e-3), "f1", _text(64, 160), least=0.05),
+    "words": Set("ner_lora", (3e-4, 5e-4, 1e-3), "f1", _text(64, 160), least=0.05),
     "clothes": Set(
         "images_lora",
         (1e-3, 2e-3),
