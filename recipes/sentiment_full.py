@@ -22,7 +22,7 @@ recipe = Recipe(
         files=(Path("sample:tweets3_sample.train"),),
         test=(Path("sample:tweets3_sample.test"),),
     ),
-    train=Train(epochs=2, lr=5e-5, batch_size=16),
+    train=Train(epochs=2, min_steps=200, lr=5e-5, batch_size=16, patience=8),
 )
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def export(
     merge: bool = False,
     force: bool = False,
     threads: int | None = None,
+    anyway: bool = False,
 ) -> ProvedBundle:
     """Exports a run to an ONNX bundle and proves, hop by hop, that the bundle computes the same as the trained model.
 
@@ -49,6 +50,7 @@ def export(
         the run's own adapter brings is always among them.
     merge: merge the adapter into the weights instead of serving it beside them.
     force: replace an existing bundle. threads: of onnxruntime; default: all cores.
+    anyway: export a run that its evaluation found no better than a baseline.
 
     Raises: ParityError if a hop exceeds its limit (nothing is left at `out`); UsageError if `out` exists; FormatError if
     the run is not finished.
@@ -76,6 +78,7 @@ def export(
             threads=threads,
             profiles=names,
             sockets=ends,
+            anyway=anyway,
         )
     else:
         out = Path("bundles") / (name or Path(source.model).name) if out is None else Path(out)

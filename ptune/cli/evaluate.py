@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 from tyro.conf import Positional
 
 from ptune.cli.parse import named_columns, parse, say_next, shown
@@ -126,11 +127,15 @@ def _of_bundle(
 
 
 def _show(found: dict[str, Any]) -> None:
-    """Prints the figures of all sides; a chat's evaluation has printed its own."""
+    """Prints the figures of all sides; a chat's evaluation has printed its own. In red if no baseline was beaten."""
     if "sides" in found:
         from ptune.evaluation.classification.console import show
 
         show(found)
+    if told := found.get("no_better"):
+        Console(highlight=False, soft_wrap=True).print(
+            f"This model is {told}.", style="bold red", markup=False
+        )
 
 
 def _closed(found: dict[str, Any], folder: Path, then: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import tyro
 from tyro.conf import Positional
@@ -12,6 +12,15 @@ from ptune.cli.parse import cores, listed, parse, say_next, shown
 
 if TYPE_CHECKING:
     from ptune.verify.proof import Proof
+
+
+class Common(TypedDict):
+    """Options that a run and a pretrained model share."""
+
+    force: bool
+    threads: int
+    profiles: tuple[str, ...]
+    sockets: tuple[str, ...]
 
 
 def run(arguments: list[str]) -> int:
@@ -30,6 +39,7 @@ def export(
     trust_remote_code: bool = False,
     profiles: str = "fp32",
     sockets: str = "",
+    anyway: bool = False,
 ) -> int:
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
 
@@ -51,29 +61,25 @@ def export(
             named; `auto` measures here which of fp32, int8 and int4 is the fastest that says what fp32 says.
         sockets: `head,embedding,tokens`: which of these adapters may bring to a chat model: LoRA of the output head, LoRA of the
             embedding, trained tokens. What the run's own adapter brings is always among them.
+        anyway: Export a RUN that its evaluation found no better than a baseline.
     """
     from ptune import publish
     from ptune.config.recipe import Backbone
     from ptune.formats.run import Run
 
     folder = Path(source)
-    threads = threads or cores()
     asked, ends = listed(profiles), listed(sockets)
-    is_run = (folder / "run.json").is_file()
     name = name or folder.resolve().name
     out = out or Path("bundles") / name
-    if is_run:
+    common: Common = {"force": force, "threads": threads or cores(), "profiles": asked, "sockets": ends}
+    if (folder / "run.json").is_file():
         run = Run.open(folder)
-        proof = publish.export_run(
-            run, out, name=name, merge=merge, force=force, threads=threads, profiles=asked, sockets=ends
-        )
+        proof = publish.export_run(run, out, name=name, merge=merge, anyway=anyway, **common)
     else:
         backbone = Backbone(
             model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
         )
-        proof = publish.export_backbone(
-            backbone, out, force=force, threads=threads, profiles=asked, sockets=ends
-        )
+        proof = publish.export_backbone(backbone, out, **common)
     return _told(proof, out)
 
 

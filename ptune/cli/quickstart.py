@@ -122,4 +122,5 @@ def export(run_folder: Path, bundle: Path) -> None:
     if (bundle / "manifest.json").is_file():
         show(publish.verify(bundle, threads=cores()))
     else:
-        show(publish.export_run(Run.open(run_folder), bundle, name=run_folder.name, threads=cores()))
+        run = Run.open(run_folder)  # anyway: a few quick steps need not be better than the base
+        show(publish.export_run(run, bundle, name=run_folder.name, threads=cores(), anyway=True))

@@ -97,7 +97,9 @@ class Train(Spec):
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the training examples."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps; overrides `epochs`."""
+    """Optimiser steps; overrides `epochs` and `min_steps`."""
+    min_steps: int | None = Field(default=None, ge=1)
+    """Least number of optimiser steps: few rows are passed over more often than `epochs` says."""
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate."""
     batch_size: int = Field(default=16, ge=1)
@@ -114,12 +116,16 @@ class Train(Spec):
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are clipped to this norm; 0 = no clipping."""
+    spike_protection: Literal["zclip", "none"] = "zclip"
+    """zclip: a gradient far longer than the last ones is shortened to their usual length (arXiv 2504.02507)."""
+    rollbacks: int = Field(default=2, ge=0)
+    """How often a training that has collapsed goes back to its best checkpoint, each time with a third of the learning rate, before it stops; 0: it is not watched for a collapse."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time. One more forward pass is a third in theory; measured: 1.77 times the time (float32 on a CPU)."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The backbone's own dropout; default: the value in the model's config."""
     validate_every: int | None = Field(default=None, ge=1)
-    """Steps between validations; default: four validations per epoch."""
+    """Steps between validations; default: four validations per epoch, or twenty in `min_steps` if that is fewer."""
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; default: one at each validation."""
     keep_checkpoints: int = Field(default=2, ge=1)

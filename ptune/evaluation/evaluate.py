@@ -24,6 +24,7 @@ from ptune.evaluation.answers import answers
 from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
 from ptune.evaluation.in_context import after, in_context, shots
+from ptune.evaluation.no_better import judged
 from ptune.evaluation.report import report
 from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.formats.run import Run, RunRecord
@@ -61,6 +62,7 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
         for conversation, before, after in zip(conversations, base_answers, tuned_answers, strict=True)
     ]
     evaluation["requirements"] = [one.checked(evaluation["after"]) for one in require]
+    evaluation = judged(evaluation)
     write_json(run.evaluation_path, evaluation)
     write_text(run.report_path, report(record, recipe, evaluation, read_metrics(run.metrics_path)))
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))

@@ -6,7 +6,7 @@ from typing import Any
 
 from ptune.config.recipe import Recipe
 from ptune.evaluation.curve import Series, averaged, chart
-from ptune.evaluation.style import page, text
+from ptune.evaluation.style import no_better, page, text
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
 
@@ -22,9 +22,11 @@ def report(
         f"<h1>{text(recipe.name)}</h1>",
         f"<p class=dim>{text(record.base.source)}, {text(record.method)}, {record.steps} steps in "
         f"{duration(record.seconds)} on {text(record.instruction_set)}</p>",
+        no_better(evaluation),
         "<h2>Before and after</h2>",
         _figures(evaluation),
         "<h2>Training</h2>",
+        collapses(record),
         chart("Loss a token", "step", losses(metrics)),
         chart("Learning rate", "step", [Series("learning rate", "first", points(metrics, "lr"))]),
         *(["<h2>Answers</h2>"] if evaluation["answers"] else []),
@@ -60,6 +62,11 @@ def _answer(answer: dict[str, str]) -> str:
     sides = [("base", answer["base"]), ("tuned", answer["adapter"]), ("expected", answer["expected"])]
     columns = "".join(f"<div><h3>{name}</h3><p>{text(answered)}</p></div>" for name, answered in sides)
     return f"<article><p>{text(answer['prompt'])}</p><div class=sides>{columns}</div></article>"
+
+
+def collapses(record: RunRecord) -> str:
+    """HTML: a sentence for each collapse of the training, in red."""
+    return "".join(f"<p class=bad>{text(sentence)}</p>" for sentence in record.collapses())
 
 
 def origin(record: RunRecord, counted: str = "prompts") -> str:

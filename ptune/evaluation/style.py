@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --dim: #5d6779; --line: #e3e6ea; --paper: #fff; --card: #f7f8fa;
@@ -19,7 +20,7 @@ h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; color: var(--dim); } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.better { color: var(--good); font-weight: 600; }
+.better { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 figure { margin: 1rem 0; } figcaption { color: var(--dim); margin-bottom: .25rem; }
 svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--dim); }
 .grid { stroke: var(--line); }
@@ -39,6 +40,12 @@ article > p { margin: 0 0 .75rem; font-weight: 600; white-space: pre-wrap; }
 def text(value: object) -> str:
     """Escapes a value as text of the page."""
     return html.escape(str(value))
+
+
+def no_better(evaluation: Mapping[str, Any]) -> str:
+    """HTML, in red, if the model is no better than a baseline: see `ptune.evaluation.no_better`."""
+    told = evaluation.get("no_better")
+    return f"<p class=bad>This model is {text(told)}.</p>" if told else ""
 
 
 def page(title: str, sections: Sequence[str], more_style: str = "") -> str:

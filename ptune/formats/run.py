@@ -18,6 +18,7 @@ README.md         model card
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,23 @@ from ptune.formats.bundle import BaseIdentity, Hop, parse
 from ptune.formats.whole_write import read_json, write_json
 
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """A collapse of the training, and where it went back to, with a lower rate."""
+
+    step: int  # after which it was seen
+    to_step: int  # whose checkpoint was taken up again; 0: the start
+    lr: float  # peak learning rate from there on; 0: training ended, with the weights of that step
+    told: str  # what the loss showed
+
+    def what_followed(self) -> str:
+        """A sentence: where training went on, and how."""
+        place = f"step {self.to_step}" if self.to_step else "the start"
+        if not self.lr:
+            return f"It ended there, with the weights of {place}; a lower train.lr might have gone further"
+        return f"It went back to {place}, and on with a third of the learning rate, {self.lr:.2g}"
 
 
 class RunRecord(BaseModel):
@@ -49,7 +67,15 @@ class RunRecord(BaseModel):
     steps: int = 0  # optimiser steps done
     best_step: int | None = None
     seconds: float = 0.0
+    rollbacks: tuple[Rollback, ...] = ()
     hops: tuple[Hop, ...] = ()
+
+    def collapses(self) -> list[str]:
+        """Two sentences for each collapse of the training."""
+        return [
+            f"After step {one.step} training had collapsed: {one.told}. {one.what_followed()}."
+            for one in self.rollbacks
+        ]
 
 
 class Run:

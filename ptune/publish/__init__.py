@@ -8,6 +8,7 @@ from pathlib import Path
 from ptune.backbone.kind import kind_of_backbone, kind_of_run
 from ptune.config.recipe import Backbone
 from ptune.errors import UsageError
+from ptune.evaluation.no_better import refuse_no_better
 from ptune.formats.bundle import FP32, AdapterRecord, Bundle
 from ptune.formats.run import Run
 from ptune.kinds import DECODER, Kind, imported, of_task
@@ -42,6 +43,7 @@ def export_run(
     threads: int,
     profiles: Sequence[str] = (FP32,),
     sockets: Sequence[str] = (),
+    anyway: bool = False,
 ) -> Proof:
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
@@ -50,10 +52,13 @@ def export_run(
     left out of the bundle and listed in `Proof.refused`.
     merge: first merges the adapter, into RUN/merged; the bundle holds those weights instead of an adapter.
     sockets: what adapters may bring at a chat model's ends ("head", "embedding", "tokens"), beside what the run's own does.
+    anyway: also a run that its evaluation found no better than a baseline.
     Raises: ParityError if another hop drifts beyond its limit (nothing is left at `out`).
     """
     check_place(out, force)
     finished = FinishedRun.open(run)
+    if not anyway:
+        refuse_no_better(run)
     kind = kind_of_run(run, finished.recipe)
     publishable = _publishable(kind)
     check_profiles(profiles, publishable, str(run.folder), kind.noun)

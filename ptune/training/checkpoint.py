@@ -5,8 +5,8 @@
                       /state.json              loop state, optimiser's groups, SHA-256 of the two files
     checkpoints/latest.json                    {"step": N}, moved last
 
-Data order, dropout and learning rate are functions of seed and step, so nothing else needs to be saved. Tensors are stored
-whole, even if they are sharded over processes in memory: every process must make the call, and one writes.
+Data order, dropout and learning rate are functions of seed, step and state, so nothing else needs to be saved. Tensors are
+stored whole, even if they are sharded over processes in memory: every process must make the call, and one writes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ptune.errors import FormatError
+from ptune.formats.run import Rollback
 from ptune.formats.whole_write import read_json, sha256_of, whole_folder, write_json
 from ptune.progress import say
 from ptune.training.batch_norm import learnt_statistics
+from ptune.training.collapse import Course
 from ptune.training.distributed import laid_out_as, whole
+from ptune.training.spike_protection import NormHistory
 
 FORMAT = 1
+LR_FACTOR = 1 / 3  # on the learning rate, at each rollback
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,29 @@ class State:
     best_loss: float | None = None
     worse: int = 0  # validations since the best one
     seconds: float = 0.0
+    safe_step: int | None = None  # the checkpoint to go back to after a collapse
+    norms: NormHistory = field(default_factory=NormHistory)
+    course: Course = field(default_factory=Course)
+    rollbacks: tuple[Rollback, ...] = ()
+
+    def after(self, loss: float, norm: float) -> State:
+        """The state after one more step."""
+        return replace(self, step=self.step + 1, norms=self.norms.after(norm), course=self.course.after(loss))
+
+    def suspected(self) -> State:
+        """The state of a step whose loss looks like a collapse."""
+        return replace(self, course=replace(self.course, suspected=self.step))
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> State:
+        """The state in state.json. Fields that an older ptune did not write begin anew. Raises: KeyError, TypeError."""
+        return cls(
+            **{name: record[name] for name in ("step", "best_step", "best_loss", "worse", "seconds")},
+            safe_step=record.get("safe_step", record["best_step"]),
+            norms=NormHistory(**record.get("norms", {})),
+            course=Course.from_record(record.get("course", {})),
+            rollbacks=tuple(Rollback(**one) for one in record.get("rollbacks", ())),
+        )
 
 
 class Checkpoints:
@@ -72,7 +99,7 @@ class Checkpoints:
         write_json(self.folder / "latest.json", {"step": state.step})
         before = [step for step in self._steps() if step < state.step]
         for step in before[self.keep - 1 :]:
-            if step != state.best_step:
+            if step not in (state.best_step, state.safe_step):
                 shutil.rmtree(self._of(step))
 
     def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
@@ -87,15 +114,33 @@ class Checkpoints:
                 continue  # the process died before it moved the pointer here
             try:
                 record = self._checked(step)
-                state = State(**{name: record[name] for name in State.__dataclass_fields__})
+                state = State.from_record(record)
                 self.load_weights(step, model)
                 optimizer.load_state_dict(self._optimizer_state(step, record, optimizer))
                 return self._with_best_at_hand(state)
-            except (FormatError, SafetensorError, KeyError) as error:
+            except (FormatError, SafetensorError, KeyError, TypeError) as error:
                 say(f"checkpoint step-{step} cannot be used ({error}); trying the one before it")
         if steps:
             say("no checkpoint can be used: training starts from the beginning")
         return State()
+
+    def roll_back(
+        self, step: int, rollbacks: tuple[Rollback, ...], model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> State:
+        """Loads the checkpoint of `step`, enters the rollbacks into it and makes it the newest.
+
+        Killed at any moment, a run goes on either from here or from a later checkpoint, which collapses to here again.
+        Raises: FormatError if the checkpoint is damaged.
+        """
+        record = self._checked(step)
+        self.load_weights(step, model)
+        optimizer.load_state_dict(self._optimizer_state(step, record, optimizer))
+        if self.writes:
+            entered = {**record, "rollbacks": [asdict(one) for one in rollbacks]}
+            write_json(self._of(step) / "state.json", entered)
+            write_json(self.folder / "latest.json", {"step": step})
+        self.forget_after(step)
+        return replace(State.from_record(record), rollbacks=rollbacks)
 
     def forget_after(self, step: int) -> None:
         """Removes checkpoints after `step`: they are incomplete or damaged, and their steps will be repeated."""
@@ -130,7 +175,8 @@ class Checkpoints:
             self._checked(state.best_step)
         except (FormatError, KeyError) as error:
             say(f"checkpoint step-{state.best_step}, the best so far, cannot be used ({error}); ignoring it")
-            return replace(state, best_step=None, best_loss=None)
+            safe = None if state.safe_step == state.best_step else state.safe_step
+            return replace(state, best_step=None, best_loss=None, safe_step=safe)
         return state
 
     def _gathered(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,15 @@ class Watch:
         self._first: float | None = None
         self._high = self._silent = 0  # steps in a row with a high norm, and without a gradient
         self._steps = 0
+
+    @classmethod
+    def of(cls, entries: Iterable[Mapping[str, Any]]) -> Watch:
+        """A watch that has seen these lines of metrics.jsonl."""
+        watch = cls()
+        for entry in entries:
+            if "loss" in entry:
+                watch.see(entry["loss"], entry["grad_norm"])
+        return watch
 
     def see(self, loss: float, norm: float) -> str | None:
         """Records one more step. Returns a description of what is wrong, or None."""

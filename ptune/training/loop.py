@@ -17,7 +17,8 @@ from ptune.config.recipe import Train
 from ptune.errors import PtuneError
 from ptune.progress import Progress, console, say
 from ptune.training.callbacks import Callback, call_all
-from ptune.training.checkpoint import Checkpoints, State, trained
+from ptune.training.checkpoint import LR_FACTOR, Checkpoints, State, trained
+from ptune.training.collapse import Levels, Watched
 from ptune.training.diagnosis import Alive, NotANumberError, Watch, explained, not_finite
 from ptune.training.distributed import whole
 from ptune.training.interrupt import StopSignal
@@ -25,7 +26,9 @@ from ptune.training.metrics_log import Journal
 from ptune.training.objective import Objective
 from ptune.training.order import Mixture, Order, step_seed
 from ptune.training.packing import Share
+from ptune.training.rollback import collapse_of, levels_of, roll_back, say_if_nothing_was_learnt
 from ptune.training.schedule import factor
+from ptune.training.spike_protection import NormHistory
 from ptune.training.view import View
 
 Ending = Literal["finished", "stopped early", "interrupted"]
@@ -47,6 +50,8 @@ class Job:
     watch: Watch = field(default_factory=Watch)
     mixture: Mixture | None = None  # if the recipe gives the files weights
     callbacks: Sequence[Callback] = ()  # called after each step, in the main process
+    norms: NormHistory = field(default_factory=NormHistory)  # the gradient norms before the step that is run
+    rollbacks: int = 0  # before the step that is run
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
@@ -54,22 +59,26 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
 
     The model keeps the weights of the last step that was run.
 
-    Raises: PtuneError if training goes wrong: see `ptune.training.diagnosis`.
+    Raises: PtuneError if training goes wrong: see `ptune.training.diagnosis` and `ptune.training.rollback`.
     """
     train = job.train
     order = Order(len(job.examples), train.batch_size, train.seed, job.mixture)
     steps = order.steps(train)
-    validate_every = train.validate_every or max(1, len(job.examples) // train.batch_size // 4)
+    validate_every = order.validate_every(train)
     save_every = train.save_every or validate_every
-    view, alive = View(job.accelerator.device), _alive(job, order, state, steps)
+    view, alive, levels = View(job.accelerator.device), _alive(job, order, state, steps), levels_of(job)
+    state = _with_start_kept(job, state)
+    if job.accelerator.is_main_process:
+        say(f"plan: {order.told(train)}")
     bar = Progress("training", steps, done=state.step, delay_s=0.0, enabled=job.accelerator.is_main_process)
     with StopSignal() as stop, bar:
         while state.step < steps:
             if train.patience is not None and state.worse >= train.patience:
                 return state, "stopped early"
             started_s = time.perf_counter()
-            loss = _explained_step(job, order.batch(state.step), state.step, steps)
-            state = replace(state, step=state.step + 1)
+            now = replace(job, norms=state.norms, rollbacks=len(state.rollbacks))
+            loss = _explained_step(now, order.batch(state.step), state.step, steps)
+            state = state.after(loss, job.journal.latest["grad_norm"])
             view.see(loss)
             bar.advance(note=view.loss(drawn=console.is_terminal), below=view.details(job.journal.latest))
             dead = alive.trouble(state.step) if alive is not None else None
@@ -78,13 +87,23 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
             failing, stopped = _anywhere(job, trouble is not None, stop.requested)
             if failing:
                 raise PtuneError(f"step {state.step}: training is {trouble}.\n  {_how_to_go_on(job)}")
-            validated = last or state.step % validate_every == 0
+            moment = Watched(state.step, steps, state.course, levels, state.best_loss)
+            suspicious = train.rollbacks > 0 and moment.suspicious()
+            validated = last or state.step % validate_every == 0 or suspicious
             if validated:
-                state = validate(job, state)
+                state = validate(job, state.suspected() if suspicious else state, levels)
             enough, paused = _called(job, state.step, steps, validated)
             if enough and not validated:
-                state = validate(job, state)
+                state = validate(job, state, levels)
             state = replace(state, seconds=state.seconds + time.perf_counter() - started_s)
+            told = collapse_of(job, state, moment) if validated and not enough else None
+            if told is not None:
+                state, ended = roll_back(job, state, told)
+                if ended or stopped or paused:
+                    return state, "stopped early" if ended else "interrupted"
+                job = replace(job, watch=Watch.of(job.journal.forget_after(state.step)))
+                bar.go_back(state.step)
+                continue
             interrupted = (stopped or paused) and not (last or enough)
             if last or enough or interrupted or state.best_step == state.step or state.step % save_every == 0:
                 save(job, state)
@@ -92,7 +111,17 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
                 return state, "interrupted"
             if enough and not last:
                 return state, "stopped early"
+    say_if_nothing_was_learnt(job, state, levels)
     return state, "finished"
+
+
+def _with_start_kept(job: Job, state: State) -> State:
+    """The state at the start of a run, saved, so that a training that collapses at once has a place to go back to."""
+    if not job.train.rollbacks or state != State() or job.checkpoints.newest() is not None:
+        return state
+    state = State(safe_step=0)
+    save(job, state)
+    return state
 
 
 def _explained_step(job: Job, indices: Sequence[int], step: int, steps: int) -> float:
@@ -112,7 +141,11 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     """
     accelerator, train, started_s = job.accelerator, job.train, time.perf_counter()
     torch.manual_seed(step_seed(train.seed, step, accelerator.process_index))
-    lr = train.lr * factor(step, steps, train.schedule, warmup=train.warmup, decay=train.decay)
+    lr = (
+        train.lr
+        * LR_FACTOR**job.rollbacks
+        * factor(step, steps, train.schedule, warmup=train.warmup, decay=train.decay)
+    )
     for group in job.optimizer.param_groups:
         group["lr"] = lr
     wanted = sum(map(job.objective.targets, batch))
@@ -132,18 +165,23 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value):
             raise NotANumberError(name, value, step + 1)
-    if train.max_grad_norm:
-        torch.nn.utils.clip_grads_with_norm_(parameters, train.max_grad_norm, length)
+    spike = job.norms.limit(norm) if train.spike_protection == "zclip" else math.inf
+    limit = min(spike, train.max_grad_norm or math.inf)
+    if limit < math.inf:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, length)
     job.optimizer.step()
     job.optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - started_s
     speed = sum(map(job.objective.size, batch)) / seconds
     values = {"loss": loss, "lr": lr, "grad_norm": norm, "targets": wanted, "seconds": seconds}
-    job.journal.write(step + 1, **values, **{f"{job.objective.unit}_per_s": speed})
+    values |= {f"{job.objective.unit}_per_s": speed} | ({"spike_cut_to": spike} if spike < math.inf else {})
+    values |= {"rollbacks": job.rollbacks} if job.rollbacks else {}
+    job.journal.latest.pop("spike_cut_to", None)  # of an earlier step
+    job.journal.write(step + 1, **values)
     return loss
 
 
-def validate(job: Job, state: State) -> State:
+def validate(job: Job, state: State, levels: Levels) -> State:
     """Measures the held-out loss; returns the state with the best loss updated."""
     if not job.validation:
         return state
@@ -160,7 +198,8 @@ def validate(job: Job, state: State) -> State:
     if job.accelerator.is_main_process:
         say(f"step {state.step}: validation loss {loss:.4f}{' (best so far)' if best else ''}")
     if best:
-        return replace(state, best_step=state.step, best_loss=loss, worse=0)
+        safe = state.step if levels.learnt(state.course.first, loss) else state.safe_step
+        return replace(state, best_step=state.step, best_loss=loss, worse=0, safe_step=safe)
     return replace(state, worse=state.worse + 1)
 
 
@@ -222,7 +261,7 @@ def _explained(
 
 def _how_to_go_on(job: Job) -> str:
     newest = job.checkpoints.newest()
-    kept = "nothing was saved yet" if newest is None else f"the checkpoint of step {newest} is intact"
+    kept = "nothing was saved yet" if not newest else f"the checkpoint of step {newest} is intact"
     return f"{kept}. The same recipe would fail the same way: change it, and train into another --out"
 
 

@@ -26,6 +26,7 @@ class Journal:
         if not self.path.is_file():
             return []
         kept = [entry for entry in read(self.path) if entry["step"] <= step]
+        self.latest.clear()
         if self._accelerator.is_main_process:
             write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
         for entry in kept:

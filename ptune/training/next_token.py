@@ -49,6 +49,9 @@ class NextTokenObjective:
             return Score(loss, correct.detach(), len(batch.labels))
         return score_of(self.logits(model, batch), batch.labels, training=model.training)
 
+    def constant_loss(self, examples: Sequence[Example]) -> None:
+        """None: there are no labels."""
+
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits [targets, vocab] at the positions that predict the targets."""
         positions = {"position_ids": batch.position_ids} if self.packed else {}

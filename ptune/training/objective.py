@@ -49,3 +49,6 @@ class Objective(Protocol):
 
     def score(self, model: nn.Module, batch: Any) -> Score:
         """Runs one forward pass."""
+
+    def constant_loss(self, examples: Sequence[Any]) -> float | None:
+        """Loss per target of the best constant answer: every label gets its share. None if there are no labels."""

@@ -75,7 +75,28 @@ class Order:
 
     def steps(self, train: Train) -> int:
         """Number of optimiser steps in the training."""
-        return train.max_steps or math.ceil(train.epochs * self.examples / self.batch_size)
+        return train.max_steps or max(self._by_epochs(train), train.min_steps or 1)
+
+    def validate_every(self, train: Train) -> int:
+        """Steps between validations: a quarter of the passes over the examples, but a twentieth of `min_steps` at least."""
+        quarter = self.examples // self.batch_size // 4
+        return train.validate_every or max(1, quarter, (train.min_steps or 0) // 20)
+
+    def told(self, train: Train) -> str:
+        """A line for the user: how many steps, how many passes over the examples that is, and what may end it earlier."""
+        steps = self.steps(train)
+        passes = steps * self.batch_size / self.examples
+        few = train.max_steps is None and steps > self._by_epochs(train)
+        least = f" (train.min_steps {steps}: there are few rows)" if few else ""
+        early = (
+            ""
+            if train.patience is None
+            else f", or until {train.patience} validations in a row are no better"
+        )
+        return f"{steps} steps of {self.batch_size} examples, {passes:.3g} passes over {self.examples}{least}{early}"
+
+    def _by_epochs(self, train: Train) -> int:
+        return math.ceil(train.epochs * self.examples / self.batch_size)
 
 
 def step_seed(seed: int, step: int, process: int) -> int:

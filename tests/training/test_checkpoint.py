@@ -16,6 +16,7 @@ from torch import nn
 from ptune.errors import FormatError, PtuneError
 from ptune.formats.whole_write import whole_folder
 from ptune.training.checkpoint import Checkpoints, State, tensors_folder
+from ptune.training.spike_protection import NormHistory
 
 
 def trained(steps: int, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -36,7 +37,8 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def test_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     model, optimizer = trained(3)
-    state = State(step=3, best_step=3, best_loss=1.5, worse=1, seconds=9.25)
+    norms = NormHistory(steps=30, mean=0.1 + 0.2, variance=1 / 3)
+    state = State(step=3, best_step=3, best_loss=1.5, worse=1, seconds=9.25, norms=norms)
     Checkpoints(tmp_path, keep=2).save(state, model, optimizer)
     again, its_optimizer = trained(0)
     assert Checkpoints(tmp_path, keep=2).resume(again, its_optimizer) == state

@@ -21,6 +21,7 @@ from ptune.training.metrics_log import Journal, read
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.preparation import optimizer_for
 from ptune.training.segments import packing
+from ptune.training.spike_protection import NormHistory
 
 
 def conversations(count: int) -> list[Example]:
@@ -130,3 +131,49 @@ def test_validation_is_the_mean_over_all_targets(tmp_path: Path) -> None:
     assert entry["validation_loss"] == pytest.approx(float(sum(losses)) / len(losses), rel=1e-9)
     assert entry["validation_accuracy"] == pytest.approx(float(sum(right)) / len(right))
     assert (state.best_step, state.best_loss, ending) == (1, entry["validation_loss"], "finished")
+
+
+def spiked(folder: Path, **options: Any) -> list[dict[str, Any]]:
+    """The journal of 40 steps, the last of which has gradients 50 times as long."""
+    one = job(folder, max_steps=40, validate_every=40, lr=1e-4, **options)
+    step = {"number": 0}
+
+    def longer(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * 50 if step["number"] == 39 else gradient
+
+    for parameter in one.model.parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(longer)
+    callback = lambda info: step.update(number=info.step)  # noqa: E731
+    with packing(one.model.get_base_model()):
+        fit(replace(one, callbacks=(callback,)), State())
+    return [entry for entry in read(one.journal.path) if "loss" in entry]
+
+
+def test_a_spike_is_cut_to_the_usual_norm_and_recorded(tmp_path: Path) -> None:
+    entries = spiked(tmp_path / "on")
+    usual = max(entry["grad_norm"] for entry in entries[:39])
+    assert entries[-1]["grad_norm"] > 20 * usual
+    assert entries[-1]["spike_cut_to"] < usual
+    assert sum("spike_cut_to" in entry for entry in entries) <= 2
+    assert not any("spike_cut_to" in entry for entry in spiked(tmp_path / "off", spike_protection="none"))
+
+
+def test_a_cut_gradient_is_that_of_plain_pytorch(tmp_path: Path) -> None:
+    ours, plain = job(tmp_path / "a", max_grad_norm=0), job(tmp_path / "b")
+    ours = replace(ours, norms=NormHistory(steps=25, mean=0.01, variance=1e-6))
+    with packing(ours.model.get_base_model()):
+        optimizer_step(ours, ours.examples[:6], step=0, steps=10)
+    (entry,) = read(ours.journal.path)
+    deviations = (entry["grad_norm"] - 0.01) / 1e-3
+    assert deviations > 10
+    assert entry["spike_cut_to"] == pytest.approx(0.01 + 2.5**2 / deviations * 1e-3, rel=1e-9)
+    with packing(plain.model.get_base_model()):
+        optimizer_step(
+            replace(plain, train=plain.train.model_copy(update={"max_grad_norm": entry["spike_cut_to"]})),
+            plain.examples[:6],
+            step=0,
+            steps=10,
+        )
+    for name, tensor in weights(ours).items():
+        torch.testing.assert_close(tensor, weights(plain)[name], rtol=0, atol=0)

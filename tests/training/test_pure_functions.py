@@ -141,6 +141,19 @@ def test_steps_of_fractional_epochs() -> None:
     assert Order(100, 8, 0).steps(Train(epochs=9, max_steps=3)) == 3
 
 
+@pytest.mark.parametrize(("rows", "steps"), [(450, 200), (40, 200), (10_000, 1250)])
+def test_few_rows_are_passed_over_more_often(rows: int, steps: int) -> None:
+    order, train = Order(rows, 16, 0), Train(epochs=2, batch_size=16, min_steps=200, patience=8)
+    assert order.steps(train) == steps
+    assert order.steps(train.model_copy(update={"max_steps": 7})) == 7
+    assert order.validate_every(train) == max(10, rows // 64)
+    assert order.validate_every(Train(batch_size=16)) == max(1, rows // 64)
+    told = order.told(train)
+    assert told.startswith(f"{steps} steps of 16 examples, {steps * 16 / rows:.3g} passes over {rows}")
+    assert ("few rows" in told) == (rows < 1000)
+    assert told.endswith("or until 8 validations in a row are no better")
+
+
 def test_dropout_is_seeded_by_step_and_process() -> None:
     seeds = {step_seed(seed, step, process) for seed in range(3) for step in range(3) for process in range(3)}
     assert len(seeds) == 27

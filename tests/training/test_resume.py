@@ -24,6 +24,7 @@ from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
 from ptune.tasks.chat import work
+from ptune.training import spike_protection
 from ptune.training.folder import locked
 from ptune.training.metrics_log import Journal, read
 
@@ -31,9 +32,9 @@ from .conftest import Make, fingerprint, refused
 
 
 @pytest.fixture
-def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends this process a real SIGINT in the middle of step 3, once."""
-    write, left = Journal.write, [3]
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Sends this process a real SIGINT in the middle of step 3, or of the step in `request.param`, once."""
+    write, left = Journal.write, [getattr(request, "param", 3)]
 
     def signalling(self: Journal, step: int, **values: float) -> None:
         write(self, step, **values)
@@ -65,6 +66,25 @@ def test_interrupted_and_resumed_is_uninterrupted(
     for name in ("loss", "lr", "grad_norm", "validation_loss"):
         series = [[e[name] for e in read(run.metrics_path) if name in e] for run in (resumed, whole)]
         assert series[0] == series[1]
+
+
+@pytest.mark.parametrize("interrupt_at", [31], indirect=True)
+def test_spikes_are_cut_as_if_nothing_had_happened(
+    make: Make, tmp_path: Path, interrupt_at: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spike_protection, "_Z", 0.3)  # so that there are many
+    recipe = make(max_steps=42, validate_every=14, lr=2e-2, batch_size=1, max_grad_norm=0)
+    assert train(recipe, tmp_path / "broken").record().steps == 31
+    runs = [train(recipe, tmp_path / "broken", resume=True), train(recipe, tmp_path / "whole")]
+    cuts = [
+        {e["step"]: e["spike_cut_to"] for e in read(run.metrics_path) if "spike_cut_to" in e} for run in runs
+    ]
+    assert cuts[0] == cuts[1]
+    assert any(step > 31 for step in cuts[0])
+    states = [json.loads((run.checkpoints_path / "step-42" / "state.json").read_text()) for run in runs]
+    assert states[0]["norms"] == states[1]["norms"]
+    assert states[0]["norms"]["steps"] == 42
+    assert fingerprint(runs[0].adapter_path) == fingerprint(runs[1].adapter_path)
 
 
 def test_resume_goes_back_over_a_damaged_checkpoint(make: Make, tmp_path: Path, interrupt_at: None) -> None:

@@ -20,6 +20,7 @@ from ptune.evaluation.classification.report import report
 from ptune.evaluation.classification.results import HEADLINE, Measured
 from ptune.evaluation.classification.slices import slices
 from ptune.evaluation.classification.tags import confusion
+from ptune.evaluation.no_better import judged
 from ptune.evaluation.require import Requirement
 from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import write_json, write_text
@@ -53,26 +54,28 @@ def figures(
     measured = {name: outcome.measure(seed) for name, outcome in sides.items()}
     (first, *_), (own, *others) = measured.values(), sides.values()
     agreed = {"agreement": agreement(own, others[0])} if others else {}
-    return {
-        "format": FORMAT,
-        "task": held.task,
-        "problem": held.labels.problem,
-        "split": held.split,
-        "examples": len(held.rows),
-        "labels": list(held.labels.names),
-        "counts": {"cut_off_words": own.cut_off} if held.labels.problem == "tags" else {},
-        "files": held.files,
-        "rows_sha256": held.fingerprint,
-        "headline": [name for name in HEADLINE[held.labels.problem] if name in first.metrics],
-        **first.figures(),
-        "classes": first.classes,
-        "details": {**first.details, **_type_confusion(own)},
-        "sides": {name: side.figures() for name, side in measured.items()},
-        **agreed,
-        "baselines": baselines(held.labels, held.train, held.rows, seed),
-        "slices": [one.described() for one in slices(own, seed)],
-        "requirements": [one.checked(named(first)) for one in require],
-    }
+    return judged(
+        {
+            "format": FORMAT,
+            "task": held.task,
+            "problem": held.labels.problem,
+            "split": held.split,
+            "examples": len(held.rows),
+            "labels": list(held.labels.names),
+            "counts": {"cut_off_words": own.cut_off} if held.labels.problem == "tags" else {},
+            "files": held.files,
+            "rows_sha256": held.fingerprint,
+            "headline": [name for name in HEADLINE[held.labels.problem] if name in first.metrics],
+            **first.figures(),
+            "classes": first.classes,
+            "details": {**first.details, **_type_confusion(own)},
+            "sides": {name: side.figures() for name, side in measured.items()},
+            **agreed,
+            "baselines": baselines(held.labels, held.train, held.rows, seed),
+            "slices": [one.described() for one in slices(own, seed)],
+            "requirements": [one.checked(named(first)) for one in require],
+        }
+    )
 
 
 def named(measured: Measured) -> dict[str, float]:

@@ -10,7 +10,7 @@ from ptune.evaluation.classification.confusion import confusion
 from ptune.evaluation.classification.report_style import STYLE
 from ptune.evaluation.classification.results import HEADLINE, LOWER_IS_BETTER, shown, title
 from ptune.evaluation.require import sentence
-from ptune.evaluation.style import page, text
+from ptune.evaluation.style import no_better, page, text
 
 _MANY_CLASSES = 12  # with more, the worst come first
 
@@ -26,6 +26,7 @@ def report(
             f"<h1>{text(name)}</h1>",
             f"<p class=dim>{text(about)}</p>",
             f"<p>{evaluation['examples']} {split}, {text(evaluation['task'])}; intervals: 95 %, bootstrap over rows</p>",
+            no_better(evaluation),
             _cards(evaluation),
             _requirements(evaluation),
             "<h2>Side by side</h2>",

@@ -15,6 +15,7 @@ from ptune.config.retrieval import Embedding
 from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.classification.report import report
+from ptune.evaluation.no_better import judged
 from ptune.evaluation.report import origin
 from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.evaluation.retrieval import rankers as sides
@@ -139,30 +140,32 @@ def figures(
         finite = np.isfinite(own["torch"])
         off = float(np.abs(own["torch"][finite] - own["ONNX"][finite]).max())
         agreed = {"agreement": {"max_abs_p": off}}
-    return {
-        "format": FORMAT,
-        "task": task,
-        "problem": "ranking",
-        "split": queries.split,
-        "examples": len(queries.queries),
-        "passages": len(queries.passages),
-        "candidates": sides.CANDIDATES if task == TEXT_RANKING else None,
-        "labels": [],
-        "counts": {},
-        "files": queries.files,
-        "rows_sha256": queries.fingerprint,
-        "headline": list(HEADLINE),
-        **first.figures(),
-        "classes": {},
-        "details": {},
-        "sides": {name: side.figures() for name, side in measured.items()},
-        **agreed,
-        "baselines": {
-            name: measure(scores, queries.relevant, seed).figures() for name, scores in baselines.items()
-        },
-        "slices": [],
-        "requirements": [one.checked(first.metrics) for one in require],
-    }
+    return judged(
+        {
+            "format": FORMAT,
+            "task": task,
+            "problem": "ranking",
+            "split": queries.split,
+            "examples": len(queries.queries),
+            "passages": len(queries.passages),
+            "candidates": sides.CANDIDATES if task == TEXT_RANKING else None,
+            "labels": [],
+            "counts": {},
+            "files": queries.files,
+            "rows_sha256": queries.fingerprint,
+            "headline": list(HEADLINE),
+            **first.figures(),
+            "classes": {},
+            "details": {},
+            "sides": {name: side.figures() for name, side in measured.items()},
+            **agreed,
+            "baselines": {
+                name: measure(scores, queries.relevant, seed).figures() for name, scores in baselines.items()
+            },
+            "slices": [],
+            "requirements": [one.checked(first.metrics) for one in require],
+        }
+    )
 
 
 def write(folder: Path, evaluation: dict[str, Any], queries: Queries, scores: Scores, pages: Pages) -> None:

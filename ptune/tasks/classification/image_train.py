@@ -100,6 +100,10 @@ class ImageObjective:
         right = loss.new_zeros(()) if model.training else self.loss.correct(logits, labels)
         return Score(loss, right, batch.targets)
 
+    def constant_loss(self, examples: Sequence[LabelledRow]) -> float | None:
+        """See `Loss.constant`."""
+        return self.loss.constant(row.label for row in examples)
+
     def logits(self, model: nn.Module, batch: ImageBatch, *, augmented: bool = False) -> torch.Tensor:
         """[images, labels], in float32 at least."""
         images = [self.store.of(row) for row in batch.rows]

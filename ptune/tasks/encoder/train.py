@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ptune.codecs.labels import Labels
+from ptune.data.label_values import Target
 from ptune.data.sequences import SequenceExample
 from ptune.training.objective import Score
 from ptune.training.packing import ALONE, Share
@@ -57,6 +58,27 @@ class Loss:
         if self.labels.problem == "multi":
             return ((logits > 0) == wanted.bool()).sum()
         return (logits.argmax(-1) == wanted).sum()
+
+    def constant(self, targets: Iterable[Target]) -> float | None:
+        """Loss per target of the best constant answer: every label gets its share, weights included. None for numbers.
+
+        Of `tags` a target is the tags of a sentence; of `multi` the labels that apply, each of which is a target.
+        """
+        if self.labels.problem not in ("single", "tags", "multi"):
+            return None
+        sets = [target if isinstance(target, tuple) else (target,) for target in targets]
+        seen = Counter(int(index) for indices in sets for index in indices)
+        counts = torch.tensor([seen[index] for index in range(len(self.labels))], dtype=torch.float64)
+        weights = torch.ones_like(counts) if self.weights is None else self.weights.double().cpu()
+        smoothing = self.smoothing / (2 if self.labels.problem == "multi" else len(self.labels))
+        if self.labels.problem == "multi":
+            shares = (1 - self.smoothing) * counts / max(1, len(sets)) + smoothing
+            present, absent = shares * weights, 1 - shares
+            chance = present / (present + absent)
+            return float(-(present.xlogy(chance) + absent.xlogy(1 - chance)).mean())
+        mass = weights * counts / max(1.0, float(counts.sum()))
+        mass = (1 - self.smoothing) * mass + smoothing * weights * float(counts.sum() > 0)
+        return float(-mass.xlogy(mass / mass.sum()).sum()) if float(mass.sum()) else None
 
 
 def balanced(examples: Sequence[SequenceExample], labels: Labels) -> torch.Tensor:
@@ -107,6 +129,10 @@ class SequenceObjective:
         loss = self.loss(logits, batch.labels)
         right = loss.new_zeros(()) if model.training else self.loss.correct(logits, batch.labels)
         return Score(loss, right, batch.labels.numel())
+
+    def constant_loss(self, examples: Sequence[SequenceExample]) -> float | None:
+        """See `Loss.constant`."""
+        return self.loss.constant(example.target for example in examples)
 
     def logits(self, model: nn.Module, batch: SequenceBatch) -> torch.Tensor:
         """[n, labels] in float32 at least: of each text or word."""

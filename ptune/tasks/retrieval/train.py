@@ -101,6 +101,9 @@ class EmbeddingObjective:
         pulled = (vectors * weights).sum()
         return Score(score.loss + (pulled - pulled.detach()), score.correct, score.targets)
 
+    def constant_loss(self, examples: Sequence[PairExample]) -> None:
+        """None: there are no labels."""
+
     def vectors(self, model: nn.Module, batch: Pass) -> Tensor:
         """Vectors [texts of the pass, width]; for a pass without texts, one vector that does not count."""
         found: Tensor = model(**batch.inputs).logits

@@ -69,6 +69,9 @@ class Seq2SeqObjective:
             return Score(loss, correct.detach(), len(batch.labels))
         return score_of(self.logits(model, batch), batch.labels, training=model.training)
 
+    def constant_loss(self, examples: Sequence[Seq2SeqExample]) -> None:
+        """None: there are no labels."""
+
     def logits(self, model: nn.Module, batch: Seq2SeqBatch) -> Tensor:
         """[targets, vocab]: what the model says in front of each target."""
 

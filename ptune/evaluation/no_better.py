@@ -1,0 +1,59 @@
+"""Whether a model is better than its baselines: if not, `ptune evaluate` says so, and `ptune export` asks for --anyway. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ptune.errors import PtuneError
+from ptune.evaluation.classification.results import LOWER_IS_BETTER, shown, title
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json
+
+_NOT_SIMPLE = {"item-kNN"}  # a recommender contains it, and may rightly equal it
+
+
+def judged(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The contents of evaluation.json with `no_better`: a sentence, or "" if the model beats every simple baseline.
+
+    The first headline figure counts; of a chat model the loss, and its base is the baseline.
+    """
+    return {**evaluation, "no_better": _sentence(evaluation)}
+
+
+def _sentence(evaluation: Mapping[str, Any]) -> str:
+    if "before" in evaluation:
+        name, own = "loss", evaluation["after"]["loss"]
+        others = {"the base model": evaluation["before"]["loss"]}
+    else:
+        name = next(iter(evaluation["headline"]), "")
+        own = evaluation["metrics"].get(name)
+        sides = {key: side["metrics"] for key, side in evaluation["baselines"].items()}
+        others = {key: side[name] for key, side in sides.items() if name in side and key not in _NOT_SIMPLE}
+    if own is None or not others:
+        return ""
+    sign = -1 if name in LOWER_IS_BETTER else 1
+    best, value = max(others.items(), key=lambda one: sign * one[1])
+    if sign * own > sign * value:
+        return ""
+    return f"no better than {best}: {title(name)} {shown(name, own)}, and {best} has {shown(name, value)}{_one_class(evaluation)}"
+
+
+def _one_class(evaluation: Mapping[str, Any]) -> str:
+    """A clause for a classifier that gives every row the same label."""
+    if evaluation.get("problem") != "single" or "confusion" not in evaluation["details"]:
+        return ""
+    columns = [sum(column) for column in zip(*evaluation["details"]["confusion"], strict=True)]
+    given = [label for label, count in zip(evaluation["labels"], columns, strict=False) if count]
+    return f"; every row is given {given[0]!r}" if len(given) == 1 and len(evaluation["labels"]) > 1 else ""
+
+
+def refuse_no_better(run: Run) -> None:
+    """Raises: PtuneError if the run was evaluated and is no better than a baseline."""
+    if not run.evaluation_path.is_file():
+        return
+    if told := read_json(run.evaluation_path).get("no_better"):
+        raise PtuneError(
+            f"{run.folder} is {told}. Train it with another train.lr or more data, or export it --anyway"
+            " (in Python: anyway=True)"
+        )
