@@ -16,7 +16,7 @@ from ptune_serve.follow import PROVER
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(params=["empty", "package"])
+@pytest.fixture
 def shadowed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A working folder that holds folders called as our packages are: as a checkout's parent does, or somebody's own."""
     for name in ("ptune", "ptune_serve"):
@@ -27,13 +27,15 @@ def shadowed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("shadowed", "command", "words"),
     [
-        (module_command("ptune", "--version"), f"ptune {ptune.__version__}"),
-        (ptune_train(Path("recipe.py"), Path("run"), False), "there is no recipe recipe.py"),
-        ([*PROVER, "--help"], "usage"),
+        ("empty", module_command("ptune", "--version"), f"ptune {ptune.__version__}"),
+        ("package", module_command("ptune", "--version"), f"ptune {ptune.__version__}"),
+        ("package", ptune_train(Path("recipe.py"), Path("run"), False), "there is no recipe recipe.py"),
+        ("package", [*PROVER, "--help"], "usage"),
     ],
-    ids=["ptune", "a trial", "the prover"],
+    indirect=["shadowed"],
+    ids=["ptune beside folders", "ptune", "a trial", "the prover"],
 )
 def test_a_child_finds_ptune_itself(shadowed: Path, command: list[str], words: str) -> None:
     done = subprocess.run(command, cwd=shadowed, capture_output=True, text=True, timeout=120)

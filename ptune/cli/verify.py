@@ -44,6 +44,9 @@ def verify(
         return _hold(place, url, model, adapter, api_key_env)
     if (model, adapter, api_key_env) != (None, None, None):
         raise UsageError("--model, --adapter and --api-key-env are about a server: name it with --url")
+    from ptune.formats.bundle import Bundle
+
+    Bundle.open(place)  # before what brings torch
     from ptune import publish
     from ptune.cli.proof_table import show
 

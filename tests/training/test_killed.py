@@ -68,9 +68,9 @@ def kill_again_and_again(farm: Farm, recipe: Recipe, folder: Path, kills: int, *
         attempt += 1
 
 
-def test_twenty_kills_change_no_byte(make: Make, farm: Farm, tmp_path: Path) -> None:
+def test_twelve_kills_change_no_byte(make: Make, farm: Farm, tmp_path: Path) -> None:
     recipe = make(method=Lora(r=4, dropout=0.2), **TRAIN)
-    kill_again_and_again(farm, recipe, tmp_path, kills=20)
+    kill_again_and_again(farm, recipe, tmp_path, kills=12)
 
 
 def test_sharded_over_two_processes_too(make: Make, farm: Farm, tmp_path: Path) -> None:
