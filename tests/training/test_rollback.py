@@ -15,6 +15,7 @@ from ptune.errors import PtuneError
 from ptune.evaluation.report import collapses
 from ptune.fine_tune import train
 from ptune.formats.run import Run
+from ptune.formats.whole_write import write_json
 from ptune.training import checkpoint, loop
 from ptune.training.metrics_log import Journal
 
@@ -113,7 +114,7 @@ def test_killed_while_it_goes_back(
     ruin(25, 1)
     recipe = make(**STEPS)
     whole = train(recipe, tmp_path / "whole")
-    written, roll_back, write_json = list[Path](), checkpoint.Checkpoints.roll_back, checkpoint.write_json
+    written, roll_back = list[Path](), checkpoint.Checkpoints.roll_back
 
     def dying(path: Path, value: Any) -> None:
         if len(written) == survived:

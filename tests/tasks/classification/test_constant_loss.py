@@ -48,4 +48,4 @@ def test_it_is_the_entropy_of_the_labels_and_nothing_for_numbers() -> None:
     labels = Labels(("ham", "spam"), "single")
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert Loss(labels).constant([0, 0, 0, 1]) == pytest.approx(entropy, rel=1e-12)
-    assert Loss(Labels(("score",), "regression")).constant([(0.5,), (1.5,)]) is None
+    assert Loss(Labels(("score",), "regression")).constant([0.5, 1.5]) is None
