@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from functools import cache
@@ -91,11 +91,18 @@ class Grammars:
 
     tokens: the bytes of each token, [vocab]; empty where a token writes nothing.
     special: tokens that are no text; a grammar allows them only by number.
+    encode: the model's own tokens of a text. What a grammar leaves no choice about is written in them, as the model would.
     """
 
-    def __init__(self, tokens: Sequence[bytes], special: Collection[int]) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        special: Collection[int],
+        encode: Callable[[str], Sequence[int]] = lambda _: (),
+    ) -> None:
         self._tokens = tokens
         self._special = sorted(special)
+        self._encode = encode
         self._compiled: OrderedDict[tuple[str, frozenset[int]], Future[Grammar]] = OrderedDict()
         self._tokenizers: dict[frozenset[int], LLTokenizer] = {}
         self._lock = threading.Lock()
@@ -135,23 +142,40 @@ class Grammars:
     def _tokenizer(self, ends: list[int]) -> LLTokenizer:
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        vocabulary = _Vocabulary(self._tokens, sorted({*self._special, *ends}), ends[0])
+        vocabulary = _Vocabulary(self._tokens, sorted({*self._special, *ends}), ends[0], self._encode)
         return LLTokenizer(TokenizerWrapper(vocabulary), n_vocab=len(self._tokens), eos_token=ends)
 
 
 class _Vocabulary:
-    """The tokenizer as llguidance needs it: it never tokenizes text, as masks need only the tokens' bytes."""
+    """The tokenizer as llguidance needs it: masks need the tokens' bytes, and text that is forced is tokenized."""
 
     bos_token_id = None
 
-    def __init__(self, tokens: Sequence[bytes], special: list[int], end: int) -> None:
+    def __init__(
+        self, tokens: Sequence[bytes], special: list[int], end: int, encode: Callable[[str], Sequence[int]]
+    ) -> None:
         self.tokens = tokens
         self.special_token_ids = special
         self.eos_token_id = end
-        self._single = {token: number for number, token in enumerate(tokens) if len(token) == 1}
+        self._encode = encode
+        usable = set(range(len(tokens))) - {*special, end}
+        self._numbers = {tokens[number]: number for number in sorted(usable, reverse=True) if tokens[number]}
+        self._longest = max(map(len, self._numbers), default=0)
 
     def __call__(self, text: bytes) -> list[int]:
-        return [self._single[bytes([byte])] for byte in text if bytes([byte]) in self._single]
+        """The model's own tokens where they are exactly the text, without a space before it or the like; else the longest."""
+        ids = list(self._encode(text.decode(errors="replace")))
+        return ids if b"".join(self.tokens[token] for token in ids) == text else self._greedy(text)
+
+    def _greedy(self, text: bytes) -> list[int]:
+        """Takes the longest token again and again; leaves out a byte that no token begins with."""
+        ids, start = [], 0
+        while start < len(text):
+            pieces = (text[start : start + size] for size in range(self._longest, 0, -1))
+            piece = next((piece for piece in pieces if piece in self._numbers), b"")
+            ids += [self._numbers[piece]] if piece else []
+            start += len(piece) or 1
+        return ids
 
 
 @cache

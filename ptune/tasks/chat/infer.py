@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -171,7 +172,9 @@ class ChatModel:
         with self._making:
             if added not in self._grammars:
                 table = codec.token_table(self.engine.vocab_size(adapter))
-                self._grammars[added] = Grammars(table, codec.special_ids)
+                self._grammars[added] = Grammars(
+                    table, codec.special_ids, partial(codec.encode_text, special=False)
+                )
                 self._stripped = codec.takes_first_space
         return self._grammars[added].compile(output.source(stripped=self._stripped), codec.eos_ids)
 

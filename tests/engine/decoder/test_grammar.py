@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -37,7 +38,8 @@ def codec_of(tokenizer: Tokenizer) -> ChatCodec:
 
 
 CODEC = codec_of(tiny_tokenizers.tokenizer().backend_tokenizer)
-GRAMMARS = Grammars(CODEC.token_table(VOCAB), CODEC.special_ids)
+SPELL = partial(CODEC.encode_text, special=False)
+GRAMMARS = Grammars(CODEC.token_table(VOCAB), CODEC.special_ids, SPELL)
 
 
 def drawn(
@@ -289,6 +291,27 @@ def test_the_end_comes_only_where_the_grammar_ends() -> None:
         walk.advance(letter)
     assert [*ends, bool(walk.allowed()[2])] == [False, False, True, True]
     assert walk.allowed().sum() == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["The meaning of it, said Tom.", '{"name": "user", "content": ', "é☠ <s> \n\n  x"]
+)
+def test_what_is_forced_is_written_in_the_models_own_tokens(text: str) -> None:
+    """Not byte by byte, which would take more steps, and tokens that the model never saw beside each other."""
+    walk, output = GRAMMARS.compile(StructuredOutput.choice([text]).source(), END).walk(), list[int]()
+    while (token := int(walk.allowed().argmax())) not in END:
+        output.append(token)
+        walk.advance(token)
+    assert output == SPELL(text)
+
+
+def test_without_a_tokenizer_the_longest_tokens_are_taken() -> None:
+    grammars = Grammars([b"", b"a", b"b", b"ab", b"aba", b"c"], {0})
+    walk, output = grammars.compile(StructuredOutput.choice(["ababc"]).source(), frozenset({0})).walk(), []
+    while (token := int(walk.allowed().argmax())) != 0:
+        output.append(token)
+        walk.advance(token)
+    assert output == [4, 2, 5]
 
 
 def test_special_tokens_are_no_text() -> None:
