@@ -76,6 +76,7 @@ def test_a_missing_column_is_said_with_those_there_are(tmp_path: Path) -> None:
     path = write(tmp_path / "other.jsonl", [{"text": "a", "label": "b"}] * 3)
     made = with_rows(tmp_path, [], files=(path,)).model_copy(update={"task": Reranking()})
     with pytest.raises(
-        DataError, match=r"no column 'anchor' or 'query' or 'question'; there are 'text', 'label'"
+        DataError,
+        match=r"no column 'anchor' or 'query' or 'question' and no .*; there are 'text', 'label': .*columns\.anchor text",
     ):
         train(made, tmp_path / "run")

@@ -22,7 +22,7 @@ KEY = "key-of-all-scopes"
 OPEN_TO_ALL = {"/health", "/ready", "/openapi.json"}
 MOST_BYTES = 4096
 CHUNK = b"x" * 16384
-FORMS_MAY_HAVE = 16 * 2**20  # bytes: small files beside the weights
+FORMS_MAY_HAVE = 48 * 2**20  # bytes: a tokenizer and small files beside the weights
 
 
 def apps(settings: Settings) -> dict[str, FastAPI]:

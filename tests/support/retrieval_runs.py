@@ -97,6 +97,6 @@ def reranking_run() -> Run:
 def bundle() -> Path:
     """Both adapters on one body, proved but for the server."""
     folder = kit() / "bundle"
-    publish.export_run(embedding_run(), folder, name=EMBEDS, threads=1)
+    publish.export_run(embedding_run(), folder, name=EMBEDS, threads=1, anyway=True)
     publish.add(folder, reranking_run().adapter_path, RANKS, threads=1)
     return folder

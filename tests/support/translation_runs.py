@@ -60,7 +60,7 @@ def run() -> Run:
 @functools.cache
 def bundle() -> Path:
     place = kit() / "bundle"
-    publish.export_run(run(), place, name=NAME, threads=1)
+    publish.export_run(run(), place, name=NAME, threads=1, anyway=True)
     return place
 
 
@@ -68,5 +68,5 @@ def bundle() -> Path:
 def merged() -> Path:
     """The bundle of the run's merged weights: it has no adapter."""
     place = kit() / "merged"
-    publish.export_run(run(), place, name=NAME, merge=True, threads=1)
+    publish.export_run(run(), place, name=NAME, merge=True, threads=1, anyway=True)
     return place
