@@ -3,8 +3,8 @@
 It is measured twice. Step by step, without a scheduler: a long sequence in one piece, against the same sequence in pieces of
 many sizes, down to single tokens (as in generation), beside a neighbour at the last positions of the
 context. And through the engine: greedy answers to prompts one at a time; then all at once among others with another chunk
-size; once more from the prefix cache; and once more while another tenant takes half of the slots, so that many of them are
-preempted and resumed.
+size; once more from the prefix cache; and once more while another tenant takes slots, so that some of them are preempted and
+resumed.
 
 The bare base must give the same bits. An adapter's logits may differ by float32 rounding, because the products with its factors
 have one row or several; its tokens must be the same, except at a tie.
