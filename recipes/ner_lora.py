@@ -23,7 +23,7 @@ recipe = Recipe(
         files=(Path("sample:ui_terms.train"),),
         test=(Path("sample:ui_terms.test"),),
     ),
-    train=Train(epochs=10, min_steps=200, lr=2e-3, batch_size=8, patience=8),
+    train=Train(epochs=10, min_steps=200, lr=3e-4, batch_size=8, patience=8),
 )
 
 if __name__ == "__main__":
