@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from ptune.codecs import structured_output as lark
 from ptune.codecs.reasoning import MARK, ReasoningFormat
-from ptune.codecs.reasoning_reader import ReasoningReader, Said
+from ptune.codecs.reasoning_reader import ReasoningReader
 from ptune.codecs.structured_output import StructuredOutput
+from ptune.codecs.tool_reader import Said
 
 Special = Callable[[str], int | None]
 """Returns the token of a text that is exactly one token which decoding leaves out, else None."""

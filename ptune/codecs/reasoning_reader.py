@@ -5,19 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from ptune.codecs.held_back import held_back
 from ptune.codecs.reasoning import ReasoningFormat
+from ptune.codecs.tool_reader import Said
 
 
 @dataclass(frozen=True, slots=True)
 class Thought:
     """Event: text that was thought."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """Event: text of the answer."""
 
     text: str
 
@@ -109,7 +104,7 @@ class ReasoningReader:
         """Text up to the second mark."""
         at = self._held.find(self._form.closing)
         if at < 0:
-            sure = len(self._held) - _overlap(self._held, self._ends)
+            sure = len(self._held) - held_back(self._held, self._ends)
             self._think(events, sure)
             return False
         white = next(white for white in self._spaces if self._held[:at].endswith(white))
@@ -146,9 +141,3 @@ class ReasoningReader:
             events.append(Marked(self._held[:characters]))
             self._held = self._held[characters:]
         return True
-
-
-def _overlap(text: str, marks: tuple[str, ...]) -> int:
-    """Length of the longest suffix of `text` that is the beginning of a mark."""
-    longest = min(len(text), max(map(len, marks)) - 1)
-    return next((n for n in range(longest, 0, -1) if any(mark.startswith(text[-n:]) for mark in marks)), 0)

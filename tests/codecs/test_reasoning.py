@@ -13,9 +13,10 @@ from tokenizers import AddedToken, Tokenizer
 
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.reasoning import ReasoningFormat, reasoning_format
-from ptune.codecs.reasoning_reader import Event, Marked, ReasoningReader, Said, Thought
+from ptune.codecs.reasoning_reader import Event, Marked, ReasoningReader, Thought
 from ptune.codecs.template import ChatTemplate
 from ptune.codecs.template_request import with_defaults
+from ptune.codecs.tool_reader import Said
 from ptune.errors import RequestError, TemplateError
 from ptune.formats.request_defaults import RequestDefaults
 

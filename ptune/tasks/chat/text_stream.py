@@ -6,8 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ptune.codecs.held_back import held_back
 from ptune.codecs.reading import Reading
-from ptune.codecs.reasoning_reader import Said, Thought
+from ptune.codecs.reasoning_reader import Thought
+from ptune.codecs.tool_reader import Said
 from ptune.engine.decoder.request import NO_TOKEN, Token
 from ptune.engine.job import Finish
 from ptune.errors import RequestError
@@ -109,7 +111,7 @@ class TextStream:
         if places:
             begin, _ = min(places, key=lambda place: (place[0] + len(place[1]), place[0]))
             return self._held[:begin], True
-        keep = 0 if last else _overlap(self._held, self._stop)
+        keep = 0 if last else held_back(self._held, self._stop)
         text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return text, False
 
@@ -141,9 +143,3 @@ class _Thinking:
         counted = self._undecided if self._reader.begun else 0
         self._undecided -= counted
         return thought, said, counted
-
-
-def _overlap(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest suffix of `text` that is a prefix of a stop text."""
-    longest = min(len(text), max(map(len, stop), default=1) - 1)
-    return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in stop)), 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,12 @@ from tokenizers import Tokenizer, decoders, models
 
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import StructuredOutput
-from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.grammar import KEPT, MAX_BYTES, Grammars, Walk
-from ptune.engine.decoder.request import Request
 from ptune.engine.sampling import Sampling, choose
 from ptune.errors import PtuneError, RequestError
 
 if TYPE_CHECKING:
-    from support.tiny_bundle import TinyBundle
+    pass
 
 
 VOCAB = tiny_tokenizers.VOCAB
@@ -346,74 +343,3 @@ def test_a_space_that_decoding_takes_away_is_not_part_of_the_answer() -> None:
 
     assert first(StructuredOutput.choice(["yes"])) == {"▁", "▁yes", "yes", "y"}
     assert not CODEC.takes_first_space
-
-
-@pytest.fixture(scope="module")
-def engine(tiny: TinyBundle) -> Iterator[Engine]:
-    opened = Engine.open(tiny.folder, threads=1, max_rows=4, prefill_chunk=8, replay_golden=False)
-    yield opened
-    opened.close()
-
-
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 5},
-        "age": {"type": "integer", "minimum": 0, "maximum": 99},
-    },
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-
-
-def request(seed: int, form: StructuredOutput | None, adapter: str = "wide", limit: int = 300) -> Request:
-    grammar = None if form is None else GRAMMARS.compile(form.source(), END)
-    return Request((1, 40 + seed, 7), adapter, Sampling(seed=seed), limit, END, logprobs=3, grammar=grammar)
-
-
-def test_rows_with_and_without_a_grammar_share_batches(engine: Engine) -> None:
-    forms = [
-        StructuredOutput.json(SCHEMA),
-        None,
-        StructuredOutput.choice(["yes", "no"]),
-        None,
-        StructuredOutput.json(SCHEMA),
-        StructuredOutput.regex("[ab]{9}"),
-    ]
-    requests = [request(seed, form, limit=60 if form is None else 300) for seed, form in enumerate(forms)]
-    together = engine.generate_all(requests)
-    for form, asked, tokens in zip(forms, requests, together, strict=True):
-        assert [token.id for token in tokens] == [token.id for token in engine.generate(asked)]
-        if form is not None:
-            assert tokens[-1].finish == "stop"
-    texts = [CODEC.decode([token.id for token in tokens]) for tokens in together]
-    for text in (texts[0], texts[4]):
-        jsonschema.validate(json.loads(text), SCHEMA)
-    assert texts[2] in ("yes", "no")
-    assert re.fullmatch("[ab]{9}", texts[5])
-
-
-def test_an_answer_that_is_cut_off_says_length(engine: Engine) -> None:
-    tokens = list(engine.generate(request(0, StructuredOutput.json(SCHEMA), limit=3)))
-    assert [token.finish for token in tokens] == [None, None, "length"]
-
-
-def test_logprobs_are_the_models_own(engine: Engine, tiny: TinyBundle) -> None:
-    """Before the grammar, as vLLM's default: so the best tokens need not be among those that may come."""
-    asked = request(1, StructuredOutput.choice(["yes"]))
-    tokens = list(engine.generate(asked))
-    ids = [*asked.prompt, *(token.id for token in tokens)]
-    logits = tiny.logits(ids[:-1], "wide")[len(asked.prompt) - 1 :]
-    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    for token, row in zip(tokens, expected, strict=True):
-        assert token.logprob == pytest.approx(row[token.id], abs=1e-3)
-        assert [number for number, _ in token.top] == np.argsort(-row)[:3].tolist()
-    assert any(token.id not in [number for number, _ in token.top] for token in tokens)
-
-
-def test_a_grammar_that_fails_ends_its_row_alone(engine: Engine) -> None:
-    wild = StructuredOutput.regex(r"(\w{1,1000}){1,1000}")
-    failed, other = engine.generate_all([request(3, wild), request(4, StructuredOutput.regex("a{5}"))])
-    assert (failed[-1].finish, failed[-1].refused) == ("error", True)
-    assert "too complex" in (failed[-1].error or "")
-    assert [token.finish for token in other][-1] == "stop"
