@@ -157,12 +157,16 @@ def _page(client: Client, served: ServedModels | None) -> gr.Blocks:
                 return gr.skip()
             if isinstance(now, str):
                 return {known: now, head: heading(now)}
-            offers = {settings: gr.update(visible=now.chats), **_offers(now, encoding)}
+            offers = _offers(now, encoding)
             for tab, conversation in zip(chat_tabs, (chat, beside), strict=True):
                 offers[tab] = gr.update(visible=now.chats)
                 offers |= conversation.offer(now) if now.chats else {}
-            if isinstance(before, ServedModels) and before.chats != now.chats:
-                offers[choice] = gr.update(selected=_first_tab(now))
+            if now.chats != (before.chats if isinstance(before, ServedModels) else chatting):
+                # Only then: a user who has left for another tab meanwhile stays there, without the settings of chat.
+                offers |= {
+                    settings: gr.update(visible=now.chats),
+                    choice: gr.update(selected=_first_tab(now)),
+                }
             return {known: now, head: heading(now), **offers}
 
         changing = [output for one in encoding for output in one.outputs]

@@ -1,0 +1,52 @@
+"""What the page updates when it checks what is served, without a browser."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ptune_serve import ui
+from ptune_serve.ui_client import Client, ServedModels
+
+CHATTING = ServedModels(bundle="dictionary", source="llm_tiny", adapters=("pirate",), context=512)
+NOT_CHATTING = replace(CHATTING, chats=False)
+
+
+class Serving(Client):
+    """A server that serves just that."""
+
+    def __init__(self, now: ServedModels) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.now = now
+
+    async def served(self) -> ServedModels:
+        return self.now
+
+
+def updates(
+    at_start: ServedModels | None, before: ServedModels | str | None, now: ServedModels
+) -> dict[str, Any]:
+    """The updates of one check, by the elements' ids. at_start: what was served when the page was made."""
+    page = ui._page(Serving(now), at_start)
+    (look,) = (fn.fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "look")
+    return {component.elem_id: update for component, update in asyncio.run(look(before)).items()}
+
+
+def test_a_first_check_that_comes_late_does_not_bring_the_settings_of_chat_back():
+    """A user who was quicker has left for a tab without settings."""
+    assert "settings" not in updates(CHATTING, None, CHATTING)
+
+
+@pytest.mark.parametrize(
+    ("at_start", "before", "now"),
+    [
+        (CHATTING, CHATTING, NOT_CHATTING),
+        (NOT_CHATTING, None, CHATTING),
+        (None, None, NOT_CHATTING),  # the server did not answer when the page was made
+    ],
+)
+def test_the_settings_come_and_go_with_a_model_that_chats(at_start, before, now):
+    assert updates(at_start, before, now)["settings"]["visible"] is now.chats
