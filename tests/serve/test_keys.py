@@ -251,18 +251,25 @@ def test_models_are_those_a_key_may_ask_for(keyed):
     assert listed("narrow") == ["pirate", "prod"]
 
 
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
+    "/v1/completions": {"prompt": "hi"},
+    "/tokenize": {"prompt": "hi"},
+    "/detokenize": {"tokens": [65]},
+    "/v1/translate": {"text": "hi"},
+}
+
+
+def test_every_endpoint_that_a_narrow_key_may_use_is_asked_for_what_it_may_not():
+    assert set(BODIES) == {path for method, path, who in SCOPES if method == "POST" and "narrow" in who}
+
+
 @pytest.mark.parametrize("model", ["devil", "base", "dictionary", "other", "made-up", "gone"])
 def test_what_a_key_may_not_ask_for_is_as_if_it_did_not_exist(keyed, model):
     """The same status, code and words, so that the names of other people's adapters cannot be found out."""
-    bodies: dict[str, dict[str, Any]] = {
-        "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
-        "/v1/completions": {"prompt": "hi"},
-        "/tokenize": {"prompt": "hi"},
-        "/detokenize": {"tokens": [65]},
-    }
     answers = [
         keyed.post(path, json={"model": model, **body}, headers=bearer("narrow"))
-        for path, body in bodies.items()
+        for path, body in BODIES.items()
     ]
     answers += [
         keyed.get(f"/v1/models/{model}", headers=bearer("narrow")),

@@ -32,10 +32,11 @@ def updates(
     """The updates of one check, by the elements' ids. at_start: what was served when the page was made."""
     page = ui._page(Serving(now), at_start)
     (look,) = (fn.fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "look")
+    assert look is not None
     return {component.elem_id: update for component, update in asyncio.run(look(before)).items()}
 
 
-def test_a_first_check_that_comes_late_does_not_bring_the_settings_of_chat_back():
+def test_a_first_check_that_comes_late_does_not_bring_the_settings_of_chat_back() -> None:
     """A user who was quicker has left for a tab without settings."""
     assert "settings" not in updates(CHATTING, None, CHATTING)
 
@@ -48,5 +49,7 @@ def test_a_first_check_that_comes_late_does_not_bring_the_settings_of_chat_back(
         (None, None, NOT_CHATTING),  # the server did not answer when the page was made
     ],
 )
-def test_the_settings_come_and_go_with_a_model_that_chats(at_start, before, now):
+def test_the_settings_come_and_go_with_a_model_that_chats(
+    at_start: ServedModels | None, before: ServedModels | str | None, now: ServedModels
+) -> None:
     assert updates(at_start, before, now)["settings"]["visible"] is now.chats
