@@ -20,7 +20,7 @@ from ptune.backbone.identity import weights_hash
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
 from ptune.backbone.precision import fastest, usual
-from ptune.backbone.quantize import dequantize, quantize
+from ptune.backbone.quantize import quantize
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.tokenizer import codec_of
 from ptune.codecs.chat import ChatCodec
@@ -45,15 +45,12 @@ def load(
     *,
     attention: str = "sdpa",
     device: torch.device | str | None = None,
-    dequantized: bool = False,
     codec: ChatCodec | None = None,
 ) -> Loaded:
     """Loads a backbone without running a forward pass.
 
     attention: name of an attention implementation; sdpa becomes eager for a model without it.
     device: None = the GPU if there is one.
-    dequantized: return a quantised backbone with float32 weights of the same values; the identity stays that of the
-        quantised one.
     codec: the result of `load_codec(spec)`, to avoid reading the tokenizer again.
 
     Raises: BackboneError where the model cannot be found, read or quantised.
@@ -76,8 +73,6 @@ def load(
     if new_tokens:
         enlarge(model, new_tokens)
         model.requires_grad_(False)
-    if dequantized:
-        dequantize(model)
     return Loaded(model.to(device), codec, identity, new_tokens)
 
 

@@ -1,4 +1,4 @@
-"""Quantises frozen linear layers to 4 or 8 bits (bitsandbytes), and converts them back to plain float32 layers.
+"""Quantises frozen linear layers to 4 or 8 bits (bitsandbytes).
 
 Weights are always quantised on the CPU and moved afterwards, so that the same recipe has the same base identity on
 every device.
@@ -6,6 +6,7 @@ every device.
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
@@ -50,11 +51,15 @@ class Nf4Linear(_OneKernel, Linear4bit):
         self.bias = plain.bias
 
     def dequantised(self) -> torch.Tensor:
-        """Weights [out, in] in float32. Raises: BackboneError if the bytes were repacked, which loses some of them."""
-        state = self.weight.quant_state
+        """Weights [out, in] in float32: code * scale, which the kernel of a bfloat16 base rounds to bfloat16.
+
+        Raises: BackboneError if the bytes were repacked, which loses some of them.
+        """
+        state = copy.copy(self.weight.quant_state)
         if getattr(state, "packing_format_for_cpu", False):
             raise BackboneError("a 4-bit layer was repacked and cannot be dequantised: load the model again")
-        return dequantize_4bit(self.weight.data, state).float()
+        state.dtype = torch.float32
+        return dequantize_4bit(self.weight.data, state)
 
 
 class Int8Linear(_OneKernel, Linear8bitLt):
@@ -106,19 +111,3 @@ def quantize(model: PreTrainedModel, kind: Quantization) -> None:
             parameter.data = parameter.data.clone()  # a view would keep the whole file in memory
     # peft chooses its adapter layers by these two attributes.
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
-
-
-def dequantize(model: PreTrainedModel) -> None:
-    """Replaces every quantised layer by a plain float32 layer with the same values, in place.
-
-    The result is the model that an adapter of the quantised one belongs to, without bitsandbytes' kernels.
-    """
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, Nf4Linear | Int8Linear):
-            plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-            plain.weight = nn.Parameter(layer.dequantised(), requires_grad=False)
-            plain.bias = (
-                None if layer.bias is None else nn.Parameter(layer.bias.data.float(), requires_grad=False)
-            )
-            model.set_submodule(name, plain)
-    model.is_loaded_in_4bit = model.is_loaded_in_8bit = False

@@ -57,8 +57,9 @@ def export(
         revision: Of a MODEL on the hub.
         trust_remote_code: Of a MODEL: run Python code that comes with it.
         profiles: `fp32,int8` writes a second graph, for `ptune serve --profile int8`; of images with --merge. A chat model may
-            have `int4`, too, and where it trained in nf4 `nf4`, an eighth as large and slow. It is served by the first that is
-            named; `auto` measures here which of fp32, int8 and int4 is the fastest that says what fp32 says.
+            have `int4`, too, and where it trained in nf4 `nf4`, an eighth as large and slow; `nf4,int8` leaves fp32 out, which
+            a large model has no memory for. It is served by the first that is named; `auto` measures here which of fp32, int8
+            and int4 is the fastest that says what fp32 says.
         sockets: `head,embedding,tokens`: which of these adapters may bring to a chat model: LoRA of the output head, LoRA of the
             embedding, trained tokens. What the run's own adapter brings is always among them.
         anyway: Export a RUN that its evaluation found no better than a baseline.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ptune.backbone.float32 import computed_weights
 from ptune.errors import BackboneError
 from ptune.export.trace import Traced
 from ptune.formats.signature import Ends
@@ -30,16 +31,17 @@ class Weights(Protocol):
 
 
 class ModelWeights:
-    """The weights of a model in memory."""
+    """The weights of a model in memory, those that are computed when they are read among them."""
 
     def __init__(self, model: nn.Module) -> None:
         self.tensors = model.state_dict()
+        self.computed = computed_weights(model)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.tensors
+        return name in self.tensors or name in self.computed
 
     def read(self, name: str) -> Tensor:
-        return self.tensors[name]
+        return self.computed[name].weight if name in self.computed else self.tensors[name]
 
 
 class FolderWeights:

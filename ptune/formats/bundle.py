@@ -29,7 +29,7 @@ from ptune.formats.whole_write import read_json, sha256_of, write_json
 FORMAT = 1
 BARE = "bare.onnx"  # beside a decoder's model.onnx: the graph without sockets, on the same weights
 GROUPED, GROUPED_BARE = "in_groups.onnx", "in_groups_bare.onnx"  # both graphs with grouped attention
-FP32 = "fp32"  # the float32 profile; the others are compared with it
+FP32 = "fp32"  # the float32 profile
 INT8 = "int8"  # for decoders and encoders
 INT4, NF4 = "int4", "nf4"  # for decoders; nf4 if trained in nf4
 BASE = "base"  # the name under which the bare base is served; no adapter may take it
@@ -210,6 +210,11 @@ class Bundle:
         if not isinstance(self.manifest.signature, Seq2SeqSignature):
             raise FormatError(f"{self.folder} is not a bundle of an encoder-decoder")
         return self.manifest.signature
+
+    @property
+    def reference(self) -> str:
+        """The profile that is compared with torch, and the others with it: fp32; nf4 in a bundle that was made without fp32."""
+        return FP32 if FP32 in self.manifest.graphs else NF4
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replaces manifest.json atomically: the last step of every change to a bundle."""

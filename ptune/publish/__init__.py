@@ -47,7 +47,8 @@ def export_run(
 ) -> Proof:
     """Exports a finished run to the bundle `out`, its adapter under `name`, and proves it.
 
-    profiles: the graphs to write: "fp32" always, "int8" and (chat models) "int4" in addition. A chat model is served by
+    profiles: the graphs to write: "fp32", "int8" and (chat models) "int4" in addition, and of a base in nf4 "nf4", which may
+    take the place of "fp32". A chat model is served by
     the first one by default; "auto" picks the fastest that holds its gate. A profile that misses its gate is
     left out of the bundle and listed in `Proof.refused`.
     merge: first merges the adapter, into RUN/merged; the bundle holds those weights instead of an adapter.

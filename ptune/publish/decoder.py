@@ -15,6 +15,7 @@ from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder import golden
 from ptune.engine.decoder.engine import Engine
+from ptune.errors import UsageError
 from ptune.export.graph_variants import write_lighter
 from ptune.export.int4 import write_int4
 from ptune.export.int8 import write_int8
@@ -60,6 +61,11 @@ class Decoder(Publishable):
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Decoder:
         """As `Publishable.of_run`."""
         check_exportable(run.backbone())
+        if NF4 in profiles and (merge or run.recipe.backbone.quantize != NF4):
+            raise UsageError(
+                f"--profiles {','.join(profiles)}: nf4 is for the bytes of a base that was trained on in nf4, and"
+                f" {run.files.folder} {'is merged' if merge else 'was not'}"
+            )
         if merge and run.files.has_adapter:
             return cls._of_merged(run)
         trained = TrainedDecoder.open(run)
@@ -174,7 +180,7 @@ class Decoder(Publishable):
     def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
         """As `Publishable.write_profile`."""
         report_progress(f"writing the {profile} graph")
-        source, path = bundle.graph_path(FP32), bundle.folder / "graphs" / profile / "model.onnx"
+        source, path = (bundle.folder / "graphs" / one / "model.onnx" for one in (FP32, profile))
         kept, least_tokens = None, 1
         if profile == INT4:
             kept = write_int4(source, path).kept

@@ -11,6 +11,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from ptune.backbone.float32 import in_float32, with_own_weights
 from ptune.backbone.load import Loaded, load
 from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec, Example
@@ -82,6 +83,7 @@ class TrainedDecoder:
 
         Raises: ParityError, and saves nothing, if the merge lost more than `limit` (max |Δ log p|).
         """
+        with_own_weights(self.loaded.model)
         live = PeftModel.from_pretrained(self.loaded.model, str(self.run.files.adapter_path))
         before = logprobs(live, self.probes)
         plain, lost = merged(live, getattr(torch, dtype))
@@ -101,8 +103,9 @@ class TrainedDecoder:
 
 def reference(backbone: Backbone) -> Loaded:
     """Loads the float32 reference on the CPU, which the served model must match."""
-    loaded = load(backbone, attention="sdpa", device="cpu", dequantized=True)
-    return replace(loaded, model=loaded.model.float())
+    loaded = load(backbone, attention="sdpa", device="cpu")
+    in_float32(loaded.model)
+    return loaded
 
 
 def ends_of(adapter: Path, model: PreTrainedModel) -> tuple[EndKind, ...]:

@@ -14,7 +14,7 @@ from ptune.formats.bundle import FP32, AdapterRecord, Bundle
 from ptune.formats.whole_write import whole_folder
 from ptune.publish.figures import record_proof
 from ptune.publish.golden import record_golden
-from ptune.publish.profiles import add_profiles, prove_profiles
+from ptune.publish.profiles import add_profiles, prove_profiles, reference_in_nf4
 from ptune.publish.publishable import Publishable
 from ptune.publish.steps import replacement
 from ptune.verify.proof import Proof
@@ -24,16 +24,19 @@ def export(model: Publishable, out: Path, *, threads: int, profiles: Sequence[st
     """Writes a bundle, proves it and moves it to `out`.
 
     A profile that misses its gate is left out; see `Proof.refused`.
-    Raises: ParityError if a hop of the fp32 graph drifts beyond its limit (nothing is left at `out`).
+    Raises: ParityError if a hop of the reference graph drifts beyond its limit (nothing is left at `out`).
     """
     with whole_folder(out) as stage:
         bundle = model.write_graphs(stage)
-        model.save_held_out(bundle)
-        for name, adapter in model.adapters.items():
-            model.install(bundle, adapter, name)
-        record_golden(model, bundle, threads)
-        beside = add_profiles(model, bundle, profiles, threads)  # before the slower proof of fp32
-        proof = model.prove(bundle, [*model.adapters], threads).after(model.earlier_hops).then(beside)
+        with reference_in_nf4(model, bundle, profiles, threads):
+            model.save_held_out(bundle)
+            for name, adapter in model.adapters.items():
+                model.install(bundle, adapter, name)
+            record_golden(model, bundle, threads)
+            beside = add_profiles(
+                model, bundle, profiles, threads
+            )  # before the slower proof of the reference
+            proof = model.prove(bundle, [*model.adapters], threads).after(model.earlier_hops).then(beside)
         default = model.default_profile(bundle, profiles, threads)
         bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": default}))
         record_proof(bundle, proof)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ptune.errors import ParityError, UsageError
-from ptune.formats.bundle import FP32, Bundle, hashes
+from ptune.formats.bundle import FP32, NF4, Bundle, hashes
 from ptune.progress import say
 from ptune.publish.figures import refuse_drift
 from ptune.publish.golden import record_golden
@@ -25,24 +26,46 @@ def check_profiles(requested: Sequence[str], kind: type[Publishable], source: st
         return
     if not kind.profiles:
         raise UsageError(f"{source} is of {noun}, which has one graph of each kind: {FP32}")
-    if FP32 not in requested or not {*requested} <= {FP32, *kind.profiles}:
+    references = {FP32, NF4} & {FP32, *kind.profiles}
+    if not references & {*requested} or not {*requested} <= {FP32, *kind.profiles}:
         beside = " or ".join(kind.profiles)
+        instead = " (of a base in nf4 also nf4)" if NF4 in references else ""
         raise UsageError(
-            f"--profiles {','.join(requested)!r}: {FP32}, which is what others are compared with, and {beside} beside it"
+            f"--profiles {','.join(requested)!r}: {FP32}, which is what others are compared with{instead}, and {beside}"
+            " beside it"
         )
 
 
+@contextlib.contextmanager
+def reference_in_nf4(
+    model: Publishable, bundle: Bundle, requested: Sequence[str], threads: int
+) -> Iterator[None]:
+    """If nf4 is requested without fp32, nf4 takes fp32's place; the fp32 graph is there to be read, and is removed at last.
+
+    The two hold the same weights, and nf4 takes an eighth of the memory. Raises: BackboneError if no weight has nf4 values.
+    """
+    if FP32 in requested or NF4 not in requested:
+        yield
+        return
+    model.write_profile(bundle, NF4, threads)
+    graphs = {name: graph for name, graph in bundle.manifest.graphs.items() if name != FP32}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs, "default_profile": NF4}))
+    yield
+    shutil.rmtree(bundle.folder / "graphs" / FP32)
+
+
 def add_profiles(model: Publishable, bundle: Bundle, requested: Sequence[str], threads: int) -> Proof:
-    """Writes and proves the requested profiles beside fp32, the one that rounds most first.
+    """Writes and proves the requested profiles beside the reference, the one that rounds most first.
 
     A profile that misses its gate is removed again, and the reason is printed. The proof lists it as refused if it was
     requested by name.
     """
-    if tuple(requested) == (FP32,):
+    if tuple(requested) == (bundle.reference,):
         return Proof()
     held_out = model.save_held_out_for_profiles(bundle)
     auto, proof = tuple(requested) == (AUTO,), Proof()
-    for profile in (name for name in model.profiles if name in (model.auto_profiles if auto else requested)):
+    wanted = {*(model.auto_profiles if auto else requested)} - {bundle.reference}
+    for profile in (name for name in model.profiles if name in wanted):
         outcome = _add_profile(model, bundle, profile, threads, may_round=not auto)
         if isinstance(outcome, Proof):
             proof = proof.then(outcome)
@@ -51,7 +74,7 @@ def add_profiles(model: Publishable, bundle: Bundle, requested: Sequence[str], t
         _remove_profile(bundle, profile)
         if not auto:
             proof = proof.then(Proof(refused={profile: outcome}))
-    if [*bundle.manifest.graphs] == [FP32]:
+    if [*bundle.manifest.graphs] == [bundle.reference]:
         held_out.unlink()
         _record_golden_files(bundle)
     return proof
@@ -82,10 +105,10 @@ def _add_profile(
 def prove_profiles(
     model: Publishable, bundle: Bundle, adapters: Sequence[str], threads: int, *, base: bool = True
 ) -> Proof:
-    """Compares every profile of a bundle with fp32. base: also for the bare base."""
+    """Compares every profile of a bundle with its reference. base: also for the bare base."""
     proof = Proof()
     for profile in bundle.manifest.graphs:
-        if profile != FP32:
+        if profile != bundle.reference:
             proof = proof.then(
                 model.prove_profile(bundle, profile, adapters, threads, base=base, to_the_end=True)
             )

@@ -13,7 +13,7 @@ from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.lora_slots import LoraSlots
 from ptune.engine.decoder.request import Request
 from ptune.engine.sampling import Sampling
-from ptune.formats.bundle import BASE, FP32, NF4, Bundle, Hop
+from ptune.formats.bundle import BASE, NF4, Bundle, Hop
 from ptune.parity import Array, compare
 from ptune.progress import Progress
 from ptune.verify import company
@@ -47,23 +47,25 @@ def prove_profile(
     to_the_end: bool = True,
     report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Compares a profile with fp32 on held-out tokens, for the base and each adapter, then with itself in company.
+    """Compares a profile with the reference graph on held-out tokens, for the base and each adapter, then with itself in company.
 
     base: also compares the bare base. to_the_end: continues after a hop beyond its limit.
     """
-    report(f"{profile} against {FP32}")
-    signature = bundle.decoder
-    graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (FP32, profile)]
+    signature, against = bundle.decoder, bundle.reference
+    report(f"{profile} against {against}")
+    graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (against, profile)]
     limits, weights = _held_to(bundle, profile)
     note = "; ".join(filter(None, (weights, held.origin)))
     names = [*([BASE] if base else []), *adapters]
     hops: dict[str, list[Hop]] = {}
-    with Progress(f"  {profile} against {FP32}", len(names) * len(held.sequences), unit="texts") as progress:
+    with Progress(
+        f"  {profile} against {against}", len(names) * len(held.sequences), unit="texts"
+    ) as progress:
         for name in names:
             plugs = (None, PlainEnds()) if name == BASE else _plugs(bundle, name)
             floats, rounded = (_logprobs(graph, held.sequences, *plugs) for graph in graphs)
             rounded = _counted(rounded, progress)
-            hop = compare(f"{FP32} → {profile}", floats, rounded, note=note, **limits)
+            hop = compare(f"{against} → {profile}", floats, rounded, note=note, **limits)
             hops[name] = [hop]
             if not (hop.passed or to_the_end):
                 return Proof.of(hops)

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from ptune.engine.decoder.engine import Engine
-from ptune.formats.bundle import BASE, FP32, Bundle, Hop
+from ptune.formats.bundle import BASE, Bundle, Hop
 from ptune.parity import Array, compare, liveness, log_softmax
 from ptune.verify import company, limits
 from ptune.verify.decoder_server import continuations, served_hops
@@ -44,7 +44,7 @@ def prove(
     server: bool = True,
     report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Measures every hop of `bundle`'s fp32 graph against the one before; other profiles: `ptune.verify.profile`.
+    """Measures every hop of `bundle`'s reference graph against the one before; other profiles: `ptune.verify.profile`.
 
     model: the plain float32 reference (a quantised base dequantised). adapters: the PEFT folders to prove.
     """
@@ -56,7 +56,7 @@ def prove(
     there = {name: _peft_reference(model, folder, probes, bundle, name) for name, folder in adapters.items()}
 
     report("the ONNX graph")
-    graph = PlainGraph(bundle.graph_path(FP32), bundle.decoder, threads)
+    graph = PlainGraph(bundle.graph_path(bundle.reference), bundle.decoder, threads)
     here = {BASE: _run(graph, base)} | {name: _run(graph, expected) for name, expected in there.items()}
     base_hops = [
         compare("torch → ONNX base", base.logprobs, here[BASE], max_abs_logprob=limits.MAX_ABS_LOGPROB),
@@ -71,7 +71,9 @@ def prove(
     del graph
 
     report("the engine")
-    with closing(Engine.open(bundle, profile=FP32, threads=threads, replay_golden=False)) as engine:
+    with closing(
+        Engine.open(bundle, profile=bundle.reference, threads=threads, replay_golden=False)
+    ) as engine:
         names = [BASE, *there]
         served = _engine_logprobs(engine, {BASE: probes, **{name: there[name].probes for name in there}})
         for name in names:
@@ -84,7 +86,7 @@ def prove(
             (base_hops if name == BASE else hops[name]).append(hop)
         expected = continuations(bundle, engine, probes, names) if server else []
     report("alone and in company")
-    base_hops.append(company.hop(bundle, FP32, [probe.ids for probe in probes], threads=threads))
+    base_hops.append(company.hop(bundle, bundle.reference, [probe.ids for probe in probes], threads=threads))
     if server:  # after the engine is closed, so that memory holds the graph once
         report("the server")
         for name, hop in served_hops(bundle, expected, threads).items():

@@ -18,7 +18,7 @@ import numpy as np
 
 from ptune.child import module_command
 from ptune.errors import ParityError
-from ptune.formats.bundle import FP32, Hop
+from ptune.formats.bundle import Bundle, Hop
 from ptune.progress import Progress
 from ptune.verify import limits
 
@@ -77,12 +77,12 @@ def ask_all(
     questions: Sequence[Question],
     ask: Callable[[httpx.Client, Question], Answer],
 ) -> list[Answer]:
-    """Starts a server of a bundle's fp32 graph and asks many questions at once.
+    """Starts a server of a bundle's reference graph and asks many questions at once.
 
     Raises: ParityError if one has no answer.
     """
     with (
-        serving(bundle, threads, "--profile", FP32) as url,
+        serving(bundle, threads, "--profile", Bundle.open(bundle).reference) as url,
         httpx.Client(base_url=url, timeout=ANSWER_S) as client,
         ThreadPoolExecutor(AT_ONCE) as pool,
         Progress("  the server", len(questions), unit="answers") as progress,

@@ -12,10 +12,11 @@ from peft import PeftModel
 from support.bundles import peft_folder, with_peft
 from support.tiny_models import VOCAB, build
 
-from ptune.backbone.load import load
+from ptune.backbone.float32 import with_own_weights
 from ptune.config.recipe import Backbone
 from ptune.export.merge import merged
 from ptune.parity import log_softmax
+from ptune.publish.decoder_run import reference
 
 IDS = torch.from_numpy(np.random.default_rng(2).integers(5, VOCAB, (1, 24)))
 
@@ -39,7 +40,9 @@ def test_quantised_base_is_dequantised_first(quantize: Literal["nf4", "int8"], t
     adapter = peft_folder(base, tmp_path / "adapter", spread=0.1)
     spec = Backbone(model=str(base), quantize=quantize)
     with torch.no_grad():
-        live = PeftModel.from_pretrained(load(spec, dequantized=True).model, str(adapter)).eval()
+        base_model = reference(spec).model
+        with_own_weights(base_model)
+        live = PeftModel.from_pretrained(base_model, str(adapter)).eval()
         expected = log_softmax(live(IDS).logits.numpy())
         plain, lost = merged(live)
         found = log_softmax(plain(IDS).logits.numpy())

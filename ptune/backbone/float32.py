@@ -1,0 +1,66 @@
+"""A model that computes in float32 on weights kept in fewer bytes: 4 bits, 8 bits or bfloat16.
+
+It is the reference of the served graph, for which float32 copies of all weights would take 32 GB for 8 billion of them. A layer
+makes its float32 weights when it runs, and drops them afterwards. They have the same bits as copies made beforehand, so the
+model has, too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.backbone.quantize import Int8Linear, Nf4Linear
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32 and keeps its weights as `kept` has them.
+
+    Its `weight` [out, in] is made anew whenever it is read. It is no parameter, and is missing from the state dict.
+    """
+
+    def __init__(self, kept: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = kept.in_features, kept.out_features
+        self._kept = (kept,)  # not a submodule, so that peft sees a plain layer
+        bias = kept.bias
+        self.bias = None if bias is None else nn.Parameter(bias.data.float(), requires_grad=False)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        (kept,) = self._kept
+        if isinstance(kept, Nf4Linear | Int8Linear):
+            return kept.dequantised()
+        return kept.weight.detach().float()
+
+
+def in_float32(model: PreTrainedModel) -> None:
+    """Has a frozen model on the CPU compute in float32, without its kernels for quantised weights; in place.
+
+    The result is the model that an adapter of the quantised one belongs to. Its embedding and head, which an adapter may
+    enlarge, its norms and biases are float32 copies.
+    """
+    head = model.get_output_embeddings()
+    for name, layer in list(model.named_modules()):
+        rounded = type(layer) is nn.Linear and layer is not head and layer.weight.dtype != torch.float32
+        if rounded or isinstance(layer, Nf4Linear | Int8Linear):
+            model.set_submodule(name, Float32Linear(layer))
+    model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
+    model.float()
+
+
+def with_own_weights(model: nn.Module) -> None:
+    """Gives every layer float32 weights of its own, which can be changed; in place."""
+    for name, layer in computed_weights(model).items():
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        plain.weight = nn.Parameter(layer.weight, requires_grad=False)
+        plain.bias = layer.bias
+        model.set_submodule(name.removesuffix(".weight"), plain)
+
+
+def computed_weights(model: nn.Module) -> dict[str, Float32Linear]:
+    """The layers whose weights the model's state dict lacks, by the names that these would have there."""
+    return {
+        f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, Float32Linear)
+    }
