@@ -29,14 +29,14 @@ from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step
 from ptune.engine.decoder.ticket import until_finish
 from ptune.engine.sampling import Sampling
-from ptune.formats.bundle import BASE, FP32, Bundle, Hop
+from ptune.formats.bundle import BASE, FP32, NF4, Bundle, Hop
 from ptune.parity import Array, log_softmax
 
 WATCHED, NEIGHBOURS = 8, 24  # sequences computed alone and in company; the company
 ROWS = WATCHED + NEIGHBOURS  # of the engine that computes both
 PROMPT = 48  # tokens of each
 # Tokens of each answer; more for profiles that round activations, which have only this check.
-ANSWER = {FP32: 16}
+ANSWER = {FP32: 16, NF4: 16}
 ROUNDED_ANSWER = 64
 ALONE_CHUNK, CROWDED_CHUNK = 256, 13  # prompt tokens a step
 LONG = 320  # tokens of the sequence computed in pieces
