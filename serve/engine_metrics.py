@@ -81,10 +81,15 @@ class CacheNumbers(Collector):
         yield GaugeMetricFamily(
             "ptune_kv_cache_usage_perc", "Used share of the cache, 0 to 1", used / capacity
         )
-        yield GaugeMetricFamily("ptune_kv_used_tokens", "Tokens held in the KV cache", used)
-        yield GaugeMetricFamily("ptune_kv_capacity_tokens", "Tokens that fit", capacity)
+        yield GaugeMetricFamily("ptune_kv_used_tokens", "Tokens of running sequences in the KV cache", used)
+        yield GaugeMetricFamily("ptune_kv_capacity_tokens", "Tokens that fit into its memory", capacity)
+        yield GaugeMetricFamily(
+            "ptune_kv_resident_bytes",
+            "Memory of the KV cache in use, kept prefixes included",
+            stats.kv_resident_bytes,
+        )
         yield CounterMetricFamily(
-            "ptune_num_preemptions", "Sequences that gave way to another tenant's", stats.preempted
+            "ptune_num_preemptions", "Sequences that gave way to others", stats.preempted
         )
         yield CounterMetricFamily(
             "ptune_prefix_cache_queries",

@@ -40,7 +40,8 @@ def engine_requests(
     engine, key, limit_s = service.model.engine, key_of(http), deadline_s(http)
     codec = service.model.codec_for(adapter)
     tokens = body.tokens.for_engine(codec, engine.vocab_size(adapter), formed=grammar is not None)
-    room = engine.context - (1 if max_tokens is None else max_tokens)
+    context = engine.context if body.beams is None else engine.longest(body.beams.num_beams)
+    room = context - (1 if max_tokens is None else max_tokens)
     kept = [body.cut(prompt, room) for prompt in prompts]
     return [
         Request(
@@ -48,7 +49,7 @@ def engine_requests(
             adapter=adapter,
             sampling=body.sampling(choice),
             # the engine refuses a prompt that leaves no room
-            max_tokens=max(engine.context - len(prompt), 1) if max_tokens is None else max_tokens,
+            max_tokens=max(context - len(prompt), 1) if max_tokens is None else max_tokens,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             grammar=grammar,

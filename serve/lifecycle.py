@@ -99,6 +99,7 @@ def _opened(bundle: Path, options: EngineOptions) -> tuple[AnyModel, Callable[[S
     create = imported(kind.app)
     if kind is DECODER:
         chat = _load(bundle, options)
+        print(f"Room for {chat.engine.capacity()}", flush=True)
         return chat, partial(create, chat)
     _refuse_decoder_options(bundle, kind, options)
     model: EncoderModel | Seq2SeqModel = imported(kind.model)(bundle, options.shared())

@@ -60,7 +60,8 @@ async def _decoder_call(
     """Translates by a causal model, each text as a conversation."""
     check_translates(service, adapter, body)
     codec, key, limit_s = service.model.codec_for(adapter), key_of(http), deadline_s(http)
-    context = service.model.engine.context
+    engine = service.model.engine
+    context = engine.context if body.num_beams == 1 else engine.longest(body.num_beams)
     encoded = await asyncio.to_thread(
         lambda: [_encode(codec, source, index, context) for index, source in enumerate(body.text)]
     )

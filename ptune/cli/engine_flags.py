@@ -54,7 +54,7 @@ class _EngineFlags(EngineOptions):
     """The engine's options."""
 
     kv_bytes: Annotated[int, arg(name="kv-gb"), _GB] = EngineOptions.kv_bytes
-    """Memory of a chat model's KV cache, in GB of 2^30 bytes."""
+    """Memory that all sequences of a chat model share, in GB of 2^30 bytes; one may have the model's whole context."""
     adapter_bytes: Annotated[int | None, _SIZE] = EngineOptions.adapter_bytes
     """Memory for adapters, as in 1GB; those used least recently make room. Default: all stay in memory."""
 

@@ -40,7 +40,7 @@ class EngineOptions(BatchOptions):
     """Options of a decoder's engine."""
 
     kv_bytes: int = GIB
-    """Memory of the KV cache, in bytes. It is divided into `max_rows` slots, or into fewer where those would be short."""
+    """Memory of the KV cache, in bytes, which all sequences share. Each may be as long as the model's context."""
     prefill_chunk: int = 128
     """Most prompt tokens that one step computes."""
     step_ms: float = 200.0

@@ -65,7 +65,8 @@ def test_an_idle_server_says_how_to_try_it_and_exits_with_0(start, number):
     code, output = server.end(number)
     assert code == 0
     assert not server.ready_file.exists()
-    serving, try_it = output.splitlines()
+    room, serving, try_it = output.splitlines()
+    assert room == "Room for 2 sequences at once"
     assert serving == f"Serving base, pirate, devil at {server.url}/v1"
     assert try_it.startswith(f"Try: curl {server.url}/v1/chat/completions ")
 
@@ -74,7 +75,7 @@ def test_the_printed_command_works(start):
     server = start()
     assert server.process.stdout is not None
     [command] = [
-        line for line in (server.process.stdout.readline() for _ in range(2)) if line.startswith("Try: ")
+        line for line in (server.process.stdout.readline() for _ in range(3)) if line.startswith("Try: ")
     ]
     body = re.search(r"-d '(.*)'$", command.strip())
     header = re.search(r"-H '(.*?): (.*?)'", command)
@@ -176,7 +177,7 @@ def test_keys_guard_the_server(start, tmp_path):
 @pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio")
 def test_the_chat_page_lives_as_long_as_the_server(start):
     server = start("--ui")
-    lines = (server.process.stdout.readline() for _ in range(3))
+    lines = (server.process.stdout.readline() for _ in range(4))
     [page] = [line.removeprefix("Chat page: ").strip() for line in lines if line.startswith("Chat page: ")]
     response = httpx.get(page)
     assert response.status_code == 200

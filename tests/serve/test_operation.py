@@ -64,6 +64,7 @@ def test_metrics_count_what_happened(served):
     assert grown("ptune_inter_token_latency_seconds_count") == answer - 1 + 1
     assert after[("ptune_kv_used_tokens",)] == 7
     assert after[("ptune_kv_capacity_tokens",)] == 70
+    assert after[("ptune_kv_resident_bytes",)] == 8192
     assert after[("ptune_num_requests_running",)] == 0
     assert after[("ptune_kv_cache_usage_perc",)] == 0.1
 

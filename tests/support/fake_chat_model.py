@@ -202,9 +202,21 @@ class FakeEngine:
     def adapter_stats(self) -> AdapterStats:
         return AdapterStats(70, None, 2, 5, 3, 0.5, 4, ("devil", "pirate"), ("late",), 2)
 
+    def longest(self, beams: int = 1) -> int:
+        return self.context
+
+    def capacity(self) -> str:
+        return "2 sequences at once"
+
     def stats(self) -> SimpleNamespace:
         return SimpleNamespace(
-            running=self.running, waiting=0, kv_used_tokens=7, kv_capacity_tokens=70, reused=3, preempted=0
+            running=self.running,
+            waiting=0,
+            kv_used_tokens=7,
+            kv_capacity_tokens=70,
+            kv_resident_bytes=8192,
+            reused=3,
+            preempted=0,
         )
 
     def close(self) -> None:

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.decoder.flat_tokens import LEAST, Indices, Tokens
+from ptune.engine.decoder.flat_tokens import FEW, LEAST, Indices, Tokens
 from ptune.engine.onnx_graph import Array
 
 Indices32 = npt.NDArray[np.int32]
 
-FEW = 8  # tokens of a sequence in the grouped layout, at most
 MASK_CELLS = 1 << 20  # of that layout's mask, at most
 UNSEEN = np.float32(-1e30)
 
@@ -41,6 +40,11 @@ class Heads:
     def group(self) -> int:
         """Query heads for each key head."""
         return self.queries // self.keys
+
+
+def spare_positions(heads: Heads | None) -> int:
+    """Positions behind a sequence's last token that its further queries may write, in either layout."""
+    return max(1, 0 if heads is None else (heads.group - 1) * FEW)
 
 
 class PaddedQueries:

@@ -5,16 +5,18 @@ While the same sequences generate, token after token, the layout stays the same:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 
 from ptune.engine.decoder.attention_metadata import Heads, PackedGqaQueries, PaddedQueries
-from ptune.engine.decoder.flat_tokens import Tokens, flat_indices
+from ptune.engine.decoder.flat_tokens import Indices, Tokens, flat_indices
 from ptune.engine.decoder.lora_slots import Window
 from ptune.engine.decoder.sequence import Chunk
 from ptune.engine.onnx_graph import Array
+
+PAGE_SCORES = 1024  # of a page
 
 
 class BatchLayout:
@@ -59,6 +61,16 @@ class BatchLayout:
         if self._grouped is not None and self._grouped.fits(start, self._room):
             return {**inputs, **self._grouped.at(start)}, True
         return {**inputs, **self._padded.at(start)}, False
+
+    def written(self, inputs: Mapping[str, Array]) -> tuple[Indices, Indices]:
+        """Returns the slots that a step with these inputs writes to, and how many positions each has then."""
+        index = self.tokens.batch_index
+        return index + self.slots.start, inputs["seqlens_k"][index].astype(np.int64) + 1
+
+    def scores(self, inputs: Mapping[str, Array]) -> int:
+        """Returns how many scores of a head attention computes in the padded layout, rounded up to pages for each query."""
+        _, positions = self.written(inputs)
+        return int((self.tokens.size * np.maximum(positions, PAGE_SCORES)).sum())
 
     @cached_property
     def _grouped(self) -> PackedGqaQueries | None:

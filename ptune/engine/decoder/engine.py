@@ -11,6 +11,7 @@ from typing import Unpack
 
 from ptune.engine.adapters.lora import Adapter, factor_bytes, load_adapter
 from ptune.engine.base import EngineBase, QueueStats
+from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
 from ptune.engine.decoder.generation import SampledSequence, ScoredSequence
 from ptune.engine.decoder.golden import replay
@@ -22,7 +23,7 @@ from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Logits, Step
 from ptune.engine.decoder.ticket import Ticket, drawn, until_finish
 from ptune.engine.job import not_computed
-from ptune.engine.options import EngineKeywords, EngineOptions
+from ptune.engine.options import GIB, EngineKeywords, EngineOptions
 from ptune.errors import PtuneError
 from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import read_json
@@ -32,12 +33,13 @@ from ptune.formats.whole_write import read_json
 class EngineStats(QueueStats):
     """The engine at one moment, in sequences; the last four count from its start."""
 
-    kv_used_tokens: int
-    kv_capacity_tokens: int
+    kv_used_tokens: int  # of running sequences
+    kv_capacity_tokens: int  # that fit into the memory of the cache
+    kv_resident_bytes: int  # of that memory in use, kept prefixes included
     steps: int
     tokens: int  # computed: prompt, output and drafts
     reused: int = 0  # prompt tokens found in the cache
-    preempted: int = 0  # sequences that lost their slots to another tenant's
+    preempted: int = 0  # sequences that lost their slots to another tenant's, or because the cache was full
 
 
 class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
@@ -63,6 +65,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             options.num_speculative_tokens,
             cache.copy,
             options.step_ms / 1000 or None,
+            cache.cut,
+            cache.budget,
         )
         self._step = Step(graphs, self.signature, cache)
         self._steps = self._tokens = 0
@@ -88,8 +92,9 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     @classmethod
     def _build(cls, bundle: Bundle, graph: Path, options: EngineOptions) -> Engine:
         least_tokens = bundle.manifest.graphs[graph.parent.name].least_tokens
-        cache = KvCache.within(options.kv_bytes, bundle.decoder, options.max_rows)
         graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens)
+        spare = spare_positions(graphs.heads)
+        cache = KvCache.within(options.kv_bytes, bundle.decoder, options.max_rows, spare)
         return cls(bundle, graphs, cache, options)
 
     def _replay(self, bundle: Bundle, profile: str) -> float:
@@ -155,13 +160,26 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         own = None if record is None else record.vocab_size
         return own or self.signature.vocab_size
 
+    def longest(self, beams: int = 1) -> int:
+        """Most tokens, prompt and output, of one sequence, or of each of a request's beams (of which each takes a slot)."""
+        return min(self.context, self._cache.budget.longest(min(beams, self._cache.slots)))
+
+    def capacity(self) -> str:
+        """How many sequences run at once, and how long they may be, in words."""
+        cache = self._cache
+        return (
+            f"{cache.slots} sequences at once, each of up to {cache.capacity:,} tokens, and "
+            f"{cache.budget.tokens:,} tokens together in {self._options.kv_bytes / GIB:.3g} GB"
+        )
+
     def stats(self) -> EngineStats:
         with self._changed:
             return EngineStats(
                 running=len(self._scheduler.running),
                 waiting=len(self._scheduler.waiting) + len(self._pending),
                 kv_used_tokens=sum(sequence.cached for sequence in self._scheduler.computing),
-                kv_capacity_tokens=self._cache.slots * self._cache.capacity,
+                kv_capacity_tokens=self._cache.budget.tokens,
+                kv_resident_bytes=self._cache.resident_bytes,
                 steps=self._steps,
                 tokens=self._tokens,
                 reused=self._scheduler.slots.reused,
@@ -172,7 +190,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         """Makes a sequence for a request that can be served."""
         self._require_open()
         vocab = self.vocab_size(request.adapter)
-        request.require_servable(vocab, self.context, self._cache.slots)
+        beams = 1 if request.beams is None else request.beams.num_beams
+        request.require_servable(vocab, self.longest(beams), self._cache.slots)
         deadline_s = self._deadline(request.deadline_s)
         if request.beams is not None:
             return BeamGroup(request, request.beams, self._scheduler.slots.fork, deliver, deadline_s)

@@ -7,8 +7,10 @@ is admitted next. A tenant that returns after a rest is lifted to the smallest c
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ptune.engine.job import queue_full
@@ -101,11 +103,18 @@ class FairQueue:
 
 
 def giving_way(
-    sequence: TokenSequence, running: Sequence[TokenSequence], queue: FairQueue, missing: int = 1
+    sequence: TokenSequence,
+    running: Sequence[TokenSequence],
+    queue: FairQueue,
+    missing: int = 1,
+    missing_positions: int = 0,
+    part: int = sys.maxsize,
 ) -> list[TokenSequence]:
-    """Chooses the running sequences whose slots a waiting one takes, where its tenant has less than its share.
+    """Chooses the running sequences whose slots and memory a waiting one takes, where its tenant has less than its share.
 
-    missing: slots needed beside the free ones; where so many cannot be had, nobody gives way.
+    missing, missing_positions: slots, and positions of the cache, needed beside the free ones; where so many cannot be had,
+    nobody gives way. part: positions that are an equal part of the cache for each slot: whoever takes more memory than that
+    counts as so many slots more (the dominant share of Ghodsi et al., NSDI 2011).
 
     Each victim belongs to the tenant that holds the most slots for its weight and keeps as many as the other has then; so
     two tenants never take from each other in turn. That tenant has been served no less than the other, whose running
@@ -113,13 +122,13 @@ def giving_way(
     preempted least often, then the one that is cheapest to recompute. A sequence with prompt logprobs, which cannot be
     sent twice, is never preempted, and no sequence more than MOST_PREEMPTED times.
     """
-    held: dict[str, float] = {}
+    share = partial(_share, part=part)
+    held = _held(running, part)
     served = queue.served(sequence.tenant)
     for other in running:
-        held[other.tenant] = held.get(other.tenant, 0.0) + _share(other)
         if other.tenant == sequence.tenant:
             served -= sum(member.billed_tokens for member in other.group) / other.weight
-    after = held.pop(sequence.tenant, 0.0) + _share(sequence)
+    after = held.pop(sequence.tenant, 0.0) + share(sequence)
     candidates = [
         other
         for other in running
@@ -129,20 +138,48 @@ def giving_way(
         and other.preempted < MOST_PREEMPTED
     ]
     victims: list[TokenSequence] = []
-    while sum(len(victim.group) for victim in victims) < missing:
-        candidates = [other for other in candidates if held[other.tenant] - _share(other) >= after]
+    while missing > 0 or missing_positions > 0:
+        candidates = [other for other in candidates if held[other.tenant] - share(other) >= after]
         if not candidates:
             return []
-        victim = min(candidates, key=lambda other: (-held[other.tenant], other.preempted, _cached(other)))
+        victim = min(candidates, key=lambda other: _loss(other, held))
         candidates.remove(victim)
-        held[victim.tenant] -= _share(victim)
+        held[victim.tenant] -= share(victim)
         victims.append(victim)
+        missing -= len(victim.group)
+        missing_positions -= victim.positions
     return victims
 
 
-def _share(sequence: TokenSequence) -> float:
-    """Slots of a sequence's group, relative to its tenant's weight."""
-    return len(sequence.group) / sequence.weight
+def first_to_go(running: Sequence[TokenSequence], part: int) -> TokenSequence:
+    """Chooses the running sequence that is preempted because the cache is full; `part` as above.
+
+    It is one of the tenant that holds the most, as above, the grower itself included. Where all were preempted often enough
+    it is the one that began last, so that the first one goes on to its end. A sequence with prompt logprobs is left alone: it
+    has its memory already and does not grow.
+    """
+    able = [other for other in running if not other.all_logits]
+    held = _held(running, part)
+    seldom = [other for other in able if other.preempted < MOST_PREEMPTED]
+    return min(seldom, key=lambda other: _loss(other, held)) if seldom else able[-1]
+
+
+def _held(running: Sequence[TokenSequence], part: int) -> dict[str, float]:
+    """Share of each tenant that has a running sequence."""
+    held: dict[str, float] = {}
+    for sequence in running:
+        held[sequence.tenant] = held.get(sequence.tenant, 0.0) + _share(sequence, part)
+    return held
+
+
+def _share(sequence: TokenSequence, part: int) -> float:
+    """Slots of a sequence's group, or its part of the memory in slots, relative to its tenant's weight."""
+    return max(len(sequence.group), sequence.positions / part) / sequence.weight
+
+
+def _loss(sequence: TokenSequence, held: Mapping[str, float]) -> tuple[float, int, int]:
+    """The smaller, the rather a sequence is preempted."""
+    return -held[sequence.tenant], sequence.preempted, _cached(sequence)
 
 
 def _cached(sequence: TokenSequence) -> int:

@@ -21,6 +21,10 @@ from ptune.engine.decoder.sequence import Chunk
 Indices = npt.NDArray[np.int64]
 LEAST = 2  # queries of a head in a sequence
 EMPTY = 8  # cells that may be empty in any case
+FEW = 8  # tokens of a sequence that is generating, drafts included
+SCORES = (
+    1 << 24
+)  # of a head in one run of the graph, as onnxruntime allocates them: batch * longest chunk * length of a slot
 
 
 def divide(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
@@ -77,6 +81,21 @@ def split_to_fit(chunks: Sequence[Chunk], room: int) -> list[Sequence[Chunk]]:
         return [chunks]
     roomy = [chunk for chunk in chunks if chunk.start + seq <= room]
     return [*split_to_fit(roomy, room), *split_to_fit(tight, room)]
+
+
+def split_wide(chunks: Sequence[Chunk], length: int) -> list[Sequence[Chunk]]:
+    """Splits chunks so that the scores of attention stay small: prompts from generating sequences, then by slot.
+
+    onnxruntime allocates scores for the longest chunk in every slot from the first to the last. length: of a slot, in tokens.
+    """
+    slots = [chunk.sequence.slot for chunk in chunks if chunk.sequence.slot is not None]
+    width = max(slots) - min(slots) + 1
+    if len(chunks) == 1 or width * max(LEAST, *map(len, chunks)) * length <= SCORES:
+        return [chunks]
+    ordered = sorted(chunks, key=lambda chunk: (len(chunk) > FEW, chunk.sequence.slot))
+    few = sum(len(chunk) <= FEW for chunk in chunks)
+    middle = few if 0 < few < len(chunks) else len(chunks) // 2
+    return [*split_wide(ordered[:middle], length), *split_wide(ordered[middle:], length)]
 
 
 @dataclass(frozen=True)

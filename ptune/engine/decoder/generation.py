@@ -36,6 +36,7 @@ class RequestSequence(TokenSequence):
             tenant=request.tenant,
             weight=request.weight,
             deadline_s=deadline_s,
+            most_tokens=len(request.prompt) + request.max_tokens,
         )
         self._request = request
         self._deliver = deliver
@@ -161,7 +162,7 @@ class ScoredSequence(TokenSequence):
     """Keeps the logits of every token, for comparison with another implementation."""
 
     def __init__(self, ids: Sequence[int], adapter: Adapter | None, vocab_size: int) -> None:
-        super().__init__(list(ids), adapter, all_logits=True)
+        super().__init__(list(ids), adapter, all_logits=True, most_tokens=len(ids))
         self.logits = np.empty((len(self.tokens), vocab_size), np.float32)
         self.error: str | None = None
         self.done = threading.Event()

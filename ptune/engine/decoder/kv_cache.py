@@ -1,63 +1,153 @@
-"""The KV cache: one allocation for each layer, divided into slots, one slot for each running sequence."""
+"""The KV cache: one slot for each running sequence, as long as the model's context, in memory that is taken as it is written.
+
+Addresses cost nothing, so each slot has as many as the longest sequence needs; the system gives memory to the pages that are
+written, and takes back those that are cut off (vAttention's idea, Prabhu et al., ASPLOS 2025, https://arxiv.org/abs/2405.04437,
+with the page tables of the CPU). So attention sees plain arrays, and no table of blocks. How many tokens may be in memory at
+once is a count (ptune.engine.decoder.cache_budget), which the scheduler keeps.
+"""
 
 from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.decoder.lazy_memory import zeros
+from ptune.engine.decoder.cache_budget import CacheBudget
+from ptune.engine.decoder.lazy_memory import GIVE_BACK, PAGE_BYTES, LazyMemory
 from ptune.errors import UsageError
-from ptune.formats.signature import CacheLayer, Signature
+from ptune.formats.signature import Signature
 
-LONG_TOKENS = 2048  # a slot is not made shorter than this for the sake of more slots
+LONG_TOKENS = 2048  # where slots have one part of the budget each, none is made shorter than this for the sake of more slots
+FLOAT_BYTES = 4
 
 
 class KvCache:
     """Slots of `capacity` tokens each. Neighbouring slots are one slice, bound to the graph without a copy.
 
-    A slot has one position more than tokens, for the second query of a single token (see ptune.engine.decoder.attention_metadata).
+    A slot has one position more than tokens, for the second query of a single token (see
+    ptune.engine.decoder.attention_metadata), and is rounded up to pages.
     """
 
-    def __init__(self, signature: Signature, slots: int, capacity: int) -> None:
-        self.slots = slots
-        self.capacity = capacity
-        self.allocated = capacity + 1
+    def __init__(
+        self, signature: Signature, slots: int, capacity: int, tokens: int | None = None, spare: int = 1
+    ) -> None:
+        """tokens: that may be in memory at once; None for all. spare: positions that a step may write behind a sequence.
+
+        Raises: MemoryError.
+        """
+        page = 1 if GIVE_BACK is None else page_tokens(signature)
+        self.slots, self.capacity = slots, capacity
+        self.room = capacity + 1  # positions of a slot that a step may write
+        allocated = -(-self.room // page) * page
+        most = slots * allocated
+        self.budget = CacheBudget(most if tokens is None else min(tokens, most), page, spare, allocated)
+        self._parts = _parts(signature, slots, allocated)
+        self._memory = LazyMemory(sum(part.slot_bytes * slots for part in self._parts))
         self._arrays = {
-            name: zeros((slots, layer.kv_heads, self.allocated, dim))
-            for name, layer, dim in _entries(signature)
+            part.name: self._memory.array(part.start_bytes, (slots, part.heads, allocated, part.dim))
+            for part in self._parts
         }
+        self._written = np.zeros(slots, np.int64)  # positions of each slot that are in memory
         self._last: tuple[tuple[int, int], dict[str, npt.NDArray[np.float32]]] | None = None
 
     @classmethod
-    def within(cls, budget_bytes: int, signature: Signature, max_slots: int) -> KvCache:
-        """Allocates `max_slots` slots, or fewer and longer ones where the budget would leave them too short.
+    def within(cls, budget_bytes: int, signature: Signature, max_slots: int, spare: int = 1) -> KvCache:
+        """Makes `max_slots` slots of the model's context, of which no more than the budget is ever in memory.
 
-        A slot of LONG_TOKENS (or of the model's context, where that is less) is long enough.
+        Where the system does not give memory back, or does not reserve so many addresses, each slot is an equal part of the
+        budget. There are fewer slots where that would leave them shorter than LONG_TOKENS and than the model's context.
 
-        Raises: UsageError where not even one short sequence fits.
+        Raises: UsageError where not even one short sequence fits; MemoryError.
         """
         per_token = signature.cache_bytes_per_token()
         tokens = budget_bytes // per_token
+        if GIVE_BACK is not None:
+            page = page_tokens(signature)
+            longest = CacheBudget(tokens, page, spare).longest()
+            if longest:
+                with contextlib.suppress(MemoryError):
+                    capacity = min(signature.context, longest)
+                    return cls(signature, max_slots, capacity, tokens // page * page, spare)
         if tokens < 2:
             raise UsageError(
                 f"a KV cache of {budget_bytes} bytes holds {tokens} tokens: one token takes {per_token} bytes"
             )
         slots = min(max_slots, max(1, tokens // (min(signature.context, LONG_TOKENS) + 1)))
-        return cls(signature, slots, min(signature.context, tokens // slots - 1))
+        return cls(signature, slots, min(signature.context, tokens // slots - 1), spare=spare)
 
     def window(self, low: int, high: int) -> dict[str, npt.NDArray[np.float32]]:
-        """Returns slots [low, high) of every cache input: views [high - low, kv_heads, allocated, dim]. The same mapping is
+        """Returns slots [low, high) of every cache input: views [high - low, kv_heads, room or more, dim]. The same mapping is
         returned as long as the range stays the same."""
         if self._last is None or self._last[0] != (low, high):
             self._last = (low, high), {name: array[low:high] for name, array in self._arrays.items()}
         return self._last[1]
 
+    def write(self, slots: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> None:
+        """Records that a step writes the first `positions` positions of `slots`, or some of them."""
+        self._written[slots] = np.maximum(self._written[slots], positions)
+
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Copies tokens [start, stop) of one slot into another."""
         for array in self._arrays.values():
             array[target, :, start:stop] = array[source, :, start:stop]
+        self._written[target] = max(self._written[target], stop)
+
+    def cut(self, slot: int, positions: int) -> None:
+        """Gives the pages of a slot behind so many positions back to the system; their content is lost."""
+        written = int(self._written[slot])
+        if GIVE_BACK is None or written <= positions:
+            return
+        for part in self._parts:
+            start_bytes = part.start_bytes + slot * part.slot_bytes
+            if not positions:
+                self._memory.give_back(start_bytes, part.slot_bytes)
+                continue
+            keep_bytes, until_bytes = part.page_bytes(positions), part.page_bytes(written)
+            for head in range(part.heads):
+                head_bytes = start_bytes + head * part.head_bytes
+                self._memory.give_back(head_bytes + keep_bytes, until_bytes - keep_bytes)
+        self._written[slot] = positions
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that is taken now."""
+        written = self._written.tolist()
+        return sum(part.heads * sum(map(part.page_bytes, written)) for part in self._parts)
 
 
-def _entries(signature: Signature) -> list[tuple[str, CacheLayer, int]]:
-    dims = [(layer, dim) for layer in signature.cache for dim in (layer.key_dim, layer.value_dim)]
-    return [(name, layer, dim) for name, (layer, dim) in zip(signature.past_names(), dims, strict=True)]
+@dataclass(frozen=True)
+class _Part:
+    """The keys or the values of a layer: [slots, heads, allocated, dim], one behind the other in memory."""
+
+    name: str
+    heads: int
+    dim: int
+    start_bytes: int
+    head_bytes: int  # of one head in one slot
+
+    @property
+    def slot_bytes(self) -> int:
+        return self.heads * self.head_bytes
+
+    def page_bytes(self, positions: int) -> int:
+        """Bytes of the pages that so many positions of one head take."""
+        return -(-positions * self.dim * FLOAT_BYTES // PAGE_BYTES) * PAGE_BYTES
+
+
+def _parts(signature: Signature, slots: int, allocated: int) -> list[_Part]:
+    dims = [(layer.kv_heads, dim) for layer in signature.cache for dim in (layer.key_dim, layer.value_dim)]
+    parts, start_bytes = [], 0
+    for name, (heads, dim) in zip(signature.past_names(), dims, strict=True):
+        part = _Part(name, heads, dim, start_bytes, allocated * dim * FLOAT_BYTES)
+        parts.append(part)
+        start_bytes += slots * part.slot_bytes
+    return parts
+
+
+def page_tokens(signature: Signature) -> int:
+    """Positions that fill whole pages in every layer: 16 for heads of 64 float32 in pages of 4096 bytes."""
+    dims = {dim for layer in signature.cache for dim in (layer.key_dim, layer.value_dim)}
+    return math.lcm(*(PAGE_BYTES // math.gcd(PAGE_BYTES, dim * FLOAT_BYTES) for dim in dims))

@@ -90,12 +90,15 @@ class Request:
             self._require_beams_alone()
 
     def require_servable(self, vocab: int, context: int, slots: int) -> None:
-        """Raises: RequestError where an engine with this vocabulary, this context and so many slots cannot serve this."""
-        require_tokens(self.prompt, self.max_tokens, vocab, context)
+        """Raises: RequestError where an engine with this vocabulary, this context and so many slots cannot serve this.
+
+        context: the longest sequence, in tokens; with beams, that each of them may be.
+        """
         if self.beams is not None:
             most = min(slots, vocab // max(2, 1 + len(self.stop_ids)))
             rule = f"must be at most {most} here, as each beam takes a slot of the engine, which has {slots}"
             require(self.beams.num_beams <= most, "num_beams", rule, self.beams.num_beams)
+        require_tokens(self.prompt, self.max_tokens, vocab, context)
         require_known("logit_bias", self.sampling.logit_bias, vocab)
         require_known("allowed_token_ids", self.allowed_token_ids or (), vocab)
         for word in self.bad_words:

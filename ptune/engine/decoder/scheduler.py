@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ptune.engine.decoder.fairness import FairQueue, giving_way, require_room
+from ptune.engine.decoder.cache_budget import CacheBudget
+from ptune.engine.decoder.fairness import FairQueue, first_to_go, giving_way, require_room
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.decoder.slots import Copy, Slots
+from ptune.engine.decoder.slots import Copy, Cut, Slots
 from ptune.engine.decoder.token_budget import StepTimeModel, allocate_prefill
 
 # Draft tokens for each generating sequence below which a step computes none: a few cost more than they bring, however right
 # they are. More are needed where the sequences have different adapters, as each adapter's group of tokens becomes wider.
 WORTH = 1 / 4
 WORTH_MIXED = 3 / 4
+# Tokens that a sequence must have room for beside its own when it starts, or it could be preempted before it has said a word.
+HEADROOM = 64
 
 
 class Scheduler:
@@ -22,8 +25,11 @@ class Scheduler:
     of a tenant with more than its share is preempted and computed again later. A sequence that shares its prefix with
     one which is being computed waits until that prefix can be copied.
 
-    A sequence that leads a group (see `TokenSequence.group`) is admitted when there is a slot for each member. Once it is its
-    turn, free slots are kept for it and nobody else is admitted, or sequences that need one slot would always be quicker.
+    A sequence that leads a group (see `TokenSequence.group`) is admitted when there is a slot for each member, and any sequence
+    when its tokens find room in the cache's memory. Once it is its turn, free slots and memory are kept for it and nobody else
+    is admitted, or sequences that need less would always be quicker.
+
+    A running sequence takes memory as it grows: from prefixes that are kept, then from a sequence that is preempted for it.
 
     A step computes one token of every generating sequence and a limited number of prompt tokens: at most `prefill_chunk`,
     and no more than measured steps suggest for `step_s`. So a long prompt delays nobody's next token by more than that,
@@ -39,10 +45,12 @@ class Scheduler:
         num_speculative_tokens: int = 0,
         copy: Copy = lambda *_: None,
         step_s: float | None = None,
+        cut: Cut = lambda *_: None,
+        budget: CacheBudget = CacheBudget(),
     ) -> None:
         self.waiting = FairQueue()
         self.running: list[TokenSequence] = []  # in order of admission
-        self.slots = Slots(slots, copy)
+        self.slots = Slots(slots, copy, cut, budget)
         self.preempted = 0  # sequences that lost their slots
         self._step_time = StepTimeModel(step_s, prefill_chunk)
         self._max_waiting = max_waiting
@@ -92,12 +100,9 @@ class Scheduler:
         """Admits sequences while there are slots, then returns the next step's chunks; none where there is nothing to do."""
         for sequence in self.computing:
             self.waiting.charge_output(sequence)
+        self._grow()
         while (admitted := self._next()) is not None:
-            self.waiting.remove(admitted)
-            for sequence in admitted.group:
-                self.slots.allocate(sequence)
-            self.running.append(admitted)
-            self.waiting.charge_prompt(admitted)
+            self._admit(admitted)
         generating = [sequence for sequence in self.computing if sequence.uncached == 1]
         prompts = [sequence for sequence in self.computing if sequence.uncached > 1]
         budget = self._step_time.prompt_tokens(len(generating))
@@ -127,10 +132,27 @@ class Scheduler:
             sequence.cached = 0
         return sent
 
+    def _grow(self) -> None:
+        """Gives the running sequences memory for their new tokens, in order of admission, preempting some if need be."""
+        for sequence in [*self.running]:
+            while sequence.slot is not None and not self.slots.grow(sequence):
+                self._preempt(first_to_go(self.running, self.slots.part))
+
+    def _admit(self, sequence: TokenSequence) -> None:
+        self.waiting.remove(sequence)
+        for member in sequence.group:
+            self.slots.allocate(member)
+        self.slots.grow(sequence)
+        self.running.append(sequence)
+        self.waiting.charge_prompt(sequence)
+
     def _drafts(self, generating: Sequence[TokenSequence]) -> dict[TokenSequence, tuple[int, ...]]:
         """Draft tokens of a step, or none where they are too few: one sequence's second token widens the step for all."""
         most = self._num_speculative_tokens // max(len(generating), 1)
         drafts = {sequence: sequence.draft(most) for sequence in generating} if most else {}
+        for sequence, draft in drafts.items():
+            if draft and not self.slots.grow(sequence, len(draft)):
+                drafts[sequence] = ()
         adapters = {sequence.adapter for sequence in generating} - {None}
         worth = WORTH_MIXED if len(adapters) > 1 else WORTH
         return drafts if sum(map(len, drafts.values())) >= worth * len(generating) else {}
@@ -142,8 +164,8 @@ class Scheduler:
                 sequence = next(filter(self._ready, queue), None)
                 if sequence is not None:
                     victims = self._giving_way(sequence)
-                    if len(self.slots) + sum(len(victim.group) for victim in victims) < len(sequence.group):
-                        return None  # it is its turn: free slots are kept for it
+                    if not victims and max(self._missing(sequence)) > 0:
+                        return None  # it is its turn: free slots and memory are kept for it
                     for victim in victims:
                         self._preempt(victim)
                     return sequence
@@ -151,8 +173,15 @@ class Scheduler:
 
     def _giving_way(self, sequence: TokenSequence) -> list[TokenSequence]:
         """Returns the running sequences that would be preempted for a waiting one."""
-        missing = len(sequence.group) - len(self.slots)
-        return giving_way(sequence, self.running, self.waiting, missing) if missing > 0 else []
+        missing = self._missing(sequence)
+        if max(missing) <= 0:
+            return []
+        return giving_way(sequence, self.running, self.waiting, *missing, part=self.slots.part)
+
+    def _missing(self, sequence: TokenSequence) -> tuple[int, int]:
+        """Slots, and positions of the cache, that a waiting sequence needs beside the free ones."""
+        sequence.positions = self.slots.positions(sequence, HEADROOM)
+        return len(sequence.group) - len(self.slots), sequence.positions - self.slots.unclaimed
 
     def _preempt(self, sequence: TokenSequence) -> None:
         """Takes a sequence's slot away; it waits, with its output so far, to be computed again from its beginning."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ class TokenSequence:
     tenant: str = ""  # pays for the computation
     weight: float = 1.0  # of the tenant, relative to others
     deadline_s: float = math.inf  # on the engine's clock
+    most_tokens: int = sys.maxsize  # that it may ever have
     slot: int | None = field(default=None, init=False)  # its slot in the cache while it runs
     cached: int = field(default=0, init=False)  # number of `tokens` that have been computed
     cancelled: bool = field(default=False, init=False)  # any thread may set it; obeyed before the next step
@@ -34,6 +36,7 @@ class TokenSequence:
         default=0, init=False
     )  # number of `tokens` that its tenant has been charged for
     preempted: int = field(default=0, init=False)  # times that it lost its slot
+    positions: int = field(default=0, init=False)  # of the cache, that its group takes or waits for
     prefix_leader: tuple[TokenSequence, int] | None = field(
         default=None, init=False
     )  # computes the shared prefix: this one waits until the leader has cached so many tokens

@@ -7,12 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+
 from ptune.engine.onnx_graph import Array, check_names, open_graph
 from ptune.formats.signature import GROUPED_INPUTS, STEP_INPUTS, Signature
 
 # Where a model scales its logits (Gemma 2, Granite, Cohere), onnxruntime makes one product of the head and its scale, which
 # rounds otherwise. Sockets at the head come between the two, and the graph without sockets must compute the same bits.
 SCALED_PRODUCT = "MatMulScaleFusion"
+
+
+# A run's scores [batch, heads, seq, length of a slot] take memory where they are computed, elsewhere in each step, and
+# onnxruntime keeps it all. So it is told to let go after so many scores of a head: 16 MB, of all heads of SmolLM2 150 MB.
+KEPT_SCORES = 1 << 22
 
 
 class Session:
@@ -45,6 +52,7 @@ class Session:
         self._given: dict[str, Array] = {}  # small inputs of the last run
         self._caches: Mapping[str, Array] | None = None  # that are bound
         self._adapters: Mapping[str, Array] | None = None
+        self._scores = 0  # since the last run that gave memory back
         self._load()
         factors = signature.factor_names() if sockets else ()
         of_ends = signature.end_inputs() if sockets else ()
@@ -60,12 +68,13 @@ class Session:
         caches: Mapping[str, Array],
         factors: Mapping[str, Array],
         logits: Array,
+        scores: int = 0,
     ) -> None:
         """Runs the graph; `caches` grow and `logits` are written, in place.
 
         Inputs and factors that the graph does not have are ignored. All arrays must be C-contiguous and of the graph's types.
-        They are recognised by identity, so `inputs` must not be written to afterwards. After a failed run the session is
-        not trusted: the graph is loaded again before the next run.
+        They are recognised by identity, so `inputs` must not be written to afterwards. scores: of attention, of a head
+        (see KEPT_SCORES). After a failed run the session is not trusted: the graph is loaded again before the next run.
         """
         if self._session is None:
             self._load()
@@ -83,10 +92,20 @@ class Session:
         self._caches, self._adapters = caches, factors
         self._bind("logits", logits, output=True)
         try:
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._binding, self._options(scores))
         except Exception:
             self._session = self._binding = None
             raise
+
+    def _options(self, scores: int) -> onnxruntime.RunOptions | None:
+        """How to run: after enough scores, onnxruntime gives the memory of its intermediate results back."""
+        self._scores += scores
+        if self._scores <= KEPT_SCORES:
+            return None
+        self._scores = 0
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def last_dimension(self, name: str) -> int:
         """The fixed last dimension of an input."""
@@ -96,6 +115,7 @@ class Session:
         self._session = self._open()
         self._binding = self._session.io_binding()
         self._bound, self._given, self._caches, self._adapters = {}, {}, None, None
+        self._scores = 0
 
     def _copy(self, name: str, array: Array) -> None:
         """Hands a small input over in an array of the session's own."""

@@ -3,22 +3,32 @@
 A slot keeps its content until another sequence needs the slot. A new sequence that shares a prefix with that content, under
 the same adapter, continues in the slot; where the slot is busy or holds more than the prefix, it gets a copy. As a token's
 numbers do not depend on what it was computed with, this changes no answer.
+
+What slots have in memory is counted in positions of the cache, and never more than the budget: sequences take what they need
+of what kept prefixes hold, from the ends of those that were freed longest ago.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from ptune.engine.decoder.cache_budget import CacheBudget
 
 if TYPE_CHECKING:
     from ptune.engine.adapters.lora import Adapter
     from ptune.engine.decoder.sequence import TokenSequence
 
 WORTH_A_COPY = 16  # tokens
+LEAST_CUT = (
+    256  # positions that a kept prefix loses at once, since each cut takes a call for each layer and head
+)
 Copy = Callable[[int, int, int, int], None]
 """Copies cached tokens between slots: source, target, first position, position after the last."""
+Cut = Callable[[int, int], None]
+"""Gives the memory of a slot behind a position back."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,16 @@ class Kept:
 class Slots:
     """Free and busy slots, numbered from 0."""
 
-    def __init__(self, count: int, copy: Copy) -> None:
-        self._copy = copy
+    def __init__(
+        self,
+        count: int,
+        copy: Copy,
+        cut: Cut = lambda *_: None,
+        budget: CacheBudget = CacheBudget(),
+    ) -> None:
+        self._copy, self._cut_memory = copy, cut
+        self._budget = budget
+        self._held = [0] * count  # positions of each slot that are in memory, at most
         self._free: dict[int, Kept | None] = dict.fromkeys(
             range(count)
         )  # the one that was freed longest ago first
@@ -49,18 +67,49 @@ class Slots:
         """Free slots in the order in which they are allocated."""
         return list(self._free)
 
+    @property
+    def part(self) -> int:
+        """Positions that are an equal part of the budget for each slot."""
+        return max(1, self._budget.tokens // len(self._held))
+
+    @property
+    def unclaimed(self) -> int:
+        """Positions that sequences do not hold, though kept prefixes may."""
+        return self._budget.tokens - sum(self._held[slot] for slot in self._busy)
+
+    def positions(self, sequence: TokenSequence, more: int = 0) -> int:
+        """Positions that a sequence's group takes with so many more tokens each."""
+        longest = max(len(member.tokens) for member in sequence.group)
+        return len(sequence.group) * self._budget.positions(min(longest + more, sequence.most_tokens))
+
+    def grow(self, sequence: TokenSequence, more: int = 0) -> bool:
+        """Takes memory for the tokens of a running sequence's group, and so many more each; False where there is not enough."""
+        positions = self.positions(sequence, more)
+        wanted = positions // len(sequence.group)
+        slots = [member.slot for member in sequence.group if member.slot is not None]
+        if not self._make_room(sum(max(0, wanted - self._held[slot]) for slot in slots)):
+            return False
+        sequence.positions = positions
+        for slot in slots:
+            self._held[slot] = max(self._held[slot], wanted)
+        return True
+
     def allocate(self, sequence: TokenSequence) -> None:
-        """Gives a sequence a free slot, and sets `cached` to the tokens it finds there."""
+        """Gives a sequence a free slot and memory, and sets `cached` to the tokens it finds there."""
         source, shared = self._best(sequence)
-        if source in self._free and self._worth_it(source, shared):
+        wanted = self._budget.positions(len(sequence.tokens))
+        if source in self._free and (self._worth_it(source, shared) or wanted > self._beside(source)):
             slot = source
         else:
             slot = next(iter(self._free))
             shared = shared if shared >= WORTH_A_COPY or slot == source else 0
-            if shared and source != slot:
-                self._copy(source, slot, 0, shared)
         del self._free[slot]
         self._busy[slot] = sequence
+        self._shrink(slot, wanted)
+        self._make_room(wanted - self._held[slot], spared=source)
+        self._held[slot] = wanted
+        if shared and source != slot:
+            self._copy(source, slot, 0, shared)
         sequence.slot, sequence.cached = slot, shared
         self.reused += shared
 
@@ -80,12 +129,13 @@ class Slots:
         assert sequence.slot is not None
         del self._busy[sequence.slot]
         adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)
-        self._free[sequence.slot] = Kept(sequence.tokens[: sequence.cached], adapter)
+        self._keep(sequence.slot, Kept(sequence.tokens[: sequence.cached], adapter))
         sequence.slot = None
 
     def clear(self) -> None:
         """Discards the content of free slots, after a failed step that could have written anywhere."""
-        self._free = dict.fromkeys(self._free)
+        for slot in self._free:
+            self._keep(slot, None)
 
     def pending_prefix(self, sequence: TokenSequence) -> tuple[TokenSequence, int] | None:
         """Finds a sequence of the same tenant that is computing a longer shared prefix than any slot holds; and its length."""
@@ -118,6 +168,37 @@ class Slots:
         for slot, other in self._busy.items():
             if other.adapter is adapter:
                 yield slot, other.tokens[: other.cached]
+
+    def _beside(self, source: int) -> int:
+        """Positions that a new sequence can have while a free slot keeps what it holds."""
+        return self.unclaimed - self._held[source]
+
+    def _make_room(self, missing: int, spared: int = -1) -> bool:
+        """Takes positions from kept prefixes until so many are free; False, and nothing is taken, where there are not so many."""
+        missing -= self._budget.tokens - sum(self._held)
+        takeable = [slot for slot in self._free if slot != spared]
+        if missing > sum(self._held[slot] for slot in takeable):
+            return False
+        for slot in takeable:
+            if missing <= 0:
+                break
+            before, kept = self._held[slot], self._free[slot]
+            left = max(0, before - max(missing, LEAST_CUT) - self._budget.spare)
+            tokens = [] if kept is None else kept.tokens[:left]
+            shorter = kept is not None and len(tokens) >= WORTH_A_COPY
+            self._keep(slot, replace(kept, tokens=tokens) if kept is not None and shorter else None)
+            missing -= before - self._held[slot]
+        return True
+
+    def _keep(self, slot: int, kept: Kept | None) -> None:
+        """Lets a free slot hold this and no more."""
+        self._free[slot] = kept if kept is not None and kept.tokens else None
+        self._shrink(slot, self._budget.positions(0 if kept is None else len(kept.tokens)))
+
+    def _shrink(self, slot: int, positions: int) -> None:
+        if self._held[slot] > positions:
+            self._cut_memory(slot, positions)
+            self._held[slot] = positions
 
     def _worth_it(self, slot: int, shared: int) -> bool:
         """Whether a free slot may lose what it holds beyond the shared tokens."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ptune.engine.decoder.batch_layout import BatchLayoutCache
 from ptune.engine.decoder.end_inputs import EndInputs
-from ptune.engine.decoder.flat_tokens import Indices, divide, split_to_fit
+from ptune.engine.decoder.flat_tokens import Indices, divide, split_to_fit, split_wide
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.lora_slots import LoraSlots
@@ -28,7 +28,7 @@ class Step:
         self._cache = cache
         self._vocab = signature.vocab_size
         self._lora_slots = LoraSlots(signature, cache.slots)
-        self._layouts = BatchLayoutCache(graphs.least_tokens, graphs.heads, cache.allocated)
+        self._layouts = BatchLayoutCache(graphs.least_tokens, graphs.heads, cache.room)
         ends = signature.ends
         self._end_inputs = None if ends is None or not ends.step_inputs else EndInputs(ends, self._vocab)
         self._rooms: dict[int, Logits] = {}
@@ -40,7 +40,9 @@ class Step:
         next step.
         """
         logits: dict[Chunk, Logits] = {}
-        parts = [part for run in divide(chunks) for part in split_to_fit(run, self._cache.allocated)]
+        room = self._cache.room
+        narrow = [part for run in divide(chunks) for part in split_wide(run, room)]
+        parts = [part for run in narrow for part in split_to_fit(run, room)]
         for at, part in enumerate(parts):
             logits |= zip(part, self._run(part, at), strict=True)
         return [logits[chunk] for chunk in chunks]
@@ -54,11 +56,12 @@ class Step:
         inputs, grouped = layout.inputs(chunks)
         if self._end_inputs is not None:
             inputs |= self._end_inputs.of(chunks, layout.tokens.cell, inputs["input_ids"])
+        self._cache.write(*layout.written(inputs))
         caches = self._cache.window(layout.slots.start, layout.slots.stop)
         columns = self._vocab + window.columns
         logits = self._room_for(at, (window.count, len(layout.wanted), columns))
         session = self.graphs.of(sockets=window.rank > 0, grouped=grouped)
-        session.run(inputs, caches, window.inputs, logits)
+        session.run(inputs, caches, window.inputs, logits, 0 if grouped else layout.scores(inputs))
         found = [logits_at(logits, *cells) for cells in layout.answers]
         return [self._own(chunk, rows) for chunk, rows in zip(chunks, found, strict=True)]
 

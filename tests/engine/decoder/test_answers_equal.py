@@ -1,6 +1,7 @@
 """Whatever the scheduler does (chunks, copies, giving way, waiting for a sibling), each sequence is computed on its own tokens.
 
 A model of the cache stands in for the graph: it holds, place by place, which token was computed in a slot and under which adapter.
+It forgets what is cut off, and never holds more than its budget.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from ptune.engine.adapters.lora import Adapter
 from ptune.engine.decoder.beam_sequences import BeamGroup
 from ptune.engine.decoder.beams import BeamSearch
+from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.fairness import MOST_PREEMPTED
 from ptune.engine.decoder.request import Beams, Request, Token
 from ptune.engine.decoder.scheduler import Scheduler
@@ -43,6 +45,14 @@ class Ask:
     @property
     def prompt(self) -> list[int]:
         return [(7 * self.beginning + place) % 5 for place in range(self.length)] + list(self.own)
+
+    @property
+    def most(self) -> int:
+        return len(self.prompt) + self.output
+
+    def fits(self, budget: CacheBudget) -> bool:
+        """Whether an engine would not refuse it at once."""
+        return self.most <= budget.longest(1 if self.beams is None else self.beams.num_beams)
 
 
 def following(tokens: list[int], adapter: int) -> int:
@@ -85,9 +95,10 @@ asks = st.builds(
 class Model:
     """A scheduler with the model's cache behind it."""
 
-    def __init__(self, chunk: int) -> None:
+    def __init__(self, chunk: int, budget: CacheBudget) -> None:
         self.held: dict[int, list[tuple[int, int]]] = {slot: [] for slot in range(SLOTS)}
-        self.scheduler = Scheduler(SLOTS, chunk, 99, copy=self._copy)
+        self.budget, self.resident = budget, [0] * SLOTS  # positions
+        self.scheduler = Scheduler(SLOTS, chunk, 99, copy=self._copy, cut=self._cut, budget=budget)
         self.asked: dict[TokenSequence, Ask] = {}
         self.told: dict[TokenSequence, list[Token]] = {}  # of searches
         self.ended: list[TokenSequence] = []
@@ -101,7 +112,7 @@ class Model:
         return sequence
 
     def _row(self, ask: Ask) -> TokenSequence:
-        return TokenSequence(ask.prompt, all_logits=ask.scored, tenant=ask.tenant)
+        return TokenSequence(ask.prompt, all_logits=ask.scored, tenant=ask.tenant, most_tokens=ask.most)
 
     def _search(self, ask: Ask, beams: Beams) -> TokenSequence:
         request = Request(
@@ -144,21 +155,52 @@ class Model:
         place = self.held[sequence.slot]
         assert place[: chunk.start] == [(token, whose) for token in sequence.tokens[: chunk.start]]
         place[chunk.start :] = [(token, whose) for token in chunk.tokens]
+        self._touch(sequence.slot, len(place) + self.budget.spare)
 
     def _copy(self, source: int, target: int, start: int, stop: int) -> None:
         assert len(self.held[source]) >= stop
         self.held[target][start:] = self.held[source][start:stop]
+        self._touch(target, stop)
+
+    def _cut(self, slot: int, positions: int) -> None:
+        del self.held[slot][positions:]
+        self.resident[slot] = min(self.resident[slot], positions)
+
+    def _touch(self, slot: int, positions: int) -> None:
+        page = self.budget.page
+        pages = -(-min(positions, self.budget.slot) // page)
+        self.resident[slot] = max(self.resident[slot], pages * page)
+        assert sum(self.resident) <= self.budget.tokens
 
 
-@settings(max_examples=150)
-@given(st.lists(asks, min_size=1, max_size=12), st.integers(1, 20), st.sets(st.integers(0, 60), max_size=4))
-def test_every_answer_is_that_of_the_sequence_alone(many: list[Ask], chunk: int, failing: set[int]) -> None:
+budgets = st.just(CacheBudget(tokens=SLOTS * 128, slot=128)) | st.builds(
+    CacheBudget,
+    tokens=st.sampled_from([96, 128, 208, 400]),
+    page=st.sampled_from([1, 16]),
+    spare=st.integers(0, 6),
+    slot=st.just(96),
+)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(asks, min_size=1, max_size=12),
+    st.integers(1, 20),
+    st.sets(st.integers(0, 60), max_size=4),
+    budgets,
+)
+def test_every_answer_is_that_of_the_sequence_alone(
+    many: list[Ask], chunk: int, failing: set[int], budget: CacheBudget
+) -> None:
     """Also after steps that failed for nobody in particular: all is computed again, but what cannot be told twice."""
-    model, given_up = Model(chunk), []
+    many = [ask for ask in many if ask.fits(budget)]
+    model, given_up = Model(chunk, budget), []
     sequences: dict[TokenSequence, int] = {}
     coming = sorted(many, key=lambda ask: ask.after)
     tokens = sum((len(ask.prompt) + ask.output) * (ask.beams.num_beams if ask.beams else 1) for ask in many)
-    steps, most = 0, 12 + (1 + MOST_PREEMPTED + len(failing)) * tokens
+    # With little memory each of the others may be preempted once more whenever one of them ends.
+    again = 0 if budget.tokens == SLOTS * budget.slot else len(many)
+    steps, most = 0, 12 + (1 + MOST_PREEMPTED + len(failing) + again) * tokens
     while coming or model.scheduler.busy:
         while coming and coming[0].after <= steps:
             sequences[model.submit(coming.pop(0))] = steps

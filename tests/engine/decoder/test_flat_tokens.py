@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptune.engine.adapters.lora import Adapter
-from ptune.engine.decoder.flat_tokens import EMPTY, divide, flat_indices
+from ptune.engine.decoder.flat_tokens import EMPTY, SCORES, divide, flat_indices, split_wide
 from ptune.engine.decoder.lora_slots import LoraSlots
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.formats.signature import Signature
@@ -44,6 +44,23 @@ def test_every_token_has_a_cell_of_its_own_in_its_adapters_group(step: list[tupl
         of_adapters = sum(len(one) for one in run if one.sequence.adapter is not None)
         if window.count == len(adapters):  # no idle place between them
             assert window.count * width <= max(EMPTY + 2 * of_adapters, sum(map(len, run)) + window.count)
+
+
+@given(
+    st.dictionaries(st.integers(0, 40), st.integers(1, 130), min_size=1, max_size=20), st.integers(1, 200_000)
+)
+def test_scores_of_a_run_stay_small(lengths: dict[int, int], length: int) -> None:
+    chunks = [chunk(None, each) for each in lengths.values()]
+    for slot, one in zip(lengths, chunks, strict=True):
+        one.sequence.slot = slot
+    runs = split_wide(chunks, length)
+    assert sorted(map(id, (one for run in runs for one in run))) == sorted(map(id, chunks))
+    for run in runs:
+        slots = [one.sequence.slot for one in run if one.sequence.slot is not None]
+        scores = (max(slots) - min(slots) + 1) * max(2, *map(len, run)) * length
+        assert scores <= SCORES or len(run) == 1
+    if 41 * max(2, *lengths.values()) * length <= SCORES:
+        assert runs == [chunks]
 
 
 def test_a_prompt_beside_others_that_generate_is_computed_by_itself() -> None:

@@ -1,4 +1,4 @@
-"""How a budget in bytes becomes slots, and that a window is a view."""
+"""How a budget in bytes becomes slots, that a window is a view, and what is in memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.resident import resident_bytes
 
+from ptune.engine.decoder import kv_cache
 from ptune.engine.decoder.kv_cache import LONG_TOKENS, KvCache
-from ptune.engine.decoder.lazy_memory import zeros
+from ptune.engine.decoder.lazy_memory import PAGE_BYTES, LazyMemory, zeros
 from ptune.errors import UsageError
 from ptune.formats.signature import CacheLayer, Signature
 
@@ -24,33 +26,77 @@ def signature(context: int) -> Signature:
 
 
 PER_TOKEN = 4 * (2 * 7 + 12)
+PAGE = 1024 * mmap.PAGESIZE // 4096  # tokens: three float32 fill whole pages in no fewer
+
+
+@given(
+    pages=st.integers(1, 300),
+    context=st.integers(2, 8192),
+    slots=st.integers(1, 64),
+    spare=st.integers(1, 60),
+)
+def test_every_slot_has_the_context_and_the_budget_is_shared(
+    pages: int, context: int, slots: int, spare: int
+) -> None:
+    tokens = pages * PAGE + PAGE // 2
+    cache = KvCache.within(tokens * PER_TOKEN, signature(context), slots, spare)
+    budget = cache.budget
+    assert cache.slots == slots
+    assert cache.capacity == min(context, pages * PAGE - spare), "one sequence may have all the memory"
+    assert budget.tokens <= tokens
+    assert budget.tokens == min(pages * PAGE, slots * budget.slot), "and nothing of it is left unused"
+    assert budget.positions(cache.capacity) <= budget.tokens
+    assert cache.window(0, 1)["past_key.0"].shape[2] == budget.slot > cache.capacity
+
+
+def equal_parts(tokens: int, context: int, slots: int) -> KvCache:
+    """As where the system takes no memory back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kv_cache, "GIVE_BACK", None)
+        return KvCache.within(tokens * PER_TOKEN, signature(context), slots)
 
 
 @given(tokens=st.integers(2, 100_000), context=st.integers(2, 8192), max_slots=st.integers(1, 64))
-def test_cache_is_within_its_budget_and_leaves_no_slot_unused(
+def test_equal_parts_are_within_the_budget_and_leave_no_slot_unused(
     tokens: int, context: int, max_slots: int
 ) -> None:
-    cache = KvCache.within(tokens * PER_TOKEN, signature(context), max_slots)
+    cache = equal_parts(tokens, context, max_slots)
     held = sum(array.nbytes for array in cache.window(0, cache.slots).values())
-    assert held == cache.slots * cache.allocated * PER_TOKEN <= tokens * PER_TOKEN
-    assert cache.allocated == cache.capacity + 1
+    assert held == cache.slots * (cache.capacity + 1) * PER_TOKEN <= tokens * PER_TOKEN
     assert 1 <= cache.slots <= max_slots
     assert cache.capacity <= context
+    assert cache.slots * cache.budget.positions(cache.capacity) <= cache.budget.tokens, "all fit at once"
     if cache.slots < max_slots:  # one more slot would have left all of them too short
         assert tokens // (cache.slots + 1) < min(context, LONG_TOKENS) + 1
 
 
-def test_long_context_gets_fewer_slots_before_short_ones() -> None:
+def test_of_equal_parts_long_context_gets_fewer_before_short_ones() -> None:
+    cache = equal_parts(10_000, 8192, 32)
+    assert (cache.slots, cache.capacity) == (4, 2499)
+
+
+def test_few_addresses_are_divided_equally(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a limit of address space."""
+
+    class Limited(LazyMemory):
+        def __init__(self, size_bytes: int) -> None:
+            if size_bytes > 20_000 * PER_TOKEN:
+                raise MemoryError
+            super().__init__(size_bytes)
+
+    monkeypatch.setattr(kv_cache, "LazyMemory", Limited)
     cache = KvCache.within(10_000 * PER_TOKEN, signature(8192), 32)
     assert (cache.slots, cache.capacity) == (4, 2499)
+    with pytest.raises(MemoryError):
+        KvCache.within(30_000 * PER_TOKEN, signature(8192), 32)
 
 
 def test_window_is_a_view_of_neighbouring_slots() -> None:
     cache = KvCache(signature(16), slots=4, capacity=16)
     window = cache.window(1, 3)
-    shapes = {"past_key.0": (2, 2, 17, 4), "past_value.0": (2, 2, 17, 3)}
-    assert {**{name: array.shape for name, array in window.items()}, **shapes} == {
-        **shapes, "past_key.1": (2, 1, 17, 6), "past_value.1": (2, 1, 17, 6),
+    assert {name: array.shape for name, array in window.items()} == {
+        "past_key.0": (2, 2, PAGE, 4), "past_value.0": (2, 2, PAGE, 3),
+        "past_key.1": (2, 1, PAGE, 6), "past_value.1": (2, 1, PAGE, 6),
     }  # fmt: skip
     window["past_key.0"][0] = 1
     assert cache.window(1, 2)["past_key.0"].min() == 1
@@ -80,3 +126,66 @@ def test_a_few_tokens_take_little_memory() -> None:
     cache[:, :, 0] = 1
     assert resident() - before < 20e6
     assert (cache[-1, -1, :2, -1] == [1, 0]).all()
+
+
+HEADS_OF_64 = Signature(
+    vocab_size=10, context=8192, cache=(CacheLayer(kv_heads=3, key_dim=64, value_dim=64),) * 2, sockets=()
+)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="tells its memory otherwise")
+
+
+def write(cache: KvCache, slot: int, positions: int) -> None:
+    """What a step does."""
+    for array in cache.window(slot, slot + 1).values():
+        array[:, :, :positions] = 1
+    cache.write(np.array([slot]), np.array([positions]))
+
+
+@linux
+def test_memory_is_what_was_written_and_goes_back() -> None:
+    """Counted here and by the system, to the byte: writes, reads of what was never written, copies and cuts."""
+    cache = KvCache.within(1 << 29, HEADS_OF_64, 32)
+    array = cache.window(0, 32)["past_key.0"]
+    per_token = HEADS_OF_64.cache_bytes_per_token()
+    page = PAGE_BYTES // 256
+
+    def pages(*positions: int) -> int:
+        return sum(-(-each // page) * page for each in positions) * per_token
+
+    def now() -> int:
+        assert resident_bytes(cache._memory) == cache.resident_bytes
+        return cache.resident_bytes
+
+    assert sum(each.nbytes for each in cache.window(0, 32).values()) > 1 << 29, "more than the budget"
+    assert now() == 0
+    write(cache, 3, 100)
+    write(cache, 31, 1)
+    assert now() == pages(100, 1)
+    assert float(array.sum()) == (100 + 1) * 3 * 64, "all of it was read"
+    assert now() == pages(100, 1)
+    cache.copy(3, 7, 0, 50)
+    assert now() == pages(100, 50, 1)
+    cache.cut(3, 64)
+    assert now() == pages(64, 50, 1)
+    assert float(array[3].sum()) == 64 * 3 * 64, "what is kept is as it was"
+    cache.cut(3, 64)
+    cache.cut(3, 80)
+    for slot in (3, 7, 31):
+        cache.cut(slot, 0)
+    assert now() == 0
+    assert not array.any()
+    write(cache, 3, 10)
+    assert now() == pages(10)
+
+
+@linux
+def test_many_rounds_leave_nothing() -> None:
+    cache, random = KvCache.within(1 << 26, HEADS_OF_64, 4), np.random.default_rng(0)
+    for _ in range(30):
+        for slot in range(4):
+            write(cache, slot, int(random.integers(1, 1500)))
+            cache.cut(slot, int(random.integers(0, 1500)))
+        assert resident_bytes(cache._memory) == cache.resident_bytes
+    for slot in range(4):
+        cache.cut(slot, 0)
+    assert resident_bytes(cache._memory) == 0

@@ -1,0 +1,167 @@
+"""An engine whose sequences may each be as long as the context, and whose memory holds few of them at once."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from support.resident import resident_bytes
+
+from ptune.engine.decoder import flat_tokens, session
+from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.lazy_memory import PAGE_BYTES
+from ptune.engine.decoder.request import Beams, Request
+from ptune.engine.sampling import Sampling
+from ptune.errors import RequestError
+
+if TYPE_CHECKING:
+    from support.tiny_bundle import TinyBundle
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="tells its memory otherwise")
+CONTEXT = 512  # of the tiny model
+GREEDY = Sampling(temperature=0)
+LITTLE = 3 * CONTEXT  # tokens that are in memory at most
+
+
+def little(tiny: TinyBundle) -> Engine:
+    """32 slots of the whole context, and memory for a tenth of them."""
+    from ptune.formats.bundle import Bundle
+
+    kv_bytes = LITTLE * Bundle.open(tiny.folder).decoder.cache_bytes_per_token()
+    return Engine.open(
+        tiny.folder, threads=1, max_rows=32, kv_bytes=kv_bytes, prefill_chunk=64, replay_golden=False
+    )
+
+
+def mixed(random: Random, count: int, longest: int = CONTEXT) -> Iterator[Request]:
+    """Short and long ones of three tenants, some of which begin alike."""
+    for _ in range(count):
+        prompt = [7] * random.choice((0, 40, 200)) + [
+            random.randrange(5, 600) for _ in range(random.randint(1, 60))
+        ]
+        output = random.choice((2, 20, max(5, longest - len(prompt))))
+        yield Request(
+            tuple(prompt),
+            random.choice(("base", "base", "wide")),
+            GREEDY,
+            max_tokens=output,
+            tenant=random.choice("abc"),
+            logprobs=0,
+        )
+
+
+def test_each_is_answered_as_alone_though_few_fit(tiny: TinyBundle) -> None:
+    requests = list(mixed(Random(1), 32))
+    with closing(Engine.open(tiny.folder, threads=1, max_rows=1, replay_golden=False)) as engine:
+        alone = [engine.generate_all([request])[0] for request in requests]
+    with closing(little(tiny)) as engine:
+        assert engine.context == CONTEXT
+        assert engine.capacity().startswith(
+            "32 sequences at once, each of up to 512 tokens, and 1,536 tokens"
+        )
+        crowded = engine.generate_all(requests)
+        stats = engine.stats()
+        assert stats.preempted > 0
+        assert stats.kv_capacity_tokens == LITTLE
+        assert stats.kv_resident_bytes <= LITTLE * engine.signature.cache_bytes_per_token()
+        assert resident_bytes(engine._cache._memory) == stats.kv_resident_bytes > 0
+    for request, expected, found in zip(requests, alone, crowded, strict=True):
+        assert [token.id for token in found] == [token.id for token in expected]
+        if request.adapter == "base":
+            assert [token.logprob for token in found] == [token.logprob for token in expected], (
+                "the same bits"
+            )
+
+
+def test_memory_never_exceeds_the_budget_in_any_step(tiny: TinyBundle) -> None:
+    with closing(little(tiny)) as engine:
+        most = engine._cache.budget.tokens * engine.signature.cache_bytes_per_token()
+        seen = []
+        run = engine._step
+
+        def watched(chunks):  # type: ignore[no-untyped-def]
+            found = run(chunks)
+            seen.append((engine._cache.resident_bytes, resident_bytes(engine._cache._memory)))
+            return found
+
+        engine._step = watched  # type: ignore[assignment]
+        engine.generate_all(list(mixed(Random(2), 24, 120)))
+        assert all(counted == there <= most for counted, there in seen)
+        assert max(there for _, there in seen) > most * 0.8, "and what there is, is used"
+
+
+def test_what_could_never_fit_is_refused_at_once(tiny: TinyBundle) -> None:
+    with closing(little(tiny)) as engine:
+        assert engine.longest() == CONTEXT
+        assert CONTEXT > engine.longest(4) >= CONTEXT // 2
+        beams = Beams(4)
+        with pytest.raises(RequestError, match=f"a sequence may have {engine.longest(4)}") as refused:
+            engine.generate(Request((5, 6), "base", GREEDY, max_tokens=engine.longest(4) - 1, beams=beams))
+        assert refused.value.code == "context_length_exceeded"
+        fits = Request((5, 6), "base", GREEDY, max_tokens=engine.longest(4) - 2, beams=beams)
+        others = list(mixed(Random(3), 8))
+        [answer, *_] = engine.generate_all([fits, *others])
+        assert answer[-1].error is None
+        assert len(answer) == fits.max_tokens
+    tiny_cache = Engine.open(tiny.folder, threads=1, max_rows=32, kv_bytes=200_000, replay_golden=False)
+    with closing(tiny_cache) as engine:
+        assert engine.context < CONTEXT
+        with pytest.raises(RequestError, match=f"a sequence may have {engine.context}"):
+            engine.generate(Request((5,), max_tokens=engine.context))
+
+
+def test_the_same_bits_however_scores_are_divided_and_freed(
+    tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = list(mixed(Random(4), 8, 100))
+    found = []
+    for scores, kept in ((flat_tokens.SCORES, session.KEPT_SCORES), (1, session.KEPT_SCORES), (1 << 16, 0)):
+        monkeypatch.setattr(flat_tokens, "SCORES", scores)
+        monkeypatch.setattr(session, "KEPT_SCORES", kept)
+        with closing(little(tiny)) as engine:
+            answers = engine.generate_all(requests)
+        found.append(
+            [
+                [(token.id, token.logprob if request.adapter == "base" else 0) for token in answer]
+                for request, answer in zip(requests, answers, strict=True)
+            ]
+        )
+    assert found[0] == found[1] == found[2]
+
+
+def soak(tiny: TinyBundle, rounds: int) -> None:
+    """Requests that end, are given up or are preempted; afterwards nothing is left but kept prefixes, and no growth."""
+    random = Random(5)
+    with closing(little(tiny)) as engine:
+        most = engine._cache.budget.tokens * engine.signature.cache_bytes_per_token()
+        sizes = []
+        for _ in range(rounds):
+            streams = [engine.generate(request) for request in mixed(random, 16, 200)]
+            for stream in streams[::4]:
+                next(stream)
+                stream.close()
+            for stream in streams:
+                for _ in stream:
+                    pass
+            stats = engine.stats()
+            assert (stats.running, stats.waiting, stats.kv_used_tokens) == (0, 0, 0)
+            assert resident_bytes(engine._cache._memory) == stats.kv_resident_bytes <= most
+            gc.collect()
+            sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES)
+        warm = max(sizes[: max(2, rounds // 5)])
+        assert max(sizes[-3:]) <= warm * 1.02 + (4 << 20)
+
+
+def test_a_short_soak(tiny: TinyBundle) -> None:
+    soak(tiny, 4)
+
+
+@pytest.mark.slow
+def test_a_long_soak(tiny: TinyBundle) -> None:
+    soak(tiny, 60)
