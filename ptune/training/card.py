@@ -58,7 +58,7 @@ def card(
             f" {record.instruction_set}, {record.threads} threads, {record.processes} process(es)",
             f"- learning rate {recipe.train.lr:g}, {recipe.train.schedule}, seed {recipe.train.seed}",
             f"- kept: step {record.best_step or record.steps}",
-            *[f"- {sentence}" for sentence in record.collapses()],
+            *[f"- {sentence}" for sentence in record.troubles()],
             *[
                 f"- {hop.name}: max |Δ log p| {hop.max_abs_logprob:.1e} over {hop.prompts} prompts"
                 for hop in record.hops
