@@ -61,7 +61,7 @@ SETS = {
     "mails": Set("sentiment_lora", (5e-4, 1e-3), "accuracy", _text(48, 100)),
     "messages": Set("sentiment_lora", (5e-4, 1e-3), "accuracy", _text(32, 100)),
     "tweets_few": Set("sentiment_lora", (5e-4, 1e-3), "accuracy", _text(32, 100)),
-    "words": Set("ner_lora", (3e-4, 5e-4, 1e-3), "f1", _text(64, 160), least=0.05),
+    "words": Set("ner_lora", (3e-4, 5e-4, 1e-3), "f1", _text(64, 200), least=0.05),
     "clothes": Set(
         "images_lora",
         (1e-3, 2e-3),
@@ -79,9 +79,9 @@ SETS = {
         "loss",
         {
             "task": {"max_length": 64, "on_overlong": "truncate"},
-            "data": {"limit": 300},
-            "train": {"max_steps": 24, "validate_every": 12},
-            "evaluate": {"limit": 40, "answers": 0, "in_context": 0},
+            "data": {"limit": 160},
+            "train": {"max_steps": 16, "validate_every": 8},
+            "evaluate": {"limit": 20, "answers": 0, "in_context": 0},
         },
     ),
 }
@@ -96,18 +96,20 @@ class Setting:
     lr: float
     warmup: float | None = None  # None: the recipe's
     spike_protection: str = "zclip"
+    head_lr: float | None = None  # None: the recipe's
 
     @property
     def name(self) -> str:
         """mails-lr0.001-seed0, with what differs from the recipe."""
         more = "" if self.warmup is None else f"-warmup{self.warmup:g}"
         more += "" if self.spike_protection == "zclip" else f"-spikes-{self.spike_protection}"
+        more += "" if self.head_lr is None else f"-head{self.head_lr:g}"
         return f"{self.set}-lr{self.lr:g}{more}-seed{self.seed}"
 
     @classmethod
     def of(cls, line: dict[str, Any]) -> Setting:
         """The setting of a run that is done."""
-        return cls(**{one.name: line[one.name] for one in fields(cls)})
+        return cls(**{one.name: line[one.name] for one in fields(cls) if one.name in line})
 
 
 def settings(
@@ -116,10 +118,11 @@ def settings(
     rates: Sequence[float],
     warmups: Sequence[float | None],
     protection: str,
+    head_lr: float | None = None,
 ) -> list[Setting]:
     """All runs, seed by seed, so that a sweep that was stopped has something of everything."""
     return [
-        Setting(name, seed, rate, warmup, protection)
+        Setting(name, seed, rate, warmup, protection, head_lr)
         for seed in range(seeds)
         for warmup in warmups
         for name in sets
@@ -136,8 +139,8 @@ def recipe_of(setting: Setting, data: dict[str, list[str]]) -> Any:
     changes.setdefault("train", {}).update(
         seed=setting.seed, lr=setting.lr, spike_protection=setting.spike_protection
     )
-    if setting.warmup is not None:
-        changes["train"]["warmup"] = setting.warmup
+    own = {"warmup": setting.warmup, "head_lr": setting.head_lr}
+    changes["train"].update({name: value for name, value in own.items() if value is not None})
     update = {
         section: getattr(recipe, section).model_copy(update=fields) for section, fields in changes.items()
     }
@@ -196,10 +199,10 @@ def summary(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each set, warm-up, protection and rate: median, worst, collapsed runs, distance to the set's best median."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for line in lines:
-        key = (line["set"], line["warmup"], line["spike_protection"], line["lr"])
+        key = (line["set"], line["warmup"], line["spike_protection"], line.get("head_lr"), line["lr"])
         groups.setdefault(key, []).append(line)
     rows = []
-    for (name, warmup, protection, lr), runs in groups.items():
+    for (name, warmup, protection, head_lr, lr), runs in groups.items():
         values = [line["value"] for line in runs]
         lower = SETS[name].figure == "loss"
         rows.append(
@@ -210,6 +213,7 @@ def summary(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                 "lr": lr,
                 "warmup": warmup,
                 "spike_protection": protection,
+                "head_lr": head_lr,
                 "seeds": len(runs),
                 "median": statistics.median(values),
                 "worst": max(values) if lower else min(values),
@@ -223,7 +227,13 @@ def summary(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     order = list(SETS)
     return sorted(
         rows,
-        key=lambda row: (order.index(row["set"]), row["warmup"] or 0, row["spike_protection"], row["lr"]),
+        key=lambda row: (
+            order.index(row["set"]),
+            row["warmup"] or 0,
+            row["spike_protection"],
+            row["head_lr"] or 0,
+            row["lr"],
+        ),
     )
 
 
@@ -239,9 +249,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         best = choose(other["median"] for other in rows if other["set"] == row["set"])
         mark = "**" if row["median"] == best else ""
         beside = ", ".join(f"{name} {value:{form}}" for name, value in row["baselines"].items())
-        protection = "" if row["spike_protection"] == "zclip" else ", no spike protection"
+        changed = "" if row["spike_protection"] == "zclip" else ", no spike protection"
+        changed += "" if row["head_lr"] is None else f", head {row['head_lr']:g}"
         lines.append(
-            f"| {row['set']}, {row['recipe']}, {row['figure']} | {row['lr']:g}{protection} |"
+            f"| {row['set']}, {row['recipe']}, {row['figure']} | {row['lr']:g}{changed} |"
             f" {'recipe' if row['warmup'] is None else format(row['warmup'], 'g')} | {row['seeds']} |"
             f" {mark}{row['median']:{form}}{mark} | {row['worst']:{form}} to {row['best']:{form}} |"
             f" {row['rolled_back'] or 'none'} | {row['collapsed'] or 'none'} | {beside} |"
@@ -299,6 +310,7 @@ def main() -> int:
     options.add_argument("--seeds", type=int, default=SEEDS)
     options.add_argument("--rates", nargs="+", type=float, default=[], help="instead of each set's own")
     options.add_argument("--warmups", nargs="+", type=float, default=[None], help="instead of the recipe's")
+    options.add_argument("--head-lr", type=float, help="instead of the recipe's")
     options.add_argument("--spike-protection", choices=("zclip", "none"), default="zclip")
     options.add_argument("--beside", type=int, default=1, help="runs at a time")
     options.add_argument("--launcher", default="", help="put before each run's command, such as `nice -n 10`")
@@ -314,7 +326,9 @@ def main() -> int:
     if not chosen.table:
         places = Places(chosen.files, chosen.spam_assassin, chosen.text_messages)
         data = {name: prepared(name, places, work) for name in chosen.only}
-        wanted = settings(chosen.only, chosen.seeds, chosen.rates, chosen.warmups, chosen.spike_protection)
+        wanted = settings(
+            chosen.only, chosen.seeds, chosen.rates, chosen.warmups, chosen.spike_protection, chosen.head_lr
+        )
         done = {Setting.of(line) for line in finished(work)}
         with ThreadPoolExecutor(chosen.beside) as pool:
             for setting in wanted:

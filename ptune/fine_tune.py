@@ -108,7 +108,7 @@ def _fit(
     journal = Journal(run.metrics_path, accelerator)
     start_tracker(recipe, accelerator)
     with work.objective(base.model, accelerator.device) as objective:
-        prepared_model, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train))
+        prepared_model, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train, base.head))
         state = checkpoints.resume(model, optimizer)
         check_same_step(accelerator, state.step)
         checkpoints.forget_after(state.step)

@@ -149,7 +149,7 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
         * factor(step, steps, train.schedule, warmup=train.warmup, decay=train.decay)
     )
     for group in job.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)  # checkpoints of an older ptune have none
     wanted = sum(map(job.objective.targets, batch))
     micro_batches = list(job.objective.batches(batch, share(accelerator)))
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)

@@ -29,10 +29,11 @@ def line(value: float, seed: int, lr: float = 1e-3, **more: Any) -> dict[str, An
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_is_a_recipe_that_can_be_read_back(name: str, tmp_path: Path) -> None:
-    recipe = recipe_of(Setting(name, 3, 2e-4, 0.1), {"files": ["a.jsonl"], "test": ["b.jsonl"]})
+    recipe = recipe_of(Setting(name, 3, 2e-4, 0.1, head_lr=5e-3), {"files": ["a.jsonl"], "test": ["b.jsonl"]})
     recipe.save(tmp_path / "recipe.yaml")
     assert Recipe.load(tmp_path / "recipe.yaml") == recipe
-    assert (recipe.train.seed, recipe.train.lr, recipe.train.warmup) == (3, 2e-4, 0.1)
+    assert (recipe.train.seed, recipe.train.lr, recipe.train.head_lr) == (3, 2e-4, 5e-3)
+    assert recipe.train.warmup == 0.1
     assert (recipe.data.files, recipe.data.test) == ((Path("a.jsonl"),), (Path("b.jsonl"),))
 
 
