@@ -85,7 +85,8 @@ def _train(
     with memory_errors(recipe):
         state, ending = _fit(run, model, base, work, accelerator, callbacks)
     done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
-    record = record.model_copy(update={**done, "rollbacks": state.rollbacks, "status": ending})
+    seen = {"rollbacks": state.rollbacks, "nothing_learnt": state.nothing_learnt}
+    record = record.model_copy(update={**done, **seen, "status": ending})
     if ending != "interrupted":
         _finish(run, record, model, work, writes=accelerator.is_main_process)
     elif accelerator.is_main_process:
@@ -107,7 +108,7 @@ def _fit(
     journal = Journal(run.metrics_path, accelerator)
     start_tracker(recipe, accelerator)
     with work.objective(base.model, accelerator.device) as objective:
-        prepared_model, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train))
+        prepared_model, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train, base.head))
         state = checkpoints.resume(model, optimizer)
         check_same_step(accelerator, state.step)
         checkpoints.forget_after(state.step)

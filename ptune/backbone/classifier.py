@@ -60,6 +60,15 @@ class Classifier:
     model: PreTrainedModel  # in eval mode, nothing trainable yet
     identity: BaseIdentity  # of the body only, see `body_identity`
     head: tuple[str, ...]  # names of the modules that belong to the task, not to the body
+    fresh: frozenset[str] = frozenset()  # names of the weights that the checkpoint lacked
+
+    def start_at(self, shares: torch.Tensor) -> None:
+        """Gives a new head the bias with which it answers `shares` [labels], whatever the input; none without a bias."""
+        logits = shares.log()
+        for name, bias in self.model.named_parameters():
+            if name in self.fresh and name.endswith("bias") and bias.shape == logits.shape:
+                with torch.no_grad():
+                    bias.copy_(logits)
 
 
 def load_classifier(
@@ -89,7 +98,7 @@ def load_classifier(
     model.requires_grad_(False).eval()
     if dtype != torch.float32:
         keep_in_float32(model, head)
-    return Classifier(model.to(device), body_identity(model, spec, head, source), head)
+    return Classifier(model.to(device), body_identity(model, spec, head, source), head, frozenset(fresh))
 
 
 def _read(

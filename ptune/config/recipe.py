@@ -102,6 +102,8 @@ class Train(Spec):
     """Least number of optimiser steps: few rows are passed over more often than `epochs` says."""
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate."""
+    head_lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate of a classifier's head, which is not pretrained; default: `lr`."""
     batch_size: int = Field(default=16, ge=1)
     """Examples in one optimiser step, over all processes."""
     micro_batch_tokens: int = Field(default=4096, ge=16)

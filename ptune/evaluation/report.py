@@ -26,7 +26,7 @@ def report(
         "<h2>Before and after</h2>",
         _figures(evaluation),
         "<h2>Training</h2>",
-        collapses(record),
+        troubles(record),
         chart("Loss a token", "step", losses(metrics)),
         chart("Learning rate", "step", [Series("learning rate", "first", points(metrics, "lr"))]),
         *(["<h2>Answers</h2>"] if evaluation["answers"] else []),
@@ -64,9 +64,9 @@ def _answer(answer: dict[str, str]) -> str:
     return f"<article><p>{text(answer['prompt'])}</p><div class=sides>{columns}</div></article>"
 
 
-def collapses(record: RunRecord) -> str:
-    """HTML: a sentence for each collapse of the training, in red."""
-    return "".join(f"<p class=bad>{text(sentence)}</p>" for sentence in record.collapses())
+def troubles(record: RunRecord) -> str:
+    """HTML: a sentence for each collapse of the training and for what was not learnt, in red."""
+    return "".join(f"<p class=bad>{text(sentence)}</p>" for sentence in record.troubles())
 
 
 def origin(record: RunRecord, counted: str = "prompts") -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptune.evaluation.curve import Series, chart
-from ptune.evaluation.report import collapses, losses, points
+from ptune.evaluation.report import losses, points, troubles
 from ptune.formats.run import Run, RunRecord
 from ptune.progress import duration
 from ptune.training.metrics_log import read
@@ -21,5 +21,5 @@ def training(run: Run) -> str:
     if not entries:
         return ""
     rate = [Series("learning rate", "first", points(entries, "lr"))]
-    told = collapses(run.record()) if run.record_path.is_file() else ""
+    told = troubles(run.record()) if run.record_path.is_file() else ""
     return told + chart("Loss", "step", losses(entries)) + chart("Learning rate", "step", rate)

@@ -31,6 +31,9 @@ from ptune.formats.whole_write import read_json, write_json
 FORMAT = 1
 
 
+WHAT_TO_TRY = "try another train.lr (ptune tune --lr-range), more steps, or other data"
+
+
 @dataclass(frozen=True)
 class Rollback:
     """A collapse of the training, and where it went back to, with a lower rate."""
@@ -46,6 +49,19 @@ class Rollback:
         if not self.lr:
             return f"It ended there, with the weights of {place}; a lower train.lr might have gone further"
         return f"It went back to {place}, and on with a third of the learning rate, {self.lr:.2g}"
+
+
+@dataclass(frozen=True)
+class NothingLearnt:
+    """A moment at which no validation had been better than always giving the same answer."""
+
+    step: int
+    loss: float  # the lowest validation loss so far
+    constant: float  # of always giving the same answer
+
+    def told(self) -> str:
+        """The two losses."""
+        return f"the lowest validation loss is {self.loss:.3g}, and always giving the same answer has {self.constant:.3g}"
 
 
 class RunRecord(BaseModel):
@@ -68,14 +84,20 @@ class RunRecord(BaseModel):
     best_step: int | None = None
     seconds: float = 0.0
     rollbacks: tuple[Rollback, ...] = ()
+    nothing_learnt: tuple[NothingLearnt, ...] = ()  # once while it ran, and once at its end
     hops: tuple[Hop, ...] = ()
 
-    def collapses(self) -> list[str]:
-        """Two sentences for each collapse of the training."""
-        return [
+    def troubles(self) -> list[str]:
+        """A sentence or two for each collapse of the training, and for what was not learnt."""
+        collapses = [
             f"After step {one.step} training had collapsed: {one.told}. {one.what_followed()}."
             for one in self.rollbacks
         ]
+        if not self.nothing_learnt:
+            return collapses
+        last = self.nothing_learnt[-1]
+        when = "At its end" if last.step == self.steps else f"Until step {last.step}"
+        return [*collapses, f"{when} nothing was learnt: {last.told()}; {WHAT_TO_TRY}."]
 
 
 class Run:

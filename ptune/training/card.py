@@ -56,9 +56,9 @@ def card(
             "",
             f"- {record.steps} steps of {recipe.train.batch_size} examples, {duration(record.seconds)} on"
             f" {record.instruction_set}, {record.threads} threads, {record.processes} process(es)",
-            f"- learning rate {recipe.train.lr:g}, {recipe.train.schedule}, seed {recipe.train.seed}",
+            f"- learning rate {recipe.train.lr:g}{_of_head(recipe)}, {recipe.train.schedule}, seed {recipe.train.seed}",
             f"- kept: step {record.best_step or record.steps}",
-            *[f"- {sentence}" for sentence in record.collapses()],
+            *[f"- {sentence}" for sentence in record.troubles()],
             *[
                 f"- {hop.name}: max |Δ log p| {hop.max_abs_logprob:.1e} over {hop.prompts} prompts"
                 for hop in record.hops
@@ -77,6 +77,10 @@ def card(
             *_new_tokens(record, recipe),
         ]
     )
+
+
+def _of_head(recipe: Recipe) -> str:
+    return "" if recipe.train.head_lr is None else f" (the head's: {recipe.train.head_lr:g})"
 
 
 def _held_to(record: RunRecord, recipe: Recipe) -> list[str]:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ptune.errors import FormatError
-from ptune.formats.run import Rollback
+from ptune.formats.run import NothingLearnt, Rollback
 from ptune.formats.whole_write import read_json, sha256_of, whole_folder, write_json
 from ptune.progress import say
 from ptune.training.batch_norm import learnt_statistics
@@ -52,6 +52,7 @@ class State:
     norms: NormHistory = field(default_factory=NormHistory)
     course: Course = field(default_factory=Course)
     rollbacks: tuple[Rollback, ...] = ()
+    nothing_learnt: tuple[NothingLearnt, ...] = ()
 
     def after(self, loss: float, norm: float) -> State:
         """The state after one more step."""
@@ -70,6 +71,7 @@ class State:
             norms=NormHistory(**record.get("norms", {})),
             course=Course.from_record(record.get("course", {})),
             rollbacks=tuple(Rollback(**one) for one in record.get("rollbacks", ())),
+            nothing_learnt=tuple(NothingLearnt(**one) for one in record.get("nothing_learnt", ())),
         )
 
 

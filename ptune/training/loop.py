@@ -23,10 +23,11 @@ from ptune.training.diagnosis import Alive, NotANumberError, Watch, explained, n
 from ptune.training.distributed import whole
 from ptune.training.interrupt import StopSignal
 from ptune.training.metrics_log import Journal
+from ptune.training.nothing_learnt import at_the_end, on_the_way
 from ptune.training.objective import Objective
 from ptune.training.order import Mixture, Order, step_seed
 from ptune.training.packing import Share
-from ptune.training.rollback import collapse_of, levels_of, roll_back, say_if_nothing_was_learnt
+from ptune.training.rollback import collapse_of, levels_of, roll_back
 from ptune.training.schedule import factor
 from ptune.training.spike_protection import NormHistory
 from ptune.training.view import View
@@ -74,7 +75,7 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
     with StopSignal() as stop, bar:
         while state.step < steps:
             if train.patience is not None and state.worse >= train.patience:
-                return state, "stopped early"
+                return at_the_end(job, state, levels), "stopped early"
             started_s = time.perf_counter()
             now = replace(job, norms=state.norms, rollbacks=len(state.rollbacks))
             loss = _explained_step(now, order.batch(state.step), state.step, steps)
@@ -104,6 +105,8 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
                 job = replace(job, watch=Watch.of(job.journal.forget_after(state.step)))
                 bar.go_back(state.step)
                 continue
+            if validated:
+                state = on_the_way(job, state, moment, validate_every)
             interrupted = (stopped or paused) and not (last or enough)
             if last or enough or interrupted or state.best_step == state.step or state.step % save_every == 0:
                 save(job, state)
@@ -111,8 +114,7 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
                 return state, "interrupted"
             if enough and not last:
                 return state, "stopped early"
-    say_if_nothing_was_learnt(job, state, levels)
-    return state, "finished"
+    return at_the_end(job, state, levels), "finished"
 
 
 def _with_start_kept(job: Job, state: State) -> State:
@@ -147,7 +149,7 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
         * factor(step, steps, train.schedule, warmup=train.warmup, decay=train.decay)
     )
     for group in job.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)  # checkpoints of an older ptune have none
     wanted = sum(map(job.objective.targets, batch))
     micro_batches = list(job.objective.batches(batch, share(accelerator)))
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)

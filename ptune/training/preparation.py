@@ -62,11 +62,20 @@ def applied(
     return recipe.method.apply(backbone, new_tokens, head)
 
 
-def optimizer_for(model: nn.Module, train: Train) -> torch.optim.AdamW:
-    """AdamW; weight decay excludes vectors (norms, biases)."""
-    parameters = [parameter for _, parameter in trained(model)]
+def optimizer_for(model: nn.Module, train: Train, head: Sequence[str] = ()) -> torch.optim.AdamW:
+    """AdamW; weight decay excludes vectors (norms, biases).
+
+    head: names of the modules that `train.head_lr` is for. A group's `lr_factor` is its share of the learning rate.
+    Raises: RecipeError if there is no such module.
+    """
+    if train.head_lr is not None and not head:
+        raise RecipeError("train.head_lr: this model has no head that is trained anew; set train.lr alone")
+    own = () if train.head_lr is None else tuple(f".{module}." for module in head)
+    body = [p for name, p in trained(model) if not any(module in f".{name}" for module in own)]
+    rest = [p for name, p in trained(model) if any(module in f".{name}" for module in own)]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in part if (p.ndim >= 2) == matrices], "weight_decay": decay, "lr_factor": factor}
+        for part, factor in ((body, 1.0), (rest, (train.head_lr or train.lr) / train.lr))
+        for matrices, decay in ((True, train.weight_decay), (False, 0.0))
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=train.lr)

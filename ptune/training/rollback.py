@@ -31,16 +31,6 @@ def collapse_of(job: Job, state: State, moment: Watched) -> str | None:
     return moment.collapse(loss, may_be_slow=len(state.rollbacks) < job.train.rollbacks)
 
 
-def say_if_nothing_was_learnt(job: Job, state: State, levels: Levels) -> None:
-    """Says so at the end of a training that is no better than always giving the same answer."""
-    if levels.nothing_learnt(state.best_loss) and job.accelerator.is_main_process:
-        say(
-            f"nothing was learnt: the lowest validation loss is {state.best_loss:.3g}, and always giving the same answer "
-            f"has {levels.validation:.3g}. Try another train.lr (ptune tune --lr-range), more steps, or other data",
-            style="red",
-        )
-
-
 def roll_back(job: Job, state: State, told: str) -> tuple[State, bool]:
     """Goes back to the last good checkpoint with a third of the rate, and says so.
 

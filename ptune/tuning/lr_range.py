@@ -113,7 +113,7 @@ def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]
     model = applied(recipe, base.model, base.new_tokens, base.head)
     losses: list[float] = []
     with memory_errors(recipe), work.objective(base.model, accelerator.device) as objective:
-        prepared, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train))
+        prepared, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train, base.head))
         job = Job(
             train=recipe.train, accelerator=accelerator, model=prepared, optimizer=optimizer, objective=objective,
             examples=work.data.train, validation=(), journal=_Nowhere(), checkpoints=_Nowhere(),  # type: ignore[arg-type]

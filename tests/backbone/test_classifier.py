@@ -88,6 +88,21 @@ def test_a_head_that_is_there_is_kept_and_one_for_other_labels_replaced(tmp_path
     assert fewer.model.config.problem_type == "multi_label_classification"
 
 
+def test_a_new_head_starts_with_the_shares_of_the_labels_and_an_old_one_as_it_was(tmp_path: Path) -> None:
+    folder = tiny_models.build_encoder(tmp_path / "model", "bert")
+    shares = torch.tensor([0.9, 0.1], dtype=torch.float64)
+    new = load_classifier(Backbone(model=str(folder)), "tokens", TAGS)
+    new.start_at(shares)
+    torch.testing.assert_close(new.model.classifier.bias.softmax(0), shares.float())
+    before = new.model.classifier.weight.clone()
+    new.model.classifier.bias.zero_()
+    new.model.save_pretrained(folder)
+    old = load_classifier(Backbone(model=str(folder)), "tokens", TAGS)
+    old.start_at(shares)
+    assert old.model.classifier.bias.tolist() == [0.0, 0.0]
+    assert torch.equal(old.model.classifier.weight, before)
+
+
 def test_the_body_of_a_causal_model_from_gguf(tmp_path: Path) -> None:
     original = write(tmp_path / "tiny.gguf")
     assert isinstance(original, LlamaForCausalLM)

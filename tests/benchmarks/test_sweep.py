@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.sweep import SETS, Setting, collapsed, recipe_of, settings, summary, table
+from benchmarks.sweep import SETS, Setting, collapsed, recipe_of, settings, summary, table, unseen
 from benchmarks.sweep_sets import Places, prepared
 from ptune.config.recipe import Recipe
 
@@ -22,16 +22,18 @@ def line(value: float, seed: int, lr: float = 1e-3, **more: Any) -> dict[str, An
         "warmup": None,
         "spike_protection": "zclip",
         "seconds": 60.0,
+        "rollbacks": [],
     }
     return {**own, "figure": "accuracy", "value": value, "baselines": baselines, **more}
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_is_a_recipe_that_can_be_read_back(name: str, tmp_path: Path) -> None:
-    recipe = recipe_of(Setting(name, 3, 2e-4, 0.1), {"files": ["a.jsonl"], "test": ["b.jsonl"]})
+    recipe = recipe_of(Setting(name, 3, 2e-4, 0.1, head_lr=5e-3), {"files": ["a.jsonl"], "test": ["b.jsonl"]})
     recipe.save(tmp_path / "recipe.yaml")
     assert Recipe.load(tmp_path / "recipe.yaml") == recipe
-    assert (recipe.train.seed, recipe.train.lr, recipe.train.warmup) == (3, 2e-4, 0.1)
+    assert (recipe.train.seed, recipe.train.lr, recipe.train.head_lr) == (3, 2e-4, 5e-3)
+    assert recipe.train.warmup == 0.1
     assert (recipe.data.files, recipe.data.test) == ((Path("a.jsonl"),), (Path("b.jsonl"),))
 
 
@@ -48,6 +50,21 @@ def test_a_collapse_is_to_be_no_better_than_the_commonest_label_or_the_base() ->
     assert collapsed(line(4.6, 0, set="talk", figure="loss", baselines={"base": 4.5}))
 
 
+def test_a_rate_of_ten_times_the_recipes_may_collapse_but_not_unseen() -> None:
+    back = [{"step": 40, "to_step": 0, "lr": 3e-3, "told": "worse"}]
+    assert unseen(line(0.71, 0, 1e-3, rollbacks=back))
+    assert unseen(line(0.71, 0, 1e-2))
+    assert not unseen(line(0.71, 0, 1e-2, rollbacks=back))
+    assert not unseen(line(0.93, 0, 1e-2))
+
+
+def test_a_run_that_went_back_and_ended_well_is_shown_but_has_not_collapsed() -> None:
+    back = [{"step": 40, "to_step": 20, "lr": 3e-4, "told": "worse"}]
+    (row,) = summary([line(0.94, 0), line(0.92, 1, rollbacks=back * 2)])
+    assert (row["rolled_back"], row["collapsed"]) == (1, 0)
+    assert "| 92.0% to 94.0% | 1 | none |" in table([row])
+
+
 def test_the_table_has_medians_and_counts() -> None:
     runs = [line(0.94, 0), line(0.71, 1), line(0.95, 2), line(0.93, 0, 5e-4), line(0.95, 1, 5e-4)]
     rows = summary(runs)
@@ -56,7 +73,7 @@ def test_the_table_has_medians_and_counts() -> None:
         (1e-3, 3, 0.94, 1),
     ]
     shown = table(rows)
-    assert "| 0.001 | recipe | 3 | **94.0%** | 71.0% to 95.0% | 1 |" in shown
+    assert "| 0.001 | recipe | 3 | **94.0%** | 71.0% to 95.0% | none | 1 |" in shown
     assert "commonest label 71.0%, TF-IDF + logistic regression 95.0%" in shown
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
-from ptune.evaluation.report import collapses
+from ptune.evaluation.report import troubles
 from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.formats.whole_write import write_json
@@ -83,7 +83,7 @@ def test_it_goes_back_and_learns_at_a_third_of_the_rate(
     said = capsys.readouterr().err
     assert f"step {back.step}: training has collapsed: the mean loss of the last 20 steps is" in said
     assert "It went back to step 20, and on with a third of the learning rate, 0.0017" in said
-    assert "training had collapsed" in collapses(record)
+    assert "training had collapsed" in troubles(record)
     assert "training had collapsed" in run.card_path.read_text()
 
 

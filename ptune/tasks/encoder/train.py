@@ -67,9 +67,7 @@ class Loss:
         if self.labels.problem not in ("single", "tags", "multi"):
             return None
         sets = [target if isinstance(target, tuple) else (target,) for target in targets]
-        seen = Counter(int(index) for indices in sets for index in indices)
-        counts = torch.tensor([seen[index] for index in range(len(self.labels))], dtype=torch.float64)
-        weights = torch.ones_like(counts) if self.weights is None else self.weights.double().cpu()
+        counts, weights = self._counts(sets), self._weights()
         smoothing = self.smoothing / (2 if self.labels.problem == "multi" else len(self.labels))
         if self.labels.problem == "multi":
             shares = (1 - self.smoothing) * counts / max(1, len(sets)) + smoothing
@@ -79,6 +77,19 @@ class Loss:
         mass = weights * counts / max(1.0, float(counts.sum()))
         mass = (1 - self.smoothing) * mass + smoothing * weights * float(counts.sum() > 0)
         return float(-mass.xlogy(mass / mass.sum()).sum()) if float(mass.sum()) else None
+
+    def shares(self, targets: Iterable[tuple[int, ...]]) -> torch.Tensor:
+        """[labels] the share that the best constant answer gives each tag; a tag that does not occur counts as one."""
+        mass = self._weights() * self._counts(targets).clamp(min=1)
+        return mass / mass.sum()
+
+    def _counts(self, sets: Iterable[tuple[float, ...]]) -> torch.Tensor:
+        seen = Counter(int(index) for indices in sets for index in indices)
+        return torch.tensor([seen[index] for index in range(len(self.labels))], dtype=torch.float64)
+
+    def _weights(self) -> torch.Tensor:
+        ones = torch.ones(len(self.labels), dtype=torch.float64)
+        return ones if self.weights is None else self.weights.double().cpu()
 
 
 def balanced(examples: Sequence[SequenceExample], labels: Labels) -> torch.Tensor:

@@ -59,6 +59,10 @@ class SequenceWork:
         seed, labels = self.recipe.train.seed, self.data.labels
         loaded = load_classifier(self.recipe.backbone, self.kind, labels, seed=seed, device=device)
         self.head = loaded.head
+        if labels.problem == "tags":
+            # Most words are O. A head that has yet to learn that makes the body say it first, at the cost of the words.
+            tags = (example.target for example in self.data.train)
+            loaded.start_at(self.loss(device).shares(target for target in tags if isinstance(target, tuple)))
         return Base(loaded.model, loaded.identity, head=loaded.head)
 
     @contextlib.contextmanager

@@ -44,6 +44,16 @@ def test_no_constant_answer_is_better(
         assert loss.constant(targets) == pytest.approx(lowest(loss, torch.tensor(flat), 7), rel=1e-6)
 
 
+@pytest.mark.parametrize("weights", [None, (0.5, 1.0, 3.0)])
+def test_the_shares_of_tags_are_the_best_constant_answer(weights: tuple[float, ...] | None) -> None:
+    held = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    loss, targets = Loss(Labels(("O", "B-X", "I-X"), "tags"), held), [(0, 0, 0, 1), (2, 0, 1)]
+    wanted = torch.tensor([tag for tags in targets for tag in tags])
+    answer = loss.shares(targets).log().expand(len(wanted), -1)
+    assert float(loss(answer, wanted)) / 7 == pytest.approx(lowest(loss, wanted, 7), rel=1e-6)
+    assert loss.shares([(0, 0, 0)])[2] > 0
+
+
 def test_it_is_the_entropy_of_the_labels_and_nothing_for_numbers() -> None:
     labels = Labels(("ham", "spam"), "single")
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))

@@ -14,7 +14,7 @@ from peft import AutoPeftModelForSequenceClassification, AutoPeftModelForTokenCl
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from ptune.config.recipe import Recipe
+from ptune.config.recipe import Recipe, Train
 from ptune.data.labelled import read_labelled
 from ptune.errors import BackboneError, DataError, RecipeError
 from ptune.fine_tune import train
@@ -26,6 +26,7 @@ from ptune.tasks.classification.predictions import predictor
 from ptune.tasks.encoder.facts import Facts
 from ptune.training import loop
 from ptune.training.metrics_log import read
+from ptune.training.preparation import optimizer_for
 
 from .conftest import Make, sentences, texts, write
 
@@ -74,6 +75,35 @@ def test_it_learns(make: Make, tmp_path: Path, name: str, rows: Any, method: str
     assert min(losses) < 0.5 * losses[0]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_words_begin_with_the_shares_of_their_tags(make: Make, tmp_path: Path, method: str) -> None:
+    run = train(make("words", method=METHODS[method], max_steps=1, lr=1e-9), tmp_path / "run")
+    folder = run.adapter_path if run.has_adapter else run.model_path
+    (file,) = folder.glob("*model.safetensors")
+    (bias,) = [tensor for name, tensor in load_file(file).items() if name.endswith("classifier.bias")]
+    tags = [tag for row in sentences(32) for tag in row["tags"]]
+    shares = [tags.count(tag) / len(tags) for tag in ("O", "B-X", "I-X")]
+    assert bias.softmax(0).tolist() == pytest.approx(shares, abs=0.02)  # a tenth of the rows validates
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_head_has_a_rate_of_its_own(make: Make, tmp_path: Path, method: str) -> None:
+    models = []
+    for name, rates in (("slow", {}), ("fast", {"head_lr": 1e-2})):
+        run = train(make(method=METHODS[method], max_steps=2, lr=1e-9, **rates), tmp_path / name)
+        folder = run.adapter_path if run.has_adapter else run.model_path
+        (file,) = folder.glob("*model.safetensors")
+        models.append(load_file(file))
+    for name, before in models[0].items():
+        moved = float((models[1][name] - before).abs().max())
+        assert (moved > 1e-3) == ("classifier" in name), name
+
+
+def test_a_rate_for_a_head_needs_a_head() -> None:
+    with pytest.raises(RecipeError, match=r"train\.head_lr: .* no head"):
+        optimizer_for(torch.nn.Linear(2, 2), Train(head_lr=1e-3))
+
+
 def test_a_number_is_learnt_and_has_no_accuracy(make: Make, kit: Path, tmp_path: Path) -> None:
     rows = [{**row, "label": 2.5 if row["label"] == "good" else -1.5} for row in texts(40)]
     recipe = make(epochs=10, lr=1e-2)
@@ -105,7 +135,7 @@ def test_several_labels(make: Make, tmp_path: Path) -> None:
 def test_recipe_yaml_reruns_and_a_resume_goes_on_to_the_same_bytes(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    recipe = make(name, method=Lora(r=4, dropout=0.2), max_steps=4, validate_every=2)
+    recipe = make(name, method=Lora(r=4, dropout=0.2), max_steps=4, validate_every=2, head_lr=3e-2)
     whole = train(recipe, tmp_path / "whole")
     again = train(Recipe.load(whole.recipe_path), tmp_path / "again")
 
