@@ -35,9 +35,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clothes
+from benchmarks import clothes, goals
 from benchmarks.encode_sides import PIXELS, THREADS, TOKENS, Subject, eager, ours, plain_onnx, prepare
-from benchmarks.sides import RESULTS, Measured, alternate, ratio, write
+from benchmarks.sides import Measured, alternate, ratio
 
 PAIRS = 15
 TOLERANCE = 1e-3  # of the largest hidden state
@@ -92,7 +92,7 @@ def main() -> int:
     if chosen.agreement is not None:
         row = agreement(chosen.agreement, chosen.texts)
         if not chosen.dry_run:
-            keep(row)
+            keep(row, {})
         return 0 if row["int8_agreement_texts"]["met"] else 1
     rows: dict[str, Any] = {}
     passes: dict[str, Any] = {}
@@ -112,15 +112,11 @@ def main() -> int:
     return 0 if all(row["met"] is not False for row in rows.values()) else 1
 
 
-def keep(rows: Mapping[str, Any], passes: Mapping[str, Any] | None = None) -> None:
+def keep(rows: Mapping[str, Any], passes: Mapping[str, Any]) -> None:
     """Writes rows into results/encode.json; those of other calls stay."""
-    path = RESULTS / "encode.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": {}, "passes": {}}
-    document = {
-        "command": "python -m benchmarks.encode --images FOLDER --work FOLDER", "threads": THREADS, "tokens": TOKENS, "pixels": PIXELS,
-        "rows": {**before["rows"], **rows}, "passes": {**before["passes"], **(passes or {})},
-    }  # fmt: skip
-    print(write("encode", document, PACKAGES))
+    command = "python -m benchmarks.encode --images FOLDER --work FOLDER"
+    document = {"command": command, "threads": THREADS, "tokens": TOKENS, "pixels": PIXELS}
+    goals.keep("encode", {**document, "rows": rows, "passes": passes}, PACKAGES)
 
 
 def classifying(subject: Subject, images: Path, work: Path) -> tuple[Subject, dict[str, Any]]:

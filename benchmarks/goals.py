@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.sides import RESULTS, Ratio, write
+from benchmarks.sides import RESULTS, Ratio, made, write
 
 Row = dict[str, Any]
 DISTURBED = 0.05  # of the cores' time
@@ -52,8 +52,9 @@ def shown(name: str, row: Row, beside: str = "") -> str:
 def keep(name: str, document: Mapping[str, Any], packages: Sequence[str]) -> None:
     """Writes results/NAME.json; `rows` and `passes` of earlier calls stay where this one has none of that name.
 
-    A kept row was measured by another call: the machine and versions at the file's end are those of the last one.
+    Each row has its own date and CPU. The machine and the versions at the file's end are those of the last call.
     """
+    document = {**document, "rows": {key: {**row, **made()} for key, row in document["rows"].items()}}
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     merged = {key: {**before.get(key, {}), **document[key]} for key in ("rows", "passes")}

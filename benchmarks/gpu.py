@@ -1,7 +1,7 @@
 """What a GPU does with ptune: python -m benchmarks.gpu [--work FOLDER]        -> benchmarks/results/gpu.json
 
-About ten minutes and 25 GB of disk on one card of 24 GB or more. Two parts, each in a process of its own with a limit of time;
-what one has found is kept where the other fails.
+Twenty minutes at most, and 25 GB of disk, on one card of 24 GB or more. Two parts, each in a process of its own with a limit of
+time; what one has found is kept where the other fails.
 
 training   a model of the shape of Llama 3 8B with random weights, held in nf4, LoRA r16, examples of 1,024 tokens with
            checkpointing, in a process that may have 24 GB of the card: the peak that `ptune plan` predicts before any step
@@ -65,7 +65,9 @@ def main() -> int:
     found = {part: in_a_process(part, options) for part in PARTS}
     print(json.dumps(found, indent=1))
     if not options.tiny:
-        write("gpu", {"parts": found, "card": card(), **host()}, PACKAGES)
+        write(
+            "gpu", {"command": "python -m benchmarks.gpu", "parts": found, "card": card(), **host()}, PACKAGES
+        )
         print(f"written to {RESULTS / 'gpu.json'}")
     return 1 if any("failed" in part for part in found.values()) else 0
 

@@ -1,6 +1,6 @@
 """What metrics, the view and checkpoints cost a training, in CPU time of its thread.
 
-    python benchmarks/overhead.py [--recipe chat_lora] [--steps 84]      (5 minutes, 4 GB) -> benchmarks/results/overhead.json
+    python -m benchmarks.overhead [--recipe chat_lora] [--steps 84]      (5 minutes, 4 GB) -> benchmarks/results/overhead.json
 
 One training as it always is; whatever the loop writes or shows is timed where it is called, by time.thread_time: what other
 processes do is not counted, and neither is waiting for the disk. The overhead is the sum of these over the rest of the loop's
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sides import write
 from ptune import fine_tune
 from ptune.cli.train import read_recipe
 from ptune.progress import Progress
@@ -27,7 +27,7 @@ from ptune.training.metrics_log import Journal
 from ptune.training.view import View
 
 LIMIT = 0.02
-RESULT = Path(__file__).parent / "results" / "overhead.json"
+PACKAGES = ("ptune", "torch", "transformers", "peft")
 WRITERS: tuple[tuple[Any, str], ...] = (
     (Journal, "write"),
     (loop, "save"),
@@ -45,7 +45,6 @@ def main() -> int:
     )
     options.add_argument("--recipe", default="chat_lora")
     options.add_argument("--steps", type=int, default=None, help="default: the recipe's")
-    options.add_argument("--out", type=Path, default=RESULT)
     chosen = options.parse_args()
     recipe = read_recipe(chosen.recipe)
     if chosen.steps is not None:
@@ -61,6 +60,7 @@ def main() -> int:
     print(f"the loop without validation {whole_s:.1f} s: overhead {overhead:.2%}")
     print(f"limit {LIMIT:.0%}: {'kept' if overhead < LIMIT else 'BROKEN'}")
     result = {
+        "command": "python -m benchmarks.overhead",
         "recipe": chosen.recipe,
         "steps": calls["Journal.write"],
         "overhead": overhead,
@@ -69,8 +69,7 @@ def main() -> int:
         "seconds": dict(spent),
         "calls": {name: calls[name] for name in spent},
     }
-    chosen.out.parent.mkdir(exist_ok=True)
-    chosen.out.write_text(json.dumps(result, indent=2) + "\n")
+    write("overhead", result, PACKAGES)
     return 0 if overhead < LIMIT else 1
 
 

@@ -1,6 +1,6 @@
 """How close `ptune plan` comes: predicted before any step, measured by training, on a fixed grid of 96 settings.
 
-    python benchmarks/plan.py [--only llama] [--work FOLDER]      -> benchmarks/results/plan.json
+    python -m benchmarks.plan [--only llama] [--work FOLDER]      -> benchmarks/results/plan.json
 
 3 models of different shape with random weights x rank 8, 64 x examples of 128, 384 tokens x 1, 3 examples a step x
 checkpointing off, on x fp32, nf4. Every setting is trained by `ptune.fine_tune.train` in a process of its own: load,
@@ -26,8 +26,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.goals import host
+from benchmarks.sides import write
+
+PACKAGES = ("ptune", "torch", "transformers", "peft", "bitsandbytes", "safetensors")
 THREADS = 1
-RESULTS = Path(__file__).parent / "results" / "plan.json"
 CONTEXT = 2048
 STEPS = 3
 
@@ -81,7 +84,6 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="part of a setting's name, e.g. llama-r8")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "ptune-benchmark-plan")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--child", choices=("build", "predict", "measure"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     chosen = [setting for setting in GRID if options.only in setting.name]
@@ -106,7 +108,7 @@ def main() -> int:
 
 def _child(task: str, options: argparse.Namespace, only: str | None = None) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, __file__, "--child", task, "--work", str(options.work)]
+    command = [sys.executable, "-m", "benchmarks.plan", "--child", task, "--work", str(options.work)]
     done = subprocess.run(
         [*command, "--only", options.only if only is None else only],
         env=environment, capture_output=True, text=True,
@@ -218,8 +220,6 @@ def high_water_bytes() -> int:
 
 
 def report(chosen: Sequence[Setting], predicted: dict[str, int], options: argparse.Namespace) -> None:
-    from importlib.metadata import version
-
     rows = []
     for setting in chosen:
         net = json.loads((options.work / f"{setting.name}.measured.json").read_text())["net"]
@@ -228,22 +228,19 @@ def report(chosen: Sequence[Setting], predicted: dict[str, int], options: argpar
             {**setting._asdict(), "predicted": predicted[setting.name], "measured": net, "error": error}
         )
     errors = [abs(row["error"]) for row in rows]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    packages = ("ptune", "torch", "transformers", "peft", "bitsandbytes", "safetensors")
     result = {
+        "command": "python -m benchmarks.plan",
         "median_error": statistics.median(errors),
         "worst_error": max(errors),
         "settings": rows,
         "threads": THREADS,
-        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in packages}},
-        "machine": {"cores": os.cpu_count(), "memory_gib": round(memory / 2**30, 1), "libc": os.confstr("CS_GNU_LIBC_VERSION")},
-    }  # fmt: skip
+        "host": {**host(), "libc": os.confstr("CS_GNU_LIBC_VERSION")},
+    }
     print(
         f"{len(rows)} settings: median error {result['median_error']:.1%}, worst {result['worst_error']:.1%}"
     )
     if len(chosen) == len(GRID):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write("plan", result, PACKAGES)
 
 
 if __name__ == "__main__":

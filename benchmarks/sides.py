@@ -6,6 +6,8 @@ turns round each time (A B C, C B A, …), so that what drifts (heat, a neighbou
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -98,19 +100,24 @@ def peak_bytes() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def write(name: str, document: dict[str, Any], packages: Sequence[str]) -> Path:
-    """Writes results/NAME.json with what the figures depend on."""
-    from importlib.metadata import version
+def made() -> dict[str, str]:
+    """Date and CPU, also of a row where several calls write a file."""
+    return {"date": datetime.date.today().isoformat(), "cpu": _cpu()}
 
-    machine = {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    document = {
-        **document,
-        "machine": machine,
-        "versions": {package: version(package) for package in packages},
-    }
+
+def write(name: str, document: dict[str, Any], packages: Sequence[str]) -> Path:
+    """Writes results/NAME.json with the date, the machine and the versions that the figures depend on."""
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(described(document, packages), indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def described(document: Mapping[str, Any], packages: Sequence[str]) -> dict[str, Any]:
+    """The document with date, machine and versions."""
+    here = made()
+    machine = {"cpu": here["cpu"], "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    return {**document, "date": here["date"], "machine": machine, "versions": versions}
 
 
 def _cpu() -> str:

@@ -270,10 +270,12 @@ def report(found: dict[str, list[Measured]]) -> int:
     exact = ("trl fp32", "ptune, checkpointing")
     drift = max(_furthest(found["ptune"], found[name]) for name in exact)
     rounding = _furthest(found["ptune"], found["ptune bf16"])
-    rows = {  # value, goal, whether more is better
+    rows: dict[str, tuple[Ratio, float | None, bool]] = {  # value, goal, whether more is better
         "tokens_per_s_vs_trl_default": (ratio(seconds["trl default"], seconds["ptune"]), 6.0, True),
         "tokens_per_s_vs_trl_best": (ratio(seconds[fastest], seconds[ours]), 1.4, True),
         "tokens_per_s_vs_trl_fp32": (ratio(seconds["trl fp32"], seconds["ptune"]), 1.4, True),
+        "bf16_to_fp32": (ratio(seconds["ptune"], seconds["ptune bf16"]), None, True),
+        "time_of_checkpointing": (ratio(seconds["ptune, checkpointing"], seconds["ptune"]), None, False),
         "peak_memory_vs_trl_best": (_peaks(found["ptune"], found[fastest]), 0.85, False),
         "peak_memory_checkpointed_vs_trl_best": (
             _peaks(found["ptune, checkpointing"], found[fastest]),
@@ -282,13 +284,14 @@ def report(found: dict[str, list[Measured]]) -> int:
         ),
     }
     met = {
-        name: (value.low >= goal if more else value.high <= goal)
+        name: None if goal is None else value.low >= goal if more else value.high <= goal
         for name, (value, goal, more) in rows.items()
     }
     print(f"TRL at its best here: {fastest}. Largest difference of losses in float32: {drift:.1e}")
     print(f"ptune at its best here: {ours}. Largest difference of its losses in bfloat16: {rounding:.1e}")
     for name, (value, goal, more) in rows.items():
-        print(f"{name:<38} {value}   goal {'≥' if more else '≤'} {goal}: {'met' if met[name] else 'MISSED'}")
+        verdict = f"   goal {'≥' if more else '≤'} {goal}: {'met' if met[name] else 'MISSED'}"
+        print(f"{name:<38} {value}{'' if goal is None else verdict}")
     document = {
         "command": "python -m benchmarks.train",
         "threads": THREADS,
@@ -302,7 +305,7 @@ def report(found: dict[str, list[Measured]]) -> int:
         "steps": found,
     }
     print(write("train", document, PACKAGES))
-    return 0 if all(met.values()) and drift <= 1e-4 else 1
+    return 0 if False not in met.values() and drift <= 1e-4 else 1
 
 
 def _furthest(here: list[Measured], there: list[Measured]) -> float:

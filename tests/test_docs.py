@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,8 +17,6 @@ from ptune.spec import Spec
 ROOT = Path(__file__).parents[1]
 TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 COMING_FROM = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
-BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-RESULTS = ROOT / "benchmarks" / "results"
 DOCS = "\n".join(
     path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 )
@@ -102,31 +98,3 @@ def test_recipes_and_commands_named_to_newcomers_exist() -> None:
     assert recipes
     assert all((ROOT / "recipes" / f"{name}.py").is_file() for name in recipes)
     assert {name.split()[1] for name in named if name.startswith("ptune ")} <= set(COMMANDS)
-
-
-@pytest.mark.parametrize("file", sorted(path.name for path in RESULTS.glob("*.json")))
-def test_every_result_is_linked_from_the_benchmarks(file: str) -> None:
-    assert f"(../benchmarks/results/{file})" in BENCHMARKS
-
-
-def ratios(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
-    return ((name, row) for name, row in rows.items() if "_vs_" in name and not name.endswith("int8_vs_fp32"))
-
-
-@pytest.mark.parametrize("file", ["train.json", "encode.json", "decode.json", "serve.json"])
-def test_ratios_are_stated_as_measured(file: str) -> None:
-    stated = BENCHMARKS.replace("**", "")
-    missing = [
-        name
-        for name, row in ratios(file)
-        if f"{row['median']:.2f}× [{row['low']:.2f}, {row['high']:.2f}]" not in stated
-    ]
-    assert not missing
-
-
-def test_ratios_of_the_front_page_are_those_of_the_benchmarks() -> None:
-    front = (ROOT / "README.md").read_text(encoding="utf-8")
-    stated = re.findall(r"[\d.]+× \[[\d., ]+\]", front)
-    assert len(stated) > 8
-    assert not [ratio for ratio in stated if ratio not in BENCHMARKS.replace("**", "")]

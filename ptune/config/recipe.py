@@ -123,7 +123,7 @@ class Train(Spec):
     rollbacks: int = Field(default=2, ge=0)
     """How often a training that has collapsed goes back to its best checkpoint, each time with a third of the learning rate, before it stops; 0: it is not watched for a collapse."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time. One more forward pass is a third in theory; measured: 1.77 times the time (float32 on a CPU)."""
+    """Recompute activations in the backward pass: less memory, more time. One more forward pass is a third in theory and more on a CPU: docs/benchmarks.md."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The backbone's own dropout; default: the value in the model's config."""
     validate_every: int | None = Field(default=None, ge=1)

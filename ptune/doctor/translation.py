@@ -12,8 +12,7 @@ from ptune.data.conversations import Conversation
 from ptune.doctor.finding import Rule
 from ptune.doctor.rows import Row
 
-# With these two, 3 of 4,379 texts of GNOME's and Django's English and Spanish pages are attributed to another language, all
-# of them file names and code; of 2,061 English and 2,607 German texts labelled Spanish, 99.1 % and all are found.
+# How often they are right: python -m benchmarks.languages
 FEWEST_LETTERS = 30  # of a text, to examine its language
 MARGIN = 20.0  # in log-likelihood, by which another language must be likelier
 LONGEST_RATIO = 6.0  # of the sides, in bytes of UTF-8, which carry about equal information in every script

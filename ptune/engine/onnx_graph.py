@@ -17,7 +17,7 @@ LEAST_ONNXRUNTIME = (1, 32)  # as pyproject.toml; 1.31.1 refuses the decoder's g
 
 # onnxruntime 1.32 computes GroupQueryAttention tile by tile, in tiles whose size follows from the CPU's cache. Where the last one
 # holds a single query it is computed by another kernel, which rounds otherwise: a chunk of 33 tokens then gives other bits than
-# one of 32. Without tiles each query is computed alike, and one stream is about 2 % slower. Read by each kernel as it is made.
+# one of 32. Without tiles each query is computed alike, and one stream is a little slower. Read by each kernel as it is made.
 NO_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 
 

@@ -1,8 +1,8 @@
 """Returns free memory of the C library's allocator to the system.
 
 glibc keeps freed memory, and small objects pin its heap. With gradient checkpointing, each layer first returns free pages
-(`ptune.training.segments`). A step without it does not: the pages would have to be zeroed again, which took an eighth of a
-step's time on SmolLM2 and saved 1 % of its peak; 0 to 9 % in five settings of benchmarks/plan.py. Each figure is one run.
+(`ptune.training.segments`). A step without it does not: the pages would have to be zeroed again, which costs more time than
+it is worth in memory.
 """
 
 from __future__ import annotations

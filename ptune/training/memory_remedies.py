@@ -63,9 +63,7 @@ def _shorter(recipe: Recipe) -> tuple[int, str] | None:
 ROWS = Saving("train", ("micro_batch_tokens",), _smaller_rows)
 """Changes neither the batch nor the result: the gradient is accumulated exactly, in more forward passes."""
 DEARER = (
-    Saving(
-        "train", ("gradient_checkpointing",), _checkpointing
-    ),  # the same result, more time (1.77x on a CPU)
+    Saving("train", ("gradient_checkpointing",), _checkpointing),  # the same result, more time
     Saving("backbone", ("quantize",), _nf4),  # another base, slightly worse
     Saving("task", ("max_length", "on_overlong"), _shorter),  # loses data
 )

@@ -16,6 +16,11 @@ FILE = "golden/held.json"
 PIECE = 128  # most tokens of a sequence: all their logits are in memory
 LEAST = 8
 SAMPLE = "devils_dictionary.test.jsonl"  # ships with ptune; the comparison measures rounding, not knowledge
+COMMON = frozenset(
+    ("the", "of", "and", "to", "is", "that", "it", "for", "with", "are", "this", "have", "not", "you", "from")
+)  # about a quarter of the words of an English text
+LEAST_COMMON, MOST_FOREIGN = 0.1, 0.1  # shares of the words and of the letters
+LEAST_WORDS = 50  # to judge by
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class HeldTokens:
 
     sequences: tuple[tuple[int, ...], ...]
     own: int = 0  # tokens of the run's own data
+    english: bool = True  # False: the run's own data plainly is not
 
     @property
     def origin(self) -> str:
@@ -31,7 +37,16 @@ class HeldTokens:
         share = self.own / max(sum(map(len, self.sequences)), 1)
         if share == 1:
             return "all text is the run's own"
-        return f"{share:.0%} of the text is the run's own, the rest an English sample"
+        told = f"{share:.0%} of the text is the run's own, the rest an English sample"
+        return told if self.english or not self.own else f"{told}, though the run's own is not English"
+
+
+def is_english(text: str) -> bool:
+    """False where letters or common words plainly say otherwise; a short text has the benefit of the doubt."""
+    words, letters = text.lower().split(), [letter for letter in text if letter.isalpha()]
+    if sum(not letter.isascii() for letter in letters) > MOST_FOREIGN * len(letters):
+        return False
+    return len(words) < LEAST_WORDS or sum(word in COMMON for word in words) >= LEAST_COMMON * len(words)
 
 
 def of_examples(examples: Sequence[Sequence[int]], codec: ChatCodec) -> HeldTokens:
@@ -39,8 +54,9 @@ def of_examples(examples: Sequence[Sequence[int]], codec: ChatCodec) -> HeldToke
     longest = min(PIECE, codec.context or PIECE)
     held: list[tuple[int, ...]] = []
     own = _fill(held, _pieces(examples, longest))
+    english = is_english(" ".join(codec.decode(ids) for ids in held))
     _fill(held, _pieces(_sample(codec), longest))
-    return HeldTokens(tuple(held), own)
+    return HeldTokens(tuple(held), own, english)
 
 
 def _fill(held: list[tuple[int, ...]], pieces: Iterator[tuple[int, ...]]) -> int:
@@ -69,9 +85,8 @@ def _sample(codec: ChatCodec) -> Iterator[Sequence[int]]:
 
 def save(held: HeldTokens, bundle: Path) -> None:
     """Writes the tokens into a bundle."""
-    write_json(
-        bundle / FILE, {"format": 1, "own": held.own, "sequences": [list(ids) for ids in held.sequences]}
-    )
+    sequences = [list(ids) for ids in held.sequences]
+    write_json(bundle / FILE, {"format": 1, "own": held.own, "english": held.english, "sequences": sequences})
 
 
 def load(bundle: Path) -> HeldTokens:
@@ -80,6 +95,6 @@ def load(bundle: Path) -> HeldTokens:
     try:
         content = read_json(path)
         sequences = tuple(tuple(int(token) for token in ids) for ids in content["sequences"])
-        return HeldTokens(sequences, int(content["own"]))
+        return HeldTokens(sequences, int(content["own"]), bool(content.get("english", True)))
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path} is damaged: {error!r}") from None

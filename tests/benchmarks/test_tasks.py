@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tasks import ROWS, recipe_of, table
+from benchmarks.tasks import ROWS, line, of_the_recipe, recipe_of
 from ptune.config.recipe import Recipe
 
 
@@ -21,22 +21,21 @@ def test_every_row_is_a_recipe_on_the_folders_files(name: str, tmp_path: Path) -
     assert not set(recipe.data.files) & set(recipe.data.test)
 
 
-def test_the_table_shows_what_was_missed() -> None:
+def test_a_printed_row_shows_what_was_missed() -> None:
     row = {
         "metric": "accuracy", "value": 0.8612, "low": 0.84, "high": 0.88, "goal": 0.87, "met": False, "onnx": 0.8612,
-        "baselines": {"commonest label": 0.333}, "seconds": 200.0, "steps": 10,
+        "baselines": {"commonest label": 0.333},
     }  # fmt: skip
-    shown = table({"sentiment_lora_accuracy": row})
-    assert "**86.1%** [84.0%, 88.0%] | 86.1% | 87.0% missed | commonest label 33.3% |" in shown
+    shown = line("sentiment_lora_accuracy", row)
+    assert "86.1% [84.0%, 88.0%]" in shown
+    assert shown.endswith("ONNX 86.1%  goal 87.0% MISSED  commonest label 33.3%")
 
 
-def test_a_gain_is_shown_with_what_it_is_of() -> None:
-    row = {
-        "metric": "chrf_gain", "value": 12.34, "low": 10.0, "high": 14.6, "goal": 5.0, "met": True, "onnx": 12.3, "chrf": 47.91,
-        "baselines": {"copy of the source": 20.04}, "seconds": 200.0, "steps": 10,
-    }  # fmt: skip
-    shown = table({"translate_chrf_gain": row})
-    assert (
-        "**12.3** [10.0, 14.6]: chrf 47.9 above the best baseline | 12.3 | 5.0 met | copy of the source 20.0 |"
-        in shown
-    )
+def test_a_row_of_other_settings_than_the_recipes_is_not_kept() -> None:
+    name = "rerank_mrr"
+    now = recipe_of(name, ROWS[name], Path()).document()
+    row = {"method": now["method"], "train": now["train"]}
+    assert of_the_recipe(name, row)
+    assert of_the_recipe(name, {**row, "train": {"lr": now["train"]["lr"]}})  # an older row says less
+    assert not of_the_recipe(name, {**row, "train": {**now["train"], "lr": 0.5}})
+    assert not of_the_recipe(name, {**row, "method": {**now["method"], "r": 4}})

@@ -33,7 +33,6 @@ MARKS = {
     "pytest.mark.browser": BROWSER,
     "NEEDS_BROWSER": BROWSER,
     "pytest.mark.slow": LONG,
-    "pytest.mark.gpu": "a GPU",
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Code = Function | ast.ClassDef

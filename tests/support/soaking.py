@@ -24,9 +24,11 @@ from random import Random
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.sides import described
 from support.living_adapters import Living, Process, living
 from support.soak_traffic import Expected, Traffic
 
+PACKAGES = ("ptune", "onnxruntime", "uvicorn", "fastapi")
 ROWS, WORKERS = 6, 8
 GROWTH = 0.02
 OPTIONS = ("--adapter-bytes", "90kB", "--max-rows", str(ROWS), "--max-adapters", "50")
@@ -195,8 +197,9 @@ def main() -> int:
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="ptune-soak-") as folder:
         report = soak(Path(folder), chosen.minutes * 60, seed=chosen.seed)
-    chosen.out.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(asdict(report), indent=1))
+    found = described({"command": "scripts/soak", **asdict(report)}, PACKAGES)
+    chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=1))
     print("all was well" if not report.wrong else f"{len(report.wrong)} things were wrong")
     return 1 if report.wrong else 0
 
