@@ -22,6 +22,7 @@ from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Logits, Step
 from ptune.engine.decoder.ticket import Ticket, drawn, until_finish
 from ptune.engine.job import not_computed
+from ptune.engine.kernels import kernels
 from ptune.engine.options import EngineKeywords, EngineOptions
 from ptune.errors import PtuneError
 from ptune.formats.bundle import Bundle
@@ -89,7 +90,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _build(cls, bundle: Bundle, graph: Path, options: EngineOptions) -> Engine:
         least_tokens = bundle.manifest.graphs[graph.parent.name].least_tokens
         cache = KvCache.within(options.kv_bytes, bundle.decoder, options.max_rows)
-        graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens)
+        own = kernels() if options.kernels == "auto" else None
+        graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens, own)
         return cls(bundle, graphs, cache, options)
 
     def _replay(self, bundle: Bundle, profile: str) -> float:
