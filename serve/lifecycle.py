@@ -114,6 +114,7 @@ def _refuse_decoder_options(bundle: Path, kind: Kind, options: EngineOptions) ->
         "step_ms": never_cut,
         "prefill_chunk": never_cut,
         "num_speculative_tokens": "has no speculation",
+        "kernels": "has no operators of its own",
     }
     for name in options.chosen_for_decoder():
         flag = "--kv-gb" if name == "kv_bytes" else f"--{name.replace('_', '-')}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 import onnxruntime
 
+from ptune.engine.kernels import Kernels
 from ptune.errors import FormatError, PtuneError
 
 Array = npt.NDArray[Any]
@@ -22,11 +23,11 @@ NO_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 
 
 def open_graph(
-    path: Path, threads: int | None = None, *, without: Sequence[str] = ()
+    path: Path, threads: int | None = None, *, without: Sequence[str] = (), kernels: Kernels | None = None
 ) -> onnxruntime.InferenceSession:
     """Loads a graph. `threads` defaults to the cores that this process really has.
 
-    without: names of onnxruntime's optimisers that are left out.
+    without: names of onnxruntime's optimisers that are left out. kernels: own operators for its int8 products.
     Raises: PtuneError where onnxruntime is too old; FormatError where it cannot load the graph.
     """
     check_onnxruntime()
@@ -38,8 +39,9 @@ def open_graph(
     # Workers spin between the operators of a step, which is fast, but not between steps: an idle server is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
+        graph = path if kernels is None else kernels.prepare(path, options)
         return onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=[*without]
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=[*without]
         )
     except Exception as error:  # onnxruntime's errors have no common base but this
         raise FormatError(f"{path} cannot be loaded: {error}") from None

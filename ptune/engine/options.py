@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from ptune.errors import UsageError
 
@@ -49,6 +49,9 @@ class EngineOptions(BatchOptions):
     num_speculative_tokens: int = 16
     """Most draft tokens that one step computes, for all sequences together; see ptune.engine.decoder.ngram_speculation.
     0 = none."""
+    kernels: Literal["auto", "off"] = "auto"
+    """Own operators for int8, of the package ptune-kernels: auto = where it is installed and gives the same bits as the plain
+    graph on this machine."""
 
     def check(self) -> None:
         """Raises: UsageError that names the first option out of range."""
@@ -60,6 +63,8 @@ class EngineOptions(BatchOptions):
             raise UsageError(
                 f"num_speculative_tokens must be 0 (none) or more (is {self.num_speculative_tokens})"
             )
+        if self.kernels not in ("auto", "off"):
+            raise UsageError(f"kernels must be auto or off (is {self.kernels})")
 
     def shared(self) -> BatchOptions:
         """The options that the other kinds of engines have, too."""
@@ -92,6 +97,7 @@ class EngineKeywords(BatchKeywords, total=False):
     prefill_chunk: int
     step_ms: float
     num_speculative_tokens: int
+    kernels: Literal["auto", "off"]
 
 
 def _require_counts(**counts: int) -> None:

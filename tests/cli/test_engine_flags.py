@@ -27,6 +27,7 @@ CHOSEN = {
     "prefill_chunk": ("--prefill-chunk", "64", 64),
     "step_ms": ("--step-ms", "12.5", 12.5),
     "num_speculative_tokens": ("--num-speculative-tokens", "0", 0),
+    "kernels": ("--kernels", "off", "off"),
 }
 
 
@@ -87,6 +88,7 @@ def test_what_is_no_size_of_a_cache(text: str) -> None:
     [
         {"threads": -1}, {"max_rows": 0}, {"max_waiting": 0}, {"prefill_chunk": 0},
         {"step_ms": -1.0}, {"step_ms": float("nan")}, {"num_speculative_tokens": -1},
+        {"kernels": "on"},
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_named(options: dict[str, Any]) -> None:

@@ -204,6 +204,7 @@ def test_options_of_chat_models_are_refused(made: Made) -> None:
         "--step-ms": EngineOptions(step_ms=50),
         "--prefill-chunk": EngineOptions(prefill_chunk=64),
         "--num-speculative-tokens": EngineOptions(num_speculative_tokens=0),
+        "--kernels": EngineOptions(kernels="off"),
     }.items():
         with pytest.raises(UsageError, match=f"leave out {flag}"):
             lifecycle.serve(made.bundle.folder, port=0, ui=False, options=options)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ptune.engine.decoder.attention_metadata import Heads
 from ptune.engine.decoder.session import Session
+from ptune.engine.kernels import Kernels
 from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE
 from ptune.formats.signature import Signature
 
@@ -25,9 +26,17 @@ class Graphs:
 
     @classmethod
     def open(
-        cls, path: Path, signature: Signature, threads: int | None = None, least_tokens: int = 1
+        cls,
+        path: Path,
+        signature: Signature,
+        threads: int | None = None,
+        least_tokens: int = 1,
+        kernels: Kernels | None = None,
     ) -> Graphs:
-        """Opens the graph at `path`, and the variants beside it where the weights are small. Raises: FormatError."""
+        """Opens the graph at `path`, and the variants beside it where the weights are small.
+
+        kernels: own operators for int8 products. Raises: FormatError.
+        """
         weights = path.with_name(f"{path.name}.data")
         light = not weights.is_file() or weights.stat().st_size <= LIGHT
 
@@ -35,10 +44,10 @@ class Graphs:
             there = path.with_name(name)
             if not light or not there.is_file():
                 return None
-            return Session(there, signature, threads, sockets=sockets, grouped=grouped)
+            return Session(there, signature, threads, sockets=sockets, grouped=grouped, kernels=kernels)
 
         return cls(
-            Session(path, signature, threads),
+            Session(path, signature, threads, kernels=kernels),
             beside(BARE, sockets=False),
             beside(GROUPED, grouped=True),
             beside(GROUPED_BARE, sockets=False, grouped=True),

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnxruntime
 
+from ptune.engine.kernels import Kernels
 from ptune.engine.onnx_graph import Array, check_names, open_graph
 from ptune.formats.signature import GROUPED_INPUTS, STEP_INPUTS, Signature
 
@@ -37,15 +38,16 @@ class Session:
         *,
         sockets: bool = True,
         grouped: bool = False,
+        kernels: Kernels | None = None,
     ) -> None:
         """Loads the graph. `threads` defaults to the cores that this process really has.
 
         sockets: whether it takes adapters. grouped: whether it takes the grouped layout
-        of attention (see ptune.engine.decoder.attention_metadata).
+        of attention (see ptune.engine.decoder.attention_metadata). kernels: own operators for its int8 products.
         Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
         """
         without = () if signature.ends is None else (SCALED_PRODUCT,)
-        self._open = partial(open_graph, path, threads, without=without)
+        self._open = partial(open_graph, path, threads, without=without, kernels=kernels)
         self._session: Any = None
         self._binding: Any = None
         self._bound: dict[str, Array] = {}  # kept alive as long as they are bound

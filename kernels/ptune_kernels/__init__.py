@@ -1,0 +1,29 @@
+"""Operators of onnxruntime for ptune's int8 profile; `ptune.engine.kernels` finds this package by itself."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+INTERFACE = 1  # what ptune.engine.kernels asks of this package; another number is not used
+LIBRARY = Path(__file__).with_name("operators.so")
+PLAIN = "plain"  # the kernel of a processor that has none of its own: correct, and slower than onnxruntime
+
+
+def kernel() -> str:
+    """The kernel that this processor gets: avx512 or plain. Raises: OSError where the library cannot be loaded."""
+    return _library().ptune_kernel().decode()
+
+
+def use_kernel(name: str | None) -> bool:
+    """Chooses the kernel of sessions that open afterwards, None for the best. False where this processor lacks it."""
+    return bool(_library().ptune_use_kernel(None if name is None else name.encode()))
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(LIBRARY))
+    library.ptune_kernel.restype = ctypes.c_char_p
+    library.ptune_use_kernel.argtypes = [ctypes.c_char_p]
+    return library

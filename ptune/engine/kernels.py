@@ -1,0 +1,71 @@
+"""Own operators for int8 products, where the optional package ptune-kernels is installed.
+
+A bundle holds the plain graph, which was proved. As it is opened, its int8 products are replaced in memory by operators that
+give the same bits, and its weights are read from the same file. Before that the package is compared with the plain graph's
+operators on this machine; where it is not the same to the bit, it is not used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "ptune_kernels"
+INTERFACE = 1  # of the package
+PRODUCT = b"MatMulIntegerToFloat"  # graphs without it have nothing to replace
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The package's operators."""
+
+    name: str  # of what this processor computes with
+    library: Path
+    rewrite: Callable[[Path], tuple[bytes, int]]
+
+    def prepare(self, path: Path, options: Any) -> Path | bytes:
+        """What onnxruntime loads in place of the graph at `path`; session options are extended accordingly."""
+        if PRODUCT not in path.read_bytes():
+            return path
+        graph, rewritten = self.rewrite(path)
+        if not rewritten:
+            return path
+        options.register_custom_ops_library(str(self.library))
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent))
+        return graph
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The operators; None where there are none, with a line in the log where the package is there and cannot be used."""
+    if find_spec(PACKAGE) is None:
+        return None
+    try:
+        package = import_module(PACKAGE)
+        why = _unusable(package)
+        rewrite = import_module(f"{PACKAGE}.rewrite").with_rounded_products
+    except Exception as error:  # it is optional, whatever is wrong with it
+        why = f"it cannot be loaded: {error}"
+    if why is not None:
+        _log.warning("ptune-kernels is installed, and the plain graph is used: %s", why)
+        return None
+    return Kernels(package.kernel(), package.LIBRARY, rewrite)
+
+
+def _unusable(package: Any) -> str | None:
+    """Why the package is not used, in words."""
+    if package.INTERFACE != INTERFACE:
+        return f"it has interface {package.INTERFACE}, and this ptune needs {INTERFACE}"
+    if package.kernel() == package.PLAIN:
+        return "it has no kernel for this processor"
+    found: str | None = import_module(f"{PACKAGE}.check").differs()
+    return found
