@@ -36,7 +36,11 @@ class Kernels:
         """What onnxruntime loads in place of the graph at `path`; session options are extended accordingly."""
         if PRODUCT not in path.read_bytes():
             return path
-        graph, rewritten = self.rewrite(path)
+        try:
+            graph, rewritten = self.rewrite(path)
+        except Exception as error:  # a graph that the package cannot read is one that onnxruntime may load
+            _log.warning("%s is used as it is: ptune-kernels cannot rewrite it: %s", path, error)
+            return path
         if not rewritten:
             return path
         options.register_custom_ops_library(str(self.library))

@@ -226,6 +226,18 @@ def test_what_is_not_just_that_product_stays(tmp_path: Path) -> None:
         assert own.rewrite(tmp_path / "other.onnx")[1] == 0, name
 
 
+def test_a_graph_that_cannot_be_rewritten_is_used_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: Path) -> tuple[bytes, int]:
+        raise ValueError("an operator of tomorrow")
+
+    path = write_product(tmp_path, np.ones((8, 4), np.float32), norm=False)
+    session = open_graph(path, 1, kernels=Kernels("avx512", tmp_path, fail))
+    assert session.run(None, {"x": np.ones((1, 2, 8), np.float32)})[0].shape == (1, 2, 4)
+    assert "an operator of tomorrow" in caplog.text
+
+
 def test_without_the_package_the_graph_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels.cache_clear()
     monkeypatch.setattr(finding, "find_spec", lambda name: None)
