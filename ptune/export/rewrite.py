@@ -91,15 +91,22 @@ def before(
     assert node.graph is not None
     node.graph.insert_before(node, new)
     if like is not None:
-        new.outputs[0].shape, new.outputs[0].dtype = like.shape, like.dtype
+        _copy_type(new.outputs[0], like)
     return tuple(new.outputs)
+
+
+def _copy_type(value: onnx_ir.Value, like: onnx_ir.Value) -> None:
+    """Gives a value the shape and the type of another, which may have no type: then it is left out, not set to nothing."""
+    value.shape = like.shape
+    if like.dtype is not None:
+        value.dtype = like.dtype
 
 
 def replace(node: onnx_ir.Node, new: onnx_ir.Value) -> None:
     """Replaces the only output of `node` by `new`, and removes `node`."""
     (old,) = node.outputs
     if new.shape is None:
-        new.shape, new.dtype = old.shape, old.dtype
+        _copy_type(new, old)
     if old.is_graph_output():
         new.name, old.name = old.name, None
     old.replace_all_uses_with(new, replace_graph_outputs=True)
