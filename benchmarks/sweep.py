@@ -61,7 +61,7 @@ SETS = {
     "mails": Set("sentiment_lora", (5e-4, 1e-3), "accuracy", _text(48, 100)),
     "messages": Set("sentiment_lora", (5e-4, 1e-3), "accuracy", _text(32, 100)),
     "tweets_few": Set("sentiment_lora", (5e-4, 1e-3), "accuracy", _text(32, 100)),
-    "words": Set("ner_lora", (3e-4, 5e-4, 1e-3), "f1", _text(64, 200), least=0.05),
+    "words": Set("ner_lora", (1e-3, 2e-3, 4e-3), "f1", _text(64, 200), least=0.05),
     "clothes": Set(
         "images_lora",
         (1e-3, 2e-3),
@@ -79,9 +79,9 @@ SETS = {
         "loss",
         {
             "task": {"max_length": 64, "on_overlong": "truncate"},
-            "data": {"limit": 160},
-            "train": {"max_steps": 16, "validate_every": 8},
-            "evaluate": {"limit": 20, "answers": 0, "in_context": 0},
+            "data": {"limit": 300},
+            "train": {"max_steps": 24, "validate_every": 12},
+            "evaluate": {"limit": 40, "answers": 0, "in_context": 0},
         },
     ),
 }
