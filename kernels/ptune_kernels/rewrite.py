@@ -22,15 +22,19 @@ MOST_INPUTS = 65536  # an int32 holds the sum of so many products of bytes
 
 def with_rounded_products(path: Path) -> tuple[bytes, int]:
     """The graph at `path` with an operator for each int8 product, and their number; its weights stay in their file."""
-    model = onnx_ir.load(path)
+    return rewritten(onnx_ir.load(path))
+
+
+def rewritten(model: onnx_ir.Model) -> tuple[bytes, int]:
+    """The same of a graph in memory, which is changed."""
     products = [
         node for node in model.graph if node.op_type == "MatMulIntegerToFloat" and node.domain == MICROSOFT
     ]
-    rewritten = sum(_rewrite(node) for node in products)
-    if rewritten:
+    count = sum(_rewrite(node) for node in products)
+    if count:
         model.graph.opset_imports[DOMAIN] = 1
         passes.RemoveUnusedNodesPass()(model)
-    return onnx_ir.to_proto(model).SerializeToString(), rewritten
+    return onnx_ir.to_proto(model).SerializeToString(), count
 
 
 def _rewrite(node: onnx_ir.Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 
@@ -55,9 +56,10 @@ def sparkline(values: list[float], width: int = _WIDTH) -> str:
         return ""
     count = min(width, len(values))
     chosen = [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]
-    low, high = min(chosen), max(chosen)
-    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((value - low) * scale)] for value in chosen)
+    if math.isinf(max(chosen) - min(chosen)):
+        chosen = [value / 2 for value in chosen]
+    low, span = min(chosen), max(chosen) - min(chosen)
+    return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1)) if span else 0] for value in chosen)
 
 
 def peak_bytes(device: torch.device) -> int:
