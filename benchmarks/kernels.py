@@ -14,9 +14,9 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from benchmarks.sides import Measured, alternate, ratio, write
+from benchmarks.sides import Measured, Side, alternate, ratio, write
 
 PACKAGES = ("ptune", "ptune-kernels", "onnxruntime", "numpy")
 PROMPT = 64  # tokens
@@ -29,7 +29,7 @@ WORK = {  # sequences, tokens of each prompt, tokens of each answer
 }
 
 
-def side(bundle: Path, kernels: str, threads: int) -> Iterator[Measured]:
+def side(bundle: Path, kernels: Literal["auto", "off"], threads: int) -> Iterator[Measured]:
     """Seconds of every kind of work, and what was answered."""
     import numpy as np
 
@@ -68,13 +68,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
-    sides = {name: partial(side, chosen.bundle, name, chosen.threads) for name in ("off", "auto")}
+    which: tuple[Literal["auto", "off"], ...] = ("off", "auto")
+    sides: dict[str, Side] = {kind: partial(side, chosen.bundle, kind, chosen.threads) for kind in which}
     found = alternate(sides, chosen.rounds, threads=chosen.threads)
     if [one["said"] for one in found["off"]] != [one["said"] for one in found["auto"]]:
         raise SystemExit("the two sides gave different answers")
     rows: dict[str, Any] = {}
     for name in WORK:
-        plain, own = ([one["seconds"][name] for one in found[which]] for which in ("off", "auto"))
+        plain, own = ([one["seconds"][name] for one in found[kind]] for kind in which)
         gain = ratio(plain, own)
         rows[name] = asdict(gain)
         print(f"{name}: {gain}")
