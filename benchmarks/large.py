@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,6 @@ class Peak:
 
 def build(folder: Path, shape: str) -> int:
     """Writes the model, a layer at a time. Returns the number of its weights."""
-    import torch
     from safetensors.torch import save_file
     from transformers import AutoTokenizer, LlamaConfig
 
@@ -75,48 +74,52 @@ def build(folder: Path, shape: str) -> int:
         dtype="bfloat16",
     )
     folder.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*size: int) -> torch.Tensor:
-        return (torch.randn(size, generator=generator) * size[-1] ** -0.5).to(torch.bfloat16)
-
-    width, inner = config.hidden_size, config.intermediate_size
-    keys = config.num_key_value_heads * (width // config.num_attention_heads)
-    ones = torch.ones(width, dtype=torch.bfloat16)
-    parts = [
-        {
-            "model.embed_tokens.weight": random(config.vocab_size, width),
-            "lm_head.weight": random(config.vocab_size, width),
-            "model.norm.weight": ones,
-        }
-    ]
     files: dict[str, str] = {}
     weights = 0
-    for number in range(config.num_hidden_layers + 1):
-        if number:
-            at = f"model.layers.{number - 1}"
-            parts = [
-                {
-                    f"{at}.self_attn.q_proj.weight": random(width, width),
-                    f"{at}.self_attn.k_proj.weight": random(keys, width),
-                    f"{at}.self_attn.v_proj.weight": random(keys, width),
-                    f"{at}.self_attn.o_proj.weight": random(width, width),
-                    f"{at}.mlp.gate_proj.weight": random(inner, width),
-                    f"{at}.mlp.up_proj.weight": random(inner, width),
-                    f"{at}.mlp.down_proj.weight": random(width, inner),
-                    f"{at}.input_layernorm.weight": ones,
-                    f"{at}.post_attention_layernorm.weight": ones.clone(),
-                }
-            ]
+    for number, part in enumerate(_parts(config)):
         file = f"model-{number:03d}.safetensors"
-        save_file(parts[0], folder / file, metadata={"format": "pt"})
-        files |= dict.fromkeys(parts[0], file)
-        weights += sum(tensor.numel() for tensor in parts[0].values())
+        save_file(part, folder / file, metadata={"format": "pt"})
+        files |= dict.fromkeys(part, file)
+        weights += sum(tensor.numel() for tensor in part.values())
     index = {"metadata": {"total_size": 2 * weights}, "weight_map": files}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     tokenizer.save_pretrained(folder)
     config.save_pretrained(folder)
     return weights
+
+
+def _parts(config: Any) -> Iterator[dict[str, Any]]:
+    """The random weights of a Llama, by name: those at its ends, then layer by layer."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*size: int) -> torch.Tensor:
+        return (torch.randn(size, generator=generator) * size[-1] ** -0.5).to(torch.bfloat16)
+
+    def ones() -> torch.Tensor:
+        return torch.ones(width, dtype=torch.bfloat16)
+
+    width, inner = config.hidden_size, config.intermediate_size
+    keys = config.num_key_value_heads * (width // config.num_attention_heads)
+    yield {
+        "model.embed_tokens.weight": random(config.vocab_size, width),
+        "lm_head.weight": random(config.vocab_size, width),
+        "model.norm.weight": ones(),
+    }
+    for number in range(config.num_hidden_layers):
+        at = f"model.layers.{number}"
+        yield {
+            f"{at}.self_attn.q_proj.weight": random(width, width),
+            f"{at}.self_attn.k_proj.weight": random(keys, width),
+            f"{at}.self_attn.v_proj.weight": random(keys, width),
+            f"{at}.self_attn.o_proj.weight": random(width, width),
+            f"{at}.mlp.gate_proj.weight": random(inner, width),
+            f"{at}.mlp.up_proj.weight": random(inner, width),
+            f"{at}.mlp.down_proj.weight": random(width, inner),
+            f"{at}.input_layernorm.weight": ones(),
+            f"{at}.post_attention_layernorm.weight": ones(),
+        }
 
 
 def run(command: Sequence[str], work: Path, log: Path) -> dict[str, Any]:
