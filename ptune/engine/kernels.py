@@ -34,8 +34,6 @@ class Kernels:
 
     def prepare(self, path: Path, options: Any) -> Path | bytes:
         """What onnxruntime loads in place of the graph at `path`; session options are extended accordingly."""
-        if PRODUCT not in path.read_bytes():
-            return path
         try:
             graph, rewritten = self.rewrite(path)
         except Exception as error:  # a graph that the package cannot read is one that onnxruntime may load
@@ -46,6 +44,11 @@ class Kernels:
         options.register_custom_ops_library(str(self.library))
         options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent))
         return graph
+
+
+def kernels_for(path: Path) -> Kernels | None:
+    """The operators where the graph at `path` has int8 products; other graphs need neither the package nor its check."""
+    return kernels() if path.is_file() and PRODUCT in path.read_bytes() else None
 
 
 @cache

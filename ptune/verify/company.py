@@ -28,7 +28,7 @@ from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step
 from ptune.engine.decoder.ticket import until_finish
-from ptune.engine.kernels import kernels
+from ptune.engine.kernels import kernels_for
 from ptune.engine.sampling import Sampling
 from ptune.formats.bundle import BASE, FP32, NF4, Bundle, Hop
 from ptune.parity import Array, log_softmax
@@ -68,7 +68,8 @@ def in_pieces(
     tokens = CACHE_BYTES // signature.cache_bytes_per_token() // 2
     cache = KvCache(signature, 2, min(signature.context, max(tokens - 1, LONG)))
     least = bundle.manifest.graphs[profile].least_tokens
-    graphs = Graphs.open(bundle.graph_path(profile), signature, threads, least, kernels())
+    path = bundle.graph_path(profile)
+    graphs = Graphs.open(path, signature, threads, least, kernels_for(path))
     step = Step(graphs, signature, cache)
     ids = _long(held, min(LONG, cache.capacity))
     whole = _computed(step, ids, (len(ids),), None)

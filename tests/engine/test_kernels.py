@@ -245,6 +245,17 @@ def test_without_the_package_the_graph_is_the_plain_one(monkeypatch: pytest.Monk
     kernels.cache_clear()
 
 
+def test_a_graph_without_int8_products_needs_no_check(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    graph, asked = tmp_path / "model.onnx", object()
+    monkeypatch.setattr(finding, "kernels", lambda: asked)
+    graph.write_bytes(b"MatMul")
+    assert finding.kernels_for(graph) is None
+    graph.write_bytes(b"MatMulIntegerToFloat")
+    assert finding.kernels_for(graph) is asked
+
+
 @pytest.mark.parametrize(
     ("package", "said"),
     [

@@ -23,7 +23,7 @@ from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Logits, Step
 from ptune.engine.decoder.ticket import Ticket, drawn, until_finish
 from ptune.engine.job import not_computed
-from ptune.engine.kernels import kernels
+from ptune.engine.kernels import kernels_for
 from ptune.engine.options import GIB, EngineKeywords, EngineOptions
 from ptune.errors import PtuneError
 from ptune.formats.bundle import Bundle
@@ -93,7 +93,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     @classmethod
     def _build(cls, bundle: Bundle, graph: Path, options: EngineOptions) -> Engine:
         least_tokens = bundle.manifest.graphs[graph.parent.name].least_tokens
-        own = kernels() if options.kernels == "auto" else None
+        own = kernels_for(graph) if options.kernels == "auto" else None
         graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens, own)
         spare = spare_positions(graphs.heads)
         cache = KvCache.within(options.kv_bytes, bundle.decoder, options.max_rows, spare)
