@@ -7,9 +7,10 @@ every device.
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from torch import nn
@@ -20,23 +21,12 @@ from ptune.progress import Progress
 
 Quantization = Literal["int8", "nf4"]
 
-_OUTLIER = 6.0  # larger inputs stay in 16 bits if activations are quantised, as in LLM.int8()
 
-
-class _OneKernel:
-    """A bitsandbytes layer that stays in training mode, so that it evaluates with the kernel that trains.
-
-    On the CPU evaluation would use other kernels: int8 would quantise the activations too (a mean KL of 0.04 from the model
-    that trains), and 4 bit would repack its bytes for a kernel without a gradient, so that training after a validation
-    would silently lose the gradient through every such layer.
-    """
-
-    def train(self, mode: bool = True) -> nn.Module:
-        return super().train(True)  # type: ignore[misc]
-
-
-class Nf4Linear(_OneKernel, Linear4bit):
+class Nf4Linear(Linear4bit):
     """A linear layer in 4-bit NormalFloat, in blocks of 64 whose scales are quantised too.
+
+    It stays in training mode, so that it evaluates with the kernel that trains. In evaluation mode bitsandbytes repacks the
+    bytes for a kernel of the CPU without a gradient: training after a validation would lose the gradient without a word.
 
     Source: QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
     """
@@ -50,6 +40,9 @@ class Nf4Linear(_OneKernel, Linear4bit):
         )
         self.bias = plain.bias
 
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(True)
+
     def dequantised(self) -> torch.Tensor:
         """Weights [out, in] in float32: code * scale, which the kernel of a bfloat16 base rounds to bfloat16.
 
@@ -62,10 +55,13 @@ class Nf4Linear(_OneKernel, Linear4bit):
         return dequantize_4bit(self.weight.data, state)
 
 
-class Int8Linear(_OneKernel, Linear8bitLt):
+class Int8Linear(Linear8bitLt):
     """A linear layer in int8, with one scale per output row.
 
-    Source: LLM.int8() (Dettmers et al. 2022, https://arxiv.org/abs/2208.07339).
+    It multiplies by the weights that its bytes stand for, on every device, in training and evaluation. bitsandbytes' own
+    product quantises the activations, too: on a GPU always, on a CPU in evaluation.
+
+    Source of the bytes: LLM.int8() (Dettmers et al. 2022, https://arxiv.org/abs/2208.07339).
     """
 
     def __init__(self, plain: nn.Linear) -> None:
@@ -74,18 +70,39 @@ class Int8Linear(_OneKernel, Linear8bitLt):
             plain.out_features,
             plain.bias is not None,
             has_fp16_weights=False,
-            threshold=_OUTLIER,
             device="meta",
         )
         self.weight = Int8Params(plain.weight.data, requires_grad=False).to("cpu")
         self.bias = plain.bias
 
-    def dequantised(self) -> torch.Tensor:
-        """Weights [out, in] in float32: int8 * row scale / 127, computed in the same order as in the layer."""
-        row_scale = (
-            self.state.SCB if self.weight.SCB is None else self.weight.SCB
-        )  # the first forward moves it
-        return self.weight.data.float().mul_(row_scale.float().unsqueeze(1).mul(1.0 / 127.0))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., in] -> [..., out]"""
+        product: torch.Tensor = _Int8Product.apply(x, self.bias, self)
+        return product
+
+    def dequantised(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Weights [out, in]: int8 * row scale / 127, computed in float32 and rounded to `dtype`."""
+        row_scale = self.weight.SCB.float().mul(1.0 / 127.0)
+        return self.weight.data.to(dtype).mul_(row_scale.unsqueeze(1))
+
+
+class _Int8Product(torch.autograd.Function):
+    """x W^T + bias. Weights are dequantised anew for the gradient: kept, they would take two to four times the bytes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, layer: Int8Linear) -> torch.Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.dequantised(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = gradients
+        of_x, of_bias, _ = ctx.needs_input_grad
+        return (
+            gradient @ ctx.layer.dequantised(gradient.dtype) if of_x else None,
+            gradient.flatten(0, -2).sum(0) if of_bias else None,
+            None,
+        )
 
 
 def quantize(model: PreTrainedModel, kind: Quantization) -> None:

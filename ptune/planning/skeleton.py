@@ -114,10 +114,8 @@ def _become_fake(model: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, ..
             module.weight.quant_state = state
             states += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
         elif isinstance(module, Int8Linear):
-            scales = torch.empty(module.out_features)
-            module.weight.CB = module.weight.SCB = None
-            module.state.CB, module.state.SCB = module.weight, scales
-            states.append(scales)
+            module.weight.SCB = torch.empty(module.out_features)
+            states.append(module.weight.SCB)
     return tuple(states)
 
 

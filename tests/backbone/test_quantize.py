@@ -83,7 +83,7 @@ def test_dequantised_model_is_the_one_that_trains(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluation_computes_what_training_does(kind: str) -> None:
-    """bitsandbytes' own int8 layer quantises the activations when it evaluates on the CPU; ours does not."""
+    """bitsandbytes' own layers evaluate with other kernels; its int8 one quantises the activations."""
     model = quantised(kind)
     with torch.no_grad():
         live = model.eval()(IDS).logits
@@ -171,13 +171,32 @@ def test_parameters_are_counted_as_if_unpacked(tmp_path: Path, kind: str) -> Non
     assert load(Backbone(model=str(folder), quantize=kind)).identity.parameters == expected  # type: ignore[arg-type]
 
 
-def test_int8_layers_see_the_whole_input() -> None:
-    """No outlier decomposition: the layer is x @ W^T with W the int8 weights times their scales."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("training", [True, False])
+def test_int8_layers_multiply_by_their_weights(dtype: torch.dtype, training: bool) -> None:
+    """No outlier decomposition, no rounding of the activations: as x @ W^T + b in the input's type, gradients too."""
     model = quantised("int8")
-    layer: Any = next(iter(packed_layers(model).values())).train()
-    x = torch.randn(3, layer.in_features)
-    weight = weight_by_bitsandbytes(layer)
-    torch.testing.assert_close(layer(x), F.linear(x, weight, layer.bias), rtol=1e-5, atol=1e-5)
+    layer: Any = next(iter(packed_layers(model).values())).train(training).to(dtype)
+    layer.bias.requires_grad_()
+    x = torch.randn(2, 3, layer.in_features, dtype=dtype, requires_grad=True)
+    weight = layer.dequantised().to(dtype)
+    torch.testing.assert_close(weight.float(), weight_by_bitsandbytes(layer), rtol=2**-8, atol=0)
+    there, here = F.linear(x, weight, layer.bias), layer(x)
+    assert torch.equal(here, there)
+    upstream = torch.randn_like(here)
+    inputs = (x, layer.bias)
+    for own, theirs in zip(
+        torch.autograd.grad(here, inputs, upstream), torch.autograd.grad(there, inputs, upstream), strict=True
+    ):
+        torch.testing.assert_close(own, theirs)
+
+
+def test_int8_layers_never_reach_the_product_of_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it rounds the activations, which no test here can see."""
+    monkeypatch.setattr(bnb, "matmul", None)
+    model = quantised("int8")
+    assert model.train()(IDS).logits.isfinite().all()
+    assert model.eval()(IDS).logits.isfinite().all()
 
 
 def test_a_kernel_that_is_not_used_is_not_missed_aloud() -> None:
