@@ -25,12 +25,14 @@ from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.diagnosis import Watch
 from ptune.training.distributed import accelerator_for, check_same_step, sharded
 from ptune.training.folder import begin, check_folder, check_same_inputs, locked, sweep
+from ptune.training.gpu import repeatable
 from ptune.training.loop import Ending, Job, fit
 from ptune.training.memory import memory_errors
 from ptune.training.metrics_log import Journal
 from ptune.training.order import Mixture
 from ptune.training.preparation import applied, optimizer_for, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
+from ptune.training.segments import attention_kernel
 from ptune.training.trackers import start_tracker, tracker_of
 from ptune.training.work import Base, Work
 
@@ -58,8 +60,11 @@ def train(
         return run
     same_threads(run)
     accelerator.wait_for_everyone()  # all processes check the folder before one of them writes to it
-    with locked(run) if accelerator.is_main_process else contextlib.nullcontext():
-        _train(recipe, run, accelerator, command, callbacks)
+    with (
+        locked(run) if accelerator.is_main_process else contextlib.nullcontext(),
+        repeatable(accelerator.device) as unrepeatable,
+    ):
+        _train(recipe, run, accelerator, command, callbacks, unrepeatable)
     accelerator.wait_for_everyone()
     with contextlib.redirect_stdout(sys.stderr):  # trackers print
         accelerator.end_training()
@@ -67,9 +72,17 @@ def train(
 
 
 def _train(
-    recipe: Recipe, run: Run, accelerator: Accelerator, command: str, callbacks: Sequence[Callback]
+    recipe: Recipe,
+    run: Run,
+    accelerator: Accelerator,
+    command: str,
+    callbacks: Sequence[Callback],
+    unrepeatable: Sequence[str],
 ) -> None:
-    """Trains, and leaves either a finished run folder or one that can be resumed."""
+    """Trains, and leaves either a finished run folder or one that can be resumed.
+
+    unrepeatable: see `repeatable`; complete when training has ended.
+    """
     work: Work = imported(task_of(recipe.task).work)(recipe, run, accelerator, command)
     recipe = work.recipe
     # A model that will be sharded need not fit one GPU, so it is read into main memory.
@@ -83,10 +96,13 @@ def _train(
         begin(run, record, recipe, work.data.summary, work.save_codec)
     model = applied(recipe, base.model, base.new_tokens, base.head)
     with memory_errors(recipe):
-        state, ending = _fit(run, model, base, work, accelerator, callbacks)
+        state, ending, attention = _fit(run, model, base, work, accelerator, callbacks)
     done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
     seen = {"rollbacks": state.rollbacks, "nothing_learnt": state.nothing_learnt}
-    record = record.model_copy(update={**done, **seen, "status": ending})
+    if unrepeatable:
+        say(f"this GPU has no repeatable form of {', '.join(unrepeatable)}: a resumed run gives other bits")
+    ran = {"attention": attention, "unrepeatable": tuple(unrepeatable)}
+    record = record.model_copy(update={**done, **seen, **ran, "status": ending})
     if ending != "interrupted":
         _finish(run, record, model, work, writes=accelerator.is_main_process)
     elif accelerator.is_main_process:
@@ -101,8 +117,11 @@ def _fit(
     work: Work,
     accelerator: Accelerator,
     callbacks: Sequence[Callback],
-) -> tuple[State, Ending]:
-    """Trains `model`, which contains the base, and leaves it with the weights of the best validation."""
+) -> tuple[State, Ending, str]:
+    """Trains `model`, which contains the base, and leaves it with the weights of the best validation.
+
+    Also returns the name of the attention kernel that ran.
+    """
     recipe, writes = work.recipe, accelerator.is_main_process
     checkpoints = Checkpoints(run.checkpoints_path, recipe.train.keep_checkpoints, writes=writes)
     journal = Journal(run.metrics_path, accelerator)
@@ -127,11 +146,12 @@ def _fit(
             mixture=Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None,
             callbacks=callbacks,
         )
+        attention = attention_kernel(base.model)
         state, ending = fit(job, state)
     if ending != "interrupted" and state.best_step not in (None, state.step):
         checkpoints.load_weights(state.best_step, model)
         say(f"kept the weights of step {state.best_step}, whose validation loss was the lowest")
-    return state, ending
+    return state, ending, attention
 
 
 def _finish(run: Run, record: RunRecord, model: nn.Module, work: Work, *, writes: bool) -> None:

@@ -77,6 +77,8 @@ class RunRecord(BaseModel):
     threads: int = 0
     processes: int = 1
     distributed: str = "NO"  # how they share the work, as accelerate calls it: NO, MULTI_CPU, MULTI_GPU, FSDP
+    attention: str = ""  # the kernel that computed it
+    unrepeatable: tuple[str, ...] = ()  # operations of the GPU that give other bits each time
     changes: tuple[str, ...] = ()  # what changed at each resume that may change the bits
     base: BaseIdentity
     method: str = ""

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
@@ -90,6 +91,14 @@ def packing(model: PreTrainedModel) -> Iterator[bool]:
         _at_once = False
         if able:
             model.set_attn_implementation(own)
+
+
+def attention_kernel(model: nn.Module) -> str:
+    """What computes the model's attention now, as run.json says it; empty for a model without such a choice."""
+    name: str = getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
+    if name != NAME:
+        return name
+    return "FlashAttention, packed examples at once" if _at_once else "sdpa, packed examples one by one"
 
 
 def routable(model: PreTrainedModel) -> bool:

@@ -40,6 +40,7 @@ def test_writes_a_run_that_explains_itself(make: Make, tmp_path: Path) -> None:
         torch.backends.cpu.get_cpu_capability(),
         torch.get_num_threads(),
     )
+    assert (record.attention, record.unrepeatable) == ("sdpa, packed examples one by one", ())
     assert record.base.licence == "apache-2.0"
     assert "license: apache-2.0" in run.card_path.read_text()
     assert Recipe.load(run.recipe_path) == make(backbone={"dtype": "float32"})
