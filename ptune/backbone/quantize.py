@@ -43,15 +43,15 @@ class Nf4Linear(Linear4bit):
     def train(self, mode: bool = True) -> nn.Module:
         return super().train(True)
 
-    def dequantised(self) -> torch.Tensor:
-        """Weights [out, in] in float32: code * scale, which the kernel of a bfloat16 base rounds to bfloat16.
+    def dequantised(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Weights [out, in]: code * scale, computed in float32 and rounded to `dtype`.
 
         Raises: BackboneError if the bytes were repacked, which loses some of them.
         """
         state = copy.copy(self.weight.quant_state)
         if getattr(state, "packing_format_for_cpu", False):
             raise BackboneError("a 4-bit layer was repacked and cannot be dequantised: load the model again")
-        state.dtype = torch.float32
+        state.dtype = dtype
         return dequantize_4bit(self.weight.data, state)
 
 

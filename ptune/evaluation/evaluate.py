@@ -31,6 +31,7 @@ from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.progress import say
 from ptune.training.card import card
+from ptune.training.lora_product import with_lora_products
 from ptune.training.metrics_log import read as read_metrics
 
 FORMAT = 1
@@ -119,7 +120,7 @@ def models_of(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Mod
             f"{recipe.backbone.model} no longer holds the weights that {run.folder} was trained on"
         )
     if run.has_adapter:
-        model = PeftModel.from_pretrained(loaded.model, str(run.adapter_path))
+        model = with_lora_products(PeftModel.from_pretrained(loaded.model, str(run.adapter_path)))
         return model, model
     return loaded.model, load(recipe.backbone.saved_at(run.model_path)).model
 

@@ -16,6 +16,7 @@ from ptune.errors import RecipeError
 from ptune.methods.lora import Lora
 from ptune.training.checkpoint import trained
 from ptune.training.dropout import set_dropout
+from ptune.training.lora_product import with_lora_products
 from ptune.training.segments import checkpoint_contexts
 
 
@@ -59,7 +60,7 @@ def applied(
     if recipe.train.gradient_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
-    return recipe.method.apply(backbone, new_tokens, head)
+    return with_lora_products(recipe.method.apply(backbone, new_tokens, head))
 
 
 def optimizer_for(model: nn.Module, train: Train, head: Sequence[str] = ()) -> torch.optim.AdamW:

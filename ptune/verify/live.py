@@ -15,6 +15,7 @@ from ptune.backbone.load import load
 from ptune.config.recipe import Backbone
 from ptune.formats.bundle import Hop
 from ptune.parity import compare
+from ptune.training.lora_product import with_lora_products
 from ptune.verify.limits import LIVE_KERNEL_KL
 from ptune.verify.torch_side import Probe, logprobs
 
@@ -29,7 +30,8 @@ def live_kernel_hops(
     rounding = [kind for kind in (backbone.quantize, backbone.dtype) if kind in LIVE_KERNEL_KL]
     if not rounding:
         return []
-    live = logprobs(PeftModel.from_pretrained(load(backbone).model, str(adapter)), probes)
+    trained = with_lora_products(PeftModel.from_pretrained(load(backbone).model, str(adapter)))
+    live = logprobs(trained, probes)
     wrapped = PeftModel.from_pretrained(model, str(adapter))
     try:
         there = logprobs(wrapped, probes)

@@ -1,0 +1,86 @@
+"""A linear layer with its LoRA update as one operation: y = x W^T + b + scale (x A^T) B^T.
+
+peft computes the update in the adapter's float32, whatever the base's type, and keeps float32 copies of x for the gradient.
+Here the factors are float32 as well, but products are in the base's type, x is kept once for all layers that read it, and no
+operation passes over the output a second time. The gradients of A and B are float32.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any, cast
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora.bnb import Linear4bit, Linear8bitLt
+from torch import nn
+
+from ptune.backbone.quantize import Int8Linear, Nf4Linear
+
+_KINDS = (LoraLinear, Linear4bit, Linear8bitLt)
+_BASES = (nn.Linear, Nf4Linear, Int8Linear)
+
+
+def with_lora_products(model: nn.Module) -> nn.Module:
+    """Has the model's LoRA layers compute base and update together, in place; other layers stay peft's. Returns `model`."""
+    for layer in model.modules():
+        if type(layer) in _KINDS and type(layer.base_layer) in _BASES:
+            layer.forward = MethodType(_forward, layer)
+    return model
+
+
+def _forward(layer: Any, x: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+    """In place of a LoRA layer's `forward`. What is no plain update by one adapter is computed by peft."""
+    adapter = None if rest or named else _plain_update(layer)
+    if adapter is None:
+        return cast(torch.Tensor, type(layer).forward(layer, x, *rest, **named))
+    a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    return cast(torch.Tensor, _Product.apply(x, a, b, layer.scaling[adapter], layer.base_layer))
+
+
+def _plain_update(layer: Any) -> str | None:
+    """The only active adapter of a layer whose base is frozen, if its update is scale (x A^T) B^T and nothing else."""
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    if len(active) != 1 or layer.disable_adapters or layer.merged or layer.base_layer.weight.requires_grad:
+        return None
+    (adapter,) = active
+    drops = layer.training and not isinstance(layer.lora_dropout[adapter], nn.Identity)
+    other = adapter in layer.lora_variant or layer.lora_B[adapter].bias is not None
+    return None if drops or other else adapter
+
+
+class _Product(torch.autograd.Function):
+    """x [..., in], A [r, in], B [out, r], scale, the frozen base layer -> [..., out]"""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, base: nn.Module
+    ) -> torch.Tensor:
+        flat, down, up = x.flatten(0, -2), a.to(x.dtype), b.to(x.dtype)
+        low = flat @ down.t()
+        out: torch.Tensor = base(flat)
+        out.addmm_(low, up.t(), alpha=scale)
+        ctx.save_for_backward(flat, low, down, up)
+        ctx.shape, ctx.scale, ctx.base, ctx.dtype = x.shape, scale, base, a.dtype
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        flat, low, down, up = ctx.saved_tensors
+        gradient = gradients[0].flatten(0, -2)
+        of_low = (gradient @ up).mul_(ctx.scale)
+        of_a = (of_low.t() @ flat).to(ctx.dtype)
+        of_b = (gradient.t() @ low).to(ctx.dtype).mul_(ctx.scale)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = (gradient @ _weight_of(ctx.base, gradient.dtype)).addmm_(of_low, down).view(ctx.shape)
+        return of_x, of_a, of_b, None, None
+
+
+def _weight_of(base: nn.Module, dtype: torch.dtype) -> torch.Tensor:
+    """Weights [out, in] as the layer multiplies by them."""
+    if isinstance(base, Nf4Linear | Int8Linear):
+        return base.dequantised(dtype)
+    weight = base.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
