@@ -46,8 +46,8 @@ def export(
     out: the bundle's folder; default: bundles/NAME. name: the adapter's name in the bundle; default: the run's name.
     profiles: the graphs to write: "fp32", and also "int8", "int4" or "nf4" if the kind of model has them; "auto" measures
         which is the fastest that passes its gate.
-    sockets: what adapters may bring at a chat model's ends: "head" and "embedding" (their LoRA), "tokens" (trained ones); what
-        the run's own adapter brings is always among them.
+    sockets: what adapters may bring to a chat model: "head" and "embedding" (their LoRA), "tokens" (trained ones), "biases";
+        what the run's own adapter brings is always among them.
     merge: merge the adapter into the weights instead of serving it beside them.
     force: replace an existing bundle. threads: of onnxruntime; default: all cores.
     anyway: export a run that its evaluation found no better than a baseline.

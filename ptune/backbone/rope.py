@@ -6,7 +6,8 @@ alone, and cached keys may be rotated by other frequencies than the queries that
 longest sequence that will be served, and training, export and serving all use it. The choice is stored in the config, so
 that saved models keep it.
 
-Every other kind (default, linear, llama3, yarn, proportional) has the same frequencies at every length.
+Every other kind (default, linear, llama3, yarn, proportional) has the same frequencies at every length; so has what Hunyuan
+calls dynamic and gives an `alpha`. A kind that transformers does not know is refused by its name.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from typing import Any
 
 from torch import nn
 from transformers import PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ptune.errors import BackboneError
 
 BY_LENGTH = ("longrope", "dynamic")
+KNOWN = ("default", *ROPE_INIT_FUNCTIONS)
 EXTENDED = (
     "ptune_extended_context"  # config field of a model whose frequencies differ from those of its pretraining
 )
@@ -33,8 +36,10 @@ def with_fixed_rope(config: PretrainedConfig, context: int | None = None) -> Pre
     context: default: the length of the model's pretraining, with the original frequencies.
     Returns the same object if frequencies do not depend on the length.
 
-    Raises: BackboneError where `context` is given and the model has one set of frequencies only, or no such length.
+    Raises: BackboneError where `context` is given and the model has one set of frequencies only, or no such length; where
+    transformers does not know the kind.
     """
+    _check_known(config)
     if not list(_by_length(config)):
         if context is not None:
             raise BackboneError(
@@ -68,17 +73,37 @@ def drop_choice_by_length(model: nn.Module) -> None:
             module.rope_type = {layer: "default" if one == "longrope" else one for layer, one in kind.items()}
 
 
+def _check_known(config: PretrainedConfig) -> None:
+    """Raises: BackboneError for a kind of rotary embedding that transformers cannot compute."""
+    if getattr(config, "auto_map", None):  # the model's own code may know it
+        return
+    for parameters in _sets(config):
+        kind = parameters.get("rope_type", "default")
+        if kind not in KNOWN:
+            raise BackboneError(
+                f"config.json asks for the rotary embedding {kind!r}, and transformers knows {', '.join(KNOWN)}:"
+                " take a model with one of these, or a newer transformers"
+            )
+
+
 def _by_length(config: PretrainedConfig) -> Iterator[dict[str, Any]]:
     """The rope parameters that depend on the length: the model's, or those of each layer type."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    sets = [parameters] if "rope_type" in parameters else list(parameters.values())
-    for one in sets:
-        if isinstance(one, dict) and one.get("rope_type") in BY_LENGTH and not _is_fixed(one):
+    for one in _sets(config):
+        if one.get("rope_type") in BY_LENGTH and not _is_fixed(config, one):
             yield one
 
 
-def _is_fixed(parameters: dict[str, Any]) -> bool:
-    return parameters["rope_type"] == "longrope" and parameters["long_factor"] == parameters["short_factor"]
+def _sets(config: PretrainedConfig) -> list[dict[str, Any]]:
+    """The rope parameters: the model's, or those of each layer type."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    sets = [parameters] if "rope_type" in parameters else list(parameters.values())
+    return [one for one in sets if isinstance(one, dict)]
+
+
+def _is_fixed(config: PretrainedConfig, parameters: dict[str, Any]) -> bool:
+    if parameters["rope_type"] == "longrope":
+        return bool(parameters["long_factor"] == parameters["short_factor"])
+    return config.model_type.startswith("hunyuan") and bool(parameters.get("alpha"))
 
 
 def _pretrained_length(config: PretrainedConfig, parameters: dict[str, Any]) -> int:

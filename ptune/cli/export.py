@@ -60,8 +60,8 @@ def export(
             have `int4`, too, and where it trained in nf4 `nf4`, an eighth as large and slow; `nf4,int8` leaves fp32 out, which
             a large model has no memory for. It is served by the first that is named; `auto` measures here which of fp32, int8
             and int4 is the fastest that says what fp32 says.
-        sockets: `head,embedding,tokens`: which of these adapters may bring to a chat model: LoRA of the output head, LoRA of the
-            embedding, trained tokens. What the run's own adapter brings is always among them.
+        sockets: `head,embedding,tokens,biases`: which of these adapters may bring to a chat model: LoRA of the output head, LoRA
+            of the embedding, trained tokens, biases. What the run's own adapter brings is always among them.
         anyway: Export a RUN that its evaluation found no better than a baseline.
     """
     from ptune import publish

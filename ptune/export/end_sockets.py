@@ -41,8 +41,10 @@ class HeadSocket(nn.Module):
         flat = x.reshape(*mask.shape[:2], -1)
         if self.low_rank:
             factor_a, factor_b = self.step.factors[self.name]
-            low = matmul(flat, factor_a, mask.shape[-1])
-            logits = logits + matmul(low * mask, factor_b, self.out_features).reshape(logits.shape)
+            low = matmul(flat, factor_a, mask.shape[-1]) * mask
+            if (ones := self.step.ones) is not None:
+                low = low + (ones if self.step.wanted is None else ones[:, self.step.wanted])
+            logits = logits + matmul(low, factor_b, self.out_features).reshape(logits.shape)
         if self.own:
             assert self.step.own is not None
             own = matmul(flat, self.step.own, self.step.own.shape[-1])

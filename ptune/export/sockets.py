@@ -1,6 +1,8 @@
 """Sockets: every linear layer of a decoder gets inputs for adapters.
 
 y = x W + b + ((x A) * lora_mask) B, with x [groups, tokens, in], A [G, in, R], B [G, R, out], lora_mask [groups, tokens, R].
+
+Where adapters may bring biases, it is ((x A) * lora_mask + lora_ones) B: a column of ones makes a bias of the first row of B.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class StepInputs:
     own: Tensor | None = None  # the rest is of sockets at the ends (`ptune.export.end_sockets`)
     kept: Tensor | None = None
     shift: Tensor | None = None
+    ones: Tensor | None = None
     present: list[Tensor] = field(default_factory=list)  # filled by attention, layer by layer
 
 
@@ -56,7 +59,8 @@ class Socket(nn.Module):
         flat = x.reshape(*lora_mask.shape[:2], -1)  # some models flatten groups and tokens before a linear
         # MatMul is emitted verbatim: G is 1 or groups, and R may be 0, which torch would specialise away.
         low = matmul(flat, factor_a, lora_mask.shape[-1])
-        return base + matmul(low * lora_mask, factor_b, self.out_features).reshape(base.shape)
+        low = low * lora_mask if self.step.ones is None else low * lora_mask + self.step.ones
+        return base + matmul(low, factor_b, self.out_features).reshape(base.shape)
 
 
 AnySocket = TypeVar("AnySocket", bound=Socket)

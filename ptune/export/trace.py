@@ -30,7 +30,7 @@ from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends,
 from ptune.export.independence import check_independent
 from ptune.export.sockets import Socket, StepInputs, describe, install
 from ptune.formats.seq2seq import Seq2SeqSignature
-from ptune.formats.signature import STEP_INPUTS, CacheLayer, EncoderSignature, EndKind, Signature
+from ptune.formats.signature import STEP_INPUTS, CacheLayer, EncoderSignature, EndKind, Ends, Signature
 
 OPSET = 20
 EXPERTS = "batched_mm"  # transformers' implementation of mixtures of experts with ONNX operators
@@ -54,11 +54,13 @@ class Step(nn.Module):
         self,
         model: PreTrainedModel,
         sockets: Sequence[Socket | HeadSocket],
+        ends: Ends | None = None,
         embedding: EmbeddingSocket | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.sockets = sockets
+        self.ends = ends
         self.embedding = embedding
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -79,16 +81,19 @@ class Step(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Returns logits [groups, n, vocab] at `logits_indices`, and the caches after the step.
 
-        of_ends: the inputs of `Ends`, which may be none: columns of the head, then those of the embedding.
+        of_ends: the inputs of `Ends`, which may be none: columns of the head, those of the embedding, then `lora_ones`.
         """
         pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
         wanted = logits_indices if self.keeps_logits else None
         step = StepInputs(
             lora_mask, pairs, past, pad_indices, unpad_indices, seqlens_k, query_seqlens, capacity, wanted
         )
+        if self.ends is not None:
+            given = iter(of_ends)
+            step.own = next(given) if self.ends.own_columns else None
+            step.kept, step.shift = (next(given) if self.ends.step_inputs else None for _ in range(2))
+            step.ones = next(given) if self.ends.has_biases else None
         if self.embedding is not None:
-            *own, step.kept, step.shift = of_ends
-            step.own = own[0] if own else None
             self.embedding.step = step
         for module in self.model.modules():
             if isinstance(module, Socket | HeadSocket):
@@ -130,7 +135,7 @@ def trace(
         sockets=describe(sockets),
         ends=described,
     )
-    step = Step(model, sockets, embedding).eval()
+    step = Step(model, sockets, described, embedding).eval()
     with mode:
         arguments, dynamic = example(signature)
     inputs = [*STEP_INPUTS, *signature.past_names(), *signature.factor_names(), *signature.end_inputs()]
@@ -261,6 +266,9 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     if ends is not None and ends.step_inputs:
         of_ends += [zeros(groups, tokens, 1, dtype=torch.bool), zeros(groups, tokens, ends.width)]
         end_axes += [{0: DYNAMIC, 1: DYNAMIC}] * 2
+    if ends is not None and ends.has_biases:
+        of_ends.append(zeros(groups, tokens, rank))
+        end_axes.append({0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC})
     arguments = (
         zeros(groups, tokens, dtype=long),  # input_ids
         zeros(groups, tokens, dtype=long),  # position_ids

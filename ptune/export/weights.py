@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from ptune.backbone.float32 import computed_weights
 from ptune.errors import BackboneError
 from ptune.export.trace import Traced
-from ptune.formats.signature import Ends
+from ptune.formats.signature import Ends, Socket
 from ptune.progress import Progress
 
 
@@ -129,15 +130,31 @@ def save(traced: Traced, path: Path) -> None:
         onnx_ir.save(traced.graph, path, external_data=data, size_threshold_bytes=least_bytes, callback=count)
 
 
-def with_copies(ends: Ends, weights: Weights) -> Ends:
+def with_weights(ends: Ends, sockets: Sequence[Socket], weights: Weights) -> Ends:
+    """`ends` with what is needed of the base to read adapters: hashes of their weights, and biases of sockets."""
+    return _with_biases(_with_copies(ends, weights), sockets, weights)
+
+
+def _with_biases(ends: Ends, sockets: Sequence[Socket], weights: Weights) -> Ends:
+    """`ends` with the base's own biases, if adapters may bring others."""
+    names = [socket.name for socket in sockets if f"{socket.name}.bias" in weights] if ends.has_biases else []
+    biases = {name: b64encode(_values_of(weights, f"{name}.bias")).decode() for name in names}
+    return ends.model_copy(update={"biases": biases})
+
+
+def _with_copies(ends: Ends, weights: Weights) -> Ends:
     """`ends` with the hashes of their weights, by which an adapter's copies of them are told from trained weights."""
     names = [f"{ends.embedding}.weight", f"{ends.head}.weight", f"{ends.head}.bias"]
-    copies = {name: _hash_of(weights, name) for name in names if name in weights}
+    copies = {
+        name: hashlib.sha256(_values_of(weights, name)).hexdigest() for name in names if name in weights
+    }
     if ends.tied:  # one of the two may be stored under the other's name alone
         copies |= dict.fromkeys(names[:2], next(copies[name] for name in names[:2] if name in copies))
     return ends.model_copy(update={"copies": copies})
 
 
-def _hash_of(weights: Weights, name: str) -> str:
-    values = weights.read(name).detach().to(device="cpu", dtype=torch.float32)
-    return hashlib.sha256(values.contiguous().numpy()).hexdigest()
+def _values_of(weights: Weights, name: str) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = (
+        weights.read(name).detach().to(device="cpu", dtype=torch.float32).contiguous().numpy()
+    )
+    return values

@@ -16,7 +16,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.export.fuse import fuse
 from ptune.export.graph_variants import write_lighter
 from ptune.export.trace import Traced, trace
-from ptune.export.weights import Weights, attach, save, with_copies
+from ptune.export.weights import Weights, attach, save, with_weights
 from ptune.formats.bundle import FP32, BaseIdentity, Bundle, Graph, Manifest, hashes
 from ptune.formats.signature import EndKind, Signature
 from ptune.kinds import DECODER, ENCODER
@@ -51,7 +51,7 @@ def write_bundle(
     traced = trace(config, ends=ends, trust_remote_code=trust_remote_code)
     attach(traced, weights)
     if isinstance(traced.signature, Signature) and traced.signature.ends is not None:
-        known = with_copies(traced.signature.ends, weights)
+        known = with_weights(traced.signature.ends, traced.signature.sockets, weights)
         traced = replace(traced, signature=traced.signature.model_copy(update={"ends": known}))
     fuse(traced.graph)
     return write_traced(folder, traced, codec, identity, report=report)

@@ -21,6 +21,7 @@ A graph exported with sockets at its ends (`Ends`) may have its head among the s
 EMBEDDING.kept              bool   [groups, tokens, 1]         whether a token's embedding is the base's, plus its shift; else it is the shift
 EMBEDDING.shift             float  [groups, tokens, width]     see above; before the scale that some embeddings have
 HEAD.own                    float  [G, width, N]               columns of the head for tokens of the adapter's own: N logits behind the base's
+lora_ones                   float  [groups, tokens, R]         added to what A gives: 1 in the first column of a token whose adapter has biases, whose B begin with them; else 0
 
 Outputs: logits float [groups, n, vocab], or [groups, n, vocab + N]; present_key.L, present_value.L as past.
 
@@ -64,14 +65,18 @@ class CacheLayer(BaseModel):
     value_dim: int
 
 
-EndKind = Literal["head", "embedding", "tokens"]
-"""What adapters may bring at a decoder's ends: LoRA of the output head, LoRA of the embedding, rows of single tokens in both."""
+EndKind = Literal["head", "embedding", "tokens", "biases"]
+"""What adapters may bring at a decoder's ends: LoRA of the output head, LoRA of the embedding, rows of single tokens in both.
+And biases, of every socket."""
 
 END_KINDS: tuple[EndKind, ...] = get_args(EndKind)
 
 
+LORA_ONES = "lora_ones"
+
+
 class Ends(BaseModel):
-    """The first and the last layer of a decoder whose bundle lets adapters reach them."""
+    """What else adapters may reach in a bundle that was exported for it: a decoder's first and last layer, and its biases."""
 
     model_config = ConfigDict(frozen=True)
     kinds: tuple[EndKind, ...]
@@ -81,13 +86,20 @@ class Ends(BaseModel):
     width: int  # of the embedding and of the head's input
     # Parameter -> SHA-256 of its float32 values: PEFT saves copies of these beside factors.
     copies: dict[str, str] = {}
+    # With biases: socket -> the base's own, which peft's files replace: float32, little-endian, in base64.
+    biases: dict[str, str] = {}
 
     @property
     def step_inputs(self) -> tuple[str, ...]:
-        """Inputs that change every step: which embeddings are kept, and what is added to them."""
+        """Inputs of the embedding that change every step: which embeddings are kept, and what is added to them."""
         if not {"embedding", "tokens"} & {*self.kinds}:
             return ()
         return (f"{self.embedding}.kept", f"{self.embedding}.shift")
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether adapters may bring biases."""
+        return "biases" in self.kinds
 
     @property
     def own_columns(self) -> str | None:
@@ -120,8 +132,10 @@ class Signature(BaseModel):
         return factors if own is None else [*factors, own]
 
     def end_inputs(self) -> tuple[str, ...]:
-        """Inputs of the embedding that change every step, in graph order; they follow the factors."""
-        return () if self.ends is None else self.ends.step_inputs
+        """Inputs of `Ends` that change every step, in graph order; they follow the factors."""
+        if self.ends is None:
+            return ()
+        return (*self.ends.step_inputs, *((LORA_ONES,) if self.ends.has_biases else ()))
 
     def cache_bytes_per_token(self) -> int:
         """Bytes of float32 cache for one token of one sequence, over all layers."""

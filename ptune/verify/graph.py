@@ -54,7 +54,7 @@ class PlainGraph:
             feeds |= {f"{socket.name}.A": a[None], f"{socket.name}.B": b[None]}
         vocab = self.signature.vocab_size
         if (ends := self.signature.ends) is not None:
-            feeds |= of_ends.inputs(ids, ends, vocab)
+            feeds |= of_ends.inputs(ids, ends, vocab, rank)
         names = {entry.name for entry in self.session.get_inputs()}
         (logits,) = self.session.run(
             ["logits"], {name: value for name, value in feeds.items() if name in names}

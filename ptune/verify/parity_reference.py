@@ -36,7 +36,7 @@ from ptune.formats.parity_json import (
 from ptune.formats.whole_write import sha256_of
 from ptune.parity import Array, log_softmax
 from ptune.verify.probes import WITHOUT_DATA
-from ptune.verify.reference import adapted, lora_layers
+from ptune.verify.reference import adapted, biases_kept, lora_layers
 from ptune.verify.torch_side import logits_at
 
 PROMPTS, LONGEST = 8, 256  # prompts, and tokens of each
@@ -95,28 +95,44 @@ def measured(
     identity: BaseIdentity,
     held: Sequence[HeldPrompt],
 ) -> Parity | None:
-    """What `adapter` answers on `model`, its float32 base, which is left as it was. None where it is no LoRA adapter."""
-    wrapped = adapted(model, adapter)
-    try:
-        layers = lora_layers(wrapped)
-        if not layers:
-            return None
-        name = str(wrapped.active_adapter)
-        bos = codec.tokenizer.token_to_id(codec.special_tokens.get("bos_token", ""))
-        has_bos = bos is not None and any(one.ids[0] == bos for one in held)
-        variants = [ADAPTER, NO_ADAPTER, *SCALES, *([EXTRA_BOS] if bos is not None else [])]
-        variants += [WITHOUT_BOS] if has_bos else []
-        prompts = [_prompt(wrapped, one, codec, bos, variants) for one in held]
-        config: Any = wrapped.peft_config[name]
-        facts = AdapterFacts(
-            sha256=sha256_of(adapter / WEIGHTS),
-            rank=config.r,
-            alpha=config.lora_alpha,
-            rslora=config.use_rslora,
-            scale=next(iter(layers.values())).scaling[name],
-        )
-    finally:
-        wrapped.unload()
+    """What `adapter` answers on `model`, its float32 base, which is left as it was.
+
+    None where it is no LoRA adapter, or trained the base's biases: peft has no base without them then.
+    """
+    with biases_kept(model) as biases:
+        wrapped = adapted(model, adapter)
+        try:
+            if biases and wrapped.active_peft_config.bias != "none":
+                return None
+            return _measured(wrapped, adapter, codec, identity, held)
+        finally:
+            wrapped.unload()
+
+
+def _measured(
+    wrapped: PeftModel,
+    adapter: Path,
+    codec: ChatCodec,
+    identity: BaseIdentity,
+    held: Sequence[HeldPrompt],
+) -> Parity | None:
+    layers = lora_layers(wrapped)
+    if not layers:
+        return None
+    name = str(wrapped.active_adapter)
+    bos = codec.tokenizer.token_to_id(codec.special_tokens.get("bos_token", ""))
+    has_bos = bos is not None and any(one.ids[0] == bos for one in held)
+    variants = [ADAPTER, NO_ADAPTER, *SCALES, *([EXTRA_BOS] if bos is not None else [])]
+    variants += [WITHOUT_BOS] if has_bos else []
+    prompts = [_prompt(wrapped, one, codec, bos, variants) for one in held]
+    config: Any = wrapped.peft_config[name]
+    facts = AdapterFacts(
+        sha256=sha256_of(adapter / WEIGHTS),
+        rank=config.r,
+        alpha=config.lora_alpha,
+        rslora=config.use_rslora,
+        scale=next(iter(layers.values())).scaling[name],
+    )
     seen = {token for one in prompts for at in one.tokens for token in at} | (
         {bos} if bos is not None else set()
     )

@@ -1,4 +1,5 @@
-"""What an adapter changes at a decoder's ends, as peft's own modules hold it, and as a graph's plainest inputs."""
+"""What else an adapter changes, at a decoder's ends and in biases, as peft's own modules hold it, and as a graph's plainest
+inputs."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from ptune.engine.adapters.ends import EndChanges
-from ptune.formats.signature import Ends, Signature
+from ptune.engine.adapters.lora import Adapter
+from ptune.formats.signature import LORA_ONES, Ends, Signature
 from ptune.parity import Array
 from ptune.verify.reference import RANDOM_RANK, RANDOM_SCALE, RANDOM_SEED, Pair
 from ptune.verify.torch_side import Probe
@@ -26,11 +27,12 @@ EVERY = 3  # tokens of a probe of which one is replaced by a token of the adapte
 
 @dataclass(frozen=True)
 class PlainEnds:
-    """An adapter's own tokens, and its LoRA of the embedding."""
+    """An adapter's own tokens, its LoRA of the embedding, and whether the first rank of its factors is a bias."""
 
     rows: Mapping[int, Array] = field(default_factory=dict)  # token -> its embedding [width]
     columns: Mapping[int, Array] = field(default_factory=dict)  # token -> its column of the head [width]
     low_rank: Pair | None = None  # [vocab, r], [r, width]
+    biased: bool = False
 
     @classmethod
     def of_peft(cls, model: PeftModel, vocab: int) -> PlainEnds:
@@ -45,13 +47,14 @@ class PlainEnds:
         return cls(_own(embedding, adapter, vocab), _own(head, adapter, vocab), low_rank)
 
     @classmethod
-    def of_engine(cls, changes: EndChanges | None) -> PlainEnds:
+    def of_engine(cls, adapter: Adapter) -> PlainEnds:
         """As the engine has read them from the adapter's files."""
+        changes = adapter.ends
         if changes is None:
-            return cls()
+            return cls(biased=adapter.biased)
         rows = dict(zip(changes.row_ids.tolist(), changes.rows, strict=True))
         columns = dict(zip(changes.column_ids.tolist(), changes.columns.T, strict=True))
-        return cls(rows, columns, changes.low_rank)
+        return cls(rows, columns, changes.low_rank, adapter.biased)
 
     @classmethod
     def random(cls, signature: Signature) -> PlainEnds:
@@ -81,8 +84,8 @@ class PlainEnds:
         finally:
             hook.remove()
 
-    def inputs(self, ids: Sequence[int], ends: Ends, vocab: int) -> dict[str, NDArray[np.generic]]:
-        """The graph's inputs for one sequence in one group, `input_ids` among them."""
+    def inputs(self, ids: Sequence[int], ends: Ends, vocab: int, rank: int) -> dict[str, NDArray[np.generic]]:
+        """The graph's inputs for one sequence in one group, `input_ids` among them. rank: of its factors."""
         kept, shift = np.ones((len(ids), 1), np.bool_), np.zeros((len(ids), ends.width), np.float32)
         for at, token in enumerate(ids):
             if token in self.rows:
@@ -95,6 +98,9 @@ class PlainEnds:
         inputs |= zip(ends.step_inputs, (kept[None], shift[None]), strict=False)
         if ends.own_columns is not None:
             inputs[ends.own_columns] = np.ascontiguousarray(columns.T)[None]
+        if ends.has_biases:
+            inputs[LORA_ONES] = np.zeros((1, len(ids), rank), np.float32)
+            inputs[LORA_ONES][..., :1] = self.biased
         return inputs
 
     def logits(self, computed: Array, vocab: int) -> Array:

@@ -106,7 +106,7 @@ def _plugs(bundle: Bundle, name: str) -> tuple[Factors, PlainEnds]:
     adapter = load_adapter(bundle.adapter_path(name), bundle.decoder)
     inputs = LoraSlots(bundle.decoder, 1).of([adapter]).inputs
     factors = {socket: (inputs[f"{socket}.A"][0], inputs[f"{socket}.B"][0]) for socket in adapter.factors}
-    return factors, PlainEnds.of_engine(adapter.ends)
+    return factors, PlainEnds.of_engine(adapter)
 
 
 def seconds_a_token(bundle: Bundle, profile: str, threads: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peft import PeftModel
@@ -18,7 +18,15 @@ from ptune.verify.decoder_server import continuations, served_hops
 from ptune.verify.graph import PlainGraph
 from ptune.verify.plain_ends import PlainEnds, with_rows
 from ptune.verify.proof import Proof
-from ptune.verify.reference import Factors, lora_layers, peft_factors, plugged, random_factors
+from ptune.verify.reference import (
+    Factors,
+    biases_kept,
+    lora_layers,
+    peft_factors,
+    plugged,
+    random_factors,
+    with_peft_biases,
+)
 from ptune.verify.torch_side import Probe, logprobs
 
 AT_ONCE = 4  # probes in the engine at once, each under every name: all their logits are in memory
@@ -126,13 +134,16 @@ def _peft_reference(
 ) -> Expected:
     """Computes a PEFT folder's outputs with peft; leaves `model` as it was."""
     signature = bundle.decoder
-    with with_rows(model, bundle.adapter(name).vocab_size):
+    with with_rows(model, bundle.adapter(name).vocab_size), biases_kept(model) as before:
         wrapped = PeftModel.from_pretrained(model, str(folder))
         try:
             factors = peft_factors(lora_layers(wrapped), str(wrapped.active_adapter))
             if signature.ends is None:
                 return Expected(logprobs(wrapped, probes), probes, factors)
             ends = PlainEnds.of_peft(wrapped, signature.vocab_size)
+            if signature.ends.has_biases:
+                plain, factors = factors, with_peft_biases(factors, wrapped, before, signature.sockets)
+                ends = replace(ends, biased=factors is not plain)
             own = ends.probes(probes)
             return Expected(logprobs(wrapped, own), own, factors, ends)
         finally:

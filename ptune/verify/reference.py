@@ -5,7 +5,7 @@ Each kind's proof is independent (prove.py, encoder_prove.py, seq2seq_prove.py);
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -110,6 +110,44 @@ def lora_layers(
         if isinstance(layer, LoraLayer) and model.active_adapter in layer.lora_A
     }
     return layers if sockets is None else {name: layers[name] for name in layers if name in sockets}
+
+
+@contextmanager
+def biases_kept(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Yields the biases of a plain model by their names, and restores them: peft overwrites them by an adapter's own."""
+    before = {name: one.detach().clone() for name, one in model.named_parameters() if name.endswith(".bias")}
+    try:
+        yield before
+    finally:
+        with torch.no_grad():
+            for name, one in model.named_parameters():
+                if name in before:
+                    one.copy_(before[name])
+
+
+def with_peft_biases(
+    factors: Factors, model: PeftModel, before: Mapping[str, Tensor], sockets: Iterable[Socket]
+) -> Factors:
+    """Factors of a decoder's adapter with its biases as their first rank, from peft's layers; as they are where it has none.
+
+    before: the base's biases, without the adapter's.
+    """
+    adapter, rows = str(model.active_adapter), dict[str, Tensor]()
+    known = {socket.name: socket for socket in sockets}
+    for name in known:
+        layer = model.get_base_model().get_submodule(name)
+        if isinstance(layer, LoraLayer) and layer.lora_bias.get(adapter):
+            rows[name] = layer.lora_B[adapter].bias.detach() * layer.scaling[adapter]
+        if f"{name}.bias" in before and (moved := layer.bias.detach() - before[f"{name}.bias"]).any():
+            rows[name] = rows.get(name, torch.zeros_like(moved)) + moved
+    if not rows:
+        return factors
+    joined: dict[str, Pair] = {}
+    for name in {*factors, *rows}:
+        a, b = factors.get(name) or padded(known[name], None, 0)
+        row = rows[name].float().cpu().numpy() if name in rows else np.zeros(b.shape[1], np.float32)
+        joined[name] = np.hstack([np.zeros((len(a), 1), np.float32), a]), np.vstack([row[None], b])
+    return joined
 
 
 def peft_factors(layers: Mapping[str, LoraLayer], adapter: str) -> Factors:

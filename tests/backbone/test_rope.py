@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from support.bundles import tiny_bundle
 from support.fake_chat_model import serving
 from support.tiny_models import VOCAB, build, model
 
+from ptune.backbone.exportable import check_exportable
 from ptune.backbone.load import load
 from ptune.backbone.rope import with_fixed_rope
 from ptune.config.recipe import Backbone
@@ -23,6 +25,7 @@ from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError
 from ptune.formats.bundle import BASE, Bundle
 from ptune.parity import log_softmax
+from ptune.planning.model_check import check_model
 from ptune.tasks.chat.infer import load as load_chat
 from ptune_serve.app import create_app
 
@@ -191,3 +194,22 @@ def test_a_context_that_cannot_be_is_refused(
     folder = build(tmp_path / "model", family, **changes)
     with pytest.raises(BackboneError, match=words):
         load(Backbone(model=str(folder), context=context), device="cpu")
+
+
+def test_an_unknown_kind_is_refused_by_name(tmp_path: Path) -> None:
+    """By the config alone: there are no weights in the folder."""
+    folder = build(tmp_path / "model", "llama")
+    (folder / "model.safetensors").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "spiral", "rope_theta": 10000.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    for look in (check_exportable, load, check_model):
+        with pytest.raises(BackboneError, match=r"rotary embedding 'spiral'.*proportional"):
+            look(Backbone(model=str(folder)))
+
+
+def test_what_hunyuan_calls_dynamic_has_one_set_of_frequencies() -> None:
+    parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 1000.0, "factor": 1.0}
+    config = transformers.HunYuanDenseV1Config(rope_parameters=parameters, max_position_embeddings=64)
+    assert with_fixed_rope(config) is config
+    assert with_fixed_rope(transformers.LlamaConfig(rope_parameters=dict(parameters))) is not config

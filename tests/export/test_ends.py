@@ -133,7 +133,7 @@ def test_profiles_have_the_same_sockets(profile: str, tied: Place, tmp_path: Pat
     lost = compare("", [exact], [base]).mean_kl or 0.0
     for name in ("both", "two"):
         adapter = load_adapter(tied.adapters[name][0], tied.bundle.decoder)
-        plugs = adapter.factors, PlainEnds.of_engine(adapter.ends)
+        plugs = adapter.factors, PlainEnds.of_engine(adapter)
         tokens = ids if name == "two" else known
         exact, rounded = (graphs[one].logprobs(tokens, range(24), *plugs) for one in ("fp32", "tied"))
         assert (compare("", [exact], [rounded]).mean_kl or 0.0) < 3 * lost + 1e-3, name

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ptune.engine.adapters.biases import read_biases, with_biases
 from ptune.engine.adapters.ends import EndChanges, is_copy, read_ends
 from ptune.engine.adapters.misfits import Misfits
-from ptune.engine.adapters.peft_config import MERGE, SOCKETS, LoraConfig, read_config
+from ptune.engine.adapters.peft_config import BIASES, MERGE, SOCKETS, LoraConfig, read_config
 from ptune.engine.adapters.safetensors import float32_bytes, read_tensors
 from ptune.errors import AdapterError, FormatError
 from ptune.formats.seq2seq import Seq2SeqSignature
@@ -27,7 +28,7 @@ _KINDS = (  # other tensors that an adapter's file may hold, by what their names
     ("lora_embedding_", f"LoRA of an embedding, for which this bundle has no socket; {SOCKETS}"),
     ("token_adapter", f"embeddings of single tokens, for which this bundle has no sockets; {SOCKETS}"),
     ("modules_to_save", f"whole trained modules; {MERGE}"),
-    (".bias", f"trained biases (bias is not 'none'); {MERGE}"),
+    (".bias", f"trained biases (bias is not 'none'): {BIASES}"),
 )
 _ENDS = (
     "lm_head",
@@ -51,6 +52,7 @@ class Adapter:
     factors: dict[str, tuple[Factor, Factor]]
     bytes: int
     ends: EndChanges | None = None  # what it changes at the ends of a decoder, beside its head's factors
+    biased: bool = False  # the first rank of its factors is a bias (`ptune.engine.adapters.biases`)
 
 
 def load_adapter(
@@ -77,10 +79,12 @@ def load_adapter(
         own = head_of(folder)
         tensors, beyond = _parted(tensors, lambda name: of_head(name, prefix, own))
         _check_head(beyond, head or {}, misfits)
-    ends = None
+    ends, biases = None, dict[str, Factor]()
     if isinstance(signature, Signature) and signature.ends is not None:
+        if signature.ends.has_biases:
+            tensors, biases = read_biases(tensors, config, signature, misfits)
         tensors, ends = read_ends(tensors, config, signature, misfits)
-    modules = _paired(tensors, misfits, needed=ends is None)
+    modules = _paired(tensors, misfits, needed=ends is None and not biases)
     sockets = {f"{prefix}{socket.name}": socket for socket in signature.sockets}
     _check(modules, config, sockets, misfits)
     misfits.raise_for(folder)
@@ -88,13 +92,16 @@ def load_adapter(
         sockets[module].name: _scaled(pair, config.scale(module), sockets[module])
         for module, pair in modules.items()
     }
-    ranks = [modules[module]["A"].shape[0] for module in modules]
+    if biases:
+        factors = with_biases(factors, biases, sockets)
+    ranks = [modules[module]["A"].shape[0] + bool(biases) for module in modules]
     return Adapter(
         name=folder.name,
-        rank=max([*ranks, 0 if ends is None else ends.rank]),
+        rank=max([*ranks, int(bool(biases)), 0 if ends is None else ends.rank]),
         factors=factors,
         bytes=sum(a.nbytes + b.nbytes for a, b in factors.values()) + (0 if ends is None else ends.bytes),
         ends=ends,
+        biased=bool(biases),
     )
 
 

@@ -18,6 +18,8 @@ MERGE = "merge it instead: ptune merge, or ptune export RUN --merge"
 
 SOCKETS = f"export the bundle with --sockets head,embedding,tokens, or {MERGE}"
 
+BIASES = f"a chat bundle that was exported with --sockets biases serves them; or {MERGE}"
+
 # Settings that change more than `x @ A @ B * scale` beside a linear layer. A false, null or empty value is harmless.
 REFUSED = {
     "use_dora": f"DoRA rescales the base's weights; {MERGE}",
@@ -26,7 +28,7 @@ REFUSED = {
     "trainable_token_indices": (
         f"it brings tokens with embeddings of their own, for which this bundle has no sockets; {SOCKETS}"
     ),
-    "lora_bias": f"its B factors have a bias; {MERGE}",
+    "lora_bias": f"its B factors have biases: {BIASES}",
     "layer_replication": f"it changes how many layers the base has; {MERGE}",
     "kasa_config": f"KaSA changes the base's weights; {MERGE}",
     "alora_invocation_tokens": "aLoRA is active on part of a sequence only",
@@ -56,6 +58,7 @@ class LoraConfig(BaseModel):
     trainable_token_indices: dict[str, list[int]] | list[int] | None = None
     ensure_weight_tying: bool = False
     modules_to_save: list[str] | None = None
+    lora_bias: bool = False
 
     def rank(self, module: str) -> int:
         """The rank of a module's factors."""
@@ -118,6 +121,8 @@ def read_config(
         ) from None
     if with_head:
         fields.pop("modules_to_save", None)
+    if ends is not None and ends.has_biases:
+        fields.pop("lora_bias", None)
     if ends is not None and "tokens" in ends.kinds:
         fields.pop("trainable_token_indices", None)
         whole = config.modules_to_save or ()

@@ -15,6 +15,7 @@ from ptune.engine.decoder.flat_tokens import Indices, Tokens, flat_indices
 from ptune.engine.decoder.lora_slots import Window
 from ptune.engine.decoder.sequence import Chunk
 from ptune.engine.onnx_graph import Array
+from ptune.formats.signature import LORA_ONES
 
 PAGE_SCORES = 1024  # of a page
 
@@ -39,9 +40,13 @@ class BatchLayout:
             (cells // width, np.searchsorted(self.wanted, cells % width)) for cells in wanted_cells
         ]
         lora_mask = np.zeros((self.tokens.cells, window.rank), np.float32)
+        lora_ones = np.zeros_like(lora_mask)
         for chunk, indices in zip(chunks, flat, strict=True):
-            lora_mask[indices] = chunk.sequence.adapter is not None
+            adapter = chunk.sequence.adapter
+            lora_mask[indices] = adapter is not None
+            lora_ones[indices, :1] = adapter is not None and adapter.biased
         self._lora_mask = lora_mask.reshape(*self._shape, window.rank)
+        self._lora_ones = lora_ones.reshape(*self._shape, window.rank)
 
     def inputs(self, chunks: Sequence[Chunk]) -> tuple[dict[str, Array], bool]:
         """Returns the graph's inputs except caches and factors, and whether they are for the grouped graph.
@@ -57,6 +62,7 @@ class BatchLayout:
             "position_ids": positions.reshape(self._shape),
             "logits_indices": self.wanted,
             "lora_mask": self._lora_mask,
+            LORA_ONES: self._lora_ones,
         }
         if self._grouped is not None and self._grouped.fits(start, self._room):
             return {**inputs, **self._grouped.at(start)}, True
