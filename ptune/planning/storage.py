@@ -100,13 +100,8 @@ class StorageTracker(TorchDispatchMode):
 def _body(name: str) -> Callable[..., Any] | None:
     """The Python function behind a composite operator; None for any other operator.
 
-    It is run in the operator's place, so that its temporaries are tracked: the weight unpacked for a 4-bit product, a chunk
-    of logits.
+    It is run in the operator's place, so that its temporaries are tracked: the weight unpacked for a 4-bit product.
     """
     from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
-    from torch._library.custom_ops import OPDEFS
 
-    if name == "bitsandbytes.gemm_4bit.default":
-        return _gemm_4bit_default_impl
-    definition = OPDEFS.get(name.removesuffix(".default").replace(".", "::", 1))
-    return None if definition is None else definition._init_fn
+    return _gemm_4bit_default_impl if name == "bitsandbytes.gemm_4bit.default" else None

@@ -8,16 +8,14 @@ where sharded training (FSDP) has its whole weight.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
+from ptune.training.chunked_loss import loss_and_correct
 from ptune.training.segments import probing, segments
-
-_CHUNK_LOGITS = 2**23  # 32 MiB in float32
 
 
 def plain_head(model: PreTrainedModel) -> nn.Linear | None:
@@ -42,56 +40,25 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
 
 
 @contextlib.contextmanager
-def replaced_by_loss(head: nn.Linear, labels: torch.Tensor) -> Iterator[None]:
+def replaced_by_loss(head: nn.Linear, labels: torch.Tensor, device: torch.device) -> Iterator[None]:
     """Within the block, `head` maps hidden states [1, targets, hidden] to their loss instead of their logits.
 
     It returns [1, 1, 2]: the sum of the cross-entropies of `labels` [targets], and the number of labels that are the most
-    likely token (counted in eval mode only; 0 in training).
+    likely token (counted in eval mode only; 0 in training). device: see `chunked_loss.loss_and_correct`.
     """
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        if len(labels) == 0:
+            return (hidden.sum() * 0.0).expand(1, 1, 2)  # so that every process has a backward pass
+        count = not head.training
+        sums = loss_and_correct(hidden[0], head.weight, head.bias, labels, device, count=count)
+        return torch.stack(sums).view(1, 1, 2)
+
     own = vars(head).get("forward")
-    loss = _trained_loss if head.training else _measured_loss
-    head.forward = _as_forward(head, labels, loss)
+    head.forward = forward
     try:
         yield
     finally:
         del head.forward
         if own is not None:
             head.forward = own
-
-
-_Loss = Callable[[torch.Tensor, nn.Linear, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
-
-
-def _as_forward(head: nn.Linear, labels: torch.Tensor, loss: _Loss) -> Callable[..., torch.Tensor]:
-    def forward(hidden: torch.Tensor) -> torch.Tensor:
-        rows = max(1, _CHUNK_LOGITS // head.out_features)
-        return torch.stack(loss(hidden[0], head, labels, rows)).view(1, 1, 2)
-
-    return forward
-
-
-def _trained_loss(
-    hidden: torch.Tensor, head: nn.Linear, labels: torch.Tensor, rows: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss with its graph. The gradient is computed chunk by chunk in the forward pass; a frozen head gets none."""
-    if len(labels) == 0:
-        loss = hidden.sum() * 0.0  # so that every process has a backward pass
-    else:
-        options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
-        loss = F.linear_cross_entropy(
-            hidden, head.weight, labels, linear_bias=head.bias, reduction="sum", options=options
-        )
-    return loss, torch.zeros_like(loss)
-
-
-def _measured_loss(
-    hidden: torch.Tensor, head: nn.Linear, labels: torch.Tensor, rows: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and number of correct predictions."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    loss, correct = hidden.new_zeros(2, dtype=wide)
-    for some, wanted in zip(hidden.split(rows), labels.split(rows), strict=True):
-        logits = F.linear(some, head.weight, head.bias).to(wide)
-        loss = loss + F.cross_entropy(logits, wanted, reduction="sum")
-        correct = correct + (logits.argmax(-1) == wanted).sum()
-    return loss, correct

@@ -44,7 +44,7 @@ class NextTokenObjective:
     def score(self, model: nn.Module, batch: Batch) -> Score:
         """Loss and correct predictions, summed over the batch's targets."""
         if self.head is not None:
-            with replaced_by_loss(self.head, batch.labels):
+            with replaced_by_loss(self.head, batch.labels, self.device):
                 loss, correct = self.logits(model, batch)[0]
             return Score(loss, correct.detach(), len(batch.labels))
         return score_of(self.logits(model, batch), batch.labels, training=model.training)

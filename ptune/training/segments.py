@@ -25,8 +25,24 @@ from ptune.training.heap import tidied
 
 NAME = "ptune_segments"
 
+
+class _Segments:
+    """The lengths of the examples in a row."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+        self._ends: dict[torch.device, torch.Tensor] = {}
+
+    def ends(self, device: torch.device) -> torch.Tensor:
+        """[segments + 1], as the kernel reads them. Copied once for all layers, since the copy waits for the GPU."""
+        if device not in self._ends:
+            ends = [0, *itertools.accumulate(self.lengths)]
+            self._ends[device] = torch.tensor(ends, dtype=torch.int32, device=device)
+        return self._ends[device]
+
+
 # Set around a forward pass. Not a context variable: autograd recomputes checkpointed layers in its own threads.
-_lengths: Sequence[int] = ()
+_current = _Segments(())
 _at_once = False  # whether segments go through the variable-length kernel
 
 
@@ -37,12 +53,18 @@ class _UnsupportedAttentionError(Exception):
 @contextlib.contextmanager
 def segments(lengths: Sequence[int]) -> Iterator[None]:
     """Sets the lengths of the examples in the rows of forward passes within the block."""
-    global _lengths
-    before, _lengths = _lengths, lengths
+    with _entered(_Segments(lengths)):
+        yield
+
+
+@contextlib.contextmanager
+def _entered(row: _Segments) -> Iterator[None]:
+    global _current
+    before, _current = _current, row
     try:
         yield
     finally:
-        _lengths = before
+        _current = before
 
 
 def checkpoint_contexts() -> tuple[
@@ -52,7 +74,7 @@ def checkpoint_contexts() -> tuple[
 
     To save memory, each layer first returns free pages to the system.
     """
-    return tidied(contextlib.nullcontext()), tidied(segments(_lengths))
+    return tidied(contextlib.nullcontext()), tidied(_entered(_current))
 
 
 @contextlib.contextmanager
@@ -186,11 +208,11 @@ def _attend(
     """Causal attention within each segment; returns [1, tokens, heads, dim]."""
     if attention_mask is not None or is_causal is False or s_aux is not None or position_bias is not None:
         raise _UnsupportedAttentionError
-    if sum(_lengths) != query.shape[2] or query.shape[0] != 1:
-        raise RuntimeError(f"segments of {sum(_lengths)} tokens do not cover a row of {list(query.shape)}")
-    lengths = list(_lengths)
+    lengths = _current.lengths
+    if sum(lengths) != query.shape[2] or query.shape[0] != 1:
+        raise RuntimeError(f"segments of {sum(lengths)} tokens do not cover a row of {list(query.shape)}")
     if _at_once and softcap is None and dropout == 0.0 and (sliding_window or max(lengths)) >= max(lengths):
-        return _all_at_once(query, key, value, lengths, scaling), None
+        return _all_at_once(query, key, value, _current, scaling), None
     parts = [
         _causal(q, k, v, scaling, dropout, sliding_window, softcap)
         for q, k, v in zip(
@@ -201,13 +223,12 @@ def _attend(
 
 
 def _all_at_once(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[int], scaling: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: _Segments, scaling: float | None
 ) -> torch.Tensor:
     """The kernel's own layout is [tokens, heads, dim]; returns [1, tokens, heads, dim]."""
-    ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=query.device)
+    ends, longest = row.ends(query.device), max(row.lengths)
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
-    longest = max(lengths)
     attended: torch.Tensor = varlen_attn(
         q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=grouped
     )

@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptune.methods.lora import Lora
-from ptune.training import head as heads
+from ptune.training import chunked_loss
 from ptune.training.head import plain_head, replaced_by_loss
 
+CPU = torch.device("cpu")
 AFTERWARDS = {
     "gemma2",
     "granite",
@@ -43,7 +44,7 @@ def test_an_adapted_head_is_no_plain_one() -> None:
 def test_loss_and_gradients_are_those_of_the_logits(
     monkeypatch: pytest.MonkeyPatch, bias: bool, frozen: bool
 ) -> None:
-    monkeypatch.setattr(heads, "_CHUNK_LOGITS", 7 * 50)  # 7 rows a chunk: 3 chunks, the last one short
+    monkeypatch.setattr(chunked_loss, "_CPU_LOGITS", 7 * 50)  # 7 rows a chunk: 3 chunks, the last one short
     torch.manual_seed(0)
     head = nn.Linear(8, 50, bias=bias).double().requires_grad_(not frozen)
     labels = torch.randint(50, (17,))
@@ -53,7 +54,7 @@ def test_loss_and_gradients_are_those_of_the_logits(
     wanted = [hidden.grad, *(p.grad for p in head.parameters())]
     hidden.grad = None
     head.zero_grad()
-    with replaced_by_loss(head, labels):
+    with replaced_by_loss(head, labels, CPU):
         loss, correct = head(hidden)[0, 0]
     (3 * loss).backward()
     assert float(loss) == pytest.approx(float(expected), rel=1e-12)
@@ -62,7 +63,7 @@ def test_loss_and_gradients_are_those_of_the_logits(
         assert (found is None) == (grad is None)
         if found is not None:
             torch.testing.assert_close(found, grad, rtol=1e-9, atol=1e-12)
-    with replaced_by_loss(head.eval(), labels), torch.no_grad():
+    with replaced_by_loss(head.eval(), labels, CPU), torch.no_grad():
         loss, correct = head(hidden)[0, 0]
     assert float(loss) == pytest.approx(float(expected), rel=1e-12)
     assert int(correct) == int((head(hidden)[0].argmax(-1) == labels).sum())
@@ -85,10 +86,10 @@ class _Largest(TorchDispatchMode):
 
 
 def test_the_logits_of_a_batch_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "_CHUNK_LOGITS", 10 * 1000)
+    monkeypatch.setattr(chunked_loss, "_CPU_LOGITS", 10 * 1000)
     head = nn.Linear(8, 1000, bias=False).requires_grad_(False)
     hidden, labels = torch.randn(1, 200, 8, requires_grad=True), torch.randint(1000, (200,))
-    with _Largest() as largest, replaced_by_loss(head, labels):
+    with _Largest() as largest, replaced_by_loss(head, labels, CPU):
         head(hidden)[0, 0, 0].backward()
     assert largest.elements <= 10 * 1000
 
@@ -96,7 +97,7 @@ def test_the_logits_of_a_batch_never_exist(monkeypatch: pytest.MonkeyPatch) -> N
 def test_no_targets_still_give_a_gradient_of_zero() -> None:
     head = nn.Linear(8, 50)
     hidden = torch.randn(1, 0, 8, requires_grad=True)
-    with replaced_by_loss(head, torch.zeros(0, dtype=torch.long)):
+    with replaced_by_loss(head, torch.zeros(0, dtype=torch.long), CPU):
         loss = head(hidden)[0, 0, 0]
     loss.backward()
     assert float(loss) == 0.0

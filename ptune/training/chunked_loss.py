@@ -1,0 +1,177 @@
+"""Cross-entropy of a linear layer's outputs, for a chunk of targets at a time: their logits never exist as a whole.
+
+All sums are in float32 (float64 of a float64 layer), whatever type the weights have. The gradient is computed in the
+forward pass, where a chunk's logits are at hand. The layer is never copied to another type as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Logits of a chunk. In float32: 32 MiB. On a GPU a chunk must be long enough to compute for as long as it reads the layer:
+# 256 MiB are some 500 targets of a vocabulary of 128,256. On a CPU each chunk casts a 16-bit layer anew: 128 MiB.
+_CPU_LOGITS, _GPU_LOGITS, _CAST_LOGITS = 2**23, 2**26, 2**25
+_SLICE_WEIGHTS = 2**22  # weights of a 16-bit layer that a CPU casts at a time: 16 MiB
+
+
+def chunk_rows(weight: Tensor, device: torch.device) -> int:
+    """Targets in a chunk, for a layer with weights [vocab, hidden] on `device`."""
+    logits = _GPU_LOGITS if device.type == "cuda" else _CPU_LOGITS if _wide(weight) else _CAST_LOGITS
+    return max(1, logits // weight.shape[0])
+
+
+def loss_and_correct(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, device: torch.device, *, count: bool
+) -> tuple[Tensor, Tensor]:
+    """Sum of the cross-entropies of `labels` [targets], and with `count` how many are the most likely token, else 0.
+
+    hidden: [targets, hidden]; weight: [vocab, hidden]; bias: [vocab]. The sum can be differentiated once.
+    device: whose way of computing to take. It is theirs, except in a plan, whose tensors have no data.
+    """
+    if not torch.is_grad_enabled():  # else gradients of trained weights would be computed for nothing
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+    sums: tuple[Tensor, Tensor] = _ChunkedLoss.apply(hidden, weight, bias, labels, device, count)
+    return sums
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """The gradients of the loss are computed with it; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        device: torch.device,
+        count: bool,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        gradients = _Gradients.of(hidden, weight, bias, ctx.needs_input_grad)
+        rows = chunk_rows(weight, device)
+        loss, correct = (hidden.new_zeros((), dtype=_accumulator(weight)) for _ in range(2))
+        for number, (some, wanted) in enumerate(zip(hidden.split(rows), labels.split(rows), strict=True)):
+            logits = _logits(some, weight, bias, device)
+            if count:
+                correct += (logits.argmax(1) == wanted).sum()
+            logits -= logits.amax(1, keepdim=True)
+            of_labels = logits.gather(1, wanted[:, None])[:, 0]
+            normaliser = logits.exp_().sum(1)
+            loss += (normaliser.log() - of_labels).sum()
+            if gradients.wanted:
+                probabilities = logits.mul_((1 / normaliser)[:, None])
+                gradients.add(probabilities, some, weight, wanted, device, first=number * rows)
+        ctx.gradients = gradients
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, factor: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        return *gradients.scaled(factor), None, None, None
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """The gradients of the loss that are needed: of the hidden states, the weights and the bias."""
+
+    hidden: Tensor | None
+    weight: Tensor | None  # summed in float32
+    bias: Tensor | None  # summed in float32
+    dtype: torch.dtype  # of the layer
+
+    @classmethod
+    def of(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: Sequence[bool]) -> _Gradients:
+        sums = _accumulator(weight)
+        return cls(
+            torch.empty_like(hidden) if needed[0] else None,
+            torch.zeros_like(weight, dtype=sums) if needed[1] else None,
+            torch.zeros_like(bias, dtype=sums) if bias is not None and needed[2] else None,
+            weight.dtype,
+        )
+
+    @property
+    def wanted(self) -> bool:
+        return any(gradient is not None for gradient in (self.hidden, self.weight, self.bias))
+
+    def add(
+        self,
+        probabilities: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        device: torch.device,
+        *,
+        first: int,
+    ) -> None:
+        """Adds a chunk. first: number of its first target. It may overwrite the probabilities [rows, vocab]."""
+        if self.bias is not None:
+            self.bias.add_(probabilities.sum(0))
+            self.bias.index_add_(0, labels, torch.ones_like(probabilities[:, 0]), alpha=-1)
+        if self.weight is not None:
+            states = hidden.to(self.weight.dtype)
+            self.weight.addmm_(probabilities.T, states)
+            self.weight.index_add_(0, labels, states, alpha=-1)
+        if self.hidden is not None:
+            self.hidden[first : first + len(labels)] = _of_hidden(probabilities, weight, labels, device)
+
+    def scaled(self, factor: Tensor) -> Iterator[Tensor | None]:
+        """Times `factor`, in the layer's type; in place, as a weight's gradient is as large as the layer."""
+        for gradient in (self.hidden, self.weight, self.bias):
+            yield None if gradient is None else gradient.mul_(factor).to(self.dtype)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, device: torch.device) -> Tensor:
+    """[rows, vocab], in float32 at least."""
+    logits = hidden.new_empty(len(hidden), len(weight), dtype=_accumulator(weight))
+    for first, part in _parts(weight, device):
+        _product(hidden, part.T, out=logits[:, first : first + len(part)])
+    return logits if bias is None else logits.add_(bias)
+
+
+def _of_hidden(probabilities: Tensor, weight: Tensor, labels: Tensor, device: torch.device) -> Tensor:
+    """Gradient [rows, hidden] with respect to the hidden states of a chunk. It may overwrite the probabilities."""
+    if not _wide(weight) and device.type == "cuda":
+        # Rounded to 16 bits, a probability near 1 would be 1: its difference from 1 must be taken first.
+        probabilities.scatter_add_(1, labels[:, None], -torch.ones_like(probabilities[:, :1]))
+        gradient = probabilities.new_empty(len(labels), weight.shape[1])
+        return _product(probabilities, weight, out=gradient)
+    gradient = -weight[labels].to(probabilities.dtype)
+    for first, part in _parts(weight, device):
+        gradient.addmm_(probabilities[:, first : first + len(part)], part)
+    return gradient
+
+
+def _product(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+    """Matrix product into `out`, summed in its type; `left` is first rounded to the type of `right`."""
+    if right.dtype == out.dtype:
+        return torch.mm(left.to(right.dtype), right, out=out)
+    return torch.mm(left.to(right.dtype), right, out_dtype=out.dtype, out=out)
+
+
+def _parts(weight: Tensor, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    """The layer's rows as they enter a product, with the number of the first row of each part.
+
+    A GPU multiplies 16-bit numbers and sums in float32. A CPU's kernels round the result to 16 bits, so a CPU casts.
+    """
+    if _wide(weight) or device.type == "cuda":
+        yield 0, weight
+        return
+    rows = max(1, _SLICE_WEIGHTS // weight.shape[1])
+    for first in range(0, len(weight), rows):
+        yield first, weight[first : first + rows].float()
+
+
+def _accumulator(weight: Tensor) -> torch.dtype:
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+def _wide(weight: Tensor) -> bool:
+    return weight.dtype == _accumulator(weight)
