@@ -60,13 +60,14 @@ class BlockProduct {
     in_pieces(context, rows.count, kRowsTogether, kNumbersOfAPiece / w_.in,
               [&](size_t from, size_t to) { kernel_.round(w_, x, rows, from, to); });
     const size_t of_a_panel = w_.panel_bytes() * (rows.count * rows.of_one() + kRowsOfAWeight);
-    in_pieces(context, w_.panels, 1, kBytesOfAPiece / of_a_panel,
+    const size_t least = std::max(kBytesOfAPiece / of_a_panel, w_.panels / kMostPieces);
+    in_pieces(context, w_.panels, 1, least,
               [&](size_t from, size_t to) { kernel_.product(w_, rows, y, from, to); });
   }
 
  private:
   static constexpr size_t kRowsTogether = 16, kNumbersOfAPiece = 1 << 14;
-  static constexpr size_t kBytesOfAPiece = 1 << 17;
+  static constexpr size_t kBytesOfAPiece = 1 << 17, kMostPieces = 64;
   static constexpr size_t kRowsOfAWeight = 3;  // reading a weight from memory takes as long as so many products
 
   const uint8_t* zeros(const OrtKernelInfo* info) const {
