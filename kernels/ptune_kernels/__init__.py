@@ -1,4 +1,4 @@
-"""Operators of onnxruntime for ptune's int8 profile; `ptune.engine.kernels` finds this package by itself."""
+"""Operators of onnxruntime for ptune's int8 and int4 profiles; `ptune.engine.kernels` finds this package by itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-INTERFACE = 1  # what ptune.engine.kernels asks of this package; another number is not used
+INTERFACE = 2  # what ptune.engine.kernels asks of this package; another number is not used
 LIBRARY = Path(__file__).with_name("operators.so")
 PLAIN = "plain"  # the kernel of a processor that has none of its own: correct, and slower than onnxruntime
 

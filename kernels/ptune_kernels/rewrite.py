@@ -1,154 +1,29 @@
-"""Finds the products of an int8 profile in a graph and makes each one operator.
-
-ptune.export.int8 writes a product of x with a weight in eleven operators: rounding to two bytes, one integer product of both,
-their sum, and the shape of x. `ptune::RoundedProduct` does the same, operation by operation, and gives the same bits.
-"""
+"""Replaces products of a graph by own operators that give the same bits."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import numpy as np
 import onnx_ir
 import onnx_ir.passes.common as passes
 
-DOMAIN = "ptune"
-MICROSOFT = "com.microsoft"
-OPERATOR = "RoundedProduct"
-MIDDLE = 32896
-MOST_INPUTS = 65536  # an int32 holds the sum of so many products of bytes
+from ptune_kernels import blocks, rounded
+from ptune_kernels.find import DOMAIN
+
+REWRITES = {
+    module.PRODUCT: module.rewrite for module in (rounded, blocks)
+}  # by the operator that they look for
 
 
-def with_rounded_products(path: Path) -> tuple[bytes, int]:
-    """The graph at `path` with an operator for each int8 product, and their number; its weights stay in their file."""
-    return rewritten(onnx_ir.load(path))
+def with_own_products(path: Path, product: str) -> tuple[bytes, int]:
+    """The graph at `path` with an own operator for each product of this kind, and their number; its weights stay in their file."""
+    return rewritten(onnx_ir.load(path), product)
 
 
-def rewritten(model: onnx_ir.Model) -> tuple[bytes, int]:
+def rewritten(model: onnx_ir.Model, product: str) -> tuple[bytes, int]:
     """The same of a graph in memory, which is changed."""
-    products = [
-        node for node in model.graph if node.op_type == "MatMulIntegerToFloat" and node.domain == MICROSOFT
-    ]
-    count = sum(_rewrite(node) for node in products)
+    count = REWRITES[product](model.graph)
     if count:
         model.graph.opset_imports[DOMAIN] = 1
         passes.RemoveUnusedNodesPass()(model)
     return onnx_ir.to_proto(model).SerializeToString(), count
-
-
-def _rewrite(node: onnx_ir.Node) -> bool:
-    """Rewrites one product; False, and nothing is changed, where it is not just as expected."""
-    parts, weight, step, scale, zero = (*node.inputs, *[None] * 5)[:5]
-    rounded = _rounded(parts)
-    halves = _only_user(node.outputs[0], "Reshape")
-    flat = None if halves is None else _only_user(halves.outputs[0], "MatMul")
-    if rounded is None or flat is None or halves is None or len(node.inputs) != 5:
-        return False
-    unit, fine = rounded
-    assert weight is not None
-    known = (
-        _equals(zero, [128])
-        and _equals(halves.inputs[1], [2, -1])
-        and _equals(flat.inputs[0], [1, 1 / 256])
-        and flat.inputs[1] is halves.outputs[0]
-        and all(_is_constant(value) for value in (weight, step, scale, fine))
-        and weight.shape is not None
-        and weight.dtype == onnx_ir.DataType.INT8
-        and int(weight.shape[0]) <= MOST_INPUTS
-    )
-    shaped = _only_user(flat.outputs[0], "Reshape")
-    if not known or shaped is None or _copies_sizes(shaped.inputs[1]):
-        return False
-    # Where rows keep their shape, the operator has it already; otherwise this is a reshape of its output.
-    last = shaped if _same_leading(shaped.outputs[0], unit) else flat
-    divided = None if last is flat else _only_user(shaped.outputs[0], "Div")
-    inverse = None
-    if divided is not None and divided.inputs[0] is last.outputs[0] and _is_of_row(divided.inputs[1], unit):
-        last, inverse = divided, divided.inputs[1]
-    inputs = [unit, weight, scale, step, fine, inverse]
-    new = onnx_ir.node(OPERATOR, inputs, {"shared_as": _place(weight)}, domain=DOMAIN)
-    new.name = f"{node.name}.rounded"
-    graph = node.graph
-    assert graph is not None
-    graph.insert_after(last, new)
-    old, made = last.outputs[0], new.outputs[0]
-    made.dtype = onnx_ir.DataType.FLOAT
-    if last is not flat:
-        made.shape = old.shape
-    if old.is_graph_output():
-        made.name, old.name = old.name, None
-    old.replace_all_uses_with(made, replace_graph_outputs=True)
-    return True
-
-
-def _rounded(parts: onnx_ir.Value | None) -> tuple[onnx_ir.Value, onnx_ir.Value] | None:
-    """The rows whose high and low bytes `parts` are, and the low byte's step."""
-    both = _made_by(parts, "Concat")
-    if both is None or len(both.inputs) != 2 or both.attributes.get_int("axis", -1) != 0:
-        return None
-    high, low = (_made_by(value, "Cast") for value in both.inputs)
-    steps = _made_by(None if high is None else high.inputs[0], "DequantizeLinear", MICROSOFT)
-    rounding = _made_by(None if low is None else low.inputs[0], "QuantizeLinear", MICROSOFT)
-    if high is None or low is None or steps is None or rounding is None:
-        return None
-    byte = onnx_ir.DataType.UINT8.value
-    unit, fine, middle = rounding.inputs
-    same = (
-        high.attributes.get_int("to", 0) == low.attributes.get_int("to", 0) == byte
-        and steps.inputs[0] is rounding.outputs[0]
-        and _equals(steps.inputs[1], [1 / 256])
-        and _equals(steps.inputs[2], [0])
-        and _equals(middle, [MIDDLE])
-    )
-    return (unit, fine) if same and unit is not None and fine is not None else None
-
-
-def _place(weight: onnx_ir.Value) -> str:
-    """Names the bytes of a file: sessions of graphs that read the same ones pack them once. Empty where there is no file."""
-    tensor = weight.const_value
-    if not isinstance(tensor, onnx_ir.ExternalTensor):
-        return ""
-    at = os.stat(tensor.path)
-    return f"{os.path.realpath(tensor.path)} {at.st_ino} {at.st_mtime_ns} {tensor.offset} {tensor.length}"
-
-
-def _copies_sizes(shape: onnx_ir.Value | None) -> bool:
-    """Whether a reshape to `shape` may take a size from its input, which has another shape afterwards."""
-    return shape is not None and shape.const_value is not None and not np.all(shape.const_value.numpy())
-
-
-def _same_leading(y: onnx_ir.Value, x: onnx_ir.Value) -> bool:
-    """Whether all dimensions but the last are the same by their names."""
-    norm = x.producer()
-    if x.shape is None and norm is not None and norm.inputs and norm.inputs[0] is not None:
-        x = norm.inputs[0]  # a norm that was added for the rounding alone: of the shape that it reads
-    if y.shape is None or x.shape is None:
-        return False
-    return [str(size) for size in y.shape[:-1]] == [str(size) for size in x.shape[:-1]]
-
-
-def _is_of_row(inverse: onnx_ir.Value | None, x: onnx_ir.Value) -> bool:
-    """Whether a number for each row of x was computed beside x."""
-    return inverse is not None and inverse.producer() is not None and inverse.producer() is x.producer()
-
-
-def _made_by(value: onnx_ir.Value | None, kind: str, domain: str = "") -> onnx_ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == kind and node.domain == domain else None
-
-
-def _only_user(value: onnx_ir.Value, kind: str) -> onnx_ir.Node | None:
-    users = list(value.uses())
-    node = users[0].node if len(users) == 1 and not value.is_graph_output() else None
-    return node if node is not None and node.op_type == kind and node.domain == "" else None
-
-
-def _is_constant(value: onnx_ir.Value | None) -> bool:
-    return value is not None and value.const_value is not None
-
-
-def _equals(value: onnx_ir.Value | None, expected: list[float]) -> bool:
-    if value is None or value.const_value is None or value.const_value.size != len(expected):
-        return False
-    return bool(np.array_equal(value.const_value.numpy().reshape(-1), expected))

@@ -1,7 +1,7 @@
-"""Own operators for int8 products, where the optional package ptune-kernels is installed.
+"""Own operators for the products of int8 and int4 graphs, where the optional package ptune-kernels is installed.
 
-A bundle holds the plain graph, which was proved. As it is opened, its int8 products are replaced in memory by operators that
-give the same bits, and its weights are read from the same file. Before that the package is compared with the plain graph's
+A bundle holds the plain graph, which was proved. As it is opened, its products are replaced in memory by operators that give
+the same bits, and its weights are read from the same file. Before that the package is compared with the plain graph's
 operators on this machine; where it is not the same to the bit, it is not used.
 """
 
@@ -10,15 +10,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 PACKAGE = "ptune_kernels"
-INTERFACE = 1  # of the package
-PRODUCT = b"MatMulIntegerToFloat"  # graphs without it have nothing to replace
+INTERFACE = 2  # of the package
+INT8, INT4 = (
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+)  # the operators that are replaced, by the profile that has them
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _log = logging.getLogger(__name__)
@@ -47,19 +50,23 @@ class Kernels:
 
 
 def kernels_for(path: Path) -> Kernels | None:
-    """The operators where the graph at `path` has int8 products; other graphs need neither the package nor its check."""
-    return kernels() if path.is_file() and PRODUCT in path.read_bytes() else None
+    """The operators where the graph at `path` has such products; other graphs need neither the package nor its check."""
+    graph = path.read_bytes() if path.is_file() else b""
+    return next((kernels(product) for product in (INT8, INT4) if product.encode() in graph), None)
 
 
 @cache
-def kernels() -> Kernels | None:
-    """The operators; None where there are none, with a line in the log where the package is there and cannot be used."""
+def kernels(product: str = INT8) -> Kernels | None:
+    """The operators in place of `product`; None where there are none.
+
+    Where the package is there and cannot be used, a line in the log says why.
+    """
     if find_spec(PACKAGE) is None:
         return None
     try:
         package = import_module(PACKAGE)
-        why = _unusable(package)
-        rewrite = import_module(f"{PACKAGE}.rewrite").with_rounded_products
+        why = _unusable(package, product)
+        rewrite = partial(import_module(f"{PACKAGE}.rewrite").with_own_products, product=product)
     except Exception as error:  # it is optional, whatever is wrong with it
         why = f"it cannot be loaded: {error}"
     if why is not None:
@@ -68,11 +75,11 @@ def kernels() -> Kernels | None:
     return Kernels(package.kernel(), package.LIBRARY, rewrite)
 
 
-def _unusable(package: Any) -> str | None:
+def _unusable(package: Any, product: str) -> str | None:
     """Why the package is not used, in words."""
     if package.INTERFACE != INTERFACE:
         return f"it has interface {package.INTERFACE}, and this ptune needs {INTERFACE}"
     if package.kernel() == package.PLAIN:
         return "it has no kernel for this processor"
-    found: str | None = import_module(f"{PACKAGE}.check").differs()
+    found: str | None = import_module(f"{PACKAGE}.check").differs(product)
     return found

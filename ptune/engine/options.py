@@ -50,7 +50,7 @@ class EngineOptions(BatchOptions):
     """Most draft tokens that one step computes, for all sequences together; see ptune.engine.decoder.ngram_speculation.
     0 = none."""
     kernels: Literal["auto", "off"] = "auto"
-    """Own operators for int8, of the package ptune-kernels: auto = where it is installed and gives the same bits as the plain
+    """Own operators for int8 and int4, of the package ptune-kernels: auto = where it is installed and gives the same bits as the plain
     graph on this machine."""
 
     def check(self) -> None:

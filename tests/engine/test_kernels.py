@@ -245,15 +245,15 @@ def test_without_the_package_the_graph_is_the_plain_one(monkeypatch: pytest.Monk
     kernels.cache_clear()
 
 
-def test_a_graph_without_int8_products_needs_no_check(
+def test_a_graph_without_such_products_needs_no_check(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    graph, asked = tmp_path / "model.onnx", object()
-    monkeypatch.setattr(finding, "kernels", lambda: asked)
-    graph.write_bytes(b"MatMul")
-    assert finding.kernels_for(graph) is None
-    graph.write_bytes(b"MatMulIntegerToFloat")
-    assert finding.kernels_for(graph) is asked
+    graph, asked = tmp_path / "model.onnx", list[str]()
+    monkeypatch.setattr(finding, "kernels", asked.append)
+    for operator in ("MatMul", "MatMulIntegerToFloat", "MatMulNBits"):
+        graph.write_bytes(operator.encode())
+        finding.kernels_for(graph)
+    assert asked == ["MatMulIntegerToFloat", "MatMulNBits"]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_graph_without_int8_products_needs_no_check(
     [
         ({"INTERFACE": 0}, "interface 0"),
         ({"kernel": lambda: "plain"}, "no kernel for this processor"),
-        ({"differs": lambda: "2 rows give other bits"}, "2 rows give other bits"),
+        ({"differs": lambda product: "2 rows give other bits"}, "2 rows give other bits"),
         ({"kernel": lambda: 1 / 0}, "cannot be loaded"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_package_that_is_not_used_is_named(
     package: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = {"INTERFACE": finding.INTERFACE, "PLAIN": "plain", "kernel": lambda: "avx512", "LIBRARY": Path("l"),
-             "differs": lambda: None, "with_rounded_products": lambda path: (b"", 0)} | package  # fmt: skip
+             "differs": lambda product: None, "with_own_products": lambda path, product: (b"", 0)} | package  # fmt: skip
     monkeypatch.setattr(finding, "find_spec", lambda name: object())
     monkeypatch.setattr(finding, "import_module", lambda name: SimpleNamespace(**whole))
     kernels.cache_clear()

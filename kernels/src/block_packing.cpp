@@ -1,0 +1,115 @@
+#include <cmath>
+#include <cstring>
+
+#include "blocks.h"
+#include "product.h"
+
+namespace ptune {
+namespace {
+
+// The bits of a float as a half; true where the half is the same number.
+bool half_of(float value, uint16_t& half) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+  if (rest == 0) {
+    half = static_cast<uint16_t>(sign);
+    return true;
+  }
+  int exponent;
+  const float fraction = std::frexp(std::fabs(value), &exponent);  // in [0.5, 1)
+  if (!std::isfinite(value) || exponent > 16 || exponent < -23) return false;
+  const int lost = exponent < -13 ? -13 - exponent : 0;  // bits of a number below the normal ones
+  const float steps = std::ldexp(fraction, 11 - lost);
+  if (steps != std::floor(steps)) return false;
+  const auto whole = static_cast<uint32_t>(steps);
+  const uint32_t size = lost ? whole : static_cast<uint32_t>(exponent + 14) << 10 | (whole & 0x3ff);
+  half = static_cast<uint16_t>(sign | size);
+  return true;
+}
+
+uint8_t number_at(const BlockWeights& w, const Blocks& of, size_t column, size_t block, size_t k) {
+  const uint8_t* from = of.q + (column * w.blocks + block) * kOfABlock * w.bits / 8;
+  return w.bits == 8 ? from[k] : from[k / 2] >> k % 2 * 4 & 15;
+}
+
+uint32_t zero_at(const BlockWeights& w, const Blocks& of, size_t column, size_t block) {
+  return of.zero[column * ((w.blocks + 1) / 2) + block / 2] >> block % 2 * 4 & 15;
+}
+
+void pack_scales(const BlockWeights& w, const Blocks& of, size_t panel, uint8_t* to) {
+  for (size_t block = 0; block < w.blocks; ++block) {
+    const bool wide = block < w.wide;
+    uint8_t* at = to + (wide ? block * 64 : w.wide * 64 + (block - w.wide) * 32);
+    for (size_t column = 0; column < w.columns_of(panel); ++column) {
+      const float scale = of.scale[(panel * kOfAPanel + column) * w.blocks + block];
+      uint16_t half = 0;
+      if (wide)
+        std::memcpy(at + 4 * column, &scale, 4);
+      else if (half_of(scale, half))
+        std::memcpy(at + 2 * column, &half, 2);
+    }
+  }
+}
+
+void pack_zeros(const BlockWeights& w, const Blocks& of, size_t panel, uint8_t* to) {
+  for (size_t block = 0; block < w.blocks; ++block)
+    for (size_t column = 0; column < w.columns_of(panel); ++column) {
+      uint8_t* at = to + block / 8 * 64 + 4 * column;
+      uint32_t eight;
+      std::memcpy(&eight, at, 4);
+      eight |= zero_at(w, of, panel * kOfAPanel + column, block) << block % 8 * 4;
+      std::memcpy(at, &eight, 4);
+    }
+}
+
+void pack_block(const BlockWeights& w, const Blocks& of, size_t panel, size_t block, uint8_t* to) {
+  for (size_t sum = 0; sum < 4; ++sum)
+    for (size_t column = 0; column < w.columns_of(panel); ++column)
+      for (size_t t = 0; t < 4; ++t) {
+        const size_t k = 16 * (sum / 2) + 4 * (sum % 2) + t;
+        const uint8_t first = number_at(w, of, panel * kOfAPanel + column, block, k);
+        const uint8_t other = number_at(w, of, panel * kOfAPanel + column, block, k + 8);
+        if (w.bits == 8) {
+          to[sum * 128 + 4 * column + t] = first;
+          to[sum * 128 + 64 + 4 * column + t] = other;
+        } else {
+          to[sum * 64 + 4 * column + t] = static_cast<uint8_t>(first | other << 4);
+        }
+      }
+}
+
+}  // namespace
+
+size_t row_bytes(const BlockWeights& w) { return (w.blocks * (kOfABlock + 8) + 63) / 64 * 64; }
+
+size_t leading_wide(const BlockWeights& w, const Blocks& of) {
+  size_t wide = 0;
+  uint16_t half;
+  for (size_t column = 0; column < w.out; ++column)
+    for (size_t block = w.blocks; block > wide; --block)
+      if (!half_of(of.scale[column * w.blocks + block - 1], half)) wide = block;
+  return wide;
+}
+
+void pack(const BlockWeights& w, const Blocks& of, uint8_t* packed) {
+  std::memset(packed, 0, w.panels * w.panel_bytes());
+  for (size_t panel = 0; panel < w.panels; ++panel) {
+    uint8_t* to = packed + panel * w.panel_bytes();
+    pack_scales(w, of, panel, to);
+    to += w.scale_bytes();
+    if (w.zeros) pack_zeros(w, of, panel, to);
+    to += w.zero_bytes();
+    for (size_t block = 0; block < w.blocks; ++block)
+      pack_block(w, of, panel, block, to + w.place_of(block) * w.block_bytes());
+  }
+}
+
+const BlockKernel& best_block_kernel() {
+#if defined(__x86_64__)
+  if (&best_kernel() != &kPlain) return kAvx512Blocks;
+#endif
+  return kPlainBlocks;
+}
+
+}  // namespace ptune

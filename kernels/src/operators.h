@@ -1,0 +1,11 @@
+// The operators of the library.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+namespace ptune {
+
+OrtCustomOp rounded_product();  // of the int8 profile
+OrtCustomOp block_product();    // of the int4 profile
+
+}  // namespace ptune

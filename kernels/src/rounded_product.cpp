@@ -1,0 +1,99 @@
+// The operator `ptune::RoundedProduct` of onnxruntime: a linear layer in int8 with its rounding, in one node.
+//
+//     y [..., out] = RoundedProduct(u [..., in], weights int8 [in, out], scale [out], step [], fine [],
+//     inverse [..., 1] or none)
+//
+// All but u and inverse are constants. Weights are packed when the session opens; sessions whose attribute
+// `shared_as` is the same share them. Threads are onnxruntime's own.
+#include "operators.h"
+#include "ort.h"
+#include "product.h"
+#include "shelf.h"
+
+namespace ptune {
+namespace {
+
+class RoundedProduct {
+ public:
+  explicit RoundedProduct(const OrtKernelInfo* info) : kernel_(best_kernel()) {
+    const Constant weights = constant(info, 1, "weights"), scale = constant(info, 2, "scale");
+    if (weights.shape.size() != 2) refuse("weights have other than two dimensions");
+    weights_.in = static_cast<size_t>(weights.shape[0]);
+    weights_.out = static_cast<size_t>(weights.shape[1]);
+    weights_.depth = (weights_.in + kDepth - 1) / kDepth * kDepth;
+    weights_.panels = (weights_.out + kColumns - 1) / kColumns;
+    if (weights_.in == 0 || weights_.in > kMostInputs) refuse(std::to_string(weights_.in) + " inputs");
+    if (scale.count() != weights_.out) refuse("not a scale for each column");
+    rounding_.step = scalar(info, 3, "step");
+    rounding_.fine = scalar(info, 4, "fine");
+    multiplier_.resize(weights_.out);
+    for (size_t at = 0; at < weights_.out; ++at)
+      multiplier_[at] = rounding_.step * static_cast<const float*>(scale.data)[at];
+    packed_ = shelf().get(text(info, "shared_as"), packed_bytes(weights_.in, weights_.out), [&](uint8_t* room) {
+      pack(static_cast<const int8_t*>(weights.data), weights_.in, weights_.out, room);
+    });
+    weights_.bytes = packed_->bytes;
+  }
+
+  void compute(OrtKernelContext* context) const {
+    const OrtValue *u = nullptr, *divisors = nullptr;
+    check(api->KernelContext_GetInput(context, 0, &u));
+    check(api->KernelContext_GetInput(context, 5, &divisors));
+    std::vector<int64_t> shape = shape_of(u);
+    if (shape.empty() || static_cast<size_t>(shape.back()) != weights_.in)
+      refuse("rows are not as long as weights are deep");
+    Rows rows;
+    rows.count = 1;
+    for (size_t at = 0; at + 1 < shape.size(); ++at) rows.count *= static_cast<size_t>(shape[at]);
+    shape.back() = static_cast<int64_t>(weights_.out);
+    OrtValue* output = nullptr;
+    check(api->KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &output));
+    if (rows.count == 0) return;
+    const float* x = data_of<float>(u);
+    const float* inverse = divisors == nullptr ? nullptr : data_of<float>(divisors);
+    float* y = const_cast<float*>(data_of<float>(output));
+    const size_t blocks = (rows.count + kernel_.rows_together - 1) / kernel_.rows_together;
+    const size_t bytes = blocks * kernel_.rows_together * 2 * weights_.depth;
+    uint8_t* room = scratch(bytes + rows.count * 2 * sizeof(int32_t));
+    rows.bytes = reinterpret_cast<int8_t*>(room);
+    rows.excess = reinterpret_cast<int32_t*>(room + bytes);
+    in_pieces(context, rows.count, kRowsTogether, kNumbersOfAPiece / weights_.in,
+              [&](size_t from, size_t to) { kernel_.round(weights_, rounding_, x, rows, from, to); });
+    const size_t products_of_a_panel = weights_.depth * kColumns * (rows.count + kRowsOfAWeight);
+    in_pieces(context, weights_.panels, kPanelsTogether, kProductsOfAPiece / products_of_a_panel,
+              [&](size_t from, size_t to) {
+                kernel_.product(weights_, rows, multiplier_.data(), inverse, y, from, to);
+              });
+  }
+
+ private:
+  static constexpr size_t kRowsTogether = 16, kPanelsTogether = 3;
+  static constexpr size_t kNumbersOfAPiece = 1 << 15, kProductsOfAPiece = 1 << 20;
+  static constexpr size_t kRowsOfAWeight = 7;  // reading a weight from memory takes as long as so many products
+
+  const Kernel& kernel_;
+  Weights weights_;
+  Rounding rounding_{};
+  std::vector<float> multiplier_;
+  std::shared_ptr<const Packed> packed_;
+};
+
+constexpr size_t kInputs = 6;
+
+}  // namespace
+
+OrtCustomOp rounded_product() {
+  OrtCustomOp op = operator_of_processor();
+  op.GetName = [](const OrtCustomOp*) { return "RoundedProduct"; };
+  op.GetInputTypeCount = [](const OrtCustomOp*) { return kInputs; };
+  op.GetInputType = [](const OrtCustomOp*, size_t at) {
+    return at == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  };
+  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t at) {
+    return at + 1 == kInputs ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+  };
+  computed_by<RoundedProduct>(op);
+  return op;
+}
+
+}  // namespace ptune
