@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import io
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,14 @@ from ptune.backbone.identity import weights_hash
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
 from ptune.backbone.precision import fastest, usual
-from ptune.backbone.quantize import quantize
+from ptune.backbone.quantize import quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.tokenizer import codec_of
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError
 from ptune.formats.bundle import BaseIdentity
-from ptune.progress import console, say
+from ptune.progress import say, without_others
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,13 @@ def load(
     say(f"loading {spec.model}")
     with in_one_sentence(spec.model, source), read_once(source):
         dtype = resolve_dtype(spec, device)
-        model = _read_model(spec, source, attention, dtype)
+        if spec.quantize == "none":
+            model = _read_model(spec, source, attention, dtype)
+        else:
+            with quantized_as_read(spec.quantize):
+                model = _read_model(spec, source, attention, dtype)
+            _copy_plain_weights(model)
         codec = codec or codec_of(read_tokenizer(spec, source), model, spec.new_tokens)
-    if spec.quantize != "none":
-        quantize(model, spec.quantize)
     model.requires_grad_(False).eval()
     identity = identity_of(model, spec, source, dtype)
     # After the identity: new rows are computed from the others, the same everywhere, and replaced by trained rows. So an
@@ -150,6 +152,13 @@ def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dty
     refuse_lacking(spec, report["missing_keys"])
     check_plain(model, spec, source)
     return model
+
+
+def _copy_plain_weights(model: PreTrainedModel) -> None:
+    """Copies the weights of a quantised model that are not packed: as views they would keep its whole files mapped."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.clone()
 
 
 def refuse_lacking(spec: Backbone, names: Collection[str]) -> None:
@@ -249,9 +258,8 @@ def licence_inside(spec: Backbone, source: Source) -> str | None:
 @contextlib.contextmanager
 def in_one_sentence(named: str, source: Source) -> Iterator[None]:
     """Turns errors inside transformers into a BackboneError of one sentence; shows its progress bars only on a terminal."""
-    bars = contextlib.nullcontext() if console.is_terminal else contextlib.redirect_stderr(io.StringIO())
     try:
-        with bars:
+        with without_others():
             yield
     except PtuneError:
         raise
