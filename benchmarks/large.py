@@ -126,7 +126,8 @@ def run(command: Sequence[str], work: Path, log: Path) -> dict[str, Any]:
     """Runs a command; its seconds and peaks. Raises: SystemExit with the end of its output if it fails."""
     began = time.monotonic()
     with log.open("w", encoding="utf-8") as said:
-        process = subprocess.Popen(command, cwd=work, stdout=said, stderr=subprocess.STDOUT)
+        kept = {**os.environ, "PTUNE_CACHE": str(work / "cache")}  # what one command leaves to the next
+        process = subprocess.Popen(command, cwd=work, env=kept, stdout=said, stderr=subprocess.STDOUT)
         own = everything = 0
         while process.poll() is None:
             now = memory_of(process.pid)

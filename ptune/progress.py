@@ -6,8 +6,11 @@ Everything goes to stderr, so that a command's result on stdout can be piped.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +27,21 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 def say(text: str, *, style: str = "") -> None:
     """Prints one line for the user, above the bar if there is one. style: rich's, such as "red"."""
     console.print(text, markup=False, style=style)
+
+
+@contextlib.contextmanager
+def without_others() -> Iterator[None]:
+    """Drops what libraries print to stderr, such as bars of their own, unless it is a terminal. Our own lines appear."""
+    if console.is_terminal:
+        yield
+        return
+    before = console._file
+    console.file = console.file  # where stderr is now
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        console._file = before
 
 
 class Progress:

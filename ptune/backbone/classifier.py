@@ -22,9 +22,9 @@ from transformers import (
 
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.load import (
-    check_plain,
     in_one_sentence,
     licence_inside,
+    make_plain,
     parameters_of,
     read_config,
     read_tokenizer,
@@ -122,7 +122,7 @@ def _read(
         output_loading_info=True,
         **where_to_read(spec, source),
     )
-    check_plain(model, spec, source)
+    make_plain(model, source)
     return model, {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
 
 

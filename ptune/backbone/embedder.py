@@ -12,8 +12,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ptune.backbone.classifier import Classifier, body_identity, pad_id_of, silent
 from ptune.backbone.load import (
-    check_plain,
     in_one_sentence,
+    make_plain,
     read_config,
     read_tokenizer,
     refuse_lacking,
@@ -98,7 +98,7 @@ def load_embedder(
             output_loading_info=True,
             **where_to_read(spec, source),
         )
-        check_plain(body, spec, source)
+        make_plain(body, source)
     lacking = sorted(name for name in report["missing_keys"] if not name.startswith("pooler"))
     refuse_lacking(spec, lacking)
     if getattr(body, "pooler", None) is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import io
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,17 @@ from transformers.utils.hub import cached_file
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
+from ptune.backbone.packed_cache import packed
+from ptune.backbone.packed_folder import packed_as, take_over
 from ptune.backbone.precision import fastest, usual
-from ptune.backbone.quantize import quantize
+from ptune.backbone.quantize import quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.tokenizer import codec_of
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError
 from ptune.formats.bundle import BaseIdentity
-from ptune.progress import console, say
+from ptune.progress import say, without_others
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,10 @@ def load(
     say(f"loading {spec.model}")
     with in_one_sentence(spec.model, source), read_once(source):
         dtype = resolve_dtype(spec, device)
-        model = _read_model(spec, source, attention, dtype)
+        model, sha256 = _read_model(spec, source, attention, dtype)
         codec = codec or codec_of(read_tokenizer(spec, source), model, spec.new_tokens)
-    if spec.quantize != "none":
-        quantize(model, spec.quantize)
     model.requires_grad_(False).eval()
-    identity = identity_of(model, spec, source, dtype)
+    identity = identity_of(model, spec, source, dtype, sha256)
     # After the identity: new rows are computed from the others, the same everywhere, and replaced by trained rows. So an
     # adapter belongs to the published base, whatever tokens were added.
     ids = map(codec.tokenizer.token_to_id, spec.new_tokens)
@@ -76,10 +75,15 @@ def load(
     return Loaded(model.to(device), codec, identity, new_tokens)
 
 
-def identity_of(model: PreTrainedModel, spec: Backbone, source: Source, dtype: torch.dtype) -> BaseIdentity:
-    """The identity of a base with all its weights. dtype: type of the weights that are not quantised."""
+def identity_of(
+    model: PreTrainedModel, spec: Backbone, source: Source, dtype: torch.dtype, sha256: str | None = None
+) -> BaseIdentity:
+    """The identity of a base with all its weights. dtype: type of the weights that are not quantised.
+
+    sha256: their hash, where it is known.
+    """
     return BaseIdentity(
-        hash=weights_hash(model),
+        hash=sha256 or weights_hash(model),
         source=spec.model,
         quantize=spec.quantize,
         dtype="bfloat16" if dtype == torch.bfloat16 else "float32",
@@ -137,19 +141,61 @@ def resolve_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if spec.dtype == "bfloat16" else torch.float32
 
 
-def _read_model(spec: Backbone, source: Source, attention: str, dtype: torch.dtype) -> PreTrainedModel:
-    model: PreTrainedModel
-    model, report = AutoModelForCausalLM.from_pretrained(
-        source.path,
-        dtype=dtype,
-        attn_implementation=None if attention == "sdpa" else attention,  # None: sdpa where the model has it
-        output_loading_info=True,
-        config=read_config(spec, source),
-        **where_to_read(spec, source),
-    )
-    refuse_lacking(spec, report["missing_keys"])
-    check_plain(model, spec, source)
-    return model
+def _read_model(
+    spec: Backbone, source: Source, attention: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, str]:
+    """The model, quantised as `spec` says, and the hash of its weights."""
+    config = read_config(spec, source)
+    where = where_to_read(spec, source)
+
+    def read(place: str, config: transformers.PretrainedConfig, **options: Any) -> PreTrainedModel:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=dtype,
+            attn_implementation=None
+            if attention == "sdpa"
+            else attention,  # None: sdpa where the model has it
+            output_loading_info=True,
+            config=config,
+            **options,
+        )
+        refuse_lacking(spec, report["missing_keys"])
+        return model
+
+    if spec.quantize == "none":
+        model = read(source.path, config, **where)
+        make_plain(model, source)
+        return model, weights_hash(model)
+
+    kind = spec.quantize
+
+    def read_packed(place: str, settings: Any, **options: Any) -> PreTrainedModel:
+        packed_config = copy.deepcopy(config)
+        packed_config.quantization_config = settings
+        model = read(place, packed_config, device_map={"": "cpu"}, **options)
+        take_over(model, kind, dtype, spec.model)
+        model.name_or_path = model.config.name_or_path = source.path
+        return model
+
+    def read_and_quantize() -> PreTrainedModel:
+        with quantized_as_read(kind):
+            model = read(source.path, config, **where)
+        make_plain(model, source)
+        _copy_plain_weights(model)
+        return model
+
+    settings = getattr(published_config(spec, source), "quantization_config", None)
+    if source.gguf is None and settings is not None:
+        model = read_packed(source.path, settings, **where)
+        return model, weights_hash(model)
+    return packed(spec, kind, source, config, dtype, read_packed, read_and_quantize)
+
+
+def _copy_plain_weights(model: PreTrainedModel) -> None:
+    """Copies the weights of a quantised model that are not packed: as views they would keep its whole files mapped."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.clone()
 
 
 def refuse_lacking(spec: Backbone, names: Collection[str]) -> None:
@@ -159,16 +205,12 @@ def refuse_lacking(spec: Backbone, names: Collection[str]) -> None:
         raise BackboneError(f"backbone.model {spec.model!r} lacks {len(names)} weights: {first} …")
 
 
-def check_plain(model: PreTrainedModel, spec: Backbone, source: Source) -> None:
-    """Makes a dequantised GGUF model savable. Raises: BackboneError if the weights were saved quantised."""
+def make_plain(model: PreTrainedModel, source: Source) -> None:
+    """Makes a dequantised GGUF model savable."""
     if source.gguf is not None:
         # transformers has dequantised the file but still calls the model quantised, and would refuse to save it.
         model.hf_quantizer, model.is_quantized = None, False
         del model.config.quantization_config
-    elif getattr(model.config, "quantization_config", None) is not None:
-        raise BackboneError(
-            f"backbone.model {spec.model!r} was saved quantised; name its original weights and set backbone.quantize"
-        )
 
 
 def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTokenizerBase:
@@ -176,8 +218,19 @@ def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTok
 
 
 def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
-    """What the model is, without its weights, with one set of rotary frequencies for all lengths (`ptune.backbone.rope`)."""
-    return with_fixed_rope(published_config(spec, source), spec.context)
+    """What the model is, without its weights, with one set of rotary frequencies for all lengths (`ptune.backbone.rope`).
+
+    Raises: BackboneError if the weights were saved quantised in another way than `spec` says.
+    """
+    config = published_config(spec, source)
+    if source.gguf is None and (saved := packed_as(config, spec.model)) is not None:
+        if spec.quantize != saved:
+            raise BackboneError(
+                f"backbone.model {spec.model!r} was saved in {saved}: train it with --backbone.quantize {saved} (chat"
+                " alone), or name its original weights"
+            )
+        del config.quantization_config
+    return with_fixed_rope(config, spec.context)
 
 
 def published_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
@@ -249,9 +302,8 @@ def licence_inside(spec: Backbone, source: Source) -> str | None:
 @contextlib.contextmanager
 def in_one_sentence(named: str, source: Source) -> Iterator[None]:
     """Turns errors inside transformers into a BackboneError of one sentence; shows its progress bars only on a terminal."""
-    bars = contextlib.nullcontext() if console.is_terminal else contextlib.redirect_stderr(io.StringIO())
     try:
-        with bars:
+        with without_others():
             yield
     except PtuneError:
         raise

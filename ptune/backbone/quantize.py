@@ -1,28 +1,54 @@
 """Quantises frozen linear layers to 4 or 8 bits (bitsandbytes).
 
 Weights are always quantised on the CPU and moved afterwards, so that the same recipe has the same base identity on
-every device.
+every device. Each is quantised as soon as it is read, so that memory never holds more than one of them unquantised.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit, quantize_blockwise
 from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from ptune.errors import BackboneError
 from ptune.progress import Progress
 
 Quantization = Literal["int8", "nf4"]
 
+BLOCK, _NESTED_BLOCK = 64, 256  # weights per scale, and scales per nested scale
 
-class Nf4Linear(Linear4bit):
+
+class _Packed:
+    """A bitsandbytes layer that packs its weights when they are set."""
+
+    on_packed: Callable[[], None] | None = None  # called once
+
+    def pack(self, weight: torch.Tensor) -> nn.Parameter:
+        """Packs weights [out, in] on the CPU."""
+        raise NotImplementedError
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        plain = name == "weight" and not isinstance(value, Params4bit | Int8Params)
+        if plain and value.is_floating_point() and not value.is_meta:
+            value = self.pack(value.data)
+            value._is_hf_initialized = True  # or transformers would fill it with random numbers
+            if self.on_packed is not None:
+                self.on_packed()
+                self.on_packed = None
+        super().__setattr__(name, value)
+
+
+class Nf4Linear(_Packed, Linear4bit):
     """A linear layer in 4-bit NormalFloat, in blocks of 64 whose scales are quantised too.
 
     It stays in training mode, so that it evaluates with the kernel that trains. In evaluation mode bitsandbytes repacks the
@@ -31,17 +57,26 @@ class Nf4Linear(Linear4bit):
     Source: QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
     """
 
-    def __init__(self, plain: nn.Linear) -> None:
+    def __init__(self, plain: nn.Linear, on_packed: Callable[[], None] | None = None) -> None:
         super().__init__(
             plain.in_features, plain.out_features, plain.bias is not None, quant_type="nf4", device="meta"
         )
-        self.weight = Params4bit(plain.weight.data, requires_grad=False, quant_type="nf4", module=self).to(
-            "cpu"
-        )
+        self.on_packed = on_packed
+        self.weight = plain.weight
         self.bias = plain.bias
 
     def train(self, mode: bool = True) -> nn.Module:
         return super().train(True)
+
+    def pack(self, weight: torch.Tensor) -> nn.Parameter:
+        """As `_Packed.pack`; the same bytes with any number of threads."""
+        packed, plain = quantize_4bit(weight.contiguous(), blocksize=BLOCK, quant_type="nf4")
+        offset = _mean(plain.absmax)
+        scales, nested = quantize_blockwise(plain.absmax - offset, blocksize=_NESTED_BLOCK)
+        state = QuantState(
+            scales, plain.shape, plain.code, BLOCK, "nf4", plain.dtype, offset=offset, state2=nested
+        )
+        return Params4bit(packed, quant_state=state, quant_type="nf4", module=self, bnb_quantized=True)
 
     def dequantised(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Weights [out, in]: code * scale, computed in float32 and rounded to `dtype`.
@@ -55,7 +90,7 @@ class Nf4Linear(Linear4bit):
         return dequantize_4bit(self.weight.data, state)
 
 
-class Int8Linear(Linear8bitLt):
+class Int8Linear(_Packed, Linear8bitLt):
     """A linear layer in int8, with one scale per output row.
 
     It multiplies by the weights that its bytes stand for, on every device, in training and evaluation. bitsandbytes' own
@@ -64,7 +99,7 @@ class Int8Linear(Linear8bitLt):
     Source of the bytes: LLM.int8() (Dettmers et al. 2022, https://arxiv.org/abs/2208.07339).
     """
 
-    def __init__(self, plain: nn.Linear) -> None:
+    def __init__(self, plain: nn.Linear, on_packed: Callable[[], None] | None = None) -> None:
         super().__init__(
             plain.in_features,
             plain.out_features,
@@ -72,8 +107,14 @@ class Int8Linear(Linear8bitLt):
             has_fp16_weights=False,
             device="meta",
         )
-        self.weight = Int8Params(plain.weight.data, requires_grad=False).to("cpu")
+        self.on_packed = on_packed
+        self.weight = plain.weight
         self.bias = plain.bias
+
+    def pack(self, weight: torch.Tensor) -> nn.Parameter:
+        """As `_Packed.pack`."""
+        packed: nn.Parameter = Int8Params(weight, requires_grad=False).to("cpu")
+        return packed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] -> [..., out]"""
@@ -105,11 +146,68 @@ class _Int8Product(torch.autograd.Function):
         )
 
 
-def quantize(model: PreTrainedModel, kind: Quantization) -> None:
-    """Replaces every linear layer except the output head, in place. The weights must be on the CPU.
+def _mean(scales: torch.Tensor) -> torch.Tensor:
+    """Their mean, summed by one thread: several sum in another order, to other bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return scales.mean()
+    finally:
+        torch.set_num_threads(threads)
 
+
+def quantize(model: PreTrainedModel, kind: Quantization, on_packed: Callable[[], None] | None = None) -> None:
+    """Replaces every linear layer except the output head, in place. The weights must be on the CPU, or not be read yet.
+
+    on_packed: called for each layer when its weights are packed.
     Raises: BackboneError where the model has no such layer.
     """
+    for name, linear in _linears(model, kind).items():
+        layer = Nf4Linear(linear, on_packed) if kind == "nf4" else Int8Linear(linear, on_packed)
+        model.set_submodule(name, layer)
+    # peft chooses its adapter layers by these two attributes.
+    model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
+
+
+@contextlib.contextmanager
+def quantized_as_read(kind: Quantization) -> Iterator[None]:
+    """Has `from_pretrained` quantise each weight as it reads it. Raises: BackboneError, as `quantize`."""
+    own = PreTrainedModel._load_pretrained_model
+
+    def read(model: PreTrainedModel, *arguments: Any, **named: Any) -> Any:
+        with Progress(f"quantising to {kind}", len(_linears(model, kind)), unit="layers") as progress:
+            quantize(model, kind, progress.advance)
+            return own(model, *arguments, **named)
+
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # it would count the same
+    PreTrainedModel._load_pretrained_model = staticmethod(read)
+    try:
+        with _read_in_turn():
+            yield
+    finally:
+        PreTrainedModel._load_pretrained_model = staticmethod(own)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _read_in_turn() -> Iterator[None]:
+    """Keeps transformers' threads from reading weights faster than they are quantised, which would pile them up."""
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _linears(model: PreTrainedModel, kind: Quantization) -> dict[str, nn.Linear]:
+    """The layers to quantise, by name. Raises: BackboneError where there are none."""
     head = model.get_output_embeddings()
     linears = {
         name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not head
@@ -118,13 +216,4 @@ def quantize(model: PreTrainedModel, kind: Quantization) -> None:
         raise BackboneError(
             f"backbone.quantize {kind!r}: {type(model).__name__} has no nn.Linear layers that bitsandbytes can hold"
         )
-    layer_of = Nf4Linear if kind == "nf4" else Int8Linear
-    with Progress(f"quantising to {kind}", len(linears), unit="layers") as progress:
-        for name, layer in linears.items():
-            model.set_submodule(name, layer_of(layer))
-            progress.advance()
-    for parameter in model.parameters():
-        if not isinstance(parameter, Params4bit | Int8Params):
-            parameter.data = parameter.data.clone()  # a view would keep the whole file in memory
-    # peft chooses its adapter layers by these two attributes.
-    model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
+    return linears

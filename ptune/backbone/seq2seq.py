@@ -19,9 +19,9 @@ from transformers import (
 
 from ptune.backbone.classifier import pad_id_of, silent
 from ptune.backbone.load import (
-    check_plain,
     identity_of,
     in_one_sentence,
+    make_plain,
     read_config,
     read_tokenizer,
     refuse_lacking,
@@ -79,7 +79,7 @@ def load_seq2seq(
             output_loading_info=True,
             **where_to_read(spec, source),
         )
-        check_plain(model, spec, source)
+        make_plain(model, source)
     refuse_lacking(spec, report["missing_keys"])
     model.requires_grad_(False).eval()
     identity = identity_of(model, spec, source, dtype)

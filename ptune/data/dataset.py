@@ -14,7 +14,6 @@ import numpy as np
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Data
-from ptune.data import cache
 from ptune.data.conversations import Askable
 from ptune.data.examiner import Examiner
 from ptune.data.overlong import check_weights
@@ -24,6 +23,7 @@ from ptune.data.split import Encoding, Split, refuse_overlong
 from ptune.data.store import Examples, Writer, conversations_in, examples_in, temporary_folder
 from ptune.data.translations import in_columns, shapes_of
 from ptune.errors import DataError
+from ptune.formats import cache
 from ptune.formats.whole_write import whole_folder
 from ptune.progress import Progress, say
 
@@ -54,7 +54,7 @@ class Dataset:
 def load(data: Data, task: Chat, codec: ChatCodec, seed: int, examiner: Examiner | None = None) -> Dataset:
     """Reads a recipe's data and encodes it with the codec that will also serve. Prints the recognised shapes.
 
-    Memory grows only by a few numbers per row. Large sets stay encoded in a cache (see `ptune.data.cache`) until
+    Memory grows only by a few numbers per row. Large sets stay encoded in a cache (see `ptune.formats.cache`) until
     something changes; with an examiner everything is read again.
     Without validation files, `validation_share` of the rows in `files` is held out (see `hold_out`).
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from ptune.backbone.locate import Source, locate
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
-from ptune.data.cache import code_hash, key_of, place_for, seal, sealed
 from ptune.errors import PtuneError
+from ptune.formats.cache import code_hash, key_of, place_for, seal, sealed
 from ptune.formats.whole_write import whole_folder
 
 READERS = ("transformers", "tokenizers", "gguf")

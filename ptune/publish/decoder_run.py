@@ -21,7 +21,7 @@ from ptune.errors import ParityError
 from ptune.evaluation.held_out import held_out
 from ptune.export.merge import merged
 from ptune.formats.parity_json import WEIGHTS
-from ptune.formats.signature import END_KINDS, EndKind
+from ptune.formats.signature import EndKind
 from ptune.formats.whole_write import whole_folder
 from ptune.parity import compare
 from ptune.publish.figures import figures
@@ -109,16 +109,16 @@ def reference(backbone: Backbone) -> Loaded:
 
 
 def ends_of(adapter: Path, model: PreTrainedModel) -> tuple[EndKind, ...]:
-    """What an adapter brings at the ends of its base, by the names in its file."""
+    """What a run's adapter brings at the ends of its base, by the names in its file. No method trains biases."""
     with safe_open(adapter / WEIGHTS, "np") as file:
         names = [*file.keys()]
     head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
-    signs = {
+    signs: dict[EndKind, str] = {
         "head": f"base_model.model.{head}.lora_",
         "embedding": ".lora_embedding_",
         "tokens": ".token_adapter.",
     }
-    return tuple(kind for kind in END_KINDS if any(signs[kind] in name for name in names))
+    return tuple(kind for kind, sign in signs.items() if any(sign in name for name in names))
 
 
 def within(ids: Sequence[int], vocab: int) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from ptune.backbone.float32 import Float32Linear, in_float32
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.load import load
-from ptune.backbone.quantize import quantize
+from ptune.backbone.quantize import Nf4Linear, quantize
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
 
@@ -138,6 +138,26 @@ def test_the_hash_is_the_same_in_every_process(tmp_path: Path) -> None:
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert there.split() == [identity.hash for identity in here]
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads() -> None:
+    """bitsandbytes subtracts the mean of the scales, which torch sums in another order with more threads."""
+    plain = nn.Linear(2048, 2048, bias=False)
+    threads, states = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(1)
+        own = bnb.nn.Params4bit(plain.weight.data, quant_type="nf4").to("cpu")
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            states.append(Nf4Linear(plain).state_dict())
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    own_state = own.quant_state.as_dict(packed=True)
+    for state in states:
+        assert all(torch.equal(state[name], states[0][name]) for name in states[0])
+        assert torch.equal(state["weight"], own.data)
+        assert torch.equal(state["weight.absmax"], own_state["absmax"])
 
 
 def test_the_hash_knows_every_bit_and_the_quantisation(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""A cache of the examples of large data sets, so that a resumed run and an evaluation need not encode them again.
+"""A cache of what takes long to make: examples of large data sets, codecs, packed weights.
 
-Each data set has a folder, named by a hash of everything that its examples depend on: $PTUNE_CACHE/tokens/KEY, by default
+Each result has a folder, named by a hash of everything that it depends on: $PTUNE_CACHE/KIND/KEY, by default
 under $XDG_CACHE_HOME/ptune or ~/.cache/ptune. The most recently used ones are kept; damaged ones are made again.
 """
 
@@ -21,7 +21,7 @@ from ptune.formats.whole_write import read_json, sha256_of, write_json
 from ptune.progress import Progress, say
 
 WORTH_BYTES = 32 << 20  # smaller sets are encoded each time, in seconds
-KEPT = 4  # data sets
+KEPT = 4  # results of a kind
 _RECORD = "store.json"
 
 
@@ -40,10 +40,10 @@ def code_hash(*packages: str) -> str:
 
 
 @contextlib.contextmanager
-def place_for(key: str, kind: str = "tokens") -> Iterator[Path | None]:
-    """Yields the place of a data set, locked against other processes; None if no cache is possible.
+def place_for(key: str, kind: str = "tokens", kept: int = KEPT) -> Iterator[Path | None]:
+    """Yields the place of a result, locked against other processes; None if no cache is possible.
 
-    kind: its parent folder; the most recently used sets of each kind are kept.
+    kind: its parent folder; the `kept` most recently used results of each kind are kept.
     """
     root = _root() / kind
     try:
@@ -59,7 +59,7 @@ def place_for(key: str, kind: str = "tokens") -> Iterator[Path | None]:
             shutil.rmtree(part, ignore_errors=True)
         yield root / key
         with contextlib.suppress(OSError):
-            _forget_old(root)
+            _forget_old(root, kept)
 
 
 def _wait_for(lock: IO[str]) -> None:
@@ -106,11 +106,11 @@ def _root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptune"
 
 
-def _forget_old(root: Path) -> None:
-    """Removes old sets. Processes that use one continue: their mapped files stay."""
+def _forget_old(root: Path, kept: int) -> None:
+    """Removes old results. Processes that use one continue: their mapped files stay."""
     folders = sorted(
         (path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")),
         key=lambda path: path.stat().st_mtime,
     )
-    for folder in folders[:-KEPT]:
+    for folder in folders[:-kept]:
         shutil.rmtree(folder, ignore_errors=True)
