@@ -34,9 +34,7 @@ THREADS = 1
 CONTEXT = 2048
 STEPS = 3
 
-_TOKENS: dict[str, Any] = {
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": CONTEXT,
-}  # fmt: skip
+SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     # grouped queries, gated MLP, its own head
     "llama": ("LlamaConfig", {
@@ -118,33 +116,40 @@ def _child(task: str, options: argparse.Namespace, only: str | None = None) -> N
 
 
 def build(work: Path, chosen: Sequence[Setting]) -> None:
-    """The models, with random weights and a tokenizer of one token a word."""
+    """The models, with random weights and a tokenizer."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
 
     for name in {setting.model for setting in chosen}:
         folder = work / name
         if (folder / "tokenizer.json").is_file():
             continue
         kind, values = MODELS[name]
-        config = getattr(transformers, kind)(**_TOKENS, **values)
+        config = getattr(transformers, kind)(**SPECIAL, max_position_embeddings=CONTEXT, **values)
         torch.manual_seed(0)
         transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-        special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-        words = [*special, "user", "assistant", "w1", "w2"]
-        vocabulary = {word: index for index, word in enumerate(words)}
-        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        fast = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-            additional_special_tokens=special[3:], model_max_length=CONTEXT,
-        )  # fmt: skip
-        fast.chat_template = (
-            "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-            "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-        )
-        fast.save_pretrained(folder)
+        tokenizer(folder)
+
+
+def tokenizer(folder: Path, context: int = CONTEXT) -> None:
+    """Writes a tokenizer of one token a word."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    words = [*special, "user", "assistant", "w1", "w2"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        additional_special_tokens=special[3:], model_max_length=context,
+    )  # fmt: skip
+    fast.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    fast.save_pretrained(folder)
 
 
 def recipe_of(setting: Setting, work: Path) -> Any:

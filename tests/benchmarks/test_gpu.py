@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py stays ready: its small form runs on the CPU."""
+"""benchmarks/gpu stays ready: each of its parts runs in a small form on the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import PROFILES, where_nodes_ran
+from benchmarks.gpu.operators import PROFILES, where_nodes_ran
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,13 +30,30 @@ def test_nodes_are_counted_by_provider(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_small_form_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--work", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--out", str(tmp_path)]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    assert found["training"]["tokens_per_s"] > 0
-    assert {*found["operators"]} == {*PROFILES}
-    assert all(0 <= one["max_abs_logprob"] < 1 for one in found["operators"].values())
+    found = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    for kind in ("nf4", "int8", "none"):
+        assert found["exact"][kind]["repeats"]
+        assert found["exact"][kind]["resumes"]
+        assert found["exact"][kind]["read_back"] == 0
+    assert all(found["layer"][kind]["of_x"] < 0.01 for kind in ("nf4", "int8"))
+    assert found["train-4x2048"]["tokens_per_s"] > 0
+    assert "_Product" in found["profile"]["shares"]
+    assert {*PROFILES} <= {*found["operators"]}
+    assert all(0 <= found["operators"][name]["max_abs_logprob"] < 1 for name in PROFILES)
     assert "MatMulBnb4" in str(found["operators"]["nf4"]["nodes"])
+
+
+def test_a_part_that_fails_costs_no_other_and_says_why(tmp_path: Path) -> None:
+    """The profile's model was not written: --only leaves that part out."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--out", str(tmp_path), "--only", "profile"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    found = json.loads((tmp_path / "gpu.json").read_text())["parts"]["profile"]
+    assert found["failed"] == "exit code 1"
+    assert "BackboneError" in found["said"]
+    assert "BackboneError" in (tmp_path / "profile.log").read_text()
