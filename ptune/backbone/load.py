@@ -15,6 +15,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.hub import cached_file
 
+from ptune.backbone.gguf_tensors import unpacked_when_asked_for
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
@@ -178,7 +179,8 @@ def _read_model(
         return model
 
     def read_and_quantize() -> PreTrainedModel:
-        with quantized_as_read(kind):
+        one_by_one = contextlib.nullcontext() if source.gguf is None else unpacked_when_asked_for()
+        with quantized_as_read(kind), one_by_one:
             model = read(source.path, config, **where)
         make_plain(model, source)
         _copy_plain_weights(model)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import tiny_models
+from support import gguf_file, tiny_models
 from transformers import PreTrainedModel
 
 SIZE = {"hidden_size": 1024, "intermediate_size": 1024, "num_hidden_layers": 8}
@@ -46,11 +46,17 @@ def model() -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_memory_never_holds_the_model_unquantised(tmp_path: Path, model: PreTrainedModel, kind: str) -> None:
-    small, large = tmp_path / "small", tmp_path / "large"
-    for folder, one in {small: tiny_models.model("llama"), large: model}.items():
-        one.save_pretrained(folder, max_shard_size="64MB")
-        tiny_models.tokenizer().save_pretrained(folder)
+@pytest.mark.parametrize("written", ["safetensors", "gguf"])
+def test_memory_never_holds_the_model_unquantised(
+    tmp_path: Path, model: PreTrainedModel, written: str, kind: str
+) -> None:
+    small, large = tmp_path / f"small.{written}", tmp_path / f"large.{written}"
+    for place, one in {small: tiny_models.model("llama"), large: model}.items():
+        if written == "gguf":
+            gguf_file.write(place, model=one)
+        else:
+            one.save_pretrained(place, max_shard_size="64MB")
+            tiny_models.tokenizer().save_pretrained(place)
     command = [sys.executable, "-c", PROBE, str(small), str(large), kind]
     gained = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

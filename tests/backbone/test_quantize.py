@@ -12,7 +12,7 @@ import bitsandbytes as bnb
 import pytest
 import torch
 import torch.nn.functional as F
-from support import tiny_models
+from support import gguf_file, tiny_models
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -138,6 +138,17 @@ def test_the_hash_is_the_same_in_every_process(tmp_path: Path) -> None:
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert there.split() == [identity.hash for identity in here]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_quantised_as_it_is_read_is_the_same(tmp_path: Path, kind: Any) -> None:
+    """Of safetensors and of GGUF, as weights that were all read before."""
+    gguf_file.write(tmp_path / "tiny.gguf")
+    for model in (tmp_path / "tiny.gguf", tiny_models.build(tmp_path / "model", "qwen2")):
+        spec = Backbone(model=str(model), dtype="float32")
+        plain = load(spec).model
+        quantize(plain, kind)
+        assert load(spec.model_copy(update={"quantize": kind})).identity.hash == weights_hash(plain)
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_threads() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import torch
+from transformers import PreTrainedModel
 
 from support import tiny_models
 
@@ -24,9 +24,9 @@ NAMES = {
 }
 
 
-def write(path: Path, *, licence: str = "mit") -> torch.nn.Module:
-    """Writes the tiny Llama of seed 0 in float32 and returns the model itself."""
-    model = tiny_models.model("llama")
+def write(path: Path, *, licence: str = "mit", model: PreTrainedModel | None = None) -> PreTrainedModel:
+    """Writes a Llama in float32 and returns the model itself; default: the tiny one of seed 0."""
+    model = model or tiny_models.model("llama")
     config = model.config
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_license(licence)
