@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from typing import Annotated
 
 import tyro
@@ -33,9 +34,10 @@ def run(arguments: list[str]) -> int:
 def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     """Predicts what training needs; exit code 1 where it does not fit."""
     from ptune.backbone.kind import kind_of_recipe
+    from ptune.planning.commands import commands_table, needs
     from ptune.planning.files import describe
-    from ptune.planning.fit import NOTHING, fit_into
-    from ptune.planning.hardware import gpu_bytes, gpu_here
+    from ptune.planning.fit import fit_into
+    from ptune.planning.hardware import gpu_bytes, gpu_here, has_bfloat16
     from ptune.planning.memory_ledger import gigabytes
     from ptune.planning.prediction import Device, planned_dtype, predict
     from ptune.planning.preflight import budget
@@ -54,25 +56,32 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     memory_bytes = None if options.gpu is None else gpu_bytes(options.gpu)
     device: Device = "cuda" if options.gpu is not None or gpu_here() is not None else "cpu"
     described = describe(recipe.backbone)
-    ledger = predict(recipe, device=device, described=described)
+    bfloat16 = None if options.gpu is None else has_bfloat16(options.gpu)
+    ledger = predict(recipe, device=device, described=described, bfloat16=bfloat16)
     memory_bytes = budget(recipe, ledger) if memory_bytes is None else memory_bytes
     fits = ledger.needed_bytes <= memory_bytes
-    found = None if fits else fit_into(recipe, None, memory_bytes, device=device, described=described)
+    found = (
+        None
+        if fits
+        else fit_into(recipe, None, memory_bytes, device=device, described=described, bfloat16=bfloat16)
+    )
+    chosen = (recipe, ledger) if found is None or not found.fits else (found.recipe, found.ledger)
+    rows = needs(*chosen, described.config)
     if options.as_json:
         print(json.dumps({**ledger.document(), "memory_bytes": memory_bytes, "fits": fits,
-                          "changes": None if found is None else list(found.changes)}))  # fmt: skip
+                          "commands": [asdict(row) for row in rows],
+                          "changes": list(found.changes) if found is not None and found.fits else None}))  # fmt: skip
         return 0 if fits else 1
     out = Console(width=None if Console().is_terminal else 110)
     out.print(ledger.table())
     where = options.gpu or ("this GPU" if device == "cuda" else "this machine's memory")
-    held = str(planned_dtype(recipe, device)).removeprefix("torch.")
+    held = str(planned_dtype(recipe, device, bfloat16)).removeprefix("torch.")
     note = "; predicted, not measured on a GPU" if device == "cuda" else ""
     print(f"{gigabytes(ledger.needed_bytes)} of {gigabytes(memory_bytes)} ({where}): "
           f"{'fits' if fits else 'does not fit'}; plain weights in {held}{note}")  # fmt: skip
     if found is not None:
-        print(f"what fits: {' '.join(found.changes)} ({gigabytes(found.ledger.needed_bytes)})")
-    elif not fits:
-        print(NOTHING)
+        print(found.described())
+    out.print(commands_table(rows, changed=found is not None and found.fits))
     if options.gpu is None and recipe.plan.memory is None and options.models:
         from ptune.planning.cards import table
 

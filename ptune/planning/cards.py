@@ -11,11 +11,11 @@ from transformers import LlamaConfig, PretrainedConfig
 
 from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.lora import Lora
+from ptune.planning.depth import Shallow, in_shapes
 from ptune.planning.files import Described
 from ptune.planning.hardware import GIB, usable
-from ptune.planning.prediction import ledger_of
-from ptune.planning.skeleton import skeleton
-from ptune.planning.step import Work, follow
+from ptune.planning.prediction import ledger_of, step_of
+from ptune.planning.step import Work
 from ptune.progress import Progress
 
 CARDS_GIB = (8, 12, 16, 24, 32)
@@ -33,11 +33,9 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, int, bool]] = {
 
 # Cheapest first: more time, then another base.
 WAYS = (("bf16", False), ("bf16", True), ("nf4", False), ("nf4", True))
-_FEW, _MORE = 2, 3  # numbers of layers that are simulated; further layers are alike
-_NARROW, _WIDE = (
-    LENGTH,
-    2 * LENGTH,
-)  # row lengths that are simulated; memory is linear in the length
+# Row lengths that are simulated. A step is fullest at its loss for short rows and at a layer's backward pass for long ones, so
+# memory is the higher of two straight lines.
+_SHORT, _MIDDLE, _LONG = LENGTH, 4 * LENGTH, 8 * LENGTH
 
 
 @dataclass(frozen=True)
@@ -62,34 +60,31 @@ def shape(name: str) -> PretrainedConfig:
     )  # fmt: skip
 
 
-def line(config: PretrainedConfig, base: str, checkpointing: bool, rank: int = 16) -> Line:
-    """Memory of a LoRA training of `config` on a GPU, extrapolated from two shallow models and two short rows."""
+def lines(config: PretrainedConfig, base: str, checkpointing: bool, rank: int = 16) -> tuple[Line, Line]:
+    """Memory of a LoRA training of `config` on a GPU: one line for short rows, one for long rows; the higher one counts."""
     recipe = Recipe(
         backbone=Backbone(quantize="nf4" if base == "nf4" else "none", dtype="bfloat16"),
         method=Lora(r=rank),
         train=Train(gradient_checkpointing=checkpointing),
     )
-    narrow, wide = (deep_bytes(config, recipe, tokens) for tokens in (_NARROW, _WIDE))
-    a_token = (wide - narrow) / (_WIDE - _NARROW)
-    return Line(narrow - a_token * _NARROW, a_token)
+    model = in_shapes(config, recipe, torch.bfloat16, "cuda")
+    short, middle, long = (needed_bytes(model, recipe, tokens) for tokens in (_SHORT, _MIDDLE, _LONG))
+    return _through((_SHORT, short), (_MIDDLE, middle)), _through((_MIDDLE, middle), (_LONG, long))
 
 
-def deep_bytes(config: PretrainedConfig, recipe: Recipe, tokens: int) -> int:
-    """Memory on a GPU of a model with many equal layers: each adds as much as a third layer adds to two."""
-    few, more = (_needed(_cut(config, layers), recipe, tokens) for layers in (_FEW, _MORE))
-    return few + (config.num_hidden_layers - _FEW) * (more - few) // (_MORE - _FEW)
+def _through(first: tuple[int, int], second: tuple[int, int]) -> Line:
+    """The line through two pairs of tokens and bytes."""
+    a_token = (second[1] - first[1]) / (second[0] - first[0])
+    return Line(first[1] - a_token * first[0], a_token)
 
 
-def _needed(config: PretrainedConfig, recipe: Recipe, tokens: int) -> int:
+def needed_bytes(model: Shallow, recipe: Recipe, tokens: int) -> int:
+    """Memory on a GPU with rows of this many tokens."""
     row = (LENGTH,) * (tokens // LENGTH)
-    model = skeleton(config, recipe, torch.bfloat16)
-    followed = follow(model, recipe.train, Work(row, 2, row), foreach=True)
-    ledger = ledger_of(followed, model, recipe, Described(config, "unknown", 0, None), "cuda", tokens)
+    step = step_of(model, recipe, Work(row, 2, ()), "cuda")
+    config = model.few.backbone.config
+    ledger = ledger_of(step, model, recipe, Described(config, "unknown", 0, None), "cuda", tokens)
     return ledger.step_bytes + ledger.baseline
-
-
-def _cut(config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    return type(config)(**{**config.to_dict(), "num_hidden_layers": layers, "layer_types": None})
 
 
 def table(names: Sequence[str] = tuple(SHAPES)) -> Table:
@@ -118,9 +113,9 @@ def cells(config: PretrainedConfig, progress: Progress | None = None) -> list[st
     for base, checkpointing in WAYS:
         if len(fitting) == len(CARDS_GIB):
             break
-        straight = line(config, base, checkpointing)
+        both = lines(config, base, checkpointing)
         for card in CARDS_GIB:
-            tokens = straight.tokens(usable(card * GIB))
+            tokens = min(line.tokens(usable(card * GIB)) for line in both)
             if tokens and card not in fitting:
                 fitting[card] = f"{base}{' +gc' if checkpointing else ''} {tokens}"
         if progress is not None:

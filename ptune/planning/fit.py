@@ -8,25 +8,54 @@ from typing import NoReturn
 
 from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError
+from ptune.planning.depth import Shallow, in_shapes
 from ptune.planning.files import Described, describe
-from ptune.planning.hardware import proposable
+from ptune.planning.hardware import HEADROOM, card_for, proposable
 from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.prediction import Device, planned_dtype, predict_on
-from ptune.planning.skeleton import Skeleton, skeleton
 from ptune.progress import Progress
 from ptune.training.memory_remedies import DEARER, LEAST_ROW, changed, options
 
-NOTHING = "no change of rows, checkpointing, nf4 or length makes it fit: take a smaller backbone.model"
-_ROUNDS = 5  # rounds of bisection: the result is within 3 % of the largest row that fits
+_ROUNDS = 4  # of coming nearer to the largest row that fits
+_NEAR = 0.03  # share of a row that is not worth another round
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A recipe that fits, and its differences from the original recipe."""
+    """A recipe that fits, and its differences from the original recipe. Where none fits, the one that needs least."""
 
     recipe: Recipe
     ledger: Ledger
-    changes: tuple[str, ...]  # as command-line options; empty: the original fits
+    changes: tuple[str, ...]  # as command-line options; empty: the original
+    memory_bytes: int  # what there is
+    fits: bool = True
+
+    def described(self) -> str:
+        """What to do, in a sentence."""
+        with_them = " ".join(self.changes)
+        needed = gigabytes(self.ledger.needed_bytes)
+        if self.fits:
+            return f"what fits: {with_them} ({needed})"
+        even = f"even with {with_them} it needs {needed}" if self.changes else f"nothing lowers its {needed}"
+        return f"nothing makes it fit: {even}; {_larger_or_smaller(self.ledger, self.memory_bytes)}"
+
+
+def _larger_or_smaller(ledger: Ledger, memory_bytes: int) -> str:
+    """The least memory that would do, and how large a model would."""
+    base = ledger.weights + ledger.quantisation_state
+    rest = ledger.needed_bytes - base
+    share = (proposable(memory_bytes) - rest) / base
+    smaller = f", or a model of {share:.0%} of its size" if share >= 0.05 else ", or a much smaller model"
+    if ledger.device == "cpu":
+        least = int(ledger.needed_bytes / (1 - HEADROOM))
+        return f"{gigabytes(least)} of memory would do{smaller}"
+    card = card_for(ledger.needed_bytes)
+    larger = (
+        "no card that ptune knows would do"
+        if card is None
+        else f"a card of {card[1]} GB ({card[0]}) would do"
+    )
+    return f"{larger}{smaller}"
 
 
 @dataclass(frozen=True)
@@ -39,7 +68,9 @@ class _Question:
     device: Device
     described: Described
     progress: Progress
-    skeletons: dict[tuple[bool, str], Skeleton] = field(default_factory=dict)
+    bfloat16: bool | None
+    models: dict[tuple[bool, str], Shallow] = field(default_factory=dict)
+    asked: list[tuple[Recipe, Ledger]] = field(default_factory=list)
 
     def ask(self, recipe: Recipe) -> Ledger:
         lengths, validation = (
@@ -47,11 +78,12 @@ class _Question:
             for given in (self.lengths, self.validation)
         )
         key = (recipe.train.gradient_checkpointing, recipe.backbone.quantize)
-        if key not in self.skeletons:
-            dtype = planned_dtype(recipe, self.device)
-            self.skeletons[key] = skeleton(self.described.config, recipe, dtype)
-        ledger = predict_on(self.skeletons[key], recipe, lengths, validation, self.device, self.described)
+        if key not in self.models:
+            dtype = planned_dtype(recipe, self.device, self.bfloat16)
+            self.models[key] = in_shapes(self.described.config, recipe, dtype, self.device)
+        ledger = predict_on(self.models[key], recipe, lengths, validation, self.device, self.described)
         self.progress.advance()
+        self.asked.append((recipe, ledger))
         return ledger
 
     def fits(self, ledger: Ledger) -> bool:
@@ -66,40 +98,34 @@ def fit_into(
     validation: Sequence[int] | None = None,
     device: Device = "cpu",
     described: Described | None = None,
-) -> Fit | None:
-    """`recipe` with the cheapest changes that make it fit into `memory_bytes`; None if no change is enough.
+    bfloat16: bool | None = None,
+) -> Fit:
+    """`recipe` with the cheapest changes that make it fit into `memory_bytes`, or with those that need least.
 
     A change leaves some of the memory free (`ptune.planning.hardware.HEADROOM`); a recipe that fits as it is need not.
-    lengths, validation: as in `predict`.
+    lengths, validation, bfloat16: as in `predict`.
     """
-    with Progress("looking for what fits", 40, unit="predictions") as progress:
-        question = _Question(
-            lengths,
-            validation,
-            proposable(memory_bytes),
-            device,
-            described or describe(recipe.backbone),
-            progress,
-        )
+    with Progress("looking for what fits", 12, unit="predictions") as progress:
+        described = described or describe(recipe.backbone)
+        most = proposable(memory_bytes)
+        question = _Question(lengths, validation, most, device, described, progress, bfloat16)
         for tried in _stages(recipe):
             ledger = question.ask(tried)
             if tried is recipe and ledger.needed_bytes <= memory_bytes:
-                return Fit(recipe, ledger, ())
-            fitting = (tried, ledger) if question.fits(ledger) else _narrower(tried, question)
+                return Fit(recipe, ledger, (), memory_bytes)
+            fitting = (tried, ledger) if question.fits(ledger) else _narrower(tried, ledger, question)
             if fitting is not None:
-                return Fit(*fitting, options(recipe, fitting[0]))
-    return None
+                return Fit(*fitting, options(recipe, fitting[0]), memory_bytes)
+    least = min(question.asked, key=lambda pair: pair[1].needed_bytes)
+    return Fit(*least, options(recipe, least[0]), memory_bytes, fits=False)
 
 
-def refuse(recipe: Recipe, ledger: Ledger, memory_bytes: int, fit: Fit | None) -> NoReturn:
-    """Raises: RecipeError that states the memory needed, for what, and what to change: `fit`, if any change helps."""
+def refuse(recipe: Recipe, ledger: Ledger, fit: Fit) -> NoReturn:
+    """Raises: RecipeError that states the memory needed, for what, and what to change, or what else would do."""
     parts = ", ".join(f"{name} {gigabytes(amount)}" for name, amount in ledger.rows() if amount >= 5 * 10**7)
-    if fit is None:
-        way = NOTHING
-    else:
-        way = f"what fits: {' '.join(fit.changes)} ({gigabytes(fit.ledger.needed_bytes)} predicted), or --plan.auto"
+    way = f"{fit.described()}, or --plan.auto" if fit.fits else fit.described()
     raise RecipeError(
-        f"training {recipe.name} needs {gigabytes(ledger.needed_bytes)}, predicted, of {gigabytes(memory_bytes)}"
+        f"training {recipe.name} needs {gigabytes(ledger.needed_bytes)}, predicted, of {gigabytes(fit.memory_bytes)}"
         f" (decided by {ledger.decides}; a step: {parts}); {way}"
     )
 
@@ -113,13 +139,14 @@ def _stages(recipe: Recipe) -> Iterator[Recipe]:
             yield recipe
 
 
-def _narrower(recipe: Recipe, question: _Question) -> tuple[Recipe, Ledger] | None:
-    """`recipe` with the largest rows that fit; None if rows as long as the longest example do not fit."""
+def _narrower(recipe: Recipe, wide: Ledger, question: _Question) -> tuple[Recipe, Ledger] | None:
+    """`recipe` with the largest rows that fit; None if rows as long as the longest example do not fit.
+
+    wide: the ledger of `recipe`. The memory needed is a maximum of straight lines over the tokens of a row. So where a straight
+    line between one that fits and one that does not meets the limit, it fits.
+    """
     longest = max(question.lengths) if question.lengths else recipe.chat.max_length
-    least, most = (
-        max(LEAST_ROW, min(longest, recipe.chat.max_length)),
-        _widest(recipe, question),
-    )
+    least, most = max(LEAST_ROW, min(longest, recipe.chat.max_length)), _widest(recipe, question)
     if least >= most:
         return None
     best = changed(recipe, "train", micro_batch_tokens=least)
@@ -127,13 +154,16 @@ def _narrower(recipe: Recipe, question: _Question) -> tuple[Recipe, Ledger] | No
     if not question.fits(ledger):
         return None
     for _ in range(_ROUNDS):
-        middle = (best.train.micro_batch_tokens + most) // 2
-        tried = changed(recipe, "train", micro_batch_tokens=middle)
+        tokens, room = best.train.micro_batch_tokens, question.memory_bytes - ledger.needed_bytes
+        more = room * (most - tokens) // max(1, wide.needed_bytes - ledger.needed_bytes)
+        if more <= _NEAR * tokens:
+            break
+        tried = changed(recipe, "train", micro_batch_tokens=tokens + more)
         predicted = question.ask(tried)
         if question.fits(predicted):
             best, ledger = tried, predicted
-        else:
-            most = middle
+        else:  # on a CPU the allocator bends the lines a little
+            most, wide = tokens + more, predicted
     return best, ledger
 
 

@@ -35,6 +35,11 @@ GPUS = {
     "A100": 40, "A100 80GB": 80, "H100": 80, "H200": 141, "B200": 180,
 }  # fmt: skip
 
+# Of NVIDIA's compute capability 6 and 7: they multiply no bfloat16, so training takes float32 there.
+WITHOUT_BFLOAT16 = {
+    "GTX 1080 Ti", "RTX 2060", "RTX 2070", "RTX 2080", "RTX 2080 Ti", "T4", "P100", "V100",
+}  # fmt: skip
+
 
 def parse_bytes(text: str) -> int:
     """'24GB', '24 GiB', '800 MB' or '24g' in bytes; GB is 10^9 bytes, GiB 2^30.
@@ -61,6 +66,24 @@ def gpu_bytes(name: str) -> int:
     close = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
     hint = f"did you mean {known[close[0]]!r}? " if close else ""
     raise UsageError(f"no card {name!r} is known; {hint}Give its memory instead, as in --gpu 24GB")
+
+
+def has_bfloat16(name: str) -> bool:
+    """Whether a card computes in bfloat16, from its name as in `gpu_bytes`; of a card given by its size, it is assumed."""
+    return _plain(name) not in {_plain(gpu) for gpu in WITHOUT_BFLOAT16}
+
+
+def card_for(needed_bytes: int) -> tuple[str, int] | None:
+    """A known card with bfloat16 that holds this and leaves `HEADROOM`, and its GiB; None where the largest does not.
+
+    Of the cards with the least memory it is the one listed first.
+    """
+    known = [(size, gpu) for gpu, size in GPUS.items() if gpu not in WITHOUT_BFLOAT16]
+    fitting = [pair for pair in known if proposable(usable(pair[0] * GIB)) >= needed_bytes]
+    if not fitting:
+        return None
+    size, gpu = min(fitting, key=lambda pair: pair[0])
+    return gpu, size
 
 
 def usable(card_bytes: int) -> int:

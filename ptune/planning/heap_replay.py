@@ -1,9 +1,9 @@
 """Replays allocations and frees in the C library's allocator to find how many pages a process would hold.
 
 A separate program that imports only the standard library, so that its heap starts empty. It reads int64 values from
-standard input (a size: allocate; -1 - i: free the i-th block; GIVEN_BACK: return free pages to the system) and prints the
-peak of resident bytes and the index of its event. Blocks are never written, so they cost no memory here; a map records
-which pages would have been touched.
+standard input (a size: allocate; -1 - i: free the i-th block; GIVEN_BACK: return free pages to the system; SPAN: a span
+of events begins) and prints, for each span, the peak of resident bytes and the index of its event. Blocks are never written,
+so they cost no memory here; a map records which pages would have been touched.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 
 PAGE = 4096
 GIVEN_BACK = -(2**62)
+SPAN = -(2**62) - 1
 _ALIGNMENT = 64  # PyTorch's
 _MAPPED = 2  # flag in the word before a block: the block has its own mapping
 _LARGE = 32 * 2**20  # glibc always maps blocks of this size separately
@@ -57,8 +58,8 @@ class Pages:
         return max(0, address // PAGE - self._start), max(0, (address + size - 1) // PAGE + 1 - self._start)
 
 
-def replay(events: list[int]) -> tuple[int, int]:
-    """Peak of resident bytes, and the index of its event."""
+def replay(events: list[int]) -> list[tuple[int, int]]:
+    """Peak of resident bytes, and the index of its event, for each span."""
     libc = ctypes.CDLL(None)
     libc.posix_memalign.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
@@ -66,7 +67,7 @@ def replay(events: list[int]) -> tuple[int, int]:
     reference, mapped_bytes = ctypes.byref(place), 0
     blocks: list[tuple[int, int, bool]] = []  # address (0: not asked for), size, mapped for itself
     live: set[int] = set()
-    peak = (0, 0)
+    peaks = [(0, 0)]
     for index, event in enumerate(events):
         if event >= 0:
             address, mapped = 0, True
@@ -81,7 +82,11 @@ def replay(events: list[int]) -> tuple[int, int]:
                 pages.touch(address, max(event, 1))
             live.add(len(blocks))
             blocks.append((address, event, mapped))
-            peak = max(peak, (pages.resident * PAGE + mapped_bytes, index), key=lambda pair: pair[0])
+            held = pages.resident * PAGE + mapped_bytes
+            if held > peaks[-1][0]:
+                peaks[-1] = (held, index)
+        elif event == SPAN:
+            peaks.append((pages.resident * PAGE + mapped_bytes, index))
         elif event == GIVEN_BACK:
             pages.keep_only([blocks[i][:2] for i in live if not blocks[i][2]])
         else:
@@ -93,10 +98,11 @@ def replay(events: list[int]) -> tuple[int, int]:
                 mapped_bytes -= size
             else:
                 pages.cut()
-    return peak
+    return peaks
 
 
 if __name__ == "__main__":
     read = array.array("q")
     read.frombytes(sys.stdin.buffer.read())
-    print(*replay(list(read)))
+    for resident, at in replay(list(read)):
+        print(resident, at)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ptune.planning import heap_replay
+from ptune.planning.heap_replay import SPAN
 from ptune.planning.step import Followed, Part
 from ptune.planning.storage import GIVEN_BACK
 
@@ -16,8 +17,8 @@ _STATIC = (Part.WEIGHTS, Part.QUANTISATION)  # loaded earlier and never freed
 _SLACK = 1.12  # measured overhead of glibc, for machines where its allocator cannot be asked
 
 
-def peak(followed: Followed) -> tuple[int, int]:
-    """Peak of resident bytes, and the index of its event.
+def peaks(followed: Followed) -> list[tuple[int, int]]:
+    """Peak of resident bytes in each span of a step, and the index of its event.
 
     Replays the step's blocks in the C library's own allocator, in a separate process.
     """
@@ -27,11 +28,11 @@ def peak(followed: Followed) -> tuple[int, int]:
         command = [sys.executable, "-S", str(Path(heap_replay.__file__))]
         done = subprocess.run(command, input=array.array("q", events).tobytes(), capture_output=True)
         if done.returncode == 0:
-            resident, index = map(int, done.stdout.split())
-            return standing + resident, places[index]
+            _setup, *found = (map(int, line.split()) for line in done.stdout.splitlines())
+            return [(standing + resident, places[index]) for resident, index in found]
     live = followed.timeline.live()
-    index = max(range(followed.first, len(live)), key=live.__getitem__)
-    return standing + int((live[index] - standing) * _SLACK), index
+    fullest = [max(span, key=live.__getitem__, default=span.start - 1) for span in followed.spans]
+    return [(standing + int((live[index] - standing) * _SLACK), index) for index in fullest]
 
 
 def _dynamic(followed: Followed) -> tuple[list[int], list[int]]:
@@ -40,7 +41,11 @@ def _dynamic(followed: Followed) -> tuple[list[int], list[int]]:
     places: list[int] = []
     numbers: dict[int, int] = {}
     timeline = followed.timeline
+    starts = [span.start for span in followed.spans]
     for place, event in enumerate(timeline.events):
+        for _ in range(starts.count(place)):
+            events.append(SPAN)
+            places.append(max(0, place - 1))
         if event == GIVEN_BACK:
             events.append(GIVEN_BACK)
         elif event >= 0:
@@ -53,4 +58,5 @@ def _dynamic(followed: Followed) -> tuple[list[int], list[int]]:
         else:
             continue
         places.append(place)
-    return events, places
+    missing = starts.count(len(timeline.events))
+    return events + [SPAN] * missing, places + [len(timeline.events) - 1] * missing

@@ -31,6 +31,8 @@ class Ledger:
     loading: int  # peak while the model is loaded and quantised
     saving: int  # peak while the result is saved and read back
     baseline: int  # held before the model is loaded: all imports on the CPU, the CUDA context on a GPU
+    main_memory: int  # of a training on a GPU: what loading and quantising adds in main memory; else 0
+    evaluation: int  # peak of a pass without gradients, on the validation's examples
     tokens: int  # tokens of the largest row
 
     @property

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 
 from ptune.backbone.load import training_dtype
+from ptune.backbone.precision import usual
 from ptune.config.recipe import Recipe
 from ptune.methods.lora import Lora
 from ptune.planning import heap_use
+from ptune.planning.depth import Shallow, in_shapes
 from ptune.planning.files import Described, describe
+from ptune.planning.loading import loading_bytes
 from ptune.planning.memory_ledger import Ledger
-from ptune.planning.skeleton import Skeleton, skeleton
 from ptune.planning.step import Followed, Part, Work, follow
 from ptune.training.packing import bins
 
@@ -39,6 +42,7 @@ def predict(
     validation: Sequence[int] | None = None,
     device: Device | None = None,
     described: Described | None = None,
+    bfloat16: bool | None = None,
 ) -> Ledger:
     """The memory ledger of training `recipe`.
 
@@ -46,36 +50,97 @@ def predict(
     validation: lengths of the validation examples; None: assumed as long as the training examples.
     device: where training will run; None = the GPU if there is one.
     described: the result of `describe(recipe.backbone)`, to avoid reading it again.
+    bfloat16: see `planned_dtype`.
 
     Raises: BackboneError if the model cannot be found or read; RecipeError if the method does not fit it.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     described = described or describe(recipe.backbone)
-    model = skeleton(described.config, recipe, planned_dtype(recipe, device))
+    model = in_shapes(described.config, recipe, planned_dtype(recipe, device, bfloat16), device)
     return predict_on(model, recipe, lengths, validation, device, described)
 
 
 def predict_on(
-    model: Skeleton,
+    model: Shallow,
     recipe: Recipe,
     lengths: Sequence[int] | None,
     validation: Sequence[int] | None,
     device: Device,
     described: Described,
 ) -> Ledger:
-    """`predict` on a skeleton that was built for this recipe, or for one that differs only in its rows."""
-    work = largest(recipe, lengths, validation, packed=model.packed)
-    followed = follow(model, recipe.train, work, foreach=device == "cuda")
-    return ledger_of(followed, model, recipe, described, device, sum(work.row))
+    """`predict` on skeletons that were built for this recipe, or for one that differs only in its rows."""
+    work = largest(recipe, lengths, validation, packed=model.few.packed)
+    return ledger_of(step_of(model, recipe, work, device), model, recipe, described, device, sum(work.row))
 
 
-def planned_dtype(recipe: Recipe, device: Device) -> torch.dtype:
-    """The type of unquantised weights, from the recipe; a GPU is assumed to be faster in bfloat16."""
+def planned_dtype(recipe: Recipe, device: Device, bfloat16: bool | None = None) -> torch.dtype:
+    """The type of unquantised weights that training will take.
+
+    bfloat16: whether the card computes in it; None: as the one in this machine does, or as cards since 2020 do.
+    """
     if not isinstance(recipe.method, Lora):
         return torch.float32
     if recipe.backbone.dtype == "auto" and device == "cuda":
-        return torch.bfloat16
+        if bfloat16 is None and torch.cuda.is_available():
+            return usual(torch.device("cuda"))
+        return torch.float32 if bfloat16 is False else torch.bfloat16
     return training_dtype(recipe.backbone, torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Bytes when a span of a step is at its fullest."""
+
+    parts: dict[Part, int]
+    slack: int  # held by the allocator but not in use
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values()) + self.slack
+
+
+@dataclass(frozen=True)
+class Step:
+    """The memory of a training step."""
+
+    moments: tuple[Moment, ...]  # of each span
+    standing: dict[Part, int]  # bytes that exist all the time
+
+    @property
+    def peak(self) -> Moment:
+        return max(self.moments, key=lambda moment: moment.total)
+
+
+def step_of(model: Shallow, recipe: Recipe, work: Work, device: Device) -> Step:
+    """Follows a step; of a deep model two, from which the model's is extrapolated span by span."""
+    few = _step(follow(model.few, recipe.train, work, device), device)
+    if model.more is None:
+        return few
+    more = _step(follow(model.more, recipe.train, work, device), device)
+
+    def extended(small: dict[Part, int], large: dict[Part, int]) -> dict[Part, int]:
+        return {part: model.extended(small[part], large[part]) for part in Part}
+
+    moments = tuple(
+        Moment(extended(small.parts, large.parts), model.extended(small.slack, large.slack))
+        for small, large in zip(few.moments, more.moments, strict=True)
+    )
+    return Step(moments, extended(few.standing, more.standing))
+
+
+def _step(followed: Followed, device: Device) -> Step:
+    peaks = _on_gpu(followed) if device == "cuda" else heap_use.peaks(followed)
+    parts = [followed.parts_at(index) for _, index in peaks]
+    moments = (Moment(held, peak - sum(held.values())) for held, (peak, _) in zip(parts, peaks, strict=True))
+    return Step(tuple(moments), followed.standing)
+
+
+def _on_gpu(followed: Followed) -> list[tuple[int, int]]:
+    """The peak of each span and the index of its event."""
+    live = followed.timeline.live()
+    standing = sum(followed.standing.values())
+    fullest = [max(span, key=live.__getitem__, default=span.start - 1) for span in followed.spans]
+    return [(standing + int((live[index] - standing) * _CUDA_SLACK), index) for index in fullest]
 
 
 def largest(
@@ -104,61 +169,37 @@ def _full_row(longest_first: Sequence[int], most: int) -> tuple[int, ...]:
 
 
 def ledger_of(
-    followed: Followed,
-    model: Skeleton,
+    step: Step,
+    model: Shallow,
     recipe: Recipe,
     described: Described,
     device: Device,
     tokens: int,
 ) -> Ledger:
     """The ledger of a simulated step."""
-    peak, index = _on_gpu(followed) if device == "cuda" else heap_use.peak(followed)
-    parts = followed.parts_at(index)
-    own = followed.standing
-    saving = own[Part.WEIGHTS] + own[Part.QUANTISATION] + 3 * own[Part.ADAPTER] + _COMPARED
+    peak, own = step.peak, step.standing
+    base = own[Part.WEIGHTS] + own[Part.QUANTISATION]
+    saving = base + 3 * own[Part.ADAPTER] + _COMPARED
     if not isinstance(recipe.method, Lora):
         saving = 2 * own[Part.WEIGHTS] + _COMPARED  # reads back a second model beside the first
+    count = model.of_model(lambda one: sum(one.sizes))
+    loading = loading_bytes(base, count, max(model.few.sizes), model.few.dtype, described)
     here = device == "cpu"
     return Ledger(
         device=device,
-        weights=parts[Part.WEIGHTS],
-        quantisation_state=parts[Part.QUANTISATION],
-        adapter=parts[Part.ADAPTER],
-        gradients=parts[Part.GRADIENTS],
-        optimiser=parts[Part.OPTIMISER],
-        activations=parts[Part.ACTIVATIONS],
-        loss_workspace=parts[Part.LOSS],
-        allocator_slack=peak - sum(parts.values()),
+        weights=peak.parts[Part.WEIGHTS],
+        quantisation_state=peak.parts[Part.QUANTISATION],
+        adapter=peak.parts[Part.ADAPTER],
+        gradients=peak.parts[Part.GRADIENTS],
+        optimiser=peak.parts[Part.OPTIMISER],
+        activations=peak.parts[Part.ACTIVATIONS],
+        loss_workspace=peak.parts[Part.LOSS],
+        allocator_slack=peak.slack,
         runtime=_RUNTIME["step"] if here else 0,
-        loading=_loading(own, model, described) + _RUNTIME["loading"] if here else own[Part.WEIGHTS],
+        loading=loading + _RUNTIME["loading"] if here else base,
         saving=saving + _RUNTIME["saving"] if here else saving,
         baseline=_IMPORTS if here else _CONTEXT,
+        main_memory=0 if here else loading + _RUNTIME["loading"],
+        evaluation=step.moments[-1].total - own[Part.OPTIMISER],
         tokens=tokens,
     )
-
-
-def _on_gpu(followed: Followed) -> tuple[int, int]:
-    live = followed.timeline.live()
-    index = max(range(followed.first, len(live)), key=live.__getitem__)
-    standing = sum(followed.standing.values())
-    return standing + int((live[index] - standing) * _CUDA_SLACK), index
-
-
-def _loading(standing: dict[Part, int], model: Skeleton, described: Described) -> int:
-    """Peak of bytes while the model is loaded.
-
-    safetensors files are mapped, not read: their pages count as long as any tensor is a view of them. Weights in the file's
-    own type stay views. Converted or quantised weights are in memory beside the file until its last view is gone. All
-    weights of a GGUF file are unpacked to float32, the largest with a temporary copy. A model that is not on this machine
-    yet is assumed to be published in bfloat16.
-    """
-    held, count = standing[Part.WEIGHTS] + standing[Part.QUANTISATION], sum(model.sizes)
-    if described.kind == "gguf":
-        converted = 0 if model.dtype == torch.float32 else count * model.dtype.itemsize
-        return described.file_bytes + 4 * count + 2 * 4 * max(model.sizes) + converted
-    file_bytes, dtype = described.file_bytes, described.dtype
-    if described.kind == "unknown":
-        file_bytes, dtype = 2 * count, torch.bfloat16
-    if dtype != model.dtype:
-        return max(file_bytes + count * model.dtype.itemsize, held)
-    return held if standing[Part.QUANTISATION] == 0 else file_bytes + held

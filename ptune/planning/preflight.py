@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ptune.config.recipe import Recipe
+from ptune.errors import RecipeError
 from ptune.planning.files import describe
 from ptune.planning.fit import fit_into, refuse
 from ptune.planning.hardware import gpu_here, parse_bytes, ram_bytes
@@ -32,12 +33,24 @@ def planned(
         fit = fit_into(
             recipe, lengths, memory_bytes, validation=validation, device=device, described=described
         )
-        if fit is None or not recipe.plan.auto:
-            refuse(recipe, ledger, memory_bytes, fit)
+        if not (fit.fits and recipe.plan.auto):
+            refuse(recipe, ledger, fit)
         say(f"plan: {' '.join(fit.changes)}, so that it fits into {gigabytes(memory_bytes)}")
         recipe, ledger = fit.recipe, fit.ledger
+    _check_main_memory(recipe, ledger)
     say(f"plan: {gigabytes(ledger.needed_bytes)} of {gigabytes(memory_bytes)} predicted, at {ledger.decides}")
     return recipe, ledger
+
+
+def _check_main_memory(recipe: Recipe, ledger: Ledger) -> None:
+    """Raises: RecipeError if a model that trains on the GPU cannot be loaded, which is done in main memory."""
+    free = ram_bytes()
+    if ledger.main_memory > free:
+        raise RecipeError(
+            f"loading {recipe.backbone.model} needs {gigabytes(ledger.main_memory)} of main memory, predicted, and"
+            f" {gigabytes(free)} are free: quantising is done there, before the card gets the weights; close other"
+            " programs, or take a smaller model"
+        )
 
 
 def budget(recipe: Recipe, ledger: Ledger) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import torch
 from peft import PeftModel
@@ -49,8 +51,13 @@ class Followed:
 
     timeline: Timeline
     parts: tuple[Part, ...]  # the part of each storage
-    first: int  # index of the step's first event; earlier ones belong to the setup
+    spans: tuple[range, ...]  # events of the step, span by span; earlier ones belong to the setup
     standing: dict[Part, int]  # bytes that exist from the setup on
+
+    @property
+    def first(self) -> int:
+        """Index of the step's first event."""
+        return self.spans[0].start
 
     def parts_at(self, index: int) -> dict[Part, int]:
         """Live bytes of each part after the event at `index`."""
@@ -60,14 +67,17 @@ class Followed:
         return live
 
 
-def follow(skeleton: Skeleton, train: Train, work: Work, *, foreach: bool = False) -> Followed:
+def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", "cuda"] = "cpu") -> Followed:
     """Simulates any step but the first, so that the optimiser already has its state.
 
-    foreach: the optimiser updates all parameters at once, as on a GPU.
+    Spans are the forward pass, the two halves of the backward pass, the optimiser and the validation. In a deep model the peak
+    of each grows by the same bytes with each layer: a backward pass is fullest at its first or at its last layer.
+    On a GPU the optimiser updates all parameters at once. Of several rows one is followed there, beside the gradients of
+    others; on a CPU two are, as the second finds the heap as the first left it.
     """
     tracker = StorageTracker()
-    model = skeleton.model
-    objective = NextTokenObjective(skeleton.packed, 2**62, torch.device("cpu"), skeleton.head)
+    model, on_gpu = skeleton.model, device == "cuda"
+    objective = NextTokenObjective(skeleton.packed, 2**62, torch.device(device), skeleton.head)
     named: dict[int, Part] = {}
     with skeleton.mode, tracker, _noted(tracker), _loss_marked(skeleton, tracker):
         model.train()
@@ -77,17 +87,23 @@ def follow(skeleton: Skeleton, train: Train, work: Work, *, foreach: bool = Fals
         _name(named, own, tracker.see(parameter for _, parameter in trained(model)))
         optimizer = optimizer_for(model, train)
         for group in optimizer.param_groups:
-            group["foreach"] = foreach
+            group["foreach"] = on_gpu
         _first_update(optimizer, model)
         state = [value for entry in optimizer.state.values() for value in entry.values()]
         _name(named, Part.OPTIMISER, tracker.see(value for value in state if isinstance(value, torch.Tensor)))
-        first, standing = len(tracker.timeline.events), _sums(named, tracker.timeline)
-        for _ in range(min(work.rows, 2)):
+        standing = _sums(named, tracker.timeline)
+        spans = _Spans(tracker.timeline)
+        if on_gpu and work.rows > 1:
+            for _, parameter in trained(model):
+                parameter.grad = torch.empty_like(parameter)
+        for _ in range(1 if on_gpu else min(work.rows, 2)):
             tracker.phase = "forward"
             score = objective.score(model, _row(work.row, skeleton.packed))
+            spans.end()
             tracker.phase = "backward"
             (score.loss / 2 * 1).backward()
             del score
+            spans.end(halves=2)
             gradients = [parameter.grad for _, parameter in trained(model) if parameter.grad is not None]
             _name(named, Part.GRADIENTS, tracker.see(gradients))
         torch.nn.utils.get_total_norm(gradients)
@@ -95,17 +111,35 @@ def follow(skeleton: Skeleton, train: Train, work: Work, *, foreach: bool = Fals
         tracker.phase = "optimiser"
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        spans.end()
         if work.validation:
             tracker.phase = "forward"
             with torch.no_grad():
                 model.eval()
                 objective.score(model, _row(work.validation, skeleton.packed))
+        spans.end()
     timeline = tracker.timeline
     parts = tuple(
         named.get(number, Part.LOSS if phase == "loss" else Part.ACTIVATIONS)
         for number, phase in enumerate(timeline.phases)
     )
-    return Followed(timeline, parts, first, standing)
+    return Followed(timeline, parts, spans.ranges(), standing)
+
+
+class _Spans:
+    """Notes where spans end while a timeline grows."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+        self._ends = [len(timeline.events)]
+
+    def end(self, halves: int = 1) -> None:
+        """Ends a span, or two of equally many events."""
+        start, now = self._ends[-1], len(self._timeline.events)
+        self._ends += [start + (now - start) * part // halves for part in range(1, halves + 1)]
+
+    def ranges(self) -> tuple[range, ...]:
+        return tuple(range(*pair) for pair in itertools.pairwise(self._ends))
 
 
 def _frozen(model: nn.Module) -> list[nn.Parameter]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
+import torch
 from transformers import LlamaConfig
 
 from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.lora import Lora
 from ptune.planning import cards
+from ptune.planning.depth import in_shapes
 from ptune.progress import Progress
 
 CONFIG = LlamaConfig(
@@ -17,17 +17,28 @@ CONFIG = LlamaConfig(
 )
 
 
-@pytest.mark.parametrize(("base", "checkpointing"), [("none", False), ("nf4", True)])
-def test_deep_models_are_extrapolated_from_shallow_ones(
-    base: Literal["none", "nf4"], checkpointing: bool
-) -> None:
+def test_memory_is_the_higher_of_two_lines() -> None:
+    """Short rows are fullest at the loss, long ones at a layer: neither length says what the other needs."""
+    short, long = cards.lines(shape_of_one_layer_and_many_words(), "bf16", checkpointing=True)
     recipe = Recipe(
-        backbone=Backbone(quantize=base, dtype="bfloat16"),
-        method=Lora(r=4),
-        train=Train(gradient_checkpointing=checkpointing),
+        backbone=Backbone(dtype="bfloat16"), method=Lora(r=16), train=Train(gradient_checkpointing=True)
     )
-    whole = cards._needed(CONFIG, recipe, 1024)
-    assert cards.deep_bytes(CONFIG, recipe, 1024) == pytest.approx(whole, rel=0.001)
+    model = in_shapes(shape_of_one_layer_and_many_words(), recipe, torch.bfloat16, "cuda")
+    assert short.a_token_bytes < 0.8 * long.a_token_bytes
+    for tokens in (1024, 4096, 16384):
+        real = cards.needed_bytes(model, recipe, tokens)
+        planned = max(line.fixed_bytes + tokens * line.a_token_bytes for line in (short, long))
+        assert planned == pytest.approx(real, rel=0.02), tokens
+
+
+def shape_of_one_layer_and_many_words() -> LlamaConfig:
+    return LlamaConfig(
+        num_hidden_layers=1,
+        hidden_size=64,
+        intermediate_size=16384,
+        num_attention_heads=4,
+        vocab_size=130_000,
+    )
 
 
 def test_a_tiny_model_fits_everywhere_in_the_cheapest_way() -> None:
@@ -64,7 +75,7 @@ def test_the_table_says_how_much_is_left_from_its_first_way_on(monkeypatch: pyte
     small, large = cards.Line(1e9, 1e5), cards.Line(1e12, 1e9)
     monkeypatch.setattr(cards, "Progress", Counted)
     monkeypatch.setattr(
-        cards, "line", lambda config, *way: small if config.num_hidden_layers == 16 else large
+        cards, "lines", lambda config, *way: [small if config.num_hidden_layers == 16 else large]
     )
     shown = cards.table(("1B (Llama 3.2)", "70B (Llama 3.1)"))
     assert shown.row_count == 2

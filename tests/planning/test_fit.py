@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 
 from ptune.config.recipe import Plan
 from ptune.errors import RecipeError
-from ptune.planning import fit_into, planned, predict, refuse
+from ptune.planning import fit_into, planned, predict, preflight, refuse
+from ptune.planning.hardware import GPUS, gpu_bytes
 
 from .conftest import Make
 
@@ -20,7 +24,7 @@ def needed(recipe, lengths=LENGTHS) -> int:  # type: ignore[no-untyped-def]
 def test_what_fits_is_left_as_it_is(make: Make) -> None:
     recipe = make()
     found = fit_into(recipe, LENGTHS, needed(recipe))
-    assert found is not None
+    assert found.fits
     assert found.changes == ()
     assert found.recipe is recipe
 
@@ -28,7 +32,7 @@ def test_what_fits_is_left_as_it_is(make: Make) -> None:
 def test_smaller_rows_come_first_as_they_change_no_result(make: Make) -> None:
     recipe = make()
     found = fit_into(recipe, LENGTHS, needed(recipe) - 50_000_000)
-    assert found is not None
+    assert found.fits
     assert [change.split()[0] for change in found.changes] == ["--train.micro-batch-tokens"]
     assert max(LENGTHS) <= found.recipe.train.micro_batch_tokens < sum(LENGTHS)
     assert found.ledger.needed_bytes <= needed(recipe) - 50_000_000
@@ -39,7 +43,7 @@ def test_a_proposal_leaves_a_twentieth_free(make: Make) -> None:
     for missing_bytes in (1000, 20_000_000, 50_000_000):
         memory = needed(make()) - missing_bytes
         found = fit_into(make(), LENGTHS, memory)
-        assert found is not None
+        assert found.fits
         assert found.changes
         assert found.ledger.needed_bytes <= 0.95 * memory
 
@@ -47,22 +51,53 @@ def test_a_proposal_leaves_a_twentieth_free(make: Make) -> None:
 def test_then_checkpointing(make: Make) -> None:
     least = make(micro_batch_tokens=max(LENGTHS), gradient_checkpointing=True)
     found = fit_into(make(), LENGTHS, int(needed(least) / 0.95) + 1000)
-    assert found is not None
+    assert found.fits
     assert found.recipe.train.gradient_checkpointing
     assert found.recipe.backbone.quantize == "none"
 
 
-def test_nothing_helps(make: Make) -> None:
-    assert fit_into(make(), LENGTHS, 10**6) is None
+def test_where_nothing_helps_the_cheapest_that_would_do_is_named(make: Make) -> None:
+    found = fit_into(make(), LENGTHS, 10**6)
+    assert not found.fits
+    assert found.ledger.needed_bytes < needed(make())
+    assert re.search(
+        r"even with --train\S* .* it needs 0\.\d GB; 0\.\d GB of memory would do", found.described()
+    )
+
+
+@pytest.mark.parametrize("name", ["RTX 4060", "RTX 3060", "RTX 4090"])
+def test_on_a_card_the_cheapest_is_a_card(make: Make, name: str) -> None:
+    found = fit_into(make(), LENGTHS, 10**6, device="cuda")
+    ledger = found.ledger
+    missing = int(0.95 * gpu_bytes(name)) - 1000 - ledger.baseline - ledger.step_bytes
+    larger = replace(found, ledger=replace(ledger, activations=ledger.activations + missing))
+    assert f"a card of {GPUS[name]} GB (" in larger.described()
 
 
 def test_refusal_names_the_parts_and_the_way(make: Make) -> None:
     recipe = make()
     ledger, memory = predict(recipe, LENGTHS, device="cpu"), needed(recipe) - 50_000_000
     with pytest.raises(RecipeError, match=r"needs .* predicted, .*--train.micro-batch-tokens .*--plan.auto"):
-        refuse(recipe, ledger, memory, fit_into(recipe, LENGTHS, memory))
-    with pytest.raises(RecipeError, match=r"activations .*take a smaller backbone"):
-        refuse(recipe, ledger, memory, None)
+        refuse(recipe, ledger, fit_into(recipe, LENGTHS, memory))
+    with pytest.raises(RecipeError, match=r"activations .*nothing makes it fit: .* of memory would do"):
+        refuse(recipe, ledger, fit_into(recipe, LENGTHS, 10**6))
+
+
+def test_proposed_rows_are_nearly_the_longest_that_fit(make: Make) -> None:
+    """On a card memory is straight between two lengths, and nearly so on a CPU."""
+    recipe = make()
+    memory = predict(recipe, LENGTHS, device="cuda").needed_bytes - 40_000_000
+    found = fit_into(recipe, LENGTHS, memory, device="cuda")
+    assert 0.93 * memory <= found.ledger.needed_bytes <= 0.95 * memory
+
+
+def test_a_model_that_cannot_be_loaded_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU run quantises in main memory."""
+    monkeypatch.setattr(preflight, "gpu_here", lambda: ("card", 24 * 10**9))
+    assert planned(make(quantize="nf4"), LENGTHS)[1].main_memory > 0
+    monkeypatch.setattr(preflight, "ram_bytes", lambda: 10**6)
+    with pytest.raises(RecipeError, match=r"needs 0\.\d GB of main memory, predicted, and 0\.0 GB are free"):
+        planned(make(quantize="nf4"), LENGTHS)
 
 
 def test_the_gate_lets_through_changes_or_refuses(make: Make) -> None:

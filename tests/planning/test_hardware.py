@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptune.errors import UsageError
-from ptune.planning.hardware import GIB, GPUS, gpu_bytes, parse_bytes, ram_bytes, usable
+from ptune.planning.hardware import (
+    GIB,
+    GPUS,
+    card_for,
+    gpu_bytes,
+    has_bfloat16,
+    parse_bytes,
+    ram_bytes,
+    usable,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +54,19 @@ def test_an_unknown_card_names_the_nearest() -> None:
         gpu_bytes("RTX 4091")
     with pytest.raises(UsageError, match="no card 'abacus'"):
         gpu_bytes("abacus")
+
+
+def test_cards_before_2020_have_no_bfloat16() -> None:
+    for name in ("T4", "NVIDIA Tesla V100", "GeForce RTX 2080 Ti", "rtx 2060"):
+        assert not has_bfloat16(name), name
+    for name in ("RTX 3060", "A100", "L4", "24GB"):
+        assert has_bfloat16(name), name
+
+
+def test_the_least_card_that_holds_it_is_named() -> None:
+    assert card_for(int(0.9 * usable(12 * GIB))) == ("RTX 3060", 12)
+    assert card_for(int(0.99 * usable(12 * GIB))) == ("RTX 4060 Ti", 16)
+    assert card_for(10**12) is None
 
 
 def test_memory_is_what_is_available_or_what_the_group_may_still_have(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def recipe(make: Make, tmp_path: Path) -> str:
 def test_prints_the_ledger_and_the_verdict(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", recipe, "--no-models"]) == 0
     out = capsys.readouterr().out
-    for word in ("weights", "quantisation state", "optimiser", "allocator slack", "fits"):
+    for word in ("weights", "quantisation state", "optimiser", "allocator slack", "fits", "merge", "export"):
         assert word in out
 
 
@@ -38,6 +38,14 @@ def test_what_does_not_fit_fails_with_the_change(recipe: str, capsys: pytest.Cap
     needed = json.loads(capsys.readouterr().out)["needed_bytes"]
     assert main(["plan", recipe, "--memory", f"{(needed - 5 * 10**7) / 1e6:.2f}MB"]) == 1
     assert "--train.micro-batch-tokens" in capsys.readouterr().out
+
+
+def test_what_fits_nowhere_names_the_smallest_card(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", recipe, "--gpu", "0.5GB", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["changes"] is None
+    assert main(["plan", recipe, "--gpu", "0.5GB"]) == 1
+    assert "nothing makes it fit" in (said := capsys.readouterr().out)
+    assert "a card of 8 GB (RTX 3050) would do" in said
 
 
 def test_unknown_cards_and_amounts_are_one_message(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.planning import heap_replay, predict
 from ptune.planning.files import describe
-from ptune.planning.prediction import largest
+from ptune.planning.prediction import largest, planned_dtype
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Part, Work, follow
 from ptune.planning.storage import GIVEN_BACK, StorageTracker
@@ -206,6 +206,16 @@ def test_the_allocator_is_asked() -> None:
     kept, given = resident([*eight, *holes, *more]), resident([*eight, *holes, GIVEN_BACK, *more])
     assert kept >= 13.7 * block
     assert given <= 10.6 * block
+
+
+def test_a_card_without_bfloat16_is_planned_in_float32(make: Make) -> None:
+    """Training takes float32 there."""
+    recipe = make()
+    recipe = recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"dtype": "auto"})})
+    assert planned_dtype(recipe, "cuda", bfloat16=False) == torch.float32
+    assert planned_dtype(recipe, "cuda", bfloat16=True) == torch.bfloat16
+    old, new = (predict(recipe, LENGTHS, device="cuda", bfloat16=has) for has in (False, True))
+    assert old.weights == pytest.approx(2 * new.weights, rel=0.01)
 
 
 def test_train_defaults_are_followed_on_a_gpu(make: Make) -> None:

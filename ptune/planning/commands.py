@@ -1,0 +1,93 @@
+"""What each command of a chat model's way takes: main memory, the card, disk. Arithmetic on top of a step's ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.table import Table
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from ptune.config.recipe import Recipe
+from ptune.methods.lora import Lora
+from ptune.planning.memory_ledger import Ledger, gigabytes
+from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, without_weights
+
+# Memory that a command holds beside weights, measured: its imports, its buffers, what onnxruntime needs to open a graph.
+_TRAINING = 473 * 2**20
+_EXPORTING = 900 * 2**20
+_SERVING = 250 * 2**20
+SERVED_TOKENS = 4096  # in the KV cache of the table
+
+Command = Literal["train", "evaluate", "merge", "export", "serve"]
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a command takes, in bytes."""
+
+    command: Command
+    main_memory: int  # of the process's own; mapped files do not count
+    card: int  # 0: it computes on the CPU
+    disk: int  # what it writes, at its fullest
+    note: str = ""
+
+
+def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need]:
+    """What the commands take after `ptune train`, in the order in which they are given."""
+    model = without_weights(config, AutoModelForCausalLM, trust_remote_code=recipe.backbone.trust_remote_code)
+    sizes = sizes_of(model)
+    base, on_card = ledger.weights + ledger.quantisation_state, ledger.device == "cuda"
+    loading = ledger.main_memory if on_card else ledger.loading
+    adapted = isinstance(recipe.method, Lora)
+    trained = ledger.adapter if adapted else 4 * sizes.parameters
+    checkpoint = trained + (ledger.optimiser if ledger.optimiser else 2 * trained)
+    nf4 = recipe.backbone.quantize == "nf4" and adapted
+    served = sizes.served()["nf4" if nf4 else "fp32"]
+    ends = 4 * sizes.head * (1 if sizes.tied else 2)
+    layers = base - ends * _bytes_a_weight(recipe, ledger, sizes) // 4 if adapted else 4 * sizes.layers
+    cache = SERVED_TOKENS * cache_bytes_a_token(config)
+    return [
+        Need(
+            "train",
+            _TRAINING + loading if on_card else ledger.needed_bytes,
+            ledger.needed_bytes if on_card else 0,
+            trained + (recipe.train.keep_checkpoints + 1) * checkpoint,
+            f"{recipe.train.keep_checkpoints} checkpoints kept",
+        ),
+        Need(
+            "evaluate",
+            _TRAINING + (loading if on_card else max(loading, ledger.evaluation)),
+            ledger.baseline + ledger.evaluation if on_card else 0,
+            0,
+        ),
+        Need("merge", _EXPORTING + 4 * sizes.parameters, 0, 4 * sizes.parameters, "bfloat16: half the disk"),
+        Need(
+            "export",
+            _EXPORTING + max(loading, layers + ends + served),
+            0,
+            4 * sizes.parameters + (served if nf4 else 0),
+            "--profiles nf4" if nf4 else "--profiles fp32",
+        ),
+        Need("serve", _SERVING + served + cache, 0, served, f"{SERVED_TOKENS} tokens in the cache"),
+    ]
+
+
+def _bytes_a_weight(recipe: Recipe, ledger: Ledger, sizes: Sizes) -> int:
+    """Bytes of a weight that is not quantised."""
+    if recipe.backbone.quantize == "none":
+        return round(ledger.weights / sizes.parameters)
+    return 4 if ledger.weights > 4 * (sizes.parameters - sizes.layers) else 2
+
+
+def commands_table(rows: Sequence[Need], *, changed: bool) -> Table:
+    """The needs as a table for the terminal. changed: they are of a recipe with what was proposed."""
+    title = f"what each command takes{', with these changes' if changed else ''}: predicted"
+    table = Table(title=title, title_justify="left")
+    for name in ("command", "main memory", "card", "disk", ""):
+        table.add_column(name, justify="left" if name in ("command", "") else "right")
+    for need in rows:
+        amounts = (need.main_memory, need.card, need.disk)
+        table.add_row(need.command, *(gigabytes(one) if one else "–" for one in amounts), need.note)
+    return table
