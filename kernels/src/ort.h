@@ -112,8 +112,8 @@ inline uint8_t* scratch(size_t size) {
   return room.get();
 }
 
-// Some work on `all` things, in pieces for onnxruntime's threads: work(from, to). A piece has at least `least`
-// of them; smaller ones cost more than they bring. What belongs together lies in one piece.
+// Some work on `all` things, in pieces for onnxruntime's threads: work(from, to). A piece has `least` of them
+// or more; smaller ones cost more than they bring. What belongs together lies in one piece.
 template <typename Work>
 void in_pieces(OrtKernelContext* context, size_t all, size_t together, size_t least, const Work& work) {
   struct Pieces {
