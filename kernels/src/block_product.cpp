@@ -4,8 +4,8 @@
 //     zero uint8 or none)
 //
 // All but x are constants, as MatMulNBits has them. Attributes: bits; in; sums: numbers in each of the two
-// sections of x's sums over its blocks that lie before x in the product; twice: whether the rounding error of x
-// goes through the product, too; shared_as: sessions where it is the same share packed weights. Threads are
+// sections of x's sums over its blocks that lie before x in the product; twice: whether the rounding error of
+// x goes through the product, too; shared_as: sessions where it is the same share packed weights. Threads are
 // onnxruntime's own.
 #include "blocks.h"
 #include "operators.h"
