@@ -13,6 +13,15 @@ from ptune_kernels.rounded import MIDDLE
 Random = np.random.Generator
 
 
+def gated_unit(random: Random, width: int) -> onnx_ir.Model:
+    """A gated unit: x [rows, 2 width] -> y [rows, width]."""
+    graph = _Graph(2 * width)
+    halves = graph.constant("halves", np.array([width, width]))
+    gate, up = graph.add("Split", graph.x, halves, outputs=2, axis=-1)
+    gelu = graph.add("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)
+    return graph.model(graph.add("Mul", gelu, up), width)
+
+
 class _Graph:
     """A graph x [rows, inputs] -> y [rows, outputs] as it grows."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir
 import onnx_ir.passes.common as passes
 
-from ptune_kernels import blocks, rounded
+from ptune_kernels import blocks, gated, rounded
 from ptune_kernels.find import DOMAIN
 
 REWRITES = {
@@ -15,15 +15,24 @@ REWRITES = {
 }  # by the operator that they look for
 
 
-def with_own_products(path: Path, product: str) -> tuple[bytes, int]:
-    """The graph at `path` with an own operator for each product of this kind, and their number; its weights stay in their file."""
-    return rewritten(onnx_ir.load(path), product)
+def with_own_products(path: Path, product: str, units: bool) -> tuple[bytes, int]:
+    """The graph at `path` with an own operator for each product of this kind, and their number; its weights stay in their file.
+
+    units: gated units between them become operators, too.
+    """
+    return rewritten(onnx_ir.load(path), product, units=units)
 
 
-def rewritten(model: onnx_ir.Model, product: str) -> tuple[bytes, int]:
+def rewritten(model: onnx_ir.Model, product: str, *, units: bool = False) -> tuple[bytes, int]:
     """The same of a graph in memory, which is changed."""
     count = REWRITES[product](model.graph)
-    if count:
-        model.graph.opset_imports[DOMAIN] = 1
-        passes.RemoveUnusedNodesPass()(model)
-    return onnx_ir.to_proto(model).SerializeToString(), count
+    if count and units:
+        gated.rewrite(model.graph)
+    return written(model), count
+
+
+def written(model: onnx_ir.Model) -> bytes:
+    """A graph whose nodes were replaced, without those that nothing reads any more."""
+    model.graph.opset_imports[DOMAIN] = 1
+    passes.RemoveUnusedNodesPass()(model)
+    return onnx_ir.to_proto(model).SerializeToString()

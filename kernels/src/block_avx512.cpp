@@ -1,5 +1,6 @@
-// AVX-512 with VNNI. A register holds a sum of 16 columns. The blocks at one place of their fours lie together,
-// so a pass over them has four sums a row in registers, and up to four rows meet a weight while it is there.
+// AVX-512 with VNNI. A register holds a sum of 16 columns. The blocks at one place of their fours lie
+// together, so a pass over them has four sums a row in registers, and up to four rows meet a weight while it
+// is there.
 #if defined(__x86_64__)
 
 #include <algorithm>

@@ -1,11 +1,11 @@
-// The operator `ptune::BlockProduct` of onnxruntime: a linear layer with weights in blocks of 32, in one node.
+// The operator `ptune::BlockProduct` of onnxruntime: a linear layer with weights in blocks of 32.
 //
 //     y [..., out] = BlockProduct(x [..., in], q uint8 [out, blocks, 16 or 32], scale [out, blocks],
 //     zero uint8 or none)
 //
-// All but x are constants, as MatMulNBits has them. Attributes: bits; sums: numbers in each of the two sections
-// of x's sums over its blocks that lie before x in the product; twice: whether the rounding error of x goes
-// through the product, too; shared_as: sessions where it is the same share packed weights. Threads are
+// All but x are constants, as MatMulNBits has them. Attributes: bits; in; sums: numbers in each of the two
+// sections of x's sums over its blocks that lie before x in the product; twice: whether the rounding error of
+// x goes through the product, too; shared_as: sessions where it is the same share packed weights. Threads are
 // onnxruntime's own.
 #include "blocks.h"
 #include "operators.h"
@@ -25,7 +25,8 @@ class BlockProduct {
     twice_ = number(info, "twice") != 0;
     w_.blocks = (2 * w_.sums + w_.in + kOfABlock - 1) / kOfABlock;
     const size_t of_block = w_.bits * kOfABlock / 8;
-    if ((w_.bits != 4 && w_.bits != 8) || w_.sums % kOfABlock != 0 || w_.in == 0) refuse("blocks of another kind");
+    if ((w_.bits != 4 && w_.bits != 8) || w_.sums % kOfABlock != 0 || w_.in == 0)
+      refuse("blocks of another kind");
     w_.out = q.count() / (w_.blocks * of_block);
     w_.panels = (w_.out + kOfAPanel - 1) / kOfAPanel;
     if (q.count() != w_.out * w_.blocks * of_block || scale.count() != w_.out * w_.blocks)
@@ -57,6 +58,9 @@ class BlockProduct {
     float* y = const_cast<float*>(data_of<float>(output));
     rows.stride = row_bytes(w_) + (twice_ ? (w_.in * 4 + 63) / 64 * 64 : 0);
     rows.bytes = scratch(rows.count * rows.of_one() * rows.stride);
+    // While few rows are rounded, memory has nothing else to do.
+    if (rows.count <= kFewRows)
+      for (size_t at = 0; at < kBytesAhead; at += 64) __builtin_prefetch(w_.bytes + at, 0, 2);
     in_pieces(context, rows.count, kRowsTogether, kNumbersOfAPiece / w_.in,
               [&](size_t from, size_t to) { kernel_.round(w_, x, rows, from, to); });
     const size_t of_a_panel = w_.panel_bytes() * (rows.count * rows.of_one() + kRowsOfAWeight);
@@ -67,8 +71,9 @@ class BlockProduct {
 
  private:
   static constexpr size_t kRowsTogether = 16, kNumbersOfAPiece = 1 << 14;
+  static constexpr size_t kFewRows = 2, kBytesAhead = 1 << 13;
   static constexpr size_t kBytesOfAPiece = 1 << 17, kMostPieces = 64;
-  static constexpr size_t kRowsOfAWeight = 3;  // reading a weight from memory takes as long as so many products
+  static constexpr size_t kRowsOfAWeight = 3;  // reading it from memory takes as long as so many products
 
   const uint8_t* zeros(const OrtKernelInfo* info) const {
     size_t inputs = 0;

@@ -18,7 +18,8 @@ inline BlockRow row_of(const BlockWeights& w, const BlockRows& rows, size_t row)
   return {reinterpret_cast<int8_t*>(at), step, step + w.blocks};
 }
 
-// The sum of a block of x, as a product with ones gives it. q: rounded; four: the block is one of whole fours.
+// The sum of a block of x, as a product with ones gives it, from the sums of four rounded numbers each.
+// four: the block is one of whole fours.
 inline float sum_of_block(const int32_t* of_four, float step, bool four) {
   float halves[2];
   for (size_t h = 0; h < 2; ++h) {

@@ -1,18 +1,18 @@
 // Products of float32 rows with weights in blocks of 32 along the input, 4 or 8 bits each.
 //
-// A block is scale * (q - zero). A row's numbers are rounded to int8, each block by its own largest one:
+// A block is scale * (q - zero). A row's numbers are rounded to int8, each block by its largest one:
 //
 //     step = largest / 127     r = round(x * (127 / largest))     total = step * (sum of r)
 //
 // The arithmetic is that of onnxruntime's MatMulNBits at accuracy_level 4 where a processor has AVX-512 with
 // VNNI. Floats are added up in its order, since each addition rounds:
 //
-//   1. As many blocks as are whole fours. A block's products are four sums of integers, (h, j) for h and j 0 or
-//      1, each over k = 16 h + 4 j + {0..3, 8..11}. Sum (h, j) of the block at place p in its four goes to
-//      a[p, h, j] = fma(sum, step * scale, a[p, h, j]), in the order of the fours.
+//   1. As many blocks as are whole fours. A block's products are four sums of integers, (h, j) for h and j
+//      0 or 1, each over k = 16 h + 4 j + {0..3, 8..11}. Sum (h, j) of the block at place p in its four goes
+//      to a[p, h, j] = fma(sum, step * scale, a[p, h, j]), in the order of the fours.
 //   2. d[h, w, j] = a[2 w, h, j] + a[2 w + 1, h, j].
-//   3. The blocks that remain: eight sums of integers (h, w, j), each over k = 16 h + 8 w + 4 j + {0..3}, go to
-//      d[h, w, j] = fma(sum, step * scale, d[h, w, j]).
+//   3. The blocks that remain: eight sums of integers (h, w, j), each over k = 16 h + 8 w + 4 j + {0..3}, go
+//      to d[h, w, j] = fma(sum, step * scale, d[h, w, j]).
 //   4. Over w and j, then over h: ((d[0,0,0] + d[0,0,1]) + d[0,1,0]) + d[0,1,1], plus the same of d[1, ...].
 //      In the last columns, where their number is no multiple of four: over h first, t = d[0] + d[1], then
 //      (t[0,0] + t[1,0]) + (t[0,1] + t[1,1]).
@@ -28,13 +28,13 @@ namespace ptune {
 
 constexpr size_t kOfABlock = 32, kOfAPanel = 16;
 
-// Weights, packed: panels of 16 columns one behind the other, each read once, from the first byte to the last:
+// Weights, packed: panels of 16 columns, each read once, from the first byte to the last:
 //
 //     scales of the first `wide` blocks, 16 floats each; of the others, 16 halves each (they lose nothing)
 //     zeros, if there are any: for every eight blocks 16 numbers of 32 bits, four for each block
-//     weights of all blocks at place 0 of their fours, at place 1, 2, 3, then those of the rest: for each (h, j)
-//     16 columns x 4 bytes, with the sum's first four inputs in the low four bits and its others in the high
-//     ones; of 8 bits: 16 x 4 bytes of the first, then of the others
+//     weights of all blocks at place 0 of their fours, at place 1, 2, 3, then those of the rest: for each
+//     (h, j) 16 columns x 4 bytes, with the sum's first four inputs in the low four bits and its others in
+//     the high ones; of 8 bits: 16 x 4 bytes of the first, then of the others
 struct BlockWeights {
   size_t in = 0, out = 0;
   size_t sums = 0;    // numbers of one section of sums, a multiple of 32; 0: the input is x alone
@@ -72,9 +72,9 @@ struct BlockRows {
 
 // What is packed, as the plain graph has it.
 struct Blocks {
-  const uint8_t* q;      // [out, blocks, 32], of 4 bits: two a byte, the first in the low half
-  const float* scale;    // [out, blocks]
-  const uint8_t* zero;   // [out, blocks], of 4 bits: two a byte, an even number of them for each column; or null
+  const uint8_t* q;     // [out, blocks, 32], of 4 bits: two a byte, the first in the low half
+  const float* scale;   // [out, blocks]
+  const uint8_t* zero;  // [out, blocks], 4 bits: two a byte, an even number of them for each column; or null
 };
 
 struct BlockKernel {

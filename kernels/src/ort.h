@@ -112,8 +112,8 @@ inline uint8_t* scratch(size_t size) {
   return room.get();
 }
 
-// Some work on `all` things, in pieces for onnxruntime's threads: work(from, to). A piece has at least `least`
-// of them; smaller ones cost more than they bring. What belongs together lies in one piece.
+// Some work on `all` things, in pieces for onnxruntime's threads: work(from, to). A piece has `least` of them
+// or more; smaller ones cost more than they bring. What belongs together lies in one piece.
 template <typename Work>
 void in_pieces(OrtKernelContext* context, size_t all, size_t together, size_t least, const Work& work) {
   struct Pieces {
@@ -138,6 +138,8 @@ inline OrtCustomOp operator_of_processor() {
   OrtCustomOp op{};
   op.version = ORT_API_VERSION;
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
+  op.GetInputType = [](const OrtCustomOp*, size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
+  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
   op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
   op.GetOutputType = [](const OrtCustomOp*, size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };

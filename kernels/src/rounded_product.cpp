@@ -29,9 +29,9 @@ class RoundedProduct {
     multiplier_.resize(weights_.out);
     for (size_t at = 0; at < weights_.out; ++at)
       multiplier_[at] = rounding_.step * static_cast<const float*>(scale.data)[at];
-    packed_ = shelf().get(text(info, "shared_as"), packed_bytes(weights_.in, weights_.out), [&](uint8_t* room) {
-      pack(static_cast<const int8_t*>(weights.data), weights_.in, weights_.out, room);
-    });
+    const auto* numbers = static_cast<const int8_t*>(weights.data);
+    packed_ = shelf().get(text(info, "shared_as"), packed_bytes(weights_.in, weights_.out),
+                          [&](uint8_t* room) { pack(numbers, weights_.in, weights_.out, room); });
     weights_.bytes = packed_->bytes;
   }
 
@@ -69,7 +69,7 @@ class RoundedProduct {
  private:
   static constexpr size_t kRowsTogether = 16, kPanelsTogether = 3;
   static constexpr size_t kNumbersOfAPiece = 1 << 15, kProductsOfAPiece = 1 << 20;
-  static constexpr size_t kRowsOfAWeight = 7;  // reading a weight from memory takes as long as so many products
+  static constexpr size_t kRowsOfAWeight = 7;  // reading it from memory takes as long as so many products
 
   const Kernel& kernel_;
   Weights weights_;

@@ -66,7 +66,8 @@ def kernels(product: str = INT8) -> Kernels | None:
     try:
         package = import_module(PACKAGE)
         why = _unusable(package, product)
-        rewrite = partial(import_module(f"{PACKAGE}.rewrite").with_own_products, product=product)
+        units = why is None and import_module(f"{PACKAGE}.check").units_are_the_same()
+        rewrite = partial(import_module(f"{PACKAGE}.rewrite").with_own_products, product=product, units=units)
     except Exception as error:  # it is optional, whatever is wrong with it
         why = f"it cannot be loaded: {error}"
     if why is not None:

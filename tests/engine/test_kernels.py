@@ -269,7 +269,8 @@ def test_a_package_that_is_not_used_is_named(
     package: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = {"INTERFACE": finding.INTERFACE, "PLAIN": "plain", "kernel": lambda: "avx512", "LIBRARY": Path("l"),
-             "differs": lambda product: None, "with_own_products": lambda path, product: (b"", 0)} | package  # fmt: skip
+             "differs": lambda product: None, "with_own_products": lambda path, product, units: (b"", 0),
+             "units_are_the_same": lambda: True} | package  # fmt: skip
     monkeypatch.setattr(finding, "find_spec", lambda name: object())
     monkeypatch.setattr(finding, "import_module", lambda name: SimpleNamespace(**whole))
     kernels.cache_clear()
