@@ -153,8 +153,9 @@ def _with_copies(ends: Ends, weights: Weights) -> Ends:
     return ends.model_copy(update={"copies": copies})
 
 
-def _values_of(weights: Weights, name: str) -> NDArray[np.float32]:
+def _values_of(weights: Weights, name: str) -> memoryview:
+    """A weight's float32 values."""
     values: NDArray[np.float32] = (
         weights.read(name).detach().to(device="cpu", dtype=torch.float32).contiguous().numpy()
     )
-    return values
+    return values.data
