@@ -26,6 +26,7 @@ MAX_PROMPTS = 128
 MAX_SEQUENCES = 128
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
+MAX_PROMPT_LOGPROBS = 1 << 17  # entries of one answer's prompt_logprobs, some 100 bytes each
 MAX_CHOICES = 1024
 MAX_STOP_TOKENS = 128
 
@@ -189,6 +190,7 @@ class Generate(Request):
     user: str | None = Field(default=None, max_length=1024)
     safety_identifier: str | None = Field(default=None, max_length=1024)  # OpenAI's newer name of `user`
     prompt_cache_key: str | None = Field(default=None, max_length=1024)  # a hint: prefixes are reused anyway
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)  # vLLM's, of the prompt's tokens
     return_token_ids: bool = False  # vLLM's extension: each choice has its `token_ids`
     logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] = Field(default={}, max_length=1024)
     response_format: ResponseFormat | None = None
@@ -206,6 +208,9 @@ class Generate(Request):
                 param="best_of",
                 code=UNSUPPORTED,
             )
+        if self.prompt_logprobs is not None and self.stream:
+            message = "prompt_logprobs come with a whole answer: send stream: false"
+            raise RequestError(message, param="prompt_logprobs", code=UNSUPPORTED)
         if self.stream_options is not None and not self.stream:
             raise RequestError(
                 "stream_options needs stream: true", param="stream_options", code="invalid_value"

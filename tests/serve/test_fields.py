@@ -99,6 +99,7 @@ BOTH: dict[str, tuple[Any, Effect]] = {
     "model": ("devil", lambda _, answer: said(answer).startswith("devil")),
     "n": (2, lambda _, answer: len(answer["choices"]) == 2),
     "presence_penalty": (0.5, lambda request, _: request.sampling.presence_penalty == 0.5),
+    "prompt_logprobs": (2, lambda request, _: request.prompt_logprobs == 2),
     "repetition_penalty": (1.5, lambda request, _: request.sampling.repetition_penalty == 1.5),
     "response_format": ({"type": "json_object"}, lambda request, _: request.grammar is not None),
     "return_token_ids": (True, lambda _, answer: answer["choices"][0]["token_ids"]),
