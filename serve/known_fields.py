@@ -13,7 +13,7 @@ from pydantic import ConfigDict, model_validator
 
 from ptune.errors import RequestError
 
-from .errors import UNSUPPORTED
+from .errors import UNKNOWN, UNSUPPORTED
 from .message import Body
 
 Harmless = Mapping[str, tuple[Any, ...]]
@@ -157,4 +157,4 @@ def _unknown(name: str, known: Collection[str]) -> RequestError:
     shown = name[:40]
     near = difflib.get_close_matches(shown, known, 1)
     hint = f"did you mean {near[0]}?" if near else "leave it out"
-    return RequestError(f"{shown}: there is no such field; {hint}", param=shown, code="unknown_parameter")
+    return RequestError(f"{shown}: there is no such field; {hint}", param=shown, code=UNKNOWN)

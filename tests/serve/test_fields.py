@@ -272,6 +272,18 @@ def test_an_unknown_key_within_a_field_is_named(served: Any, fields: dict[str, A
     refusal(post(served, "/v1/chat/completions", **fields), param, "unknown_parameter")
 
 
+def test_an_unknown_key_of_a_text_part_is_named(served: Any) -> None:
+    part = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}, "annotations": None}
+
+    def answer(**more: object) -> Any:
+        return post(
+            served, "/v1/chat/completions", messages=[{"role": "user", "content": [{**part, **more}]}]
+        )
+
+    assert answer().status_code == 200
+    assert "'weight'" in refusal(answer(weight=2), "messages[0].content", "unknown_parameter")
+
+
 def test_keys_of_an_answer_that_is_sent_back_are_known(served: Any) -> None:
     answer: dict[str, Any] = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None, "reasoning_content": None}  # fmt: skip
     messages = [{"role": "user", "content": "x"}, answer, {"role": "user", "content": "y"}]
