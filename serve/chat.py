@@ -47,7 +47,7 @@ async def chat_completions(
         lambda: codec.encode_prompt(messages, tools=use.offered, **body.rendering)
     )
     reading = codec.reading(prompt, body.continued_text)
-    output = after_reasoning(output_with_calls(body, codec, use, requested_output(body)), reading)
+    output = after_reasoning(output_with_calls(body, codec, use, requested_output(body, codec)), reading)
     grammar = await compile_grammar(service, output, adapter)
     requests = engine_requests(
         body,

@@ -36,7 +36,7 @@ async def completions(
     """Continues each prompt, with `n` choices for each."""
     adapter = resolve_adapter(http, service, body.model, body.caller)
     codec = service.model.codec_for(adapter)
-    grammar = await compile_grammar(service, requested_output(body), adapter)
+    grammar = await compile_grammar(service, requested_output(body, codec), adapter)
     encoded = await asyncio.to_thread(
         lambda: [_encoded(codec, prompt, special=body.add_special_tokens) for prompt in body.prompt]
     )

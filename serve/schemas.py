@@ -128,14 +128,23 @@ class ResponseFormat(Body):
 
     model_config = ConfigDict(extra="forbid")
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: NamedSchema | None = None
+    format: dict[str, Any] | None = None  # of a structural tag
+    structures: list[dict[str, Any]] | None = None  # of one in its older shape
+    triggers: list[str] | None = None
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> ResponseFormat:
         if self.type == "json_schema" and self.json_schema is None:
             raise ValueError("a json_schema is missing")
+        for name in ("format", "structures", "triggers"):
+            if self.type != "structural_tag" and getattr(self, name) is not None:
+                raise ValueError(f"{name} needs type structural_tag")
         return self
+
+
+_STRUCTURES = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 
 
 class StructuredOutputs(Body):
@@ -146,12 +155,13 @@ class StructuredOutputs(Body):
     choice: Choices | None = None
     grammar: Text | None = None  # Lark
     json_object: bool = False
+    structural_tag: Schema | None = None  # as in ResponseFormat, as JSON or as it is
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_the_rest(cls, data: Any) -> Any:
         for name in data if isinstance(data, dict) else ():
-            if name not in ("json", "regex", "choice", "grammar", "json_object") and data[name]:
+            if name not in _STRUCTURES and data[name]:
                 raise ValueError(f"{name[:40]} is not supported")
         return data
 

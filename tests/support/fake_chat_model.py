@@ -117,6 +117,9 @@ class ByteCodec:
 
     silent_mark = mark
 
+    def pieces(self, text: str) -> list[str | int]:
+        return [text] if text else []
+
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(token for token in ids if token != EOS).decode(errors="replace")
 
