@@ -17,7 +17,7 @@ from .body import body_of
 from .decoder_call import DecoderCall
 from .dependencies import ChatServiceDep
 from .engine_requests import engine_requests
-from .logprobs import chat_logprobs
+from .logprobs import chat_logprobs, prompt_logprobs
 from .response import common_fields, respond
 from .schemas import ChatRequest
 from .structured_output import after_reasoning, compile_grammar, requested_output
@@ -47,7 +47,7 @@ async def chat_completions(
         lambda: codec.encode_prompt(messages, tools=use.offered, **body.rendering)
     )
     reading = codec.reading(prompt, body.continued_text)
-    output = after_reasoning(output_with_calls(body, codec, use, requested_output(body)), reading)
+    output = after_reasoning(output_with_calls(body, codec, use, requested_output(body, codec)), reading)
     grammar = await compile_grammar(service, output, adapter)
     requests = engine_requests(
         body,
@@ -101,8 +101,12 @@ class _ChatReply:
     async def whole(self) -> dict[str, Any]:
         """The answers with their usage."""
         tokens: list[list[Token]] = [[] for _ in self._choices]
+        prompt: list[Token] = []  # with its log-probabilities, if they were requested
         reasons = ["length"] * len(tokens)
         async for index, delta in self._call.deltas():
+            if delta.token is not None and delta.token.prompt:
+                prompt.append(delta.token)
+                continue
             tokens[index] += [delta.token] if delta.token is not None else []
             _, finish = self._read(index, delta)
             reasons[index] = finish or reasons[index]
@@ -117,6 +121,8 @@ class _ChatReply:
             for index in range(len(self._choices))
         ]
         whole = {**self._common, "object": "chat.completion", "choices": choices, "usage": self._usage()}
+        if (most := self._body.prompt_logprobs) is not None:
+            whole["prompt_logprobs"] = prompt_logprobs(self._codec, prompt, most)
         return whole | self._prompt_ids()
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:

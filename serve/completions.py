@@ -13,10 +13,10 @@ from ptune.engine.decoder.request import NO_TOKEN, Token
 
 from .adapter_access import resolve_adapter
 from .body import body_of
-from .decoder_call import DecoderCall
+from .decoder_call import DecoderCall, FinishedSequence
 from .dependencies import ChatServiceDep
 from .engine_requests import engine_requests
-from .logprobs import completion_logprobs
+from .logprobs import completion_logprobs, prompt_logprobs
 from .response import common_fields, respond
 from .schemas import CompletionRequest
 from .structured_output import compile_grammar, requested_output
@@ -36,7 +36,7 @@ async def completions(
     """Continues each prompt, with `n` choices for each."""
     adapter = resolve_adapter(http, service, body.model, body.caller)
     codec = service.model.codec_for(adapter)
-    grammar = await compile_grammar(service, requested_output(body), adapter)
+    grammar = await compile_grammar(service, requested_output(body, codec), adapter)
     encoded = await asyncio.to_thread(
         lambda: [_encoded(codec, prompt, special=body.add_special_tokens) for prompt in body.prompt]
     )
@@ -49,7 +49,7 @@ async def completions(
         max_tokens=body.max_tokens,
         grammar=grammar,
         logprobs=body.logprobs,
-        prompt_logprobs=body.echo and body.logprobs is not None,
+        echoed=body.logprobs if body.echo else None,
     )
     call = DecoderCall(service, requests, body.stop, choices=body.n)
     common = common_fields("cmpl", http, service, body.model, adapter)
@@ -74,12 +74,17 @@ class _CompletionReply:
 
     async def whole(self) -> dict[str, Any]:
         """All choices, and the usage."""
+        answers = await self._call.finished()
         choices = [
             self._choice(
-                index, self._echo(index) + answer.text, answer.prompt + answer.tokens, finish=answer.finish
+                index,
+                self._echo(index) + answer.text,
+                (answer.prompt if self._body.echo else []) + answer.tokens,
+                finish=answer.finish,
             )
             | self._prompt_ids(index)
-            for index, answer in enumerate(await self._call.finished())
+            | self._prompt_logprobs(answers[index - index % self._body.n])
+            for index, answer in enumerate(answers)
         ]
         return {**self._common, "choices": choices, "usage": self._call.usage()}
 
@@ -105,8 +110,9 @@ class _CompletionReply:
         self, index: int, text: str, tokens: list[Token], *, offset: int = 0, finish: str | None = None
     ) -> dict[str, Any]:
         scored = [token for token in tokens if token.id != NO_TOKEN]
-        has_logprobs = self._body.logprobs is not None and bool(scored)
-        logprobs = completion_logprobs(self._codec, scored, offset) if has_logprobs else None
+        most, logprobs = self._body.logprobs, None
+        if most is not None and scored:
+            logprobs = completion_logprobs(self._codec, scored, most, offset)
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
         generated = [token.id for token in scored if not token.prompt]
         return choice | ({"token_ids": generated} if self._body.return_token_ids else {})
@@ -115,6 +121,11 @@ class _CompletionReply:
         if not self._body.return_token_ids:
             return {}
         return {"prompt_token_ids": list(self._call.requests[index].prompt)}
+
+    def _prompt_logprobs(self, first: FinishedSequence) -> dict[str, Any]:
+        """Of the prompt, if they were requested. first: of its choices."""
+        most = self._body.prompt_logprobs
+        return {} if most is None else {"prompt_logprobs": prompt_logprobs(self._codec, first.prompt, most)}
 
     def _echo(self, index: int) -> str:
         if not self._body.echo:

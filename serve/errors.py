@@ -17,6 +17,7 @@ from .limits import LimitReachedError
 from .other_routes import paths_of_tasks, where_to_ask
 
 UNSUPPORTED = "unsupported_parameter"
+UNKNOWN = "unknown_parameter"
 """Error code for a known field that would change the answer, but is not supported yet."""
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
@@ -68,10 +69,10 @@ def invalid(error: ValidationError) -> RequestError:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = f"{field}: there is no such field; leave it out"
-        return RequestError(message, param=field, code="unknown_parameter")
+        return RequestError(message, param=field, code=UNKNOWN)
     value = problem["input"]
     shown = f" (is {str(value)[:40]})" if isinstance(value, bool | int | float) else ""
-    code = UNSUPPORTED if problem["type"] == UNSUPPORTED else "invalid_value"
+    code = problem["type"] if problem["type"] in (UNSUPPORTED, UNKNOWN) else "invalid_value"
     return RequestError(f"{field or 'the body'}: {message}{shown}", param=field or None, code=code)
 
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, model_validator
 
 from ptune.errors import RequestError
 
-from .errors import UNSUPPORTED
+from .errors import UNKNOWN, UNSUPPORTED
 from .message import Body
 
 Harmless = Mapping[str, tuple[Any, ...]]
@@ -54,7 +54,6 @@ NOT_BUILT: Harmless = {
     "prompt_cache_options": ({},),
     "prompt_cache_retention": ("in_memory", "in-memory"),
     "prompt_embeds": (),
-    "prompt_logprobs": (),
     "repetition_detection": (),
     "repetition_min_count": (0,),
     "return_prompt_text": (False,),
@@ -106,7 +105,6 @@ INSTEAD = {
     "prediction": "leave it out; the server speculates by itself",
     "prompt_cache_options": "leave it out; prefixes are reused by themselves",
     "prompt_cache_retention": "leave it out; prefixes are reused by themselves",
-    "prompt_logprobs": "send echo and logprobs to /v1/completions",
     "reasoning": "send reasoning_effort, or a variable of the template in chat_template_kwargs",
     "reasoning_budget": "send thinking_token_budget",
     "reasoning_format": "leave it out; it comes as reasoning_content",
@@ -159,4 +157,4 @@ def _unknown(name: str, known: Collection[str]) -> RequestError:
     shown = name[:40]
     near = difflib.get_close_matches(shown, known, 1)
     hint = f"did you mean {near[0]}?" if near else "leave it out"
-    return RequestError(f"{shown}: there is no such field; {hint}", param=shown, code="unknown_parameter")
+    return RequestError(f"{shown}: there is no such field; {hint}", param=shown, code=UNKNOWN)

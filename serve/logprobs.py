@@ -1,4 +1,4 @@
-"""Log-probabilities in OpenAI's two formats: that of chat, and that of completions, which evaluation tools read."""
+"""Log-probabilities in OpenAI's two formats, that of chat and that of completions, and in vLLM's of prompts."""
 
 from __future__ import annotations
 
@@ -27,10 +27,26 @@ def _entry(codec: ChatCodec, token: int, logprob: float | None) -> dict[str, Any
     return {"token": codec.token_text(token), "logprob": logprob, "bytes": list(codec.token_bytes(token))}
 
 
-def completion_logprobs(codec: ChatCodec, tokens: Sequence[Token], offset: int = 0) -> dict[str, Any]:
+def prompt_logprobs(codec: ChatCodec, tokens: Sequence[Token], most: int) -> list[dict[str, Any] | None]:
+    """vLLM's `prompt_logprobs`: for each token of a prompt, by id, itself and the `most` most likely; null for the first."""
+
+    def entry(token: int, logprob: float | None, rank: int | None) -> dict[str, Any]:
+        return {"logprob": logprob, "rank": rank, "decoded_token": codec.token_text(token)}
+
+    def entries(token: Token) -> dict[str, Any]:
+        ranked = enumerate(token.top[:most], 1)
+        own = {str(token.id): entry(token.id, token.logprob, token.rank)}
+        return own | {str(other): entry(other, logprob, rank) for rank, (other, logprob) in ranked}
+
+    return [None if token.logprob is None else entries(token) for token in tokens]
+
+
+def completion_logprobs(
+    codec: ChatCodec, tokens: Sequence[Token], most: int, offset: int = 0
+) -> dict[str, Any]:
     """Parallel lists. As at OpenAI, the log-probability of an echoed prompt's first token is null.
 
-    offset: where the text of the first token begins, in characters.
+    most: alternatives of each token. offset: where the text of the first token begins, in characters.
     """
     texts = [codec.token_text(token.id) for token in tokens]
     offsets = [offset]
@@ -39,17 +55,17 @@ def completion_logprobs(codec: ChatCodec, tokens: Sequence[Token], offset: int =
     return {
         "tokens": texts,
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [_top(codec, token) for token in tokens],
+        "top_logprobs": [_top(codec, token, most) for token in tokens],
         "text_offset": offsets[: len(texts)],
     }
 
 
-def _top(codec: ChatCodec, token: Token) -> dict[str, float] | None:
+def _top(codec: ChatCodec, token: Token, most: int) -> dict[str, float] | None:
     """The most likely tokens and the chosen one, by text; of two tokens with the same text, the likelier."""
     if token.logprob is None:
         return None
     top = {codec.token_text(token.id): token.logprob}
-    for other, logprob in token.top:
+    for other, logprob in token.top[:most]:
         text = codec.token_text(other)
         top[text] = max(logprob, top.get(text, logprob))
     return top

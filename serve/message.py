@@ -17,7 +17,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from .errors import UNSUPPORTED
+from .errors import UNKNOWN, UNSUPPORTED
+
+_PART_KEYS = ("type", "text", "cache_control")  # the last is Anthropic's hint, which clients send everywhere
 
 MAX_TOOLS = 128
 MAX_CALLS = 128
@@ -45,6 +47,9 @@ def _content(content: Any) -> Any:
         if not isinstance(part.get("text"), str):
             raise PydanticCustomError("part", "a text part needs a string in `text`")
         no_nul(part["text"])
+        if unknown := [key for key in part if key not in _PART_KEYS and part[key] is not None]:
+            message = "a text part has no key {key}; leave it out"
+            raise PydanticCustomError(UNKNOWN, message, {"key": repr(unknown[0])[:40]})
     return content
 
 

@@ -37,6 +37,9 @@ _completion_logprobs = object_of(
     }
 )
 
+_ranked = {"logprob": NUMBER, "rank": INTEGER, "decoded_token": STRING}
+_prompt_logprobs = list_of(or_null({"type": "object", "additionalProperties": object_of(_ranked)}))
+
 COMPONENTS: dict[str, Schema] = {
     "Error": object_of(
         {
@@ -76,8 +79,10 @@ COMPONENTS: dict[str, Schema] = {
             ),
             "usage": component("Usage"),
             "prompt_token_ids": TOKENS,
+            "prompt_logprobs": _prompt_logprobs,
         },
         "prompt_token_ids",
+        "prompt_logprobs",
     ),
     "ChatCompletionChunk": object_of(
         {
@@ -108,9 +113,11 @@ COMPONENTS: dict[str, Schema] = {
                         "finish_reason": or_null(FINISH),
                         "token_ids": TOKENS,
                         "prompt_token_ids": TOKENS,
+                        "prompt_logprobs": _prompt_logprobs,
                     },
                     "token_ids",
                     "prompt_token_ids",
+                    "prompt_logprobs",
                 )
             ),
             "usage": or_null(component("Usage")),

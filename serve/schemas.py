@@ -26,6 +26,7 @@ MAX_PROMPTS = 128
 MAX_SEQUENCES = 128
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
+MAX_PROMPT_LOGPROBS = 1 << 17  # entries of one answer's prompt_logprobs, some 100 bytes each
 MAX_CHOICES = 1024
 MAX_STOP_TOKENS = 128
 
@@ -127,14 +128,23 @@ class ResponseFormat(Body):
 
     model_config = ConfigDict(extra="forbid")
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: NamedSchema | None = None
+    format: dict[str, Any] | None = None  # of a structural tag
+    structures: list[dict[str, Any]] | None = None  # of one in its older shape
+    triggers: list[str] | None = None
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> ResponseFormat:
         if self.type == "json_schema" and self.json_schema is None:
             raise ValueError("a json_schema is missing")
+        for name in ("format", "structures", "triggers"):
+            if self.type != "structural_tag" and getattr(self, name) is not None:
+                raise ValueError(f"{name} needs type structural_tag")
         return self
+
+
+_STRUCTURES = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 
 
 class StructuredOutputs(Body):
@@ -145,12 +155,13 @@ class StructuredOutputs(Body):
     choice: Choices | None = None
     grammar: Text | None = None  # Lark
     json_object: bool = False
+    structural_tag: Schema | None = None  # as in ResponseFormat, as JSON or as it is
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_the_rest(cls, data: Any) -> Any:
         for name in data if isinstance(data, dict) else ():
-            if name not in ("json", "regex", "choice", "grammar", "json_object") and data[name]:
+            if name not in _STRUCTURES and data[name]:
                 raise ValueError(f"{name[:40]} is not supported")
         return data
 
@@ -189,6 +200,7 @@ class Generate(Request):
     user: str | None = Field(default=None, max_length=1024)
     safety_identifier: str | None = Field(default=None, max_length=1024)  # OpenAI's newer name of `user`
     prompt_cache_key: str | None = Field(default=None, max_length=1024)  # a hint: prefixes are reused anyway
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)  # vLLM's, of the prompt's tokens
     return_token_ids: bool = False  # vLLM's extension: each choice has its `token_ids`
     logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] = Field(default={}, max_length=1024)
     response_format: ResponseFormat | None = None
@@ -206,6 +218,9 @@ class Generate(Request):
                 param="best_of",
                 code=UNSUPPORTED,
             )
+        if self.prompt_logprobs is not None and self.stream:
+            message = "prompt_logprobs come with a whole answer: send stream: false"
+            raise RequestError(message, param="prompt_logprobs", code=UNSUPPORTED)
         if self.stream_options is not None and not self.stream:
             raise RequestError(
                 "stream_options needs stream: true", param="stream_options", code="invalid_value"

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ptune.codecs.structured_output import StructuredOutput
+from ptune.codecs.structural_tag import Pieces, structural_tag
+from ptune.codecs.structured_output import MAX_PATTERN, StructuredOutput
 from ptune.errors import RequestError
 
 from .schemas import Generate
 
 if TYPE_CHECKING:
+    from ptune.codecs.chat import ChatCodec
     from ptune.codecs.reading import Reading
     from ptune.engine.decoder.grammar import Grammar
 
     from .service import ChatService
-
-MAX_PATTERN = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ async def compile_grammar(
         return await asyncio.to_thread(service.model.grammar, requested.output, adapter)
 
 
-def requested_output(body: Generate) -> RequestedOutput | None:
-    """The structured output that a request asks for; None if it asks for none.
+def requested_output(body: Generate, codec: ChatCodec) -> RequestedOutput | None:
+    """The structured output that a request asks for; None if it asks for none. codec: of the adapter that answers.
 
     Raises: RequestError that names the field if several fields ask for one, or if one cannot be enforced.
     """
-    builders = {name: build for name, build in _builders(body).items() if build is not None}
+    builders = {name: build for name, build in _builders(body, codec.pieces).items() if build is not None}
     if len(builders) > 1:
         raise RequestError(
             f"send only one of {' and '.join(builders)}", param=list(builders)[1], code="invalid_value"
@@ -77,7 +77,7 @@ def naming_field(param: str) -> Iterator[None]:
 Builder = Callable[[], StructuredOutput]
 
 
-def _builders(body: Generate) -> dict[str, Builder | None]:
+def _builders(body: Generate, pieces: Pieces) -> dict[str, Builder | None]:
     """What builds the output, by the field that asks for it; None for a field that was not sent."""
     openai, vllm = body.response_format, body.structured_outputs
     kind = None if openai is None else openai.type
@@ -89,7 +89,10 @@ def _builders(body: Generate) -> dict[str, Builder | None]:
         "guided_choice": _builder(StructuredOutput.choice, body.guided_choice),
         "guided_grammar": _builder(StructuredOutput.lark, body.guided_grammar),
     }
-    if kind is not None and kind != "text":
+    if openai is not None and kind == "structural_tag":
+        tag = openai.model_dump(include={"format", "structures", "triggers"}, exclude_none=True)
+        builders["response_format"] = lambda: structural_tag(tag, pieces)
+    elif kind is not None and kind != "text":
         json_schema = {"type": "object"} if kind == "json_object" else schema
         builders["response_format"] = lambda: StructuredOutput.json(json_schema)
     if vllm is not None:
@@ -101,6 +104,9 @@ def _builders(body: Generate) -> dict[str, Builder | None]:
             "structured_outputs.json_object": _builder(
                 _json, {"type": "object"} if vllm.json_object else None
             ),
+            "structured_outputs.structural_tag": _builder(
+                lambda tag: structural_tag(_parsed(tag), pieces), vllm.structural_tag
+            ),
         }
     return builders
 
@@ -110,12 +116,17 @@ def _builder(build: Callable[[Any], StructuredOutput], value: Any) -> Builder | 
 
 
 def _json(schema: Any) -> StructuredOutput:
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"is not JSON: {error}", code="invalid_grammar") from None
-    return StructuredOutput.json(schema)
+    return StructuredOutput.json(_parsed(schema))
+
+
+def _parsed(value: Any) -> Any:
+    """A value that was sent as it is, or as JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"is not JSON: {error}", code="invalid_grammar") from None
 
 
 def _regex(pattern: str) -> StructuredOutput:

@@ -324,6 +324,17 @@ class ChatCodec:
         token = self.mark(text)
         return token if token is not None and self._vocabulary.is_silent(token) else None
 
+    def pieces(self, text: str) -> list[str | int]:
+        """A text cut at the tokens that decoding leaves out, each of which is its id."""
+        pieces: list[str | int] = []
+        at = 0
+        for found in self._control.special.finditer(text):
+            token = self.silent_mark(found[0])
+            if token is not None:
+                pieces += [text[at : found.start()], token]
+                at = found.end()
+        return [piece for piece in (*pieces, text[at:]) if piece != ""]
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token, possibly only part of a character; nothing if its own decoder does not know it."""
         return self._vocabulary.written(token)

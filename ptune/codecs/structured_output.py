@@ -13,6 +13,7 @@ from typing import Any
 from ptune.errors import RequestError
 
 MAX_DEPTH = 64
+MAX_PATTERN = 4096  # characters of a regular expression in a request
 WHITE_SPACE = r"( |\n {0,32})"
 """White space between JSON's tokens: enough for pretty printing, and bounded, or a model could write it for ever."""
 

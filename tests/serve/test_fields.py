@@ -99,6 +99,7 @@ BOTH: dict[str, tuple[Any, Effect]] = {
     "model": ("devil", lambda _, answer: said(answer).startswith("devil")),
     "n": (2, lambda _, answer: len(answer["choices"]) == 2),
     "presence_penalty": (0.5, lambda request, _: request.sampling.presence_penalty == 0.5),
+    "prompt_logprobs": (2, lambda request, _: request.prompt_logprobs == 2),
     "repetition_penalty": (1.5, lambda request, _: request.sampling.repetition_penalty == 1.5),
     "response_format": ({"type": "json_object"}, lambda request, _: request.grammar is not None),
     "return_token_ids": (True, lambda _, answer: answer["choices"][0]["token_ids"]),
@@ -269,6 +270,18 @@ def test_an_unknown_field_is_named_with_the_nearest(
 )
 def test_an_unknown_key_within_a_field_is_named(served: Any, fields: dict[str, Any], param: str) -> None:
     refusal(post(served, "/v1/chat/completions", **fields), param, "unknown_parameter")
+
+
+def test_an_unknown_key_of_a_text_part_is_named(served: Any) -> None:
+    part = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}, "annotations": None}
+
+    def answer(**more: object) -> Any:
+        return post(
+            served, "/v1/chat/completions", messages=[{"role": "user", "content": [{**part, **more}]}]
+        )
+
+    assert answer().status_code == 200
+    assert "'weight'" in refusal(answer(weight=2), "messages[0].content", "unknown_parameter")
 
 
 def test_keys_of_an_answer_that_is_sent_back_are_known(served: Any) -> None:

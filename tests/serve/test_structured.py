@@ -73,6 +73,38 @@ def test_a_choice(served: Any, way: dict[str, Any]) -> None:
     assert found == {"ja", "nein ☠"}
 
 
+TAG: dict[str, Any] = {
+    "type": "structural_tag",
+    "structures": [{"begin": "ab", "schema": {"const": 5}, "end": ">"}],
+    "triggers": ["a"],
+}
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"response_format": TAG},
+        {"structured_outputs": {"structural_tag": json.dumps(TAG)}},
+        {
+            "response_format": {
+                "type": "structural_tag",
+                "format": {
+                    "type": "triggered_tags",
+                    "triggers": ["a"],
+                    "tags": [{"begin": "ab", "content": {"type": "const_string", "value": "5"}, "end": ">"}],
+                },
+            }
+        },
+    ],
+)
+def test_a_structural_tag(served: Any, way: dict[str, Any]) -> None:
+    """Free text, in which every trigger begins a whole tag."""
+    found = [content(served.chat(**way, seed=seed, max_tokens=200)) for seed in range(8)]
+    texts = [text for text, finish in found if finish == "stop"]
+    assert all(len(re.findall("ab5>", text)) == text.count("a") for text in texts)
+    assert any("a" in text for text in texts)
+
+
 @pytest.mark.parametrize("way", ["guided_grammar", "structured_outputs"])
 def test_a_grammar(served: Any, way: str) -> None:
     source = 'start: sum\nsum: NUMBER ("+" sum)?  // as in Lark\nNUMBER: /[0-9]/'

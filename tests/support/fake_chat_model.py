@@ -117,6 +117,9 @@ class ByteCodec:
 
     silent_mark = mark
 
+    def pieces(self, text: str) -> list[str | int]:
+        return [text] if text else []
+
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(token for token in ids if token != EOS).decode(errors="replace")
 
@@ -296,7 +299,10 @@ def _answer(request: Request, script: str | None, scripts: Mapping[str, str]) ->
     def token(token_id: int, **fields: Any) -> Token:
         return Token(token_id, -0.5 if scored else None, top, **fields)
 
-    prompt = [token(token_id, prompt=True) for token_id in request.prompt] if request.prompt_logprobs else []
+    prompt: list[Token] = []
+    if request.prompt_logprobs is not None:
+        likely = tuple((token, -1.0 - token) for token in range(97, 97 + request.prompt_logprobs))
+        prompt = [Token(token_id, -0.5, likely, prompt=True, rank=7) for token_id in request.prompt]
     prompt[:1] = [Token(request.prompt[0], prompt=True)] if prompt else []
     yield from prompt
     if request.max_tokens == 0:

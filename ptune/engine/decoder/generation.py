@@ -32,7 +32,7 @@ class RequestSequence(TokenSequence):
         """deadline_s: on the engine's clock."""
         super().__init__(
             list(request.prompt),
-            all_logits=request.prompt_logprobs,
+            all_logits=request.prompt_logprobs is not None,
             tenant=request.tenant,
             weight=request.weight,
             deadline_s=deadline_s,
@@ -108,7 +108,9 @@ class SampledSequence(RequestSequence):
         if start == 0:
             self._emit(Token(prompt[0], prompt=True))
         for vocab_logits, token in zip(logits, prompt[start + 1 :], strict=False):
-            self._emit(self._with_logprobs(token, vocab_logits, prompt=True))
+            logprobs = log_softmax(vocab_logits)
+            logprob, top = float(logprobs[token]), most_likely(logprobs, self._request.prompt_logprobs or 0)
+            self._emit(Token(token, logprob, top, prompt=True, rank=int((logprobs >= logprob).sum())))
 
     def _emit_all(self, draft: tuple[int, ...], logits: Logits) -> None:
         """Emits the next token, and those after it while each equals its draft token, whose keys are cached already."""
@@ -145,17 +147,14 @@ class SampledSequence(RequestSequence):
         elif self._walk is not None:
             # Its mask is computed while others take their tokens and the graph runs.
             self._walk.advance(token)
-        self._emit(self._with_logprobs(token, logits, finish=finish))
+        self._emit(self._with_logprobs(token, logits, finish))
 
-    def _with_logprobs(
-        self, token: int, logits: Logits, *, finish: Finish | None = None, prompt: bool = False
-    ) -> Token:
-        """A token with the log-probabilities that the request asks for."""
-        if self._request.logprobs is None and not prompt:
+    def _with_logprobs(self, token: int, logits: Logits, finish: Finish | None) -> Token:
+        """A token of the answer with the log-probabilities that the request asks for."""
+        if self._request.logprobs is None:
             return Token(token, finish=finish)
         logprobs = log_softmax(logits)
-        top = most_likely(logprobs, self._request.logprobs or 0)
-        return Token(token, float(logprobs[token]), top, finish, prompt=prompt)
+        return Token(token, float(logprobs[token]), most_likely(logprobs, self._request.logprobs), finish)
 
 
 class ScoredSequence(TokenSequence):

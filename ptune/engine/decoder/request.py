@@ -55,7 +55,7 @@ class Request:
     max_tokens: int = 256  # 0 = only score the prompt
     stop_ids: frozenset[int] = frozenset()  # ends the sequence; the token itself is emitted last
     logprobs: int | None = None  # None = none; n = the chosen token's and the n most likely
-    prompt_logprobs: bool = False  # also the log-probability of every prompt token but the first
+    prompt_logprobs: int | None = None  # the same of every prompt token but the first, and the n most likely
     grammar: Grammar | None = None  # what the answer may be
     beams: Beams | None = None  # the answer is the best that beam search finds, and comes whole at the end
     tenant: str = ""  # pays for the work: tenants share the engine fairly
@@ -75,6 +75,8 @@ class Request:
         require(all(self.bad_words), "bad_words", "must have at least one token each", self.bad_words)
         require(self.allowed_token_ids != frozenset(), "allowed_token_ids", "must not be empty", [])
         require(self.logprobs is None or self.logprobs >= 0, "logprobs", "must be 0 or more", self.logprobs)
+        prompt = self.prompt_logprobs
+        require(prompt is None or prompt >= 0, "prompt_logprobs", "must be 0 or more", prompt)
         require(0 < self.weight < math.inf, "weight", "must be above 0", self.weight)
         require(
             self.deadline_s is None or 0 < self.deadline_s < math.inf,
@@ -105,8 +107,9 @@ class Request:
             require_known("bad_words", word, vocab)
         if self.min_tokens or self.bad_words or self.allowed_token_ids is not None:
             require_some_token(self, vocab)
-        if (self.logprobs or 0) > vocab:
-            raise RequestError(f"logprobs must be at most {vocab} (is {self.logprobs})", param="logprobs")
+        for name, top in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
+            if (top or 0) > vocab:
+                raise RequestError(f"{name} must be at most {vocab} (is {top})", param=name)
 
     def _require_beams_alone(self) -> None:
         """Raises: RequestError for options that cannot be combined with beam search."""
@@ -117,7 +120,7 @@ class Request:
             require(value == wanted, field_.name, rule, value)
         for name, asked in (
             ("logprobs", self.logprobs),
-            ("prompt_logprobs", self.prompt_logprobs or None),
+            ("prompt_logprobs", self.prompt_logprobs),
             ("thinking_token_budget", None if self.thinking is None else self.thinking.tokens),
         ):
             require(asked is None, name, "is not available with num_beams", asked)
@@ -161,7 +164,7 @@ class Token:
     """One token that the engine emitted.
 
     `logprob` and `top` are of the model's own distribution: before grammar, temperature, penalties and truncation.
-    With `prompt_logprobs` the prompt's own tokens come first, marked `prompt`; the first of them has no logprob.
+    With `prompt_logprobs` the prompt's own tokens come first, marked `prompt`, with their ranks; the first of them has neither.
     A sequence that ends without another token (cancelled, error, nothing asked for) ends with id NO_TOKEN.
     """
 
@@ -171,6 +174,7 @@ class Token:
     finish: Finish | None = None  # set on the last token only
     error: str | None = None
     prompt: bool = False
+    rank: int | None = None  # of a prompt token: how many tokens are as likely as it is, itself included
     refused: bool = False  # the error is the request's own fault
     expired: bool = False  # the error is that its deadline passed before its first token
     score: float | None = None  # of an answer of beam search, on its last token

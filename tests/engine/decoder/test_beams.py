@@ -160,7 +160,7 @@ def test_beams_out_of_range(param: str, values: dict[str, Any]) -> None:
         ("repetition_penalty", {"sampling": Sampling(temperature=0, repetition_penalty=1.1)}),
         ("logit_bias", {"sampling": Sampling(temperature=0, logit_bias={1: 1.0})}),
         ("logprobs", {"logprobs": 0}),
-        ("prompt_logprobs", {"prompt_logprobs": True}),
+        ("prompt_logprobs", {"prompt_logprobs": 0}),
         ("num_beams", {"grammar": object()}),
         ("max_tokens", {"max_tokens": 0}),
     ],

@@ -89,7 +89,7 @@ def test_seeded_request_has_the_same_tokens_in_any_batch(engine: Engine) -> None
 def test_prompt_and_output_logprobs_are_the_models_own(tiny: TinyBundle, engine: Engine) -> None:
     [prompt] = prompts(19)
     sampling = Sampling(seed=1, temperature=2.0, repetition_penalty=1.5, top_k=3)
-    request = Request(tuple(prompt), "wide", sampling, max_tokens=6, logprobs=4, prompt_logprobs=True)
+    request = Request(tuple(prompt), "wide", sampling, max_tokens=6, logprobs=4, prompt_logprobs=4)
     answer = list(engine.generate(request))
     ids = [token.id for token in answer]
     assert ids[:19] == prompt
@@ -102,11 +102,14 @@ def test_prompt_and_output_logprobs_are_the_models_own(tiny: TinyBundle, engine:
         best = np.argsort(-logprobs[position])[:4]
         assert [top for top, _ in token.top] == best.tolist()
         assert [value for _, value in token.top] == pytest.approx(logprobs[position, best], abs=LIMIT)
+        above = int((logprobs[position] > logprobs[position, token.id] + LIMIT).sum())
+        near = int((logprobs[position] > logprobs[position, token.id] - LIMIT).sum())
+        assert token.rank is None if not token.prompt else above < (token.rank or 0) <= near
 
 
 def test_max_tokens_0_scores_the_prompt_and_ends(engine: Engine) -> None:
     [prompt] = prompts(5)
-    answer = list(engine.generate(Request(tuple(prompt), max_tokens=0, prompt_logprobs=True)))
+    answer = list(engine.generate(Request(tuple(prompt), max_tokens=0, prompt_logprobs=0)))
     assert [token.id for token in answer] == [*prompt, NO_TOKEN]
     assert [token.finish for token in answer] == [None] * 5 + ["length"]
 

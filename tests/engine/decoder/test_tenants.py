@@ -38,7 +38,7 @@ def prompt(start: int, length: int = 30) -> tuple[int, ...]:
 def test_rows_that_gave_way_answer_the_same(tiny: TinyBundle, engine: Engine) -> None:
     """Also with log-probabilities of the prompt, which are told once, sampled tokens, and an adapter."""
     kinds = [
-        Request(prompt(10), "base", GREEDY, max_tokens=60, logprobs=2, prompt_logprobs=True),
+        Request(prompt(10), "base", GREEDY, max_tokens=60, logprobs=2, prompt_logprobs=2),
         Request(prompt(60), "base", Sampling(seed=3), max_tokens=60, logprobs=2),
         Request(prompt(110), "wide", GREEDY, max_tokens=60),
         Request(prompt(160), "base", Sampling(seed=4, repetition_penalty=1.2), max_tokens=60, logprobs=1),
