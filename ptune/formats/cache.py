@@ -40,10 +40,10 @@ def code_hash(*packages: str) -> str:
 
 
 @contextlib.contextmanager
-def place_for(key: str, kind: str = "tokens", kept: int = KEPT) -> Iterator[Path | None]:
+def place_for(key: str, kind: str = "tokens", kept: int | None = None) -> Iterator[Path | None]:
     """Yields the place of a result, locked against other processes; None if no cache is possible.
 
-    kind: its parent folder; the `kept` most recently used results of each kind are kept.
+    kind: its parent folder; the `kept` (default: KEPT) most recently used results of each kind are kept.
     """
     root = _root() / kind
     try:
@@ -59,7 +59,7 @@ def place_for(key: str, kind: str = "tokens", kept: int = KEPT) -> Iterator[Path
             shutil.rmtree(part, ignore_errors=True)
         yield root / key
         with contextlib.suppress(OSError):
-            _forget_old(root, kept)
+            _forget_old(root, KEPT if kept is None else kept)
 
 
 def _wait_for(lock: IO[str]) -> None:
