@@ -11,7 +11,7 @@
 namespace ptune {
 namespace {
 
-constexpr size_t kMostRows = 4;
+constexpr size_t kMostRows = 4, kAhead = 2048;  // bytes
 
 // Rounds up to 32 numbers of a block.
 PTUNE_INLINE __m256i round_block(__m512 first, __m512 second, float& step, float& total) {
@@ -144,6 +144,9 @@ struct Tile {  // a panel and its rows
 
 template <size_t kRows, bool kBytes>
 PTUNE_INLINE void add_block(FourOfRows& to, const Tile& tile, const uint8_t* weights, size_t block) {
+  // One row waits for memory, which the processor fetches well by itself; several compute meanwhile.
+  if constexpr (kRows > 1)
+    for (size_t at = 0; at < (kBytes ? 512 : 256); at += 64) _mm_prefetch(weights + kAhead + at, _MM_HINT_T0);
   const __m512 scale = tile.scale(block);
   const __m512 fa = tile.factor(0, block, scale), fb = kRows > 1 ? tile.factor(1, block, scale) : fa,
                fc = kRows > 2 ? tile.factor(2, block, scale) : fa,
