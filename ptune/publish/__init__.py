@@ -9,10 +9,11 @@ from ptune.backbone.kind import kind_of_backbone, kind_of_run
 from ptune.config.recipe import Backbone
 from ptune.errors import UsageError
 from ptune.evaluation.no_better import refuse_no_better
-from ptune.formats.bundle import FP32, AdapterRecord, Bundle
+from ptune.formats.bundle import FLOAT_CACHE, FP32, AdapterRecord, Bundle, CacheType
 from ptune.formats.run import Run
 from ptune.kinds import DECODER, Kind, imported, of_task
 from ptune.publish import pipeline
+from ptune.publish.caches import check_cache
 from ptune.publish.ends import end_kinds, give_ends
 from ptune.publish.figures import figures, refuse_drift
 from ptune.publish.profiles import check_profiles
@@ -42,6 +43,7 @@ def export_run(
     force: bool = False,
     threads: int,
     profiles: Sequence[str] = (FP32,),
+    cache: CacheType = FLOAT_CACHE,
     sockets: Sequence[str] = (),
     anyway: bool = False,
 ) -> Proof:
@@ -51,6 +53,7 @@ def export_run(
     take the place of "fp32". A chat model is served by
     the first one by default; "auto" picks the fastest that holds its gate. A profile that misses its gate is
     left out of the bundle and listed in `Proof.refused`.
+    cache: "int8" gives every profile of a chat model a second graph, whose keys and values are int8.
     merge: first merges the adapter, into RUN/merged; the bundle holds those weights instead of an adapter.
     sockets: what adapters may bring at a chat model's ends ("head", "embedding", "tokens"), beside what the run's own does.
     anyway: also a run that its evaluation found no better than a baseline.
@@ -63,10 +66,11 @@ def export_run(
     kind = kind_of_run(run, finished.recipe)
     publishable = _publishable(kind)
     check_profiles(profiles, publishable, str(run.folder), kind.noun)
+    check_cache(cache, publishable, str(run.folder), kind.noun)
     kinds = end_kinds(sockets, kind, str(run.folder))
     model = publishable.of_run(finished, name, merge=merge, profiles=profiles)
     give_ends(model, kinds)
-    return pipeline.export(model, out, threads=threads, profiles=profiles)
+    return pipeline.export(model, out, threads=threads, profiles=profiles, cache=cache)
 
 
 def export_backbone(
@@ -76,16 +80,18 @@ def export_backbone(
     force: bool = False,
     threads: int,
     profiles: Sequence[str] = (FP32,),
+    cache: CacheType = FLOAT_CACHE,
     sockets: Sequence[str] = (),
 ) -> Proof:
     """Exports a pretrained model without adapters; `ptune add` adds them later."""
     check_place(out, force)
     kind = kind_of_backbone(backbone)
     check_profiles(profiles, _publishable(kind), backbone.model, kind.noun)
+    check_cache(cache, _publishable(kind), backbone.model, kind.noun)
     kinds = end_kinds(sockets, kind, backbone.model)
     model: Publishable = imported(kind.publishable).of_backbone(backbone)
     give_ends(model, kinds)
-    return pipeline.export(model, out, threads=threads, profiles=profiles)
+    return pipeline.export(model, out, threads=threads, profiles=profiles, cache=cache)
 
 
 def add(

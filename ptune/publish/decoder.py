@@ -19,17 +19,20 @@ from ptune.errors import UsageError
 from ptune.export.graph_variants import write_lighter
 from ptune.export.int4 import write_int4
 from ptune.export.int8 import write_int8
+from ptune.export.int8_cache import write_int8_cache
 from ptune.export.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
-from ptune.formats.bundle import BASE, FP32, INT4, INT8, NF4, Bundle, Hop
+from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, INT4, INT8, NF4, Bundle, CacheType, Hop
 from ptune.formats.signature import EndKind
 from ptune.progress import say
+from ptune.publish.cache_scales import measured_scales
 from ptune.publish.decoder_run import TrainedDecoder, ends_of, reference, within
 from ptune.publish.parity_file import leave_in_bundle
 from ptune.publish.profiles import AUTO
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
-from ptune.publish.steps import check_base, enter_graph, report_progress
+from ptune.publish.steps import check_base, enter_caches, enter_graph, report_progress
+from ptune.verify import cache as cache_gate
 from ptune.verify import held_tokens
 from ptune.verify import probes as probing
 from ptune.verify import profile as profiling
@@ -48,6 +51,7 @@ class Decoder(Publishable):
 
     profiles: ClassVar[tuple[str, ...]] = (INT4, INT8, NF4)
     auto_profiles: ClassVar[tuple[str, ...]] = (INT4, INT8)  # nf4 is never fastest
+    caches: ClassVar[tuple[CacheType, ...]] = ("int8",)
 
     load: Callable[[], Loaded]  # the reference
     probes: Sequence[Probe]
@@ -156,13 +160,18 @@ class Decoder(Publishable):
         if proved:
             leave_in_bundle(bundle, name, self.reference.model)
 
-    def golden(self, bundle: Bundle, profile: str, threads: int) -> dict[str, Any]:
+    def golden(
+        self, bundle: Bundle, profile: str, threads: int, cache: CacheType = FLOAT_CACHE
+    ) -> dict[str, Any]:
         """As `Publishable.golden`."""
         prompts = [
             probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in self.probes[:GOLDEN_PROMPTS]
         ]
-        tolerance = golden.TOLERANCE if profile in (FP32, NF4) else golden.ROUNDED
-        with closing(Engine.open(bundle, profile=profile, threads=threads, replay_golden=False)) as engine:
+        exact = profile in (FP32, NF4) and cache == FLOAT_CACHE
+        tolerance = golden.TOLERANCE if exact else golden.ROUNDED
+        with closing(
+            Engine.open(bundle, profile=profile, threads=threads, kv_cache_dtype=cache, replay_golden=False)
+        ) as engine:
             return golden.record(engine, prompts, [BASE, *bundle.manifest.adapters], tolerance)
 
     def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
@@ -213,6 +222,23 @@ class Decoder(Publishable):
             base=base,
             to_the_end=to_the_end,
             report=report_progress,
+        )
+
+    def write_caches(self, bundle: Bundle, threads: int) -> None:
+        """As `Publishable.write_caches`."""
+        report_progress("measuring keys and values")
+        scales = measured_scales(bundle, self.reference.codec, threads)
+        for profile in bundle.manifest.graphs:
+            write_int8_cache(bundle.graph_path(profile), scales)
+            enter_caches(bundle, profile, ("int8",))
+
+    def prove_cache(
+        self, bundle: Bundle, profile: str, adapters: Sequence[str], threads: int, *, base: bool
+    ) -> Proof:
+        """As `Publishable.prove_cache`."""
+        held = held_tokens.load(bundle.folder)
+        return cache_gate.prove_cache(
+            bundle, profile, adapters, held, threads=threads, base=base, report=report_progress
         )
 
     def default_profile(self, bundle: Bundle, profiles: Sequence[str], threads: int) -> str:

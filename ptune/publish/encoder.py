@@ -16,7 +16,7 @@ from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import AdapterError, UsageError
 from ptune.export.encoder_parts import trace_body
 from ptune.export.write import write_traced
-from ptune.formats.bundle import BASE, FP32, INT8, Bundle, Hop
+from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, INT8, Bundle, CacheType, Hop
 from ptune.publish.encoder_adapter import facts_of, install_encoder, refuse_socketless
 from ptune.publish.encoder_held_out import HeldOutInputs, held_out_inputs
 from ptune.publish.encoder_merge import TrainedEncoder
@@ -146,7 +146,9 @@ class Encoder(Publishable):
             check_base(self.original, loaded.identity)
         return loaded
 
-    def golden(self, bundle: Bundle, profile: str, threads: int) -> dict[str, Any]:
+    def golden(
+        self, bundle: Bundle, profile: str, threads: int, cache: CacheType = FLOAT_CACHE
+    ) -> dict[str, Any]:
         """As `Publishable.golden`."""
         names = list(bundle.manifest.adapters) or [BASE]
         opened = EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ptune.formats.bundle import Bundle, hashes
+from ptune.formats.bundle import FLOAT_CACHE, Bundle, hashes
 from ptune.formats.whole_write import write_json
 from ptune.publish.publishable import Publishable
 from ptune.publish.steps import report_progress
@@ -13,8 +13,9 @@ from ptune.publish.steps import report_progress
 def record_golden(
     model: Publishable, bundle: Bundle, threads: int, profiles: Sequence[str] | None = None
 ) -> None:
-    """Records golden vectors of `profiles` (default: every graph of the bundle), with all current adapters."""
+    """Records golden vectors of `profiles` (default: all) and of their caches, with all current adapters."""
     report_progress("recording golden vectors")
     for profile in bundle.manifest.graphs if profiles is None else profiles:
-        write_json(bundle.golden_file(profile), model.golden(bundle, profile, threads))
+        for cache in (FLOAT_CACHE, *bundle.manifest.graphs[profile].kv_caches):
+            write_json(bundle.golden_file(profile, cache), model.golden(bundle, profile, threads, cache))
     bundle.write_manifest(bundle.manifest.model_copy(update={"golden": hashes(bundle.folder, "golden")}))

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ptune.formats.bundle import FP32, AdapterRecord, Bundle
+from ptune.formats.bundle import FLOAT_CACHE, FP32, AdapterRecord, Bundle, CacheType
 from ptune.formats.whole_write import whole_folder
+from ptune.publish.caches import add_caches, prove_caches
 from ptune.publish.figures import record_proof
 from ptune.publish.golden import record_golden
 from ptune.publish.profiles import add_profiles, prove_profiles, reference_in_nf4
@@ -20,10 +21,18 @@ from ptune.publish.steps import replacement
 from ptune.verify.proof import Proof
 
 
-def export(model: Publishable, out: Path, *, threads: int, profiles: Sequence[str] = (FP32,)) -> Proof:
+def export(
+    model: Publishable,
+    out: Path,
+    *,
+    threads: int,
+    profiles: Sequence[str] = (FP32,),
+    cache: CacheType = FLOAT_CACHE,
+) -> Proof:
     """Writes a bundle, proves it and moves it to `out`.
 
-    A profile that misses its gate is left out; see `Proof.refused`.
+    cache: type of keys and values that each profile gets a graph for, beside float32.
+    A profile or cache that misses its gate is left out; see `Proof.refused`.
     Raises: ParityError if a hop of the reference graph drifts beyond its limit (nothing is left at `out`).
     """
     with whole_folder(out) as stage:
@@ -36,6 +45,7 @@ def export(model: Publishable, out: Path, *, threads: int, profiles: Sequence[st
             beside = add_profiles(
                 model, bundle, profiles, threads
             )  # before the slower proof of the reference
+            beside = beside.then(add_caches(model, bundle, cache, threads))
             proof = model.prove(bundle, [*model.adapters], threads).after(model.earlier_hops).then(beside)
         default = model.default_profile(bundle, profiles, threads)
         bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": default}))
@@ -56,7 +66,8 @@ def add(
         record_golden(model, bundle, threads)
         if prove_it:
             proof = Proof(adapters=model.prove(bundle, [name], threads).adapters)
-            record_proof(bundle, proof.then(prove_profiles(model, bundle, [name], threads, base=False)))
+            proof = proof.then(prove_profiles(model, bundle, [name], threads, base=False))
+            record_proof(bundle, proof.then(prove_caches(model, bundle, [name], threads, base=False)))
     return Bundle.open(original.folder).adapter(name)
 
 
@@ -64,4 +75,5 @@ def verify(model: Publishable, bundle: Bundle, threads: int) -> Proof:
     """Measures every hop of the bundle that `model` was opened from again on this machine. Changes nothing."""
     adapters = [*bundle.manifest.adapters]
     proof = model.prove(bundle, adapters, threads)
-    return proof.then(prove_profiles(model, bundle, adapters, threads))
+    proof = proof.then(prove_profiles(model, bundle, adapters, threads))
+    return proof.then(prove_caches(model, bundle, adapters, threads))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import UsageError
 from ptune.evaluation.require import refuse_failed
-from ptune.formats.bundle import Bundle, Hop
+from ptune.formats.bundle import FLOAT_CACHE, Bundle, CacheType, Hop
 from ptune.formats.run import Run, RunRecord
 from ptune.verify.proof import Proof
 
@@ -60,6 +60,8 @@ class Publishable(Protocol):
     profiles: ClassVar[tuple[str, ...]]  # possible profiles beside fp32, the one that rounds most first
     auto_profiles: ClassVar[tuple[str, ...]]  # candidates of `auto`
 
+    caches: ClassVar[tuple[CacheType, ...]] = ()  # possible types of keys and values beside float32
+
     adapters: Mapping[str, Path | None]
     """PEFT folders by the name they are served under; None if the model itself holds the trained weights."""
     earlier_hops: Mapping[str, Sequence[Hop]]
@@ -95,8 +97,13 @@ class Publishable(Protocol):
         """
         ...
 
-    def golden(self, bundle: Bundle, profile: str, threads: int) -> dict[str, Any]:
-        """Outputs of this machine's engine for a few held-out inputs, in the format of golden/*.json."""
+    def golden(
+        self, bundle: Bundle, profile: str, threads: int, cache: CacheType = FLOAT_CACHE
+    ) -> dict[str, Any]:
+        """Outputs of this machine's engine for a few held-out inputs, in the format of golden/*.json.
+
+        cache: type of keys and values, one of `caches` or float32.
+        """
         ...
 
     def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
@@ -123,6 +130,15 @@ class Publishable(Protocol):
     ) -> Proof:
         """Compares a profile with fp32. base: also the bare base; to_the_end: continues after a hop beyond its limit."""
         ...
+
+    def write_caches(self, bundle: Bundle, threads: int) -> None:
+        """Writes graphs with an int8 cache beside each profile's, and enters them; for kinds that have such `caches`."""
+
+    def prove_cache(
+        self, bundle: Bundle, profile: str, adapters: Sequence[str], threads: int, *, base: bool
+    ) -> Proof:
+        """Compares a profile's int8 cache with its float32 cache. base: also the bare base."""
+        return Proof()
 
     def default_profile(self, bundle: Bundle, profiles: Sequence[str], threads: int) -> str:
         """The profile to serve by default."""

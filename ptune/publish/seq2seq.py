@@ -24,7 +24,7 @@ from ptune.engine.seq2seq.golden import Pair
 from ptune.errors import AdapterError, UsageError
 from ptune.export.seq2seq import trace_seq2seq
 from ptune.export.seq2seq_write import write_seq2seq
-from ptune.formats.bundle import BASE, FP32, AdapterRecord, Bundle, Hop, hashes
+from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, AdapterRecord, Bundle, CacheType, Hop, hashes
 from ptune.formats.task_names import TRANSLATION
 from ptune.formats.whole_write import disk_errors, whole_folder, write_json
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
@@ -119,7 +119,9 @@ class EncoderDecoder(Publishable):
         assert adapter is not None
         install_seq2seq(bundle, adapter, name)
 
-    def golden(self, bundle: Bundle, profile: str, threads: int) -> dict[str, Any]:
+    def golden(
+        self, bundle: Bundle, profile: str, threads: int, cache: CacheType = FLOAT_CACHE
+    ) -> dict[str, Any]:
         """As `Publishable.golden`."""
         opened = Seq2SeqEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
         with closing(opened) as engine:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import of_bundle
 from ptune.errors import BackboneError, FormatError, PtuneError, UsageError
-from ptune.formats.bundle import BaseIdentity, Bundle, Graph, hashes
+from ptune.formats.bundle import BaseIdentity, Bundle, CacheType, Graph, hashes
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
 from ptune.progress import say
@@ -79,6 +79,14 @@ def enter_graph(bundle: Bundle, profile: str, *, kept: float | None = None, leas
     """Enters a profile's written files into the manifest. kept, least_tokens: as in `ptune.formats.bundle.Graph`."""
     files = hashes(bundle.folder, f"graphs/{profile}")
     graph = Graph(profile=profile, files=files, kept=kept, least_tokens=least_tokens)
+    graphs = {**bundle.manifest.graphs, profile: graph}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
+
+
+def enter_caches(bundle: Bundle, profile: str, caches: tuple[CacheType, ...]) -> None:
+    """Enters the graphs of a profile that have other types of keys and values into the manifest: all that there are."""
+    files = hashes(bundle.folder, f"graphs/{profile}")
+    graph = bundle.manifest.graphs[profile].model_copy(update={"files": files, "kv_caches": caches})
     graphs = {**bundle.manifest.graphs, profile: graph}
     bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
 

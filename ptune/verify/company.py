@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ from ptune.engine.decoder.step import Step
 from ptune.engine.decoder.ticket import until_finish
 from ptune.engine.kernels import kernels_for
 from ptune.engine.sampling import Sampling
-from ptune.formats.bundle import BASE, FP32, NF4, Bundle, Hop
+from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, NF4, Bundle, CacheType, Hop
 from ptune.parity import Array, log_softmax
 
 WATCHED, NEIGHBOURS = 8, 24  # sequences computed alone and in company; the company
@@ -49,16 +49,31 @@ UNDER_WAY = 4  # tokens that every sequence has when another tenant takes slots
 TIE = 1e-3  # between two log-probabilities, unless they were seen to move more
 
 
-def hop(bundle: Bundle, profile: str, held: Sequence[Sequence[int]], *, threads: int) -> Hop:
-    """Measures the hop. held: at least one sequence of tokens to take prompts from."""
-    moved, longest = in_pieces(bundle, profile, held, threads=threads)
-    names, alone, crowded, preempted = _answers(bundle, profile, held, threads)
+def hop(
+    bundle: Bundle,
+    profile: str,
+    held: Sequence[Sequence[int]],
+    *,
+    threads: int,
+    cache: CacheType = FLOAT_CACHE,
+) -> Hop:
+    """Measures the hop. held: at least one sequence of tokens to take prompts from. cache: type of keys and values."""
+    moved, longest = in_pieces(bundle, profile, held, threads=threads, cache=cache)
+    most = ANSWER.get(profile, ROUNDED_ANSWER) if cache == FLOAT_CACHE else ROUNDED_ANSWER
+    open_engine = partial(_engine, bundle, profile, threads, cache)
+    names, alone, crowded, preempted = _answers(bundle, held, most, open_engine)
     note = f"{NEIGHBOURS} others, and one of {longest:,} tokens; {preempted} preempted"
-    return _compared(profile, names, alone, crowded, moved, note)
+    title = profile if cache == FLOAT_CACHE else f"{profile}, {cache} cache"
+    return _compared(title, names, alone, crowded, moved, note)
 
 
 def in_pieces(
-    bundle: Bundle, profile: str, held: Sequence[Sequence[int]], *, threads: int
+    bundle: Bundle,
+    profile: str,
+    held: Sequence[Sequence[int]],
+    *,
+    threads: int,
+    cache: CacheType = FLOAT_CACHE,
 ) -> tuple[float, int]:
     """Measures max |Δ log p| between a sequence alone in one piece, and in many pieces beside one at the context's end.
 
@@ -66,18 +81,18 @@ def in_pieces(
     """
     signature = bundle.decoder
     tokens = CACHE_BYTES // signature.cache_bytes_per_token() // 2
-    cache = KvCache(signature, 2, min(signature.context, max(tokens - 1, LONG)))
+    room = KvCache(signature, 2, min(signature.context, max(tokens - 1, LONG)), dtype=cache)
     least = bundle.manifest.graphs[profile].least_tokens
-    path = bundle.graph_path(profile)
+    path = bundle.graph_path(profile, cache)
     graphs = Graphs.open(path, signature, threads, least, kernels_for(path))
-    step = Step(graphs, signature, cache)
-    ids = _long(held, min(LONG, cache.capacity))
+    step = Step(graphs, signature, room)
+    ids = _long(held, min(LONG, room.capacity))
     whole = _computed(step, ids, (len(ids),), None)
-    neighbour = TokenSequence([ids[0]] * cache.capacity)
-    neighbour.slot, neighbour.cached = 1, cache.capacity - 1
+    neighbour = TokenSequence([ids[0]] * room.capacity)
+    neighbour.slot, neighbour.cached = 1, room.capacity - 1
     pieces = _computed(step, ids, PIECES, neighbour)
     worst = max(float(np.abs(log_softmax(whole[at]) - log_softmax(row)).max()) for at, row in pieces.items())
-    return worst, cache.capacity
+    return worst, room.capacity
 
 
 def _long(held: Sequence[Sequence[int]], length: int) -> list[int]:
@@ -107,9 +122,11 @@ def _computed(
 
 
 def _answers(
-    bundle: Bundle, profile: str, held: Sequence[Sequence[int]], threads: int
+    bundle: Bundle, held: Sequence[Sequence[int]], most: int, open_engine: Callable[[int], Engine]
 ) -> tuple[list[str], list[list[Token]], list[list[Token]], int]:
     """Returns the adapter of each watched answer, the answers alone, those in company, and how often one was preempted.
+
+    most: tokens of an answer. open_engine: of a chunk's tokens.
 
     Each watched prompt stands there once for each way in which it is answered in company.
     """
@@ -121,13 +138,12 @@ def _answers(
         (prompt[: int(random.integers(1, len(prompt) + 1))], names[int(random.integers(len(names)))])
         for prompt in prompts[WATCHED:]
     ]
-    most = ANSWER.get(profile, ROUNDED_ANSWER)
     alone: list[list[Token]] = []
-    with closing(_engine(bundle, profile, threads, ALONE_CHUNK)) as engine:
+    with closing(open_engine(ALONE_CHUNK)) as engine:
         for prompt, name in watched:
             alone += engine.generate_all([_greedy(prompt, name, engine.context, most)])
     begin = len(others[::2])
-    with closing(_engine(bundle, profile, threads, CROWDED_CHUNK)) as engine:
+    with closing(open_engine(CROWDED_CHUNK)) as engine:
         crowd = [_greedy(*one, engine.context, most) for one in (*others[::2], *watched, *others[1::2])]
         crowded = engine.generate_all(crowd)[begin : begin + len(watched)]
         again = crowd[begin : begin + len(watched)]
@@ -163,9 +179,15 @@ def _while_preempted(
     return [list(until_finish(tokens)) for tokens in queues]
 
 
-def _engine(bundle: Bundle, profile: str, threads: int, chunk: int) -> Engine:
+def _engine(bundle: Bundle, profile: str, threads: int, cache: CacheType, chunk: int) -> Engine:
     return Engine.open(
-        bundle, profile=profile, threads=threads, prefill_chunk=chunk, max_rows=ROWS, replay_golden=False
+        bundle,
+        profile=profile,
+        threads=threads,
+        kv_cache_dtype=cache,
+        prefill_chunk=chunk,
+        max_rows=ROWS,
+        replay_golden=False,
     )
 
 

@@ -30,14 +30,39 @@ class PlainGraph:
         wanted: Sequence[int],
         factors: Factors | None = None,
         of_ends: PlainEnds = PlainEnds(),
+        start: int = 0,
     ) -> Array:
-        """Log-probabilities [len(wanted), vocab of the adapter] after the wanted positions of one sequence."""
+        """Log-probabilities [len(wanted), vocab of the adapter] after the wanted tokens of one sequence.
+
+        start: position of the first token, if the text begins later in the model's context.
+        """
+        feeds = self._feeds(ids, wanted, factors, of_ends, start)
+        (logits,) = self.session.run(["logits"], feeds)
+        return log_softmax(of_ends.logits(logits[0], self.signature.vocab_size))
+
+    def caches(
+        self, ids: Sequence[int], start: int, factors: Factors | None, of_ends: PlainEnds
+    ) -> dict[str, Array]:
+        """Keys and values of one sequence that begins at position `start`: cache input -> [kv_heads, tokens, dim]."""
+        found = self.session.run(
+            self.signature.present_names(), self._feeds(ids, [0], factors, of_ends, start)
+        )
+        return {name: cache[0] for name, cache in zip(self.signature.past_names(), found, strict=True)}
+
+    def _feeds(
+        self,
+        ids: Sequence[int],
+        wanted: Sequence[int],
+        factors: Factors | None,
+        of_ends: PlainEnds,
+        start: int,
+    ) -> dict[str, NDArray[np.generic]]:
         tokens = len(ids)
         rank = max((a.shape[1] for a, _ in (factors or {}).values()), default=0)
         order = np.arange(tokens, dtype=np.int64)
         feeds: dict[str, NDArray[np.generic]] = {
             "input_ids": np.array([ids], np.int64),
-            "position_ids": order[None],
+            "position_ids": start + order[None],
             "pad_indices": order[None],
             "unpad_indices": order,
             "seqlens_k": np.array([tokens - 1], np.int32),
@@ -46,17 +71,15 @@ class PlainGraph:
             "logits_indices": np.array(wanted, np.int64),
             "lora_mask": np.ones((1, tokens, rank), np.float32),
         }
+        entries = {entry.name: entry.type for entry in self.session.get_inputs()}
         for layer, cache in enumerate(self.signature.cache):
             for kind, dim in (("key", cache.key_dim), ("value", cache.value_dim)):
-                feeds[f"past_{kind}.{layer}"] = np.zeros((1, cache.kv_heads, tokens, dim), np.float32)
+                name = f"past_{kind}.{layer}"
+                dtype = np.int8 if entries[name] == "tensor(int8)" else np.float32
+                feeds[name] = np.zeros((1, cache.kv_heads, tokens, dim), dtype)
         for socket in self.signature.sockets:
             a, b = padded(socket, (factors or {}).get(socket.name), rank)
             feeds |= {f"{socket.name}.A": a[None], f"{socket.name}.B": b[None]}
-        vocab = self.signature.vocab_size
         if (ends := self.signature.ends) is not None:
-            feeds |= of_ends.inputs(ids, ends, vocab, rank)
-        names = {entry.name for entry in self.session.get_inputs()}
-        (logits,) = self.session.run(
-            ["logits"], {name: value for name, value in feeds.items() if name in names}
-        )
-        return log_softmax(of_ends.logits(logits[0], vocab))
+            feeds |= of_ends.inputs(ids, ends, self.signature.vocab_size, rank)
+        return {name: value for name, value in feeds.items() if name in entries}

@@ -17,4 +17,5 @@ PROFILE_KL, PROFILE_TOP1 = 0.01, 0.95  # for a decoder's other graphs against it
 # llama.cpp's Q4_K_M loses .031 on Llama 3 8B by llama.cpp's own table, and small models lose more than large ones.
 INT4_KEPT_KL, INT4_KEPT_TOP1 = 0.005, 0.95
 INT4_KL, INT4_TOP1 = 0.05, 0.88
+CACHE_KL, CACHE_TOP1 = 0.005, 0.95  # for keys and values in int8 against float32, of the same graph
 HELD_TOKENS = 10_000  # compared between a decoder's graphs

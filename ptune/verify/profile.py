@@ -62,8 +62,8 @@ def prove_profile(
         f"  {profile} against {against}", len(names) * len(held.sequences), unit="texts"
     ) as progress:
         for name in names:
-            plugs = (None, PlainEnds()) if name == BASE else _plugs(bundle, name)
-            floats, rounded = (_logprobs(graph, held.sequences, *plugs) for graph in graphs)
+            parts = plugs(bundle, name)
+            floats, rounded = (logprobs(graph, held.sequences, *parts) for graph in graphs)
             rounded = _counted(rounded, progress)
             hop = compare(f"{against} → {profile}", floats, rounded, note=note, **limits)
             hops[name] = [hop]
@@ -89,7 +89,7 @@ def _held_to(bundle: Bundle, profile: str) -> tuple[dict[str, float], str]:
     return {"mean_kl": INT4_KL, "top1": INT4_TOP1}, f"{1 - kept:.1%} of the weights rounded to 4 bits"
 
 
-def _logprobs(
+def logprobs(
     graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | None, of_ends: PlainEnds
 ) -> Iterator[Array]:
     return (graph.logprobs(ids, range(len(ids)), factors, of_ends) for ids in held)
@@ -101,8 +101,10 @@ def _counted(texts: Iterator[Array], progress: Progress) -> Iterator[Array]:
         progress.advance()
 
 
-def _plugs(bundle: Bundle, name: str) -> tuple[Factors, PlainEnds]:
-    """An adapter's factors, padded to the same rank in every socket, and what it changes at the ends."""
+def plugs(bundle: Bundle, name: str) -> tuple[Factors | None, PlainEnds]:
+    """An adapter's factors, padded to the same rank in every socket, and what it changes at the ends; none for the base."""
+    if name == BASE:
+        return None, PlainEnds()
     adapter = load_adapter(bundle.adapter_path(name), bundle.decoder)
     inputs = LoraSlots(bundle.decoder, 1).of([adapter]).inputs
     factors = {socket: (inputs[f"{socket}.A"][0], inputs[f"{socket}.B"][0]) for socket in adapter.factors}

@@ -26,6 +26,7 @@ CHOSEN = {
     "kv_bytes": ("--kv-gb", "0.5", 1 << 29),
     "prefill_chunk": ("--prefill-chunk", "64", 64),
     "step_ms": ("--step-ms", "12.5", 12.5),
+    "kv_cache_dtype": ("--kv-cache-dtype", "int8", "int8"),
     "num_speculative_tokens": ("--num-speculative-tokens", "0", 0),
     "kernels": ("--kernels", "off", "off"),
 }

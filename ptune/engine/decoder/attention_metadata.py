@@ -10,6 +10,8 @@ grouped   A token is as many queries as heads share keys, so that the keys are p
           separate one (ptune.export.grouped_attention). All tokens' first queries come first, then their second ones.
           Best for few tokens a sequence.
 
+With an int8 cache onnxruntime computes every query by itself, a single one like many: there a token is one query.
+
 Values that unused cells write to the cache, beyond a sequence's end, are overwritten before anyone reads them.
 """
 
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.decoder.flat_tokens import FEW, LEAST, Indices, Tokens
+from ptune.engine.decoder.flat_tokens import FEW, Indices, Tokens
 from ptune.engine.onnx_graph import Array
 
 Indices32 = npt.NDArray[np.int32]
@@ -50,9 +52,9 @@ def spare_positions(heads: Heads | None) -> int:
 class PaddedQueries:
     """Attention's inputs in the padded layout."""
 
-    def __init__(self, tokens: Tokens, capacity: int) -> None:
-        """capacity: of a slot, in tokens."""
-        self._keys = _Keys(tokens, np.maximum(tokens.size, LEAST))
+    def __init__(self, tokens: Tokens, capacity: int, least: int) -> None:
+        """capacity: of a slot, in tokens. least: queries of a sequence."""
+        self._keys = _Keys(tokens, np.maximum(tokens.size, least))
         unpad = np.zeros(tokens.cells, np.int64)
         unpad[tokens.cell] = tokens.owner * self._keys.seq + tokens.column
         self._fixed = {**self._keys.fixed, "unpad_indices": unpad, "capacity": np.array(capacity, np.int32)}

@@ -24,15 +24,22 @@ class BatchLayout:
     """Layout of chunks in a window of LoRA slots. It also fits other chunks of the same lengths, slots and wanted columns."""
 
     def __init__(
-        self, chunks: Sequence[Chunk], window: Window, least: int, heads: Heads | None, room: int
+        self,
+        chunks: Sequence[Chunk],
+        window: Window,
+        least: int,
+        least_queries: int,
+        heads: Heads | None,
+        room: int,
     ) -> None:
-        """least: cells that a step must have. heads: of attention, where there is a grouped graph. room: of a slot, in tokens."""
+        """least: cells that a step must have. least_queries: of a head in a sequence. heads: of attention, where there is a
+        grouped graph. room: of a slot, in tokens."""
         slots = [chunk.sequence.slot for chunk in chunks if chunk.sequence.slot is not None]
         self.slots = range(min(slots), max(slots) + 1)
         flat, width = flat_indices(chunks, window, least)
         self.tokens = Tokens.of(chunks, flat, window.count * width, self.slots)
         self._shape = (window.count, width)
-        self._heads, self._room = heads, room
+        self._least_queries, self._heads, self._room = least_queries, heads, room
         wanted_cells = [indices[chunk.wanted.start :] for chunk, indices in zip(chunks, flat, strict=True)]
         wanted = np.unique(np.concatenate([[], *wanted_cells]).astype(np.int64) % width)
         self.wanted = wanted if len(wanted) else np.zeros(1, np.int64)  # the graph needs at least one
@@ -84,14 +91,14 @@ class BatchLayout:
 
     @cached_property
     def _padded(self) -> PaddedQueries:
-        return PaddedQueries(self.tokens, self._room)
+        return PaddedQueries(self.tokens, self._room, self._least_queries)
 
 
 class BatchLayoutCache:
     """Keeps the last layout of each of a step's runs, which is usually the next step's."""
 
-    def __init__(self, least: int, heads: Heads | None, room: int) -> None:
-        self._options = least, heads, room
+    def __init__(self, least: int, least_queries: int, heads: Heads | None, room: int) -> None:
+        self._options = least, least_queries, heads, room
         self._last: dict[int, tuple[object, Window, BatchLayout]] = {}
 
     def of(self, chunks: Sequence[Chunk], window: Window, run: int) -> BatchLayout:

@@ -93,14 +93,17 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     @classmethod
     def _build(cls, bundle: Bundle, graph: Path, options: EngineOptions) -> Engine:
         least_tokens = bundle.manifest.graphs[graph.parent.name].least_tokens
+        graph = bundle.graph_path(graph.parent.name, options.kv_cache_dtype)
         own = kernels_for(graph) if options.kernels == "auto" else None
         graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens, own)
         spare = spare_positions(graphs.heads)
-        cache = KvCache.within(options.kv_bytes, bundle.decoder, options.max_rows, spare)
+        cache = KvCache.within(
+            options.kv_bytes, bundle.decoder, options.max_rows, spare, options.kv_cache_dtype
+        )
         return cls(bundle, graphs, cache, options)
 
     def _replay(self, bundle: Bundle, profile: str) -> float:
-        return replay(self, read_json(bundle.golden_file(profile)))
+        return replay(self, read_json(bundle.golden_file(profile, self._options.kv_cache_dtype)))
 
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> Ticket:
         """Queues a request. `deliver` gets its tokens one by one, on the engine's thread; it must be quick.

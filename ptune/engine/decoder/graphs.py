@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptune.engine.decoder.attention_metadata import Heads
+from ptune.engine.decoder.flat_tokens import LEAST
 from ptune.engine.decoder.session import Session
 from ptune.engine.kernels import Kernels
-from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE
+from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE, INT8_CACHE, INT8_CACHE_BARE
 from ptune.formats.signature import Signature
 
 LIGHT = 512 << 20  # most bytes of weights that are loaded once for each graph
@@ -23,6 +24,7 @@ class Graphs:
     grouped: Session | None = None
     grouped_bare: Session | None = None
     least_tokens: int = 1  # cells that a step must have, for the same bits in any batch
+    least_queries: int = LEAST  # of a head in a sequence, likewise
 
     @classmethod
     def open(
@@ -37,7 +39,7 @@ class Graphs:
 
         kernels: own operators for int8 products. Raises: FormatError.
         """
-        weights = path.with_name(f"{path.name}.data")
+        weights = path.with_name("model.onnx.data")
         light = not weights.is_file() or weights.stat().st_size <= LIGHT
 
         def beside(name: str, *, sockets: bool = True, grouped: bool = False) -> Session | None:
@@ -46,8 +48,12 @@ class Graphs:
                 return None
             return Session(there, signature, threads, sockets=sockets, grouped=grouped, kernels=kernels)
 
+        whole = Session(path, signature, threads, kernels=kernels)
+        if path.name == INT8_CACHE:
+            bare = beside(INT8_CACHE_BARE, sockets=False)
+            return cls(whole, bare, least_tokens=least_tokens, least_queries=1)
         return cls(
-            Session(path, signature, threads, kernels=kernels),
+            whole,
             beside(BARE, sockets=False),
             beside(GROUPED, grouped=True),
             beside(GROUPED_BARE, sockets=False, grouped=True),

@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.lazy_memory import GIVE_BACK, PAGE_BYTES, LazyMemory
+from ptune.engine.onnx_graph import Array
 from ptune.errors import UsageError
+from ptune.formats.bundle import FLOAT_CACHE, CacheType
 from ptune.formats.signature import Signature
 
 LONG_TOKENS = 2048  # where slots have one part of the budget each, none is made shorter than this for the sake of more slots
-FLOAT_BYTES = 4
 
 
 class KvCache:
@@ -32,29 +33,44 @@ class KvCache:
     """
 
     def __init__(
-        self, signature: Signature, slots: int, capacity: int, tokens: int | None = None, spare: int = 1
+        self,
+        signature: Signature,
+        slots: int,
+        capacity: int,
+        tokens: int | None = None,
+        spare: int = 1,
+        dtype: CacheType = FLOAT_CACHE,
     ) -> None:
         """tokens: that may be in memory at once; None for all. spare: positions that a step may write behind a sequence.
+        dtype: of keys and values.
 
         Raises: MemoryError.
         """
-        page = 1 if GIVE_BACK is None else page_tokens(signature)
+        kind = np.dtype(dtype)
+        page = 1 if GIVE_BACK is None else page_tokens(signature, kind.itemsize)
         self.slots, self.capacity = slots, capacity
         self.room = capacity + 1  # positions of a slot that a step may write
         allocated = -(-self.room // page) * page
         most = slots * allocated
         self.budget = CacheBudget(most if tokens is None else min(tokens, most), page, spare, allocated)
-        self._parts = _parts(signature, slots, allocated)
+        self._parts = _parts(signature, slots, allocated, kind.itemsize)
         self._memory = LazyMemory(sum(part.slot_bytes * slots for part in self._parts))
-        self._arrays = {
-            part.name: self._memory.array(part.start_bytes, (slots, part.heads, allocated, part.dim))
+        self._arrays: dict[str, Array] = {
+            part.name: self._memory.array(part.start_bytes, (slots, part.heads, allocated, part.dim), kind)
             for part in self._parts
         }
         self._written = np.zeros(slots, np.int64)  # positions of each slot that are in memory
-        self._last: tuple[tuple[int, int], dict[str, npt.NDArray[np.float32]]] | None = None
+        self._last: tuple[tuple[int, int], dict[str, Array]] | None = None
 
     @classmethod
-    def within(cls, budget_bytes: int, signature: Signature, max_slots: int, spare: int = 1) -> KvCache:
+    def within(
+        cls,
+        budget_bytes: int,
+        signature: Signature,
+        max_slots: int,
+        spare: int = 1,
+        dtype: CacheType = FLOAT_CACHE,
+    ) -> KvCache:
         """Makes `max_slots` slots of the model's context, of which no more than the budget is ever in memory.
 
         Where the system does not give memory back, or does not reserve so many addresses, each slot is an equal part of the
@@ -62,23 +78,24 @@ class KvCache:
 
         Raises: UsageError where not even one short sequence fits; MemoryError.
         """
-        per_token = signature.cache_bytes_per_token()
+        item_bytes = np.dtype(dtype).itemsize
+        per_token = signature.cache_bytes_per_token(item_bytes)
         tokens = budget_bytes // per_token
         if GIVE_BACK is not None:
-            page = page_tokens(signature)
+            page = page_tokens(signature, item_bytes)
             longest = CacheBudget(tokens, page, spare).longest()
             if longest:
                 with contextlib.suppress(MemoryError):
                     capacity = min(signature.context, longest)
-                    return cls(signature, max_slots, capacity, tokens // page * page, spare)
+                    return cls(signature, max_slots, capacity, tokens // page * page, spare, dtype)
         if tokens < 2:
             raise UsageError(
                 f"a KV cache of {budget_bytes} bytes holds {tokens} tokens: one token takes {per_token} bytes"
             )
         slots = min(max_slots, max(1, tokens // (min(signature.context, LONG_TOKENS) + 1)))
-        return cls(signature, slots, min(signature.context, tokens // slots - 1), spare=spare)
+        return cls(signature, slots, min(signature.context, tokens // slots - 1), spare=spare, dtype=dtype)
 
-    def window(self, low: int, high: int) -> dict[str, npt.NDArray[np.float32]]:
+    def window(self, low: int, high: int) -> dict[str, Array]:
         """Returns slots [low, high) of every cache input: views [high - low, kv_heads, room or more, dim]. The same mapping is
         returned as long as the range stays the same."""
         if self._last is None or self._last[0] != (low, high):
@@ -127,6 +144,7 @@ class _Part:
     dim: int
     start_bytes: int
     head_bytes: int  # of one head in one slot
+    item_bytes: int  # of a number
 
     @property
     def slot_bytes(self) -> int:
@@ -134,20 +152,20 @@ class _Part:
 
     def page_bytes(self, positions: int) -> int:
         """Bytes of the pages that so many positions of one head take."""
-        return -(-positions * self.dim * FLOAT_BYTES // PAGE_BYTES) * PAGE_BYTES
+        return -(-positions * self.dim * self.item_bytes // PAGE_BYTES) * PAGE_BYTES
 
 
-def _parts(signature: Signature, slots: int, allocated: int) -> list[_Part]:
+def _parts(signature: Signature, slots: int, allocated: int, item_bytes: int) -> list[_Part]:
     dims = [(layer.kv_heads, dim) for layer in signature.cache for dim in (layer.key_dim, layer.value_dim)]
     parts, start_bytes = [], 0
     for name, (heads, dim) in zip(signature.past_names(), dims, strict=True):
-        part = _Part(name, heads, dim, start_bytes, allocated * dim * FLOAT_BYTES)
+        part = _Part(name, heads, dim, start_bytes, allocated * dim * item_bytes, item_bytes)
         parts.append(part)
         start_bytes += slots * part.slot_bytes
     return parts
 
 
-def page_tokens(signature: Signature) -> int:
-    """Positions that fill whole pages in every layer: 16 for heads of 64 float32 in pages of 4096 bytes."""
+def page_tokens(signature: Signature, item_bytes: int) -> int:
+    """Positions that fill whole pages in every layer: 16 for heads of 64 float32 in pages of 4096 bytes, 64 of int8."""
     dims = {dim for layer in signature.cache for dim in (layer.key_dim, layer.value_dim)}
-    return math.lcm(*(PAGE_BYTES // math.gcd(PAGE_BYTES, dim * FLOAT_BYTES) for dim in dims))
+    return math.lcm(*(PAGE_BYTES // math.gcd(PAGE_BYTES, dim * item_bytes) for dim in dims))

@@ -6,10 +6,13 @@ import contextlib
 import math
 import mmap
 import sys
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+Array = npt.NDArray[Any]
+FLOAT = np.dtype(np.float32)
 PAGE_BYTES = mmap.PAGESIZE
 # What makes the system take pages back at once (Linux) or when it needs them (macOS). None: there is no such call.
 GIVE_BACK: int | None = getattr(mmap, "MADV_DONTNEED" if sys.platform == "linux" else "MADV_FREE", None)
@@ -39,9 +42,9 @@ class LazyMemory:
             with contextlib.suppress(OSError):  # a kernel without huge pages does not know the advice
                 self._memory.madvise(mmap.MADV_NOHUGEPAGE)
 
-    def array(self, start_bytes: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    def array(self, start_bytes: int, shape: tuple[int, ...], dtype: np.dtype[Any] = FLOAT) -> Array:
         """A view of a part of it."""
-        return np.frombuffer(self._memory, np.float32, math.prod(shape), start_bytes).reshape(shape)
+        return np.frombuffer(self._memory, dtype, math.prod(shape), start_bytes).reshape(shape)
 
     def give_back(self, start_bytes: int, size_bytes: int) -> None:
         """Returns whole pages to the system; their content is lost. Both numbers are multiples of PAGE_BYTES."""

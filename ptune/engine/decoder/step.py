@@ -28,7 +28,7 @@ class Step:
         self._cache = cache
         self._vocab = signature.vocab_size
         self._lora_slots = LoraSlots(signature, cache.slots)
-        self._layouts = BatchLayoutCache(graphs.least_tokens, graphs.heads, cache.room)
+        self._layouts = BatchLayoutCache(graphs.least_tokens, graphs.least_queries, graphs.heads, cache.room)
         ends = signature.ends
         self._end_inputs = None if ends is None or not ends.step_inputs else EndInputs(ends, self._vocab)
         self._rooms: dict[int, Logits] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from support.resident import resident_bytes
 
@@ -18,24 +20,51 @@ from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.lazy_memory import PAGE_BYTES
 from ptune.engine.decoder.request import Beams, Request
 from ptune.engine.sampling import Sampling
-from ptune.errors import RequestError
+from ptune.errors import FormatError, RequestError, UsageError
+from ptune.formats.bundle import Bundle, CacheType
 
 if TYPE_CHECKING:
     from support.tiny_bundle import TinyBundle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="tells its memory otherwise")
+KINDS: tuple[CacheType, ...] = ("float32", "int8")
 CONTEXT = 512  # of the tiny model
 GREEDY = Sampling(temperature=0)
 LITTLE = 3 * CONTEXT  # tokens that are in memory at most
 
 
-def little(tiny: TinyBundle) -> Engine:
-    """32 slots of the whole context, and memory for a tenth of them."""
-    from ptune.formats.bundle import Bundle
+@pytest.fixture(scope="module", params=KINDS)
+def kept(request: pytest.FixtureRequest) -> CacheType:
+    """The type of keys and values."""
+    kind: CacheType = request.param
+    return kind
 
-    kv_bytes = LITTLE * Bundle.open(tiny.folder).decoder.cache_bytes_per_token()
+
+@pytest.fixture(scope="module")
+def both(tiny: TinyBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle, with an int8 cache, too."""
+    from support.int8_cache import give_int8_cache
+
+    folder = tmp_path_factory.mktemp("both") / "bundle"
+    shutil.copytree(tiny.folder, folder)
+    give_int8_cache(Bundle.open(folder), Random(0).choices(range(5, 600), k=CONTEXT))
+    return folder
+
+
+def bytes_of(folder: Path, kept: CacheType, tokens: int) -> int:
+    return tokens * Bundle.open(folder).decoder.cache_bytes_per_token(np.dtype(kept).itemsize)
+
+
+def little(folder: Path, kept: CacheType = "float32") -> Engine:
+    """32 slots of the whole context, and memory for a tenth of them."""
     return Engine.open(
-        tiny.folder, threads=1, max_rows=32, kv_bytes=kv_bytes, prefill_chunk=64, replay_golden=False
+        folder,
+        threads=1,
+        max_rows=32,
+        kv_bytes=bytes_of(folder, kept, LITTLE),
+        kv_cache_dtype=kept,
+        prefill_chunk=64,
+        replay_golden=False,
     )
 
 
@@ -56,11 +85,13 @@ def mixed(random: Random, count: int, longest: int = CONTEXT) -> Iterator[Reques
         )
 
 
-def test_each_is_answered_as_alone_though_few_fit(tiny: TinyBundle) -> None:
+def test_each_is_answered_as_alone_though_few_fit(both: Path, kept: CacheType) -> None:
     requests = list(mixed(Random(1), 32))
-    with closing(Engine.open(tiny.folder, threads=1, max_rows=1, replay_golden=False)) as engine:
+    with closing(
+        Engine.open(both, threads=1, max_rows=1, kv_cache_dtype=kept, replay_golden=False)
+    ) as engine:
         alone = [engine.generate_all([request])[0] for request in requests]
-    with closing(little(tiny)) as engine:
+    with closing(little(both, kept)) as engine:
         assert engine.context == CONTEXT
         assert engine.capacity().startswith(
             "32 sequences at once, each of up to 512 tokens, and 1,536 tokens"
@@ -69,7 +100,7 @@ def test_each_is_answered_as_alone_though_few_fit(tiny: TinyBundle) -> None:
         stats = engine.stats()
         assert stats.preempted > 0
         assert stats.kv_capacity_tokens == LITTLE
-        assert stats.kv_resident_bytes <= LITTLE * engine.signature.cache_bytes_per_token()
+        assert stats.kv_resident_bytes <= bytes_of(both, kept, LITTLE)
         assert resident_bytes(engine._cache._memory) == stats.kv_resident_bytes > 0
     for request, expected, found in zip(requests, alone, crowded, strict=True):
         assert [token.id for token in found] == [token.id for token in expected]
@@ -79,9 +110,9 @@ def test_each_is_answered_as_alone_though_few_fit(tiny: TinyBundle) -> None:
             )
 
 
-def test_memory_never_exceeds_the_budget_in_any_step(tiny: TinyBundle) -> None:
-    with closing(little(tiny)) as engine:
-        most = engine._cache.budget.tokens * engine.signature.cache_bytes_per_token()
+def test_memory_never_exceeds_the_budget_in_any_step(both: Path, kept: CacheType) -> None:
+    with closing(little(both, kept)) as engine:
+        most = bytes_of(both, kept, engine._cache.budget.tokens)
         seen = []
         run = engine._step
 
@@ -96,8 +127,28 @@ def test_memory_never_exceeds_the_budget_in_any_step(tiny: TinyBundle) -> None:
         assert max(there for _, there in seen) > most * 0.8, "and what there is, is used"
 
 
+def test_int8_holds_four_times_as_many_tokens_in_the_same_memory(both: Path) -> None:
+    capacities = []
+    kv_bytes = bytes_of(both, "float32", LITTLE)
+    for kept in KINDS:
+        with closing(
+            Engine.open(both, threads=1, kv_cache_dtype=kept, kv_bytes=kv_bytes, replay_golden=False)
+        ) as engine:
+            capacities.append(engine.stats().kv_capacity_tokens)
+    assert capacities == [LITTLE, 4 * LITTLE]
+
+
+def test_a_bundle_without_int8_says_how_it_gets_it(tiny: TinyBundle) -> None:
+    with pytest.raises(
+        FormatError, match="has no graph of fp32 with keys and values in int8: export it with"
+    ):
+        Engine.open(tiny.folder, kv_cache_dtype="int8")
+    with pytest.raises(UsageError, match=r"kv_cache_dtype must be float32 or int8 \(is fp8\)"):
+        Engine.open(tiny.folder, kv_cache_dtype="fp8")  # type: ignore[arg-type]
+
+
 def test_what_could_never_fit_is_refused_at_once(tiny: TinyBundle) -> None:
-    with closing(little(tiny)) as engine:
+    with closing(little(tiny.folder)) as engine:
         assert engine.longest() == CONTEXT
         assert CONTEXT > engine.longest(4) >= CONTEXT // 2
         beams = Beams(4)
@@ -124,7 +175,7 @@ def test_the_same_bits_however_scores_are_divided_and_freed(
     for scores, kept in ((flat_tokens.SCORES, session.KEPT_SCORES), (1, session.KEPT_SCORES), (1 << 16, 0)):
         monkeypatch.setattr(flat_tokens, "SCORES", scores)
         monkeypatch.setattr(session, "KEPT_SCORES", kept)
-        with closing(little(tiny)) as engine:
+        with closing(little(tiny.folder)) as engine:
             answers = engine.generate_all(requests)
         found.append(
             [
@@ -138,7 +189,7 @@ def test_the_same_bits_however_scores_are_divided_and_freed(
 def soak(tiny: TinyBundle, rounds: int) -> None:
     """Requests that end, are given up or are preempted; afterwards nothing is left but kept prefixes, and no growth."""
     random = Random(5)
-    with closing(little(tiny)) as engine:
+    with closing(little(tiny.folder)) as engine:
         most = engine._cache.budget.tokens * engine.signature.cache_bytes_per_token()
         sizes = []
         for _ in range(rounds):

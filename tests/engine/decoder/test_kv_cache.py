@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from support.resident import resident_bytes
 
 from ptune.engine.decoder import kv_cache
-from ptune.engine.decoder.kv_cache import LONG_TOKENS, KvCache
+from ptune.engine.decoder.kv_cache import LONG_TOKENS, KvCache, page_tokens
 from ptune.engine.decoder.lazy_memory import PAGE_BYTES, LazyMemory, zeros
 from ptune.errors import UsageError
+from ptune.formats.bundle import CacheType
 from ptune.formats.signature import CacheLayer, Signature
 
+KINDS: tuple[CacheType, ...] = ("float32", "int8")
 LAYERS = (CacheLayer(kv_heads=2, key_dim=4, value_dim=3), CacheLayer(kv_heads=1, key_dim=6, value_dim=6))
 
 
@@ -189,3 +192,70 @@ def test_many_rounds_leave_nothing() -> None:
     for slot in range(4):
         cache.cut(slot, 0)
     assert resident_bytes(cache._memory) == 0
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Slots are written, copied and cut: what is kept is as it was written, and takes the pages that it lies in."""
+
+    kind: CacheType = "float32"
+    slots = st.integers(0, 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = KvCache(HEADS_OF_64, 4, 300, dtype=self.kind)
+        self.kept: list[list[int]] = [[] for _ in range(4)]  # the number at each position
+        self.in_memory = [0] * 4  # positions
+
+    @rule(slot=slots, count=st.integers(1, 120), number=st.integers(1, 127))
+    def write(self, slot: int, count: int, number: int) -> None:
+        start = len(self.kept[slot])
+        stop = min(start + count, 300)
+        for array in self.cache.window(slot, slot + 1).values():
+            array[0, :, start:stop] = number
+        self.cache.write(np.array([slot]), np.array([stop]))
+        self.kept[slot] += [number] * (stop - start)
+        self.in_memory[slot] = max(self.in_memory[slot], stop)
+
+    @rule(source=slots, to=slots)
+    def copy(self, source: int, to: int) -> None:
+        if source != to:
+            self.cache.copy(source, to, 0, len(self.kept[source]))
+            self.kept[to] = [*self.kept[source]]
+            self.in_memory[to] = max(self.in_memory[to], len(self.kept[source]))
+
+    @rule(slot=slots, share=st.floats(0, 1))
+    def cut(self, slot: int, share: float) -> None:
+        left = int(len(self.kept[slot]) * share)
+        self.cache.cut(slot, left)
+        del self.kept[slot][left:]
+        self.in_memory[slot] = min(self.in_memory[slot], left)
+
+    @invariant()
+    def content_is_kept(self) -> None:
+        for array in self.cache.window(0, 4).values():
+            assert array.dtype == np.dtype(self.kind)
+            for slot, numbers in enumerate(self.kept):
+                assert (array[slot, :, : len(numbers)] == np.array(numbers).reshape(1, -1, 1)).all()
+
+    @invariant()
+    def memory_is_the_pages(self) -> None:
+        bytes_a_position = 64 * {"float32": 4, "int8": 1}[self.kind]
+        pages = sum(-(-each * bytes_a_position // PAGE_BYTES) for each in self.in_memory)
+        assert self.cache.resident_bytes == pages * PAGE_BYTES * 3 * 2 * 2  # heads, keys and values, layers
+        if sys.platform == "linux":
+            assert resident_bytes(self.cache._memory) == self.cache.resident_bytes
+
+
+class Int8CacheMachine(CacheMachine):
+    kind = "int8"
+
+
+for machine in (CacheMachine, Int8CacheMachine):
+    machine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestFloatCache, TestInt8Cache = CacheMachine.TestCase, Int8CacheMachine.TestCase
+
+
+def test_a_page_of_int8_holds_four_times_as_many_positions() -> None:
+    assert page_tokens(HEADS_OF_64, 1) == 4 * page_tokens(HEADS_OF_64, 4) == PAGE_BYTES // 64
+    floats, small = (KvCache.within(1 << 24, HEADS_OF_64, 8, dtype=kind) for kind in KINDS)
+    assert small.budget.tokens == 4 * floats.budget.tokens
