@@ -50,8 +50,7 @@ def export(
     kv_cache_dtype: "int8" also writes graphs of a chat model whose keys and values take a quarter of the memory.
     sockets: what adapters may bring to a chat model: "head" and "embedding" (their LoRA), "tokens" (trained ones), "biases";
         what the run's own adapter brings is always among them.
-    merge: merge the adapter into the weights instead of serving it beside them.
-    force: replace an existing bundle. threads: of onnxruntime; default: all cores.
+    merge: merge the adapter into the weights. force: replace a bundle. threads: of onnxruntime; default: all cores.
     anyway: export a run that its evaluation found no better than a baseline.
 
     Raises: ParityError if a hop exceeds its limit (nothing is left at `out`); UsageError if `out` exists; FormatError if
