@@ -9,10 +9,21 @@ from ptune.engine.decoder.attention_metadata import Heads
 from ptune.engine.decoder.flat_tokens import LEAST
 from ptune.engine.decoder.session import Session
 from ptune.engine.kernels import Kernels
-from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE, INT8_CACHE, INT8_CACHE_BARE
+from ptune.engine.onnx_graph import available_cores
+from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE, INT8_CACHE, INT8_CACHE_BARE, NF4
 from ptune.formats.signature import Signature
 
 LIGHT = 512 << 20  # most bytes of weights that are loaded once for each graph
+
+# Outputs of a product in nf4 for each thread. onnxruntime 1.32's MatMulBnb4 divides a product's outputs among threads, and its
+# inputs otherwise where a thread has 64 outputs or fewer: several rows then have other bits than one.
+_OUTPUTS_A_THREAD = 128
+
+
+def most_threads_of_nf4(signature: Signature) -> int:
+    """With how many threads a row's bits depend on no other row, by the narrowest product; at least 1."""
+    narrowest = min((socket.out_features for socket in signature.sockets), default=_OUTPUTS_A_THREAD)
+    return max(1, narrowest // _OUTPUTS_A_THREAD)
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,8 @@ class Graphs:
 
         kernels: own operators for int8 products. Raises: FormatError.
         """
+        if path.parent.name == NF4:
+            threads = min(threads or available_cores(), most_threads_of_nf4(signature))
         weights = path.with_name("model.onnx.data")
         light = not weights.is_file() or weights.stat().st_size <= LIGHT
 
