@@ -56,8 +56,8 @@ def test_all_ends_of_the_real_model_are_what_peft_computes(tmp_path: Path) -> No
     assert np.array_equal(found[BASE], alone)
     plain = log_softmax(peft_logits(base, None, text))
     for name, tokens in ids.items():
-        folder = made[name][0] if name in made else None
-        expected = log_softmax(peft_logits(base, folder, tokens, len(found[name][0])))
+        adapter = made[name][0] if name in made else None
+        expected = log_softmax(peft_logits(base, adapter, tokens, len(found[name][0])))
         assert found[name].shape == (len(text), made[name][1] if name in made else vocab), name
         assert np.abs(expected - log_softmax(found[name])).max() < MAX_ABS_LOGPROB, name
-        assert folder is None or np.abs(expected[:, :vocab] - plain).max() > 0.05, f"{name} changes nothing"
+        assert adapter is None or np.abs(expected[:, :vocab] - plain).max() > 0.05, f"{name} changes nothing"
