@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.bundles import peft_folder
 from support.tiny_models import build, conversations, write_jsonl
@@ -15,8 +16,6 @@ from ptune.cli import main
 from ptune.config.chat import Chat
 from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import Request
-from ptune.engine.sampling import Sampling
 from ptune.errors import FormatError, UsageError
 from ptune.fine_tune import train
 from ptune.formats.bundle import INT8_CACHE, Bundle, CacheType
@@ -74,13 +73,11 @@ def test_hops_of_every_profile_and_adapter(place: Path) -> None:
 
 def test_it_is_served_by_choice(place: Path) -> None:
     """The golden vectors of each are replayed as it opens."""
-    request = Request((5, 6, 7, 8), "tuned", Sampling(0), max_tokens=4, logprobs=1)
     said = {}
     for kind in KINDS:
         with closing(Engine.open(place / "bundle", profile="int8", kv_cache_dtype=kind, threads=1)) as engine:
-            said[kind] = [token.logprob for token in engine.generate_all([request])[0]]
-    assert said["float32"] != said["int8"]
-    assert said["float32"] == pytest.approx(said["int8"], abs=0.2)
+            said[kind] = engine.logits([[5, 6, 7, 8]], ["tuned"])[0]
+    assert 0 < np.abs(said["float32"] - said["int8"]).max() < 0.5
     golden = Bundle.open(place / "bundle").golden_path
     assert read_json(golden.with_name("fp32.int8_cache.json"))["tolerance"] == 0.05
 
