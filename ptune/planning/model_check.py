@@ -13,6 +13,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from ptune.backbone.exportable import why_not_exportable
 from ptune.backbone.load import in_one_sentence, load_codec, published_config
 from ptune.backbone.locate import Source, locate
+from ptune.backbone.packed_folder import packed_as
+from ptune.backbone.quantize import Quantization
 from ptune.backbone.rope import BY_LENGTH, with_fixed_rope
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.reasoning import reasoning_format
@@ -99,13 +101,15 @@ def check_model(spec: Backbone) -> ModelCheck:
         published = published_config(spec, source)
         weights, file_bytes, dtype = files_of(source)
     kind, problems = kind_of(published), list[str]()
+    saved = None if source.gguf is not None else _saved_in(published, spec.model)
+    if saved is not None and saved.quantize is not None:
+        spec = spec.model_copy(update={"quantize": saved.quantize})
     config = with_fixed_rope(published, spec.context)
     model = _model(config, kind, spec, problems)
     sizes = None if model is None else sizes_of(model)
     codec = None if kind in (IMAGES, OTHER) else _codec(spec, problems)
-    packed = source.gguf is None and getattr(published, "quantization_config", None) is not None
-    train = _trained(published, kind, model, sizes, packed)
-    export = _exported(config, kind, packed)
+    train = _trained(published, kind, model, sizes, saved)
+    export = _exported(config, kind, saved)
     served = {} if sizes is None or not export.works else sizes.served()
     rope, longest = _rope(published)
     return ModelCheck(
@@ -175,6 +179,24 @@ def _codec(spec: Backbone, problems: list[str]) -> ChatCodec | None:
         return None
 
 
+@dataclass(frozen=True)
+class Saved:
+    """How weights were quantised by whoever saved them: as ptune reads them, or why it does not."""
+
+    quantize: Quantization | None
+    why: str = ""
+
+
+def _saved_in(published: PretrainedConfig, named: str) -> Saved | None:
+    """None for weights that are not quantised."""
+    try:
+        quantize = packed_as(published, named)
+    except BackboneError as error:
+        _, _, how = str(error).partition(" was ")
+        return Saved(None, f"it was {how}")
+    return None if quantize is None else Saved(quantize)
+
+
 def _model(
     config: PretrainedConfig, kind: str, spec: Backbone, problems: list[str]
 ) -> PreTrainedModel | None:
@@ -190,14 +212,17 @@ def _model(
 
 
 def _trained(
-    config: PretrainedConfig, kind: str, model: PreTrainedModel | None, sizes: Sizes | None, packed: bool
+    config: PretrainedConfig,
+    kind: str,
+    model: PreTrainedModel | None,
+    sizes: Sizes | None,
+    saved: Saved | None,
 ) -> dict[str, Verdict]:
     """LoRA is tried: peft puts its adapters beside layers without weights."""
     if kind == OTHER:
         return {"lora": Verdict(False, f"{config.model_type} is no kind of model that ptune trains")}
-    if packed:
-        why = "it was saved quantised; name its original weights and set backbone.quantize"
-        return {"lora": Verdict(False, why)}
+    if saved is not None:
+        return _trained_as_saved(kind, saved)
     lora = Verdict(True, _TASKS.get(kind, ""))
     if kind != DECODER or model is None or sizes is None:
         return {"lora": lora}
@@ -214,9 +239,19 @@ def _trained(
     return {"lora": lora, "qlora nf4": quantised, "qlora int8": quantised}
 
 
-def _exported(config: PretrainedConfig, kind: str, packed: bool) -> Verdict:
-    if packed:
-        return Verdict(False, "it was saved quantised; name its original weights")
+def _trained_as_saved(kind: str, saved: Saved) -> dict[str, Verdict]:
+    """Of weights that are quantised in their files."""
+    if saved.quantize is None or kind != DECODER:
+        return {
+            "lora": Verdict(False, saved.why or f"it was saved in {saved.quantize}, which chat alone takes")
+        }
+    lora = Verdict(False, f"it was saved in {saved.quantize}: name its original weights")
+    return {"lora": lora, f"qlora {saved.quantize}": Verdict(True, "as it was saved")}
+
+
+def _exported(config: PretrainedConfig, kind: str, saved: Saved | None) -> Verdict:
+    if saved is not None and (saved.quantize is None or kind != DECODER):
+        return Verdict(False, saved.why or f"it was saved in {saved.quantize}")
     if kind in (ENCODER, IMAGES):
         return Verdict(True, "a run that was trained on it")
     reason = why_not_exportable(config)

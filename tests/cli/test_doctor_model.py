@@ -109,6 +109,24 @@ def test_a_model_saved_quantised(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "saved quantised" in found["export"]["why"]
 
 
+def test_a_model_that_bitsandbytes_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny_models.build(tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    found = asked(capsys, folder)
+    assert found["train"]["qlora nf4"]["works"]
+    assert "original weights" in found["train"]["lora"]["why"]
+    assert found["export"]["works"]
+    assert found["chat_template"]
+    assert not found["problems"]
+    config["quantization_config"]["bnb_4bit_quant_type"] = "fp4"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "fp4" in asked(capsys, folder)["train"]["lora"]["why"]
+
+
 def test_a_rope_that_depends_on_the_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     factors = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "original_max_position_embeddings": 128}
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
