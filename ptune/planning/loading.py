@@ -10,7 +10,7 @@ from ptune.planning.files import Described
 def loading_bytes(held: int, weights: int, largest: int, dtype: torch.dtype, described: Described) -> int:
     """Peak of the bytes that loading adds.
 
-    held: of the loaded weights, quantisation state included; weights: their number; largest: the number in the largest.
+    held: of the loaded weights, quantisation state included; weights: their number; largest: the number in the largest that is changed.
     dtype: of weights that are not quantised.
 
     Each weight is quantised as it is read, the largest beside a copy in float32. safetensors files are mapped: their pages do

@@ -183,7 +183,8 @@ def ledger_of(
     if not isinstance(recipe.method, Lora):
         saving = 2 * own[Part.WEIGHTS] + _COMPARED  # reads back a second model beside the first
     count = model.of_model(lambda one: sum(one.sizes))
-    loading = loading_bytes(base, count, max(model.few.sizes), model.few.dtype, described)
+    largest = model.few.largest_quantised or max(model.few.sizes)
+    loading = loading_bytes(base, count, largest, model.few.dtype, described)
     here = device == "cpu"
     return Ledger(
         device=device,

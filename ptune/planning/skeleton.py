@@ -41,6 +41,12 @@ class Skeleton:
     head: nn.Linear | None  # see ptune.training.head
     quantisation: tuple[torch.Tensor, ...]  # scales, code books and offsets of quantised layers
 
+    @property
+    def largest_quantised(self) -> int:
+        """Number of weights in the largest quantised layer; 0 where there is none."""
+        packed = (one for one in self.backbone.modules() if isinstance(one, Nf4Linear | Int8Linear))
+        return max((layer.in_features * layer.out_features for layer in packed), default=0)
+
 
 def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Skeleton:
     """The model that `recipe` would train on the backbone described by `config`, with unquantised weights in `dtype`."""
