@@ -56,16 +56,20 @@ def write_int8(source: Path, target: Path) -> int:
 
 
 def rewrite_products(
-    source: Path, target: Path, profile: str, rewrite: Callable[[onnx_ir.Graph, list[onnx_ir.Node]], None]
+    source: Path | onnx_ir.Model,
+    target: Path,
+    profile: str,
+    rewrite: Callable[[onnx_ir.Graph, list[onnx_ir.Node]], None],
 ) -> int:
     """Reads a graph, lets `rewrite` replace all products with weights, in order, and writes it. Returns their number.
 
+    source: the graph's file; or a graph in memory, which is changed.
     Raises: BackboneError if there is none.
     """
-    model = onnx_ir.load(source)
+    model = onnx_ir.load(source) if isinstance(source, Path) else source
     products = [node for node in model.graph if node.op_type == "MatMul" and weight_of(node) is not None]
     if not products:
-        raise BackboneError(f"{source} has no product with a weight: there is nothing to make {profile}")
+        raise BackboneError(f"the graph has no product with a weight: there is nothing to make {profile}")
     rewrite(model.graph, products)
     passes.RemoveUnusedNodesPass()(model)
     model.graph.sort()

@@ -57,10 +57,10 @@ def blocks_of(weight: Array) -> Blocks | None:
     return Blocks(q, absmax) if np.array_equal(CODE[q] * absmax[:, None], values) else None
 
 
-def write_nf4(source: Path, target: Path) -> int:
-    """Reads a decoder's float32 graph at `source`; writes `target`, and its weights as `target`.data.
+def write_nf4(source: Path | onnx_ir.Model, target: Path) -> int:
+    """Reads a decoder's float32 graph; writes `target`, and its weights as `target`.data.
 
-    Memory holds the written weights and one of the source's at a time. Returns the number of products in nf4.
+    source: the graph's file; or one in memory whose weights are read when they are needed. Memory holds the written weights and one of the source's at a time. Returns the number of products in nf4.
     Raises: BackboneError if no weight has nf4 values.
     """
     count = 0
@@ -72,7 +72,7 @@ def write_nf4(source: Path, target: Path) -> int:
     rewrite_products(source, target, "nf4", rewrite)
     if not count:
         raise BackboneError(
-            f"{source} has no weight that came out of nf4: the profile nf4 rounds nothing itself"
+            "the model has no weight that came out of nf4: the profile nf4 rounds nothing itself"
         )
     return count
 

@@ -15,9 +15,10 @@ from transformers import PretrainedConfig
 from ptune.codecs.chat import ChatCodec
 from ptune.export.fuse import fuse
 from ptune.export.graph_variants import write_lighter
+from ptune.export.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save, with_weights
-from ptune.formats.bundle import FP32, BaseIdentity, Bundle, Graph, Manifest, hashes
+from ptune.formats.bundle import FP32, NF4, BaseIdentity, Bundle, Graph, Manifest, hashes
 from ptune.formats.signature import EndKind, Signature
 from ptune.kinds import DECODER, ENCODER
 
@@ -39,12 +40,14 @@ def write_bundle(
     identity: BaseIdentity,
     *,
     ends: Sequence[EndKind] = (),
+    profile: str = FP32,
     trust_remote_code: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent.
 
-    ends: what adapters may bring at the decoder's ends. report: called with the name of each stage as it begins.
+    ends: what adapters may bring at the decoder's ends. profile: of its graph; nf4 takes weights that came out of nf4.
+    report: called with the name of each stage as it begins.
     Raises: BackboneError if the model cannot be exported.
     """
     report("tracing the graph")
@@ -54,7 +57,7 @@ def write_bundle(
         known = with_weights(traced.signature.ends, traced.signature.sockets, weights)
         traced = replace(traced, signature=traced.signature.model_copy(update={"ends": known}))
     fuse(traced.graph)
-    return write_traced(folder, traced, codec, identity, report=report)
+    return write_traced(folder, traced, codec, identity, profile=profile, report=report)
 
 
 def write_traced(
@@ -63,29 +66,37 @@ def write_traced(
     codec: Codec,
     identity: BaseIdentity,
     *,
+    profile: str = FP32,
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Writes a bundle of a traced decoder or encoder base, whose weights are attached."""
-    path = folder / "graphs" / FP32 / "model.onnx"
+    path = folder / "graphs" / profile / "model.onnx"
     report("writing the weights")
-    save(traced, path)
+    if profile == NF4:
+        write_nf4(traced.graph, path)
+    else:
+        save(traced, path)
     if isinstance(traced.signature, Signature):
         write_lighter(path, traced.signature)
     codec.save(folder / "codec")
     report("hashing the files")
-    bundle = Bundle(folder, _manifest(folder, traced, identity))
+    bundle = Bundle(folder, _manifest(folder, traced, identity, profile))
     bundle.write_manifest(bundle.manifest)
     return bundle
 
 
-def _manifest(folder: Path, traced: Traced, identity: BaseIdentity) -> Manifest:
+def _manifest(folder: Path, traced: Traced, identity: BaseIdentity, profile: str) -> Manifest:
+    least = LEAST_TOKENS if profile == NF4 else 1
     return Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=versions(),
         task=(DECODER if isinstance(traced.signature, Signature) else ENCODER).task,
         base=identity,
         signature=traced.signature,
-        graphs={FP32: Graph(profile=FP32, files=hashes(folder, f"graphs/{FP32}"))},
+        graphs={
+            profile: Graph(profile=profile, files=hashes(folder, f"graphs/{profile}"), least_tokens=least)
+        },
+        default_profile=profile,
         codec=hashes(folder, "codec"),
         golden={},
     )

@@ -71,7 +71,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
             "export",
             _MERGING + max(loading, layers + ends + opened),
             0,
-            4 * sizes.parameters + (served if nf4 else 0),
+            served if nf4 else 4 * sizes.parameters,
             f"--profiles {'nf4' if nf4 else 'fp32'}; its proof takes some GB more",
             at_least=True,
         ),

@@ -135,8 +135,8 @@ class Decoder(Publishable):
         """Loads the base in float32 on the CPU. Raises: BackboneError."""
         return self.load()
 
-    def write_graphs(self, folder: Path) -> Bundle:
-        """As `Publishable.write_graphs`."""
+    def write_graphs(self, folder: Path, profiles: Sequence[str]) -> Bundle:
+        """As `Publishable.write_graphs`. Of nf4 alone no graph in float32 is written."""
         loaded = self.reference
         return write_bundle(
             folder,
@@ -145,6 +145,7 @@ class Decoder(Publishable):
             loaded.codec,
             loaded.identity,
             ends=self.ends,
+            profile=NF4 if tuple(profiles) == (NF4,) else FP32,
             trust_remote_code=self.trust_remote_code,
             report=report_progress,
         )

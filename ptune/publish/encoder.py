@@ -100,7 +100,7 @@ class Encoder(Publishable):
         held_out = held_out_inputs(run, trained.loaded, PROBES)
         return Merge(trained.merge(run, held_out.inputs, out).hops[-1])
 
-    def write_graphs(self, folder: Path) -> Bundle:
+    def write_graphs(self, folder: Path, profiles: Sequence[str]) -> Bundle:
         """As `Publishable.write_graphs`."""
         assert self.source is not None
         trained, report = self.source.trained, report_progress

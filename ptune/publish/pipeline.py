@@ -36,7 +36,7 @@ def export(
     Raises: ParityError if a hop of the reference graph drifts beyond its limit (nothing is left at `out`).
     """
     with whole_folder(out) as stage:
-        bundle = model.write_graphs(stage)
+        bundle = model.write_graphs(stage, profiles)
         with reference_in_nf4(model, bundle, profiles, threads):
             model.save_held_out(bundle)
             for name, adapter in model.adapters.items():

@@ -40,11 +40,12 @@ def check_profiles(requested: Sequence[str], kind: type[Publishable], source: st
 def reference_in_nf4(
     model: Publishable, bundle: Bundle, requested: Sequence[str], threads: int
 ) -> Iterator[None]:
-    """If nf4 is requested without fp32, nf4 takes fp32's place; the fp32 graph is there to be read, and is removed at last.
+    """If nf4 is requested without fp32, nf4 takes fp32's place. Where others are, too, the fp32 graph is there for them to
+    be made of, and is removed at last; of nf4 alone, it was never written.
 
     The two hold the same weights, and nf4 takes an eighth of the memory. Raises: BackboneError if no weight has nf4 values.
     """
-    if FP32 in requested or NF4 not in requested:
+    if FP32 in requested or NF4 not in requested or NF4 in bundle.manifest.graphs:
         yield
         return
     model.write_profile(bundle, NF4, threads)

@@ -82,8 +82,11 @@ class Publishable(Protocol):
         """Saves a run's model with its adapter merged. Raises: UsageError; ParityError, and saves nothing, beyond `limit`."""
         ...
 
-    def write_graphs(self, folder: Path) -> Bundle:
-        """Traces the reference and writes a bundle without adapters into an empty folder. Raises: BackboneError."""
+    def write_graphs(self, folder: Path, profiles: Sequence[str]) -> Bundle:
+        """Traces the reference and writes a bundle without adapters into an empty folder.
+
+        profiles: those that are asked for. The bundle has the one that others are made of. Raises: BackboneError.
+        """
         ...
 
     def save_held_out(self, bundle: Bundle) -> None:

@@ -103,7 +103,7 @@ class EncoderDecoder(Publishable):
         """Loads the base in float32 on the CPU. Raises: BackboneError."""
         return self.load()
 
-    def write_graphs(self, folder: Path) -> Bundle:
+    def write_graphs(self, folder: Path, profiles: Sequence[str]) -> Bundle:
         """As `Publishable.write_graphs`."""
         assert self.codec is not None
         report_progress("tracing the graphs")

@@ -19,6 +19,7 @@ from ptune import publish
 from ptune.config.recipe import Backbone
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError, UsageError
+from ptune.export import write
 from ptune.export.nf4 import BLOCK, CODE, blocks_of
 from ptune.formats.bundle import Bundle
 from ptune.verify import profile
@@ -120,6 +121,20 @@ def test_without_fp32_nf4_is_what_is_proved(
     hops = {hop.name: hop for hop in Bundle.open(bundle.folder).adapter("tuned").hops}
     assert {"torch + peft → ONNX + adapter", "ONNX → engine", "engine → server", "nf4 → int8"} <= {*hops}
     assert publish.verify(bundle.folder, threads=1).passed
+
+
+def test_nf4_alone_never_writes_float32(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its weights are those that are made of a float32 graph."""
+    monkeypatch.setattr(profile, "PROFILE_TOP1", RANDOM_TOP1)
+    backbone = Backbone(model=str(place / "model"), quantize="nf4")
+    publish.export_backbone(backbone, tmp_path / "both", threads=1, profiles=("nf4", "int8"))
+    monkeypatch.setattr(write, "save", None)
+    assert publish.export_backbone(backbone, tmp_path / "alone", threads=1, profiles=("nf4",)).passed
+    both, alone = (Bundle.open(tmp_path / name).manifest for name in ("both", "alone"))
+    assert ({*alone.graphs}, alone.default_profile) == ({"nf4"}, "nf4")
+    assert alone.graphs["nf4"].least_tokens == both.graphs["nf4"].least_tokens
+    weights = "graphs/nf4/model.onnx.data"
+    assert alone.graphs["nf4"].files[weights] == both.graphs["nf4"].files[weights]
 
 
 @pytest.mark.parametrize(
