@@ -44,7 +44,7 @@ def _product(layer: Any, exact: Any, rows: int, device: Any) -> dict[str, float]
     """Relative errors of a bfloat16 product with its adapter and of its gradients against float64, and its milliseconds."""
     import torch
 
-    from ptune.training.lora_product import _Product
+    from ptune.training.lora_product import LoraProduct
 
     inside, outside = layer.in_features, layer.out_features
     x = torch.randn(rows, inside).bfloat16()
@@ -57,7 +57,7 @@ def _product(layer: Any, exact: Any, rows: int, device: Any) -> dict[str, float]
     own = [x[some].to(device), a.to(device), b.to(device)]
     for one in own:
         one.requires_grad_()
-    out = _Product.apply(*own, 2.0, layer)
+    out = LoraProduct.apply(*own, 2.0, layer)
     of_own = torch.autograd.grad(out, own, upstream[some].to(device))
     errors = {
         name: float((one.double().cpu() - true).norm() / true.norm())
@@ -68,7 +68,7 @@ def _product(layer: Any, exact: Any, rows: int, device: Any) -> dict[str, float]
     whole = [x.to(device).requires_grad_(), a.to(device).requires_grad_(), b.to(device).requires_grad_()]
 
     def once() -> None:
-        torch.autograd.grad(_Product.apply(*whole, 2.0, layer), whole, upstream.to(device))
+        torch.autograd.grad(LoraProduct.apply(*whole, 2.0, layer), whole, upstream.to(device))
 
     return {**errors, "forward_and_backward_ms": _milliseconds(once, device)}
 

@@ -35,7 +35,7 @@ def _forward(layer: Any, x: torch.Tensor, *rest: Any, **named: Any) -> torch.Ten
     if adapter is None:
         return cast(torch.Tensor, type(layer).forward(layer, x, *rest, **named))
     a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    return cast(torch.Tensor, _Product.apply(x, a, b, layer.scaling[adapter], layer.base_layer))
+    return cast(torch.Tensor, LoraProduct.apply(x, a, b, layer.scaling[adapter], layer.base_layer))
 
 
 def _plain_update(layer: Any) -> str | None:
@@ -49,7 +49,7 @@ def _plain_update(layer: Any) -> str | None:
     return None if drops or other else adapter
 
 
-class _Product(torch.autograd.Function):
+class LoraProduct(torch.autograd.Function):
     """x [..., in], A [r, in], B [out, r], scale, the frozen base layer -> [..., out]"""
 
     @staticmethod

@@ -42,7 +42,7 @@ def test_the_small_form_runs(tmp_path: Path) -> None:
         assert found["exact"][kind]["read_back"] == 0
     assert all(found["layer"][kind]["of_x"] < 0.01 for kind in ("nf4", "int8"))
     assert found["train-4x2048"]["tokens_per_s"] > 0
-    assert "_Product" in found["profile"]["shares"]
+    assert "LoraProduct" in found["profile"]["shares"]
     assert {*PROFILES} <= {*found["operators"]}
     assert all(0 <= found["operators"][name]["max_abs_logprob"] < 1 for name in PROFILES)
     assert "MatMulBnb4" in str(found["operators"]["nf4"]["nodes"])

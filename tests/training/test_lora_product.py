@@ -12,7 +12,7 @@ from support import tiny_models
 from torch import nn
 
 from ptune.backbone.quantize import quantize
-from ptune.training.lora_product import _Product, with_lora_products
+from ptune.training.lora_product import LoraProduct, with_lora_products
 
 IDS = torch.arange(5, 45).view(2, 20)
 KINDS = ("none", "nf4", "int8")
@@ -87,7 +87,7 @@ def test_gradients_of_one_layer_in_bfloat16_are_within_a_hundredth() -> None:
 
     def gradients(dtype: torch.dtype) -> list[torch.Tensor]:
         inputs = [x.to(dtype).requires_grad_(), a.clone().requires_grad_(), b.clone().requires_grad_()]
-        out = _Product.apply(*inputs, 2.0, copy.deepcopy(base).to(dtype))
+        out = LoraProduct.apply(*inputs, 2.0, copy.deepcopy(base).to(dtype))
         return list(torch.autograd.grad(out, inputs, upstream.to(dtype)))
 
     for here, there in zip(gradients(torch.bfloat16), gradients(torch.float32), strict=True):
