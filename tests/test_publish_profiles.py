@@ -164,12 +164,14 @@ def test_unknown_profiles(place: Path, tmp_path: Path) -> None:
 def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A single query in attention has a kernel of its own: without the second one, bits change."""
     from ptune.engine.decoder import attention_metadata as views
+    from ptune.engine.decoder import step
 
     monkeypatch.setattr(views, "FEW", 0)  # the grouped view has several queries anyway
     held = held_tokens.load(place / "bundle").sequences
     bundle = Bundle.open(place / "bundle")
     assert company.hop(bundle, "int8", held, threads=1).passed
-    monkeypatch.setattr(views, "LEAST", 1)
+    own = step.BatchLayoutCache
+    monkeypatch.setattr(step, "BatchLayoutCache", lambda least, _, heads, room: own(least, 1, heads, room))
     hop = company.hop(bundle, "int8", held, threads=1)
     assert not hop.passed
     assert not hop.note.endswith("moved by 0")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from support import tiny_models
 
-from ptune.config.recipe import Plan
+from ptune.config.recipe import Plan, Recipe
 from ptune.errors import RecipeError
 from ptune.planning import fit_into, planned, predict, preflight, refuse
 from ptune.planning.hardware import GPUS, gpu_bytes
@@ -48,9 +51,24 @@ def test_a_proposal_leaves_a_twentieth_free(make: Make) -> None:
         assert found.ledger.needed_bytes <= 0.95 * memory
 
 
-def test_then_checkpointing(make: Make) -> None:
-    least = make(micro_batch_tokens=max(LENGTHS), gradient_checkpointing=True)
-    found = fit_into(make(), LENGTHS, int(needed(least) / 0.95) + 1000)
+def test_then_checkpointing(make: Make, tmp_path: Path) -> None:
+    """Of several layers: of a single one there is nothing to gain."""
+    shape = {
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 6,
+        "max_position_embeddings": 4096,
+    }
+    model = tiny_models.build(tmp_path / "deep", "llama", **shape)
+
+    def deep(**train: Any) -> Recipe:
+        recipe = make(**train)
+        return recipe.model_copy(
+            update={"backbone": recipe.backbone.model_copy(update={"model": str(model)})}
+        )
+
+    least = deep(micro_batch_tokens=max(LENGTHS), gradient_checkpointing=True)
+    found = fit_into(deep(), LENGTHS, int(needed(least) / 0.95) + 1000)
     assert found.fits
     assert found.recipe.train.gradient_checkpointing
     assert found.recipe.backbone.quantize == "none"
