@@ -85,7 +85,7 @@ PACKAGES = (
 def measure(setting: Setting, workers: Workers, table: str, text: Sequence[int]) -> dict[str, list[Measured]]:
     """All pieces of a table, in turns. Raises: SystemExit where the sides did not do the same."""
     shape = TABLES[table]
-    prompts = windows(text, shape.prompt)
+    prompts = windows(text, table)
     new_tokens = shape.new or setting.new_tokens
     warm_up = asked(setting, table, prompts, min(new_tokens, 4))
     found = workers.rounds(

@@ -205,7 +205,11 @@ def asked(setting: Setting, table: str, prompts: Iterator[list[int]], new_tokens
     return found
 
 
-def windows(ids: Sequence[int], length: int) -> Iterator[list[int]]:
-    """Prompts of one length cut from a text, over and over, never twice at the same place before its end."""
-    for start in itertools.cycle(range(0, len(ids) - length, length)):
+def windows(ids: Sequence[int], table: str) -> Iterator[list[int]]:
+    """A table's prompts, cut from a text over and over, never twice at the same place before its end.
+
+    No two tables' prompts begin at the same token: the engine would know the beginning from before.
+    """
+    length, first = TABLES[table].prompt, list(TABLES).index(table)
+    for start in itertools.cycle(range(first, len(ids) - length, length)):
         yield list(ids[start : start + length])

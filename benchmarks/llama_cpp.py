@@ -85,8 +85,8 @@ class Llama:
         self._batch = self._lib.llama_batch_init(BATCH, 0, 1)
 
     def clear(self) -> None:
-        """Forgets all sequences."""
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
+        """Forgets all sequences. The cache's bytes stay: zeros in all of it would take longer than a short answer."""
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), False)
 
     def compute(self, rows: Sequence[tuple[int, int, int, bool]]) -> list[Any]:
         """Computes tokens, at most BATCH: (token, position, sequence, whether its logits are wanted).

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
-from ptune_kernels.find import DOMAIN, MICROSOFT, made_by, only_user, place
+from ptune_kernels.find import DOMAIN, MICROSOFT, made_by, only_user, place, values_of
 
 PRODUCT = "MatMulNBits"
 OPERATOR = "BlockProduct"
@@ -149,9 +149,9 @@ class _Ones:
             assert scale is not None
             assert zero is not None
             self.known[key] = (
-                bool((scale.numpy() == 1).all())
-                and not zero.numpy().any()
-                and _equal(q.numpy(), kind, columns, node.attributes.get_int("K", 0))
+                bool((values_of(scale) == 1).all())
+                and not values_of(zero).any()
+                and _equal(values_of(q), kind, columns, node.attributes.get_int("K", 0))
             )
         return self.known[key]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import onnx_ir
@@ -18,6 +19,23 @@ def place(weight: onnx_ir.Value | None) -> str:
         return ""
     at = os.stat(tensor.path)
     return f"{os.path.realpath(tensor.path)} {at.st_ino} {at.st_mtime_ns} {tensor.offset} {tensor.length}"
+
+
+def values_of(tensor: Any) -> np.ndarray[Any, Any]:
+    """A constant's numbers.
+
+    onnx_ir refuses to read a weights file that has several hard links, as of a bundle that was copied with `cp -al`. It was
+    checked when the bundle was opened, and onnxruntime reads it in any case.
+    """
+    if not isinstance(tensor, onnx_ir.ExternalTensor):
+        return np.asarray(tensor.numpy())
+    return np.memmap(
+        tensor.path,
+        tensor.dtype.numpy(),
+        mode="r",
+        offset=tensor.offset or 0,
+        shape=tuple(tensor.shape.numpy()),
+    )
 
 
 def made_by(value: onnx_ir.Value | None, kind: str, domain: str = "") -> onnx_ir.Node | None:
@@ -42,4 +60,4 @@ def equals(value: onnx_ir.Value | None, expected: list[float]) -> bool:
     """Whether a value is a constant of these numbers."""
     if value is None or value.const_value is None or value.const_value.size != len(expected):
         return False
-    return bool(np.array_equal(value.const_value.numpy().reshape(-1), expected))
+    return bool(np.array_equal(values_of(value.const_value).reshape(-1), expected))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -159,6 +160,16 @@ def test_an_engine_says_the_same_bits(family: str, tmp_path: Path) -> None:
             engine._registry.load_all()
             found.append([*engine.logits(ids, [BASE, "four", BASE]), *engine.logits(ids[1:], [BASE, BASE])])
     assert all(np.array_equal(*pair) for pair in zip(*found, strict=True))
+
+
+@built
+def test_weights_with_several_hard_links_are_read(tmp_path: Path) -> None:
+    """As of a bundle that was copied by links; onnx_ir refuses them."""
+    _, _, bundle = tiny_bundle(tmp_path, "llama")
+    path = tmp_path / "int4" / "model.onnx"
+    products = write_int4(bundle.graph_path(FP32), path).products
+    os.link(path.with_name("model.onnx.data"), tmp_path / "another")
+    assert own_operators().rewrite(path)[1] == products
 
 
 @built
