@@ -165,12 +165,13 @@ def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.Monkey
     """A single query in attention has a kernel of its own: without the second one, bits change."""
     from ptune.engine.decoder import attention_metadata as views
     from ptune.engine.decoder import step
+    from ptune.engine.decoder.batch_layout import BatchLayoutCache
 
     monkeypatch.setattr(views, "FEW", 0)  # the grouped view has several queries anyway
     held = held_tokens.load(place / "bundle").sequences
     bundle = Bundle.open(place / "bundle")
     assert company.hop(bundle, "int8", held, threads=1).passed
-    own = step.BatchLayoutCache
+    own = BatchLayoutCache
     monkeypatch.setattr(step, "BatchLayoutCache", lambda least, _, heads, room: own(least, 1, heads, room))
     hop = company.hop(bundle, "int8", held, threads=1)
     assert not hop.passed

@@ -15,6 +15,7 @@ from support.tiny_models import VOCAB
 from torch import Tensor, nn
 
 from ptune.engine.decoder import attention_metadata, step
+from ptune.engine.decoder.batch_layout import BatchLayoutCache
 from ptune.engine.decoder.flat_tokens import Tokens
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
@@ -87,7 +88,7 @@ def positions_of_chunks(folder: Path, patch: Patch) -> Bundle:
 def one_query_alone(folder: Path, patch: Patch) -> Bundle:
     """A single query has a kernel of its own in onnxruntime, which rounds otherwise."""
     patch.setattr(attention_metadata, "FEW", 0)
-    own = step.BatchLayoutCache
+    own = BatchLayoutCache
     patch.setattr(step, "BatchLayoutCache", lambda least, _, heads, room: own(least, 1, heads, room))
     return tiny_bundle(folder, "llama")[2]
 
