@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
-from ptune_kernels.find import DOMAIN, MICROSOFT, made_by, only_user, place, values_of
+from ptune_kernels.find import DOMAIN, MICROSOFT, made_by, only_user, place, put_behind, values_of
 
 PRODUCT = "MatMulNBits"
 OPERATOR = "BlockProduct"
@@ -43,13 +43,7 @@ def _rewrite(node: onnx_ir.Node, ones: _Ones) -> bool:
     }
     new = onnx_ir.node(OPERATOR, [x, *node.inputs[1:]], attributes, domain=DOMAIN)
     new.name = f"{node.name}.blocks"
-    assert node.graph is not None
-    node.graph.insert_after(last, new)
-    old, made = last.outputs[0], new.outputs[0]
-    made.dtype, made.shape = onnx_ir.DataType.FLOAT, old.shape
-    if old.is_graph_output():
-        made.name, old.name = old.name, None
-    old.replace_all_uses_with(made, replace_graph_outputs=True)
+    put_behind(last, new)
     return True
 
 

@@ -51,6 +51,22 @@ def only_user(value: onnx_ir.Value, kind: str) -> onnx_ir.Node | None:
     return node if node is not None and node.op_type == kind and node.domain == "" else None
 
 
+def put_behind(last: onnx_ir.Node, new: onnx_ir.Node, *, shaped: bool = True) -> None:
+    """Puts an operator behind `last`, whose output becomes the operator's: its users, its name in the graph's outputs.
+
+    shaped: whether the two outputs have one shape.
+    """
+    assert last.graph is not None
+    last.graph.insert_after(last, new)
+    old, made = last.outputs[0], new.outputs[0]
+    made.dtype = onnx_ir.DataType.FLOAT
+    if shaped:
+        made.shape = old.shape
+    if old.is_graph_output():
+        made.name, old.name = old.name, None
+    old.replace_all_uses_with(made, replace_graph_outputs=True)
+
+
 def is_constant(value: onnx_ir.Value | None) -> bool:
     """Whether a value is known."""
     return value is not None and value.const_value is not None

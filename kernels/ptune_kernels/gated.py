@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import onnx_ir
 
-from ptune_kernels.find import DOMAIN, MICROSOFT, made_by, only_user
+from ptune_kernels.find import DOMAIN, MICROSOFT, made_by, only_user, put_behind
 
 OPERATOR = "GatedUnit"
 
@@ -29,13 +29,7 @@ def _rewrite(gelu: onnx_ir.Node) -> bool:
     alpha = {"alpha": gelu.attributes.get_float("alpha", 1.702)}
     new = onnx_ir.node(OPERATOR, [halves.inputs[0]], alpha, domain=DOMAIN)
     new.name = f"{last.name}.gated"
-    assert last.graph is not None
-    last.graph.insert_after(last, new)
-    old, made = last.outputs[0], new.outputs[0]
-    made.dtype, made.shape = onnx_ir.DataType.FLOAT, old.shape
-    if old.is_graph_output():
-        made.name, old.name = old.name, None
-    old.replace_all_uses_with(made, replace_graph_outputs=True)
+    put_behind(last, new)
     return True
 
 

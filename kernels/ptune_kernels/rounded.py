@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir
 
-from ptune_kernels.find import DOMAIN, MICROSOFT, equals, is_constant, made_by, only_user, place
+from ptune_kernels.find import DOMAIN, MICROSOFT, equals, is_constant, made_by, only_user, place, put_behind
 
 PRODUCT = "MatMulIntegerToFloat"
 OPERATOR = "RoundedProduct"
@@ -55,16 +55,7 @@ def _rewrite(node: onnx_ir.Node) -> bool:
     inputs = [unit, weight, scale, step, fine, inverse]
     new = onnx_ir.node(OPERATOR, inputs, {"shared_as": place(weight)}, domain=DOMAIN)
     new.name = f"{node.name}.rounded"
-    graph = node.graph
-    assert graph is not None
-    graph.insert_after(last, new)
-    old, made = last.outputs[0], new.outputs[0]
-    made.dtype = onnx_ir.DataType.FLOAT
-    if last is not flat:
-        made.shape = old.shape
-    if old.is_graph_output():
-        made.name, old.name = old.name, None
-    old.replace_all_uses_with(made, replace_graph_outputs=True)
+    put_behind(last, new, shaped=last is not flat)
     return True
 
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
@@ -65,15 +64,6 @@ def write_product(folder: Path, weight: np.ndarray, *, norm: bool) -> Path:
     onnx_ir.save(onnx_ir.Model(graph, ir_version=10), folder / "float.onnx")
     assert write_int8(folder / "float.onnx", folder / "int8.onnx") == 1
     return folder / "int8.onnx"
-
-
-@pytest.fixture
-def any_kernel() -> Iterator[Any]:
-    """The package, which computes with its best kernel again afterwards."""
-    import ptune_kernels
-
-    yield ptune_kernels
-    ptune_kernels.use_kernel(None)
 
 
 @built

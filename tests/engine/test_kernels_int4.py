@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,15 +76,6 @@ def own_operators() -> Kernels:
     own = kernels(INT4)
     assert own is not None
     return own
-
-
-@pytest.fixture
-def any_kernel() -> Iterator[Any]:
-    """The package, which computes with its best kernel again afterwards."""
-    import ptune_kernels
-
-    yield ptune_kernels
-    ptune_kernels.use_kernel(None)
 
 
 @built
