@@ -46,14 +46,19 @@ class BatchLayout:
         self.answers = [
             (cells // width, np.searchsorted(self.wanted, cells % width)) for cells in wanted_cells
         ]
-        lora_mask = np.zeros((self.tokens.cells, window.rank), np.float32)
-        lora_ones = np.zeros_like(lora_mask)
-        for chunk, indices in zip(chunks, flat, strict=True):
-            adapter = chunk.sequence.adapter
-            lora_mask[indices] = adapter is not None
-            lora_ones[indices, :1] = adapter is not None and adapter.biased
-        self._lora_mask = lora_mask.reshape(*self._shape, window.rank)
-        self._lora_ones = lora_ones.reshape(*self._shape, window.rank)
+        adapters = [chunk.sequence.adapter for chunk in chunks]
+        adapted = [adapter is not None for adapter in adapters]
+        self._lora = {"lora_mask": self._marked(flat, adapted, window.rank, slice(None))}
+        if window.biases:
+            biased = [adapter is not None and adapter.biased for adapter in adapters]
+            self._lora[LORA_ONES] = self._marked(flat, biased, window.rank, slice(1))
+
+    def _marked(self, flat: Sequence[Indices], which: Sequence[bool], rank: int, ranks: slice) -> Array:
+        """Zeros [groups, width, rank], with ones in these ranks of the cells of the chunks that count."""
+        marks = np.zeros((self.tokens.cells, rank), np.float32)
+        for indices, counts in zip(flat, which, strict=True):
+            marks[indices, ranks] = counts
+        return marks.reshape(*self._shape, rank)
 
     def inputs(self, chunks: Sequence[Chunk]) -> tuple[dict[str, Array], bool]:
         """Returns the graph's inputs except caches and factors, and whether they are for the grouped graph.
@@ -68,8 +73,7 @@ class BatchLayout:
             "input_ids": ids.reshape(self._shape),
             "position_ids": positions.reshape(self._shape),
             "logits_indices": self.wanted,
-            "lora_mask": self._lora_mask,
-            LORA_ONES: self._lora_ones,
+            **self._lora,
         }
         if self._grouped is not None and self._grouped.fits(start, self._room):
             return {**inputs, **self._grouped.at(start)}, True

@@ -27,6 +27,7 @@ class Window:
     count: int  # G
     rank: int  # R
     columns: int = 0  # N: columns of the head for tokens of the adapters' own
+    biases: bool = False  # whether the first rank may be a bias
 
 
 class LoraSlots:
@@ -65,6 +66,7 @@ class _RankPool:
         }
         ends = signature.ends
         self._own = None if ends is None else ends.own_columns
+        self._biases = ends is not None and ends.has_biases
         if ends is not None and self._own is not None:
             self._arrays[self._own] = zeros((count, ends.width, columns))
         self._sockets = [socket.name for socket in signature.sockets]
@@ -93,6 +95,7 @@ class _RankPool:
             high - low,
             self.rank,
             self.columns,
+            self._biases,
         )
 
     def _assign(self, wanted: set[Adapter]) -> dict[Adapter, int]:

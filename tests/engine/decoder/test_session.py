@@ -47,7 +47,7 @@ def test_step_inputs_of_a_ragged_step() -> None:
     """Slot 2 computes three tokens from the start, slot 4 its fifth; slot 3 between them is idle."""
     chunks = [Chunk(row(4, [50, 51, 52, 53, 54]), 4, 1), Chunk(row(2, [20, 21, 22, 23]), 0, 3)]
     inputs = inputs_of(chunks, 2, 3, 32)
-    assert {*inputs} == {*STEP_INPUTS, "lora_ones"}
+    assert {*inputs} == {*STEP_INPUTS}
     expected = {
         "input_ids": [[54, 20, 21, 22]],
         "position_ids": [[4, 0, 1, 2]],
@@ -58,7 +58,6 @@ def test_step_inputs_of_a_ragged_step() -> None:
         "capacity": 32,
         "logits_indices": [0],  # slot 2 has a token left, so only slot 4 is at its newest
         "lora_mask": [[[], [], [], []]],  # no adapter: rank 0
-        "lora_ones": [[[], [], [], []]],
     }
     assert {name: array.tolist() for name, array in inputs.items()} == expected
     assert {array.dtype.name for array in inputs.values()} == {"int64", "int32", "float32"}
