@@ -9,20 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.bundles import peft_folder
-from support.tiny_models import build, conversations, write_jsonl
+from support.chat_run import trained
+from support.tiny_models import build
 
 from ptune import publish
 from ptune.cli import main
-from ptune.config.chat import Chat
-from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import FormatError, UsageError
-from ptune.fine_tune import train
 from ptune.formats.bundle import INT8_CACHE, Bundle, CacheType
-from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.kinds import ENCODER, imported
-from ptune.methods.lora import Lora
 from ptune.publish.caches import check_cache
 from ptune.verify import cache, profile
 
@@ -34,19 +30,11 @@ RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to ea
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("caches")
     build(folder / "model", "llama")
-    write_jsonl(folder / "data.jsonl", conversations(24))
-    recipe = Recipe(
-        task=Chat(),
-        method=Lora(r=4),
-        backbone=Backbone(model=str(folder / "model"), dtype="float32"),
-        data=Data(files=(folder / "data.jsonl",), validation_share=0.3),
-        train=Train(max_steps=3, lr=2e-2, batch_size=4),
-    )
-    train(recipe, folder / "run")
+    run = trained(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profile, "PROFILE_TOP1", RANDOM_TOP1)
         patch.setattr(cache, "CACHE_TOP1", RANDOM_TOP1)
-        run, profiles = Run.open(folder / "run"), ("fp32", "int8")
+        profiles = ("fp32", "int8")
         proof = publish.export_run(
             run, folder / "bundle", name="tuned", threads=1, profiles=profiles, cache="int8"
         )

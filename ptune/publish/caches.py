@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ptune.errors import ParityError, UsageError
-from ptune.formats.bundle import FLOAT_CACHE, INT8_CACHE, INT8_CACHE_BARE, Bundle, CacheType, hashes
+from ptune.formats.bundle import FLOAT_CACHE, INT8_CACHE, INT8_CACHE_BARE, Bundle, CacheType
 from ptune.progress import say
 from ptune.publish.figures import refuse_drift
 from ptune.publish.golden import record_golden
 from ptune.publish.publishable import Publishable
-from ptune.publish.steps import enter_caches
+from ptune.publish.steps import enter_caches, enter_golden
 from ptune.verify.proof import Proof
 
 
@@ -59,5 +59,4 @@ def _remove(bundle: Bundle, profile: str, cache: CacheType) -> None:
         bundle.graph_path(profile).with_name(name).unlink(missing_ok=True)
     bundle.golden_file(profile, cache).unlink(missing_ok=True)
     enter_caches(bundle, profile, ())
-    golden = hashes(bundle.folder, "golden")
-    bundle.write_manifest(bundle.manifest.model_copy(update={"golden": golden}))
+    enter_golden(bundle)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ptune.formats.bundle import FLOAT_CACHE, Bundle, hashes
+from ptune.formats.bundle import FLOAT_CACHE, Bundle
 from ptune.formats.whole_write import write_json
 from ptune.publish.publishable import Publishable
-from ptune.publish.steps import report_progress
+from ptune.publish.steps import enter_golden, report_progress
 
 
 def record_golden(
@@ -18,4 +18,4 @@ def record_golden(
     for profile in bundle.manifest.graphs if profiles is None else profiles:
         for cache in (FLOAT_CACHE, *bundle.manifest.graphs[profile].kv_caches):
             write_json(bundle.golden_file(profile, cache), model.golden(bundle, profile, threads, cache))
-    bundle.write_manifest(bundle.manifest.model_copy(update={"golden": hashes(bundle.folder, "golden")}))
+    enter_golden(bundle)

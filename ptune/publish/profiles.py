@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 
 from ptune.errors import ParityError, UsageError
-from ptune.formats.bundle import FP32, NF4, Bundle, hashes
+from ptune.formats.bundle import FP32, NF4, Bundle
 from ptune.progress import say
 from ptune.publish.figures import refuse_drift
 from ptune.publish.golden import record_golden
 from ptune.publish.publishable import Publishable
+from ptune.publish.steps import enter_golden
 from ptune.verify.proof import Proof
 
 AUTO = "auto"  # tries all profiles of the kind; serves the fastest that holds its gate
@@ -77,7 +78,7 @@ def add_profiles(model: Publishable, bundle: Bundle, requested: Sequence[str], t
             proof = proof.then(Proof(refused={profile: outcome}))
     if [*bundle.manifest.graphs] == [bundle.reference]:
         held_out.unlink()
-        _record_golden_files(bundle)
+        enter_golden(bundle)
     return proof
 
 
@@ -121,9 +122,4 @@ def _remove_profile(bundle: Bundle, profile: str) -> None:
     bundle.golden_file(profile).unlink(missing_ok=True)
     graphs = {name: graph for name, graph in bundle.manifest.graphs.items() if name != profile}
     bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
-    _record_golden_files(bundle)
-
-
-def _record_golden_files(bundle: Bundle) -> None:
-    golden = hashes(bundle.folder, "golden")
-    bundle.write_manifest(bundle.manifest.model_copy(update={"golden": golden}))
+    enter_golden(bundle)

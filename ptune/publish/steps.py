@@ -78,17 +78,24 @@ def check_runs_base(run: Run, loaded: BaseIdentity, trained_on: str) -> None:
 def enter_graph(bundle: Bundle, profile: str, *, kept: float | None = None, least_tokens: int = 1) -> None:
     """Enters a profile's written files into the manifest. kept, least_tokens: as in `ptune.formats.bundle.Graph`."""
     files = hashes(bundle.folder, f"graphs/{profile}")
-    graph = Graph(profile=profile, files=files, kept=kept, least_tokens=least_tokens)
-    graphs = {**bundle.manifest.graphs, profile: graph}
-    bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
+    _enter(bundle, Graph(profile=profile, files=files, kept=kept, least_tokens=least_tokens))
 
 
 def enter_caches(bundle: Bundle, profile: str, caches: tuple[CacheType, ...]) -> None:
     """Enters the graphs of a profile that have other types of keys and values into the manifest: all that there are."""
     files = hashes(bundle.folder, f"graphs/{profile}")
-    graph = bundle.manifest.graphs[profile].model_copy(update={"files": files, "kv_caches": caches})
-    graphs = {**bundle.manifest.graphs, profile: graph}
+    _enter(bundle, bundle.manifest.graphs[profile].model_copy(update={"files": files, "kv_caches": caches}))
+
+
+def _enter(bundle: Bundle, graph: Graph) -> None:
+    graphs = {**bundle.manifest.graphs, graph.profile: graph}
     bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": graphs}))
+
+
+def enter_golden(bundle: Bundle) -> None:
+    """Enters the golden files that there are into the manifest."""
+    golden = hashes(bundle.folder, "golden")
+    bundle.write_manifest(bundle.manifest.model_copy(update={"golden": golden}))
 
 
 _reported = ""
