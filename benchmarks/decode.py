@@ -263,8 +263,7 @@ def show(table: str, found: Mapping[str, list[Measured]]) -> None:
         if piece.startswith(MEMORY):
             value, unit = statistics.median(one["read_gb_per_s"] for one in each), " GB/s"
         else:
-            figure: Figure = "first" if TABLES[table].new == 1 else "whole" if TABLES[table].new else "decode"
-            value, unit = statistics.median(speed(table, each, figure)), ""
+            value, unit = statistics.median(speed(table, each, TABLES[table].figure)), ""
         print(f"{piece:<22} {value:>9.1f} {own:>7.2f} {waiting:>8.2f} {foreign:>8.2f}{unit}")
 
 

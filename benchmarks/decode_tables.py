@@ -30,6 +30,10 @@ OURS, FP32, INT4, Q8, Q4, HF, GENAI = (
 MEMORY = "memory"
 
 
+Figure = Literal["decode", "whole", "first"]
+"""Tokens a second while all rows generate; tokens a second in all, prompts included; prompt tokens a second until the first token."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Pieces of work that are done in turns: `rows` prompts of `prompt` tokens, and how many tokens each is answered with."""
@@ -37,6 +41,11 @@ class Table:
     rows: int
     prompt: int
     new: int | None = None  # None: --new-tokens
+
+    @property
+    def figure(self) -> Figure:
+        """What is shown of its pieces."""
+        return "decode" if self.new is None else "first" if self.new == 1 else "whole"
 
 
 TABLES = {
@@ -50,8 +59,6 @@ TABLES = {
     "prefill512": Table(1, 512, 1),
     "first1024": Table(1, 1024, 1),
 }
-Figure = Literal["decode", "whole", "first"]
-"""Tokens a second while all rows generate; tokens a second in all, prompts included; prompt tokens a second until the first token."""
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def build(work: Path, chosen: Sequence[Setting]) -> None:
         if (folder / "tokenizer.json").is_file():
             continue
         kind, values = MODELS[name]
-        config = getattr(transformers, kind)(**SPECIAL, max_position_embeddings=CONTEXT, **values)
+        config = getattr(transformers, kind)(**SPECIAL, **{"max_position_embeddings": CONTEXT} | values)
         torch.manual_seed(0)
         transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
         tokenizer(folder)

@@ -49,9 +49,6 @@ def _bytes_of(run: Path) -> str:
 def _unpacked(work: Path) -> Path:
     from benchmarks import plan
 
-    plan.MODELS["plain"] = (
-        "LlamaConfig",
-        {name: value for name, value in TINY.items() if name != "max_position_embeddings"},
-    )
+    plan.MODELS["plain"] = ("LlamaConfig", TINY)
     plan.build(work, [plan.Setting("plain", 16, 128, 2, True, "fp32")])
     return work / "plain"

@@ -68,8 +68,7 @@ def graphs(work: Path) -> tuple[dict[str, Path], Any]:
     from ptune.formats.bundle import Bundle
     from ptune.publish.decoder_run import reference
 
-    shape = {name: value for name, value in TINY.items() if name != "max_position_embeddings"}
-    grid.MODELS["tiny"] = ("LlamaConfig", shape)
+    grid.MODELS["tiny"] = ("LlamaConfig", TINY)
     setting = grid.Setting("tiny", 16, 128, 1, True, "nf4")
     if not (work / "tiny" / "tokenizer.json").is_file():
         grid.build(work, [setting])

@@ -21,20 +21,32 @@ def packed_as(config: transformers.PretrainedConfig, named: str) -> Quantization
 
     named: the model, as the user named it. Raises: BackboneError if they are packed in a way that ptune does not have.
     """
-    settings = getattr(config, "quantization_config", None)
+    if (why := why_not_read(config)) is not None:
+        raise BackboneError(f"backbone.model {named!r} {why}")
+    settings = _settings(config)
     if settings is None:
         return None
-    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    return "int8" if settings.get("load_in_8bit") else "nf4"
+
+
+def why_not_read(config: transformers.PretrainedConfig) -> str | None:
+    """Why packed weights cannot be read, as what is said of the model; None: they can, or are not packed."""
+    settings = _settings(config)
+    if settings is None:
+        return None
     if settings.get("quant_method") != "bitsandbytes":
-        raise BackboneError(f"backbone.model {named!r} was saved quantised; {_ORIGINAL}")
-    if settings.get("load_in_8bit"):
-        return "int8"
-    for name, ours in {"bnb_4bit_quant_type": "nf4", "bnb_4bit_quant_storage": "uint8"}.items():
-        if settings.get(name, ours) != ours:
-            raise BackboneError(
-                f"backbone.model {named!r} was saved with {name} {settings[name]!r}, and ptune reads {ours!r}; {_ORIGINAL}"
-            )
-    return "nf4"
+        return f"was saved quantised; {_ORIGINAL}"
+    if not settings.get("load_in_8bit"):
+        for name, ours in {"bnb_4bit_quant_type": "nf4", "bnb_4bit_quant_storage": "uint8"}.items():
+            if settings.get(name, ours) != ours:
+                return f"was saved with {name} {settings[name]!r}, and ptune reads {ours!r}; {_ORIGINAL}"
+    return None
+
+
+def _settings(config: transformers.PretrainedConfig) -> dict[str, Any] | None:
+    """How the weights were packed, as whoever saved them says it."""
+    settings = getattr(config, "quantization_config", None)
+    return settings if settings is None or isinstance(settings, dict) else settings.to_dict()
 
 
 def settings_of(kind: Quantization, kept: list[str]) -> dict[str, Any]:

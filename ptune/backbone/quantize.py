@@ -25,7 +25,7 @@ from ptune.progress import Progress
 
 Quantization = Literal["int8", "nf4"]
 
-BLOCK, _NESTED_BLOCK = 64, 256  # weights per scale, and scales per nested scale
+BLOCK, NESTED_BLOCK = 64, 256  # weights per scale, and scales per nested scale
 
 
 class _Packed:
@@ -72,7 +72,7 @@ class Nf4Linear(_Packed, Linear4bit):
         """As `_Packed.pack`; the same bytes with any number of threads."""
         packed, plain = quantize_4bit(weight.contiguous(), blocksize=BLOCK, quant_type="nf4")
         offset = _mean(plain.absmax)
-        scales, nested = quantize_blockwise(plain.absmax - offset, blocksize=_NESTED_BLOCK)
+        scales, nested = quantize_blockwise(plain.absmax - offset, blocksize=NESTED_BLOCK)
         state = QuantState(
             scales, plain.shape, plain.code, BLOCK, "nf4", plain.dtype, offset=offset, state2=nested
         )

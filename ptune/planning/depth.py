@@ -17,9 +17,8 @@ from ptune.planning.model_memory import without_weights
 from ptune.planning.skeleton import Skeleton, skeleton
 
 _LONGEST_PATTERN = 8  # layers until their kinds begin anew: Gemma 3 has 6, five of them with a sliding window
-_HEAP_COUNTS = (
-    2 * 10**9
-)  # weights of a model up to which the C library's heap is a noticeable share of the memory
+# Weights of a model up to which the C library's heap is a noticeable share of the memory.
+_HEAP_COUNTS = 2 * 10**9
 _GROUPS = 2  # of layers in the smaller of the two: the last to come and the first to go, which may differ from others
 
 

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from ptune.backbone.exportable import why_not_exportable
 from ptune.backbone.load import in_one_sentence, load_codec, published_config
 from ptune.backbone.locate import Source, locate
-from ptune.backbone.packed_folder import packed_as
+from ptune.backbone.packed_folder import packed_as, why_not_read
 from ptune.backbone.quantize import Quantization
 from ptune.backbone.rope import BY_LENGTH, with_fixed_rope
 from ptune.codecs.chat import ChatCodec
@@ -189,11 +189,9 @@ class Saved:
 
 def _saved_in(published: PretrainedConfig, named: str) -> Saved | None:
     """None for weights that are not quantised."""
-    try:
-        quantize = packed_as(published, named)
-    except BackboneError as error:
-        _, _, how = str(error).partition(" was ")
-        return Saved(None, f"it was {how}")
+    if (why := why_not_read(published)) is not None:
+        return Saved(None, f"it {why}")
+    quantize = packed_as(published, named)
     return None if quantize is None else Saved(quantize)
 
 

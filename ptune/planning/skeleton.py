@@ -20,12 +20,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from ptune.backbone.quantize import Int8Linear, Nf4Linear, Quantization
+from ptune.backbone.quantize import BLOCK, NESTED_BLOCK, Int8Linear, Nf4Linear, Quantization
 from ptune.config.recipe import Recipe
 from ptune.training import segments
 from ptune.training.preparation import applied
-
-_BLOCK, _NESTED_BLOCK = 64, 256  # weights per scale, and scales per nested scale
 
 
 @dataclass(frozen=True)
@@ -126,18 +124,18 @@ def _become_fake(model: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, ..
 
 
 def _state_of(layer: Nf4Linear, dtype: torch.dtype) -> QuantState:
-    blocks = -(-layer.in_features * layer.out_features // _BLOCK)
+    blocks = -(-layer.in_features * layer.out_features // BLOCK)
     nested = QuantState(
-        absmax=torch.empty(-(-blocks // _NESTED_BLOCK)),
+        absmax=torch.empty(-(-blocks // NESTED_BLOCK)),
         code=torch.empty(256),
-        blocksize=_NESTED_BLOCK,
+        blocksize=NESTED_BLOCK,
         dtype=torch.float32,
     )
     return QuantState(
         absmax=torch.empty(blocks, dtype=torch.uint8),
         shape=torch.Size([layer.out_features, layer.in_features]),
         code=torch.empty(16),
-        blocksize=_BLOCK,
+        blocksize=BLOCK,
         quant_type="nf4",
         dtype=dtype,
         offset=torch.empty(()),
