@@ -2,7 +2,7 @@
 
 onnxruntime's GroupQueryAttention rounds each new key and value as it writes it, and multiplies float32 queries with what it reads
 back. Keys are rounded after rotary embedding. A scale belongs to one channel of one head, over all positions; it was measured on
-text (ptune.export.cache_scales), and stands in the graph.
+text (ptune.publish.cache_scales), and stands in the graph.
 """
 
 from __future__ import annotations
