@@ -115,7 +115,11 @@ def _orphan(study: Study, search: Search) -> tuple[Trial, int] | None:
         if one.user_attrs.get("place") != _place(search):
             continue  # from another folder or machine
         if (lock := _own(study, search, Trial(study, one._trial_id))) is not None:
-            return Trial(study, one._trial_id), lock
+            if study.get_trials(deepcopy=False)[one.number].state == TrialState.RUNNING:
+                return Trial(study, one._trial_id), lock
+            os.close(
+                lock
+            )  # it ended in another process after the list was read, and only then was its lock free
     return None
 
 

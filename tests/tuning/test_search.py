@@ -23,6 +23,7 @@ from support.searching import LR, search_of, searched
 from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError, RecipeError
 from ptune.methods.lora import Lora
+from ptune.tuning import search as search_of_trials
 from ptune.tuning.outcome import Tried
 from ptune.tuning.study import open_study
 
@@ -213,6 +214,24 @@ def test_a_killed_search_is_resumable(tmp_path):
     outcome = searched(search_of(tmp_path, trials=2, pause_s=0.2))
     assert [one.state for one in outcome.tried] == ["finished"] * 2
     assert first.read_text().count("validation_loss") == 4
+
+
+def test_a_trial_that_ends_elsewhere_meanwhile_is_not_taken_up(tmp_path, monkeypatch):
+    """Between the list of those that run and the lock of one, another process tells its result and lets go of the lock."""
+    search = search_of(tmp_path, trials=1)
+    study = open_study(search)
+    trial = study.ask()
+    trial.set_user_attr("place", search_of_trials._place(search))
+    own = search_of_trials._own
+
+    def ends_meanwhile(*claimed):
+        lock = own(*claimed)
+        study.tell(trial.number, 1.0)
+        return lock
+
+    monkeypatch.setattr(search_of_trials, "_own", ends_meanwhile)
+    with search_of_trials._claimed(study, search) as (claimed, _):
+        assert claimed is None
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["by URL", "one folder"])
