@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,10 +59,13 @@ def test_memory_never_holds_the_model_unquantised(
             one.save_pretrained(place, max_shard_size="64MB")
             tiny_models.tokenizer().save_pretrained(place)
     command = [sys.executable, "-c", PROBE, str(small), str(large), kind]
-    gained = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    # What is freed goes back to the system at once, so that what is held is counted and not what malloc keeps.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    gained = json.loads(answer.stdout)
 
     unquantised = 4 * sum(weight.numel() for weight in model.parameters())
     largest = 4 * max(weight.numel() for weight in model.parameters())
     packed = unquantised / 4 * {"nf4": 0.52, "int8": 1.01}[kind]
     # bitsandbytes takes several times the weight while it packs it.
-    assert gained < packed + 8 * largest + 16 * 2**20 < unquantised / 2
+    assert gained < packed + 6 * largest + 8 * 2**20 < unquantised / 2
