@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -37,10 +37,11 @@ from ptune.formats.whole_write import sha256_of
 from ptune.parity import Array, log_softmax
 from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.reference import adapted, biases_kept, lora_layers
-from ptune.verify.torch_side import logits_at
+from ptune.verify.torch_side import batch_logits_at
 
 PROMPTS, LONGEST = 8, 256  # prompts, and tokens of each
 ANSWER = 12  # tokens of a continuation
+AT_ONCE = 4  # prompts in a batch: a base of 4 bits is dequantised once for all of them
 TOP = 4  # tokens a position that each of adapter and base finds most likely
 SCALES = ("x0.25", "x0.5", "x2", "x4")
 DIGITS = 5  # of a log-probability
@@ -124,7 +125,11 @@ def _measured(
     has_bos = bos is not None and any(one.ids[0] == bos for one in held)
     variants = [ADAPTER, NO_ADAPTER, *SCALES, *([EXTRA_BOS] if bos is not None else [])]
     variants += [WITHOUT_BOS] if has_bos else []
-    prompts = [_prompt(wrapped, one, codec, bos, variants) for one in held]
+    at_once = sorted(held, key=lambda one: len(one.ids))  # those of about one length
+    groups = [at_once[start : start + AT_ONCE] for start in range(0, len(at_once), AT_ONCE)]
+    found = {
+        prompt.ids: prompt for group in groups for prompt in _prompts(wrapped, group, codec, bos, variants)
+    }
     config: Any = wrapped.peft_config[name]
     facts = AdapterFacts(
         sha256=sha256_of(adapter / WEIGHTS),
@@ -133,7 +138,7 @@ def _measured(
         rslora=config.use_rslora,
         scale=next(iter(layers.values())).scaling[name],
     )
-    seen = {token for one in prompts for at in one.tokens for token in at} | (
+    seen = {token for one in found.values() for at in one.tokens for token in at} | (
         {bos} if bos is not None else set()
     )
     return Parity(
@@ -146,7 +151,7 @@ def _measured(
         bos=bos,
         variants=tuple(variants),
         texts={token: codec.token_text(token) for token in sorted(seen)},
-        prompts=tuple(prompts),
+        prompts=tuple(found[one.ids] for one in held),
     )
 
 
@@ -154,12 +159,23 @@ def _hash(text: str | None) -> str | None:
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
+def _prompts(
+    model: PeftModel, held: Sequence[HeldPrompt], codec: ChatCodec, bos: int | None, variants: Sequence[str]
+) -> list[ParityPrompt]:
+    """Prompts, their continuations, and every variant's log-probabilities along these."""
+    prompts = [one.ids for one in held]
+    answers = _greedy(model, prompts, codec)
+    rows = {name: _along(model, name, prompts, answers, bos) for name in variants}
+    return [
+        _prompt(one, answer, {name: found[at] for name, found in rows.items()}, codec)
+        for at, (one, answer) in enumerate(zip(held, answers, strict=True))
+    ]
+
+
 def _prompt(
-    model: PeftModel, held: HeldPrompt, codec: ChatCodec, bos: int | None, variants: Sequence[str]
+    held: HeldPrompt, answer: Sequence[int], rows: Mapping[str, Array], codec: ChatCodec
 ) -> ParityPrompt:
-    """One prompt, its continuation, and every variant's log-probabilities along that."""
-    answer = _greedy(model, held.ids, codec)
-    rows = {name: _along(model, name, held.ids, answer, bos) for name in variants}
+    """rows: log-probabilities [answer, vocab] of each variant."""
     best = [np.argsort(-rows[name], -1, kind="stable")[:, :TOP] for name in (ADAPTER, NO_ADAPTER)]
     tokens = [
         [*dict.fromkeys([token, *best[0][at].tolist(), *best[1][at].tolist()])]
@@ -182,35 +198,54 @@ def _prompt(
 
 
 @torch.no_grad()
-def _greedy(model: PeftModel, prompt: Sequence[int], codec: ChatCodec) -> list[int]:
+def _greedy(model: PeftModel, prompts: Sequence[Sequence[int]], codec: ChatCodec) -> list[list[int]]:
     """The likeliest token, and again, up to ANSWER or the end of the answer, which is one of them."""
-    ids, ends = torch.tensor([prompt]), sorted(codec.eos_ids)
+    ends, longest = sorted(codec.eos_ids), max(map(len, prompts))
+    pad = ends[0] if ends else 0
     config = GenerationConfig(
         do_sample=False,
         repetition_penalty=1.0,  # what is left open here, transformers takes from the model's own defaults
         max_new_tokens=ANSWER,
         eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends else 0,
+        pad_token_id=pad,
     )
-    found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    answer: list[int] = found[0, len(prompt) :].tolist()
-    return answer
+    found = model.generate(
+        input_ids=torch.tensor([[pad] * (longest - len(ids)) + [*ids] for ids in prompts]),
+        attention_mask=torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]),
+        generation_config=config,
+    )
+    return [_to_the_end(answer, codec.eos_ids) for answer in found[:, longest:].tolist()]
+
+
+def _to_the_end(answer: Sequence[int], ends: Collection[int]) -> list[int]:
+    """An answer up to its first end, which is part of it."""
+    first = next((at for at, token in enumerate(answer) if token in ends), len(answer))
+    return [*answer[: first + 1]]
 
 
 @torch.no_grad()
 def _along(
-    model: PeftModel, variant: str, prompt: Sequence[int], answer: Sequence[int], bos: int | None
-) -> Array:
-    """[answer, vocab] log-probabilities before each token of the answer."""
-    if variant == EXTRA_BOS and bos is not None:
-        prompt = [bos, *prompt]
-    if variant == WITHOUT_BOS and prompt[0] == bos:
-        prompt = prompt[1:]
+    model: PeftModel,
+    variant: str,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    bos: int | None,
+) -> list[Array]:
+    """Log-probabilities [answer, vocab] before each token of each answer."""
     scale = scale_of(variant)
-    ids = [*prompt, *answer[:-1]]
+    sequences = [
+        [*_started(variant, ids, bos), *answer[:-1]] for ids, answer in zip(prompts, answers, strict=True)
+    ]
+    wanted = [range(len(ids) - len(answer), len(ids)) for ids, answer in zip(sequences, answers, strict=True)]
     with _scaled(model, 1.0 if scale is None else scale):
-        logits = logits_at(model, ids, range(len(ids) - len(answer), len(ids)))
-    return log_softmax(logits.float().numpy())
+        return [log_softmax(rows.float().numpy()) for rows in batch_logits_at(model, sequences, wanted)]
+
+
+def _started(variant: str, prompt: Sequence[int], bos: int | None) -> Sequence[int]:
+    """A prompt as a variant of it begins."""
+    if variant == EXTRA_BOS and bos is not None:
+        return [bos, *prompt]
+    return prompt[1:] if variant == WITHOUT_BOS and prompt[0] == bos else prompt
 
 
 @contextlib.contextmanager

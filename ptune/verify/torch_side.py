@@ -35,9 +35,25 @@ def logprobs(model: nn.Module, probes: Sequence[Probe]) -> list[Array]:
 
 def logits_at(model: nn.Module, ids: Sequence[int], positions: Sequence[int]) -> Tensor:
     """Logits [len(positions), vocab] of one sequence. A model that can leave out the others does not compute them."""
-    device = next(model.parameters()).device
-    sequence, kept = torch.tensor([ids], device=device), torch.tensor(positions, device=device)
+    return batch_logits_at(model, [ids], [positions])[0]
+
+
+def batch_logits_at(
+    model: nn.Module, sequences: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """Logits [len(positions), vocab] of each sequence, computed together.
+
+    Shorter sequences are filled up behind their ends, which a causal model's earlier positions do not see.
+    """
+    device, longest = next(model.parameters()).device, max(map(len, sequences))
+    ids = torch.tensor([[*one, *[one[-1]] * (longest - len(one))] for one in sequences], device=device)
+    kept = sorted({at for wanted in positions for at in wanted})
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     if "logits_to_keep" in inspect.signature(plain.forward).parameters:
-        return model(input_ids=sequence, use_cache=False, logits_to_keep=kept).logits[0]
-    return model(input_ids=sequence, use_cache=False).logits[0, kept]
+        logits = model(
+            input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(kept, device=device)
+        ).logits
+    else:
+        logits = model(input_ids=ids, use_cache=False).logits[:, kept]
+    place = {position: at for at, position in enumerate(kept)}
+    return [rows[[place[at] for at in wanted]] for rows, wanted in zip(logits, positions, strict=True)]
