@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -188,7 +189,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("build/large"))
     options = parser.parse_args()
     work = options.work.resolve() / options.shape
-    work.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(work, ignore_errors=True)  # of an earlier call
+    work.mkdir(parents=True)
     weights = build(work / "model", options.shape)
     ptune = [sys.executable, "-m", "ptune"]
     commands = {

@@ -50,15 +50,6 @@ def in_float32(model: PreTrainedModel) -> None:
     model.float()
 
 
-def with_own_weights(model: nn.Module) -> None:
-    """Gives every layer float32 weights of its own, which can be changed; in place."""
-    for name, layer in computed_weights(model).items():
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-        plain.weight = nn.Parameter(layer.weight, requires_grad=False)
-        plain.bias = layer.bias
-        model.set_submodule(name.removesuffix(".weight"), plain)
-
-
 def computed_weights(model: nn.Module) -> dict[str, Float32Linear]:
     """The layers whose weights the model's state dict lacks, by the names that these would have there."""
     return {

@@ -7,6 +7,11 @@ adapter like every other hop.
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
+from pathlib import Path
+
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -14,16 +19,23 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ptune.backbone.float32 import Float32Linear, computed_weights
 from ptune.errors import AdapterError
+
+AT_ONCE = 1 << 22  # weights in float64
 
 
 @torch.no_grad()
-def merged(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, float]:
-    """Merges the active LoRA of `model`, whose base holds plain float32 weights, and unwraps it.
+def merged(
+    model: PeftModel, dtype: torch.dtype = torch.float32, folder: Path | None = None
+) -> tuple[nn.Module, float]:
+    """Merges the active LoRA of `model`, whose base computes in float32, and unwraps it, a layer at a time.
 
+    folder: where the merged weights of linear layers are while the model lives: mapped from files without a name, so that
+    memory need not hold them. None: in memory.
     Returns the plain transformers model with weights of `dtype`, and the relative L2 error of the update's weights
     from rounding to `dtype` (0.0 = none).
-    Raises: AdapterError if a layer cannot be merged.
+    Raises: AdapterError if a layer cannot be merged; OSError if the disk is full.
     """
     adapter = model.active_adapter
     size, error = _new_rows(model, adapter, dtype)
@@ -31,39 +43,77 @@ def merged(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple[nn.Mod
     for name, layer in model.named_modules():
         if not isinstance(layer, LoraLayer) or adapter not in (*layer.lora_A, *layer.lora_embedding_A):
             continue
-        linear = layer.get_base_layer()
-        if isinstance(linear, nn.Embedding):
-            update = layer.lora_embedding_B[adapter].double() @ layer.lora_embedding_A[adapter].double()
-            update = update.T * layer.scaling[adapter]  # [vocab, width]
-            lost = _add(linear, update, dtype)
-            size, error = size + lost[0], error + lost[1]
-            continue
-        if not isinstance(linear, nn.Linear | Conv1D) or linear.weight.dtype != torch.float32:
-            raise AdapterError(
-                f"{name}: only plain float32 linear layers can be merged, not {type(linear).__name__}"
-            )
-        if layer.use_dora.get(adapter):
-            raise AdapterError(f"{name}: DoRA cannot be merged yet")
-        a, b = layer.lora_A[adapter].weight.double(), layer.lora_B[adapter].weight.double()
-        update = (b @ a) * layer.scaling[adapter]  # [out, in]
-        update = update.T if isinstance(linear, Conv1D) else update
-        lost = _add(linear, update, dtype)
+        left, right = _update(name, layer, adapter)
+        base = layer.get_base_layer()
+        weight = _room(tuple(base.weight.shape), dtype, folder)
+        lost = _add(base.weight, left, right, weight)
         size, error = size + lost[0], error + lost[1]
+        layer.base_layer = _with_weight(base, weight)
     plain = model.unload()
+    for name, layer in computed_weights(plain).items():  # those without an adapter
+        weight = _room(tuple(layer.weight.shape), dtype, folder).copy_(layer.weight)
+        plain.set_submodule(name.removesuffix(".weight"), _with_weight(layer, weight))
     if dtype != torch.float32:
         plain.to(dtype)
     return plain, (error / size) ** 0.5 if size else 0.0
 
 
+def _update(name: str, layer: LoraLayer, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two matrices of float64 whose product is a layer's update, of the shape of its weight.
+
+    Raises: AdapterError if the layer cannot be merged.
+    """
+    base, scale = layer.get_base_layer(), layer.scaling[adapter]
+    if isinstance(base, nn.Embedding):  # [vocab, width]
+        up, down = layer.lora_embedding_A[adapter].T, layer.lora_embedding_B[adapter].T
+        return up.double() * scale, down.double()
+    if not isinstance(base, nn.Linear | Conv1D) or base.weight.dtype != torch.float32:
+        raise AdapterError(
+            f"{name}: only plain float32 linear layers can be merged, not {type(base).__name__}"
+        )
+    if layer.use_dora.get(adapter):
+        raise AdapterError(f"{name}: DoRA cannot be merged yet")
+    a, b = layer.lora_A[adapter].weight.double(), layer.lora_B[adapter].weight.double()
+    return (a.T * scale, b.T) if isinstance(base, Conv1D) else (b * scale, a)
+
+
 def _add(
-    layer: nn.Linear | Conv1D | nn.Embedding, update: torch.Tensor, dtype: torch.dtype
+    before: torch.Tensor, left: torch.Tensor, right: torch.Tensor, after: torch.Tensor
 ) -> tuple[float, float]:
-    """Adds an update to a layer's weight, in a new parameter. Returns the squared norms of it and of its error from rounding."""
-    before = layer.weight.double()
-    after = (before + update).to(dtype)
-    layer.weight = nn.Parameter(after.float(), requires_grad=False)
-    lost = after.double() - before.to(dtype).double() - update
-    return float(update.square().sum()), float(lost.square().sum())
+    """Writes a weight and its update, rounded, to `after`, some rows at a time.
+
+    Returns the squared norms of the update and of its error from rounding.
+    """
+    size = error = 0.0
+    rows = max(1, AT_ONCE // before.shape[1])
+    for old, new, part in zip(before.split(rows), after.split(rows), left.split(rows), strict=True):
+        update = part @ right
+        new.copy_(old.double() + update)
+        size += float(update.square().sum())
+        error += float((new.double() - old.to(after.dtype).double() - update).square().sum())
+    return size, error
+
+
+def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> torch.Tensor:
+    """A tensor to be written; see `merged`."""
+    if folder is None:
+        return torch.empty(shape, dtype=dtype)
+    count = math.prod(shape)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        # Room that is found missing only when a mapped page is written would kill the process.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)
+        return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(shape)
+
+
+def _with_weight(layer: nn.Module, weight: torch.Tensor) -> nn.Module:
+    """A layer with another weight: the same, or a plain one where its weight was made anew whenever it ran."""
+    plain = layer
+    if isinstance(layer, Float32Linear):
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        plain.bias = layer.bias
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    return plain
 
 
 def _untie(model: PeftModel, adapter: str) -> None:

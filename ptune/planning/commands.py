@@ -66,7 +66,9 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
             ledger.baseline + ledger.evaluation if on_card else 0,
             0,
         ),
-        Need("merge", _MERGING + 4 * sizes.parameters, 0, 4 * sizes.parameters, "bfloat16: half the disk"),
+        Need(
+            "merge", _MERGING + max(loading, layers + ends), 0, 8 * sizes.parameters, "bfloat16: half the disk"
+        ),
         Need(
             "export",
             _MERGING + max(loading, layers + ends + opened),

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from ptune.backbone.float32 import in_float32, with_own_weights
+from ptune.backbone.float32 import in_float32
 from ptune.backbone.load import Loaded, load
 from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec, Example
@@ -83,21 +83,21 @@ class TrainedDecoder:
 
         Raises: ParityError, and saves nothing, if the merge lost more than `limit` (max |Δ log p|).
         """
-        with_own_weights(self.loaded.model)
         live = PeftModel.from_pretrained(self.loaded.model, str(self.run.files.adapter_path))
         before = logprobs(live, self.probes)
-        plain, lost = merged(live, getattr(torch, dtype))
-        after = logprobs(plain.float(), self.probes)  # the saved weights, computed in float32
-        hop = compare("live adapter → merged", before, after, max_abs_logprob=limit)
-        if not hop.passed:
-            raise ParityError(
-                f"merging in {dtype} loses too much: {figures(hop)}, but the limit is {hop.limit}; the update itself is "
-                f"off by {lost:.1%}. Use --dtype float32, or serve the adapter unmerged, or accept it with --limit"
-            )
-        assert isinstance(plain, PreTrainedModel)
         with whole_folder(out) as part:
-            plain.to(getattr(torch, dtype)).save_pretrained(part)
+            plain, lost = merged(live, getattr(torch, dtype), part)
+            assert isinstance(plain, PreTrainedModel)
+            plain.save_pretrained(part)
             transformers_tokenizer(self.loaded.codec).save_pretrained(part)
+            in_float32(plain)
+            after = logprobs(plain, self.probes)  # the saved weights, computed in float32
+            hop = compare("live adapter → merged", before, after, max_abs_logprob=limit)
+            if not hop.passed:
+                raise ParityError(
+                    f"merging in {dtype} loses too much: {figures(hop)}, but the limit is {hop.limit}; the update itself "
+                    f"is off by {lost:.1%}. Use --dtype float32, or serve the adapter unmerged, or accept it with --limit"
+                )
         return Merge(hop, lost)
 
 

@@ -10,10 +10,11 @@ import torch
 from peft import PeftModel
 from support import tiny_models
 from support.bundles import peft_folder
+from support.float32_copies import with_own_weights
 from torch import nn
 from transformers import PreTrainedModel
 
-from ptune.backbone.float32 import Float32Linear, computed_weights, in_float32, with_own_weights
+from ptune.backbone.float32 import Float32Linear, computed_weights, in_float32
 from ptune.backbone.quantize import quantize
 from ptune.export.fuse import fuse
 from ptune.export.nf4 import blocks_of

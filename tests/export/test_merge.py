@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +16,6 @@ from peft import PeftModel
 from support.bundles import peft_folder, with_peft
 from support.tiny_models import VOCAB, build
 
-from ptune.backbone.float32 import with_own_weights
 from ptune.config.recipe import Backbone
 from ptune.export.merge import merged
 from ptune.parity import log_softmax
@@ -34,20 +37,80 @@ def test_float32_merge_equals_the_live_adapter(family: str, tmp_path: Path) -> N
     assert not any("lora" in name for name in plain.state_dict())
 
 
+@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
-def test_quantised_base_is_dequantised_first(quantize: Literal["nf4", "int8"], tmp_path: Path) -> None:
+def test_quantised_base_is_dequantised_first(
+    quantize: Literal["nf4", "int8"], mapped: bool, tmp_path: Path
+) -> None:
     base = build(tmp_path / "model", "llama")
-    adapter = peft_folder(base, tmp_path / "adapter", spread=0.1)
+    adapter = peft_folder(base, tmp_path / "adapter", spread=0.1, target_modules=["q_proj", "down_proj"])
     spec = Backbone(model=str(base), quantize=quantize)
     with torch.no_grad():
-        base_model = reference(spec).model
-        with_own_weights(base_model)
-        live = PeftModel.from_pretrained(base_model, str(adapter)).eval()
+        live = PeftModel.from_pretrained(reference(spec).model, str(adapter)).eval()
         expected = log_softmax(live(IDS).logits.numpy())
-        plain, lost = merged(live)
+        place = tmp_path / "weights"
+        place.mkdir()
+        plain, lost = merged(live, folder=place if mapped else None)
+        assert not any(place.iterdir())
         found = log_softmax(plain(IDS).logits.numpy())
     assert np.abs(expected - found).max() < 2e-4
     assert lost < 1e-4
+
+
+# The most of its own memory (RssAnon) that a process gains while it merges, beside the quantised model that it holds.
+PROBE = """
+import json, re, sys, threading
+from pathlib import Path
+import torch
+from peft import PeftModel
+from ptune.config.recipe import Backbone
+from ptune.export.merge import merged
+from ptune.publish.decoder_run import reference
+
+def own():
+    return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+model = reference(Backbone(model=sys.argv[1], quantize="nf4")).model
+live = PeftModel.from_pretrained(model, sys.argv[2])
+looks, done = [own()], threading.Event()
+
+def look():
+    while not done.wait(0.005):
+        looks.append(own())
+
+thread = threading.Thread(target=look)
+thread.start()
+plain, _ = merged(live, torch.bfloat16, Path(sys.argv[3]))
+plain.save_pretrained(sys.argv[4])
+done.set()
+thread.join()
+print(json.dumps(max(looks) - looks[0]))
+"""
+
+
+def test_memory_never_holds_the_merged_model(tmp_path: Path) -> None:
+    size = {"hidden_size": 1024, "intermediate_size": 1024, "num_hidden_layers": 8}
+    base = build(tmp_path / "model", "llama", **size)
+    adapter = peft_folder(base, tmp_path / "adapter")
+    (place := tmp_path / "weights").mkdir()
+    command = [sys.executable, "-c", PROBE, *map(str, (base, adapter, place, tmp_path / "merged"))]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    weights = sum(path.stat().st_size for path in (tmp_path / "merged").glob("*.safetensors"))
+    assert int(answer.stdout) < weights / 2
+
+
+def test_a_full_disk_is_an_error_before_a_page_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    base = build(tmp_path / "model", "llama")
+    adapter = peft_folder(base, tmp_path / "adapter")
+    with pytest.raises(OSError, match="No space"):
+        merged(with_peft(base, adapter), folder=tmp_path)
 
 
 def test_a_lower_precision_loses_a_small_update(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support import tiny_models
+from support.float32_copies import with_own_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ptune import publish
-from ptune.backbone.float32 import with_own_weights
 from ptune.backbone.load import load
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import StructuredOutput

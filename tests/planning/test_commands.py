@@ -32,7 +32,7 @@ def test_disk_is_what_is_written(make: Make) -> None:
     plain = load(make().backbone, device="cpu").model
     weights = sum(parameter.numel() for parameter in plain.parameters())
     found = planned(recipe, "cpu")
-    assert found["merge"].disk == 4 * weights
+    assert found["merge"].disk == 8 * weights  # the saved model, and the mapped one it is written from
     assert found["export"].disk == found["serve"].disk < 4 * weights  # nothing in float32 is written
     assert found["serve"].disk < 0.8 * 4 * weights
     assert found["train"].disk > 0
