@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,19 +15,22 @@ from support.bundles import peft_folder
 from support.tiny_models import CHATML, build, conversations, write_jsonl
 
 from ptune import publish
+from ptune.backbone.load import Loaded
 from ptune.cli import add as cli_add
 from ptune.cli import verify as cli_verify
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Backbone, Data, Recipe, Train
+from ptune.engine.decoder.engine import Engine
 from ptune.errors import AdapterError, BackboneError, DataError, ParityError, UsageError
 from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.publish import decoder
+from ptune.publish import decoder, decoder_run
 from ptune.tasks.chat.infer import ChatModel, load
+from ptune.verify.graph import PlainGraph
 from ptune.verify.proof import Proof
 
 SYSTEM = "Answer like Bierce."
@@ -117,6 +124,33 @@ def test_a_quantised_run_exports_the_base_it_was_trained_on(quantize: str, place
     base = Bundle.open(place / f"bundle_{quantize}").manifest.base
     assert (base.quantize, base.hash) == (quantize, Run.open(run).record().base.hash)
     assert publish.verify(place / f"bundle_{quantize}", threads=1).passed
+
+
+def test_a_large_reference_is_not_in_memory_beside_a_graph(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is dropped before a graph is opened, read again for the proof, and dropped again: with the same figures."""
+    read: list[weakref.ref[object]] = []
+
+    def recorded(load: Callable[..., Loaded], *arguments: object, **options: object) -> Loaded:
+        loaded = load(*arguments, **options)
+        read.append(weakref.ref(loaded.model))
+        return loaded
+
+    def alone(opened: Callable[..., object], *arguments: object, **options: object) -> object:
+        gc.collect()
+        assert not any(one() for one in read)
+        return opened(*arguments, **options)
+
+    usual = publish.export_run(Run.open(place / "lora"), tmp_path / "usual", name="tuned", threads=1)
+    monkeypatch.setattr(decoder, "SMALL_BYTES", 0)
+    monkeypatch.setattr(decoder_run, "load", partial(recorded, decoder_run.load))
+    monkeypatch.setattr("ptune.verify.prove.PlainGraph", partial(alone, PlainGraph))
+    monkeypatch.setattr(Engine, "open", partial(alone, Engine.open))
+    lean = publish.export_run(Run.open(place / "lora"), tmp_path / "lean", name="tuned", threads=1)
+    assert len(read) == 2
+    measured = [(proof.base[:2], proof.adapters["tuned"][:3]) for proof in (lean, usual)]
+    assert measured[0] == measured[1]
 
 
 def test_full_fine_tuning_is_served(place: Path) -> None:

@@ -67,7 +67,11 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
             0,
         ),
         Need(
-            "merge", _MERGING + max(loading, layers + ends), 0, 8 * sizes.parameters, "bfloat16: half the disk"
+            "merge",
+            _MERGING + max(loading, layers + ends),
+            0,
+            8 * sizes.parameters,
+            "bfloat16: half the disk",
         ),
         Need(
             "export",
@@ -85,7 +89,8 @@ def _bytes_a_weight(recipe: Recipe, ledger: Ledger, sizes: Sizes) -> int:
     """Bytes of a weight that is not quantised."""
     if recipe.backbone.quantize == "none":
         return round(ledger.weights / sizes.parameters)
-    return 4 if ledger.weights > 4 * (sizes.parameters - sizes.layers) else 2
+    beside = ledger.weights - sizes.layers * (1 if recipe.backbone.quantize == "int8" else 0.5)
+    return 4 if beside > 3 * (sizes.parameters - sizes.layers) else 2
 
 
 def commands_table(rows: Sequence[Need], *, changed: bool) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +27,7 @@ from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, INT4, INT8, NF4, Bundl
 from ptune.formats.signature import EndKind
 from ptune.progress import say
 from ptune.publish.cache_scales import measured_scales
-from ptune.publish.decoder_run import TrainedDecoder, ends_of, reference, within
+from ptune.publish.decoder_run import TrainedDecoder, base_with, ends_of, reference, within
 from ptune.publish.parity_file import leave_in_bundle
 from ptune.publish.profiles import AUTO
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
@@ -39,10 +39,11 @@ from ptune.verify import profile as profiling
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.live import live_kernel_hops
 from ptune.verify.proof import Proof
-from ptune.verify.prove import prove
+from ptune.verify.prove import prove, torch_side
 from ptune.verify.torch_side import Probe
 
 GOLDEN_PROMPTS, GOLDEN_TOKENS = 4, 64
+SMALL_BYTES = 1 << 30  # a reference that stays in memory beside a graph
 
 
 @dataclass
@@ -53,13 +54,14 @@ class Decoder(Publishable):
     auto_profiles: ClassVar[tuple[str, ...]] = (INT4, INT8)  # nf4 is never fastest
     caches: ClassVar[tuple[CacheType, ...]] = ("int8",)
 
-    load: Callable[[], Loaded]  # the reference
+    load: Callable[[], Loaded]  # reads the reference
     probes: Sequence[Probe]
     adapters: Mapping[str, Path | None] = field(default_factory=dict)
     earlier_hops: Mapping[str, Sequence[Hop]] = field(default_factory=dict)
     held_out: Sequence[Sequence[int]] = ()  # tokens on which profiles are compared with fp32
     trust_remote_code: bool = False
     ends: tuple[EndKind, ...] = ()  # what adapters may bring at the base's ends
+    opened: Loaded | None = None  # the reference while it is in memory
 
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Decoder:
@@ -85,13 +87,14 @@ class Decoder(Publishable):
         loaded = trained.base()
         vocab = loaded.model.get_input_embeddings().weight.shape[0]
         return cls(
-            lambda: loaded,
+            partial(base_with, loaded.codec, trained.backbone),
             [replace(probe, ids=within(probe.ids, vocab)) for probe in trained.probes],
             adapters,
             {name if adapters else BASE: hops},
             [within(example.ids, vocab) for example in trained.held_out],
             trained.backbone.trust_remote_code,
             ends,
+            loaded,
         )
 
     @classmethod
@@ -102,17 +105,17 @@ class Decoder(Publishable):
         codec, probes, examples = trained.loaded.codec, trained.probes, trained.held_out
         hop = trained.merge(place, "float32", MAX_ABS_LOGPROB).hop
         del trained  # memory holds one model at a time
-        loaded = replace(reference(Backbone(model=str(place), trust_remote_code=trust)), codec=codec)
+        merged = Backbone(model=str(place), trust_remote_code=trust)
         held_out = [example.ids for example in examples]
-        return cls(lambda: loaded, probes, {}, {BASE: [hop]}, held_out, trust)
+        return cls(partial(base_with, codec, merged), probes, {}, {BASE: [hop]}, held_out, trust)
 
     @classmethod
     def of_backbone(cls, backbone: Backbone) -> Decoder:
         """Opens a pretrained model, to be compared at prompts of our own. Raises: BackboneError."""
         check_exportable(backbone)
         loaded = reference(backbone)
-        probes = probing.of_examples([], loaded.codec)
-        return cls(lambda: loaded, probes, trust_remote_code=backbone.trust_remote_code)
+        probes, trust = probing.of_examples([], loaded.codec), backbone.trust_remote_code
+        return cls(partial(reference, backbone), probes, trust_remote_code=trust, opened=loaded)
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, backbone: Backbone) -> Decoder:
@@ -130,10 +133,17 @@ class Decoder(Publishable):
         """As `Publishable.merge`."""
         return TrainedDecoder.open(run).merge(out, dtype, limit)
 
-    @cached_property
+    @property
     def reference(self) -> Loaded:
-        """Loads the base in float32 on the CPU. Raises: BackboneError."""
-        return self.load()
+        """The base in float32 on the CPU, read where it is not in memory. Raises: BackboneError."""
+        if self.opened is None:
+            self.opened = self.load()
+        return self.opened
+
+    def _make_room(self) -> None:
+        """Drops a large reference before a graph is opened: memory holds one of them."""
+        if self.opened is not None and self.opened.model.get_memory_footprint() > SMALL_BYTES:
+            self.opened = None
 
     def write_graphs(self, folder: Path, profiles: Sequence[str]) -> Bundle:
         """As `Publishable.write_graphs`. Of nf4 alone no graph in float32 is written."""
@@ -168,6 +178,7 @@ class Decoder(Publishable):
         prompts = [
             probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in self.probes[:GOLDEN_PROMPTS]
         ]
+        self._make_room()
         exact = profile in (FP32, NF4) and cache == FLOAT_CACHE
         tolerance = golden.TOLERANCE if exact else golden.ROUNDED
         with closing(
@@ -178,9 +189,10 @@ class Decoder(Publishable):
     def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
         """As `Publishable.prove`."""
         folders = {name: bundle.adapter_path(name) for name in adapters}
-        return prove(
-            bundle, self.reference.model, folders, self.probes, threads=threads, report=report_progress
-        )
+        report_progress("torch, the reference")
+        torch = torch_side(bundle, self.reference.model, folders, self.probes)
+        self._make_room()
+        return prove(bundle, torch, threads=threads, report=report_progress)
 
     def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
         """As `Publishable.save_held_out_for_profiles`."""

@@ -108,6 +108,11 @@ def reference(backbone: Backbone) -> Loaded:
     return loaded
 
 
+def base_with(codec: ChatCodec, backbone: Backbone) -> Loaded:
+    """Loads the float32 reference, without rows for new tokens, and gives it a codec."""
+    return replace(reference(backbone.model_copy(update={"new_tokens": ()})), codec=codec)
+
+
 def ends_of(adapter: Path, model: PreTrainedModel) -> tuple[EndKind, ...]:
     """What a run's adapter brings at the ends of its base, by the names in its file. No method trains biases."""
     with safe_open(adapter / WEIGHTS, "np") as file:

@@ -42,26 +42,41 @@ class Expected:
     ends: PlainEnds = field(default_factory=PlainEnds)
 
 
+@dataclass(frozen=True)
+class TorchSide:
+    """What torch computes: with the bare base, with random factors in every socket, and with each adapter."""
+
+    base: Expected
+    everywhere: Expected
+    adapters: Mapping[str, Expected]
+
+
+def torch_side(
+    bundle: Bundle, model: PreTrainedModel, adapters: Mapping[str, Path], probes: Sequence[Probe]
+) -> TorchSide:
+    """Computes what the bundle's hops are compared with; leaves `model` as it was.
+
+    model: the plain float32 reference (a quantised base dequantised). adapters: the PEFT folders to prove.
+    """
+    random, random_ends = random_factors(bundle.decoder), PlainEnds.random(bundle.decoder)
+    base = Expected(logprobs(model, probes), probes)
+    with plugged(model, random), random_ends.plugged(model):
+        everywhere = Expected(logprobs(model, probes), probes, random, random_ends)
+    there = {name: _peft_reference(model, folder, probes, bundle, name) for name, folder in adapters.items()}
+    return TorchSide(base, everywhere, there)
+
+
 def prove(
     bundle: Bundle,
-    model: PreTrainedModel,
-    adapters: Mapping[str, Path],
-    probes: Sequence[Probe],
+    torch: TorchSide,
     *,
     threads: int,
     server: bool = True,
     report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Measures every hop of `bundle`'s reference graph against the one before; other profiles: `ptune.verify.profile`.
-
-    model: the plain float32 reference (a quantised base dequantised). adapters: the PEFT folders to prove.
-    """
-    random, random_ends = random_factors(bundle.decoder), PlainEnds.random(bundle.decoder)
-    report("torch, the reference")
-    base = Expected(logprobs(model, probes), probes)
-    with plugged(model, random), random_ends.plugged(model):
-        everywhere = Expected(logprobs(model, probes), probes, random, random_ends)
-    there = {name: _peft_reference(model, folder, probes, bundle, name) for name, folder in adapters.items()}
+    """Measures every hop of `bundle`'s reference graph against the one before; other profiles: `ptune.verify.profile`."""
+    base, everywhere, there = torch.base, torch.everywhere, torch.adapters
+    probes = base.probes
 
     report("the ONNX graph")
     graph = PlainGraph(bundle.graph_path(bundle.reference), bundle.decoder, threads)

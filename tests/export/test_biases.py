@@ -31,7 +31,7 @@ from ptune.parity import compare, log_softmax
 from ptune.tasks.chat import infer
 from ptune.verify.graph import PlainGraph
 from ptune.verify.plain_ends import PlainEnds
-from ptune.verify.prove import prove
+from ptune.verify.prove import prove, torch_side
 from ptune.verify.torch_side import Probe
 from ptune_serve.app import create_app
 from ptune_serve.service import Settings
@@ -135,7 +135,8 @@ def test_others_have_the_bits_of_a_bundle_without_biases(tmp_path: Path) -> None
 def test_they_are_proved_hop_by_hop_and_torch_is_left_as_it_was(qwen: Place) -> None:
     probes = [Probe(tuple(sequence(16, seed)), tuple(range(8, 16)), 8) for seed in range(3)]
     before = {name: one.clone() for name, one in qwen.loaded.model.state_dict().items()}
-    proof = prove(qwen.bundle, qwen.loaded.model, qwen.adapters, probes, threads=1, server=False)
+    there = torch_side(qwen.bundle, qwen.loaded.model, qwen.adapters, probes)
+    proof = prove(qwen.bundle, there, threads=1, server=False)
     assert proof.passed
     after = qwen.loaded.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -23,7 +23,7 @@ from ptune.publish.decoder import Decoder
 from ptune.publish.decoder_run import reference
 from ptune.verify import probes as probing
 from ptune.verify.proof import Proof
-from ptune.verify.prove import prove
+from ptune.verify.prove import prove, torch_side
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,8 @@ def test_a_drifting_graph_is_refused(copy: Path) -> None:
     files = {**bundle.manifest.graphs["fp32"].files, "graphs/fp32/model.onnx.data": sha256_of(weights)}
     graph = bundle.manifest.graphs["fp32"].model_copy(update={"files": files})
     bundle.write_manifest(bundle.manifest.model_copy(update={"graphs": {"fp32": graph}}))
-    proof = prove(bundle, loaded.model, {}, probing.load(bundle.folder), threads=1, server=False)
+    torch = torch_side(bundle, loaded.model, {}, probing.load(bundle.folder))
+    proof = prove(bundle, torch, threads=1, server=False)
     assert not proof.passed
     with pytest.raises(ParityError, match=r"torch → ONNX base: .* but the limit is"):
         publish.refuse_drift(proof)
@@ -115,9 +116,8 @@ def test_another_adapter_than_the_one_trained_is_refused(copy: Path) -> None:
     """What the engine loads is compared with what peft loads: swap the files behind its back."""
     other = peft_folder(copy / "model", copy / "other", seed=9, spread=0.2)
     bundle, loaded = Bundle.open(copy / "bundle"), reference(Backbone(model=str(copy / "model")))
-    proof = prove(
-        bundle, loaded.model, {"tuned": other}, probing.load(bundle.folder), threads=1, server=False
-    )
+    torch = torch_side(bundle, loaded.model, {"tuned": other}, probing.load(bundle.folder))
+    proof = prove(bundle, torch, threads=1, server=False)
     failed = [hop.name for hop in proof.adapters["tuned"] if not hop.passed]
     assert failed == ["ONNX → engine"]
 
