@@ -16,6 +16,7 @@ from support.tiny_models import CHATML, build, conversations, write_jsonl
 
 from ptune import publish
 from ptune.backbone.load import Loaded
+from ptune.backbone.load import load as load_backbone
 from ptune.cli import add as cli_add
 from ptune.cli import verify as cli_verify
 from ptune.codecs.chat import ChatCodec
@@ -28,7 +29,7 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.publish import decoder, decoder_run
+from ptune.publish import decoder
 from ptune.tasks.chat.infer import ChatModel, load
 from ptune.verify.graph import PlainGraph
 from ptune.verify.proof import Proof
@@ -144,7 +145,7 @@ def test_a_large_reference_is_not_in_memory_beside_a_graph(
 
     usual = publish.export_run(Run.open(place / "lora"), tmp_path / "usual", name="tuned", threads=1)
     monkeypatch.setattr(decoder, "SMALL_BYTES", 0)
-    monkeypatch.setattr(decoder_run, "load", partial(recorded, decoder_run.load))
+    monkeypatch.setattr("ptune.publish.decoder_run.load", partial(recorded, load_backbone))
     monkeypatch.setattr("ptune.verify.prove.PlainGraph", partial(alone, PlainGraph))
     monkeypatch.setattr(Engine, "open", partial(alone, Engine.open))
     lean = publish.export_run(Run.open(place / "lora"), tmp_path / "lean", name="tuned", threads=1)
