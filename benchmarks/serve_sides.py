@@ -22,7 +22,16 @@ def ptune_server(bundle: Path, profile: str, threads: int) -> Work:
     """`ptune serve`, without its page."""
     from ptune.verify.server import serving
 
-    options = ("--profile", profile, "--kv-gb", str(KV_BYTES / 2**30), "--max-rows", str(ROWS))
+    options = (
+        "--profile",
+        profile,
+        "--kv-gb",
+        str(KV_BYTES / 2**30),
+        "--max-rows",
+        str(ROWS),
+        "--num-speculative-tokens",
+        "0",
+    )
     url = _opened(serving(bundle, threads, *options))
 
     def work(
@@ -37,9 +46,9 @@ def ptune_server(bundle: Path, profile: str, threads: int) -> Work:
     return work
 
 
-def llama_server(model: Path, loras: Sequence[Path], threads: int, slots: int) -> Work:
+def llama_server(model: Path, loras: Sequence[Path], threads: int, slots: int, binary: Path | None) -> Work:
     """llama-server (benchmarks.llama_server), its adapters chosen by each request."""
-    url = _opened(_llama(model, loras, threads, slots))
+    url = _opened(_llama(model, loras, threads, slots, binary))
 
     def work(
         chats: Sequence[Messages], new_tokens: int, adapters: Sequence[int] | None, ends: list[int]
@@ -100,9 +109,12 @@ def _body(messages: Messages, new_tokens: int, ends: list[int]) -> dict[str, Any
 
 
 @contextlib.contextmanager
-def _llama(model: Path, loras: Sequence[Path], threads: int, slots: int) -> Iterator[str]:
+def _llama(
+    model: Path, loras: Sequence[Path], threads: int, slots: int, binary: Path | None
+) -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.llama_server", str(model), "--slots", str(slots)]
     command += ["--threads", str(threads), *(["--lora", *map(str, loras)] if loras else [])]
+    command += ["--binary", str(binary)] if binary is not None else []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
