@@ -79,7 +79,12 @@ TASKS: tuple[Task, ...] = (
         evaluate="ptune.evaluation.evaluate:evaluate_run",
         endpoints=("/v1/chat/completions", "/v1/completions"),
         example={"messages": [{"role": "user", "content": "Hello!"}]},
-        routers=("ptune_serve.chat:router", "ptune_serve.completions:router", "ptune_serve.tokens:router"),
+        routers=(
+            "ptune_serve.chat:router",
+            "ptune_serve.completions:router",
+            "ptune_serve.messages:router",
+            "ptune_serve.tokens:router",
+        ),
         tab="Chat",
     ),
     Task(

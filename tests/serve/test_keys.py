@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 from support.app_routes import routes_of
+from support.error_forms import said
 from support.fake_chat_model import FakeChatModel, FakeEngine
 from support.fake_encoder_model import FakeEncoderModel
 
@@ -201,6 +202,8 @@ SCOPES = [
     ("GET", "/v1/models/pirate", {"infer", "narrow"}),
     ("POST", "/v1/chat/completions", {"infer", "narrow"}),
     ("POST", "/v1/completions", {"infer", "narrow"}),
+    ("POST", "/v1/messages", {"infer", "narrow"}),
+    ("POST", "/v1/messages/count_tokens", {"infer", "narrow"}),
     ("POST", "/tokenize", {"infer", "narrow"}),
     ("POST", "/detokenize", {"infer", "narrow"}),
     ("GET", "/tokenizer_info", {"infer", "narrow"}),
@@ -227,7 +230,7 @@ def test_scopes(keyed, method, path, allowed):
             assert response.status_code not in (401, 403), (secret, response.text)
         else:
             assert response.status_code == 403, secret
-            assert response.json()["error"]["code"] == "insufficient_scope"
+            assert "lacks the scope" in said(response.json())
             assert "insufficient_scope" in response.headers["www-authenticate"]
 
 
@@ -254,6 +257,8 @@ def test_models_are_those_a_key_may_ask_for(keyed):
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
     "/v1/completions": {"prompt": "hi"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9},
+    "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "hi"}]},
     "/tokenize": {"prompt": "hi"},
     "/detokenize": {"tokens": [65]},
     "/v1/translate": {"text": "hi"},
@@ -277,9 +282,7 @@ def test_what_a_key_may_not_ask_for_is_as_if_it_did_not_exist(keyed, model):
     ]
     for response in answers:
         assert response.status_code == 404
-        error = response.json()["error"]
-        assert error["code"] == "model_not_found"
-        assert error["message"] == f"no model {model!r} here; served: pirate, prod"
+        assert said(response.json()) == f"no model {model!r} here; served: pirate, prod"
         assert "x-ptune-adapter" not in response.headers
 
 

@@ -31,6 +31,12 @@ CHECKS = [
 ]
 
 
+ENDS = (
+    "data: [DONE]\n\n",
+    'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+)
+
+
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with serving(APP) as url:
@@ -44,8 +50,9 @@ def test_made_up_requests(case: Case[Any], url: str) -> None:
     response = case.call(base_url=url, timeout=20)
     if response.headers["content-type"][0].startswith("text/event-stream"):
         cut = response.text.count("\n\n") >= DEFAULT_MAX_STREAM_EVENTS  # schemathesis reads so many events
-        assert cut or response.text.endswith("data: [DONE]\n\n") or '"error"' in response.text
+        assert cut or response.text.endswith(ENDS) or '"error"' in response.text
         assert '"server_error"' not in response.text
+        assert '"api_error"' not in response.text
     else:
         case.validate_response(response, checks=CHECKS)
 
@@ -67,6 +74,7 @@ def test_the_document_names_what_is_there(served: Any) -> None:
     assert paths == {
         "/health": {"get"}, "/ready": {"get"}, "/metrics": {"get"}, "/v1/models": {"get"}, "/v1/models/{model}": {"get"},
         "/v1/chat/completions": {"post"}, "/v1/completions": {"post"}, "/tokenize": {"post"}, "/detokenize": {"post"},
+        "/v1/messages": {"post"}, "/v1/messages/count_tokens": {"post"},
         "/tokenizer_info": {"get"}, "/v1/translate": {"post"},
     }  # fmt: skip
     chat = document["components"]["schemas"]["ChatRequest"]

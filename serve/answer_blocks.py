@@ -1,0 +1,106 @@
+"""An answer as blocks, one after the other: reasoning, text, calls. For APIs that have no single message."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from .chat import ChatReply
+
+
+@dataclass
+class Block:
+    """A part of an answer. text: as far as it is written; of a call, its arguments as JSON."""
+
+    index: int
+    kind: Literal["reasoning", "text", "call"]
+    text: str = ""
+    call_id: str = ""
+    name: str = ""  # of the function that is called
+
+
+@dataclass(frozen=True)
+class Began:
+    """A block began."""
+
+    block: Block
+
+
+@dataclass(frozen=True)
+class Grew:
+    """A block got more text."""
+
+    block: Block
+    text: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A block is complete, or the answer was cut in it."""
+
+    block: Block
+
+
+BlockEvent: TypeAlias = Began | Grew | Ended
+
+
+class AnswerBlocks:
+    """Reads the chunks of a chat's only answer. finish: why it ended; None if it was cancelled, or goes on."""
+
+    def __init__(self, reply: ChatReply) -> None:
+        self.blocks: list[Block] = []
+        self.finish: str | None = None
+        self._reply = reply
+        self._open: Block | None = None
+
+    async def events(self) -> AsyncIterator[BlockEvent]:
+        """What happens to the blocks, as tokens arrive. Raises: as the chunks of a chat."""
+        async for chunk in self._reply.chunks():
+            for choice in chunk["choices"]:
+                self.finish = choice["finish_reason"] or self.finish
+                for event in self._read(choice["delta"]):
+                    yield event
+        for event in self._close():
+            yield event
+
+    @property
+    def calls(self) -> bool:
+        """Whether the answer calls a tool."""
+        return any(block.kind == "call" for block in self.blocks)
+
+    def _read(self, delta: dict[str, Any]) -> Iterator[BlockEvent]:
+        if thought := delta.get("reasoning_content"):
+            yield from self._written("reasoning", thought)
+        if said := delta.get("content"):
+            yield from self._written("text", said)
+        for call in delta.get("tool_calls", ()):
+            function = call["function"]
+            if "id" in call:
+                yield from self._begin(
+                    Block(len(self.blocks), "call", call_id=call["id"], name=function["name"])
+                )
+            if function["arguments"]:
+                yield self._grow(function["arguments"])
+
+    def _written(self, kind: Literal["reasoning", "text"], text: str) -> Iterator[BlockEvent]:
+        if self._open is None or self._open.kind != kind:
+            yield from self._begin(Block(len(self.blocks), kind))
+        yield self._grow(text)
+
+    def _begin(self, block: Block) -> Iterator[BlockEvent]:
+        yield from self._close()
+        self.blocks.append(block)
+        self._open = block
+        yield Began(block)
+
+    def _grow(self, text: str) -> BlockEvent:
+        block = self.blocks[-1]
+        block.text += text
+        return Grew(block, text)
+
+    def _close(self) -> Iterator[BlockEvent]:
+        if self._open is not None:
+            yield Ended(self._open)
+        self._open = None
