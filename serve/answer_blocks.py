@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class Block:
     text: str = ""
     call_id: str = ""
     name: str = ""  # of the function that is called
+    item_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class AnswerBlocks:
 
     def __init__(self, reply: ChatReply) -> None:
         self.blocks: list[Block] = []
-        self.finish: str | None = None
+        self.finish: Literal["stop", "length"] | None = None
         self._reply = reply
         self._open: Block | None = None
 
@@ -59,7 +61,8 @@ class AnswerBlocks:
         """What happens to the blocks, as tokens arrive. Raises: as the chunks of a chat."""
         async for chunk in self._reply.chunks():
             for choice in chunk["choices"]:
-                self.finish = choice["finish_reason"] or self.finish
+                if (reason := choice["finish_reason"]) is not None:
+                    self.finish = "length" if reason == "length" else "stop"
                 for event in self._read(choice["delta"]):
                     yield event
         for event in self._close():

@@ -90,7 +90,9 @@ THINKING: Harmless = {
 INSTEAD = {
     "add_special_tokens": "the chat template writes them; for others send the text to /v1/completions",
     "cache_salt": "leave it out; prefixes are shared within one server",
+    "background": "send stream: true",
     "chat_template": "each adapter has its own; set task.template when it is trained",
+    "conversation": "send previous_response_id",
     "documents": "put them into a message",
     "echo": "put the text before the answer yourself",
     "enable_thinking": "send it in chat_template_kwargs",
@@ -102,7 +104,9 @@ INSTEAD = {
     "logits_processors": "send logit_bias, bad_words or allowed_token_ids",
     "logprob_token_ids": "send logprobs with more alternatives",
     "metadata": "nothing is stored here; keep it on your side",
+    "max_tool_calls": "send parallel_tool_calls: false for one call",
     "prediction": "leave it out; the server speculates by itself",
+    "prompt": "nothing is stored here; send instructions",
     "prompt_cache_options": "leave it out; prefixes are reused by themselves",
     "prompt_cache_retention": "leave it out; prefixes are reused by themselves",
     "reasoning": "send reasoning_effort, or a variable of the template in chat_template_kwargs",
@@ -120,6 +124,8 @@ INSTEAD = {
     "thinking_budget": "send thinking_token_budget",
     "thinking_budget_tokens": "send thinking_token_budget",
     "thinking_token_budget": "send max_tokens, or the question to /v1/chat/completions",
+    "top_logprobs": "send the question to /v1/chat/completions",
+    "truncation": "send fewer items, or disabled",
     "use_beam_search": "send num_beams",
     "verbosity": "say in a message how long the answer should be",
 }

@@ -76,7 +76,7 @@ def _schema(kinds: Mapping[str, type[Body]]) -> WithJsonSchema:
 
 _TEXTS = {"text": TextBlock}
 TextBlocks = Annotated[
-    list[Annotated[Any, AfterValidator(one_of(_TEXTS, "block"))]],  # of TextBlock
+    list[Annotated[Any, AfterValidator(one_of(_TEXTS, "a block"))]],  # of TextBlock
     Field(max_length=MAX_BLOCKS),
     BeforeValidator(_text_as_block),
     _schema(_TEXTS),
@@ -98,7 +98,7 @@ _BLOCKS: dict[str, type[Body]] = {
     "tool_result": ToolResultBlock,
 }
 Blocks = Annotated[
-    list[Annotated[Any, AfterValidator(one_of(_BLOCKS, "block"))]],
+    list[Annotated[Any, AfterValidator(one_of(_BLOCKS, "a block"))]],
     Field(min_length=1, max_length=MAX_BLOCKS),
     BeforeValidator(_text_as_block),
     _schema(_BLOCKS),

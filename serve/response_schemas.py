@@ -6,6 +6,8 @@ from .encoder_response_schemas import RESPONSES as OF_ENCODERS
 from .json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
 from .messages_response_schemas import COMPONENTS as OF_MESSAGES
 from .messages_response_schemas import RESPONSES as MESSAGES
+from .responses_response_schemas import COMPONENTS as OF_RESPONSES_API
+from .responses_response_schemas import RESPONSES as RESPONSES_API
 
 TOKENS = list_of(INTEGER)
 FINISH: Schema = {"enum": ["stop", "length", "tool_calls"]}
@@ -129,6 +131,7 @@ COMPONENTS: dict[str, Schema] = {
         "usage",
     ),
     **OF_MESSAGES,
+    **OF_RESPONSES_API,
     "Model": object_of({"id": STRING, "object": {"const": "model"}, "created": INTEGER, "owned_by": STRING}),
 }
 
@@ -185,6 +188,7 @@ RESPONSES: dict[str, dict[str, Schema]] = {
     "/v1/unload_lora_adapter": {"text/plain": STRING},
     "/detokenize": {"application/json": object_of({"prompt": STRING})},
     **MESSAGES,
+    **RESPONSES_API,
     **OF_ENCODERS,
 }
 """By path and media type."""

@@ -32,14 +32,14 @@ def parsed(kind: type[Body], value: Any) -> Body:
 
 
 def one_of(kinds: Mapping[str, type[Body]], word: str) -> Callable[[Any], Body]:
-    """A validator of objects, each of the kind that its `type` names. word: what such an object is called."""
+    """A validator of objects, each of the kind that its `type` names. word: what such an object is called, with its article."""
 
     def read(value: Any) -> Body:
         name = value.get("type") if isinstance(value, dict) else None
         if not isinstance(name, str):
-            raise ValueError(f"must be a {word}: an object with a type")
+            raise ValueError(f"must be {word}: an object with a type")
         if name not in kinds:
-            message = "a {word} of type {name} is not supported; send {known}"
+            message = "{word} of type {name} is not supported; send {known}"
             known = " or ".join(kinds)
             raise PydanticCustomError(
                 UNSUPPORTED, message, {"word": word, "name": repr(name[:40]), "known": known}

@@ -83,6 +83,7 @@ TASKS: tuple[Task, ...] = (
             "ptune_serve.chat:router",
             "ptune_serve.completions:router",
             "ptune_serve.messages:router",
+            "ptune_serve.responses:router",
             "ptune_serve.tokens:router",
         ),
         tab="Chat",

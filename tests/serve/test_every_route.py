@@ -55,7 +55,14 @@ ROUTES = [
 
 def placed(path: str) -> str:
     """The path with names in its places."""
-    return path.replace("{model}", "pirate").replace("{name}", "pirate").replace("{alias}", "prod")
+    for place, name in (
+        ("model", "pirate"),
+        ("name", "pirate"),
+        ("alias", "prod"),
+        ("response_id", "resp_1"),
+    ):
+        path = path.replace(f"{{{place}}}", name)
+    return path
 
 
 def test_each_app_has_routes_of_its_own() -> None:

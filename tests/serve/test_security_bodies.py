@@ -104,6 +104,10 @@ ENDPOINTS = endpoints(
             "messages": st.lists(CONTENT | JSON, min_size=1, max_size=3),
         },
         "/v1/messages/count_tokens": {"messages": st.lists(CONTENT | JSON, min_size=1, max_size=3)},
+        "/v1/responses": {
+            "max_output_tokens": SHORT,
+            "input": st.just("x") | st.lists(CONTENT | JSON, min_size=1, max_size=3),
+        },
         "/tokenize": {"prompt": st.just("x") | JSON},
         "/detokenize": {"tokens": st.just([65]) | JSON},
         "/v1/translate": {"max_tokens": SHORT, "text": st.just("x") | JSON},
