@@ -56,11 +56,14 @@ class AnswerBlocks:
         self.finish: Literal["stop", "length"] | None = None
         self._reply = reply
         self._open: Block | None = None
+        self._logprobs: list[dict[str, Any]] = []
 
     async def events(self) -> AsyncIterator[BlockEvent]:
         """What happens to the blocks, as tokens arrive. Raises: as the chunks of a chat."""
         async for chunk in self._reply.chunks():
             for choice in chunk["choices"]:
+                if choice["logprobs"] is not None:
+                    self._logprobs += choice["logprobs"]["content"]
                 if (reason := choice["finish_reason"]) is not None:
                     self.finish = "length" if reason == "length" else "stop"
                 for event in self._read(choice["delta"]):
@@ -72,6 +75,11 @@ class AnswerBlocks:
     def calls(self) -> bool:
         """Whether the answer calls a tool."""
         return any(block.kind == "call" for block in self.blocks)
+
+    def taken_logprobs(self) -> list[dict[str, Any]]:
+        """The log-probabilities of the tokens since they were last taken; empty if they were not requested."""
+        taken, self._logprobs = self._logprobs, []
+        return taken
 
     def _read(self, delta: dict[str, Any]) -> Iterator[BlockEvent]:
         if thought := delta.get("reasoning_content"):

@@ -14,7 +14,7 @@ from ptune.config.tasks import Task, of_kind, routers_of, tasks_of
 from ptune.formats.task_names import TRANSLATION
 from ptune.kinds import imported
 
-from . import adapters, errors, stored_responses
+from . import adapters, errors, ollama_models, stored_responses
 from .adapter_access import check_permitted, permitted_models
 from .adapter_store import AdapterStore
 from .catalogue import Catalogue
@@ -112,14 +112,15 @@ def _app(service: Service, *tasks: Task, unmetered: Sequence[APIRouter] = ()) ->
     app.state.service = service
     endpoints: list[APIRouter] = [imported(place) for place in routers_of(*tasks)]
     administered = [adapters.router] if service.settings.adapters_api else []
-    documented = (open_to_all, keyed, *unmetered, scraped, *endpoints, *administered)
+    unmetered = (keyed, ollama_models.router, *unmetered)
+    documented = (open_to_all, *unmetered, scraped, *endpoints, *administered)
     app.state.document = cache(partial(document, *documented))  # built at the first request
     app.add_middleware(LeaseRelease)
     app.add_middleware(RequestFraming)
     app.add_middleware(RequestLog)  # the outermost
     errors.install(app)
     app.include_router(open_to_all)
-    for router in (keyed, *unmetered):
+    for router in unmetered:
         app.include_router(router, dependencies=[Depends(authorize_inference)])
     app.include_router(scraped, dependencies=[Depends(authorize_metrics)])
     for router in endpoints:

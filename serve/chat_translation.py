@@ -42,8 +42,9 @@ def renaming(names: Mapping[str, str]) -> Iterator[None]:
     except RequestError as error:
         message, param = str(error), error.param
         for ours, theirs in names.items():
-            message = re.sub(rf"\b{ours}\b" if "_" in ours else rf"^{ours}\b", theirs, message)
-            param = None if param is None else re.sub(rf"^{ours}\b", theirs, param)
+            begins = rf"^{re.escape(ours)}(?!\w)"
+            message = re.sub(rf"(?<!\w){begins[1:]}" if "_" in ours else begins, theirs, message)
+            param = None if param is None else re.sub(begins, theirs, param)
         if (message, param) == (str(error), error.param):
             raise
         error.args, error.param = (message,), param

@@ -34,7 +34,12 @@ def anthropic_error(error: RequestError) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": str(error)}}
 
 
-FORMS: Mapping[str, ErrorForm] = {"/v1/messages": anthropic_error}
+def ollama_error(error: RequestError) -> dict[str, Any]:
+    """{"error": message}"""
+    return {"error": str(error)}
+
+
+FORMS: Mapping[str, ErrorForm] = {"/v1/messages": anthropic_error, "/api": ollama_error}
 """By path; a path stands for all below it."""
 
 

@@ -90,7 +90,7 @@ class Serve:
             adapter_root=self.adapter_root,
             max_adapter_bytes=size_of(self.max_adapter_bytes, "--max-adapter-bytes"),
             max_adapters=self.max_adapters,
-            max_stored_bytes=size_of(self.max_stored_bytes, "--max-stored-bytes"),
+            max_stored_bytes=_size_or_none(self.max_stored_bytes, "--max-stored-bytes"),
             require_parity=self.require_parity,
             thinking_token_budget=self.thinking_token_budget,
             step_limit_s=self.step_limit_s,
@@ -102,3 +102,8 @@ class Serve:
             return None
         name = self.follow_name or self.follow.resolve().name
         return importlib.import_module("ptune_serve.follow").Follow(self.follow, name)
+
+
+def _size_or_none(text: str, option: str) -> int:
+    """Bytes; 0 for nothing at all. Raises: UsageError."""
+    return 0 if text.strip() == "0" else size_of(text, option)

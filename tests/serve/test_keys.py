@@ -208,6 +208,11 @@ SCOPES = [
     ("GET", "/v1/responses/resp_1", {"infer", "narrow"}),
     ("DELETE", "/v1/responses/resp_1", {"infer", "narrow"}),
     ("POST", "/v1/responses/resp_1/cancel", {"infer", "narrow"}),
+    ("POST", "/api/chat", {"infer", "narrow"}),
+    ("POST", "/api/generate", {"infer", "narrow"}),
+    ("POST", "/api/show", {"infer", "narrow"}),
+    ("GET", "/api/tags", {"infer", "narrow"}),
+    ("GET", "/api/version", {"infer", "narrow"}),
     ("POST", "/tokenize", {"infer", "narrow"}),
     ("POST", "/detokenize", {"infer", "narrow"}),
     ("GET", "/tokenizer_info", {"infer", "narrow"}),
@@ -264,6 +269,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/messages": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "hi"}]},
     "/v1/responses": {"input": "hi"},
+    "/api/chat": {"messages": [{"role": "user", "content": "hi"}]},
+    "/api/generate": {"prompt": "hi"},
+    "/api/show": {},
     "/tokenize": {"prompt": "hi"},
     "/detokenize": {"tokens": [65]},
     "/v1/translate": {"text": "hi"},
@@ -317,6 +325,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "/v1/classify": {"input": "x"},
     "/v1/tag": {"input": "x"},
     "/v1/embeddings": {"input": "x"},
+    "/api/embed": {"input": "x"},
+    "/api/show": {},
     "/v1/rerank": {"query": "x", "documents": ["y"]},
     "/v1/recommend": {"history": ["x"]},
     "/v1/recommend/items": {"query": "x"},
@@ -334,7 +344,7 @@ def test_an_encoder_keeps_to_a_keys_adapters_at_every_endpoint():
         for model in ("topics", "names", "made-up", "base"):
             response = client.post(path, json={"model": model, **ENCODERS[path]})
             assert response.status_code == 404
-            assert response.json()["error"]["message"] == f"no model {model!r} here; served: sentiment"
+            assert said(response.json()) == f"no model {model!r} here; served: sentiment"
     assert client.post("/v1/classify", json={"model": "sentiment", "input": "x"}).status_code == 200
     assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["sentiment"]
 

@@ -53,6 +53,9 @@ def test_made_up_requests(case: Case[Any], url: str) -> None:
         assert cut or ENDS.search(response.text) or '"error":{' in response.text
         assert '"server_error"' not in response.text
         assert '"api_error"' not in response.text
+    elif response.headers["content-type"][0].startswith("application/x-ndjson"):
+        last = json.loads(response.text.splitlines()[-1])
+        assert last.get("done") is True or "the engine" not in last["error"]
     else:
         case.validate_response(response, checks=CHECKS)
 
@@ -75,6 +78,7 @@ def test_the_document_names_what_is_there(served: Any) -> None:
         "/health": {"get"}, "/ready": {"get"}, "/metrics": {"get"}, "/v1/models": {"get"}, "/v1/models/{model}": {"get"},
         "/v1/chat/completions": {"post"}, "/v1/completions": {"post"}, "/tokenize": {"post"}, "/detokenize": {"post"},
         "/v1/messages": {"post"}, "/v1/messages/count_tokens": {"post"}, "/v1/responses": {"post"},
+        "/api/chat": {"post"}, "/api/generate": {"post"}, "/api/show": {"post"}, "/api/tags": {"get"}, "/api/version": {"get"},
         "/v1/responses/{response_id}": {"get", "delete"}, "/v1/responses/{response_id}/cancel": {"post"},
         "/tokenizer_info": {"get"}, "/v1/translate": {"post"},
     }  # fmt: skip

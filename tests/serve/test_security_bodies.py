@@ -108,6 +108,8 @@ ENDPOINTS = endpoints(
             "max_output_tokens": SHORT,
             "input": st.just("x") | st.lists(CONTENT | JSON, min_size=1, max_size=3),
         },
+        "/api/chat": {"messages": st.lists(CONTENT | JSON, min_size=1, max_size=3)},
+        "/api/generate": {"prompt": st.just("x") | JSON},
         "/tokenize": {"prompt": st.just("x") | JSON},
         "/detokenize": {"tokens": st.just([65]) | JSON},
         "/v1/translate": {"max_tokens": SHORT, "text": st.just("x") | JSON},
