@@ -36,12 +36,27 @@ class ResponseInProgress(Protocol):
 
 @dataclass(frozen=True)
 class StoredResponse:
-    """A response. items: the whole conversation up to its end, without instructions."""
+    """A response, as JSON: objects would take several times the memory that is counted."""
 
-    response: dict[str, Any]
-    items: Sequence[BaseModel]
-    size_bytes: int
+    response_json: bytes
+    items_json: bytes
     stored_s: float
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.response_json) + len(self.items_json)
+
+    @property
+    def response(self) -> dict[str, Any]:
+        """The response as it was sent."""
+        response: dict[str, Any] = json.loads(self.response_json)
+        return response
+
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """The whole conversation up to the response's end, without instructions."""
+        items: list[dict[str, Any]] = json.loads(self.items_json)
+        return items
 
 
 class ResponseStore:
@@ -55,13 +70,14 @@ class ResponseStore:
         self._running: dict[tuple[str, str], ResponseInProgress] = {}
 
     def keep(self, key: str, response: dict[str, Any], items: Sequence[BaseModel]) -> bool:
-        """Keeps a response; whether it fits. It must not be changed afterwards."""
-        size = _json_bytes(response) + sum(_json_bytes(item.model_dump(by_alias=True)) for item in items)
-        if size > self._max_bytes:
+        """Keeps a response and the conversation up to its end; whether it fits."""
+        sent = [item.model_dump(exclude_none=True) for item in items]
+        stored = StoredResponse(_json(response), _json(sent), self._clock())
+        if stored.size_bytes > self._max_bytes:
             return False
         of_key = self._stored.setdefault(key, OrderedDict())
-        of_key[response["id"]] = StoredResponse(response, items, size, self._clock())
-        self._bytes[key] = self._bytes.get(key, 0) + size
+        of_key[response["id"]] = stored
+        self._bytes[key] = self._bytes.get(key, 0) + stored.size_bytes
         self._expire()
         while len(of_key) > MAX_RESPONSES:
             self._drop_oldest(key)
@@ -109,5 +125,5 @@ class ResponseStore:
             del self._stored[key], self._bytes[key]
 
 
-def _json_bytes(value: dict[str, Any]) -> int:
-    return len(json.dumps(value))
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

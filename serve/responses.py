@@ -19,6 +19,7 @@ from .dependencies import ChatServiceDep
 from .request_context import key_of
 from .response import Framing, named_event, respond
 from .responses_conversation import NAMES, chat_of
+from .responses_items import item_of
 from .responses_reply import Kept, ResponseReply
 from .responses_schemas import ResponsesRequest
 
@@ -62,4 +63,4 @@ def _before(store: ResponseStore, key: str, response_id: str | None) -> Sequence
     if found is None:
         message = f"previous_response_id: no response {response_id[:80]!r} is kept here; send its items, and store: true"
         raise RequestError(message, param="previous_response_id", code="previous_response_not_found")
-    return found.items
+    return [item_of(item) for item in found.items]

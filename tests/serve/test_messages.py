@@ -161,6 +161,10 @@ def test_an_answer_has_a_form(client: anthropic.Anthropic) -> None:
     assert answer.content[0].to_dict()["text"] == '"yes"'
 
 
+def test_models_are_listed(client: anthropic.Anthropic) -> None:
+    assert [model.id for model in client.models.list()] == ["base", "pirate", "devil"]
+
+
 def test_tokens_are_counted(client: anthropic.Anthropic, served: Any) -> None:
     turns: Any = [*USER, {"role": "assistant", "content": "Ar!"}, *USER]
     asked: Any = {"model": "pirate", "messages": turns, "system": "Be brief.", "tools": [WEATHER]}
