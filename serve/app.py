@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ptune.config.tasks import Task, of_kind, routers_of, tasks_of
 from ptune.formats.task_names import TRANSLATION
 from ptune.kinds import imported
 
-from . import adapters, errors
+from . import adapters, errors, ollama_models, stored_responses
 from .adapter_access import check_permitted, permitted_models
 from .adapter_store import AdapterStore
 from .catalogue import Catalogue
@@ -34,6 +35,7 @@ from .rate_limiting import LeaseRelease, acquire_lease
 from .request_context import key_of
 from .request_framing import RequestFraming
 from .request_log import RequestLog
+from .response_store import ResponseStore
 from .service import (
     ChatService,
     EncoderService,
@@ -60,9 +62,10 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
         catalogue=Catalogue(model.engine, require_parity=settings.require_parity),
         metrics=Metrics(model.engine),
         store=AdapterStore(model.engine, settings.max_adapters, model.codec_for),
+        responses=ResponseStore(settings.max_stored_bytes),
         health=Health(model.engine.metrics, settings.step_limit_s),
     )
-    return _app(service, *of_kind("decoder"))
+    return _app(service, *of_kind("decoder"), unmetered=(stored_responses.router,))
 
 
 def create_seq2seq_app(model: Seq2SeqModel, settings: Settings = Settings()) -> FastAPI:
@@ -91,8 +94,10 @@ def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> 
     return _app(service, *of_kind("encoder"))
 
 
-def _app(service: Service, *tasks: Task) -> FastAPI:
+def _app(service: Service, *tasks: Task, unmetered: Sequence[APIRouter] = ()) -> FastAPI:
     """Assembles an app from the endpoints of these tasks and those that every app has.
+
+    unmetered: further endpoints that need a key, but compute nothing, and so work where a limit is reached.
 
     There are no CORS headers, so that a web page of another origin cannot read what a local model answers. FastAPI's
     interactive documentation is off, because its page loads scripts from other servers.
@@ -107,14 +112,16 @@ def _app(service: Service, *tasks: Task) -> FastAPI:
     app.state.service = service
     endpoints: list[APIRouter] = [imported(place) for place in routers_of(*tasks)]
     administered = [adapters.router] if service.settings.adapters_api else []
-    documented = (open_to_all, keyed, scraped, *endpoints, *administered)
+    unmetered = (keyed, ollama_models.router, *unmetered)
+    documented = (open_to_all, *unmetered, scraped, *endpoints, *administered)
     app.state.document = cache(partial(document, *documented))  # built at the first request
     app.add_middleware(LeaseRelease)
     app.add_middleware(RequestFraming)
     app.add_middleware(RequestLog)  # the outermost
     errors.install(app)
     app.include_router(open_to_all)
-    app.include_router(keyed, dependencies=[Depends(authorize_inference)])
+    for router in unmetered:
+        app.include_router(router, dependencies=[Depends(authorize_inference)])
     app.include_router(scraped, dependencies=[Depends(authorize_metrics)])
     for router in endpoints:
         checks = [Depends(authorize_inference), Depends(refuse_while_draining), Depends(acquire_lease)]

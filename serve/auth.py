@@ -55,7 +55,9 @@ class ApiKeys:
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
             raise RequestError(
-                "send a key as `Authorization: Bearer KEY`", code="missing_api_key", status=401
+                "send a key as `Authorization: Bearer KEY` or as `x-api-key: KEY`",
+                code="missing_api_key",
+                status=401,
             )
         # All hashes are compared, so that the time reveals neither how close a guess is nor whose key it is.
         digest = hashlib.sha256(given.strip().encode("latin-1", "replace")).digest()

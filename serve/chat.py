@@ -40,12 +40,18 @@ async def chat_completions(
 ) -> Response:
     """Answers a conversation, with `n` choices."""
     adapter = resolve_adapter(http, service, body.model, body.caller)
+    reply = await chat_reply(body, service, http, adapter)
+    return await respond(http, reply.call, reply, stream=body.stream)
+
+
+async def chat_reply(body: ChatRequest, service: ChatService, http: HttpRequest, adapter: str) -> ChatReply:
+    """The reply to a conversation, ready to begin: every API that holds conversations goes through here.
+
+    Raises: RequestError, TemplateError for a conversation that cannot be answered.
+    """
     codec = service.model.codec_for(adapter)
     use = tool_use(body, codec)
-    messages = [message.raw() for message in body.messages]
-    prompt = await asyncio.to_thread(
-        lambda: codec.encode_prompt(messages, tools=use.offered, **body.rendering)
-    )
+    prompt = await encoded_chat(body, codec, use)
     reading = codec.reading(prompt, body.continued_text)
     output = after_reasoning(output_with_calls(body, codec, use, requested_output(body, codec)), reading)
     grammar = await compile_grammar(service, output, adapter)
@@ -65,8 +71,13 @@ async def chat_completions(
         service, requests, body.stop, choices=body.n, visible=use.marks, after=after, reading=reading
     )
     common = common_fields("chatcmpl", http, service, body.model, adapter)
-    reply = _ChatReply(call, body, codec, use, common)
-    return await respond(http, call, reply, stream=body.stream)
+    return ChatReply(call, body, codec, use, common)
+
+
+async def encoded_chat(body: ChatRequest, codec: ChatCodec, use: ToolUse) -> list[int]:
+    """The tokens of a conversation and its tools, encoded on another thread. Raises: TemplateError, RequestError."""
+    messages = [message.raw() for message in body.messages]
+    return await asyncio.to_thread(lambda: codec.encode_prompt(messages, tools=use.offered, **body.rendering))
 
 
 def _budget(
@@ -79,8 +90,12 @@ def _budget(
     return thinking_budget(codec, reading, asked, service.settings.thinking_token_budget)
 
 
-class _ChatReply:
-    """Writes answers as a `chat.completion`, or as `chat.completion.chunk`s."""
+class ChatReply:
+    """Writes answers as a `chat.completion`, or as `chat.completion.chunk`s.
+
+    call: the work on the engine. thinks: whether the model's answers may begin with reasoning. stops: the stop text that
+    ended each answer, if one did.
+    """
 
     def __init__(
         self,
@@ -90,12 +105,13 @@ class _ChatReply:
         use: ToolUse,
         common: dict[str, Any],
     ) -> None:
-        self._call = call
+        self.call = call
+        self.stops: list[str | None] = [None] * body.n
         self._body = body
         self._codec = codec
         self._common = common
         self._choices = [use.choice() for _ in range(body.n)]
-        self._thinks = codec.reasoning_format is not None
+        self.thinks = codec.reasoning_format is not None
         self._thoughts = [""] * body.n
 
     async def whole(self) -> dict[str, Any]:
@@ -103,7 +119,7 @@ class _ChatReply:
         tokens: list[list[Token]] = [[] for _ in self._choices]
         prompt: list[Token] = []  # with its log-probabilities, if they were requested
         reasons = ["length"] * len(tokens)
-        async for index, delta in self._call.deltas():
+        async for index, delta in self.call.deltas():
             if delta.token is not None and delta.token.prompt:
                 prompt.append(delta.token)
                 continue
@@ -120,7 +136,7 @@ class _ChatReply:
             }
             for index in range(len(self._choices))
         ]
-        whole = {**self._common, "object": "chat.completion", "choices": choices, "usage": self._usage()}
+        whole = {**self._common, "object": "chat.completion", "choices": choices, "usage": self.usage()}
         if (most := self._body.prompt_logprobs) is not None:
             whole["prompt_logprobs"] = prompt_logprobs(self._codec, prompt, most)
         return whole | self._prompt_ids()
@@ -130,7 +146,7 @@ class _ChatReply:
         for index in range(len(self._choices)):
             chunk = self._chunk(index, {"role": "assistant", "content": ""})
             yield chunk if index else chunk | self._prompt_ids()
-        async for index, delta in self._call.deltas():
+        async for index, delta in self.call.deltas():
             details = self._token_details(delta)
             pieces, finish = self._read(index, delta)
             if not pieces and ("token_ids" in details or details["logprobs"]):
@@ -140,7 +156,7 @@ class _ChatReply:
             if finish is not None:
                 yield self._chunk(index, {}, {"finish_reason": finish})
         if self._body.include_usage:
-            yield {**self._chunk(0, {}), "choices": [], "usage": self._usage()}
+            yield {**self._chunk(0, {}), "choices": [], "usage": self.usage()}
 
     def _read(self, index: int, delta: Delta) -> tuple[list[dict[str, Any]], str | None]:
         """The reasoning, text and tool calls of a delta, and the finish_reason if it ends the answer."""
@@ -150,23 +166,24 @@ class _ChatReply:
         pieces: list[dict[str, Any]] = [{"reasoning_content": thought}] if thought else []
         pieces += choice.read(delta.text, last=delta.finish is not None)
         finish = delta.finish
+        self.stops[index] = delta.stop
         if choice.done and finish is None:
-            self._call.stop(index)
+            self.call.stop(index)
             finish = "stop"
         return pieces, None if finish is None else choice.finish_reason(finish)
 
     def _message(self, index: int) -> dict[str, Any]:
         """A whole answer; of a model that thinks, with what was thought or null."""
         message = self._choices[index].message()
-        if self._thinks and self._body.include_reasoning:
+        if self.thinks and self._body.include_reasoning:
             message["reasoning_content"] = self._thoughts[index] or None
         return message
 
-    def _usage(self) -> dict[str, Any]:
+    def usage(self) -> dict[str, Any]:
         """The usage; of a model that thinks, with the tokens of the reasoning, which `completion_tokens` includes."""
-        usage: dict[str, Any] = {**self._call.usage()}
-        if self._thinks:
-            usage["completion_tokens_details"] = {"reasoning_tokens": self._call.reasoning_tokens}
+        usage: dict[str, Any] = {**self.call.usage()}
+        if self.thinks:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.call.reasoning_tokens}
         return usage
 
     def _chunk(
@@ -191,7 +208,7 @@ class _ChatReply:
     def _prompt_ids(self) -> dict[str, Any]:
         if not self._body.return_token_ids:
             return {}
-        return {"prompt_token_ids": list(self._call.requests[0].prompt)}
+        return {"prompt_token_ids": list(self.call.requests[0].prompt)}
 
     def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
         """Log-probabilities of the answer's tokens, without the token that ends it."""

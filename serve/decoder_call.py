@@ -121,9 +121,10 @@ class DecoderCall(GenerationCall):
                     self._end(running, delta.finish)
                 yield index, delta
 
-    def stop(self, index: int) -> None:
-        """Ends a sequence whose answer is complete."""
-        self._end(self._running[index], "stop")
+    def stop(self, index: int, finish: Finish = "stop") -> None:
+        """Ends a sequence whose answer is complete, or as far as it is to go. Only the first end has an effect."""
+        if not self._running[index].ended:
+            self._end(self._running[index], finish)
 
     async def finished(self) -> list[FinishedSequence]:
         """Waits for all sequences. Raises: as `deltas`."""

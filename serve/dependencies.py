@@ -55,8 +55,13 @@ async def authorize_metrics(http: Request, service: ServiceDep) -> None:
 
 
 def _authorize(http: Request, service: Service, *scopes: Scope) -> None:
-    authorization = http.headers.get("authorization")
-    context_of(http).key = service.settings.api_keys.permit(authorization, *scopes)
+    context_of(http).key = service.settings.api_keys.permit(_authorization(http), *scopes)
+
+
+def _authorization(http: Request) -> str | None:
+    """The header `Authorization`, or what it would be for the key in `x-api-key`, where Anthropic's clients send it."""
+    key = http.headers.get("x-api-key")
+    return http.headers.get("authorization", None if key is None else f"Bearer {key}")
 
 
 def refuse_while_draining(service: ServiceDep) -> None:

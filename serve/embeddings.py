@@ -18,7 +18,7 @@ from ptune.tasks.retrieval.infer import check_cut, check_dimensions, read, short
 from .adapter_access import resolve_encoder_adapter
 from .body import body_of
 from .dependencies import EncoderServiceDep
-from .encoder_call import Submit, SubmittedInput, run_encoder
+from .encoder_call import EncoderCall, Submit, SubmittedInput, run_encoder
 from .retrieval_schemas import EmbeddingsRequest
 from .service import EncoderService
 
@@ -36,14 +36,9 @@ async def embeddings(
     http: HttpRequest,
 ) -> Response:
     """A vector for each input; inputs of all requests and adapters share batches."""
-    record = resolve_encoder_adapter(http, service, body, PATH)
-    check_dimensions(record, body.dimensions)
-    check_cut(record, service.model.codec, body.truncate_prompt_tokens)
-    submits = [submit_text(service, text, record, body.truncate_prompt_tokens) for text in body.input]
-    vectors, call = await run_encoder(http, service, record.name, submits)
+    vectors, call = await embedded(body, service, http)
     data = [
-        {"object": "embedding", "index": index, "embedding": _format(vector, record, body)}
-        for index, vector in enumerate(vectors)
+        {"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)
     ]
     content: dict[str, Any] = {
         "object": "list",
@@ -52,6 +47,18 @@ async def embeddings(
         "usage": {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens},
     }
     return JSONResponse(content)
+
+
+async def embedded(
+    body: EmbeddingsRequest, service: EncoderService, http: HttpRequest
+) -> tuple[list[list[float] | str], EncoderCall[Array]]:
+    """The vectors of a request's inputs, in its format, and the call that computed them. Raises: RequestError."""
+    record = resolve_encoder_adapter(http, service, body, PATH)
+    check_dimensions(record, body.dimensions)
+    check_cut(record, service.model.codec, body.truncate_prompt_tokens)
+    submits = [submit_text(service, text, record, body.truncate_prompt_tokens) for text in body.input]
+    vectors, call = await run_encoder(http, service, record.name, submits)
+    return [_format(vector, record, body) for vector in vectors], call
 
 
 def submit_text(

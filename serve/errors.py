@@ -1,10 +1,9 @@
-"""Errors in OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
+"""Errors as responses, in the form of the API that was asked (`error_forms`)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -13,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from ptune.errors import RequestError, TemplateError
 
+from .error_forms import error_form
 from .limits import LimitReachedError
 from .other_routes import paths_of_tasks, where_to_ask
 
@@ -20,18 +20,12 @@ UNSUPPORTED = "unsupported_parameter"
 UNKNOWN = "unknown_parameter"
 """Error code for a known field that would change the answer, but is not supported yet."""
 
-_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
+def error_response(error: RequestError, path: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error as a response: 429 and 503 have `retry-after`, 401 and some 403 have `www-authenticate`.
 
-def error_object(error: RequestError) -> dict[str, Any]:
-    """The body of an error response, or an error event of a stream."""
-    default = "server_error" if error.status >= 500 else "invalid_request_error"
-    kind = _TYPES.get(error.status, default)
-    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
-
-
-def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error as a response: 429 and 503 have `retry-after`, 401 and some 403 have `www-authenticate`."""
+    path: of the request, which decides the form.
+    """
     extra = dict(headers or {})
     if error.status in (429, 503):
         wait_s = error.wait_s if isinstance(error, LimitReachedError) else 1.0
@@ -40,7 +34,7 @@ def error_response(error: RequestError, headers: Mapping[str, str] | None = None
         extra["www-authenticate"] = "Bearer"
     if error.code == "insufficient_scope":
         extra["www-authenticate"] = 'Bearer error="insufficient_scope"'
-    return JSONResponse(error_object(error), error.status, extra)
+    return JSONResponse(error_form(path)(error), error.status, extra)
 
 
 def internal_error(request_id: str) -> RequestError:
@@ -85,21 +79,24 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Sends every error of the app in OpenAI's format."""
+    """Sends every error of the app in the form of the API that was asked."""
 
     @app.exception_handler(RequestError)
-    async def request_error(_: Request, error: RequestError) -> JSONResponse:
-        return error_response(error)
+    async def request_error(request: Request, error: RequestError) -> JSONResponse:
+        return error_response(error, request.url.path)
 
     @app.exception_handler(TemplateError)
-    async def template_error(_: Request, error: TemplateError) -> JSONResponse:
-        return error_response(RequestError(str(error), param="messages", code="invalid_value"))
+    async def template_error(request: Request, error: TemplateError) -> JSONResponse:
+        told = RequestError(str(error), param="messages", code="invalid_value")
+        return error_response(told, request.url.path)
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        if error.status_code == 404 and request.url.path in paths_of_tasks():
+        path = request.url.path
+        message = f"{request.method} {path}: {error.detail}"
+        if error.status_code == 404 and path in paths_of_tasks():
             told = where_to_ask(app.state.service, app.state.document()["paths"])
-            message = f"{request.method} {request.url.path}: {told}"
-            return error_response(RequestError(message, code="wrong_endpoint", status=404), error.headers)
-        return error_response(RequestError(message, status=error.status_code), error.headers)
+            message = f"{request.method} {path}: {told}"
+            elsewhere = RequestError(message, code="wrong_endpoint", status=404)
+            return error_response(elsewhere, path, error.headers)
+        return error_response(RequestError(message, status=error.status_code), path, error.headers)

@@ -26,5 +26,6 @@ def component(name: str) -> Schema:
 
 
 STRING: Schema = {"type": "string"}
+BOOLEAN: Schema = {"type": "boolean"}
 INTEGER: Schema = {"type": "integer"}
 NUMBER: Schema = {"type": "number"}

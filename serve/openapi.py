@@ -17,8 +17,9 @@ from pydantic.json_schema import models_json_schema
 
 from ptune.version import __version__
 
+from .error_forms import of_path
 from .message import Tool, ToolCall
-from .response_schemas import COMPONENTS, ERROR, RESPONSES
+from .response_schemas import COMPONENTS, ERROR, ERRORS, RESPONSES
 
 _REFERENCES = "#/components/schemas/{model}"
 
@@ -60,7 +61,10 @@ def _responses(path: str) -> dict[str, Any]:
             "description": "The answer",
             "content": {media: {"schema": schema} for media, schema in content.items()},
         },
-        "default": {"description": "An error", "content": {"application/json": {"schema": ERROR}}},
+        "default": {
+            "description": "An error",
+            "content": {"application/json": {"schema": of_path(ERRORS, path, ERROR)}},
+        },
     }
 
 

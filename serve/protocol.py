@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ptune.errors import RequestError
 
-from .errors import error_object
+from .error_forms import openai_error
 
 HEAD_LIMIT_S = 20.0
 """How long the head of a request may take from its first byte, and how long a connection may be idle."""
@@ -63,7 +63,7 @@ class Protocol(H11Protocol):
             self.cycle.disconnected = True  # drops what the endpoint still sends
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             error = RequestError("the request is not valid HTTP", code="invalid_http")
-            body = json.dumps(error_object(error)).encode()
+            body = json.dumps(openai_error(error)).encode()
             headers = [
                 ("content-type", "application/json"),
                 ("content-length", str(len(body))),

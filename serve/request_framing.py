@@ -9,7 +9,7 @@ from ptune.errors import RequestError
 from .errors import error_response
 
 MAX_HEADERS = 100
-_ONCE = (b"host", b"content-length", b"content-type", b"authorization")
+_ONCE = (b"host", b"content-length", b"content-type", b"authorization", b"x-api-key")
 
 
 class RequestFraming:
@@ -23,7 +23,7 @@ class RequestFraming:
         if error is None:
             await self._app(scope, receive, send)
         else:
-            await error_response(error, {"connection": "close"})(scope, receive, send)
+            await error_response(error, scope["path"], {"connection": "close"})(scope, receive, send)
 
 
 def _framing_error(scope: Scope) -> RequestError | None:

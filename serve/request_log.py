@@ -74,7 +74,8 @@ class RequestLog:
         except Exception as error:
             log_failure(context.request_id, error)
             if not status:
-                await error_response(internal_error(context.request_id))(scope, receive, send_tagged)
+                failure = error_response(internal_error(context.request_id), scope["path"])
+                await failure(scope, receive, send_tagged)
         finally:
             _record(scope, context, status, time.perf_counter() - started_s)
 

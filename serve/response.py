@@ -1,11 +1,12 @@
-"""Sends a generation: as server-sent events while it grows, or whole; cancels it if the client disconnects."""
+"""Sends a generation: as a stream while it grows, or whole; cancels it if the client disconnects."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
@@ -16,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 from ptune.errors import RequestError
 
 from .engine_call import EngineCall, GenerationCall
-from .errors import error_object, internal_error
+from .error_forms import openai_error
+from .errors import internal_error
 from .request_context import context_of, lease_of
 from .request_log import log_failure
 from .service import GenerationService
@@ -46,29 +48,55 @@ def common_fields(
     }
 
 
-async def respond(http: Request, call: GenerationCall, reply: Reply, *, stream: bool) -> Response:
+def event(value: dict[str, Any]) -> str:
+    """A server-sent event without a name."""
+    # ASCII only: some clients split lines at U+2028 and similar characters, which JSON does not escape.
+    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
+
+
+def named_event(value: dict[str, Any]) -> str:
+    """A server-sent event that is called by its `type`."""
+    return f"event: {value['type']}\n{event(value)}"
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How one API writes the objects of a stream, its errors, and the end of a stream that went well."""
+
+    written: Callable[[dict[str, Any]], str] = event
+    error: Callable[[RequestError], dict[str, Any]] = openai_error
+    end: str = ""
+    media_type: str = "text/event-stream"
+
+
+OPENAI = Framing(end="data: [DONE]\n\n")
+
+
+async def respond(
+    http: Request, call: GenerationCall, reply: Reply, *, stream: bool, framing: Framing = OPENAI
+) -> Response:
     """Reserves tokens, starts the call and sends its reply. Raises: RequestError before the first byte, never after."""
     lease = lease_of(http)
     lease.reserve(call.max_tokens())
     call.start()
     lease.bill(call.usage)
     if stream:
-        return _EventStream(reply, call, context_of(http).request_id)
+        return _ChunkStream(reply, call, context_of(http).request_id, framing)
     try:
         return JSONResponse(await until_disconnect(http, reply.whole()))
     finally:
         call.close()
 
 
-class _EventStream(StreamingResponse):
-    """Sends chunks as `data: {...}` events, and `data: [DONE]` if all went well; an error is the last event."""
+class _ChunkStream(StreamingResponse):
+    """Sends chunks as they come; an error is the last of them."""
 
-    media_type = "text/event-stream"
-
-    def __init__(self, reply: Reply, call: EngineCall, request_id: str) -> None:
-        super().__init__(self._events(reply), headers={"cache-control": "no-cache"})
+    def __init__(self, reply: Reply, call: EngineCall, request_id: str, framing: Framing) -> None:
+        headers = {"cache-control": "no-cache"}
+        super().__init__(self._written(reply), headers=headers, media_type=framing.media_type)
         self._call = call
         self._request_id = request_id
+        self._framing = framing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Starlette cancels this when the client disconnects."""
@@ -77,22 +105,18 @@ class _EventStream(StreamingResponse):
         finally:
             self._call.close()
 
-    async def _events(self, reply: Reply) -> AsyncIterator[str]:
+    async def _written(self, reply: Reply) -> AsyncIterator[str]:
+        framing = self._framing
         try:
             async for chunk in reply.chunks():
-                yield _event(chunk)
+                yield framing.written(chunk)
         except RequestError as error:
-            yield _event(error_object(error))
+            yield framing.written(framing.error(error))
         except Exception as error:
             log_failure(self._request_id, error)
-            yield _event(error_object(internal_error(self._request_id)))
+            yield framing.written(framing.error(internal_error(self._request_id)))
         else:
-            yield "data: [DONE]\n\n"
-
-
-def _event(value: dict[str, Any]) -> str:
-    # ASCII only: some clients split lines at U+2028 and similar characters, which JSON does not escape.
-    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
+            yield framing.end
 
 
 async def until_disconnect(http: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from .encoder_response_schemas import RESPONSES as OF_ENCODERS
 from .json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
+from .messages_response_schemas import COMPONENTS as OF_MESSAGES
+from .messages_response_schemas import RESPONSES as MESSAGES
+from .ollama_response_schemas import COMPONENTS as OF_OLLAMA
+from .ollama_response_schemas import RESPONSES as OLLAMA
+from .responses_response_schemas import COMPONENTS as OF_RESPONSES_API
+from .responses_response_schemas import RESPONSES as RESPONSES_API
 
 TOKENS = list_of(INTEGER)
 FINISH: Schema = {"enum": ["stop", "length", "tool_calls"]}
 HEAD = {"id": STRING, "created": INTEGER, "model": STRING, "system_fingerprint": STRING}
 
+ERRORS = {"/v1/messages": component("MessagesError"), "/api": component("OllamaError")}
+"""By path, which stands for all below it; all others: `ERROR`."""
 ERROR = component("Error")
 
 _scored = {"token": STRING, "logprob": NUMBER, "bytes": TOKENS}
@@ -124,6 +132,9 @@ COMPONENTS: dict[str, Schema] = {
         },
         "usage",
     ),
+    **OF_MESSAGES,
+    **OF_OLLAMA,
+    **OF_RESPONSES_API,
     "Model": object_of({"id": STRING, "object": {"const": "model"}, "created": INTEGER, "owned_by": STRING}),
 }
 
@@ -179,6 +190,9 @@ RESPONSES: dict[str, dict[str, Schema]] = {
     "/v1/load_lora_adapter": {"text/plain": STRING},
     "/v1/unload_lora_adapter": {"text/plain": STRING},
     "/detokenize": {"application/json": object_of({"prompt": STRING})},
+    **MESSAGES,
+    **OLLAMA,
+    **RESPONSES_API,
     **OF_ENCODERS,
 }
 """By path and media type."""

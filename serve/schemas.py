@@ -15,6 +15,7 @@ from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 from ptune.tasks.chat.token_options import TokenOptions
 
+from . import sampling_fields as sampled
 from .errors import UNSUPPORTED
 from .known_fields import NOT_BUILT, THINKING, Harmless, Request
 from .message import Body, Message, Text, Tools, no_nul
@@ -177,19 +178,19 @@ class Generate(Request):
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: Stops = Field(default=[])
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=-1)  # 0 and, as in vLLM, -1: off
-    min_p: float = Field(default=0.0, ge=0, le=1)
-    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
-    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
-    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    temperature: sampled.Temperature = 1.0
+    top_p: sampled.TopP = 1.0
+    top_k: sampled.TopK = 0
+    min_p: sampled.MinP = 0.0
+    repetition_penalty: sampled.RepetitionPenalty = 1.0
+    frequency_penalty: sampled.Penalty = 0.0
+    presence_penalty: sampled.Penalty = 0.0
     num_beams: int = Field(
         default=1, ge=1, le=MAX_SEQUENCES
     )  # 2 or more: beam search, with transformers' names
     length_penalty: float = Field(default=1.0, ge=-10, le=10)
     early_stopping: bool | Literal["never"] = False
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: sampled.Seed | None = None
     min_tokens: int = Field(default=0, ge=0)
     ignore_eos: bool = False
     stop_token_ids: list[TokenId] = Field(default=[], max_length=MAX_STOP_TOKENS)
@@ -197,8 +198,8 @@ class Generate(Request):
     allowed_token_ids: list[TokenId] | None = Field(default=None, min_length=1, max_length=1 << 20)
     truncate_prompt_tokens: Cut | None = None  # to so many tokens; -1: as many as leave room for max_tokens
     truncation_side: Literal["left", "right"] = "left"  # the side that is cut off
-    user: str | None = Field(default=None, max_length=1024)
-    safety_identifier: str | None = Field(default=None, max_length=1024)  # OpenAI's newer name of `user`
+    user: sampled.Caller | None = None
+    safety_identifier: sampled.Caller | None = None  # OpenAI's newer name of `user`
     prompt_cache_key: str | None = Field(default=None, max_length=1024)  # a hint: prefixes are reused anyway
     prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)  # vLLM's, of the prompt's tokens
     return_token_ids: bool = False  # vLLM's extension: each choice has its `token_ids`
@@ -300,8 +301,8 @@ class ChatRequest(Generate, Rendered):
     }
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: sampled.MaxTokens | None = None
+    max_completion_tokens: sampled.MaxTokens | None = None
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MAX_LOGPROBS)
     tools: Tools = Field(default=[])

@@ -12,6 +12,7 @@ from .adapter_store import AdapterStore
 from .auth import ApiKeys
 from .catalogue import ModelListing
 from .health import Health
+from .response_store import ResponseStore
 
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel
@@ -39,6 +40,7 @@ class Settings:
     max_adapters: int = 1000
     require_parity: bool = False  # refuse adapters that were not measured
     thinking_token_budget: int | None = None  # most tokens of thought, where neither request nor adapter says
+    max_stored_bytes: int = 256 * 2**20  # of responses that are kept to be gone on from; 0 = none
     step_limit_s: float = 300  # an engine step that takes longer counts as stuck
     drain_s: float = 30  # how long answers in progress may continue after SIGTERM
 
@@ -101,6 +103,7 @@ class ChatService(GenerationService):
 
     model: ChatModel
     metrics: Metrics
+    responses: ResponseStore
 
 
 @dataclass(kw_only=True)

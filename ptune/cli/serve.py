@@ -47,6 +47,8 @@ class Serve:
     """Most bytes of an adapter that is added over HTTP."""
     max_adapters: int = 1000
     """Most adapters, where they are added over HTTP."""
+    max_stored_bytes: str = "256MB"
+    """Most bytes of answers of /v1/responses that are kept in memory to be gone on from; 0: none is kept."""
     require_parity: bool = False
     """Refuse requests for adapters that were not measured."""
     thinking_token_budget: int | None = None
@@ -88,6 +90,7 @@ class Serve:
             adapter_root=self.adapter_root,
             max_adapter_bytes=size_of(self.max_adapter_bytes, "--max-adapter-bytes"),
             max_adapters=self.max_adapters,
+            max_stored_bytes=_size_or_none(self.max_stored_bytes, "--max-stored-bytes"),
             require_parity=self.require_parity,
             thinking_token_budget=self.thinking_token_budget,
             step_limit_s=self.step_limit_s,
@@ -99,3 +102,8 @@ class Serve:
             return None
         name = self.follow_name or self.follow.resolve().name
         return importlib.import_module("ptune_serve.follow").Follow(self.follow, name)
+
+
+def _size_or_none(text: str, option: str) -> int:
+    """Bytes; 0 for nothing at all. Raises: UsageError."""
+    return 0 if text.strip() == "0" else size_of(text, option)

@@ -79,7 +79,14 @@ TASKS: tuple[Task, ...] = (
         evaluate="ptune.evaluation.evaluate:evaluate_run",
         endpoints=("/v1/chat/completions", "/v1/completions"),
         example={"messages": [{"role": "user", "content": "Hello!"}]},
-        routers=("ptune_serve.chat:router", "ptune_serve.completions:router", "ptune_serve.tokens:router"),
+        routers=(
+            "ptune_serve.chat:router",
+            "ptune_serve.completions:router",
+            "ptune_serve.messages:router",
+            "ptune_serve.ollama:router",
+            "ptune_serve.responses:router",
+            "ptune_serve.tokens:router",
+        ),
         tab="Chat",
     ),
     Task(
@@ -139,7 +146,11 @@ TASKS: tuple[Task, ...] = (
         held_out=f"{RETRIEVAL}.held_out:of_run",
         endpoints=("/v1/embeddings", "/v1/rerank"),
         example={"input": "Hello!"},
-        routers=("ptune_serve.embeddings:router", "ptune_serve.rerank:router"),
+        routers=(
+            "ptune_serve.embeddings:router",
+            "ptune_serve.ollama_embed:router",
+            "ptune_serve.rerank:router",
+        ),
         tab="Rank",
     ),
     Task(
@@ -171,6 +182,7 @@ TASKS: tuple[Task, ...] = (
         example={"input": "Hello!"},
         routers=(
             "ptune_serve.embeddings:router",
+            "ptune_serve.ollama_embed:router",
             "ptune_serve.rerank:router",
             "ptune_serve.recommend:router",
         ),

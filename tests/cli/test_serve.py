@@ -26,6 +26,15 @@ def test_what_is_no_size(text: str) -> None:
         parse(Serve, ["bundle", f"--adapter-bytes={text}"], "serve")
 
 
+def test_nothing_may_be_stored() -> None:
+    sizes = {"0": 0, "1MB": 10**6}
+    for text, size_bytes in sizes.items():
+        settings = parse(Serve, ["bundle", f"--max-stored-bytes={text}"], "serve")._settings()
+        assert settings.max_stored_bytes == size_bytes
+    with pytest.raises(UsageError, match="--max-stored-bytes"):
+        parse(Serve, ["bundle", "--max-stored-bytes=much"], "serve")._settings()
+
+
 def test_options_that_mean_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it needs --adapters-api"):
         Serve(tmp_path, adapter_root=tmp_path).start()

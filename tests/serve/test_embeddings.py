@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import httpx
 import numpy as np
+import ollama
 import openai
 import pytest
 from support.retrieval_runs import bundle, embedding_run
@@ -46,6 +47,21 @@ def client(http: httpx.Client) -> openai.OpenAI:
 @pytest.fixture(scope="module")
 def expected() -> np.ndarray:
     return load_embeddings(embedding_run(), "cpu")(TEXTS)
+
+
+def test_ollama_gets_the_vectors_of_torch(http: httpx.Client, expected: np.ndarray) -> None:
+    with ollama.Client(host=str(http.base_url)) as client:
+        found = client.embed(model="finder:latest", input=TEXTS)
+        np.testing.assert_allclose(np.array(found.embeddings), expected, atol=2e-5)
+        assert (found.model, found.load_duration) == ("finder:latest", 0)
+        assert found.prompt_eval_count
+        [one] = client.embed(model="finder", input="love", dimensions=8).embeddings
+        assert len(one) == 8
+        with pytest.raises(ollama.ResponseError, match='cut with "truncate": true'):
+            client.embed(model="finder", input=TEXTS[2], truncate=False)
+        with pytest.raises(ollama.ResponseError, match="input"):
+            client.embed(model="finder", input="")
+        assert client.show("finder").capabilities == ["embedding"]
 
 
 @pytest.mark.parametrize("form", ["float", "base64", None])

@@ -13,12 +13,9 @@ import pytest
 from fastapi.testclient import TestClient
 from openai.types.chat import ChatCompletion
 from support import tiny_models
-from support.tiny_bundle import make
+from support.tiny_bundle import add_codec, make
 
 import ptune
-from ptune.codecs.chat import ChatCodec
-from ptune.formats.bundle import Bundle
-from ptune.formats.whole_write import sha256_of
 from ptune_serve.app import create_app
 
 HERMES = Path(__file__).parents[1] / "codecs" / "agents" / "hermes.jinja"
@@ -38,12 +35,7 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": PARA
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     tiny = make(tmp_path_factory.mktemp("served") / "bundle")
-    bundle = Bundle.open(tiny.folder)
-    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    template = HERMES.read_text(encoding="utf-8")
-    ChatCodec(tiny_models.tokenizer().backend_tokenizer, template, special, {2}, 512).save(bundle.codec_path)
-    files = {f"codec/{file.name}": sha256_of(file) for file in bundle.codec_path.iterdir()}
-    bundle.write_manifest(bundle.manifest.model_copy(update={"codec": files}))
+    add_codec(tiny.folder, HERMES.read_text(encoding="utf-8"))
     model = ptune.load(tiny.folder, threads=1, max_rows=6, replay_golden=False)
     with TestClient(create_app(model)) as client:
         yield client

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 from support.app_routes import routes_of
+from support.error_forms import said
 from support.fake_chat_model import FakeChatModel
 from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 from support.http_client import Response
@@ -98,6 +99,17 @@ ENDPOINTS = endpoints(
             "messages": st.lists(CONTENT | JSON, min_size=1, max_size=3),
         },
         "/v1/completions": {"max_tokens": SHORT, "prompt": st.just("x") | JSON},
+        "/v1/messages": {
+            "max_tokens": SHORT,
+            "messages": st.lists(CONTENT | JSON, min_size=1, max_size=3),
+        },
+        "/v1/messages/count_tokens": {"messages": st.lists(CONTENT | JSON, min_size=1, max_size=3)},
+        "/v1/responses": {
+            "max_output_tokens": SHORT,
+            "input": st.just("x") | st.lists(CONTENT | JSON, min_size=1, max_size=3),
+        },
+        "/api/chat": {"messages": st.lists(CONTENT | JSON, min_size=1, max_size=3)},
+        "/api/generate": {"prompt": st.just("x") | JSON},
         "/tokenize": {"prompt": st.just("x") | JSON},
         "/detokenize": {"tokens": st.just([65]) | JSON},
         "/v1/translate": {"max_tokens": SHORT, "text": st.just("x") | JSON},
@@ -148,7 +160,7 @@ def is_answer(response: Response) -> None:
     """No 5xx, and what is no answer is an error object, inside streams too."""
     assert response.status_code < 500, response.text
     if response.status_code != 200:
-        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+        assert said(response.json())
     else:
         assert '"server_error"' not in response.text
 

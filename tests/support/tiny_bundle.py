@@ -22,6 +22,7 @@ import transformers
 from torch import nn
 from transformers.masking_utils import AttentionMaskInterface
 
+from ptune.codecs.chat import ChatCodec
 from ptune.formats.bundle import AdapterRecord, BaseIdentity, Bundle, Graph, Manifest
 from ptune.formats.signature import STEP_INPUTS, CacheLayer, Signature, Socket
 from ptune.formats.whole_write import sha256_of, write_json
@@ -92,6 +93,15 @@ def make(folder: Path) -> TinyBundle:
         )
     )
     return TinyBundle(folder, models)
+
+
+def add_codec(folder: Path, template: str) -> None:
+    """Gives a bundle that `make` wrote a codec with this chat template."""
+    bundle = Bundle.open(folder)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    ChatCodec(tiny_models.tokenizer().backend_tokenizer, template, special, {2}, 512).save(bundle.codec_path)
+    files = {f"codec/{file.name}": sha256_of(file) for file in bundle.codec_path.iterdir()}
+    bundle.write_manifest(bundle.manifest.model_copy(update={"codec": files}))
 
 
 @functools.cache

@@ -26,6 +26,8 @@ class Delta:
     """What was thought before the answer; `text` is without it."""
     reasoning_tokens: int = 0
     """Tokens, this one and earlier ones, that are known now to be of the reasoning, with its marks."""
+    stop: str | None = None
+    """The stop text that ended the answer; it is no part of `text`."""
 
     def __str__(self) -> str:
         return self.text
@@ -97,23 +99,23 @@ class TextStream:
         self._held += said
         if self._unstopped > 0:
             self._unstopped, before = self._unstopped - 1, len(self._held)
-        text, stopped = self._release(before, last=token.finish is not None)
-        self._finish = "stop" if stopped else token.finish
-        return [Delta(text, token, self._finish, thought, counted)]
+        text, stop = self._release(before, last=token.finish is not None)
+        self._finish = token.finish if stop is None else "stop"
+        return [Delta(text, token, self._finish, thought, counted, stop)]
 
-    def _release(self, before: int, *, last: bool) -> tuple[str, bool]:
-        """Takes from what is held all that is sure; whether a stop text ended it.
+    def _release(self, before: int, *, last: bool) -> tuple[str, str | None]:
+        """Takes from what is held all that is sure; the stop text that ended it, if one did.
 
         before: so many characters are held that no stop text ends in.
         """
         found = ((self._held.find(stop, max(0, before - len(stop) + 1)), stop) for stop in self._stop)
         places = [(begin, stop) for begin, stop in found if begin >= 0]
         if places:
-            begin, _ = min(places, key=lambda place: (place[0] + len(place[1]), place[0]))
-            return self._held[:begin], True
+            begin, stop = min(places, key=lambda place: (place[0] + len(place[1]), place[0]))
+            return self._held[:begin], stop
         keep = 0 if last else held_back(self._held, self._stop)
         text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return text, False
+        return text, None
 
 
 class _Thinking:

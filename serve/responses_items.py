@@ -1,0 +1,163 @@
+"""Items of OpenAI's Responses API: what a conversation is made of there, and the messages of a chat that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from ptune.errors import RequestError
+
+from .message import Body, NotBuilt, Text
+from .typed_parts import one_of, typed_schema
+
+MAX_ITEMS = 4096
+Status = Literal["in_progress", "completed", "incomplete"]
+ItemId = Annotated[str, Field(max_length=256)]
+
+
+class Part(Body):
+    """An object of a request. An unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class InputText(Part):
+    type: Literal["input_text"]
+    text: Text
+
+
+class OutputText(Part):
+    type: Literal["output_text"]
+    text: Text
+    annotations: NotBuilt = None
+    logprobs: list[Any] | None = None  # accepted: they come with what is sent back
+
+
+class ReasoningText(Part):
+    type: Literal["reasoning_text", "summary_text"]
+    text: Text
+
+
+_TEXTS: dict[str, type[Body]] = {"input_text": InputText, "output_text": OutputText}
+
+
+def _text_as_part(content: Any) -> Any:
+    """Text is short for one part of text."""
+    return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
+
+
+Texts = Annotated[
+    list[Annotated[Any, AfterValidator(one_of(_TEXTS, "a part"))]],  # of InputText and OutputText
+    Field(max_length=MAX_ITEMS),
+    BeforeValidator(_text_as_part),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": typed_schema(_TEXTS)}]}),
+]
+
+
+class MessageItem(Part):
+    type: Literal["message"]
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Texts
+    id: ItemId | None = None
+    status: Status | None = None
+    phase: NotBuilt = None
+
+
+class FunctionCall(Part):
+    type: Literal["function_call"]
+    call_id: Annotated[Text, Field(min_length=1, max_length=256)]
+    name: Annotated[Text, Field(min_length=1, max_length=256)]
+    arguments: Text
+    id: ItemId | None = None
+    status: Status | None = None
+
+
+class FunctionCallOutput(Part):
+    type: Literal["function_call_output"]
+    call_id: Annotated[Text, Field(min_length=1, max_length=256)]
+    output: Texts
+    id: ItemId | None = None
+    status: Status | None = None
+
+
+class ReasoningItem(Part):
+    type: Literal["reasoning"]
+    summary: list[ReasoningText] = Field(default=[], max_length=MAX_ITEMS)
+    content: list[ReasoningText] = Field(default=[], max_length=MAX_ITEMS)
+    encrypted_content: NotBuilt = None
+    id: ItemId | None = None
+    status: Status | None = None
+
+
+_ITEMS: dict[str, type[Body]] = {
+    "message": MessageItem,
+    "function_call": FunctionCall,
+    "function_call_output": FunctionCallOutput,
+    "reasoning": ReasoningItem,
+}
+_read = one_of(_ITEMS, "an item")
+
+
+def item_of(value: Any) -> Body:
+    """An item; one without a type is a message. Raises: ValueError, PydanticCustomError."""
+    return _read({"type": "message", **value} if isinstance(value, dict) else value)
+
+
+def _text_as_item(given: Any) -> Any:
+    """Text is short for one message of the user."""
+    return [{"role": "user", "content": given}] if isinstance(given, str) else given
+
+
+Items = Annotated[
+    list[Annotated[Any, AfterValidator(item_of)]],  # of the classes above
+    Field(min_length=1, max_length=MAX_ITEMS),
+    BeforeValidator(_text_as_item),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
+]
+
+
+def chat_messages(items: Sequence[BaseModel], sent: int = 0) -> list[dict[str, Any]]:
+    """The messages of a chat: what is thought, said and called in a row is one answer.
+
+    sent: where in the items the request's own input begins.
+    Raises: RequestError for the output of a call that is not there.
+    """
+    turns: list[dict[str, Any]] = []
+    called: set[str] = set()
+    for index, item in enumerate(items):
+        if isinstance(item, FunctionCallOutput):
+            if item.call_id not in called:
+                path = f"input[{index - sent}]"
+                message = (
+                    f"{path}: there is no function_call before it with the call_id {item.call_id[:40]!r}"
+                )
+                raise RequestError(message, param=path, code="invalid_value")
+            turns.append({"role": "tool", "tool_call_id": item.call_id, "content": _joined(item.output)})
+        elif isinstance(item, FunctionCall):
+            called.add(item.call_id)
+            function = {"name": item.name, "arguments": item.arguments}
+            calls = _answer(turns).setdefault("tool_calls", [])
+            calls.append({"id": item.call_id, "type": "function", "function": function})
+        elif isinstance(item, ReasoningItem):
+            thought = _joined(item.content or item.summary)
+            _answer(turns, "content", "tool_calls", "reasoning_content")["reasoning_content"] = thought
+        elif isinstance(item, MessageItem) and item.role == "assistant":
+            _answer(turns, "content")["content"] = _joined(item.content)
+        elif isinstance(item, MessageItem):
+            turns.append({"role": item.role, "content": _joined(item.content)})
+    for turn in turns:
+        turn.setdefault("content", None if "tool_calls" in turn else "")
+    return turns
+
+
+def _answer(turns: list[dict[str, Any]], *absent: str) -> dict[str, Any]:
+    """The answer that the next item belongs to: the last turn, unless it has one of these already, or a new one."""
+    if not turns or turns[-1]["role"] != "assistant" or any(name in turns[-1] for name in absent):
+        turns.append({"role": "assistant"})
+    return turns[-1]
+
+
+def _joined(parts: Iterable[Any]) -> str:
+    return "".join(part.text for part in parts)
