@@ -10,6 +10,7 @@ from ptune.engine.decoder.flat_tokens import LEAST
 from ptune.engine.decoder.session import Session
 from ptune.engine.kernels import Kernels
 from ptune.engine.onnx_graph import available_cores
+from ptune.errors import FormatError
 from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE, INT8_CACHE, INT8_CACHE_BARE, NF4
 from ptune.formats.signature import Signature
 
@@ -36,6 +37,7 @@ class Graphs:
     grouped_bare: Session | None = None
     least_tokens: int = 1  # cells that a step must have, for the same bits in any batch
     least_queries: int = LEAST  # of a head in a sequence, likewise
+    own_attention: bool = False  # of ptune-kernels: any queries, chunks and slots may share a run, and need no memory for scores
 
     @classmethod
     def open(
@@ -62,9 +64,16 @@ class Graphs:
             return Session(there, signature, threads, sockets=sockets, grouped=grouped, kernels=kernels)
 
         whole = Session(path, signature, threads, kernels=kernels)
-        if path.name == INT8_CACHE:
-            bare = beside(INT8_CACHE_BARE, sockets=False)
-            return cls(whole, bare, least_tokens=least_tokens, least_queries=1)
+        of_int8 = path.name == INT8_CACHE
+        if of_int8 or whole.own_attention:  # one query is computed as many are
+            bare = beside(INT8_CACHE_BARE if of_int8 else BARE, sockets=False)
+            if bare is not None and bare.own_attention != whole.own_attention:
+                raise FormatError(
+                    f"{path.parent} has graphs whose attention is not of one kind: --kernels off uses them"
+                )
+            return cls(
+                whole, bare, least_tokens=least_tokens, least_queries=1, own_attention=whole.own_attention
+            )
         return cls(
             whole,
             beside(BARE, sockets=False),
