@@ -108,8 +108,9 @@ def _rewrite(node: onnx_ir.Node, into: onnx_ir.Node, back: onnx_ir.Node) -> None
     int8 = len(node.inputs) > KEY_SCALE and node.inputs[KEY_SCALE] is not None
     rotary = node.attributes.get_int("do_rotary", 0)
     heads, width = node.attributes.get_int("num_heads", 0), _width(node.inputs[PAST_KEY])
+    last, lines = _without_shapes(back, into.inputs[0], heads * width)
     inputs = [
-        into.inputs[0],
+        lines,
         *node.inputs[PAST_KEY : SEQLENS + 1],
         node.inputs[QUERY_SEQLENS],
         into.inputs[1],
@@ -131,11 +132,39 @@ def _rewrite(node: onnx_ir.Node, into: onnx_ir.Node, back: onnx_ir.Node) -> None
     graph = node.graph
     assert graph is not None
     graph.insert_before(node, new)
-    for old, made in zip([back.outputs[0], *node.outputs[1:]], new.outputs, strict=True):
+    for old, made in zip([last.outputs[0], *node.outputs[1:]], new.outputs, strict=True):
         made.dtype, made.shape = old.dtype, old.shape
         if old.is_graph_output():
             made.name, old.name = old.name, None
         old.replace_all_uses_with(made, replace_graph_outputs=True)
+
+
+def _without_shapes(
+    back: onnx_ir.Node, lines: onnx_ir.Value | None, width: int
+) -> tuple[onnx_ir.Node, onnx_ir.Value | None]:
+    """The last node that the operator replaces, and its lines: without the reshapes around it, where tokens lie alike in both."""
+    flat, shaped = made_by(lines, "Reshape"), only_user(back.outputs[0], "Reshape")
+    if flat is None or shaped is None or shaped.inputs[0] is not back.outputs[0] or lines is None:
+        return back, lines
+    before, after = _leading(flat.inputs[0]), shaped.outputs[0].shape
+    if before is None or after is None or [str(size) for size in after] != [*before, str(width)]:
+        return back, lines
+    of_token = lines.shape is not None and len(lines.shape) == 2 and "None" not in before
+    whole = flat.inputs[0] is not None and (
+        flat.inputs[0].shape is None
+        or (lines.shape is not None and flat.inputs[0].shape[-1] == lines.shape[-1])
+    )
+    return (shaped, flat.inputs[0]) if of_token and whole else (back, lines)
+
+
+def _leading(lines: onnx_ir.Value | None) -> list[str] | None:
+    """How tokens lie in `lines`, by the names of its dimensions; of a product, as in what it multiplies."""
+    while lines is not None and lines.shape is None:
+        made = lines.producer()
+        if made is None or not (made.domain == DOMAIN or made.op_type == "SimplifiedLayerNormalization"):
+            return None
+        lines = made.inputs[0]
+    return None if lines is None or lines.shape is None else [str(size) for size in lines.shape[:-1]]
 
 
 def _unpadded(table: onnx_ir.Value | None) -> onnx_ir.Value | None:

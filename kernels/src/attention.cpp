@@ -1,7 +1,7 @@
 // The operators `ptune::Attention` and `ptune::Int8Attention` of onnxruntime: attention over a cache of keys
 // and values that grows in place, for sequences of any lengths side by side.
 //
-//     y [cells, heads dim], keys, values = Attention(lines [..., (heads + 2 kv_heads) dim], keys, values
+//     y [..., heads dim], keys, values = Attention(lines [..., (heads + 2 kv_heads) dim], keys, values
 //     [batch, kv_heads, positions, dim], seqlens_k, query_seqlens int32 [batch], pad_indices int64 [batch,
 //     seq], unpad_indices int64 [cells], then of int8: key_scale, value_scale [kv_heads dim], then cos, sin
 //     [cells, rotary / 2] or none)
@@ -133,9 +133,10 @@ class Attention {
       in.cos = of_all(given[next++], in.cells * layer.rotary / 2);
       in.sin = of_all(given[next], in.cells * layer.rotary / 2);
     }
-    const int64_t y[] = {static_cast<int64_t>(in.cells), static_cast<int64_t>(layer.heads * layer.dim)};
+    std::vector<int64_t> y = lines;
+    y.back() = static_cast<int64_t>(layer.heads * layer.dim);
     OrtValue* output = nullptr;
-    check(api->KernelContext_GetOutput(context, 0, y, 2, &output));
+    check(api->KernelContext_GetOutput(context, 0, y.data(), y.size(), &output));
     in.y = const_cast<float*>(data_of<float>(output));
     in.keys = grown(context, 1, given[1], cache);
     in.values = grown(context, 2, given[2], cache);

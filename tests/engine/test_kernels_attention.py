@@ -282,9 +282,11 @@ def test_only_auto_replaces_attention(tmp_path: Path) -> None:
     assert own is not None
     assert Graphs.open(path, bundle.decoder, 1, kernels=own).own_attention
     assert not Graphs.open(path, bundle.decoder, 1, kernels=own.exact()).own_attention
-    nodes = {node.op_type for node in onnx_ir.from_proto(onnx_model(own.rewrite(path)[0])).graph}
-    assert "Attention" in nodes
-    assert "GroupQueryAttention" not in nodes
+    nodes = [*onnx_ir.from_proto(onnx_model(own.rewrite(path)[0])).graph]
+    layers = [node for node in nodes if node.op_type == "Attention"]
+    assert layers
+    assert not any(node.op_type == "GroupQueryAttention" for node in nodes)
+    assert {node.op_type for layer in layers for node in layer.outputs[0].consumers()} == {"MatMul"}
     assert open_graph(path, 1, kernels=own) is not None
 
 

@@ -10,7 +10,6 @@ from ptune.engine.decoder.flat_tokens import LEAST
 from ptune.engine.decoder.session import Session
 from ptune.engine.kernels import Kernels
 from ptune.engine.onnx_graph import available_cores
-from ptune.errors import FormatError
 from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE, INT8_CACHE, INT8_CACHE_BARE, NF4
 from ptune.formats.signature import Signature
 
@@ -57,23 +56,20 @@ class Graphs:
         weights = path.with_name("model.onnx.data")
         light = not weights.is_file() or weights.stat().st_size <= LIGHT
 
+        whole = Session(path, signature, threads, kernels=kernels)
+        own = whole.own_attention
+
         def beside(name: str, *, sockets: bool = True, grouped: bool = False) -> Session | None:
             there = path.with_name(name)
             if not light or not there.is_file():
                 return None
-            return Session(there, signature, threads, sockets=sockets, grouped=grouped, kernels=kernels)
+            found = Session(there, signature, threads, sockets=sockets, grouped=grouped, kernels=kernels)
+            return found if found.own_attention == own else None  # or else it has other bits
 
-        whole = Session(path, signature, threads, kernels=kernels)
         of_int8 = path.name == INT8_CACHE
-        if of_int8 or whole.own_attention:  # one query is computed as many are
+        if of_int8 or own:  # one query is computed as many are
             bare = beside(INT8_CACHE_BARE if of_int8 else BARE, sockets=False)
-            if bare is not None and bare.own_attention != whole.own_attention:
-                raise FormatError(
-                    f"{path.parent} has graphs whose attention is not of one kind: --kernels off uses them"
-                )
-            return cls(
-                whole, bare, least_tokens=least_tokens, least_queries=1, own_attention=whole.own_attention
-            )
+            return cls(whole, bare, least_tokens=least_tokens, least_queries=1, own_attention=own)
         return cls(
             whole,
             beside(BARE, sockets=False),
