@@ -172,6 +172,7 @@ def caches(bundle: Path, rows: int, behind: int) -> dict[str, float] | None:
     kinds: tuple[CacheType, ...] = ("float32", "int8")
     paths = {kind: opened.graph_path("int8", kind) for kind in kinds}
     own = kernels()
+    own = None if own is None else own.exact()
     sides: dict[str, Any] = {
         kind: Graphs.open(path, opened.decoder, 1, kernels=own) for kind, path in paths.items()
     }
@@ -189,7 +190,7 @@ def own_operators(bundle: Path, rows: int, profile: str = "int8") -> dict[str, f
 
     opened = Bundle.open(bundle)
     path = opened.graph_path(profile) if profile in opened.manifest.graphs else None
-    own = None if path is None else kernels_for(path)
+    own = None if path is None else kernels_for(path, exact=True)
     if path is None or own is None:
         return None
     sides = {

@@ -1,4 +1,4 @@
-"""Compares own operators with the operators of onnxruntime that they replace, on this machine, bit by bit."""
+"""Compares own operators with the operators of onnxruntime that they replace, on this machine: bit by bit, attention within rounding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir
 import onnxruntime
 
-from ptune_kernels import LIBRARY, blocks, gated, plain, rounded
+from ptune_kernels import LIBRARY, attention, blocks, gated, plain, plain_attention, rounded
 from ptune_kernels.rewrite import rewritten, written
 
 # By the operator that is replaced: how its products are written, and their inputs and outputs.
@@ -26,10 +26,22 @@ PRODUCTS: dict[str, list[tuple[Any, int, int]]] = {
 WIDTHS = (8, 201, 1536)  # of gated units
 ROWS = (1, 2, 3, 4, 7, 130)
 THREADS = 2
+ATTENTION = (
+    plain_attention.Heads(6, 2, 64, 64),
+    plain_attention.Heads(4, 4, 48, 16, attributes={"local_window_size": 33, "softcap": 5.0, "scale": 0.2}),
+    plain_attention.Heads(6, 2, 64, int8=True),
+)
+SEQUENCES, POSITIONS = ((300, 1), (5, 0), (0, 9), (140, 3), (120, 40)), 352
+ROUNDING = 3e-6  # between two orders of a sum, beside the largest number
 
 
 def differs(product: str) -> str | None:
-    """What differs in the operator for this one of onnxruntime, in words; None where every bit is the same."""
+    """What differs in the operator for this one of onnxruntime, in words; None where every bit is the same.
+
+    Attention is compared within ROUNDING.
+    """
+    if product == attention.PRODUCT:
+        return _attention_differs()
     for write, inputs, outputs in PRODUCTS[product]:
         random = np.random.default_rng(inputs)
         model = write(random, inputs, outputs)
@@ -54,6 +66,28 @@ def units_are_the_same() -> bool:
         if _rows_that_differ(unit, written(model), rows_of(random, 2 * width)) is not None:
             return False
     return True
+
+
+def _attention_differs() -> str | None:
+    """The same of attention: a long sequence beside short ones that generate and one that reads a prompt, either cache."""
+    for heads in ATTENTION:
+        step = plain_attention.Step.of(np.random.default_rng(heads.dim), heads, SEQUENCES, POSITIONS)
+        model = plain_attention.model(heads)
+        whole = onnx_ir.to_proto(model).SerializeToString()
+        graph, count = rewritten(model, attention.PRODUCT, attends=True)
+        if count != 1:
+            return "its own attention is not recognised"
+        expected, found = (step.answers(session(one)) for one in (whole, graph))
+        off = max(_off(*pair) for pair in zip(expected, found, strict=True))
+        if not off <= ROUNDING:
+            return f"heads of {heads.dim} numbers are off by {off:.1g} from onnxruntime's attention"
+    return None
+
+
+def _off(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
+    """The largest difference beside the largest number; for NaN, too."""
+    expected, found = expected.astype(np.float64), found.astype(np.float64)
+    return float(np.abs(expected - found).max() / np.abs(expected).max())
 
 
 def _rows_that_differ(plain: bytes, own: bytes, inputs: Iterator[np.ndarray[Any, Any]]) -> int | None:

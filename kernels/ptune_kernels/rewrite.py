@@ -1,4 +1,4 @@
-"""Replaces products of a graph by own operators that give the same bits."""
+"""Replaces products of a graph by own operators that give the same bits, and attention by one that gives the same numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir
 import onnx_ir.passes.common as passes
 
-from ptune_kernels import blocks, gated, rounded
+from ptune_kernels import attention, blocks, gated, rounded
 from ptune_kernels.find import DOMAIN
 
 REWRITES = {
@@ -15,19 +15,24 @@ REWRITES = {
 }  # by the operator that they look for
 
 
-def with_own_products(path: Path, product: str, units: bool) -> tuple[bytes, int]:
+def with_own_products(path: Path, product: str, units: bool, attends: bool = False) -> tuple[bytes, int]:
     """The graph at `path` with an own operator for each product of this kind, and their number; its weights stay in their file.
 
-    units: gated units between them become operators, too.
+    units: gated units between them become operators, too. attends: so does attention, which counts where there are no products.
     """
-    return rewritten(onnx_ir.load(path), product, units=units)
+    return rewritten(onnx_ir.load(path), product, units=units, attends=attends)
 
 
-def rewritten(model: onnx_ir.Model, product: str, *, units: bool = False) -> tuple[bytes, int]:
-    """The same of a graph in memory, which is changed."""
-    count = REWRITES[product](model.graph)
+def rewritten(
+    model: onnx_ir.Model, product: str, *, units: bool = False, attends: bool = False
+) -> tuple[bytes, int]:
+    """The same of a graph in memory, which is changed. A graph with own attention says so in its metadata."""
+    count = REWRITES[product](model.graph) if product in REWRITES else 0
     if count and units:
         gated.rewrite(model.graph)
+    if attends and (layers := attention.rewrite(model.graph)):
+        model.metadata_props[attention.MARK] = "own"
+        count = count or layers
     return written(model), count
 
 

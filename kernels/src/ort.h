@@ -100,8 +100,10 @@ inline size_t number(const OrtKernelInfo* info, const char* name) {
   return static_cast<size_t>(found);
 }
 
-// Memory of this thread for one call; it only grows.
-inline uint8_t* scratch(size_t size) {
+// Memory of this thread for one call; it only grows. Work that a call hands out has memory of its own:
+// another Use.
+template <int Use = 0>
+uint8_t* scratch(size_t size) {
   static thread_local std::unique_ptr<uint8_t, decltype(&std::free)> room(nullptr, &std::free);
   static thread_local size_t there = 0;
   if (there < size) {

@@ -1,15 +1,16 @@
-"""Own operators for the products of int8 and int4 graphs, where the optional package ptune-kernels is installed.
+"""Own operators for attention and for the products of int8 and int4 graphs, where the optional package ptune-kernels is installed.
 
 A bundle holds the plain graph, which was proved. As it is opened, its products are replaced in memory by operators that give
-the same bits, and its weights are read from the same file. Before that the package is compared with the plain graph's
-operators on this machine; where it is not the same to the bit, it is not used.
+the same bits, and its weights are read from the same file. Attention is replaced by an operator that gives the same numbers up
+to the rounding of float32. Before that the package is compared with the plain graph's operators on this machine; products that
+are not the same to the bit are not used, nor is attention that is further off than rounding.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,11 +18,16 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "ptune_kernels"
-INTERFACE = 2  # of the package
-INT8, INT4 = (
+INTERFACE = 3  # of the package
+INT8, INT4, ATTENTION = (
     "MatMulIntegerToFloat",
     "MatMulNBits",
-)  # the operators that are replaced, by the profile that has them
+    "GroupQueryAttention",
+)  # the operators that are replaced: by the profile that has them, and in every one
+# int4 multiplies any difference before a rounding so much that its gate (top-1, on the sample that ships) holds with one order of
+# sums and not with another, which is no worse elsewhere. So the order stays the one that was proved.
+WITH_ATTENTION = (INT8,)
+OWN_ATTENTION = "ptune.attention"  # metadata of a graph whose attention was replaced
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _log = logging.getLogger(__name__)
@@ -33,7 +39,11 @@ class Kernels:
 
     name: str  # of what this processor computes with
     library: Path
-    rewrite: Callable[[Path], tuple[bytes, int]]
+    rewrite: Callable[..., tuple[bytes, int]]  # of a path
+
+    def exact(self) -> Kernels:
+        """Those that give the same bits as the plain graph."""
+        return replace(self, rewrite=partial(self.rewrite, attends=False))
 
     def prepare(self, path: Path, options: Any) -> Path | bytes:
         """What onnxruntime loads in place of the graph at `path`; session options are extended accordingly."""
@@ -49,10 +59,15 @@ class Kernels:
         return graph
 
 
-def kernels_for(path: Path) -> Kernels | None:
-    """The operators where the graph at `path` has such products; other graphs need neither the package nor its check."""
+def kernels_for(path: Path, *, exact: bool = False) -> Kernels | None:
+    """The operators where the graph at `path` has such nodes; other graphs need neither the package nor its check.
+
+    exact: only those that give the same bits as the plain graph, which attention does not.
+    """
     graph = path.read_bytes() if path.is_file() else b""
-    return next((kernels(product) for product in (INT8, INT4) if product.encode() in graph), None)
+    wanted = (INT8, INT4) if exact else (INT8, INT4, ATTENTION)
+    found = next((kernels(product) for product in wanted if product.encode() in graph), None)
+    return found.exact() if found is not None and exact else found
 
 
 @cache
@@ -67,7 +82,13 @@ def kernels(product: str = INT8) -> Kernels | None:
         package = import_module(PACKAGE)
         why = _unusable(package, product)
         units = why is None and import_module(f"{PACKAGE}.check").units_are_the_same()
-        rewrite = partial(import_module(f"{PACKAGE}.rewrite").with_own_products, product=product, units=units)
+        attends = why is None and (product == ATTENTION or (product in WITH_ATTENTION and _attends()))
+        rewrite = partial(
+            import_module(f"{PACKAGE}.rewrite").with_own_products,
+            product=product,
+            units=units,
+            attends=attends,
+        )
     except Exception as error:  # it is optional, whatever is wrong with it
         why = f"it cannot be loaded: {error}"
     if why is not None:
@@ -84,3 +105,11 @@ def _unusable(package: Any, product: str) -> str | None:
         return "it has no kernel for this processor"
     found: str | None = import_module(f"{PACKAGE}.check").differs(product)
     return found
+
+
+def _attends() -> bool:
+    """Whether attention beside products is replaced; where not, a line in the log says why."""
+    why = import_module(f"{PACKAGE}.check").differs(ATTENTION)
+    if why is not None:
+        _log.warning("attention stays onnxruntime's: %s", why)
+    return why is None

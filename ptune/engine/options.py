@@ -13,6 +13,7 @@ from ptune.errors import UsageError
 from ptune.formats.bundle import FLOAT_CACHE, CacheType
 
 GIB = 1 << 30
+KernelChoice = Literal["auto", "exact", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,9 @@ class EngineOptions(BatchOptions):
     num_speculative_tokens: int = 16
     """Most draft tokens that one step computes, for all sequences together; see ptune.engine.decoder.ngram_speculation.
     0 = none."""
-    kernels: Literal["auto", "off"] = "auto"
-    """Own operators for int8 and int4, of the package ptune-kernels: auto = where it is installed and gives the same bits as the plain
-    graph on this machine."""
+    kernels: KernelChoice = "auto"
+    """Own operators of the package ptune-kernels: auto = where it is installed and was found to compute the same on this machine;
+    exact = those alone that give the same bits as the plain graph, so that attention stays onnxruntime's."""
 
     def check(self) -> None:
         """Raises: UsageError that names the first option out of range."""
@@ -68,8 +69,8 @@ class EngineOptions(BatchOptions):
             )
         if self.kv_cache_dtype not in get_args(CacheType):
             raise UsageError(f"kv_cache_dtype must be float32 or int8 (is {self.kv_cache_dtype})")
-        if self.kernels not in ("auto", "off"):
-            raise UsageError(f"kernels must be auto or off (is {self.kernels})")
+        if self.kernels not in get_args(KernelChoice):
+            raise UsageError(f"kernels must be auto, exact or off (is {self.kernels})")
 
     def shared(self) -> BatchOptions:
         """The options that the other kinds of engines have, too."""
@@ -103,7 +104,7 @@ class EngineKeywords(BatchKeywords, total=False):
     step_ms: float
     kv_cache_dtype: CacheType
     num_speculative_tokens: int
-    kernels: Literal["auto", "off"]
+    kernels: KernelChoice
 
 
 def _require_counts(**counts: int) -> None:

@@ -182,7 +182,14 @@ class Decoder(Publishable):
         exact = profile in (FP32, NF4) and cache == FLOAT_CACHE
         tolerance = golden.TOLERANCE if exact else golden.ROUNDED
         with closing(
-            Engine.open(bundle, profile=profile, threads=threads, kv_cache_dtype=cache, replay_golden=False)
+            Engine.open(
+                bundle,
+                profile=profile,
+                threads=threads,
+                kv_cache_dtype=cache,
+                kernels="exact",
+                replay_golden=False,
+            )
         ) as engine:
             return golden.record(engine, prompts, [BASE, *bundle.manifest.adapters], tolerance)
 

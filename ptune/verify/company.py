@@ -84,7 +84,7 @@ def in_pieces(
     room = KvCache(signature, 2, min(signature.context, max(tokens - 1, LONG)), dtype=cache)
     least = bundle.manifest.graphs[profile].least_tokens
     path = bundle.graph_path(profile, cache)
-    graphs = Graphs.open(path, signature, threads, least, kernels_for(path))
+    graphs = Graphs.open(path, signature, threads, least, kernels_for(path, exact=True))
     step = Step(graphs, signature, room)
     ids = _long(held, min(LONG, room.capacity))
     whole = _computed(step, ids, (len(ids),), None)
@@ -187,6 +187,7 @@ def _engine(bundle: Bundle, profile: str, threads: int, cache: CacheType, chunk:
         kv_cache_dtype=cache,
         prefill_chunk=chunk,
         max_rows=ROWS,
+        kernels="exact",
         replay_golden=False,
     )
 

@@ -124,5 +124,11 @@ def seconds_a_token(bundle: Bundle, profile: str, threads: int) -> float:
 
 def _engine(bundle: Bundle, profile: str, threads: int) -> Engine:
     return Engine.open(
-        bundle, profile=profile, threads=threads, prefill_chunk=CHUNK, max_rows=32, replay_golden=False
+        bundle,
+        profile=profile,
+        threads=threads,
+        prefill_chunk=CHUNK,
+        max_rows=32,
+        kernels="exact",
+        replay_golden=False,
     )

@@ -95,7 +95,7 @@ def prove(
 
     report("the engine")
     with closing(
-        Engine.open(bundle, profile=bundle.reference, threads=threads, replay_golden=False)
+        Engine.open(bundle, profile=bundle.reference, threads=threads, kernels="exact", replay_golden=False)
     ) as engine:
         names = [BASE, *there]
         served = _engine_logprobs(engine, {BASE: probes, **{name: there[name].probes for name in there}})

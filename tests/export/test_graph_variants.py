@@ -52,7 +52,9 @@ def test_the_same_bits(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found: dict[int, list[Any]] = {}
     for light in (graphs.LIGHT, 0):
         monkeypatch.setattr(graphs, "LIGHT", light)
-        with closing(Engine.open(bundle, threads=1, replay_golden=False, prefill_chunk=40)) as engine:
+        with closing(
+            Engine.open(bundle, threads=1, replay_golden=False, prefill_chunk=40, kernels="exact")
+        ) as engine:
             there = engine._step.graphs
             assert (there.grouped is not None, there.grouped_bare is not None) == (
                 bool(light) and family in IN_GROUPS,

@@ -12,12 +12,14 @@ from ptune.engine import golden
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.onnx_graph import Array
 from ptune.engine.sampling import Sampling, log_softmax, most_likely
+from ptune.errors import ParityError
 
 TOLERANCE = golden.TOLERANCE
 ROUNDED = 0.05  # tolerance of profiles with rounded activations: where one differs, later layers amplify it
 TOP = 5  # tokens recorded at each position
 PROMPT_POSITIONS = 4  # positions recorded at the prompt's end
 GREEDY_TOKENS = 8
+NEAR_KL = 1e-3  # of answers with own attention from the golden ones, mean over positions: a tenth of a profile's gate
 
 
 class Computing(Protocol):
@@ -91,6 +93,41 @@ def replay(engine: Computing, content: dict[str, Any]) -> float:
     ):
         _compare_greedy(case, tokens, worst)
     return worst
+
+
+class OwnAttentionError(ParityError):
+    """Answers with own attention are further from the golden ones than rounding brings them."""
+
+
+def is_within(engine: Computing, content: dict[str, Any]) -> bool:
+    """Whether the engine replays golden.json."""
+    try:
+        replay(engine, content)
+    except ParityError:
+        return False
+    return True
+
+
+def require_near(engine: Computing, content: dict[str, Any]) -> None:
+    """Raises: OwnAttentionError where the engine's distributions differ from golden.json's by more than NEAR_KL."""
+    recorded = golden.Golden[Case].model_validate(content)
+    cases = golden.served(recorded, engine.adapters)
+    found = [
+        _divergence(np.array(case.values), values)
+        for case, values in zip(cases, _logprobs(engine, cases), strict=True)
+    ]
+    kl = float(np.concatenate([np.zeros(1), *found]).mean()) if found else 0.0
+    if not kl <= NEAR_KL:  # also for NaN
+        raise OwnAttentionError(
+            f"answers with own attention are off by a KL of {kl:.2g}, more than {NEAR_KL:g}"
+        )
+
+
+def _divergence(expected: Array, found: Array) -> Array:
+    """KL [positions] between distributions over the recorded tokens and all others together, from log-probabilities."""
+    p, q = np.exp(expected), np.exp(found)
+    rest, other = (np.maximum(1 - one.sum(-1), np.finfo(np.float32).eps) for one in (p, q))
+    return np.asarray((p * (expected - found)).sum(-1) + rest * np.log(rest / other))
 
 
 def _logprobs(engine: Computing, cases: Sequence[Case]) -> list[Array]:

@@ -36,6 +36,7 @@ class Graphs:
     grouped_bare: Session | None = None
     least_tokens: int = 1  # cells that a step must have, for the same bits in any batch
     least_queries: int = LEAST  # of a head in a sequence, likewise
+    own_attention: bool = False  # of ptune-kernels: any queries, chunks and slots may share a run, and need no memory for scores
 
     @classmethod
     def open(
@@ -55,16 +56,20 @@ class Graphs:
         weights = path.with_name("model.onnx.data")
         light = not weights.is_file() or weights.stat().st_size <= LIGHT
 
+        whole = Session(path, signature, threads, kernels=kernels)
+        own = whole.own_attention
+
         def beside(name: str, *, sockets: bool = True, grouped: bool = False) -> Session | None:
             there = path.with_name(name)
             if not light or not there.is_file():
                 return None
-            return Session(there, signature, threads, sockets=sockets, grouped=grouped, kernels=kernels)
+            found = Session(there, signature, threads, sockets=sockets, grouped=grouped, kernels=kernels)
+            return found if found.own_attention == own else None  # or else it has other bits
 
-        whole = Session(path, signature, threads, kernels=kernels)
-        if path.name == INT8_CACHE:
-            bare = beside(INT8_CACHE_BARE, sockets=False)
-            return cls(whole, bare, least_tokens=least_tokens, least_queries=1)
+        of_int8 = path.name == INT8_CACHE
+        if of_int8 or own:  # one query is computed as many are
+            bare = beside(INT8_CACHE_BARE if of_int8 else BARE, sockets=False)
+            return cls(whole, bare, least_tokens=least_tokens, least_queries=1, own_attention=own)
         return cls(
             whole,
             beside(BARE, sockets=False),

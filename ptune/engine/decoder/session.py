@@ -9,7 +9,7 @@ from typing import Any
 
 import onnxruntime
 
-from ptune.engine.kernels import Kernels
+from ptune.engine.kernels import OWN_ATTENTION, Kernels
 from ptune.engine.onnx_graph import Array, check_names, open_graph
 from ptune.formats.signature import GROUPED_INPUTS, STEP_INPUTS, Signature
 
@@ -108,6 +108,11 @@ class Session:
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return options
+
+    @property
+    def own_attention(self) -> bool:
+        """Whether attention is an operator of ptune-kernels."""
+        return OWN_ATTENTION in self._session.get_modelmeta().custom_metadata_map
 
     def last_dimension(self, name: str) -> int:
         """The fixed last dimension of an input."""

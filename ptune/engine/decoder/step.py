@@ -40,12 +40,17 @@ class Step:
         next step.
         """
         logits: dict[Chunk, Logits] = {}
-        room = self._cache.room
-        narrow = [part for run in divide(chunks) for part in split_wide(run, room)]
-        parts = [part for run in narrow for part in split_to_fit(run, room)]
-        for at, part in enumerate(parts):
+        for at, part in enumerate(self._parts(chunks)):
             logits |= zip(part, self._run(part, at), strict=True)
         return [logits[chunk] for chunk in chunks]
+
+    def _parts(self, chunks: Sequence[Chunk]) -> Sequence[Sequence[Chunk]]:
+        """Chunks of each run of the graph. onnxruntime's attention needs more of them than its own."""
+        runs, room = divide(chunks), self._cache.room
+        if self.graphs.own_attention:
+            return runs
+        narrow = [part for run in runs for part in split_wide(run, room)]
+        return [part for run in narrow for part in split_to_fit(run, room)]
 
     def _run(self, chunks: Sequence[Chunk], at: int) -> list[Logits]:
         """Runs the graph once, for the step's at-th part."""
@@ -61,7 +66,8 @@ class Step:
         columns = self._vocab + window.columns
         logits = self._room_for(at, (window.count, len(layout.wanted), columns))
         session = self.graphs.of(sockets=window.rank > 0, grouped=grouped)
-        session.run(inputs, caches, window.inputs, logits, 0 if grouped else layout.scores(inputs))
+        scores = 0 if grouped or self.graphs.own_attention else layout.scores(inputs)
+        session.run(inputs, caches, window.inputs, logits, scores)
         found = [logits_at(logits, *cells) for cells in layout.answers]
         return [self._own(chunk, rows) for chunk, rows in zip(chunks, found, strict=True)]
 
