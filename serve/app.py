@@ -14,7 +14,7 @@ from ptune.config.tasks import Task, of_kind, routers_of, tasks_of
 from ptune.formats.task_names import TRANSLATION
 from ptune.kinds import imported
 
-from . import adapters, errors, ollama_models, stored_responses
+from . import adapters, errors
 from .adapter_access import check_permitted, permitted_models
 from .adapter_store import AdapterStore
 from .catalogue import Catalogue
@@ -30,12 +30,14 @@ from .encoder_catalogue import EncoderCatalogue
 from .encoder_metrics import EncoderMetrics
 from .health import Health
 from .metrics import Metrics, SequenceMetrics
+from .ollama import models as ollama_models
 from .openapi import document
 from .rate_limiting import LeaseRelease, acquire_lease
 from .request_context import key_of
 from .request_framing import RequestFraming
 from .request_log import RequestLog
-from .response_store import ResponseStore
+from .responses import stored
+from .responses.store import ResponseStore
 from .service import (
     ChatService,
     EncoderService,
@@ -65,7 +67,7 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
         responses=ResponseStore(settings.max_stored_bytes),
         health=Health(model.engine.metrics, settings.step_limit_s),
     )
-    return _app(service, *of_kind("decoder"), unmetered=(stored_responses.router,))
+    return _app(service, *of_kind("decoder"), unmetered=(stored.router,))
 
 
 def create_seq2seq_app(model: Seq2SeqModel, settings: Settings = Settings()) -> FastAPI:

@@ -28,8 +28,8 @@ from . import json_log
 from .auth import ApiKeys, warn_of_open_door
 from .follow import Follow, following
 from .listen import Server, bind, local_names, start_listening, url_of
-from .page import chat_page
 from .service import Service, Settings
+from .ui.process import chat_page
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from .anthropic.response_schemas import COMPONENTS as OF_MESSAGES
+from .anthropic.response_schemas import RESPONSES as MESSAGES
 from .encoder_response_schemas import RESPONSES as OF_ENCODERS
 from .json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
-from .messages_response_schemas import COMPONENTS as OF_MESSAGES
-from .messages_response_schemas import RESPONSES as MESSAGES
-from .ollama_response_schemas import COMPONENTS as OF_OLLAMA
-from .ollama_response_schemas import RESPONSES as OLLAMA
-from .responses_response_schemas import COMPONENTS as OF_RESPONSES_API
-from .responses_response_schemas import RESPONSES as RESPONSES_API
+from .ollama.response_schemas import COMPONENTS as OF_OLLAMA
+from .ollama.response_schemas import RESPONSES as OLLAMA
+from .responses.response_schemas import COMPONENTS as OF_RESPONSES_API
+from .responses.response_schemas import RESPONSES as RESPONSES_API
 
 TOKENS = list_of(INTEGER)
 FINISH: Schema = {"enum": ["stop", "length", "tool_calls"]}

@@ -12,7 +12,7 @@ from .adapter_store import AdapterStore
 from .auth import ApiKeys
 from .catalogue import ModelListing
 from .health import Health
-from .response_store import ResponseStore
+from .responses.store import ResponseStore
 
 if TYPE_CHECKING:
     from ptune.tasks.chat.infer import ChatModel

@@ -27,5 +27,5 @@ def chat(
         port: Port of the page.
         api_key: Key for the server, where it asks for one.
     """
-    code: int = importlib.import_module("ptune_serve.ui").run(url, host=host, port=port, api_key=api_key)
+    code: int = importlib.import_module("ptune_serve.ui.app").run(url, host=host, port=port, api_key=api_key)
     return code

@@ -82,9 +82,9 @@ TASKS: tuple[Task, ...] = (
         routers=(
             "ptune_serve.chat:router",
             "ptune_serve.completions:router",
-            "ptune_serve.messages:router",
-            "ptune_serve.ollama:router",
-            "ptune_serve.responses:router",
+            "ptune_serve.anthropic.messages:router",
+            "ptune_serve.ollama.chat:router",
+            "ptune_serve.responses.create:router",
             "ptune_serve.tokens:router",
         ),
         tab="Chat",
@@ -148,7 +148,7 @@ TASKS: tuple[Task, ...] = (
         example={"input": "Hello!"},
         routers=(
             "ptune_serve.embeddings:router",
-            "ptune_serve.ollama_embed:router",
+            "ptune_serve.ollama.embed:router",
             "ptune_serve.rerank:router",
         ),
         tab="Rank",
@@ -182,7 +182,7 @@ TASKS: tuple[Task, ...] = (
         example={"input": "Hello!"},
         routers=(
             "ptune_serve.embeddings:router",
-            "ptune_serve.ollama_embed:router",
+            "ptune_serve.ollama.embed:router",
             "ptune_serve.rerank:router",
             "ptune_serve.recommend:router",
         ),

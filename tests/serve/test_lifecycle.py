@@ -21,7 +21,7 @@ from ptune.errors import PtuneError, UsageError
 from ptune.tasks.chat import infer
 from ptune_serve import lifecycle
 from ptune_serve.listen import bind, listen, local_names, start_listening, url_of
-from ptune_serve.page import chat_page
+from ptune_serve.ui.process import chat_page
 
 
 class Process:
@@ -188,7 +188,7 @@ def test_the_chat_page_lives_as_long_as_the_server(start):
 
 
 def test_without_gradio_a_line_says_so(monkeypatch, capfd):
-    monkeypatch.setattr("ptune_serve.page.find_spec", lambda name: None)
+    monkeypatch.setattr("ptune_serve.ui.process.find_spec", lambda name: None)
     with chat_page("http://127.0.0.1:1", "127.0.0.1", 0):
         assert "pip install 'ptune[ui]'" in capfd.readouterr().out
 

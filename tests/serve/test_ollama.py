@@ -298,6 +298,6 @@ def test_what_a_generation_cannot_do_is_refused_by_name(served: Any, field: dict
 
 
 def test_every_option_of_the_package_is_known() -> None:
-    from ptune_serve.ollama_schemas import Options
+    from ptune_serve.ollama.schemas import Options
 
     assert set(ollama.Options.model_fields) <= {*Options.model_fields, *Options.not_built}

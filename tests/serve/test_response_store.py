@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune_serve import response_store
-from ptune_serve.response_store import ResponseStore
+from ptune_serve.responses import store as response_store
+from ptune_serve.responses.store import ResponseStore
 
 
 class Clock:

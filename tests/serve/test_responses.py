@@ -356,7 +356,7 @@ def test_every_field_of_the_package_is_known() -> None:
     """A field that a newer package has, and nobody here, is to be built or refused by name."""
     from openai.types.responses import response_create_params
 
-    from ptune_serve.responses_schemas import NOT_BUILT, ResponsesRequest
+    from ptune_serve.responses.schemas import NOT_BUILT, ResponsesRequest
 
     asked = set(response_create_params.ResponseCreateParamsBase.__annotations__)
     assert asked <= {*ResponsesRequest.model_fields, *NOT_BUILT}

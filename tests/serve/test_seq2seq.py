@@ -28,8 +28,8 @@ from ptune_serve import lifecycle
 from ptune_serve.app import create_seq2seq_app
 from ptune_serve.auth import ApiKeys
 from ptune_serve.service import Settings
-from ptune_serve.ui import _first_tab
-from ptune_serve.ui_client import _served
+from ptune_serve.ui.app import _first_tab
+from ptune_serve.ui.client import _served
 
 NAMES = ("base", *ADAPTERS)
 LONG = {"text": ["Save"] * 128, "max_tokens": CONTEXT}

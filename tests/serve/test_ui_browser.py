@@ -77,7 +77,7 @@ def browsed() -> Iterator[Browsed]:
         server = ExitStack()
         stack.callback(server.close)
         server_url = server.enter_context(serving(create_app(model)))
-        command = [sys.executable, "-m", "ptune_serve.ui", server_url, "127.0.0.1", "0"]
+        command = [sys.executable, "-m", "ptune_serve.ui.app", server_url, "127.0.0.1", "0"]
         process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
         stack.callback(process.kill)
         assert process.stdout is not None

@@ -80,7 +80,7 @@ def browsing(browser, records) -> Iterator[Browsed]:
         server = ExitStack()
         stack.callback(server.close)
         server_url = server.enter_context(serving(create_encoder_app(model)))
-        command = [sys.executable, "-m", "ptune_serve.ui", server_url, "127.0.0.1", "0"]
+        command = [sys.executable, "-m", "ptune_serve.ui.app", server_url, "127.0.0.1", "0"]
         process = Popen(command, stdin=PIPE, stdout=PIPE, text=True)
         stack.callback(process.kill)
         assert process.stdout is not None
@@ -229,7 +229,7 @@ def test_a_chat_server_has_no_tabs_for_labels(browser):
     with ExitStack() as stack:
         url = stack.enter_context(serving(create_app(FakeChatModel())))
         process = Popen(
-            [sys.executable, "-m", "ptune_serve.ui", url, "127.0.0.1", "0"],
+            [sys.executable, "-m", "ptune_serve.ui.app", url, "127.0.0.1", "0"],
             stdin=PIPE,
             stdout=PIPE,
             text=True,

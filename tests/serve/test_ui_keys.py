@@ -17,8 +17,8 @@ from support.fake_chat_model import FakeChatModel, FakeEngine, serving
 from ptune_serve.app import create_app
 from ptune_serve.auth import ApiKeys
 from ptune_serve.keys import Key, plain
-from ptune_serve.page import ASK_VARIABLE
 from ptune_serve.service import Settings
+from ptune_serve.ui.process import ASK_VARIABLE
 
 pytest.importorskip("gradio")
 
@@ -37,7 +37,7 @@ def page() -> Iterator[Page]:
     model = FakeChatModel()
     with ExitStack() as stack:
         url = stack.enter_context(serving(create_app(model, Settings(api_keys=ApiKeys(PEOPLE)))))
-        command = [sys.executable, "-m", "ptune_serve.ui", url, "127.0.0.1", "0"]
+        command = [sys.executable, "-m", "ptune_serve.ui.app", url, "127.0.0.1", "0"]
         environment = {**environ, ASK_VARIABLE: "1"}
         process = Popen(command, stdin=PIPE, stdout=PIPE, text=True, env=environment)
         stack.callback(process.wait)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ptune_serve import ui
-from ptune_serve.ui_client import Client, ServedModels
+from ptune_serve.ui import app as ui
+from ptune_serve.ui.client import Client, ServedModels
 
 CHATTING = ServedModels(bundle="dictionary", source="llm_tiny", adapters=("pirate",), context=512)
 NOT_CHATTING = replace(CHATTING, chats=False)

@@ -34,7 +34,7 @@ def page(model: Any) -> Iterator[Any]:
 
     with ExitStack() as stack:
         url = stack.enter_context(serving(create_encoder_app(model)))
-        command = [sys.executable, "-m", "ptune_serve.ui", url, "127.0.0.1", "0"]
+        command = [sys.executable, "-m", "ptune_serve.ui.app", url, "127.0.0.1", "0"]
         process = Popen(command, stdin=PIPE, stdout=PIPE, text=True)
         stack.callback(process.kill)
         assert process.stdout is not None

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from ptune_serve.ui_client import ServedModels, StreamedAnswer
-from ptune_serve.ui_text import heading, measured, neutral, plain, shown_parts
+from ptune_serve.ui.client import ServedModels, StreamedAnswer
+from ptune_serve.ui.text import heading, measured, neutral, plain, shown_parts
 
 PIECES = ["<b>", "</b>", "<!--", "<?x", "![i](u)", "```", "````", "~~~", "```html", "`", "\n", "\r", "    ", "  ", "- ", "> ", "a", "|", "-", "&lt;", "\\", "[", "]:", "'"]  # fmt: skip
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")

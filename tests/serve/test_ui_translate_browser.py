@@ -33,7 +33,10 @@ def page(server: str) -> Iterator[Page]:
     from playwright.sync_api import sync_playwright
 
     process = Popen(
-        [sys.executable, "-m", "ptune_serve.ui", server, "127.0.0.1", "0"], stdin=PIPE, stdout=PIPE, text=True
+        [sys.executable, "-m", "ptune_serve.ui.app", server, "127.0.0.1", "0"],
+        stdin=PIPE,
+        stdout=PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None

@@ -11,9 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from .ui_client import Client, Message, SamplingControls, ServedModels, ServerError, StreamedAnswer
-from .ui_style import CHAT_HEIGHT
-from .ui_text import measured, plain, shown_parts
+from .client import Client, Message, SamplingControls, ServedModels, ServerError, StreamedAnswer
+from .style import CHAT_HEIGHT
+from .text import measured, plain, shown_parts
 
 EXAMPLES = ("Define: Patience", "What is a rainbow, in one sentence?", "Write two lines about the sea.")
 

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from .ui_client import EncoderAdapter, Labelled, RecommendedItem, Tagged
+from .client import EncoderAdapter, Labelled, RecommendedItem, Tagged
 
 MOST_BARS = 12
-_HUES = 10  # colours of entity labels, in ui_style
+_HUES = 10  # colours of entity labels, in style.py
 
 
 def bars(found: Labelled, classifier: EncoderAdapter) -> str:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ptune.errors import RequestError
 
-from .answer_blocks import AnswerBlocks, Began, Block, BlockEvent, Grew
-from .responses_items import item_of
+from ..answer_blocks import AnswerBlocks, Began, Block, BlockEvent, Grew
+from .items import item_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from .chat import ChatReply
-    from .response_store import ResponseStore
-    from .responses_schemas import ResponsesRequest
+    from ..chat import ChatReply
+    from .schemas import ResponsesRequest
+    from .store import ResponseStore
 
 Event = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from .ui_client import Client, ServedModels, ServerError
+from .client import Client, ServedModels, ServerError
 
 SOURCE = "Your password has been changed."
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

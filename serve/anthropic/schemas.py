@@ -10,12 +10,12 @@ from pydantic_core import PydanticCustomError
 
 from ptune.errors import RequestError
 
-from . import sampling_fields as sampled
-from .errors import UNSUPPORTED
-from .known_fields import Harmless, Request
-from .message import MAX_TOOLS, Body, NotBuilt, Text
-from .schemas import MAX_MESSAGES, Stops
-from .typed_parts import one_of, typed_schema
+from .. import sampling_fields as sampled
+from ..errors import UNSUPPORTED
+from ..known_fields import Harmless, Request
+from ..message import MAX_TOOLS, Body, NotBuilt, Text
+from ..schemas import MAX_MESSAGES, Stops
+from ..typed_parts import one_of, typed_schema
 
 MAX_BLOCKS = 4096
 NOT_BUILT: Harmless = {

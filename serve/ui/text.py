@@ -6,7 +6,7 @@ import re
 from html import escape
 from typing import Any
 
-from .ui_client import Message, ServedModels, StreamedAnswer
+from .client import Message, ServedModels, StreamedAnswer
 
 _BREAK = "\u2060"  # word joiner: invisible, and enough to break a tag
 _FENCE = re.compile(r"(`{3,})[^`]*|(~{3,}).*")  # not indented, so no list or quotation can end it early

@@ -9,11 +9,11 @@ from pydantic_core import PydanticCustomError
 
 from ptune.errors import RequestError
 
-from . import sampling_fields as sampled
-from .errors import UNSUPPORTED
-from .known_fields import Harmless, Request
-from .message import MAX_TOOLS, Text
-from .responses_items import Items, Part
+from .. import sampling_fields as sampled
+from ..errors import UNSUPPORTED
+from ..known_fields import Harmless, Request
+from ..message import MAX_TOOLS, Text
+from .items import Items, Part
 
 NOT_BUILT: Harmless = {
     "access_programs": ({},),

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from .body import body_of
-from .chat_translation import renaming
-from .dependencies import EncoderServiceDep
-from .embeddings import embedded
-from .ollama_schemas import OllamaEmbedRequest
-from .retrieval_schemas import EmbeddingsRequest
+from ..body import body_of
+from ..chat_translation import renaming
+from ..dependencies import EncoderServiceDep
+from ..embeddings import embedded
+from ..retrieval_schemas import EmbeddingsRequest
+from .schemas import OllamaEmbedRequest
 
 router = APIRouter()
 

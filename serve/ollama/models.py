@@ -11,12 +11,12 @@ from fastapi import Request as HttpRequest
 from ptune.formats.task_names import CHAT, FEATURE_EXTRACTION
 from ptune.version import __version__
 
-from .adapter_access import check_permitted, permitted_models
-from .body import body_of
-from .dependencies import ServiceDep
-from .ollama_schemas import LATEST, OllamaShowRequest
-from .request_context import key_of
-from .service import ChatService, Service
+from ..adapter_access import check_permitted, permitted_models
+from ..body import body_of
+from ..dependencies import ServiceDep
+from ..request_context import key_of
+from ..service import ChatService, Service
+from .schemas import LATEST, OllamaShowRequest
 
 SPOKEN = "0.12.11"
 """The version of Ollama whose API this is: clients ask for it to know what a server understands."""

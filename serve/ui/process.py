@@ -24,7 +24,7 @@ def chat_page(server_url: str, host: str, port: int, *, ask: bool = False) -> It
         print("No chat page: it needs `pip install 'ptune[ui]'`.", flush=True)
         yield
         return
-    command = module_command("ptune_serve.ui", server_url, host, str(port))
+    command = module_command("ptune_serve.ui.app", server_url, host, str(port))
     environment = os.environ | ({ASK_VARIABLE: "1"} if ask else {})
     # A session of its own: Ctrl-C reaches only the server, which stops the page after the last answer. If the server is
     # killed, the closed pipe ends the page.

@@ -9,8 +9,8 @@ import gradio as gr
 
 from ptune.config.tasks import tab_names
 
-from .ui_client import Client, EncoderAdapter, ServedModels, ServerError
-from .ui_labels import problem, ranked, recommended, waiting
+from .client import Client, EncoderAdapter, ServedModels, ServerError
+from .labels import problem, ranked, recommended, waiting
 
 QUERY = "a place to sleep"
 TEXTS = (

@@ -11,24 +11,24 @@ from fastapi import Request as HttpRequest
 
 from ptune.errors import RequestError
 
-from .adapter_access import resolve_adapter
-from .body import body_of
-from .chat import chat_reply
-from .chat_translation import renaming
-from .dependencies import ChatServiceDep
-from .request_context import key_of
-from .response import Framing, named_event, respond
-from .responses_conversation import NAMES, chat_of
-from .responses_items import item_of
-from .responses_reply import Kept, ResponseReply
-from .responses_schemas import ResponsesRequest
+from ..adapter_access import resolve_adapter
+from ..body import body_of
+from ..chat import chat_reply
+from ..chat_translation import renaming
+from ..dependencies import ChatServiceDep
+from ..request_context import key_of
+from ..response import Framing, named_event, respond
+from .conversation import NAMES, chat_of
+from .items import item_of
+from .reply import Kept, ResponseReply
+from .schemas import ResponsesRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import BaseModel
 
-    from .response_store import ResponseStore
+    from .store import ResponseStore
 
 router = APIRouter()
 

@@ -12,20 +12,20 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from .adapter_access import resolve_adapter
-from .answer_blocks import AnswerBlocks, BlockEvent, Ended, Grew
-from .body import body_of
-from .chat import ChatReply, chat_reply
-from .chat_translation import renaming
-from .dependencies import ChatServiceDep
-from .error_forms import ollama_error
-from .messages import called_with
-from .ollama_conversation import NAMES, chat_of
-from .ollama_schemas import OllamaChatRequest, OllamaGenerateRequest
-from .response import Framing, respond
+from ..adapter_access import resolve_adapter
+from ..answer_blocks import AnswerBlocks, BlockEvent, Ended, Grew
+from ..anthropic.messages import called_with
+from ..body import body_of
+from ..chat import ChatReply, chat_reply
+from ..chat_translation import renaming
+from ..dependencies import ChatServiceDep
+from ..error_forms import ollama_error
+from ..response import Framing, respond
+from .conversation import NAMES, chat_of
+from .schemas import OllamaChatRequest, OllamaGenerateRequest
 
 if TYPE_CHECKING:
-    from .service import ChatService
+    from ..service import ChatService
 
 router = APIRouter()
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .chat_translation import chat_request, switched_thinking
-from .responses_items import chat_messages
+from ..chat_translation import chat_request, switched_thinking
+from .items import chat_messages
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from ptune.codecs.chat import ChatCodec
 
-    from .responses_schemas import ResponsesRequest, TextFormat
-    from .schemas import ChatRequest
+    from ..schemas import ChatRequest
+    from .schemas import ResponsesRequest, TextFormat
 
 NAMES = {
     "max_tokens": "max_output_tokens",

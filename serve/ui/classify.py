@@ -13,9 +13,9 @@ import gradio as gr
 from ptune.config.tasks import tab_names
 from ptune.formats.task_names import IMAGE_CLASSIFICATION, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 
-from .ui_client import Client, EncoderAdapter, ServedModels, ServerError
-from .ui_labels import bars, marked, problem, waiting
-from .ui_pictures import examples
+from .client import Client, EncoderAdapter, ServedModels, ServerError
+from .labels import bars, marked, problem, waiting
+from .pictures import examples
 
 TEXTS = (
     "What a wonderful morning, I could not be happier!",

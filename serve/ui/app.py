@@ -20,16 +20,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ptune.config.tasks import tasks_of
 from ptune.errors import PtuneError
 
-from .listen import Server, listen, url_of
-from .page import ASK_VARIABLE
-from .ui_classify import tabs as classifying
-from .ui_client import Client, ServedModels, ServerError
-from .ui_conversation import Controls, Conversation
-from .ui_keys import AskForKey, VisitorsKey
-from .ui_retrieval import Ranking, Recommending
-from .ui_style import CONTENT_SECURITY_POLICY, CSS, FONT, MONOSPACE
-from .ui_text import heading
-from .ui_translate import Translating
+from ..listen import Server, listen, url_of
+from .classify import tabs as classifying
+from .client import Client, ServedModels, ServerError
+from .conversation import Controls, Conversation
+from .keys import AskForKey, VisitorsKey
+from .process import ASK_VARIABLE
+from .retrieval import Ranking, Recommending
+from .style import CONTENT_SECURITY_POLICY, CSS, FONT, MONOSPACE
+from .text import heading
+from .translate import Translating
 
 ASK_AGAIN_S = 5
 """How often an open page checks whether the server answers, and what it serves."""
@@ -200,7 +200,7 @@ def _first_tab(served: ServedModels) -> str:
 
 
 def main() -> int:
-    """`python -m ptune_serve.ui SERVER_URL HOST PORT`: `serve` starts it, and closes its standard input to end it."""
+    """`python -m ptune_serve.ui.app SERVER_URL HOST PORT`: `serve` starts it, and closes its standard input to end it."""
     server_url, host, port = sys.argv[1:]
 
     def end_with_parent() -> None:

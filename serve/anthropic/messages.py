@@ -10,18 +10,18 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from .adapter_access import resolve_adapter
-from .answer_blocks import AnswerBlocks, Began, Block, BlockEvent, Ended, Grew
-from .body import body_of
-from .chat import ChatReply, chat_reply, encoded_chat
-from .chat_translation import renaming
-from .dependencies import ChatServiceDep
-from .error_forms import anthropic_error
-from .messages_conversation import NAMES, chat_of
-from .messages_schemas import CountTokensRequest, MessagesRequest
-from .request_context import context_of
-from .response import Framing, named_event, respond
-from .tools import tool_use
+from ..adapter_access import resolve_adapter
+from ..answer_blocks import AnswerBlocks, Began, Block, BlockEvent, Ended, Grew
+from ..body import body_of
+from ..chat import ChatReply, chat_reply, encoded_chat
+from ..chat_translation import renaming
+from ..dependencies import ChatServiceDep
+from ..error_forms import anthropic_error
+from ..request_context import context_of
+from ..response import Framing, named_event, respond
+from ..tools import tool_use
+from .conversation import NAMES, chat_of
+from .schemas import CountTokensRequest, MessagesRequest
 
 router = APIRouter()
 EVENTS = Framing(written=named_event, error=anthropic_error)

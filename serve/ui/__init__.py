@@ -1,0 +1,1 @@
+"""The page: chat, classification, search, translation, in a process of its own."""
