@@ -8,5 +8,6 @@ namespace ptune {
 OrtCustomOp rounded_product();  // of the int8 profile
 OrtCustomOp block_product();    // of the int4 profile
 OrtCustomOp gated_unit();       // of both, between products
+OrtCustomOp low_rank_update();  // of adapters
 
 }  // namespace ptune

@@ -1,8 +1,9 @@
-"""Own operators for the products of int8 and int4 graphs, where the optional package ptune-kernels is installed.
+"""Own operators for the products of int8 and int4 graphs and for adapters, where the optional package ptune-kernels is installed.
 
 A bundle holds the plain graph, which was proved. As it is opened, its products are replaced in memory by operators that give
 the same bits, and its weights are read from the same file. Before that the package is compared with the plain graph's
-operators on this machine; where it is not the same to the bit, it is not used.
+operators on this machine; where it is not the same to the bit, it is not used. What adapters add is computed in an order of
+its own, which company cannot change as it changes the plain graph's (`kernels/src/low_rank.h`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "ptune_kernels"
-INTERFACE = 2  # of the package
+INTERFACE = 3  # of the package
 INT8, INT4 = (
     "MatMulIntegerToFloat",
     "MatMulNBits",
 )  # the operators that are replaced, by the profile that has them
+ADAPTERS = "lora_mask"  # likewise of all profiles: an input of what adapters add
+FACTORS = (
+    "lora_factors"  # the input that has them, and the entry of a graph's metadata that names them in order
+)
+PANEL = "lora_panel"  # the entry with the columns in a panel of B
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _log = logging.getLogger(__name__)
@@ -52,7 +58,7 @@ class Kernels:
 def kernels_for(path: Path) -> Kernels | None:
     """The operators where the graph at `path` has such products; other graphs need neither the package nor its check."""
     graph = path.read_bytes() if path.is_file() else b""
-    return next((kernels(product) for product in (INT8, INT4) if product.encode() in graph), None)
+    return next((kernels(product) for product in (INT8, INT4, ADAPTERS) if product.encode() in graph), None)
 
 
 @cache
@@ -66,8 +72,14 @@ def kernels(product: str = INT8) -> Kernels | None:
     try:
         package = import_module(PACKAGE)
         why = _unusable(package, product)
-        units = why is None and import_module(f"{PACKAGE}.check").units_are_the_same()
-        rewrite = partial(import_module(f"{PACKAGE}.rewrite").with_own_products, product=product, units=units)
+        units = why is None and product != ADAPTERS and import_module(f"{PACKAGE}.check").units_are_the_same()
+        adapters = why is None and import_module(f"{PACKAGE}.check").differs(ADAPTERS) is None
+        rewrite = partial(
+            import_module(f"{PACKAGE}.rewrite").with_own_products,
+            product=product,
+            units=units,
+            adapters=adapters,
+        )
     except Exception as error:  # it is optional, whatever is wrong with it
         why = f"it cannot be loaded: {error}"
     if why is not None:
