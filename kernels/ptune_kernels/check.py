@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir
 import onnxruntime
 
-from ptune_kernels import LIBRARY, attention, blocks, gated, plain, plain_attention, rounded
+from ptune_kernels import LIBRARY, attention, blocks, gated, low_rank, plain, plain_attention, rounded
 from ptune_kernels.rewrite import rewritten, written
 
 # By the operator that is replaced: how its products are written, and their inputs and outputs.
@@ -38,10 +38,14 @@ ROUNDING = 3e-6  # between two orders of a sum, beside the largest number
 def differs(product: str) -> str | None:
     """What differs in the operator for this one of onnxruntime, in words; None where every bit is the same.
 
-    Attention is compared within ROUNDING.
+    Attention is compared within ROUNDING. Of what adapters add: what is wrong with it.
     """
     if product == attention.PRODUCT:
         return _attention_differs()
+    if product == low_rank.PRODUCT:
+        from ptune_kernels.check_low_rank import updates_are_right
+
+        return updates_are_right()
     for write, inputs, outputs in PRODUCTS[product]:
         random = np.random.default_rng(inputs)
         model = write(random, inputs, outputs)

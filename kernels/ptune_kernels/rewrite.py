@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir
 import onnx_ir.passes.common as passes
 
-from ptune_kernels import attention, blocks, gated, rounded
+from ptune_kernels import attention, blocks, gated, low_rank, rounded
 from ptune_kernels.find import DOMAIN
 
 REWRITES = {
@@ -15,19 +15,26 @@ REWRITES = {
 }  # by the operator that they look for
 
 
-def with_own_products(path: Path, product: str, units: bool, attends: bool = False) -> tuple[bytes, int]:
+def with_own_products(
+    path: Path, product: str, units: bool, adapters: bool, attends: bool = False
+) -> tuple[bytes, int]:
     """The graph at `path` with an own operator for each product of this kind, and their number; its weights stay in their file.
 
-    units: gated units between them become operators, too. attends: so does attention, which counts where there are no products.
+    units: gated units between them become operators, too. adapters: and what adapters add to them. attends: and attention.
+    Where there are no such products, these are counted.
     """
-    return rewritten(onnx_ir.load(path), product, units=units, attends=attends)
+    return rewritten(onnx_ir.load(path), product, units=units, adapters=adapters, attends=attends)
 
 
 def rewritten(
-    model: onnx_ir.Model, product: str, *, units: bool = False, attends: bool = False
+    model: onnx_ir.Model, product: str, *, units: bool = False, adapters: bool = False, attends: bool = False
 ) -> tuple[bytes, int]:
     """The same of a graph in memory, which is changed. A graph with own attention says so in its metadata."""
-    count = REWRITES[product](model.graph) if product in REWRITES else 0
+    rounds = product in REWRITES
+    count = REWRITES[product](model.graph) if rounds else 0
+    if count or not rounds:
+        updates = low_rank.rewrite(model, halves=rounds) if adapters or product == low_rank.PRODUCT else 0
+        count = count or updates
     if count and units:
         gated.rewrite(model.graph)
     if attends and (layers := attention.rewrite(model.graph)):

@@ -1,19 +1,25 @@
 // The operator `ptune::BlockProduct` of onnxruntime: a linear layer with weights in blocks of 32.
 //
 //     y [..., out] = BlockProduct(x [..., in], q uint8 [out, blocks, 16 or 32], scale [out, blocks],
-//     zero uint8 or none)
+//     zero uint8 or none, and what adapters add or none of it: low_rank_rows.h)
 //
-// All but x are constants, as MatMulNBits has them. Attributes: bits; in; sums: numbers in each of the two
+// Blocks are constants, as MatMulNBits has them. Attributes: bits; in; sums: numbers in each of the two
 // sections of x's sums over its blocks that lie before x in the product; twice: whether the rounding error of
 // x goes through the product, too; shared_as: sessions where it is the same share packed weights. Threads are
 // onnxruntime's own.
+#include <optional>
+#include <thread>
+
 #include "blocks.h"
+#include "low_rank_rows.h"
 #include "operators.h"
 #include "ort.h"
 #include "shelf.h"
 
 namespace ptune {
 namespace {
+
+constexpr size_t kProductInputs = 4;
 
 class BlockProduct {
  public:
@@ -38,6 +44,11 @@ class BlockProduct {
     packed_ = shelf().get(text(info, "shared_as"), w_.panels * w_.panel_bytes(),
                           [&](uint8_t* room) { pack(w_, blocks, room); });
     w_.bytes = packed_->bytes;
+    size_t inputs = 0;
+    check(api->KernelInfo_GetInputCount(info, &inputs));
+    if (inputs <= kProductInputs) return;
+    adapters_.emplace(info, kProductInputs);
+    if (adapters_->width() != w_.out) refuse("adapters of other columns");
   }
 
   void compute(OrtKernelContext* context) const {
@@ -61,18 +72,28 @@ class BlockProduct {
     // While few rows are rounded, memory has nothing else to do.
     if (rows.count <= kFewRows)
       for (size_t at = 0; at < kBytesAhead; at += 64) __builtin_prefetch(w_.bytes + at, 0, 2);
+    const LowRank::Call added = adapters_ ? adapters_->begin(context, rows.count, y) : LowRank::Call();
     in_pieces(context, rows.count, kRowsTogether, kNumbersOfAPiece / w_.in,
               [&](size_t from, size_t to) { kernel_.round(w_, x, rows, from, to); });
+    const bool beside = added.any() && added.few();
+    if (beside) adapters_->down(context, added);
     const size_t of_a_panel = w_.panel_bytes() * (rows.count * rows.of_one() + kRowsOfAWeight);
-    const size_t least = std::max(kBytesOfAPiece / of_a_panel, w_.panels / kMostPieces);
-    in_pieces(context, w_.panels, 1, least,
-              [&](size_t from, size_t to) { kernel_.product(w_, rows, y, from, to); });
+    size_t least = std::max(kBytesOfAPiece / of_a_panel, w_.panels / kMostPieces);
+    // Memory is slow to begin with factors, and with weights again: no more pieces than cores.
+    if (beside) least = std::max(least, w_.panels / cores_);
+    in_pieces(context, w_.panels, beside ? kPanelsWithAdapters : 1, least, [&](size_t from, size_t to) {
+      if (beside) adapters_->ahead(added, from * kOfAPanel);
+      kernel_.product(w_, rows, y, from, to);
+      if (beside) adapters_->up(added, from * kOfAPanel, std::min(to * kOfAPanel, w_.out));
+    });
+    if (added.any() && !beside) adapters_->by_rows(context, added);
   }
 
  private:
   static constexpr size_t kRowsTogether = 16, kNumbersOfAPiece = 1 << 14;
   static constexpr size_t kFewRows = 2, kBytesAhead = 1 << 13;
   static constexpr size_t kBytesOfAPiece = 1 << 17, kMostPieces = 64;
+  static constexpr size_t kPanelsWithAdapters = kPanelOfB / kOfAPanel;  // whole panels of B, too
   static constexpr size_t kRowsOfAWeight = 3;  // reading it from memory takes as long as so many products
 
   const uint8_t* zeros(const OrtKernelInfo* info) const {
@@ -89,9 +110,11 @@ class BlockProduct {
   BlockWeights w_;
   bool twice_ = false;
   std::shared_ptr<const Packed> packed_;
+  std::optional<LowRank> adapters_;
+  size_t cores_ = std::max(1u, std::thread::hardware_concurrency());
 };
 
-constexpr size_t kInputs = 4;
+constexpr size_t kInputs = kProductInputs + LowRank::kInputs;
 
 }  // namespace
 
@@ -100,10 +123,12 @@ OrtCustomOp block_product() {
   op.GetName = [](const OrtCustomOp*) { return "BlockProduct"; };
   op.GetInputTypeCount = [](const OrtCustomOp*) { return kInputs; };
   op.GetInputType = [](const OrtCustomOp*, size_t at) {
-    return at % 2 == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    return at == 1 || at == 3  ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
+           : at + 1 == kInputs ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED  // of factors, float or half
+                               : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   };
   op.GetInputCharacteristic = [](const OrtCustomOp*, size_t at) {
-    return at + 1 == kInputs ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+    return at + 1 >= kProductInputs ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
   };
   computed_by<BlockProduct>(op);
   return op;

@@ -16,7 +16,8 @@ __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps
   if (api == nullptr)
     return nullptr;  // an onnxruntime that is older; it says itself that it does not know the operators
   static const OrtCustomOp operators[] = {ptune::rounded_product(), ptune::block_product(),
-                                          ptune::gated_unit(), ptune::attention(), ptune::int8_attention()};
+                                          ptune::gated_unit(), ptune::attention(), ptune::int8_attention(),
+                                          ptune::low_rank_update()};
   static OrtCustomOpDomain* domain = nullptr;
   if (domain == nullptr) {
     if (OrtStatus* status = api->CreateCustomOpDomain("ptune", &domain)) return status;

@@ -1,10 +1,14 @@
 // The operator `ptune::RoundedProduct` of onnxruntime: a linear layer in int8 with its rounding, in one node.
 //
 //     y [..., out] = RoundedProduct(u [..., in], weights int8 [in, out], scale [out], step [], fine [],
-//     inverse [..., 1] or none)
+//     inverse [..., 1] or none, and what adapters add or none of it: low_rank_rows.h)
 //
-// All but u and inverse are constants. Weights are packed when the session opens; sessions whose attribute
-// `shared_as` is the same share them. Threads are onnxruntime's own.
+// Weights, scale, step and fine are constants. Weights are packed when the session opens; sessions whose
+// attribute `shared_as` is the same share them. Threads are onnxruntime's own.
+#include <optional>
+#include <thread>
+
+#include "low_rank_rows.h"
 #include "operators.h"
 #include "ort.h"
 #include "product.h"
@@ -12,6 +16,8 @@
 
 namespace ptune {
 namespace {
+
+constexpr size_t kProductInputs = 6;
 
 class RoundedProduct {
  public:
@@ -33,6 +39,11 @@ class RoundedProduct {
     packed_ = shelf().get(text(info, "shared_as"), packed_bytes(weights_.in, weights_.out),
                           [&](uint8_t* room) { pack(numbers, weights_.in, weights_.out, room); });
     weights_.bytes = packed_->bytes;
+    size_t inputs = 0;
+    check(api->KernelInfo_GetInputCount(info, &inputs));
+    if (inputs <= kProductInputs) return;
+    adapters_.emplace(info, kProductInputs);
+    if (adapters_->width() != weights_.out) refuse("adapters of other columns");
   }
 
   void compute(OrtKernelContext* context) const {
@@ -57,17 +68,27 @@ class RoundedProduct {
     uint8_t* room = scratch(bytes + rows.count * 2 * sizeof(int32_t));
     rows.bytes = reinterpret_cast<int8_t*>(room);
     rows.excess = reinterpret_cast<int32_t*>(room + bytes);
+    const LowRank::Call added = adapters_ ? adapters_->begin(context, rows.count, y) : LowRank::Call();
     in_pieces(context, rows.count, kRowsTogether, kNumbersOfAPiece / weights_.in,
               [&](size_t from, size_t to) { kernel_.round(weights_, rounding_, x, rows, from, to); });
+    const bool beside = added.any() && added.few();
+    if (beside) adapters_->down(context, added);
     const size_t products_of_a_panel = weights_.depth * kColumns * (rows.count + kRowsOfAWeight);
-    in_pieces(context, weights_.panels, kPanelsTogether, kProductsOfAPiece / products_of_a_panel,
+    size_t least = kProductsOfAPiece / products_of_a_panel;
+    // Memory is slow to begin with factors, and with weights again: no more pieces than cores.
+    if (beside) least = std::max(least, weights_.panels / cores_);
+    in_pieces(context, weights_.panels, beside ? kPanelsWithAdapters : kPanelsTogether, least,
               [&](size_t from, size_t to) {
+                if (beside) adapters_->ahead(added, from * kColumns);
                 kernel_.product(weights_, rows, multiplier_.data(), inverse, y, from, to);
+                if (beside) adapters_->up(added, from * kColumns, std::min(to * kColumns, weights_.out));
               });
+    if (added.any() && !beside) adapters_->by_rows(context, added);
   }
 
  private:
   static constexpr size_t kRowsTogether = 16, kPanelsTogether = 3;
+  static constexpr size_t kPanelsWithAdapters = 12;  // whole panels of B, too
   static constexpr size_t kNumbersOfAPiece = 1 << 15, kProductsOfAPiece = 1 << 20;
   static constexpr size_t kRowsOfAWeight = 7;  // reading it from memory takes as long as so many products
 
@@ -76,9 +97,11 @@ class RoundedProduct {
   Rounding rounding_{};
   std::vector<float> multiplier_;
   std::shared_ptr<const Packed> packed_;
+  std::optional<LowRank> adapters_;
+  size_t cores_ = std::max(1u, std::thread::hardware_concurrency());
 };
 
-constexpr size_t kInputs = 6;
+constexpr size_t kInputs = kProductInputs + LowRank::kInputs;
 
 }  // namespace
 
@@ -87,10 +110,12 @@ OrtCustomOp rounded_product() {
   op.GetName = [](const OrtCustomOp*) { return "RoundedProduct"; };
   op.GetInputTypeCount = [](const OrtCustomOp*) { return kInputs; };
   op.GetInputType = [](const OrtCustomOp*, size_t at) {
-    return at == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    return at == 1             ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8
+           : at + 1 == kInputs ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED  // of factors, float or half
+                               : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   };
   op.GetInputCharacteristic = [](const OrtCustomOp*, size_t at) {
-    return at + 1 == kInputs ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+    return at + 1 >= kProductInputs ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
   };
   computed_by<RoundedProduct>(op);
   return op;

@@ -1,9 +1,10 @@
-"""Own operators for attention and for the products of int8 and int4 graphs, where the optional package ptune-kernels is installed.
+"""Own operators for attention, adapters and the products of int8 and int4 graphs, where the optional package ptune-kernels is installed.
 
 A bundle holds the plain graph, which was proved. As it is opened, its products are replaced in memory by operators that give
 the same bits, and its weights are read from the same file. Attention is replaced by an operator that gives the same numbers up
-to the rounding of float32. Before that the package is compared with the plain graph's operators on this machine; products that
-are not the same to the bit are not used, nor is attention that is further off than rounding.
+to the rounding of float32. What adapters add is computed in an order of its own, which company cannot change as it changes the
+plain graph's (`kernels/src/low_rank.h`). Before that the package is compared with the plain graph's operators on this machine;
+products that are not the same to the bit are not used, nor is attention that is further off than rounding.
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ INT8, INT4, ATTENTION = (
     "MatMulNBits",
     "GroupQueryAttention",
 )  # the operators that are replaced: by the profile that has them, and in every one
+ADAPTERS = "lora_mask"  # likewise of all profiles: an input of what adapters add
 # int4 multiplies any difference before a rounding so much that its gate (top-1, on the sample that ships) holds with one order of
 # sums and not with another, which is no worse elsewhere. So the order stays the one that was proved.
 WITH_ATTENTION = (INT8,)
 OWN_ATTENTION = "ptune.attention"  # metadata of a graph whose attention was replaced
+FACTORS = (
+    "lora_factors"  # the input that has them, and the entry of a graph's metadata that names them in order
+)
+PANEL = "lora_panel"  # the entry with the columns in a panel of B
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _log = logging.getLogger(__name__)
@@ -65,8 +71,10 @@ def kernels_for(path: Path, *, exact: bool = False) -> Kernels | None:
     exact: only those that give the same bits as the plain graph, which attention does not.
     """
     graph = path.read_bytes() if path.is_file() else b""
-    wanted = (INT8, INT4) if exact else (INT8, INT4, ATTENTION)
-    found = next((kernels(product) for product in wanted if product.encode() in graph), None)
+    wanted = (INT8, INT4, ADAPTERS) if exact else (INT8, INT4, ATTENTION, ADAPTERS)
+    there = [product for product in wanted if product.encode() in graph]
+    there = there[:1] if there and there[0] in (INT8, INT4) else there
+    found = next((one for product in there if (one := kernels(product)) is not None), None)
     return found.exact() if found is not None and exact else found
 
 
@@ -81,12 +89,16 @@ def kernels(product: str = INT8) -> Kernels | None:
     try:
         package = import_module(PACKAGE)
         why = _unusable(package, product)
-        units = why is None and import_module(f"{PACKAGE}.check").units_are_the_same()
+        units = (
+            why is None and product in (INT8, INT4) and import_module(f"{PACKAGE}.check").units_are_the_same()
+        )
+        adapters = why is None and import_module(f"{PACKAGE}.check").differs(ADAPTERS) is None
         attends = why is None and (product == ATTENTION or (product in WITH_ATTENTION and _attends()))
         rewrite = partial(
             import_module(f"{PACKAGE}.rewrite").with_own_products,
             product=product,
             units=units,
+            adapters=adapters,
             attends=attends,
         )
     except Exception as error:  # it is optional, whatever is wrong with it

@@ -6,8 +6,8 @@ context. And through the engine: greedy answers to prompts one at a time; then a
 size; once more from the prefix cache; and once more while another tenant takes slots, so that some of them are preempted and
 resumed.
 
-The bare base must give the same bits. An adapter's logits may differ by float32 rounding, because the products with its factors
-have one row or several; its tokens must be the same, except at a tie.
+The bare base must give the same bits. An adapter's logits may differ by float32 rounding, because the plain graph's products with
+its factors have one row or several; its tokens must be the same, except at a tie. With own operators they are the same bits, too.
 """
 
 from __future__ import annotations

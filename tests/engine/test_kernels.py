@@ -10,6 +10,7 @@ import sys
 import tempfile
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
-from ptune.engine.kernels import Kernels, kernels
+from ptune.engine.kernels import INT8, Kernels, kernels
 from ptune.engine.onnx_graph import open_graph
 from ptune.export.graph_variants import write_lighter
 from ptune.export.int8 import write_int8
@@ -152,10 +153,12 @@ def test_the_same_bits_in_tiles(
 @built
 @pytest.mark.parametrize("family", ["llama_tied", "gpt2", "gemma2", "granite"])
 def test_an_engine_says_the_same_bits(family: str, tmp_path: Path) -> None:
-    """Every product of every graph is an operator; an adapter's tokens lie beside the base's."""
-    found_here = kernels()
-    assert found_here is not None
-    own = found_here.exact()
+    """Every product of every graph is an operator; an adapter's tokens lie beside the base's.
+
+    What the adapter adds and attention are left to the plain graph: own operators add up in another order
+    (test_kernels_adapters, test_kernels_attention).
+    """
+    own = products_alone(INT8)
     changes: dict[str, Any] = {"logits_scaling": 3.0} if family == "granite" else {}
     base, _, bundle = tiny_bundle(tmp_path, family, **changes)
     path = tmp_path / "int8" / "model.onnx"
@@ -190,6 +193,15 @@ def test_weights_are_packed_once_for_all_graphs(tmp_path: Path) -> None:
         names += [shared_as(graph) for graph in (path, path.with_name("beside.onnx"))]
     assert names[0] == names[1] != names[2] == names[3]
     assert all(names)
+
+
+def products_alone(product: str) -> Kernels:
+    """Own operators for products and not for adapters."""
+    from ptune_kernels.rewrite import with_own_products
+
+    own = kernels(product)
+    assert own is not None
+    return replace(own, rewrite=partial(with_own_products, product=product, units=True, adapters=False))
 
 
 def shared_as(path: Path) -> str:
@@ -260,7 +272,7 @@ def test_a_package_that_is_not_used_is_named(
     package: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = {"INTERFACE": finding.INTERFACE, "PLAIN": "plain", "kernel": lambda: "avx512", "LIBRARY": Path("l"),
-             "differs": lambda product: None, "with_own_products": lambda path, product, units: (b"", 0),
+             "differs": lambda product: None, "with_own_products": lambda path, product, units, adapters, attends: (b"", 0),
              "units_are_the_same": lambda: True} | package  # fmt: skip
     monkeypatch.setattr(finding, "find_spec", lambda name: object())
     monkeypatch.setattr(finding, "import_module", lambda name: SimpleNamespace(**whole))

@@ -70,10 +70,13 @@ class Graphs:
         if of_int8 or own:  # one query is computed as many are
             bare = beside(INT8_CACHE_BARE if of_int8 else BARE, sockets=False)
             return cls(whole, bare, least_tokens=least_tokens, least_queries=1, own_attention=own)
+        grouped = beside(GROUPED, grouped=True)
+        if grouped is not None and grouped.packed != whole.packed:
+            grouped = None  # one of the two could not be rewritten: a step's factors fit only the other
         return cls(
             whole,
             beside(BARE, sockets=False),
-            beside(GROUPED, grouped=True),
+            grouped,
             beside(GROUPED_BARE, sockets=False, grouped=True),
             least_tokens,
         )

@@ -24,10 +24,11 @@ class LazyMemory:
     """Zeros in one private mapping. Pages that are never written take no memory, however often they are read.
 
     Pages are small ones: in huge pages the first few tokens of a sequence would take megabytes in each layer, and the first
-    requests after a start would wait for seconds until the system has cleared them all.
+    requests after a start would wait for seconds until the system has cleared them all. Huge ones are for what is written in
+    megabytes, and read from end to end in every step.
     """
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, *, huge_pages: bool = False) -> None:
         """Raises: MemoryError where the system does not reserve so many addresses."""
         self.size_bytes = size_bytes = max(size_bytes, PAGE_BYTES)
         try:
@@ -38,9 +39,10 @@ class LazyMemory:
                 self._memory = mmap.mmap(-1, size_bytes, flags=flags)
         except (OSError, OverflowError) as error:
             raise MemoryError(f"{size_bytes} bytes") from error
-        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        advice = getattr(mmap, "MADV_HUGEPAGE" if huge_pages else "MADV_NOHUGEPAGE", None)
+        if advice is not None:
             with contextlib.suppress(OSError):  # a kernel without huge pages does not know the advice
-                self._memory.madvise(mmap.MADV_NOHUGEPAGE)
+                self._memory.madvise(advice)
 
     def array(self, start_bytes: int, shape: tuple[int, ...], dtype: np.dtype[Any] = FLOAT) -> Array:
         """A view of a part of it."""
@@ -52,6 +54,6 @@ class LazyMemory:
             self._memory.madvise(GIVE_BACK, start_bytes, size_bytes)
 
 
-def zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """An array of float32 in such memory of its own. Raises: MemoryError."""
-    return LazyMemory(4 * math.prod(shape)).array(0, shape)
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any] = FLOAT, *, huge_pages: bool = False) -> Array:
+    """An array in such memory of its own. Raises: MemoryError."""
+    return LazyMemory(dtype.itemsize * math.prod(shape), huge_pages=huge_pages).array(0, shape, dtype)

@@ -2,6 +2,8 @@
 
 A step's adapters are a window of adjacent slots, passed to the graph without a copy: tokens of group g are multiplied only by
 the factors of slot g. An adapter is copied when it gets a slot, and keeps it until another adapter needs the slot.
+
+Graphs with own operators take all factors of a slot as one line (`ptune.engine.decoder.packed_factors`).
 """
 
 from __future__ import annotations
@@ -10,9 +12,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary, ref
 
+import numpy as np
+
 from ptune.engine.adapters.lora import Adapter, Factor
 from ptune.engine.decoder.lazy_memory import zeros
-from ptune.formats.signature import Signature
+from ptune.engine.decoder.packed_factors import FactorLines, PackedFactors
+from ptune.engine.kernels import FACTORS
+from ptune.engine.onnx_graph import Array
+from ptune.formats.signature import Signature, Socket
 
 WIDER = 2  # slots of a window for each of its adapters, at most: unused ones between them cost time, too
 RANKS = 3  # pools that are kept, each of one rank and of one number of own tokens
@@ -20,9 +27,10 @@ RANKS = 3  # pools that are kept, each of one rank and of one number of own toke
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Adjacent slots: the graph's inputs A [G, in, R] and B [G, R, out], and the index of each adapter among the G."""
+    """Adjacent slots: the graph's inputs A [G, in, R] and B [G, R, out], or lines of them, and the index of each adapter
+    among the G."""
 
-    inputs: dict[str, Factor]
+    inputs: dict[str, Array]
     groups: WeakKeyDictionary[Adapter, int]  # weak: a window keeps no adapter in memory
     count: int  # G
     rank: int  # R
@@ -33,11 +41,13 @@ class Window:
 class LoraSlots:
     """One slot for each adapter that a step can have, of the rank of its widest. Unused slots take no memory."""
 
-    def __init__(self, signature: Signature, count: int) -> None:
+    def __init__(self, signature: Signature, count: int, packed: PackedFactors | None = None) -> None:
+        """packed: factors that the graph takes in lines; None: each is an input."""
         self._signature = signature
         self._count = count
+        self._packed = packed
         self._pools: list[_RankPool] = []  # the most recently used last
-        self._none = _RankPool(signature, 1, 0).window(0, 1, {})
+        self._none = _RankPool(signature, packed, 1, 0).window(0, 1, {})
 
     def of(self, adapters: Collection[Adapter]) -> Window:
         """Returns a window with these adapters; for none, one slot of rank 0, which is the bare base."""
@@ -45,7 +55,7 @@ class LoraSlots:
             return self._none
         size = max(adapter.rank for adapter in adapters), max(map(_columns, adapters))
         pool = next((pool for pool in self._pools if (pool.rank, pool.columns) == size), None)
-        pool = pool or _RankPool(self._signature, self._count, *size)
+        pool = pool or _RankPool(self._signature, self._packed, self._count, *size)
         self._pools = [*(other for other in self._pools if other is not pool), pool][-RANKS:]
         return pool.of({*adapters})
 
@@ -53,23 +63,30 @@ class LoraSlots:
 class _RankPool:
     """Slots for adapters up to one rank; lower ranks, and sockets that an adapter leaves alone, are padded with zeros."""
 
-    def __init__(self, signature: Signature, count: int, rank: int, columns: int = 0) -> None:
+    def __init__(
+        self, signature: Signature, packed: PackedFactors | None, count: int, rank: int, columns: int = 0
+    ) -> None:
         self.rank = rank
         self.columns = columns
-        self._arrays = {
-            name: zeros((count, *shape))
+        shapes = {
+            name: shape
             for socket in signature.sockets
             for name, shape in (
                 (f"{socket.name}.A", (socket.in_features, rank)),
                 (f"{socket.name}.B", (rank, socket.out_features)),
             )
         }
+        self._lines = None if packed is None else FactorLines(packed, shapes, count)
+        self._arrays: dict[str, Array] = {} if self._lines is None else {FACTORS: self._lines.array}
+        for name, shape in shapes.items():
+            if self._lines is None or name not in self._lines:
+                self._arrays[name] = zeros((count, *shape))
         ends = signature.ends
         self._own = None if ends is None else ends.own_columns
         self._biases = ends is not None and ends.has_biases
         if ends is not None and self._own is not None:
             self._arrays[self._own] = zeros((count, ends.width, columns))
-        self._sockets = [socket.name for socket in signature.sockets]
+        self._sockets = signature.sockets
         self._holders: list[ref[Adapter] | None] = [None] * count
         self._used = [0] * count  # number of the last window that used each slot
         self._windows = 0
@@ -130,15 +147,24 @@ class _RankPool:
 
     def _load(self, adapter: Adapter, slot: int) -> None:
         """Copies an adapter's factors into a slot."""
-        for name in self._sockets:
+        for socket in self._sockets:
+            name = socket.name
+            a, b = adapter.factors.get(name) or _no_factors(socket)
+            if self._lines is not None and f"{name}.A" in self._lines:
+                self._lines.write(slot, name, a, b)
+                continue
             slot_a, slot_b = self._arrays[f"{name}.A"][slot], self._arrays[f"{name}.B"][slot]
-            a, b = adapter.factors.get(name, (slot_a[:, :0], slot_b[:0]))
             slot_a[:, : a.shape[1]], slot_b[: len(b)] = a, b
             slot_a[:, a.shape[1] :], slot_b[len(b) :] = 0, 0
         if self._own is not None and (count := _columns(adapter)):
             assert adapter.ends is not None
             self._arrays[self._own][slot][:, :count] = adapter.ends.columns
         self._holders[slot] = ref(adapter)
+
+
+def _no_factors(socket: Socket) -> tuple[Factor, Factor]:
+    """Factors of rank 0."""
+    return np.zeros((socket.in_features, 0), np.float32), np.zeros((0, socket.out_features), np.float32)
 
 
 def _columns(adapter: Adapter) -> int:

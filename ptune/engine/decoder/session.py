@@ -9,7 +9,8 @@ from typing import Any
 
 import onnxruntime
 
-from ptune.engine.kernels import OWN_ATTENTION, Kernels
+from ptune.engine.decoder.packed_factors import PackedFactors
+from ptune.engine.kernels import FACTORS, OWN_ATTENTION, Kernels
 from ptune.engine.onnx_graph import Array, check_names, open_graph
 from ptune.formats.signature import GROUPED_INPUTS, STEP_INPUTS, Signature
 
@@ -56,9 +57,12 @@ class Session:
         self._adapters: Mapping[str, Array] | None = None
         self._scores = 0  # since the last run that gave memory back
         self._load()
-        factors = signature.factor_names() if sockets else ()
+        factors = signature.factor_names() if sockets else []
         of_ends = signature.end_inputs() if sockets else ()
         self._steps = {*STEP_INPUTS, *(GROUPED_INPUTS if grouped else ()), *of_ends}
+        self.packed = PackedFactors.of(self._session)
+        if self.packed is not None:
+            factors = [FACTORS, *(name for name in factors if name not in self.packed.names)]
         self._factors = {*factors}
         self._presents = dict(zip(signature.past_names(), signature.present_names(), strict=True))
         inputs = {*self._steps, *self._presents, *factors}

@@ -27,7 +27,7 @@ class Step:
         self.graphs = graphs
         self._cache = cache
         self._vocab = signature.vocab_size
-        self._lora_slots = LoraSlots(signature, cache.slots)
+        self._lora_slots = LoraSlots(signature, cache.slots, graphs.whole.packed)
         self._layouts = BatchLayoutCache(graphs.least_tokens, graphs.least_queries, graphs.heads, cache.room)
         ends = signature.ends
         self._end_inputs = None if ends is None or not ends.step_inputs else EndInputs(ends, self._vocab)
