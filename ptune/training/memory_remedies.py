@@ -46,6 +46,12 @@ def _checkpointing(recipe: Recipe) -> tuple[bool] | None:
     return None if recipe.train.gradient_checkpointing else (True,)
 
 
+def _eight_bits(recipe: Recipe) -> tuple[str] | None:
+    """8-bit AdamW where whole weights are trained. An adapter's state is too small to matter."""
+    whole = not isinstance(recipe.method, Lora)
+    return ("adamw_8bit",) if whole and recipe.train.optimizer == "adamw" else None
+
+
 def _nf4(recipe: Recipe) -> tuple[str] | None:
     """nf4, unless the base's weights are trained themselves or the task must not round them."""
     can_be = recipe.task.takes_rounded_weights and isinstance(recipe.method, Lora)
@@ -64,6 +70,7 @@ ROWS = Saving("train", ("micro_batch_tokens",), _smaller_rows)
 """Changes neither the batch nor the result: the gradient is accumulated exactly, in more forward passes."""
 DEARER = (
     Saving("train", ("gradient_checkpointing",), _checkpointing),  # the same result, more time
+    Saving("train", ("optimizer",), _eight_bits),  # nearly the same steps
     Saving("backbone", ("quantize",), _nf4),  # another base, slightly worse
     Saving("task", ("max_length", "on_overlong"), _shorter),  # loses data
 )
