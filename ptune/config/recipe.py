@@ -37,6 +37,8 @@ class Backbone(Spec):
     """Quantisation of the frozen weights (bitsandbytes)."""
     cache: bool = True
     """Keep the quantised weights of a large model in `~/.cache/ptune` (`PTUNE_CACHE`), so that the next command need not quantise them again."""
+    stream: bool = False
+    """Keep the frozen layers in a file, and in memory only while they run: for models larger than memory, at the speed of the disk. Needs `train.gradient_checkpointing`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights; auto: bfloat16 on a GPU that supports it, and on a CPU that trains a quarter faster in it if the weights were published in it; else float32."""
     revision: str | None = None
@@ -210,6 +212,18 @@ class Recipe(Spec):
         if self.backbone.quantize != "none" and not isinstance(self.method, Lora):
             raise ValueError(
                 f"backbone.quantize {self.backbone.quantize!r} needs method Lora: quantised weights cannot be trained"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _streamed_layers_are_recomputed(self) -> Recipe:
+        if self.backbone.stream and not (isinstance(self.method, Lora) and isinstance(self.task, Chat)):
+            raise ValueError(
+                "backbone.stream is for chat and translation with method Lora: other weights change"
+            )
+        if self.backbone.stream and not self.train.gradient_checkpointing:
+            raise ValueError(
+                "backbone.stream needs train.gradient_checkpointing: layers do not stay for their gradient"
             )
         return self
 

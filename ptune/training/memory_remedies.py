@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
 from ptune.methods.lora import Lora
 
@@ -58,6 +59,12 @@ def _nf4(recipe: Recipe) -> tuple[str] | None:
     return ("nf4",) if can_be and recipe.backbone.quantize != "nf4" else None
 
 
+def _stream(recipe: Recipe) -> tuple[bool] | None:
+    """Layers that are read as they run: of frozen ones, which are computed again for their gradient."""
+    frozen = isinstance(recipe.method, Lora) and isinstance(recipe.task, Chat)
+    return (True,) if frozen and recipe.train.gradient_checkpointing and not recipe.backbone.stream else None
+
+
 def _shorter(recipe: Recipe) -> tuple[int, str] | None:
     half = getattr(recipe.task, "max_length", 0) // 2  # images have none
     if half < SHORTEST:
@@ -75,7 +82,9 @@ DEARER = (
     Saving("task", ("max_length", "on_overlong"), _shorter),  # loses data
 )
 """The changes to try where smaller rows are not enough, cheapest first."""
-SAVINGS = (ROWS, *DEARER)
+STREAM = Saving("backbone", ("stream",), _stream)
+"""The last resort: the same result, at the speed of a disk."""
+SAVINGS = (ROWS, *DEARER, STREAM)
 
 
 def options(before: Recipe, after: Recipe) -> tuple[str, ...]:

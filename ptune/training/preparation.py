@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import training_dtype
+from ptune.backbone.streaming import beside_activations
 from ptune.config.optimizers import OPTIMIZERS, given
 from ptune.config.recipe import Recipe, Train
 from ptune.errors import RecipeError
@@ -32,6 +33,10 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
             f"train.batch_size is {recipe.train.batch_size}, fewer examples than the {accelerator.num_processes} processes"
         )
     check_optimizer(recipe.train, accelerator.device)
+    if recipe.backbone.stream and accelerator.num_processes > 1:
+        raise RecipeError(
+            "backbone.stream is for one process: leave out accelerate launch, or backbone.stream"
+        )
     trains_itself = not isinstance(recipe.method, Lora)
     dtype = torch.float32 if trains_itself else _dtype(recipe, accelerator.device)
     if accelerator.num_processes > 1:
@@ -63,7 +68,22 @@ def applied(
     if recipe.train.gradient_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
-    return with_lora_products(recipe.method.apply(backbone, new_tokens, head))
+    model = with_lora_products(recipe.method.apply(backbone, new_tokens, head))
+    if recipe.backbone.stream:
+        beside_activations(model, backbone.device)
+    return model
+
+
+def prepared(
+    accelerator: Accelerator, model: nn.Module, recipe: Recipe, head: Sequence[str] = ()
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Model and optimiser as the accelerator runs them. A streamed model is where it should be, and is not moved."""
+    optimizer = optimizer_for(model, recipe.train, head)
+    placed = [False if recipe.backbone.stream else None, None]  # None: as accelerate thinks right
+    both: tuple[nn.Module, torch.optim.Optimizer] = accelerator.prepare(
+        model, optimizer, device_placement=placed
+    )
+    return both
 
 
 def check_optimizer(train: Train, device: torch.device) -> None:

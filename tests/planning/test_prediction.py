@@ -85,6 +85,28 @@ def test_nf4_takes_what_real_layers_take(make: Make) -> None:
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])
+def test_of_a_streamed_model_two_layers_are_held(tmp_path: Path, make: Make, quantize: str) -> None:
+    folder = tiny_models.build(tmp_path / "deep", "qwen3", num_hidden_layers=6)
+    spec = {"model": str(folder), "stream": True}
+    recipe = make(quantize=quantize, gradient_checkpointing=True)
+    recipe = recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update=spec)})
+    whole = recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"stream": False})})
+    resident, streamed = (predict(one, LENGTHS, device="cpu") for one in (whole, recipe))
+    assert streamed.away > 0
+    assert (
+        streamed.weights + streamed.quantisation_state + streamed.away
+        == resident.weights + resident.quantisation_state
+    )
+    model = load(recipe.backbone, device="cpu").model
+    layers = [id(p) for layer in model.model.layers for p in layer.parameters()]
+    ends = [p for p in model.parameters() if id(p) not in layers]
+    layer = sum(p.nbytes for p in model.model.layers[0].parameters())
+    assert streamed.weights == pytest.approx(
+        stored_bytes([*ends, *model.buffers()]) + 2 * layer, abs=2 * 16 * 256
+    )
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_followed_step_holds_what_a_real_one_holds(make: Make, quantize: str, checkpointing: bool) -> None:
     """The same tracker on real tensors, in the same phases; the fake step is within 1 %."""

@@ -23,6 +23,7 @@ from ptune.fine_tune import train
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.training.checkpoint import Checkpoints, State
+from ptune.training.distributed import check_launch
 from ptune.training.metrics_log import Journal, read
 from ptune.training.preparation import optimizer_for
 
@@ -131,6 +132,14 @@ def test_paging_without_a_gpu_is_refused(make: Make, tmp_path: Path, name: str) 
     said = refused(RecipeError, make(optimizer=name), tmp_path / "run")
     assert name in said
     assert said.endswith(f"use {name.removeprefix('paged_')}")
+
+
+def test_shards_are_trained_by_adamw_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    check_launch(make())
+    with pytest.raises(RecipeError, match=r"FSDP with train\.optimizer lion: use adamw"):
+        check_launch(make(optimizer="lion"))
 
 
 def test_muon_trains_matrices_alone(make: Make, tmp_path: Path) -> None:
