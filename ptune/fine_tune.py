@@ -30,7 +30,7 @@ from ptune.training.loop import Ending, Job, fit
 from ptune.training.memory import memory_errors
 from ptune.training.metrics_log import Journal
 from ptune.training.order import Mixture
-from ptune.training.preparation import applied, optimizer_for, resolved
+from ptune.training.preparation import applied, prepared, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
 from ptune.training.segments import attention_kernel
 from ptune.training.trackers import start_tracker, tracker_of
@@ -127,7 +127,7 @@ def _fit(
     journal = Journal(run.metrics_path, accelerator)
     start_tracker(recipe, accelerator)
     with work.objective(base.model, accelerator.device) as objective:
-        prepared_model, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train, base.head))
+        prepared_model, optimizer = prepared(accelerator, model, recipe, base.head)
         state = checkpoints.resume(model, optimizer)
         check_same_step(accelerator, state.step)
         checkpoints.forget_after(state.step)

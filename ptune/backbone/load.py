@@ -17,6 +17,7 @@ from transformers.utils.hub import cached_file
 
 from ptune.backbone.gguf_tensors import unpacked_when_asked_for
 from ptune.backbone.identity import weights_hash
+from ptune.backbone.layer_file import LayerFile
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
 from ptune.backbone.packed_cache import packed
@@ -24,11 +25,13 @@ from ptune.backbone.packed_folder import packed_as, take_over
 from ptune.backbone.precision import fastest, usual
 from ptune.backbone.quantize import quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
+from ptune.backbone.streaming import stream
 from ptune.backbone.tokenizer import codec_of
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError
 from ptune.formats.bundle import BaseIdentity
+from ptune.formats.cache import cache_root
 from ptune.progress import say, without_others
 
 
@@ -48,21 +51,23 @@ def load(
     attention: str = "sdpa",
     device: torch.device | str | None = None,
     codec: ChatCodec | None = None,
+    streamed: bool = False,
 ) -> Loaded:
     """Loads a backbone without running a forward pass.
 
     attention: name of an attention implementation; sdpa becomes eager for a model without it.
     device: None = the GPU if there is one.
     codec: the result of `load_codec(spec)`, to avoid reading the tokenizer again.
+    streamed: keep its layers in a file, and in memory only while they run (`ptune.backbone.streaming`).
 
-    Raises: BackboneError where the model cannot be found, read or quantised.
+    Raises: BackboneError where the model cannot be found, read, quantised or streamed.
     """
-    source = locate(spec.model)
+    source, file = locate(spec.model), LayerFile(cache_root()) if streamed else None
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     say(f"loading {spec.model}")
     with in_one_sentence(spec.model, source), read_once(source):
         dtype = resolve_dtype(spec, device)
-        model, sha256 = _read_model(spec, source, attention, dtype)
+        model, sha256 = _read_model(spec, source, attention, dtype, file)
         codec = codec or codec_of(read_tokenizer(spec, source), model, spec.new_tokens)
     model.requires_grad_(False).eval()
     identity = identity_of(model, spec, source, dtype, sha256)
@@ -73,7 +78,11 @@ def load(
     if new_tokens:
         enlarge(model, new_tokens)
         model.requires_grad_(False)
-    return Loaded(model.to(device), codec, identity, new_tokens)
+    if file is None:
+        model.to(device)
+    else:
+        stream(model, file, device)
+    return Loaded(model, codec, identity, new_tokens)
 
 
 def identity_of(
@@ -143,9 +152,9 @@ def resolve_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
 
 
 def _read_model(
-    spec: Backbone, source: Source, attention: str, dtype: torch.dtype
+    spec: Backbone, source: Source, attention: str, dtype: torch.dtype, file: LayerFile | None
 ) -> tuple[PreTrainedModel, str]:
-    """The model, quantised as `spec` says, and the hash of its weights."""
+    """The model, quantised as `spec` says, and the hash of its weights. file: takes what is quantised as it is read."""
     config = read_config(spec, source)
     where = where_to_read(spec, source)
 
@@ -180,7 +189,7 @@ def _read_model(
 
     def read_and_quantize() -> PreTrainedModel:
         one_by_one = contextlib.nullcontext() if source.gguf is None else unpacked_when_asked_for()
-        with quantized_as_read(kind), one_by_one:
+        with quantized_as_read(kind, file), one_by_one:
             model = read(source.path, config, **where)
         make_plain(model, source)
         _copy_plain_weights(model)

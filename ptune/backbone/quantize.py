@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from ptune.backbone.layer_file import LayerFile, places_of
 from ptune.errors import BackboneError
 from ptune.progress import Progress
 
@@ -31,7 +32,7 @@ BLOCK, NESTED_BLOCK = 64, 256  # weights per scale, and scales per nested scale
 class _Packed:
     """A bitsandbytes layer that packs its weights when they are set."""
 
-    on_packed: Callable[[], None] | None = None  # called once
+    on_packed: Callable[[nn.Parameter], None] | None = None  # called once, with the packed weights
 
     def pack(self, weight: torch.Tensor) -> nn.Parameter:
         """Packs weights [out, in] on the CPU."""
@@ -43,7 +44,7 @@ class _Packed:
             value = self.pack(value.data)
             value._is_hf_initialized = True  # or transformers would fill it with random numbers
             if self.on_packed is not None:
-                self.on_packed()
+                self.on_packed(value)
                 self.on_packed = None
         super().__setattr__(name, value)
 
@@ -57,7 +58,7 @@ class Nf4Linear(_Packed, Linear4bit):
     Source: QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
     """
 
-    def __init__(self, plain: nn.Linear, on_packed: Callable[[], None] | None = None) -> None:
+    def __init__(self, plain: nn.Linear, on_packed: Callable[[nn.Parameter], None] | None = None) -> None:
         super().__init__(
             plain.in_features, plain.out_features, plain.bias is not None, quant_type="nf4", device="meta"
         )
@@ -99,7 +100,7 @@ class Int8Linear(_Packed, Linear8bitLt):
     Source of the bytes: LLM.int8() (Dettmers et al. 2022, https://arxiv.org/abs/2208.07339).
     """
 
-    def __init__(self, plain: nn.Linear, on_packed: Callable[[], None] | None = None) -> None:
+    def __init__(self, plain: nn.Linear, on_packed: Callable[[nn.Parameter], None] | None = None) -> None:
         super().__init__(
             plain.in_features,
             plain.out_features,
@@ -156,10 +157,12 @@ def _mean(scales: torch.Tensor) -> torch.Tensor:
         torch.set_num_threads(threads)
 
 
-def quantize(model: PreTrainedModel, kind: Quantization, on_packed: Callable[[], None] | None = None) -> None:
+def quantize(
+    model: PreTrainedModel, kind: Quantization, on_packed: Callable[[nn.Parameter], None] | None = None
+) -> None:
     """Replaces every linear layer except the output head, in place. The weights must be on the CPU, or not be read yet.
 
-    on_packed: called for each layer when its weights are packed.
+    on_packed: called with the weights of each layer when they are packed.
     Raises: BackboneError where the model has no such layer.
     """
     for name, linear in _linears(model, kind).items():
@@ -170,13 +173,23 @@ def quantize(model: PreTrainedModel, kind: Quantization, on_packed: Callable[[],
 
 
 @contextlib.contextmanager
-def quantized_as_read(kind: Quantization) -> Iterator[None]:
-    """Has `from_pretrained` quantise each weight as it reads it. Raises: BackboneError, as `quantize`."""
+def quantized_as_read(kind: Quantization, file: LayerFile | None = None) -> Iterator[None]:
+    """Has `from_pretrained` quantise each weight as it reads it. Raises: BackboneError, as `quantize`.
+
+    file: where the packed weights go, so that memory holds one of them.
+    """
     own = PreTrainedModel._load_pretrained_model
 
     def read(model: PreTrainedModel, *arguments: Any, **named: Any) -> Any:
         with Progress(f"quantising to {kind}", len(_linears(model, kind)), unit="layers") as progress:
-            quantize(model, kind, progress.advance)
+
+            def packed(weight: nn.Parameter) -> None:
+                if file is not None:
+                    for place in places_of(weight):
+                        place.put(file.keep(place.tensor))
+                progress.advance()
+
+            quantize(model, kind, packed)
             return own(model, *arguments, **named)
 
     bar = transformers_logging.is_progress_bar_enabled()

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from ptune.config import optimizers
 from ptune.config.chat import Chat
 from ptune.config.tasks import SPECS, AnyTask
 from ptune.errors import RecipeError
@@ -36,6 +37,8 @@ class Backbone(Spec):
     """Quantisation of the frozen weights (bitsandbytes)."""
     cache: bool = True
     """Keep the quantised weights of a large model in `~/.cache/ptune` (`PTUNE_CACHE`), so that the next command need not quantise them again."""
+    stream: bool = False
+    """Keep the frozen layers in a file, and in memory only while they run: for models larger than memory, at the speed of the disk. Needs `train.gradient_checkpointing`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights; auto: bfloat16 on a GPU that supports it, and on a CPU that trains a quarter faster in it if the weights were published in it; else float32."""
     revision: str | None = None
@@ -106,6 +109,14 @@ class Train(Spec):
     """Peak learning rate."""
     head_lr: float | None = Field(default=None, gt=0)
     """Peak learning rate of a classifier's head, which is not pretrained; default: `lr`."""
+    optimizer: optimizers.Name = "adamw"
+    """What turns gradients into steps; the 8-bit ones, adafactor, lion and muon keep less in memory than adamw."""
+    betas: tuple[float, float] | None = None
+    """Decays of the optimiser's running averages; default: its own."""
+    eps: float | None = Field(default=None, gt=0)
+    """Term in the optimiser's denominator; default: its own."""
+    lora_plus_ratio: float | None = Field(default=None, gt=0)
+    """LoRA+: the factor B of an adapter learns at `lr` times this (Hayou et al. 2024); default: as A does."""
     batch_size: int = Field(default=16, ge=1)
     """Examples in one optimiser step, over all processes."""
     micro_batch_tokens: int = Field(default=4096, ge=16)
@@ -117,7 +128,7 @@ class Train(Spec):
     decay: float = Field(default=0.2, gt=0, le=1)
     """Share of the steps over which `wsd` decays to zero."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay of matrices: each step they shrink by the learning rate times this."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are clipped to this norm; 0 = no clipping."""
     spike_protection: Literal["zclip", "none"] = "zclip"
@@ -140,6 +151,18 @@ class Train(Spec):
     """Where metrics go besides metrics.jsonl."""
     seed: int = 0
     """Seed of data order, dropout and adapter initialisation."""
+
+    @field_validator("betas")
+    @classmethod
+    def _decays(cls, betas: tuple[float, float] | None) -> tuple[float, float] | None:
+        if betas is not None and not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both must be at least 0 and less than 1")
+        return betas
+
+    @model_validator(mode="after")
+    def _the_optimizer_takes_them(self) -> Train:
+        optimizers.given(self.optimizer, self.betas, self.eps)
+        return self
 
 
 class Plan(Spec):
@@ -189,6 +212,26 @@ class Recipe(Spec):
         if self.backbone.quantize != "none" and not isinstance(self.method, Lora):
             raise ValueError(
                 f"backbone.quantize {self.backbone.quantize!r} needs method Lora: quantised weights cannot be trained"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _streamed_layers_are_recomputed(self) -> Recipe:
+        if self.backbone.stream and not (isinstance(self.method, Lora) and isinstance(self.task, Chat)):
+            raise ValueError(
+                "backbone.stream is for chat and translation with method Lora: other weights change"
+            )
+        if self.backbone.stream and not self.train.gradient_checkpointing:
+            raise ValueError(
+                "backbone.stream needs train.gradient_checkpointing: layers do not stay for their gradient"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lora_plus_has_factors(self) -> Recipe:
+        if self.train.lora_plus_ratio is not None and not isinstance(self.method, Lora):
+            raise ValueError(
+                "train.lora_plus_ratio needs method Lora: other methods train no factors A and B"
             )
         return self
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import load
+from ptune.backbone.streaming import beside_activations
 from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.data.conversations import Askable
@@ -114,13 +115,14 @@ def before_and_after(evaluation: dict[str, Any]) -> Table:
 
 def models_of(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Loads base and tuned model. With an adapter both are one PeftModel, whose adapter can be switched off."""
-    loaded = load(recipe.backbone)
+    loaded = load(recipe.backbone, streamed=recipe.backbone.stream)
     if loaded.identity.hash != record.base.hash:
         raise BackboneError(
             f"{recipe.backbone.model} no longer holds the weights that {run.folder} was trained on"
         )
     if run.has_adapter:
         model = with_lora_products(PeftModel.from_pretrained(loaded.model, str(run.adapter_path)))
+        beside_activations(model, loaded.model.device)
         return model, model
     return loaded.model, load(recipe.backbone.saved_at(run.model_path)).model
 

@@ -45,7 +45,7 @@ def place_for(key: str, kind: str = "tokens", kept: int | None = None) -> Iterat
 
     kind: its parent folder; the `kept` (default: KEPT) most recently used results of each kind are kept.
     """
-    root = _root() / kind
+    root = cache_root() / kind
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / f"{key}.lock").open("w")
@@ -100,7 +100,8 @@ def sealed(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def _root() -> Path:
+def cache_root() -> Path:
+    """The folder of all kinds."""
     if named := os.environ.get("PTUNE_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptune"

@@ -82,6 +82,7 @@ class RunRecord(BaseModel):
     changes: tuple[str, ...] = ()  # what changed at each resume that may change the bits
     base: BaseIdentity
     method: str = ""
+    optimizer: str = ""
     steps: int = 0  # optimiser steps done
     best_step: int | None = None
     seconds: float = 0.0

@@ -40,7 +40,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     """What the commands take after `ptune train`, in the order in which they are given."""
     model = without_weights(config, AutoModelForCausalLM, trust_remote_code=recipe.backbone.trust_remote_code)
     sizes = sizes_of(model)
-    base, on_card = ledger.weights + ledger.quantisation_state, ledger.device == "cuda"
+    base, on_card = ledger.weights + ledger.quantisation_state + ledger.away, ledger.device == "cuda"
     loading = ledger.main_memory if on_card else ledger.loading
     adapted = isinstance(recipe.method, Lora)
     trained = ledger.adapter if adapted else 4 * sizes.parameters
@@ -57,8 +57,8 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
             "train",
             _TRAINING + loading if on_card else ledger.needed_bytes,
             ledger.needed_bytes if on_card else 0,
-            trained + (recipe.train.keep_checkpoints + 1) * checkpoint,
-            f"{recipe.train.keep_checkpoints} checkpoints kept",
+            trained + (recipe.train.keep_checkpoints + 1) * checkpoint + ledger.away,
+            f"{recipe.train.keep_checkpoints} checkpoints kept{', layers streamed' if ledger.away else ''}",
         ),
         Need(
             "evaluate",
@@ -75,7 +75,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
         ),
         Need(
             "export",
-            _MERGING + max(loading, layers + ends + opened),
+            _MERGING + max(loading + ledger.away, layers + ends + opened),
             0,
             served if nf4 else 4 * sizes.parameters,
             f"--profiles {'nf4' if nf4 else 'fp32'}; its proof takes some GB more",
@@ -88,8 +88,9 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
 def _bytes_a_weight(recipe: Recipe, ledger: Ledger, sizes: Sizes) -> int:
     """Bytes of a weight that is not quantised."""
     if recipe.backbone.quantize == "none":
-        return round(ledger.weights / sizes.parameters)
-    beside = ledger.weights - sizes.layers * (1 if recipe.backbone.quantize == "int8" else 0.5)
+        return round((ledger.weights + ledger.away) / sizes.parameters)
+    packed = sizes.layers * (1 if recipe.backbone.quantize == "int8" else 0.5)
+    beside = ledger.weights + ledger.away - packed
     return 4 if beside > 3 * (sizes.parameters - sizes.layers) else 2
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from ptune.backbone.streaming import layers_of
 from ptune.config.recipe import Recipe
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.planning.model_memory import without_weights
@@ -60,7 +61,7 @@ def in_shapes(
     cut = _cut(plain, config, recipe) if device == "cuda" or weights > _HEAP_COUNTS else None
     if cut is not None:
         few, more = (skeleton(_with_layers(config, count), recipe, dtype) for count in (cut.few, cut.more))
-        if (len(_layers(few.backbone)), len(_layers(more.backbone))) == (cut.few, cut.more):
+        if (len(layers_of(few.backbone)), len(layers_of(more.backbone))) == (cut.few, cut.more):
             return Shallow(few, more, cut.lacking)
     return Shallow(skeleton(config, recipe, dtype), None, 0)
 
@@ -82,7 +83,7 @@ def _cut(plain: nn.Module, config: PretrainedConfig, recipe: Recipe) -> _Cut | N
 
 def _kinds(plain: nn.Module, config: PretrainedConfig) -> list[Hashable]:
     """A value for each layer, equal where layers are: the modules, weights and entries of the config that it has."""
-    layers = _layers(plain)
+    layers = layers_of(plain)
     text = config.get_text_config()
     lists = [value for value in vars(text).values() if isinstance(value, list) and len(value) == len(layers)]
     return [
@@ -93,13 +94,6 @@ def _kinds(plain: nn.Module, config: PretrainedConfig) -> list[Hashable]:
         )
         for number, layer in enumerate(layers)
     ]
-
-
-def _layers(model: nn.Module) -> list[nn.Module]:
-    """The model's blocks: the longest list of modules that lies in no other list. Empty where there is none."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    inner = {id(one) for outer in lists for one in outer.modules() if one is not outer}
-    return list(max((one for one in lists if id(one) not in inner), key=len, default=[]))
 
 
 def _with_layers(config: PretrainedConfig, count: int) -> PretrainedConfig:

@@ -14,7 +14,7 @@ from ptune.planning.hardware import HEADROOM, card_for, proposable
 from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.prediction import Device, planned_dtype, predict_on
 from ptune.progress import Progress
-from ptune.training.memory_remedies import DEARER, LEAST_ROW, changed, options
+from ptune.training.memory_remedies import DEARER, LEAST_ROW, STREAM, changed, options
 
 _ROUNDS = 4  # of coming nearer to the largest row that fits
 _NEAR = 0.03  # share of a row that is not worth another round
@@ -131,12 +131,20 @@ def refuse(recipe: Recipe, ledger: Ledger, fit: Fit) -> NoReturn:
 
 
 def _stages(recipe: Recipe) -> Iterator[Recipe]:
-    """The recipe, then with one more change at a time. Each stage is also tried with smaller rows."""
+    """The recipe, then with one more change at a time. Each stage is also tried with smaller rows.
+
+    Where all of them together are not enough, layers are streamed: first with examples as long as they were.
+    """
     yield recipe
+    whole = recipe
     for saving in DEARER:
         while (cheaper := saving.notch(recipe)) is not None:
             recipe = cheaper
+            whole = recipe if saving.section != "task" else whole
             yield recipe
+    for last in (whole, recipe):
+        if (streamed := STREAM.notch(last)) is not None:
+            yield streamed
 
 
 def _narrower(recipe: Recipe, wide: Ledger, question: _Question) -> tuple[Recipe, Ledger] | None:

@@ -34,6 +34,7 @@ class Ledger:
     main_memory: int  # of a training on a GPU: what loading and quantising adds in main memory; else 0
     evaluation: int  # peak of a pass without gradients, on the validation's examples
     tokens: int  # tokens of the largest row
+    away: int = 0  # of the base: what lies in a file and is read as it runs (`backbone.stream`)
 
     @property
     def step_bytes(self) -> int:

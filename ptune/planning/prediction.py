@@ -18,6 +18,7 @@ from ptune.planning.files import Described, describe
 from ptune.planning.loading import loading_bytes
 from ptune.planning.memory_ledger import Ledger
 from ptune.planning.step import Followed, Part, Work, follow
+from ptune.planning.streamed import streamed
 from ptune.training.packing import bins
 
 Device: TypeAlias = Literal["cpu", "cuda"]
@@ -178,18 +179,19 @@ def ledger_of(
 ) -> Ledger:
     """The ledger of a simulated step."""
     peak, own = step.peak, step.standing
-    base = own[Part.WEIGHTS] + own[Part.QUANTISATION]
-    saving = base + 3 * own[Part.ADAPTER] + _COMPARED
+    base, file = own[Part.WEIGHTS] + own[Part.QUANTISATION], streamed(model, recipe)
+    held = base - file.away
+    saving = held + 3 * own[Part.ADAPTER] + _COMPARED
     if not isinstance(recipe.method, Lora):
         saving = 2 * own[Part.WEIGHTS] + _COMPARED  # reads back a second model beside the first
     count = model.of_model(lambda one: sum(one.sizes))
     largest = model.few.largest_quantised or max(model.few.sizes)
-    loading = loading_bytes(base, count, largest, model.few.dtype, described)
+    loading = loading_bytes(base, count, largest, model.few.dtype, described, file.away)
     here = device == "cpu"
     return Ledger(
         device=device,
-        weights=peak.parts[Part.WEIGHTS],
-        quantisation_state=peak.parts[Part.QUANTISATION],
+        weights=peak.parts[Part.WEIGHTS] - file.weights + file.slots,
+        quantisation_state=peak.parts[Part.QUANTISATION] - file.scales,
         adapter=peak.parts[Part.ADAPTER],
         gradients=peak.parts[Part.GRADIENTS],
         optimiser=peak.parts[Part.OPTIMISER],
@@ -197,10 +199,11 @@ def ledger_of(
         loss_workspace=peak.parts[Part.LOSS],
         allocator_slack=peak.slack,
         runtime=_RUNTIME["step"] if here else 0,
-        loading=loading + _RUNTIME["loading"] if here else base,
+        loading=loading + _RUNTIME["loading"] if here else held,
         saving=saving + _RUNTIME["saving"] if here else saving,
         baseline=_IMPORTS if here else _CONTEXT,
         main_memory=0 if here else loading + _RUNTIME["loading"],
-        evaluation=step.moments[-1].total - own[Part.OPTIMISER],
+        evaluation=step.moments[-1].total - own[Part.OPTIMISER] - file.away,
         tokens=tokens,
+        away=file.away,
     )

@@ -79,15 +79,17 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
     model, on_gpu = skeleton.model, device == "cuda"
     objective = NextTokenObjective(skeleton.packed, 2**62, torch.device(device), skeleton.head)
     named: dict[int, Part] = {}
+    optimizer = optimizer_for(
+        model, train
+    )  # bitsandbytes reads the values of its tables, which fake ones lack
+    for group in optimizer.param_groups:
+        group["foreach"] = on_gpu
     with skeleton.mode, tracker, _noted(tracker), _loss_marked(skeleton, tracker):
         model.train()
         _name(named, Part.QUANTISATION, tracker.see(skeleton.quantisation))
         _name(named, Part.WEIGHTS, tracker.see([*_frozen(model), *model.buffers()]))
         own = Part.ADAPTER if isinstance(model, PeftModel) else Part.WEIGHTS
         _name(named, own, tracker.see(parameter for _, parameter in trained(model)))
-        optimizer = optimizer_for(model, train)
-        for group in optimizer.param_groups:
-            group["foreach"] = on_gpu
         _first_update(optimizer, model)
         state = [value for entry in optimizer.state.values() for value in entry.values()]
         _name(named, Part.OPTIMISER, tracker.see(value for value in state if isinstance(value, torch.Tensor)))

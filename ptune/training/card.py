@@ -56,7 +56,8 @@ def card(
             "",
             f"- {record.steps} steps of {recipe.train.batch_size} examples, {duration(record.seconds)} on"
             f" {record.instruction_set}, {record.threads} threads, {record.processes} process(es)",
-            f"- learning rate {recipe.train.lr:g}{_of_head(recipe)}, {recipe.train.schedule}, seed {recipe.train.seed}",
+            f"- {recipe.train.optimizer}, learning rate {recipe.train.lr:g}{_of_head(recipe)}, {recipe.train.schedule},"
+            f" seed {recipe.train.seed}",
             f"- kept: step {record.best_step or record.steps}",
             *[f"- {sentence}" for sentence in record.troubles()],
             *[

@@ -2,7 +2,7 @@
 
     checkpoints/step-N/weights.safetensors     trained weights, and trained running statistics
                       /optimizer.safetensors   its tensors, named INDEX.KEY
-                      /state.json              loop state, optimiser's groups, SHA-256 of the two files
+                      /state.json              loop state, optimiser's groups and numbers, SHA-256 of the two files
     checkpoints/latest.json                    {"step": N}, moved last
 
 Data order, dropout and learning rate are functions of seed, step and state, so nothing else needs to be saved. Tensors are
@@ -33,6 +33,7 @@ from ptune.progress import say
 from ptune.training.batch_norm import learnt_statistics
 from ptune.training.collapse import Course
 from ptune.training.distributed import laid_out_as, whole
+from ptune.training.optimizer_state import entries_of, numbers_of, restore
 from ptune.training.spike_protection import NormHistory
 
 FORMAT = 1
@@ -87,8 +88,8 @@ class Checkpoints:
         weights = self._gathered(learnt(model))
         tensors = self._gathered(
             (f"{index}.{key}", value)
-            for index, entry in held["state"].items()
-            for key, value in entry.items()
+            for index, key, value in entries_of(held)
+            if isinstance(value, torch.Tensor)
         )
         if not self.writes:
             return
@@ -96,7 +97,8 @@ class Checkpoints:
             save_file(weights, part / "weights.safetensors")
             save_file(tensors, part / "optimizer.safetensors")
             files = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
-            record = {"format": FORMAT, **asdict(state), "groups": held["param_groups"], "files": files}
+            rest = {"groups": held["param_groups"], "numbers": numbers_of(held)}
+            record = {"format": FORMAT, **asdict(state), **rest, "files": files}
             write_json(part / "state.json", record)
         write_json(self.folder / "latest.json", {"step": state.step})
         before = [step for step in self._steps() if step < state.step]
@@ -118,7 +120,7 @@ class Checkpoints:
                 record = self._checked(step)
                 state = State.from_record(record)
                 self.load_weights(step, model)
-                optimizer.load_state_dict(self._optimizer_state(step, record, optimizer))
+                self._load_optimizer(step, record, optimizer)
                 return self._with_best_at_hand(state)
             except (FormatError, SafetensorError, KeyError, TypeError) as error:
                 say(f"checkpoint step-{step} cannot be used ({error}); trying the one before it")
@@ -136,7 +138,7 @@ class Checkpoints:
         """
         record = self._checked(step)
         self.load_weights(step, model)
-        optimizer.load_state_dict(self._optimizer_state(step, record, optimizer))
+        self._load_optimizer(step, record, optimizer)
         if self.writes:
             entered = {**record, "rollbacks": [asdict(one) for one in rollbacks]}
             write_json(self._of(step) / "state.json", entered)
@@ -183,24 +185,16 @@ class Checkpoints:
 
     def _gathered(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Whole tensors in main memory, in the process that writes; {} in the others."""
-        gathered = {}
+        gathered = dict[str, torch.Tensor]()
         for name, tensor in tensors:
             full = whole(tensor.detach())  # one at a time: only the writer holds more than one
             if self.writes:
                 gathered[name] = full.cpu().contiguous()
-        return gathered
+        return _apart(gathered)
 
-    def _optimizer_state(
-        self, step: int, record: dict[str, Any], optimizer: torch.optim.Optimizer
-    ) -> dict[str, Any]:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in load_file(self._of(step) / "optimizer.safetensors").items():
-            index, _, key = name.partition(".")
-            like = parameters[int(index)]
-            value = laid_out_as(like, tensor) if tensor.shape == like.shape else tensor  # a scalar: its step
-            state.setdefault(int(index), {})[key] = value
-        return {"state": state, "param_groups": record["groups"]}
+    def _load_optimizer(self, step: int, record: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        tensors = load_file(self._of(step) / "optimizer.safetensors")
+        restore(optimizer, tensors, record.get("numbers", {}), record["groups"])
 
     def newest(self) -> int | None:
         """The step that latest.json points to; None if the file is missing or damaged."""
@@ -216,6 +210,16 @@ class Checkpoints:
 
     def _of(self, step: int) -> Path:
         return self.folder / f"step-{step}"
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, copied where several are one in memory, as bitsandbytes' tables are: safetensors takes none of these."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in seen:
+            tensors[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
+    return tensors
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

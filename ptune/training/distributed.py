@@ -89,6 +89,10 @@ def check_launch(recipe: Recipe) -> None:
             refused.append("fsdp_ignored_modules")
         if recipe.backbone.quantize != "none":
             refused.append(f"FSDP with backbone.quantize {recipe.backbone.quantize}: use ddp.yaml")
+        if recipe.backbone.stream:
+            refused.append("FSDP with backbone.stream: leave out one of the two")
+        if recipe.train.optimizer != "adamw":
+            refused.append(f"FSDP with train.optimizer {recipe.train.optimizer}: use adamw")
         if recipe.backbone.new_tokens:
             # PEFT cannot read their rows back into shards.
             refused.append("FSDP with backbone.new_tokens: use ddp.yaml")

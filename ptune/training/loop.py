@@ -229,6 +229,7 @@ def save(job: Job, state: State) -> None:
         (f"the optimiser's {key}", value)
         for entry in job.optimizer.state.values()
         for key, value in entry.items()
+        if isinstance(value, torch.Tensor)
     )
     if any(_anywhere(job, bool(broken))):
         raise PtuneError(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
 from ptune.methods.lora import Lora
 
@@ -46,10 +47,22 @@ def _checkpointing(recipe: Recipe) -> tuple[bool] | None:
     return None if recipe.train.gradient_checkpointing else (True,)
 
 
+def _eight_bits(recipe: Recipe) -> tuple[str] | None:
+    """8-bit AdamW where whole weights are trained. An adapter's state is too small to matter."""
+    whole = not isinstance(recipe.method, Lora)
+    return ("adamw_8bit",) if whole and recipe.train.optimizer == "adamw" else None
+
+
 def _nf4(recipe: Recipe) -> tuple[str] | None:
     """nf4, unless the base's weights are trained themselves or the task must not round them."""
     can_be = recipe.task.takes_rounded_weights and isinstance(recipe.method, Lora)
     return ("nf4",) if can_be and recipe.backbone.quantize != "nf4" else None
+
+
+def _stream(recipe: Recipe) -> tuple[bool] | None:
+    """Layers that are read as they run: of frozen ones, which are computed again for their gradient."""
+    frozen = isinstance(recipe.method, Lora) and isinstance(recipe.task, Chat)
+    return (True,) if frozen and recipe.train.gradient_checkpointing and not recipe.backbone.stream else None
 
 
 def _shorter(recipe: Recipe) -> tuple[int, str] | None:
@@ -64,11 +77,14 @@ ROWS = Saving("train", ("micro_batch_tokens",), _smaller_rows)
 """Changes neither the batch nor the result: the gradient is accumulated exactly, in more forward passes."""
 DEARER = (
     Saving("train", ("gradient_checkpointing",), _checkpointing),  # the same result, more time
+    Saving("train", ("optimizer",), _eight_bits),  # nearly the same steps
     Saving("backbone", ("quantize",), _nf4),  # another base, slightly worse
     Saving("task", ("max_length", "on_overlong"), _shorter),  # loses data
 )
 """The changes to try where smaller rows are not enough, cheapest first."""
-SAVINGS = (ROWS, *DEARER)
+STREAM = Saving("backbone", ("stream",), _stream)
+"""The last resort: the same result, at the speed of a disk."""
+SAVINGS = (ROWS, *DEARER, STREAM)
 
 
 def options(before: Recipe, after: Recipe) -> tuple[str, ...]:

@@ -11,8 +11,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import training_dtype
+from ptune.backbone.streaming import beside_activations
+from ptune.config.optimizers import OPTIMIZERS, given
 from ptune.config.recipe import Recipe, Train
 from ptune.errors import RecipeError
+from ptune.kinds import imported
 from ptune.methods.lora import Lora
 from ptune.training.checkpoint import trained
 from ptune.training.dropout import set_dropout
@@ -28,6 +31,11 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
     if recipe.train.batch_size < accelerator.num_processes:
         raise RecipeError(
             f"train.batch_size is {recipe.train.batch_size}, fewer examples than the {accelerator.num_processes} processes"
+        )
+    check_optimizer(recipe.train, accelerator.device)
+    if recipe.backbone.stream and accelerator.num_processes > 1:
+        raise RecipeError(
+            "backbone.stream is for one process: leave out accelerate launch, or backbone.stream"
         )
     trains_itself = not isinstance(recipe.method, Lora)
     dtype = torch.float32 if trains_itself else _dtype(recipe, accelerator.device)
@@ -60,23 +68,82 @@ def applied(
     if recipe.train.gradient_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
-    return with_lora_products(recipe.method.apply(backbone, new_tokens, head))
+    model = with_lora_products(recipe.method.apply(backbone, new_tokens, head))
+    if recipe.backbone.stream:
+        beside_activations(model, backbone.device)
+    return model
 
 
-def optimizer_for(model: nn.Module, train: Train, head: Sequence[str] = ()) -> torch.optim.AdamW:
-    """AdamW; weight decay excludes vectors (norms, biases).
+def prepared(
+    accelerator: Accelerator, model: nn.Module, recipe: Recipe, head: Sequence[str] = ()
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Model and optimiser as the accelerator runs them. A streamed model is where it should be, and is not moved."""
+    optimizer = optimizer_for(model, recipe.train, head)
+    placed = [False if recipe.backbone.stream else None, None]  # None: as accelerate thinks right
+    both: tuple[nn.Module, torch.optim.Optimizer] = accelerator.prepare(
+        model, optimizer, device_placement=placed
+    )
+    return both
+
+
+def check_optimizer(train: Train, device: torch.device) -> None:
+    """Raises: RecipeError where the optimiser does not run on this device."""
+    if OPTIMIZERS[train.optimizer].paged and device.type != "cuda":
+        raise RecipeError(
+            f"train.optimizer {train.optimizer!r} moves its state between a GPU and main memory, and there is no GPU here:"
+            f" use {train.optimizer.removeprefix('paged_')}"
+        )
+
+
+def optimizer_for(model: nn.Module, train: Train, head: Sequence[str] = ()) -> torch.optim.Optimizer:
+    """The recipe's optimiser; weight decay excludes vectors (norms, biases).
 
     head: names of the modules that `train.head_lr` is for. A group's `lr_factor` is its share of the learning rate.
-    Raises: RecipeError if there is no such module.
+    With `train.lora_plus_ratio` factors B have groups of their own.
+    Raises: RecipeError if there is no such module, or the optimiser cannot train one of the weights.
+
+    Source: LoRA+ (Hayou et al. 2024, https://arxiv.org/abs/2402.12354).
     """
     if train.head_lr is not None and not head:
         raise RecipeError("train.head_lr: this model has no head that is trained anew; set train.lr alone")
+    row, weights = OPTIMIZERS[train.optimizer], trained(model)
+    if row.matrices_alone:
+        _check_matrices(train.optimizer, weights)
     own = () if train.head_lr is None else tuple(f".{module}." for module in head)
-    body = [p for name, p in trained(model) if not any(module in f".{name}" for module in own)]
-    rest = [p for name, p in trained(model) if any(module in f".{name}" for module in own)]
+    of_head, up = (train.head_lr or train.lr) / train.lr, train.lora_plus_ratio or 1.0
+
+    def factor(name: str) -> float:
+        return (of_head if any(module in f".{name}" for module in own) else 1.0) * (
+            up if _is_b(name) else 1.0
+        )
+
+    factors = {name: factor(name) for name, _ in weights}
     groups = [
-        {"params": [p for p in part if (p.ndim >= 2) == matrices], "weight_decay": decay, "lr_factor": factor}
-        for part, factor in ((body, 1.0), (rest, (train.head_lr or train.lr) / train.lr))
+        {
+            "params": [p for name, p in weights if factors[name] == lr_factor and (p.ndim >= 2) == matrices],
+            "weight_decay": decay,
+            "lr_factor": lr_factor,
+        }
+        for lr_factor in dict.fromkeys(factors.values())
         for matrices, decay in ((True, train.weight_decay), (False, 0.0))
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=train.lr)
+    made: torch.optim.Optimizer = imported(row.made_by)(
+        [group for group in groups if group["params"]],
+        lr=train.lr,
+        **given(train.optimizer, train.betas, train.eps),
+    )
+    return made
+
+
+def _is_b(name: str) -> bool:
+    """Whether a weight is the second factor of a LoRA update, B of y = x A^T B^T."""
+    return any(part in ("lora_B", "lora_embedding_B") for part in name.split("."))
+
+
+def _check_matrices(optimizer: str, weights: Sequence[tuple[str, nn.Parameter]]) -> None:
+    others = [name for name, parameter in weights if parameter.ndim != 2]
+    if others:
+        raise RecipeError(
+            f"train.optimizer {optimizer!r} trains matrices alone, and {len(others)} of the trained weights are none"
+            f" ({others[0]} …): use method Lora, or adamw"
+        )

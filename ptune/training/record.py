@@ -56,6 +56,7 @@ def record_of(
         distributed=accelerator.distributed_type.value,
         base=base,
         method=type(recipe.method).__name__,
+        optimizer=recipe.train.optimizer,
     )
     if not run.record_path.is_file():
         return record

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import nn
 
+from ptune.backbone.streaming import beside_activations
 from ptune.codecs.chat import Example
 from ptune.formats.bundle import Hop
 from ptune.parity import compare
@@ -31,6 +32,7 @@ def reloaded_adapter_hop(
     """Loads `adapter` a second time into the live model and compares the two on held-out examples."""
     live = model.active_adapter
     model.load_adapter(str(adapter), adapter_name=_RELOADED)
+    beside_activations(model, device)
 
     def compared() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for example in examples[:PROMPTS]:

@@ -101,7 +101,7 @@ def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]
     from ptune.training.loop import Job, optimizer_step
     from ptune.training.memory import memory_errors
     from ptune.training.order import Mixture, Order
-    from ptune.training.preparation import applied, optimizer_for, resolved
+    from ptune.training.preparation import applied, prepared, resolved
     from ptune.training.work import Work
 
     run = Run(folder / "run")
@@ -113,9 +113,9 @@ def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]
     model = applied(recipe, base.model, base.new_tokens, base.head)
     losses: list[float] = []
     with memory_errors(recipe), work.objective(base.model, accelerator.device) as objective:
-        prepared, optimizer = accelerator.prepare(model, optimizer_for(model, recipe.train, base.head))
+        run_model, optimizer = prepared(accelerator, model, recipe, base.head)
         job = Job(
-            train=recipe.train, accelerator=accelerator, model=prepared, optimizer=optimizer, objective=objective,
+            train=recipe.train, accelerator=accelerator, model=run_model, optimizer=optimizer, objective=objective,
             examples=work.data.train, validation=(), journal=_Nowhere(), checkpoints=_Nowhere(),  # type: ignore[arg-type]
         )  # fmt: skip
         mixture = Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None

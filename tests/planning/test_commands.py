@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from support import tiny_models
+
 from ptune.backbone.load import load
 from ptune.config.recipe import Recipe
 from ptune.planning import predict
@@ -38,6 +42,18 @@ def test_disk_is_what_is_written(make: Make) -> None:
     assert found["train"].disk > 0
     assert model.is_loaded_in_4bit
     assert planned(make(), "cpu")["export"].disk == 4 * weights
+
+
+def test_a_streamed_model_is_on_disk_while_it_trains(make: Make, tmp_path: Path) -> None:
+    folder = tiny_models.build(tmp_path / "deep", "llama", num_hidden_layers=6)
+    recipe = make(gradient_checkpointing=True)
+    specs = [recipe.backbone.model_copy(update={"model": str(folder), "stream": on}) for on in (False, True)]
+    resident, streamed = (planned(recipe.model_copy(update={"backbone": spec}), "cpu") for spec in specs)
+    assert streamed["train"].disk > resident["train"].disk
+    assert streamed["train"].main_memory < resident["train"].main_memory
+    assert "streamed" in streamed["train"].note
+    for other in ("merge", "export", "serve"):
+        assert streamed[other] == resident[other]
 
 
 def test_commands_are_in_the_order_of_what_they_hold(make: Make) -> None:

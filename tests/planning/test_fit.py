@@ -74,6 +74,28 @@ def test_then_checkpointing(make: Make, tmp_path: Path) -> None:
     assert found.recipe.backbone.quantize == "none"
 
 
+def test_layers_are_streamed_where_nothing_else_is_enough(make: Make, tmp_path: Path) -> None:
+    """The last resort, and with examples as long as they were."""
+    shape = {"hidden_size": 4096, "intermediate_size": 8192, "num_hidden_layers": 5}
+    tiny_models.FAMILIES["llama"](**shape).save_pretrained(tmp_path)  # its config is enough
+    recipe = make(max_length=512)
+    recipe = recipe.model_copy(
+        update={"backbone": recipe.backbone.model_copy(update={"model": str(tmp_path)})}
+    )
+    lengths = [500, 400]
+    spec = recipe.backbone.model_copy(update={"quantize": "nf4"})
+    packed = recipe.model_copy(
+        update={"backbone": spec, "train": recipe.train.model_copy(update={"gradient_checkpointing": True})}
+    )
+    shortest = packed.model_copy(update={"task": packed.task.model_copy(update={"max_length": 128})})
+    found = fit_into(recipe, lengths, needed(shortest, [128, 128]) - 2_000_000)
+    assert found.fits
+    assert found.changes[-1] == "--backbone.stream"
+    assert {"--train.gradient-checkpointing", "--backbone.quantize nf4"} <= set(found.changes)
+    assert not any("max-length" in change for change in found.changes)
+    assert Recipe.model_validate(found.recipe.model_dump())
+
+
 def test_where_nothing_helps_the_cheapest_that_would_do_is_named(make: Make) -> None:
     found = fit_into(make(), LENGTHS, 10**6)
     assert not found.fits

@@ -15,6 +15,7 @@ from torch import nn
 
 from ptune.backbone.load import load
 from ptune.backbone.quantize import Nf4Linear
+from ptune.config.optimizers import OPTIMIZERS
 from ptune.config.recipe import Recipe, Train
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
@@ -39,8 +40,9 @@ def stored_bytes(tensors: list[torch.Tensor]) -> int:
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def test_standing_parts_are_exact(make: Make) -> None:
-    recipe = make(rank=8)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_standing_parts_are_exact(make: Make, name: str) -> None:
+    recipe = make(rank=64, optimizer=name)
     ledger = predict(recipe, LENGTHS, device="cpu")
     model = applied(recipe, load(recipe.backbone, device="cpu").model)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -51,7 +53,7 @@ def test_standing_parts_are_exact(make: Make) -> None:
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    state = [value for entry in optimizer.state.values() for value in entry.values()]
+    state = [v for entry in optimizer.state.values() for v in entry.values() if isinstance(v, torch.Tensor)]
     assert ledger.optimiser == stored_bytes(state)
 
 
@@ -80,6 +82,28 @@ def test_nf4_takes_what_real_layers_take(make: Make) -> None:
     ledger = predict(recipe, LENGTHS, device="cpu")
     assert ledger.weights == stored_bytes([*model.parameters(), *model.buffers()])
     assert ledger.quantisation_state == stored_bytes(states)
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])
+def test_of_a_streamed_model_two_layers_are_held(tmp_path: Path, make: Make, quantize: str) -> None:
+    folder = tiny_models.build(tmp_path / "deep", "qwen3", num_hidden_layers=6)
+    spec = {"model": str(folder), "stream": True}
+    recipe = make(quantize=quantize, gradient_checkpointing=True)
+    recipe = recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update=spec)})
+    whole = recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"stream": False})})
+    resident, streamed = (predict(one, LENGTHS, device="cpu") for one in (whole, recipe))
+    assert streamed.away > 0
+    assert (
+        streamed.weights + streamed.quantisation_state + streamed.away
+        == resident.weights + resident.quantisation_state
+    )
+    model = load(recipe.backbone, device="cpu").model
+    layers = [id(p) for layer in model.model.layers for p in layer.parameters()]
+    ends = [p for p in model.parameters() if id(p) not in layers]
+    layer = sum(p.nbytes for p in model.model.layers[0].parameters())
+    assert streamed.weights == pytest.approx(
+        stored_bytes([*ends, *model.buffers()]) + 2 * layer, abs=2 * 16 * 256
+    )
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])

@@ -10,10 +10,15 @@ from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.full import Full
 from ptune.training.memory_remedies import LEAST_ROW, SAVINGS, SHORTEST, Saving, as_planned, options
 
+FIRST = {  # recipes that a saving is for, where it is not for all
+    "optimizer": Recipe(method=Full()),
+    "stream": Recipe(train=Train(gradient_checkpointing=True)),
+}
+
 
 @pytest.mark.parametrize("saving", SAVINGS, ids=lambda saving: saving.fields[0])
 def test_notches_change_nothing_else_and_come_to_an_end(saving: Saving) -> None:
-    before = recipe = Recipe()
+    before = recipe = FIRST.get(saving.fields[0], Recipe())
     for _ in range(20):
         cheaper = saving.notch(recipe)
         if cheaper is None:
@@ -29,19 +34,22 @@ def test_notches_change_nothing_else_and_come_to_an_end(saving: Saving) -> None:
 
 def test_no_notch_is_too_small() -> None:
     tight = Recipe(train=Train(micro_batch_tokens=2 * LEAST_ROW), task=Chat(max_length=2 * SHORTEST - 1))
-    rows, _, _, length = (saving.notch(tight) for saving in SAVINGS)
+    rows, _, _, _, length, stream = (saving.notch(tight) for saving in SAVINGS)
     assert rows is not None
     assert rows.train.micro_batch_tokens == LEAST_ROW
     assert length is None
+    assert stream is None  # without checkpointing
 
 
 def test_what_cannot_be_done_is_not_in_the_list() -> None:
     assert [saving.fields[0] for saving in SAVINGS if saving.notch(Recipe(method=Full()))] == [
         "micro_batch_tokens",
         "gradient_checkpointing",
+        "optimizer",
         "max_length",
     ]
-    assert SAVINGS[-1].notch(Recipe(task=ImageClassification())) is None
+    images = Recipe(task=ImageClassification(), train=Train(gradient_checkpointing=True))
+    assert [saving.fields[0] for saving in SAVINGS if saving.notch(images)] == ["micro_batch_tokens"]
 
 
 def test_options_are_those_of_the_command_line() -> None:

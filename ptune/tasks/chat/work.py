@@ -46,7 +46,8 @@ class ChatWork:
     data: Dataset
 
     def load(self, device: torch.device) -> Base:
-        loaded = load(self.recipe.backbone, device=device, codec=self.plain_codec)
+        spec = self.recipe.backbone
+        loaded = load(spec, device=device, codec=self.plain_codec, streamed=spec.stream)
         return Base(loaded.model, loaded.identity, loaded.new_tokens)
 
     @contextlib.contextmanager

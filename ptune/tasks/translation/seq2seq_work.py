@@ -130,6 +130,8 @@ def _check(recipe: Recipe, task: Translation) -> None:
         raise RecipeError(
             f"backbone.quantize {recipe.backbone.quantize!r}: {named} is an encoder-decoder, whose weights stay as they are"
         )
+    if recipe.backbone.stream:
+        raise RecipeError(f"backbone.stream: {named} is an encoder-decoder, whose layers stay in memory")
     if recipe.backbone.new_tokens:
         raise RecipeError(f"backbone.new_tokens: {named} is an encoder-decoder, which keeps its tokens")
     if task.template is not None:
