@@ -6,7 +6,8 @@ whose memory is read every tenth of a second: *own* is what they have written th
 the pages of mapped files, too, which the system takes back when others need them. Both are summed over the processes of a
 command. Seconds are those of this machine, whatever else it does.
 
-Writes results/large_SHAPE.json. The model (2 GB at 1b, 16 GB at 8b) and all else lie in WORK.
+What a command measured is kept in WORK, so a call that was cut off goes on with `--only export generate`. Writes
+results/large_SHAPE.json. The model (2 GB at 1b, 16 GB at 8b) and all else lie in WORK.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ PACKAGES = ("ptune", "torch", "transformers", "peft", "bitsandbytes", "onnxrunti
 EVERY_S = 0.1  # between two looks at a command's memory
 RECIPE = "chat_qlora_nf4"
 STEPS = 3
+
+COMMANDS = ("train", "evaluate", "export", "generate")
 
 SHAPES: dict[str, dict[str, int]] = {
     "small": {  # for the test of this file
@@ -187,11 +190,15 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="1b")
     parser.add_argument("--profiles", default="nf4", help="as `ptune export --profiles`")
     parser.add_argument("--work", type=Path, default=Path("build/large"))
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=COMMANDS)
     options = parser.parse_args()
     work = options.work.resolve() / options.shape
-    shutil.rmtree(work, ignore_errors=True)  # of an earlier call
-    work.mkdir(parents=True)
-    weights = build(work / "model", options.shape)
+    if "train" in options.only:
+        shutil.rmtree(work, ignore_errors=True)  # of an earlier call
+        work.mkdir(parents=True)
+        kept: dict[str, Any] = {"weights": build(work / "model", options.shape), "peaks": {}}
+    else:
+        kept = json.loads((work / "kept.json").read_text(encoding="utf-8"))
     ptune = [sys.executable, "-m", "ptune"]
     commands = {
         "train": [
@@ -200,23 +207,26 @@ def main() -> int:
             "--evaluate.in-context", "0",
         ],
         "evaluate": ["evaluate", "run"],
-        "export": ["export", "run", "--out", "bundle", "--profiles", options.profiles, "--anyway"],
+        "export": ["export", "run", "--out", "bundle", "--profiles", options.profiles, "--anyway", "--force"],
         "generate": ["generate", "bundle", "--input", "in.jsonl", "--output", "out.jsonl", "--max-tokens", "32"],
     }  # fmt: skip
     (work / "in.jsonl").write_text('{"prompt": "The sea"}\n', encoding="utf-8")
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = kept["peaks"]
     for name, arguments in commands.items():
+        if name not in options.only:
+            continue
         log = work / f"{name}.log"
         rows[name] = run([*ptune, *arguments], work, log)
         if name == "train":
             rows[name]["planned_bytes"] = planned_bytes(log.read_text(encoding="utf-8"))
         print(f"{name}: {json.dumps(rows[name])}", flush=True)
+        (work / "kept.json").write_text(json.dumps(kept), encoding="utf-8")
     answer = json.loads((work / "out.jsonl").read_text(encoding="utf-8").splitlines()[0])
     write(
         f"large_{options.shape}",
         {
             "command": f"python -m benchmarks.large --shape {options.shape} --profiles {options.profiles}",
-            "weights": weights,
+            "weights": kept["weights"],
             "shape": SHAPES[options.shape],
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "commands": {name: ["ptune", *arguments] for name, arguments in commands.items()},

@@ -19,6 +19,7 @@ from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, wi
 _TRAINING = 473 * 2**20
 _MERGING = 900 * 2**20
 _SERVING = 350 * 2**20
+_SMALL = 1 << 30  # a reference that stays in memory beside a graph
 SERVED_TOKENS = 4096  # in the KV cache of the table
 
 Command = Literal["train", "evaluate", "merge", "export", "serve"]
@@ -51,6 +52,8 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     layers = base - ends * _bytes_a_weight(recipe, ledger, sizes) // 4 if adapted else 4 * sizes.layers
     # onnxruntime keeps the file's weights beside those that it packs for its products: all but the embedding.
     opened = 2 * served - 4 * sizes.head
+    # A large reference is dropped before a graph is opened, and read again (ptune.publish.decoder).
+    beside_each_other = layers + ends + opened if ends <= _SMALL else max(layers + ends, opened)
     cache = SERVED_TOKENS * cache_bytes_a_token(config)
     return [
         Need(
@@ -75,7 +78,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
         ),
         Need(
             "export",
-            _MERGING + max(loading + ledger.away, layers + ends + opened),
+            _MERGING + max(loading + ledger.away, beside_each_other),
             0,
             served if nf4 else 4 * sizes.parameters,
             f"--profiles {'nf4' if nf4 else 'fp32'}; its proof takes some GB more",
