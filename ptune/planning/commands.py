@@ -71,7 +71,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
         ),
         Need(
             "merge",
-            _MERGING + max(loading, layers + ends),
+            _MERGING + max(loading + ledger.away, layers + ends),
             0,
             8 * sizes.parameters,
             "bfloat16: half the disk",
