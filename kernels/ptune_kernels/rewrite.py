@@ -33,7 +33,7 @@ def rewritten(
     rounds = product in REWRITES
     count = REWRITES[product](model.graph) if rounds else 0
     if count or not rounds:
-        updates = low_rank.rewrite(model, halves=rounds) if adapters or product == low_rank.PRODUCT else 0
+        updates = low_rank.rewrite(model, halves=rounds) if adapters else 0
         count = count or updates
     if count and units:
         gated.rewrite(model.graph)

@@ -13,6 +13,10 @@ from transformers import PreTrainedModel
 
 from ptune.backbone.quantize import Int8Linear, Nf4Linear
 
+SMALL_BYTES = (
+    1 << 30
+)  # a reference that stays in memory beside a graph; a larger one is dropped before a graph is opened
+
 
 class Float32Linear(nn.Linear):
     """A linear layer that computes in float32 and keeps its weights as `kept` has them.

@@ -89,11 +89,12 @@ def kernels(product: str = INT8) -> Kernels | None:
     try:
         package = import_module(PACKAGE)
         why = _unusable(package, product)
-        units = (
-            why is None and product in (INT8, INT4) and import_module(f"{PACKAGE}.check").units_are_the_same()
+        check, usable = import_module(f"{PACKAGE}.check"), why is None
+        units = usable and product in (INT8, INT4) and check.units_are_the_same()
+        adapters = usable and (product == ADAPTERS or _is_right(ADAPTERS, "adapters' updates"))
+        attends = usable and (
+            product == ATTENTION or (product in WITH_ATTENTION and _is_right(ATTENTION, "attention"))
         )
-        adapters = why is None and import_module(f"{PACKAGE}.check").differs(ADAPTERS) is None
-        attends = why is None and (product == ATTENTION or (product in WITH_ATTENTION and _attends()))
         rewrite = partial(
             import_module(f"{PACKAGE}.rewrite").with_own_products,
             product=product,
@@ -119,9 +120,9 @@ def _unusable(package: Any, product: str) -> str | None:
     return found
 
 
-def _attends() -> bool:
-    """Whether attention beside products is replaced; where not, a line in the log says why."""
-    why = import_module(f"{PACKAGE}.check").differs(ATTENTION)
+def _is_right(product: str, name: str) -> bool:
+    """Whether what is beside the products is replaced, too; where not, a line in the log says why."""
+    why = import_module(f"{PACKAGE}.check").differs(product)
     if why is not None:
-        _log.warning("attention stays onnxruntime's: %s", why)
+        _log.warning("%s: the plain graph's are used: %s", name, why)
     return why is None

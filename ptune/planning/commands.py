@@ -9,6 +9,7 @@ from typing import Literal
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from ptune.backbone.float32 import SMALL_BYTES
 from ptune.config.recipe import Recipe
 from ptune.methods.lora import Lora
 from ptune.planning.memory_ledger import Ledger, gigabytes
@@ -19,7 +20,6 @@ from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, wi
 _TRAINING = 473 * 2**20
 _MERGING = 900 * 2**20
 _SERVING = 350 * 2**20
-_SMALL = 1 << 30  # a reference that stays in memory beside a graph
 SERVED_TOKENS = 4096  # in the KV cache of the table
 
 Command = Literal["train", "evaluate", "merge", "export", "serve"]
@@ -53,7 +53,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     # onnxruntime keeps the file's weights beside those that it packs for its products: all but the embedding.
     opened = 2 * served - 4 * sizes.head
     # A large reference is dropped before a graph is opened, and read again (ptune.publish.decoder).
-    beside_each_other = layers + ends + opened if ends <= _SMALL else max(layers + ends, opened)
+    beside_each_other = layers + ends + opened if ends <= SMALL_BYTES else max(layers + ends, opened)
     cache = SERVED_TOKENS * cache_bytes_a_token(config)
     return [
         Need(

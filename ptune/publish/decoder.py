@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ptune.backbone.exportable import check_exportable
+from ptune.backbone.float32 import SMALL_BYTES
 from ptune.backbone.load import Loaded
 from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import install
@@ -43,7 +44,6 @@ from ptune.verify.prove import prove, torch_side
 from ptune.verify.torch_side import Probe
 
 GOLDEN_PROMPTS, GOLDEN_TOKENS = 4, 64
-SMALL_BYTES = 1 << 30  # a reference that stays in memory beside a graph
 
 
 @dataclass

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from support import own_memory
 from support.bundles import peft_folder, with_peft
 from support.tiny_models import VOCAB, build
 
@@ -57,34 +56,18 @@ def test_quantised_base_is_dequantised_first(
     assert lost < 1e-4
 
 
-# The most of its own memory (RssAnon) that a process gains while it merges, beside the quantised model that it holds.
-PROBE = """
-import json, re, sys, threading
-from pathlib import Path
+MERGE = """
 import torch
 from peft import PeftModel
 from ptune.config.recipe import Backbone
 from ptune.export.merge import merged
 from ptune.publish.decoder_run import reference
 
-def own():
-    return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-
 model = reference(Backbone(model=sys.argv[1], quantize="nf4")).model
 live = PeftModel.from_pretrained(model, sys.argv[2])
-looks, done = [own()], threading.Event()
-
-def look():
-    while not done.wait(0.005):
-        looks.append(own())
-
-thread = threading.Thread(target=look)
-thread.start()
-plain, _ = merged(live, torch.bfloat16, Path(sys.argv[3]))
-plain.save_pretrained(sys.argv[4])
-done.set()
-thread.join()
-print(json.dumps(max(looks) - looks[0]))
+with measured():
+    plain, _ = merged(live, torch.bfloat16, Path(sys.argv[3]))
+    plain.save_pretrained(sys.argv[4])
 """
 
 
@@ -93,11 +76,9 @@ def test_memory_never_holds_the_merged_model(tmp_path: Path) -> None:
     base = build(tmp_path / "model", "llama", **size)
     adapter = peft_folder(base, tmp_path / "adapter")
     (place := tmp_path / "weights").mkdir()
-    command = [sys.executable, "-c", PROBE, *map(str, (base, adapter, place, tmp_path / "merged"))]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    gained = own_memory.gained(MERGE, base, adapter, place, tmp_path / "merged")
     weights = sum(path.stat().st_size for path in (tmp_path / "merged").glob("*.safetensors"))
-    assert int(answer.stdout) < weights / 2
+    assert gained < weights / 2
 
 
 def test_a_full_disk_is_an_error_before_a_page_is_written(

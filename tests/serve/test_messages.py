@@ -11,9 +11,8 @@ import pytest
 from starlette.testclient import TestClient
 from support.error_forms import said
 from support.fake_chat_model import ByteCodec, FakeChatModel, FakeEngine, wait_until
+from support.thinking_codec import ANSWER, FORM, Thinks
 
-from ptune.codecs.reasoning import ReasoningFormat
-from ptune.codecs.template import ChatTemplate
 from ptune_serve.app import create_app
 from ptune_serve.auth import ApiKeys
 from ptune_serve.service import Settings
@@ -171,14 +170,6 @@ def test_tokens_are_counted(client: anthropic.Anthropic, served: Any) -> None:
     counted = client.messages.count_tokens(**asked)
     assert counted.input_tokens == client.messages.create(**asked, max_tokens=1).usage.input_tokens
     assert len(served.engine.requests) == 1
-
-
-FORM = ReasoningFormat("<think>\n", "\n</think>\n\n")
-ANSWER = "<think>\nSix times seven.\n</think>\n\nIt is 42."
-
-
-class Thinks(ByteCodec):
-    template = ChatTemplate("{{ enable_thinking }}")  # type: ignore[assignment]
 
 
 @pytest.fixture

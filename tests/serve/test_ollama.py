@@ -10,11 +10,10 @@ import ollama
 import pytest
 from starlette.testclient import TestClient
 from support.error_forms import said
-from support.fake_chat_model import ByteCodec, FakeChatModel, FakeEngine, wait_until
+from support.fake_chat_model import FakeChatModel, FakeEngine, wait_until
 from support.fake_encoder_model import FakeEncoderModel
+from support.thinking_codec import ANSWER, FORM, Thinks
 
-from ptune.codecs.reasoning import ReasoningFormat
-from ptune.codecs.template import ChatTemplate
 from ptune_serve.app import create_app, create_encoder_app
 from ptune_serve.auth import ApiKeys
 from ptune_serve.service import Settings
@@ -140,14 +139,6 @@ def test_log_probabilities(client: ollama.Client) -> None:
     assert len((whole.logprobs or [])[0].top_logprobs or ()) == 2
     parts = client.generate(model="pirate", prompt="ahoy ☠", stream=True, logprobs=True)
     assert [one.token for part in parts for one in part.logprobs or ()] == scored
-
-
-FORM = ReasoningFormat("<think>\n", "\n</think>\n\n")
-ANSWER = "<think>\nSix times seven.\n</think>\n\nIt is 42."
-
-
-class Thinks(ByteCodec):
-    template = ChatTemplate("{{ enable_thinking }}")  # type: ignore[assignment]
 
 
 def test_what_is_thought_is_a_field_of_its_own() -> None:

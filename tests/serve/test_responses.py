@@ -12,10 +12,9 @@ from openai.types.responses import Response
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 from support.error_forms import said
-from support.fake_chat_model import ByteCodec, FakeChatModel, FakeEngine, wait_until
+from support.fake_chat_model import FakeChatModel, FakeEngine, wait_until
+from support.thinking_codec import ANSWER, FORM, Thinks
 
-from ptune.codecs.reasoning import ReasoningFormat
-from ptune.codecs.template import ChatTemplate
 from ptune_serve.app import create_app
 from ptune_serve.auth import ApiKeys
 from ptune_serve.keys import Key, Limits, plain
@@ -215,14 +214,6 @@ def test_a_step_that_fails_ends_the_stream(client: openai.OpenAI, served: Any) -
     assert "engine failed" in last.response.error.message
     with pytest.raises(openai.InternalServerError):
         client.responses.create(model="pirate", input="ahoy")
-
-
-FORM = ReasoningFormat("<think>\n", "\n</think>\n\n")
-ANSWER = "<think>\nSix times seven.\n</think>\n\nIt is 42."
-
-
-class Thinks(ByteCodec):
-    template = ChatTemplate("{{ enable_thinking }}")  # type: ignore[assignment]
 
 
 def test_what_is_thought_is_an_item_of_its_own() -> None:

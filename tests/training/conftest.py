@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,27 @@ from ptune.methods.lora import Lora
 TRAIN = {"epochs": 1.0, "lr": 5e-3, "batch_size": 4, "micro_batch_tokens": 128}
 
 Make = Callable[..., Recipe]
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, rollbacks: int = 0) -> None:
+    """Sends this process a real SIGINT in the middle of a step that is run after so many rollbacks, once."""
+    from ptune.training.metrics_log import Journal
+
+    write, left = Journal.write, [step]
+
+    def signalling(self: Journal, step: int, **values: float) -> None:
+        write(self, step, **values)
+        if step in left and "loss" in values and values.get("rollbacks", 0) == rollbacks:
+            left.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Journal, "write", signalling)
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Interrupts step 3, or the step in `request.param`."""
+    interrupt(monkeypatch, getattr(request, "param", 3))
 
 
 @pytest.fixture(scope="session")

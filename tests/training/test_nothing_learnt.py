@@ -12,8 +12,7 @@ from ptune.fine_tune import train
 from ptune.training import loop
 from ptune.training.next_token import NextTokenObjective
 
-from .conftest import Make
-from .test_rollback import interrupt
+from .conftest import Make, interrupt
 
 STEPS = {"max_steps": 40, "validate_every": 5}
 EARLY = (

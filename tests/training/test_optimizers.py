@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.distributed import check_launch
-from ptune.training.metrics_log import Journal, read
+from ptune.training.metrics_log import read
 from ptune.training.preparation import optimizer_for
 
 from .conftest import Make, fingerprint, refused
@@ -34,23 +32,9 @@ WIDE = Lora(r=64, alpha=64)  # bitsandbytes keeps matrices of fewer than 4,096 w
 RATES = {"lion": 5e-4, "lion_8bit": 5e-4}
 
 
-@pytest.fixture
-def interrupted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends this process a real SIGINT in the middle of step 3, once."""
-    write, left = Journal.write, [3]
-
-    def signalling(self: Journal, step: int, **values: float) -> None:
-        write(self, step, **values)
-        if step in left and "loss" in values:
-            left.clear()
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Journal, "write", signalling)
-
-
 @pytest.mark.parametrize("name", HERE)
 def test_each_learns_and_goes_on_to_the_same_bytes(
-    make: Make, tmp_path: Path, name: str, interrupted_once: None
+    make: Make, tmp_path: Path, name: str, interrupt_at: None
 ) -> None:
     recipe = make(
         method=WIDE,

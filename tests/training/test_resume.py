@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -26,23 +25,9 @@ from ptune.methods.lora import Lora
 from ptune.tasks.chat import work
 from ptune.training import spike_protection
 from ptune.training.folder import locked
-from ptune.training.metrics_log import Journal, read
+from ptune.training.metrics_log import read
 
 from .conftest import Make, fingerprint, refused
-
-
-@pytest.fixture
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Sends this process a real SIGINT in the middle of step 3, or of the step in `request.param`, once."""
-    write, left = Journal.write, [getattr(request, "param", 3)]
-
-    def signalling(self: Journal, step: int, **values: float) -> None:
-        write(self, step, **values)
-        if step in left and "loss" in values:
-            left.clear()
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Journal, "write", signalling)
 
 
 @pytest.mark.parametrize("method", [Lora(r=4, dropout=0.2), FreezeExceptLast(layers=1)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,8 @@ from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.formats.whole_write import write_json
 from ptune.training import checkpoint, loop
-from ptune.training.metrics_log import Journal
 
-from .conftest import Make, fingerprint, refused
+from .conftest import Make, fingerprint, interrupt, refused
 
 STEPS = {"max_steps": 60, "validate_every": 10}
 
@@ -42,19 +39,6 @@ def ruin(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     monkeypatch.setattr(loop, "optimizer_step", ruining)
     monkeypatch.setattr(loop, "held_out", measuring)
     return lambda at, times: planted.append((at, times))
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, rollbacks: int) -> None:
-    """A real SIGINT in the middle of a step that is run after so many rollbacks, once."""
-    write, left = Journal.write, [step]
-
-    def signalling(self: Journal, step: int, **values: float) -> None:
-        write(self, step, **values)
-        if step in left and "loss" in values and values.get("rollbacks", 0) == rollbacks:
-            left.clear()
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Journal, "write", signalling)
 
 
 def course(run: Run) -> list[dict[str, Any]]:

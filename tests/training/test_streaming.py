@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from support import tiny_models
+from support import own_memory, tiny_models
 
 from ptune.errors import RecipeError
 from ptune.evaluation.evaluate import evaluate
 from ptune.fine_tune import train
 from ptune.methods.lora import Lora
 from ptune.training.distributed import check_launch
-from ptune.training.metrics_log import Journal, read
+from ptune.training.metrics_log import read
 from ptune.training.preparation import resolved
 
-from .conftest import Make, fingerprint
+from .conftest import Make, fingerprint, interrupt
 
 FAMILIES = ("llama", "gemma2")
 
@@ -55,15 +50,7 @@ def test_the_bytes_are_those_of_a_model_in_memory(
 def test_interrupted_and_resumed_is_uninterrupted(
     make: Make, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, left = Journal.write, [3]
-
-    def signalling(self: Journal, step: int, **values: float) -> None:
-        write(self, step, **values)
-        if step in left and "loss" in values:
-            left.clear()
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Journal, "write", signalling)
+    interrupt(monkeypatch, 3)
     monkeypatch.setenv("PTUNE_CACHE", str(tmp_path / "cache"))
     recipe = make(
         method=Lora(r=4, dropout=0.2),
@@ -99,32 +86,15 @@ def test_a_streamed_model_is_trained_by_one_process(make: Make, monkeypatch: pyt
         check_launch(recipe)
 
 
-# The most of its own memory (RssAnon) that a process gains in a training, after it has trained a smaller model.
-PROBE = """
-import json, re, sys, threading
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+# After it has trained a smaller model.
+TRAIN = """
 from ptune.config.recipe import Recipe
 from ptune.fine_tune import train
 
-def own():
-    return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-
 small, large = map(Recipe.load, map(Path, sys.argv[1:3]))
 train(small, Path(sys.argv[3]) / "small")
-looks, done = [own()], threading.Event()
-
-def look():
-    while not done.wait(0.002):
-        looks.append(own())
-
-thread = threading.Thread(target=look)
-thread.start()
-train(large, Path(sys.argv[3]) / "large")
-done.set()
-thread.join()
-print(json.dumps(max(looks) - looks[0]))
+with measured():
+    train(large, Path(sys.argv[3]) / "large")
 """
 
 HIDDEN = 1024
@@ -147,18 +117,9 @@ def test_memory_holds_two_layers(
         )  # fmt: skip
         recipes.append(folder.with_suffix(".yaml"))
         recipe.save(recipes[-1])
-    gained = own_memory_gained(recipes[0], recipes[1], tmp_path)
+    gained = own_memory.gained(TRAIN, *recipes, tmp_path / "runs", PTUNE_CACHE=str(tmp_path / "cache"))
     layer = bytes_a_weight * LAYER
     adapter = 4 * 7 * 2 * HIDDEN * 4 * layers  # bytes at rank 4
     # Embedding and head have some hundred tokens. Ten weights in float32: what packing one takes, and what is unpacked.
     assert gained < 2 * layer + 4 * adapter + 10 * 4 * HIDDEN**2 + 16 * 2**20
     assert gained < layers * layer / (1.2 if quantize == "nf4" else 3)
-
-
-def own_memory_gained(small: Path, large: Path, folder: Path) -> int:
-    # What is freed goes back to the system at once, so that what is held is counted and not what malloc keeps.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "PTUNE_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-c", PROBE, str(small), str(large), str(folder / "runs")]
-    answer = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert answer.returncode == 0, answer.stderr
-    return int(json.loads(answer.stdout))

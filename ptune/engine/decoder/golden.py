@@ -99,15 +99,6 @@ class OwnAttentionError(ParityError):
     """Answers with own attention are further from the golden ones than rounding brings them."""
 
 
-def is_within(engine: Computing, content: dict[str, Any]) -> bool:
-    """Whether the engine replays golden.json."""
-    try:
-        replay(engine, content)
-    except ParityError:
-        return False
-    return True
-
-
 def require_near(engine: Computing, content: dict[str, Any]) -> None:
     """Raises: OwnAttentionError where the engine's distributions differ from golden.json's by more than NEAR_KL."""
     recorded = golden.Golden[Case].model_validate(content)
