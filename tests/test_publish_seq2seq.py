@@ -24,6 +24,7 @@ from ptune.engine.seq2seq import golden
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
 from ptune.engine.seq2seq.request import Seq2SeqRequest
 from ptune.errors import AdapterError, FormatError, ParityError, RequestError, UsageError
+from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.translation.served import evaluate_bundle
 from ptune.fine_tune import train
 from ptune.formats.bundle import BASE, Bundle
@@ -191,7 +192,9 @@ def test_from_a_run_to_a_bundle_and_another_adapter_into_it(tmp_path: Path) -> N
         input_ids=torch.tensor([ids_of("swap: open 3")]), max_new_tokens=5, do_sample=False, num_beams=1
     )
     assert said == [decoded(ids[0].tolist()).strip()]
-    found = evaluate_bundle(tmp_path / "bundle", tmp_path / "judged", data=(data,), adapter="swap", threads=1)
+    found = evaluate_bundle(
+        tmp_path / "bundle", tmp_path / "judged", EvaluationOptions(data=(data,), adapter="swap", threads=1)
+    )
     assert found["examples"] == 24
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ptune.api.rows import Source, files_of
 from ptune.errors import UsageError
+from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import missed, parsed
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
@@ -75,14 +76,13 @@ def evaluate(
     place = Path(out) / "rows" if out is not None else Run(folder).rows_path
     if data is not None and not (folder / "run.json").is_file() and not is_bundle:
         raise UsageError(f"{folder} is neither a run nor a bundle")
-    evaluation, _, _ = measured(
-        folder,
+    asked = EvaluationOptions(
         data=files_of(data, place / "evaluated.jsonl", "data"),
+        columns=columns or {},
         bundle=bundle.folder if isinstance(bundle, Bundle) else None if bundle is None else Path(bundle),
         adapter=adapter,
-        requirements=parsed([require] if isinstance(require, str) else require),
-        out=None if out is None else Path(out),
+        require=parsed([require] if isinstance(require, str) else require),
         threads=threads,
-        columns=columns or {},
     )
+    evaluation, _, _ = measured(folder, asked, None if out is None else Path(out))
     return Evaluation(evaluation)

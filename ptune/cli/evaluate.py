@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,8 @@ from ptune.cli.parse import named_columns, parse, say_next, shown
 from ptune.config.recipe import Recipe
 from ptune.config.tasks import task_of, tasks_of
 from ptune.errors import UsageError
-from ptune.evaluation.require import Requirement, missed, parsed, sentence
+from ptune.evaluation.options import EvaluationOptions
+from ptune.evaluation.require import missed, parsed, sentence
 from ptune.formats.run import Run
 from ptune.kinds import imported
 
@@ -52,76 +53,50 @@ def evaluate(
         threads: Threads of onnxruntime; default: all cores.
         columns: Of --task.columns.
     """
-    found = measured(source, data, bundle, adapter, parsed(require), out, threads, columns or {})
-    return _closed(*found)
+    asked = EvaluationOptions(data, columns or {}, bundle, adapter, parsed(require), threads)
+    return _closed(*measured(source, asked, out))
 
 
 def measured(
-    source: Path,
-    data: tuple[Path, ...],
-    bundle: Path | None,
-    adapter: str | None,
-    requirements: list[Requirement],
-    out: Path | None,
-    threads: int | None,
-    columns: Mapping[str, str],
+    source: Path, asked: EvaluationOptions, out: Path | None = None
 ) -> tuple[dict[str, Any], Path, str]:
     """The evaluation, shown; the folder that it was written to, and the command that comes next.
 
-    columns: what `data` calls the task's columns. Raises: UsageError for options that do not fit the source.
+    out: of a bundle, where to write. Raises: UsageError for options that do not fit the source.
     """
-    if columns and not data:
+    if asked.columns and not asked.data:
         raise UsageError("--task.columns names the columns of --data FILE, which is not given")
     if (source / "manifest.json").is_file():
-        return _of_bundle(source, data, bundle, adapter, requirements, out, threads, columns)
+        return _of_bundle(source, asked, out)
     if out is not None:
         raise UsageError("--out is for a bundle: a run's evaluation is written into the run")
     opened = Run.open(source)
     judge = imported(task_of(Recipe.load(opened.recipe_path).task).evaluate)
-    found = judge(
-        opened,
-        data=data,
-        columns=columns,
-        bundle=bundle,
-        adapter=adapter,
-        require=requirements,
-        threads=threads,
-    )
+    found = judge(opened, asked)
     _show(found)
-    then = f"ptune export {shown(source)}" if bundle is None else f"ptune serve {shown(bundle)}"
+    then = f"ptune export {shown(source)}" if asked.bundle is None else f"ptune serve {shown(asked.bundle)}"
     return found, source, then
 
 
-def _of_bundle(
-    source: Path,
-    data: tuple[Path, ...],
-    bundle: Path | None,
-    adapter: str | None,
-    require: list[Requirement],
-    out: Path | None,
-    threads: int | None,
-    columns: Mapping[str, str],
-) -> tuple[dict[str, Any], Path, str]:
+def _of_bundle(source: Path, asked: EvaluationOptions, out: Path | None) -> tuple[dict[str, Any], Path, str]:
     """As `measured`. Raises: UsageError where it is not said by which data."""
     from ptune.evaluation.classification.onnx_side import the_adapter
     from ptune.formats.bundle import Bundle
 
-    if bundle is not None:
+    if asked.bundle is not None:
         raise UsageError(f"{source} is a bundle already: --bundle is for runs")
-    if not data:
+    if not asked.data:
         raise UsageError(
             f"a bundle holds no data: name the files to judge it by, ptune evaluate {source} --data FILE"
         )
-    record = the_adapter(Bundle.open(source), adapter)
+    record = the_adapter(Bundle.open(source), asked.adapter)
     name, judge = record.name, tasks_of(record.task)[0].evaluate_bundle
     if not judge:
         raise UsageError(
             f"the adapter {name!r} of {source} is judged with its run: its task is {record.task}"
         )
     place = out or Path("evaluations") / f"{source.resolve().name}-{name}"
-    found = imported(judge)(
-        source, place, data=data, columns=columns, adapter=name, require=require, threads=threads
-    )
+    found = imported(judge)(source, place, replace(asked, adapter=name))
     _show(found)
     return found, place, f"ptune serve {shown(source)}"
 

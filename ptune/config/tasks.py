@@ -45,9 +45,9 @@ class Task:
     doctor: str
     """(recipe) -> `ptune.doctor.examined.Examined`: the findings on the recipe's data."""
     evaluate: str
-    """(run, *, data, columns, bundle, adapter, require, threads) -> evaluation.json, written into the run."""
+    """(run, `ptune.evaluation.options.EvaluationOptions`) -> evaluation.json, written into the run."""
     evaluate_bundle: str = ""
-    """(folder, out, *, data, columns, adapter, require, threads) -> evaluation of an adapter in a bundle; empty: only runs can be evaluated."""
+    """(folder, out, options) -> evaluation of an adapter in a bundle; empty: only runs can be evaluated."""
     held_out: str = ""
     """(run, data, columns) -> `ptune.data.held_out.Held`: the inputs on which an encoder's export is proved."""
     endpoints: tuple[str, ...] = ()

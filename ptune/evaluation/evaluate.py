@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from transformers import PreTrainedModel
 
 from ptune.backbone.load import load
 from ptune.backbone.streaming import beside_activations
-from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.data.conversations import Askable
 from ptune.data.store import spooled
@@ -26,6 +24,7 @@ from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
 from ptune.evaluation.in_context import after, in_context, shots
 from ptune.evaluation.no_better import judged
+from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.report import report
 from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.formats.run import Run, RunRecord
@@ -72,23 +71,17 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
     return evaluation
 
 
-def evaluate_run(
-    run: Run,
-    *,
-    data: Sequence[Path] = (),
-    columns: Mapping[str, str] = USUAL,
-    bundle: Path | None = None,
-    adapter: str | None = None,
-    require: Sequence[Requirement] = (),
-    threads: int | None = None,
-) -> dict[str, Any]:
+def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:
     """As `evaluate`, with the signature of every task. Raises: UsageError for arguments that chat does not use."""
-    for name, value in (("data", data), ("task.columns", columns), ("bundle", bundle), ("adapter", adapter)):
+    unused = {
+        "data": asked.data, "task.columns": asked.columns, "bundle": asked.bundle, "adapter": asked.adapter,
+    }  # fmt: skip
+    for name, value in unused.items():
         if value:
             raise UsageError(
                 f"--{name} is for classifiers, and {run.folder} is a chat run: it is measured on its own held-out data"
             )
-    return evaluate(run, require)
+    return evaluate(run, asked.require)
 
 
 def before_and_after(evaluation: dict[str, Any]) -> Table:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.curve import Series, chart
-from ptune.evaluation.report import losses, points, troubles
+from ptune.evaluation.report import losses, origin, points, troubles
 from ptune.formats.run import Run, RunRecord
 from ptune.progress import duration
 from ptune.training.metrics_log import read
@@ -23,3 +24,8 @@ def training(run: Run) -> str:
     rate = [Series("learning rate", "first", points(entries, "lr"))]
     told = troubles(run.record()) if run.record_path.is_file() else ""
     return told + chart("Loss", "step", losses(entries)) + chart("Learning rate", "step", rate)
+
+
+def pages_of(run: Run, record: RunRecord, name: str, counted: str = "rows") -> Pages:
+    """What a run says in its report. counted: what its hops were measured over."""
+    return Pages(name, in_a_line(record), training(run), origin(record, counted))

@@ -16,6 +16,7 @@ from ptune.cli import main
 from ptune.errors import FormatError, UsageError
 from ptune.evaluation.classification.evaluate import evaluate_run
 from ptune.evaluation.classification.onnx_side import served_as
+from ptune.evaluation.options import EvaluationOptions
 from ptune.formats.run import Run
 from ptune.publish import export_run
 
@@ -30,7 +31,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
 
 def test_torch_and_onnx_stand_side_by_side(exported: tuple[Run, Path]) -> None:
     run, bundle = exported
-    found = evaluate_run(run, bundle=bundle, threads=1)
+    found = evaluate_run(run, EvaluationOptions(bundle=bundle, threads=1))
     assert list(found["sides"]) == ["torch", "ONNX"]
     assert found["agreement"]["labels"] == 1.0
     assert found["agreement"]["max_abs_p"] < 1e-4

@@ -19,6 +19,7 @@ from ptune.errors import FormatError, UsageError
 from ptune.evaluation.classification.evaluate import evaluate_run
 from ptune.evaluation.compare import compare
 from ptune.evaluation.evaluate import evaluate
+from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.paired import differences, mcnemar
 from ptune.formats.run import Run
 from ptune.methods.full import Full
@@ -119,7 +120,7 @@ def test_one_table_of_figures_and_cost(
 def test_other_data_is_refused_by_name(runs: tuple[Run, Run], tmp_path: Path) -> None:
     one, other = runs[0], copied(runs[1], tmp_path / "other")
     given = classified.write(tmp_path / "text.test.jsonl", classified.reviews(60, 230))
-    evaluate_run(other, data=[given])
+    evaluate_run(other, EvaluationOptions(data=[given]))
     with pytest.raises(UsageError, match=r"split \(test and given\); SHA-256 of text\.test\.jsonl"):
         compare([one.folder, other.folder])
     recorded = json.loads(one.evaluation_path.read_text())

@@ -29,6 +29,7 @@ from ptune.evaluation.classification.evaluate import evaluate_run
 from ptune.evaluation.classification.held_out import of_run
 from ptune.evaluation.classification.outcome import Outcome
 from ptune.evaluation.classification.slices import slices
+from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import parsed, refuse_failed
 from ptune.formats.run import Run
 
@@ -111,7 +112,7 @@ def test_data_that_is_given_needs_no_other_file(run: Run, folder: Path, tmp_path
     recipe = Recipe.load(run.recipe_path)
     gone = recipe.data.model_copy(update={"files": (tmp_path / "gone.jsonl",)})
     recipe.model_copy(update={"data": gone}).save(run.recipe_path)
-    found = evaluate_run(run, data=[given])
+    found = evaluate_run(run, EvaluationOptions(data=[given]))
     assert (found["split"], found["examples"]) == ("given", 20)
     assert found["baselines"] == {}
     with pytest.raises(DataError, match="gone"):
@@ -121,7 +122,7 @@ def test_data_that_is_given_needs_no_other_file(run: Run, folder: Path, tmp_path
 def test_an_unknown_label_is_told_with_its_place(run: Run, tmp_path: Path) -> None:
     given = classified.write(tmp_path / "mine.jsonl", [{"text": "a trip", "label": "god"}])
     with pytest.raises(DataError, match=r"mine\.jsonl.*'god' is unknown"):
-        evaluate_run(run, data=[given])
+        evaluate_run(run, EvaluationOptions(data=[given]))
 
 
 def test_data_that_has_changed_is_refused_by_name(run: Run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from support.retrieval_runs import bundle, embedding_run, kit, reranking_run
 from ptune.cli import main
 from ptune.errors import UsageError
 from ptune.evaluation.compare import compare
+from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import parsed
 from ptune.evaluation.retrieval.evaluate import evaluate_run
 from ptune.evaluation.retrieval.measures import measure, per_query
@@ -48,7 +49,9 @@ def test_of_equal_scores_the_earlier_passage_comes_first() -> None:
 
 def test_a_run_is_judged_beside_its_base_and_its_bundle() -> None:
     run = embedding_run()
-    found = evaluate_run(run, bundle=bundle(), adapter="finder", require=parsed(["recall@10>=0"]), threads=1)
+    found = evaluate_run(
+        run, EvaluationOptions(bundle=bundle(), adapter="finder", require=parsed(["recall@10>=0"]), threads=1)
+    )
     assert list(found["sides"]) == ["torch", "ONNX", "first 16", "first 8"]
     assert list(found["baselines"]) == ["base", "TF-IDF"]
     assert found["sides"]["torch"]["metrics"] == pytest.approx(found["sides"]["ONNX"]["metrics"])
@@ -67,7 +70,7 @@ def test_a_run_is_judged_beside_its_base_and_its_bundle() -> None:
 
 
 def test_a_reranker_orders_candidates() -> None:
-    found = evaluate_run(reranking_run(), bundle=bundle(), adapter="judge", threads=1)
+    found = evaluate_run(reranking_run(), EvaluationOptions(bundle=bundle(), adapter="judge", threads=1))
     assert found["candidates"] == 20
     assert found["metrics"]["recall@100"] == 1.0  # the right ones are always among them
     assert found["agreement"]["max_abs_p"] < 1e-3
@@ -85,12 +88,12 @@ def test_a_bundle_is_judged_without_the_run(tmp_path: Path, capsys: pytest.Captu
 
 def test_an_unknown_figure_is_refused_before_anything_is_computed() -> None:
     with pytest.raises(UsageError, match=r"recall@10, mrr"):
-        evaluate_run(embedding_run(), require=parsed(["accuracy>=0.5"]))
+        evaluate_run(embedding_run(), EvaluationOptions(require=parsed(["accuracy>=0.5"])))
 
 
 def test_runs_are_compared_query_by_query(tmp_path: Path) -> None:
     run = embedding_run()
-    evaluate_run(run, bundle=bundle(), adapter="finder", threads=1)
+    evaluate_run(run, EvaluationOptions(bundle=bundle(), adapter="finder", threads=1))
     other = shutil.copytree(run.folder, tmp_path / "other")
     lines = [json.loads(line) for line in (other / "predictions.jsonl").read_text().splitlines()]
     for line in lines:

@@ -23,6 +23,7 @@ from ptune.evaluation.answers import answers
 from ptune.evaluation.compare import compare
 from ptune.evaluation.evaluate import models_of
 from ptune.evaluation.held_out import held_out
+from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import parsed
 from ptune.evaluation.translation.evaluate import evaluate_run
 from ptune.evaluation.translation.figures import COPY
@@ -89,7 +90,7 @@ def test_languages_without_spaces_are_counted_by_their_own_words() -> None:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    return evaluate_run(run(), bundle=bundle(), require=parsed(["chrf>=0"]), threads=1)
+    return evaluate_run(run(), EvaluationOptions(bundle=bundle(), require=parsed(["chrf>=0"]), threads=1))
 
 
 def test_a_run_is_judged_beside_copies_its_base_and_its_bundle(found: dict[str, Any]) -> None:
@@ -151,18 +152,18 @@ def test_a_bundle_is_judged_by_a_file_of_its_own_columns(
 
 
 def test_a_merged_run_is_judged_by_its_bundles_base() -> None:
-    found = evaluate_run(run(), bundle=merged(), threads=1)
+    found = evaluate_run(run(), EvaluationOptions(bundle=merged(), threads=1))
     assert list(found["sides"]) == ["torch", "ONNX"]
     assert found["agreement"]["texts"] >= 0.75  # merging rounds
 
 
 def test_an_unknown_figure_is_refused_before_anything_is_computed() -> None:
     with pytest.raises(UsageError, match=r"chrf, bleu"):
-        evaluate_run(run(), require=parsed(["accuracy>=0.5"]))
+        evaluate_run(run(), EvaluationOptions(require=parsed(["accuracy>=0.5"])))
 
 
 def test_runs_are_compared_row_by_row(found: dict[str, Any], tmp_path: Path) -> None:
-    evaluate_run(run(), threads=1)
+    evaluate_run(run(), EvaluationOptions(threads=1))
     other = shutil.copytree(run().folder, tmp_path / "other")
     lines = [json.loads(line) for line in (other / "predictions.jsonl").read_text().splitlines()]
     text = "".join(json.dumps({**line, "predicted": line["gold"]}) + "\n" for line in lines)

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptune.config.columns import USUAL
 from ptune.evaluation.classification.evaluation import Pages, figures, outcome_of, write
 from ptune.evaluation.classification.held_out import of_bundle
 from ptune.evaluation.classification.onnx_side import Served, the_adapter
 from ptune.evaluation.classification.results import FIGURES, OF_A_LABEL
-from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.options import EvaluationOptions
+from ptune.evaluation.require import refuse_unknown
 from ptune.formats.bundle import Bundle
 
 
-def evaluate_bundle(
-    folder: Path,
-    out: Path,
-    *,
-    data: Sequence[Path],
-    columns: Mapping[str, str] = USUAL,
-    adapter: str | None = None,
-    require: Sequence[Requirement] = (),
-    threads: int | None = None,
-) -> dict[str, Any]:
+def evaluate_bundle(folder: Path, out: Path, asked: EvaluationOptions) -> dict[str, Any]:
     """Evaluates one adapter of a bundle on `data`; writes evaluation.json, predictions.jsonl and report.html into `out`.
 
     Raises: UsageError if the adapter has to be named; DataError if the data cannot be used.
     """
     bundle = Bundle.open(folder)
-    record = the_adapter(bundle, adapter)
-    held = of_bundle(record, data, columns)
-    refuse_unknown(require, FIGURES[held.labels.problem], OF_A_LABEL)
+    record = the_adapter(bundle, asked.adapter)
+    held = of_bundle(record, asked.data, asked.columns)
+    refuse_unknown(asked.require, FIGURES[held.labels.problem], OF_A_LABEL)
     served = Served(folder, record.name)
-    sides = {"ONNX": outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, threads))}
-    evaluation = figures(held, sides, require, 0)
+    sides = {"ONNX": outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, asked.threads))}
+    evaluation = figures(held, sides, asked.require, 0)
     write(out, evaluation, sides, Pages.of_adapter(bundle, record.name))
     return evaluation

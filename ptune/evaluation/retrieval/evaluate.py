@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from ptune.config.columns import USUAL, PairColumns
+from ptune.config.columns import PairColumns
 from ptune.config.recipe import Recipe
 from ptune.config.retrieval import Embedding
 from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.classification.report import report
 from ptune.evaluation.no_better import judged
-from ptune.evaluation.report import origin
+from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.evaluation.retrieval import rankers as sides
 from ptune.evaluation.retrieval.measures import FIGURES, Scores, best, measure, per_query
 from ptune.evaluation.retrieval.queries import Queries, of_files, of_run
 from ptune.evaluation.retrieval.worst import gallery
-from ptune.evaluation.training_chart import in_a_line, training
+from ptune.evaluation.training_chart import pages_of
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.task_names import FEATURE_EXTRACTION, TEXT_RANKING
@@ -32,16 +32,7 @@ from ptune.training.card import card
 HEADLINE = FIGURES[:4]
 
 
-def evaluate_run(
-    run: Run,
-    *,
-    data: Sequence[Path] = (),
-    columns: Mapping[str, str] = USUAL,
-    bundle: Path | None = None,
-    adapter: str | None = None,
-    require: Sequence[Requirement] = (),
-    threads: int | None = None,
-) -> dict[str, Any]:
+def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:
     """Evaluates a run on its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
 
     Writes evaluation.json, predictions.jsonl, report.html and the model card into the run.
@@ -49,40 +40,30 @@ def evaluate_run(
     if a requirement names an unknown figure.
     """
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
-    refuse_unknown(require, FIGURES)
-    queries = of_run(run, data, columns)
-    served = served_as(run, bundle, adapter)
-    onnx = None if served is None else sides.served_outputs(served.folder, served.adapter, threads)
+    refuse_unknown(asked.require, FIGURES)
+    queries = of_run(run, asked.data, asked.columns)
+    served = served_as(run, asked.bundle, asked.adapter)
+    onnx = None if served is None else sides.served_outputs(served.folder, served.adapter, asked.threads)
     embeds = isinstance(recipe.task, Embedding)
     own, baselines = (_vectors if embeds else _pairs)(run, queries, onnx)
     seed, task = recipe.train.seed, FEATURE_EXTRACTION if embeds else TEXT_RANKING
-    evaluation = figures(task, queries, own, baselines, require, seed)
-    about = in_a_line(record)
-    pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
+    evaluation = figures(task, queries, own, baselines, asked.require, seed)
+    pages = pages_of(run, record, recipe.name)
     write(run.folder, evaluation, queries, next(iter(own.values())), pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
     return evaluation
 
 
-def evaluate_bundle(
-    folder: Path,
-    out: Path,
-    *,
-    data: Sequence[Path],
-    columns: Mapping[str, str] = USUAL,
-    adapter: str | None = None,
-    require: Sequence[Requirement] = (),
-    threads: int | None = None,
-) -> dict[str, Any]:
+def evaluate_bundle(folder: Path, out: Path, asked: EvaluationOptions) -> dict[str, Any]:
     """Evaluates one adapter of a bundle on the queries and passages of `data`, without torch; writes into `out`.
 
     Raises: UsageError if the adapter has to be named; DataError if the data cannot be used.
     """
     bundle = Bundle.open(folder)
-    record = the_adapter(bundle, adapter)
-    refuse_unknown(require, FIGURES)
-    queries, words = of_files(data, PairColumns().changed(columns)), {}
-    outputs = sides.served_outputs(folder, record.name, threads)
+    record = the_adapter(bundle, asked.adapter)
+    refuse_unknown(asked.require, FIGURES)
+    queries, words = of_files(asked.data, PairColumns().changed(asked.columns)), {}
+    outputs = sides.served_outputs(folder, record.name, asked.threads)
     by_words = sides.by_words(queries)
     if record.task == FEATURE_EXTRACTION:
         own = {"ONNX": sides.cosines(*sides.vectors_of("ONNX", queries, outputs))}
@@ -91,7 +72,7 @@ def evaluate_bundle(
         chosen = sides.candidates(queries, by_words)
         own = {"ONNX": sides.reranked("ONNX", queries, chosen, outputs)}
         words = {"TF-IDF": sides.only(by_words, chosen)}
-    evaluation = figures(record.task, queries, own, words, require, 0)
+    evaluation = figures(record.task, queries, own, words, asked.require, 0)
     write(out, evaluation, queries, own["ONNX"], Pages.of_adapter(bundle, record.name))
     return evaluation
 

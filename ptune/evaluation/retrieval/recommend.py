@@ -5,26 +5,26 @@ All items of the catalogue are ranked, except those of the user. Recall@k of one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ptune.config.columns import USUAL, InteractionColumns
+from ptune.config.columns import InteractionColumns
 from ptune.config.recipe import Recipe
 from ptune.data.interactions import History, Interaction, Interactions, read_had, read_interactions
 from ptune.errors import DataError, UsageError
 from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
-from ptune.evaluation.report import origin
-from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
+from ptune.evaluation.require import refuse_unknown
 from ptune.evaluation.retrieval import rankers as sides
 from ptune.evaluation.retrieval.evaluate import figures, write
 from ptune.evaluation.retrieval.measures import FIGURES, Scores
 from ptune.evaluation.retrieval.queries import Queries
-from ptune.evaluation.training_chart import in_a_line, training
+from ptune.evaluation.training_chart import pages_of
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.task_names import FEATURE_EXTRACTION
@@ -47,16 +47,7 @@ class Users:
     cold: bool  # whether the right items were withheld from training
 
 
-def evaluate_run(
-    run: Run,
-    *,
-    data: Sequence[Path] = (),
-    columns: Mapping[str, str] = USUAL,
-    bundle: Path | None = None,
-    adapter: str | None = None,
-    require: Sequence[Requirement] = (),
-    threads: int | None = None,
-) -> dict[str, Any]:
+def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:
     """Evaluates a run on the held-out items; with a bundle, the served index beside torch.
 
     If the run withheld items, it is evaluated on those, ranked by their titles alone: no user is known to have them.
@@ -65,51 +56,42 @@ def evaluate_run(
     `data`, or if a requirement names an unknown figure.
     """
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
-    if data:
+    if asked.data:
         raise UsageError(
             "--data is not for recommendation: a run is judged by what was held out of its own users' items"
         )
-    refuse_unknown(require, FIGURES)
+    refuse_unknown(asked.require, FIGURES)
     interactions = read_interactions(recipe)
     interactions.check()
     files = [{"split": split, **file.described()} for split, file in interactions.files]
     check_same_data(run, {"files": files})
     users = users_of(interactions, files, recipe.evaluate.limit)
-    own, baselines = _sides(run, users, bundle, adapter, threads)
-    evaluation = figures(FEATURE_EXTRACTION, users.queries, own, baselines, require, recipe.train.seed)
-    about = in_a_line(record)
+    own, baselines = _sides(run, users, asked)
+    evaluation = figures(FEATURE_EXTRACTION, users.queries, own, baselines, asked.require, recipe.train.seed)
+    pages = pages_of(run, record, recipe.name)
     if users.cold:
-        about += f"; {len(interactions.withheld)} items that training never saw, found by their titles"
-    pages = Pages(recipe.name, about, training(run), origin(record, "rows"))
+        unseen = f"{len(interactions.withheld)} items that training never saw, found by their titles"
+        pages = replace(pages, about=f"{pages.about}; {unseen}")
     write(run.folder, evaluation, users.queries, next(iter(own.values())), pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
     return evaluation
 
 
-def evaluate_bundle(
-    folder: Path,
-    out: Path,
-    *,
-    data: Sequence[Path],
-    columns: Mapping[str, str] = USUAL,
-    adapter: str | None = None,
-    require: Sequence[Requirement] = (),
-    threads: int | None = None,
-) -> dict[str, Any]:
+def evaluate_bundle(folder: Path, out: Path, asked: EvaluationOptions) -> dict[str, Any]:
     """Evaluates a bundle's items on `data`, without torch: each user's newest item is predicted from the others.
 
     Uses the served vectors; `threads` is unused. Writes into `out`.
     Raises: UsageError if the adapter has to be named; DataError if the data cannot be used, or no user has two items.
     """
     bundle = Bundle.open(folder)
-    record = the_adapter(bundle, adapter)
-    refuse_unknown(require, FIGURES)
+    record = the_adapter(bundle, asked.adapter)
+    refuse_unknown(asked.require, FIGURES)
     index = ItemIndex.open(bundle.adapter_path(record.name))
-    named = InteractionColumns().changed(columns)
-    interactions = read_had(data, dict(zip(index.items, index.titles, strict=True)), named)
+    named = InteractionColumns().changed(asked.columns)
+    interactions = read_had(asked.data, dict(zip(index.items, index.titles, strict=True)), named)
     users = users_of(interactions, [file.described() for _, file in interactions.files])
     if not users.histories:
-        raise DataError("no user has two items: there is none to look for", file=str(data[0]))
+        raise DataError("no user has two items: there is none to look for", file=str(asked.data[0]))
     users = replace(users, queries=replace(users.queries, split="given"))
     own = {"ONNX": ranked(users, index, None)}
     beside = {
@@ -117,7 +99,7 @@ def evaluate_bundle(
         "popularity": popular(users, index),
         "titles": ranked(users, index, 0.0),
     }
-    evaluation = figures(FEATURE_EXTRACTION, users.queries, own, beside, require, 0)
+    evaluation = figures(FEATURE_EXTRACTION, users.queries, own, beside, asked.require, 0)
     write(out, evaluation, users.queries, own["ONNX"], Pages.of_adapter(bundle, record.name, "items of"))
     return evaluation
 
@@ -147,19 +129,17 @@ def users_of(interactions: Interactions, files: list[dict[str, Any]], limit: int
     return Users(queries, histories, [[*a, *b] for a, b in zip(histories, more, strict=True)], cold)
 
 
-def _sides(
-    run: Run, users: Users, bundle: Path | None, adapter: str | None, threads: int | None
-) -> tuple[dict[str, Scores], dict[str, Scores]]:
+def _sides(run: Run, users: Users, asked: EvaluationOptions) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Scores of the run's index (torch's vectors) and the served one (the engine's); and of each part alone."""
     from ptune.tasks.retrieval.torch_side import load_embeddings
 
-    index, served = ItemIndex.open(run.adapter_path), served_as(run, bundle, adapter)
+    index, served = ItemIndex.open(run.adapter_path), served_as(run, asked.bundle, asked.adapter)
     weight = 0.0 if users.cold else None
     own = replace(index, vectors=_vectors("torch", load_embeddings(run), index.titles))
     scores = {"torch": ranked(users, own, weight)}
     if served is not None:
         there = ItemIndex.open(Bundle.open(served.folder).adapter_path(served.adapter))
-        outputs = sides.served_outputs(served.folder, served.adapter, threads)
+        outputs = sides.served_outputs(served.folder, served.adapter, asked.threads)
         scores["ONNX"] = ranked(
             users, replace(there, vectors=_vectors("ONNX", outputs, there.titles)), weight
         )

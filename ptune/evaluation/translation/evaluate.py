@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
-from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.config.translation import Translation
-from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.classification.onnx_side import Served, served_as
 from ptune.evaluation.evaluate import backbone_of, models_of
 from ptune.evaluation.held_out import HeldOut, held_out
-from ptune.evaluation.report import origin
-from ptune.evaluation.require import Requirement, refuse_unknown
-from ptune.evaluation.training_chart import in_a_line, training
+from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
+from ptune.evaluation.require import refuse_unknown
+from ptune.evaluation.training_chart import pages_of
 from ptune.evaluation.translation.figures import COPY, figures, write
 from ptune.evaluation.translation.pairs import Pairs, of_files, of_held
 from ptune.evaluation.translation.scores import FIGURES
@@ -32,16 +28,7 @@ from ptune.tasks.translation.facts import is_seq2seq_run
 from ptune.training.card import card
 
 
-def evaluate_run(
-    run: Run,
-    *,
-    data: Sequence[Path] = (),
-    columns: Mapping[str, str] = USUAL,
-    bundle: Path | None = None,
-    adapter: str | None = None,
-    require: Sequence[Requirement] = (),
-    threads: int | None = None,
-) -> dict[str, Any]:
+def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:
     """Evaluates a run on its test files (else its validation split, else `data`); with a bundle, ONNX beside torch.
 
     Writes evaluation.json, predictions.jsonl, report.html and the model card into the run.
@@ -50,37 +37,31 @@ def evaluate_run(
     """
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     if is_seq2seq_run(run):
-        return evaluate_seq2seq(
-            run,
-            data=data,
-            columns=columns,
-            bundle=bundle,
-            adapter=adapter,
-            require=require,
-            threads=threads,
-        )
-    refuse_unknown(require, FIGURES)
+        return evaluate_seq2seq(run, asked)
+    refuse_unknown(asked.require, FIGURES)
     held = held_out(run)
-    pairs = of_files(data, recipe.chat.with_columns(columns)) if data else of_held(run, held)
-    served = _served(run, bundle, adapter)
+    pairs = (
+        of_files(asked.data, recipe.chat.with_columns(asked.columns)) if asked.data else of_held(run, held)
+    )
+    served = _served(run, asked)
     own, baselines = _translated(run, pairs, held)
     if served is not None:
         most = limits(held.codec, pairs.sources)
-        own["ONNX"] = by_bundle(served.folder, served.adapter, pairs.sources, most, threads)
+        own["ONNX"] = by_bundle(served.folder, served.adapter, pairs.sources, most, asked.threads)
     task = recipe.task
     language = task.target_language if isinstance(task, Translation) else None
-    evaluation = figures(pairs, own, baselines, require, recipe.train.seed, language)
-    pages = Pages(recipe.name, in_a_line(record), training(run), origin(record))
+    evaluation = figures(pairs, own, baselines, asked.require, recipe.train.seed, language)
+    pages = pages_of(run, record, recipe.name, "prompts")
     write(run.folder, evaluation, pairs, own, baselines, pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
     return evaluation
 
 
-def _served(run: Run, bundle: Path | None, adapter: str | None) -> Served | None:
+def _served(run: Run, asked: EvaluationOptions) -> Served | None:
     """Finds the run in a bundle. A given bundle without adapters, as of a merged run, is trusted to be the run's."""
-    if bundle is not None and not Bundle.open(bundle).manifest.adapters:
-        return Served(bundle, BASE)
-    return served_as(run, bundle, adapter)
+    if asked.bundle is not None and not Bundle.open(asked.bundle).manifest.adapters:
+        return Served(asked.bundle, BASE)
+    return served_as(run, asked.bundle, asked.adapter)
 
 
 def _translated(run: Run, pairs: Pairs, held: HeldOut) -> tuple[dict[str, list[str]], dict[str, list[str]]]:

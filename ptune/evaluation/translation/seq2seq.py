@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,16 +12,14 @@ from torch import nn
 
 from ptune.backbone.seq2seq import load_seq2seq
 from ptune.codecs.seq2seq import Seq2SeqCodec
-from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.data.seq2seq_examples import load_pairs
 from ptune.data.translations import as_conversation
 from ptune.errors import BackboneError
-from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.classification.onnx_side import served_as
-from ptune.evaluation.report import origin
-from ptune.evaluation.require import Requirement, refuse_unknown
-from ptune.evaluation.training_chart import in_a_line, training
+from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
+from ptune.evaluation.require import refuse_unknown
+from ptune.evaluation.training_chart import pages_of
 from ptune.evaluation.translation.figures import COPY, figures, write
 from ptune.evaluation.translation.pairs import Pairs, of_files
 from ptune.evaluation.translation.scores import FIGURES
@@ -38,29 +35,22 @@ from ptune.training.card import card
 ROWS = 16  # texts in a batch
 
 
-def evaluate_seq2seq(
-    run: Run,
-    *,
-    data: Sequence[Path] = (),
-    columns: Mapping[str, str] = USUAL,
-    bundle: Path | None = None,
-    adapter: str | None = None,
-    require: Sequence[Requirement] = (),
-    threads: int | None = None,
-) -> dict[str, Any]:
+def evaluate_seq2seq(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:
     """As `ptune.evaluation.translation.evaluate.evaluate_run`; baselines are a copy of the source and the bare base."""
-    refuse_unknown(require, FIGURES)
+    refuse_unknown(asked.require, FIGURES)
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     task, codec = translation_of(recipe), Seq2SeqCodec.open(run.codec_path)
-    pairs = of_files(data, task.with_columns(columns)) if data else _held(run, recipe, codec)
+    pairs = (
+        of_files(asked.data, task.with_columns(asked.columns)) if asked.data else _held(run, recipe, codec)
+    )
     own, baselines = _translated(run, recipe, codec, pairs)
-    served = served_as(run, bundle, adapter)
+    served = served_as(run, asked.bundle, asked.adapter)
     if served is not None:
         name = served.adapter if Bundle.open(served.folder).manifest.adapters else BASE
-        with closing(load(served.folder, threads=threads)) as model:
+        with closing(load(served.folder, threads=asked.threads)) as model:
             own["ONNX"] = model.translate(pairs.sources, name)
-    evaluation = figures(pairs, own, baselines, require, recipe.train.seed, task.target_language)
-    pages = Pages(recipe.name, in_a_line(record), training(run), origin(record))
+    evaluation = figures(pairs, own, baselines, asked.require, recipe.train.seed, task.target_language)
+    pages = pages_of(run, record, recipe.name, "prompts")
     write(run.folder, evaluation, pairs, own, baselines, pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
     return evaluation

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ptune.codecs.chat import ChatCodec
-from ptune.config.columns import USUAL
 from ptune.config.translation import Translation
 from ptune.errors import PtuneError
 from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.classification.onnx_side import the_adapter
-from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.options import EvaluationOptions
+from ptune.evaluation.require import refuse_unknown
 from ptune.evaluation.translation.figures import COPY, figures, write
 from ptune.evaluation.translation.pairs import of_files
 from ptune.evaluation.translation.scores import FIGURES
@@ -25,33 +25,24 @@ from ptune.tasks.translation import seq2seq_infer
 from ptune.tasks.translation.infer import messages_of, most_tokens
 
 
-def evaluate_bundle(
-    folder: Path,
-    out: Path,
-    *,
-    data: Sequence[Path],
-    columns: Mapping[str, str] = USUAL,
-    adapter: str | None = None,
-    require: Sequence[Requirement] = (),
-    threads: int | None = None,
-) -> dict[str, Any]:
+def evaluate_bundle(folder: Path, out: Path, asked: EvaluationOptions) -> dict[str, Any]:
     """Evaluates one adapter of a bundle on `data`, without its run; writes into `out`.
 
     Raises: UsageError if the adapter has to be named; DataError if the data cannot be used.
     """
     bundle = Bundle.open(folder)
-    record = the_adapter(bundle, adapter)
-    refuse_unknown(require, FIGURES)
+    record = the_adapter(bundle, asked.adapter)
+    refuse_unknown(asked.require, FIGURES)
     task = Translation.of_description(record.translation or {})
-    pairs = of_files(data, task.with_columns(columns))
+    pairs = of_files(asked.data, task.with_columns(asked.columns))
     if of_task(bundle.manifest.task) is SEQ2SEQ:
-        with closing(seq2seq_infer.load(folder, threads=threads)) as model:
+        with closing(seq2seq_infer.load(folder, threads=asked.threads)) as model:
             own = {"ONNX": model.translate(pairs.sources, record.name)}
     else:
         most = limits(ChatCodec.open(bundle.codec_path), pairs.sources)
-        own = {"ONNX": by_bundle(folder, record.name, pairs.sources, most, threads)}
+        own = {"ONNX": by_bundle(folder, record.name, pairs.sources, most, asked.threads)}
     baselines = {COPY: pairs.sources}
-    evaluation = figures(pairs, own, baselines, require, 0, task.target_language)
+    evaluation = figures(pairs, own, baselines, asked.require, 0, task.target_language)
     write(out, evaluation, pairs, own, baselines, Pages.of_adapter(bundle, record.name))
     return evaluation
 

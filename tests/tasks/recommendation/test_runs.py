@@ -15,6 +15,7 @@ import ptune
 from ptune import publish
 from ptune.data.interactions import read_interactions
 from ptune.errors import RecipeError, RequestError, UsageError
+from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import parsed
 from ptune.evaluation.retrieval.recommend import evaluate_run, users_of
 from ptune.fine_tune import train
@@ -85,7 +86,9 @@ def test_the_library_recommends_what_the_index_ranks_first() -> None:
 
 
 def test_a_run_is_judged_beside_counting() -> None:
-    found = evaluate_run(run(), bundle=bundle(), require=parsed(["recall@10>=0"]), threads=1)
+    found = evaluate_run(
+        run(), EvaluationOptions(bundle=bundle(), require=parsed(["recall@10>=0"]), threads=1)
+    )
     assert list(found["sides"]) == ["torch", "ONNX"]
     assert list(found["baselines"]) == ["item-kNN", "popularity", "titles", "titles, base"]
     assert (found["examples"], found["passages"], found["split"]) == (30, 20, "test")
@@ -97,7 +100,7 @@ def test_a_run_is_judged_beside_counting() -> None:
     seen = {line["query"].split(":")[0]: line for line in lines}
     assert len(seen) == 30
     with pytest.raises(UsageError, match="--data"):
-        evaluate_run(run(), data=(Path("x"),))
+        evaluate_run(run(), EvaluationOptions(data=(Path("x"),)))
 
 
 def test_withheld_items_are_looked_for_by_title_alone(tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_withheld_items_are_looked_for_by_title_alone(tmp_path: Path) -> None:
     assert all(right < set(gone) or right <= set(gone) for right in users.queries.relevant)
     for left_out, right in zip(users.left_out, users.queries.relevant, strict=True):
         assert not set(left_out) & right
-    said = evaluate_run(cold, threads=1)
+    said = evaluate_run(cold, EvaluationOptions(threads=1))
     assert list(said["baselines"]) == ["titles, base"]
     assert "that training never saw" in (tmp_path / "run" / "report.html").read_text()
 
@@ -147,7 +150,7 @@ def test_a_bundle_is_judged_by_who_had_what(tmp_path: Path, capsys: pytest.Captu
     said = json.loads((out / "evaluation.json").read_text())
     assert (said["examples"], said["passages"], said["split"]) == (30, 20, "given")
     assert list(said["baselines"]) == ["item-kNN", "popularity", "titles"]
-    own = evaluate_run(run(), bundle=bundle(), threads=1)["sides"]["ONNX"]["metrics"]
+    own = evaluate_run(run(), EvaluationOptions(bundle=bundle(), threads=1))["sides"]["ONNX"]["metrics"]
     assert said["metrics"] == pytest.approx(own, abs=0.05)
     assert (out / "report.html").is_file()
     other = tmp_path / "other.jsonl"
