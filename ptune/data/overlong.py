@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ptune.codecs.chat import Example
@@ -26,6 +28,40 @@ def fit(example: Example, limit: int, policy: Policy) -> list[Example]:
     else:
         pieces = [_cut(example, 0, limit)] if policy == "truncate" else []
     return [piece for piece in pieces if any(piece.targets[1:])]
+
+
+@dataclass
+class RowLengths:
+    """How long the rows of a split were, and what became of those that are too long."""
+
+    lengths: Counter[int] = field(default_factory=Counter)  # tokens, before cutting -> rows
+    overlong: int = 0
+    left_out: int = 0
+    longest: tuple[int, str] = (0, "")  # tokens and place of the longest row
+
+    def count(self, length: int, place: str, *, too_long: bool) -> None:
+        """Counts a row; of a row of several texts, `length` is that of the longest."""
+        self.lengths[length] += 1
+        self.longest = max(self.longest, (length, place), key=lambda known: known[0])
+        self.overlong += too_long
+
+
+def refuse_overlong(splits: Mapping[str, RowLengths], policy: Policy, limit: int | None, longer: str) -> None:
+    """Raises: DataError if rows are too long and that is an error, or a split is left empty.
+
+    longer: how rows exceed the limit, such as "are longer than".
+    """
+    overlong = sum(split.overlong for split in splits.values())
+    if overlong and policy == "error":
+        length, place = max((split.longest for split in splits.values()), key=lambda found: found[0])
+        rows = sum(split.lengths.total() for split in splits.values())
+        raise DataError(
+            f"{overlong} of {rows} rows {longer} {limit} tokens (longest {length}, {place}); use --task.on-overlong"
+            " truncate or drop, or raise --task.max-length up to the model's context"
+        )
+    for name, split in splits.items():
+        if split.lengths and split.lengths.total() == split.left_out:
+            raise DataError(f"no {name} example is left: all {longer} {limit} tokens ({policy}) or are empty")
 
 
 def check_weights(data: Data, parts: Sequence[int]) -> None:

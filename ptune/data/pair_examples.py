@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,11 +13,11 @@ from ptune.codecs.sequence import Encoded, SequenceCodec
 from ptune.config.recipe import Data
 from ptune.config.retrieval import Embedding
 from ptune.data.label_splits import SPLITS
-from ptune.data.overlong import check_weights
+from ptune.data.overlong import RowLengths, check_weights, refuse_overlong
 from ptune.data.pairs import Pair, PairSplits
-from ptune.errors import DataError
 from ptune.progress import Progress, say
 
+_LONGER = "have a text longer than"
 _KEPT = 1 << 16  # texts whose tokens are cached: many occur in several rows
 
 
@@ -39,17 +38,11 @@ class PairExample:
 
 
 @dataclass
-class PairSplit:
+class PairSplit(RowLengths):
     """A split's examples, and counts of its rows."""
 
     examples: list[PairExample] = field(default_factory=list)
     rows: list[Pair] = field(default_factory=list)  # the row of each example
-    lengths: Counter[int] = field(
-        default_factory=Counter
-    )  # tokens of the longest text, before cutting -> rows
-    overlong: int = 0
-    left_out: int = 0
-    longest: tuple[int, str] = (0, "")  # tokens and place of the longest text
 
     def described(self) -> dict[str, Any]:
         """The split for data.json; `sha256` is over all tokens."""
@@ -99,7 +92,7 @@ def encoded_pairs(splits: PairSplits, data: Data, task: Embedding, codec: Sequen
             for row in splits.rows[name]:
                 _add(split, row, task, encode)
                 progress.advance()
-    _refuse(made, task, limit)
+    refuse_overlong(made, task.on_overlong, limit, _LONGER)
     summary = {
         "files": [{"split": split, **file.described()} for split, file in splits.files],
         "validation_share": None if data.validation else data.validation_share,
@@ -109,7 +102,7 @@ def encoded_pairs(splits: PairSplits, data: Data, task: Embedding, codec: Sequen
     }
     for name, split in made.items():
         if split.overlong:
-            over = f"{split.overlong} of {split.lengths.total()} rows have a text longer than {limit} tokens"
+            over = f"{split.overlong} of {split.lengths.total()} rows {_LONGER} {limit} tokens"
             say(f"{name}: {over} ({task.on_overlong})")
     files = [file for split, file in splits.files if split == "train"]
     parts = tuple(sum(row.file is file for row in made["train"].rows) for file in files)
@@ -119,30 +112,11 @@ def encoded_pairs(splits: PairSplits, data: Data, task: Embedding, codec: Sequen
 
 def _add(split: PairSplit, row: Pair, task: Embedding, encode: Callable[[str], Encoded]) -> None:
     token_ids = [encode(text) for text in (row.anchor, *row.passages)]
-    length = max(one.length for one in token_ids)
-    split.lengths[length] += 1
-    split.longest = max(split.longest, (length, row.place), key=lambda known: known[0])
     too_long = any(one.truncated for one in token_ids)
-    split.overlong += too_long
+    split.count(max(one.length for one in token_ids), row.place, too_long=too_long)
     if too_long and task.on_overlong == "drop":
         split.left_out += 1
         return
     anchor, positive, *negatives = (one.ids for one in token_ids)
     split.examples.append(PairExample(anchor, positive, tuple(negatives)))
     split.rows.append(row)
-
-
-def _refuse(made: Mapping[str, PairSplit], task: Embedding, limit: int | None) -> None:
-    """Raises: DataError if texts are too long and that is an error, or a split is left empty."""
-    overlong = sum(split.overlong for split in made.values())
-    if overlong and task.on_overlong == "error":
-        length, place = max((split.longest for split in made.values()), key=lambda found: found[0])
-        raise DataError(
-            f"{overlong} of {sum(split.lengths.total() for split in made.values())} rows have a text longer than {limit}"
-            f" tokens (longest {length}, {place}); use --task.on-overlong truncate or drop, or raise --task.max-length"
-        )
-    for name, split in made.items():
-        if split.lengths and not split.examples:
-            raise DataError(
-                f"no {name} example is left: all have a text longer than {limit} tokens ({task.on_overlong})"
-            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from ptune.config.recipe import Data
 from ptune.config.translation import Translation
 from ptune.data.conversations import Conversation
 from ptune.data.label_splits import SPLITS
-from ptune.data.overlong import check_weights
+from ptune.data.overlong import RowLengths, check_weights, refuse_overlong
 from ptune.data.read import open_file
 from ptune.data.source import Sample, Source, hold_out, open_source
 from ptune.data.translations import in_columns, shapes_of
@@ -43,15 +44,11 @@ class TextPair:
 
 
 @dataclass
-class Seq2SeqSplit:
+class Seq2SeqSplit(RowLengths):
     """A split's examples, and counts of its rows."""
 
     examples: list[Seq2SeqExample] = field(default_factory=list)
     pairs: list[TextPair] = field(default_factory=list)  # the pair of each example
-    rows: int = 0
-    overlong: int = 0
-    left_out: int = 0
-    longest: tuple[int, str] = (0, "")  # tokens and place of the longest text
 
     def described(self) -> dict[str, Any]:
         """The split for data.json; `sha256` is over all tokens."""
@@ -60,7 +57,7 @@ class Seq2SeqSplit:
             for ids in (example.source, example.target):
                 digest.update(array("q", (len(ids), *ids)).tobytes())
         return {
-            "rows": self.rows,
+            "rows": self.lengths.total(),
             "examples": len(self.examples),
             "tokens": sum(map(len, self.examples)),
             "targets": sum(len(example.target) for example in self.examples),
@@ -113,13 +110,14 @@ def load_pairs(data: Data, task: Translation, codec: Seq2SeqCodec, seed: int) ->
         )
     splits = {name: Seq2SeqSplit() for name in SPLITS}
     described = _encode(sources, splits, data, task, codec)
-    _refuse(splits, task, codec)
+    limit = codec.texts.limit(task.max_length)
+    refuse_overlong(splits, task.on_overlong, limit, "have a text longer than")
     parts = tuple(file["examples"] for file in described if file["split"] == "train")
     check_weights(data, parts)
     summary = {
         "files": described,
         "validation_share": data.validation_share if holds_out else None,
-        "longest_tokens": codec.texts.limit(task.max_length),
+        "longest_tokens": limit,
         "on_overlong": task.on_overlong,
         **{name: split.described() for name, split in splits.items()},
     }
@@ -139,13 +137,13 @@ def _encode(
     """Fills the splits; returns the files as in data.json. Raises: DataError if rows cannot be used."""
     ranks = [np.frombuffer(source.ranks, np.uint64) for name, source in sources if name == "train"]
     held = iter(() if data.validation else hold_out(np.concatenate(ranks), data.validation_share))
-    described = []
+    described, taken = [], itertools.count()
     with Progress("tokenising", sum(source.row_count for _, source in sources), unit="rows") as progress:
         for name, source in sources:
             problems, own = source.file.problems(), len(splits[name].examples)
             for sample in source.samples(problems):
                 split = splits["validation" if name == "train" and next(held, False) else name]
-                if split is not splits["train"] or data.limit is None or split.rows < data.limit:
+                if split is not splits["train"] or data.limit is None or next(taken) < data.limit:
                     _add(split, sample, task, codec)
                 progress.advance()
             problems.raise_if_any(source.row_count)
@@ -159,32 +157,10 @@ def _add(split: Seq2SeqSplit, sample: Sample, task: Translation, codec: Seq2SeqC
     source, target = (str(message["content"]) for message in sample.conversation.messages)
     prefix = task.system or ""
     read, written = codec.source(prefix + source, task.max_length), codec.target(target, task.max_length)
-    split.rows += 1
-    split.longest = max(
-        split.longest, (max(read.length, written.length), sample.place), key=lambda one: one[0]
-    )
     too_long = read.truncated or written.truncated
-    split.overlong += too_long
+    split.count(max(read.length, written.length), sample.place, too_long=too_long)
     if not read.ids or (too_long and task.on_overlong == "drop"):
         split.left_out += 1
         return
     split.examples.append(Seq2SeqExample(read.ids, written.ids))
     split.pairs.append(TextPair(source, target))
-
-
-def _refuse(splits: Mapping[str, Seq2SeqSplit], task: Translation, codec: Seq2SeqCodec) -> None:
-    """Raises: DataError if texts are too long and that is an error, or a split is left empty."""
-    limit = codec.texts.limit(task.max_length)
-    overlong = sum(split.overlong for split in splits.values())
-    if overlong and task.on_overlong == "error":
-        length, place = max((split.longest for split in splits.values()), key=lambda found: found[0])
-        raise DataError(
-            f"{overlong} of {sum(split.rows for split in splits.values())} rows have a text longer than {limit} tokens"
-            f" (longest {length}, {place}); use --task.on-overlong truncate or drop, or raise --task.max-length up to"
-            " the model's context"
-        )
-    for name, split in splits.items():
-        if split.rows and not split.examples:
-            raise DataError(
-                f"no {name} example is left: all are longer than {limit} tokens ({task.on_overlong}) or empty"
-            )

@@ -15,8 +15,7 @@ from ptune.config.recipe import Data
 from ptune.data.label_splits import SPLITS, LabelSplits, Placed
 from ptune.data.label_values import Target
 from ptune.data.labelled import LabelledRow, TextTask
-from ptune.data.overlong import check_weights
-from ptune.errors import DataError
+from ptune.data.overlong import RowLengths, check_weights, refuse_overlong
 from ptune.progress import Progress, say
 
 
@@ -34,15 +33,11 @@ class SequenceExample:
 
 
 @dataclass
-class SequenceSplit:
+class SequenceSplit(RowLengths):
     """A split's examples, and counts of its rows."""
 
     examples: list[SequenceExample] = field(default_factory=list)
     rows: list[Placed] = field(default_factory=list)  # the row of each example
-    lengths: Counter[int] = field(default_factory=Counter)  # tokens, before cutting -> rows
-    overlong: int = 0
-    left_out: int = 0
-    longest: tuple[int, str] = (0, "")  # tokens and place of the longest row
     lost_words: int = 0  # tagged words that were cut off
 
     def described(self, labels: Labels) -> dict[str, Any]:
@@ -106,7 +101,7 @@ def encoded(splits: LabelSplits, data: Data, task: TextTask, codec: SequenceCode
             for placed in splits.rows[name]:
                 _add(split, placed, splits.labels, task, codec)
                 progress.advance()
-    _refuse(made, task, limit)
+    refuse_overlong(made, task.on_overlong, limit, "are longer than")
     summary = {
         "files": [{"split": split, **file.described()} for split, file in splits.files],
         "validation_share": None if data.validation else data.validation_share,
@@ -142,10 +137,8 @@ def example_of(
 
 def _add(split: SequenceSplit, placed: Placed, labels: Labels, task: TextTask, codec: SequenceCodec) -> None:
     example, length = example_of(placed.row, labels, codec, task.max_length)
-    split.lengths[length] += 1
-    split.longest = max(split.longest, (length, placed.row.place), key=lambda found: found[0])
     too_long = length > len(example)
-    split.overlong += too_long
+    split.count(length, placed.row.place, too_long=too_long)
     if labels.problem == "tags":
         split.lost_words += len(placed.row.input) - len(example.words)
     if (too_long and task.on_overlong == "drop") or (labels.problem == "tags" and not example.words):
@@ -153,23 +146,6 @@ def _add(split: SequenceSplit, placed: Placed, labels: Labels, task: TextTask, c
         return
     split.examples.append(example)
     split.rows.append(placed)
-
-
-def _refuse(made: Mapping[str, SequenceSplit], task: TextTask, limit: int | None) -> None:
-    """Raises: DataError if rows are too long and that is an error, or a split is left empty."""
-    overlong = sum(split.overlong for split in made.values())
-    if overlong and task.on_overlong == "error":
-        length, place = max((split.longest for split in made.values()), key=lambda found: found[0])
-        raise DataError(
-            f"{overlong} of {sum(split.lengths.total() for split in made.values())} rows are longer than {limit} tokens"
-            f" (longest {length}, {place}); use --task.on-overlong truncate or drop, or raise --task.max-length up to"
-            " the model's context"
-        )
-    for name, split in made.items():
-        if split.lengths and not split.examples:
-            raise DataError(
-                f"no {name} example is left: all are longer than {limit} tokens ({task.on_overlong})"
-            )
 
 
 def _parts(splits: LabelSplits, train: SequenceSplit) -> tuple[int, ...]:

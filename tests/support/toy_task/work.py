@@ -36,7 +36,7 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     splits = {}
     for name, own in rows.splits.items():
         encoded = [example_of(row, LABELS, codec, task_of(recipe).max_length) for row in own]
-        splits[name] = SequenceSplit([example for example, _ in encoded])
+        splits[name] = SequenceSplit(examples=[example for example, _ in encoded])
         splits[name].lengths.update(length for _, length in encoded)
     summary = {"files": rows.files, **{name: split.described(LABELS) for name, split in splits.items()}}
     parts = tuple(file["rows"] for file in rows.files if file["split"] == "train")
