@@ -16,7 +16,7 @@ from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
 from ptune.engine.decoder.generation import SampledSequence, ScoredSequence
-from ptune.engine.decoder.golden import OwnAttentionError, replay, require_near
+from ptune.engine.decoder.golden import OwnAttentionError, Replay, replay
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.request import Request, Token, require_tokens
@@ -113,19 +113,19 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
 
     def _replay(self, bundle: Bundle, profile: str) -> float:
         content = read_json(bundle.golden_file(profile, self._options.kv_cache_dtype))
+        replayed = Replay(self, content)
         try:
-            return replay(self, content)
+            return replayed.require_same()
         except ParityError:
             if not self._step.graphs.own_attention:
                 raise
-        # Where activations are rounded, sums in another order end as far off as another machine would. So the machine is
-        # compared by the graph that was proved, and what is served here with that graph's answers.
+        # Where activations are rounded, sums in another order end as far off as another machine would. So what is served here
+        # is compared with the answers of the graph that was proved, and the machine by that graph.
+        replayed.require_near()
         proved = self._build(bundle, bundle.graph_path(profile), replace(self._options, kernels="exact"))
         with closing(proved):
             proved._registry.load_all()
-            worst = replay(proved, content)
-        require_near(self, content)
-        return worst
+            return replay(proved, content)
 
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> Ticket:
         """Queues a request. `deliver` gets its tokens one by one, on the engine's thread; it must be quick.
