@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
@@ -19,17 +18,13 @@ from support.int8_cache import give_int8_cache
 from support.tiny_models import VOCAB
 
 from ptune.engine.adapters.folder import install
-from ptune.engine.decoder import golden
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.flat_tokens import SCORES
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.kernels import PACKAGE, kernels_for
 from ptune.engine.onnx_graph import open_graph
-from ptune.errors import ParityError
 from ptune.formats.bundle import BASE, Bundle
-from ptune.formats.whole_write import read_json, write_json
 from ptune.parity import log_softmax
-from ptune.publish.steps import enter_golden
 
 pytestmark = pytest.mark.skipif(
     find_spec(PACKAGE) is None,
@@ -313,74 +308,3 @@ def test_a_step_is_one_run_however_long_its_slots_are(tmp_path: Path) -> None:
         engine.logits([[7] * 9, [8]], [BASE, BASE])
         engine._step._cache.room = room
     assert set(runs) == {0}
-
-
-@pytest.fixture
-def unproved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """A bundle with golden vectors by onnxruntime's attention, to the bit, as exports without the package leave it."""
-    _, _, bundle = tiny_bundle(tmp_path, "llama")
-    monkeypatch.setattr("ptune.engine.golden.DIGITS", 17)
-    with closing(engine_of(bundle, "exact")) as engine:
-        write_json(bundle.golden_path, golden.record(engine, [[7, 8, 9], [11, 12]], [BASE]))
-    enter_golden(bundle)
-    return bundle
-
-
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each engine that computes log-probabilities has own attention, in order."""
-    found: list[bool] = []
-
-    def logits(engine: Engine, *asked: Any) -> Any:
-        found.append(engine._step.graphs.own_attention)
-        return whole(engine, *asked)
-
-    whole = Engine.logits
-    monkeypatch.setattr(Engine, "logits", logits)
-    return found
-
-
-def start(bundle: Bundle, **options: Any) -> bool:
-    """Whether the engine that serves a bundle has own attention."""
-    with closing(Engine.open(bundle, threads=1, **options)) as engine:
-        return engine._step.graphs.own_attention
-
-
-def with_tolerance(bundle: Bundle, tolerance: float) -> None:
-    """Changes what own attention may be off by; onnxruntime's repeats its bits."""
-    write_json(bundle.golden_path, read_json(bundle.golden_path) | {"tolerance": tolerance})
-    enter_golden(bundle)
-
-
-def test_a_start_computes_what_was_recorded_once(unproved: Bundle, computed: list[bool]) -> None:
-    assert start(unproved)
-    assert computed == [True]
-
-
-def test_answers_off_by_more_than_the_tolerance_are_held_to_the_proved_graph(
-    unproved: Bundle, computed: list[bool]
-) -> None:
-    """Rounding does that to them. The machine is compared by the proved graph; neither computes anything twice."""
-    with_tolerance(unproved, 0.0)
-    assert start(unproved)
-    assert computed == [True, False]
-
-
-def test_answers_far_from_the_golden_ones_leave_attention_to_onnxruntime(
-    unproved: Bundle, computed: list[bool], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with_tolerance(unproved, 0.0)
-    monkeypatch.setattr(golden, "NEAR_KL", -1.0)
-    with caplog.at_level(logging.WARNING):
-        assert not start(unproved)
-    assert "off by a KL" in caplog.text
-    assert computed == [True, False]
-
-
-def test_a_machine_that_computes_otherwise_is_found_out_all_the_same(unproved: Bundle) -> None:
-    content = read_json(unproved.golden_path)
-    content["cases"][0]["logprobs"][0][0] += 0.01
-    write_json(unproved.golden_path, content)
-    enter_golden(unproved)
-    with pytest.raises(ParityError, match="this machine computes otherwise"):
-        start(unproved)

@@ -19,7 +19,7 @@ ROUNDED = 0.05  # tolerance of profiles with rounded activations: where one diff
 TOP = 5  # tokens recorded at each position
 PROMPT_POSITIONS = 4  # positions recorded at the prompt's end
 GREEDY_TOKENS = 8
-NEAR_KL = 1e-3  # of answers with own attention from the golden ones, mean over positions: a tenth of a profile's gate
+NEAR_KL = 1e-3  # of answers with own operators from the golden ones, mean over positions: a tenth of a profile's gate
 
 
 class Computing(Protocol):
@@ -79,10 +79,6 @@ def _case(prompt: list[int], adapter: str, greedy: list[int], logits: Array) -> 
     )
 
 
-class OwnAttentionError(ParityError):
-    """Answers with own attention are further from the golden ones than they may be."""
-
-
 class Replay:
     """The cases of golden.json, whose log-probabilities an engine computed again, once. Cases of removed adapters are left out."""
 
@@ -105,16 +101,14 @@ class Replay:
         return worst
 
     def require_near(self) -> None:
-        """Raises: OwnAttentionError where the engine's distributions differ from the golden ones by more than NEAR_KL."""
+        """Raises: ParityError where the engine's distributions differ from the golden ones by more than NEAR_KL."""
         found = [
             _divergence(np.array(case.values), values)
             for case, values in zip(self._cases, self._logprobs, strict=True)
         ]
         kl = float(np.concatenate(found).mean()) if found else 0.0
         if not kl <= NEAR_KL:  # also for NaN
-            raise OwnAttentionError(
-                f"answers with own attention are off by a KL of {kl:.2g}, more than {NEAR_KL:g}"
-            )
+            raise ParityError(f"its answers are off by a KL of {kl:.2g}, more than {NEAR_KL:g}")
 
 
 def replay(engine: Computing, content: dict[str, Any]) -> float:
