@@ -35,37 +35,61 @@ def compare(
     Limits: `max_abs_logprob`, `mean_kl` (nats, KL(reference || candidate)) and `top1` (the least share of positions whose
     most likely token agrees). A limit of None is not checked.
     """
-    largest: list[float] = []
-    kl, agree, positions = 0.0, 0, 0
+    comparison = Comparison()
     for expected, found in zip(reference, candidate, strict=True):
+        comparison.add(expected, found)
+    return comparison.hop(name, max_abs_logprob=max_abs_logprob, mean_kl=mean_kl, top1=top1, note=note)
+
+
+class Comparison:
+    """Figures of log-probabilities [positions, vocab] that are compared prompt by prompt."""
+
+    def __init__(self) -> None:
+        self._largest: list[float] = []
+        self._kl, self._agree, self._positions = 0.0, 0, 0
+
+    def add(self, expected: Array, found: Array) -> None:
+        """Compares one prompt."""
         delta = expected.astype(np.float64) - found
-        largest.append(float(np.abs(delta).max()))
-        kl += float((np.exp(expected.astype(np.float64)) * delta).sum())
-        agree += int((expected.argmax(-1) == found.argmax(-1)).sum())
-        positions += len(expected)
-    worst, kl = float(np.max(largest)), max(kl / positions, 0.0)  # np.max keeps a NaN, Python's max may not
-    finite = bool(np.isfinite(worst))
-    limits, passed = [], finite
-    if max_abs_logprob is not None:
-        limits.append(f"max |Δ log p| ≤ {max_abs_logprob:g}")
-        passed &= worst <= max_abs_logprob
-    if mean_kl is not None:
-        limits.append(f"mean KL ≤ {mean_kl:g}")
-        passed &= kl <= mean_kl
-    if top1 is not None:
-        limits.append(f"top-1 ≥ {top1:g}")
-        passed &= agree / positions >= top1
-    return Hop(
-        name=name,
-        prompts=len(largest),
-        positions=positions,
-        max_abs_logprob=worst if finite else None,
-        mean_kl=kl if finite else None,
-        top1=agree / positions,
-        limit=" and ".join(limits),
-        passed=passed,
-        note=note if finite else "some values are not finite",
-    )
+        self._largest.append(float(np.abs(delta).max()))
+        self._kl += float((np.exp(expected.astype(np.float64)) * delta).sum())
+        self._agree += int((expected.argmax(-1) == found.argmax(-1)).sum())
+        self._positions += len(expected)
+
+    def hop(
+        self,
+        name: str,
+        *,
+        max_abs_logprob: float | None = None,
+        mean_kl: float | None = None,
+        top1: float | None = None,
+        note: str = "",
+    ) -> Hop:
+        """The hop of all prompts so far. Limits: as `compare` has them."""
+        worst = float(np.max(self._largest))  # np.max keeps a NaN, Python's max may not
+        kl, same = max(self._kl / self._positions, 0.0), self._agree / self._positions
+        finite = bool(np.isfinite(worst))
+        limits, passed = [], finite
+        if max_abs_logprob is not None:
+            limits.append(f"max |Δ log p| ≤ {max_abs_logprob:g}")
+            passed &= worst <= max_abs_logprob
+        if mean_kl is not None:
+            limits.append(f"mean KL ≤ {mean_kl:g}")
+            passed &= kl <= mean_kl
+        if top1 is not None:
+            limits.append(f"top-1 ≥ {top1:g}")
+            passed &= same >= top1
+        return Hop(
+            name=name,
+            prompts=len(self._largest),
+            positions=self._positions,
+            max_abs_logprob=worst if finite else None,
+            mean_kl=kl if finite else None,
+            top1=same,
+            limit=" and ".join(limits),
+            passed=passed,
+            note=note if finite else "some values are not finite",
+        )
 
 
 def liveness(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from support.tiny_models import build
 from ptune import publish
 from ptune.cli import main
 from ptune.engine.decoder.engine import Engine
+from ptune.engine.kernels import PACKAGE
 from ptune.errors import FormatError, UsageError
 from ptune.formats.bundle import INT8_CACHE, Bundle, CacheType
 from ptune.formats.whole_write import read_json
@@ -57,6 +59,10 @@ def test_hops_of_every_profile_and_adapter(place: Path) -> None:
         company = base[f"{name}, int8 cache: alone → in company"]
         assert company.note.endswith("the base's moved by 0")
         assert f"{name}: float32 cache → int8 cache" in {hop.name for hop in bundle.adapter("tuned").hops}
+        own = f"{name}: float32 cache → int8 cache, own attention"
+        for hops in (bundle.manifest.hops, bundle.adapter("tuned").hops):
+            assert all(hop.passed for hop in hops)
+            assert (own in {hop.name for hop in hops}) == (find_spec(PACKAGE) is not None)
 
 
 def test_it_is_served_by_choice(place: Path) -> None:
@@ -68,6 +74,8 @@ def test_it_is_served_by_choice(place: Path) -> None:
     assert 0 < np.abs(said["float32"] - said["int8"]).max() < 0.5
     golden = Bundle.open(place / "bundle").golden_path
     assert read_json(golden.with_name("fp32.int8_cache.json"))["tolerance"] == 0.05
+    if find_spec(PACKAGE) is not None:
+        assert read_json(golden.with_name("fp32.int8_cache.own.json"))["tolerance"] == 0.05
 
 
 def test_verified_again_and_another_adapter_added(place: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-INTERFACE = 3  # what ptune.engine.kernels asks of this package; another number is not used
+INTERFACE = 3  # what ptune.engine.kernels asks of this package, bits included; another number is not used
 LIBRARY = Path(__file__).with_name("operators.so")
 PLAIN = "plain"  # the kernel of a processor that has none of its own: correct, and slower than onnxruntime
 

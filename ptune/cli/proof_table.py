@@ -20,7 +20,7 @@ def show(proof: Proof) -> None:
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name, hops in ((BASE, proof.base), *proof.adapters.items()):
         for hop in hops:
-            told = "ok" if hop.passed else "DRIFTS"
+            told = "ok" if hop.passed else "not used" if hop.form else "DRIFTS"
             table.add_row(name, hop.name, str(hop.prompts), *_figures(hop), hop.limit, told, Text(hop.note))
         table.add_section()
     Console(width=None if Console().is_terminal else 160).print(table)

@@ -19,16 +19,13 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "ptune_kernels"
-INTERFACE = 3  # of the package
+INTERFACE = 3  # of the package; it changes with the bits of what computes in an order of its own
 INT8, INT4, ATTENTION = (
     "MatMulIntegerToFloat",
     "MatMulNBits",
     "GroupQueryAttention",
 )  # the operators that are replaced: by the profile that has them, and in every one
 ADAPTERS = "lora_mask"  # likewise of all profiles: an input of what adapters add
-# int4 multiplies any difference before a rounding so much that its gate (top-1, on the sample that ships) holds with one order of
-# sums and not with another, which is no worse elsewhere. So the order stays the one that was proved.
-WITH_ATTENTION = (INT8,)
 OWN_ATTENTION = "ptune.attention"  # metadata of a graph whose attention was replaced
 FACTORS = (
     "lora_factors"  # the input that has them, and the entry of a graph's metadata that names them in order
@@ -46,10 +43,12 @@ class Kernels:
     name: str  # of what this processor computes with
     library: Path
     rewrite: Callable[..., tuple[bytes, int]]  # of a path
+    reordered: tuple[str, ...] = ()  # what they compute in another order than the plain graph
 
     def exact(self) -> Kernels:
-        """Those that give the same bits as the plain graph."""
-        return replace(self, rewrite=partial(self.rewrite, attends=False))
+        """Those that give the base's bits as the plain graph does."""
+        rest = tuple(what for what in self.reordered if what != "attention")
+        return replace(self, rewrite=partial(self.rewrite, attends=False), reordered=rest)
 
     def prepare(self, path: Path, options: Any) -> Path | bytes:
         """What onnxruntime loads in place of the graph at `path`; session options are extended accordingly."""
@@ -93,7 +92,7 @@ def kernels(product: str = INT8) -> Kernels | None:
         units = usable and product in (INT8, INT4) and check.units_are_the_same()
         adapters = usable and (product == ADAPTERS or _is_right(ADAPTERS, "adapters' updates"))
         attends = usable and (
-            product == ATTENTION or (product in WITH_ATTENTION and _is_right(ATTENTION, "attention"))
+            product == ATTENTION or (product != ADAPTERS and _is_right(ATTENTION, "attention"))
         )
         rewrite = partial(
             import_module(f"{PACKAGE}.rewrite").with_own_products,
@@ -107,7 +106,10 @@ def kernels(product: str = INT8) -> Kernels | None:
     if why is not None:
         _log.warning("ptune-kernels is installed, and the plain graph is used: %s", why)
         return None
-    return Kernels(package.kernel(), package.LIBRARY, rewrite)
+    reordered = {"attention": attends, "adapters": adapters}
+    return Kernels(
+        package.kernel(), package.LIBRARY, rewrite, tuple(what for what, there in reordered.items() if there)
+    )
 
 
 def _unusable(package: Any, product: str) -> str | None:

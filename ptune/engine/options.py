@@ -13,7 +13,7 @@ from ptune.errors import UsageError
 from ptune.formats.bundle import FLOAT_CACHE, CacheType
 
 GIB = 1 << 30
-KernelChoice = Literal["auto", "exact", "off"]
+KernelChoice = Literal["auto", "own", "exact", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,9 @@ class EngineOptions(BatchOptions):
     """Most draft tokens that one step computes, for all sequences together; see ptune.engine.decoder.ngram_speculation.
     0 = none."""
     kernels: KernelChoice = "auto"
-    """Own operators of the package ptune-kernels: auto = where it is installed and was found to compute the same on this machine;
-    exact = those alone that give the same bits as the plain graph, so that attention stays onnxruntime's."""
+    """Own operators of the package ptune-kernels, where it is installed and was found to compute the same on this machine:
+    auto = those that the bundle's export did not refuse; own = all; exact = those alone that give the same bits as the plain
+    graph, so that attention stays onnxruntime's."""
 
     def check(self) -> None:
         """Raises: UsageError that names the first option out of range."""
@@ -70,7 +71,7 @@ class EngineOptions(BatchOptions):
         if self.kv_cache_dtype not in get_args(CacheType):
             raise UsageError(f"kv_cache_dtype must be float32 or int8 (is {self.kv_cache_dtype})")
         if self.kernels not in get_args(KernelChoice):
-            raise UsageError(f"kernels must be auto, exact or off (is {self.kernels})")
+            raise UsageError(f"kernels must be auto, own, exact or off (is {self.kernels})")
 
     def shared(self) -> BatchOptions:
         """The options that the other kinds of engines have, too."""

@@ -10,7 +10,7 @@
                                     int8_cache_bare.onnx
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
     golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json for others, and
-                                    PROFILE.int8_cache.json
+                                    PROFILE.int8_cache.json; with .own before .json those by own attention
     adapters/NAME/                  PEFT's own files, unchanged, and adapter.json beside them; for encoders also head.onnx
 
 Readers refuse another major format and ignore unknown fields.
@@ -82,6 +82,9 @@ class Hop(_Record):
     limit: str  # the limits, in words
     passed: bool
     note: str = ""
+    form: str = (
+        ""  # own operators that it is about (ptune.engine.decoder.forms); beyond its limit they are not used
+    )
 
 
 class NewToken(_Record):
@@ -254,11 +257,13 @@ class Bundle:
     def golden_path(self) -> Path:
         return self.folder / "golden" / "golden.json"
 
-    def golden_file(self, profile: str, cache: CacheType = FLOAT_CACHE) -> Path:
-        """The path of a profile's golden vectors."""
+    def golden_file(self, profile: str, cache: CacheType = FLOAT_CACHE, *, own: bool = False) -> Path:
+        """The path of a profile's golden vectors. own: of those by own attention."""
         if cache != FLOAT_CACHE:
-            return self.golden_path.with_name(f"{profile}.{cache}_cache.json")
-        return self.golden_path if profile == FP32 else self.golden_path.with_name(f"{profile}.json")
+            path = self.golden_path.with_name(f"{profile}.{cache}_cache.json")
+        else:
+            path = self.golden_path if profile == FP32 else self.golden_path.with_name(f"{profile}.json")
+        return path.with_suffix(".own.json") if own else path
 
     def adapter_path(self, name: str) -> Path:
         return self.folder / "adapters" / name

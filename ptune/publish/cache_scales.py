@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ptune.codecs.chat import ChatCodec
 from ptune.export.int8_cache import LARGEST, Scales
 from ptune.formats.bundle import BASE, Bundle
+from ptune.verify.gate import plugs
 from ptune.verify.graph import PlainGraph
-from ptune.verify.profile import plugs
 
 SAMPLES = ("devils_dictionary.train.jsonl", "django_es.train.jsonl")  # the gate measures on other text
 PIECES, PIECE = 96, 128  # of the text; tokens of each

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,6 +16,8 @@ from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder import golden
 from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.forms import Form, chosen, is_proved
+from ptune.engine.options import KernelChoice
 from ptune.errors import UsageError
 from ptune.export.graph_variants import write_lighter
 from ptune.export.int4 import write_int4
@@ -175,6 +177,26 @@ class Decoder(Publishable):
         self, bundle: Bundle, profile: str, threads: int, cache: CacheType = FLOAT_CACHE
     ) -> dict[str, Any]:
         """As `Publishable.golden`."""
+        return self._recorded(bundle, profile, threads, cache, "exact")
+
+    def own_golden(
+        self, bundle: Bundle, profile: str, threads: int, cache: CacheType = FLOAT_CACHE
+    ) -> dict[str, Any] | None:
+        """As `Publishable.own_golden`."""
+        form = Form.of(bundle, profile, cache, "own")
+        if not is_proved(bundle, form):
+            return None
+        return {**self._recorded(bundle, profile, threads, cache, form.choice), "form": form.name}
+
+    def served_forms(self, bundle: Bundle) -> Collection[str]:
+        """As `Publishable.served_forms`."""
+        graphs = bundle.manifest.graphs
+        caches = [(name, cache) for name in graphs for cache in (FLOAT_CACHE, *graphs[name].kv_caches)]
+        return {chosen(bundle, name, cache, "auto").name for name, cache in caches}
+
+    def _recorded(
+        self, bundle: Bundle, profile: str, threads: int, cache: CacheType, kernels: KernelChoice
+    ) -> dict[str, Any]:
         prompts = [
             probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in self.probes[:GOLDEN_PROMPTS]
         ]
@@ -187,7 +209,7 @@ class Decoder(Publishable):
                 profile=profile,
                 threads=threads,
                 kv_cache_dtype=cache,
-                kernels="exact",
+                kernels=kernels,
                 replay_golden=False,
             )
         ) as engine:

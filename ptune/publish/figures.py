@@ -18,11 +18,10 @@ def record_proof(bundle: Bundle, proof: Proof) -> None:
 
 
 def refuse_drift(proof: Proof) -> None:
-    """Raises: ParityError that names each hop beyond its limit."""
-    failed = [hop for hop in proof.hops if not hop.passed]
-    if failed:
+    """Raises: ParityError that names each hop beyond its limit, but for own operators."""
+    if not proof.passed:
         raise ParityError(
-            "; ".join(f"{hop.name}: {figures(hop)}, but the limit is {hop.limit}" for hop in failed)
+            "; ".join(f"{hop.name}: {figures(hop)}, but the limit is {hop.limit}" for hop in proof.drifted)
         )
 
 

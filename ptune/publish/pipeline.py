@@ -14,7 +14,7 @@ from ptune.formats.bundle import FLOAT_CACHE, FP32, AdapterRecord, Bundle, Cache
 from ptune.formats.whole_write import whole_folder
 from ptune.publish.caches import add_caches, prove_caches
 from ptune.publish.figures import record_proof
-from ptune.publish.golden import record_golden
+from ptune.publish.golden import record_golden, record_served_golden
 from ptune.publish.profiles import add_profiles, prove_profiles, reference_in_nf4
 from ptune.publish.publishable import Publishable
 from ptune.publish.steps import replacement
@@ -50,6 +50,7 @@ def export(
         default = model.default_profile(bundle, profiles, threads)
         bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": default}))
         record_proof(bundle, proof)
+        record_served_golden(model, bundle, threads, proof)
     return proof
 
 
@@ -64,16 +65,21 @@ def add(
     with replacement(original) as bundle:
         model.install(bundle, adapter, name, proved=prove_it)
         record_golden(model, bundle, threads)
+        proof = Proof()
         if prove_it:
             proof = Proof(adapters=model.prove(bundle, [name], threads).adapters)
             proof = proof.then(prove_profiles(model, bundle, [name], threads, base=False))
-            record_proof(bundle, proof.then(prove_caches(model, bundle, [name], threads, base=False)))
+            proof = proof.then(prove_caches(model, bundle, [name], threads, base=False))
+            record_proof(bundle, proof)
+        record_served_golden(model, bundle, threads, proof)
     return Bundle.open(original.folder).adapter(name)
 
 
 def verify(model: Publishable, bundle: Bundle, threads: int) -> Proof:
-    """Measures every hop of the bundle that `model` was opened from again on this machine. Changes nothing."""
+    """Measures every hop of the bundle that `model` was opened from again on this machine, and holds it to those of the own
+    operators that it would serve with. Changes nothing."""
     adapters = [*bundle.manifest.adapters]
     proof = model.prove(bundle, adapters, threads)
     proof = proof.then(prove_profiles(model, bundle, adapters, threads))
-    return proof.then(prove_caches(model, bundle, adapters, threads))
+    proof = proof.then(prove_caches(model, bundle, adapters, threads))
+    return proof.binding(model.served_forms(bundle))

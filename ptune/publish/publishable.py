@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -108,6 +108,16 @@ class Publishable(Protocol):
         cache: type of keys and values, one of `caches` or float32.
         """
         ...
+
+    def own_golden(
+        self, bundle: Bundle, profile: str, threads: int, cache: CacheType = FLOAT_CACHE
+    ) -> dict[str, Any] | None:
+        """The same with own attention; None if the recorded proof does not cover it, or this machine has none."""
+        return None
+
+    def served_forms(self, bundle: Bundle) -> Collection[str]:
+        """The own operators that a server here uses by default, as `Hop.form` names them."""
+        return ()
 
     def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
         """Measures every hop of the fp32 graph, for the base and the given adapters."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ptune.engine.decoder.forms import to_measure
 from ptune.formats.bundle import BASE, FLOAT_CACHE, Bundle, CacheType, Hop
 from ptune.formats.signature import Signature
 from ptune.parity import Array, compare
 from ptune.verify import company
+from ptune.verify.gate import Gate
 from ptune.verify.graph import PlainGraph
 from ptune.verify.held_tokens import HeldTokens
 from ptune.verify.limits import CACHE_KL, CACHE_TOP1
-from ptune.verify.profile import logprobs, plugs
 from ptune.verify.proof import Proof
 
 BOTH: tuple[CacheType, CacheType] = (FLOAT_CACHE, "int8")
@@ -34,51 +35,48 @@ def prove_cache(
     base: bool = True,
     report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Compares a profile's int8 cache with its float32 cache, for the base and each adapter; then with itself in company.
+    """Compares a profile's int8 cache, and what servers compute with it, with its float32 cache, for the base and each adapter;
+    then with itself in company.
 
     base: also the bare base, to which the text with passages from far back is given, at both ends of the model's context.
     Stops at the first hop beyond its limit.
     """
-    name = f"{profile}: float32 cache → int8 cache"
     report(f"{profile} with an int8 cache against float32")
     floats, rounded = (
         PlainGraph(bundle.graph_path(profile, cache), bundle.decoder, threads) for cache in BOTH
     )
-    hops: dict[str, list[Hop]] = {}
-    for adapter in [*([BASE] if base else []), *adapters]:
-        factors, ends = plugs(bundle, adapter)
-        there, here = (logprobs(graph, held.sequences, factors, ends) for graph in (floats, rounded))
-        hops[adapter] = [_within(name, there, here, held.origin)]
-        if adapter == BASE and hops[adapter][0].passed:
-            hops[adapter].append(_far_back(profile, floats, rounded, held))
-        if not all(hop.passed for hop in hops[adapter]):
-            return Proof.of(hops)
-    del floats, rounded
+    title = f"{profile}: float32 cache → int8 cache"
+    limits = {"mean_kl": CACHE_KL, "top1": CACHE_TOP1}
+    gate = Gate(bundle, title, floats, held.sequences, threads, limits, held.origin)
+    hops = gate.hops(rounded, to_measure(bundle, profile, "int8"), [*([BASE] if base else []), *adapters])
+    if base and Proof.of(hops).passed:
+        hops[BASE].append(_far_back(profile, gate, rounded))
+    if not Proof.of(hops).passed:
+        return Proof.of(hops)
+    del gate, floats, rounded
     report(f"{profile} with an int8 cache, alone and in company")
     crowd = company.hop(bundle, profile, held.sequences, threads=threads, cache="int8")
     hops.setdefault(BASE if base else next(iter(adapters), BASE), []).append(crowd)
     return Proof.of(hops)
 
 
-def _far_back(profile: str, floats: PlainGraph, rounded: PlainGraph, held: HeldTokens) -> Hop:
+def _far_back(profile: str, gate: Gate, rounded: PlainGraph) -> Hop:
     """Compares how passages are continued that stood in the text long before."""
-    ids, wanted = far_text(floats.signature, held.sequences)
-    starts = (0, floats.signature.context - len(ids))
+    signature = rounded.signature
+    ids, wanted = far_text(signature, gate.held)
+    starts = (0, signature.context - len(ids))
     there, here = (
-        [graph.logprobs(ids, wanted, start=start) for start in starts] for graph in (floats, rounded)
+        [graph.logprobs(ids, wanted, start=start) for start in starts] for graph in (gate.right, rounded)
     )
     said = [_mean_of_text(rows, ids, wanted) for rows in (*there, *here)]
-    return _within(
+    return compare(
         f"{profile}: passages from far back, float32 cache → int8 cache",
         there,
         here,
-        f"{len(ids):,} tokens at both ends of the context; log p of a passage's token"
+        note=f"{len(ids):,} tokens at both ends of the context; log p of a passage's token"
         f" {np.mean(said[:2]):.3f} → {np.mean(said[2:]):.3f}",
+        **gate.limits,
     )
-
-
-def _within(name: str, floats: Iterable[Array], rounded: Iterable[Array], note: str) -> Hop:
-    return compare(name, floats, rounded, mean_kl=CACHE_KL, top1=CACHE_TOP1, note=note)
 
 
 def far_text(signature: Signature, held: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:

@@ -10,6 +10,7 @@ import httpx
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Token
+from ptune.engine.options import KernelChoice
 from ptune.engine.sampling import Sampling
 from ptune.formats.bundle import Bundle, Hop
 from ptune.verify.server import TIE, TOKENS, Agreement, agreements, hop, post
@@ -37,9 +38,11 @@ def continuations(
     return [Continuation(*job, list(answer)) for job, answer in zip(jobs, answers, strict=True)]
 
 
-def served_hops(bundle: Bundle, expected: Sequence[Continuation], threads: int) -> dict[str, Hop]:
-    """Compares the same prompts over HTTP, many at once, with the engine's continuations."""
-    by_name = agreements(bundle.folder, threads, expected, _ask, _agreement)
+def served_hops(
+    bundle: Bundle, expected: Sequence[Continuation], threads: int, kernels: KernelChoice
+) -> dict[str, Hop]:
+    """Compares the same prompts over HTTP, many at once, with the engine's continuations. kernels: the server's operators."""
+    by_name = agreements(bundle.folder, threads, expected, _ask, _agreement, "--kernels", kernels)
     return {name: hop(answers, "tokens") for name, answers in by_name.items()}
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 import numpy as np
 
-from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.lora_slots import LoraSlots
+from ptune.engine.decoder.forms import to_measure
 from ptune.engine.decoder.request import Request
 from ptune.engine.sampling import Sampling
-from ptune.formats.bundle import BASE, NF4, Bundle, Hop
-from ptune.parity import Array, compare
-from ptune.progress import Progress
+from ptune.formats.bundle import BASE, NF4, Bundle
 from ptune.verify import company
+from ptune.verify.gate import CHUNK, Gate
 from ptune.verify.graph import PlainGraph
 from ptune.verify.held_tokens import HeldTokens
 from ptune.verify.limits import (
@@ -28,11 +26,8 @@ from ptune.verify.limits import (
     PROFILE_KL,
     PROFILE_TOP1,
 )
-from ptune.verify.plain_ends import PlainEnds
 from ptune.verify.proof import Proof
-from ptune.verify.reference import Factors
 
-CHUNK = 256  # prompt tokens a step
 MEASURED = 48  # tokens
 
 
@@ -47,29 +42,21 @@ def prove_profile(
     to_the_end: bool = True,
     report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Compares a profile with the reference graph on held-out tokens, for the base and each adapter, then with itself in company.
+    """Compares a profile, and what servers compute of it, with the reference graph on held-out tokens, for the base and each
+    adapter, then with itself in company.
 
     base: also compares the bare base. to_the_end: continues after a hop beyond its limit.
     """
     signature, against = bundle.decoder, bundle.reference
     report(f"{profile} against {against}")
-    graphs = [PlainGraph(bundle.graph_path(one), signature, threads) for one in (against, profile)]
+    right, graph = (PlainGraph(bundle.graph_path(one), signature, threads) for one in (against, profile))
     limits, weights = _held_to(bundle, profile)
     note = "; ".join(filter(None, (weights, held.origin)))
-    names = [*([BASE] if base else []), *adapters]
-    hops: dict[str, list[Hop]] = {}
-    with Progress(
-        f"  {profile} against {against}", len(names) * len(held.sequences), unit="texts"
-    ) as progress:
-        for name in names:
-            parts = plugs(bundle, name)
-            floats, rounded = (logprobs(graph, held.sequences, *parts) for graph in graphs)
-            rounded = _counted(rounded, progress)
-            hop = compare(f"{against} → {profile}", floats, rounded, note=note, **limits)
-            hops[name] = [hop]
-            if not (hop.passed or to_the_end):
-                return Proof.of(hops)
-    del graphs
+    gate = Gate(bundle, f"{against} → {profile}", right, held.sequences, threads, limits, note, to_the_end)
+    hops = gate.hops(graph, to_measure(bundle, profile), [*([BASE] if base else []), *adapters])
+    if not (to_the_end or Proof.of(hops).passed):
+        return Proof.of(hops)
+    del gate, right, graph
     report(f"{profile} alone and in company")
     crowd = company.hop(bundle, profile, held.sequences, threads=threads)
     first = BASE if base else next(iter(adapters), BASE)
@@ -87,28 +74,6 @@ def _held_to(bundle: Bundle, profile: str) -> tuple[dict[str, float], str]:
     if kept == 1:
         return {"mean_kl": INT4_KEPT_KL, "top1": INT4_KEPT_TOP1}, "weights as the source has them in 4 bits"
     return {"mean_kl": INT4_KL, "top1": INT4_TOP1}, f"{1 - kept:.1%} of the weights rounded to 4 bits"
-
-
-def logprobs(
-    graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | None, of_ends: PlainEnds
-) -> Iterator[Array]:
-    return (graph.logprobs(ids, range(len(ids)), factors, of_ends) for ids in held)
-
-
-def _counted(texts: Iterator[Array], progress: Progress) -> Iterator[Array]:
-    for text in texts:
-        yield text
-        progress.advance()
-
-
-def plugs(bundle: Bundle, name: str) -> tuple[Factors | None, PlainEnds]:
-    """An adapter's factors, padded to the same rank in every socket, and what it changes at the ends; none for the base."""
-    if name == BASE:
-        return None, PlainEnds()
-    adapter = load_adapter(bundle.adapter_path(name), bundle.decoder)
-    inputs = LoraSlots(bundle.decoder, 1).of([adapter]).inputs
-    factors = {socket: (inputs[f"{socket}.A"][0], inputs[f"{socket}.B"][0]) for socket in adapter.factors}
-    return factors, PlainEnds.of_engine(adapter)
 
 
 def seconds_a_token(bundle: Bundle, profile: str, threads: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ptune.formats.bundle import BASE, Hop
@@ -42,6 +42,28 @@ class Proof:
         return Proof((*self.base, *more.base), both, {**self.refused, **more.refused})
 
     @property
+    def drifted(self) -> list[Hop]:
+        """Hops beyond their limit, without those of own operators, which are then not used."""
+        return [hop for hop in self.hops if not (hop.passed or hop.form)]
+
+    @property
+    def refuses_own(self) -> bool:
+        """Whether some of these are beyond their limit."""
+        return any(hop.form and not hop.passed for hop in self.hops)
+
+    @property
     def passed(self) -> bool:
-        """Whether every hop is within its limit."""
-        return all(hop.passed for hop in self.hops)
+        """Whether none has drifted."""
+        return not self.drifted
+
+    def binding(self, forms: Collection[str]) -> Proof:
+        """This proof, in which the hops of these own operators count as all others do."""
+
+        def bound(hops: Sequence[Hop]) -> tuple[Hop, ...]:
+            return tuple(hop.model_copy(update={"form": ""}) if hop.form in forms else hop for hop in hops)
+
+        return replace(
+            self,
+            base=bound(self.base),
+            adapters={name: bound(hops) for name, hops in self.adapters.items()},
+        )

@@ -11,10 +11,11 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from ptune.engine.decoder.engine import Engine
-from ptune.formats.bundle import BASE, Bundle, Hop
+from ptune.engine.decoder.forms import Form, to_measure
+from ptune.formats.bundle import BASE, FLOAT_CACHE, Bundle, Hop
 from ptune.parity import Array, compare, liveness, log_softmax
 from ptune.verify import company, limits
-from ptune.verify.decoder_server import continuations, served_hops
+from ptune.verify.decoder_server import Continuation, continuations, served_hops
 from ptune.verify.graph import PlainGraph
 from ptune.verify.plain_ends import PlainEnds, with_rows
 from ptune.verify.proof import Proof
@@ -90,31 +91,51 @@ def prove(
             limits.LIVENESS,
         ),
     ]
-    hops = {name: _adapter_hops(name, base, there[name], here) for name in there}
+    hops = {BASE: base_hops} | {name: _adapter_hops(name, base, there[name], here) for name in there}
     del graph
 
     report("the engine")
-    with closing(
-        Engine.open(bundle, profile=bundle.reference, threads=threads, kernels="exact", replay_golden=False)
-    ) as engine:
-        names = [BASE, *there]
-        served = _engine_logprobs(engine, {BASE: probes, **{name: there[name].probes for name in there}})
-        for name in names:
-            hop = compare(
-                "ONNX → engine",
-                here[name],
-                served[name],
-                max_abs_logprob=limits.MAX_ABS_LOGPROB * limits.SLACK,
-            )
-            (base_hops if name == BASE else hops[name]).append(hop)
-        expected = continuations(bundle, engine, probes, names) if server else []
+    asked = {BASE: probes, **{name: there[name].probes for name in there}}
+    plain = Form.of(bundle, bundle.reference, FLOAT_CACHE, "exact")
+    own = [form for form in to_measure(bundle, bundle.reference) if form.attends]
+    for form in (plain, *own):
+        found, answers = _by_engine(bundle, form, here, asked, threads)
+        passed = all(hop.passed for hop in found.values())
+        if form is plain or passed:
+            served, expected = form.choice, answers
+        for name, hop in found.items():
+            hops[name].append(hop if form is plain else form.marked(hop))
+        if not passed:
+            break
     report("alone and in company")
     base_hops.append(company.hop(bundle, bundle.reference, [probe.ids for probe in probes], threads=threads))
     if server:  # after the engine is closed, so that memory holds the graph once
         report("the server")
-        for name, hop in served_hops(bundle, expected, threads).items():
-            (base_hops if name == BASE else hops[name]).append(hop)
-    return Proof.of({BASE: base_hops, **hops})
+        for name, hop in served_hops(bundle, expected, threads, served).items():
+            hops[name].append(hop)
+    return Proof.of(hops)
+
+
+def _by_engine(
+    bundle: Bundle,
+    form: Form,
+    here: Mapping[str, Sequence[Array]],
+    asked: Mapping[str, Sequence[Probe]],
+    threads: int,
+) -> tuple[dict[str, Hop], list[Continuation]]:
+    """The engine's hop under each name, and what it answers the base's prompts.
+
+    here: the graph's log-probabilities at the probes of `asked`.
+    """
+    with closing(
+        Engine.open(bundle, profile=form.profile, threads=threads, kernels=form.choice, replay_golden=False)
+    ) as engine:
+        served = _engine_logprobs(engine, asked)
+        limit = limits.MAX_ABS_LOGPROB * limits.SLACK
+        hops = {
+            name: compare("ONNX → engine", here[name], served[name], max_abs_logprob=limit) for name in asked
+        }
+        return hops, continuations(bundle, engine, asked[BASE], list(asked))
 
 
 def _run(graph: PlainGraph, what: Expected) -> list[Array]:

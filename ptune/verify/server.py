@@ -76,13 +76,14 @@ def ask_all(
     threads: int,
     questions: Sequence[Question],
     ask: Callable[[httpx.Client, Question], Answer],
+    *arguments: str,
 ) -> list[Answer]:
-    """Starts a server of a bundle's reference graph and asks many questions at once.
+    """Starts a server of a bundle's reference graph and asks many questions at once. arguments: further ones of the server.
 
     Raises: ParityError if one has no answer.
     """
     with (
-        serving(bundle, threads, "--profile", Bundle.open(bundle).reference) as url,
+        serving(bundle, threads, "--profile", Bundle.open(bundle).reference, *arguments) as url,
         httpx.Client(base_url=url, timeout=ANSWER_S) as client,
         ThreadPoolExecutor(AT_ONCE) as pool,
         Progress("  the server", len(questions), unit="answers") as progress,
@@ -120,10 +121,12 @@ def agreements(
     questions: Sequence[Question],
     ask: Callable[[httpx.Client, Question], Answer],
     compare: Callable[[Question, Answer], Agreement],
+    *arguments: str,
 ) -> dict[str, list[Agreement]]:
     """Starts a server, asks all questions, and compares the answers with the engine's; by adapter name."""
     by_name: dict[str, list[Agreement]] = {}
-    for question, answer in zip(questions, ask_all(bundle, threads, questions, ask), strict=True):
+    answers = ask_all(bundle, threads, questions, ask, *arguments)
+    for question, answer in zip(questions, answers, strict=True):
         by_name.setdefault(question.name, []).append(compare(question, answer))
     return by_name
 

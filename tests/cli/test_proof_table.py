@@ -35,7 +35,8 @@ def test_every_hop_with_its_figures_and_its_note(capsys: pytest.CaptureFixture[s
         passed=True,
         note="mean |Δp| 0.0031",
     )
-    show(Proof((base,), {"mood": (dead, int8)}))
+    own = int8.model_copy(update={"name": "fp32 → int8, own", "passed": False, "form": "int8: own attention"})
+    show(Proof((base,), {"mood": (dead, int8, own)}))
     lines = capsys.readouterr().out.splitlines()
     assert {"adapter", "hop", "limit", "note"} <= {*next(line for line in lines if "note" in line).split()}
     (first,) = (line for line in lines if "torch → ONNX base" in line)
@@ -44,6 +45,8 @@ def test_every_hop_with_its_figures_and_its_note(capsys: pytest.CaptureFixture[s
     (second,) = (line for line in lines if "(adapter − base)" in line)
     assert "DRIFTS" in second
     assert "the adapter is [dead]" in second
-    (third,) = (line for line in lines if "fp32 → int8" in line)
+    (third,) = (line for line in lines if "fp32 → int8 " in line)
     assert "99.5%" in third
     assert "mean |Δp| 0.0031" in third
+    (fourth,) = (line for line in lines if "fp32 → int8, own" in line)
+    assert "not used" in fourth

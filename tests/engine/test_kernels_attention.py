@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
@@ -19,15 +18,12 @@ from support.int8_cache import give_int8_cache
 from support.tiny_models import VOCAB
 
 from ptune.engine.adapters.folder import install
-from ptune.engine.decoder import golden
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.flat_tokens import SCORES
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.kernels import PACKAGE, kernels_for
 from ptune.engine.onnx_graph import open_graph
-from ptune.errors import ParityError
 from ptune.formats.bundle import BASE, Bundle
-from ptune.formats.whole_write import read_json
 from ptune.parity import log_softmax
 
 pytestmark = pytest.mark.skipif(
@@ -312,33 +308,3 @@ def test_a_step_is_one_run_however_long_its_slots_are(tmp_path: Path) -> None:
         engine.logits([[7] * 9, [8]], [BASE, BASE])
         engine._step._cache.room = room
     assert set(runs) == {0}
-
-
-def test_answers_far_from_the_golden_ones_leave_attention_to_onnxruntime(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Off by more than the tolerance, the plain graph is replayed, too, and decides; off by much, it serves."""
-    _, _, bundle = tiny_bundle(tmp_path, "llama")
-    with closing(engine_of(bundle, "exact")) as engine:
-        content = golden.record(engine, [[7, 8, 9], [11, 12]], [BASE])
-        path = bundle.golden_file(bundle.manifest.default_profile, "float32")
-        monkeypatch.setattr(
-            "ptune.engine.decoder.engine.read_json", lambda file: content if file == path else read_json(file)
-        )
-    monkeypatch.setattr(Bundle, "check_files", lambda self, files: None)
-    with closing(Engine.open(bundle, threads=1)) as engine:
-        assert engine._step.graphs.own_attention
-
-    def replay(engine: Engine, content: dict[str, Any]) -> float:
-        if engine._step.graphs.own_attention:
-            raise ParityError("the rounding of another order is more than a tolerance of nothing")
-        return golden.replay(engine, content)
-
-    # And near all the same.
-    monkeypatch.setattr("ptune.engine.decoder.engine.replay", replay)
-    with closing(Engine.open(bundle, threads=1)) as engine:
-        assert engine._step.graphs.own_attention
-    monkeypatch.setattr(golden, "NEAR_KL", -1.0)
-    with caplog.at_level(logging.WARNING), closing(Engine.open(bundle, threads=1)) as engine:
-        assert not engine._step.graphs.own_attention
-    assert "off by a KL" in caplog.text

@@ -15,8 +15,9 @@ from ptune.engine.adapters.lora import Adapter, factor_bytes, load_adapter
 from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
+from ptune.engine.decoder.forms import Form, FormError, chosen, own_golden, refuses
 from ptune.engine.decoder.generation import SampledSequence, ScoredSequence
-from ptune.engine.decoder.golden import OwnAttentionError, replay, require_near
+from ptune.engine.decoder.golden import Replay
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.request import Request, Token, require_tokens
@@ -25,10 +26,9 @@ from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Logits, Step
 from ptune.engine.decoder.ticket import Ticket, drawn, until_finish
 from ptune.engine.job import not_computed
-from ptune.engine.kernels import kernels_for
 from ptune.engine.options import GIB, EngineKeywords, EngineOptions
-from ptune.errors import ParityError, PtuneError
-from ptune.formats.bundle import Bundle
+from ptune.errors import AdapterError, ParityError, PtuneError
+from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune.formats.whole_write import read_json
 
 _log = logging.getLogger(__name__)
@@ -51,13 +51,19 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     """Serves one bundle's base and adapters, mixed in every step. Its methods may be called from any thread."""
 
     def __init__(
-        self, bundle: Bundle, graphs: Graphs, cache: KvCache, options: EngineOptions = EngineOptions()
+        self,
+        bundle: Bundle,
+        graphs: Graphs,
+        cache: KvCache,
+        options: EngineOptions = EngineOptions(),
+        form: Form | None = None,
     ) -> None:
         self.signature = bundle.decoder
+        self.form = form  # its own operators, where it was opened with a bundle's choice
         super().__init__(
             bundle,
             options,
-            lambda folder, _: load_adapter(folder, self.signature),
+            self._load,
             lambda folder, _: factor_bytes(folder, self.signature.ends),
             base_answers=True,
         )
@@ -93,39 +99,57 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         Raises: FormatError, AdapterError, UsageError; ParityError where the numbers differ.
         """
         options = replace(options, **keywords)
-        try:
-            return cls._opened(bundle, options, replay_golden=replay_golden)
-        except OwnAttentionError as error:
-            _log.warning("attention stays onnxruntime's: %s", error)
-            return cls._opened(bundle, replace(options, kernels="exact"), replay_golden=replay_golden)
+        while True:
+            try:
+                return cls._opened(bundle, options, replay_golden=replay_golden)
+            except FormError as error:
+                _log.warning("%s is not used: %s", error.form.name, error)
+                options = replace(options, kernels=error.form.next)
 
     @classmethod
     def _build(cls, bundle: Bundle, graph: Path, options: EngineOptions) -> Engine:
-        least_tokens = bundle.manifest.graphs[graph.parent.name].least_tokens
-        graph = bundle.graph_path(graph.parent.name, options.kv_cache_dtype)
-        own = None if options.kernels == "off" else kernels_for(graph, exact=options.kernels == "exact")
-        graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens, own)
+        profile = graph.parent.name
+        least_tokens = bundle.manifest.graphs[profile].least_tokens
+        graph = bundle.graph_path(profile, options.kv_cache_dtype)
+        form = chosen(bundle, profile, options.kv_cache_dtype, options.kernels)
+        graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens, form.kernels)
         spare = spare_positions(graphs.heads)
         cache = KvCache.within(
             options.kv_bytes, bundle.decoder, options.max_rows, spare, options.kv_cache_dtype
         )
-        return cls(bundle, graphs, cache, options)
+        return cls(bundle, graphs, cache, options, form)
+
+    def _load(self, folder: Path, record: AdapterRecord) -> Adapter:
+        """Reads an adapter. Raises: FormatError; AdapterError where it does not fit, or missed its gate with these operators."""
+        form = None if self._options.kernels == "own" else self.form
+        if form is not None and any(refuses(hop, form) for hop in record.hops):
+            raise AdapterError(
+                f"adapter {record.name!r} missed its gate with {form.title}, which this server computes with: start the"
+                " server again, and it will not"
+            )
+        return load_adapter(folder, self.signature)
 
     def _replay(self, bundle: Bundle, profile: str) -> float:
-        content = read_json(bundle.golden_file(profile, self._options.kv_cache_dtype))
+        form = self.form
+        own = None if form is None else own_golden(bundle, form)
+        replayed = Replay(self, own or read_json(bundle.golden_file(profile, self._options.kv_cache_dtype)))
         try:
-            return replay(self, content)
-        except ParityError:
-            if not self._step.graphs.own_attention:
+            return replayed.require_same()
+        except ParityError as error:
+            if form is None or not form.reordered:
                 raise
-        # Where activations are rounded, sums in another order end as far off as another machine would. So the machine is
-        # compared by the graph that was proved, and what is served here with that graph's answers.
-        proved = self._build(bundle, bundle.graph_path(profile), replace(self._options, kernels="exact"))
-        with closing(proved):
-            proved._registry.load_all()
-            worst = replay(proved, content)
-        require_near(self, content)
-        return worst
+            if own is not None:
+                raise FormError(form, error) from None
+        # Where activations are rounded, sums in another order end as far off as another machine would. So what is served here
+        # is compared with the golden answers, and the machine by operators that are closer to the plain graph.
+        try:
+            replayed.require_near()
+        except ParityError as error:
+            raise FormError(form, error) from None
+        closer = self._build(bundle, bundle.graph_path(profile), replace(self._options, kernels=form.next))
+        with closing(closer):
+            closer._registry.load_all()
+            return closer._replay(bundle, profile)
 
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> Ticket:
         """Queues a request. `deliver` gets its tokens one by one, on the engine's thread; it must be quick.

@@ -19,7 +19,7 @@ ROUNDED = 0.05  # tolerance of profiles with rounded activations: where one diff
 TOP = 5  # tokens recorded at each position
 PROMPT_POSITIONS = 4  # positions recorded at the prompt's end
 GREEDY_TOKENS = 8
-NEAR_KL = 1e-3  # of answers with own attention from the golden ones, mean over positions: a tenth of a profile's gate
+NEAR_KL = 1e-3  # of answers with own operators from the golden ones, mean over positions: a tenth of a profile's gate
 
 
 class Computing(Protocol):
@@ -79,39 +79,41 @@ def _case(prompt: list[int], adapter: str, greedy: list[int], logits: Array) -> 
     )
 
 
+class Replay:
+    """The cases of golden.json, whose log-probabilities an engine computed again, once. Cases of removed adapters are left out."""
+
+    def __init__(self, engine: Computing, content: dict[str, Any]) -> None:
+        recorded = golden.Golden[Case].model_validate(content)
+        self._engine, self._tolerance = engine, recorded.tolerance
+        self._cases = golden.served(recorded, engine.adapters)
+        self._logprobs = _logprobs(engine, self._cases)
+
+    def require_same(self) -> float:
+        """Returns the worst difference.
+
+        Raises: ParityError that names the case, where a log-probability is off by more than the tolerance, or where a
+        greedy continuation differs although its two best tokens are further apart than twice the worst difference.
+        """
+        worst = golden.replay(self._cases, lambda _: self._logprobs, self._tolerance)
+        chosen = [(case.input, case.adapter) for case in self._cases]
+        for case, tokens in zip(self._cases, _continue(self._engine, chosen), strict=True):
+            _compare_greedy(case, tokens, worst)
+        return worst
+
+    def require_near(self) -> None:
+        """Raises: ParityError where the engine's distributions differ from the golden ones by more than NEAR_KL."""
+        found = [
+            _divergence(np.array(case.values), values)
+            for case, values in zip(self._cases, self._logprobs, strict=True)
+        ]
+        kl = float(np.concatenate(found).mean()) if found else 0.0
+        if not kl <= NEAR_KL:  # also for NaN
+            raise ParityError(f"its answers are off by a KL of {kl:.2g}, more than {NEAR_KL:g}")
+
+
 def replay(engine: Computing, content: dict[str, Any]) -> float:
-    """Computes the cases of golden.json again; returns the worst difference. Cases of removed adapters are left out.
-
-    Raises: ParityError that names the case, where a log-probability is off by more than the tolerance, or where a
-    greedy continuation differs although its two best tokens are further apart than twice the worst difference.
-    """
-    recorded = golden.Golden[Case].model_validate(content)
-    cases = golden.served(recorded, engine.adapters)
-    worst = golden.replay(cases, lambda cases: _logprobs(engine, cases), recorded.tolerance)
-    for case, tokens in zip(
-        cases, _continue(engine, [(case.input, case.adapter) for case in cases]), strict=True
-    ):
-        _compare_greedy(case, tokens, worst)
-    return worst
-
-
-class OwnAttentionError(ParityError):
-    """Answers with own attention are further from the golden ones than rounding brings them."""
-
-
-def require_near(engine: Computing, content: dict[str, Any]) -> None:
-    """Raises: OwnAttentionError where the engine's distributions differ from golden.json's by more than NEAR_KL."""
-    recorded = golden.Golden[Case].model_validate(content)
-    cases = golden.served(recorded, engine.adapters)
-    found = [
-        _divergence(np.array(case.values), values)
-        for case, values in zip(cases, _logprobs(engine, cases), strict=True)
-    ]
-    kl = float(np.concatenate([np.zeros(1), *found]).mean()) if found else 0.0
-    if not kl <= NEAR_KL:  # also for NaN
-        raise OwnAttentionError(
-            f"answers with own attention are off by a KL of {kl:.2g}, more than {NEAR_KL:g}"
-        )
+    """Computes the cases of golden.json again; returns the worst difference. Raises: ParityError, as `Replay.require_same`."""
+    return Replay(engine, content).require_same()
 
 
 def _divergence(expected: Array, found: Array) -> Array:
