@@ -243,6 +243,7 @@ def main() -> int:
             "ptune": functools.partial(ptune, folder, False, "float32"),
             "ptune bf16": functools.partial(ptune, folder, False, "bfloat16"),
             "ptune, checkpointing": functools.partial(ptune, folder, True, "float32"),
+            "ptune bf16, checkpointing": functools.partial(ptune, folder, True, "bfloat16"),
             "trl default": functools.partial(trl, folder, {}),
             "trl fp32": functools.partial(trl, folder, {**best, "bf16": False}),
             "trl bf16": functools.partial(trl, folder, {**best, "bf16": True}),
@@ -280,6 +281,12 @@ def report(found: dict[str, list[Measured]]) -> int:
         "peak_memory_checkpointed_vs_trl_best": (
             _peaks(found["ptune, checkpointing"], found[fastest]),
             0.5,
+            False,
+        ),
+        "peak_memory_bf16_vs_trl_best": (_peaks(found["ptune bf16"], found[fastest]), None, False),
+        "peak_memory_bf16_checkpointed_vs_trl_best": (
+            _peaks(found["ptune bf16, checkpointing"], found[fastest]),
+            None,
             False,
         ),
     }

@@ -137,6 +137,8 @@ class Train(Spec):
     """How often a training that has collapsed goes back to its best checkpoint, each time with a third of the learning rate, before it stops; 0: it is not watched for a collapse."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time. One more forward pass is a third in theory and more on a CPU: docs/benchmarks.md."""
+    fast: bool = True
+    """LoRA, gated MLPs and the gradient of attention in ptune's own operations; false: in PEFT's and PyTorch's, which give the same but for rounding, in more time and memory."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The backbone's own dropout; default: the value in the model's config."""
     validate_every: int | None = Field(default=None, ge=1)

@@ -62,7 +62,7 @@ def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Sk
         model = applied(recipe, backbone)
     packed = segments.routable(backbone)
     if packed:
-        backbone.set_attn_implementation(segments.NAME)
+        backbone.set_attn_implementation(segments.NAME if recipe.train.fast else segments.PLAIN_NAME)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         quantisation = _become_fake(model, dtype)

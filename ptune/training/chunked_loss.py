@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 # Logits of a chunk. In float32: 32 MiB. On a GPU a chunk must be long enough to compute for as long as it reads the layer:
-# 256 MiB are some 500 targets of a vocabulary of 128,256. On a CPU each chunk casts a 16-bit layer anew: 128 MiB.
-_CPU_LOGITS, _GPU_LOGITS, _CAST_LOGITS = 2**23, 2**26, 2**25
-_SLICE_WEIGHTS = 2**22  # weights of a 16-bit layer that a CPU casts at a time: 16 MiB
+# 256 MiB are some 500 targets of a vocabulary of 128,256. On a CPU each chunk casts a 16-bit layer anew: 64 MiB.
+_CPU_LOGITS, _GPU_LOGITS, _CAST_LOGITS = 2**23, 2**26, 2**24
+_SLICE_WEIGHTS = 2**20  # weights of a 16-bit layer that a CPU casts at a time: 4 MiB, which stay in its cache
 
 
 def chunk_rows(weight: Tensor, device: torch.device) -> int:
@@ -67,6 +67,8 @@ class _ChunkedLoss(torch.autograd.Function):
             if gradients.wanted:
                 probabilities = logits.mul_((1 / normaliser)[:, None])
                 gradients.add(probabilities, some, weight, wanted, device, first=number * rows)
+                del probabilities
+            del logits  # before the next chunk's are there
         ctx.gradients = gradients
         ctx.mark_non_differentiable(correct)
         return loss, correct
@@ -138,15 +140,13 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, device: torch.d
 
 def _of_hidden(probabilities: Tensor, weight: Tensor, labels: Tensor, device: torch.device) -> Tensor:
     """Gradient [rows, hidden] with respect to the hidden states of a chunk. It may overwrite the probabilities."""
-    if not _wide(weight) and device.type == "cuda":
-        # Rounded to 16 bits, a probability near 1 would be 1: its difference from 1 must be taken first.
-        probabilities.scatter_add_(1, labels[:, None], -torch.ones_like(probabilities[:, :1]))
-        gradient = probabilities.new_empty(len(labels), weight.shape[1])
-        return _product(probabilities, weight, out=gradient)
-    gradient = -weight[labels].to(probabilities.dtype)
-    for first, part in _parts(weight, device):
-        gradient.addmm_(probabilities[:, first : first + len(part)], part)
-    return gradient
+    if _wide(weight):
+        return torch.addmm(weight[labels], probabilities, weight, beta=-1)
+    # Rounded to 16 bits, a probability near 1 would be 1: its difference from 1 must be taken first.
+    probabilities.scatter_add_(1, labels[:, None], -torch.ones_like(probabilities[:, :1]))
+    if device.type == "cuda":
+        return _product(probabilities, weight, out=probabilities.new_empty(len(labels), weight.shape[1]))
+    return probabilities.to(weight.dtype) @ weight  # rounded here or by the caller
 
 
 def _product(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ operation passes over the output a second time. The gradients of A and B are flo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any, cast
 
@@ -24,22 +25,31 @@ _BASES = (nn.Linear, Nf4Linear, Int8Linear)
 def with_lora_products(model: nn.Module) -> nn.Module:
     """Has the model's LoRA layers compute base and update together, in place; other layers stay peft's. Returns `model`."""
     for layer in model.modules():
-        if type(layer) in _KINDS and type(layer.base_layer) in _BASES:
+        if _ours(layer):
             layer.forward = MethodType(_forward, layer)
     return model
 
 
+def _ours(layer: nn.Module) -> bool:
+    return type(layer) in _KINDS and type(layer.base_layer) in _BASES
+
+
 def _forward(layer: Any, x: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
     """In place of a LoRA layer's `forward`. What is no plain update by one adapter is computed by peft."""
-    adapter = None if rest or named else _plain_update(layer)
+    adapter = None if rest or named else plain_update(layer)
     if adapter is None:
         return cast(torch.Tensor, type(layer).forward(layer, x, *rest, **named))
     a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
     return cast(torch.Tensor, LoraProduct.apply(x, a, b, layer.scaling[adapter], layer.base_layer))
 
 
-def _plain_update(layer: Any) -> str | None:
-    """The only active adapter of a layer whose base is frozen, if its update is scale (x A^T) B^T and nothing else."""
+def plain_update(layer: Any) -> str | None:
+    """The only active adapter of a LoRA layer whose base is frozen, if its update is scale (x A^T) B^T and nothing else.
+
+    None for any other layer.
+    """
+    if not _ours(layer):
+        return None
     active = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(active) != 1 or layer.disable_adapters or layer.merged or layer.base_layer.weight.requires_grad:
         return None
@@ -56,25 +66,41 @@ class LoraProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, base: nn.Module
     ) -> torch.Tensor:
-        flat, down, up = x.flatten(0, -2), a.to(x.dtype), b.to(x.dtype)
-        low = flat @ down.t()
-        out: torch.Tensor = base(flat)
-        out.addmm_(low, up.t(), alpha=scale)
-        ctx.save_for_backward(flat, low, down, up)
-        ctx.shape, ctx.scale, ctx.base, ctx.dtype = x.shape, scale, base, a.dtype
-        return out.view(*x.shape[:-1], -1)
+        out, factors = product(x, a, b, scale, base)
+        ctx.save_for_backward(x, *factors)
+        ctx.scale, ctx.base, ctx.dtype = scale, base, a.dtype
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        flat, low, down, up = ctx.saved_tensors
-        gradient = gradients[0].flatten(0, -2)
-        of_low = (gradient @ up).mul_(ctx.scale)
-        of_a = (of_low.t() @ flat).to(ctx.dtype)
-        of_b = (gradient.t() @ low).to(ctx.dtype).mul_(ctx.scale)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = (gradient @ _weight_of(ctx.base, gradient.dtype)).addmm_(of_low, down).view(ctx.shape)
-        return of_x, of_a, of_b, None, None
+        x, *factors = ctx.saved_tensors
+        return *gradients_of(ctx, gradients[0], x, factors, of_x=ctx.needs_input_grad[0]), None, None
+
+
+def product(
+    x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, base: nn.Module
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """y [..., out], and what the gradient needs besides x: x A^T [tokens, r], A and B in the type of x."""
+    flat, down, up = x.flatten(0, -2), a.to(x.dtype), b.to(x.dtype)
+    low = flat @ down.t()
+    out: torch.Tensor = base(flat)
+    out.addmm_(low, up.t(), alpha=scale)
+    return out.view(*x.shape[:-1], -1), (low, down, up)
+
+
+def gradients_of(
+    ctx: Any, gradient: torch.Tensor, x: torch.Tensor, factors: Sequence[torch.Tensor], *, of_x: bool
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """The gradients of x, if wanted, of A and of B. ctx: has scale, base and the type of A and B; factors: see `product`."""
+    low, down, up = factors
+    flat, gradient = x.flatten(0, -2), gradient.flatten(0, -2)
+    of_low = (gradient @ up).mul_(ctx.scale)
+    of_a = (of_low.t() @ flat).to(ctx.dtype)
+    of_b = (gradient.t() @ low).to(ctx.dtype).mul_(ctx.scale)
+    if not of_x:
+        return None, of_a, of_b
+    whole = (gradient @ _weight_of(ctx.base, gradient.dtype)).addmm_(of_low, down)
+    return whole.view(x.shape), of_a, of_b
 
 
 def _weight_of(base: nn.Module, dtype: torch.dtype) -> torch.Tensor:

@@ -19,6 +19,7 @@ from ptune.kinds import imported
 from ptune.methods.lora import Lora
 from ptune.training.checkpoint import trained
 from ptune.training.dropout import set_dropout
+from ptune.training.gated_mlp import with_gated_products
 from ptune.training.lora_product import with_lora_products
 from ptune.training.segments import checkpoint_contexts
 
@@ -68,7 +69,9 @@ def applied(
     if recipe.train.gradient_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
-    model = with_lora_products(recipe.method.apply(backbone, new_tokens, head))
+    model = recipe.method.apply(backbone, new_tokens, head)
+    if recipe.train.fast:
+        with_gated_products(with_lora_products(model))
     if recipe.backbone.stream:
         beside_activations(model, backbone.device)
     return model

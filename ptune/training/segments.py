@@ -10,10 +10,11 @@ Segments are computed one by one by PyTorch's `scaled_dot_product_attention`, or
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,10 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from ptune.training.heap import tidied
+from ptune.training.segment_attention import SegmentAttention
 
 NAME = "ptune_segments"
+PLAIN_NAME = "ptune_segments_plain"  # with PyTorch's gradient, see `train.fast`
 
 
 class _Segments:
@@ -90,19 +93,21 @@ def probing(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def packing(model: PreTrainedModel) -> Iterator[bool]:
+def packing(model: PreTrainedModel, fast: bool = True) -> Iterator[bool]:
     """Makes `model` attend per segment within the block; yields False and changes nothing if it cannot.
 
     It can if its attention goes through transformers' interface, its layers use full or sliding-window attention, and two
     tests pass: a packed example gives the same logits as alone under the model's own attention, and changing one example
     does not change its neighbour.
+
+    fast: see `train.fast`.
     """
     global _at_once
     own = model.config._attn_implementation
     able = routable(model)
     if able:
         alone = _logits_alone(model)
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(NAME if fast else PLAIN_NAME)
         able = _isolated(model, alone)
         if not able:
             model.set_attn_implementation(own)
@@ -118,7 +123,7 @@ def packing(model: PreTrainedModel) -> Iterator[bool]:
 def attention_kernel(model: nn.Module) -> str:
     """What computes the model's attention now, as run.json says it; empty for a model without such a choice."""
     name: str = getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
-    if name != NAME:
+    if name not in (NAME, PLAIN_NAME):
         return name
     return "FlashAttention, packed examples at once" if _at_once else "sdpa, packed examples one by one"
 
@@ -203,6 +208,7 @@ def _attend(
     is_causal: bool | None = None,
     s_aux: torch.Tensor | None = None,
     position_bias: torch.Tensor | None = None,
+    own_gradient: bool = True,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each segment; returns [1, tokens, heads, dim]."""
@@ -211,15 +217,19 @@ def _attend(
     lengths = _current.lengths
     if sum(lengths) != query.shape[2] or query.shape[0] != 1:
         raise RuntimeError(f"segments of {sum(lengths)} tokens do not cover a row of {list(query.shape)}")
-    if _at_once and softcap is None and dropout == 0.0 and (sliding_window or max(lengths)) >= max(lengths):
+    plain = softcap is None and dropout == 0.0 and (sliding_window or max(lengths)) >= max(lengths)
+    if _at_once and plain:
         return _all_at_once(query, key, value, _current, scaling), None
+    if own_gradient and plain and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return cast(torch.Tensor, SegmentAttention.apply(query, key, value, lengths, scale)), None
     parts = [
-        _causal(q, k, v, scaling, dropout, sliding_window, softcap)
+        _causal(q, k, v, scaling, dropout, sliding_window, softcap).transpose(1, 2)
         for q, k, v in zip(
             query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
         )
     ]
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(parts, dim=1), None
 
 
 def _all_at_once(
@@ -268,4 +278,6 @@ def _causal(
 
 
 AttentionInterface.register(NAME, _attend)
-AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # segments need no mask
+AttentionInterface.register(PLAIN_NAME, functools.partial(_attend, own_gradient=False))
+for _name in (NAME, PLAIN_NAME):
+    AttentionMaskInterface.register(_name, lambda *_, **__: None)  # segments need no mask

@@ -167,7 +167,7 @@ def _in_float64(recipe: Recipe, backbone: PreTrainedModel, *more: Any) -> nn.Mod
 
 
 @contextlib.contextmanager
-def _not_packing(_: object) -> Iterator[bool]:
+def _not_packing(*_: object) -> Iterator[bool]:
     yield False
 
 

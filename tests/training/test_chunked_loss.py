@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ptune.planning.storage import StorageTracker
 from ptune.training import chunked_loss
 from ptune.training.chunked_loss import chunk_rows, loss_and_correct
 
@@ -131,6 +132,18 @@ def test_no_copy_of_a_layer_is_made() -> None:
     with Seen():
         loss_of(states, weight, None, labels, CPU).backward()
     assert 0 < largest <= 10_000_000 < weight.numel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_of_one_chunk_are_in_memory_at_a_time(dtype: torch.dtype) -> None:
+    """With their probabilities in 16 bits, which are half as large."""
+    weight = torch.zeros(50_000, 8, dtype=dtype)
+    rows = chunk_rows(weight, CPU)
+    labels = torch.zeros(3 * rows, dtype=torch.long)
+    states = torch.zeros(3 * rows, 8, dtype=dtype, requires_grad=True)
+    with StorageTracker() as tracker:
+        loss_of(states, weight, None, labels, CPU)
+    assert max(tracker.timeline.live()) < 1.6 * 4 * rows * len(weight)
 
 
 def test_correct_predictions_are_counted_on_request_and_no_gradient_is_computed_without_a_graph() -> None:

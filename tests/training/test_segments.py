@@ -68,14 +68,16 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_packed_loss_and_gradients_are_those_of_each_example_alone(family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "fast"), [*((family, True) for family in tiny_models.FAMILIES), ("llama", False)]
+)
+def test_packed_loss_and_gradients_are_those_of_each_example_alone(family: str, fast: bool) -> None:
     model = with_random_adapter(family)
     expected = sum(loss_of_transformers(model, example) for example in examples())
     expected.backward()
     alone = gradients(model)
     model.zero_grad()
-    with packing(model.get_base_model()) as packed:
+    with packing(model.get_base_model(), fast) as packed:
         assert packed
         batch = row(True, examples())
         score = objective(True, plain_head(model.get_base_model())).score(model, batch)

@@ -52,7 +52,7 @@ class ChatWork:
 
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[NextTokenObjective]:
-        with packing(base) as packed:
+        with packing(base, self.recipe.train.fast) as packed:
             if not packed:
                 say(f"{type(base).__name__} cannot keep packed examples apart: one example per forward pass")
             yield NextTokenObjective(packed, self.recipe.train.micro_batch_tokens, device, plain_head(base))
