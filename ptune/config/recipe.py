@@ -137,6 +137,8 @@ class Train(Spec):
     """How often a training that has collapsed goes back to its best checkpoint, each time with a third of the learning rate, before it stops; 0: it is not watched for a collapse."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time. One more forward pass is a third in theory and more on a CPU: docs/benchmarks.md."""
+    activation_offloading: bool = False
+    """Keep what gradient checkpointing leaves, the inputs of the layers, in main memory instead of on the GPU: the same result in a little more time. Needs `gradient_checkpointing`."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The backbone's own dropout; default: the value in the model's config."""
     validate_every: int | None = Field(default=None, ge=1)
@@ -162,6 +164,14 @@ class Train(Spec):
     @model_validator(mode="after")
     def _the_optimizer_takes_them(self) -> Train:
         optimizers.given(self.optimizer, self.betas, self.eps)
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_are_what_checkpointing_keeps(self) -> Train:
+        if self.activation_offloading and not self.gradient_checkpointing:
+            raise ValueError(
+                "train.activation_offloading needs train.gradient_checkpointing: it moves the inputs of recomputed layers"
+            )
         return self
 
 

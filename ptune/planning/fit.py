@@ -69,7 +69,7 @@ class _Question:
     described: Described
     progress: Progress
     bfloat16: bool | None
-    models: dict[tuple[bool, str], Shallow] = field(default_factory=dict)
+    models: dict[tuple[bool, bool, str], Shallow] = field(default_factory=dict)
     asked: list[tuple[Recipe, Ledger]] = field(default_factory=list)
 
     def ask(self, recipe: Recipe) -> Ledger:
@@ -77,7 +77,8 @@ class _Question:
             None if given is None else [min(length, recipe.chat.max_length) for length in given]
             for given in (self.lengths, self.validation)
         )
-        key = (recipe.train.gradient_checkpointing, recipe.backbone.quantize)
+        train = recipe.train
+        key = (train.gradient_checkpointing, train.activation_offloading, recipe.backbone.quantize)
         if key not in self.models:
             dtype = planned_dtype(recipe, self.device, self.bfloat16)
             self.models[key] = in_shapes(self.described.config, recipe, dtype, self.device)
@@ -109,7 +110,7 @@ def fit_into(
         described = described or describe(recipe.backbone)
         most = proposable(memory_bytes)
         question = _Question(lengths, validation, most, device, described, progress, bfloat16)
-        for tried in _stages(recipe):
+        for tried in _stages(recipe, on_card=device == "cuda"):
             ledger = question.ask(tried)
             if tried is recipe and ledger.needed_bytes <= memory_bytes:
                 return Fit(recipe, ledger, (), memory_bytes)
@@ -130,7 +131,7 @@ def refuse(recipe: Recipe, ledger: Ledger, fit: Fit) -> NoReturn:
     )
 
 
-def _stages(recipe: Recipe) -> Iterator[Recipe]:
+def _stages(recipe: Recipe, *, on_card: bool) -> Iterator[Recipe]:
     """The recipe, then with one more change at a time. Each stage is also tried with smaller rows.
 
     Where all of them together are not enough, layers are streamed: first with examples as long as they were.
@@ -138,6 +139,8 @@ def _stages(recipe: Recipe) -> Iterator[Recipe]:
     yield recipe
     whole = recipe
     for saving in DEARER:
+        if saving.of_a_card and not on_card:
+            continue
         while (cheaper := saving.notch(recipe)) is not None:
             recipe = cheaper
             whole = recipe if saving.section != "task" else whole

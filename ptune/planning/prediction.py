@@ -106,6 +106,7 @@ class Step:
 
     moments: tuple[Moment, ...]  # of each span
     standing: dict[Part, int]  # bytes that exist all the time
+    offloaded: int = 0  # bytes that a GPU leaves in main memory
 
     @property
     def peak(self) -> Moment:
@@ -126,14 +127,15 @@ def step_of(model: Shallow, recipe: Recipe, work: Work, device: Device) -> Step:
         Moment(extended(small.parts, large.parts), model.extended(small.slack, large.slack))
         for small, large in zip(few.moments, more.moments, strict=True)
     )
-    return Step(moments, extended(few.standing, more.standing))
+    offloaded = model.extended(few.offloaded, more.offloaded)
+    return Step(moments, extended(few.standing, more.standing), offloaded)
 
 
 def _step(followed: Followed, device: Device) -> Step:
     peaks = _on_gpu(followed) if device == "cuda" else heap_use.peaks(followed)
     parts = [followed.parts_at(index) for _, index in peaks]
     moments = (Moment(held, peak - sum(held.values())) for held, (peak, _) in zip(parts, peaks, strict=True))
-    return Step(tuple(moments), followed.standing)
+    return Step(tuple(moments), followed.standing, followed.offloaded)
 
 
 def _on_gpu(followed: Followed) -> list[tuple[int, int]]:
@@ -206,4 +208,5 @@ def ledger_of(
         evaluation=step.moments[-1].total - own[Part.OPTIMISER] - file.away,
         tokens=tokens,
         away=file.away,
+        offloaded=step.offloaded,
     )

@@ -23,6 +23,7 @@ class Saving:
     section: Section
     fields: tuple[str, ...]
     cheaper: Callable[[Recipe], tuple[object, ...] | None]  # new values of `fields`; None: cannot get cheaper
+    of_a_card: bool = False  # whether it saves the memory of a GPU, and none where a CPU computes
 
     def notch(self, recipe: Recipe) -> Recipe | None:
         """`recipe` one notch cheaper; None if it cannot get cheaper."""
@@ -45,6 +46,11 @@ def _smaller_rows(recipe: Recipe) -> tuple[int] | None:
 
 def _checkpointing(recipe: Recipe) -> tuple[bool] | None:
     return None if recipe.train.gradient_checkpointing else (True,)
+
+
+def _offloading(recipe: Recipe) -> tuple[bool] | None:
+    train = recipe.train
+    return (True,) if train.gradient_checkpointing and not train.activation_offloading else None
 
 
 def _eight_bits(recipe: Recipe) -> tuple[str] | None:
@@ -77,6 +83,7 @@ ROWS = Saving("train", ("micro_batch_tokens",), _smaller_rows)
 """Changes neither the batch nor the result: the gradient is accumulated exactly, in more forward passes."""
 DEARER = (
     Saving("train", ("gradient_checkpointing",), _checkpointing),  # the same result, more time
+    Saving("train", ("activation_offloading",), _offloading, of_a_card=True),  # the same, for main memory
     Saving("train", ("optimizer",), _eight_bits),  # nearly the same steps
     Saving("backbone", ("quantize",), _nf4),  # another base, slightly worse
     Saving("task", ("max_length", "on_overlong"), _shorter),  # loses data

@@ -20,6 +20,7 @@ from ptune.methods.lora import Lora
 from ptune.training.checkpoint import trained
 from ptune.training.dropout import set_dropout
 from ptune.training.lora_product import with_lora_products
+from ptune.training.offloading import offload_inputs
 from ptune.training.segments import checkpoint_contexts
 
 
@@ -33,6 +34,7 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
             f"train.batch_size is {recipe.train.batch_size}, fewer examples than the {accelerator.num_processes} processes"
         )
     check_optimizer(recipe.train, accelerator.device)
+    check_offloading(recipe.train, accelerator.device)
     if recipe.backbone.stream and accelerator.num_processes > 1:
         raise RecipeError(
             "backbone.stream is for one process: leave out accelerate launch, or backbone.stream"
@@ -67,6 +69,8 @@ def applied(
         set_dropout(backbone, recipe.train.dropout)
     if recipe.train.gradient_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
+    if recipe.train.activation_offloading:
+        offload_inputs(backbone)
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
     model = with_lora_products(recipe.method.apply(backbone, new_tokens, head))
     if recipe.backbone.stream:
@@ -92,6 +96,15 @@ def check_optimizer(train: Train, device: torch.device) -> None:
         raise RecipeError(
             f"train.optimizer {train.optimizer!r} moves its state between a GPU and main memory, and there is no GPU here:"
             f" use {train.optimizer.removeprefix('paged_')}"
+        )
+
+
+def check_offloading(train: Train, device: torch.device) -> None:
+    """Raises: RecipeError where the inputs of layers are in main memory anyway."""
+    if train.activation_offloading and device.type != "cuda":
+        raise RecipeError(
+            "train.activation_offloading moves the inputs of layers from a GPU to main memory, and there is no GPU here:"
+            " leave it out"
         )
 
 
