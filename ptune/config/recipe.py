@@ -139,6 +139,8 @@ class Train(Spec):
     """Recompute activations in the backward pass: less memory, more time. One more forward pass is a third in theory and more on a CPU: docs/benchmarks.md."""
     activation_offloading: bool = False
     """Keep what gradient checkpointing leaves, the inputs of the layers, in main memory instead of on the GPU: the same result in a little more time. Needs `gradient_checkpointing`."""
+    tiled_mlp: int | None = Field(default=None, ge=16)
+    """Train the feed-forward part of each layer on this many positions at a time: less memory for long rows, more time; losses agree to rounding."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The backbone's own dropout; default: the value in the model's config."""
     validate_every: int | None = Field(default=None, ge=1)

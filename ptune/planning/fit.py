@@ -6,15 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from transformers import AutoModelForCausalLM
+
 from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError
 from ptune.planning.depth import Shallow, in_shapes
 from ptune.planning.files import Described, describe
 from ptune.planning.hardware import HEADROOM, card_for, proposable
 from ptune.planning.memory_ledger import Ledger, gigabytes
+from ptune.planning.model_memory import without_weights
 from ptune.planning.prediction import Device, planned_dtype, predict_on
 from ptune.progress import Progress
-from ptune.training.memory_remedies import DEARER, LEAST_ROW, STREAM, changed, options
+from ptune.training.memory_remedies import DEARER, LEAST_ROW, STREAM, TILES, Saving, changed, options
+from ptune.training.tiles import feed_forwards
 
 _ROUNDS = 4  # of coming nearer to the largest row that fits
 _NEAR = 0.03  # share of a row that is not worth another round
@@ -69,7 +73,7 @@ class _Question:
     described: Described
     progress: Progress
     bfloat16: bool | None
-    models: dict[tuple[bool, bool, str], Shallow] = field(default_factory=dict)
+    models: dict[tuple[bool, bool, int | None, str], Shallow] = field(default_factory=dict)
     asked: list[tuple[Recipe, Ledger]] = field(default_factory=list)
 
     def ask(self, recipe: Recipe) -> Ledger:
@@ -78,7 +82,8 @@ class _Question:
             for given in (self.lengths, self.validation)
         )
         train = recipe.train
-        key = (train.gradient_checkpointing, train.activation_offloading, recipe.backbone.quantize)
+        kept = train.gradient_checkpointing, train.activation_offloading, train.tiled_mlp
+        key = (*kept, recipe.backbone.quantize)
         if key not in self.models:
             dtype = planned_dtype(recipe, self.device, self.bfloat16)
             self.models[key] = in_shapes(self.described.config, recipe, dtype, self.device)
@@ -86,6 +91,16 @@ class _Question:
         self.progress.advance()
         self.asked.append((recipe, ledger))
         return ledger
+
+    def offers(self, saving: Saving, recipe: Recipe) -> bool:
+        """Whether a change saves anything on this device and for this model."""
+        if saving.of_a_card and self.device != "cuda":
+            return False
+        if saving is not TILES:
+            return True
+        trusted = recipe.backbone.trust_remote_code
+        plain = without_weights(self.described.config, AutoModelForCausalLM, trust_remote_code=trusted)
+        return bool(feed_forwards(plain))
 
     def fits(self, ledger: Ledger) -> bool:
         return ledger.needed_bytes <= self.memory_bytes
@@ -110,13 +125,14 @@ def fit_into(
         described = described or describe(recipe.backbone)
         most = proposable(memory_bytes)
         question = _Question(lengths, validation, most, device, described, progress, bfloat16)
-        for tried in _stages(recipe, on_card=device == "cuda"):
+        for tried in _stages(recipe, question):
             ledger = question.ask(tried)
             if tried is recipe and ledger.needed_bytes <= memory_bytes:
                 return Fit(recipe, ledger, (), memory_bytes)
             fitting = (tried, ledger) if question.fits(ledger) else _narrower(tried, ledger, question)
             if fitting is not None:
-                return Fit(*fitting, options(recipe, fitting[0]), memory_bytes)
+                found, ledger = _without_needless(*fitting, recipe, question)
+                return Fit(found, ledger, options(recipe, found), memory_bytes)
     least = min(question.asked, key=lambda pair: pair[1].needed_bytes)
     return Fit(*least, options(recipe, least[0]), memory_bytes, fits=False)
 
@@ -131,7 +147,7 @@ def refuse(recipe: Recipe, ledger: Ledger, fit: Fit) -> NoReturn:
     )
 
 
-def _stages(recipe: Recipe, *, on_card: bool) -> Iterator[Recipe]:
+def _stages(recipe: Recipe, question: _Question) -> Iterator[Recipe]:
     """The recipe, then with one more change at a time. Each stage is also tried with smaller rows.
 
     Where all of them together are not enough, layers are streamed: first with examples as long as they were.
@@ -139,7 +155,7 @@ def _stages(recipe: Recipe, *, on_card: bool) -> Iterator[Recipe]:
     yield recipe
     whole = recipe
     for saving in DEARER:
-        if saving.of_a_card and not on_card:
+        if saving.notch(recipe) is None or not question.offers(saving, recipe):
             continue
         while (cheaper := saving.notch(recipe)) is not None:
             recipe = cheaper
@@ -148,6 +164,20 @@ def _stages(recipe: Recipe, *, on_card: bool) -> Iterator[Recipe]:
     for last in (whole, recipe):
         if (streamed := STREAM.notch(last)) is not None:
             yield streamed
+
+
+def _without_needless(
+    found: Recipe, ledger: Ledger, before: Recipe, question: _Question
+) -> tuple[Recipe, Ledger]:
+    """`found` without the stages on its way that it fits without: long rows gain by them, others need not."""
+    for name in ("tiled_mlp", "activation_offloading"):
+        value = getattr(before.train, name)
+        if getattr(found.train, name) != value:
+            plainer = changed(found, "train", **{name: value})
+            predicted = question.ask(plainer)
+            if question.fits(predicted):
+                found, ledger = plainer, predicted
+    return found, ledger
 
 
 def _narrower(recipe: Recipe, wide: Ledger, question: _Question) -> tuple[Recipe, Ledger] | None:

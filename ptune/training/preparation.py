@@ -22,6 +22,7 @@ from ptune.training.dropout import set_dropout
 from ptune.training.lora_product import with_lora_products
 from ptune.training.offloading import offload_inputs
 from ptune.training.segments import checkpoint_contexts
+from ptune.training.tiles import tile_feed_forwards
 
 
 def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
@@ -71,6 +72,8 @@ def applied(
         backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
     if recipe.train.activation_offloading:
         offload_inputs(backbone)
+    if recipe.train.tiled_mlp is not None:
+        tile_feed_forwards(backbone, recipe.train.tiled_mlp)
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
     model = with_lora_products(recipe.method.apply(backbone, new_tokens, head))
     if recipe.backbone.stream:

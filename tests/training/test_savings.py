@@ -11,6 +11,7 @@ from ptune.methods.full import Full
 from ptune.training.memory_remedies import LEAST_ROW, SAVINGS, SHORTEST, Saving, as_planned, options
 
 FIRST = {  # recipes that a saving is for, where it is not for all
+    "tiled_mlp": Recipe(train=Train(gradient_checkpointing=True)),
     "activation_offloading": Recipe(train=Train(gradient_checkpointing=True)),
     "optimizer": Recipe(method=Full()),
     "stream": Recipe(train=Train(gradient_checkpointing=True)),
