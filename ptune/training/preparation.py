@@ -72,10 +72,10 @@ def applied(
         backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
     if recipe.train.activation_offloading:
         offload_inputs(backbone)
-    if recipe.train.tiled_mlp is not None:
-        tile_feed_forwards(backbone, recipe.train.tiled_mlp)
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
     model = with_lora_products(recipe.method.apply(backbone, new_tokens, head))
+    if recipe.train.tiled_mlp is not None:
+        tile_feed_forwards(backbone, recipe.train.tiled_mlp)  # after all that replaces a layer's `forward`
     if recipe.backbone.stream:
         beside_activations(model, backbone.device)
     return model

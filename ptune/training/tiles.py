@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
-from types import MethodType
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -30,6 +28,7 @@ from ptune.errors import RecipeError
 def tile_feed_forwards(model: PreTrainedModel, positions: int) -> None:
     """Has each layer of `model` train its feed-forward part on so many positions at a time, in place.
 
+    Each tile runs the `forward` that the part has by then: whatever else replaces one comes first.
     Raises: RecipeError that names the model if a layer has no such part, or it cannot be told.
     """
     parts = feed_forwards(model)
@@ -39,7 +38,7 @@ def tile_feed_forwards(model: PreTrainedModel, positions: int) -> None:
             " position: leave it out"
         )
     for part in parts:
-        part.forward = MethodType(functools.partial(_in_tiles, positions=positions), part)
+        part.forward = functools.partial(_in_tiles, part, part.forward, positions)
 
 
 def feed_forwards(model: nn.Module) -> list[nn.Module]:
@@ -70,9 +69,10 @@ def _is_feed_forward(module: nn.Module) -> bool:
     return plain and len(owners) >= 2 and linear
 
 
-def _in_tiles(part: Any, x: torch.Tensor, *, positions: int) -> torch.Tensor:
-    """In place of a feed-forward part's `forward`. x: [..., hidden]"""
-    run = functools.partial(type(part).forward, part)
+def _in_tiles(
+    part: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], positions: int, x: torch.Tensor
+) -> torch.Tensor:
+    """In place of `run`, a feed-forward part's `forward`. x: [..., hidden]"""
     rows = x.reshape(1, -1, x.shape[-1])
     if not part.training or rows.shape[1] <= positions:
         return run(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.training.metrics_log import read
 from ptune.training.preparation import applied
-from ptune.training.tiles import feed_forwards
+from ptune.training.tiles import feed_forwards, tile_feed_forwards
 
 from .conftest import Make, fingerprint, interrupt, refused
 
@@ -99,6 +100,21 @@ def test_only_training_is_tiled() -> None:
         assert set(seen) == {40}
         seen.clear()
         tiled.train()(ids)
+    assert seen == [16, 16, 8] * 2
+
+
+def test_a_tile_runs_the_forward_that_a_part_has() -> None:
+    """One that something else has replaced, too."""
+    model, seen = tiny_models.model("llama").train(), []
+
+    def noted(own: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape[1])
+        return own(x)
+
+    for part in feed_forwards(model):
+        part.forward = functools.partial(noted, part.forward)
+    tile_feed_forwards(model, 16)
+    model(torch.arange(40)[None] % 37)
     assert seen == [16, 16, 8] * 2
 
 
