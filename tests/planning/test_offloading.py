@@ -90,7 +90,6 @@ def test_a_followed_step_holds_what_a_real_one_holds(
 
 
 def test_on_a_card_it_is_proposed_after_checkpointing(deep: Callable[..., Recipe]) -> None:
-    """On a CPU it would move nothing, and is not."""
     long, lengths = {"micro_batch_tokens": 8000, "max_length": 8000}, [8000] * 4
     recipe = deep(gradient_checkpointing=False, **long)
     least = predict(deep(**long), lengths, device="cuda").needed_bytes
@@ -98,9 +97,6 @@ def test_on_a_card_it_is_proposed_after_checkpointing(deep: Callable[..., Recipe
     assert found.fits
     assert found.changes == ("--train.gradient-checkpointing", "--train.activation-offloading")
     assert Recipe.model_validate(found.recipe.model_dump())
-    least = predict(deep(**long), lengths, device="cpu").needed_bytes
-    on_cpu = fit_into(recipe, lengths, int(least / 0.95) - 20_000_000, device="cpu")
-    assert not on_cpu.recipe.train.activation_offloading
 
 
 def test_inputs_that_main_memory_cannot_hold_are_refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,8 +12,9 @@ from support import tiny_models
 
 from ptune.backbone.load import load
 from ptune.config.recipe import Recipe
-from ptune.planning import fit_into, predict
+from ptune.planning import Ledger, fit, fit_into, predict
 from ptune.planning.files import describe
+from ptune.planning.prediction import predict_on
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Work, follow
 from ptune.training.preparation import applied
@@ -90,20 +91,30 @@ def test_what_is_not_needed_is_left_out(make: Make, tmp_path: Path) -> None:
     shape = {"hidden_size": 4096, "intermediate_size": 8192, "num_hidden_layers": 2}
     tiny_models.FAMILIES["llama"](**shape).save_pretrained(tmp_path)  # its config is enough
 
-    def large(quantize: Literal["none", "nf4"]) -> Recipe:
-        plain = make(quantize=quantize, gradient_checkpointing=True, max_length=500)
+    def large(quantize: Literal["none", "nf4"], **train: int) -> Recipe:
+        plain = make(quantize=quantize, gradient_checkpointing=True, max_length=500, **train)
         spec = plain.backbone.model_copy(update={"model": str(tmp_path)})
         return plain.model_copy(update={"backbone": spec})
 
     lengths = [500] * 4
-    least = fit_into(large("nf4"), lengths, 10**6, device="cuda").ledger.needed_bytes
+    least = predict(large("nf4", micro_batch_tokens=500), lengths, device="cuda").needed_bytes
     found = fit_into(large("none"), lengths, int(least / 0.95) + 100_000_000, device="cuda")
     assert found.fits
     assert "--backbone.quantize nf4" in found.changes
     assert not any("tiled" in change or "offloading" in change for change in found.changes)
 
 
-def test_it_is_not_proposed_where_it_would_be_refused(wide: Callable[..., Recipe]) -> None:
-    found = fit_into(wide("opt"), [400] * 4, 10**6)
-    assert not found.fits
-    assert found.recipe.train.tiled_mlp is None
+@pytest.mark.parametrize(("family", "tried"), [("llama", {None, 1024}), ("opt", {None})])
+def test_it_is_not_tried_where_it_would_be_refused(
+    wide: Callable[..., Recipe], family: str, tried: set[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def noted(model: Any, recipe: Recipe, *others: Any) -> Ledger:
+        seen.add(recipe.train.tiled_mlp)
+        return predict_on(model, recipe, *others)
+
+    monkeypatch.setattr(fit, "predict_on", noted)
+    recipe = wide(family, quantize="nf4", max_length=128, micro_batch_tokens=128)
+    assert not fit_into(recipe, [128] * 2, 10**6).fits
+    assert seen == tried

@@ -14,11 +14,12 @@ from support import tiny_models
 from support.tiny_models import FAMILIES
 
 from ptune.config.recipe import Recipe, Train
-from ptune.errors import RecipeError
+from ptune.errors import PtuneError, RecipeError
 from ptune.fine_tune import train
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.training import offloading, preparation
+from ptune.training.memory import memory_errors
 from ptune.training.metrics_log import read
 from ptune.training.preparation import applied
 
@@ -124,3 +125,16 @@ def test_it_moves_what_checkpointing_keeps() -> None:
 @pytest.mark.parametrize(("size", "taken"), [(1, 1), (1000, 1024), (1024, 1024), (2**25 + 1, 2**26)])
 def test_a_block_of_pinned_memory_is_a_power_of_two(size: int, taken: int) -> None:
     assert offloading.block_bytes(size) == taken
+
+
+@pytest.mark.parametrize("on_card", [False, True])
+def test_where_memory_runs_out_it_is_named_on_a_card(
+    make: Make, on_card: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_card)
+    with (
+        pytest.raises(PtuneError, match="out of memory") as caught,
+        memory_errors(make(gradient_checkpointing=True)),
+    ):
+        raise MemoryError
+    assert ("--train.activation-offloading" in str(caught.value)) is on_card
