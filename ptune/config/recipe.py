@@ -39,8 +39,8 @@ class Backbone(Spec):
     """Keep the quantised weights of a large model in `~/.cache/ptune` (`PTUNE_CACHE`), so that the next command need not quantise them again."""
     stream: bool = False
     """Keep the frozen layers in a file, and in memory only while they run: for models larger than memory, at the speed of the disk. Needs `train.gradient_checkpointing`."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the weights; auto: bfloat16 on a GPU that supports it, and on a CPU that trains a quarter faster in it if the weights were published in it; else float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto: bfloat16 on a GPU that supports it, float16 on an older one with matrix units for it, and bfloat16 on a CPU that trains a quarter faster in it if the weights were published in it; else float32."""
     revision: str | None = None
     """Hub revision."""
     context: int | None = Field(default=None, ge=1)
@@ -139,6 +139,10 @@ class Train(Spec):
     """Recompute activations in the backward pass: less memory, more time. One more forward pass is a third in theory and more on a CPU: docs/benchmarks.md."""
     fast: bool = True
     """LoRA, gated MLPs and the gradient of attention in ptune's own operations; false: in PEFT's and PyTorch's, which give the same but for rounding, in more time and memory."""
+    activation_offloading: bool = False
+    """Keep what gradient checkpointing leaves, the inputs of the layers, in main memory instead of on the GPU: the same result in a little more time. Needs `gradient_checkpointing`."""
+    tiled_mlp: int | None = Field(default=None, ge=16)
+    """Train the feed-forward part of each layer on this many positions at a time: less memory for long rows, more time; losses agree to rounding."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The backbone's own dropout; default: the value in the model's config."""
     validate_every: int | None = Field(default=None, ge=1)
@@ -164,6 +168,14 @@ class Train(Spec):
     @model_validator(mode="after")
     def _the_optimizer_takes_them(self) -> Train:
         optimizers.given(self.optimizer, self.betas, self.eps)
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_are_what_checkpointing_keeps(self) -> Train:
+        if self.activation_offloading and not self.gradient_checkpointing:
+            raise ValueError(
+                "train.activation_offloading needs train.gradient_checkpointing: it moves the inputs of recomputed layers"
+            )
         return self
 
 

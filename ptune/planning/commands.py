@@ -58,7 +58,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     return [
         Need(
             "train",
-            _TRAINING + loading if on_card else ledger.needed_bytes,
+            _TRAINING + max(loading, ledger.offloaded) if on_card else ledger.needed_bytes,
             ledger.needed_bytes if on_card else 0,
             trained + (recipe.train.keep_checkpoints + 1) * checkpoint + ledger.away,
             f"{recipe.train.keep_checkpoints} checkpoints kept{', layers streamed' if ledger.away else ''}",

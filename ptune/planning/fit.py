@@ -6,15 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+import torch
+from transformers import AutoModelForCausalLM
+
 from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError
 from ptune.planning.depth import Shallow, in_shapes
 from ptune.planning.files import Described, describe
 from ptune.planning.hardware import HEADROOM, card_for, proposable
 from ptune.planning.memory_ledger import Ledger, gigabytes
+from ptune.planning.model_memory import without_weights
 from ptune.planning.prediction import Device, planned_dtype, predict_on
 from ptune.progress import Progress
-from ptune.training.memory_remedies import DEARER, LEAST_ROW, STREAM, changed, options
+from ptune.training.memory_remedies import DEARER, LEAST_ROW, STREAM, TILES, Saving, changed, options
+from ptune.training.tiles import feed_forwards
 
 _ROUNDS = 4  # of coming nearer to the largest row that fits
 _NEAR = 0.03  # share of a row that is not worth another round
@@ -68,8 +73,8 @@ class _Question:
     device: Device
     described: Described
     progress: Progress
-    bfloat16: bool | None
-    models: dict[tuple[bool, str], Shallow] = field(default_factory=dict)
+    of_card: torch.dtype | None
+    models: dict[tuple[bool, bool, int | None, str], Shallow] = field(default_factory=dict)
     asked: list[tuple[Recipe, Ledger]] = field(default_factory=list)
 
     def ask(self, recipe: Recipe) -> Ledger:
@@ -77,14 +82,26 @@ class _Question:
             None if given is None else [min(length, recipe.chat.max_length) for length in given]
             for given in (self.lengths, self.validation)
         )
-        key = (recipe.train.gradient_checkpointing, recipe.backbone.quantize)
+        train = recipe.train
+        kept = train.gradient_checkpointing, train.activation_offloading, train.tiled_mlp
+        key = (*kept, recipe.backbone.quantize)
         if key not in self.models:
-            dtype = planned_dtype(recipe, self.device, self.bfloat16)
+            dtype = planned_dtype(recipe, self.device, self.of_card)
             self.models[key] = in_shapes(self.described.config, recipe, dtype, self.device)
         ledger = predict_on(self.models[key], recipe, lengths, validation, self.device, self.described)
         self.progress.advance()
         self.asked.append((recipe, ledger))
         return ledger
+
+    def offers(self, saving: Saving, recipe: Recipe) -> bool:
+        """Whether a change saves anything on this device and for this model."""
+        if saving.of_a_card and self.device != "cuda":
+            return False
+        if saving is not TILES:
+            return True
+        trusted = recipe.backbone.trust_remote_code
+        plain = without_weights(self.described.config, AutoModelForCausalLM, trust_remote_code=trusted)
+        return bool(feed_forwards(plain))
 
     def fits(self, ledger: Ledger) -> bool:
         return ledger.needed_bytes <= self.memory_bytes
@@ -98,24 +115,25 @@ def fit_into(
     validation: Sequence[int] | None = None,
     device: Device = "cpu",
     described: Described | None = None,
-    bfloat16: bool | None = None,
+    of_card: torch.dtype | None = None,
 ) -> Fit:
     """`recipe` with the cheapest changes that make it fit into `memory_bytes`, or with those that need least.
 
     A change leaves some of the memory free (`ptune.planning.hardware.HEADROOM`); a recipe that fits as it is need not.
-    lengths, validation, bfloat16: as in `predict`.
+    lengths, validation, of_card: as in `predict`.
     """
     with Progress("looking for what fits", 12, unit="predictions") as progress:
         described = described or describe(recipe.backbone)
         most = proposable(memory_bytes)
-        question = _Question(lengths, validation, most, device, described, progress, bfloat16)
-        for tried in _stages(recipe):
+        question = _Question(lengths, validation, most, device, described, progress, of_card)
+        for tried in _stages(recipe, question):
             ledger = question.ask(tried)
             if tried is recipe and ledger.needed_bytes <= memory_bytes:
                 return Fit(recipe, ledger, (), memory_bytes)
             fitting = (tried, ledger) if question.fits(ledger) else _narrower(tried, ledger, question)
             if fitting is not None:
-                return Fit(*fitting, options(recipe, fitting[0]), memory_bytes)
+                found, ledger = _without_needless(*fitting, recipe, question)
+                return Fit(found, ledger, options(recipe, found), memory_bytes)
     least = min(question.asked, key=lambda pair: pair[1].needed_bytes)
     return Fit(*least, options(recipe, least[0]), memory_bytes, fits=False)
 
@@ -130,7 +148,7 @@ def refuse(recipe: Recipe, ledger: Ledger, fit: Fit) -> NoReturn:
     )
 
 
-def _stages(recipe: Recipe) -> Iterator[Recipe]:
+def _stages(recipe: Recipe, question: _Question) -> Iterator[Recipe]:
     """The recipe, then with one more change at a time. Each stage is also tried with smaller rows.
 
     Where all of them together are not enough, layers are streamed: first with examples as long as they were.
@@ -138,6 +156,8 @@ def _stages(recipe: Recipe) -> Iterator[Recipe]:
     yield recipe
     whole = recipe
     for saving in DEARER:
+        if saving.notch(recipe) is None or not question.offers(saving, recipe):
+            continue
         while (cheaper := saving.notch(recipe)) is not None:
             recipe = cheaper
             whole = recipe if saving.section != "task" else whole
@@ -145,6 +165,20 @@ def _stages(recipe: Recipe) -> Iterator[Recipe]:
     for last in (whole, recipe):
         if (streamed := STREAM.notch(last)) is not None:
             yield streamed
+
+
+def _without_needless(
+    found: Recipe, ledger: Ledger, before: Recipe, question: _Question
+) -> tuple[Recipe, Ledger]:
+    """`found` without the stages on its way that it fits without: long rows gain by them, others need not."""
+    for name in ("tiled_mlp", "activation_offloading"):
+        value = getattr(before.train, name)
+        if getattr(found.train, name) != value:
+            plainer = changed(found, "train", **{name: value})
+            predicted = question.ask(plainer)
+            if question.fits(predicted):
+                found, ledger = plainer, predicted
+    return found, ledger
 
 
 def _narrower(recipe: Recipe, wide: Ledger, question: _Question) -> tuple[Recipe, Ledger] | None:

@@ -35,6 +35,9 @@ class Ledger:
     evaluation: int  # peak of a pass without gradients, on the validation's examples
     tokens: int  # tokens of the largest row
     away: int = 0  # of the base: what lies in a file and is read as it runs (`backbone.stream`)
+    offloaded: int = (
+        0  # of main memory: inputs of layers that a GPU leaves there (`train.activation_offloading`)
+    )
 
     @property
     def step_bytes(self) -> int:
@@ -90,6 +93,8 @@ class Ledger:
         table.add_row(f"held before ({before})", megabytes(self.baseline))
         table.add_section()
         table.add_row(f"needed (decided by {self.decides})", megabytes(self.needed_bytes))
+        if self.offloaded:
+            table.add_row("in main memory: inputs of layers", megabytes(self.offloaded))
         return table
 
 

@@ -43,8 +43,15 @@ def planned(
 
 
 def _check_main_memory(recipe: Recipe, ledger: Ledger) -> None:
-    """Raises: RecipeError if a model that trains on the GPU cannot be loaded, which is done in main memory."""
+    """Raises: RecipeError if a model that trains on the GPU cannot be loaded, which is done in main memory, or if that does
+    not hold the inputs of its layers.
+    """
     free = ram_bytes()
+    if ledger.offloaded > free:
+        raise RecipeError(
+            f"train.activation_offloading needs {gigabytes(ledger.offloaded)} of main memory, predicted, and"
+            f" {gigabytes(free)} are free; lower train.micro_batch_tokens"
+        )
     if ledger.main_memory > free:
         raise RecipeError(
             f"loading {recipe.backbone.model} needs {gigabytes(ledger.main_memory)} of main memory, predicted, and"

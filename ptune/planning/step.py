@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,7 +18,7 @@ from ptune.codecs.chat import Example
 from ptune.config.recipe import Train
 from ptune.planning.skeleton import Skeleton
 from ptune.planning.storage import StorageTracker, Timeline
-from ptune.training import heap
+from ptune.training import heap, offloading
 from ptune.training.checkpoint import trained
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.packing import Batch, one_each, pack
@@ -53,6 +54,7 @@ class Followed:
     parts: tuple[Part, ...]  # the part of each storage
     spans: tuple[range, ...]  # events of the step, span by span; earlier ones belong to the setup
     standing: dict[Part, int]  # bytes that exist from the setup on
+    offloaded: int = 0  # bytes that a GPU leaves in main memory, at most
 
     @property
     def first(self) -> int:
@@ -75,7 +77,7 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
     On a GPU the optimiser updates all parameters at once. Of several rows one is followed there, beside the gradients of
     others; on a CPU two are, as the second finds the heap as the first left it.
     """
-    tracker = StorageTracker()
+    tracker, main_memory = StorageTracker(), _MainMemory()
     model, on_gpu = skeleton.model, device == "cuda"
     objective = NextTokenObjective(skeleton.packed, 2**62, torch.device(device), skeleton.head)
     named: dict[int, Part] = {}
@@ -84,7 +86,8 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
     )  # bitsandbytes reads the values of its tables, which fake ones lack
     for group in optimizer.param_groups:
         group["foreach"] = on_gpu
-    with skeleton.mode, tracker, _noted(tracker), _loss_marked(skeleton, tracker):
+    kept = main_memory.in_use() if on_gpu else contextlib.nullcontext()
+    with skeleton.mode, tracker, _noted(tracker), kept, _loss_marked(skeleton, tracker):
         model.train()
         _name(named, Part.QUANTISATION, tracker.see(skeleton.quantisation))
         _name(named, Part.WEIGHTS, tracker.see([*_frozen(model), *model.buffers()]))
@@ -125,7 +128,38 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
         named.get(number, Part.LOSS if phase == "loss" else Part.ACTIVATIONS)
         for number, phase in enumerate(timeline.phases)
     )
-    return Followed(timeline, parts, spans.ranges(), standing)
+    return Followed(timeline, parts, spans.ranges(), standing, main_memory.most)
+
+
+class _MainMemory:
+    """Counts what a GPU sends to main memory (`ptune.training.offloading`)."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Within the block, tensors are sent here instead."""
+        own = offloading.send, offloading.bring
+        offloading.send, offloading.bring = self._send, self._bring
+        try:
+            yield
+        finally:
+            offloading.send, offloading.bring = own
+
+    def _send(self, blocks: object, tensor: torch.Tensor) -> offloading.Away:
+        self.now += (size := offloading.block_bytes(tensor.nbytes))
+        self.most = max(self.most, self.now)
+        # As many numbers in the memory of one: what is created here counts as the GPU's.
+        away = offloading.Away(tensor.new_empty(()).expand(tensor.shape), tensor.device)
+        weakref.finalize(away, self._left, size)
+        return away
+
+    def _bring(self, away: offloading.Away) -> torch.Tensor:
+        return away.kept.new_empty(away.kept.shape)
+
+    def _left(self, size: int) -> None:
+        self.now -= size
 
 
 class _Spans:

@@ -30,6 +30,7 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 
 def _less(recipe: Recipe) -> str:
-    cheaper = (saving.notch(recipe) for saving in SAVINGS)
+    on_card = torch.cuda.is_available()
+    cheaper = (saving.notch(recipe) for saving in SAVINGS if on_card or not saving.of_a_card)
     ways = [" ".join(options(recipe, one)) for one in cheaper if one is not None]
     return f"train with {', or '.join(ways)}" if ways else "take a smaller backbone.model"

@@ -12,6 +12,7 @@ from ptune.methods.lora import Lora
 
 LEAST_ROW = 16  # smallest allowed train.micro_batch_tokens
 SHORTEST = 128  # tokens: shorter examples are hardly worth training on
+TILE = 1024  # positions: enough to keep a card busy
 
 Section = Literal["train", "backbone", "task"]
 
@@ -23,6 +24,7 @@ class Saving:
     section: Section
     fields: tuple[str, ...]
     cheaper: Callable[[Recipe], tuple[object, ...] | None]  # new values of `fields`; None: cannot get cheaper
+    of_a_card: bool = False  # whether it saves the memory of a GPU, and none where a CPU computes
 
     def notch(self, recipe: Recipe) -> Recipe | None:
         """`recipe` one notch cheaper; None if it cannot get cheaper."""
@@ -45,6 +47,18 @@ def _smaller_rows(recipe: Recipe) -> tuple[int] | None:
 
 def _checkpointing(recipe: Recipe) -> tuple[bool] | None:
     return None if recipe.train.gradient_checkpointing else (True,)
+
+
+def _offloading(recipe: Recipe) -> tuple[bool] | None:
+    train = recipe.train
+    return (True,) if train.gradient_checkpointing and not train.activation_offloading else None
+
+
+def _tiles(recipe: Recipe) -> tuple[int] | None:
+    """Tiles in the feed-forward part of a language model, whose layers are computed again anyway."""
+    train = recipe.train
+    can_be = isinstance(recipe.task, Chat) and train.gradient_checkpointing
+    return (TILE,) if can_be and train.tiled_mlp is None else None
 
 
 def _eight_bits(recipe: Recipe) -> tuple[str] | None:
@@ -75,8 +89,12 @@ def _shorter(recipe: Recipe) -> tuple[int, str] | None:
 
 ROWS = Saving("train", ("micro_batch_tokens",), _smaller_rows)
 """Changes neither the batch nor the result: the gradient is accumulated exactly, in more forward passes."""
+TILES = Saving("train", ("tiled_mlp",), _tiles)
+"""The same result but for rounding, more time. Not every model has a feed-forward part that can be told."""
 DEARER = (
     Saving("train", ("gradient_checkpointing",), _checkpointing),  # the same result, more time
+    Saving("train", ("activation_offloading",), _offloading, of_a_card=True),  # the same, for main memory
+    TILES,
     Saving("train", ("optimizer",), _eight_bits),  # nearly the same steps
     Saving("backbone", ("quantize",), _nf4),  # another base, slightly worse
     Saving("task", ("max_length", "on_overlong"), _shorter),  # loses data

@@ -10,18 +10,21 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
+from ptune.backbone.kind import kind_of_recipe
 from ptune.backbone.load import training_dtype
 from ptune.backbone.streaming import beside_activations
 from ptune.config.optimizers import OPTIMIZERS, given
 from ptune.config.recipe import Recipe, Train
 from ptune.errors import RecipeError
-from ptune.kinds import imported
+from ptune.kinds import DECODER, imported
 from ptune.methods.lora import Lora
 from ptune.training.checkpoint import trained
 from ptune.training.dropout import set_dropout
 from ptune.training.gated_mlp import with_gated_products
 from ptune.training.lora_product import with_lora_products
+from ptune.training.offloading import offload_inputs
 from ptune.training.segments import checkpoint_contexts
+from ptune.training.tiles import tile_feed_forwards
 
 
 def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
@@ -34,6 +37,7 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
             f"train.batch_size is {recipe.train.batch_size}, fewer examples than the {accelerator.num_processes} processes"
         )
     check_optimizer(recipe.train, accelerator.device)
+    check_offloading(recipe.train, accelerator.device)
     if recipe.backbone.stream and accelerator.num_processes > 1:
         raise RecipeError(
             "backbone.stream is for one process: leave out accelerate launch, or backbone.stream"
@@ -42,9 +46,9 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
     dtype = torch.float32 if trains_itself else _dtype(recipe, accelerator.device)
     if accelerator.num_processes > 1:
         (dtype,) = broadcast_object_list([dtype])  # "auto" is measured: one process decides for all
-    if trains_itself and recipe.backbone.dtype == "bfloat16":
+    if trains_itself and recipe.backbone.dtype in ("bfloat16", "float16"):
         raise RecipeError(
-            f"backbone.dtype 'bfloat16' cannot be trained by {type(recipe.method).__name__}: use float32"
+            f"backbone.dtype {recipe.backbone.dtype!r} cannot be trained by {type(recipe.method).__name__}: use float32"
         )
     backbone = recipe.backbone.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
     return recipe.model_copy(update={"backbone": backbone})
@@ -52,9 +56,17 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
 
 def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
     """The type of the backbone's weights."""
-    if recipe.backbone.dtype == "auto" and not recipe.task.takes_rounded_weights:
+    asked = recipe.backbone.dtype
+    if asked == "auto" and not recipe.task.takes_rounded_weights:
         return torch.float32
-    return training_dtype(recipe.backbone, device)
+    dtype = training_dtype(recipe.backbone, device)
+    if dtype != torch.float16 or kind_of_recipe(recipe) is DECODER:
+        return dtype
+    if asked == "float16":
+        raise RecipeError(
+            "backbone.dtype 'float16' is for chat and translation by causal models: use float32"
+        )
+    return torch.float32
 
 
 def applied(
@@ -68,10 +80,14 @@ def applied(
         set_dropout(backbone, recipe.train.dropout)
     if recipe.train.gradient_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
+    if recipe.train.activation_offloading:
+        offload_inputs(backbone)
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
     model = recipe.method.apply(backbone, new_tokens, head)
     if recipe.train.fast:
         with_gated_products(with_lora_products(model))
+    if recipe.train.tiled_mlp is not None:
+        tile_feed_forwards(backbone, recipe.train.tiled_mlp)  # after all that replaces a layer's `forward`
     if recipe.backbone.stream:
         beside_activations(model, backbone.device)
     return model
@@ -95,6 +111,15 @@ def check_optimizer(train: Train, device: torch.device) -> None:
         raise RecipeError(
             f"train.optimizer {train.optimizer!r} moves its state between a GPU and main memory, and there is no GPU here:"
             f" use {train.optimizer.removeprefix('paged_')}"
+        )
+
+
+def check_offloading(train: Train, device: torch.device) -> None:
+    """Raises: RecipeError where the inputs of layers are in main memory anyway."""
+    if train.activation_offloading and device.type != "cuda":
+        raise RecipeError(
+            "train.activation_offloading moves the inputs of layers from a GPU to main memory, and there is no GPU here:"
+            " leave it out"
         )
 
 

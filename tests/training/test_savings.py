@@ -11,6 +11,8 @@ from ptune.methods.full import Full
 from ptune.training.memory_remedies import LEAST_ROW, SAVINGS, SHORTEST, Saving, as_planned, options
 
 FIRST = {  # recipes that a saving is for, where it is not for all
+    "tiled_mlp": Recipe(train=Train(gradient_checkpointing=True)),
+    "activation_offloading": Recipe(train=Train(gradient_checkpointing=True)),
     "optimizer": Recipe(method=Full()),
     "stream": Recipe(train=Train(gradient_checkpointing=True)),
 }
@@ -34,7 +36,7 @@ def test_notches_change_nothing_else_and_come_to_an_end(saving: Saving) -> None:
 
 def test_no_notch_is_too_small() -> None:
     tight = Recipe(train=Train(micro_batch_tokens=2 * LEAST_ROW), task=Chat(max_length=2 * SHORTEST - 1))
-    rows, _, _, _, length, stream = (saving.notch(tight) for saving in SAVINGS)
+    rows, *_, length, stream = (saving.notch(tight) for saving in SAVINGS)
     assert rows is not None
     assert rows.train.micro_batch_tokens == LEAST_ROW
     assert length is None
@@ -49,7 +51,10 @@ def test_what_cannot_be_done_is_not_in_the_list() -> None:
         "max_length",
     ]
     images = Recipe(task=ImageClassification(), train=Train(gradient_checkpointing=True))
-    assert [saving.fields[0] for saving in SAVINGS if saving.notch(images)] == ["micro_batch_tokens"]
+    assert [saving.fields[0] for saving in SAVINGS if saving.notch(images)] == [
+        "micro_batch_tokens",
+        "activation_offloading",
+    ]
 
 
 def test_options_are_those_of_the_command_line() -> None:
