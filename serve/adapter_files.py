@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
-import urllib.parse
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,9 +11,10 @@ from typing import BinaryIO
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from ptune.errors import RequestError
+
+from .form import not_stored, read_form
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 REQUIRED = (CONFIG, WEIGHTS)
@@ -24,7 +22,6 @@ TOKENIZER = "tokenizer.json"
 ACCEPTED = (*REQUIRED, "ptune.json", "chat_template.jinja", TOKENIZER)
 SMALL_BYTES = 2**20  # limit of each file but the weights and the tokenizer
 TOKENIZER_BYTES = 2**25
-UPLOAD_LIMIT_S = 600
 
 
 @contextmanager
@@ -86,12 +83,7 @@ def _storage_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _not_stored(error) from None
-
-
-def _not_stored(error: OSError) -> RequestError:
-    why = "" if error.errno is None else f": {os.strerror(error.errno)}"
-    return RequestError(f"the server cannot store the files{why}", code="not_stored", status=507)
+        raise not_stored(error) from None
 
 
 async def uploaded(request: Request, limit_bytes: int) -> tuple[dict[str, BinaryIO], dict[str, str]]:
@@ -100,21 +92,14 @@ async def uploaded(request: Request, limit_bytes: int) -> tuple[dict[str, Binary
     Raises: RequestError: 400 if it is not a form, or has a file that is not accepted; 403 from another site's page; 408;
     413.
     """
-    _refuse_other_sites(request)
-    try:
-        async with asyncio.timeout(UPLOAD_LIMIT_S):
-            parser = MultiPartParser(
-                request.headers, _bounded(request, limit_bytes), max_files=len(ACCEPTED), max_fields=4
-            )
-            form = await parser.parse()
-    except TimeoutError:
-        raise RequestError("the files did not arrive in time", code="timeout", status=408) from None
-    except OSError as error:  # writing a large file
-        raise _not_stored(error) from None
-    except MultiPartException as error:
-        raise _bad(f"the form cannot be read: {error.message}") from None
-    except (KeyError, ValueError) as error:  # a Content-Type without a boundary, broken headers
-        raise _bad(f"the form cannot be read: {error}") from None
+    form = await read_form(
+        request,
+        limit_bytes=limit_bytes + len(ACCEPTED) * SMALL_BYTES + TOKENIZER_BYTES,
+        too_large=too_large(limit_bytes),
+        unreadable=_bad,
+        max_files=len(ACCEPTED),
+        max_fields=4,
+    )
     files: dict[str, BinaryIO] = {}
     fields: dict[str, str] = {}
     for key, value in form.multi_items():
@@ -126,22 +111,6 @@ async def uploaded(request: Request, limit_bytes: int) -> tuple[dict[str, Binary
         else:
             files[value.filename] = value.file
     return files, fields
-
-
-async def _bounded(request: Request, limit_bytes: int) -> AsyncGenerator[bytes, None]:
-    size_bytes = 0
-    async for chunk in request.stream():
-        size_bytes += len(chunk)
-        if size_bytes > limit_bytes + len(ACCEPTED) * SMALL_BYTES + TOKENIZER_BYTES:
-            raise too_large(limit_bytes)
-        yield chunk
-
-
-def _refuse_other_sites(request: Request) -> None:
-    """Raises: RequestError(403) for a form from another site's page: browsers send forms across origins without a preflight."""
-    origin = request.headers.get("origin")
-    if origin is not None and urllib.parse.urlsplit(origin).netloc != request.headers.get("host"):
-        raise RequestError("a page of another site may not send forms here", code="cross_origin", status=403)
 
 
 def too_large(limit_bytes: int) -> RequestError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ from ptune.kinds import imported
 from . import adapters, errors
 from .adapter_access import check_permitted, permitted_models
 from .adapter_store import AdapterStore
+from .batches import endpoints as batch_endpoints
+from .batches.ask import AskApp
+from .batches.runner import BatchRunner
+from .batches.store import BatchStore
 from .catalogue import Catalogue
 from .dependencies import (
     ServiceDep,
@@ -28,6 +33,9 @@ from .dependencies import (
 )
 from .encoder_catalogue import EncoderCatalogue
 from .encoder_metrics import EncoderMetrics
+from .files import endpoints as file_endpoints
+from .files.lines import InputLines
+from .files.store import FileStore, ServedFiles
 from .health import Health
 from .metrics import Metrics, SequenceMetrics
 from .ollama import models as ollama_models
@@ -51,6 +59,7 @@ if TYPE_CHECKING:
     from ptune.tasks.encoder.infer import EncoderModel
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
+_OF_A_LINE_BYTES = 4096  # of a batch, beside the body
 open_to_all = APIRouter()
 keyed = APIRouter()
 scraped = APIRouter()
@@ -110,11 +119,14 @@ def _app(service: Service, *tasks: Task, unmetered: Sequence[APIRouter] = ()) ->
         redoc_url=None,
         openapi_url=None,
         dependencies=[Depends(check_host)],
+        lifespan=_batches_running,
     )
     app.state.service = service
     endpoints: list[APIRouter] = [imported(place) for place in routers_of(*tasks)]
     administered = [adapters.router] if service.settings.adapters_api else []
-    unmetered = (keyed, ollama_models.router, *unmetered)
+    if service.settings.files is not None:
+        _keep_files(app, service, service.settings.files, tasks)
+    unmetered = (keyed, ollama_models.router, file_endpoints.router, batch_endpoints.router, *unmetered)
     documented = (open_to_all, *unmetered, scraped, *endpoints, *administered)
     app.state.document = cache(partial(document, *documented))  # built at the first request
     app.add_middleware(LeaseRelease)
@@ -131,6 +143,39 @@ def _app(service: Service, *tasks: Task, unmetered: Sequence[APIRouter] = ()) ->
     for router in administered:
         app.include_router(router, dependencies=[Depends(authorize_admin), Depends(refuse_while_draining)])
     return app
+
+
+def _keep_files(app: FastAPI, service: Service, files: FileStore, tasks: Sequence[Task]) -> None:
+    """Gives an app files, and batches that ask the endpoints of its tasks."""
+    keys = service.settings.api_keys
+    asked = {path for task in tasks for path in task.endpoints}
+    if isinstance(service, ChatService):
+        asked.add("/v1/responses")
+    lines = service.settings.batch_lines
+
+    def lines_of_key(name: str) -> int:
+        """A key that may ask for so many at a time keeps half of them for what it asks itself."""
+        key = keys.named(name)
+        concurrent = None if key is None else key.limits.concurrent
+        return lines if concurrent is None else max(1, min(lines, concurrent // 2))
+
+    inputs = InputLines(asked, service.max_body_bytes + _OF_A_LINE_BYTES)
+    service.files = ServedFiles(files, inputs)
+    service.batches = BatchRunner(BatchStore(files), AskApp(app, service), inputs, lines, lines_of_key)
+
+
+@asynccontextmanager
+async def _batches_running(app: FastAPI) -> AsyncIterator[None]:
+    """Batches run while the server does."""
+    batches: BatchRunner | None = app.state.service.batches
+    if batches is None:
+        yield
+        return
+    batches.start()
+    try:
+        yield
+    finally:
+        await batches.close()
 
 
 @open_to_all.get("/health")

@@ -21,15 +21,25 @@ _READ_ON = 8  # times the limit: as much is read and discarded, so that the clie
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def body_of(kind: type[Body]) -> Callable[[Request, ServiceDep], Awaitable[Body]]:
-    """A dependency that returns the body of a request. Raises: RequestError (400, 408, 413, 415)."""
+def require_json(request: Request) -> None:
+    """Raises: RequestError(415) for a body of another content type.
+
+    Browsers send JSON across origins only after a preflight request, so no web page can use a local server.
+    """
+    if media_type(request) != "application/json":
+        raise RequestError("send `Content-Type: application/json`", code="unsupported_media_type", status=415)
+
+
+def body_of(
+    kind: type[Body], check: Callable[[Request], None] = require_json
+) -> Callable[[Request, ServiceDep], Awaitable[Body]]:
+    """A dependency that returns the body of a request, whose headers `check` accepts.
+
+    Raises: RequestError (400, 408, 413, 415).
+    """
 
     async def read(request: Request, service: ServiceDep) -> Body:
-        # Browsers send JSON across origins only after a preflight request, so no web page can use a local server.
-        if media_type(request) != "application/json":
-            raise RequestError(
-                "send `Content-Type: application/json`", code="unsupported_media_type", status=415
-            )
+        check(request)
         return validated(kind, await raw_body(request, service))
 
     read.kind = kind  # type: ignore[attr-defined] # for /openapi.json

@@ -11,7 +11,7 @@ from ptune.errors import RequestError
 
 from .errors import shutting_down
 from .keys import Scope
-from .request_context import context_of
+from .request_context import BATCH_KEY, context_of
 from .service import ChatService, EncoderService, GenerationService, Service
 
 
@@ -55,7 +55,10 @@ async def authorize_metrics(http: Request, service: ServiceDep) -> None:
 
 
 def _authorize(http: Request, service: Service, *scopes: Scope) -> None:
-    context_of(http).key = service.settings.api_keys.permit(_authorization(http), *scopes)
+    keys = service.settings.api_keys
+    named = http.scope.get(BATCH_KEY)
+    key = keys.permit(_authorization(http), *scopes) if named is None else keys.permit_named(named, *scopes)
+    context_of(http).key = key
 
 
 def _authorization(http: Request) -> str | None:

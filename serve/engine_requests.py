@@ -11,7 +11,7 @@ from ptune.engine.decoder.request import Request
 from ptune.errors import RequestError
 
 from .deadline import deadline_s
-from .request_context import key_of
+from .request_context import share_of
 from .schemas import MAX_PROMPT_LOGPROBS
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def engine_requests(
     asks for is computed once a prompt, by its first choice.
     Raises: RequestError for fields that do not fit each other.
     """
-    engine, key, limit_s = service.model.engine, key_of(http), deadline_s(http)
+    engine, share, limit_s = service.model.engine, share_of(http), deadline_s(http)
     codec = service.model.codec_for(adapter)
     tokens = body.tokens.for_engine(codec, engine.vocab_size(adapter), formed=grammar is not None)
     context = engine.context if body.beams is None else engine.longest(body.beams.num_beams)
@@ -61,8 +61,8 @@ def engine_requests(
             grammar=grammar,
             beams=body.beams,
             thinking=thinking,
-            tenant=key.name,
-            weight=key.weight,
+            tenant=share.tenant,
+            weight=share.weight,
             deadline_s=limit_s,
             **tokens,
         )

@@ -26,6 +26,7 @@ from ptune.kinds import DECODER, Kind, imported, of_task
 
 from . import json_log
 from .auth import ApiKeys, warn_of_open_door
+from .files.store import FilesOptions
 from .follow import Follow, following
 from .listen import Server, bind, local_names, start_listening, url_of
 from .service import Service, Settings
@@ -59,11 +60,12 @@ def serve(
     ready_file: Path | None = None,
     log_json: bool = False,
     follow: Follow | None = None,
+    files: FilesOptions | None = None,
 ) -> int:
     """Serves a bundle of any kind until SIGTERM or Ctrl-C, and returns the exit code.
 
     Port 0 takes any free port. ready_file: holds the server's URL while it answers. settings: its `api_keys` and `hosts`
-    are replaced according to the other arguments.
+    are replaced according to the other arguments, and so is `files`.
     Raises: PtuneError if the port is in use, the keys cannot be read, the cache is larger than the memory, the bundle
     does not open, or this machine does not reproduce the bundle's golden vectors.
     """
@@ -74,7 +76,8 @@ def serve(
     _check_settings(settings)
     _check_follow(follow, bundle)
     with _stoppable(), contextlib.ExitStack() as stack:
-        # Before the model: an error about the port should not have to wait until gigabytes are loaded.
+        # Before the model: an error about the port or a folder should not have to wait until gigabytes are loaded.
+        store = None if files is None else stack.enter_context(files.opened())
         listener = stack.enter_context(bind(host, port))
         model, create = _opened(bundle, options)
         stack.callback(_close, model)
@@ -86,7 +89,7 @@ def serve(
         hosts = frozenset() if api_keys else local_names(host, listener)
         if not api_keys and not hosts:
             warn_of_open_door(host)
-        app = create(replace(settings, api_keys=api_keys, hosts=hosts))
+        app = create(replace(settings, api_keys=api_keys, hosts=hosts, files=store))
         if follow is not None:
             stack.enter_context(following(follow, app.state.service.store, bundle, quiet=log_json))
         run(app, listener, ready_file=ready_file)
@@ -163,6 +166,8 @@ def _check_settings(settings: Settings) -> None:
         raise UsageError("--adapter-root is for adapters that are added over HTTP: it needs --adapters-api")
     if root is not None and not root.is_dir():
         raise UsageError(f"--adapter-root {root}: there is no such folder")
+    if settings.batch_lines < 1:
+        raise UsageError(f"--batch-lines must be 1 or more (is {settings.batch_lines})")
     if settings.max_adapters < 1:
         raise UsageError(f"--max-adapters must be 1 or more (is {settings.max_adapters})")
     if (settings.thinking_token_budget or 0) < 0:

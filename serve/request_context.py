@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastapi import Request
 from starlette.types import Scope
@@ -14,6 +15,9 @@ from .keys import Key
 from .limits import Lease
 
 _IN_STATE = "ptune"
+BATCH_KEY = "ptune.batch_key"
+"""In the scope of a line of a batch, which this process asks itself: the name of the key that the batch belongs to."""
+_BATCH_WEIGHT = 0.1  # of a batch beside its key's other requests
 
 
 @dataclass(slots=True)
@@ -49,6 +53,21 @@ def key_of(http: Request) -> Key:
     key = context_of(http).key
     assert key is not None, "this endpoint does not check API keys"
     return key
+
+
+class Share(NamedTuple):
+    """Who pays for a request in the engine, and how much of it that one gets beside others."""
+
+    tenant: str
+    weight: float
+
+
+def share_of(http: Request) -> Share:
+    """The share of a request. Batches are tenants of their own, which give way to whoever waits for an answer."""
+    key = key_of(http)
+    if BATCH_KEY in http.scope:
+        return Share(f"{key.name}/batches", key.weight * _BATCH_WEIGHT)
+    return Share(key.name, key.weight)
 
 
 def lease_of(http: Request) -> Lease:

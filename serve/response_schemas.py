@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .anthropic.response_schemas import COMPONENTS as OF_MESSAGES
 from .anthropic.response_schemas import RESPONSES as MESSAGES
+from .batches.response_schemas import COMPONENTS as OF_BATCHES
+from .batches.response_schemas import RESPONSES as BATCHES
 from .encoder_response_schemas import RESPONSES as OF_ENCODERS
 from .json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
 from .ollama.response_schemas import COMPONENTS as OF_OLLAMA
@@ -132,6 +134,7 @@ COMPONENTS: dict[str, Schema] = {
         },
         "usage",
     ),
+    **OF_BATCHES,
     **OF_MESSAGES,
     **OF_OLLAMA,
     **OF_RESPONSES_API,
@@ -190,6 +193,7 @@ RESPONSES: dict[str, dict[str, Schema]] = {
     "/v1/load_lora_adapter": {"text/plain": STRING},
     "/v1/unload_lora_adapter": {"text/plain": STRING},
     "/detokenize": {"application/json": object_of({"prompt": STRING})},
+    **BATCHES,
     **MESSAGES,
     **OLLAMA,
     **RESPONSES_API,

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from ptune.tasks.encoder.infer import EncoderModel
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
+    from .batches.runner import BatchRunner
     from .catalogue import Catalogue
     from .encoder_catalogue import EncoderCatalogue
     from .encoder_metrics import EncoderMetrics
+    from .files.store import FileStore, ServedFiles
     from .metrics import Metrics, SequenceMetrics
     from .response_metrics import Responses
 
@@ -40,6 +42,8 @@ class Settings:
     max_adapters: int = 1000
     require_parity: bool = False  # refuse adapters that were not measured
     thinking_token_budget: int | None = None  # most tokens of thought, where neither request nor adapter says
+    files: FileStore | None = None  # of batches; None = no files, and so no batches
+    batch_lines: int = 8  # most requests of batches that are answered at once
     max_stored_bytes: int = 256 * 2**20  # of responses that are kept to be gone on from; 0 = none
     step_limit_s: float = 300  # an engine step that takes longer counts as stuck
     drain_s: float = 30  # how long answers in progress may continue after SIGTERM
@@ -70,6 +74,8 @@ class Service:
     metrics: ExposedMetrics
     store: AdapterStore
     health: Health
+    files: ServedFiles | None = None
+    batches: BatchRunner | None = None  # where files are kept
     running: set[Cancellable] = field(default_factory=set)  # each until its last byte is sent
     draining: bool = False
 

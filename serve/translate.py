@@ -21,7 +21,7 @@ from .deadline import deadline_s
 from .decoder_call import DecoderCall, FinishedSequence
 from .dependencies import GenerationServiceDep
 from .errors import UNSUPPORTED
-from .request_context import key_of
+from .request_context import share_of
 from .response import common_fields, respond
 from .seq2seq_call import GeneratedText, Seq2SeqCall
 from .service import ChatService, Seq2SeqService
@@ -59,7 +59,7 @@ async def _decoder_call(
 ) -> DecoderCall:
     """Translates by a causal model, each text as a conversation."""
     check_translates(service, adapter, body)
-    codec, key, limit_s = service.model.codec_for(adapter), key_of(http), deadline_s(http)
+    codec, share, limit_s = service.model.codec_for(adapter), share_of(http), deadline_s(http)
     engine = service.model.engine
     context = engine.context if body.num_beams == 1 else engine.longest(body.num_beams)
     encoded = await asyncio.to_thread(
@@ -73,8 +73,8 @@ async def _decoder_call(
             max_tokens=most if body.max_tokens is None else body.max_tokens,
             stop_ids=codec.eos_ids,
             beams=body.beams,
-            tenant=key.name,
-            weight=key.weight,
+            tenant=share.tenant,
+            weight=share.weight,
             deadline_s=limit_s,
         )
         for prompt, most in encoded

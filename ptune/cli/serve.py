@@ -49,6 +49,14 @@ class Serve:
     """Most adapters, where they are added over HTTP."""
     max_stored_bytes: str = "256MB"
     """Most bytes of answers of /v1/responses that are kept in memory to be gone on from; 0: none is kept."""
+    files: Path | None = None
+    """Folder for the files of /v1/files and the batches of /v1/batches, which a restart goes on with; default: neither."""
+    max_file_bytes: str = "200MB"
+    """Most bytes of a file that is uploaded."""
+    files_bytes: str = "10GB"
+    """Most bytes of all files; where there are keys, one key may have half of them."""
+    batch_lines: int = 8
+    """Most requests of batches that are answered at once."""
     require_parity: bool = False
     """Refuse requests for adapters that were not measured."""
     thinking_token_budget: int | None = None
@@ -81,6 +89,7 @@ class Serve:
             ready_file=self.ready_file,
             log_json=self.log_json,
             follow=self._followed(),
+            files=self._files(),
         )
         return code
 
@@ -90,11 +99,21 @@ class Serve:
             adapter_root=self.adapter_root,
             max_adapter_bytes=size_of(self.max_adapter_bytes, "--max-adapter-bytes"),
             max_adapters=self.max_adapters,
+            batch_lines=self.batch_lines,
             max_stored_bytes=_size_or_none(self.max_stored_bytes, "--max-stored-bytes"),
             require_parity=self.require_parity,
             thinking_token_budget=self.thinking_token_budget,
             step_limit_s=self.step_limit_s,
             drain_s=self.drain_s,
+        )
+
+    def _files(self) -> Any:
+        if self.files is None:
+            return None
+        return importlib.import_module("ptune_serve.files.store").FilesOptions(
+            self.files,
+            max_file_bytes=size_of(self.max_file_bytes, "--max-file-bytes"),
+            max_bytes=size_of(self.files_bytes, "--files-bytes"),
         )
 
     def _followed(self) -> Any:

@@ -15,12 +15,12 @@ from fastapi.responses import JSONResponse
 from ..adapter_access import resolve_adapter
 from ..answer_blocks import AnswerBlocks, BlockEvent, Ended, Grew
 from ..anthropic.messages import called_with
-from ..body import body_of
 from ..chat import ChatReply, chat_reply
 from ..chat_translation import renaming
 from ..dependencies import ChatServiceDep
 from ..error_forms import ollama_error
 from ..response import Framing, respond
+from .body import ollama_body_of
 from .conversation import NAMES, chat_of
 from .schemas import OllamaChatRequest, OllamaGenerateRequest
 
@@ -39,7 +39,7 @@ LINES = Framing(written=_line, error=ollama_error, media_type="application/x-ndj
 
 @router.post("/api/chat")
 async def chat(
-    body: Annotated[OllamaChatRequest, Depends(body_of(OllamaChatRequest))],
+    body: Annotated[OllamaChatRequest, Depends(ollama_body_of(OllamaChatRequest))],
     service: ChatServiceDep,
     http: HttpRequest,
 ) -> Response:
@@ -49,7 +49,7 @@ async def chat(
 
 @router.post("/api/generate")
 async def generate(
-    body: Annotated[OllamaGenerateRequest, Depends(body_of(OllamaGenerateRequest))],
+    body: Annotated[OllamaGenerateRequest, Depends(ollama_body_of(OllamaGenerateRequest))],
     service: ChatServiceDep,
     http: HttpRequest,
 ) -> Response:

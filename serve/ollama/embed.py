@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from ..body import body_of
 from ..chat_translation import renaming
 from ..dependencies import EncoderServiceDep
 from ..embeddings import embedded
 from ..retrieval_schemas import EmbeddingsRequest
+from .body import ollama_body_of
 from .schemas import OllamaEmbedRequest
 
 router = APIRouter()
@@ -21,7 +21,7 @@ router = APIRouter()
 
 @router.post("/api/embed")
 async def embed(
-    body: Annotated[OllamaEmbedRequest, Depends(body_of(OllamaEmbedRequest))],
+    body: Annotated[OllamaEmbedRequest, Depends(ollama_body_of(OllamaEmbedRequest))],
     service: EncoderServiceDep,
     http: HttpRequest,
 ) -> Response:

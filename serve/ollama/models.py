@@ -12,10 +12,10 @@ from ptune.formats.task_names import CHAT, FEATURE_EXTRACTION
 from ptune.version import __version__
 
 from ..adapter_access import check_permitted, permitted_models
-from ..body import body_of
 from ..dependencies import ServiceDep
 from ..request_context import key_of
 from ..service import ChatService, Service
+from .body import ollama_body_of
 from .schemas import LATEST, OllamaShowRequest
 
 SPOKEN = "0.12.11"
@@ -41,7 +41,7 @@ async def tags(service: ServiceDep, http: HttpRequest) -> dict[str, Any]:
 
 @router.post("/api/show")
 async def show(
-    body: Annotated[OllamaShowRequest, Depends(body_of(OllamaShowRequest))],
+    body: Annotated[OllamaShowRequest, Depends(ollama_body_of(OllamaShowRequest))],
     service: ServiceDep,
     http: HttpRequest,
 ) -> dict[str, Any]:

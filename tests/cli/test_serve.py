@@ -35,6 +35,16 @@ def test_nothing_may_be_stored() -> None:
         parse(Serve, ["bundle", "--max-stored-bytes=much"], "serve")._settings()
 
 
+def test_files_are_kept_where_a_folder_is_named(tmp_path: Path) -> None:
+    assert parse(Serve, ["bundle"], "serve")._files() is None
+    options = parse(Serve, ["bundle", f"--files={tmp_path}", "--max-file-bytes=1MB"], "serve")._files()
+    assert (options.folder, options.max_file_bytes) == (tmp_path, 10**6)
+    with pytest.raises(UsageError, match="--files-bytes"):
+        parse(Serve, ["bundle", f"--files={tmp_path}", "--files-bytes=much"], "serve")._files()
+    with pytest.raises(UsageError, match="--batch-lines must be 1 or more"):
+        Serve(tmp_path, batch_lines=0).start()
+
+
 def test_options_that_mean_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it needs --adapters-api"):
         Serve(tmp_path, adapter_root=tmp_path).start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 from ptune.config.tasks import TASKS, endpoints_of
 from ptune_serve.app import create_app, create_encoder_app, create_seq2seq_app
 from ptune_serve.auth import ApiKeys
+from ptune_serve.files.store import FilesOptions, FileStore
 from ptune_serve.service import Settings
 
 KEY = "key-of-all-scopes"
@@ -36,8 +39,11 @@ def apps(settings: Settings) -> dict[str, FastAPI]:
     }
 
 
+_FOLDER = TemporaryDirectory()
+FILES = FilesOptions(Path(_FOLDER.name), max_file_bytes=MOST_BYTES)
 GUARDED = apps(
     Settings(
+        files=FileStore(FILES),
         api_keys=ApiKeys((KEY,)),
         adapters_api=True,
         max_body_bytes=MOST_BYTES,
@@ -60,6 +66,8 @@ def placed(path: str) -> str:
         ("name", "pirate"),
         ("alias", "prod"),
         ("response_id", "resp_1"),
+        ("file_id", "file-1"),
+        ("batch_id", "batch_1"),
     ):
         path = path.replace(f"{{{place}}}", name)
     return path

@@ -208,6 +208,15 @@ SCOPES = [
     ("GET", "/v1/responses/resp_1", {"infer", "narrow"}),
     ("DELETE", "/v1/responses/resp_1", {"infer", "narrow"}),
     ("POST", "/v1/responses/resp_1/cancel", {"infer", "narrow"}),
+    ("GET", "/v1/files", {"infer", "narrow"}),
+    ("POST", "/v1/files", {"infer", "narrow"}),
+    ("GET", "/v1/files/file-1", {"infer", "narrow"}),
+    ("DELETE", "/v1/files/file-1", {"infer", "narrow"}),
+    ("GET", "/v1/files/file-1/content", {"infer", "narrow"}),
+    ("GET", "/v1/batches", {"infer", "narrow"}),
+    ("POST", "/v1/batches", {"infer", "narrow"}),
+    ("GET", "/v1/batches/batch_1", {"infer", "narrow"}),
+    ("POST", "/v1/batches/batch_1/cancel", {"infer", "narrow"}),
     ("POST", "/api/chat", {"infer", "narrow"}),
     ("POST", "/api/generate", {"infer", "narrow"}),
     ("POST", "/api/show", {"infer", "narrow"}),
@@ -243,10 +252,24 @@ def test_scopes(keyed, method, path, allowed):
             assert "insufficient_scope" in response.headers["www-authenticate"]
 
 
+PLACES = {
+    "model": "pirate",
+    "name": "pirate",
+    "alias": "prod",
+    "response_id": "resp_1",
+    "file_id": "file-1",
+    "batch_id": "batch_1",
+}
+
+
+NAMELESS = {"/v1/files", "/v1/batches", "/v1/batches/{batch_id}/cancel"}
+"""Posts that name no model; what they ask in the end is in test_batches.py."""
+
+
 def test_the_scopes_of_every_guarded_route_are_tried(keyed):
     """That each is guarded at all is held by test_every_route.py."""
     routes = {
-        (method, route.path.format(model="pirate", name="pirate", alias="prod", response_id="resp_1"))
+        (method, route.path.format(**PLACES))
         for route in routes_of(keyed.app)
         for method in route.methods or ()
     }
@@ -280,9 +303,8 @@ BODIES: dict[str, dict[str, Any]] = {
 
 def test_every_endpoint_that_a_narrow_key_may_use_is_asked_for_what_it_may_not():
     asked = {path for method, path, who in SCOPES if method == "POST" and "narrow" in who}
-    assert set(BODIES) == asked - {
-        "/v1/responses/resp_1/cancel"
-    }  # which names no model; see test_responses.py
+    nameless = {path.format(**PLACES) for path in NAMELESS}
+    assert set(BODIES) == asked - nameless - {"/v1/responses/resp_1/cancel"}
 
 
 @pytest.mark.parametrize("model", ["devil", "base", "dictionary", "other", "made-up", "gone"])
@@ -339,8 +361,8 @@ def test_an_encoder_keeps_to_a_keys_adapters_at_every_endpoint():
     client = TestClient(create_encoder_app(FakeEncoderModel(), Settings(api_keys=ApiKeys((narrow,)))))
     client.headers.update(bearer("narrow"))
     posts = [path for path, kinds in client.get("/openapi.json").json()["paths"].items() if "post" in kinds]
-    assert set(posts) == set(ENCODERS)
-    for path in posts:
+    assert set(posts) == {*ENCODERS, *NAMELESS}
+    for path in ENCODERS:
         for model in ("topics", "names", "made-up", "base"):
             response = client.post(path, json={"model": model, **ENCODERS[path]})
             assert response.status_code == 404

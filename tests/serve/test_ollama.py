@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from support.error_forms import said
 from support.fake_chat_model import FakeChatModel, FakeEngine, wait_until
 from support.fake_encoder_model import FakeEncoderModel
+from support.raw_http import exchanged, statuses
 from support.thinking_codec import ANSWER, FORM, Thinks
 
 from ptune_serve.app import create_app, create_encoder_app
@@ -286,6 +287,61 @@ def test_what_a_generation_cannot_do_is_refused_by_name(served: Any, field: dict
     response = served.http.post("/api/generate", json={"model": "base", "prompt": "hi", **field})
     assert response.status_code == 400
     assert said(response.json()).startswith(f"{next(iter(field))} is not supported yet")
+
+
+CHAT = '{"model": "pirate", "messages": [{"role": "user", "content": "ahoy ☠"}], "stream": false}'
+FORM_TYPE = "application/x-www-form-urlencoded"  # what `curl -d` says
+BROWSERS = [
+    {"origin": "http://elsewhere.example"},
+    {"origin": "null"},
+    {"sec-fetch-site": "cross-site"},
+    {"Sec-Fetch-Mode": "no-cors"},
+]
+
+
+@pytest.mark.parametrize("content_type", [FORM_TYPE, "text/plain", ""])
+def test_the_lines_of_ollamas_documentation_work(served: Any, content_type: str) -> None:
+    headers = {"content-type": content_type}
+    answer = served.http.post("/api/chat", content=CHAT.encode(), headers=headers)
+    assert answer.json()["message"]["content"] == HEARD
+    answer = served.http.post(
+        "/api/generate", content=b'{"model": "pirate", "prompt": "hi", "stream": false}', headers=headers
+    )
+    assert answer.json()["response"] == "pirate heard: hi"
+    assert served.http.post("/api/show", content=b'{"model": "pirate"}', headers=headers).status_code == 200
+    assert "not valid JSON" in said(served.http.post("/api/chat", content=b"a=b", headers=headers).json())
+
+
+def test_a_body_without_a_content_type_is_read(served: Any) -> None:
+    sent = CHAT.encode()
+    head = f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(sent)}\r\nConnection: close\r\n\r\n"
+    assert statuses(exchanged(served.url, head.encode() + sent)) == [200]
+
+
+@pytest.mark.parametrize("mark", BROWSERS)
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/api/show"])
+def test_a_browser_must_say_that_it_sends_json(served: Any, path: str, mark: dict[str, str]) -> None:
+    refused = served.http.post(path, content=CHAT.encode(), headers={"content-type": FORM_TYPE, **mark})
+    assert refused.status_code == 415
+    assert said(refused.json()) == "send `Content-Type: application/json`"
+    assert not served.engine.requests
+    headers = {"content-type": "application/json", **mark}
+    assert served.http.post(path, content=CHAT.encode(), headers=headers).status_code != 415
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/tokenize"])
+def test_other_apis_still_take_json_alone(served: Any, path: str) -> None:
+    refused = served.http.post(path, content=CHAT.encode(), headers={"content-type": FORM_TYPE})
+    assert refused.status_code == 415
+
+
+def test_a_line_of_the_documentation_is_read_where_vectors_are_asked_for() -> None:
+    client = TestClient(create_encoder_app(FakeEncoderModel()))
+    sent = b'{"model": "nobody", "input": "a text"}'
+    read = client.post("/api/embed", content=sent, headers={"content-type": FORM_TYPE})
+    assert (read.status_code, "nobody" in said(read.json())) == (404, True)
+    marked = {"content-type": FORM_TYPE, "origin": "null"}
+    assert client.post("/api/embed", content=sent, headers=marked).status_code == 415
 
 
 def test_every_option_of_the_package_is_known() -> None:

@@ -80,6 +80,8 @@ def test_the_document_names_what_is_there(served: Any) -> None:
         "/v1/messages": {"post"}, "/v1/messages/count_tokens": {"post"}, "/v1/responses": {"post"},
         "/api/chat": {"post"}, "/api/generate": {"post"}, "/api/show": {"post"}, "/api/tags": {"get"}, "/api/version": {"get"},
         "/v1/responses/{response_id}": {"get", "delete"}, "/v1/responses/{response_id}/cancel": {"post"},
+        "/v1/files": {"get", "post"}, "/v1/files/{file_id}": {"get", "delete"}, "/v1/files/{file_id}/content": {"get"},
+        "/v1/batches": {"get", "post"}, "/v1/batches/{batch_id}": {"get"}, "/v1/batches/{batch_id}/cancel": {"post"},
         "/tokenizer_info": {"get"}, "/v1/translate": {"post"},
     }  # fmt: skip
     chat = document["components"]["schemas"]["ChatRequest"]

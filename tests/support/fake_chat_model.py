@@ -35,6 +35,7 @@ from ptune.formats.bundle import AdapterRecord
 from ptune.formats.request_defaults import NO_DEFAULTS, RequestDefaults
 from ptune.tasks.chat import infer
 from ptune_serve import lifecycle
+from ptune_serve.files.store import FilesOptions
 from ptune_serve.listen import configured, listen, url_of
 from ptune_serve.service import Settings
 
@@ -349,6 +350,7 @@ def main() -> int:
     parser.add_argument("--step-limit-s", type=float, default=300.0)
     parser.add_argument("--close-limit-s", type=float, default=10.0)
     parser.add_argument("--log-json", action="store_true")
+    parser.add_argument("--files", type=Path)
     options = parser.parse_args()
 
     lifecycle.CLOSE_LIMIT_S = options.close_limit_s
@@ -375,6 +377,7 @@ def main() -> int:
             ui_port=0,
             ready_file=options.ready_file,
             log_json=options.log_json,
+            files=None if options.files is None else FilesOptions(options.files),
             settings=Settings(drain_s=options.drain_limit_s, step_limit_s=options.step_limit_s),
         )
     except PtuneError as error:
