@@ -30,6 +30,7 @@ from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.kernels import INT4, INT8, Kernels, kernels
 from ptune.engine.onnx_graph import open_graph
+from ptune.errors import ParityError
 from ptune.export.graph_variants import write_lighter
 from ptune.export.int8 import write_int8
 from ptune.formats.bundle import BASE, FP32, Bundle
@@ -183,6 +184,32 @@ def test_without_avx512_own_products_are_compared_with_plain_cpp(
     for product in (INT8, INT4):
         assert (check.differs(product) is None) == right
     assert any_kernel.kernel() == name
+
+
+@built
+def test_answers_that_are_not_the_golden_ones_leave_products_to_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a bundle that was exported without the package on a processor whose onnxruntime has other bits."""
+
+    def replay(engine: Engine, content: dict[str, Any]) -> float:
+        if engine._step.graphs.other_bits:
+            raise ParityError("a log-probability is off")
+        return 0.0
+
+    _, _, bundle = tiny_bundle(tmp_path, "llama")
+    own = finding.kernels_for(bundle.graph_path())
+    assert own is not None
+    monkeypatch.setattr(
+        "ptune.engine.decoder.engine.kernels_for", lambda path, exact: replace(own, name="avx2")
+    )
+    monkeypatch.setattr("ptune.engine.decoder.engine.replay", replay)
+    monkeypatch.setattr("ptune.engine.decoder.engine.read_json", lambda file: {})
+    with caplog.at_level(logging.WARNING), closing(Engine.open(bundle, threads=1)) as engine:
+        graphs = engine._step.graphs
+        assert not graphs.other_bits
+        assert not graphs.own_attention
+    assert "the plain graph is used: a log-probability is off" in caplog.text
 
 
 @built

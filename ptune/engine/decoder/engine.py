@@ -16,7 +16,7 @@ from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
 from ptune.engine.decoder.generation import SampledSequence, ScoredSequence
-from ptune.engine.decoder.golden import OwnAttentionError, replay, require_near
+from ptune.engine.decoder.golden import OwnAttentionError, OwnProductsError, replay, require_near
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.request import Request, Token, require_tokens
@@ -98,6 +98,9 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         except OwnAttentionError as error:
             _log.warning("attention stays onnxruntime's: %s", error)
             return cls._opened(bundle, replace(options, kernels="exact"), replay_golden=replay_golden)
+        except OwnProductsError as error:
+            _log.warning("the plain graph is used: %s", error)
+            return cls._opened(bundle, replace(options, kernels="off"), replay_golden=replay_golden)
 
     @classmethod
     def _build(cls, bundle: Bundle, graph: Path, options: EngineOptions) -> Engine:
@@ -115,15 +118,17 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         content = read_json(bundle.golden_file(profile, self._options.kv_cache_dtype))
         try:
             return replay(self, content)
-        except ParityError:
+        except ParityError as error:
             if not self._step.graphs.own_attention:
+                if self._step.graphs.other_bits:
+                    raise OwnProductsError(str(error)) from error
                 raise
         # Where activations are rounded, sums in another order end as far off as another machine would. So the machine is
         # compared by the graph that was proved, and what is served here with that graph's answers.
         proved = self._build(bundle, bundle.graph_path(profile), replace(self._options, kernels="exact"))
         with closing(proved):
             proved._registry.load_all()
-            worst = replay(proved, content)
+            worst = proved._replay(bundle, profile)
         require_near(self, content)
         return worst
 

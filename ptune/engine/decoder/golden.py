@@ -95,6 +95,10 @@ def replay(engine: Computing, content: dict[str, Any]) -> float:
     return worst
 
 
+class OwnProductsError(ParityError):
+    """Own products have other bits than onnxruntime's on this machine, and these are not the bundle's."""
+
+
 class OwnAttentionError(ParityError):
     """Answers with own attention are further from the golden ones than rounding brings them."""
 

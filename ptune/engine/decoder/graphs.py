@@ -37,6 +37,9 @@ class Graphs:
     least_tokens: int = 1  # cells that a step must have, for the same bits in any batch
     least_queries: int = LEAST  # of a head in a sequence, likewise
     own_attention: bool = False  # of ptune-kernels: any queries, chunks and slots may share a run, and need no memory for scores
+    other_bits: bool = (
+        False  # of ptune-kernels: products may have other bits than onnxruntime's on this processor
+    )
 
     @classmethod
     def open(
@@ -57,7 +60,7 @@ class Graphs:
         light = not weights.is_file() or weights.stat().st_size <= LIGHT
 
         whole = Session(path, signature, threads, kernels=kernels)
-        own = whole.own_attention
+        own, other = whole.own_attention, kernels is not None and kernels.other_bits
 
         def beside(name: str, *, sockets: bool = True, grouped: bool = False) -> Session | None:
             there = path.with_name(name)
@@ -69,7 +72,14 @@ class Graphs:
         of_int8 = path.name == INT8_CACHE
         if of_int8 or own:  # one query is computed as many are
             bare = beside(INT8_CACHE_BARE if of_int8 else BARE, sockets=False)
-            return cls(whole, bare, least_tokens=least_tokens, least_queries=1, own_attention=own)
+            return cls(
+                whole,
+                bare,
+                least_tokens=least_tokens,
+                least_queries=1,
+                own_attention=own,
+                other_bits=other,
+            )
         grouped = beside(GROUPED, grouped=True)
         if grouped is not None and grouped.packed != whole.packed:
             grouped = None  # one of the two could not be rewritten: a step's factors fit only the other
@@ -79,6 +89,7 @@ class Graphs:
             grouped,
             beside(GROUPED_BARE, sockets=False, grouped=True),
             least_tokens,
+            other_bits=other,
         )
 
     @property
