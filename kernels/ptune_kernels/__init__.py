@@ -12,7 +12,7 @@ PLAIN = "plain"  # the kernel of a processor that has none of its own: correct, 
 
 
 def kernel() -> str:
-    """The kernel that this processor gets: avx512 or plain. Raises: OSError where the library cannot be loaded."""
+    """The kernel that this processor gets: amx, avx512, avx_vnni, avx2 or plain. Raises: OSError where the library cannot be loaded."""
     return _library().ptune_kernel().decode()
 
 

@@ -51,7 +51,7 @@ template <typename Number>
 class Attention {
  public:
   explicit Attention(const OrtKernelInfo* info)
-      : kernel_(&best_kernel() == &kPlain ? plain_attention<Number>() : avx512()) {
+      : kernel_(best()) {
     layer_.heads = number(info, "heads");
     layer_.keys = number(info, "kv_heads");
     layer_.window = number(info, "window");
@@ -96,12 +96,12 @@ class Attention {
   static constexpr size_t kRowsTogether = 96, kFewTiles = 24;
   static constexpr int kOfPieces = 1;
 
-  static const AttentionKernel<Number>& avx512() {
+  static const AttentionKernel<Number>& best() {  // the one beside `best_kernel`
 #if defined(__x86_64__)
-    return avx512_attention<Number>();
-#else
-    return plain_attention<Number>();
+    if (best_kernel().with == Instructions::kAvx512) return avx512_attention<Number>();
+    if (best_kernel().with != Instructions::kPlain) return avx2_attention<Number>();
 #endif
+    return plain_attention<Number>();
   }
 
   Inputs<Number> inputs(OrtKernelContext* context, AttentionLayer& layer) const {

@@ -89,6 +89,8 @@ size_t room_of_attention(const AttentionLayer& layer);  // numbers that `attend`
 template <typename Number>
 const AttentionKernel<Number>& plain_attention();
 template <typename Number>
+const AttentionKernel<Number>& avx2_attention();
+template <typename Number>
 const AttentionKernel<Number>& avx512_attention();
 
 }  // namespace ptune

@@ -1,6 +1,8 @@
 // Attention over blocks of keys: how queries are divided among the products of attention_products.h.
 #pragma once
 
+#include <algorithm>
+
 #include "attention_kernel.h"
 #include "attention_products.h"
 
@@ -40,8 +42,9 @@ PTUNE_KERNEL void score_packed(const AttentionLayer& layer, const float* queries
   const size_t width = layer.width(), vectors = width / 16;
   for (size_t k = 0; k < count; k += 16) {
     size_t row = 0;
-    for (; row + 4 <= rows; row += 4)
-      packed<4>(queries + row * width, panels + k * width, vectors, scores + row * kKeysOfABlock + k);
+    for (; row + kRowsOfTree <= rows; row += kRowsOfTree)
+      packed<kRowsOfTree>(queries + row * width, panels + k * width, vectors,
+                          scores + row * kKeysOfABlock + k);
     for (; row < rows; ++row)
       packed<1>(queries + row * width, panels + k * width, vectors, scores + row * kKeysOfABlock + k);
   }
@@ -50,12 +53,13 @@ PTUNE_KERNEL void score_packed(const AttentionLayer& layer, const float* queries
 template <size_t Rows, typename Number>
 PTUNE_KERNEL void weigh_rows(const float* weights, const Number* values, size_t stride, size_t dim,
                              size_t count, float* sums, size_t width) {
-  for (size_t d = 0; d < dim; d += 64) {
-    const size_t left = dim - d < 64 ? dim - d : 64, vectors = (left + 15) / 16;
+  constexpr size_t kMost = vectors_of_sums(Rows), kTogether = 16 * kMost;
+  for (size_t d = 0; d < dim; d += kTogether) {
+    const size_t left = dim - d < kTogether ? dim - d : kTogether, vectors = (left + 15) / 16;
     const Mask tail = first_lanes(left - 16 * (vectors - 1));
-    const auto some = vectors == 4   ? weigh<Rows, 4, Number>
-                      : vectors == 3 ? weigh<Rows, 3, Number>
-                      : vectors == 2 ? weigh<Rows, 2, Number>
+    const auto some = vectors == 4   ? weigh<Rows, kMost, Number>
+                      : vectors == 3 ? weigh<Rows, std::min<size_t>(kMost, 3), Number>
+                      : vectors == 2 ? weigh<Rows, std::min<size_t>(kMost, 2), Number>
                                      : weigh<Rows, 1, Number>;
     some(weights, values + d, stride, count, tail, sums + d, width);
   }

@@ -9,6 +9,10 @@ namespace {
 using Mask = __mmask16;
 using Lanes = __m512;
 
+// What registers hold at once: of sums of values, so many vectors of so many rows; of scores, so many rows.
+constexpr size_t vectors_of_sums(size_t) { return 4; }
+constexpr size_t kRowsOfTree = 4;
+
 PTUNE_INLINE Mask first_lanes(size_t count) {
   return count < 16 ? static_cast<Mask>((1u << count) - 1) : 0xffff;
 }

@@ -15,6 +15,10 @@ struct Lanes {
   float x[16];
 };
 
+// What registers hold at once: of sums of values, so many vectors of so many rows; of scores, so many rows.
+constexpr size_t vectors_of_sums(size_t) { return 4; }
+constexpr size_t kRowsOfTree = 4;
+
 template <typename Make>
 Lanes lanes_of(const Make& make) {
   Lanes y;

@@ -107,7 +107,10 @@ void pack(const BlockWeights& w, const Blocks& of, uint8_t* packed) {
 
 const BlockKernel& best_block_kernel() {
 #if defined(__x86_64__)
-  if (&best_kernel() != &kPlain) return kAvx512Blocks;
+  const Instructions with = best_kernel().with;
+  if (with == Instructions::kAvx512) return kAvx512Blocks;
+  if (with == Instructions::kAvxVnni) return kAvxVnniBlocks;
+  if (with == Instructions::kAvx2) return kAvx2Blocks;
 #endif
   return kPlainBlocks;
 }

@@ -86,7 +86,7 @@ struct BlockKernel {
   void (*product)(const BlockWeights&, const BlockRows&, float* y, size_t from, size_t to);
 };
 
-extern const BlockKernel kPlainBlocks, kAvx512Blocks;
+extern const BlockKernel kPlainBlocks, kAvx2Blocks, kAvxVnniBlocks, kAvx512Blocks;
 
 size_t row_bytes(const BlockWeights&);
 size_t leading_wide(const BlockWeights&, const Blocks&);  // blocks up to the last whose scale is no half

@@ -9,6 +9,7 @@
 #include "ort.h"
 #include "product.h"
 #if defined(__x86_64__)
+#include "avx2.h"
 #include "avx512.h"
 #endif
 
@@ -33,8 +34,29 @@ float gated(float gate, float up, float alpha) {
   return gate * std::min(std::max(logistic, 0.0f), 1.0f) * up;
 }
 
+void plain_row(const float* gate, const float* up, float alpha, size_t width, float* y) {
+  for (size_t k = 0; k < width; ++k) y[k] = gated(gate[k], up[k], alpha);
+}
+
 #if defined(__x86_64__)
-PTUNE_AVX512 void gated_row(const float* gate, const float* up, float alpha, size_t width, float* y) {
+PTUNE_AVX2 void avx2_row(const float* gate, const float* up, float alpha, size_t width, float* y) {
+  const __m256 end = _mm256_set1_ps(kEnd), begin = _mm256_set1_ps(-kEnd);
+  for (size_t k = 0; k < width; k += 8) {
+    const size_t count = width - k;
+    const __m256 x = load_some(gate + k, count);
+    const __m256 scaled = _mm256_mul_ps(x, _mm256_set1_ps(alpha));
+    const __m256 v = _mm256_min_ps(end, _mm256_max_ps(begin, scaled)), square = _mm256_mul_ps(v, v);
+    __m256 p = _mm256_set1_ps(kP[0]), q = _mm256_set1_ps(kQ[0]);
+    for (size_t at = 1; at < 5; ++at) p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(kP[at]));
+    for (size_t at = 1; at < 6; ++at) q = _mm256_fmadd_ps(q, square, _mm256_set1_ps(kQ[at]));
+    __m256 logistic = _mm256_div_ps(_mm256_mul_ps(p, v), q);
+    logistic = _mm256_add_ps(logistic, _mm256_set1_ps(0.5f));
+    logistic = _mm256_min_ps(_mm256_max_ps(logistic, _mm256_setzero_ps()), _mm256_set1_ps(1));
+    store_some(y + k, _mm256_mul_ps(_mm256_mul_ps(x, logistic), load_some(up + k, count)), count);
+  }
+}
+
+PTUNE_AVX512 void avx512_row(const float* gate, const float* up, float alpha, size_t width, float* y) {
   const __m512 end = _mm512_set1_ps(kEnd), begin = _mm512_set1_ps(-kEnd);
   for (size_t k = 0; k < width; k += 16) {
     const __mmask16 there = first_of_16(width - k);
@@ -58,7 +80,8 @@ class GatedUnit {
   explicit GatedUnit(const OrtKernelInfo* info) {
     check(api->KernelInfoGetAttribute_float(info, "alpha", &alpha_));
 #if defined(__x86_64__)
-    avx512_ = &best_kernel() != &kPlain;
+    const Instructions with = best_kernel().with;
+    if (with != Instructions::kPlain) row_ = with == Instructions::kAvx512 ? avx512_row : avx2_row;
 #endif
   }
 
@@ -76,23 +99,18 @@ class GatedUnit {
     const float* both = data_of<float>(input);
     float* y = const_cast<float*>(data_of<float>(output));
     in_pieces(context, rows, 1, kNumbersOfAPiece / width, [&](size_t from, size_t to) {
-      for (size_t row = from; row < to; ++row) compute_row(both + 2 * row * width, width, y + row * width);
+      for (size_t row = from; row < to; ++row) {
+        const float* gate = both + 2 * row * width;
+        row_(gate, gate + width, alpha_, width, y + row * width);
+      }
     });
   }
 
  private:
   static constexpr size_t kNumbersOfAPiece = 1 << 14;
 
-  void compute_row(const float* gate, size_t width, float* y) const {
-    const float* up = gate + width;
-#if defined(__x86_64__)
-    if (avx512_) return gated_row(gate, up, alpha_, width, y);
-#endif
-    for (size_t k = 0; k < width; ++k) y[k] = gated(gate[k], up[k], alpha_);
-  }
-
   float alpha_ = 0;
-  bool avx512_ = false;
+  void (*row_)(const float* gate, const float* up, float alpha, size_t width, float* y) = plain_row;
 };
 
 }  // namespace

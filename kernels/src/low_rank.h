@@ -40,6 +40,6 @@ struct LowRankKernel {
   void (*up)(const Factors&, const Sharing&, size_t from, size_t to);  // adds to columns [from, to) of y
 };
 
-extern const LowRankKernel kPlainLowRank, kAvx512LowRank;
+extern const LowRankKernel kPlainLowRank, kAvx2LowRank, kAvx512LowRank;
 
 }  // namespace ptune

@@ -68,7 +68,8 @@ LowRank::LowRank(const OrtKernelInfo* info, size_t first)
   }
   if (outputs_.empty() || begin_ + outputs_.size() * in_ + width_ > numbers_) refuse("factors end too early");
 #if defined(__x86_64__)
-  if (&best_kernel() != &kPlain) kernel_ = &kAvx512LowRank;
+  const Instructions with = best_kernel().with;
+  if (with != Instructions::kPlain) kernel_ = with == Instructions::kAvx512 ? &kAvx512LowRank : &kAvx2LowRank;
 #endif
 }
 

@@ -26,7 +26,7 @@ namespace {
 
 const Kernel* const kKernels[] = {// best first
 #if defined(__x86_64__)
-                                  &kAmx, &kAvx512,
+                                  &kAmx, &kAvx512, &kAvxVnni, &kAvx2,
 #endif
                                   &kPlain};
 

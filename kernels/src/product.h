@@ -37,14 +37,19 @@ struct Rounding {
 // Rows after rounding. A kernel chooses their layout.
 struct Rows {
   size_t count = 0;
-  int8_t* bytes = nullptr;  // 2 * depth a row, and room for whole blocks
+  int8_t* bytes = nullptr;  // depth * bytes_of_number a row, and room for whole blocks
   int32_t* excess =
       nullptr;  // [2] a row: 128 * the sum of its high, of its low bytes, since weights are stored as w + 128
 };
 
+// What a kernel needs of the processor. All but the first one have AVX2, and the last two VNNI.
+enum class Instructions { kPlain, kAvx2, kAvxVnni, kAvx512 };
+
 struct Kernel {
   const char* name;
-  size_t rows_together;  // lie in one block, which may be padded
+  size_t rows_together;    // lie in one block, which may be padded
+  size_t bytes_of_number;  // after rounding
+  Instructions with;       // for the operators beside products
   bool (*here)();        // whether this processor has it
   // Rounds rows [from, to) of x [count, in].
   void (*round)(const Weights&, const Rounding&, const float* x, const Rows&, size_t from, size_t to);
@@ -54,7 +59,7 @@ struct Kernel {
                   size_t from, size_t to);
 };
 
-extern const Kernel kPlain, kAvx512, kAmx;
+extern const Kernel kPlain, kAvx2, kAvxVnni, kAvx512, kAmx;
 
 size_t packed_bytes(size_t in, size_t out);
 void pack(const int8_t* weights, size_t in, size_t out, uint8_t* packed);  // of zeros where padded

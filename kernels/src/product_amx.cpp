@@ -115,7 +115,7 @@ PTUNE_AMX void product(const Weights& w, const Rows& rows, const float* multipli
 
 }  // namespace
 
-const Kernel kAmx{"amx", kBlock, here, round_rows, product};
+const Kernel kAmx{"amx", kBlock, 2, Instructions::kAvx512, here, round_rows, product};
 
 }  // namespace ptune
 

@@ -188,7 +188,7 @@ void product(const Weights& w, const Rows& rows, const float* multiplier, const 
 
 }  // namespace
 
-const Kernel kAvx512{"avx512", kBlock, has_avx512, round_rows, product};
+const Kernel kAvx512{"avx512", kBlock, 2, Instructions::kAvx512, has_avx512, round_rows, product};
 
 }  // namespace ptune
 

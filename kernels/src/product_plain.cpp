@@ -55,6 +55,6 @@ void product(const Weights& w, const Rows& rows, const float* multiplier, const 
 
 }  // namespace
 
-const Kernel kPlain{"plain", 1, here, round_rows, product};
+const Kernel kPlain{"plain", 1, 2, Instructions::kPlain, here, round_rows, product};
 
 }  // namespace ptune

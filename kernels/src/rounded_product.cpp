@@ -64,7 +64,7 @@ class RoundedProduct {
     const float* inverse = divisors == nullptr ? nullptr : data_of<float>(divisors);
     float* y = const_cast<float*>(data_of<float>(output));
     const size_t blocks = (rows.count + kernel_.rows_together - 1) / kernel_.rows_together;
-    const size_t bytes = blocks * kernel_.rows_together * 2 * weights_.depth;
+    const size_t bytes = blocks * kernel_.rows_together * kernel_.bytes_of_number * weights_.depth;
     uint8_t* room = scratch(bytes + rows.count * 2 * sizeof(int32_t));
     rows.bytes = reinterpret_cast<int8_t*>(room);
     rows.excess = reinterpret_cast<int32_t*>(room + bytes);

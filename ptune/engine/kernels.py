@@ -4,7 +4,8 @@ A bundle holds the plain graph, which was proved. As it is opened, its products 
 the same bits, and its weights are read from the same file. Attention is replaced by an operator that gives the same numbers up
 to the rounding of float32. What adapters add is computed in an order of its own, which company cannot change as it changes the
 plain graph's (`kernels/src/low_rank.h`). Before that the package is compared with the plain graph's operators on this machine;
-products that are not the same to the bit are not used, nor is attention that is further off than rounding.
+products that are not the same to the bit are not used, nor is attention that is further off than rounding. On processors without
+AVX-512, whose onnxruntime has other bits than the one that proved most bundles, own products have the bits of those with it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _log = logging.getLogger(__name__)
 
 
+WITHOUT_AVX512 = (
+    "avx2",
+    "avx_vnni",
+)  # names of what computes where onnxruntime's products may have other bits
+
+
 @dataclass(frozen=True)
 class Kernels:
     """The package's operators."""
@@ -44,6 +51,11 @@ class Kernels:
     library: Path
     rewrite: Callable[..., tuple[bytes, int]]  # of a path
     reordered: tuple[str, ...] = ()  # what they compute in another order than the plain graph
+
+    @property
+    def other_bits(self) -> bool:
+        """Whether its products may have other bits than onnxruntime's on this processor."""
+        return self.name in WITHOUT_AVX512
 
     def exact(self) -> Kernels:
         """Those that give the base's bits as the plain graph does."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import subprocess
-import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -23,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bundles import peft_folder, tiny_bundle
+from support.processor import needs_vnni
 from support.tiny_models import VOCAB
 
 from ptune.engine import kernels as finding
@@ -30,8 +28,9 @@ from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
-from ptune.engine.kernels import INT8, Kernels, kernels
+from ptune.engine.kernels import INT4, INT8, Kernels, kernels
 from ptune.engine.onnx_graph import open_graph
+from ptune.errors import ParityError
 from ptune.export.graph_variants import write_lighter
 from ptune.export.int8 import write_int8
 from ptune.formats.bundle import BASE, FP32, Bundle
@@ -40,8 +39,7 @@ built = pytest.mark.skipif(
     find_spec(finding.PACKAGE) is None,
     reason="ptune-kernels is not built: scripts/kernels does it where a C++ compiler and onnxruntime's header are",
 )
-KERNELS = ("plain", "avx512", "amx")
-SOURCES = Path(__file__).parents[2] / "kernels"
+KERNELS = ("plain", "avx2", "avx_vnni", "avx512", "amx")
 
 
 def write_product(folder: Path, weight: np.ndarray, *, norm: bool) -> Path:
@@ -68,6 +66,7 @@ def write_product(folder: Path, weight: np.ndarray, *, norm: bool) -> Path:
 
 
 @built
+@needs_vnni
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_the_same_bits_as_the_plain_graph(data: st.DataObject) -> None:
@@ -110,47 +109,29 @@ def test_a_row_is_the_same_bits_in_any_company(name: str, any_kernel: Any, tmp_p
         assert np.array_equal(alone, together[:, first : first + count])
 
 
-@pytest.fixture(scope="module")
-def with_emulated_tiles(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    """The operators, compiled anew with AMX's instructions written out in C++, which few machines have."""
-    own, folder = kernels(), tmp_path_factory.mktemp("emulated")
-    assert own is not None
-    command = [
-        sys.executable,
-        "setup.py",
-        "-q",
-        "build_ext",
-        f"--build-lib={folder}",
-        f"--build-temp={folder}",
-    ]
-    flags = dict.fromkeys(("CFLAGS", "CXXFLAGS"), "-DPTUNE_EMULATED_TILES")
-    done = subprocess.run(command, cwd=SOURCES, env=os.environ | flags, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"ptune-kernels cannot be compiled here: {done.stderr.strip().splitlines()[-1]}")
-    library = folder / "ptune_kernels" / "operators.so"
-    loaded = ctypes.CDLL(str(library))
-    if not loaded.ptune_use_kernel(b"amx"):
-        pytest.skip("this processor has no AVX-512, which the kernel for AMX needs beside it")
-    return replace(own, library=library)
-
-
 @built
+@needs_vnni
+@pytest.mark.parametrize("name", ["avx_vnni", "amx"])
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 100), st.integers(1, 50), st.integers(0, 2**16))
-def test_the_same_bits_in_tiles(
-    with_emulated_tiles: Kernels, inputs: int, outputs: int, rows: int, seed: int
+def test_the_same_bits_with_instructions_that_few_machines_have(
+    emulated: Callable[[str], Path], name: str, inputs: int, outputs: int, rows: int, seed: int
 ) -> None:
-    """One block or two, one panel or two, filled or not."""
+    """One block of rows or several, one panel or two, filled or not."""
+    own = kernels()
+    assert own is not None
+    own = replace(own, library=emulated(name))
     random = np.random.default_rng(seed)
     x = random.standard_normal((1, rows, inputs)).astype(np.float32)
     weight = random.standard_normal((inputs, outputs)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = write_product(Path(folder), weight, norm=False)
-        plain, tiles = (open_graph(path, 1, kernels=which) for which in (None, with_emulated_tiles))
-        assert np.array_equal(plain.run(None, {"x": x})[0], tiles.run(None, {"x": x})[0])
+        plain, found = (open_graph(path, 1, kernels=which) for which in (None, own))
+        assert np.array_equal(plain.run(None, {"x": x})[0], found.run(None, {"x": x})[0])
 
 
 @built
+@needs_vnni
 @pytest.mark.parametrize("family", ["llama_tied", "gpt2", "gemma2", "granite"])
 def test_an_engine_says_the_same_bits(family: str, tmp_path: Path) -> None:
     """Every product of every graph is an operator; an adapter's tokens lie beside the base's.
@@ -177,6 +158,65 @@ def test_an_engine_says_the_same_bits(family: str, tmp_path: Path) -> None:
             engine._registry.load_all()
             found.append([*engine.logits(ids, [BASE, "four", BASE]), *engine.logits(ids[1:], [BASE, BASE])])
     assert all(np.array_equal(*pair) for pair in zip(*found, strict=True))
+
+
+@built
+@pytest.mark.parametrize(("name", "right"), [("avx512", False), ("avx2", True)])
+def test_without_avx512_own_products_are_compared_with_plain_cpp(
+    name: str, right: bool, any_kernel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime computes otherwise there: without VNNI its sums of bytes are limited to 16 bits."""
+    from ptune_kernels import check
+
+    class Limited:
+        def __init__(self, session: Any) -> None:
+            self.session = session
+
+        def run(self, outputs: None, inputs: dict[str, Any]) -> list[Any]:
+            return [np.nextafter(y, np.float32(0)) for y in self.session.run(outputs, inputs)]
+
+    session = check.session
+    monkeypatch.setattr(
+        check, "session", lambda graph: session(graph) if b"ptune" in graph else Limited(session(graph))
+    )
+    if not any_kernel.use_kernel(name):
+        pytest.skip(f"this processor has no {name}")
+    for product in (INT8, INT4):
+        assert (check.differs(product) is None) == right
+    assert any_kernel.kernel() == name
+
+
+@built
+def test_answers_that_are_not_the_golden_ones_leave_products_to_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a bundle that was exported without the package on a processor whose onnxruntime has other bits."""
+
+    class Compared:
+        def __init__(self, engine: Engine, content: dict[str, Any]) -> None:
+            self._own = engine.form is not None and engine.form.other_bits
+
+        def require_same(self) -> float:
+            if self._own:
+                raise ParityError("a log-probability is off")
+            return 0.0
+
+        def require_near(self) -> None:
+            pass
+
+    _, _, bundle = tiny_bundle(tmp_path, "llama")
+    own = finding.kernels_for(bundle.graph_path())
+    assert own is not None
+    monkeypatch.setattr(
+        "ptune.engine.decoder.forms.kernels_for", lambda path, exact: replace(own, name="avx2")
+    )
+    monkeypatch.setattr("ptune.engine.decoder.engine.Replay", Compared)
+    monkeypatch.setattr("ptune.engine.decoder.engine.read_json", lambda file: {})
+    with caplog.at_level(logging.WARNING), closing(Engine.open(bundle, threads=1)) as engine:
+        assert engine.form is not None
+        assert not engine.form.other_bits
+        assert not engine._step.graphs.own_attention
+    assert "is not used: a log-probability is off" in caplog.text
 
 
 @built

@@ -99,7 +99,7 @@ def test_an_update_is_what_the_plain_graph_says(data: st.DataObject, halves: boo
     graph, given = written(model), packed(arrays, np.float16 if halves else np.float32)
     found = [
         onnxruntime.InferenceSession(graph, options).run(None, given)[0]
-        for _ in filter(ptune_kernels.use_kernel, ("plain", "avx512"))
+        for _ in filter(ptune_kernels.use_kernel, ("plain", "avx2", "avx512"))
     ]
     ptune_kernels.use_kernel(None)
     size = {name: np.abs(array).astype(np.float64) for name, array in arrays.items()}

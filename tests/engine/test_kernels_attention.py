@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
     reason="ptune-kernels is not built: scripts/kernels does it where a C++ compiler and onnxruntime's header are",
 )
 POSITIONS = 420
-KERNELS = ("plain", "avx512")
+KERNELS = ("plain", "avx2", "avx_vnni", "avx512")
 Array = np.ndarray[Any, Any]
 
 
@@ -118,7 +118,7 @@ def exactly(step: Any, caches: list[Array]) -> Array:
 def test_the_numbers_of_onnxruntime_and_of_float64(
     heads: Any, sequences: list[tuple[int, int]], threads: int, seed: int
 ) -> None:
-    """Any heads, lengths, windows and caps, with either cache; both kernels of a processor give the same bits."""
+    """Any heads, lengths, windows and caps, with either cache; all kernels of a processor give the same bits."""
     import ptune_kernels
     from ptune_kernels.plain_attention import Step
 

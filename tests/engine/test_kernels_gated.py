@@ -50,7 +50,7 @@ def test_the_same_bits_as_the_plain_graph(width: int, rows: int, alpha: float, s
     plain = session(onnx_ir.to_proto(model).SerializeToString()).run(None, {"x": x})[0]
     assert gated.rewrite(model.graph) == 1
     graph = written(model)
-    for name in filter(ptune_kernels.use_kernel, ("plain", "avx512")):
+    for name in filter(ptune_kernels.use_kernel, ("plain", "avx2", "avx512")):
         own = session(graph).run(None, {"x": x})[0]
         there = ~np.isnan(plain)
         assert np.array_equal(np.isnan(own), ~there), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.bundles import peft_folder, tiny_bundle
+from support.processor import needs_vnni
 from support.tiny_models import VOCAB
 
 from ptune.engine.adapters.folder import install
@@ -37,7 +39,7 @@ built = pytest.mark.skipif(
     find_spec(PACKAGE) is None,
     reason="ptune-kernels is not built: scripts/kernels does it where a C++ compiler and onnxruntime's header are",
 )
-KERNELS = ("plain", "avx512")
+KERNELS = ("plain", "avx2", "avx_vnni", "avx512")
 
 
 def write_products(folder: Path, weight: Array, head: Array, *, twice: bool) -> Path:
@@ -81,6 +83,7 @@ def own_operators() -> Kernels:
 
 
 @built
+@needs_vnni
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_the_same_bits_as_the_plain_graph(data: st.DataObject) -> None:
@@ -109,12 +112,31 @@ def test_the_same_bits_as_the_plain_graph(data: st.DataObject) -> None:
 
 
 @built
+@needs_vnni
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 50), st.integers(1, 9), st.booleans(), st.integers(0, 2**16))
+def test_the_same_bits_with_avx_vnni(
+    emulated: Callable[[str], Path], inputs: int, outputs: int, rows: int, twice: bool, seed: int
+) -> None:
+    """Which few machines have: its instruction written out."""
+    own = replace(own_operators(), library=emulated("avx_vnni"))
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((1, rows, inputs)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        matrices = (weights(random, inputs, count, "any") for count in (outputs, 3 * outputs))
+        path = write_products(Path(folder), *matrices, twice=twice)
+        plain, found = (open_graph(path, 1, kernels=which).run(None, {"x": x}) for which in (None, own))
+        assert all(np.array_equal(*pair) for pair in zip(plain, found, strict=True))
+
+
+@built
 @pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_row_is_the_same_bits_in_any_company(
     name: str, twice: bool, any_kernel: Any, tmp_path: Path
 ) -> None:
-    assert any_kernel.use_kernel(name)
+    if not any_kernel.use_kernel(name):
+        pytest.skip(f"this processor has no {name}")
     random = np.random.default_rng(1)
     path = write_products(
         tmp_path, weights(random, 192, 300, "any"), weights(random, 192, 1000, "any"), twice=twice
@@ -129,6 +151,7 @@ def test_a_row_is_the_same_bits_in_any_company(
 
 
 @built
+@needs_vnni
 @pytest.mark.parametrize("family", ["llama_tied", "gpt2", "gemma2", "granite"])
 def test_an_engine_says_the_same_bits(family: str, tmp_path: Path) -> None:
     """Every product of every graph is an operator, and no MatMulNBits is left; an adapter's tokens lie beside the base's.

@@ -103,7 +103,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             try:
                 return cls._opened(bundle, options, replay_golden=replay_golden)
             except FormError as error:
-                _log.warning("%s is not used: %s", error.form.name, error)
+                _log.warning("%s is not used: %s", error.form.name or error.form.title, error)
                 options = replace(options, kernels=error.form.next)
 
     @classmethod
@@ -136,9 +136,9 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         try:
             return replayed.require_same()
         except ParityError as error:
-            if form is None or not form.reordered:
+            if form is None or not form.other_bits:
                 raise
-            if own is not None:
+            if own is not None or form.must_be_same:
                 raise FormError(form, error) from None
         # Where activations are rounded, sums in another order end as far off as another machine would. So what is served here
         # is compared with the golden answers, and the machine by operators that are closer to the plain graph.

@@ -55,6 +55,16 @@ class Form:
         return () if self.kernels is None else self.kernels.reordered
 
     @property
+    def other_bits(self) -> bool:
+        """Whether its bits may differ from those of onnxruntime's operators on this machine."""
+        return self.kernels is not None and (bool(self.reordered) or self.kernels.other_bits)
+
+    @property
+    def must_be_same(self) -> bool:
+        """Whether answers that are only near the golden ones are too far: they come of products with other bits."""
+        return not self.attends and (self.kernels is None or self.kernels.other_bits)
+
+    @property
     def attends(self) -> bool:
         """Whether attention is among that; or else the base's bits are those of the plain graph."""
         return "attention" in self.reordered
@@ -67,7 +77,7 @@ class Form:
     @property
     def title(self) -> str:
         """The operators in words."""
-        return f"own {' and '.join(self.reordered)}"
+        return f"own {' and '.join(self.reordered or ('products',))}"
 
     @property
     def name(self) -> str:
