@@ -141,7 +141,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, device: torch.d
 def _of_hidden(probabilities: Tensor, weight: Tensor, labels: Tensor, device: torch.device) -> Tensor:
     """Gradient [rows, hidden] with respect to the hidden states of a chunk. It may overwrite the probabilities."""
     if _wide(weight):
-        return torch.addmm(weight[labels], probabilities, weight, beta=-1)
+        return weight[labels].addmm_(probabilities, weight, beta=-1)
     # Rounded to 16 bits, a probability near 1 would be 1: its difference from 1 must be taken first.
     probabilities.scatter_add_(1, labels[:, None], -torch.ones_like(probabilities[:, :1]))
     if device.type == "cuda":

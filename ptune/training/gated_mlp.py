@@ -28,6 +28,8 @@ def _gated(mlp: nn.Module) -> bool:
     """Whether a module has such a `forward`; tried with numbers in place of tensors and its layers."""
     if not all(hasattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return False
+    if isinstance(mlp.act_fn, nn.Identity):  # its result is the gate itself, and is overwritten
+        return False
     layers = {
         "gate_proj": (3.0).__mul__,
         "up_proj": (5.0).__mul__,
@@ -65,7 +67,7 @@ class GatedProduct(torch.autograd.Function):
         scale: float,
         base: nn.Module,
     ) -> torch.Tensor:
-        out, factors = product(act(gate) * up, a, b, scale, base)
+        out, factors = product(act(gate).mul_(up), a, b, scale, base)
         ctx.save_for_backward(gate, up, *factors)
         ctx.act, ctx.scale, ctx.base, ctx.dtype = act, scale, base, a.dtype
         return out
@@ -77,7 +79,8 @@ class GatedProduct(torch.autograd.Function):
             leaf = gate.detach().requires_grad_()
             opened = ctx.act(leaf)
         active = opened.detach()
-        of_x, of_a, of_b = gradients_of(ctx, gradients[0], active * up, factors, of_x=True)
+        x = active * up
+        of_x, of_a, of_b = gradients_of(ctx, gradients[0], x, factors, of_x=True)
         assert of_x is not None
-        (of_gate,) = torch.autograd.grad(opened, leaf, of_x * up)
+        (of_gate,) = torch.autograd.grad(opened, leaf, torch.mul(of_x, up, out=x))
         return of_gate, of_x.mul_(active), None, of_a, of_b, None, None

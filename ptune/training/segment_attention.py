@@ -29,12 +29,9 @@ class SegmentAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float
     ) -> Tensor:
-        out = query.new_empty(query.transpose(1, 2).shape)
-        sums = []
-        for q, k, v, part in zip(*_split(lengths, query, key, value, out.transpose(1, 2)), strict=True):
-            attended, logsumexp = _kernel(q, k, v, is_causal=True, scale=scale)
-            part.copy_(attended)
-            sums.append(logsumexp)
+        parts = zip(*_split(lengths, query, key, value), strict=True)
+        attended, sums = zip(*(_kernel(*part, is_causal=True, scale=scale) for part in parts), strict=True)
+        out = _joined(attended)
         ctx.save_for_backward(query, key, value, out, *sums)
         ctx.lengths, ctx.scale = lengths, scale
         return out
@@ -42,16 +39,15 @@ class SegmentAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, *sums = ctx.saved_tensors
-        # Laid out as layers write and read them: [1, tokens, heads, dim].
-        found = [torch.empty_like(t.transpose(1, 2)).transpose(1, 2) for t in (query, key, value)]
         given = (gradients[0].transpose(1, 2), query, key, value, out.transpose(1, 2))
-        parts = zip(*_split(ctx.lengths, *given), sums, *_split(ctx.lengths, *found), strict=True)
-        for gradient, q, k, v, o, logsumexp, *of_part in parts:
-            for place, computed in zip(
-                of_part, _gradients(gradient, q, k, v, o, logsumexp, ctx.scale), strict=True
-            ):
-                place.copy_(computed)
-        return *found, None, None
+        parts = zip(*_split(ctx.lengths, *given), sums, strict=True)
+        found = zip(*(_gradients(*part, scale=ctx.scale) for part in parts), strict=True)
+        return *(_joined(part).transpose(1, 2) for part in found), None, None
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """[1, tokens, heads, dim], as layers read it; of parts [1, heads, n, dim]"""
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1)
 
 
 def _split(lengths: Sequence[int], *states: Tensor) -> list[tuple[Tensor, ...]]:
@@ -59,7 +55,14 @@ def _split(lengths: Sequence[int], *states: Tensor) -> list[tuple[Tensor, ...]]:
 
 
 def _gradients(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    *,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of one example's query, key and value. logsumexp: [1, heads, tokens], of the scaled scores."""
     if query.shape[2] > _LONGEST:

@@ -190,7 +190,9 @@ def test_full_training_holds_four_times_the_weights(make: Make) -> None:
 
 @pytest.mark.parametrize("pair", [({"rank": 2}, {"rank": 64}), ({"max_length": 64}, {"max_length": 512})])
 def test_more_needs_more(make: Make, pair: tuple[dict[str, int], dict[str, int]]) -> None:
-    small, large = (predict(make(**values), device="cpu").step_bytes for values in pair)
+    ledgers = [predict(make(**values), device="cpu") for values in pair]
+    # Without the holes of the heap: one block at its end decides whether 30 MB of them go back.
+    small, large = (ledger.step_bytes - ledger.allocator_slack for ledger in ledgers)
     assert small < large
 
 

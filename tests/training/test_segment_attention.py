@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,8 @@ def states(lengths: tuple[int, ...], heads: int, kv_heads: int, dtype: torch.dty
 def of_pytorch(lengths: tuple[int, ...], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     parts = zip(*(tensor.split(list(lengths), 2) for tensor in (query, key, value)), strict=True)
     attended = [
-        F.scaled_dot_product_attention(*part, is_causal=True, scale=SCALE, enable_gqa=True) for part in parts
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=SCALE, enable_gqa=True)
+        for q, k, v in parts
     ]
     return torch.cat(attended, 2).transpose(1, 2)
 
@@ -36,7 +39,12 @@ def of_ours(lengths: tuple[int, ...], query: Tensor, key: Tensor, value: Tensor)
     return out
 
 
-def gradients(attention, lengths, inputs, dtype=None):  # type: ignore[no-untyped-def]
+def gradients(
+    attention: Callable[..., Tensor],
+    lengths: tuple[int, ...],
+    inputs: Sequence[Tensor],
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, ...]:
     leaves = [tensor.detach().to(dtype or tensor.dtype).requires_grad_() for tensor in inputs[:3]]
     out = attention(lengths, *leaves)
     return torch.autograd.grad(out, leaves, inputs[3].to(out.dtype))
