@@ -141,6 +141,7 @@ def run(command: Sequence[str], work: Path, log: Path) -> dict[str, Any]:
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8')[-3000:]}")
     return {
         "seconds": round(time.monotonic() - began, 1),
+        "own_gb": own / 1e9,
         "own_bytes": own,
         "all_bytes": everything,
         "on_disk_bytes": size_of(work),

@@ -11,12 +11,14 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from ptune.backbone.float32 import SMALL_BYTES
 from ptune.config.recipe import Recipe
+from ptune.engine.decoder.graphs import LIGHT
 from ptune.methods.lora import Lora
 from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, without_weights
 
 # Memory that a command holds beside weights: its code, its buffers, what it computes with. Measured on a Llama of 242 million
-# weights in nf4, where merging took 1.82 GB (1.91 by these sums) and an answer from the served graph 1.11 GB (1.13).
+# weights in nf4, where merging took 1.82 GB (1.91 by these sums) and an answer from the served graph 1.11 GB (1.13); of 1.17
+# billion weights an answer took .90 GB (.95).
 _TRAINING = 473 * 2**20
 _MERGING = 900 * 2**20
 _SERVING = 350 * 2**20
@@ -52,6 +54,8 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     layers = base - ends * _bytes_a_weight(recipe, ledger, sizes) // 4 if adapted else 4 * sizes.layers
     # onnxruntime keeps the file's weights beside those that it packs for its products: all but the embedding.
     opened = 2 * served - 4 * sizes.head
+    # Large weights stay in their file, and of nf4 only the head's are packed anew.
+    answering = 4 * sizes.head if nf4 and served > LIGHT else opened
     # A large reference is dropped before a graph is opened, and read again (ptune.publish.decoder).
     beside_each_other = layers + ends + opened if ends <= SMALL_BYTES else max(layers + ends, opened)
     cache = SERVED_TOKENS * cache_bytes_a_token(config)
@@ -84,7 +88,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
             f"--profiles {'nf4' if nf4 else 'fp32'}; its proof takes some GB more",
             at_least=True,
         ),
-        Need("serve", _SERVING + opened + cache, 0, served, f"{SERVED_TOKENS} tokens in the cache"),
+        Need("serve", _SERVING + answering + cache, 0, served, f"{SERVED_TOKENS} tokens in the cache"),
     ]
 
 
