@@ -39,6 +39,7 @@ from .files.store import FileStore, ServedFiles
 from .health import Health
 from .metrics import Metrics, SequenceMetrics
 from .ollama import models as ollama_models
+from .open_inference import models as models_v2
 from .openapi import document
 from .rate_limiting import LeaseRelease, acquire_lease
 from .request_context import key_of
@@ -102,13 +103,20 @@ def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> 
         store=AdapterStore(model.engine, settings.max_adapters),
         health=Health(model.engine.metrics, settings.step_limit_s),
     )
-    return _app(service, *of_kind("encoder"))
+    open_inference = {"unmetered": (models_v2.router,), "unguarded": (models_v2.opened,)}
+    return _app(service, *of_kind("encoder"), **open_inference)
 
 
-def _app(service: Service, *tasks: Task, unmetered: Sequence[APIRouter] = ()) -> FastAPI:
+def _app(
+    service: Service,
+    *tasks: Task,
+    unmetered: Sequence[APIRouter] = (),
+    unguarded: Sequence[APIRouter] = (),
+) -> FastAPI:
     """Assembles an app from the endpoints of these tasks and those that every app has.
 
     unmetered: further endpoints that need a key, but compute nothing, and so work where a limit is reached.
+    unguarded: further endpoints that need no key, and tell nothing.
 
     There are no CORS headers, so that a web page of another origin cannot read what a local model answers. FastAPI's
     interactive documentation is off, because its page loads scripts from other servers.
@@ -127,13 +135,15 @@ def _app(service: Service, *tasks: Task, unmetered: Sequence[APIRouter] = ()) ->
     if service.settings.files is not None:
         _keep_files(app, service, service.settings.files, tasks)
     unmetered = (keyed, ollama_models.router, file_endpoints.router, batch_endpoints.router, *unmetered)
-    documented = (open_to_all, *unmetered, scraped, *endpoints, *administered)
+    unguarded = (open_to_all, *unguarded)
+    documented = (*unguarded, *unmetered, scraped, *endpoints, *administered)
     app.state.document = cache(partial(document, *documented))  # built at the first request
     app.add_middleware(LeaseRelease)
     app.add_middleware(RequestFraming)
     app.add_middleware(RequestLog)  # the outermost
     errors.install(app)
-    app.include_router(open_to_all)
+    for router in unguarded:
+        app.include_router(router)
     for router in unmetered:
         app.include_router(router, dependencies=[Depends(authorize_inference)])
     app.include_router(scraped, dependencies=[Depends(authorize_metrics)])

@@ -61,7 +61,7 @@ async def classify(
         service,
         record.name,
         body.model,
-        [_submit(service, value, record) for value in body.input],
+        [submit_input(service, value, record) for value in body.input],
         partial(_described, record, body.use_activation),
     )
 
@@ -78,7 +78,9 @@ def _check_kinds(inputs: Sequence[Input], record: AdapterRecord) -> None:
             raise RequestError(f"{param}: {record.name} takes {expected}", param=param, code="invalid_value")
 
 
-def _submit(service: EncoderService, value: Input, record: AdapterRecord) -> Submit[Classification]:
+def submit_input(service: EncoderService, value: Input, record: AdapterRecord) -> Submit[Classification]:
+    """Submits a text, a pair of texts or an image, when it is called."""
+
     def submit(left_s: float | None) -> SubmittedInput[Classification]:
         if isinstance(value, ImageBytes):
             return SubmittedInput(_submit_image(service, value, record.name, left_s))

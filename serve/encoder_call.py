@@ -116,7 +116,7 @@ async def run_encoder(
 ) -> tuple[list[Output], EncoderCall[Output]]:
     """Runs the inputs of a call, bills and measures them. Raises: RequestError; ClientDisconnect."""
     call = EncoderCall(service, submits, deadline_s(http))
-    endpoint, started_s, outcome = http.url.path, time.perf_counter(), "failed"
+    endpoint, started_s, outcome = http.scope["route"].path, time.perf_counter(), "failed"
     lease_of(http).bill(call.usage)
     try:
         outputs = await until_disconnect(http, call.outputs())

@@ -34,12 +34,12 @@ def anthropic_error(error: RequestError) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": str(error)}}
 
 
-def ollama_error(error: RequestError) -> dict[str, Any]:
-    """{"error": message}"""
+def plain_error(error: RequestError) -> dict[str, Any]:
+    """{"error": message}, as Ollama's API and the Open Inference Protocol have it"""
     return {"error": str(error)}
 
 
-FORMS: Mapping[str, ErrorForm] = {"/v1/messages": anthropic_error, "/api": ollama_error}
+FORMS: Mapping[str, ErrorForm] = {"/v1/messages": anthropic_error, "/api": plain_error, "/v2": plain_error}
 """By path; a path stands for all below it."""
 
 

@@ -10,6 +10,7 @@ from .encoder_response_schemas import RESPONSES as OF_ENCODERS
 from .json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
 from .ollama.response_schemas import COMPONENTS as OF_OLLAMA
 from .ollama.response_schemas import RESPONSES as OLLAMA
+from .open_inference.response_schemas import RESPONSES as OPEN_INFERENCE
 from .responses.response_schemas import COMPONENTS as OF_RESPONSES_API
 from .responses.response_schemas import RESPONSES as RESPONSES_API
 
@@ -17,7 +18,11 @@ TOKENS = list_of(INTEGER)
 FINISH: Schema = {"enum": ["stop", "length", "tool_calls"]}
 HEAD = {"id": STRING, "created": INTEGER, "model": STRING, "system_fingerprint": STRING}
 
-ERRORS = {"/v1/messages": component("MessagesError"), "/api": component("OllamaError")}
+ERRORS = {
+    "/v1/messages": component("MessagesError"),
+    "/api": component("PlainError"),
+    "/v2": component("PlainError"),
+}
 """By path, which stands for all below it; all others: `ERROR`."""
 ERROR = component("Error")
 
@@ -138,6 +143,7 @@ COMPONENTS: dict[str, Schema] = {
     **OF_MESSAGES,
     **OF_OLLAMA,
     **OF_RESPONSES_API,
+    "PlainError": object_of({"error": STRING}),
     "Model": object_of({"id": STRING, "object": {"const": "model"}, "created": INTEGER, "owned_by": STRING}),
 }
 
@@ -196,6 +202,7 @@ RESPONSES: dict[str, dict[str, Schema]] = {
     **BATCHES,
     **MESSAGES,
     **OLLAMA,
+    **OPEN_INFERENCE,
     **RESPONSES_API,
     **OF_ENCODERS,
 }

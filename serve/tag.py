@@ -31,11 +31,13 @@ async def tag(
 ) -> Response:
     """Finds entities. `begin` and `end` count Unicode code points: `text[begin:end]` is the entity."""
     record = resolve_encoder_adapter(http, service, body, "/v1/tag")
-    submits = [_submit(service, text, record) for text in body.input]
-    return await respond_with_list(http, service, record.name, body.model, submits, _described)
+    submits = [submit_words(service, text, record) for text in body.input]
+    return await respond_with_list(http, service, record.name, body.model, submits, described)
 
 
-def _submit(service: EncoderService, text: str, record: AdapterRecord) -> Submit[list[Entity]]:
+def submit_words(service: EncoderService, text: str, record: AdapterRecord) -> Submit[list[Entity]]:
+    """Submits a text, when it is called."""
+
     def submit(left_s: float | None) -> SubmittedInput[list[Entity]]:
         words = [text[begin:end] for begin, end in split(text)]
         if not words:
@@ -53,7 +55,8 @@ def _no_entities() -> Future[list[Entity]]:
     return done
 
 
-def _described(entities: Sequence[Entity]) -> dict[str, Any]:
+def described(entities: Sequence[Entity]) -> dict[str, Any]:
+    """The entities of one text."""
     return {
         "entities": [
             {

@@ -101,7 +101,7 @@ TASKS: tuple[Task, ...] = (
         held_out=f"{CLASSIFICATION}.held_out:of_run",
         endpoints=("/v1/classify",),
         example={"input": "Hello!"},
-        routers=("ptune_serve.classify:router",),
+        routers=("ptune_serve.classify:router", "ptune_serve.open_inference.infer:router"),
         tab="Text",
     ),
     Task(
@@ -116,7 +116,7 @@ TASKS: tuple[Task, ...] = (
         held_out=f"{CLASSIFICATION}.held_out:of_run",
         endpoints=("/v1/tag",),
         example={"input": "Hello!"},
-        routers=("ptune_serve.tag:router",),
+        routers=("ptune_serve.tag:router", "ptune_serve.open_inference.infer:router"),
         tab="Entities",
     ),
     Task(
@@ -131,7 +131,7 @@ TASKS: tuple[Task, ...] = (
         held_out=f"{CLASSIFICATION}.held_out:of_run",
         endpoints=("/v1/classify",),
         example={"input": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}]},
-        routers=("ptune_serve.classify:router",),
+        routers=("ptune_serve.classify:router", "ptune_serve.open_inference.infer:router"),
         tab="Image",
     ),
     Task(
@@ -150,6 +150,7 @@ TASKS: tuple[Task, ...] = (
             "ptune_serve.embeddings:router",
             "ptune_serve.ollama.embed:router",
             "ptune_serve.rerank:router",
+            "ptune_serve.open_inference.infer:router",
         ),
         tab="Rank",
     ),
@@ -165,7 +166,7 @@ TASKS: tuple[Task, ...] = (
         held_out=f"{RETRIEVAL}.held_out:of_run",
         endpoints=("/v1/rerank",),
         example={"query": "Hello!", "documents": ["Hi!"]},
-        routers=("ptune_serve.rerank:router",),
+        routers=("ptune_serve.rerank:router", "ptune_serve.open_inference.infer:router"),
         tab="Rank",
     ),
     Task(
@@ -184,6 +185,7 @@ TASKS: tuple[Task, ...] = (
             "ptune_serve.embeddings:router",
             "ptune_serve.ollama.embed:router",
             "ptune_serve.rerank:router",
+            "ptune_serve.open_inference.infer:router",
             "ptune_serve.recommend:router",
         ),
         tab="Recommend",

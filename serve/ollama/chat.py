@@ -18,7 +18,7 @@ from ..anthropic.messages import called_with
 from ..chat import ChatReply, chat_reply
 from ..chat_translation import renaming
 from ..dependencies import ChatServiceDep
-from ..error_forms import ollama_error
+from ..error_forms import plain_error
 from ..response import Framing, respond
 from .body import ollama_body_of
 from .conversation import NAMES, chat_of
@@ -34,7 +34,7 @@ def _line(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":")) + "\n"
 
 
-LINES = Framing(written=_line, error=ollama_error, media_type="application/x-ndjson")
+LINES = Framing(written=_line, error=plain_error, media_type="application/x-ndjson")
 
 
 @router.post("/api/chat")

@@ -26,7 +26,6 @@ _head = {
 _optional = ("done_reason", *_end)
 
 COMPONENTS: dict[str, Schema] = {
-    "OllamaError": object_of({"error": STRING}),
     "OllamaChat": object_of({**_head, "message": _message}, *_optional),
     "OllamaGeneration": object_of({**_head, **_said, "response": STRING}, *_optional, *_said),
 }

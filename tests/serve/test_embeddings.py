@@ -199,3 +199,22 @@ def test_models_say_what_they_give(http: httpx.Client) -> None:
     assert cards["judge"]["endpoint"] == "/v1/rerank"
     paths = http.get("/openapi.json").json()["paths"]
     assert {"/v1/embeddings", "/v1/rerank"} <= set(paths)
+
+
+def tensor(*texts: str, name: str = "text") -> dict[str, Any]:
+    return {"name": name, "shape": [len(texts)], "datatype": "BYTES", "data": list(texts)}
+
+
+def test_the_open_inference_protocol_gives_the_vectors_of_torch(
+    http: httpx.Client, expected: np.ndarray
+) -> None:
+    width = expected.shape[1]
+    [described] = http.get("/v2/models/finder").json()["outputs"]
+    assert described == {"name": "embedding", "datatype": "FP32", "shape": [-1, width]}
+    asked = {"inputs": [tensor(*TEXTS)], "parameters": CUT}
+    [found] = http.post("/v2/models/finder/infer", json=asked).json()["outputs"]
+    assert (found["name"], found["datatype"], found["shape"]) == ("embedding", "FP32", [3, width])
+    np.testing.assert_allclose(np.reshape(found["data"], (3, width)), expected, atol=2e-5)
+    refused = http.post("/v2/models/finder/infer", json={"inputs": [tensor(*TEXTS)]})
+    assert refused.status_code == 400
+    assert 'cut with "truncate_prompt_tokens": -1' in refused.json()["error"]

@@ -23,7 +23,7 @@ from ptune_serve.files.store import FilesOptions, FileStore
 from ptune_serve.service import Settings
 
 KEY = "key-of-all-scopes"
-OPEN_TO_ALL = {"/health", "/ready", "/openapi.json"}
+OPEN_TO_ALL = {"/health", "/ready", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 MOST_BYTES = 4096
 CHUNK = b"x" * 16384
 FORMS_MAY_HAVE = 48 * 2**20  # bytes: a tokenizer and small files beside the weights
@@ -66,6 +66,7 @@ def placed(path: str) -> str:
         ("name", "pirate"),
         ("alias", "prod"),
         ("response_id", "resp_1"),
+        ("version", "aaaaaaaaaaaa"),
         ("file_id", "file-1"),
         ("batch_id", "batch_1"),
     ):

@@ -133,3 +133,17 @@ def test_refusals_say_what_is_wrong(http: httpx.Client, fields: dict[str, Any], 
     assert answer.status_code == 400
     assert words in answer.json()["error"]["message"]
     assert ask(http, model="nobody").status_code == 404
+
+
+def test_the_open_inference_protocol_gives_the_same_scores(http: httpx.Client) -> None:
+    scores = {entry["index"]: entry["relevance_score"] for entry in ask(http).json()["results"]}
+    shape = {"shape": [len(DOCUMENTS)], "datatype": "BYTES"}
+    inputs: list[dict[str, Any]] = [
+        {"name": "text", **shape, "data": [QUERY] * len(DOCUMENTS)},
+        {"name": "text_pair", **shape, "data": DOCUMENTS},
+    ]
+    [output] = http.post("/v2/models/judge/infer", json={"inputs": inputs}).json()["outputs"]
+    assert (output["name"], output["shape"]) == ("score", [len(DOCUMENTS)])
+    np.testing.assert_allclose(output["data"], [scores[index] for index in range(len(DOCUMENTS))], atol=1e-5)
+    alone = http.post("/v2/models/judge/infer", json={"inputs": inputs[:1]})
+    assert alone.json()["error"] == "inputs: judge takes text and text_pair, once each (sent: 'text')"
