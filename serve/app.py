@@ -15,15 +15,22 @@ from ptune.config.tasks import Task, of_kind, routers_of, tasks_of
 from ptune.formats.task_names import TRANSLATION
 from ptune.kinds import imported
 
-from . import adapters, errors
-from .adapter_access import check_permitted, permitted_models
-from .adapter_store import AdapterStore
+from .adapters import routes as adapters
+from .adapters.access import check_permitted, permitted_models
+from .adapters.store import AdapterStore
 from .batches import endpoints as batch_endpoints
 from .batches.ask import AskApp
 from .batches.runner import BatchRunner
 from .batches.store import BatchStore
 from .catalogue import Catalogue
-from .dependencies import (
+from .encoders.catalogue import EncoderCatalogue
+from .files import endpoints as file_endpoints
+from .files.lines import InputLines
+from .files.store import FileStore, ServedFiles
+from .health import Health
+from .http import errors
+from .http.context import key_of
+from .http.dependencies import (
     ServiceDep,
     authorize_admin,
     authorize_inference,
@@ -31,20 +38,14 @@ from .dependencies import (
     check_host,
     refuse_while_draining,
 )
-from .encoder_catalogue import EncoderCatalogue
-from .encoder_metrics import EncoderMetrics
-from .files import endpoints as file_endpoints
-from .files.lines import InputLines
-from .files.store import FileStore, ServedFiles
-from .health import Health
-from .metrics import Metrics, SequenceMetrics
+from .http.framing import RequestFraming
+from .http.rate_limiting import LeaseRelease, acquire_lease
+from .http.request_log import RequestLog
+from .metrics.encoder import EncoderMetrics
+from .metrics.registry import Metrics, SequenceMetrics
 from .ollama import models as ollama_models
 from .open_inference import models as models_v2
 from .openapi import document
-from .rate_limiting import LeaseRelease, acquire_lease
-from .request_context import key_of
-from .request_framing import RequestFraming
-from .request_log import RequestLog
 from .responses import stored
 from .responses.store import ResponseStore
 from .service import (

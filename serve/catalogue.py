@@ -10,7 +10,7 @@ from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest
 from ptune.formats.task_names import CHAT, TRANSLATION
 from ptune.kinds import SEQ2SEQ, of_task
 
-from .aliases import NO_CALLER, resolve_alias
+from .adapters.aliases import NO_CALLER, resolve_alias
 
 TRANSLATE = "/v1/translate"
 LANGUAGES = ("source_language", "target_language")

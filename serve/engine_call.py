@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ptune.errors import PtuneError, RequestError
 
-from .errors import engine_failed, shutting_down
+from .http.errors import engine_failed, shutting_down
 from .service import Service
 
 Output = TypeVar("Output")

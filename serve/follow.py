@@ -18,12 +18,12 @@ from ptune.errors import PtuneError, UsageError
 from ptune.formats.run import Run
 from ptune.kinds import DECODER, of_task
 
-from .adapter_store import check_name
+from .adapters.store import check_name
 
 if TYPE_CHECKING:
     from ptune.formats.bundle import Bundle
 
-    from .adapter_store import AdapterStore
+    from .adapters.store import AdapterStore
 
 LEAVE_S = 10
 PROVER = module_command("ptune.publish.follow")

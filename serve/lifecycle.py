@@ -24,11 +24,11 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import read_json, write_text
 from ptune.kinds import DECODER, Kind, imported, of_task
 
-from . import json_log
-from .auth import ApiKeys, warn_of_open_door
+from .access.auth import ApiKeys, warn_of_open_door
 from .files.store import FilesOptions
 from .follow import Follow, following
-from .listen import Server, bind, local_names, start_listening, url_of
+from .http import json_log
+from .http.listen import Server, bind, local_names, start_listening, url_of
 from .service import Service, Settings
 from .ui.process import chat_page
 

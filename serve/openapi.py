@@ -17,8 +17,8 @@ from pydantic.json_schema import models_json_schema
 
 from ptune.version import __version__
 
-from .error_forms import of_path
-from .message import Tool, ToolCall
+from .fields.message import Tool, ToolCall
+from .http.error_forms import of_path
 from .response_schemas import COMPONENTS, ERROR, ERRORS, RESPONSES
 
 _REFERENCES = "#/components/schemas/{model}"

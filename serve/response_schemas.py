@@ -6,8 +6,8 @@ from .anthropic.response_schemas import COMPONENTS as OF_MESSAGES
 from .anthropic.response_schemas import RESPONSES as MESSAGES
 from .batches.response_schemas import COMPONENTS as OF_BATCHES
 from .batches.response_schemas import RESPONSES as BATCHES
-from .encoder_response_schemas import RESPONSES as OF_ENCODERS
-from .json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
+from .encoders.response_schemas import RESPONSES as OF_ENCODERS
+from .fields.json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
 from .ollama.response_schemas import COMPONENTS as OF_OLLAMA
 from .ollama.response_schemas import RESPONSES as OLLAMA
 from .open_inference.response_schemas import RESPONSES as OPEN_INFERENCE

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ptune.config.tasks import tasks_of
 
-from .adapter_store import AdapterStore
-from .auth import ApiKeys
+from .access.auth import ApiKeys
+from .adapters.store import AdapterStore
 from .catalogue import ModelListing
 from .health import Health
 from .responses.store import ResponseStore
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from .batches.runner import BatchRunner
     from .catalogue import Catalogue
-    from .encoder_catalogue import EncoderCatalogue
-    from .encoder_metrics import EncoderMetrics
+    from .encoders.catalogue import EncoderCatalogue
     from .files.store import FileStore, ServedFiles
-    from .metrics import Metrics, SequenceMetrics
-    from .response_metrics import Responses
+    from .metrics.encoder import EncoderMetrics
+    from .metrics.registry import Metrics, SequenceMetrics
+    from .metrics.responses import Responses
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..chat_translation import chat_request, switched_thinking
+from ..openai.chat_translation import chat_request, switched_thinking
 from .schemas import (
     CountTokensRequest,
     InputMessage,
@@ -19,7 +19,7 @@ from .schemas import (
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
 
-    from ..schemas import ChatRequest
+    from ..openai.schemas import ChatRequest
 
 NAMES = {
     "thinking_token_budget": "thinking.budget_tokens",

@@ -10,16 +10,16 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from ..adapter_access import resolve_adapter
-from ..answer_blocks import AnswerBlocks, Began, Block, BlockEvent, Ended, Grew
-from ..body import body_of
-from ..chat import ChatReply, chat_reply, encoded_chat
-from ..chat_translation import renaming
-from ..dependencies import ChatServiceDep
-from ..error_forms import anthropic_error
-from ..request_context import context_of
-from ..response import Framing, named_event, respond
-from ..tools import tool_use
+from ..adapters.access import resolve_adapter
+from ..http.body import body_of
+from ..http.context import context_of
+from ..http.dependencies import ChatServiceDep
+from ..http.error_forms import anthropic_error
+from ..openai.answer_blocks import AnswerBlocks, Began, Block, BlockEvent, Ended, Grew
+from ..openai.chat import ChatReply, chat_reply, encoded_chat
+from ..openai.chat_translation import renaming
+from ..openai.response import Framing, named_event, respond
+from ..openai.tools import tool_use
 from .conversation import NAMES, chat_of
 from .schemas import CountTokensRequest, MessagesRequest
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..json_schema import INTEGER, STRING, Schema, component, list_of, object_of, or_null
+from ..fields.json_schema import INTEGER, STRING, Schema, component, list_of, object_of, or_null
 
 _blocks: Schema = {
     "anyOf": [

@@ -10,12 +10,12 @@ from pydantic_core import PydanticCustomError
 
 from ptune.errors import RequestError
 
-from .. import sampling_fields as sampled
-from ..errors import UNSUPPORTED
-from ..known_fields import Harmless, Request
-from ..message import MAX_TOOLS, Body, NotBuilt, Text
-from ..schemas import MAX_MESSAGES, Stops
-from ..typed_parts import one_of, typed_schema
+from ..fields import sampling as sampled
+from ..fields.known_fields import Harmless, Request
+from ..fields.message import MAX_TOOLS, Body, NotBuilt, Text
+from ..fields.typed_parts import one_of, typed_schema
+from ..http.errors import UNSUPPORTED
+from ..openai.schemas import MAX_MESSAGES, Stops
 
 MAX_BLOCKS = 4096
 NOT_BUILT: Harmless = {

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..request_context import BATCH_KEY
+from ..http.context import BATCH_KEY
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message

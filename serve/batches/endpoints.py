@@ -10,11 +10,11 @@ from fastapi import Request as HttpRequest
 
 from ptune.errors import RequestError
 
-from ..body import body_of
-from ..dependencies import ServiceDep, refuse_while_draining
 from ..files.endpoints import files_are_off
 from ..files.listing import check_names, page_of
-from ..request_context import key_of
+from ..http.body import body_of
+from ..http.context import key_of
+from ..http.dependencies import ServiceDep, refuse_while_draining
 from .runner import BatchRunner
 from .schemas import BatchRequest
 

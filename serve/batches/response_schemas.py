@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
+from ..fields.json_schema import BOOLEAN, INTEGER, STRING, Schema, component, list_of, object_of, or_null
 from ..files.stored_file import Purpose
-from ..json_schema import BOOLEAN, INTEGER, STRING, Schema, component, list_of, object_of, or_null
 from .batch import Status
 
 _times = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")

@@ -16,7 +16,7 @@ from ptune.errors import RequestError
 
 from ..files.disk_space import NO_ROOM
 from ..files.lines import InputLines, Line, LineError
-from ..request_log import log_failure
+from ..http.request_log import log_failure
 from .answers import Answers, answered, expired, request_id_of
 from .ask import Answer, Ask
 from .batch import ENDED, Batch, BatchError, Status

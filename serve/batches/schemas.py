@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from ..fields.known_fields import Request
 from ..files.stored_file import KEPT_S
-from ..known_fields import Request
 from ..responses.items import Part
 
 MAX_WINDOW_H = 720

@@ -7,7 +7,7 @@ from collections import Counter
 
 from ptune.errors import RequestError
 
-from ..keys import ANYBODY
+from ..access.keys import ANYBODY
 
 NO_ROOM = "no_room"
 

@@ -13,10 +13,10 @@ from starlette.datastructures import FormData, UploadFile
 
 from ptune.errors import RequestError
 
-from ..body import media_type
-from ..dependencies import ServiceDep, refuse_while_draining
-from ..form import read_form
-from ..request_context import key_of
+from ..http.body import media_type
+from ..http.context import key_of
+from ..http.dependencies import ServiceDep, refuse_while_draining
+from ..http.form import read_form
 from .listing import check_names, page_of, word_of
 from .store import ServedFiles
 from .stored_file import KEPT_S

@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from ptune.errors import RequestError
 
-from ..errors import invalid
-from ..message import Body, Text
+from ..fields.message import Body, Text
+from ..http.errors import invalid
 
 MAX_LINES = 50_000
 """Of one batch, as at OpenAI."""

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import Request
 
-from ..body import Body, body_of, require_json
-from ..dependencies import ServiceDep
+from ..http.body import Body, body_of, require_json
+from ..http.dependencies import ServiceDep
 
 
 def ollama_body_of(kind: type[Body]) -> Callable[[Request, ServiceDep], Awaitable[Body]]:

@@ -12,14 +12,14 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from ..adapter_access import resolve_adapter
-from ..answer_blocks import AnswerBlocks, BlockEvent, Ended, Grew
+from ..adapters.access import resolve_adapter
 from ..anthropic.messages import called_with
-from ..chat import ChatReply, chat_reply
-from ..chat_translation import renaming
-from ..dependencies import ChatServiceDep
-from ..error_forms import plain_error
-from ..response import Framing, respond
+from ..http.dependencies import ChatServiceDep
+from ..http.error_forms import plain_error
+from ..openai.answer_blocks import AnswerBlocks, BlockEvent, Ended, Grew
+from ..openai.chat import ChatReply, chat_reply
+from ..openai.chat_translation import renaming
+from ..openai.response import Framing, respond
 from .body import ollama_body_of
 from .conversation import NAMES, chat_of
 from .schemas import OllamaChatRequest, OllamaGenerateRequest

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ptune.errors import RequestError
 
-from ..chat_translation import chat_request, switched_thinking
+from ..openai.chat_translation import chat_request, switched_thinking
 from .schemas import OllamaChatRequest, OllamaGenerateRequest, OllamaMessage, Options
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
 
-    from ..schemas import ChatRequest
+    from ..openai.schemas import ChatRequest
 
 NAMES = {
     "chat_template_kwargs": "think",

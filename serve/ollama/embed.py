@@ -9,10 +9,10 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from ..chat_translation import renaming
-from ..dependencies import EncoderServiceDep
-from ..embeddings import embedded
-from ..retrieval_schemas import EmbeddingsRequest
+from ..encoders.embeddings import embedded
+from ..encoders.retrieval_schemas import EmbeddingsRequest
+from ..http.dependencies import EncoderServiceDep
+from ..openai.chat_translation import renaming
 from .body import ollama_body_of
 from .schemas import OllamaEmbedRequest
 

@@ -11,9 +11,9 @@ from fastapi import Request as HttpRequest
 from ptune.formats.task_names import CHAT, FEATURE_EXTRACTION
 from ptune.version import __version__
 
-from ..adapter_access import check_permitted, permitted_models
-from ..dependencies import ServiceDep
-from ..request_context import key_of
+from ..adapters.access import check_permitted, permitted_models
+from ..http.context import key_of
+from ..http.dependencies import ServiceDep
 from ..service import ChatService, Service
 from .body import ollama_body_of
 from .schemas import LATEST, OllamaShowRequest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
+from ..fields.json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
 
 _details = object_of({"parent_model": STRING, "format": STRING, "family": STRING})
 _call = object_of({"id": STRING, "function": object_of({"name": STRING, "arguments": {"type": "object"}})})

@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from .. import sampling_fields as sampled
-from ..encoder_schemas import listed
-from ..known_fields import Harmless, Request
-from ..message import MAX_CALLS, Body, NotBuilt, Text, Tools
-from ..retrieval_schemas import MAX_TEXTS, text_of
-from ..schemas import MAX_LOGPROBS, MAX_MESSAGES, Stops
+from ..encoders.retrieval_schemas import MAX_TEXTS, text_of
+from ..encoders.schemas import listed
+from ..fields import sampling as sampled
+from ..fields.known_fields import Harmless, Request
+from ..fields.message import MAX_CALLS, Body, NotBuilt, Text, Tools
+from ..openai.schemas import MAX_LOGPROBS, MAX_MESSAGES, Stops
 
 LATEST = ":latest"
 """The tag of every model: Ollama's clients may add it to a name."""

@@ -11,12 +11,12 @@ from ptune.config.tasks import endpoints_of
 from ptune.errors import RequestError
 from ptune.tasks.retrieval.infer import check_cut
 
-from ..adapter_access import resolve_encoder_adapter
-from ..body import body_of
-from ..chat_translation import renaming
-from ..dependencies import EncoderServiceDep
-from ..encoder_call import run_encoder
-from ..encoder_schemas import EncoderRequest
+from ..adapters.access import resolve_encoder_adapter
+from ..encoders.call import run_encoder
+from ..encoders.schemas import EncoderRequest
+from ..http.body import body_of
+from ..http.dependencies import EncoderServiceDep
+from ..openai.chat_translation import renaming
 from .models import check_version, record_of, version_of
 from .schemas import InferRequest
 from .tensors import PAIR, TEXT, TaskTensors, Tensor, tensors_of

@@ -10,9 +10,9 @@ from fastapi import Request as HttpRequest
 from ptune.errors import RequestError
 from ptune.version import __version__
 
-from ..adapter_access import check_permitted
-from ..dependencies import EncoderServiceDep, refuse_while_draining
-from ..request_context import key_of
+from ..adapters.access import check_permitted
+from ..http.context import key_of
+from ..http.dependencies import EncoderServiceDep, refuse_while_draining
 from .tensors import tensors_of
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..json_schema import BOOLEAN, INTEGER, NUMBER, STRING, Schema, list_of, object_of
+from ..fields.json_schema import BOOLEAN, INTEGER, NUMBER, STRING, Schema, list_of, object_of
 
 _described = object_of({"name": STRING, "datatype": {"enum": ["BYTES", "FP32"]}, "shape": list_of(INTEGER)})
 _model = object_of(

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..known_fields import Request
-from ..message import no_nul
+from ..encoders.retrieval_schemas import MAX_TEXTS, Cut
+from ..fields.known_fields import Request
+from ..fields.message import no_nul
 from ..responses.items import Part
-from ..retrieval_schemas import MAX_TEXTS, Cut
 
 
 def _elements(data: Any) -> list[str]:

@@ -16,13 +16,13 @@ from ptune.formats.task_names import (
 )
 from ptune.tasks.retrieval.infer import relevance, shortened, width_of
 
-from ..classify import submit_input
-from ..embeddings import submit_text
-from ..encoder_call import Submit
-from ..encoder_schemas import MAX_INPUTS
-from ..retrieval_schemas import MAX_TEXTS
+from ..encoders.call import Submit
+from ..encoders.classify import submit_input
+from ..encoders.embeddings import submit_text
+from ..encoders.retrieval_schemas import MAX_TEXTS
+from ..encoders.schemas import MAX_INPUTS
+from ..encoders.tag import described, submit_words
 from ..service import EncoderService
-from ..tag import described, submit_words
 
 if TYPE_CHECKING:
     from ptune.formats.bundle import AdapterRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..chat_translation import chat_request, switched_thinking
+from ..openai.chat_translation import chat_request, switched_thinking
 from .items import chat_messages
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ptune.codecs.chat import ChatCodec
 
-    from ..schemas import ChatRequest
+    from ..openai.schemas import ChatRequest
     from .schemas import ResponsesRequest, TextFormat
 
 NAMES = {

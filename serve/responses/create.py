@@ -11,13 +11,13 @@ from fastapi import Request as HttpRequest
 
 from ptune.errors import RequestError
 
-from ..adapter_access import resolve_adapter
-from ..body import body_of
-from ..chat import chat_reply
-from ..chat_translation import renaming
-from ..dependencies import ChatServiceDep
-from ..request_context import key_of
-from ..response import Framing, named_event, respond
+from ..adapters.access import resolve_adapter
+from ..http.body import body_of
+from ..http.context import key_of
+from ..http.dependencies import ChatServiceDep
+from ..openai.chat import chat_reply
+from ..openai.chat_translation import renaming
+from ..openai.response import Framing, named_event, respond
 from .conversation import NAMES, chat_of
 from .items import item_of
 from .reply import Kept, ResponseReply

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ptune.errors import RequestError
 
-from ..message import Body, NotBuilt, Text
-from ..typed_parts import one_of, typed_schema
+from ..fields.message import Body, NotBuilt, Text
+from ..fields.typed_parts import one_of, typed_schema
 
 MAX_ITEMS = 4096
 Status = Literal["in_progress", "completed", "incomplete"]

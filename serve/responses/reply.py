@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ptune.errors import RequestError
 
-from ..answer_blocks import AnswerBlocks, Began, Block, BlockEvent, Grew
+from ..openai.answer_blocks import AnswerBlocks, Began, Block, BlockEvent, Grew
 from .items import item_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from ..chat import ChatReply
+    from ..openai.chat import ChatReply
     from .schemas import ResponsesRequest
     from .store import ResponseStore
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..json_schema import BOOLEAN, INTEGER, STRING, Schema, component, list_of, object_of, or_null
+from ..fields.json_schema import BOOLEAN, INTEGER, STRING, Schema, component, list_of, object_of, or_null
 
 _texts = {"type": STRING, "text": STRING}
 _item: Schema = {

@@ -9,10 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from ptune.errors import RequestError
 
-from .. import sampling_fields as sampled
-from ..errors import UNSUPPORTED
-from ..known_fields import Harmless, Request
-from ..message import MAX_TOOLS, Text
+from ..fields import sampling as sampled
+from ..fields.known_fields import Harmless, Request
+from ..fields.message import MAX_TOOLS, Text
+from ..http.errors import UNSUPPORTED
 from .items import Items, Part
 
 NOT_BUILT: Harmless = {

@@ -9,8 +9,8 @@ from fastapi import Request as HttpRequest
 
 from ptune.errors import RequestError
 
-from ..dependencies import ChatServiceDep
-from ..request_context import key_of
+from ..http.context import key_of
+from ..http.dependencies import ChatServiceDep
 
 router = APIRouter()
 PATH = "/v1/responses/{response_id}"

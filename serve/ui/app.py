@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ptune.config.tasks import tasks_of
 from ptune.errors import PtuneError
 
-from ..listen import Server, listen, url_of
+from ..http.listen import Server, listen, url_of
 from .classify import tabs as classifying
 from .client import Client, ServedModels, ServerError
 from .conversation import Controls, Conversation

@@ -16,7 +16,7 @@ from support.living_adapters import Living, completed, living, token_ids, upload
 import ptune
 from ptune.errors import RequestError
 from ptune.formats.bundle import Alias, Bundle, Canary
-from ptune_serve.aliases import NO_CALLER, resolve_alias, rolled_back, switched, users_of, without
+from ptune_serve.adapters.aliases import NO_CALLER, resolve_alias, rolled_back, switched, users_of, without
 from ptune_serve.app import create_app
 from ptune_serve.service import Settings
 

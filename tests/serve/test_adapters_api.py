@@ -18,8 +18,8 @@ from support.living_adapters import Living, completed, living, token_ids, upload
 
 import ptune
 from ptune.formats.bundle import Bundle
+from ptune_serve.access.auth import ApiKeys
 from ptune_serve.app import create_app
-from ptune_serve.auth import ApiKeys
 from ptune_serve.service import Settings
 
 LIMIT = 200_000

@@ -18,7 +18,7 @@ from support.living_adapters import PROMPT, Living, completed, living, token_ids
 import ptune
 from ptune.engine.adapters.lora import factor_bytes
 from ptune.tasks.chat.infer import ChatModel
-from ptune_serve import adapter_trial
+from ptune_serve.adapters import trial as adapter_trial
 from ptune_serve.app import create_app
 from ptune_serve.service import Settings
 

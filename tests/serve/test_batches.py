@@ -13,10 +13,10 @@ from support.batch_lines import Filing, filing, jsonl, line, many, said
 from support.fake_chat_model import FakeChatModel, wait_until
 from support.fake_encoder_model import FakeEncoderModel
 
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.access.keys import Key, Limits, plain
 from ptune_serve.app import create_encoder_app
-from ptune_serve.auth import ApiKeys
 from ptune_serve.batches import runner
-from ptune_serve.keys import Key, Limits, plain
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from support.fake_encoder_model import TEXTS
 from support.served_encoder import Encoder, as_new, encoder, part, png, refusal
 
 from ptune.errors import RequestError
-from ptune_serve.auth import ApiKeys
-from ptune_serve.encoder_schemas import NOT_BUILT, ClassifyRequest, TagRequest
-from ptune_serve.errors import invalid
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.encoders.schemas import NOT_BUILT, ClassifyRequest, TagRequest
+from ptune_serve.http.errors import invalid
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from support.fake_chat_model import FakeChatModel
 from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 
 from ptune.config.tasks import TASKS, endpoints_of
+from ptune_serve.access.auth import ApiKeys
 from ptune_serve.app import create_app, create_encoder_app, create_seq2seq_app
-from ptune_serve.auth import ApiKeys
 from ptune_serve.files.store import FilesOptions, FileStore
 from ptune_serve.service import Settings
 

@@ -23,7 +23,7 @@ from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request
 from ptune.engine.sampling import Sampling
 from ptune_serve.app import create_app
-from ptune_serve.listen import listen
+from ptune_serve.http.listen import listen
 
 LONG = [*range(3, 43)]  # tokens; more than are worth a copy
 

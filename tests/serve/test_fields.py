@@ -13,8 +13,8 @@ from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 from ptune.engine.decoder.request import Request
-from ptune_serve.known_fields import INSTEAD, NOT_BUILT, THINKING
-from ptune_serve.retrieval_schemas import EmbeddingsRequest
+from ptune_serve.encoders.retrieval_schemas import EmbeddingsRequest
+from ptune_serve.fields.known_fields import INSTEAD, NOT_BUILT, THINKING
 
 Effect = Callable[[Request, dict[str, Any]], object]
 Answer = dict[str, Any]
@@ -379,7 +379,7 @@ def test_a_template_is_given_only_what_it_reads(served: Any) -> None:
 
 
 def test_the_safety_identifier_is_the_caller() -> None:
-    from ptune_serve.schemas import CompletionRequest
+    from ptune_serve.openai.schemas import CompletionRequest
 
     asked = CompletionRequest(model="m", prompt=["x"], safety_identifier="me", seed=1)
     assert asked.caller == "me"

@@ -17,11 +17,11 @@ from support.error_forms import said
 from support.fake_chat_model import FakeChatModel
 
 from ptune.errors import UsageError
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.access.keys import plain
 from ptune_serve.app import create_app
-from ptune_serve.auth import ApiKeys
 from ptune_serve.files.disk_space import DiskSpace
 from ptune_serve.files.store import FilesOptions, FileStore
-from ptune_serve.keys import plain
 from ptune_serve.service import Settings
 
 

@@ -33,7 +33,7 @@ from ptune.methods.lora import Lora
 from ptune.publish.follow import best_step, check_followable, follow, unpack
 from ptune.tasks.chat.infer import load
 from ptune_serve import follow as following_module
-from ptune_serve.adapter_store import AdapterStore
+from ptune_serve.adapters.store import AdapterStore
 from ptune_serve.follow import Follow, following
 
 PROMPT = [5, 17, 99, 23, 300, 41]

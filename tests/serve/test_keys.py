@@ -21,10 +21,10 @@ from support.fake_encoder_model import FakeEncoderModel
 
 from ptune.errors import RequestError, UsageError
 from ptune.formats.bundle import Alias
-from ptune_serve import auth
+from ptune_serve.access import auth
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.access.keys import ALL, ANYBODY, Key, Limits, plain, read
 from ptune_serve.app import create_app, create_encoder_app
-from ptune_serve.auth import ApiKeys
-from ptune_serve.keys import ALL, ANYBODY, Key, Limits, plain, read
 from ptune_serve.service import Settings
 
 SECRET = "correct-horse-battery-staple"

@@ -15,8 +15,8 @@ from support import fake_chat_model
 from support.fake_chat_model import wait_until
 
 from ptune.errors import RequestError
-from ptune_serve import auth
-from ptune_serve.auth import ApiKeys
+from ptune_serve.access import auth
+from ptune_serve.access.auth import ApiKeys
 
 TOML = """
 [[keys]]

@@ -20,7 +20,7 @@ from ptune.engine.options import EngineOptions
 from ptune.errors import PtuneError, UsageError
 from ptune.tasks.chat import infer
 from ptune_serve import lifecycle
-from ptune_serve.listen import bind, listen, local_names, start_listening, url_of
+from ptune_serve.http.listen import bind, listen, local_names, start_listening, url_of
 from ptune_serve.ui.process import chat_page
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptune_serve.auth import ApiKeys
-from ptune_serve.keys import Key, Limits, plain
-from ptune_serve.limits import Bucket, Lease, LimitReachedError, Meter
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.access.keys import Key, Limits, plain
+from ptune_serve.access.limits import Bucket, Lease, LimitReachedError, Meter
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 PROMPT = len("<user>hi")

@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 from support.http_client import Response
 
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.access.keys import Key, Limits, plain
 from ptune_serve.app import create_app
-from ptune_serve.auth import ApiKeys
-from ptune_serve.keys import Key, Limits, plain
 from ptune_serve.service import Settings
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]

@@ -18,9 +18,9 @@ from support.living_adapters import PROMPT, completed, living, token_ids
 
 import ptune
 from ptune.engine.metrics import EngineMetrics, Histogram
-from ptune_serve.adapter_labels import MAX_LABELS, AdapterLabels
 from ptune_serve.app import create_app
-from ptune_serve.json_log import JsonLines
+from ptune_serve.http.json_log import JsonLines
+from ptune_serve.metrics.adapter_labels import MAX_LABELS, AdapterLabels
 from ptune_serve.service import Settings
 
 Samples = dict[tuple[Any, ...], float]

@@ -15,8 +15,8 @@ from support.fake_encoder_model import FakeEncoderModel
 from support.raw_http import exchanged, statuses
 from support.thinking_codec import ANSWER, FORM, Thinks
 
+from ptune_serve.access.auth import ApiKeys
 from ptune_serve.app import create_app, create_encoder_app
-from ptune_serve.auth import ApiKeys
 from ptune_serve.service import Settings
 
 USER: Any = [{"role": "user", "content": "ahoy ☠"}]
@@ -192,7 +192,7 @@ def test_the_version_is_one_of_ollama(served: Any) -> None:
 
 
 def test_a_narrow_key_sees_its_own_models() -> None:
-    from ptune_serve.keys import Key, plain
+    from ptune_serve.access.keys import Key, plain
 
     narrow = Key("narrow", plain("narrow").digest, frozenset({"infer"}), frozenset({"devil"}))
     with TestClient(create_app(FakeChatModel(), Settings(api_keys=ApiKeys((narrow,))))) as http:

@@ -12,8 +12,8 @@ from support.fake_chat_model import FakeChatModel
 from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 
 from ptune.formats.bundle import Alias
+from ptune_serve.access.auth import ApiKeys
 from ptune_serve.app import create_app, create_encoder_app
-from ptune_serve.auth import ApiKeys
 from ptune_serve.service import Settings
 
 INFER = "/v2/models/sentiment/infer"

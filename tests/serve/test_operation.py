@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from support.fake_chat_model import FakeChatModel, wait_until
 
 from ptune.errors import RequestError, UsageError
+from ptune_serve.access.auth import ApiKeys
 from ptune_serve.app import create_app
-from ptune_serve.auth import ApiKeys
 from ptune_serve.service import Settings
 
 

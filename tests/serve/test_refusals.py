@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from support.fake_chat_model import wait_until
 
 from ptune.errors import RequestError
-from ptune_serve.errors import invalid
-from ptune_serve.schemas import NOT_BUILT, ChatRequest, CompletionRequest
+from ptune_serve.http.errors import invalid
+from ptune_serve.openai.schemas import NOT_BUILT, ChatRequest, CompletionRequest
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "call1", "type": "function", "function": {"name": "now", "arguments": "{}"}}

@@ -15,9 +15,9 @@ from support.error_forms import said
 from support.fake_chat_model import FakeChatModel, FakeEngine, wait_until
 from support.thinking_codec import ANSWER, FORM, Thinks
 
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.access.keys import Key, Limits, plain
 from ptune_serve.app import create_app
-from ptune_serve.auth import ApiKeys
-from ptune_serve.keys import Key, Limits, plain
 from ptune_serve.service import Settings
 
 WEATHER: Any = {

@@ -20,13 +20,13 @@ from support.http_client import Response
 from support.living_adapters import living
 
 import ptune
-from ptune_serve.adapters import AddRequest, AliasRequest, LoadRequest, UnloadRequest
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.adapters.routes import AddRequest, AliasRequest, LoadRequest, UnloadRequest
 from ptune_serve.app import create_app, create_encoder_app
-from ptune_serve.auth import ApiKeys
-from ptune_serve.encoder_schemas import NOT_BUILT as ENCODER_NOT_BUILT
-from ptune_serve.encoder_schemas import ClassifyRequest
+from ptune_serve.encoders.schemas import NOT_BUILT as ENCODER_NOT_BUILT
+from ptune_serve.encoders.schemas import ClassifyRequest
+from ptune_serve.openai.schemas import NOT_BUILT, StructuredOutputs
 from ptune_serve.openapi import body_kind
-from ptune_serve.schemas import NOT_BUILT, StructuredOutputs
 from ptune_serve.service import Settings
 
 USER = {"role": "user", "content": "hi"}

@@ -13,9 +13,9 @@ import pytest
 from support.fake_chat_model import wait_until
 from support.raw_http import connected, cut_off, exchanged, posted, statuses, until_closed
 
-from ptune_serve import body as reading
-from ptune_serve import protocol
-from ptune_serve.request_framing import MAX_HEADERS
+from ptune_serve.http import body as reading
+from ptune_serve.http import protocol
+from ptune_serve.http.framing import MAX_HEADERS
 
 BODY = json.dumps({"model": "base", "messages": [{"role": "user", "content": "hi"}]}).encode()
 SMUGGLED = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Smuggled: 1\r\n\r\n"

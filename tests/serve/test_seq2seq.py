@@ -25,8 +25,8 @@ import ptune
 from ptune.engine.options import EngineOptions
 from ptune.errors import UsageError
 from ptune_serve import lifecycle
+from ptune_serve.access.auth import ApiKeys
 from ptune_serve.app import create_seq2seq_app
-from ptune_serve.auth import ApiKeys
 from ptune_serve.service import Settings
 from ptune_serve.ui.app import _first_tab
 from ptune_serve.ui.client import _served

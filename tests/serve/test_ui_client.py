@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from support.fake_chat_model import wait_until
 
-from ptune_serve.listen import listen, url_of
+from ptune_serve.http.listen import listen, url_of
 from ptune_serve.ui.client import Client, SamplingControls, ServedModels, ServerError, StreamedAnswer
 
 HELLO = [{"role": "user", "content": "ahoy <b>☠</b>"}]

@@ -14,9 +14,9 @@ import pytest
 from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
 from support.fake_chat_model import FakeChatModel, FakeEngine, serving
 
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.access.keys import Key, plain
 from ptune_serve.app import create_app
-from ptune_serve.auth import ApiKeys
-from ptune_serve.keys import Key, plain
 from ptune_serve.service import Settings
 from ptune_serve.ui.process import ASK_VARIABLE
 

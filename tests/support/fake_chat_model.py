@@ -36,7 +36,7 @@ from ptune.formats.request_defaults import NO_DEFAULTS, RequestDefaults
 from ptune.tasks.chat import infer
 from ptune_serve import lifecycle
 from ptune_serve.files.store import FilesOptions
-from ptune_serve.listen import configured, listen, url_of
+from ptune_serve.http.listen import configured, listen, url_of
 from ptune_serve.service import Settings
 
 EOS = 256

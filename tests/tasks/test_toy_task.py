@@ -24,7 +24,7 @@ LINE = (
     '    Task(spec="ptune.tasks.toy.spec:TextLength", name="text-length", hub="text-classification", kind="encoder",'
     ' work="ptune.tasks.toy.work:prepare", doctor="ptune.tasks.toy.doctor:examine",'
     ' evaluate="ptune.evaluation.classification.evaluate:evaluate_run", held_out="ptune.tasks.toy.data:held_out",'
-    ' endpoints=("/v1/length", "/v1/classify"), routers=("ptune_serve.classify:router",'
+    ' endpoints=("/v1/length", "/v1/classify"), routers=("ptune_serve.encoders.classify:router",'
     ' "ptune.tasks.toy.endpoint:router"), example={"text": "Hello!"}, tab="Text"),\n'
 )
 RECIPE = """

@@ -19,7 +19,7 @@ from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.encoder.infer import classification, entities
 from ptune.verify.encoder_server import Question, _ask, _classified, _hop, _tagged, questions
 from ptune.verify.server import hop, post, serving
-from ptune_serve.classify import _described
+from ptune_serve.encoders.classify import _described
 
 LIMIT = 1e-3
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from fastapi import Request as HttpRequest
 
-from ptune_serve.adapter_access import resolve_encoder_adapter
-from ptune_serve.body import body_of
-from ptune_serve.deadline import deadline_s
-from ptune_serve.dependencies import EncoderServiceDep
-from ptune_serve.encoder_schemas import EncoderRequest
+from ptune_serve.adapters.access import resolve_encoder_adapter
+from ptune_serve.encoders.schemas import EncoderRequest
+from ptune_serve.http.body import body_of
+from ptune_serve.http.deadline import deadline_s
+from ptune_serve.http.dependencies import EncoderServiceDep
 
 router = APIRouter()
 

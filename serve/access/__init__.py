@@ -1,0 +1,1 @@
+"""API keys: whom they let in, to which adapters, and how often."""

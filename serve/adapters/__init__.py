@@ -1,0 +1,1 @@
+"""Adapters and aliases: added, moved and removed while the server runs."""

@@ -1,0 +1,178 @@
+"""/v1/adapters and /v1/aliases: adds, removes and switches adapters while the server runs. Also vLLM's two routes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from ptune.errors import RequestError
+from ptune.formats.bundle import Alias, Canary
+
+from ..http.body import body_of, media_type, raw_body, validated
+from ..http.dependencies import ServiceDep
+from .files import of_folder, staged, uploaded
+
+router = APIRouter()
+
+Name = Annotated[str, Field(max_length=256)]
+
+
+class _StrictBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class AddRequest(_StrictBody):
+    """POST /v1/adapters, as JSON."""
+
+    name: Name
+    path: Annotated[str, Field(max_length=4096)] | None = (
+        None  # None = an adapter that `ptune add` put into the bundle
+    )
+    alias: Name | None = None
+
+
+class CanaryShare(_StrictBody):
+    """A second adapter, and its share of the requests."""
+
+    name: Name
+    share: float = Field(gt=0, lt=1)
+
+
+class AliasRequest(_StrictBody):
+    """POST /v1/adapters/{name}/alias"""
+
+    alias: Name
+    canary: CanaryShare | None = None
+
+
+class LoadRequest(BaseModel):
+    """vLLM's POST /v1/load_lora_adapter"""
+
+    lora_name: Name
+    lora_path: Annotated[str, Field(max_length=4096)]
+
+
+class UnloadRequest(BaseModel):
+    """vLLM's POST /v1/unload_lora_adapter"""
+
+    lora_name: Name
+
+
+@router.get("/v1/adapters")
+async def adapters(service: ServiceDep) -> dict[str, Any]:
+    """All adapters of the bundle, in memory or not."""
+    return {"object": "list", "data": await asyncio.to_thread(service.store.cards)}
+
+
+@router.post("/v1/adapters")
+async def add(http: Request, service: ServiceDep) -> JSONResponse:
+    """Adds an adapter, from a form with its files or JSON with their path, and serves it at once, unmeasured."""
+    if media_type(http) == "multipart/form-data":
+        files, fields = await uploaded(http, service.settings.max_adapter_bytes)
+        upload = _from_form(fields)
+
+        def store() -> None:
+            service.store.check_name(upload.name)
+            with staged(files, upload.name, service.settings.max_adapter_bytes) as folder:
+                service.store.add(folder, upload.name, upload.alias)
+
+        await asyncio.to_thread(store)
+        return await _card(service, upload.name)
+    if media_type(http) != "application/json":
+        raise RequestError(
+            "send `Content-Type: multipart/form-data` with the files, or `application/json`",
+            code="unsupported_media_type",
+            status=415,
+        )
+    body = validated(AddRequest, await raw_body(http, service))
+    if body.path is None:
+        await asyncio.to_thread(service.store.reload, body.name)
+        if body.alias is not None:
+            await asyncio.to_thread(service.store.point, body.alias, body.name, None)
+    else:
+        await asyncio.to_thread(_add_folder, service, body.name, body.path, body.alias)
+    return await _card(service, body.name)
+
+
+@router.delete("/v1/adapters/{name}")
+async def delete(name: str, service: ServiceDep) -> dict[str, Any]:
+    """Removes an adapter from the bundle; its requests in progress finish."""
+    await asyncio.to_thread(service.store.remove, name)
+    return {"object": "adapter", "name": name, "deleted": True}
+
+
+@router.post("/v1/adapters/{name}/alias")
+async def point(
+    name: str, body: Annotated[AliasRequest, Depends(body_of(AliasRequest))], service: ServiceDep
+) -> dict[str, Any]:
+    """Points an alias at an adapter, and a share of its requests at another (a canary)."""
+    canary = None if body.canary is None else Canary(name=body.canary.name, share=body.canary.share)
+    target = await asyncio.to_thread(service.store.point, body.alias, name, canary)
+    return _alias_card(body.alias, target)
+
+
+@router.get("/v1/aliases")
+async def aliases(service: ServiceDep) -> dict[str, Any]:
+    """All aliases."""
+    cards = [_alias_card(alias, target) for alias, target in service.store.aliases().items()]
+    return {"object": "list", "data": cards}
+
+
+@router.post("/v1/aliases/{alias}/rollback")
+async def roll_back(alias: str, service: ServiceDep) -> dict[str, Any]:
+    """Points an alias back at its previous adapter."""
+    return _alias_card(alias, await asyncio.to_thread(service.store.roll_back, alias))
+
+
+@router.delete("/v1/aliases/{alias}")
+async def forget_alias(alias: str, service: ServiceDep) -> dict[str, Any]:
+    """Removes an alias; the adapters stay."""
+    await asyncio.to_thread(service.store.forget_alias, alias)
+    return {"object": "alias", "alias": alias, "deleted": True}
+
+
+@router.post("/v1/load_lora_adapter")
+async def load_lora_adapter(
+    body: Annotated[LoadRequest, Depends(body_of(LoadRequest))], service: ServiceDep
+) -> Response:
+    """As POST /v1/adapters with a path."""
+    await asyncio.to_thread(_add_folder, service, body.lora_name, body.lora_path, None)
+    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+
+
+@router.post("/v1/unload_lora_adapter")
+async def unload_lora_adapter(
+    body: Annotated[UnloadRequest, Depends(body_of(UnloadRequest))], service: ServiceDep
+) -> Response:
+    """As DELETE /v1/adapters/{name}."""
+    await asyncio.to_thread(service.store.remove, body.lora_name)
+    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+
+def _add_folder(service: ServiceDep, name: str, path: str, alias: str | None) -> None:
+    settings = service.settings
+    service.store.check_name(name)
+    with of_folder(settings.adapter_root, path, name, settings.max_adapter_bytes) as folder:
+        service.store.add(folder, name, alias)
+
+
+def _from_form(fields: dict[str, str]) -> AddRequest:
+    if unknown := sorted(fields.keys() - {"name", "alias"}):
+        raise RequestError(
+            f"{unknown[0][:80]}: unknown field; a form has name and alias", code="invalid_value"
+        )
+    if "name" not in fields:
+        raise RequestError("name: the adapter's name is missing", param="name", code="invalid_value")
+    return AddRequest.model_construct(name=fields["name"], path=None, alias=fields.get("alias"))
+
+
+async def _card(service: ServiceDep, name: str) -> JSONResponse:
+    return JSONResponse(await asyncio.to_thread(service.store.card, name))
+
+
+def _alias_card(alias: str, target: Alias) -> dict[str, Any]:
+    return {"object": "alias", "alias": alias, **target.model_dump(mode="json")}

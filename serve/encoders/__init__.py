@@ -1,0 +1,1 @@
+"""The endpoints of encoders: labels, entities, vectors, rankings, recommendations."""

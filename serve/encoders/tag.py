@@ -1,0 +1,71 @@
+"""POST /v1/tag: texts -> the entities in them, with their positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+from fastapi import Request as HttpRequest
+
+from ptune.codecs.words import split
+
+from ..adapters.access import resolve_encoder_adapter
+from ..http.body import body_of
+from ..http.dependencies import EncoderServiceDep
+from ..service import EncoderService
+from .call import Submit, SubmittedInput, respond_with_list
+from .schemas import TagRequest
+
+if TYPE_CHECKING:
+    from ptune.formats.bundle import AdapterRecord
+    from ptune.tasks.encoder.infer import Entity
+
+router = APIRouter()
+
+
+@router.post("/v1/tag")
+async def tag(
+    body: Annotated[TagRequest, Depends(body_of(TagRequest))], service: EncoderServiceDep, http: HttpRequest
+) -> Response:
+    """Finds entities. `begin` and `end` count Unicode code points: `text[begin:end]` is the entity."""
+    record = resolve_encoder_adapter(http, service, body, "/v1/tag")
+    submits = [submit_words(service, text, record) for text in body.input]
+    return await respond_with_list(http, service, record.name, body.model, submits, described)
+
+
+def submit_words(service: EncoderService, text: str, record: AdapterRecord) -> Submit[list[Entity]]:
+    """Submits a text, when it is called."""
+
+    def submit(left_s: float | None) -> SubmittedInput[list[Entity]]:
+        words = [text[begin:end] for begin, end in split(text)]
+        if not words:
+            return SubmittedInput(_no_entities())  # white space only
+        encoded = service.model.codec.encode_words(words, max_length=record.max_length)
+        future = service.model.submit(text, record.name, left_s)
+        return SubmittedInput(future, len(encoded.ids), encoded.truncated)
+
+    return submit
+
+
+def _no_entities() -> Future[list[Entity]]:
+    done: Future[list[Entity]] = Future()
+    done.set_result([])
+    return done
+
+
+def described(entities: Sequence[Entity]) -> dict[str, Any]:
+    """The entities of one text."""
+    return {
+        "entities": [
+            {
+                "label": entity.label,
+                "begin": entity.begin,
+                "end": entity.end,
+                "text": entity.text,
+                "score": entity.score,
+            }
+            for entity in entities
+        ]
+    }

@@ -1,0 +1,1 @@
+"""What request bodies of all APIs are made of, and what becomes of a field that is not built."""

@@ -1,0 +1,1 @@
+"""HTTP itself: sockets, bodies, errors, deadlines, logs."""

@@ -1,0 +1,77 @@
+"""What the server knows of one HTTP request besides what the client sent.
+
+`RequestLog` makes the context, the dependencies of an endpoint complete it, and its middleware reads it at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fastapi import Request
+from starlette.types import Scope
+
+from ..access.keys import Key
+from ..access.limits import Lease
+
+_IN_STATE = "ptune"
+BATCH_KEY = "ptune.batch_key"
+"""In the scope of a line of a batch, which this process asks itself: the name of the key that the batch belongs to."""
+_BATCH_WEIGHT = 0.1  # of a batch beside its key's other requests
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request."""
+
+    request_id: str
+    key: Key | None = None  # once its scope is checked; None at endpoints that are open to all
+    lease: Lease | None = None  # at endpoints whose use is limited
+    answered_by: str | None = None  # `name@hash12` of the adapter, once it is resolved
+
+
+def open_context(scope: Scope, request_id: str) -> RequestContext:
+    """Puts a new context into an ASGI scope."""
+    context = RequestContext(request_id)
+    scope.setdefault("state", {})[_IN_STATE] = context
+    return context
+
+
+def context_in(scope: Scope) -> RequestContext:
+    """The context of an ASGI scope."""
+    context: RequestContext = scope["state"][_IN_STATE]
+    return context
+
+
+def context_of(http: Request) -> RequestContext:
+    """The context of a request."""
+    return context_in(http.scope)
+
+
+def key_of(http: Request) -> Key:
+    """The API key of a request, at an endpoint that checks one."""
+    key = context_of(http).key
+    assert key is not None, "this endpoint does not check API keys"
+    return key
+
+
+class Share(NamedTuple):
+    """Who pays for a request in the engine, and how much of it that one gets beside others."""
+
+    tenant: str
+    weight: float
+
+
+def share_of(http: Request) -> Share:
+    """The share of a request. Batches are tenants of their own, which give way to whoever waits for an answer."""
+    key = key_of(http)
+    if BATCH_KEY in http.scope:
+        return Share(f"{key.name}/batches", key.weight * _BATCH_WEIGHT)
+    return Share(key.name, key.weight)
+
+
+def lease_of(http: Request) -> Lease:
+    """The lease of a request, at an endpoint that acquires one."""
+    lease = context_of(http).lease
+    assert lease is not None, "this endpoint does not acquire leases"
+    return lease

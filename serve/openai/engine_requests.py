@@ -1,0 +1,84 @@
+"""From a checked body and its prompts to requests for the decoder's engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fastapi import Request as HttpRequest
+
+from ptune.engine.decoder.request import Request
+from ptune.errors import RequestError
+
+from ..http.context import share_of
+from ..http.deadline import deadline_s
+from .schemas import MAX_PROMPT_LOGPROBS
+
+if TYPE_CHECKING:
+    from ptune.engine.decoder.grammar import Grammar
+    from ptune.engine.decoder.thinking import ThinkingBudget
+
+    from ..service import ChatService
+    from .schemas import Generate
+
+
+def engine_requests(
+    body: Generate,
+    http: HttpRequest,
+    service: ChatService,
+    adapter: str,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int | None,
+    grammar: Grammar | None,
+    logprobs: int | None,
+    echoed: int | None = None,
+    thinking: ThinkingBudget | None = None,
+) -> list[Request]:
+    """One request for each choice of each prompt. max_tokens: None = as many as fit into the context.
+
+    echoed: how many alternatives of each prompt token the choices tell; None = they tell no prompt. What `prompt_logprobs`
+    asks for is computed once a prompt, by its first choice.
+    Raises: RequestError for fields that do not fit each other.
+    """
+    engine, share, limit_s = service.model.engine, share_of(http), deadline_s(http)
+    codec = service.model.codec_for(adapter)
+    tokens = body.tokens.for_engine(codec, engine.vocab_size(adapter), formed=grammar is not None)
+    context = engine.context if body.beams is None else engine.longest(body.beams.num_beams)
+    room = context - (1 if max_tokens is None else max_tokens)
+    kept = [body.cut(prompt, room) for prompt in prompts]
+    _check_prompt_logprobs(body, kept)
+    first = max((most for most in (echoed, body.prompt_logprobs) if most is not None), default=None)
+    return [
+        Request(
+            prompt=prompt,
+            adapter=adapter,
+            sampling=body.sampling(choice),
+            # the engine refuses a prompt that leaves no room
+            max_tokens=max(context - len(prompt), 1) if max_tokens is None else max_tokens,
+            logprobs=logprobs,
+            prompt_logprobs=first if choice == 0 else echoed,
+            grammar=grammar,
+            beams=body.beams,
+            thinking=thinking,
+            tenant=share.tenant,
+            weight=share.weight,
+            deadline_s=limit_s,
+            **tokens,
+        )
+        for prompt in kept
+        for choice in range(body.n)
+    ]
+
+
+def _check_prompt_logprobs(body: Generate, prompts: Sequence[Sequence[int]]) -> None:
+    """Raises: RequestError where the prompts' log-probabilities would make too large an answer."""
+    if (most := body.prompt_logprobs) is None:
+        return
+    tokens = sum(map(len, prompts))
+    if (entries := tokens * (1 + most)) > MAX_PROMPT_LOGPROBS:
+        message = (
+            f"prompt_logprobs {most} of {tokens} prompt tokens are {entries} entries, at most {MAX_PROMPT_LOGPROBS} are"
+            " told: send a smaller number, fewer prompts or shorter ones"
+        )
+        raise RequestError(message, param="prompt_logprobs", code="invalid_value")

@@ -1,0 +1,1 @@
+"""The endpoint of translations, by decoders and encoder-decoders."""
