@@ -145,6 +145,7 @@ def _fit(
             watch=watch,
             mixture=Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None,
             callbacks=callbacks,
+            scaled=recipe.backbone.dtype == "float16",
         )
         attention = attention_kernel(base.model)
         state, ending = fit(job, state)

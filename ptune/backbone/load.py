@@ -8,7 +8,7 @@ import functools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -33,6 +33,12 @@ from ptune.errors import BackboneError, PtuneError
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.cache import cache_root
 from ptune.progress import say, without_others
+
+_NAMES: dict[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def identity_of(
         hash=sha256 or weights_hash(model),
         source=spec.model,
         quantize=spec.quantize,
-        dtype="bfloat16" if dtype == torch.bfloat16 else "float32",
+        dtype=_NAMES[dtype],
         revision=spec.revision,
         architecture=type(model).__name__,
         parameters=parameters_of(model),
@@ -148,7 +154,7 @@ def resolve_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
     """The type of weights that are not trained; only `training_dtype` measures `auto`."""
     if spec.dtype == "auto":
         return usual(device)
-    return torch.bfloat16 if spec.dtype == "bfloat16" else torch.float32
+    return next(dtype for dtype, name in _NAMES.items() if name == spec.dtype)
 
 
 def _read_model(

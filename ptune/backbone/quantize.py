@@ -69,6 +69,10 @@ class Nf4Linear(_Packed, Linear4bit):
     def train(self, mode: bool = True) -> nn.Module:
         return super().train(True)
 
+    def set_compute_type(self, x: torch.Tensor) -> None:
+        """It computes in the type of its input. bitsandbytes does, too, but warns of float16 that it might not."""
+        self.compute_dtype = x.dtype
+
     def pack(self, weight: torch.Tensor) -> nn.Parameter:
         """As `_Packed.pack`; the same bytes with any number of threads."""
         packed, plain = quantize_4bit(weight.contiguous(), blocksize=BLOCK, quant_type="nf4")

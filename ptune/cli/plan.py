@@ -33,11 +33,13 @@ def run(arguments: list[str]) -> int:
 
 def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     """Predicts what training needs; exit code 1 where it does not fit."""
+    import torch
+
     from ptune.backbone.kind import kind_of_recipe
     from ptune.planning.commands import commands_table, needs
     from ptune.planning.files import describe
     from ptune.planning.fit import fit_into
-    from ptune.planning.hardware import gpu_bytes, gpu_here, has_bfloat16
+    from ptune.planning.hardware import computes_in, gpu_bytes, gpu_here
     from ptune.planning.memory_ledger import gigabytes
     from ptune.planning.prediction import Device, planned_dtype, predict
     from ptune.planning.preflight import budget
@@ -56,14 +58,14 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     memory_bytes = None if options.gpu is None else gpu_bytes(options.gpu)
     device: Device = "cuda" if options.gpu is not None or gpu_here() is not None else "cpu"
     described = describe(recipe.backbone)
-    bfloat16 = None if options.gpu is None else has_bfloat16(options.gpu)
-    ledger = predict(recipe, device=device, described=described, bfloat16=bfloat16)
+    of_card = None if options.gpu is None else getattr(torch, computes_in(options.gpu))
+    ledger = predict(recipe, device=device, described=described, of_card=of_card)
     memory_bytes = budget(recipe, ledger) if memory_bytes is None else memory_bytes
     fits = ledger.needed_bytes <= memory_bytes
     found = (
         None
         if fits
-        else fit_into(recipe, None, memory_bytes, device=device, described=described, bfloat16=bfloat16)
+        else fit_into(recipe, None, memory_bytes, device=device, described=described, of_card=of_card)
     )
     chosen = (recipe, ledger) if found is None or not found.fits else (found.recipe, found.ledger)
     rows = needs(*chosen, described.config)
@@ -75,7 +77,7 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     out = Console(width=None if Console().is_terminal else 110)
     out.print(ledger.table())
     where = options.gpu or ("this GPU" if device == "cuda" else "this machine's memory")
-    held = str(planned_dtype(recipe, device, bfloat16)).removeprefix("torch.")
+    held = str(planned_dtype(recipe, device, of_card)).removeprefix("torch.")
     note = "; predicted, not measured on a GPU" if device == "cuda" else ""
     print(f"{gigabytes(ledger.needed_bytes)} of {gigabytes(memory_bytes)} ({where}): "
           f"{'fits' if fits else 'does not fit'}; plain weights in {held}{note}")  # fmt: skip

@@ -39,8 +39,8 @@ class Backbone(Spec):
     """Keep the quantised weights of a large model in `~/.cache/ptune` (`PTUNE_CACHE`), so that the next command need not quantise them again."""
     stream: bool = False
     """Keep the frozen layers in a file, and in memory only while they run: for models larger than memory, at the speed of the disk. Needs `train.gradient_checkpointing`."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the weights; auto: bfloat16 on a GPU that supports it, and on a CPU that trains a quarter faster in it if the weights were published in it; else float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto: bfloat16 on a GPU that supports it, float16 on an older one with matrix units for it, and bfloat16 on a CPU that trains a quarter faster in it if the weights were published in it; else float32."""
     revision: str | None = None
     """Hub revision."""
     context: int | None = Field(default=None, ge=1)

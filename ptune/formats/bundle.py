@@ -52,7 +52,7 @@ class BaseIdentity(_Record):
     hash: str
     source: str  # as the user named it: folder, hub id or package
     quantize: Literal["none", "int8", "nf4"] = "none"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # type of the weights that are not quantised
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # type of the weights that are not quantised
     revision: str | None = None  # on the hub
     architecture: str = ""
     parameters: int = 0

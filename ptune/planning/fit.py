@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+import torch
 from transformers import AutoModelForCausalLM
 
 from ptune.config.recipe import Recipe
@@ -72,7 +73,7 @@ class _Question:
     device: Device
     described: Described
     progress: Progress
-    bfloat16: bool | None
+    of_card: torch.dtype | None
     models: dict[tuple[bool, bool, int | None, str], Shallow] = field(default_factory=dict)
     asked: list[tuple[Recipe, Ledger]] = field(default_factory=list)
 
@@ -85,7 +86,7 @@ class _Question:
         kept = train.gradient_checkpointing, train.activation_offloading, train.tiled_mlp
         key = (*kept, recipe.backbone.quantize)
         if key not in self.models:
-            dtype = planned_dtype(recipe, self.device, self.bfloat16)
+            dtype = planned_dtype(recipe, self.device, self.of_card)
             self.models[key] = in_shapes(self.described.config, recipe, dtype, self.device)
         ledger = predict_on(self.models[key], recipe, lengths, validation, self.device, self.described)
         self.progress.advance()
@@ -114,17 +115,17 @@ def fit_into(
     validation: Sequence[int] | None = None,
     device: Device = "cpu",
     described: Described | None = None,
-    bfloat16: bool | None = None,
+    of_card: torch.dtype | None = None,
 ) -> Fit:
     """`recipe` with the cheapest changes that make it fit into `memory_bytes`, or with those that need least.
 
     A change leaves some of the memory free (`ptune.planning.hardware.HEADROOM`); a recipe that fits as it is need not.
-    lengths, validation, bfloat16: as in `predict`.
+    lengths, validation, of_card: as in `predict`.
     """
     with Progress("looking for what fits", 12, unit="predictions") as progress:
         described = described or describe(recipe.backbone)
         most = proposable(memory_bytes)
-        question = _Question(lengths, validation, most, device, described, progress, bfloat16)
+        question = _Question(lengths, validation, most, device, described, progress, of_card)
         for tried in _stages(recipe, question):
             ledger = question.ask(tried)
             if tried is recipe and ledger.needed_bytes <= memory_bytes:

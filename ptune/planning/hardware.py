@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 from ptune.errors import UsageError
 
@@ -35,10 +36,9 @@ GPUS = {
     "A100": 40, "A100 80GB": 80, "H100": 80, "H200": 141, "B200": 180,
 }  # fmt: skip
 
-# Of NVIDIA's compute capability 6 and 7: they multiply no bfloat16, so training takes float32 there.
-WITHOUT_BFLOAT16 = {
-    "GTX 1080 Ti", "RTX 2060", "RTX 2070", "RTX 2080", "RTX 2080 Ti", "T4", "P100", "V100",
-}  # fmt: skip
+# Of NVIDIA's compute capability 7, which multiplies float16 but no bfloat16, and 6, which has units for neither.
+_IN_FLOAT16 = {"RTX 2060", "RTX 2070", "RTX 2080", "RTX 2080 Ti", "T4", "V100"}
+_IN_FLOAT32 = {"GTX 1080 Ti", "P100"}
 
 
 def parse_bytes(text: str) -> int:
@@ -68,9 +68,12 @@ def gpu_bytes(name: str) -> int:
     raise UsageError(f"no card {name!r} is known; {hint}Give its memory instead, as in --gpu 24GB")
 
 
-def has_bfloat16(name: str) -> bool:
-    """Whether a card computes in bfloat16, from its name as in `gpu_bytes`; of a card given by its size, it is assumed."""
-    return _plain(name) not in {_plain(gpu) for gpu in WITHOUT_BFLOAT16}
+def computes_in(name: str) -> Literal["bfloat16", "float16", "float32"]:
+    """The type that a card trains fastest in, from its name as in `gpu_bytes`; of one given by its size, bfloat16."""
+    plain = _plain(name)
+    if plain in map(_plain, _IN_FLOAT16):
+        return "float16"
+    return "float32" if plain in map(_plain, _IN_FLOAT32) else "bfloat16"
 
 
 def card_for(needed_bytes: int) -> tuple[str, int] | None:
@@ -78,7 +81,7 @@ def card_for(needed_bytes: int) -> tuple[str, int] | None:
 
     Of the cards with the least memory it is the one listed first.
     """
-    known = [(size, gpu) for gpu, size in GPUS.items() if gpu not in WITHOUT_BFLOAT16]
+    known = [(size, gpu) for gpu, size in GPUS.items() if computes_in(gpu) == "bfloat16"]
     fitting = [pair for pair in known if proposable(usable(pair[0] * GIB)) >= needed_bytes]
     if not fitting:
         return None

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from ptune.backbone.load import training_dtype
-from ptune.backbone.precision import usual
+from ptune.backbone.precision import fastest
 from ptune.config.recipe import Recipe
 from ptune.methods.lora import Lora
 from ptune.planning import heap_use
@@ -43,7 +43,7 @@ def predict(
     validation: Sequence[int] | None = None,
     device: Device | None = None,
     described: Described | None = None,
-    bfloat16: bool | None = None,
+    of_card: torch.dtype | None = None,
 ) -> Ledger:
     """The memory ledger of training `recipe`.
 
@@ -51,13 +51,13 @@ def predict(
     validation: lengths of the validation examples; None: assumed as long as the training examples.
     device: where training will run; None = the GPU if there is one.
     described: the result of `describe(recipe.backbone)`, to avoid reading it again.
-    bfloat16: see `planned_dtype`.
+    of_card: see `planned_dtype`.
 
     Raises: BackboneError if the model cannot be found or read; RecipeError if the method does not fit it.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     described = described or describe(recipe.backbone)
-    model = in_shapes(described.config, recipe, planned_dtype(recipe, device, bfloat16), device)
+    model = in_shapes(described.config, recipe, planned_dtype(recipe, device, of_card), device)
     return predict_on(model, recipe, lengths, validation, device, described)
 
 
@@ -74,17 +74,17 @@ def predict_on(
     return ledger_of(step_of(model, recipe, work, device), model, recipe, described, device, sum(work.row))
 
 
-def planned_dtype(recipe: Recipe, device: Device, bfloat16: bool | None = None) -> torch.dtype:
+def planned_dtype(recipe: Recipe, device: Device, of_card: torch.dtype | None = None) -> torch.dtype:
     """The type of unquantised weights that training will take.
 
-    bfloat16: whether the card computes in it; None: as the one in this machine does, or as cards since 2020 do.
+    of_card: the type that a card computes fastest in; None: that of the one in this machine, or of cards since 2020.
     """
     if not isinstance(recipe.method, Lora):
         return torch.float32
     if recipe.backbone.dtype == "auto" and device == "cuda":
-        if bfloat16 is None and torch.cuda.is_available():
-            return usual(torch.device("cuda"))
-        return torch.float32 if bfloat16 is False else torch.bfloat16
+        if of_card is None and torch.cuda.is_available():
+            return fastest(torch.device("cuda"))
+        return of_card or torch.bfloat16
     return training_dtype(recipe.backbone, torch.device("cpu"))
 
 

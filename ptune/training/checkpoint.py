@@ -33,6 +33,7 @@ from ptune.progress import say
 from ptune.training.batch_norm import learnt_statistics
 from ptune.training.collapse import Course
 from ptune.training.distributed import laid_out_as, whole
+from ptune.training.loss_scale import LossScale
 from ptune.training.optimizer_state import entries_of, numbers_of, restore
 from ptune.training.spike_protection import NormHistory
 
@@ -54,10 +55,13 @@ class State:
     course: Course = field(default_factory=Course)
     rollbacks: tuple[Rollback, ...] = ()
     nothing_learnt: tuple[NothingLearnt, ...] = ()
+    scale: LossScale = field(default_factory=LossScale)  # of a model in float16
 
-    def after(self, loss: float, norm: float) -> State:
-        """The state after one more step."""
-        return replace(self, step=self.step + 1, norms=self.norms.after(norm), course=self.course.after(loss))
+    def after(self, loss: float, norm: float, scale: float | None = None) -> State:
+        """The state after one more step. scale: the factor on its loss; None: there was none."""
+        scaled = self.scale if scale is None else self.scale.after(scale)
+        norms, course = self.norms.after(norm), self.course.after(loss)
+        return replace(self, step=self.step + 1, norms=norms, course=course, scale=scaled)
 
     def suspected(self) -> State:
         """The state of a step whose loss looks like a collapse."""
@@ -73,6 +77,7 @@ class State:
             course=Course.from_record(record.get("course", {})),
             rollbacks=tuple(Rollback(**one) for one in record.get("rollbacks", ())),
             nothing_learnt=tuple(NothingLearnt(**one) for one in record.get("nothing_learnt", ())),
+            scale=LossScale(**record.get("scale", {})),
         )
 
 

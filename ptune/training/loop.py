@@ -22,6 +22,7 @@ from ptune.training.collapse import Levels, Watched
 from ptune.training.diagnosis import Alive, NotANumberError, Watch, explained, not_finite
 from ptune.training.distributed import whole
 from ptune.training.interrupt import StopSignal
+from ptune.training.loss_scale import LossScale
 from ptune.training.metrics_log import Journal
 from ptune.training.nothing_learnt import at_the_end, on_the_way
 from ptune.training.objective import Objective
@@ -53,6 +54,8 @@ class Job:
     callbacks: Sequence[Callback] = ()  # called after each step, in the main process
     norms: NormHistory = field(default_factory=NormHistory)  # the gradient norms before the step that is run
     rollbacks: int = 0  # before the step that is run
+    scaled: bool = False  # whether the loss is: of a model in float16
+    scale: LossScale = field(default_factory=LossScale)  # for the step that is run
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
@@ -77,9 +80,9 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
             if train.patience is not None and state.worse >= train.patience:
                 return at_the_end(job, state, levels), "stopped early"
             started_s = time.perf_counter()
-            now = replace(job, norms=state.norms, rollbacks=len(state.rollbacks))
+            now = replace(job, norms=state.norms, rollbacks=len(state.rollbacks), scale=state.scale)
             loss = _explained_step(now, order.batch(state.step), state.step, steps)
-            state = state.after(loss, job.journal.latest["grad_norm"])
+            state = state.after(loss, job.journal.latest["grad_norm"], job.journal.latest.get("loss_scale"))
             view.see(loss)
             bar.advance(note=view.loss(drawn=console.is_terminal), below=view.details(job.journal.latest))
             dead = alive.trouble(state.step) if alive is not None else None
@@ -139,10 +142,12 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     """One optimiser step; returns the loss per target.
 
     The gradient is that of the mean over all targets of the batch, however they are divided among forward passes and
-    processes. (Data parallelism averages over processes, hence the factor.)
+    processes. (Data parallelism averages over processes, hence the factor.) Of a model in float16 the loss is scaled, and a
+    step whose gradient overflows is computed again (`ptune.training.loss_scale`).
     """
     accelerator, train, started_s = job.accelerator, job.train, time.perf_counter()
-    torch.manual_seed(step_seed(train.seed, step, accelerator.process_index))
+    seed = step_seed(train.seed, step, accelerator.process_index)
+    torch.manual_seed(seed)
     lr = (
         train.lr
         * LR_FACTOR**job.rollbacks
@@ -152,18 +157,18 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
         group["lr"] = lr * group.get("lr_factor", 1.0)  # checkpoints of an older ptune have none
     wanted = sum(map(job.objective.targets, batch))
     micro_batches = list(job.objective.batches(batch, share(accelerator)))
-    total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-    job.model.train()
-    for micro_batch in micro_batches:
-        last = micro_batch is micro_batches[-1]
-        with contextlib.nullcontext() if last else accelerator.no_sync(job.model):
-            score = job.objective.score(job.model, micro_batch)
-            accelerator.backward(score.loss / wanted * accelerator.num_processes)
-        total += score.loss.detach()
-        del score  # frees the rest of its graph before the next pass
-    parameters = [parameter for _, parameter in trained(job.model)]
-    length = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    loss, norm = float(accelerator.reduce(total)) / wanted, float(whole(length))
+    scale = job.scale.factor if job.scaled else 1.0
+    while True:
+        total = _accumulate(job, micro_batches, wanted, scale)
+        # After a backward pass: before one, a sharded model may still hold the whole parameters of its last forward pass.
+        parameters = [parameter for _, parameter in trained(job.model)]
+        length = _unscaled_length(parameters, scale)
+        loss, norm = float(accelerator.reduce(total)) / wanted, float(whole(length))
+        if math.isfinite(norm) or not math.isfinite(loss) or scale <= 1:
+            break
+        scale /= 2  # too large for float16: once more
+        job.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(seed)
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value):
             raise NotANumberError(name, value, step + 1)
@@ -178,9 +183,34 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     values = {"loss": loss, "lr": lr, "grad_norm": norm, "targets": wanted, "seconds": seconds}
     values |= {f"{job.objective.unit}_per_s": speed} | ({"spike_cut_to": spike} if spike < math.inf else {})
     values |= {"rollbacks": job.rollbacks} if job.rollbacks else {}
+    values |= {"loss_scale": scale} if job.scaled else {}
     job.journal.latest.pop("spike_cut_to", None)  # of an earlier step
     job.journal.write(step + 1, **values)
     return loss
+
+
+def _accumulate(job: Job, micro_batches: Sequence[Any], wanted: int, scale: float) -> torch.Tensor:
+    """Adds up `scale` times the gradient of the loss per target, over all passes; returns the sum of their losses."""
+    accelerator = job.accelerator
+    total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    job.model.train()
+    for micro_batch in micro_batches:
+        last = micro_batch is micro_batches[-1]
+        with contextlib.nullcontext() if last else accelerator.no_sync(job.model):
+            score = job.objective.score(job.model, micro_batch)
+            accelerator.backward(score.loss / wanted * (accelerator.num_processes * scale))
+        total += score.loss.detach()
+        del score  # frees the rest of its graph before the next pass
+    return total
+
+
+def _unscaled_length(parameters: Sequence[nn.Parameter], scale: float) -> torch.Tensor:
+    """Divides the gradients by `scale`, and returns the length of them all."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if scale != 1:
+        for gradient in gradients:
+            gradient.div_(scale)
+    return torch.nn.utils.get_total_norm(gradients)
 
 
 def validate(job: Job, state: State, levels: Levels) -> State:

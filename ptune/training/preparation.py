@@ -10,12 +10,13 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
+from ptune.backbone.kind import kind_of_recipe
 from ptune.backbone.load import training_dtype
 from ptune.backbone.streaming import beside_activations
 from ptune.config.optimizers import OPTIMIZERS, given
 from ptune.config.recipe import Recipe, Train
 from ptune.errors import RecipeError
-from ptune.kinds import imported
+from ptune.kinds import DECODER, imported
 from ptune.methods.lora import Lora
 from ptune.training.checkpoint import trained
 from ptune.training.dropout import set_dropout
@@ -44,9 +45,9 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
     dtype = torch.float32 if trains_itself else _dtype(recipe, accelerator.device)
     if accelerator.num_processes > 1:
         (dtype,) = broadcast_object_list([dtype])  # "auto" is measured: one process decides for all
-    if trains_itself and recipe.backbone.dtype == "bfloat16":
+    if trains_itself and recipe.backbone.dtype in ("bfloat16", "float16"):
         raise RecipeError(
-            f"backbone.dtype 'bfloat16' cannot be trained by {type(recipe.method).__name__}: use float32"
+            f"backbone.dtype {recipe.backbone.dtype!r} cannot be trained by {type(recipe.method).__name__}: use float32"
         )
     backbone = recipe.backbone.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
     return recipe.model_copy(update={"backbone": backbone})
@@ -54,9 +55,17 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
 
 def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
     """The type of the backbone's weights."""
-    if recipe.backbone.dtype == "auto" and not recipe.task.takes_rounded_weights:
+    asked = recipe.backbone.dtype
+    if asked == "auto" and not recipe.task.takes_rounded_weights:
         return torch.float32
-    return training_dtype(recipe.backbone, device)
+    dtype = training_dtype(recipe.backbone, device)
+    if dtype != torch.float16 or kind_of_recipe(recipe) is DECODER:
+        return dtype
+    if asked == "float16":
+        raise RecipeError(
+            "backbone.dtype 'float16' is for chat and translation by causal models: use float32"
+        )
+    return torch.float32
 
 
 def applied(

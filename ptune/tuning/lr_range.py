@@ -117,6 +117,7 @@ def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]
         job = Job(
             train=recipe.train, accelerator=accelerator, model=run_model, optimizer=optimizer, objective=objective,
             examples=work.data.train, validation=(), journal=_Nowhere(), checkpoints=_Nowhere(),  # type: ignore[arg-type]
+            scaled=recipe.backbone.dtype == "float16",
         )  # fmt: skip
         mixture = Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None
         order = Order(len(work.data.train), recipe.train.batch_size, recipe.train.seed, mixture)

@@ -6,7 +6,7 @@ MAX_ABS_SAME_WEIGHTS = 5e-4  # for a decoder's graph that multiplies the same we
 SLACK = 0.5  # share of these limits for the hops after the graph
 LIVENESS = 0.01  # relative L2
 # Training kernel against float32 on the same weights; two may add up. SmolLM2: nf4 .0007, int8 in float32 0, bfloat16 .0014
-LIVE_KERNEL_KL = {"nf4": 0.002, "int8": 0.001, "bfloat16": 0.003}
+LIVE_KERNEL_KL = {"nf4": 0.002, "int8": 0.001, "bfloat16": 0.003, "float16": 0.001}
 PROBES = 16  # held-out prompts
 POSITIONS = 32  # compared in each prompt
 INT8_SAME = 0.99  # share of an encoder's answers that its int8 graph must repeat

@@ -22,14 +22,14 @@ from ptune.export.trace import trace
 from ptune.export.weights import ModelWeights, attach, save
 
 IDS = torch.arange(5, 45)[None]
-KINDS = ["nf4", "int8", "bfloat16"]
+KINDS = ["nf4", "int8", "bfloat16", "float16"]
 
 
 def kept(kind: str, family: str = "qwen2") -> PreTrainedModel:
     """A model in fewer bytes. Qwen2 has linear layers with and without bias."""
     model = tiny_models.model(family).requires_grad_(False).eval()
-    if kind == "bfloat16":
-        return model.to(torch.bfloat16)
+    if kind in ("bfloat16", "float16"):
+        return model.to(getattr(torch, kind))
     quantize(model, kind)  # type: ignore[arg-type]
     return model
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gguf
 import pytest
@@ -139,10 +139,11 @@ def test_a_folder_inside_an_installed_package(package: Path) -> None:
     assert (source.path, source.gguf, source.licence) == (str(package), None, "apache-2.0")
 
 
-def test_bfloat16_on_request(folder: Path) -> None:
-    loaded = load(Backbone(model=str(folder), dtype="bfloat16"))
-    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
-    assert loaded.identity.dtype == "bfloat16"
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bits_on_request(folder: Path, dtype: Literal["bfloat16", "float16"]) -> None:
+    loaded = load(Backbone(model=str(folder), dtype=dtype))
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {getattr(torch, dtype)}
+    assert loaded.identity.dtype == dtype
 
 
 def test_a_model_without_sdpa_takes_what_it_has(tmp_path: Path) -> None:

@@ -45,3 +45,24 @@ def test_the_measured_block_runs_in_both_types() -> None:
     precision._measured.cache_clear()
     with torch.no_grad():  # wherever it is asked
         assert precision.bfloat16_gain(CPU) > 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "bfloat16", "dtype"),
+    [
+        ((6, 1), False, torch.float32),
+        ((7, 0), False, torch.float16),
+        ((7, 5), False, torch.float16),
+        ((8, 0), True, torch.bfloat16),
+        ((9, 0), True, torch.bfloat16),
+    ],
+)
+def test_a_card_takes_the_type_it_has_units_for(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], bfloat16: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bfloat16)
+    card = torch.device("cuda")
+    assert training_dtype(Backbone(), card) is dtype
+    assert training_dtype(Backbone(dtype="float32"), card) is torch.float32
+    assert resolve_dtype(Backbone(), card) is not torch.float16  # what nothing watches for overflow

@@ -14,8 +14,8 @@ from ptune.planning.hardware import (
     GIB,
     GPUS,
     card_for,
+    computes_in,
     gpu_bytes,
-    has_bfloat16,
     parse_bytes,
     ram_bytes,
     usable,
@@ -58,9 +58,11 @@ def test_an_unknown_card_names_the_nearest() -> None:
 
 def test_cards_before_2020_have_no_bfloat16() -> None:
     for name in ("T4", "NVIDIA Tesla V100", "GeForce RTX 2080 Ti", "rtx 2060"):
-        assert not has_bfloat16(name), name
+        assert computes_in(name) == "float16", name
+    for name in ("GTX 1080 Ti", "Tesla P100"):
+        assert computes_in(name) == "float32", name
     for name in ("RTX 3060", "A100", "L4", "24GB"):
-        assert has_bfloat16(name), name
+        assert computes_in(name) == "bfloat16", name
 
 
 def test_the_least_card_that_holds_it_is_named() -> None:

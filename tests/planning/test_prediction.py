@@ -232,14 +232,15 @@ def test_the_allocator_is_asked() -> None:
     assert given <= 10.6 * block
 
 
-def test_a_card_without_bfloat16_is_planned_in_float32(make: Make) -> None:
-    """Training takes float32 there."""
+def test_a_card_is_planned_in_the_type_that_it_trains_in(make: Make) -> None:
     recipe = make()
     recipe = recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"dtype": "auto"})})
-    assert planned_dtype(recipe, "cuda", bfloat16=False) == torch.float32
-    assert planned_dtype(recipe, "cuda", bfloat16=True) == torch.bfloat16
-    old, new = (predict(recipe, LENGTHS, device="cuda", bfloat16=has) for has in (False, True))
-    assert old.weights == pytest.approx(2 * new.weights, rel=0.01)
+    kinds = (torch.float32, torch.float16, torch.bfloat16)
+    assert tuple(planned_dtype(recipe, "cuda", kind) for kind in kinds) == kinds
+    assert planned_dtype(recipe, "cuda") == torch.bfloat16
+    oldest, old, new = (predict(recipe, LENGTHS, device="cuda", of_card=kind) for kind in kinds)
+    assert oldest.weights == pytest.approx(2 * new.weights, rel=0.01)
+    assert old == new
 
 
 def test_train_defaults_are_followed_on_a_gpu(make: Make) -> None:
