@@ -157,10 +157,11 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
         group["lr"] = lr * group.get("lr_factor", 1.0)  # checkpoints of an older ptune have none
     wanted = sum(map(job.objective.targets, batch))
     micro_batches = list(job.objective.batches(batch, share(accelerator)))
-    parameters = [parameter for _, parameter in trained(job.model)]
     scale = job.scale.factor if job.scaled else 1.0
     while True:
         total = _accumulate(job, micro_batches, wanted, scale)
+        # After a backward pass: before one, a sharded model may still hold the whole parameters of its last forward pass.
+        parameters = [parameter for _, parameter in trained(job.model)]
         length = _unscaled_length(parameters, scale)
         loss, norm = float(accelerator.reduce(total)) / wanted, float(whole(length))
         if math.isfinite(norm) or not math.isfinite(loss) or scale <= 1:

@@ -119,7 +119,7 @@ def test_what_is_no_space_as_a_whole(words, told):
         ("method.r=4|true", "method.r=true: Input should be a valid integer"),
         ("train.gradient_checkpointing=0|1", "Input should be a valid boolean"),
         ("train.schedule=cosine|cubic", "train.schedule=cubic: Input should be 'cosine'"),
-        ("backbone.dtype=float32|float16", "backbone.dtype=float16"),
+        ("backbone.dtype=float32|float64", "backbone.dtype=float64"),
     ],
 )
 def test_the_recipe_is_asked_before_anything_runs(word, told):
