@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,10 +155,18 @@ def test_a_loss_that_runs_away(make: Make, tmp_path: Path, plant: Any) -> None:
     assert "it began at 7.71. Lower train.lr" in said
 
 
-def test_a_model_that_training_has_wrecked(make: Make, tmp_path: Path) -> None:
-    recipe = make(lr=300.0, max_steps=60, warmup=0, schedule="constant", validate_every=100)
+@pytest.mark.parametrize(
+    ("fast", "what"),
+    [
+        # Weights of that size have scores that float32 no longer holds: PyTorch's gradient becomes zero, ours can be NaN.
+        (False, "training is dead: no gradient has reached any trained weight in 20 steps"),
+        (True, "training (diverged: the gradient norm of step|is dead)"),
+    ],
+)
+def test_a_model_that_training_has_wrecked(make: Make, tmp_path: Path, fast: bool, what: str) -> None:
+    recipe = make(lr=300.0, max_steps=60, warmup=0, schedule="constant", validate_every=100, fast=fast)
     said = refused(PtuneError, recipe, tmp_path / "run")
-    assert "training is dead: no gradient has reached any trained weight in 20 steps" in said
+    assert re.search(what, said)
     assert "lower train.lr" in said
 
 
