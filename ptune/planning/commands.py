@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from ptune.backbone.float32 import SMALL_BYTES
 from ptune.config.recipe import Recipe
-from ptune.engine.decoder.graphs import LIGHT
+from ptune.engine.options import LIGHT
 from ptune.methods.lora import Lora
 from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, without_weights

@@ -26,6 +26,7 @@ from ptune.engine.decoder.lora_slots import LoraSlots
 from ptune.engine.decoder.request import Request
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step
+from ptune.engine.options import LIGHT
 from ptune.engine.sampling import Sampling
 from ptune.export.graph_variants import write_lighter
 from ptune.export.int8 import write_int8
@@ -50,7 +51,7 @@ def test_the_same_bits(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ids = [random.integers(5, VOCAB, length).tolist() for length in (70, 17)]
     requests = [Request(tuple(ids[0][:9]), name, Sampling(0), max_tokens=20) for name in (BASE, "four", BASE)]
     found: dict[int, list[Any]] = {}
-    for light in (graphs.LIGHT, 0):
+    for light in (LIGHT, 0):
         monkeypatch.setattr(graphs, "LIGHT", light)
         with closing(
             Engine.open(bundle, threads=1, replay_golden=False, prefill_chunk=40, kernels="exact")

@@ -10,10 +10,9 @@ from ptune.engine.decoder.flat_tokens import LEAST
 from ptune.engine.decoder.session import Session
 from ptune.engine.kernels import Kernels
 from ptune.engine.onnx_graph import available_cores
+from ptune.engine.options import LIGHT
 from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE, INT8_CACHE, INT8_CACHE_BARE, NF4
 from ptune.formats.signature import Signature
-
-LIGHT = 512 << 20  # most bytes of weights that are loaded once for each graph
 
 # Outputs of a product in nf4 for each thread. onnxruntime 1.32's MatMulBnb4 divides a product's outputs among threads, and its
 # inputs otherwise where a thread has 64 outputs or fewer: several rows then have other bits than one.
