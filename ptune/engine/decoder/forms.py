@@ -62,7 +62,7 @@ class Form:
     @property
     def must_be_same(self) -> bool:
         """Whether answers that are only near the golden ones are too far: they come of products with other bits."""
-        return not self.attends and (self.kernels is None or self.kernels.other_bits)
+        return not self.attends and self.kernels is not None and self.kernels.other_bits
 
     @property
     def attends(self) -> bool:
@@ -137,8 +137,12 @@ def refuses(hop: Hop, form: Form) -> bool:
 
 def is_proved(bundle: Bundle, form: Form) -> bool:
     """Whether own attention holds its gate for the base and all adapters that were measured. Raises: as `refusal`."""
-    everywhere = all(any(hop.form == form.name for hop in hops) for hops in _hops(bundle))
-    return form.attends and everywhere and not refusal(bundle, form)
+
+    def holds(hops: Iterable[Hop]) -> bool:
+        own = [hop for hop in hops if hop.form == form.name]
+        return bool(own) and not any(refuses(hop, form) for hop in own)
+
+    return form.attends and all(map(holds, _hops(bundle)))
 
 
 def own_golden(bundle: Bundle, form: Form) -> dict[str, Any] | None:
