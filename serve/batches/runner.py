@@ -183,8 +183,9 @@ class BatchRunner:
                     tasks.create_task(self._answer(run, answers, line, window))
         if batch.status == "in_progress" and not self._closing.is_set():
             # The time is over for what is left.
-            for line in self._undone(batch, answers):
-                await self._write(run, answers, expired(batch, line), failed=True, until=self._closing)
+            with closing(self._undone(batch, answers)) as lines:
+                while (line := await self._on_disk(next, lines, None)) is not None:
+                    await self._write(run, answers, expired(batch, line), failed=True, until=self._closing)
 
     async def _answer(self, run: _Run, answers: Answers, line: Line, window: Places) -> None:
         """Asks for one line, again where it was refused for now, and writes what came."""

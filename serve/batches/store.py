@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import uuid
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ptune.errors import RequestError
 from ptune.formats.whole_write import write_text
 
-from ..files.store import FileStore, new_id, private_folder, storing
+from ..files.store import FileStore, new_id, private_folder, read_kept, storing
 from ..files.stored_file import KEPT_S
 from .batch import Batch, Status
 from .schemas import BatchRequest
@@ -22,8 +19,6 @@ MAX_UNFINISHED = 100
 """Batches of one key that have not ended."""
 MAX_BATCHES = 10_000
 """Of one key. Beyond that, those that ended are forgotten, the oldest first; their files stay."""
-
-_log = logging.getLogger("ptune.serve")
 
 
 class BatchStore:
@@ -36,7 +31,7 @@ class BatchStore:
         self._batches: dict[str, Batch] = {}
         self._changing = threading.Lock()
         for path in self._folder.glob("*.json"):
-            if (batch := _read(path)) is not None:
+            if (batch := read_kept(path, Batch, "batch")) is not None:
                 self._batches[batch.id] = batch
         for batch in self.unfinished():
             files.hold(batch.input_file_id)
@@ -122,12 +117,3 @@ class BatchStore:
 
     def _path(self, batch_id: str) -> Path:
         return self._folder / f"{batch_id}.json"
-
-
-def _read(path: Path) -> Batch | None:
-    """A batch; None, and a line in the log, if its file is damaged."""
-    try:
-        return Batch.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        _log.error("%s is damaged; its batch is left out, and stays on disk", path)
-        return None

@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ptune.errors import PtuneError, RequestError, UsageError
 from ptune.formats.whole_write import whole_file, write_text
@@ -31,6 +31,7 @@ from .stored_file import KEPT_S, Purpose, StoredFile
 MAX_FILES = 10_000
 """Of one key."""
 
+Kept = TypeVar("Kept", bound=BaseModel)
 _log = logging.getLogger("ptune.serve")
 
 
@@ -73,7 +74,7 @@ class FileStore:
         self._changing = threading.RLock()
         private_folder(self._path(""))
         for path in self._path("").glob("*.json"):
-            if (file := _read(path)) is not None and self.content(file.id).is_file():
+            if (file := read_kept(path, StoredFile, "file")) is not None and self.content(file.id).is_file():
                 self._files[file.id] = file
                 self.space.count(file.key, file.id, file.bytes)
 
@@ -232,10 +233,10 @@ def storing() -> Iterator[None]:
         raise RequestError(message, code="not_stored", status=507) from None
 
 
-def _read(path: Path) -> StoredFile | None:
-    """The description of a file; None, and a line in the log, if it is damaged."""
+def read_kept(path: Path, kind: type[Kept], what: str) -> Kept | None:
+    """The description of a `what`; None, and a line in the log, if it is damaged."""
     try:
-        return StoredFile.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        _log.error("%s is damaged; its file is left out, and stays on disk", path)
+        _log.error("%s is damaged; its %s is left out, and stays on disk", path, what)
         return None
