@@ -70,7 +70,7 @@ def _sampling(body: MessagesRequest) -> dict[str, Any]:
 def _turns(message: InputMessage) -> list[dict[str, Any]]:
     """The messages of a chat that one message stands for: results of tools, then what is said."""
     results: list[dict[str, Any]] = [
-        {"role": "tool", "tool_call_id": block.tool_use_id, "content": _text(block.content)}
+        {"role": "tool", "tool_call_id": block.tool_use_id, "content": _text(block.content, "\n")}
         for block in message.content
         if isinstance(block, ToolResultBlock)
     ]
@@ -92,8 +92,9 @@ def _turns(message: InputMessage) -> list[dict[str, Any]]:
     return [*results, turn | ({"reasoning_content": thought} if thought else {})]
 
 
-def _text(blocks: list[TextBlock]) -> str:
-    return "".join(block.text for block in blocks)
+def _text(blocks: list[TextBlock], between: str = "") -> str:
+    """between: a line's end where each block is a thing of its own, as in a tool's list of files."""
+    return between.join(block.text for block in blocks)
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -37,8 +37,8 @@ async def messages(
     adapter = resolve_adapter(http, service, body.model, body.metadata.user_id)
     with renaming(NAMES):
         chat = chat_of(body, service.model.codec_for(adapter))
-        answer = await chat_reply(chat, service, http, adapter)
-        reply = _MessageReply(answer, body.model, f"msg_{context_of(http).request_id}")
+        answer = await chat_reply(chat, service, http, adapter, to_context_end=True)
+        reply = _MessageReply(answer, body, f"msg_{context_of(http).request_id}")
         return await respond(http, answer.call, reply, stream=body.stream, framing=EVENTS)
 
 
@@ -59,10 +59,12 @@ async def count_tokens(
 class _MessageReply:
     """Writes an answer as a message, or as the events that build one."""
 
-    def __init__(self, answer: ChatReply, model: str, message_id: str) -> None:
+    def __init__(self, answer: ChatReply, body: MessagesRequest, message_id: str) -> None:
         self._answer = answer
         self._blocks = AnswerBlocks(answer)
-        self._head = {"id": message_id, "type": "message", "role": "assistant", "model": model}
+        self._head = {"id": message_id, "type": "message", "role": "assistant", "model": body.model}
+        [request] = answer.call.requests
+        self._cut = "max_tokens" if request.max_tokens == body.max_tokens else "model_context_window_exceeded"
 
     async def whole(self) -> dict[str, Any]:
         """The message."""
@@ -92,7 +94,7 @@ class _MessageReply:
         if self._blocks.calls:
             reason = "tool_use"
         if self._blocks.finish == "length":
-            reason = "max_tokens"
+            reason = self._cut
         return {"stop_reason": reason, "stop_sequence": stop}
 
     def _usage(self) -> dict[str, Any]:

@@ -23,7 +23,15 @@ COMPONENTS: dict[str, Schema] = {
             "role": {"const": "assistant"},
             "model": STRING,
             "content": list_of(_blocks),
-            "stop_reason": {"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use"]},
+            "stop_reason": {
+                "enum": [
+                    "end_turn",
+                    "max_tokens",
+                    "model_context_window_exceeded",
+                    "stop_sequence",
+                    "tool_use",
+                ]
+            },
             "stop_sequence": or_null(STRING),
             "usage": object_of(
                 {

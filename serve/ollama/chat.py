@@ -65,7 +65,8 @@ async def _answered(
     if loads:
         return JSONResponse({**_head(body.model), **form({}), "done": True, "done_reason": "load"})
     with renaming(NAMES):
-        answer = await chat_reply(chat_of(body, service.model.codec_for(adapter)), service, http, adapter)
+        chat = chat_of(body, service.model.codec_for(adapter))
+        answer = await chat_reply(chat, service, http, adapter, to_context_end=True)
         reply = _OllamaReply(answer, body.model, form)
         return await respond(http, answer.call, reply, stream=body.stream, framing=LINES)
 

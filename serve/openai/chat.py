@@ -44,9 +44,17 @@ async def chat_completions(
     return await respond(http, reply.call, reply, stream=body.stream)
 
 
-async def chat_reply(body: ChatRequest, service: ChatService, http: HttpRequest, adapter: str) -> ChatReply:
+async def chat_reply(
+    body: ChatRequest,
+    service: ChatService,
+    http: HttpRequest,
+    adapter: str,
+    *,
+    to_context_end: bool = False,
+) -> ChatReply:
     """The reply to a conversation, ready to begin: every API that holds conversations goes through here.
 
+    to_context_end: as in `engine_requests`.
     Raises: RequestError, TemplateError for a conversation that cannot be answered.
     """
     codec = service.model.codec_for(adapter)
@@ -62,6 +70,7 @@ async def chat_reply(body: ChatRequest, service: ChatService, http: HttpRequest,
         adapter,
         [prompt],
         max_tokens=body.limit,
+        to_context_end=to_context_end,
         grammar=grammar,
         logprobs=body.top_logprobs if body.logprobs else None,
         thinking=_budget(body, service, codec, reading),

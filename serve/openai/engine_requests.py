@@ -30,6 +30,7 @@ def engine_requests(
     prompts: Sequence[Sequence[int]],
     *,
     max_tokens: int | None,
+    to_context_end: bool = False,
     grammar: Grammar | None,
     logprobs: int | None,
     echoed: int | None = None,
@@ -37,6 +38,7 @@ def engine_requests(
 ) -> list[Request]:
     """One request for each choice of each prompt. max_tokens: None = as many as fit into the context.
 
+    to_context_end: an answer of max_tokens that does not fit into the context ends where that ends; else it is refused.
     echoed: how many alternatives of each prompt token the choices tell; None = they tell no prompt. What `prompt_logprobs`
     asks for is computed once a prompt, by its first choice.
     Raises: RequestError for fields that do not fit each other.
@@ -45,7 +47,7 @@ def engine_requests(
     codec = service.model.codec_for(adapter)
     tokens = body.tokens.for_engine(codec, engine.vocab_size(adapter), formed=grammar is not None)
     context = engine.context if body.beams is None else engine.longest(body.beams.num_beams)
-    room = context - (1 if max_tokens is None else max_tokens)
+    room = context - (1 if max_tokens is None or to_context_end else max_tokens)
     kept = [body.cut(prompt, room) for prompt in prompts]
     _check_prompt_logprobs(body, kept)
     first = max((most for most in (echoed, body.prompt_logprobs) if most is not None), default=None)
@@ -54,8 +56,7 @@ def engine_requests(
             prompt=prompt,
             adapter=adapter,
             sampling=body.sampling(choice),
-            # the engine refuses a prompt that leaves no room
-            max_tokens=max(context - len(prompt), 1) if max_tokens is None else max_tokens,
+            max_tokens=_most_tokens(max_tokens, context - len(prompt), to_context_end),
             logprobs=logprobs,
             prompt_logprobs=first if choice == 0 else echoed,
             grammar=grammar,
@@ -69,6 +70,14 @@ def engine_requests(
         for prompt in kept
         for choice in range(body.n)
     ]
+
+
+def _most_tokens(asked: int | None, left: int, to_context_end: bool) -> int:
+    """Most tokens of an answer. left: what the prompt leaves of the context; the engine refuses one that leaves nothing."""
+    fitting = max(left, 1)
+    if asked is None:
+        return fitting
+    return min(asked, fitting) if to_context_end else asked
 
 
 def _check_prompt_logprobs(body: Generate, prompts: Sequence[Sequence[int]]) -> None:

@@ -90,6 +90,37 @@ def test_litellm(url: str, kept: Path) -> None:
     }
 
 
+def test_pydantic_ai(url: str, kept: Path) -> None:
+    """Its agents' whole loop over each of the three APIs."""
+    python = _python(kept, "pydanticai", "pydantic-ai-slim[openai,anthropic]")
+    by_both = {
+        "answer": "pirate heard: ahoy",
+        "stream": "pirate heard: ahoy",
+        "later": "pirate heard: more",
+        "output tokens": len("pirate heard: more") + 1,
+        "parts": ["user-prompt", "tool-call", "tool-return", "text"],
+        "after the tool": "pirate heard: weather?<assistant><calls weather><tool>4 C in Oslo",
+        "typed": ["Person", "Person"],
+    }
+    assert _told([str(python), str(CLIENTS / "pydantic_ai.py"), url]) == {
+        "chat": by_both,
+        "responses": by_both,
+        "messages": {**by_both, "typed": ["Person"]},
+    }
+
+
+def test_llama_index(url: str, kept: Path) -> None:
+    python = _python(kept, "llamaindex", "llama-index-llms-openai-like")
+    assert _told([str(python), str(CLIENTS / "llama_index.py"), url]) == {
+        "chat": "pirate heard: ahoy",
+        "stream": "pirate heard: ahoy",
+        "completion": "base heard: abc",
+        "calls": CALLED,
+        "typed": "Person",
+        "agent": "pirate heard: weather?<assistant><calls weather><tool>4 C in Oslo",
+    }
+
+
 def test_node(url: str, kept: Path) -> None:
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")

@@ -87,6 +87,23 @@ def test_why_it_stopped(client: anthropic.Anthropic, stream: bool) -> None:
     assert stopped(stop_sequences=["xyz"]) == ("end_turn", None, "pirate heard: ahoy ☠")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_more_tokens_than_the_context_has_are_as_many_as_fit(
+    client: anthropic.Anthropic, served: Any, stream: bool
+) -> None:
+    """Agents ask for 16,384 or 32,000 whatever the model is."""
+    asked: Any = {"model": "pirate", "max_tokens": 32_000, "system": "x" * 470, "messages": USER}
+    if stream:
+        with client.messages.stream(**asked) as events:
+            answer = events.get_final_message()
+    else:
+        answer = client.messages.create(**asked)
+    assert answer.stop_reason == "model_context_window_exceeded"
+    assert answer.usage.input_tokens + answer.usage.output_tokens == served.engine.context
+    served.engine.scripts = {"ahoy ☠": "Ar!"}
+    assert client.messages.create(**asked).stop_reason == "end_turn"
+
+
 def test_sampling_reaches_the_engine(client: anthropic.Anthropic, served: Any) -> None:
     client.messages.create(
         model="pirate",
@@ -254,7 +271,7 @@ def test_errors_are_the_packages_own(client: anthropic.Anthropic, served: Any) -
         },
     }
     with pytest.raises(anthropic.BadRequestError, match="at most 512"):
-        client.messages.create(**{**asked, "max_tokens": 600})
+        client.messages.create(**{**asked, "system": "x" * 600})
     with pytest.raises(anthropic.RequestTooLargeError):
         client.messages.create(**{**asked, "system": "x" * 400_000})
     served.engine.max_waiting = 0

@@ -87,8 +87,9 @@ def test_options_reach_the_engine(client: ollama.Client, served: Any) -> None:
     assert (sampling.seed, sampling.repetition_penalty) == (3, 1.5)
     assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, 0.25)
     assert request.max_tokens == 7
-    client.chat(model="pirate", messages=USER, options={"num_predict": -1})
-    assert served.engine.requests[-1].max_tokens == served.engine.context - len(request.prompt)
+    for as_much_as_fits in (-1, 4096):
+        client.chat(model="pirate", messages=USER, options={"num_predict": as_much_as_fits})
+        assert served.engine.requests[-1].max_tokens == served.engine.context - len(request.prompt)
     stopped = client.chat(model="pirate", messages=USER, options={"stop": ["heard"]})
     assert (stopped.message.content, stopped.done_reason) == ("pirate ", "stop")
 
@@ -214,7 +215,7 @@ def test_models_of_an_encoder_can_be_listed() -> None:
 
 def test_errors_are_the_packages_own(client: ollama.Client, served: Any) -> None:
     with pytest.raises(ollama.ResponseError, match="at most 512") as refused:
-        client.chat(model="pirate", messages=USER, options={"num_predict": 600})
+        client.chat(model="pirate", messages=[{"role": "user", "content": "x" * 600}])
     assert refused.value.status_code == 400
     served.engine.max_waiting = 0
     with pytest.raises(ollama.ResponseError) as full:
