@@ -125,7 +125,7 @@ def _fit(
     recipe, writes = work.recipe, accelerator.is_main_process
     checkpoints = Checkpoints(run.checkpoints_path, recipe.train.keep_checkpoints, writes=writes)
     journal = Journal(run.metrics_path, accelerator)
-    start_tracker(recipe, accelerator)
+    start_tracker(recipe, run, accelerator)
     with work.objective(base.model, accelerator.device) as objective:
         prepared_model, optimizer = prepared(accelerator, model, recipe, base.head)
         state = checkpoints.resume(model, optimizer)

@@ -153,8 +153,10 @@ class Train(Spec):
     """How many checkpoints to keep on disk besides the best."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without a better loss."""
-    tracker: Literal["none", "tensorboard", "trackio"] = "none"
-    """Where metrics go besides metrics.jsonl."""
+    tracker: Literal[
+        "none", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+    ] = "none"
+    """Where metrics go besides metrics.jsonl: any of accelerate's trackers, each set up by its own environment variables."""
     seed: int = 0
     """Seed of data order, dropout and adapter initialisation."""
 
