@@ -15,7 +15,12 @@ Output = TypeVar("Output")
 
 
 class EngineCall(ABC):
-    """Submits the work of one HTTP call, and cancels what has not finished when the response ends."""
+    """Submits the work of one HTTP call, and cancels what has not finished when the response ends.
+
+    first_token_s: when the first token arrived, by `time.perf_counter`; None before, and where nothing is generated.
+    """
+
+    first_token_s: float | None = None
 
     def __init__(self, service: Service) -> None:
         self._in_progress = service.running

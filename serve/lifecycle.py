@@ -29,6 +29,7 @@ from .files.store import FilesOptions
 from .follow import Follow, following
 from .http import json_log
 from .http.listen import Server, bind, local_names, start_listening, url_of
+from .http.telemetry import telemetry
 from .service import Service, Settings
 from .ui.process import chat_page
 
@@ -79,6 +80,8 @@ def serve(
         # Before the model: an error about the port or a folder should not have to wait until gigabytes are loaded.
         store = None if files is None else stack.enter_context(files.opened())
         listener = stack.enter_context(bind(host, port))
+        if (told := telemetry()) is not None:
+            stack.callback(told.close)
         model, create = _opened(bundle, options)
         stack.callback(_close, model)
         start_listening(listener)  # not earlier: a client should be refused instead of left waiting
@@ -89,7 +92,7 @@ def serve(
         hosts = frozenset() if api_keys else local_names(host, listener)
         if not api_keys and not hosts:
             warn_of_open_door(host)
-        app = create(replace(settings, api_keys=api_keys, hosts=hosts, files=store))
+        app = create(replace(settings, api_keys=api_keys, hosts=hosts, files=store, telemetry=told))
         if follow is not None:
             stack.enter_context(following(follow, app.state.service.store, bundle, quiet=log_json))
         run(app, listener, ready_file=ready_file)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .catalogue import Catalogue
     from .encoders.catalogue import EncoderCatalogue
     from .files.store import FileStore, ServedFiles
+    from .http.telemetry import Telemetry
     from .metrics.encoder import EncoderMetrics
     from .metrics.registry import Metrics, SequenceMetrics
     from .metrics.responses import Responses
@@ -45,6 +46,7 @@ class Settings:
     files: FileStore | None = None  # of batches; None = no files, and so no batches
     batch_lines: int = 8  # most requests of batches that are answered at once
     max_stored_bytes: int = 256 * 2**20  # of responses that are kept to be gone on from; 0 = none
+    telemetry: Telemetry | None = None  # OpenTelemetry; None = nothing is sent
     step_limit_s: float = 300  # an engine step that takes longer counts as stuck
     drain_s: float = 30  # how long answers in progress may continue after SIGTERM
 

@@ -154,7 +154,16 @@ class Train(Spec):
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without a better loss."""
     tracker: Literal[
-        "none", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+        "none",
+        "aim",
+        "clearml",
+        "comet_ml",
+        "dvclive",
+        "mlflow",
+        "swanlab",
+        "tensorboard",
+        "trackio",
+        "wandb",
     ] = "none"
     """Where metrics go besides metrics.jsonl: any of accelerate's trackers, each set up by its own environment variables."""
     seed: int = 0

@@ -55,7 +55,7 @@ def resolve_adapter(
     check_permitted(key_of(http), service.catalogue, model)
     context = context_of(http)
     adapter = service.catalogue.adapter_for(model, context.request_id if caller is None else caller)
-    context.answered_by = service.catalogue.answered_by(adapter)
+    context.asked_for, context.answered_by = model, service.catalogue.answered_by(adapter)
     return adapter
 
 
@@ -69,5 +69,5 @@ def resolve_encoder_adapter(
     check_permitted(key_of(http), service.catalogue, body.model)
     context = context_of(http)
     record = service.catalogue.record_for(body.model, endpoint, body.user or context.request_id)
-    context.answered_by = service.catalogue.answered_by(record.name)
+    context.asked_for, context.answered_by = body.model, service.catalogue.answered_by(record.name)
     return record

@@ -117,6 +117,7 @@ async def run_encoder(
     """Runs the inputs of a call, bills and measures them. Raises: RequestError; ClientDisconnect."""
     call = EncoderCall(service, submits, deadline_s(http))
     endpoint, started_s, outcome = http.scope["route"].path, time.perf_counter(), "failed"
+    context_of(http).call = call
     lease_of(http).bill(call.usage)
     try:
         outputs = await until_disconnect(http, call.outputs())

@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastapi import Request
 from starlette.types import Scope
 
 from ..access.keys import Key
 from ..access.limits import Lease
+
+if TYPE_CHECKING:
+    from ..engine_call import EngineCall
 
 _IN_STATE = "ptune"
 BATCH_KEY = "ptune.batch_key"
@@ -27,7 +30,14 @@ class RequestContext:
     request_id: str
     key: Key | None = None  # once its scope is checked; None at endpoints that are open to all
     lease: Lease | None = None  # at endpoints whose use is limited
+    asked_for: str | None = None  # the model in the request, once it is known to be one of the server's
     answered_by: str | None = None  # `name@hash12` of the adapter, once it is resolved
+    call: EngineCall | None = None  # its work on the engine, once that has begun
+
+    def first_token_after(self, started_s: float) -> float | None:
+        """Seconds from a moment of `time.perf_counter` to the first token, if there was one."""
+        first_s = None if self.call is None else self.call.first_token_s
+        return None if first_s is None else first_s - started_s
 
 
 def open_context(scope: Scope, request_id: str) -> RequestContext:

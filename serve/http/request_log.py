@@ -11,17 +11,22 @@ import re
 import time
 import traceback
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .context import RequestContext, open_context
 from .errors import error_response, internal_error
+from .telemetry import Answered
+
+if TYPE_CHECKING:
+    from ..service import Service
 
 _log = logging.getLogger("ptune.serve")
 _access = logging.getLogger("ptune.serve.access")
+_LEFT = 499  # nginx's status for a client that disconnected before the response began
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -54,7 +59,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         context = open_context(scope, request_id_of(scope))
-        started_s, status = time.perf_counter(), 0
+        began_ns, started_s, status = time.time_ns(), time.perf_counter(), 0
 
         async def send_tagged(message: Message) -> None:
             nonlocal status
@@ -77,21 +82,30 @@ class RequestLog:
                 failure = error_response(internal_error(context.request_id), scope["path"])
                 await failure(scope, receive, send_tagged)
         finally:
-            _record(scope, context, status, time.perf_counter() - started_s)
+            answered = Answered(
+                method=scope["method"] if scope.get("route") else None,
+                route=getattr(scope.get("route"), "path", None),
+                status=status or _LEFT,
+                began_ns=began_ns,
+                first_token_s=context.first_token_after(started_s),
+                seconds=time.perf_counter() - started_s,
+                headers=Headers(scope=scope),
+            )
+            _record(scope["app"].state.service, context, answered)
 
 
-def _record(scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
-    """Counts and logs a request. If the client disconnected before the response began, the status is nginx's 499."""
-    route = getattr(scope.get("route"), "path", None)
-    status = status or 499
-    scope["app"].state.service.metrics.responses.sent(route, status)
+def _record(service: Service, context: RequestContext, answered: Answered) -> None:
+    """Counts and logs a request, and tells OpenTelemetry of it."""
+    service.metrics.responses.sent(answered.route, answered.status)
     fields: dict[str, Any] = {
         "request_id": context.request_id,
-        "method": scope["method"] if route else None,
-        "route": route,
-        "status": status,
-        "seconds": round(seconds, 6),
+        "method": answered.method,
+        "route": answered.route,
+        "status": answered.status,
+        "seconds": round(answered.seconds, 6),
         "adapter": context.answered_by,
         "key": None if context.key is None else context.key.name,
     }
     _access.info("request", extra=fields)
+    if service.settings.telemetry is not None:
+        service.settings.telemetry.tell(answered, context)

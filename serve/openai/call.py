@@ -184,6 +184,7 @@ class DecoderCall(GenerationCall):
 
     def _measure(self, running: _RunningSequence) -> None:
         now_s, adapter = time.perf_counter(), self._metrics.label(running.request.adapter)
+        self.first_token_s = self.first_token_s or now_s
         histogram = self._metrics.between_tokens_s if running.tokens else self._metrics.first_token_s
         histogram.labels(adapter).observe(now_s - running.last_token_s)
         self._metrics.generated_tokens.labels(adapter).inc()

@@ -76,6 +76,7 @@ async def respond(
     lease = lease_of(http)
     lease.reserve(call.max_tokens())
     call.start()
+    context_of(http).call = call
     lease.bill(call.usage)
     if stream:
         return _ChunkStream(reply, call, context_of(http).request_id, framing)
