@@ -30,6 +30,7 @@ from .follow import Follow, following
 from .http import json_log
 from .http.listen import Server, bind, local_names, start_listening, url_of
 from .http.telemetry import telemetry
+from .http.tls import Certificate, scheme_of
 from .service import Service, Settings
 from .ui.process import chat_page
 
@@ -62,11 +63,12 @@ def serve(
     log_json: bool = False,
     follow: Follow | None = None,
     files: FilesOptions | None = None,
+    certificate: Certificate | None = None,
 ) -> int:
     """Serves a bundle of any kind until SIGTERM or Ctrl-C, and returns the exit code.
 
     Port 0 takes any free port. ready_file: holds the server's URL while it answers. settings: its `api_keys` and `hosts`
-    are replaced according to the other arguments, and so is `files`.
+    are replaced according to the other arguments, and so is `files`. certificate: the server speaks TLS.
     Raises: PtuneError if the port is in use, the keys cannot be read, the cache is larger than the memory, the bundle
     does not open, or this machine does not reproduce the bundle's golden vectors.
     """
@@ -88,14 +90,16 @@ def serve(
         if ui:
             # The page prompts for a key without encryption, so with keys it listens on this machine only.
             page_host = "127.0.0.1" if api_keys else host
-            stack.enter_context(chat_page(url_of(listener), page_host, ui_port, ask=bool(api_keys)))
+            trusted = None if certificate is None else certificate.path
+            url = url_of(listener, scheme_of(certificate))
+            stack.enter_context(chat_page(url, page_host, ui_port, ask=bool(api_keys), trusted=trusted))
         hosts = frozenset() if api_keys else local_names(host, listener)
         if not api_keys and not hosts:
             warn_of_open_door(host)
         app = create(replace(settings, api_keys=api_keys, hosts=hosts, files=store, telemetry=told))
         if follow is not None:
             stack.enter_context(following(follow, app.state.service.store, bundle, quiet=log_json))
-        run(app, listener, ready_file=ready_file)
+        run(app, listener, ready_file=ready_file, certificate=certificate)
     return 0
 
 
@@ -199,19 +203,32 @@ def _kind_of(bundle: Path) -> Kind:
     return of_task(str(read_json(manifest).get("task"))) if manifest.is_file() else DECODER
 
 
-def run(app: FastAPI, listener: socket, *, ready_file: Path | None = None) -> None:
+def run(
+    app: FastAPI,
+    listener: socket,
+    *,
+    ready_file: Path | None = None,
+    certificate: Certificate | None = None,
+) -> None:
     """Serves an app with a loaded model; returns after a signal, when the requests in progress have ended."""
     service: Service = app.state.service
-    started = partial(_announce, service, url_of(listener), ready_file)
+    url = url_of(listener, scheme_of(certificate))
+    started = partial(_announce, service, url, ready_file)
     try:
         with service.health.watched():
-            keys = service.settings.api_keys
-            reload = keys.reload if keys else None
-            drain = partial(_drain, service)
-            Server(app, started=started, drain=drain, reload=reload).run(sockets=[listener])
+            drain, reload = partial(_drain, service), partial(_reload, service, certificate)
+            tls = None if certificate is None else certificate.context
+            Server(app, started=started, drain=drain, reload=reload, tls=tls).run(sockets=[listener])
     finally:
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
+
+
+def _reload(service: Service, certificate: Certificate | None) -> None:
+    """What SIGHUP asks for."""
+    service.settings.api_keys.reload()
+    if certificate is not None:
+        certificate.reload()
 
 
 def _announce(service: Service, url: str, ready_file: Path | None) -> None:

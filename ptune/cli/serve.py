@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from ptune.cli.engine_flags import NO_FLAGS, EngineFlags, size_of
 from ptune.cli.parse import parse
+from ptune.errors import UsageError
 
 
 def run(arguments: list[str]) -> int:
@@ -33,6 +34,10 @@ class Serve:
     """Port; 0 takes a free one."""
     api_key_file: Path | None = None
     """File of API keys: one a line, or TOML or JSON lines with scopes, adapters and limits; read again when it changes."""
+    ssl_certfile: Path | None = None
+    """Speak TLS with this certificate (PEM, with those that signed it); read again at SIGHUP."""
+    ssl_keyfile: Path | None = None
+    """The certificate's private key (PEM, without a password); default: in the same file."""
     ui: bool = True
     """Start the page (a process of its own; it asks for a key where the server does)."""
     ui_port: int = 7860
@@ -90,6 +95,7 @@ class Serve:
             log_json=self.log_json,
             follow=self._followed(),
             files=self._files(),
+            certificate=self._certificate(),
         )
         return code
 
@@ -115,6 +121,14 @@ class Serve:
             max_file_bytes=size_of(self.max_file_bytes, "--max-file-bytes"),
             max_bytes=size_of(self.files_bytes, "--files-bytes"),
         )
+
+    def _certificate(self) -> Any:
+        if self.ssl_certfile is None:
+            if self.ssl_keyfile is not None:
+                raise UsageError("--ssl-keyfile is the key of a certificate: it needs --ssl-certfile")
+            return None
+        tls = importlib.import_module("ptune_serve.http.tls")
+        return tls.Certificate(self.ssl_certfile, self.ssl_keyfile)
 
     def _followed(self) -> Any:
         if self.follow is None:

@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
@@ -73,12 +74,12 @@ def local_names(host: str, bound: socket.socket) -> frozenset[str]:
     return frozenset({"localhost", "127.0.0.1", "[::1]", *given})
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """The URL for a client on this machine."""
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "::1" if ":" in host else "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def configured(app: FastAPI, *, flush_limit_s: int = 5) -> uvicorn.Config:
@@ -105,7 +106,7 @@ class Server(uvicorn.Server):
     """Serves until a signal; then awaits `drain`, while requests are still answered; then closes.
 
     uvicorn alone would stop answering at once, and die of the signal (exit code 143). A second signal cancels `drain`.
-    flush_limit_s: how long connections may take to close after it. reload: called at SIGHUP.
+    flush_limit_s: how long connections may take to close after it. reload: called at SIGHUP. tls: of a certificate.
     """
 
     def __init__(
@@ -116,8 +117,11 @@ class Server(uvicorn.Server):
         drain: Callable[[], Awaitable[None]] = _nothing,
         reload: Callable[[], None] | None = None,
         flush_limit_s: int = 5,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(configured(app, flush_limit_s=flush_limit_s))
+        self.config.load()
+        self.config.ssl = tls
         self._on_start = started
         self._drain = drain
         self._reload = reload

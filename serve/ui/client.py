@@ -15,6 +15,8 @@ import httpx
 from ptune.errors import PtuneError
 from ptune.formats.task_names import TRANSLATION
 
+from .process import trusted_servers
+
 Message = dict[str, str]
 """role, content; of an answer that was thought about reasoning_content and, for the page alone, thought_s and thinking."""
 _SENT = ("role", "content", "reasoning_content")
@@ -152,7 +154,12 @@ class Client:
         self.url = url.rstrip("/").removesuffix("/v1")
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         self._http = httpx.AsyncClient(
-            base_url=self.url, headers=headers, auth=auth, timeout=_TIMEOUT, trust_env=False
+            base_url=self.url,
+            headers=headers,
+            auth=auth,
+            timeout=_TIMEOUT,
+            verify=trusted_servers(),
+            trust_env=False,
         )
 
     async def served(self) -> ServedModels:

@@ -17,6 +17,8 @@ from gradio.context import LocalContext
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .process import trusted_servers
+
 KNOWN_S = 60.0
 """How long a key that the server has accepted is not checked again."""
 MOST_KNOWN = 1000
@@ -57,7 +59,9 @@ class AskForKey:
 
     def __init__(self, app: ASGIApp, server_url: str) -> None:
         self._app = app
-        self._http = httpx.AsyncClient(base_url=server_url, timeout=10, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=server_url, timeout=10, verify=trusted_servers(), trust_env=False
+        )
         self._known: OrderedDict[bytes, float] = OrderedDict()  # digest -> when to check it again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

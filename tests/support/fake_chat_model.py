@@ -37,6 +37,7 @@ from ptune.tasks.chat import infer
 from ptune_serve import lifecycle
 from ptune_serve.files.store import FilesOptions
 from ptune_serve.http.listen import configured, listen, url_of
+from ptune_serve.http.tls import Certificate
 from ptune_serve.service import Settings
 
 EOS = 256
@@ -351,6 +352,7 @@ def main() -> int:
     parser.add_argument("--close-limit-s", type=float, default=10.0)
     parser.add_argument("--log-json", action="store_true")
     parser.add_argument("--files", type=Path)
+    parser.add_argument("--ssl-certfile", type=Path)
     options = parser.parse_args()
 
     lifecycle.CLOSE_LIMIT_S = options.close_limit_s
@@ -378,6 +380,7 @@ def main() -> int:
             ready_file=options.ready_file,
             log_json=options.log_json,
             files=None if options.files is None else FilesOptions(options.files),
+            certificate=None if options.ssl_certfile is None else Certificate(options.ssl_certfile),
             settings=Settings(drain_s=options.drain_limit_s, step_limit_s=options.step_limit_s),
         )
     except PtuneError as error:
