@@ -175,6 +175,10 @@ def _check_settings(settings: Settings) -> None:
         raise UsageError(f"--adapter-root {root}: there is no such folder")
     if settings.batch_lines < 1:
         raise UsageError(f"--batch-lines must be 1 or more (is {settings.batch_lines})")
+    if settings.connections_per_address is not None and settings.connections_per_address < 1:
+        raise UsageError(
+            f"--connections-per-address must be 1 or more (is {settings.connections_per_address})"
+        )
     if settings.max_adapters < 1:
         raise UsageError(f"--max-adapters must be 1 or more (is {settings.max_adapters})")
     if (settings.thinking_token_budget or 0) < 0:
@@ -218,7 +222,9 @@ def run(
         with service.health.watched():
             drain, reload = partial(_drain, service), partial(_reload, service, certificate)
             tls = None if certificate is None else certificate.context
-            Server(app, started=started, drain=drain, reload=reload, tls=tls).run(sockets=[listener])
+            most = service.settings.connections_per_address
+            server = Server(app, started=started, drain=drain, reload=reload, tls=tls, per_address=most)
+            server.run(sockets=[listener])
     finally:
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)

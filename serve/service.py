@@ -34,6 +34,7 @@ class Settings:
     """Options of the operator."""
 
     api_keys: ApiKeys = field(default_factory=ApiKeys)
+    connections_per_address: int | None = None  # most of one client's address; None = any number
     max_body_bytes: int = 4 * 2**20
     max_images_bytes: int = 32 * 2**20  # limit for bodies that may hold images
     hosts: frozenset[str] = frozenset()  # accepted in the Host header; empty = any

@@ -34,6 +34,8 @@ class Serve:
     """Port; 0 takes a free one."""
     api_key_file: Path | None = None
     """File of API keys: one a line, or TOML or JSON lines with scopes, adapters and limits; read again when it changes."""
+    connections_per_address: int | None = None
+    """Most connections from one address, for a server that clients reach without a proxy; default: any number."""
     ssl_certfile: Path | None = None
     """Speak TLS with this certificate (PEM, with those that signed it); read again at SIGHUP."""
     ssl_keyfile: Path | None = None
@@ -101,6 +103,7 @@ class Serve:
 
     def _settings(self) -> Any:
         return importlib.import_module("ptune_serve.service").Settings(
+            connections_per_address=self.connections_per_address,
             adapters_api=self.adapters_api,
             adapter_root=self.adapter_root,
             max_adapter_bytes=size_of(self.max_adapter_bytes, "--max-adapter-bytes"),

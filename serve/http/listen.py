@@ -10,13 +10,15 @@ import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from ptune.errors import PtuneError
 
-from .protocol import MAX_HEAD_BYTES, Protocol
+from .protocol import MAX_HEAD_BYTES, Addresses, Protocol
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -82,11 +84,11 @@ def url_of(listener: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def configured(app: FastAPI, *, flush_limit_s: int = 5) -> uvicorn.Config:
-    """uvicorn's configuration for an app."""
+def configured(app: FastAPI, *, flush_limit_s: int = 5, per_address: int | None = None) -> uvicorn.Config:
+    """uvicorn's configuration for an app. per_address: most connections from one address; None = any number."""
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=cast("type[Protocol]", partial(Protocol, addresses=Addresses(per_address))),
         ws="none",
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         proxy_headers=False,  # no decision depends on a client's address
@@ -107,6 +109,7 @@ class Server(uvicorn.Server):
 
     uvicorn alone would stop answering at once, and die of the signal (exit code 143). A second signal cancels `drain`.
     flush_limit_s: how long connections may take to close after it. reload: called at SIGHUP. tls: of a certificate.
+    per_address: most connections from one address.
     """
 
     def __init__(
@@ -118,8 +121,9 @@ class Server(uvicorn.Server):
         reload: Callable[[], None] | None = None,
         flush_limit_s: int = 5,
         tls: ssl.SSLContext | None = None,
+        per_address: int | None = None,
     ) -> None:
-        super().__init__(configured(app, flush_limit_s=flush_limit_s))
+        super().__init__(configured(app, flush_limit_s=flush_limit_s, per_address=per_address))
         self.config.load()
         self.config.ssl = tls
         self._on_start = started

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
+from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any
 
 import h11
@@ -25,21 +28,57 @@ STALL_LIMIT_S = 60.0
 MAX_HEAD_BYTES = 64 * 1024
 
 
-class Protocol(H11Protocol):
-    """One connection."""
+class Addresses:
+    """Counts open connections by the client's address (IPv6: by its first 64 bits, which one client has to itself).
 
-    def __init__(self, *given: Any, **named: Any) -> None:
+    limit: most of one address; None = any number.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
+        self._open: Counter[str] = Counter()
+
+    def enter(self, client: str) -> str:
+        """Counts a connection; what it counts as, for `leave`. Raises: RequestError(429) if there are too many."""
+        address = ip_address(client.partition("%")[0])
+        counted = str(address) if address.version == 4 else address.exploded[:19]
+        if self._limit is not None and self._open[counted] >= self._limit:
+            message = f"{self._limit} connections from {client} are open already, the most that one address may have"
+            raise RequestError(message, code="too_many_connections", status=429)
+        self._open[counted] += 1
+        return counted
+
+    def leave(self, counted: str) -> None:
+        """A connection that was counted has ended."""
+        self._open[counted] -= 1
+        if not self._open[counted]:
+            del self._open[counted]
+
+
+class Protocol(H11Protocol):
+    """One connection. addresses: counts it among those of its client's address."""
+
+    def __init__(self, *given: Any, addresses: Addresses, **named: Any) -> None:
         super().__init__(*given, **named)
+        self._addresses = addresses
+        self._address: str | None = None  # while it is counted
         self._head = _Deadline()
         self._stall = _Deadline()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._start_head_deadline()
+        if self.client is not None:
+            try:
+                self._address = self._addresses.enter(self.client[0])
+            except RequestError as error:
+                self._answer_and_close(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head.end()
         self._stall.end()
+        if self._address is not None:
+            self._addresses.leave(self._address)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -61,8 +100,10 @@ class Protocol(H11Protocol):
         """Answers an invalid request with an error object, unless a response has begun; then closes the connection."""
         if self._answering():
             self.cycle.disconnected = True  # drops what the endpoint still sends
+        self._answer_and_close(RequestError("the request is not valid HTTP", code="invalid_http"))
+
+    def _answer_and_close(self, error: RequestError) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            error = RequestError("the request is not valid HTTP", code="invalid_http")
             body = json.dumps(openai_error(error)).encode()
             headers = [
                 ("content-type", "application/json"),
@@ -70,7 +111,11 @@ class Protocol(H11Protocol):
                 ("connection", "close"),
             ]
             for event in (
-                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Response(
+                    status_code=error.status,
+                    headers=headers,
+                    reason=HTTPStatus(error.status).phrase.encode(),
+                ),
                 h11.Data(data=body),
                 h11.EndOfMessage(),
             ):

@@ -273,9 +273,9 @@ class FakeChatModel:
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """An app on a real socket, in a thread. Yields its URL."""
-    server = uvicorn.Server(configured(app, flush_limit_s=1))
+def serving(app: FastAPI, **options: Any) -> Iterator[str]:
+    """An app on a real socket, in a thread. Yields its URL. options: of `configured`."""
+    server = uvicorn.Server(configured(app, flush_limit_s=1, **options))
     listener = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
