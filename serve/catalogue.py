@@ -28,6 +28,9 @@ class ModelListing(Protocol):
     def resolve(self, model: str) -> str:
         """The adapter that `model` means. Raises: RequestError(404)."""
 
+    def answered_by(self, adapter: str) -> str:
+        """`name@hash12`. Raises: RequestError(404) if the adapter was removed."""
+
     def card(self, name: str) -> dict[str, Any]:
         """An entry of /v1/models."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ptune.config.tasks import tasks_of
 
+from .access.audit import AuditLog
 from .access.auth import ApiKeys
 from .adapters.store import AdapterStore
 from .catalogue import ModelListing
@@ -47,6 +48,7 @@ class Settings:
     files: FileStore | None = None  # of batches; None = no files, and so no batches
     batch_lines: int = 8  # most requests of batches that are answered at once
     max_stored_bytes: int = 256 * 2**20  # of responses that are kept to be gone on from; 0 = none
+    audit: AuditLog | None = None  # of what administrators do; None = it is not kept
     telemetry: Telemetry | None = None  # OpenTelemetry; None = nothing is sent
     step_limit_s: float = 300  # an engine step that takes longer counts as stuck
     drain_s: float = 30  # how long answers in progress may continue after SIGTERM

@@ -78,6 +78,8 @@ class Serve:
     """A step of the engine that takes longer makes /health answer 503, for the server to be restarted."""
     log_json: bool = False
     """Log as JSON lines on standard error, one for each request among them."""
+    audit_log: Path | None = None
+    """File to which each request that may change what is served appends a line: when, whose key, what, and the outcome."""
     ready_file: Path | None = None
     """Written with the server's URL once it answers."""
 
@@ -110,6 +112,7 @@ class Serve:
             max_adapters=self.max_adapters,
             batch_lines=self.batch_lines,
             max_stored_bytes=_size_or_none(self.max_stored_bytes, "--max-stored-bytes"),
+            audit=self._audit(),
             require_parity=self.require_parity,
             thinking_token_budget=self.thinking_token_budget,
             step_limit_s=self.step_limit_s,
@@ -124,6 +127,11 @@ class Serve:
             max_file_bytes=size_of(self.max_file_bytes, "--max-file-bytes"),
             max_bytes=size_of(self.files_bytes, "--files-bytes"),
         )
+
+    def _audit(self) -> Any:
+        if self.audit_log is None:
+            return None
+        return importlib.import_module("ptune_serve.access.audit").AuditLog(self.audit_log)
 
     def _certificate(self) -> Any:
         if self.ssl_certfile is None:

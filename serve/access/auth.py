@@ -66,16 +66,12 @@ class ApiKeys:
             raise RequestError("this API key is not known here", code="invalid_api_key", status=401)
         return matches[0]
 
-    def permit(self, authorization: str | None, *scopes: Scope) -> Key:
-        """As `check`, for an endpoint that requires one of these scopes. Raises: RequestError (401, 403)."""
-        return _in_scope(self.check(authorization), *scopes)
-
-    def permit_named(self, name: str, *scopes: Scope) -> Key:
-        """As `permit`, for work that a key has left here. Raises: RequestError (401 if the key is no more, 403)."""
+    def check_named(self, name: str) -> Key:
+        """As `check`, for work that a key has left here. Raises: RequestError(401) if the key is no more."""
         self._reload_if_changed()
         if (key := self.named(name)) is None:
             raise RequestError(f"key {name!r} is no longer known here", code="invalid_api_key", status=401)
-        return _in_scope(key, *scopes)
+        return key
 
     def named(self, name: str) -> Key | None:
         """The key of this name; None if the file has lost it."""
@@ -120,12 +116,11 @@ class ApiKeys:
         self._meters = meters
 
 
-def _in_scope(key: Key, *scopes: Scope) -> Key:
-    """The key. Raises: RequestError(403) if it has none of these scopes."""
+def check_scope(key: Key, *scopes: Scope) -> None:
+    """Raises: RequestError(403) if the key has none of these scopes."""
     if not key.scopes & set(scopes):
         message = f"key {key.name!r} lacks the scope {' or '.join(scopes)} that this requires"
         raise RequestError(message, code="insufficient_scope", status=403)
-    return key
 
 
 def warn_of_open_door(host: str) -> None:

@@ -13,6 +13,7 @@ from ptune.errors import RequestError
 from ptune.formats.bundle import Alias, Canary
 
 from ..http.body import body_of, media_type, raw_body, validated
+from ..http.context import context_of
 from ..http.dependencies import ServiceDep
 from .files import of_folder, staged, uploaded
 
@@ -74,6 +75,7 @@ async def add(http: Request, service: ServiceDep) -> JSONResponse:
     if media_type(http) == "multipart/form-data":
         files, fields = await uploaded(http, service.settings.max_adapter_bytes)
         upload = _from_form(fields)
+        _changes(http, upload.name, upload.alias)
 
         def store() -> None:
             service.store.check_name(upload.name)
@@ -81,7 +83,7 @@ async def add(http: Request, service: ServiceDep) -> JSONResponse:
                 service.store.add(folder, upload.name, upload.alias)
 
         await asyncio.to_thread(store)
-        return await _card(service, upload.name)
+        return await _added(http, service, upload.name)
     if media_type(http) != "application/json":
         raise RequestError(
             "send `Content-Type: multipart/form-data` with the files, or `application/json`",
@@ -89,13 +91,14 @@ async def add(http: Request, service: ServiceDep) -> JSONResponse:
             status=415,
         )
     body = validated(AddRequest, await raw_body(http, service))
+    _changes(http, body.name, body.alias)
     if body.path is None:
         await asyncio.to_thread(service.store.reload, body.name)
         if body.alias is not None:
             await asyncio.to_thread(service.store.point, body.alias, body.name, None)
     else:
         await asyncio.to_thread(_add_folder, service, body.name, body.path, body.alias)
-    return await _card(service, body.name)
+    return await _added(http, service, body.name)
 
 
 @router.delete("/v1/adapters/{name}")
@@ -107,9 +110,13 @@ async def delete(name: str, service: ServiceDep) -> dict[str, Any]:
 
 @router.post("/v1/adapters/{name}/alias")
 async def point(
-    name: str, body: Annotated[AliasRequest, Depends(body_of(AliasRequest))], service: ServiceDep
+    http: Request,
+    name: str,
+    body: Annotated[AliasRequest, Depends(body_of(AliasRequest))],
+    service: ServiceDep,
 ) -> dict[str, Any]:
     """Points an alias at an adapter, and a share of its requests at another (a canary)."""
+    _changes(http, name, body.alias)
     canary = None if body.canary is None else Canary(name=body.canary.name, share=body.canary.share)
     target = await asyncio.to_thread(service.store.point, body.alias, name, canary)
     return _alias_card(body.alias, target)
@@ -137,18 +144,20 @@ async def forget_alias(alias: str, service: ServiceDep) -> dict[str, Any]:
 
 @router.post("/v1/load_lora_adapter")
 async def load_lora_adapter(
-    body: Annotated[LoadRequest, Depends(body_of(LoadRequest))], service: ServiceDep
+    http: Request, body: Annotated[LoadRequest, Depends(body_of(LoadRequest))], service: ServiceDep
 ) -> Response:
     """As POST /v1/adapters with a path."""
+    _changes(http, body.lora_name)
     await asyncio.to_thread(_add_folder, service, body.lora_name, body.lora_path, None)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
 
 @router.post("/v1/unload_lora_adapter")
 async def unload_lora_adapter(
-    body: Annotated[UnloadRequest, Depends(body_of(UnloadRequest))], service: ServiceDep
+    http: Request, body: Annotated[UnloadRequest, Depends(body_of(UnloadRequest))], service: ServiceDep
 ) -> Response:
     """As DELETE /v1/adapters/{name}."""
+    _changes(http, body.lora_name)
     await asyncio.to_thread(service.store.remove, body.lora_name)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
@@ -170,7 +179,16 @@ def _from_form(fields: dict[str, str]) -> AddRequest:
     return AddRequest.model_construct(name=fields["name"], path=None, alias=fields.get("alias"))
 
 
-async def _card(service: ServiceDep, name: str) -> JSONResponse:
+def _changes(http: Request, name: str, alias: str | None = None) -> None:
+    """Notes for the audit log what a request is about."""
+    context_of(http).changes = {"name": name} | ({} if alias is None else {"alias": alias})
+
+
+async def _added(http: Request, service: ServiceDep, name: str) -> JSONResponse:
+    context_of(http).changes = {
+        **(context_of(http).changes or {}),
+        "adapter": service.catalogue.answered_by(name),
+    }
     return JSONResponse(await asyncio.to_thread(service.store.card, name))
 
 

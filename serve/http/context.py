@@ -28,10 +28,11 @@ class RequestContext:
     """One request."""
 
     request_id: str
-    key: Key | None = None  # once its scope is checked; None at endpoints that are open to all
+    key: Key | None = None  # once it is known; None at endpoints that are open to all
     lease: Lease | None = None  # at endpoints whose use is limited
     asked_for: str | None = None  # the model in the request, once it is known to be one of the server's
     answered_by: str | None = None  # `name@hash12` of the adapter, once it is resolved
+    changes: dict[str, str] | None = None  # what a request of an administrator is about; None = it is none
     call: EngineCall | None = None  # its work on the engine, once that has begun
 
     def first_token_after(self, started_s: float) -> float | None:

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from ptune.errors import RequestError
 
+from ..access.auth import check_scope
 from ..access.keys import Scope
 from ..service import ChatService, EncoderService, GenerationService, Service
 from .context import BATCH_KEY, context_of
@@ -46,6 +47,8 @@ async def authorize_inference(http: Request, service: ServiceDep) -> None:
 
 async def authorize_admin(http: Request, service: ServiceDep) -> None:
     """Checks for a key that may change what is served. Raises: RequestError (401, 403)."""
+    if http.method != "GET":
+        context_of(http).changes = dict(http.path_params)
     _authorize(http, service, "admin")
 
 
@@ -57,8 +60,9 @@ async def authorize_metrics(http: Request, service: ServiceDep) -> None:
 def _authorize(http: Request, service: Service, *scopes: Scope) -> None:
     keys = service.settings.api_keys
     named = http.scope.get(BATCH_KEY)
-    key = keys.permit(_authorization(http), *scopes) if named is None else keys.permit_named(named, *scopes)
-    context_of(http).key = key
+    key = keys.check(_authorization(http)) if named is None else keys.check_named(named)
+    context_of(http).key = key  # so that the logs know whose request was refused
+    check_scope(key, *scopes)
 
 
 def _authorization(http: Request) -> str | None:

@@ -107,5 +107,8 @@ def _record(service: Service, context: RequestContext, answered: Answered) -> No
         "key": None if context.key is None else context.key.name,
     }
     _access.info("request", extra=fields)
+    if service.settings.audit is not None and context.changes is not None:
+        known = {name: value for name, value in fields.items() if value is not None}
+        service.settings.audit.write({**known, **context.changes})
     if service.settings.telemetry is not None:
         service.settings.telemetry.tell(answered, context)
