@@ -15,14 +15,14 @@ LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#]+)")
 project = "ptune"
 author = "the ptune authors"
 copyright = "the ptune authors, Apache-2.0"  # noqa: A001 (Sphinx reads this name)
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx_llms_txt"]
 exclude_patterns = ["images"]
 myst_heading_anchors = 4  # links such as engine.md#profiles; one that leads nowhere is a warning
 highlight_language = "none"  # blocks without a language are commands and plain text
 
 html_theme = "furo"
 html_title = "ptune"
-html_copy_source = False
+html_copy_source = True  # llms.txt is made of it
 html_show_sourcelink = False
 
 

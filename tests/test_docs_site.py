@@ -38,6 +38,15 @@ def test_every_page_is_there_and_in_the_search(site: Path, page: str) -> None:
     assert f'"{page}"' in (site / "searchindex.js").read_text("utf-8")
 
 
+def test_programs_find_every_page_as_plain_text(site: Path) -> None:
+    listed = (site / "llms.txt").read_text("utf-8")
+    assert listed.startswith("# ptune\n\n> Fine-tune a model on hardware you own")
+    for page in DOCS.glob("*.md"):
+        assert f"/_sources/{page.stem}.md.txt)" in listed
+        assert (site / "_sources" / f"{page.stem}.md.txt").is_file()
+    assert "ptune serve" in (site / "llms-full.txt").read_text("utf-8")
+
+
 def test_the_front_page_is_the_readme(site: Path) -> None:
     front = (site / "index.html").read_text("utf-8")
     assert "Fine-tune a model on hardware you own" in front

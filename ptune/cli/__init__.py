@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
+from ptune.cli import result
 from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
 from ptune.version import __version__
@@ -66,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(name: str, arguments: list[str]) -> int:
     """Runs one command; what ptune raises on purpose is one message, not a traceback."""
-    return spoken(name, lambda: importlib.import_module(f"ptune.cli.{name}").run(arguments))
+    if not result.asked(name, arguments):
+        return spoken(name, lambda: importlib.import_module(f"ptune.cli.{name}").run(arguments))
+    words = [word for word in arguments if word != result.FLAG]
+    return result.as_json(name, lambda: guarded(name, words))
 
 
 def run_recipe(recipe: Recipe) -> int:
@@ -89,9 +93,9 @@ def spoken(name: str, run: Callable[[], int | None]) -> int:
         with quiet_libraries():
             return _flushed(run)
     except PtuneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(str(error), error.exit_code)
     except KeyboardInterrupt:
+        result.tell_error("interrupted")
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `ptune … | head`: the reader has gone, and Python would complain again at exit
@@ -100,8 +104,13 @@ def spoken(name: str, run: Callable[[], int | None]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("ptune", "ptune_serve"):
             raise
-        print(f"error: {error.name} is not installed; {extra_for(name, error.name or '')}", file=sys.stderr)
-        return 1
+        return _failed(f"{error.name} is not installed; {extra_for(name, error.name or '')}", 1)
+
+
+def _failed(why: str, code: int) -> int:
+    result.tell_error(why)
+    print(f"error: {why}", file=sys.stderr)
+    return code
 
 
 def _flushed(run: Callable[[], int | None]) -> int:
@@ -151,5 +160,7 @@ def usage() -> str:
             "Fine-tune a model on your own hardware and serve exactly the adapter you trained.",
             "",
             *lines,
+            "",
+            "With --json a command prints its result as one JSON object, and all else to standard error.",
         ]
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from ptune.cli.parse import cores, parse, say_next, shown
+from ptune.cli.result import tell
 
 
 def run(arguments: list[str]) -> int:
@@ -50,6 +51,7 @@ def add(
     )
     if record.hops:
         show(Proof((), {name: record.hops}))
+    tell(bundle=bundle, adapter=record)
     print(f"added {name} (rank {record.rank}, parity {record.parity}) to {shown(bundle)}")
     say_next(f"ptune serve {shown(bundle)}")
     return 0

@@ -9,6 +9,7 @@ import tyro
 from tyro.conf import Positional
 
 from ptune.cli.parse import parse, shown
+from ptune.cli.result import tell
 
 
 def run(arguments: list[str]) -> int:
@@ -37,6 +38,7 @@ def compare(
     from ptune.formats.whole_write import write_text
 
     found = compare_runs(runs, seed)
+    tell(comparison=found)
     console = Console(highlight=False)
     (console if console.is_terminal else Console(highlight=False, width=160)).print(
         compare_table.table(found)

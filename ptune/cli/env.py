@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from ptune.cli.parse import parse
+from ptune.cli.result import tell
 
 PACKAGES = (
     "torch",
@@ -48,10 +49,12 @@ def env(gpu: bool = True) -> int:
     Args:
         gpu: Ask torch for the GPU, which takes seconds: nothing else here imports it.
     """
-    for name, value in {**versions(), **machine()}.items():
-        print(f"{name:<14}{value}")
+    found = {**versions(), **machine()}
     if gpu:
-        print(f"{'gpu':<14}{gpu_here()}")
+        found["gpu"] = gpu_here()
+    tell(**found)
+    for name, value in found.items():
+        print(f"{name:<14}{value}")
     return 0
 
 

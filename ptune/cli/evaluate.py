@@ -12,6 +12,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from ptune.cli.parse import named_columns, parse, say_next, shown
+from ptune.cli.result import tell
 from ptune.config.recipe import Recipe
 from ptune.config.tasks import task_of, tasks_of
 from ptune.errors import UsageError
@@ -118,6 +119,7 @@ def _closed(found: dict[str, Any], folder: Path, then: str) -> int:
     for one in found.get("requirements", []):
         print(sentence(one))
     print(f"report: {shown(folder / 'report.html')}")
+    tell(folder=folder, report=folder / "report.html", evaluation=found)
     if missed(found):
         return 1
     say_next(then)

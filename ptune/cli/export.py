@@ -9,6 +9,7 @@ import tyro
 from tyro.conf import Positional
 
 from ptune.cli.parse import cores, listed, parse, say_next, shown
+from ptune.cli.result import tell
 from ptune.formats.bundle import CacheType
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def _told(proof: Proof, out: Path) -> int:
     from ptune.errors import ParityError
 
     show(proof)
+    tell(bundle=out)
     print(f"bundle: {shown(out)}")
     say_next(f"ptune serve {shown(out)}")
     if proof.refused:

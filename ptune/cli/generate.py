@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from ptune.cli.engine_flags import NO_FLAGS, EngineFlags
 from ptune.cli.parse import parse
+from ptune.cli.result import tell
 from ptune.data.read import read
 
 
@@ -62,15 +63,19 @@ def generate(
     }
     with contextlib.closing(load(bundle, engine)) as model:
         answers = answer_all(model, rows, adapter, seed, options)
-        lines = (json.dumps(row, ensure_ascii=False) for row in answers)
         if output is None:
-            for line in lines:
-                print(line, flush=True)
+            told = []
+            for row in answers:
+                print(json.dumps(row, ensure_ascii=False), flush=True)
+                told.append(row)
+            tell(rows=told)
         else:
+            lines = (json.dumps(row, ensure_ascii=False) for row in answers)
             from ptune.formats.whole_write import whole_file
 
             with whole_file(output) as part, part.open("w", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in lines)
+            tell(output=output, answers=len(rows))
             print(f"{len(rows)} answers: {output}", file=sys.stderr)
     return 0
 

@@ -8,6 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from ptune.cli.parse import parse, say_next, shown
+from ptune.cli.result import tell
 
 
 def run(arguments: list[str]) -> int:
@@ -35,6 +36,7 @@ def merge(
     from ptune.formats.run import Run
 
     merge = publish.merge_run(Run.open(run), out, dtype, limit=limit)
+    tell(model=out, parity=merge.hop, update_error=merge.update_error)
     merged, lost = publish.figures(merge.hop), merge.update_error
     if lost is None:  # an encoder, which is exported by its run alone
         print(f"merged: {merged}\nmodel: {shown(out)}")

@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from ptune.cli.parse import named_columns, parse, say_next, shown
+from ptune.cli.result import tell
 from ptune.config.columns import PairColumns
 from ptune.errors import UsageError
 
@@ -70,6 +71,7 @@ def mine(
         for row, near in zip(rows, found, strict=True)
     ]
     write_text(out, "".join(lines))
+    tell(output=out, rows=len(rows), negatives=sum(map(len, found)))
     print(f"{len(rows)} rows with {sum(map(len, found))} negatives: {shown(out)}")
     say_next(f"ptune train embed_lora --data.files {shown(out)}")
     return 0

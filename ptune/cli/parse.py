@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import tyro
 
+from ptune.cli.result import tell_next
 from ptune.errors import UsageError
 
 Result = TypeVar("Result")
@@ -43,6 +44,7 @@ def cores() -> int:
 
 def say_next(command: str) -> None:
     """The command that comes next."""
+    tell_next(command)
     print(f"next: {command}")
 
 

@@ -6,12 +6,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ptune.cli.result import tell
 from ptune.formats.bundle import BASE, Hop
 from ptune.verify.proof import Proof
 
 
 def show(proof: Proof) -> None:
-    """Prints every hop with its figures, its limit and what else there is to say of it."""
+    """Prints every hop with its figures, its limit and what else there is to say of it, and tells it."""
+    tell(parity={BASE: proof.base, **proof.adapters}, refused=dict(proof.refused))
     table = Table(title="parity, hop by hop", title_justify="left")
     for column, justify in (
         ("adapter", "left"), ("hop", "left"), ("prompts", "right"), ("max |Δ log p|", "right"),

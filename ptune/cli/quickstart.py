@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ptune.cli.parse import cores, parse
+from ptune.cli.parse import cores, parse, say_next
+from ptune.cli.result import tell
 from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
 
@@ -47,8 +48,9 @@ def quickstart(serve: bool = True, quick: bool = False, port: int = 8000, ui_por
     evaluate(run_folder)
     console.rule(f"3  export and prove → {bundle}", align="left")
     export(run_folder, bundle)
+    tell(run=run_folder, bundle=bundle)
     if not serve:
-        print(f"next: ptune serve {bundle}")
+        say_next(f"ptune serve {bundle}")
         return 0
     console.rule("4  serve", align="left")
     from ptune.cli.serve import Serve

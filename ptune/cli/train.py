@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError, create_model
 
 from ptune.cli.parse import say_next, shown
+from ptune.cli.result import tell
 from ptune.cli.shipped import file_of, listed, shipped
 from ptune.config.recipe import Data, Recipe, explain
 from ptune.config.tasks import TASKS
@@ -76,12 +77,14 @@ def train(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     options = resolve(recipe, arguments, program, TrainOptions)
     recipe = recipe_in(options)
     if options.dry_run:
+        tell(recipe=recipe.document())
         print(yaml.safe_dump(recipe.document(), sort_keys=False, allow_unicode=True), end="")
         return 0
     from ptune.fine_tune import train as train_run
 
     out = options.out or Path("runs") / recipe.name
     done = train_run(recipe, out, resume=options.resume, command=f"{program} {shlex.join(arguments)}".strip())
+    tell(run=out, adapter=done.adapter_path, record=done.record())
     if done.record().status == "interrupted":
         return 130
     if os.environ.get("RANK", "0") == "0":  # of several processes only the first speaks

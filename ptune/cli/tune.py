@@ -8,6 +8,7 @@ from typing import Literal
 from rich.console import Console
 
 from ptune.cli.parse import say_next, shown
+from ptune.cli.result import tell
 from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.config.recipe import Recipe
 from ptune.errors import UsageError
@@ -72,6 +73,7 @@ def tune(recipe: Recipe, arguments: list[str], *, program: str) -> int:
         finally:
             found = outcome(study, search)
             report.write(found, search)
+            tell(folder=folder, search=found.document(search))
     out = Console(width=None if Console().is_terminal else 140)
     out.print(report.table(found, search))
     print(f"report: {shown(folder / 'report.html')}")
@@ -92,6 +94,7 @@ def _lr_range(recipe: Recipe, folder: Path, options: TuneOptions, program: str) 
         raise UsageError(f"--lr-range-steps must be from 10 to 100 (is {options.lr_range_steps})")
     found = range_test(recipe, options.lr_range_steps)
     place = write(found, recipe, folder)
+    tell(suggestion=found.suggestion, why=found.told, report=place)
     print(found.told)
     print(f"report: {shown(place)}")
     if found.suggestion is not None:

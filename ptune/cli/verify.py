@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from ptune.cli.parse import cores, parse, say_next, shown
+from ptune.cli.result import tell
 from ptune.errors import UsageError
 
 
@@ -53,6 +54,7 @@ def verify(
     proof = publish.verify(
         place, backbone=backbone, trust_remote_code=trust_remote_code, threads=threads or cores()
     )
+    tell(bundle=place)
     show(proof)
     publish.refuse_drift(proof)
     say_next(f"ptune serve {shown(place)}")
@@ -84,5 +86,6 @@ def _hold(place: Path, url: str, model: str | None, adapter: str | None, api_key
         asked = chosen_model(endpoint, model, name)
         ways = [by_completions(endpoint, asked, parity), by_chat(endpoint, asked, parity)]
     figures, verdict = judged([way for way in ways if way is not None], parity)
+    tell(url=endpoint.url, model=asked, figures=figures, verdict=verdict.kind, because=verdict.because)
     show_verdict(f"{endpoint.url}, model {asked}", figures, verdict)
     return verdict.exit_code
