@@ -48,6 +48,7 @@ from .open_inference import models as models_v2
 from .openapi import document
 from .responses import stored
 from .responses.store import ResponseStore
+from .rollout import feedback
 from .service import (
     ChatService,
     EncoderService,
@@ -135,7 +136,14 @@ def _app(
     administered = [adapters.router] if service.settings.adapters_api else []
     if service.settings.files is not None:
         _keep_files(app, service, service.settings.files, tasks)
-    unmetered = (keyed, ollama_models.router, file_endpoints.router, batch_endpoints.router, *unmetered)
+    unmetered = (
+        keyed,
+        feedback.router,
+        ollama_models.router,
+        file_endpoints.router,
+        batch_endpoints.router,
+        *unmetered,
+    )
     unguarded = (open_to_all, *unguarded)
     documented = (*unguarded, *unmetered, scraped, *endpoints, *administered)
     app.state.document = cache(partial(document, *documented))  # built at the first request

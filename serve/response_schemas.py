@@ -7,7 +7,17 @@ from .anthropic.response_schemas import RESPONSES as MESSAGES
 from .batches.response_schemas import COMPONENTS as OF_BATCHES
 from .batches.response_schemas import RESPONSES as BATCHES
 from .encoders.response_schemas import RESPONSES as OF_ENCODERS
-from .fields.json_schema import INTEGER, NUMBER, STRING, Schema, component, list_of, object_of, or_null
+from .fields.json_schema import (
+    BOOLEAN,
+    INTEGER,
+    NUMBER,
+    STRING,
+    Schema,
+    component,
+    list_of,
+    object_of,
+    or_null,
+)
 from .ollama.response_schemas import COMPONENTS as OF_OLLAMA
 from .ollama.response_schemas import RESPONSES as OLLAMA
 from .open_inference.response_schemas import RESPONSES as OPEN_INFERENCE
@@ -195,6 +205,9 @@ RESPONSES: dict[str, dict[str, Schema]] = {
                 "chat_template": or_null(STRING),
             }
         )
+    },
+    "/v1/feedback": {
+        "application/json": object_of({"object": {"const": "feedback"}, "id": STRING, "counted": BOOLEAN})
     },
     "/v1/load_lora_adapter": {"text/plain": STRING},
     "/v1/unload_lora_adapter": {"text/plain": STRING},

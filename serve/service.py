@@ -14,8 +14,12 @@ from .adapters.store import AdapterStore
 from .catalogue import ModelListing
 from .health import Health
 from .responses.store import ResponseStore
+from .rollout.trials import Trials
+from .rollout.waiting import Waiting
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
     from ptune.tasks.chat.infer import ChatModel
     from ptune.tasks.encoder.infer import EncoderModel
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
@@ -66,6 +70,9 @@ class ExposedMetrics(Protocol):
 
     responses: Responses
 
+    def also(self, collector: Collector) -> None:
+        """Exposes what this collects, too."""
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
 
@@ -79,10 +86,16 @@ class Service:
     metrics: ExposedMetrics
     store: AdapterStore
     health: Health
+    waiting: Waiting = field(default_factory=Waiting)  # for feedback
+    trials: Trials = field(init=False)
     files: ServedFiles | None = None
     batches: BatchRunner | None = None  # where files are kept
     running: set[Cancellable] = field(default_factory=set)  # each until its last byte is sent
     draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.trials = Trials(self.store)
+        self.metrics.also(self.trials)
 
     @property
     def max_body_bytes(self) -> int:

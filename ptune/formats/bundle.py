@@ -142,11 +142,23 @@ AnySignature = Annotated[
 ]
 
 
+class Decide(_Record):
+    """When a canary is promoted or rolled back by its users' scores, which are from 0 to 1."""
+
+    margin: float = Field(
+        default=0.05, ge=0, lt=1
+    )  # by so much the canary may be worse and still be promoted
+    error: float = Field(
+        default=0.05, gt=0, lt=0.5
+    )  # chance that the decision is wrong, at whatever time it falls
+
+
 class Canary(_Record):
-    """A second adapter that receives a share of an alias's requests."""
+    """A second adapter that receives a share of an alias's requests. decide: None = a person moves the alias."""
 
     name: str
     share: float = Field(gt=0, lt=1)
+    decide: Decide | None = None
 
 
 class Alias(_Record):

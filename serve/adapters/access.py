@@ -10,13 +10,14 @@ from ptune.errors import RequestError
 
 from ..access.keys import Key
 from ..http.context import context_of, key_of
+from ..rollout.waiting import Judged
 from .aliases import NO_CALLER
 
 if TYPE_CHECKING:
     from ptune.formats.bundle import AdapterRecord
 
     from ..catalogue import ModelListing
-    from ..service import EncoderService, GenerationService
+    from ..service import EncoderService, GenerationService, Service
 
 
 class AdapterRequest(Protocol):
@@ -56,6 +57,8 @@ def resolve_adapter(
     context = context_of(http)
     adapter = service.catalogue.adapter_for(model, context.request_id if caller is None else caller)
     context.asked_for, context.answered_by = model, service.catalogue.answered_by(adapter)
+    if caller != NO_CALLER:
+        _await_feedback(http, service, model, adapter)
     return adapter
 
 
@@ -70,4 +73,11 @@ def resolve_encoder_adapter(
     context = context_of(http)
     record = service.catalogue.record_for(body.model, endpoint, body.user or context.request_id)
     context.asked_for, context.answered_by = body.model, service.catalogue.answered_by(record.name)
+    _await_feedback(http, service, body.model, record.name)
     return record
+
+
+def _await_feedback(http: Request, service: Service, model: str, adapter: str) -> None:
+    """Remembers an answer in whose alias's trial a score counts."""
+    if service.trials.of(model) is not None:
+        service.waiting.add(context_of(http).request_id, Judged(model, adapter, key_of(http).name))

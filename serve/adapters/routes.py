@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ptune.errors import RequestError
-from ptune.formats.bundle import Alias, Canary
+from ptune.formats.bundle import Alias, Canary, Decide
 
 from ..http.body import body_of, media_type, raw_body, validated
 from ..http.context import context_of
@@ -41,6 +41,7 @@ class CanaryShare(_StrictBody):
 
     name: Name
     share: float = Field(gt=0, lt=1)
+    decide: Annotated[Decide, Field(strict=False)] | None = None
 
 
 class AliasRequest(_StrictBody):
@@ -117,22 +118,22 @@ async def point(
 ) -> dict[str, Any]:
     """Points an alias at an adapter, and a share of its requests at another (a canary)."""
     _changes(http, name, body.alias)
-    canary = None if body.canary is None else Canary(name=body.canary.name, share=body.canary.share)
+    canary = None if body.canary is None else Canary(**dict(body.canary))
     target = await asyncio.to_thread(service.store.point, body.alias, name, canary)
-    return _alias_card(body.alias, target)
+    return _alias_card(service, body.alias, target)
 
 
 @router.get("/v1/aliases")
 async def aliases(service: ServiceDep) -> dict[str, Any]:
     """All aliases."""
-    cards = [_alias_card(alias, target) for alias, target in service.store.aliases().items()]
+    cards = [_alias_card(service, alias, target) for alias, target in service.store.aliases().items()]
     return {"object": "list", "data": cards}
 
 
 @router.post("/v1/aliases/{alias}/rollback")
 async def roll_back(alias: str, service: ServiceDep) -> dict[str, Any]:
     """Points an alias back at its previous adapter."""
-    return _alias_card(alias, await asyncio.to_thread(service.store.roll_back, alias))
+    return _alias_card(service, alias, await asyncio.to_thread(service.store.roll_back, alias))
 
 
 @router.delete("/v1/aliases/{alias}")
@@ -192,5 +193,10 @@ async def _added(http: Request, service: ServiceDep, name: str) -> JSONResponse:
     return JSONResponse(await asyncio.to_thread(service.store.card, name))
 
 
-def _alias_card(alias: str, target: Alias) -> dict[str, Any]:
-    return {"object": "alias", "alias": alias, **target.model_dump(mode="json")}
+def _alias_card(service: ServiceDep, alias: str, target: Alias) -> dict[str, Any]:
+    card = {"object": "alias", "alias": alias, **target.model_dump(mode="json")}
+    if target.canary is not None:
+        card["canary"] = target.canary.model_dump(mode="json", exclude_none=True)
+    if (trial := service.trials.of(alias)) is not None:
+        card["trial"] = {name: scores.described() for name, scores in trial.scores.items()}
+    return card

@@ -46,6 +46,10 @@ class EncoderMetrics:
         registry.register(BuildInfo(engine))
         self.responses = Responses(registry)
 
+    def also(self, collector: Collector) -> None:
+        """Exposes what this collects, too."""
+        self._registry.register(collector)
+
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""
         return generate_latest(self._registry)

@@ -15,6 +15,8 @@ from .engine import BuildInfo, CacheNumbers, GenerationEngine, SequenceNumbers, 
 from .responses import Responses
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
     from ptune.engine.decoder.engine import Engine
 
 _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -54,6 +56,10 @@ class SequenceMetrics:
         label = self.label(adapter)
         self.requests.labels(label, finish).inc()
         self.whole_s.labels(label).observe(seconds)
+
+    def also(self, collector: Collector) -> None:
+        """Exposes what this collects, too."""
+        self._registry.register(collector)
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""

@@ -82,7 +82,7 @@ def test_the_document_names_what_is_there(served: Any) -> None:
         "/v1/responses/{response_id}": {"get", "delete"}, "/v1/responses/{response_id}/cancel": {"post"},
         "/v1/files": {"get", "post"}, "/v1/files/{file_id}": {"get", "delete"}, "/v1/files/{file_id}/content": {"get"},
         "/v1/batches": {"get", "post"}, "/v1/batches/{batch_id}": {"get"}, "/v1/batches/{batch_id}/cancel": {"post"},
-        "/tokenizer_info": {"get"}, "/v1/translate": {"post"},
+        "/tokenizer_info": {"get"}, "/v1/translate": {"post"}, "/v1/feedback": {"post"},
     }  # fmt: skip
     chat = document["components"]["schemas"]["ChatRequest"]
     assert {"model", "messages", "tools", "response_format", "n"} <= set(chat["properties"])

@@ -1,0 +1,36 @@
+"""POST /v1/feedback: how good an answer was, by its id."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..http.body import body_of
+from ..http.context import key_of
+from ..http.dependencies import ServiceDep
+
+_ANSWER = re.compile(r"(?:chatcmpl-|cmpl-|msg_|resp_)?(.+)")
+router = APIRouter()
+
+
+class Feedback(BaseModel):
+    """id: of the answer, or its `x-request-id`. score: from 0, useless, to 1, right."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Annotated[str, Field(min_length=1, max_length=160)]
+    score: Annotated[float, Field(ge=0, le=1)]
+
+
+@router.post("/v1/feedback")
+async def feedback(
+    http: Request, body: Annotated[Feedback, Depends(body_of(Feedback))], service: ServiceDep
+) -> dict[str, Any]:
+    """Counts a score for the canary's trial that the answer belongs to. `counted` is false where it belongs to none."""
+    named = _ANSWER.fullmatch(body.id)
+    answer = None if named is None else service.waiting.take(named[1], key_of(http).name)
+    counted = answer is not None and await service.trials.score(answer.alias, answer.adapter, body.score)
+    return {"object": "feedback", "id": body.id, "counted": counted}

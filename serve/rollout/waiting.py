@@ -1,0 +1,37 @@
+"""The answers of trials that wait for somebody to say how good they are."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+MOST_WAITING = 100_000
+"""The oldest beyond these are forgotten."""
+
+
+class Judged(NamedTuple):
+    """An answer that a trial waits to hear of, and whose it was."""
+
+    alias: str
+    adapter: str
+    key: str
+
+
+class Waiting:
+    """The answers of trials by request id, each until it is judged."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[str, Judged] = OrderedDict()
+
+    def add(self, request_id: str, answer: Judged) -> None:
+        self._answers[request_id] = answer
+        self._answers.move_to_end(request_id)
+        if len(self._answers) > MOST_WAITING:
+            self._answers.popitem(last=False)
+
+    def take(self, request_id: str, key: str) -> Judged | None:
+        """The answer, once; None where there is none that this key has got."""
+        answer = self._answers.get(request_id)
+        if answer is None or answer.key != key:
+            return None
+        return self._answers.pop(request_id)

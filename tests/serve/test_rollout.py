@@ -1,0 +1,146 @@
+"""A canary over a real engine: scores by the answers' ids move its alias, and only those of who got the answers count."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from support.living_adapters import Living, completed, living
+
+import ptune
+from ptune.formats.bundle import Bundle
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.app import create_app
+from ptune_serve.rollout import waiting
+from ptune_serve.rollout.waiting import Judged, Waiting
+from ptune_serve.service import Settings
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Living:
+    return living(tmp_path_factory.mktemp("rollout"))
+
+
+@pytest.fixture
+def http(there: Living) -> Iterator[Any]:
+    model = ptune.load(there.folder, threads=1, max_rows=4)
+    with TestClient(create_app(model, Settings(adapters_api=True))) as client:
+        yield client
+        client.delete("/v1/aliases/prod")
+    model.close()
+
+
+def begin(http: Any, **decide: float) -> dict[str, Any]:
+    canary = {"name": "narrow", "share": 0.5, "decide": decide}
+    response = http.post("/v1/adapters/wide/alias", json={"alias": "prod", "canary": canary})
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def state(http: Any) -> dict[str, Any]:
+    [alias] = http.get("/v1/aliases").json()["data"]
+    return dict(alias)
+
+
+def traffic(http: Any, means: dict[str, float], most: int) -> int:
+    """Answers, each scored as its adapter deserves, until the canary is decided; how many that took."""
+    drawn = random.Random(0)
+    for number in range(most):
+        answer = completed(http, "prod", 1, user=f"user {number}")
+        adapter = answer.headers["x-ptune-adapter"].partition("@")[0]
+        score = {"id": answer.json()["id"], "score": float(drawn.random() < means[adapter])}
+        assert http.post("/v1/feedback", json=score).json()["counted"]
+        if state(http)["canary"] is None:
+            return number
+    raise AssertionError(f"nothing decided: {state(http)}")
+
+
+def test_a_better_canary_is_promoted(http: Any, there: Living) -> None:
+    begun = begin(http, margin=0.1, error=0.2)
+    assert begun["trial"]["narrow"] == {"scores": 0, "mean": None, "lower": 0.0, "upper": 1.0}
+    took = traffic(http, {"wide": 0.2, "narrow": 1.0}, 200)
+    assert took > 5
+    assert (state(http)["name"], state(http)["previous"]) == ("narrow", "wide")
+    assert Bundle.open(there.folder).manifest.aliases["prod"].name == "narrow"
+    told = http.get("/metrics").text
+    assert 'ptune_rollouts_total{decision="promoted"} 1.0' in told
+    assert http.post("/v1/aliases/prod/rollback").json()["name"] == "wide"  # a person may still
+
+
+def test_a_worse_one_is_rolled_back(http: Any) -> None:
+    begin(http, error=0.2)
+    http.post("/v1/feedback", json={"id": "x", "score": 1})
+    traffic(http, {"wide": 1.0, "narrow": 0.1}, 200)
+    assert state(http)["name"] == "wide"
+    assert 'ptune_rollouts_total{decision="rolled_back"} 1.0' in http.get("/metrics").text
+
+
+def test_a_score_counts_once_and_only_while_its_trial_runs(http: Any) -> None:
+    begin(http)
+    first = completed(http, "prod", 1, user="a")
+    score = {"id": first.headers["x-request-id"], "score": 0.5}
+    assert [http.post("/v1/feedback", json=score).json()["counted"] for _ in range(2)] == [True, False]
+    adapter = first.headers["x-ptune-adapter"].partition("@")[0]
+    assert state(http)["trial"][adapter]["scores"] == 1
+    assert f'ptune_rollout_scores{{adapter="{adapter}",alias="prod"}} 1.0' in http.get("/metrics").text
+    other = completed(http, "wide", 1)  # not through the alias
+    assert not http.post("/v1/feedback", json={"id": other.json()["id"], "score": 1}).json()["counted"]
+    late = completed(http, "prod", 1, user="b").json()["id"]
+    http.post("/v1/adapters/wide/alias", json={"alias": "prod"})
+    assert not http.post("/v1/feedback", json={"id": late, "score": 1}).json()["counted"]
+    assert "trial" not in state(http)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"id": "a"}, "score"),
+        ({"id": "a", "score": 2}, "score"),
+        ({"id": "a", "score": "good"}, "score"),
+        ({"id": "", "score": 1}, "id"),
+        ({"id": "a", "score": 1, "note": "x"}, "note"),
+    ],
+)
+def test_what_is_no_score(http: Any, body: dict[str, Any], told: str) -> None:
+    refused = http.post("/v1/feedback", json=body)
+    assert refused.status_code == 400
+    assert told in refused.json()["error"]["message"]
+
+
+def test_a_rule_that_means_nothing_is_refused(http: Any) -> None:
+    for decide in ({"margin": 1}, {"error": 0}, {"error": 0.5}):
+        canary = {"name": "narrow", "share": 0.5, "decide": decide}
+        refused = http.post("/v1/adapters/wide/alias", json={"alias": "prod", "canary": canary})
+        assert refused.status_code == 400, decide
+
+
+def test_another_key_cannot_judge(there: Living, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sk-one-0123456789abcdef\nsk-two-0123456789abcdef\n")
+    keys.chmod(0o600)
+    model = ptune.load(there.folder, threads=1, max_rows=4)
+    settings = Settings(adapters_api=True, api_keys=ApiKeys.read(keys))
+    one, two = ({"authorization": f"Bearer sk-{name}-0123456789abcdef"} for name in ("one", "two"))
+    with TestClient(create_app(model, settings), headers=one) as http:
+        begin(http)
+        score = {"id": completed(http, "prod", 1, user="a").json()["id"], "score": 1}
+        assert not http.post("/v1/feedback", json=score, headers=two).json()["counted"]
+        assert http.post("/v1/feedback", json=score).json()["counted"]
+        assert http.post("/v1/feedback", json=score, headers={"authorization": ""}).status_code == 401
+        http.delete("/v1/aliases/prod")
+    model.close()
+
+
+def test_the_oldest_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "MOST_WAITING", 2)
+    answers = Waiting()
+    for number in range(3):
+        answers.add(str(number), Judged("prod", "a", "key"))
+    assert answers.take("0", "key") is None
+    assert answers.take("2", "other") is None
+    assert answers.take("2", "key") == Judged("prod", "a", "key")
