@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .metrics.encoder import EncoderMetrics
     from .metrics.registry import Metrics, SequenceMetrics
     from .metrics.responses import Responses
+    from .receipts.store import Receipts
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Settings:
     batch_lines: int = 8  # most requests of batches that are answered at once
     max_stored_bytes: int = 256 * 2**20  # of responses that are kept to be gone on from; 0 = none
     audit: AuditLog | None = None  # of what administrators do; None = it is not kept
+    receipts: Receipts | None = None  # of a chat model's answers; None = none are kept
     telemetry: Telemetry | None = None  # OpenTelemetry; None = nothing is sent
     step_limit_s: float = 300  # an engine step that takes longer counts as stuck
     drain_s: float = 30  # how long answers in progress may continue after SIGTERM
@@ -126,6 +128,7 @@ class ChatService(GenerationService):
     """A causal language model."""
 
     model: ChatModel
+
     metrics: Metrics
     responses: ResponseStore
 

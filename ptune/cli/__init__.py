@@ -32,6 +32,7 @@ COMMANDS = {
     "serve": "serve a bundle over HTTP, with a chat page",
     "chat": "open the chat page on a server that is running",
     "generate": "answer a file of prompts with a bundle",
+    "replay": "compute an answer of a server again from its receipt, and compare it token by token",
     "env": "print versions and hardware, for a report of a bug",
 }
 """Command -> what it does. Each is a function of that name in ptune/cli/NAME.py."""

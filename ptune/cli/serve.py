@@ -80,6 +80,10 @@ class Serve:
     """Log as JSON lines on standard error, one for each request among them."""
     audit_log: Path | None = None
     """File to which each request that may change what is served appends a line: when, whose key, what, and the outcome."""
+    receipts: Path | None = None
+    """Folder that keeps of each answer of a chat model what `ptune replay` computes it again from: prompts, too."""
+    receipt_days: int = 30
+    """Receipts older than so many days are deleted."""
     ready_file: Path | None = None
     """Written with the server's URL once it answers."""
 
@@ -113,6 +117,7 @@ class Serve:
             batch_lines=self.batch_lines,
             max_stored_bytes=_size_or_none(self.max_stored_bytes, "--max-stored-bytes"),
             audit=self._audit(),
+            receipts=self._receipts(),
             require_parity=self.require_parity,
             thinking_token_budget=self.thinking_token_budget,
             step_limit_s=self.step_limit_s,
@@ -132,6 +137,12 @@ class Serve:
         if self.audit_log is None:
             return None
         return importlib.import_module("ptune_serve.access.audit").AuditLog(self.audit_log)
+
+    def _receipts(self) -> Any:
+        if self.receipts is None:
+            return None
+        store = importlib.import_module("ptune_serve.receipts.store")
+        return store.Receipts(self.receipts, self.receipt_days)
 
     def _certificate(self) -> Any:
         if self.ssl_certfile is None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +34,7 @@ class RequestContext:
     asked_for: str | None = None  # the model in the request, once it is known to be one of the server's
     answered_by: str | None = None  # `name@hash12` of the adapter, once it is resolved
     changes: dict[str, str] | None = None  # what a request of an administrator is about; None = it is none
+    at_end: Callable[[RequestContext], None] | None = None  # called when the response has been sent
     call: EngineCall | None = None  # its work on the engine, once that has begun
 
     def first_token_after(self, started_s: float) -> float | None:

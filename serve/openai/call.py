@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.job import Finish
@@ -47,7 +47,8 @@ class _RunningSequence:
     text: TextStream
     submitted_s: float
     last_token_s: float  # when its newest token arrived; submitted_s before the first
-    tokens: int = 0
+    ids: list[int] = field(default_factory=list)
+    finish: Finish | None = None
     reasoning_tokens: int = 0
     ended: bool = False
 
@@ -88,7 +89,11 @@ class DecoderCall(GenerationCall):
 
     @property
     def generated_tokens(self) -> int:
-        return sum(running.tokens for running in self._running)
+        return sum(len(running.ids) for running in self._running)
+
+    def answers(self) -> list[dict[str, Any]]:
+        """Of each sequence its tokens and how it ended, as of now; None = it has not."""
+        return [{"tokens": running.ids, "finish": running.finish} for running in self._running]
 
     @property
     def reasoning_tokens(self) -> int:
@@ -109,7 +114,7 @@ class DecoderCall(GenerationCall):
             if running.ended:
                 continue  # the engine was a step ahead of a stop text
             if not token.prompt and token.id != NO_TOKEN:
-                self._measure(running)
+                self._measure(running, token.id)
             if token.finish == "cancelled":
                 raise shutting_down()
             if token.finish == "error":
@@ -175,18 +180,18 @@ class DecoderCall(GenerationCall):
             loop.call_soon_threadsafe(self._tokens.put_nowait, (index, token))
 
     def _end(self, running: _RunningSequence, finish: Finish) -> None:
-        running.ended = True
+        running.ended, running.finish = True, finish
         running.ticket.cancel()  # the engine does not know stop texts
         self._record_end(running, finish)
 
     def _record_end(self, running: _RunningSequence, finish: Finish) -> None:
         self._metrics.ended(running.request.adapter, finish, time.perf_counter() - running.submitted_s)
 
-    def _measure(self, running: _RunningSequence) -> None:
+    def _measure(self, running: _RunningSequence, token: int) -> None:
         now_s, adapter = time.perf_counter(), self._metrics.label(running.request.adapter)
         self.first_token_s = self.first_token_s or now_s
-        histogram = self._metrics.between_tokens_s if running.tokens else self._metrics.first_token_s
+        histogram = self._metrics.between_tokens_s if running.ids else self._metrics.first_token_s
         histogram.labels(adapter).observe(now_s - running.last_token_s)
         self._metrics.generated_tokens.labels(adapter).inc()
-        running.tokens += 1
+        running.ids.append(token)
         running.last_token_s = now_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import Request as HttpRequest
@@ -10,8 +11,9 @@ from fastapi import Request as HttpRequest
 from ptune.engine.decoder.request import Request
 from ptune.errors import RequestError
 
-from ..http.context import share_of
+from ..http.context import context_of, share_of
 from ..http.deadline import deadline_s
+from ..receipts.receipt import asked, leave_receipt, seeded
 from .schemas import MAX_PROMPT_LOGPROBS
 
 if TYPE_CHECKING:
@@ -51,7 +53,9 @@ def engine_requests(
     kept = [body.cut(prompt, room) for prompt in prompts]
     _check_prompt_logprobs(body, kept)
     first = max((most for most in (echoed, body.prompt_logprobs) if most is not None), default=None)
-    return [
+    keeps = service.settings.receipts is not None
+    body = seeded(body) if keeps else body
+    requests = [
         Request(
             prompt=prompt,
             adapter=adapter,
@@ -70,6 +74,9 @@ def engine_requests(
         for prompt in kept
         for choice in range(body.n)
     ]
+    if keeps:
+        context_of(http).at_end = partial(leave_receipt, service, asked(body, adapter, requests))
+    return requests
 
 
 def _most_tokens(asked: int | None, left: int, to_context_end: bool) -> int:
