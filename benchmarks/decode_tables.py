@@ -105,6 +105,15 @@ QUALITY = {
     "top1_8bit": Goal(0.95, 0.97),
     "kl_int4": Goal(0.005, 0.003, more=False),
 }
+GOALS_OF_LARGE = {
+    "b1_8bit_vs_llamacpp_q8": Goal(1.1, 1.5),
+    "b8_8bit_vs_llamacpp_q8": Goal(1.5, 2),
+    "b32_8bit_vs_llamacpp_q8": Goal(1.8, 2.5),
+    "b1_int4_vs_llamacpp_q4": Goal(1, 1.4),
+    "bandwidth_share_int8": Goal(0.75, 0.85),
+    "bandwidth_share_int4": Goal(0.65, 0.75),
+}
+"""Of models of 1B and 3B weights, with --shape."""
 NAMES = (*QUALITY, *RATIOS, *ADAPTERS, *BANDWIDTH)
 
 
@@ -122,6 +131,13 @@ class Setting:
     new_tokens: int
     quality_tokens: int
     only: frozenset[str]
+    model: str = MODEL  # as ptune names it; a GGUF file
+    shape: str = ""  # of a random model; empty: MODEL
+
+    @property
+    def results(self) -> str:
+        """The file in results/."""
+        return f"decode_{self.shape}" if self.shape else "decode"
 
     @property
     def q8(self) -> Path:
@@ -176,14 +192,14 @@ def sides(setting: Setting) -> dict[str, Open]:
         if piece in wanted:
             profile = setting.profile_of(piece)
             found[piece] = functools.partial(decode_sides.engine, setting.bundle, profile, setting.threads)
-    for piece, file in ((Q8, setting.q8), (Q4, source_file(MODEL))):
+    for piece, file in ((Q8, setting.q8), (Q4, source_file(setting.model))):
         if piece in wanted:
             assert setting.library is not None
             found[piece] = functools.partial(decode_sides.llama_cpp, setting.library, file, setting.threads)
     if HF in wanted:
-        found[HF] = functools.partial(decode_sides.transformers, MODEL, setting.threads)
+        found[HF] = functools.partial(decode_sides.transformers, setting.model, setting.threads)
     if GENAI in wanted:
-        folder = decode_sides.prepare_genai(MODEL, setting.work / "genai_int4", setting.threads)
+        folder = decode_sides.prepare_genai(setting.model, setting.work / "genai_int4", setting.threads)
         found[GENAI] = functools.partial(decode_sides.genai, folder, setting.threads)
     if MEMORY in wanted:
         found[MEMORY] = functools.partial(decode_sides.memory, setting.threads)

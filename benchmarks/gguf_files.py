@@ -7,7 +7,10 @@ that both sides stand on the same dequantised weights, in the order of rows that
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 _LAYERS = {
@@ -33,6 +36,76 @@ def source_file(model: str) -> Path:
     return Path(source.path) / source.gguf
 
 
+@dataclass(frozen=True)
+class Shape:
+    """A Llama's."""
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+
+
+SHAPES = {
+    "tiny": Shape(128, 256, 2, 4, 2),  # for trying this out
+    "1b": Shape(2048, 5632, 22, 32, 4),  # TinyLlama
+    "3b": Shape(3072, 8192, 28, 24, 8),  # Llama 3.2
+}
+
+
+def write_random(like: Path, shape: Shape, target: Path) -> Path:
+    """A Llama of this shape with random weights in Q4_1, its head its own, with the tokenizer of `like`."""
+    import gguf
+    import numpy as np
+
+    if target.is_file():
+        return target
+    own = {
+        "llama.embedding_length": shape.width,
+        "llama.block_count": shape.layers,
+        "llama.feed_forward_length": shape.inner,
+        "llama.attention.head_count": shape.heads,
+        "llama.attention.head_count_kv": shape.kv_heads,
+        "llama.rope.dimension_count": shape.width // shape.heads,
+    }
+    reader = gguf.GGUFReader(like)
+    part = target.with_suffix(".part")
+    writer = gguf.GGUFWriter(part, "llama")
+    _copy_fields(reader, writer, own)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_1)
+    drawn, kind = np.random.default_rng(0), gguf.GGMLQuantizationType.Q4_1
+    vocabulary = next(int(one.shape[1]) for one in reader.tensors if one.name == "token_embd.weight")
+    for name, size in _tensors(shape, vocabulary):
+        if len(size) == 1:
+            writer.add_tensor(name, np.ones(size, np.float32))
+        else:
+            weights = drawn.standard_normal(size, np.float32) * np.float32(size[1] ** -0.5)
+            writer.add_tensor(name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
+    _finish(writer)
+    part.rename(target)
+    return target
+
+
+def _tensors(shape: Shape, vocabulary: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and sizes of a Llama's weights, [out, in]."""
+    keys = shape.kv_heads * (shape.width // shape.heads)
+    yield "token_embd.weight", (vocabulary, shape.width)
+    yield "output.weight", (vocabulary, shape.width)
+    yield "output_norm.weight", (shape.width,)
+    for layer in range(shape.layers):
+        at = f"blk.{layer}"
+        yield f"{at}.attn_norm.weight", (shape.width,)
+        yield f"{at}.ffn_norm.weight", (shape.width,)
+        yield f"{at}.attn_q.weight", (shape.width, shape.width)
+        yield f"{at}.attn_k.weight", (keys, shape.width)
+        yield f"{at}.attn_v.weight", (keys, shape.width)
+        yield f"{at}.attn_output.weight", (shape.width, shape.width)
+        yield f"{at}.ffn_gate.weight", (shape.inner, shape.width)
+        yield f"{at}.ffn_up.weight", (shape.inner, shape.width)
+        yield f"{at}.ffn_down.weight", (shape.width, shape.inner)
+
+
 def write_q8_0(source: Path, target: Path) -> Path:
     """Every matrix of a GGUF file dequantised and rounded to Q8_0; what is no matrix stays float32."""
     import gguf
@@ -42,11 +115,7 @@ def write_q8_0(source: Path, target: Path) -> Path:
     reader = gguf.GGUFReader(source)
     part = target.with_suffix(".part")
     writer = gguf.GGUFWriter(part, str(_value(reader, "general.architecture")))
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
-            continue
-        sub = field.types[1] if len(field.types) > 1 else None
-        writer.add_key_value(name, field.contents(), field.types[0], sub)
+    _copy_fields(reader, writer)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     for tensor in reader.tensors:
         weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
@@ -100,6 +169,15 @@ def _neighbours(weights: Any, heads: int) -> Any:
     rows, columns = weights.shape
     parted = weights.reshape(heads, 2, rows // heads // 2, columns)
     return np.ascontiguousarray(parted.swapaxes(1, 2).reshape(rows, columns))
+
+
+def _copy_fields(reader: Any, writer: Any, changed: Mapping[str, int] = MappingProxyType({})) -> None:
+    """What a file says besides its tensors, with other values for some."""
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue
+        sub = field.types[1] if len(field.types) > 1 else None
+        writer.add_key_value(name, changed.get(name, field.contents()), field.types[0], sub)
 
 
 def _value(reader: Any, name: str) -> Any:

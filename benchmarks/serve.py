@@ -121,7 +121,9 @@ def _at(ordered: Sequence[float], share: float) -> float:
 def main() -> int:
     """Prints the rows, writes results/serve.json; 1 where a goal is missed."""
     chosen = options()
-    bundle = chosen.bundle or exported(chosen.work / "bundle", f"fp32,{chosen.profile}", chosen.threads)
+    bundle = chosen.bundle or exported(
+        MODEL, chosen.work / "bundle", f"fp32,{chosen.profile}", chosen.threads
+    )
     bundle = random_adapters.with_adapters(bundle, chosen.work, ADAPTERS)
     from ptune.codecs.chat import ChatCodec
 
