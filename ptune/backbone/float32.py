@@ -1,8 +1,8 @@
 """A model that computes in float32 on weights kept in fewer bytes: 4 bits, 8 bits or bfloat16.
 
 It is the reference of the served graph, for which float32 copies of all weights would take 32 GB for 8 billion of them. A layer
-makes its float32 weights when it runs, and drops them afterwards. They have the same bits as copies made beforehand, so the
-model has, too.
+makes its float32 weights when it runs, and drops them afterwards; passes in lockstep (`ptune.backbone.lockstep`) share them.
+They have the same bits as copies made beforehand, so the model has, too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ptune.backbone.lockstep import shared
 from ptune.backbone.quantize import Int8Linear, Nf4Linear
 
 SMALL_BYTES = (
@@ -32,7 +33,16 @@ class Float32Linear(nn.Linear):
         self.bias = None if bias is None else nn.Parameter(bias.data.float(), requires_grad=False)
 
     @property
+    def kept_bytes(self) -> int:
+        """Bytes of the weights as they are kept."""
+        (kept,) = self._kept
+        return kept.weight.nbytes
+
+    @property
     def weight(self) -> torch.Tensor:
+        return shared(self, self._made)
+
+    def _made(self) -> torch.Tensor:
         (kept,) = self._kept
         if isinstance(kept, Nf4Linear | Int8Linear):
             return kept.dequantised()
@@ -52,6 +62,12 @@ def in_float32(model: PreTrainedModel) -> None:
             model.set_submodule(name, Float32Linear(layer))
     model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
     model.float()
+
+
+def held_bytes(model: PreTrainedModel) -> int:
+    """Bytes of a model's weights in memory or in mapped files, those that its float32 weights are made of among them."""
+    computed = sum(layer.kept_bytes for layer in computed_weights(model).values())
+    return int(model.get_memory_footprint()) + computed
 
 
 def computed_weights(model: nn.Module) -> dict[str, Float32Linear]:

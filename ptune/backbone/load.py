@@ -205,7 +205,9 @@ def _read_model(
     if source.gguf is None and settings is not None:
         model = read_packed(source.path, settings, **where)
         return model, weights_hash(model)
-    return packed(spec, kind, source, config, dtype, read_packed, read_and_quantize)
+    return packed(
+        spec, kind, source, config, dtype, read_packed, read_and_quantize, streamed=file is not None
+    )
 
 
 def _copy_plain_weights(model: PreTrainedModel) -> None:

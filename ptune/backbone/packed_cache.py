@@ -8,6 +8,7 @@ damaged one is noticed. Loaded weights are views of these files: the system take
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -49,11 +50,12 @@ def packed(
     dtype: torch.dtype,
     read: Read,
     quantized: Callable[[], PreTrainedModel],
+    streamed: bool = False,
 ) -> tuple[PreTrainedModel, str]:
     """The quantised model of `spec` and the hash of its weights, from the cache if it is there.
 
     read: reads a model from a folder of packed weights, with these settings (`settings_of`).
-    quantized: reads and quantises the published weights.
+    quantized: reads and quantises the published weights. streamed: into a file of its own, where they stay.
     """
     files = _files(spec, source)
     weights_bytes = sum(path.stat().st_size for path in files if path.suffix in _WEIGHTS)
@@ -64,9 +66,11 @@ def packed(
         if found is not None:
             return found
         model, sha256 = _hashed(quantized())
-        if place is not None:
-            _keep(model, sha256, place)
-        return model, sha256
+        if place is None or not _keep(model, sha256, place) or streamed:
+            return model, sha256
+        del model  # from here on its weights are views of the kept files, as in later commands
+        gc.collect()  # a packed weight and its layer know each other
+        return _found(place, kind, read) or _hashed(quantized())
 
 
 def _hashed(model: PreTrainedModel) -> tuple[PreTrainedModel, str]:
@@ -93,8 +97,8 @@ def _found(place: Path, kind: Quantization, read: Read) -> tuple[PreTrainedModel
     return model, sha256
 
 
-def _keep(model: PreTrainedModel, sha256: str, place: Path) -> None:
-    """Writes a model to the cache; a full disk is no error."""
+def _keep(model: PreTrainedModel, sha256: str, place: Path) -> bool:
+    """Writes a model to the cache; a full disk is no error. Returns whether it is there."""
     linears = (nn.Linear, Conv1D)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, linears)}
     kept = [name for name, layer in layers.items() if not isinstance(layer, Linear4bit | Linear8bitLt)]
@@ -113,10 +117,11 @@ def _keep(model: PreTrainedModel, sha256: str, place: Path) -> None:
             size = sum(file.stat().st_size for file in part.iterdir())
     except PtuneError as error:
         say(f"the packed weights are not kept: {error}")
-        return
+        return False
     say(
         f"keeping packed weights for the next command: {size / 1e9:.1f} GB in {place} (--backbone.no-cache: none)"
     )
+    return True
 
 
 def _shards(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:

@@ -118,6 +118,10 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
     def _compute(self, batch: Batch) -> None:
         """Computes a batch and ends or continues its jobs. A failure ends the jobs concerned, never the engine."""
 
+    @abstractmethod
+    def _free(self) -> None:
+        """Frees the graph and its memory, which would otherwise wait for Python's collector. May be called twice."""
+
     @property
     @abstractmethod
     def _busy(self) -> bool:
@@ -167,12 +171,13 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
             return self._changed.wait_for(lambda: not (self._busy or self._pending), timeout_s)
 
     def close(self) -> None:
-        """Refuses further requests, cancels those in the engine and ends the thread. May be called twice."""
+        """Refuses further requests, cancels those in the engine, ends the thread and frees the graph. May be called twice."""
         with self._changed:
             self._open, self._closing = False, True
             self._changed.notify_all()
         self._thread.join()
         self._registry.close()
+        self._free()
         atexit.unregister(self.close)
 
     def _require_open(self) -> None:

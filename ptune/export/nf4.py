@@ -3,7 +3,8 @@
 A base that trained in nf4 is exported as the float32 weights that its bytes encode: code[q] * absmax, in blocks of 64. Here
 q and absmax are recovered exactly from these weights: a block's largest value is absmax, because one of its codes is 1 or -1.
 So the graph is an eighth as large and computes with exactly the weights that QLoRA trained on; other weights (the head)
-stay float32. The operator dequantises a weight for every product: small in memory, but slow.
+stay float32. The operator dequantises a weight for every product: small in memory, but slow. Until the graph is written its
+bytes lie in a file without a name, so that memory holds one weight at a time.
 
 Source: QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), appendix E.
 """
@@ -15,8 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx_ir
+import torch
 from numpy.typing import NDArray
 
+from ptune.backbone.layer_file import LayerFile
 from ptune.errors import BackboneError
 from ptune.export.blocks import nibbles
 from ptune.export.int8 import floats_of, rewrite_products, weight_of
@@ -35,6 +38,7 @@ CODE: Array = np.array(
     np.float32,
 )  # fmt: skip
 _BETWEEN = (CODE[1:] + CODE[:-1]) / 2
+_ROWS = 4 * BLOCK  # looked at together: a multiple of BLOCK, so that no block is cut
 LEAST_TOKENS = 2  # of a step: a single row uses a kernel with another order of summation
 _NF4 = 1  # MatMulBnb4's quant_type
 
@@ -50,7 +54,20 @@ def blocks_of(weight: Array) -> Blocks | None:
     """The blocks that encode a weight [out, in] exactly; None if there are none."""
     if weight.size % BLOCK:
         return None
-    values = weight.reshape(-1, BLOCK)
+    q, absmax = np.empty((weight.size // BLOCK, BLOCK), np.uint8), np.empty(weight.size // BLOCK, np.float32)
+    done = 0
+    for start in range(0, len(weight), _ROWS):
+        part = _blocks_of_rows(weight[start : start + _ROWS])
+        if part is None:
+            return None
+        here = slice(done, done := done + len(part.absmax))
+        q[here], absmax[here] = part
+    return Blocks(q, absmax)
+
+
+def _blocks_of_rows(rows: Array) -> Blocks | None:
+    """The same of some rows, whatever their order in memory."""
+    values = np.ascontiguousarray(rows).reshape(-1, BLOCK)
     absmax = np.abs(values).max(axis=1)
     shares = values / np.where(absmax > 0, absmax, 1)[:, None]
     q = np.searchsorted(_BETWEEN, shares).astype(np.uint8)
@@ -60,14 +77,15 @@ def blocks_of(weight: Array) -> Blocks | None:
 def write_nf4(source: Path | onnx_ir.Model, target: Path) -> int:
     """Reads a decoder's float32 graph; writes `target`, and its weights as `target`.data.
 
-    source: the graph's file; or one in memory whose weights are read when they are needed. Memory holds the written weights and one of the source's at a time. Returns the number of products in nf4.
-    Raises: BackboneError if no weight has nf4 values.
+    source: the graph's file; or one in memory whose weights are read when they are needed. Memory holds one of them at a
+    time. Returns the number of products in nf4.
+    Raises: BackboneError if no weight has nf4 values; PtuneError if the disk is full.
     """
-    count = 0
+    count, file = 0, LayerFile(target.parent)
 
     def rewrite(graph: onnx_ir.Graph, products: list[onnx_ir.Node]) -> None:
         nonlocal count
-        count = sum(_rewritten(graph, node) for node in products)
+        count = sum(_rewritten(graph, node, file) for node in products)
 
     rewrite_products(source, target, "nf4", rewrite)
     if not count:
@@ -77,12 +95,12 @@ def write_nf4(source: Path | onnx_ir.Model, target: Path) -> int:
     return count
 
 
-def _rewritten(graph: onnx_ir.Graph, node: onnx_ir.Node) -> bool:
-    """Rewrites x W on the nf4 bytes of W; returns whether W has them."""
+def _rewritten(graph: onnx_ir.Graph, node: onnx_ir.Node, file: LayerFile) -> bool:
+    """Rewrites x W on the nf4 bytes of W, which `file` takes; returns whether W has them."""
     x, matrix = node.inputs[0], weight_of(node)
     assert x is not None
     assert matrix is not None
-    weight = np.ascontiguousarray(floats_of(*matrix).T)
+    weight = floats_of(*matrix).T
     blocks = blocks_of(weight)
     if blocks is None:
         return False
@@ -90,8 +108,8 @@ def _rewritten(graph: onnx_ir.Graph, node: onnx_ir.Node) -> bool:
     high_first = nibbles(blocks.q.reshape(-1, 2)[:, ::-1]).reshape(-1)
     inputs = [
         x,
-        constant(graph, f"{name}.nf4", high_first),
-        constant(graph, f"{name}.absmax", blocks.absmax),
+        constant(graph, f"{name}.nf4", file.keep(torch.from_numpy(high_first)).numpy()),
+        constant(graph, f"{name}.absmax", file.keep(torch.from_numpy(blocks.absmax)).numpy()),
     ]
     attributes = {"K": weight.shape[1], "N": weight.shape[0], "block_size": BLOCK, "quant_type": _NF4}
     (out,) = before(node, "MatMulBnb4", inputs, attributes, like=node.outputs[0], domain=MICROSOFT)

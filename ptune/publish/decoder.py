@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ptune.backbone.exportable import check_exportable
-from ptune.backbone.float32 import SMALL_BYTES
+from ptune.backbone.float32 import SMALL_BYTES, held_bytes
 from ptune.backbone.load import Loaded
 from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import install
@@ -35,6 +36,7 @@ from ptune.publish.parity_file import leave_in_bundle
 from ptune.publish.profiles import AUTO
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.steps import check_base, enter_caches, enter_graph, report_progress
+from ptune.training.heap import give_back
 from ptune.verify import cache as cache_gate
 from ptune.verify import held_tokens
 from ptune.verify import probes as probing
@@ -42,7 +44,7 @@ from ptune.verify import profile as profiling
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.live import live_kernel_hops
 from ptune.verify.proof import Proof
-from ptune.verify.prove import prove, torch_side
+from ptune.verify.prove import TorchSide, prove, torch_side
 from ptune.verify.torch_side import Probe
 
 GOLDEN_PROMPTS, GOLDEN_TOKENS = 4, 64
@@ -144,8 +146,10 @@ class Decoder(Publishable):
 
     def _make_room(self) -> None:
         """Drops a large reference before a graph is opened: memory holds one of them."""
-        if self.opened is not None and self.opened.model.get_memory_footprint() > SMALL_BYTES:
+        if self.opened is not None and held_bytes(self.opened.model) > SMALL_BYTES:
             self.opened = None
+            gc.collect()  # a packed weight and its layer know each other
+            give_back()
 
     def write_graphs(self, folder: Path, profiles: Sequence[str]) -> Bundle:
         """As `Publishable.write_graphs`. Of nf4 alone no graph in float32 is written."""
@@ -217,11 +221,16 @@ class Decoder(Publishable):
 
     def prove(self, bundle: Bundle, adapters: Sequence[str], threads: int) -> Proof:
         """As `Publishable.prove`."""
+        # Without a name here, so that `prove` can drop it.
+        return prove(bundle, self._torch_side(bundle, adapters), threads=threads, report=report_progress)
+
+    def _torch_side(self, bundle: Bundle, adapters: Sequence[str]) -> TorchSide:
+        """What torch computes, after which a large reference is dropped."""
         folders = {name: bundle.adapter_path(name) for name in adapters}
         report_progress("torch, the reference")
         torch = torch_side(bundle, self.reference.model, folders, self.probes)
         self._make_room()
-        return prove(bundle, torch, threads=threads, report=report_progress)
+        return torch
 
     def save_held_out_for_profiles(self, bundle: Bundle) -> Path:
         """As `Publishable.save_held_out_for_profiles`."""

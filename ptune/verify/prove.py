@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.forms import Form, to_measure
 from ptune.formats.bundle import BASE, FLOAT_CACHE, Bundle, Hop
-from ptune.parity import Array, compare, liveness, log_softmax
+from ptune.parity import Array, Comparison, compare, liveness, log_softmax
 from ptune.verify import company, limits
 from ptune.verify.decoder_server import Continuation, continuations, served_hops
 from ptune.verify.graph import PlainGraph
@@ -75,27 +75,16 @@ def prove(
     server: bool = True,
     report: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Measures every hop of `bundle`'s reference graph against the one before; other profiles: `ptune.verify.profile`."""
-    base, everywhere, there = torch.base, torch.everywhere, torch.adapters
-    probes = base.probes
+    """Measures every hop of `bundle`'s reference graph against the one before; other profiles: `ptune.verify.profile`.
 
+    torch: dropped as soon as the graph was compared with it, if the caller keeps no other name for it.
+    """
+    asked = {BASE: torch.base.probes, **{name: one.probes for name, one in torch.adapters.items()}}
     report("the ONNX graph")
-    graph = PlainGraph(bundle.graph_path(bundle.reference), bundle.decoder, threads)
-    here = {BASE: _run(graph, base)} | {name: _run(graph, expected) for name, expected in there.items()}
-    base_hops = [
-        compare("torch → ONNX base", base.logprobs, here[BASE], max_abs_logprob=limits.MAX_ABS_LOGPROB),
-        liveness(
-            "torch → ONNX, random factors in every socket",
-            (base.logprobs, everywhere.logprobs),
-            (here[BASE], _run(graph, everywhere)),
-            limits.LIVENESS,
-        ),
-    ]
-    hops = {BASE: base_hops} | {name: _adapter_hops(name, base, there[name], here) for name in there}
-    del graph
+    hops, here = _by_graph(bundle, torch, threads)
+    del torch
 
     report("the engine")
-    asked = {BASE: probes, **{name: there[name].probes for name in there}}
     plain = Form.of(bundle, bundle.reference, FLOAT_CACHE, "exact")
     own = [form for form in to_measure(bundle, bundle.reference) if form.attends]
     for form in (plain, *own):
@@ -107,13 +96,34 @@ def prove(
             hops[name].append(hop if form is plain else form.marked(hop))
         if not passed:
             break
+    del here
     report("alone and in company")
-    base_hops.append(company.hop(bundle, bundle.reference, [probe.ids for probe in probes], threads=threads))
+    held = [probe.ids for probe in asked[BASE]]
+    hops[BASE].append(company.hop(bundle, bundle.reference, held, threads=threads))
     if server:  # after the engine is closed, so that memory holds the graph once
         report("the server")
         for name, hop in served_hops(bundle, expected, threads, served).items():
             hops[name].append(hop)
     return Proof.of(hops)
+
+
+def _by_graph(
+    bundle: Bundle, torch: TorchSide, threads: int
+) -> tuple[dict[str, list[Hop]], dict[str, list[Array]]]:
+    """The graph's hops under each name, and its log-probabilities under each."""
+    base, everywhere, there = torch.base, torch.everywhere, torch.adapters
+    graph = PlainGraph(bundle.graph_path(bundle.reference), bundle.decoder, threads)
+    here = {BASE: _run(graph, base)} | {name: _run(graph, expected) for name, expected in there.items()}
+    base_hops = [
+        compare("torch → ONNX base", base.logprobs, here[BASE], max_abs_logprob=limits.MAX_ABS_LOGPROB),
+        liveness(
+            "torch → ONNX, random factors in every socket",
+            (base.logprobs, everywhere.logprobs),
+            (here[BASE], _run(graph, everywhere)),
+            limits.LIVENESS,
+        ),
+    ]
+    return {BASE: base_hops} | {name: _adapter_hops(name, base, there[name], here) for name in there}, here
 
 
 def _by_engine(
@@ -130,11 +140,11 @@ def _by_engine(
     with closing(
         Engine.open(bundle, profile=form.profile, threads=threads, kernels=form.choice, replay_golden=False)
     ) as engine:
-        served = _engine_logprobs(engine, asked)
+        comparisons = {name: Comparison() for name in asked}
+        for name, at, rows in _engine_logprobs(engine, asked):
+            comparisons[name].add(here[name][at], rows)
         limit = limits.MAX_ABS_LOGPROB * limits.SLACK
-        hops = {
-            name: compare("ONNX → engine", here[name], served[name], max_abs_logprob=limit) for name in asked
-        }
+        hops = {name: one.hop("ONNX → engine", max_abs_logprob=limit) for name, one in comparisons.items()}
         return hops, continuations(bundle, engine, asked[BASE], list(asked))
 
 
@@ -186,12 +196,17 @@ def _peft_reference(
             wrapped.unload()
 
 
-def _engine_logprobs(engine: Engine, probes: Mapping[str, Sequence[Probe]]) -> dict[str, list[Array]]:
-    """Computes a few probes at a time under all names, mixed in the engine's batches. probes: of each name."""
-    served: dict[str, list[Array]] = {name: [] for name in probes}
+def _engine_logprobs(
+    engine: Engine, probes: Mapping[str, Sequence[Probe]]
+) -> Iterator[tuple[str, int, Array]]:
+    """Computes a few probes at a time under all names, mixed in the engine's batches; yields name, index and
+    log-probabilities of each.
+
+    probes: of each name.
+    """
     for start in range(0, max(map(len, probes.values())), AT_ONCE):
-        jobs = [(probe, name) for name in probes for probe in probes[name][start : start + AT_ONCE]]
-        logits = engine.logits([probe.ids for probe, _ in jobs], [name for _, name in jobs])
-        for (probe, name), rows in zip(jobs, logits, strict=True):
-            served[name].append(log_softmax(rows[list(probe.wanted)]))
-    return served
+        jobs = [(name, at) for name in probes for at in range(start, min(start + AT_ONCE, len(probes[name])))]
+        asked = [probes[name][at] for name, at in jobs]
+        logits = engine.logits([probe.ids for probe in asked], [name for name, _ in jobs])
+        for (name, at), probe, rows in zip(jobs, asked, logits, strict=True):
+            yield name, at, log_softmax(rows[list(probe.wanted)])

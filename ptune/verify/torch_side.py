@@ -5,12 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from ptune.backbone.float32 import Float32Linear
+from ptune.backbone.lockstep import in_lockstep
 from ptune.parity import Array, log_softmax
+
+AT_ONCE = 8  # sequences in lockstep: what they have computed of a layer is in memory at once
 
 
 @dataclass(frozen=True)
@@ -22,15 +27,21 @@ class Probe:
     prompt_tokens: int  # how many of `ids` come before the answer
 
 
-@torch.no_grad()
 def logprobs(model: nn.Module, probes: Sequence[Probe]) -> list[Array]:
-    """Log-probabilities [len(wanted), vocab] of each probe, one sequence at a time, in evaluation mode."""
+    """Log-probabilities [len(wanted), vocab] of each probe, one sequence at a time, in evaluation mode.
+
+    Where layers make their weights as they run, a few sequences go in lockstep: the same bits, and each weight is made for them all.
+    """
     model.eval()
-    measured = []
-    for probe in probes:
-        logits = logits_at(model, probe.ids, probe.wanted)
-        measured.append(log_softmax(logits.float().cpu().numpy()))
-    return measured
+    passes = [partial(_logprobs, model, probe) for probe in probes]
+    at_once = AT_ONCE if any(isinstance(layer, Float32Linear) for layer in model.modules()) else 1
+    groups = [passes[start : start + at_once] for start in range(0, len(passes), at_once)]
+    return [rows for group in groups for rows in in_lockstep(group)]
+
+
+@torch.no_grad()
+def _logprobs(model: nn.Module, probe: Probe) -> Array:
+    return log_softmax(logits_at(model, probe.ids, probe.wanted).float().cpu().numpy())
 
 
 def logits_at(model: nn.Module, ids: Sequence[int], positions: Sequence[int]) -> Tensor:

@@ -14,7 +14,7 @@ from support.float32_copies import with_own_weights
 from torch import nn
 from transformers import PreTrainedModel
 
-from ptune.backbone.float32 import Float32Linear, computed_weights, in_float32
+from ptune.backbone.float32 import Float32Linear, computed_weights, held_bytes, in_float32
 from ptune.backbone.quantize import quantize
 from ptune.export.fuse import fuse
 from ptune.export.nf4 import blocks_of
@@ -60,6 +60,15 @@ def test_layers_but_the_head_hold_no_float32_copies(kind: str) -> None:
     large = {name for name, parameter in computed.named_parameters() if parameter.ndim > 1}
     assert large == {"model.embed_tokens.weight", "lm_head.weight"}
     assert {parameter.dtype for parameter in computed.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("kind", "share"), [("nf4", 1 / 8), ("int8", 1 / 4), ("bfloat16", 1 / 2)])
+def test_what_float32_weights_are_made_of_counts(kind: str, share: float) -> None:
+    computed, held = computed_and_held(kind)
+    ends = computed.get_memory_footprint()
+    layers = held.get_memory_footprint() - ends
+    assert held_bytes(computed) == ends + share * layers
+    assert held_bytes(held) == held.get_memory_footprint()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -56,13 +56,15 @@ def test_a_model_is_quantised_once(
     model.save_pretrained(tmp_path / "model")
     tiny_models.tokenizer().save_pretrained(tmp_path / "model")
     spec = Backbone(model=str(tmp_path / "model"), quantize=kind, dtype=dtype)
+    fresh = load(spec.model_copy(update={"cache": False}))
     first = load(spec)
     count = len(quantised)
     assert count > 0
     second = load(spec)
     assert len(quantised) == count
-    assert second.identity == first.identity
+    assert second.identity == first.identity == fresh.identity
     with torch.no_grad():
+        assert torch.equal(fresh.model(IDS).logits, second.model(IDS).logits)
         assert torch.equal(first.model(IDS).logits, second.model(IDS).logits)
     assert second.model.config.to_dict() == first.model.config.to_dict()
     assert second.model.generation_config.to_dict() == first.model.generation_config.to_dict()
@@ -76,6 +78,22 @@ def test_a_model_is_quantised_once(
     halved = 2 if dtype == "float32" else 1  # published in bfloat16, so float32 holds nothing more
     plain = sum(one.nbytes for one in first.model.parameters() if one.is_floating_point() and one.ndim > 1)
     assert on_disk < in_memory - plain + plain / halved + 32768
+
+
+def test_what_was_quantised_is_a_view_of_the_kept_files(tmp_path: Path, cache: Path) -> None:
+    """From the first command on: the system may take its memory back."""
+    folder = tiny_models.build(tmp_path / "model", "llama")
+    spec = Backbone(model=str(folder), quantize="nf4", dtype="float32")
+    model = load(spec).model
+    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    places = [
+        range(*(int(end, 16) for end in line[0].split("-")))
+        for line in lines
+        if line[-1].startswith(str(cache))
+    ]
+    layers = [layer for layer in model.modules() if isinstance(layer, Nf4Linear)]
+    assert layers
+    assert all(any(layer.weight.data_ptr() in place for place in places) for layer in layers)
 
 
 def test_a_gguf_file(tmp_path: Path, quantised: list[str]) -> None:

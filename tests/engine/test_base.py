@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import closing, contextmanager
@@ -141,6 +143,21 @@ def test_close_ends_everybody(kind: Kind, held: tuple[Any, threading.Event]) -> 
     assert refused(kind, engine) == (503, "shutting_down")
     engine.close()
     assert engine.drain(60)
+
+
+def test_a_closed_engine_holds_no_graph(kind: Kind) -> None:
+    """At once, without Python's collector: what is opened next finds the memory free."""
+    gc.disable()
+    try:
+        engine = kind.open(replay_golden=False)
+        assert kind.submit(engine, None)() == DONE
+        graph = weakref.ref(engine._step.graphs.whole if isinstance(engine, Engine) else engine._session)
+        assert graph() is not None
+        engine.close()
+        assert graph() is None
+        engine.close()
+    finally:
+        gc.enable()
 
 
 def test_a_full_queue_refuses_and_goes_on(kind: Kind, held: tuple[Any, threading.Event]) -> None:

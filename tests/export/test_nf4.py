@@ -12,6 +12,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from hypothesis import given
 from hypothesis import strategies as st
+from support import own_memory
 from support.bundles import peft_folder
 from support.tiny_models import build
 
@@ -52,6 +53,42 @@ def test_every_block_is_found_again(codes: list[int], scale: float, largest: int
     blocks = blocks_of(weight)
     assert blocks is not None
     np.testing.assert_array_equal(CODE[blocks.q] * blocks.absmax[:, None], weight)
+
+
+WRITE = """
+import numpy as np, onnx_ir
+from pathlib import Path
+from ptune.export.nf4 import CODE, write_nf4
+from ptune.export.rewrite import lazily
+
+count, width = map(int, sys.argv[2:])
+
+def weight(number):
+    random = np.random.default_rng(number)
+    values = CODE[random.integers(0, 16, (width, width))].reshape(-1, 64)
+    values[:, 0] = 1
+    return (values * random.random((len(values), 1), np.float32)).reshape(width, width).T
+
+x = start = onnx_ir.val("x", onnx_ir.DataType.FLOAT, ["n", width])
+weights, nodes = [], []
+for number in range(count):
+    weights.append(lazily(f"w{number}", [width, width], lambda number=number: weight(number)))
+    nodes.append(onnx_ir.node("MatMul", [x, weights[-1]]))
+    (x,) = nodes[-1].outputs
+    x.shape, x.dtype = start.shape, start.dtype
+graph = onnx_ir.Graph([start], [x], nodes=nodes, initializers=weights, opset_imports={"": 21, "com.microsoft": 1})
+with measured():
+    write_nf4(onnx_ir.Model(graph, ir_version=10), Path(sys.argv[1]) / "model.onnx")
+"""
+
+
+def test_memory_holds_one_weight_at_a_time(tmp_path: Path) -> None:
+    count, width = 64, 1024
+    gained = own_memory.gained(WRITE, tmp_path, count, width)
+    written = (tmp_path / "model.onnx.data").stat().st_size
+    assert written == pytest.approx(count * width**2 * 0.5625, rel=0.01)
+    assert gained < 6 * 4 * width**2 < 0.7 * written
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
 
 
 def test_other_weights_have_none() -> None:

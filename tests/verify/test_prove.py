@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from ptune.publish.decoder import Decoder
 from ptune.publish.decoder_run import reference
 from ptune.verify import probes as probing
 from ptune.verify.proof import Proof
-from ptune.verify.prove import prove, torch_side
+from ptune.verify.prove import TorchSide, prove, torch_side
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,28 @@ def test_verify_measures_again(published: Path) -> None:
     proof = publish.verify(published / "bundle", threads=1)
     assert proof.passed
     assert set(proof.adapters) == {"tuned"}
+
+
+def test_what_torch_computed_is_dropped_when_the_graph_was_compared_with_it(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[weakref.ref[object]] = []
+
+    def recorded(*arguments: Any) -> TorchSide:
+        side = torch_side(*arguments)
+        computed.extend(weakref.ref(rows) for one in (side.base, side.everywhere) for rows in one.logprobs)
+        return side
+
+    def opened(*arguments: Any, **options: Any) -> Engine:
+        alive.append(sum(one() is not None for one in computed))
+        return own(*arguments, **options)
+
+    own, alive = Engine.open, list[int]()
+    monkeypatch.setattr("ptune.publish.decoder.torch_side", recorded)
+    monkeypatch.setattr(Engine, "open", opened)
+    assert publish.verify(published / "bundle", threads=1).passed
+    assert len(computed) == 32
+    assert {*alive} == {0}
 
 
 def test_an_existing_bundle_is_not_replaced_unasked(published: Path) -> None:

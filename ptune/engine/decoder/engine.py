@@ -264,6 +264,11 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _take_ended(self) -> list[TokenSequence]:
         return self._scheduler.drop_ended()
 
+    def _free(self) -> None:
+        vars(self).pop("_step", None)  # nothing computes any more
+        for slot in range(self._cache.slots):
+            self._cache.cut(slot, 0)
+
     @property
     def _busy(self) -> bool:
         return self._scheduler.busy

@@ -180,6 +180,9 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
             self._waiting = deque(job for job in self._waiting if job not in ended)
         return list(ended)
 
+    def _free(self) -> None:
+        vars(self).pop("_session", None)  # nothing computes any more
+
     @property
     def _busy(self) -> bool:
         return bool(self._waiting or self._running)

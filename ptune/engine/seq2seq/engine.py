@@ -132,6 +132,9 @@ class Seq2SeqEngine(EngineBase[BatchOptions, Seq2SeqJob, Adapter, list[Seq2SeqJo
                 self._lose_batch(error, ended)
         return list(ended)
 
+    def _free(self) -> None:
+        vars(self).pop("_session", None)  # nothing computes any more
+
     @property
     def _busy(self) -> bool:
         return bool(self._waiting or self._joining or self._active)
