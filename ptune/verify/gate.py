@@ -20,6 +20,7 @@ from ptune.formats.bundle import BASE, Bundle, Hop
 from ptune.parity import Array, Comparison, log_softmax
 from ptune.progress import Progress
 from ptune.verify.graph import PlainGraph
+from ptune.verify.held_tokens import OwnPart, own_parts
 from ptune.verify.plain_ends import PlainEnds
 from ptune.verify.proof import Proof
 from ptune.verify.reference import Factors
@@ -76,14 +77,15 @@ class Gate:
     ) -> list[Hop]:
         """The same under one name."""
         parts = plugs(self.bundle, name)
+        texts = [(ids, start) for ids, start in own_parts(self.held) if start < len(ids)]
         sides: list[tuple[Form | None, Iterator[Array]]] = []
         if graph is not None:
-            sides.append((None, logprobs(graph, self.held, *parts)))
+            sides.append((None, logprobs(graph, texts, *parts)))
         if engine is not None and engine.form is not None and (engine.form.attends or name != BASE):
-            sides.append((engine.form, of_engine(engine, self.held, name)))
+            sides.append((engine.form, of_engine(engine, texts, name)))
         comparisons = [Comparison() for _ in sides]
         rows = (rows for _, rows in sides)
-        for expected, *found in zip(logprobs(self.right, self.held, *parts), *rows, strict=True):
+        for expected, *found in zip(logprobs(self.right, texts, *parts), *rows, strict=True):
             for comparison, here in zip(comparisons, found, strict=True):
                 comparison.add(expected, here)
             progress.advance()
@@ -109,16 +111,16 @@ def opened(bundle: Bundle, form: Form, threads: int) -> Engine:
     )
 
 
-def of_engine(engine: Engine, held: Sequence[Sequence[int]], name: str) -> Iterator[Array]:
-    """The engine's log-probabilities of each text."""
-    return (log_softmax(engine.logits([ids], [name])[0]) for ids in held)
+def of_engine(engine: Engine, texts: Sequence[OwnPart], name: str) -> Iterator[Array]:
+    """The engine's log-probabilities of each text's own part."""
+    return (log_softmax(engine.logits([ids], [name])[0][start:]) for ids, start in texts)
 
 
 def logprobs(
-    graph: PlainGraph, held: Sequence[Sequence[int]], factors: Factors | None, of_ends: PlainEnds
+    graph: PlainGraph, texts: Sequence[OwnPart], factors: Factors | None, of_ends: PlainEnds
 ) -> Iterator[Array]:
-    """The graph's log-probabilities of each text."""
-    return (graph.logprobs(ids, range(len(ids)), factors, of_ends) for ids in held)
+    """The graph's log-probabilities of each text's own part."""
+    return (graph.logprobs(ids, range(start, len(ids)), factors, of_ends) for ids, start in texts)
 
 
 def plugs(bundle: Bundle, name: str) -> tuple[Factors | None, PlainEnds]:

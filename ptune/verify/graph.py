@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from ptune.engine.onnx_graph import open_graph
 from ptune.formats.signature import Signature
 from ptune.parity import Array, log_softmax
 from ptune.verify.plain_ends import PlainEnds
@@ -19,10 +19,10 @@ class PlainGraph:
     """An onnxruntime session, run in the plainest way."""
 
     def __init__(self, path: Path, signature: Signature, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         self.signature = signature
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.session = open_graph(
+            path, threads
+        )  # as servers do: other settings have attention add in another order
 
     def logprobs(
         self,
