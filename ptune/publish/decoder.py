@@ -36,7 +36,7 @@ from ptune.publish.parity_file import leave_in_bundle
 from ptune.publish.profiles import AUTO
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.steps import check_base, enter_caches, enter_graph, report_progress
-from ptune.training.heap import give_back
+from ptune.training.heap import trim
 from ptune.verify import cache as cache_gate
 from ptune.verify import held_tokens
 from ptune.verify import probes as probing
@@ -149,11 +149,12 @@ class Decoder(Publishable):
         if self.opened is not None and held_bytes(self.opened.model) > SMALL_BYTES:
             self.opened = None
             gc.collect()  # a packed weight and its layer know each other
-            give_back()
+            trim()
 
     def write_graphs(self, folder: Path, profiles: Sequence[str]) -> Bundle:
         """As `Publishable.write_graphs`. Of nf4 alone no graph in float32 is written."""
         loaded = self.reference
+        trim()  # what its first proofs have left
         return write_bundle(
             folder,
             loaded.model.config,

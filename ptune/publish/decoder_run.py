@@ -28,6 +28,7 @@ from ptune.publish.figures import figures
 from ptune.publish.parity_file import leave_parity
 from ptune.publish.publishable import FinishedRun, Merge
 from ptune.publish.steps import check_runs_base
+from ptune.training.heap import trim
 from ptune.verify import probes as probing
 from ptune.verify.parity_reference import prompts_of
 from ptune.verify.torch_side import Probe, logprobs
@@ -105,6 +106,7 @@ def reference(backbone: Backbone) -> Loaded:
     """Loads the float32 reference on the CPU, which the served model must match."""
     loaded = load(backbone, attention="sdpa", device="cpu")
     in_float32(loaded.model)
+    trim()  # what quantising it has left
     return loaded
 
 

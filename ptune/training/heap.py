@@ -16,10 +16,15 @@ import torch
 
 
 def give_back() -> None:
-    """Returns free pages to the system. Does nothing if a GPU computes or the C library lacks the call (musl, macOS)."""
-    trim = _trim()
-    if trim is not None:
-        trim(0)
+    """Returns free pages to the system, unless a GPU computes."""
+    if not _gpu():
+        trim()
+
+
+def trim() -> None:
+    """Returns free pages to the system. Does nothing if the C library lacks the call (musl, macOS)."""
+    if (call := _trim()) is not None:
+        call(0)
 
 
 @contextlib.contextmanager
@@ -31,9 +36,12 @@ def tidied(inner: contextlib.AbstractContextManager[None]) -> Iterator[None]:
 
 
 @functools.cache
+def _gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+@functools.cache
 def _trim() -> Callable[[int], int] | None:
-    if torch.cuda.is_available():
-        return None
     try:
         return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # another C library

@@ -33,15 +33,15 @@ def logprobs(model: nn.Module, probes: Sequence[Probe]) -> list[Array]:
     Where layers make their weights as they run, a few sequences go in lockstep: the same bits, and each weight is made for them all.
     """
     model.eval()
-    passes = [partial(_logprobs, model, probe) for probe in probes]
+    passes = [partial(_logits, model, probe) for probe in probes]
     at_once = AT_ONCE if any(isinstance(layer, Float32Linear) for layer in model.modules()) else 1
     groups = [passes[start : start + at_once] for start in range(0, len(passes), at_once)]
-    return [rows for group in groups for rows in in_lockstep(group)]
+    return [log_softmax(rows.float().cpu().numpy()) for group in groups for rows in in_lockstep(group)]
 
 
 @torch.no_grad()
-def _logprobs(model: nn.Module, probe: Probe) -> Array:
-    return log_softmax(logits_at(model, probe.ids, probe.wanted).float().cpu().numpy())
+def _logits(model: nn.Module, probe: Probe) -> Tensor:
+    return logits_at(model, probe.ids, probe.wanted)
 
 
 def logits_at(model: nn.Module, ids: Sequence[int], positions: Sequence[int]) -> Tensor:
