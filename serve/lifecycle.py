@@ -75,8 +75,8 @@ def serve(
     if log_json:
         json_log.log_json()
     api_keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
-    _check_memory(options)
-    _check_settings(settings)
+    check_memory(options)
+    check_settings(settings)
     _check_follow(follow, bundle)
     with _stoppable(), contextlib.ExitStack() as stack:
         # Before the model: an error about the port or a folder should not have to wait until gigabytes are loaded.
@@ -84,7 +84,7 @@ def serve(
         listener = stack.enter_context(bind(host, port))
         if (told := telemetry()) is not None:
             stack.callback(told.close)
-        model, create = _opened(bundle, options)
+        model, create = opened(bundle, options)
         stack.callback(_close, model)
         start_listening(listener)  # not earlier: a client should be refused instead of left waiting
         if ui:
@@ -103,7 +103,7 @@ def serve(
     return 0
 
 
-def _opened(bundle: Path, options: EngineOptions) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
+def opened(bundle: Path, options: EngineOptions) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
     """The model of a bundle, and the function that creates its app."""
     kind = _kind_of(bundle)
     create = imported(kind.app)
@@ -153,7 +153,7 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_memory(options: EngineOptions) -> None:
+def check_memory(options: EngineOptions) -> None:
     """Raises: UsageError for a KV cache that this machine's memory could not hold."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if not 0 < options.kv_bytes <= memory_bytes:
@@ -163,7 +163,7 @@ def _check_memory(options: EngineOptions) -> None:
         )
 
 
-def _check_settings(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """Raises: UsageError for options out of range, or without effect."""
     for option, value in (("--step-limit-s", settings.step_limit_s), ("--drain-s", settings.drain_s)):
         if not 0 < value < 1e9:  # false for nan, too

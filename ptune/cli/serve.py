@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from ptune.cli.engine_flags import NO_FLAGS, EngineFlags, size_of
 from ptune.cli.parse import parse
+from ptune.cli.ray_flags import NO_RAY, RayServeFlags
 from ptune.errors import UsageError
 
 
@@ -46,6 +47,8 @@ class Serve:
     """Port of the page."""
     engine: EngineFlags = NO_FLAGS
     """Options of the engine."""
+    cluster: RayServeFlags = NO_RAY
+    """Serving on several machines."""
     adapters_api: bool = False
     """Let adapters be added and removed over HTTP, by keys of scope admin."""
     adapter_root: Path | None = None
@@ -89,6 +92,8 @@ class Serve:
 
     def start(self) -> int:
         """Serves until SIGTERM or Ctrl-C; the exit code. Raises: PtuneError."""
+        if self.cluster.ray is not None or self.cluster.write_config is not None:
+            return self._start_on_ray()
         lifecycle = importlib.import_module("ptune_serve.lifecycle")
         code: int = lifecycle.serve(
             self.bundle,
@@ -105,6 +110,38 @@ class Serve:
             files=self._files(),
             certificate=self._certificate(),
         )
+        return code
+
+    def _start_on_ray(self) -> int:
+        """Serves on Ray, or writes a config file for it. Raises: PtuneError."""
+        for option, value in (
+            ("--follow", self.follow),
+            ("--files", self.files),
+            ("--audit-log", self.audit_log),
+            ("--receipts", self.receipts),
+            ("--ssl-certfile", self.ssl_certfile),
+            ("--connections-per-address", self.connections_per_address),
+        ):
+            if value is not None:
+                raise UsageError(f"{option} works within one server: leave it out with --ray")
+        arguments = importlib.import_module("ptune_serve.cluster.arguments")
+        launch = importlib.import_module("ptune_serve.cluster.launch")
+        fewest, most = self.cluster.bounds()
+        wanted = arguments.Arguments(
+            bundle=self.bundle,
+            api_key_file=self.api_key_file,
+            replicas=fewest,
+            max_replicas=most,
+            replica_cpus=self.cluster.cores(),
+            engine=arguments.changed(self.engine),
+            settings=arguments.changed(self._settings()),
+            log_json=self.log_json,
+        )
+        if self.cluster.write_config is not None:
+            launch.write_config(wanted, self.cluster.write_config, self.host, self.port)
+            return 0
+        door = launch.Door(self.host, self.port, self.ui_port if self.ui else None, self.ready_file)
+        code: int = launch.serve_on_ray(wanted, self.cluster.ray, door)
         return code
 
     def _settings(self) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ptune.errors import RequestError, UsageError
 
 from .keys import ANYBODY, Key, KeyFile, Scope, plain, read
-from .limits import Clock, Meter
+from .limits import Account, Clock, Meter
 
 CHECK_INTERVAL_S = 1.0
 """Shortest time between two checks whether the file has changed."""
@@ -77,7 +77,7 @@ class ApiKeys:
         """The key of this name; None if the file has lost it."""
         return next((key for key in self._keys or (ANYBODY,) if key.name == name), None)
 
-    def meter(self, key: Key) -> Meter:
+    def meter(self, key: Key) -> Account:
         """The meter of a key."""
         return self._meters.get(key.name) or Meter(key, self._clock)  # the file may have lost it just now
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 from ptune.errors import RequestError
 
@@ -51,6 +52,22 @@ class Bucket:
         return missing * 60 / self.per_minute if missing > _ROUNDING else 0.0
 
 
+class Account(Protocol):
+    """Where the use of one key is counted: in this process, or in another for several servers."""
+
+    async def admit(self) -> None:
+        """Counts one request as running. Raises: LimitReachedError, and takes nothing."""
+
+    async def reserve(self, tokens: int) -> None:
+        """Takes the tokens that a request may need. Raises: LimitReachedError, and returns the request to its bucket."""
+
+    def settle(self, reserved: int, used: int) -> None:
+        """Counts a request as ended, and takes the tokens it used in place of those it reserved."""
+
+    def headers(self) -> dict[str, str]:
+        """OpenAI's `x-ratelimit-…` headers: the limits, what remains, and when the buckets are full again."""
+
+
 class Meter:
     """What one key has used of its limits, in constant memory."""
 
@@ -72,7 +89,7 @@ class Meter:
     def limits(self) -> Limits:
         return self.key.limits
 
-    def admit(self) -> None:
+    async def admit(self) -> None:
         """Counts one request as running. Raises: LimitReachedError, and takes nothing."""
         now_s, limits = self.clock(), self.limits
         if limits.concurrent is not None and self.running >= limits.concurrent:
@@ -85,7 +102,7 @@ class Meter:
             self.requests.take(1, now_s)
         self.running += 1
 
-    def reserve(self, tokens: int) -> None:
+    async def reserve(self, tokens: int) -> None:
         """Takes the tokens that a request may need. Raises: LimitReachedError, and returns the request to its bucket."""
         if self.tokens is None:
             return
@@ -124,20 +141,20 @@ class Meter:
 class Lease:
     """One request's share of its key's limits: acquired, reserved, billed and released, in this order."""
 
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
+    def __init__(self, account: Account) -> None:
+        self._account = account
         self._held = False
         self._reserved = 0
         self._usage: Usage | None = None
 
-    def acquire(self) -> None:
+    async def acquire(self) -> None:
         """Counts the request as running. Raises: LimitReachedError."""
-        self._meter.admit()
+        await self._account.admit()
         self._held = True
 
-    def reserve(self, tokens: int) -> None:
+    async def reserve(self, tokens: int) -> None:
         """Takes the most tokens that the request can use. Raises: LimitReachedError."""
-        self._meter.reserve(tokens)
+        await self._account.reserve(tokens)
         self._reserved += tokens
 
     def bill(self, usage: Usage) -> None:
@@ -149,11 +166,11 @@ class Lease:
         if self._held:
             self._held = False
             used = 0 if self._usage is None else self._usage()["total_tokens"]
-            self._meter.settle(self._reserved, used)
+            self._account.settle(self._reserved, used)
 
     def headers(self) -> dict[str, str]:
         """The limits as they are now, as response headers."""
-        return self._meter.headers()
+        return self._account.headers()
 
 
 def _bucket(per_minute: int | None, before: Bucket | None, now_s: float) -> Bucket | None:

@@ -154,6 +154,20 @@ class AdapterStore:
                 self._engine.load_adapter(name)
                 self._prepare(name)
 
+    def follow(self) -> None:
+        """Serves what the bundle on disk holds, where another process has changed it. Raises: RequestError."""
+        with self._change() as bundle:
+            before, now = self._engine.bundle.manifest, bundle.manifest
+            if now == before:
+                return
+            for name in before.adapters.keys() - now.adapters.keys():
+                self._engine.drop_adapter(name)
+            for name, digest in now.adapters.items():
+                if before.adapters.get(name) != digest:
+                    self._engine.load_adapter(name)
+                    self._prepare(name)
+            self._engine.refresh()
+
     def remove(self, name: str) -> None:
         """Removes an adapter; its requests in progress finish. Raises: RequestError: 404; 409 if an alias points at it."""
         with self._change() as bundle:

@@ -18,7 +18,7 @@ async def acquire_lease(http: Request, service: ServiceDep) -> None:
     """A dependency of endpoints that use the engine. Raises: LimitReachedError."""
     lease = Lease(service.settings.api_keys.meter(key_of(http)))
     context_of(http).lease = lease  # first: the response to a refused request shows the limits, too
-    lease.acquire()
+    await lease.acquire()
 
 
 class LeaseRelease:

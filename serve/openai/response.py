@@ -74,7 +74,7 @@ async def respond(
 ) -> Response:
     """Reserves tokens, starts the call and sends its reply. Raises: RequestError before the first byte, never after."""
     lease = lease_of(http)
-    lease.reserve(call.max_tokens())
+    await lease.reserve(call.max_tokens())
     call.start()
     context_of(http).call = call
     lease.bill(call.usage)

@@ -1,0 +1,202 @@
+"""The ingress: reads a request, has a replica answer it, and has another one answer where that replica dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ptune.errors import RequestError
+
+from ..http.errors import error_response, internal_error
+from ..http.request_log import request_id_of
+from .affinity import PINNED, Route, route_of
+from .response import Response
+from .tunnel import REPLICA_HEADER, Start, portable
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+ATTEMPTS = 3
+BODY_LIMIT_S = 60
+_ALL_LIMIT_S = 10  # how long all replicas may take to say something
+_log = logging.getLogger("ptune.serve")
+
+
+class Ingress:
+    """Holds nothing but the body of each request, so there may be any number of it."""
+
+    def __init__(self, replicas: DeploymentHandle, ledger: DeploymentHandle, max_body_bytes: int) -> None:
+        self._replicas, self._ledger = replicas, ledger
+        self._answers = replicas.options(method_name="answer", stream=True)
+        self._max_body_bytes = max_body_bytes
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:  # Ray's name
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await _live(receive, send)
+            elif scope["type"] == "http":
+                await self._request(scope, receive, send)
+
+        return app  # uvicorn takes a bound method for an app of ASGI 2
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from its body to the last byte of its answer."""
+        try:
+            body = await self._body(receive)
+        except RequestError as error:
+            await error_response(error, scope["path"])(scope, receive, send)
+            return
+        if body is not None:
+            await _until_disconnect(receive, self._answer(scope, receive, send, body))
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body; None if the client has gone. Raises: RequestError (408, 413)."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_LIMIT_S):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    if len(body) > self._max_body_bytes:
+                        raise RequestError(
+                            f"the body has over {self._max_body_bytes} bytes; adapters are added by their path",
+                            code="body_too_large",
+                            status=413,
+                        )
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise RequestError("the body did not arrive in time", code="timeout", status=408) from None
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
+        """Sends what a replica answers. A replica that dies before its first byte was sent is replaced by another."""
+        out = Response(scope, send)
+        for _ in range(1 if _changes(scope) else ATTEMPTS):
+            try:
+                async with aclosing(self._parts(scope, body)) as parts:
+                    async for part in parts:
+                        await out.take(part)
+                await out.end()
+                return
+            except RequestError as known:
+                error = known
+                break
+            except RayTaskError as fault:  # of ours: another replica would have it, too
+                _log.error("a replica failed to answer: %s", fault)
+                error = internal_error(request_id_of(scope))
+                break
+            except (RayError, RayServeException) as lost:
+                _log.warning("a replica was lost while it answered: %s", type(lost).__name__)
+                error = RequestError("the replica that answered was lost", code="replica_lost", status=503)
+                if out.begun:
+                    break
+        if out.begun:
+            await out.fail(error)
+        else:
+            await error_response(error, scope["path"])(scope, receive, send)
+
+    def _parts(self, scope: Scope, body: bytes) -> AsyncGenerator[Start | bytes, None]:
+        """The answer to a request: one replica's, but for what concerns all of them."""
+        if scope["path"] in ("/health", "/ready"):
+            return self._health(scope["path"])
+        if scope["path"] == "/metrics":
+            return self._metrics(scope, body)
+        if _changes(scope):
+            return self._changed(scope, body)
+        return self._of_replica(route_of(body), scope, body)
+
+    async def _of_replica(
+        self, route: Route, scope: Scope, body: bytes
+    ) -> AsyncGenerator[Start | bytes, None]:
+        """One replica's answer; it is cancelled where nobody waits for it any longer."""
+        response = self._answers.remote(route, portable(scope), body)
+        ended = False
+        try:
+            async for part in response:
+                yield part
+            ended = True
+        finally:
+            if not ended:
+                response.cancel()
+
+    async def _changed(self, scope: Scope, body: bytes) -> AsyncGenerator[Start | bytes, None]:
+        """The answer to a change of adapters, which is not sent before all replicas have followed it."""
+        parts = [part async for part in self._of_replica(PINNED, scope, body)]
+        await self._all("follow")
+        for part in parts:
+            yield part
+
+    async def _metrics(self, scope: Scope, body: bytes) -> AsyncGenerator[Start | bytes, None]:
+        """The sum of all replicas' metrics, where one of them lets the caller read its own."""
+        parts = [part async for part in self._of_replica(Route(), scope, body)]
+        start = parts[0]
+        if isinstance(start, Start) and start.status == 200:
+            headers = [
+                header for header in start.headers if header[0] not in (b"content-length", REPLICA_HEADER)
+            ]
+            found = [one for one in await self._all("exposed") if not isinstance(one, BaseException)]
+            parts = [Start(200, headers), await self._ledger.add_up.remote(dict(found))]
+        for part in parts:
+            yield part
+
+    async def _health(self, path: str) -> AsyncGenerator[Start | bytes, None]:
+        """Whether some replica answers requests."""
+        found = await self._all("problem")
+        healthy = [one for one in found if one is None]
+        if not healthy:
+            raise RequestError(f"unhealthy: {found[0]}", code="unhealthy", status=503)
+        status = "ok" if path == "/health" else "ready"
+        yield Start(200, [(b"content-type", b"application/json")])
+        yield json.dumps({"status": status, "replicas": len(healthy)}).encode()
+
+    async def _all(self, method: str) -> list[Any]:
+        """What all replicas return; an exception in place of what one could not."""
+        try:
+            asked = self._replicas.broadcast(method)
+            return await asked.results_async(timeout_s=_ALL_LIMIT_S, return_exceptions=True)
+        except TimeoutError as error:
+            return [error]
+
+
+def _changes(scope: Scope) -> bool:
+    """Whether a request changes adapters or aliases."""
+    tops = ("/v1/adapters", "/v1/aliases", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+    return scope["method"] not in ("GET", "HEAD") and scope["path"].startswith(tops)
+
+
+async def _until_disconnect(receive: Receive, work: Any) -> None:
+    """Awaits `work`, and cancels it if the client disconnects first."""
+
+    async def disconnected() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """ASGI's lifespan, in which nothing has to be done."""
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
