@@ -25,6 +25,7 @@ from ptune.formats.bundle import Bundle, Hop
 from ptune.formats.whole_write import read_json
 from ptune.parity import Array
 from ptune.verify import gate, profile
+from ptune.verify.held_tokens import OwnPart
 from ptune.verify.proof import Proof
 
 pytestmark = pytest.mark.skipif(
@@ -39,10 +40,10 @@ whole = gate.of_engine
 def spoiled(profiles: Sequence[str]) -> object:
     """Own attention that says something else in these profiles."""
 
-    def of_engine(engine: Engine, held: Sequence[Sequence[int]], name: str) -> Iterator[Array]:
+    def of_engine(engine: Engine, texts: Sequence[OwnPart], name: str) -> Iterator[Array]:
         assert engine.form is not None
         wrong = engine.form.profile in profiles and engine.form.attends
-        return (rows[:, ::-1] if wrong else rows for rows in whole(engine, held, name))
+        return (rows[:, ::-1] if wrong else rows for rows in whole(engine, texts, name))
 
     return of_engine
 
