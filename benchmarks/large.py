@@ -7,7 +7,7 @@ the pages of mapped files, too, which the system takes back when others need the
 command. Seconds are those of this machine, whatever else it does.
 
 What a command measured is kept in WORK, so a call that was cut off goes on with `--only export generate`. Writes
-results/large_SHAPE.json. The model (2 GB at 1b, 16 GB at 8b) and all else lie in WORK.
+results/large_SHAPE.json, which says what was not measured. The model (2 GB at 1b, 16 GB at 8b) and all else lie in WORK.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="1b")
     parser.add_argument("--profiles", default="nf4", help="as `ptune export --profiles`")
     parser.add_argument("--work", type=Path, default=Path("build/large"))
-    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=COMMANDS)
+    parser.add_argument("--only", nargs="*", choices=COMMANDS, default=COMMANDS)
     options = parser.parse_args()
     work = options.work.resolve() / options.shape
     if "train" in options.only:
@@ -222,10 +222,9 @@ def main() -> int:
             rows[name]["planned_bytes"] = planned_bytes(log.read_text(encoding="utf-8"))
         print(f"{name}: {json.dumps(rows[name])}", flush=True)
         (work / "kept.json").write_text(json.dumps(kept), encoding="utf-8")
-    if missing := [name for name in COMMANDS if name not in rows]:
-        print(f"no results yet: {', '.join(missing)} not measured; go on with --only {' '.join(missing)}")
-        return 0
-    answer = json.loads((work / "out.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    bundle, answers = work / "bundle", work / "out.jsonl"
+    asked = "generate" in rows
+    answer = json.loads(answers.read_text(encoding="utf-8").splitlines()[0]) if asked else {}
     write(
         f"large_{options.shape}",
         {
@@ -235,8 +234,9 @@ def main() -> int:
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "commands": {name: ["ptune", *arguments] for name, arguments in commands.items()},
             "peaks": rows,
-            "bundle_bytes": size_of(work / "bundle"),
-            "answered": bool(answer["answer"]),
+            "not_measured": [name for name in COMMANDS if name not in rows],
+            "bundle_bytes": size_of(bundle) if "export" in rows else None,
+            "answered": bool(answer["answer"]) if asked else None,
         },
         PACKAGES,
     )
