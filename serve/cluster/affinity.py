@@ -23,7 +23,7 @@ SPREAD = 8
 """Times the number of replicas that a level would fill: else two popular ones that meet on a replica would overload it."""
 FEW_RUNNING = 8
 """A replica that answers fewer requests is never too busy for what it has warm."""
-MOST_OVER_MEAN = 1.25
+MOST_OVER_MEAN = 1.5
 """Times the mean: beyond it a replica is too busy ("consistent hashing with bounded loads", Mirrokni et al., 2018)."""
 
 Replica = TypeVar("Replica")

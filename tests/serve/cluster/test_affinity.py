@@ -83,7 +83,7 @@ def test_every_replica_is_in_the_order_once() -> None:
 
 
 def test_a_replica_far_busier_than_the_others_comes_last() -> None:
-    running = {"a": 40, "b": 2, "c": 9, "d": 30}
+    running = {"a": 50, "b": 2, "c": 9, "d": 40}
     assert not_too_busy(["a", "b", "d", "c"], running.__getitem__) == ["b", "c", "d", "a"]
     assert not_too_busy(["b", "a"], {"a": 0, "b": 5}.__getitem__) == ["b", "a"], (
         "what is warm is worth a short queue"
