@@ -39,7 +39,7 @@ def check_permitted(key: Key, catalogue: ModelListing, model: str) -> None:
     if key.adapters is None:
         return
     served = permitted_models(key, catalogue)
-    if model not in served:
+    if catalogue.own_name(model) not in served:
         message = f"no model {model[:80]!r} here; served: {', '.join(served) or 'none'}"
         raise RequestError(message, param="model", code="model_not_found", status=404)
 
