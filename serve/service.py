@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ptune.config.tasks import tasks_of
 
 from .access.auth import ApiKeys
+from .access.keys import Key
 from .adapters.store import AdapterStore
 from .catalogue import ModelListing
 from .health import Health
 from .responses.store import ResponseStore
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from ptune.tasks.chat.infer import ChatModel
     from ptune.tasks.encoder.infer import EncoderModel
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     from .metrics.encoder import EncoderMetrics
     from .metrics.registry import Metrics, SequenceMetrics
     from .metrics.responses import Responses
+
+
+def _as_it_is(key: Key) -> Key:
+    return key
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class Settings:
     files: FileStore | None = None  # of batches; None = no files, and so no batches
     batch_lines: int = 8  # most requests of batches that are answered at once
     max_stored_bytes: int = 256 * 2**20  # of responses that are kept to be gone on from; 0 = none
+    responses: ResponseStore | None = None  # where several bundles share one; None = the app's own
+    key_here: Callable[[Key], Key] = _as_it_is  # a key, with the names that models have here
     step_limit_s: float = 300  # an engine step that takes longer counts as stuck
     drain_s: float = 30  # how long answers in progress may continue after SIGTERM
 
@@ -59,6 +69,7 @@ class Cancellable(Protocol):
 class ExposedMetrics(Protocol):
     """The metrics of a server."""
 
+    registry: CollectorRegistry
     responses: Responses
 
     def exposition(self) -> bytes:
@@ -67,12 +78,11 @@ class ExposedMetrics(Protocol):
 
 @dataclass(kw_only=True)
 class Service:
-    """The served bundle."""
+    """What is served."""
 
     settings: Settings
     catalogue: ModelListing
     metrics: ExposedMetrics
-    store: AdapterStore
     health: Health
     files: ServedFiles | None = None
     batches: BatchRunner | None = None  # where files are kept
@@ -82,6 +92,10 @@ class Service:
     @property
     def max_body_bytes(self) -> int:
         return self.settings.max_body_bytes
+
+    def answering(self, model: str) -> Service:
+        """The service whose model answers as `model`, as far as it is loaded."""
+        return self
 
     @property
     def hint(self) -> tuple[str, dict[str, Any]]:
@@ -96,7 +110,14 @@ class Service:
 
 
 @dataclass(kw_only=True)
-class GenerationService(Service):
+class BundleService(Service):
+    """A bundle."""
+
+    store: AdapterStore
+
+
+@dataclass(kw_only=True)
+class GenerationService(BundleService):
     """A model that generates text, with an adapter or without."""
 
     catalogue: Catalogue
@@ -120,7 +141,7 @@ class Seq2SeqService(GenerationService):
 
 
 @dataclass(kw_only=True)
-class EncoderService(Service):
+class EncoderService(BundleService):
     """An encoder; its adapters classify, tag, embed, rank or recommend."""
 
     model: EncoderModel

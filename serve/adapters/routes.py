@@ -13,7 +13,7 @@ from ptune.errors import RequestError
 from ptune.formats.bundle import Alias, Canary
 
 from ..http.body import body_of, media_type, raw_body, validated
-from ..http.dependencies import ServiceDep
+from ..http.dependencies import BundleServiceDep
 from .files import of_folder, staged, uploaded
 
 router = APIRouter()
@@ -63,13 +63,13 @@ class UnloadRequest(BaseModel):
 
 
 @router.get("/v1/adapters")
-async def adapters(service: ServiceDep) -> dict[str, Any]:
+async def adapters(service: BundleServiceDep) -> dict[str, Any]:
     """All adapters of the bundle, in memory or not."""
     return {"object": "list", "data": await asyncio.to_thread(service.store.cards)}
 
 
 @router.post("/v1/adapters")
-async def add(http: Request, service: ServiceDep) -> JSONResponse:
+async def add(http: Request, service: BundleServiceDep) -> JSONResponse:
     """Adds an adapter, from a form with its files or JSON with their path, and serves it at once, unmeasured."""
     if media_type(http) == "multipart/form-data":
         files, fields = await uploaded(http, service.settings.max_adapter_bytes)
@@ -99,7 +99,7 @@ async def add(http: Request, service: ServiceDep) -> JSONResponse:
 
 
 @router.delete("/v1/adapters/{name}")
-async def delete(name: str, service: ServiceDep) -> dict[str, Any]:
+async def delete(name: str, service: BundleServiceDep) -> dict[str, Any]:
     """Removes an adapter from the bundle; its requests in progress finish."""
     await asyncio.to_thread(service.store.remove, name)
     return {"object": "adapter", "name": name, "deleted": True}
@@ -107,7 +107,7 @@ async def delete(name: str, service: ServiceDep) -> dict[str, Any]:
 
 @router.post("/v1/adapters/{name}/alias")
 async def point(
-    name: str, body: Annotated[AliasRequest, Depends(body_of(AliasRequest))], service: ServiceDep
+    name: str, body: Annotated[AliasRequest, Depends(body_of(AliasRequest))], service: BundleServiceDep
 ) -> dict[str, Any]:
     """Points an alias at an adapter, and a share of its requests at another (a canary)."""
     canary = None if body.canary is None else Canary(name=body.canary.name, share=body.canary.share)
@@ -116,20 +116,20 @@ async def point(
 
 
 @router.get("/v1/aliases")
-async def aliases(service: ServiceDep) -> dict[str, Any]:
+async def aliases(service: BundleServiceDep) -> dict[str, Any]:
     """All aliases."""
     cards = [_alias_card(alias, target) for alias, target in service.store.aliases().items()]
     return {"object": "list", "data": cards}
 
 
 @router.post("/v1/aliases/{alias}/rollback")
-async def roll_back(alias: str, service: ServiceDep) -> dict[str, Any]:
+async def roll_back(alias: str, service: BundleServiceDep) -> dict[str, Any]:
     """Points an alias back at its previous adapter."""
     return _alias_card(alias, await asyncio.to_thread(service.store.roll_back, alias))
 
 
 @router.delete("/v1/aliases/{alias}")
-async def forget_alias(alias: str, service: ServiceDep) -> dict[str, Any]:
+async def forget_alias(alias: str, service: BundleServiceDep) -> dict[str, Any]:
     """Removes an alias; the adapters stay."""
     await asyncio.to_thread(service.store.forget_alias, alias)
     return {"object": "alias", "alias": alias, "deleted": True}
@@ -137,7 +137,7 @@ async def forget_alias(alias: str, service: ServiceDep) -> dict[str, Any]:
 
 @router.post("/v1/load_lora_adapter")
 async def load_lora_adapter(
-    body: Annotated[LoadRequest, Depends(body_of(LoadRequest))], service: ServiceDep
+    body: Annotated[LoadRequest, Depends(body_of(LoadRequest))], service: BundleServiceDep
 ) -> Response:
     """As POST /v1/adapters with a path."""
     await asyncio.to_thread(_add_folder, service, body.lora_name, body.lora_path, None)
@@ -146,14 +146,14 @@ async def load_lora_adapter(
 
 @router.post("/v1/unload_lora_adapter")
 async def unload_lora_adapter(
-    body: Annotated[UnloadRequest, Depends(body_of(UnloadRequest))], service: ServiceDep
+    body: Annotated[UnloadRequest, Depends(body_of(UnloadRequest))], service: BundleServiceDep
 ) -> Response:
     """As DELETE /v1/adapters/{name}."""
     await asyncio.to_thread(service.store.remove, body.lora_name)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
-def _add_folder(service: ServiceDep, name: str, path: str, alias: str | None) -> None:
+def _add_folder(service: BundleServiceDep, name: str, path: str, alias: str | None) -> None:
     settings = service.settings
     service.store.check_name(name)
     with of_folder(settings.adapter_root, path, name, settings.max_adapter_bytes) as folder:
@@ -170,7 +170,7 @@ def _from_form(fields: dict[str, str]) -> AddRequest:
     return AddRequest.model_construct(name=fields["name"], path=None, alias=fields.get("alias"))
 
 
-async def _card(service: ServiceDep, name: str) -> JSONResponse:
+async def _card(service: BundleServiceDep, name: str) -> JSONResponse:
     return JSONResponse(await asyncio.to_thread(service.store.card, name))
 
 

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from ptune.errors import RequestError
 
 from ..access.keys import Scope
-from ..service import ChatService, EncoderService, GenerationService, Service
+from ..service import BundleService, ChatService, EncoderService, GenerationService, Service
 from .context import BATCH_KEY, context_of
 from .errors import shutting_down
 
@@ -22,6 +22,7 @@ def service_of(http: Request) -> Service:
 
 
 ServiceDep = Annotated[Service, Depends(service_of)]
+BundleServiceDep = Annotated[BundleService, Depends(service_of)]
 ChatServiceDep = Annotated[ChatService, Depends(service_of)]
 GenerationServiceDep = Annotated[GenerationService, Depends(service_of)]
 EncoderServiceDep = Annotated[EncoderService, Depends(service_of)]
@@ -58,7 +59,7 @@ def _authorize(http: Request, service: Service, *scopes: Scope) -> None:
     keys = service.settings.api_keys
     named = http.scope.get(BATCH_KEY)
     key = keys.permit(_authorization(http), *scopes) if named is None else keys.permit_named(named, *scopes)
-    context_of(http).key = key
+    context_of(http).key = service.settings.key_here(key)
 
 
 def _authorization(http: Request) -> str | None:

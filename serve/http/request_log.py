@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .context import RequestContext, open_context
+from .context import RequestContext, context_in, has_context, open_context
 from .errors import error_response, internal_error
 
 _log = logging.getLogger("ptune.serve")
@@ -53,7 +53,8 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context = open_context(scope, request_id_of(scope))
+        passed_on = has_context(scope)  # by another app, which counts and logs the request itself
+        context = context_in(scope) if passed_on else open_context(scope, request_id_of(scope))
         started_s, status = time.perf_counter(), 0
 
         async def send_tagged(message: Message) -> None:
@@ -77,7 +78,8 @@ class RequestLog:
                 failure = error_response(internal_error(context.request_id), scope["path"])
                 await failure(scope, receive, send_tagged)
         finally:
-            _record(scope, context, status, time.perf_counter() - started_s)
+            if not passed_on:
+                _record(scope, context, status, time.perf_counter() - started_s)
 
 
 def _record(scope: Scope, context: RequestContext, status: int, seconds: float) -> None:

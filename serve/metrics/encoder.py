@@ -23,7 +23,7 @@ class EncoderMetrics:
     """Counters that the calls feed, and gauges that are read from the engine at each scrape."""
 
     def __init__(self, engine: EncoderEngine) -> None:
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "ptune_requests",
             "Requests by how they ended: done, refused, failed, cancelled",
@@ -48,7 +48,7 @@ class EncoderMetrics:
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
 
 class _EngineNumbers(Collector):
