@@ -25,6 +25,7 @@ from ptune.formats.whole_write import read_json, write_text
 from ptune.kinds import DECODER, Kind, imported, of_task
 
 from .access.auth import ApiKeys, warn_of_open_door
+from .bundles.folder import SeveralBundles
 from .files.store import FilesOptions
 from .follow import Follow, following
 from .http import json_log
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from ptune.tasks.encoder.infer import EncoderModel
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
+    from .bundles.app import Host
+
     AnyModel = ChatModel | EncoderModel | Seq2SeqModel
 
 CLOSE_LIMIT_S = 10
@@ -48,7 +51,7 @@ _log = logging.getLogger("ptune.serve")
 
 
 def serve(
-    bundle: Path,
+    bundle: Path | SeveralBundles,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -62,7 +65,7 @@ def serve(
     follow: Follow | None = None,
     files: FilesOptions | None = None,
 ) -> int:
-    """Serves a bundle of any kind until SIGTERM or Ctrl-C, and returns the exit code.
+    """Serves a bundle of any kind, or several, until SIGTERM or Ctrl-C, and returns the exit code.
 
     Port 0 takes any free port. ready_file: holds the server's URL while it answers. settings: its `api_keys` and `hosts`
     are replaced according to the other arguments, and so is `files`.
@@ -79,7 +82,7 @@ def serve(
         # Before the model: an error about the port or a folder should not have to wait until gigabytes are loaded.
         store = None if files is None else stack.enter_context(files.opened())
         listener = stack.enter_context(bind(host, port))
-        model, create = _opened(bundle, options)
+        model, create = _opened_any(bundle, options)
         stack.callback(_close, model)
         start_listening(listener)  # not earlier: a client should be refused instead of left waiting
         if ui:
@@ -90,10 +93,23 @@ def serve(
         if not api_keys and not hosts:
             warn_of_open_door(host)
         app = create(replace(settings, api_keys=api_keys, hosts=hosts, files=store))
-        if follow is not None:
+        if follow is not None and isinstance(bundle, Path):
             stack.enter_context(following(follow, app.state.service.store, bundle, quiet=log_json))
         run(app, listener, ready_file=ready_file)
     return 0
+
+
+def _opened_any(
+    bundle: Path | SeveralBundles, options: EngineOptions
+) -> tuple[AnyModel | Host, Callable[[Settings], FastAPI]]:
+    """The model of a bundle, or the host of several, and the function that creates the app. A host loads nothing yet."""
+    if isinstance(bundle, Path):
+        return _opened(bundle, options)
+    from .bundles.app import open_host
+
+    host = open_host(bundle, options, _opened)
+    print(host.told, flush=True)
+    return host, host.create
 
 
 def _opened(bundle: Path, options: EngineOptions) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
@@ -174,9 +190,14 @@ def _check_settings(settings: Settings) -> None:
         raise UsageError(f"--thinking-token-budget must be 0 or more (is {settings.thinking_token_budget})")
 
 
-def _check_follow(follow: Follow | None, bundle: Path) -> None:
-    if follow is not None:
-        follow.check(Bundle.open(bundle))
+def _check_follow(follow: Follow | None, bundle: Path | SeveralBundles) -> None:
+    if follow is None:
+        return
+    if isinstance(bundle, SeveralBundles):
+        raise UsageError(
+            "--follow serves the checkpoints of a run on one bundle: leave it out, or serve that bundle alone"
+        )
+    follow.check(Bundle.open(bundle))
 
 
 def _load(bundle: Path, options: EngineOptions) -> ChatModel:
@@ -226,7 +247,7 @@ def _announce(service: Service, url: str, ready_file: Path | None) -> None:
         write_text(ready_file, url + "\n")
 
 
-def _close(model: AnyModel) -> None:
+def _close(model: AnyModel | Host) -> None:
     """Closes the engine. A step that hangs cannot be stopped; then the process exits without it, with exit code 1."""
 
     def leave() -> None:

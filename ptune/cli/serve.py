@@ -11,6 +11,8 @@ from tyro.conf import Positional
 
 from ptune.cli.engine_flags import NO_FLAGS, EngineFlags, size_of
 from ptune.cli.parse import parse
+from ptune.engine.options import GIB
+from ptune.errors import UsageError
 
 
 def run(arguments: list[str]) -> int:
@@ -20,13 +22,15 @@ def run(arguments: list[str]) -> int:
 @dataclass(frozen=True)
 class Serve:
     """Serves a bundle over HTTP, a chat model in OpenAI's shape, an encoder in vLLM's, an encoder-decoder at
-    /v1/translate, and opens a page beside it.
+    /v1/translate, and opens a page beside it. Or several bundles behind one port.
 
     The bundle's golden vectors are replayed before the first answer: a machine that computes otherwise is found out.
     """
 
     bundle: Positional[Path]
-    """The bundle's folder."""
+    """A bundle's folder, or a folder of several, each of which is loaded when it is asked for."""
+    more: Positional[tuple[Path, ...]] = ()
+    """Further ones."""
     host: str = "127.0.0.1"
     """Address to listen at; the default is reachable from this machine only."""
     port: int = 8000
@@ -39,6 +43,10 @@ class Serve:
     """Port of the page."""
     engine: EngineFlags = NO_FLAGS
     """Options of the engine."""
+    memory_gb: float | None = None
+    """Most memory that several bundles may take together, in GB of 2^30 bytes; default: most of what is free."""
+    idle_s: float | None = None
+    """How long one of several bundles stays loaded without requests; 0: until others need its room. Default: 300."""
     adapters_api: bool = False
     """Let adapters be added and removed over HTTP, by keys of scope admin."""
     adapter_root: Path | None = None
@@ -78,7 +86,7 @@ class Serve:
         """Serves until SIGTERM or Ctrl-C; the exit code. Raises: PtuneError."""
         lifecycle = importlib.import_module("ptune_serve.lifecycle")
         code: int = lifecycle.serve(
-            self.bundle,
+            self._served(),
             host=self.host,
             port=self.port,
             api_key_file=self.api_key_file,
@@ -92,6 +100,20 @@ class Serve:
             files=self._files(),
         )
         return code
+
+    def _served(self) -> Any:
+        """The bundle, or several. Raises: UsageError for options of several with one."""
+        folder = importlib.import_module("ptune_serve.bundles.folder")
+        if not self.more and not folder.holds_bundles(self.bundle):
+            for option, value in (("--memory-gb", self.memory_gb), ("--idle-s", self.idle_s)):
+                if value is not None:
+                    raise UsageError(f"{option} is for several bundles: leave it out, or name their folder")
+            return self.bundle
+        if self.memory_gb is not None and not 0 < self.memory_gb < 2**20:  # false for nan, too
+            raise UsageError(f"--memory-gb must be over 0 (is {self.memory_gb})")
+        memory_bytes = None if self.memory_gb is None else int(self.memory_gb * GIB)
+        idle_s = folder.IDLE_S if self.idle_s is None else self.idle_s
+        return folder.SeveralBundles((self.bundle, *self.more), memory_bytes, idle_s)
 
     def _settings(self) -> Any:
         return importlib.import_module("ptune_serve.service").Settings(
