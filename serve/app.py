@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ from .metrics.registry import Metrics, SequenceMetrics
 from .ollama import models as ollama_models
 from .open_inference import models as models_v2
 from .openapi import document
-from .responses import stored
+from .responses import create, stored
 from .responses.store import ResponseStore
 from .rollout import feedback
 from .service import (
@@ -76,10 +76,10 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
         catalogue=Catalogue(model.engine, require_parity=settings.require_parity),
         metrics=Metrics(model.engine),
         store=AdapterStore(model.engine, settings.max_adapters, model.codec_for),
-        responses=ResponseStore(settings.max_stored_bytes),
+        responses=settings.responses or ResponseStore(settings.max_stored_bytes),
         health=Health(model.engine.metrics, settings.step_limit_s),
     )
-    return _app(service, *of_kind("decoder"), unmetered=(stored.router,))
+    return assemble(service, *of_kind("decoder"), unmetered=(stored.router,))
 
 
 def create_seq2seq_app(model: Seq2SeqModel, settings: Settings = Settings()) -> FastAPI:
@@ -92,7 +92,7 @@ def create_seq2seq_app(model: Seq2SeqModel, settings: Settings = Settings()) -> 
         store=AdapterStore(model.engine, settings.max_adapters),
         health=Health(model.engine.metrics, settings.step_limit_s),
     )
-    return _app(service, *tasks_of(TRANSLATION))
+    return assemble(service, *tasks_of(TRANSLATION))
 
 
 def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> FastAPI:
@@ -105,20 +105,30 @@ def create_encoder_app(model: EncoderModel, settings: Settings = Settings()) -> 
         store=AdapterStore(model.engine, settings.max_adapters),
         health=Health(model.engine.metrics, settings.step_limit_s),
     )
-    open_inference = {"unmetered": (models_v2.router,), "unguarded": (models_v2.opened,)}
-    return _app(service, *of_kind("encoder"), **open_inference)
+    unmetered = (models_v2.router, models_v2.server_router)
+    return assemble(service, *of_kind("encoder"), unmetered=unmetered, unguarded=(models_v2.opened,))
 
 
-def _app(
+def _itself(router: APIRouter) -> APIRouter:
+    return router
+
+
+def assemble(
     service: Service,
     *tasks: Task,
     unmetered: Sequence[APIRouter] = (),
     unguarded: Sequence[APIRouter] = (),
+    metered: Sequence[APIRouter] = (),
+    administered: Sequence[APIRouter] = (),
+    answered_by: Callable[[APIRouter], APIRouter] = _itself,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
     """Assembles an app from the endpoints of these tasks and those that every app has.
 
     unmetered: further endpoints that need a key, but compute nothing, and so work where a limit is reached.
-    unguarded: further endpoints that need no key, and tell nothing.
+    unguarded: further endpoints that need no key, and tell nothing. metered: further ones that a key's limits count.
+    administered: further ones that need a key of scope admin. answered_by: the router that answers in place of one for
+    a bundle, at the same paths. lifespan: in place of `batches_running`.
 
     There are no CORS headers, so that a web page of another origin cannot read what a local model answers. FastAPI's
     interactive documentation is off, because its page loads scripts from other servers.
@@ -129,11 +139,11 @@ def _app(
         redoc_url=None,
         openapi_url=None,
         dependencies=[Depends(check_host)],
-        lifespan=_batches_running,
+        lifespan=lifespan or batches_running,
     )
     app.state.service = service
-    endpoints: list[APIRouter] = [imported(place) for place in routers_of(*tasks)]
-    administered = [adapters.router] if service.settings.adapters_api else []
+    endpoints: list[APIRouter] = [*(imported(place) for place in routers_of(*tasks)), *metered]
+    changing = [adapters.router] if service.settings.adapters_api else []
     if service.settings.files is not None:
         _keep_files(app, service, service.settings.files, tasks)
     unmetered = (
@@ -145,7 +155,7 @@ def _app(
         *unmetered,
     )
     unguarded = (open_to_all, *unguarded)
-    documented = (*unguarded, *unmetered, scraped, *endpoints, *administered)
+    documented = (*unguarded, *unmetered, scraped, *endpoints, *changing, *administered)
     app.state.document = cache(partial(document, *documented))  # built at the first request
     app.add_middleware(LeaseRelease)
     app.add_middleware(RequestFraming)
@@ -158,8 +168,8 @@ def _app(
     app.include_router(scraped, dependencies=[Depends(authorize_metrics)])
     for router in endpoints:
         checks = [Depends(authorize_inference), Depends(refuse_while_draining), Depends(acquire_lease)]
-        app.include_router(router, dependencies=checks)
-    for router in administered:
+        app.include_router(answered_by(router), dependencies=checks)
+    for router in (*map(answered_by, changing), *administered):
         app.include_router(router, dependencies=[Depends(authorize_admin), Depends(refuse_while_draining)])
     return app
 
@@ -168,7 +178,7 @@ def _keep_files(app: FastAPI, service: Service, files: FileStore, tasks: Sequenc
     """Gives an app files, and batches that ask the endpoints of its tasks."""
     keys = service.settings.api_keys
     asked = {path for task in tasks for path in task.endpoints}
-    if isinstance(service, ChatService):
+    if any(create.router is imported(place) for place in routers_of(*tasks)):
         asked.add("/v1/responses")
     lines = service.settings.batch_lines
 
@@ -184,7 +194,7 @@ def _keep_files(app: FastAPI, service: Service, files: FileStore, tasks: Sequenc
 
 
 @asynccontextmanager
-async def _batches_running(app: FastAPI) -> AsyncIterator[None]:
+async def batches_running(app: FastAPI) -> AsyncIterator[None]:
     """Batches run while the server does."""
     batches: BatchRunner | None = app.state.service.batches
     if batches is None:

@@ -11,6 +11,7 @@ from ptune.formats.task_names import CHAT, TRANSLATION
 from ptune.kinds import SEQ2SEQ, of_task
 
 from .adapters.aliases import NO_CALLER, resolve_alias
+from .adapters.names import own_name
 
 TRANSLATE = "/v1/translate"
 LANGUAGES = ("source_language", "target_language")
@@ -25,11 +26,11 @@ class ModelListing(Protocol):
     def aliases(self) -> list[str]:
         """Aliases of those names."""
 
+    def own_name(self, model: str) -> str:
+        """`model` without the bundle's name; as it is if nothing here is called so."""
+
     def resolve(self, model: str) -> str:
         """The adapter that `model` means. Raises: RequestError(404)."""
-
-    def answered_by(self, adapter: str) -> str:
-        """`name@hash12`. Raises: RequestError(404) if the adapter was removed."""
 
     def card(self, name: str) -> dict[str, Any]:
         """An entry of /v1/models."""
@@ -67,27 +68,25 @@ class Catalogue:
         served = self._engine.adapters
         return [name for name, alias in self._manifest.aliases.items() if alias.name in served]
 
+    def own_name(self, model: str) -> str:
+        return own_name(model, self._bundle, self.names(), self.aliases())
+
     def adapter_for(self, model: str, caller: str = NO_CALLER) -> str:
         """The adapter that answers a request. caller: gets the same adapter each time from an alias with a canary.
 
         Raises: RequestError: 404, as `resolve`; 403 if the adapter is not measured and must be.
         """
-        adapter = self.resolve(resolve_alias(self._manifest.aliases, model, caller))
+        adapter = self.resolve(resolve_alias(self._manifest.aliases, self.own_name(model), caller))
         if self._require_parity and (record := self._engine.record(adapter)) is not None:
             require_measured(record)
         return adapter
 
     def resolve(self, model: str) -> str:
-        """The adapter that `model` means. The bundle's own name means the base, unless an adapter has that name.
-
-        Raises: RequestError(404) that lists the served models.
-        """
-        model = resolve_alias(self._manifest.aliases, model)
+        """The adapter that `model` means. Raises: RequestError(404) that lists the served models."""
+        adapter = resolve_alias(self._manifest.aliases, self.own_name(model))
         names = self.names()
-        if model in names:
-            return model
-        if model == self._bundle:
-            return BASE
+        if adapter in names:
+            return adapter
         message = f"no model {model[:80]!r} here; served: {', '.join(names)}"
         raise RequestError(message, param="model", code="model_not_found", status=404)
 

@@ -25,6 +25,7 @@ from ptune.formats.whole_write import read_json, write_text
 from ptune.kinds import DECODER, Kind, imported, of_task
 
 from .access.auth import ApiKeys, warn_of_open_door
+from .bundles.folder import SeveralBundles
 from .files.store import FilesOptions
 from .follow import Follow, following
 from .http import json_log
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from ptune.tasks.encoder.infer import EncoderModel
     from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
 
+    from .bundles.app import Host
+
     AnyModel = ChatModel | EncoderModel | Seq2SeqModel
 
 CLOSE_LIMIT_S = 10
@@ -50,7 +53,7 @@ _log = logging.getLogger("ptune.serve")
 
 
 def serve(
-    bundle: Path,
+    bundle: Path | SeveralBundles,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -65,7 +68,7 @@ def serve(
     files: FilesOptions | None = None,
     certificate: Certificate | None = None,
 ) -> int:
-    """Serves a bundle of any kind until SIGTERM or Ctrl-C, and returns the exit code.
+    """Serves a bundle of any kind, or several, until SIGTERM or Ctrl-C, and returns the exit code.
 
     Port 0 takes any free port. ready_file: holds the server's URL while it answers. settings: its `api_keys` and `hosts`
     are replaced according to the other arguments, and so is `files`. certificate: the server speaks TLS.
@@ -84,7 +87,7 @@ def serve(
         listener = stack.enter_context(bind(host, port))
         if (told := telemetry()) is not None:
             stack.callback(told.close)
-        model, create = opened(bundle, options)
+        model, create = _opened_any(bundle, options)
         stack.callback(_close, model)
         start_listening(listener)  # not earlier: a client should be refused instead of left waiting
         if ui:
@@ -97,10 +100,23 @@ def serve(
         if not api_keys and not hosts:
             warn_of_open_door(host)
         app = create(replace(settings, api_keys=api_keys, hosts=hosts, files=store, telemetry=told))
-        if follow is not None:
+        if follow is not None and isinstance(bundle, Path):
             stack.enter_context(following(follow, app.state.service.store, bundle, quiet=log_json))
         run(app, listener, ready_file=ready_file, certificate=certificate)
     return 0
+
+
+def _opened_any(
+    bundle: Path | SeveralBundles, options: EngineOptions
+) -> tuple[AnyModel | Host, Callable[[Settings], FastAPI]]:
+    """The model of a bundle, or the host of several, and the function that creates the app. A host loads nothing yet."""
+    if isinstance(bundle, Path):
+        return opened(bundle, options)
+    from .bundles.app import open_host
+
+    host = open_host(bundle, options, opened)
+    print(host.told, flush=True)
+    return host, host.create
 
 
 def opened(bundle: Path, options: EngineOptions) -> tuple[AnyModel, Callable[[Settings], FastAPI]]:
@@ -185,9 +201,14 @@ def check_settings(settings: Settings) -> None:
         raise UsageError(f"--thinking-token-budget must be 0 or more (is {settings.thinking_token_budget})")
 
 
-def _check_follow(follow: Follow | None, bundle: Path) -> None:
-    if follow is not None:
-        follow.check(Bundle.open(bundle))
+def _check_follow(follow: Follow | None, bundle: Path | SeveralBundles) -> None:
+    if follow is None:
+        return
+    if isinstance(bundle, SeveralBundles):
+        raise UsageError(
+            "--follow serves the checkpoints of a run on one bundle: leave it out, or serve that bundle alone"
+        )
+    follow.check(Bundle.open(bundle))
 
 
 def _load(bundle: Path, options: EngineOptions) -> ChatModel:
@@ -252,7 +273,7 @@ def _announce(service: Service, url: str, ready_file: Path | None) -> None:
         write_text(ready_file, url + "\n")
 
 
-def _close(model: AnyModel) -> None:
+def _close(model: AnyModel | Host) -> None:
     """Closes the engine. A step that hangs cannot be stopped; then the process exits without it, with exit code 1."""
 
     def leave() -> None:

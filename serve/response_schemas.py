@@ -6,6 +6,7 @@ from .anthropic.response_schemas import COMPONENTS as OF_MESSAGES
 from .anthropic.response_schemas import RESPONSES as MESSAGES
 from .batches.response_schemas import COMPONENTS as OF_BATCHES
 from .batches.response_schemas import RESPONSES as BATCHES
+from .bundles.response_schemas import RESPONSES as OF_BUNDLES
 from .encoders.response_schemas import RESPONSES as OF_ENCODERS
 from .fields.json_schema import (
     BOOLEAN,
@@ -217,6 +218,7 @@ RESPONSES: dict[str, dict[str, Schema]] = {
     **OLLAMA,
     **OPEN_INFERENCE,
     **RESPONSES_API,
+    **OF_BUNDLES,
     **OF_ENCODERS,
 }
 """By path and media type."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +11,7 @@ from ptune.config.tasks import tasks_of
 
 from .access.audit import AuditLog
 from .access.auth import ApiKeys
+from .access.keys import Key
 from .adapters.store import AdapterStore
 from .catalogue import ModelListing
 from .health import Health
@@ -18,7 +20,7 @@ from .rollout.trials import Trials
 from .rollout.waiting import Waiting
 
 if TYPE_CHECKING:
-    from prometheus_client.registry import Collector
+    from prometheus_client import CollectorRegistry
 
     from ptune.tasks.chat.infer import ChatModel
     from ptune.tasks.encoder.infer import EncoderModel
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from .metrics.registry import Metrics, SequenceMetrics
     from .metrics.responses import Responses
     from .receipts.store import Receipts
+
+
+def _as_it_is(key: Key) -> Key:
+    return key
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Settings:
     audit: AuditLog | None = None  # of what administrators do; None = it is not kept
     receipts: Receipts | None = None  # of a chat model's answers; None = none are kept
     telemetry: Telemetry | None = None  # OpenTelemetry; None = nothing is sent
+    responses: ResponseStore | None = None  # where several bundles share one; None = the app's own
+    key_here: Callable[[Key], Key] = _as_it_is  # a key, with the names that models have here
     step_limit_s: float = 300  # an engine step that takes longer counts as stuck
     drain_s: float = 30  # how long answers in progress may continue after SIGTERM
 
@@ -70,10 +78,8 @@ class Cancellable(Protocol):
 class ExposedMetrics(Protocol):
     """The metrics of a server."""
 
+    registry: CollectorRegistry
     responses: Responses
-
-    def also(self, collector: Collector) -> None:
-        """Exposes what this collects, too."""
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -81,27 +87,28 @@ class ExposedMetrics(Protocol):
 
 @dataclass(kw_only=True)
 class Service:
-    """The served bundle."""
+    """What is served."""
 
     settings: Settings
     catalogue: ModelListing
     metrics: ExposedMetrics
-    store: AdapterStore
     health: Health
-    waiting: Waiting = field(default_factory=Waiting)  # for feedback
-    trials: Trials = field(init=False)
     files: ServedFiles | None = None
     batches: BatchRunner | None = None  # where files are kept
     running: set[Cancellable] = field(default_factory=set)  # each until its last byte is sent
     draining: bool = False
 
-    def __post_init__(self) -> None:
-        self.trials = Trials(self.store)
-        self.metrics.also(self.trials)
+    async def judged(self, request_id: str, key: str, score: float) -> bool:
+        """Counts a score for an answer that this key got; False where no canary's trial waits for it."""
+        return False
 
     @property
     def max_body_bytes(self) -> int:
         return self.settings.max_body_bytes
+
+    def answering(self, model: str) -> Service:
+        """The service whose model answers as `model`, as far as it is loaded."""
+        return self
 
     @property
     def hint(self) -> tuple[str, dict[str, Any]]:
@@ -116,7 +123,24 @@ class Service:
 
 
 @dataclass(kw_only=True)
-class GenerationService(Service):
+class BundleService(Service):
+    """A bundle."""
+
+    store: AdapterStore
+    waiting: Waiting = field(default_factory=Waiting)  # for feedback
+    trials: Trials = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trials = Trials(self.store)
+        self.metrics.registry.register(self.trials)
+
+    async def judged(self, request_id: str, key: str, score: float) -> bool:
+        answer = self.waiting.take(request_id, key)
+        return answer is not None and await self.trials.score(answer.alias, answer.adapter, score)
+
+
+@dataclass(kw_only=True)
+class GenerationService(BundleService):
     """A model that generates text, with an adapter or without."""
 
     catalogue: Catalogue
@@ -128,7 +152,6 @@ class ChatService(GenerationService):
     """A causal language model."""
 
     model: ChatModel
-
     metrics: Metrics
     responses: ResponseStore
 
@@ -141,7 +164,7 @@ class Seq2SeqService(GenerationService):
 
 
 @dataclass(kw_only=True)
-class EncoderService(Service):
+class EncoderService(BundleService):
     """An encoder; its adapters classify, tag, embed, rank or recommend."""
 
     model: EncoderModel

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from ptune.cli.engine_flags import NO_FLAGS, EngineFlags, size_of
 from ptune.cli.parse import parse
 from ptune.cli.ray_flags import NO_RAY, RayServeFlags
+from ptune.engine.options import GIB
 from ptune.errors import UsageError
 
 
@@ -22,13 +23,15 @@ def run(arguments: list[str]) -> int:
 @dataclass(frozen=True)
 class Serve:
     """Serves a bundle over HTTP, a chat model in OpenAI's shape, an encoder in vLLM's, an encoder-decoder at
-    /v1/translate, and opens a page beside it.
+    /v1/translate, and opens a page beside it. Or several bundles behind one port.
 
     The bundle's golden vectors are replayed before the first answer: a machine that computes otherwise is found out.
     """
 
     bundle: Positional[Path]
-    """The bundle's folder."""
+    """A bundle's folder, or a folder of several, each of which is loaded when it is asked for."""
+    more: Positional[tuple[Path, ...]] = ()
+    """Further ones."""
     host: str = "127.0.0.1"
     """Address to listen at; the default is reachable from this machine only."""
     port: int = 8000
@@ -49,6 +52,10 @@ class Serve:
     """Options of the engine."""
     cluster: RayServeFlags = NO_RAY
     """Serving on several machines."""
+    memory_gb: float | None = None
+    """Most memory that several bundles may take together, in GB of 2^30 bytes; default: most of what is free."""
+    idle_s: float | None = None
+    """How long one of several bundles stays loaded without requests; 0: until others need its room. Default: 300."""
     adapters_api: bool = False
     """Let adapters be added and removed over HTTP, by keys of scope admin."""
     adapter_root: Path | None = None
@@ -96,7 +103,7 @@ class Serve:
             return self._start_on_ray()
         lifecycle = importlib.import_module("ptune_serve.lifecycle")
         code: int = lifecycle.serve(
-            self.bundle,
+            self._served(),
             host=self.host,
             port=self.port,
             api_key_file=self.api_key_file,
@@ -121,9 +128,13 @@ class Serve:
             ("--receipts", self.receipts),
             ("--ssl-certfile", self.ssl_certfile),
             ("--connections-per-address", self.connections_per_address),
+            ("--memory-gb", self.memory_gb),
+            ("--idle-s", self.idle_s),
         ):
             if value is not None:
                 raise UsageError(f"{option} works within one server: leave it out with --ray")
+        if self.more:
+            raise UsageError("--ray serves one bundle on several machines, not several bundles")
         arguments = importlib.import_module("ptune_serve.cluster.arguments")
         launch = importlib.import_module("ptune_serve.cluster.launch")
         fewest, most = self.cluster.bounds()
@@ -143,6 +154,20 @@ class Serve:
         door = launch.Door(self.host, self.port, self.ui_port if self.ui else None, self.ready_file)
         code: int = launch.serve_on_ray(wanted, self.cluster.ray, door)
         return code
+
+    def _served(self) -> Any:
+        """The bundle, or several. Raises: UsageError for options of several with one."""
+        folder = importlib.import_module("ptune_serve.bundles.folder")
+        if not self.more and not folder.holds_bundles(self.bundle):
+            for option, value in (("--memory-gb", self.memory_gb), ("--idle-s", self.idle_s)):
+                if value is not None:
+                    raise UsageError(f"{option} is for several bundles: leave it out, or name their folder")
+            return self.bundle
+        if self.memory_gb is not None and not 0 < self.memory_gb < 2**20:  # false for nan, too
+            raise UsageError(f"--memory-gb must be over 0 (is {self.memory_gb})")
+        memory_bytes = None if self.memory_gb is None else int(self.memory_gb * GIB)
+        idle_s = folder.IDLE_S if self.idle_s is None else self.idle_s
+        return folder.SeveralBundles((self.bundle, *self.more), memory_bytes, idle_s)
 
     def _settings(self) -> Any:
         return importlib.import_module("ptune_serve.service").Settings(

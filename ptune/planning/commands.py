@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from ptune.backbone.float32 import SMALL_BYTES
 from ptune.config.recipe import Recipe
-from ptune.engine.options import LIGHT
+from ptune.engine.memory import PROCESS_BYTES, opened_bytes
 from ptune.methods.lora import Lora
 from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, without_weights
@@ -21,7 +21,6 @@ from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, wi
 # billion weights an answer took .90 GB (.95).
 _TRAINING = 473 * 2**20
 _MERGING = 900 * 2**20
-_SERVING = 350 * 2**20
 SERVED_TOKENS = 4096  # in the KV cache of the table
 
 Command = Literal["train", "evaluate", "merge", "export", "serve"]
@@ -52,10 +51,8 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     served = sizes.served()["nf4" if nf4 else "fp32"]
     ends = 4 * sizes.head * (1 if sizes.tied else 2)
     layers = base - ends * _bytes_a_weight(recipe, ledger, sizes) // 4 if adapted else 4 * sizes.layers
-    # onnxruntime keeps the file's weights beside those that it packs for its products: all but the embedding.
-    opened = 2 * served - 4 * sizes.head
-    # Large weights stay in their file, and of nf4 only the head's are packed anew.
-    answering = 4 * sizes.head if nf4 and served > LIGHT else opened
+    opened = opened_bytes(served, 4 * sizes.head, nf4=False)
+    answering = opened_bytes(served, 4 * sizes.head, nf4=nf4)
     # A large reference is dropped before a graph is opened, and read again (ptune.publish.decoder).
     beside_each_other = layers + ends + opened if ends <= SMALL_BYTES else max(layers + ends, opened)
     cache = SERVED_TOKENS * cache_bytes_a_token(config)
@@ -88,7 +85,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
             f"--profiles {'nf4' if nf4 else 'fp32'}; its proof takes some GB more",
             at_least=True,
         ),
-        Need("serve", _SERVING + answering + cache, 0, served, f"{SERVED_TOKENS} tokens in the cache"),
+        Need("serve", PROCESS_BYTES + answering + cache, 0, served, f"{SERVED_TOKENS} tokens in the cache"),
     ]
 
 

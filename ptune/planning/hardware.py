@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
-from pathlib import Path
 from typing import Literal
 
 from ptune.errors import UsageError
@@ -107,25 +105,6 @@ def gpu_here() -> tuple[str, int] | None:
         return None
     free, _ = torch.cuda.mem_get_info(0)
     return torch.cuda.get_device_name(0), int(free)
-
-
-def ram_bytes(root: Path = Path("/")) -> int:
-    """Memory that programs can still get: the machine's available memory, or less if a control group has a limit."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        match = re.search(r"MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text())
-        total = total if match is None else int(match[1]) * 1024
-    except OSError:  # not Linux
-        pass
-    for group in ("sys/fs/cgroup", "sys/fs/cgroup/memory"):
-        names = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        for limit, used in names:
-            try:
-                free = int((root / group / limit).read_text()) - int((root / group / used).read_text())
-            except (OSError, ValueError):  # no such group, or "max"
-                continue
-            total = min(total, max(free, 0))
-    return total
 
 
 def _plain(name: str) -> str:

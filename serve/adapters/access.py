@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ptune.formats.bundle import AdapterRecord
 
     from ..catalogue import ModelListing
-    from ..service import EncoderService, GenerationService, Service
+    from ..service import BundleService, EncoderService, GenerationService
 
 
 class AdapterRequest(Protocol):
@@ -40,7 +40,7 @@ def check_permitted(key: Key, catalogue: ModelListing, model: str) -> None:
     if key.adapters is None:
         return
     served = permitted_models(key, catalogue)
-    if model not in served:
+    if catalogue.own_name(model) not in served:
         message = f"no model {model[:80]!r} here; served: {', '.join(served) or 'none'}"
         raise RequestError(message, param="model", code="model_not_found", status=404)
 
@@ -77,7 +77,7 @@ def resolve_encoder_adapter(
     return record
 
 
-def _await_feedback(http: Request, service: Service, model: str, adapter: str) -> None:
+def _await_feedback(http: Request, service: BundleService, model: str, adapter: str) -> None:
     """Remembers an answer in whose alias's trial a score counts."""
     if service.trials.of(model) is not None:
         service.waiting.add(context_of(http).request_id, Judged(model, adapter, key_of(http).name))

@@ -14,7 +14,7 @@ from ptune.formats.bundle import Alias, Canary, Decide
 
 from ..http.body import body_of, media_type, raw_body, validated
 from ..http.context import context_of
-from ..http.dependencies import ServiceDep
+from ..http.dependencies import BundleServiceDep
 from .files import of_folder, staged, uploaded
 
 router = APIRouter()
@@ -65,13 +65,13 @@ class UnloadRequest(BaseModel):
 
 
 @router.get("/v1/adapters")
-async def adapters(service: ServiceDep) -> dict[str, Any]:
+async def adapters(service: BundleServiceDep) -> dict[str, Any]:
     """All adapters of the bundle, in memory or not."""
     return {"object": "list", "data": await asyncio.to_thread(service.store.cards)}
 
 
 @router.post("/v1/adapters")
-async def add(http: Request, service: ServiceDep) -> JSONResponse:
+async def add(http: Request, service: BundleServiceDep) -> JSONResponse:
     """Adds an adapter, from a form with its files or JSON with their path, and serves it at once, unmeasured."""
     if media_type(http) == "multipart/form-data":
         files, fields = await uploaded(http, service.settings.max_adapter_bytes)
@@ -103,7 +103,7 @@ async def add(http: Request, service: ServiceDep) -> JSONResponse:
 
 
 @router.delete("/v1/adapters/{name}")
-async def delete(name: str, service: ServiceDep) -> dict[str, Any]:
+async def delete(name: str, service: BundleServiceDep) -> dict[str, Any]:
     """Removes an adapter from the bundle; its requests in progress finish."""
     await asyncio.to_thread(service.store.remove, name)
     return {"object": "adapter", "name": name, "deleted": True}
@@ -114,7 +114,7 @@ async def point(
     http: Request,
     name: str,
     body: Annotated[AliasRequest, Depends(body_of(AliasRequest))],
-    service: ServiceDep,
+    service: BundleServiceDep,
 ) -> dict[str, Any]:
     """Points an alias at an adapter, and a share of its requests at another (a canary)."""
     _changes(http, name, body.alias)
@@ -124,20 +124,20 @@ async def point(
 
 
 @router.get("/v1/aliases")
-async def aliases(service: ServiceDep) -> dict[str, Any]:
+async def aliases(service: BundleServiceDep) -> dict[str, Any]:
     """All aliases."""
     cards = [_alias_card(service, alias, target) for alias, target in service.store.aliases().items()]
     return {"object": "list", "data": cards}
 
 
 @router.post("/v1/aliases/{alias}/rollback")
-async def roll_back(alias: str, service: ServiceDep) -> dict[str, Any]:
+async def roll_back(alias: str, service: BundleServiceDep) -> dict[str, Any]:
     """Points an alias back at its previous adapter."""
     return _alias_card(service, alias, await asyncio.to_thread(service.store.roll_back, alias))
 
 
 @router.delete("/v1/aliases/{alias}")
-async def forget_alias(alias: str, service: ServiceDep) -> dict[str, Any]:
+async def forget_alias(alias: str, service: BundleServiceDep) -> dict[str, Any]:
     """Removes an alias; the adapters stay."""
     await asyncio.to_thread(service.store.forget_alias, alias)
     return {"object": "alias", "alias": alias, "deleted": True}
@@ -145,7 +145,7 @@ async def forget_alias(alias: str, service: ServiceDep) -> dict[str, Any]:
 
 @router.post("/v1/load_lora_adapter")
 async def load_lora_adapter(
-    http: Request, body: Annotated[LoadRequest, Depends(body_of(LoadRequest))], service: ServiceDep
+    http: Request, body: Annotated[LoadRequest, Depends(body_of(LoadRequest))], service: BundleServiceDep
 ) -> Response:
     """As POST /v1/adapters with a path."""
     _changes(http, body.lora_name)
@@ -155,7 +155,7 @@ async def load_lora_adapter(
 
 @router.post("/v1/unload_lora_adapter")
 async def unload_lora_adapter(
-    http: Request, body: Annotated[UnloadRequest, Depends(body_of(UnloadRequest))], service: ServiceDep
+    http: Request, body: Annotated[UnloadRequest, Depends(body_of(UnloadRequest))], service: BundleServiceDep
 ) -> Response:
     """As DELETE /v1/adapters/{name}."""
     _changes(http, body.lora_name)
@@ -163,7 +163,7 @@ async def unload_lora_adapter(
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
-def _add_folder(service: ServiceDep, name: str, path: str, alias: str | None) -> None:
+def _add_folder(service: BundleServiceDep, name: str, path: str, alias: str | None) -> None:
     settings = service.settings
     service.store.check_name(name)
     with of_folder(settings.adapter_root, path, name, settings.max_adapter_bytes) as folder:
@@ -185,15 +185,13 @@ def _changes(http: Request, name: str, alias: str | None = None) -> None:
     context_of(http).changes = {"name": name} | ({} if alias is None else {"alias": alias})
 
 
-async def _added(http: Request, service: ServiceDep, name: str) -> JSONResponse:
-    context_of(http).changes = {
-        **(context_of(http).changes or {}),
-        "adapter": service.catalogue.answered_by(name),
-    }
-    return JSONResponse(await asyncio.to_thread(service.store.card, name))
+async def _added(http: Request, service: BundleServiceDep, name: str) -> JSONResponse:
+    card = await asyncio.to_thread(service.store.card, name)
+    context_of(http).changes = {**(context_of(http).changes or {}), "hash": card["hash"]}
+    return JSONResponse(card)
 
 
-def _alias_card(service: ServiceDep, alias: str, target: Alias) -> dict[str, Any]:
+def _alias_card(service: BundleServiceDep, alias: str, target: Alias) -> dict[str, Any]:
     card = {"object": "alias", "alias": alias, **target.model_dump(mode="json")}
     if target.canary is not None:
         card["canary"] = target.canary.model_dump(mode="json", exclude_none=True)

@@ -16,7 +16,7 @@ from ptune.errors import PtuneError
 from ..access.auth import ApiKeys
 from ..http import json_log
 from ..lifecycle import check_memory, opened
-from ..service import Service
+from ..service import BundleService
 from .affinity import Route
 from .arguments import Arguments
 from .ledger import BEAT_S, SharedKeys
@@ -42,7 +42,7 @@ class Replica:
         check_memory(self._options)
         self._model, create = opened(arguments.bundle, self._options)
         self._app = create(arguments.served_settings(self._keys))
-        self._service: Service = self._app.state.service
+        self._service: BundleService = self._app.state.service
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="ptune-follow", daemon=True).start()
 

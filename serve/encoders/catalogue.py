@@ -10,6 +10,7 @@ from ptune.errors import RequestError
 from ptune.formats.bundle import AdapterRecord
 
 from ..adapters.aliases import NO_CALLER, resolve_alias
+from ..adapters.names import own_name
 from ..catalogue import fingerprint, require_measured
 
 if TYPE_CHECKING:
@@ -32,14 +33,17 @@ class EncoderCatalogue:
         served, aliases = self._engine.adapters, self._engine.bundle.manifest.aliases
         return [name for name, alias in aliases.items() if alias.name in served]
 
+    def own_name(self, model: str) -> str:
+        return own_name(model, self._bundle, self.names(), self.aliases())
+
     def resolve(self, model: str) -> str:
         """The adapter that `model` means. Raises: RequestError(404) that lists the served adapters."""
-        model = resolve_alias(self._engine.bundle.manifest.aliases, model)
+        adapter = resolve_alias(self._engine.bundle.manifest.aliases, self.own_name(model))
         names = self.names()
-        if model in names:
-            return model
+        if adapter in names:
+            return adapter
         reason = (
-            ": the base of an encoder has no head to answer with" if model in ("base", self._bundle) else ""
+            ": the base of an encoder has no head to answer with" if adapter in ("base", self._bundle) else ""
         )
         message = f"no model {model[:80]!r} here{reason}; served: {', '.join(names) or 'none'}"
         raise RequestError(message, param="model", code="model_not_found", status=404)
@@ -49,7 +53,7 @@ class EncoderCatalogue:
 
         Raises: RequestError: 404; 400 if its task has another endpoint; 403 if it is not measured and must be.
         """
-        model = resolve_alias(self._engine.bundle.manifest.aliases, model, caller)
+        model = resolve_alias(self._engine.bundle.manifest.aliases, self.own_name(model), caller)
         record = self._engine.record(self.resolve(model))
         expected, *others = endpoints_of(record.task)
         if endpoint not in (expected, *others):

@@ -50,6 +50,11 @@ def open_context(scope: Scope, request_id: str) -> RequestContext:
     return context
 
 
+def has_context(scope: Scope) -> bool:
+    """Whether an ASGI scope has a context: another app of this process has opened it, and passes the request on."""
+    return _IN_STATE in scope.get("state", {})
+
+
 def context_in(scope: Scope) -> RequestContext:
     """The context of an ASGI scope."""
     context: RequestContext = scope["state"][_IN_STATE]

@@ -11,7 +11,7 @@ from ptune.errors import RequestError
 
 from ..access.auth import check_scope
 from ..access.keys import Scope
-from ..service import ChatService, EncoderService, GenerationService, Service
+from ..service import BundleService, ChatService, EncoderService, GenerationService, Service
 from .context import BATCH_KEY, context_of
 from .errors import shutting_down
 
@@ -23,6 +23,7 @@ def service_of(http: Request) -> Service:
 
 
 ServiceDep = Annotated[Service, Depends(service_of)]
+BundleServiceDep = Annotated[BundleService, Depends(service_of)]
 ChatServiceDep = Annotated[ChatService, Depends(service_of)]
 GenerationServiceDep = Annotated[GenerationService, Depends(service_of)]
 EncoderServiceDep = Annotated[EncoderService, Depends(service_of)]
@@ -61,7 +62,7 @@ def _authorize(http: Request, service: Service, *scopes: Scope) -> None:
     keys = service.settings.api_keys
     named = http.scope.get(BATCH_KEY)
     key = keys.check(_authorization(http)) if named is None else keys.check_named(named)
-    context_of(http).key = key  # so that the logs know whose request was refused
+    context_of(http).key = service.settings.key_here(key)  # so that the logs know whose request was refused
     check_scope(key, *scopes)
 
 

@@ -16,6 +16,8 @@ from .dependencies import ServiceDep
 
 async def acquire_lease(http: Request, service: ServiceDep) -> None:
     """A dependency of endpoints that use the engine. Raises: LimitReachedError."""
+    if context_of(http).lease is not None:  # the app that passes this request on has acquired it
+        return
     lease = Lease(service.settings.api_keys.meter(key_of(http)))
     context_of(http).lease = lease  # first: the response to a refused request shows the limits, too
     await lease.acquire()

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .context import RequestContext, open_context
+from .context import RequestContext, context_in, has_context, open_context
 from .errors import error_response, internal_error
 from .telemetry import Answered
 
@@ -58,7 +58,8 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context = open_context(scope, request_id_of(scope))
+        passed_on = has_context(scope)  # by another app, which counts and logs the request itself
+        context = context_in(scope) if passed_on else open_context(scope, request_id_of(scope))
         began_ns, started_s, status = time.time_ns(), time.perf_counter(), 0
 
         async def send_tagged(message: Message) -> None:
@@ -82,16 +83,17 @@ class RequestLog:
                 failure = error_response(internal_error(context.request_id), scope["path"])
                 await failure(scope, receive, send_tagged)
         finally:
-            answered = Answered(
-                method=scope["method"] if scope.get("route") else None,
-                route=getattr(scope.get("route"), "path", None),
-                status=status or _LEFT,
-                began_ns=began_ns,
-                first_token_s=context.first_token_after(started_s),
-                seconds=time.perf_counter() - started_s,
-                headers=Headers(scope=scope),
-            )
-            _record(scope["app"].state.service, context, answered)
+            if not passed_on:
+                answered = Answered(
+                    method=scope["method"] if scope.get("route") else None,
+                    route=getattr(scope.get("route"), "path", None),
+                    status=status or _LEFT,
+                    began_ns=began_ns,
+                    first_token_s=context.first_token_after(started_s),
+                    seconds=time.perf_counter() - started_s,
+                    headers=Headers(scope=scope),
+                )
+                _record(scope["app"].state.service, context, answered)
 
 
 def _record(service: Service, context: RequestContext, answered: Answered) -> None:

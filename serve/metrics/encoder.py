@@ -23,7 +23,7 @@ class EncoderMetrics:
     """Counters that the calls feed, and gauges that are read from the engine at each scrape."""
 
     def __init__(self, engine: EncoderEngine) -> None:
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "ptune_requests",
             "Requests by how they ended: done, refused, failed, cancelled",
@@ -46,13 +46,9 @@ class EncoderMetrics:
         registry.register(BuildInfo(engine))
         self.responses = Responses(registry)
 
-    def also(self, collector: Collector) -> None:
-        """Exposes what this collects, too."""
-        self._registry.register(collector)
-
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
 
 class _EngineNumbers(Collector):

@@ -15,8 +15,6 @@ from .engine import BuildInfo, CacheNumbers, GenerationEngine, SequenceNumbers, 
 from .responses import Responses
 
 if TYPE_CHECKING:
-    from prometheus_client.registry import Collector
-
     from ptune.engine.decoder.engine import Engine
 
 _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -29,7 +27,7 @@ class SequenceMetrics:
     """Counters that the calls feed, and gauges that are read from the engine at each scrape."""
 
     def __init__(self, engine: GenerationEngine) -> None:
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "ptune_requests", "Sequences finished, by reason", ["adapter", "finish"], registry=registry
         )
@@ -57,16 +55,12 @@ class SequenceMetrics:
         self.requests.labels(label, finish).inc()
         self.whole_s.labels(label).observe(seconds)
 
-    def also(self, collector: Collector) -> None:
-        """Exposes what this collects, too."""
-        self._registry.register(collector)
-
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
     def _histogram(self, name: str, what: str, bounds: tuple[float, ...]) -> Histogram:
-        return Histogram(name, what, ["adapter"], buckets=bounds, registry=self._registry)
+        return Histogram(name, what, ["adapter"], buckets=bounds, registry=self.registry)
 
     def _forget(self, adapter: str) -> None:
         """Removes the metrics of an adapter that is no longer served."""
@@ -87,7 +81,7 @@ class Metrics(SequenceMetrics):
         self.between_tokens_s = self._histogram(
             "ptune_inter_token_latency_seconds", "Between two tokens of a sequence", _BETWEEN_TOKENS_S
         )
-        self._registry.register(CacheNumbers(engine))
+        self.registry.register(CacheNumbers(engine))
 
     def _forget(self, adapter: str) -> None:
         for histogram in (self.first_token_s, self.between_tokens_s):

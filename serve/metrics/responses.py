@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter
 
 UNKNOWN = "unknown"
+NAME = "ptune_http_responses"
 
 
 class Responses:
@@ -12,7 +13,7 @@ class Responses:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._responses = Counter(
-            "ptune_http_responses", "Responses, by route and status", ["route", "status"], registry=registry
+            NAME, "Responses, by route and status", ["route", "status"], registry=registry
         )
 
     def sent(self, route: str | None, status: int) -> None:

@@ -12,10 +12,10 @@ from ..http.dependencies import ServiceDep
 
 def ollama_body_of(kind: type[Body]) -> Callable[[Request, ServiceDep], Awaitable[Body]]:
     """As `body_of`, for a body of any content type unless a browser sends it. Raises: RequestError (400, 408, 413, 415)."""
-    return body_of(kind, _require_json_of_browsers)
+    return body_of(kind, require_json_of_browsers)
 
 
-def _require_json_of_browsers(request: Request) -> None:
+def require_json_of_browsers(request: Request) -> None:
     """Raises: RequestError(415). A browser says `Origin` with whatever a page posts to another site."""
     if any(name == "origin" or name.startswith("sec-fetch-") for name in request.headers):
         require_json(request)

@@ -49,17 +49,19 @@ async def show(
     check_permitted(key_of(http), service.catalogue, body.adapter)
     card = service.catalogue.card(service.catalogue.resolve(body.adapter))
     facts = _facts(service, body.adapter)
+    answering = service.answering(body.adapter)
+    adapter = answering.catalogue.resolve(body.adapter)
     return {
         "modelfile": "",
         "parameters": "",
-        "template": _template(service, card["id"]),
+        "template": _template(answering, adapter),
         "details": facts["details"],
         "model_info": {
             "general.architecture": "ptune",
             "general.basename": card["source"],
             "ptune.context_length": card["max_model_len"],
         },
-        "capabilities": _capabilities(service, card),
+        "capabilities": _capabilities(answering, adapter, card["task"]),
         "modified_at": facts["modified_at"],
     }
 
@@ -89,11 +91,13 @@ def _template(service: Service, adapter: str) -> str:
     return "" if template is None else template.source
 
 
-def _capabilities(service: Service, card: dict[str, Any]) -> list[str]:
-    if card["task"] == FEATURE_EXTRACTION:
+def _capabilities(service: Service, adapter: str, task: str) -> list[str]:
+    if task == FEATURE_EXTRACTION:
         return ["embedding"]
-    if not isinstance(service, ChatService) or card["task"] != CHAT:
+    if task != CHAT:
         return []
-    codec = service.model.codec_for(card["id"])
+    if not isinstance(service, ChatService):  # of a bundle that is not loaded
+        return ["completion"]
+    codec = service.model.codec_for(adapter)
     has = {"tools": codec.tool_format is not None, "thinking": codec.reasoning_format is not None}
     return ["completion", *(name for name in has if has[name])]

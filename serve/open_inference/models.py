@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..service import EncoderService
 
 router = APIRouter()
+server_router = APIRouter()
+"""What a server with several bundles answers itself."""
 opened = APIRouter()
 MODEL = "/v2/models/{model}"
 VERSION = MODEL + "/versions/{version}"
@@ -40,7 +42,7 @@ async def ready(service: EncoderServiceDep) -> dict[str, bool]:
     return {"ready": True}
 
 
-@router.get("/v2")
+@server_router.get("/v2")
 async def server() -> dict[str, Any]:
     """What the server is."""
     return {"name": "ptune", "version": __version__, "extensions": []}
@@ -62,7 +64,7 @@ async def version_metadata(
     return _metadata(model, service, record)
 
 
-@router.get(f"{MODEL}/ready", dependencies=[Depends(refuse_while_draining)])
+@server_router.get(f"{MODEL}/ready", dependencies=[Depends(refuse_while_draining)])
 async def model_ready(model: str, service: EncoderServiceDep, http: HttpRequest) -> dict[str, Any]:
     """Whether an adapter answers: one that is served does."""
     record_of(http, service, model)

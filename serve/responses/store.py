@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel
 
@@ -67,7 +68,8 @@ class ResponseStore:
         self._clock = clock
         self._stored: dict[str, OrderedDict[str, StoredResponse]] = {}  # by key and id, oldest first
         self._bytes: dict[str, int] = {}  # by key
-        self._running: dict[tuple[str, str], ResponseInProgress] = {}
+        # Weak: a reply leads to its engine, which may be closed as soon as nothing is written any more.
+        self._running: WeakValueDictionary[tuple[str, str], ResponseInProgress] = WeakValueDictionary()
 
     def keep(self, key: str, response: dict[str, Any], items: Sequence[BaseModel]) -> bool:
         """Keeps a response and the conversation up to its end; whether it fits."""
@@ -101,7 +103,6 @@ class ResponseStore:
 
     def begin(self, key: str, response_id: str, reply: ResponseInProgress) -> None:
         """Makes a response that is about to be written known to its key."""
-        self._running = {place: other for place, other in self._running.items() if not other.over}
         self._running[key, response_id] = reply
 
     def in_progress(self, key: str, response_id: str) -> ResponseInProgress | None:

@@ -31,6 +31,5 @@ async def feedback(
 ) -> dict[str, Any]:
     """Counts a score for the canary's trial that the answer belongs to. `counted` is false where it belongs to none."""
     named = _ANSWER.fullmatch(body.id)
-    answer = None if named is None else service.waiting.take(named[1], key_of(http).name)
-    counted = answer is not None and await service.trials.score(answer.alias, answer.adapter, body.score)
+    counted = named is not None and await service.judged(named[1], key_of(http).name, body.score)
     return {"object": "feedback", "id": body.id, "counted": counted}

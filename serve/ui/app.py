@@ -142,8 +142,8 @@ def _page(client: Client, served: ServedModels | None) -> gr.Blocks:
             chat = Conversation(client, controls, columns=1)
         with chat_tabs[1]:
             beside = Conversation(client, controls, columns=2)
-        for tab in (*chat_tabs, translating.tab):  # translation has no settings
-            shows = tab is not translating.tab
+        for tab in (*chat_tabs, *(one.tab for one in encoding)):  # others than chats have no settings
+            shows = any(tab is one for one in chat_tabs)
             tab.select(lambda shows=shows: gr.update(visible=shows), None, settings, **_QUIET)
         known = gr.State(None)
 
@@ -178,6 +178,8 @@ def _page(client: Client, served: ServedModels | None) -> gr.Blocks:
 
 class _Tab(Protocol):
     """A tab other than chat."""
+
+    tab: gr.Tab
 
     @property
     def outputs(self) -> list[Any]: ...

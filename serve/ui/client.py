@@ -58,7 +58,7 @@ class Translator:
 
 @dataclass(frozen=True)
 class ServedModels:
-    """What is served: a chat model with adapters, the adapters of an encoder, or the translators of an encoder-decoder."""
+    """What is served: a chat model with adapters, the adapters of an encoder, the translators of an encoder-decoder, or all."""
 
     bundle: str
     source: str  # the base model
@@ -68,6 +68,7 @@ class ServedModels:
     translators: tuple[Translator, ...] = ()
     chats: bool = True  # whether a model can chat
     base: bool = True  # whether the base answers; not if the key may use only some adapters
+    bundles: tuple[str, ...] = ()  # where the server has several; then `adapters` are all models that chat
 
     def of(self, *tasks: str) -> tuple[EncoderAdapter, ...]:
         """The encoder's adapters for these tasks."""
@@ -315,15 +316,20 @@ def _served(cards: list[dict[str, Any]]) -> ServedModels:
         for card in cards
         if "labels" in card  # not on the cards of a chat model
     )
+    several = any("loaded" in card for card in cards)  # only a server with several bundles says so
+    roots = tuple(dict.fromkeys(card["root"] for card in cards)) if several else ()
+    chatting = [card for card in cards if "endpoint" not in card]  # only cards of other models have one
     names = tuple(card["id"] for card in cards if card["parent"] is not None or "labels" in card)
+    if several:
+        base, names, first = False, tuple(card["id"] for card in chatting), next(iter(chatting), first)
     translators = tuple(
         Translator(card["id"], card.get("source_language"), card.get("target_language"))
         for card in sorted(cards, key=lambda card: card["parent"] is None)  # the base last
         if card.get("task") == TRANSLATION
     )
-    chats = not any("endpoint" in card for card in cards)  # only cards of other models have one
     context = first["max_model_len"] or 0
-    return ServedModels(first["root"], first["source"], names, context, classifiers, translators, chats, base)
+    bundle, chats = ", ".join(roots) or first["root"], bool(chatting)
+    return ServedModels(bundle, first["source"], names, context, classifiers, translators, chats, base, roots)
 
 
 def _waiting(

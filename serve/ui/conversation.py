@@ -98,7 +98,7 @@ class Conversation:
     def offer(self, served: ServedModels) -> Updates:
         """Fills the pickers with what is served. The last column selects an adapter; the first of two selects the base."""
         newest = served.models[-1]
-        chosen = [newest] if len(self._pickers) == 1 else ["base", newest]
+        chosen = [newest] if len(self._pickers) == 1 else [served.models[0], newest]
         return {
             picker: gr.update(choices=list(served.models), value=model)
             for picker, model in zip(self._pickers, chosen, strict=True)

@@ -75,6 +75,9 @@ def heading(served: ServedModels | str) -> str:
     """The heading of the page as HTML: what is served, or the error."""
     if isinstance(served, str):
         return f'<h1>ptune</h1><p class="problem" role="alert">{escape(served)}</p>'
+    if served.bundles:
+        names = ", ".join(f"<b>{escape(name)}</b>" for name in served.bundles)
+        return f"<h1>ptune</h1><p>Served by ptune · bundles {names} · each is loaded when it is asked for</p>"
     if served.classifiers:
         adapters = ", ".join(
             f"<b>{escape(one.name)}</b> ({escape(one.task.replace('-', ' '))})" for one in served.classifiers

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptune.engine.memory import ram_bytes
 from ptune.errors import UsageError
 from ptune.planning.hardware import (
     GIB,
@@ -17,7 +18,6 @@ from ptune.planning.hardware import (
     computes_in,
     gpu_bytes,
     parse_bytes,
-    ram_bytes,
     usable,
 )
 

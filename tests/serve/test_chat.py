@@ -52,7 +52,16 @@ def test_names_the_weights_that_answered(served):
     assert "x-ptune-adapter" not in served.chat(model="gpt-5").headers
 
 
-@pytest.mark.parametrize(("model", "speaker"), [("base", "base"), ("dictionary", "base"), ("devil", "devil")])
+@pytest.mark.parametrize(
+    ("model", "speaker"),
+    [
+        ("base", "base"),
+        ("dictionary", "base"),
+        ("devil", "devil"),
+        ("dictionary:devil", "devil"),
+        ("dictionary:base", "base"),
+    ],
+)
 def test_model_picks_the_adapter(served, model, speaker):
     assert served.chat(model=model).json()["choices"][0]["message"]["content"].startswith(f"{speaker} heard")
 

@@ -145,11 +145,16 @@ def test_the_wrong_endpoint_is_told_which_is_right(texts):
     assert "/v1/tag" in error["message"]
 
 
-@pytest.mark.parametrize("model", ["base", "many", "gpt-5", ""])
+def test_the_bundles_name_before_the_adapters(texts):
+    assert texts.classify("good", "many:sentiment").json()["data"] == texts.classify("good").json()["data"]
+    assert texts.http.get("/v1/models/many:sentiment").json()["id"] == "sentiment"
+
+
+@pytest.mark.parametrize("model", ["base", "many", "many:base", "other:sentiment", "gpt-5", ""])
 def test_the_bare_base_is_not_served(texts, model):
     error = refusal(texts.classify("good", model), 404)
     assert all(name in error["message"] for name in TEXTS)
-    assert ("no head" in error["message"]) == (model in ("base", "many"))
+    assert ("no head" in error["message"]) == (model in ("base", "many", "many:base"))
 
 
 def test_models(texts):

@@ -307,7 +307,9 @@ def test_every_endpoint_that_a_narrow_key_may_use_is_asked_for_what_it_may_not()
     assert set(BODIES) == asked - nameless - {"/v1/responses/resp_1/cancel"}
 
 
-@pytest.mark.parametrize("model", ["devil", "base", "dictionary", "other", "made-up", "gone"])
+@pytest.mark.parametrize(
+    "model", ["devil", "base", "dictionary", "dictionary:devil", "other", "made-up", "gone"]
+)
 def test_what_a_key_may_not_ask_for_is_as_if_it_did_not_exist(keyed, model):
     """The same status, code and words, so that the names of other people's adapters cannot be found out."""
     answers = [

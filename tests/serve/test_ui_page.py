@@ -9,10 +9,19 @@ from typing import Any
 import pytest
 
 from ptune_serve.ui import app as ui
-from ptune_serve.ui.client import Client, ServedModels
+from ptune_serve.ui.client import Client, EncoderAdapter, ServedModels
 
 CHATTING = ServedModels(bundle="dictionary", source="llm_tiny", adapters=("pirate",), context=512)
 NOT_CHATTING = replace(CHATTING, chats=False)
+SEVERAL = ServedModels(
+    bundle="chat, texts",
+    source="llm_tiny",
+    adapters=("chat", "chat:sql"),
+    context=512,
+    classifiers=(EncoderAdapter("texts:mood", "text-classification", ("good", "bad"), "single"),),
+    base=False,
+    bundles=("chat", "texts"),
+)
 
 
 class Serving(Client):
@@ -30,10 +39,18 @@ def updates(
     at_start: ServedModels | None, before: ServedModels | str | None, now: ServedModels
 ) -> dict[str, Any]:
     """The updates of one check, by the elements' ids. at_start: what was served when the page was made."""
+    return {component.elem_id: update for component, update in checked(at_start, before, now).items()}
+
+
+def checked(
+    at_start: ServedModels | None, before: ServedModels | str | None, now: ServedModels
+) -> dict[Any, Any]:
+    """The same by component."""
     page = ui._page(Serving(now), at_start)
     (look,) = (fn.fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "look")
     assert look is not None
-    return {component.elem_id: update for component, update in asyncio.run(look(before)).items()}
+    found: dict[Any, Any] = asyncio.run(look(before))
+    return found
 
 
 def test_a_first_check_that_comes_late_does_not_bring_the_settings_of_chat_back() -> None:
@@ -53,3 +70,16 @@ def test_the_settings_come_and_go_with_a_model_that_chats(
     at_start: ServedModels | None, before: ServedModels | str | None, now: ServedModels
 ) -> None:
     assert updates(at_start, before, now)["settings"]["visible"] is now.chats
+
+
+def test_a_server_of_several_bundles_has_a_tab_for_each_kind() -> None:
+    page = ui._page(Serving(SEVERAL), SEVERAL)
+    shown = {block.label for block in page.blocks.values() if isinstance(block, ui.gr.Tab) and block.visible}
+    assert shown == {"Chat", "Side by side", "Text"}
+    offered = [
+        update["choices"]
+        for update in checked(None, None, SEVERAL).values()
+        if isinstance(update, dict) and "choices" in update
+    ]
+    assert offered.count(["chat", "chat:sql"]) == 3, "of the chat, and of both columns side by side"
+    assert ["texts:mood"] in offered

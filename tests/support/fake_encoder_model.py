@@ -82,6 +82,7 @@ class FakeEncoderEngine:
     cancelled: int = 0
     waiting: int = 0
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
+    counting: Any = field(default_factory=threading.Lock)  # `waiting` is changed by many threads
 
     def __post_init__(self) -> None:
         self.go_on.set()
@@ -125,7 +126,8 @@ class FakeEncoderModel:
             raise RequestError("too many are waiting; try again later", code="queue_full", status=429)
         engine.asked.append((one, adapter))
         engine.deadlines_s.append(deadline_s)
-        engine.waiting += 1
+        with engine.counting:
+            engine.waiting += 1
         future: Future[Any] = Future()
         threading.Thread(target=self._run, args=(future, one, adapter), daemon=True).start()
         return future
@@ -137,7 +139,8 @@ class FakeEncoderModel:
         time.sleep(self.engine.delay_s)
         while not self.engine.go_on.wait(0.01) and not future.cancelled():
             pass
-        self.engine.waiting -= 1
+        with self.engine.counting:
+            self.engine.waiting -= 1
         if not future.set_running_or_notify_cancel():
             self.engine.cancelled += 1
         elif self.engine.failure == "pass":

@@ -20,13 +20,13 @@ from ptune.data.image_splits import ImageData, read_image_splits, usable
 from ptune.data.labelled import LabelledRow
 from ptune.doctor.doctor import doctor_command
 from ptune.doctor.images import judged
+from ptune.engine.memory import ram_bytes
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.task_names import IMAGE_CLASSIFICATION
 from ptune.formats.whole_write import read_json
 from ptune.methods.lora import Lora
-from ptune.planning.hardware import ram_bytes
 from ptune.progress import say
 from ptune.tasks.classification.image_predictions import logits_of, pixels_of
 from ptune.tasks.classification.image_train import ImageObjective, PixelStore, balanced, images_per_pass

@@ -1,0 +1,92 @@
+"""Memory of a bundle that is served: predicted from its files before it is opened, and this process's as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ptune.engine.options import LIGHT, BatchOptions, EngineOptions
+from ptune.formats.bundle import NF4, Bundle
+from ptune.formats.signature import Signature
+
+PROCESS_BYTES = 350 * 2**20
+"""What a server takes beside its models: its code, its buffers, what it computes with."""
+
+
+def opened_bytes(served: int, head: int, *, nf4: bool) -> int:
+    """Memory of exported weights in onnxruntime, in bytes.
+
+    served: bytes of their files. head: bytes of the output layer in float32, which an embedding shares or equals in size.
+    """
+    if nf4 and served > LIGHT:
+        return head  # large weights stay in their file, and of nf4 only the head's are packed anew
+    return 2 * served - head  # those of the file beside those packed for products: all but the embedding
+
+
+def predicted_bytes(bundle: Bundle, options: BatchOptions) -> int:
+    """What a bundle will take in a server, in bytes: opened weights, adapters, and all that sequences may take."""
+    manifest = bundle.manifest
+    profile = options.profile or manifest.default_profile
+    files = manifest.graphs[profile].files if profile in manifest.graphs else {}
+    served = sum(_size(bundle.folder / name) for name in files)
+    folders = [bundle.adapter_path(name) for name in manifest.adapters]
+    adapters = sum(_size(file) for folder in folders for file in folder.glob("*"))
+    if options.adapter_bytes is not None:
+        adapters = min(adapters, options.adapter_bytes)
+    head = min(_head_bytes(bundle), served)
+    return opened_bytes(served, head, nf4=profile == NF4) + adapters + reserved_bytes(bundle, options)
+
+
+def reserved_bytes(bundle: Bundle, options: BatchOptions) -> int:
+    """What a bundle takes while it answers, beyond what it holds once it is open: a decoder's keys and values."""
+    decodes = isinstance(bundle.manifest.signature, Signature)
+    return options.kv_bytes if decodes and isinstance(options, EngineOptions) else 0
+
+
+def process_bytes() -> int | None:
+    """Memory of this process's own, without mapped files; None where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    return None if found is None else int(found[1]) * 1024
+
+
+def ram_bytes(root: Path = Path("/")) -> int:
+    """Memory that programs can still get: the machine's available memory, or less if a control group has a limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        match = re.search(r"MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text())
+        total = total if match is None else int(match[1]) * 1024
+    except OSError:  # not Linux
+        pass
+    for group in ("sys/fs/cgroup", "sys/fs/cgroup/memory"):
+        names = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        for limit, used in names:
+            try:
+                free = int((root / group / limit).read_text()) - int((root / group / used).read_text())
+            except (OSError, ValueError):  # no such group, or "max"
+                continue
+            total = min(total, max(free, 0))
+    return total
+
+
+def _head_bytes(bundle: Bundle) -> int:
+    """Bytes of a decoder's output layer in float32; 0 of other models, and where the signature does not tell its width."""
+    signature = bundle.manifest.signature
+    if not isinstance(signature, Signature):
+        return 0
+    first = next(
+        iter(signature.sockets), None
+    )  # of the first layer's queries, which reads what the embedding gives
+    width = first.in_features if signature.ends is None and first else getattr(signature.ends, "width", 0)
+    return 4 * signature.vocab_size * width
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # missing: opening the bundle says so
+        return 0
