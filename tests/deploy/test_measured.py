@@ -63,7 +63,7 @@ def test_a_panel_shows_what_is_measured(row: str, panel: dict[str, Any], metrics
 
 
 def test_panels_do_not_lie_over_each_other() -> None:
-    taken = set()
+    taken: set[tuple[int, int]] = set()
     for _, panel in panels():
         place = panel["gridPos"]
         cells = {
