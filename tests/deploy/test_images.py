@@ -61,7 +61,7 @@ def test_the_server_answers_without_writing_anywhere_and_ends_with_0(serve: Imag
         assert answer["usage"]["completion_tokens"] == 5
         assert "ptune_num_requests_waiting 0.0" in server.ask("http://127.0.0.1:8000/metrics")
         code, said = server.stop(signal.SIGTERM)
-    assert (code, "Serving base at" in said) == (0, True), said
+    assert (code, "Serving base, tuned at" in said) == (0, True), said
     assert "Traceback" not in said
     assert "telemetry" not in said
 
