@@ -13,12 +13,16 @@ Nothing heavy is imported before it is used. docs/python.md shows every function
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ptune.version import __version__
+
+# onnxruntime's wheels report what they run to their maker, unless this is set before they are imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from ptune.api.chat import ChatModel as ChatModel
