@@ -163,11 +163,12 @@ def test_errors_are_those_of_one_server(on_ray: OnRay) -> None:
     assert elsewhere.json()["type"] == "error", "in the form of the API that was asked"
 
 
-def test_a_conversation_stays_and_a_crowd_spreads(on_ray: OnRay) -> None:
-    assert len({replica_of(on_ray.chat("the same")) for _ in range(4)}) == 1
+def test_a_crowd_spreads_and_a_conversation_stays(on_ray: OnRay) -> None:
+    """In this order: what becomes popular gets more replicas, and some of its conversations go along."""
     crowd = on_ray.many(40, max_tokens=40, ignore_eos=True)
     assert [response.status_code for response in crowd] == [200] * 40
     assert len({replica_of(response) for response in crowd}) == 2
+    assert len({replica_of(on_ray.chat("the same")) for _ in range(4)}) == 1
 
 
 def test_limits_hold_over_all_replicas(on_ray: OnRay) -> None:
