@@ -10,6 +10,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from ptune.backbone.float32 import SMALL_BYTES
+from ptune.backbone.packed_cache import WORTH_BYTES
 from ptune.config.recipe import Recipe
 from ptune.engine.memory import PROCESS_BYTES, opened_bytes
 from ptune.methods.lora import Lora
@@ -22,6 +23,11 @@ from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, wi
 _TRAINING = 473 * 2**20
 _MERGING = 900 * 2**20
 SERVED_TOKENS = 4096  # in the KV cache of the table
+# The same of an export, and what its proof computes with: lists of log-probabilities at so many positions, and the scores of so
+# many queries in a context of so many bytes of keys and values (ptune.verify). Measured on a Llama of 1.17 billion weights.
+_PROVING = 640 * 2**20
+_POSITIONS = 16 * 32
+_QUERIES, _CONTEXT_BYTES = 320, 1 << 29
 
 Command = Literal["train", "evaluate", "merge", "export", "serve"]
 
@@ -35,7 +41,6 @@ class Need:
     card: int  # 0: it computes on the CPU
     disk: int  # what it writes, at its fullest
     note: str = ""
-    at_least: bool = False  # main memory of the weights alone: what the proof computes with is not predicted
 
 
 def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need]:
@@ -51,10 +56,10 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     served = sizes.served()["nf4" if nf4 else "fp32"]
     ends = 4 * sizes.head * (1 if sizes.tied else 2)
     layers = base - ends * _bytes_a_weight(recipe, ledger, sizes) // 4 if adapted else 4 * sizes.layers
-    opened = opened_bytes(served, 4 * sizes.head, nf4=False)
     answering = opened_bytes(served, 4 * sizes.head, nf4=nf4)
-    # A large reference is dropped before a graph is opened, and read again (ptune.publish.decoder).
-    beside_each_other = layers + ends + opened if ends <= SMALL_BYTES else max(layers + ends, opened)
+    # After a training the packed weights of a large base lie in files, whose pages the system takes back.
+    kept = _kept_in_files(recipe, sizes)
+    held, read = (ledger.weights + ledger.quantisation_state, 0) if kept else (0, loading)
     cache = SERVED_TOKENS * cache_bytes_a_token(config)
     return [
         Need(
@@ -66,7 +71,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
         ),
         Need(
             "evaluate",
-            _TRAINING + (loading if on_card else max(loading, ledger.evaluation)),
+            _TRAINING + (read if on_card else max(read, ledger.evaluation - held)),
             ledger.baseline + ledger.evaluation if on_card else 0,
             0,
         ),
@@ -79,14 +84,42 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
         ),
         Need(
             "export",
-            _MERGING + max(loading + ledger.away, beside_each_other),
+            _exporting(config, sizes, ends, layers, answering, None if kept else loading + ledger.away),
             0,
             served if nf4 else 4 * sizes.parameters,
-            f"--profiles {'nf4' if nf4 else 'fp32'}; its proof takes some GB more",
-            at_least=True,
+            f"--profiles {'nf4' if nf4 else 'fp32'}, with its proof",
         ),
         Need("serve", PROCESS_BYTES + answering + cache, 0, served, f"{SERVED_TOKENS} tokens in the cache"),
     ]
+
+
+def _exporting(
+    config: PretrainedConfig, sizes: Sizes, ends: int, layers: int, opened: int, read: int | None
+) -> int:
+    """Main memory of an export.
+
+    ends, layers: bytes of the model in torch; opened: of the graph, whose weights are in a file. read: while the model is read;
+    None: it is in files, and its layers stay there.
+    """
+    text = config.get_text_config()
+    numbers = 4 * text.vocab_size * _POSITIONS
+    context = min(text.max_position_embeddings, _CONTEXT_BYTES // cache_bytes_a_token(config))
+    scores = 4 * text.num_attention_heads * _QUERIES * context
+    reference = ends if read is None else ends + layers
+    beside = (
+        reference if ends + layers <= SMALL_BYTES else 0
+    )  # a larger one is dropped before a graph is opened
+    written = reference + 4 * sizes.head  # turned round, as the graph has it
+    computed = (
+        reference + 6 * numbers
+    )  # of the base, of random factors and of the adapter, and what makes them
+    return _PROVING + max(read or 0, written, computed, beside + opened + max(6 * numbers, scores + numbers))
+
+
+def _kept_in_files(recipe: Recipe, sizes: Sizes) -> bool:
+    """Whether the packed weights are kept (`ptune.backbone.packed_cache`): of models published in two bytes a weight."""
+    backbone = recipe.backbone
+    return backbone.quantize != "none" and backbone.cache and 2 * sizes.parameters >= WORTH_BYTES
 
 
 def _bytes_a_weight(recipe: Recipe, ledger: Ledger, sizes: Sizes) -> int:
@@ -108,5 +141,5 @@ def commands_table(rows: Sequence[Need], *, changed: bool) -> Table:
         memory, card, disk = (
             gigabytes(amount) if amount else "–" for amount in (need.main_memory, need.card, need.disk)
         )
-        table.add_row(need.command, f"{'from ' if need.at_least else ''}{memory}", card, disk, need.note)
+        table.add_row(need.command, memory, card, disk, need.note)
     return table

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from support import tiny_models
 
 from ptune.backbone.load import load
 from ptune.config.recipe import Recipe
-from ptune.planning import predict
+from ptune.planning import commands, predict
 from ptune.planning.commands import Need, needs
 from ptune.planning.files import describe
 
@@ -63,3 +64,14 @@ def test_commands_are_in_the_order_of_what_they_hold(make: Make) -> None:
     nf4, plain = planned(make(quantize="nf4"), "cpu"), planned(make(), "cpu")
     assert nf4["serve"].main_memory < plain["serve"].main_memory
     assert nf4["export"].main_memory < plain["export"].main_memory
+
+
+def test_packed_weights_that_lie_in_files_do_not_count(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the training, which packs them."""
+    recipe = make(quantize="nf4")
+    held = planned(recipe, "cpu")
+    monkeypatch.setattr(commands, "WORTH_BYTES", 0)
+    mapped = planned(recipe, "cpu")
+    assert mapped["train"] == held["train"]
+    assert mapped["evaluate"].main_memory < held["evaluate"].main_memory
+    assert mapped["export"].main_memory < held["export"].main_memory
