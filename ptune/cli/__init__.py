@@ -145,6 +145,8 @@ def extra_for(command: str, module: str = "") -> str:
     """Which extra a command needs; of a translation, whichever needs what is missing."""
     if module.split(".")[0] in ("sacrebleu", "py3langid"):
         return "run: pip install 'ptune[translation]'"
+    if module.split(".")[0] == "ray":
+        return "run: pip install 'ptune[ray]'"
     extras = {"serve": "serve", "generate": "serve", "chat": "ui", "tune": "tune"}
     extras |= dict.fromkeys(("doctor", "mine", "plan", "train", "evaluate"), "train") | {"compare": "eval"}
     return f"run: pip install 'ptune[{extras.get(command, 'all')}]'"

@@ -5,29 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes
-from tyro.constructors import PrimitiveConstructorSpec
 
+from ptune.cli.ray_address import RayAddress
 from ptune.errors import UsageError
-
-_ADDRESS: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
-    nargs=(0, 1),
-    metavar="[ADDRESS]",
-    instance_from_str=lambda words: words[0] if words else "local",
-    is_instance=lambda value: value is None or isinstance(value, str),
-    str_from_instance=lambda value: [value or "off"],
-)
-Ray = Annotated[str | None, _ADDRESS]
-"""Type of an option `--ray [ADDRESS]`: bare it means a cluster on this machine, "local"."""
 
 
 @dataclass(frozen=True)
 class _RayServeFlags:
     """Serving on several machines."""
 
-    ray: Ray = None
+    ray: RayAddress = None
     """Serve on Ray: bare on this machine, else on the cluster at this address (auto: the one that runs here)."""
     replicas: str = "1"
     """Copies of the model on Ray, as in 4; or the fewest and the most, as in 1:8, between which the load decides."""

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
@@ -16,6 +17,7 @@ import yaml
 from pydantic import ValidationError, create_model
 
 from ptune.cli.parse import say_next, shown
+from ptune.cli.ray_address import RayAddress
 from ptune.cli.result import tell
 from ptune.cli.shipped import file_of, listed, shipped
 from ptune.config.recipe import Data, Recipe, explain
@@ -33,6 +35,10 @@ class TrainOptions(Recipe):
     """The run's folder; default: runs/NAME."""
     resume: bool = False
     """Go on from the newest checkpoint of `out`."""
+    ray: RayAddress = None
+    """Train in several processes on Ray: bare on this machine, else on the cluster at this address (auto: the one that runs here)."""
+    workers: int | None = None
+    """With --ray: how many processes; default: one for each machine."""
     dry_run: bool = False
     """Print the resolved recipe and stop."""
 
@@ -80,16 +86,43 @@ def train(recipe: Recipe, arguments: list[str], *, program: str) -> int:
         tell(recipe=recipe.document())
         print(yaml.safe_dump(recipe.document(), sort_keys=False, allow_unicode=True), end="")
         return 0
+    if options.workers is not None and options.ray is None:
+        raise UsageError("--workers is for --ray")
+    out = options.out or Path("runs") / recipe.name
+    command = f"{program} {shlex.join(arguments)}".strip()
+    if options.ray is None:
+        code = _trained(recipe, out, command, options.resume)
+    else:
+        code = _on_ray(options.ray, options.workers, recipe, out, command, options.resume)
+    if code == 0 and os.environ.get("RANK", "0") == "0":  # of several processes only the first speaks
+        say_next(f"ptune evaluate {shown(out)}")
+    return code
+
+
+def _trained(recipe: Recipe, out: Path, command: str, resume: bool) -> int:
     from ptune.fine_tune import train as train_run
 
-    out = options.out or Path("runs") / recipe.name
-    done = train_run(recipe, out, resume=options.resume, command=f"{program} {shlex.join(arguments)}".strip())
+    done = train_run(recipe, out, resume=resume, command=command)
     tell(run=out, adapter=done.adapter_path, record=done.record())
-    if done.record().status == "interrupted":
-        return 130
-    if os.environ.get("RANK", "0") == "0":  # of several processes only the first speaks
-        say_next(f"ptune evaluate {shown(out)}")
-    return 0
+    return 130 if done.record().status == "interrupted" else 0
+
+
+def _on_ray(address: str, workers: int | None, recipe: Recipe, out: Path, command: str, resume: bool) -> int:
+    from ptune.cluster.connection import connected, share
+    from ptune.cluster.ranks import train_on
+    from ptune.training.interrupt import StopSignal
+
+    with connected(address), StopSignal(quiet=True) as stop:
+        given = share(workers)
+        one = partial(train_rank, recipe, out, command)
+        return train_on(one, out, resume, given, lambda: stop.requested)
+
+
+def train_rank(recipe: Recipe, out: Path, command: str, resume: bool) -> int:
+    """One process of several; what ptune raises on purpose is said, and told by the exit code."""
+    from ptune.cli import spoken
+
+    return spoken("train", lambda: _trained(recipe, out, command, resume))
 
 
 def resolve(recipe: Recipe, arguments: list[str], program: str, kind: type[Options]) -> Options:

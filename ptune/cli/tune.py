@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
 from ptune.cli.parse import say_next, shown
+from ptune.cli.ray_address import RayAddress
 from ptune.cli.result import tell
 from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.config.recipe import Recipe
@@ -15,6 +17,9 @@ from ptune.errors import UsageError
 from ptune.progress import say
 from ptune.tuning import space
 from ptune.tuning.settings import Search
+
+if TYPE_CHECKING:
+    from optuna.study import Study
 
 
 class TuneOptions(Recipe):
@@ -32,6 +37,10 @@ class TuneOptions(Recipe):
     """Database that several processes share, as postgresql://…; default: a file in the search's folder."""
     out: Path | None = None
     """The search's folder; default: runs/NAME-tune. What is there already is gone on with."""
+    ray: RayAddress = None
+    """Train the trials on Ray: bare on this machine, else on the cluster at this address (auto: the one that runs here)."""
+    workers: int | None = None
+    """With --ray: trials that train at a time; default: one for each machine."""
     lr_range: bool = False
     """Instead of a search: one short training with a growing learning rate, and which rate to take."""
     lr_range_steps: int = 100
@@ -48,16 +57,18 @@ def tune(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     options = resolve(recipe, arguments, program, TuneOptions)
     recipe = recipe_in(options)
     folder = options.out or Path("runs") / f"{recipe.name}-tune"
+    if options.workers is not None and options.ray is None:
+        raise UsageError("--workers is for --ray")
     if options.lr_range:
         return _lr_range(recipe, folder, options, program)
     if options.trials < 1:
         raise UsageError(f"--trials must be at least 1 (is {options.trials})")
     wanted = space.parse(options.space)
     space.check(wanted, recipe, options.metric)
-    from ptune.training.interrupt import StopSignal
+    if options.ray is not None:
+        importlib.import_module("ray")  # is missed before anything is written
     from ptune.tuning import report
     from ptune.tuning.outcome import outcome
-    from ptune.tuning.search import search_on
     from ptune.tuning.study import open_study
 
     search = Search(
@@ -67,13 +78,12 @@ def tune(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     if points is not None and points < search.trials:
         say(f"the space has only {points} points: trials that meet one again take its result")
     study = open_study(search)
-    with StopSignal() as stop:
-        try:
-            done = search_on(study, search, stop=lambda: stop.requested)
-        finally:
-            found = outcome(study, search)
-            report.write(found, search)
-            tell(folder=folder, search=found.document(search))
+    try:
+        done = _searched(study, search, options)
+    finally:
+        found = outcome(study, search)
+        report.write(found, search)
+        tell(folder=folder, search=found.document(search))
     out = Console(width=None if Console().is_terminal else 140)
     out.print(report.table(found, search))
     print(f"report: {shown(folder / 'report.html')}")
@@ -83,6 +93,30 @@ def tune(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     if found.best is not None:
         say_next(f"ptune train {shown(folder / 'best.yaml')}")
     return 0
+
+
+def train_trial(recipe: Path, folder: Path) -> int:
+    """`ptune train` in this process, which goes on where an earlier one was lost. Returns the exit code."""
+    from ptune.cli import main
+    from ptune.tuning.trial import has_begun
+
+    return main(["train", str(recipe), "--out", str(folder), *(["--resume"] if has_begun(folder) else [])])
+
+
+def _searched(study: Study, search: Search, options: TuneOptions) -> bool:
+    """Runs the trials; False if that was interrupted."""
+    from ptune.training.interrupt import StopSignal
+    from ptune.tuning.search import search_on
+
+    if options.ray is None:
+        with StopSignal() as stop:
+            return search_on(study, search, stop=lambda: stop.requested)
+    from ptune.cluster.connection import connected, share
+    from ptune.cluster.trials import search_on_cluster
+
+    with connected(options.ray), StopSignal() as stop:
+        given = share(options.workers)
+        return search_on_cluster(study, search, train_trial, given, stop=lambda: stop.requested)
 
 
 def _lr_range(recipe: Recipe, folder: Path, options: TuneOptions, program: str) -> int:

@@ -15,10 +15,14 @@ SAME_S = 1.0  # a launcher repeats the Ctrl-C that its processes have already re
 
 
 class StopSignal:
-    """Within the `with` block, the first SIGINT or SIGTERM sets `requested`; the second has its usual effect."""
+    """Within the `with` block, the first SIGINT or SIGTERM sets `requested`; the second has its usual effect.
 
-    def __init__(self) -> None:
+    quiet: says nothing, since the process that trains will.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
         self.requested = False
+        self._quiet = quiet
         self._first_s = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
@@ -39,9 +43,10 @@ class StopSignal:
                 signal.raise_signal(number)
             return
         self.requested, self._first_s = True, time.monotonic()
-        say(
-            "stopping after this step; Ctrl-C again stops at once and loses the steps since the last checkpoint"
-        )
+        if not self._quiet:
+            say(
+                "stopping after this step; Ctrl-C again stops at once and loses the steps since the last checkpoint"
+            )
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -20,24 +20,23 @@ from ptune.progress import duration, say
 from ptune.tuning.settings import Search
 from ptune.tuning.space import Value, changed, spelled
 from ptune.tuning.study import ask
-from ptune.tuning.trial import Launch, Result, forget_checkpoints, ptune_train, run_trial
+from ptune.tuning.trial import Result, Start, beside, forget_checkpoints, ptune_train, run_trial
 
 MOST_FAILURES = 3  # in a row; more mean that the recipe, the data or the machine is broken
 
 
-def search_on(
-    study: Study, search: Search, *, stop: Callable[[], bool], launch: Launch = ptune_train
-) -> bool:
+def search_on(study: Study, search: Search, *, stop: Callable[[], bool], start: Start | None = None) -> bool:
     """Runs trials until the study has `search.trials`; returns False if it was stopped earlier.
 
-    Resumes interrupted trials of this folder first. Raises: PtuneError if trials fail repeatedly.
+    Resumes interrupted trials of this folder first. start: how a training begins; default: `ptune train` on this machine.
+    Raises: PtuneError if trials fail repeatedly.
     """
-    failures = 0
+    failures, start = 0, start or beside(ptune_train)
     while not stop():
         with _claimed(study, search) as (trial, lock):
             if trial is None:
                 return True
-            result = _run(study, search, trial, stop=stop, launch=launch, lock=lock)
+            result = _run(study, search, trial, stop=stop, start=start, lock=lock)
         if result.outcome == "interrupted":
             return False
         failures = failures + 1 if result.outcome == "failed" and not result.twin else 0
@@ -49,7 +48,7 @@ def search_on(
 
 
 def _run(
-    study: Study, search: Search, trial: Trial, *, stop: Callable[[], bool], launch: Launch, lock: int
+    study: Study, search: Search, trial: Trial, *, stop: Callable[[], bool], start: Start, lock: int
 ) -> Result:
     """Trains one trial and records its result in the study."""
     number, values = trial.number, ask(search, trial)
@@ -65,7 +64,7 @@ def _run(
                 trial.report(value, at)
             return trial.should_prune()
 
-        result = run_trial(search, number, validated=validated, stop=stop, launch=launch, keep_open=(lock,))
+        result = run_trial(search, number, validated=validated, stop=stop, start=start, keep_open=(lock,))
     say(f"trial {number}: {_ending(search, result)}")
     if result.outcome == "interrupted":
         return result

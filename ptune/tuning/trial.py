@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from ptune.child import module_command
 from ptune.errors import FormatError
@@ -28,6 +28,28 @@ STOP_LIMIT_S = 120.0  # how long a training may take to finish its step and save
 
 Launch: TypeAlias = Callable[[Path, Path, bool], Sequence[str]]
 """(recipe.yaml, run folder, whether to resume) -> the command that trains."""
+
+
+class Training(Protocol):
+    """A training that runs somewhere else: what is needed of `subprocess.Popen`."""
+
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, when it has ended. Raises: subprocess.TimeoutExpired."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Asks it to stop (SIGINT)."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+
+Start: TypeAlias = Callable[[Path, Path, Path, Sequence[int]], Training]
+"""(recipe.yaml, run folder, log, file descriptors that stay open as long as it runs) -> the training, begun or gone on with."""
 
 Outcome: TypeAlias = Literal["finished", "pruned", "went wrong", "failed", "interrupted"]
 
@@ -50,13 +72,37 @@ def ptune_train(recipe: Path, folder: Path, resume: bool) -> Sequence[str]:
     return [*command, "--resume"] if resume else command
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a training has written into its run folder."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def beside(launch: Launch) -> Start:
+    """Starts trainings on this machine, each in a process of its own."""
+
+    def start(recipe: Path, folder: Path, log: Path, keep_open: Sequence[int]) -> Training:
+        command = launch(recipe, folder, has_begun(folder))
+        with log.open("a", encoding="utf-8") as output:
+            # A separate session: Ctrl-C reaches only the search, which passes it on once.
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                pass_fds=keep_open,
+            )
+
+    return start
+
+
 def run_trial(
     search: Search,
     number: int,
     *,
     validated: Callable[[int, float], bool],
     stop: Callable[[], bool],
-    launch: Launch = ptune_train,
+    start: Start,
     keep_open: Sequence[int] = (),
 ) -> Result:
     """Trains until the training ends, `validated` returns True to prune it, or `stop` returns True.
@@ -65,28 +111,18 @@ def run_trial(
     as long as the training runs. An interrupted trial continues from its newest checkpoint.
     """
     run = Run(search.trial_run(number))
-    begun = run.folder.is_dir() and any(run.folder.iterdir())
-    command = launch(search.trial_recipe(number), run.folder, begun)
     started_s = time.monotonic()
-    with disk_errors(search.folder), search.trial_log(number).open("a", encoding="utf-8") as log:
-        # A separate session: Ctrl-C reaches only the search, which passes it on once.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            pass_fds=keep_open,
-        )
+    with disk_errors(search.folder):
+        process = start(search.trial_recipe(number), run.folder, search.trial_log(number), keep_open)
     try:
         ended_by = _watch(process, run, search.metric, validated, stop)
     finally:
         _end(process)
-    return _result(search, number, process.returncode, ended_by, time.monotonic() - started_s)
+    return _result(search, number, process.wait(), ended_by, time.monotonic() - started_s)
 
 
 def _watch(
-    process: subprocess.Popen[bytes],
+    process: Training,
     run: Run,
     metric: Metric,
     validated: Callable[[int, float], bool],
@@ -109,7 +145,7 @@ def _watch(
 
 
 def _asked_to_stop(
-    process: subprocess.Popen[bytes], why: Literal["pruned", "interrupted"]
+    process: Training, why: Literal["pruned", "interrupted"]
 ) -> Literal["pruned", "interrupted"]:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
@@ -118,7 +154,7 @@ def _asked_to_stop(
     return why
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Training) -> None:
     """Makes sure that the process is no longer running."""
     if process.poll() is None:
         process.kill()

@@ -19,6 +19,7 @@ from ptune.tuning.search import search_on
 from ptune.tuning.settings import Search
 from ptune.tuning.space import parse
 from ptune.tuning.study import open_study
+from ptune.tuning.trial import beside
 
 FAKE = Path(__file__).with_name("fake_trainer.py")
 LR = "train.lr=log:1e-5..1e-1"
@@ -48,7 +49,7 @@ def search_of(folder: Path, *space: str, trials: int = 6, pause_s: float = 0.0, 
 
 def searched(search: Search, **options: Any) -> Outcome:
     study = open_study(search)
-    search_on(study, search, stop=options.pop("stop", lambda: False), launch=launch, **options)
+    search_on(study, search, stop=options.pop("stop", lambda: False), start=beside(launch), **options)
     found = outcome(study, search)
     report.write(found, search)
     return found
@@ -59,7 +60,7 @@ def main() -> int:
     search = search_of(Path(folder), trials=int(trials), pause_s=0.2, storage=url[0] if url else None)
     study = open_study(search)
     with StopSignal() as stop:
-        done = search_on(study, search, stop=lambda: stop.requested, launch=launch)
+        done = search_on(study, search, stop=lambda: stop.requested, start=beside(launch))
     return 0 if done else 130
 
 

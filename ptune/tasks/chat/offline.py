@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -49,6 +50,11 @@ def answer_all(
             answered = _finished(deltas)
             progress.advance()
             yield {**row, **answered}
+
+
+def as_line(row: Mapping[str, Any]) -> str:
+    """An answered row as a line of JSON."""
+    return json.dumps(row, ensure_ascii=False)
 
 
 def _start(model: ChatModel, row: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[Delta]:
