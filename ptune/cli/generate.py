@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,24 +71,29 @@ def generate(
         return _on_ray(ray, workers, bundle, input, output, engine, adapter, seed, options)
     rows = read_rows(input)
     from ptune.tasks.chat.infer import load
-    from ptune.tasks.chat.offline import answer_all, as_line
+    from ptune.tasks.chat.offline import answer_all
 
     with contextlib.closing(load(bundle, engine)) as model:
-        answers = answer_all(model, rows, adapter, seed, options)
-        if output is None:
-            told = []
-            for row in answers:
-                print(as_line(row), flush=True)
-                told.append(row)
-            tell(rows=told)
-        else:
-            from ptune.formats.whole_write import whole_file
-
-            with whole_file(output) as part, part.open("w", encoding="utf-8") as file:
-                file.writelines(f"{as_line(row)}\n" for row in answers)
-            tell(output=output, answers=len(rows))
-            print(f"{len(rows)} answers: {output}", file=sys.stderr)
+        _write(answer_all(model, rows, adapter, seed, options), output, len(rows))
     return 0
+
+
+def _write(answers: Iterator[dict[str, Any]], output: Path | None, count: int) -> None:
+    """Writes the rows as they come, or whole into a file."""
+    from ptune.formats.whole_write import whole_file
+    from ptune.tasks.chat.offline import as_line
+
+    if output is None:
+        told = []
+        for row in answers:
+            print(as_line(row), flush=True)
+            told.append(row)
+        tell(rows=told)
+        return
+    with whole_file(output) as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(f"{as_line(row)}\n" for row in answers)
+    tell(output=output, answers=count)
+    print(f"{count} answers: {output}", file=sys.stderr)
 
 
 def _on_ray(
