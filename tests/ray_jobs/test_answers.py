@@ -15,7 +15,7 @@ from ptune.cli import main
 
 from .conftest import Machines
 
-ROWS = 150
+ROWS = 450
 OPTIONS = ["--max-tokens", "12", "--temperature", "0.7", "--seed", "5"]
 DYING = """
 import os, signal, sys
@@ -122,7 +122,7 @@ def test_ctrl_c_leaves_what_goes_on(
 ) -> None:
     stopped = die(folder, "stopped.jsonl", machines.address, 90, "SIGINT")
     assert stopped.returncode == 130
-    assert "of 150 rows are answered; the same command goes on\n" in stopped.stderr
+    assert "of 450 rows are answered; the same command goes on\n" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     other = [*words(folder, "stopped.jsonl", machines.address), "--seed", "6"]
     assert main(other) == 0  # other answers: nothing of the part is taken

@@ -78,6 +78,7 @@ def test_a_lost_machine_changes_no_byte(
     assert fingerprint(out / "adapter") == undisturbed(recipe, tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_after_a_step_and_resume_goes_on(
     recipe: Path, machines: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

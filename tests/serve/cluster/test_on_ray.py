@@ -256,6 +256,7 @@ def test_an_update_on_a_larger_cluster_fails_no_request(on_ray: OnRay) -> None:
     assert serve.status().applications[NAME].deployments["Replica"].replica_states == {"RUNNING": 3}
 
 
+@pytest.mark.slow
 def test_replicas_follow_the_load_between_bounds(on_ray: OnRay, monkeypatch: pytest.MonkeyPatch) -> None:
     soon = {"upscale_delay_s": 1.0, "downscale_delay_s": 1.0, "look_back_period_s": 11.0}
     monkeypatch.setattr("ptune_serve.cluster.application.DELAYS", soon)
