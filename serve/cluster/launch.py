@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,7 +31,6 @@ from .arguments import Arguments
 
 NAME = "ptune"
 """Of the application on the cluster."""
-_ANY = ("0.0.0.0", "::")  # noqa: S104  reachable from everywhere, from here by another name
 LOCAL = "local"
 """In place of an address: a cluster on this machine, which ends with the command."""
 
@@ -60,7 +60,7 @@ def serve_on_ray(arguments: Arguments, address: str, door: Door) -> int:
     arguments = _for_host(arguments, door.host)
     if not keys and not arguments.served_settings().hosts:
         warn_of_open_door(door.host)
-    url = f"http://{'localhost' if door.host in _ANY else door.host}:{port}"
+    url = f"http://{_reached_by(door.host)}:{port}"
     with _cluster(arguments, address), _until_stopped(), contextlib.ExitStack() as stack:
         deploy(arguments, door.host, port)
         print(f"Serving {arguments.bundle} with {_replicas(arguments)} at {url}/v1", flush=True)
@@ -93,6 +93,17 @@ def write_config(arguments: Arguments, file: Path, host: str, port: int) -> None
     }
     write_text(file, yaml.safe_dump(config, sort_keys=False))
     print(f"Wrote {file}. On a cluster: serve deploy {file}")
+
+
+def _reached_by(host: str) -> str:
+    """The name by which this machine reaches a server that listens there."""
+    try:
+        address = ip_address(host)
+    except ValueError:  # a name
+        return host
+    if address.is_unspecified:
+        return "localhost"
+    return f"[{host}]" if address.version == 6 else host
 
 
 def _free_port(door: Door) -> int:
