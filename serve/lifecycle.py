@@ -18,6 +18,7 @@ from socket import socket
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from ptune.engine.memory import most_bytes
 from ptune.engine.options import GIB, EngineOptions
 from ptune.errors import UsageError
 from ptune.formats.bundle import Bundle
@@ -170,11 +171,11 @@ def _stoppable() -> Iterator[None]:
 
 
 def check_memory(options: EngineOptions) -> None:
-    """Raises: UsageError for a KV cache that this machine's memory could not hold."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Raises: UsageError for a KV cache that the memory of this machine, or of this container, could not hold."""
+    memory_bytes = most_bytes()
     if not 0 < options.kv_bytes <= memory_bytes:
         raise UsageError(
-            f"--kv-gb must be over 0 and within this machine's memory of {memory_bytes / GIB:.1f} GB "
+            f"--kv-gb must be over 0 and within the memory of {memory_bytes / GIB:.1f} GB that there is "
             f"(is {options.kv_bytes / GIB:g})"
         )
 

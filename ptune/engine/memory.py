@@ -54,6 +54,17 @@ def process_bytes() -> int | None:
     return None if found is None else int(found[1]) * 1024
 
 
+def most_bytes(root: Path = Path("/")) -> int:
+    """Memory that this process may ever have: the machine's, or its control group's limit, as in a container."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int((root / limit).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return total
+
+
 def ram_bytes(root: Path = Path("/")) -> int:
     """Memory that programs can still get: the machine's available memory, or less if a control group has a limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

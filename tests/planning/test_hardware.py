@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.engine.memory import ram_bytes
+from ptune.engine.memory import most_bytes, ram_bytes
 from ptune.errors import UsageError
 from ptune.planning.hardware import (
     GIB,
@@ -82,3 +82,13 @@ def test_memory_is_what_is_available_or_what_the_group_may_still_have(tmp_path: 
     assert ram_bytes(tmp_path) == 500 * 1024
     (group / "memory.max").write_text("300000\n")
     assert ram_bytes(tmp_path) == 299000
+
+
+@pytest.mark.parametrize("limit", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_a_container_may_have_less_than_the_machine(tmp_path: Path, limit: str) -> None:
+    machine = most_bytes(tmp_path)
+    (tmp_path / "sys/fs/cgroup" / limit).parent.mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup" / limit).write_text("max\n")
+    assert most_bytes(tmp_path) == machine
+    (tmp_path / "sys/fs/cgroup" / limit).write_text("4096000\n")
+    assert most_bytes(tmp_path) == 4_096_000

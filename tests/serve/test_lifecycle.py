@@ -247,7 +247,7 @@ def test_while_it_loads_it_lets_nobody_in_and_can_be_stopped(number):
 
 @pytest.mark.parametrize("kv_gb", [-1, 0, 1e9])
 def test_a_cache_that_no_memory_holds_is_one_sentence(kv_gb):
-    with pytest.raises(UsageError, match=r"--kv-gb must be over 0 and within this machine's memory of"):
+    with pytest.raises(UsageError, match=r"--kv-gb must be over 0 and within the memory of"):
         lifecycle.serve(Path("bundle"), port=0, ui=False, options=EngineOptions(kv_bytes=int(kv_gb * 2**30)))
 
 
