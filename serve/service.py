@@ -54,6 +54,7 @@ class Settings:
     adapter_root: Path | None = None  # adapters may be added from folders below it
     max_adapter_bytes: int = 2**30  # of an adapter added over HTTP
     max_adapters: int = 1000
+    judges_canaries: bool = True  # by what their users say, which only a server that gets all of it can
     require_parity: bool = False  # refuse adapters that were not measured
     thinking_token_budget: int | None = None  # most tokens of thought, where neither request nor adapter says
     files: FileStore | None = None  # of batches; None = no files, and so no batches

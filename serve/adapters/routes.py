@@ -118,6 +118,11 @@ async def point(
 ) -> dict[str, Any]:
     """Points an alias at an adapter, and a share of its requests at another (a canary)."""
     _changes(http, name, body.alias)
+    if body.canary is not None and body.canary.decide is not None and not service.settings.judges_canaries:
+        message = (
+            "a canary is judged by one server: here each replica gets a part of the scores; leave out decide"
+        )
+        raise RequestError(message, param="canary.decide", code="invalid_value")
     canary = None if body.canary is None else Canary(**dict(body.canary))
     target = await asyncio.to_thread(service.store.point, body.alias, name, canary)
     return _alias_card(service, body.alias, target)

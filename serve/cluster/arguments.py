@@ -60,7 +60,8 @@ class Arguments(BaseModel):
         given = {**self.settings, "hosts": frozenset(self.settings.get("hosts", ()))}
         if (root := given.get("adapter_root")) is not None:
             given["adapter_root"] = Path(root)
-        return _made(Settings, {**given, "max_stored_bytes": 0, "api_keys": api_keys or ApiKeys()})
+        alone = {"max_stored_bytes": 0, "judges_canaries": False}
+        return _made(Settings, {**given, **alone, "api_keys": api_keys or ApiKeys()})
 
     @property
     def cores(self) -> int:

@@ -144,3 +144,19 @@ def test_the_oldest_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
     assert answers.take("0", "key") is None
     assert answers.take("2", "other") is None
     assert answers.take("2", "key") == Judged("prod", "a", "key")
+
+
+def test_one_replica_of_many_does_not_judge(there: Living) -> None:
+    model = ptune.load(there.folder, threads=1, max_rows=4)
+    settings = Settings(adapters_api=True, judges_canaries=False)
+    canary = {"name": "narrow", "share": 0.5, "decide": {}}
+    with TestClient(create_app(model, settings)) as http:
+        refused = http.post("/v1/adapters/wide/alias", json={"alias": "prod", "canary": canary})
+        assert refused.status_code == 400
+        assert "judged by one server" in refused.json()["error"]["message"]
+        del canary["decide"]
+        assert (
+            http.post("/v1/adapters/wide/alias", json={"alias": "prod", "canary": canary}).status_code == 200
+        )
+        http.delete("/v1/aliases/prod")
+    model.close()
