@@ -78,7 +78,11 @@ def words(folder: Path, output: str, address: str) -> list[str]:
 
 def die(folder: Path, output: str, address: str, at: int, by: str) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process that gets a signal when so many rows are written."""
-    command = [sys.executable, "-c", DYING, str(at), by, *words(folder, output, address)]
+    one_after_another = [
+        "--workers",
+        "1",
+    ]  # several may have answered the rest before the first piece is written
+    command = [sys.executable, "-c", DYING, str(at), by, *words(folder, output, address), *one_after_another]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 

@@ -215,6 +215,7 @@ SCOPES = [
     ("GET", "/v1/files/file-1/content", {"infer", "narrow"}),
     ("GET", "/v1/batches", {"infer", "narrow"}),
     ("POST", "/v1/batches", {"infer", "narrow"}),
+    ("POST", "/v1/feedback", {"infer", "narrow"}),
     ("GET", "/v1/batches/batch_1", {"infer", "narrow"}),
     ("POST", "/v1/batches/batch_1/cancel", {"infer", "narrow"}),
     ("POST", "/api/chat", {"infer", "narrow"}),
@@ -262,7 +263,7 @@ PLACES = {
 }
 
 
-NAMELESS = {"/v1/files", "/v1/batches", "/v1/batches/{batch_id}/cancel"}
+NAMELESS = {"/v1/feedback", "/v1/files", "/v1/batches", "/v1/batches/{batch_id}/cancel"}
 """Posts that name no model; what they ask in the end is in test_batches.py."""
 
 
