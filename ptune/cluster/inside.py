@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import socket
 import sys
@@ -16,6 +14,7 @@ from pathlib import Path
 import ray
 
 from ptune.errors import PtuneError
+from ptune.formats.file_lock import take_lock
 
 CRASHED = 70  # exit code of an error that nobody expected
 TRACE = " " * 4  # what the lines of its traceback begin with
@@ -74,12 +73,7 @@ def _wait_for(run_folder: Path) -> None:
     held = os.open(run_folder, os.O_RDONLY)
     deadline_s = time.monotonic() + _FREE_WITHIN_S
     try:
-        while time.monotonic() < deadline_s:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+        while time.monotonic() < deadline_s and not take_lock(held):
             time.sleep(0.2)
-    except OSError:
-        return  # a file system without locks
     finally:
         os.close(held)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from ptune.errors import PtuneError
+from ptune.formats.file_lock import take_lock
 from ptune.formats.whole_write import disk_errors, sync
 from ptune.progress import say
 
@@ -53,12 +53,8 @@ def part_file(output: Path, key: str) -> Iterator[PartFile]:
                 say(f"{other} was begun with other rows or options, and is left as it is")
         file = path.open("a+b")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PtuneError(f"another process is writing {path}: wait for it or stop it") from None
-        except OSError:
-            pass  # a file system without locks
+        if not take_lock(file):
+            raise PtuneError(f"another process is writing {path}: wait for it or stop it")
         lines, end = _complete(file)
         with disk_errors(path):
             file.truncate(end)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ptune.engine.options import LIGHT, BatchOptions, EngineOptions
@@ -82,6 +85,20 @@ def ram_bytes(root: Path = Path("/")) -> int:
                 continue
             total = min(total, max(free, 0))
     return total
+
+
+def trim() -> None:
+    """Returns free pages of the C library's allocator to the system. Does nothing where it lacks the call (musl, macOS)."""
+    if (call := _trim()) is not None:
+        call(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library
+        return None
 
 
 def _head_bytes(bundle: Bundle) -> int:

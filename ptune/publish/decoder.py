@@ -18,6 +18,7 @@ from ptune.engine.adapters.folder import install
 from ptune.engine.decoder import golden
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.forms import Form, chosen, is_proved
+from ptune.engine.memory import trim
 from ptune.engine.options import KernelChoice
 from ptune.errors import UsageError
 from ptune.export.graph_variants import write_lighter
@@ -36,7 +37,6 @@ from ptune.publish.parity_file import leave_in_bundle
 from ptune.publish.profiles import AUTO
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.steps import check_base, enter_caches, enter_graph, report_progress
-from ptune.training.heap import trim
 from ptune.verify import cache as cache_gate
 from ptune.verify import held_tokens
 from ptune.verify import probes as probing

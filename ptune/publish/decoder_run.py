@@ -17,6 +17,7 @@ from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Backbone
 from ptune.data.conversations import Askable, Conversation
+from ptune.engine.memory import trim
 from ptune.errors import ParityError
 from ptune.evaluation.held_out import held_out
 from ptune.export.merge import merged
@@ -28,7 +29,6 @@ from ptune.publish.figures import figures
 from ptune.publish.parity_file import leave_parity
 from ptune.publish.publishable import FinishedRun, Merge
 from ptune.publish.steps import check_runs_base
-from ptune.training.heap import trim
 from ptune.verify import probes as probing
 from ptune.verify.parity_reference import prompts_of
 from ptune.verify.torch_side import Probe, logprobs

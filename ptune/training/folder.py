@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 from ptune.config.recipe import Recipe
 from ptune.errors import BackboneError, DataError, FormatError, RecipeError
+from ptune.formats.file_lock import take_lock
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import disk_errors, read_json, write_json
 
@@ -59,21 +59,13 @@ def locked(run: Run) -> Iterator[None]:
         run.folder.mkdir(parents=True, exist_ok=True)
         held = os.open(run.folder, os.O_RDONLY)  # locks the folder itself, so no lock file is left behind
     try:
-        _lock(held, run)
+        if not take_lock(held):
+            raise FormatError(f"another process is training into {run.folder}: wait for it or stop it")
         yield
     finally:
         os.close(held)
         with contextlib.suppress(OSError):
             run.folder.rmdir()  # succeeds only if it is still empty
-
-
-def _lock(held: int, run: Run) -> None:
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FormatError(f"another process is training into {run.folder}: wait for it or stop it") from None
-    except OSError:
-        return  # a file system without locks
 
 
 def sweep(run: Run) -> None:

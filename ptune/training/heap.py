@@ -8,23 +8,18 @@ it is worth in memory.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
+
+from ptune.engine.memory import trim
 
 
 def give_back() -> None:
     """Returns free pages to the system, unless a GPU computes."""
     if not _gpu():
         trim()
-
-
-def trim() -> None:
-    """Returns free pages to the system. Does nothing if the C library lacks the call (musl, macOS)."""
-    if (call := _trim()) is not None:
-        call(0)
 
 
 @contextlib.contextmanager
@@ -38,11 +33,3 @@ def tidied(inner: contextlib.AbstractContextManager[None]) -> Iterator[None]:
 @functools.cache
 def _gpu() -> bool:
     return torch.cuda.is_available()
-
-
-@functools.cache
-def _trim() -> Callable[[int], int] | None:
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another C library
-        return None

@@ -14,6 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ptune.errors import PtuneError
+from ptune.formats.file_lock import take_lock
 from ptune.formats.run import Run
 from ptune.formats.whole_write import disk_errors
 from ptune.progress import duration, say
@@ -150,14 +151,10 @@ def _place(search: Search) -> str:
 def _locked(path: Path) -> int | None:
     """An open file descriptor that holds the file's lock; None if another process holds it."""
     held = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        return None
-    except OSError:
-        return held  # a file system without locks
-    return held
+    if take_lock(held):
+        return held
+    os.close(held)
+    return None
 
 
 @contextlib.contextmanager

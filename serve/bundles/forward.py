@@ -56,19 +56,19 @@ class _Asked(BaseModel):
 
 def forwarding(router: APIRouter) -> APIRouter:
     """A router with the same paths, whose requests are answered by the bundle that they name."""
-    found = APIRouter()
-    for route in router.routes:
-        assert isinstance(route, APIRoute)
-        found.add_api_route(route.path, _forward, methods=sorted(route.methods or ()))
-    return found
+    return _standing_in(router, _forward)
 
 
 def forwarding_to_bundle(router: APIRouter) -> APIRouter:
     """The same for endpoints that name no model: `?bundle=` says which is meant."""
+    return _standing_in(router, _forward_to_bundle)
+
+
+def _standing_in(router: APIRouter, endpoint: Callable[..., Any]) -> APIRouter:
     found = APIRouter()
     for route in router.routes:
         assert isinstance(route, APIRoute)
-        found.add_api_route(route.path, _forward_to_bundle, methods=sorted(route.methods or ()))
+        found.add_api_route(route.path, endpoint, methods=sorted(route.methods or ()))
     return found
 
 

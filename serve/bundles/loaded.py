@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from ptune.engine.memory import trim
 
 from ..service import Settings
 
@@ -47,5 +47,4 @@ class LoadedBundle:
 def give_memory_back() -> None:
     """Frees what a closed model leaves behind, and returns free pages to the system where glibc keeps them."""
     gc.collect()  # an app and its endpoints refer to each other
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+    trim()

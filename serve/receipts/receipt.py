@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
+
+import onnxruntime
 
 from ptune.formats.bundle import BASE
 from ptune.version import __version__
@@ -63,7 +64,7 @@ def leave_receipt(service: ChatService, asked: Asked, context: RequestContext) -
             "thinking_token_budget": service.settings.thinking_token_budget,
             "base": manifest.base.hash,
             "adapter": None if asked.adapter == BASE else manifest.adapters.get(asked.adapter),
-            "versions": {"ptune": __version__, "onnxruntime": importlib.metadata.version("onnxruntime")},
+            "versions": {"ptune": __version__, "onnxruntime": onnxruntime.__version__},
             "answers": cast("DecoderCall", context.call).answers(),
         }
     )

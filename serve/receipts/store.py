@@ -66,8 +66,11 @@ class Receipts:
             if path.name < oldest:
                 path.unlink(missing_ok=True)
         path = self._folder / day
-        if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            with path.open("ab") as file:
+        if not path.is_file() or not path.stat().st_size:
+            return
+        with path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
                 file.write(b"\n")
 
 
