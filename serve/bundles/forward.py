@@ -210,7 +210,7 @@ class _Forwarded(Response):
         self._service.running.add(waiting)
         try:
             async with asyncio.timeout(limit_s):
-                return await until_disconnect(self._http, entering)
+                return await until_disconnect(self._http.receive, entering)
         except TimeoutError:
             raise deadline_passed(limit_s, BEFORE_COMPUTED) from None
         except asyncio.CancelledError:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ptune.errors import RequestError
 
+from ..http.disconnect import until_disconnect
 from ..http.errors import error_response, internal_error
 from ..http.request_log import request_id_of
 from .affinity import PINNED, Route, route_of
 from .response import Response
-from .tunnel import REPLICA_HEADER, Start, portable
+from .tunnel import REPLICA_HEADER, End, Part, Start, portable
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -55,7 +57,8 @@ class Ingress:
             await error_response(error, scope["path"])(scope, receive, send)
             return
         if body is not None:
-            await _until_disconnect(receive, self._answer(scope, receive, send, body))
+            with suppress(ClientDisconnect):
+                await until_disconnect(receive, self._answer(scope, receive, send, body))
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body; None if the client has gone. Raises: RequestError (408, 413)."""
@@ -86,7 +89,6 @@ class Ingress:
                 async with aclosing(self._parts(scope, body)) as parts:
                     async for part in parts:
                         await out.take(part)
-                await out.end()
                 return
             except RequestError as known:
                 error = known
@@ -96,6 +98,8 @@ class Ingress:
                 error = internal_error(request_id_of(scope))
                 break
             except (RayError, RayServeException) as lost:
+                if out.ended:
+                    return
                 _log.warning("a replica was lost while it answered: %s", type(lost).__name__)
                 error = RequestError("the replica that answered was lost", code="replica_lost", status=503)
                 if out.begun:
@@ -105,7 +109,7 @@ class Ingress:
         else:
             await error_response(error, scope["path"])(scope, receive, send)
 
-    def _parts(self, scope: Scope, body: bytes) -> AsyncGenerator[Start | bytes, None]:
+    def _parts(self, scope: Scope, body: bytes) -> AsyncGenerator[Part, None]:
         """The answer to a request: one replica's, but for what concerns all of them."""
         if scope["path"] in ("/health", "/ready"):
             return self._health(scope["path"])
@@ -115,9 +119,7 @@ class Ingress:
             return self._changed(scope, body)
         return self._of_replica(route_of(body), scope, body)
 
-    async def _of_replica(
-        self, route: Route, scope: Scope, body: bytes
-    ) -> AsyncGenerator[Start | bytes, None]:
+    async def _of_replica(self, route: Route, scope: Scope, body: bytes) -> AsyncGenerator[Part, None]:
         """One replica's answer; it is cancelled where nobody waits for it any longer."""
         response = self._answers.remote(route, portable(scope), body)
         ended = False
@@ -129,14 +131,14 @@ class Ingress:
             if not ended:
                 response.cancel()
 
-    async def _changed(self, scope: Scope, body: bytes) -> AsyncGenerator[Start | bytes, None]:
+    async def _changed(self, scope: Scope, body: bytes) -> AsyncGenerator[Part, None]:
         """The answer to a change of adapters, which is not sent before all replicas have followed it."""
         parts = [part async for part in self._of_replica(PINNED, scope, body)]
         await self._all("follow")
         for part in parts:
             yield part
 
-    async def _metrics(self, scope: Scope, body: bytes) -> AsyncGenerator[Start | bytes, None]:
+    async def _metrics(self, scope: Scope, body: bytes) -> AsyncGenerator[Part, None]:
         """The sum of all replicas' metrics, where one of them lets the caller read its own."""
         parts = [part async for part in self._of_replica(Route(), scope, body)]
         start = parts[0]
@@ -145,11 +147,11 @@ class Ingress:
                 header for header in start.headers if header[0] not in (b"content-length", REPLICA_HEADER)
             ]
             found = [one for one in await self._all("exposed") if not isinstance(one, BaseException)]
-            parts = [Start(200, headers), await self._ledger.add_up.remote(dict(found))]
+            parts = [Start(200, headers), End(await self._ledger.add_up.remote(dict(found)))]
         for part in parts:
             yield part
 
-    async def _health(self, path: str) -> AsyncGenerator[Start | bytes, None]:
+    async def _health(self, path: str) -> AsyncGenerator[Part, None]:
         """Whether some replica answers requests."""
         found = await self._all("problem")
         healthy = [one for one in found if one is None]
@@ -157,7 +159,7 @@ class Ingress:
             raise RequestError(f"unhealthy: {found[0]}", code="unhealthy", status=503)
         status = "ok" if path == "/health" else "ready"
         yield Start(200, [(b"content-type", b"application/json")])
-        yield json.dumps({"status": status, "replicas": len(healthy)}).encode()
+        yield End(json.dumps({"status": status, "replicas": len(healthy)}).encode())
 
     async def _all(self, method: str) -> list[Any]:
         """What all replicas return; an exception in place of what one could not."""
@@ -172,25 +174,6 @@ def _changes(scope: Scope) -> bool:
     """Whether a request changes adapters or aliases."""
     tops = ("/v1/adapters", "/v1/aliases", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
     return scope["method"] not in ("GET", "HEAD") and scope["path"].startswith(tops)
-
-
-async def _until_disconnect(receive: Receive, work: Any) -> None:
-    """Awaits `work`, and cancels it if the client disconnects first."""
-
-    async def disconnected() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
 
 
 async def _live(receive: Receive, send: Send) -> None:

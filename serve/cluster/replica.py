@@ -21,7 +21,7 @@ from .affinity import Route
 from .arguments import Arguments
 from .ledger import BEAT_S, SharedKeys
 from .load import LOAD, load_of
-from .tunnel import REPLICA_HEADER, Start, answered
+from .tunnel import REPLICA_HEADER, Part, Start, answered
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -46,7 +46,7 @@ class Replica:
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="ptune-follow", daemon=True).start()
 
-    async def answer(self, route: Route, scope: dict[str, Any], body: bytes) -> AsyncIterator[Start | bytes]:
+    async def answer(self, route: Route, scope: dict[str, Any], body: bytes) -> AsyncIterator[Part]:
         """The app's answer to a request. route: by which the router chose this replica."""
         async with aclosing(answered(self._app, scope, body)) as parts:
             async for part in parts:

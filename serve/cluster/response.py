@@ -12,7 +12,7 @@ from ..anthropic.messages import EVENTS
 from ..http.error_forms import of_path
 from ..ollama.chat import LINES
 from ..openai.response import OPENAI, Framing, named_event
-from .tunnel import Start
+from .tunnel import End, Part, Start
 
 
 def _error_event(error: RequestError) -> dict[str, Any]:
@@ -32,20 +32,17 @@ class Response:
         self._has_id = any(name == b"x-request-id" for name, _ in scope["headers"])
         self._send = send
         self._start: Start | None = None
-        self.begun = False
+        self.begun = self.ended = False
 
-    async def take(self, part: Start | bytes) -> None:
+    async def take(self, part: Part) -> None:
         """Sends a part of the answer."""
         if isinstance(part, Start):
             self._start = part
             return
         await self._begin()
-        await self._send({"type": "http.response.body", "body": part, "more_body": True})
-
-    async def end(self) -> None:
-        """The answer is whole."""
-        await self._begin()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.ended = isinstance(part, End)
+        body = part.piece if isinstance(part, End) else part
+        await self._send({"type": "http.response.body", "body": body, "more_body": not self.ended})
 
     async def fail(self, error: RequestError) -> None:
         """Ends an answer that has begun: a stream with an event, anything else by breaking off."""
@@ -53,8 +50,7 @@ class Response:
         if not any(name == b"content-type" and _streamed(value) for name, value in self._start.headers):
             raise error
         framing = of_path(STREAMS, self._path, OPENAI)
-        await self.take(framing.written(framing.error(error)).encode())
-        await self.end()
+        await self.take(End(framing.written(framing.error(error)).encode()))
 
     async def _begin(self) -> None:
         if self.begun:

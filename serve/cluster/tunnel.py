@@ -22,14 +22,23 @@ class Start(NamedTuple):
     headers: list[tuple[bytes, bytes]]
 
 
+class End(NamedTuple):
+    """The last piece of a body. Where it is known by that, a replica that dies right after it has lost nothing."""
+
+    piece: bytes
+
+
+Part = Start | bytes | End
+
+
 def portable(scope: Scope) -> dict[str, Any]:
     """What another process needs of an ASGI scope."""
     headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
     return {name: scope[name] for name in _PLAIN if name in scope} | {"headers": headers}
 
 
-async def answered(app: ASGIApp, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Start | bytes, None]:
-    """What the app answers to a request: a `Start`, then the body in pieces.
+async def answered(app: ASGIApp, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Part, None]:
+    """What the app answers to a request: a `Start`, then the body in pieces, the last as an `End`.
 
     To the app, a generator that is closed is a client that has disconnected.
     """
@@ -54,6 +63,8 @@ async def answered(app: ASGIApp, scope: dict[str, Any], body: bytes) -> AsyncGen
         while (message := await messages.get()) is not None:
             if message["type"] == "http.response.start":
                 yield Start(message["status"], list(message["headers"]))
+            elif not message.get("more_body", False):
+                yield End(bytes(message.get("body", b"")))
             elif piece := message.get("body", b""):
                 yield bytes(piece)
         await running

@@ -120,7 +120,7 @@ async def run_encoder(
     context_of(http).call = call
     lease_of(http).bill(call.usage)
     try:
-        outputs = await until_disconnect(http, call.outputs())
+        outputs = await until_disconnect(http.receive, call.outputs())
         outcome = "done"
     except RequestError as error:
         outcome = "refused" if error.status < 500 else "failed"

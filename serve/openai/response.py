@@ -81,7 +81,7 @@ async def respond(
     if stream:
         return _ChunkStream(reply, call, context_of(http).request_id, framing)
     try:
-        return JSONResponse(await until_disconnect(http, reply.whole()))
+        return JSONResponse(await until_disconnect(http.receive, reply.whole()))
     finally:
         call.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from ptune_serve.cluster.tunnel import Start, answered, portable
+from ptune_serve.cluster.tunnel import End, Start, answered, portable
 
 SCOPE: dict[str, Any] = {
     "type": "http",
@@ -31,7 +31,7 @@ def test_the_answer_comes_in_the_pieces_in_which_it_was_sent() -> None:
     async def all_parts() -> list[Any]:
         return [part async for part in answered(echo, SCOPE, b"abc")]
 
-    assert asyncio.run(all_parts()) == [Start(201, [(b"path", b"/echo")]), b"a", b"b", b"c"]
+    assert asyncio.run(all_parts()) == [Start(201, [(b"path", b"/echo")]), b"a", b"b", b"c", End(b"")]
 
 
 def test_an_app_notices_that_the_client_has_gone() -> None:
