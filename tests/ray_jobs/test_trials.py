@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,34 +15,50 @@ from ptune.config.recipe import Recipe
 
 from .conftest import Machines
 
-SPACE = ["--space", "train.lr=log:1e-4..1e-1", "method.r=2|4", "--trials", "2", "--train.max-steps", "200"]
+
+def searched(recipe: Path, machines: Machines, out: Path, steps: int) -> list[dict[str, Any]]:
+    """The trials of a search whose best recipe and values are what the trials' own journals say."""
+    words = ["tune", str(recipe), "--space", "train.lr=log:1e-4..1e-1", "method.r=2|4", "--trials", "2"]
+    words += ["--train.max-steps", str(steps), "--out", str(out)]
+    assert main([*words, "--ray", machines.address, "--workers", "2"]) == 0
+    found: dict[str, Any] = json.loads((out / "tune.json").read_text())
+    for trial in found["trials"]:
+        entries = [json.loads(line) for line in (out / f"trial-{trial['number']}" / "metrics.jsonl").open()]
+        assert trial["value"] == min(entry.get("validation_loss", math.inf) for entry in entries)
+    assert Recipe.load(out / "best.yaml").train.lr == found["best"]["params"]["train.lr"]
+    trials: list[dict[str, Any]] = found["trials"]
+    return trials
 
 
-def test_a_trial_whose_machine_is_lost_is_run_again(
+def test_trials_are_trained_on_the_cluster(
     recipe: Path, machines: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    trials = searched(recipe, machines, tmp_path / "search", steps=12)
+    assert [trial["state"] for trial in trials] == ["finished"] * 2
+    assert "best.yaml" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_trial_whose_machine_is_lost_is_run_again(recipe: Path, machines: Machines, tmp_path: Path) -> None:
     out, ended = tmp_path / "search", threading.Event()
+
+    def begun() -> int:
+        """How many trainings have begun, by their logs."""
+        return sum(log.read_text().count("loading ") for log in out.glob("trial-*.log"))
 
     def lose() -> None:
         while not ended.wait(0.01):
-            if sum("loading " in log.read_text() for log in out.glob("trial-*.log")) == 2:  # both have begun
+            if begun() == 2:
                 machines.lose("logged")
                 return
 
     machines.add()  # takes the place of the lost one
     losing = threading.Thread(target=lose)
     losing.start()
-    words = ["tune", str(recipe), *SPACE, "--out", str(out), "--ray", machines.address, "--workers", "2"]
-    assert main(words) == 0
-    ended.set()
-    losing.join()
-    assert "best.yaml" in capsys.readouterr().out
-    found = json.loads((out / "tune.json").read_text())
-    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 2
-    logs = "".join(log.read_text() for log in sorted(out.glob("trial-*.log")))
-    assert logs.count("loading ") > 2, "one began twice"
-    for trial in found["trials"]:
-        entries = [json.loads(line) for line in (out / f"trial-{trial['number']}" / "metrics.jsonl").open()]
-        assert trial["value"] == min(entry.get("validation_loss", math.inf) for entry in entries)
-    best = Recipe.load(out / "best.yaml")
-    assert best.train.lr == found["best"]["params"]["train.lr"]
+    try:
+        trials = searched(recipe, machines, out, steps=200)
+    finally:
+        ended.set()
+        losing.join()
+    assert [trial["state"] for trial in trials] == ["finished"] * 2
+    assert begun() == 3, "one began twice"
