@@ -41,9 +41,21 @@ from typing import Any
 from benchmarks.sides import RESULTS, write
 from ptune_serve.cluster.affinity import Popularity, not_too_busy, ranked, seed_of
 
-CLIENTS, TURNS, TURN_TOKENS, THINK_S = 32, 3, 200, 5.0
-NEW_TOKENS = (16, 112)
-ROWS, CHUNK, KEPT_PREFIXES = 32, 128, 32
+CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What clients do, and how much a replica holds."""
+
+    clients: int = 32  # of each replica
+    turns: int = 3
+    first_tokens: int = 200  # of a conversation's first prompt
+    turn_tokens: int = 200  # that each further turn adds to what was said
+    think_s: float = 5.0
+    new_tokens: tuple[int, int] = (16, 112)
+    rows: int = 32  # sequences in a batch
+    kept_prefixes: int = 32
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,7 @@ class Times:
     prompt_token: float
     load: float
     adapters_in_memory: int
+    on_the_way: float = 0.0  # from a client to the replica and back
 
     @classmethod
     def measured(cls) -> Times:
@@ -103,6 +116,7 @@ class Replica:
 
     name: str
     times: Times
+    traffic: Traffic = Traffic()
     adapters: OrderedDict[int, float] = field(default_factory=OrderedDict)  # when each is there
     prefixes: OrderedDict[int, int] = field(default_factory=OrderedDict)  # tokens of conversations
     waiting: deque[Request] = field(default_factory=deque)
@@ -132,7 +146,9 @@ class Replica:
 
     def step(self, now_s: float) -> float | None:
         """Begins a step. Returns when it ends; None where there is nothing to do."""
-        for request in [one for one in self.waiting if one.ready_s <= now_s][: ROWS - len(self.running)]:
+        for request in [one for one in self.waiting if one.ready_s <= now_s][
+            : self.traffic.rows - len(self.running)
+        ]:
             self.waiting.remove(request)
             self.running.append(request)
         if not self.running:
@@ -160,7 +176,7 @@ class Replica:
         self.running = [request for request in self.running if request.answered < request.new_tokens]
         for request in done:
             self.prefixes[request.conversation] = request.prompt_tokens + request.new_tokens
-            if len(self.prefixes) > KEPT_PREFIXES:
+            if len(self.prefixes) > self.traffic.kept_prefixes:
                 self.prefixes.popitem(last=False)
         return done
 
@@ -199,14 +215,21 @@ class Cluster:
     """Replicas and their clients, event by event: the end of a step, an adapter that is there, a client that asks."""
 
     def __init__(
-        self, route: Route, count: int, adapters: int, rounds: int, times: Times, seed: int = 0
+        self,
+        route: Route,
+        count: int,
+        adapters: int,
+        rounds: int,
+        times: Times,
+        traffic: Traffic = Traffic(),
+        seed: int = 0,
     ) -> None:
-        self._route, self._random = route, Random(seed)
-        self._replicas = [Replica(f"replica-{number}", times) for number in range(count)]
+        self._route, self._traffic, self._random = route, traffic, Random(seed)
+        self._replicas = [Replica(f"replica-{number}", times, traffic) for number in range(count)]
         self._popular = list(itertools.accumulate(1 / rank for rank in range(1, adapters + 1)))
         self._conversations, self._order = itertools.count(), itertools.count()
         self._events: list[tuple[float, int, Replica | Request]] = []
-        self._left = dict.fromkeys(range(CLIENTS * count), rounds)
+        self._left = dict.fromkeys(range(traffic.clients * count), rounds)
         self.now_s = 0.0
         self.done: list[Request] = []
         self.found: list[tuple[bool, int, int]] = []  # adapter in memory, tokens in the cache, tokens
@@ -228,24 +251,24 @@ class Cluster:
         first, last = len(self.done) // 3, len(self.done) * 9 // 10
         counted = self.done[first:last]
         hits, cached, tokens = map(sum, zip(*self.found[first:last], strict=True))
-        first_s = [request.first_s - request.asked_s for request in counted]
+        on_the_way = self._replicas[0].times.on_the_way
+        first_s = [request.first_s - request.asked_s + on_the_way for request in counted]
         per_s = sum(request.new_tokens for request in counted) / (counted[-1].done_s - counted[0].done_s)
         return {
             "tokens_per_s": round(per_s / len(self._replicas), 1),
-            "first_token_s": {"p50": _percentile(first_s, 0.5), "p95": _percentile(first_s, 0.95)},
+            "first_token_s": {"p50": percentile(first_s, 0.5), "p95": percentile(first_s, 0.95)},
             "adapter_hit_rate": round(hits / len(counted), 4),
             "prefix_share": round(cached / tokens, 4),
         }
 
     def _begin(self, client: int) -> None:
         adapter = bisect.bisect_left(self._popular, self._random.random() * self._popular[-1])
-        self._think(client, adapter, next(self._conversations), 0, TURN_TOKENS)
+        self._think(client, adapter, next(self._conversations), 0, self._traffic.first_tokens)
 
     def _think(self, client: int, adapter: int, conversation: int, turn: int, prompt_tokens: int) -> None:
-        request = Request(
-            client, adapter, conversation, turn, prompt_tokens, self._random.randint(*NEW_TOKENS)
-        )
-        at_s = self.now_s + self._random.expovariate(1 / THINK_S)
+        new_tokens = self._random.randint(*self._traffic.new_tokens)
+        request = Request(client, adapter, conversation, turn, prompt_tokens, new_tokens)
+        at_s = self.now_s + self._random.expovariate(1 / self._traffic.think_s)
         heapq.heappush(self._events, (at_s, next(self._order), request))
 
     def _ask(self, request: Request) -> None:
@@ -257,8 +280,8 @@ class Cluster:
     def _answered(self, request: Request) -> None:
         request.done_s = self.now_s
         self.done.append(request)
-        if request.turn + 1 < TURNS:
-            tokens = request.prompt_tokens + request.new_tokens + TURN_TOKENS
+        if request.turn + 1 < self._traffic.turns:
+            tokens = request.prompt_tokens + request.new_tokens + self._traffic.turn_tokens
             self._think(request.client, request.adapter, request.conversation, request.turn + 1, tokens)
             return
         self._left[request.client] -= 1
@@ -271,7 +294,7 @@ class Cluster:
             heapq.heappush(self._events, (max(end_s, self.now_s), replica.event, replica))
 
 
-def _percentile(values: Iterable[float], share: float) -> float:
+def percentile(values: Iterable[float], share: float) -> float:
     found = sorted(values)
     return round(found[min(int(share * len(found)), len(found) - 1)], 4)
 
