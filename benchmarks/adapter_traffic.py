@@ -140,11 +140,11 @@ def served(bundle: Path, threads: int, *options: str) -> Iterator[tuple[str, int
                 process.terminate()
 
 
-def counted(url: str) -> dict[str, float]:
-    """The server's own count of what became of adapters."""
+def counted(url: str, names: Sequence[str] = COUNTED) -> dict[str, float]:
+    """The server's own counts: of what became of adapters."""
     families = text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=60).text)
     values = {sample.name: sample.value for family in families for sample in family.samples}
-    return {name: values[f"ptune_{name}"] for name in COUNTED}
+    return {name: values[f"ptune_{name}"] for name in names}
 
 
 def percentiles(times_s: Sequence[float]) -> dict[str, float | int | None]:

@@ -41,6 +41,7 @@ from benchmarks.http_streams import Answer, ask_all, ask_one
 from benchmarks.sides import write
 
 ADAPTERS, IN_MEMORY = 24, 6
+FOUND = ("adapter_hits_total", "prefix_cache_hits_total", "prefix_cache_queries_total")
 TRAFFIC = Traffic(clients=3, think_s=4.0, new_tokens=(16, 32), rows=8, kept_prefixes=8)
 FIRST_WORDS, TURN_WORDS = 40, 20
 PROMPT_WORDS = (20, 60, 120, 240)
@@ -129,14 +130,15 @@ class Clients:
         self.grown: list[
             tuple[int, int]
         ] = []  # a first prompt's tokens; what each further turn adds to what was said
-        self._hits_before = 0.0
+        self._before: dict[str, float] = {}
 
     async def run(self) -> dict[str, Any]:
         """What the simulation's `run` returns, of the same part of the requests."""
         requests = self._count * self._rounds * TRAFFIC.turns
         self._first = requests // 3
         await asyncio.gather(*(self._client() for _ in range(self._count)))
-        hits = (await asyncio.to_thread(counted, self._url))["adapter_hits_total"] - self._hits_before
+        after = await asyncio.to_thread(counted, self._url, FOUND)
+        hits, cached, tokens = (after[name] - self._before[name] for name in FOUND)
         found = self.done[self._first : requests * 9 // 10]
         seconds = found[-1].ended_s - found[0].ended_s
         first_s = [one.times[0] for one in found]
@@ -146,9 +148,7 @@ class Clients:
             ),
             "first_token_s": {"p50": percentile(first_s, 0.5), "p95": percentile(first_s, 0.95)},
             "adapter_hit_rate": round(hits / (requests - self._first), 4),
-            "prefix_share": round(
-                sum(one.cached_tokens for one in found) / sum(one.prompt_tokens for one in found), 4
-            ),
+            "prefix_share": round(cached / tokens, 4),
         }
 
     async def _client(self) -> None:
@@ -167,7 +167,7 @@ class Clients:
                 said = answer.prompt_tokens + answer.tokens
                 self.done.append(answer)
                 if len(self.done) == self._first:
-                    self._hits_before = (await asyncio.to_thread(counted, self._url))["adapter_hits_total"]
+                    self._before = await asyncio.to_thread(counted, self._url, FOUND)
 
 
 def simulated(clients: Clients, replicas: int, rounds: int, times: Times) -> dict[str, Any]:

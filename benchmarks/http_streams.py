@@ -26,7 +26,6 @@ class Answer:
     text: str
     began_s: float
     ended_s: float
-    cached_tokens: int = 0  # of the prompt's
 
 
 def ask_all(url: str, bodies: Sequence[dict[str, Any]]) -> list[Answer]:
@@ -83,7 +82,4 @@ def _read(began_s: float, lines: Sequence[tuple[float, bytes]]) -> Answer:
                 text += piece
     if usage is None or not times:
         raise RuntimeError(f"a stream ended after {len(lines)} events without its usage")
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-    return Answer(
-        times, usage["prompt_tokens"], usage["completion_tokens"], text, began_s, lines[-1][0], cached
-    )
+    return Answer(times, usage["prompt_tokens"], usage["completion_tokens"], text, began_s, lines[-1][0])
