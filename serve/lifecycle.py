@@ -113,6 +113,8 @@ def _opened_any(
     """The model of a bundle, or the host of several, and the function that creates the app. A host loads nothing yet."""
     if isinstance(bundle, Path):
         return opened(bundle, options)
+    if options.draft_model is not None:
+        raise UsageError("--draft-model belongs to one bundle: serve that bundle alone")
     from .bundles.app import open_host
 
     host = open_host(bundle, options, opened)
@@ -142,6 +144,7 @@ def _refuse_decoder_options(bundle: Path, kind: Kind, options: EngineOptions) ->
         "step_ms": never_cut,
         "prefill_chunk": never_cut,
         "num_speculative_tokens": "has no speculation",
+        "draft_model": "has no speculation",
         "kernels": "has no operators of its own",
     }
     for name in options.chosen_for_decoder():

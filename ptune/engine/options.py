@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 from ptune.errors import UsageError
@@ -54,6 +55,9 @@ class EngineOptions(BatchOptions):
     num_speculative_tokens: int = 16
     """Most draft tokens that one step computes, for all sequences together; see ptune.engine.decoder.ngram_speculation.
     0 = none."""
+    draft_model: Path | None = None
+    """The bundle of a smaller model with the same tokenizer, which drafts tokens that this one then computes in one step;
+    see ptune.engine.decoder.draft_model. Its cache takes memory beside `kv_bytes`, in proportion to its layers."""
     kernels: KernelChoice = "auto"
     """Own operators of the package ptune-kernels, where it is installed and was found to compute the same on this machine:
     auto = those that the bundle's export did not refuse; own = all; exact = those alone that give the same bits as the plain
@@ -106,6 +110,7 @@ class EngineKeywords(BatchKeywords, total=False):
     step_ms: float
     kv_cache_dtype: CacheType
     num_speculative_tokens: int
+    draft_model: Path | None
     kernels: KernelChoice
 
 

@@ -52,8 +52,10 @@ class Arguments(BaseModel):
 
     def engine_options(self) -> EngineOptions:
         """The engine's options; without a number of threads it takes as many as the replica has cores."""
-        options = _made(EngineOptions, self.engine)
-        return options if options.threads else _made(EngineOptions, {**self.engine, "threads": self.cores})
+        given = {"threads": self.cores, **self.engine}
+        if (draft := given.get("draft_model")) is not None:
+            given["draft_model"] = Path(draft)
+        return _made(EngineOptions, given)
 
     def served_settings(self, api_keys: ApiKeys | None = None) -> Settings:
         """The settings of each replica. What one process would have to keep for later requests is not kept."""

@@ -202,14 +202,16 @@ def _for_host(arguments: Arguments, host: str) -> Arguments:
 def _resolved(arguments: Arguments) -> Arguments:
     """With whole paths: replicas run in folders of their own."""
     keys = arguments.api_key_file
-    settings = {**arguments.settings}
-    if (root := settings.get("adapter_root")) is not None:
-        settings["adapter_root"] = str(Path(root).resolve())
+    settings, engine = {**arguments.settings}, {**arguments.engine}
+    for given, name in ((settings, "adapter_root"), (engine, "draft_model")):
+        if (path := given.get(name)) is not None:
+            given[name] = str(Path(path).resolve())
     return arguments.model_copy(
         update={
             "bundle": arguments.bundle.resolve(),
             "api_key_file": None if keys is None else keys.resolve(),
             "settings": settings,
+            "engine": engine,
         }
     )
 

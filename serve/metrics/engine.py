@@ -99,6 +99,12 @@ class CacheNumbers(Collector):
         yield CounterMetricFamily(
             "ptune_prefix_cache_hits", "Prompt tokens that were found in the cache", stats.reused
         )
+        yield CounterMetricFamily(
+            "ptune_spec_decode_num_draft_tokens", "Tokens that were drafted", stats.drafted
+        )
+        yield CounterMetricFamily(
+            "ptune_spec_decode_num_accepted_tokens", "Drafted tokens that answers took", stats.accepted
+        )
 
 
 class StepNumbers(Collector):

@@ -28,6 +28,7 @@ CHOSEN = {
     "step_ms": ("--step-ms", "12.5", 12.5),
     "kv_cache_dtype": ("--kv-cache-dtype", "int8", "int8"),
     "num_speculative_tokens": ("--num-speculative-tokens", "0", 0),
+    "draft_model": ("--draft-model", "bundles/small", Path("bundles/small")),
     "kernels": ("--kernels", "off", "off"),
 }
 

@@ -65,6 +65,8 @@ def test_metrics_count_what_happened(served):
     assert after[("ptune_kv_used_tokens",)] == 7
     assert after[("ptune_kv_capacity_tokens",)] == 70
     assert after[("ptune_kv_resident_bytes",)] == 8192
+    assert after[("ptune_spec_decode_num_draft_tokens_total",)] == 8
+    assert after[("ptune_spec_decode_num_accepted_tokens_total",)] == 5
     assert after[("ptune_num_requests_running",)] == 0
     assert after[("ptune_kv_cache_usage_perc",)] == 0.1
 

@@ -221,6 +221,8 @@ class FakeEngine:
             kv_capacity_tokens=70,
             kv_resident_bytes=8192,
             reused=3,
+            drafted=8,
+            accepted=5,
             preempted=0,
         )
 

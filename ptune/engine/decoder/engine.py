@@ -15,6 +15,8 @@ from ptune.engine.adapters.lora import Adapter, factor_bytes, load_adapter
 from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
+from ptune.engine.decoder.draft_model import DraftModel
+from ptune.engine.decoder.drafts import Drafts
 from ptune.engine.decoder.forms import Form, FormError, chosen, own_golden, refuses
 from ptune.engine.decoder.generation import SampledSequence, ScoredSequence
 from ptune.engine.decoder.golden import Replay
@@ -45,6 +47,8 @@ class EngineStats(QueueStats):
     tokens: int  # computed: prompt, output and drafts
     reused: int = 0  # prompt tokens found in the cache
     preempted: int = 0  # sequences that lost their slots to another tenant's, or because the cache was full
+    drafted: int = 0  # tokens that were proposed
+    accepted: int = 0  # of these, tokens of answers
 
 
 class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
@@ -57,6 +61,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         cache: KvCache,
         options: EngineOptions = EngineOptions(),
         form: Form | None = None,
+        draft_model: DraftModel | None = None,
     ) -> None:
         self.signature = bundle.decoder
         self.form = form  # its own operators, where it was opened with a bundle's choice
@@ -69,15 +74,17 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         )
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
         self._cache = cache
+        self._drafts = Drafts(draft_model, cache)
         self._scheduler = Scheduler(
             cache.slots,
             options.prefill_chunk,
             options.max_waiting,
             options.num_speculative_tokens,
-            cache.copy,
+            self._drafts.copy,
             options.step_ms / 1000 or None,
-            cache.cut,
+            self._drafts.cut,
             cache.budget,
+            self._drafts.length,
         )
         self._step = Step(graphs, self.signature, cache)
         self._steps = self._tokens = 0
@@ -117,7 +124,9 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         cache = KvCache.within(
             options.kv_bytes, bundle.decoder, options.max_rows, spare, options.kv_cache_dtype
         )
-        return cls(bundle, graphs, cache, options, form)
+        folder = options.draft_model
+        draft_model = None if folder is None else DraftModel.open(folder, bundle, cache, options)
+        return cls(bundle, graphs, cache, options, form, draft_model)
 
     def _load(self, folder: Path, record: AdapterRecord) -> Adapter:
         """Reads an adapter. Raises: FormatError; AdapterError where it does not fit, or missed its gate with these operators."""
@@ -146,7 +155,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             replayed.require_near()
         except ParityError as error:
             raise FormError(form, error) from None
-        closer = self._build(bundle, bundle.graph_path(profile), replace(self._options, kernels=form.next))
+        options = replace(self._options, kernels=form.next, draft_model=None)
+        closer = self._build(bundle, bundle.graph_path(profile), options)
         with closing(closer):
             closer._registry.load_all()
             return closer._replay(bundle, profile)
@@ -230,11 +240,13 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
                 waiting=len(self._scheduler.waiting) + len(self._pending),
                 kv_used_tokens=sum(sequence.cached for sequence in self._scheduler.computing),
                 kv_capacity_tokens=self._cache.budget.tokens,
-                kv_resident_bytes=self._cache.resident_bytes,
+                kv_resident_bytes=self._cache.resident_bytes + self._drafts.resident_bytes,
                 steps=self._steps,
                 tokens=self._tokens,
                 reused=self._scheduler.slots.reused,
                 preempted=self._scheduler.preempted,
+                drafted=self._drafts.drafted,
+                accepted=self._drafts.accepted,
             )
 
     def _sequence(self, request: Request, deliver: Callable[[Token], None]) -> TokenSequence:
@@ -267,7 +279,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _free(self) -> None:
         vars(self).pop("_step", None)  # nothing computes any more
         for slot in range(self._cache.slots):
-            self._cache.cut(slot, 0)
+            self._drafts.cut(slot, 0)
+        self._drafts.free()
 
     @property
     def _busy(self) -> bool:
@@ -279,11 +292,14 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _compute(self, batch: list[Chunk]) -> None:
         """Computes one step and passes each chunk's logits to its sequence."""
         self.metrics.on_first_step(chunk.sequence for chunk in batch)
+        before = {chunk.sequence: len(chunk.sequence.tokens) for chunk in batch}
         try:
             with self.metrics.step(len(batch)):
+                began_s = time.perf_counter()
+                batch = self._drafts.added_to(batch)
                 started_s = time.perf_counter()
                 logits = self._step(batch)
-                took_s = time.perf_counter() - started_s
+                ended_s = time.perf_counter()
         except Exception as error:
             with self._changed:
                 lost = self._scheduler.invalidate_cache()
@@ -292,12 +308,13 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         else:
             self._steps += 1
             self._tokens += sum(map(len, batch))
-            self._scheduler.computed(batch, took_s)
+            self._scheduler.computed(batch, ended_s - started_s)
             for chunk, wanted in zip(batch, logits, strict=True):
                 try:
                     chunk.sequence.take(chunk, wanted)
                 except Exception as error:
                     _fail(chunk.sequence, error)
+            self._drafts.took(batch, before, ended_s - began_s)
         with self._changed:
             finished = [sequence for sequence in self._scheduler.running if sequence.finished]
             self._scheduler.release(finished)

@@ -80,9 +80,14 @@ class SampledSequence(RequestSequence):
         self._proposer = NgramProposer()
 
     def draft(self, most: int) -> tuple[int, ...]:
-        """As `TokenSequence.draft`. With a grammar there is none: the mask of a token is only known at its turn."""
+        """As `TokenSequence.draft`, from the sequence's own text."""
+        most = self.most_drafted(most)
+        return self._proposer.propose(self.tokens, most) if most else ()
+
+    def most_drafted(self, most: int) -> int:
+        """As `TokenSequence.most_drafted`. With a grammar there is none: the mask of a token is only known at its turn."""
         left = self._request.max_tokens - (len(self.tokens) - len(self._request.prompt))
-        return () if self._walk is not None else self._proposer.propose(self.tokens, min(most, left - 1))
+        return 0 if self._walk is not None else max(0, min(most, left - 1))
 
     def take(self, chunk: Chunk, logits: Logits) -> None:
         """Emits the prompt's tokens with their logprobs if the request wants them, then the next token. logits: [wanted, vocab].
@@ -98,7 +103,9 @@ class SampledSequence(RequestSequence):
             self.end("length")
         elif newest:
             try:
-                self._emit_all(chunk.draft, logits[len(logits) - 1 - len(chunk.draft) :])
+                accepted = self._emit_all(chunk.draft, logits[len(logits) - 1 - len(chunk.draft) :])
+                if chunk.draft and not chunk.room:
+                    self._proposer.observe(len(self.tokens), len(chunk.draft), accepted)
             except RequestError as error:  # its grammar cannot be followed any further
                 self._emit(Token(NO_TOKEN, finish="error", error=str(error), refused=True))
 
@@ -112,8 +119,11 @@ class SampledSequence(RequestSequence):
             logprob, top = float(logprobs[token]), most_likely(logprobs, self._request.prompt_logprobs or 0)
             self._emit(Token(token, logprob, top, prompt=True, rank=int((logprobs >= logprob).sum())))
 
-    def _emit_all(self, draft: tuple[int, ...], logits: Logits) -> None:
-        """Emits the next token, and those after it while each equals its draft token, whose keys are cached already."""
+    def _emit_all(self, draft: tuple[int, ...], logits: Logits) -> int:
+        """Emits the next token, and those after it while each equals its draft token, whose keys are cached already.
+
+        Returns how many draft tokens were accepted.
+        """
         accepted = 0
         self._emit_next(logits[0])
         while (
@@ -124,8 +134,7 @@ class SampledSequence(RequestSequence):
             accepted += 1
             self.cached += 1
             self._emit_next(logits[accepted])
-        if draft:
-            self._proposer.observe(len(self.tokens), len(draft), accepted)
+        return accepted
 
     def _emit_next(self, logits: Logits) -> None:
         request = self._request

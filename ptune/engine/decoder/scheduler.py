@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.fairness import FairQueue, first_to_go, giving_way, require_room
@@ -34,7 +34,7 @@ class Scheduler:
     A step computes one token of every generating sequence and a limited number of prompt tokens: at most `prefill_chunk`,
     and no more than measured steps suggest for `step_s`. So a long prompt delays nobody's next token by more than that,
     and no running sequence starves. Generating sequences share up to `num_speculative_tokens` draft tokens, while the
-    sequences are few and enough of them have a draft.
+    sequences are few and enough of them have a draft. A draft model proposes more, where there is one and no prompt is computed.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class Scheduler:
         step_s: float | None = None,
         cut: Cut = lambda *_: None,
         budget: CacheBudget = CacheBudget(),
+        draft_length: Callable[[int], int] = lambda _: 0,
     ) -> None:
+        """draft_length: tokens that a draft model is to propose for each of so many generating sequences."""
         self.waiting = FairQueue()
         self.running: list[TokenSequence] = []  # in order of admission
         self.slots = Slots(slots, copy, cut, budget)
@@ -55,6 +57,7 @@ class Scheduler:
         self._step_time = StepTimeModel(step_s, prefill_chunk)
         self._max_waiting = max_waiting
         self._num_speculative_tokens = num_speculative_tokens
+        self._draft_length = draft_length
 
     @property
     def busy(self) -> bool:
@@ -108,8 +111,12 @@ class Scheduler:
         budget = self._step_time.prompt_tokens(len(generating))
         counts = allocate_prefill(budget, prompts, self.waiting.served)
         drafts = self._drafts(generating)
+        rooms = {} if drafts or prompts else self._rooms(generating)
         return [
-            *(Chunk(sequence, sequence.cached, 1, drafts.get(sequence, ())) for sequence in generating),
+            *(
+                Chunk(sequence, sequence.cached, 1, drafts.get(sequence, ()), rooms.get(sequence, 0))
+                for sequence in generating
+            ),
             *(Chunk(sequence, sequence.cached, count) for sequence, count in counts.items()),
         ]
 
@@ -156,6 +163,14 @@ class Scheduler:
         adapters = {sequence.adapter for sequence in generating} - {None}
         worth = WORTH_MIXED if len(adapters) > 1 else WORTH
         return drafts if sum(map(len, drafts.values())) >= worth * len(generating) else {}
+
+    def _rooms(self, generating: Sequence[TokenSequence]) -> dict[TokenSequence, int]:
+        """How many tokens a draft model may propose for each sequence, in a step that has no other drafts."""
+        length = self._draft_length(len(generating))
+        rooms = {sequence: sequence.most_drafted(length) for sequence in generating} if length else {}
+        return {
+            sequence: most for sequence, most in rooms.items() if most and self.slots.grow(sequence, most)
+        }
 
     def _next(self) -> TokenSequence | None:
         """Chooses the sequence to be admitted now, preempting others for it if need be; None where there is none."""

@@ -62,6 +62,10 @@ class TokenSequence:
         """Proposes at most `most` tokens that may follow the newest one, to be computed along with it."""
         return ()
 
+    def most_drafted(self, most: int) -> int:
+        """How many tokens, at most `most`, may be proposed to follow the newest one."""
+        return 0
+
     def take(self, chunk: Chunk, logits: npt.NDArray[np.float32]) -> None:
         """Consumes the logits [wanted, vocab] of a chunk that has been computed; may append the next token."""
 
@@ -94,6 +98,7 @@ class Chunk:
     start: int
     count: int
     draft: tuple[int, ...] = ()  # only where the chunk reaches the newest token
+    room: int = 0  # tokens that a draft model may propose in place of `draft`
 
     def __len__(self) -> int:
         return self.count + len(self.draft)

@@ -61,12 +61,19 @@ def test_a_config_file_holds_what_differs_from_the_defaults(
 
 def test_paths_in_a_config_file_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = Arguments(bundle=Path("b"), api_key_file=Path("keys"), settings={"adapter_root": "lora"})
+    arguments = Arguments(
+        bundle=Path("b"),
+        api_key_file=Path("keys"),
+        engine={"draft_model": "small"},
+        settings={"adapter_root": "lora"},
+    )
+    assert arguments.engine_options().draft_model == Path("small")
     write_config(arguments, tmp_path / "serve.yaml", "127.0.0.1", 8000)
     args = yaml.safe_load((tmp_path / "serve.yaml").read_text())["applications"][0]["args"]
     assert args == {
         "bundle": str(tmp_path / "b"),
         "api_key_file": str(tmp_path / "keys"),
+        "engine": {"draft_model": str(tmp_path / "small")},
         "settings": {"adapter_root": str(tmp_path / "lora")},
     }
 
