@@ -128,6 +128,12 @@ class Shape:
     convert: Callable[[Row], Convertible]
     optional: tuple[str, ...] = ()
 
+    def converted(self, row: Row) -> Convertible:
+        """What a row holds. Raises: DataError if it lacks a column, or does not fit."""
+        if missing := [column for column in self.columns if row.get(column) is None]:
+            raise DataError(f"has no {' and no '.join(missing)}")
+        return self.convert(row)
+
     def renamed(self, names: Mapping[str, str]) -> Shape:
         """This shape in files that have other names for its columns. names: column -> its name in the files."""
 

@@ -17,7 +17,6 @@ from ptune.data.delimited import Delimited
 from ptune.data.named_columns import names_in, options_for, proposed
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile
-from ptune.data.rows import Row
 from ptune.errors import DataError
 from ptune.progress import Progress
 
@@ -54,7 +53,7 @@ class Source:
         """Yields the file's conversations in order; unusable rows go to `problems`."""
         for row in self.file.rows(problems):
             try:
-                yield Sample(_converted(row, self.shape), row.number, problems)
+                yield Sample(self.shape.converted(row.value), row.number, problems)
             except DataError as error:
                 problems.add(row.number, str(error))
 
@@ -98,7 +97,7 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
                 first += [row.value] if len(first) < _LOOKED_AT else []
             else:
                 try:
-                    conversation = _converted(row, shape)
+                    conversation = shape.converted(row.value)
                 except DataError:
                     broken = True  # reported when the row is encoded
                 else:
@@ -173,11 +172,3 @@ def _meant(shapes: Sequence[Shape], rows: Sequence[Mapping[str, Any]]) -> dict[s
         if values and all(isinstance(value, list) and isinstance(value[0], dict) for value in values):
             return {"messages": name}
     return proposed(["prompt", "completion"] if len(texts) > 1 else ["text"], rows) if texts else {}
-
-
-def _converted(row: Row, shape: Shape) -> Convertible:
-    """Converts a row to the shape. Raises: DataError if it does not fit."""
-    missing = [column for column in shape.columns if row.value.get(column) is None]
-    if missing:
-        raise DataError(f"has no {' and no '.join(missing)}")
-    return shape.convert(row.value)
