@@ -49,6 +49,7 @@ from .openapi import document
 from .responses import create, stored
 from .responses.store import ResponseStore
 from .rollout import feedback
+from .rollout.trials import Trials
 from .service import (
     ChatService,
     EncoderService,
@@ -128,7 +129,7 @@ def assemble(
     unmetered: further endpoints that need a key, but compute nothing, and so work where a limit is reached.
     unguarded: further endpoints that need no key, and tell nothing. metered: further ones that a key's limits count.
     administered: further ones that need a key of scope admin. answered_by: the router that answers in place of one for
-    a bundle, at the same paths. lifespan: in place of `batches_running`.
+    a bundle, at the same paths. lifespan: in place of `_working`.
 
     There are no CORS headers, so that a web page of another origin cannot read what a local model answers. FastAPI's
     interactive documentation is off, because its page loads scripts from other servers.
@@ -139,7 +140,7 @@ def assemble(
         redoc_url=None,
         openapi_url=None,
         dependencies=[Depends(check_host)],
-        lifespan=lifespan or batches_running,
+        lifespan=lifespan or _working,
     )
     app.state.service = service
     endpoints: list[APIRouter] = [*(imported(place) for place in routers_of(*tasks)), *metered]
@@ -205,6 +206,18 @@ async def batches_running(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await batches.close()
+
+
+@asynccontextmanager
+async def _working(app: FastAPI) -> AsyncIterator[None]:
+    """While the server runs: batches, and the trials of a bundle's canaries."""
+    trials: Trials = app.state.service.trials
+    trials.begin_all()
+    try:
+        async with batches_running(app):
+            yield
+    finally:
+        await trials.close()
 
 
 @open_to_all.get("/health")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,8 @@ from .adapters.store import AdapterStore
 from .catalogue import ModelListing
 from .health import Health
 from .responses.store import ResponseStore
+from .rollout.metrics import TrialMetrics
+from .rollout.scoring import Scoring
 from .rollout.trials import Trials
 from .rollout.waiting import Waiting
 
@@ -54,7 +57,7 @@ class Settings:
     adapter_root: Path | None = None  # adapters may be added from folders below it
     max_adapter_bytes: int = 2**30  # of an adapter added over HTTP
     max_adapters: int = 1000
-    judges_canaries: bool = True  # by what their users say, which only a server that gets all of it can
+    judges_canaries: bool = True  # which only one server can
     require_parity: bool = False  # refuse adapters that were not measured
     thinking_token_budget: int | None = None  # most tokens of thought, where neither request nor adapter says
     files: FileStore | None = None  # of batches; None = no files, and so no batches
@@ -65,6 +68,7 @@ class Settings:
     telemetry: Telemetry | None = None  # OpenTelemetry; None = nothing is sent
     responses: ResponseStore | None = None  # where several bundles share one; None = the app's own
     key_here: Callable[[Key], Key] = _as_it_is  # a key, with the names that models have here
+    in_use: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext  # keeps the model loaded for a block
     step_limit_s: float = 300  # an engine step that takes longer counts as stuck
     drain_s: float = 30  # how long answers in progress may continue after SIGTERM
 
@@ -132,8 +136,14 @@ class BundleService(Service):
     trials: Trials = field(init=False)
 
     def __post_init__(self) -> None:
-        self.trials = Trials(self.store)
-        self.metrics.registry.register(self.trials)
+        settings = self.settings
+        self.trials = Trials(self.store, self.scoring, judges=settings.judges_canaries, audit=settings.audit)
+        self.metrics.registry.register(TrialMetrics(self.trials))
+
+    @property
+    def scoring(self) -> Scoring | None:
+        """Computes losses of held-out texts; None where the kind of model has none."""
+        return None
 
     async def judged(self, request_id: str, key: str, score: float) -> bool:
         answer = self.waiting.take(request_id, key)
@@ -155,6 +165,10 @@ class ChatService(GenerationService):
     model: ChatModel
     metrics: Metrics
     responses: ResponseStore
+
+    @property
+    def scoring(self) -> Scoring:
+        return Scoring(self.model, self.settings.adapter_root, self.settings.in_use)
 
 
 @dataclass(kw_only=True)

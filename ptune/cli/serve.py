@@ -59,7 +59,7 @@ class Serve:
     adapters_api: bool = False
     """Let adapters be added and removed over HTTP, by keys of scope admin."""
     adapter_root: Path | None = None
-    """Folders below it may be named as adapters over HTTP."""
+    """Folders below it may be named as adapters over HTTP, and files as texts that judge a canary."""
     max_adapter_bytes: str = "1GB"
     """Most bytes of an adapter that is added over HTTP."""
     max_adapters: int = 1000

@@ -142,8 +142,8 @@ AnySignature = Annotated[
 ]
 
 
-class Decide(_Record):
-    """When a canary is promoted or rolled back by its users' scores, which are from 0 to 1."""
+class ByUsers(_Record):
+    """Users' scores decide, which are from 0 to 1."""
 
     margin: float = Field(
         default=0.05, ge=0, lt=1
@@ -151,6 +151,22 @@ class Decide(_Record):
     error: float = Field(
         default=0.05, gt=0, lt=0.5
     )  # chance that the decision is wrong, at whatever time it falls
+
+
+class ByLoss(_Record):
+    """The loss on held-out texts decides. Fields that both have as of `ByUsers`."""
+
+    texts: str = Field(min_length=1, max_length=4096)  # a file below the server's --adapter-root
+    train_on: Literal["assistant", "last"] = "assistant"  # which answers count, as in a recipe
+    margin: float = Field(default=0.02, ge=0, lt=1)  # nats per token
+    error: float = Field(default=0.05, gt=0, lt=0.5)
+
+
+class Decide(_Record):
+    """What promotes a canary or rolls it back: whichever is certain first."""
+
+    users: ByUsers | None = None
+    loss: ByLoss | None = None
 
 
 class Canary(_Record):

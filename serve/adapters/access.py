@@ -79,5 +79,6 @@ def resolve_encoder_adapter(
 
 def _await_feedback(http: Request, service: BundleService, model: str, adapter: str) -> None:
     """Remembers an answer in whose alias's trial a score counts."""
-    if service.trials.of(model) is not None:
-        service.waiting.add(context_of(http).request_id, Judged(model, adapter, key_of(http).name))
+    alias = service.catalogue.own_name(model)
+    if (trial := service.trials.of(alias)) is not None and trial.users is not None:
+        service.waiting.add(context_of(http).request_id, Judged(alias, adapter, key_of(http).name))

@@ -7,14 +7,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ptune.errors import RequestError
-from ptune.formats.bundle import Alias, Canary, Decide
+from ptune.formats.bundle import Alias, ByLoss, ByUsers, Canary
 
+from ..catalogue import require_measured
 from ..http.body import body_of, media_type, raw_body, validated
 from ..http.context import context_of
 from ..http.dependencies import BundleServiceDep
+from ..rollout.trials import NO_LOSSES
 from .files import of_folder, staged, uploaded
 
 router = APIRouter()
@@ -36,12 +38,37 @@ class AddRequest(_StrictBody):
     alias: Name | None = None
 
 
+class UsersRule(ByUsers):
+    """`decide.users`"""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class LossRule(ByLoss):
+    """`decide.loss`"""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class DecideRule(_StrictBody):
+    """What decides on a canary: one of the two, or whichever of both is certain first."""
+
+    users: Annotated[UsersRule, Field(strict=False)] | None = None
+    loss: Annotated[LossRule, Field(strict=False)] | None = None
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> DecideRule:
+        if self.users is None and self.loss is None:
+            raise ValueError("say what decides: users, loss, or both")
+        return self
+
+
 class CanaryShare(_StrictBody):
     """A second adapter, and its share of the requests."""
 
     name: Name
     share: float = Field(gt=0, lt=1)
-    decide: Annotated[Decide, Field(strict=False)] | None = None
+    decide: DecideRule | None = None
 
 
 class AliasRequest(_StrictBody):
@@ -118,13 +145,11 @@ async def point(
 ) -> dict[str, Any]:
     """Points an alias at an adapter, and a share of its requests at another (a canary)."""
     _changes(http, name, body.alias)
-    if body.canary is not None and body.canary.decide is not None and not service.settings.judges_canaries:
-        message = (
-            "a canary is judged by one server: here each replica gets a part of the scores; leave out decide"
-        )
-        raise RequestError(message, param="canary.decide", code="invalid_value")
-    canary = None if body.canary is None else Canary(**dict(body.canary))
+    canary = None if body.canary is None else Canary.model_validate(body.canary.model_dump())
+    if canary is not None and canary.decide is not None:
+        await asyncio.to_thread(_check_decided, service, body.alias, name, canary)
     target = await asyncio.to_thread(service.store.point, body.alias, name, canary)
+    service.trials.begin(body.alias)
     return _alias_card(service, body.alias, target)
 
 
@@ -145,6 +170,7 @@ async def roll_back(alias: str, service: BundleServiceDep) -> dict[str, Any]:
 async def forget_alias(alias: str, service: BundleServiceDep) -> dict[str, Any]:
     """Removes an alias; the adapters stay."""
     await asyncio.to_thread(service.store.forget_alias, alias)
+    service.trials.of(alias)  # which ends with it
     return {"object": "alias", "alias": alias, "deleted": True}
 
 
@@ -166,6 +192,21 @@ async def unload_lora_adapter(
     _changes(http, body.lora_name)
     await asyncio.to_thread(service.store.remove, body.lora_name)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+
+def _check_decided(service: BundleServiceDep, alias: str, name: str, canary: Canary) -> None:
+    """Raises: RequestError where nobody here can decide on a canary; as `AdapterStore.point` and `Scoring.check`."""
+    if not service.settings.judges_canaries:
+        message = "a canary is judged by one server, and this is one of several replicas; leave out decide"
+        raise RequestError(message, param="canary.decide", code="invalid_value")
+    service.store.check_target(alias, name, canary)
+    if service.settings.require_parity:
+        require_measured(service.store.record(canary.name))  # once promoted it could not answer
+    if canary.decide is None or canary.decide.loss is None:
+        return
+    if service.scoring is None:
+        raise RequestError(NO_LOSSES, param="canary.decide.loss", code="invalid_value")
+    service.scoring.check(canary.decide.loss, (name, canary.name))
 
 
 def _add_folder(service: BundleServiceDep, name: str, path: str, alias: str | None) -> None:
@@ -201,5 +242,5 @@ def _alias_card(service: BundleServiceDep, alias: str, target: Alias) -> dict[st
     if target.canary is not None:
         card["canary"] = target.canary.model_dump(mode="json", exclude_none=True)
     if (trial := service.trials.of(alias)) is not None:
-        card["trial"] = {name: scores.described() for name, scores in trial.scores.items()}
+        card["trial"] = {kind: found.described() for kind, found in trial.evidence().items()}
     return card

@@ -62,7 +62,7 @@ class AdapterStore:
 
     def card(self, name: str) -> dict[str, Any]:
         """Describes one adapter. Raises: RequestError(404)."""
-        record, bundle = self._record(name), self._engine.bundle
+        record, bundle = self.record(name), self._engine.bundle
         folder = bundle.adapter_path(name)
         files = (folder / file for file in record.files)
         return {
@@ -78,6 +78,13 @@ class AdapterStore:
             "added": record.added,
             "aliases": users_of(bundle.manifest.aliases, name),
         }
+
+    def record(self, name: str) -> AdapterRecord:
+        """An adapter's record. Raises: RequestError: 404; 400 for the base."""
+        record = None if name == BASE else self._engine.record(name)
+        if record is None:
+            raise RequestError(f"{BASE!r} is not an adapter", param="name", code="invalid_name")
+        return record
 
     def check_name(self, name: str) -> None:
         """Raises: RequestError: 400 if the name is not valid, 409 if it is taken, or there are too many adapters."""
@@ -171,7 +178,7 @@ class AdapterStore:
     def remove(self, name: str) -> None:
         """Removes an adapter; its requests in progress finish. Raises: RequestError: 404; 409 if an alias points at it."""
         with self._change() as bundle:
-            self._record(name)
+            self.record(name)
             if users := users_of(bundle.manifest.aliases, name):
                 listed = ", ".join(users)
                 raise _conflict(
@@ -189,13 +196,29 @@ class AdapterStore:
     def point(self, alias: str, name: str, canary: Canary | None) -> Alias:
         """Points an alias at an adapter, from the next request on. Raises: RequestError: 400, 404, 409."""
         with self._change() as bundle:
-            self._check_alias(alias)
-            kind = self._record(name).task
-            if canary is not None and (canary.name == name or self._record(canary.name).task != kind):
-                raise RequestError(
-                    f"canary: choose a different adapter for {kind} (is {canary.name!r})", param="canary.name"
-                )
+            self.check_target(alias, name, canary)
             return self._point(bundle, alias, name, canary)
+
+    def check_target(self, alias: str, name: str, canary: Canary | None) -> None:
+        """Raises: RequestError: 400, 404, 409 where an alias cannot point there."""
+        self._check_alias(alias)
+        kind = self.record(name).task
+        if canary is not None and (canary.name == name or self.record(canary.name).task != kind):
+            raise RequestError(
+                f"canary: choose a different adapter for {kind} (is {canary.name!r})", param="canary.name"
+            )
+
+    def settle(self, alias: str, tried: tuple[str, Canary], name: str) -> bool:
+        """Points an alias at one of the two that were tried; False, and nothing is changed, where it has others by now.
+
+        Raises: RequestError(507) if the disk cannot store it.
+        """
+        with self._change() as bundle:
+            now = bundle.manifest.aliases.get(alias)
+            if now is None or (now.name, now.canary) != tried:
+                return False
+            self._point(bundle, alias, name, None)
+            return True
 
     def roll_back(self, alias: str) -> Alias:
         """Points an alias back at its previous adapter. Raises: RequestError: 404, 409."""
@@ -227,12 +250,6 @@ class AdapterStore:
         if aliases != bundle.manifest.aliases:
             bundle.write_manifest(bundle.manifest.model_copy(update={"aliases": dict(aliases)}))
             self._engine.refresh()
-
-    def _record(self, name: str) -> AdapterRecord:
-        record = None if name == BASE else self._engine.record(name)
-        if record is None:
-            raise RequestError(f"{BASE!r} is not an adapter", param="name", code="invalid_name")
-        return record
 
     def _check_alias(self, alias: str, *new: str) -> None:
         check_name(alias, "alias")

@@ -117,8 +117,13 @@ class Host:
         """Opens a bundle and makes its app. Raises: PtuneError, without the server's paths."""
         service, place = self._service, self._places[name]
         assert service is not None, "the app was made"
-        own = partial(service.catalogue.for_key_in, name)
-        shared = replace(service.settings, files=None, responses=service.responses, key_here=own)
+        shared = replace(
+            service.settings,
+            files=None,
+            responses=service.responses,
+            key_here=partial(service.catalogue.for_key_in, name),
+            in_use=partial(self.bundles.while_loaded, name),
+        )
         try:
             model, create = self._opening(place.folder, self._options[name])
         except PtuneError as error:

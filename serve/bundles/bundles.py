@@ -106,6 +106,14 @@ class Bundles:
             self.table.leave(entry)
             self._wait_until_idle(entry)
 
+    @contextlib.asynccontextmanager
+    async def while_loaded(self, name: str) -> AsyncIterator[LoadedBundle]:
+        """A bundle that is loaded now, and stays while the block runs. Raises: RequestError(503) if it is not."""
+        if self.loaded(name) is None:
+            raise RequestError(f"bundle {name!r} was unloaded", code="not_loaded", status=503)
+        async with self.using(name) as loaded:
+            yield loaded
+
     def loaded(self, name: str) -> LoadedBundle | None:
         """A bundle if it is loaded now."""
         return self.table[name].loaded

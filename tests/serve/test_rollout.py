@@ -34,8 +34,8 @@ def http(there: Living) -> Iterator[Any]:
     model.close()
 
 
-def begin(http: Any, **decide: float) -> dict[str, Any]:
-    canary = {"name": "narrow", "share": 0.5, "decide": decide}
+def begin(http: Any, **rule: float) -> dict[str, Any]:
+    canary = {"name": "narrow", "share": 0.5, "decide": {"users": rule}}
     response = http.post("/v1/adapters/wide/alias", json={"alias": "prod", "canary": canary})
     assert response.status_code == 200, response.text
     found: dict[str, Any] = response.json()
@@ -62,7 +62,7 @@ def traffic(http: Any, means: dict[str, float], most: int) -> int:
 
 def test_a_better_canary_is_promoted(http: Any, there: Living) -> None:
     begun = begin(http, margin=0.1, error=0.2)
-    assert begun["trial"]["narrow"] == {"scores": 0, "mean": None, "lower": 0.0, "upper": 1.0}
+    assert begun["trial"]["users"]["narrow"] == {"scores": 0, "mean": None, "lower": 0.0, "upper": 1.0}
     took = traffic(http, {"wide": 0.2, "narrow": 1.0}, 200)
     assert took > 5
     assert (state(http)["name"], state(http)["previous"]) == ("narrow", "wide")
@@ -86,7 +86,7 @@ def test_a_score_counts_once_and_only_while_its_trial_runs(http: Any) -> None:
     score = {"id": first.headers["x-request-id"], "score": 0.5}
     assert [http.post("/v1/feedback", json=score).json()["counted"] for _ in range(2)] == [True, False]
     adapter = first.headers["x-ptune-adapter"].partition("@")[0]
-    assert state(http)["trial"][adapter]["scores"] == 1
+    assert state(http)["trial"]["users"][adapter]["scores"] == 1
     assert f'ptune_rollout_scores{{adapter="{adapter}",alias="prod"}} 1.0' in http.get("/metrics").text
     other = completed(http, "wide", 1)  # not through the alias
     assert not http.post("/v1/feedback", json={"id": other.json()["id"], "score": 1}).json()["counted"]
@@ -94,6 +94,12 @@ def test_a_score_counts_once_and_only_while_its_trial_runs(http: Any) -> None:
     http.post("/v1/adapters/wide/alias", json={"alias": "prod"})
     assert not http.post("/v1/feedback", json={"id": late, "score": 1}).json()["counted"]
     assert "trial" not in state(http)
+
+
+def test_an_answer_counts_whatever_its_alias_was_called(http: Any, there: Living) -> None:
+    begin(http)
+    answer = completed(http, f"{there.folder.name}:prod", 1)
+    assert http.post("/v1/feedback", json={"id": answer.json()["id"], "score": 1}).json()["counted"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,8 @@ def test_what_is_no_score(http: Any, body: dict[str, Any], told: str) -> None:
 
 
 def test_a_rule_that_means_nothing_is_refused(http: Any) -> None:
-    for decide in ({"margin": 1}, {"error": 0}, {"error": 0.5}):
+    rules = ({"margin": 1}, {"error": 0}, {"error": 0.5}, {"margn": 0.1})
+    for decide in (*({"users": rule} for rule in rules), {}, {"margin": 0.1}):
         canary = {"name": "narrow", "share": 0.5, "decide": decide}
         refused = http.post("/v1/adapters/wide/alias", json={"alias": "prod", "canary": canary})
         assert refused.status_code == 400, decide
@@ -149,7 +156,7 @@ def test_the_oldest_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
 def test_one_replica_of_many_does_not_judge(there: Living) -> None:
     model = ptune.load(there.folder, threads=1, max_rows=4)
     settings = Settings(adapters_api=True, judges_canaries=False)
-    canary = {"name": "narrow", "share": 0.5, "decide": {}}
+    canary = {"name": "narrow", "share": 0.5, "decide": {"users": {}}}
     with TestClient(create_app(model, settings)) as http:
         refused = http.post("/v1/adapters/wide/alias", json={"alias": "prod", "canary": canary})
         assert refused.status_code == 400
