@@ -58,7 +58,7 @@ def sent(replicas: Dying) -> bytes:
         async def send(message: Any) -> None:
             messages.append(message)
 
-        app: Any = Ingress(replicas, None, 100).__serve_build_asgi_app__()  # type: ignore[arg-type]
+        app: Any = Ingress(replicas, None, 100).__serve_build_asgi_app__()
         scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
         await app(scope, receive, send)
 
