@@ -26,11 +26,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-if (
-    "PTUNE_CACHE" not in os.environ
-):  # nothing is left in the user's own; processes that tests start have the same
-    _cache = tempfile.TemporaryDirectory(prefix="ptune-cache-")
-    os.environ["PTUNE_CACHE"] = _cache.name
+os.environ.pop(
+    "PYTHONDONTWRITEBYTECODE", None
+)  # a server that a test starts would be compiled for longer than it runs
+
+_folders = []
+for _folder in ("PTUNE_CACHE", "PTUNE_TESTS_MADE"):  # nothing is left in the user's own cache
+    if _folder not in os.environ:  # processes that tests start, and those that share the suite, have the same
+        _folders.append(tempfile.TemporaryDirectory(prefix=f"{_folder.lower()}-"))
+        os.environ[_folder] = _folders[-1].name
+
+
+def _checked(file: int) -> None:
+    """In place of os.fsync, which takes milliseconds: no test cuts the power."""
+    os.fstat(file)
+
+
+os.fsync = _checked  # type: ignore[assignment]
 
 
 LONGEST_FIRST = (  # with what shares a process with them
@@ -76,12 +88,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What is imported by now is not searched for garbage again; a model is traced once a process, if there is torch."""
+    """What is imported by now is not searched for garbage again; a model is traced, and a training planned, once."""
     gc.freeze()
     if "torch" in sys.modules and not session.config.getoption("fast"):
-        from support import traced_once
+        from support import planned_once, traced_once
 
         traced_once.use()
+        planned_once.use()
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
