@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from support import examples
 from support.fast_selection import left_out, needs
 from support.sharing import group_of
 
@@ -63,6 +64,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--part", metavar="PART/PARTS", help="of the selected tests every PARTS-th, from the PART-th on"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    examples.by_day = config.getoption("markexpr") == "not slow"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -60,5 +60,7 @@ def said(recipe: Recipe, described: Described, *more: object) -> str:
     files = (described.kind, described.file_bytes, str(described.dtype))
     own = (type(described.config).__name__, torch.get_default_dtype(), torch.get_num_threads())
     return json.dumps(
-        [backbone, recipe.method.model_dump(mode="json"), train, config, files, own, more], sort_keys=True, default=repr
+        [backbone, recipe.method.model_dump(mode="json"), train, config, files, own, more],
+        sort_keys=True,
+        default=repr,
     )
