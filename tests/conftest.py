@@ -93,13 +93,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What is imported by now is not searched for garbage again; a model is traced, and a training planned, once."""
+    """What is imported by now is not searched for garbage again. What takes long and is tested elsewhere is made once."""
     gc.freeze()
     if "torch" in sys.modules and not session.config.getoption("fast"):
-        from support import planned_once, traced_once
+        from support import planned_once, served_here, traced_once
 
-        traced_once.use()
-        planned_once.use()
+        for shorter in (planned_once, served_here, traced_once):
+            shorter.use()
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
