@@ -31,6 +31,8 @@ os.environ.pop(
     "PYTHONDONTWRITEBYTECODE", None
 )  # a server that a test starts would be compiled for longer than it runs
 
+gc.set_threshold(20_000, 20, 20)  # as it is, a tenth of the time goes into looking for garbage
+
 _folders = []
 for _folder in ("PTUNE_CACHE", "PTUNE_TESTS_MADE"):  # nothing is left in the user's own cache
     if _folder not in os.environ:  # processes that tests start, and those that share the suite, have the same
