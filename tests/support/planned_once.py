@@ -17,7 +17,7 @@ import torch
 
 from ptune.config.recipe import Recipe
 from ptune.formats.whole_write import read_json, write_json
-from ptune.planning import preflight
+from ptune.planning import prediction, preflight
 from ptune.planning.files import Described
 from ptune.planning.memory_ledger import Ledger
 from ptune.planning.prediction import Device, largest
@@ -27,12 +27,12 @@ OF_LEARNING = {
     "epochs", "max_steps", "min_steps", "lr", "schedule", "warmup", "decay", "rollbacks", "validate_every", "save_every",
     "keep_checkpoints", "patience", "tracker", "seed",
 }  # fmt: skip
-fresh = preflight.predict
+fresh = prediction.predict
 
 
 def use() -> None:
     """Lets every training of this process be predicted once."""
-    preflight.predict = predict  # type: ignore[assignment]
+    preflight.predict = predict  # type: ignore[assignment, attr-defined]
 
 
 def predict(
