@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from support import examples
 from support.fast_selection import left_out, needs
 from support.sharing import group_of
 
@@ -26,11 +27,25 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-if (
-    "PTUNE_CACHE" not in os.environ
-):  # nothing is left in the user's own; processes that tests start have the same
-    _cache = tempfile.TemporaryDirectory(prefix="ptune-cache-")
-    os.environ["PTUNE_CACHE"] = _cache.name
+os.environ.pop(
+    "PYTHONDONTWRITEBYTECODE", None
+)  # a server that a test starts would be compiled for longer than it runs
+
+gc.set_threshold(20_000, 20, 20)  # as it is, a tenth of the time goes into looking for garbage
+
+_folders = []
+for _folder in ("PTUNE_CACHE", "PTUNE_TESTS_MADE"):  # nothing is left in the user's own cache
+    if _folder not in os.environ:  # processes that tests start, and those that share the suite, have the same
+        _folders.append(tempfile.TemporaryDirectory(prefix=f"{_folder.lower()}-"))
+        os.environ[_folder] = _folders[-1].name
+
+
+def _checked(file: int) -> None:
+    """In place of os.fsync, which takes milliseconds: no test cuts the power."""
+    os.fstat(file)
+
+
+os.fsync = _checked  # type: ignore[assignment]
 
 
 LONGEST_FIRST = (  # with what shares a process with them
@@ -51,6 +66,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--part", metavar="PART/PARTS", help="of the selected tests every PARTS-th, from the PART-th on"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    examples.by_day = config.getoption("markexpr") == "not slow"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -76,12 +95,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What is imported by now is not searched for garbage again; a model is traced once a process, if there is torch."""
+    """What is imported by now is not searched for garbage again. What takes long and is tested elsewhere is made once."""
     gc.freeze()
     if "torch" in sys.modules and not session.config.getoption("fast"):
-        from support import traced_once
+        from support import planned_once, served_here, traced_once
 
-        traced_once.use()
+        for shorter in (planned_once, served_here, traced_once):
+            shorter.use()
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's

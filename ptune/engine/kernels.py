@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,6 +107,7 @@ def kernels(product: str = INT8) -> Kernels | None:
             product == ATTENTION or (product != ADAPTERS and _is_right(ATTENTION, "attention"))
         )
         rewrite = partial(
+            rewritten,
             import_module(f"{PACKAGE}.rewrite").with_own_products,
             product=product,
             units=units,
@@ -122,6 +123,23 @@ def kernels(product: str = INT8) -> Kernels | None:
     return Kernels(
         package.kernel(), package.LIBRARY, rewrite, tuple(what for what, there in reordered.items() if there)
     )
+
+
+def rewritten(rewrite: Callable[..., tuple[bytes, int]], path: Path, **how: Any) -> tuple[bytes, int]:
+    """What `rewrite` makes of the graph at `path`, once as long as its files are the same.
+
+    While a bundle is proved its graphs are opened dozens of times, and rewriting one takes longer than loading it.
+    """
+    files = [path, *sorted(path.parent.glob("*.data"))]
+    stamps = [(file.name, (at := file.stat()).st_mtime_ns, at.st_size, at.st_ino) for file in files]
+    return _rewritten(rewrite, path, tuple(stamps), **how)
+
+
+@lru_cache(maxsize=16)  # of a bundle: its graphs, exactly rewritten and not
+def _rewritten(
+    rewrite: Callable[..., tuple[bytes, int]], path: Path, _: object, **how: Any
+) -> tuple[bytes, int]:
+    return rewrite(path, **how)
 
 
 def _unusable(package: Any, product: str) -> str | None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support import examples
 
 from ptune.errors import FormatError, RequestError
 from ptune_serve.bundles.bundles import FAILED_FOR_S, Bundles
@@ -201,8 +202,8 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+TestTraffic.settings = examples.most(
+    150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -19,9 +19,11 @@ from fastapi.testclient import TestClient
 from support.living_adapters import PROMPT, Living, Process, completed, living, token_ids, upload
 
 import ptune
+from ptune.cli import main
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request
 from ptune.engine.sampling import Sampling
+from ptune_serve import lifecycle
 from ptune_serve.app import create_app
 from ptune_serve.http.listen import listen
 
@@ -58,6 +60,27 @@ def test_a_port_in_use(there: Living) -> None:
         assert f"port {port} of 127.0.0.1 is in use" in refused(there.folder, "--port", port)
 
 
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """refused_here(bundle, *options, code=1): as `refused`, in this process."""
+
+    def served(*_: object, **__: object) -> None:
+        pytest.fail("it is served")
+
+    monkeypatch.setattr(lifecycle, "run", served)
+
+    def refused(bundle: Path, *options: str, code: int = 1) -> str:
+        assert main(["serve", str(bundle), "--port", "0", "--no-ui", *options]) == code
+        [line] = [line for line in capsys.readouterr().err.splitlines() if line]
+        assert line.startswith("error: ")
+        return line
+
+    return refused
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -67,13 +90,13 @@ def test_a_port_in_use(there: Living) -> None:
         (["--step-limit-s", "nan"], "--step-limit-s must be over 0 seconds (is nan)"),
     ],
 )
-def test_a_bad_option(there: Living, options: list[str], words: str) -> None:
-    assert words in refused(there.folder, *options, code=2)
+def test_a_bad_option(there: Living, refused_here: Refused, options: list[str], words: str) -> None:
+    assert words in refused_here(there.folder, *options, code=2)
 
 
-def test_no_bundle_and_no_such_profile(there: Living, tmp_path: Path) -> None:
-    assert str(tmp_path) in refused(tmp_path)
-    assert "int8" in refused(there.folder, "--profile", "int8")
+def test_no_bundle_and_no_such_profile(there: Living, refused_here: Refused, tmp_path: Path) -> None:
+    assert str(tmp_path) in refused_here(tmp_path)
+    assert "int8" in refused_here(there.folder, "--profile", "int8")
 
 
 def rewritten(path: Path) -> None:
@@ -95,10 +118,10 @@ def rewritten(path: Path) -> None:
     ],
 )
 def test_a_damaged_bundle_is_refused_by_the_files_name(
-    copied: Path, file: str, harm: Callable[[Path], None]
+    copied: Path, refused_here: Refused, file: str, harm: Callable[[Path], None]
 ) -> None:
     harm(copied / file)
-    assert Path(file).name in refused(copied)
+    assert Path(file).name in refused_here(copied)
 
 
 def test_a_cut_manifest(copied: Path) -> None:

@@ -8,10 +8,11 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from starlette.testclient import TestClient
+from support import examples
 from support.app_routes import routes_of
 from support.error_forms import said
 from support.fake_chat_model import FakeChatModel
@@ -131,7 +132,7 @@ ADMIN = {
     "/v1/load_lora_adapter": bodies([LoadRequest], {}, lora_name=st.text(max_size=4), lora_path=st.text()),
     "/v1/unload_lora_adapter": bodies([UnloadRequest], {}, lora_name=st.text(max_size=8)),
 }
-FUZZ = settings(max_examples=80, suppress_health_check=list(HealthCheck))
+FUZZ = examples.most(80, suppress_health_check=list(HealthCheck))
 
 
 def client_of(app: Any) -> TestClient:
@@ -185,7 +186,7 @@ def test_any_json_to_an_encoder(encoder, path, data):
 
 
 @pytest.mark.parametrize("path", ADMIN)
-@settings(parent=FUZZ, max_examples=40)
+@examples.most(40, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_json_to_the_adapters_api(admin, path, data):
     is_answer(sent(admin, path, data.draw(ADMIN[path])))

@@ -321,4 +321,7 @@ def test_a_websocket_is_not_opened(served):
         b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
+    request += (
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"  # not to wait for its end
+    )
     assert 101 not in statuses(exchanged(served.url, request))

@@ -174,6 +174,7 @@ def test_what_is_not_built_is_named(name: str, value: str) -> None:
 
 def test_a_collector_that_is_not_there_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # s, instead of 10
     told = telemetry()
     with serving(create_app(FakeChatModel(), Settings(telemetry=told))) as url:
         ask(url)

@@ -7,8 +7,10 @@ Run as a script it serves itself, as `ptune serve` would serve a bundle, and pri
 from __future__ import annotations
 
 import argparse
+import atexit
 import codecs
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -391,4 +393,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # as `ptune.cli.main` does
     raise SystemExit(main())

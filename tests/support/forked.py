@@ -71,6 +71,10 @@ class Answer:
 
 def serve() -> None:
     """Until stdin ends."""
+    sys.path.append(str(Path(__file__).parents[1]))
+    from support import planned_once
+
+    planned_once.use()
     for line in sys.stdin:
         print(json.dumps(vars(answer(Request(**json.loads(line))))), flush=True)
 

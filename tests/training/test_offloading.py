@@ -25,7 +25,7 @@ from ptune.training.preparation import applied
 
 from .conftest import Make, fingerprint, interrupt, refused
 
-LAYERS = 5
+LAYERS = 3
 
 
 @pytest.fixture

@@ -86,11 +86,13 @@ def test_a_streamed_model_is_trained_by_one_process(make: Make, monkeypatch: pyt
         check_launch(recipe)
 
 
-# After it has trained a smaller model.
+# After it has trained a smaller model. Both without a plan, which is made of shapes alone and takes twice as long as the rest.
 TRAIN = """
 from ptune.config.recipe import Recipe
 from ptune.fine_tune import train
+from ptune.tasks.chat import work
 
+work.planned = lambda recipe, *_: (recipe, None)
 small, large = map(Recipe.load, map(Path, sys.argv[1:3]))
 train(small, Path(sys.argv[3]) / "small")
 with measured():
@@ -101,7 +103,7 @@ HIDDEN = 1024
 LAYER = 7 * HIDDEN**2  # weights of a layer
 
 
-@pytest.mark.parametrize(("quantize", "bytes_a_weight", "layers"), [("none", 4, 12), ("nf4", 0.52, 24)])
+@pytest.mark.parametrize(("quantize", "bytes_a_weight", "layers"), [("none", 4, 12), ("nf4", 0.52, 18)])
 def test_memory_holds_two_layers(
     make: Make, tmp_path: Path, quantize: str, bytes_a_weight: float, layers: int
 ) -> None:
