@@ -24,6 +24,7 @@ from ptune.backbone.quantize import BLOCK, NESTED_BLOCK, Int8Linear, Nf4Linear, 
 from ptune.config.recipe import Recipe
 from ptune.training import segments
 from ptune.training.preparation import applied
+from ptune.training.virtual_tokens import learns_prompt
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Sk
     backbone.requires_grad_(False)
     with _generator_kept():
         model = applied(recipe, backbone)
-    packed = segments.routable(backbone)
+    packed = segments.routable(backbone) and not learns_prompt(model)
     if packed:
         backbone.set_attn_implementation(segments.NAME if recipe.train.fast else segments.PLAIN_NAME)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -111,6 +112,11 @@ def _become_fake(model: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, ..
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
                 fakes[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
             setattr(module, name, fakes[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:  # a method's; those of the model have values
+                fake = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+                # peft's dictionary of buffers shared by layers keeps them under its own names.
+                module._buffers[name] = fake
     states: list[torch.Tensor] = []
     for module in model.modules():
         if isinstance(module, Nf4Linear):

@@ -8,7 +8,7 @@ import transformers
 from support import tiny_models
 from torch import nn
 
-from ptune.config.recipe import METHODS
+from ptune.methods import METHODS
 from ptune.errors import RecipeError
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
