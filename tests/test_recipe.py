@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.config.recipe import METHODS, Backbone, Data, Recipe, Train
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.errors import RecipeError
+from ptune.methods import METHODS
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora

@@ -84,13 +84,13 @@ class AdaLora(PeftMethod):
             if ".lora_E." in name:
                 memory.register_buffer(f"kept_{number}", factor.new_ones(factor.shape))
         setattr(adapted, METHOD_STATE, memory)
-        return adapted  # type: ignore[no-any-return]
+        return adapted
 
     def begin(self, model: PeftModel, steps: int) -> None:
         """As `PeftMethod.begin`. Raises: RecipeError if no step is left in which ranks are shared out."""
         tinit = steps // 10 if self.tinit is None else self.tinit
-        tfinal = steps // 2 if self.tfinal is None else self.tfinal
-        if tinit >= steps - tfinal:
+        tfinal = (steps - 1) // 2 if self.tfinal is None else self.tfinal
+        if steps - tfinal < max(2, tinit + 1):  # the first of them measures importance
             raise RecipeError(
                 f"method.tinit {tinit} and method.tfinal {tfinal} leave none of the {steps} steps in which ranks are"
                 " shared out: make them fewer, or train longer"

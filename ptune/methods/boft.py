@@ -22,3 +22,4 @@ class Boft(PeftMethod):
 
     peft_config = "peft:BOFTConfig"
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "boft_dropout"}
+    conv1d = False

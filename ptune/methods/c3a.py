@@ -18,3 +18,4 @@ class C3a(PeftMethod):
     """How the coefficients begin; true: as zeros."""
 
     peft_config = "peft:C3AConfig"
+    conv1d = False

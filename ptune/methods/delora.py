@@ -18,3 +18,4 @@ class DeLora(PeftMethod):
     """Probability that a pass leaves out a layer's update."""
 
     peft_config = "peft:DeloraConfig"
+    conv1d = False

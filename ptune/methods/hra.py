@@ -21,3 +21,4 @@ class Hra(PeftMethod):
     peft_config = "peft:HRAConfig"
     peft_names: ClassVar[Mapping[str, str]] = {"apply_gs": "apply_GS"}
     convolutions = True
+    conv1d = False

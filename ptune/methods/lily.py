@@ -25,3 +25,4 @@ class Lily(PeftMethod):
     peft_config = "peft:LilyConfig"
     mergeable = False  # peft cannot
     peft_names: ClassVar[Mapping[str, str]] = {"stride_a": "stride_A", "num_b": "num_B"}
+    conv1d = False

@@ -31,7 +31,8 @@ class LnTuning(PeftMethod):
             name
             for name, one in model.named_modules()
             if (not wanted or ends_with(name, wanted))
-            and "Norm" in type(one).__name__ and isinstance(getattr(one, "weight", None), _tensor())
+            and "Norm" in type(one).__name__
+            and isinstance(getattr(one, "weight", None), _tensor())
         ]
         if not norms:
             asked = f" named {', '.join(wanted)}" if wanted else ""
@@ -42,7 +43,11 @@ class LnTuning(PeftMethod):
                 " would change: use Lora, FreezeExceptLast or Full"
             )
         chosen = among(model, norms, self.exclude_modules, self.layers_to_transform)
-        return {"target_modules": chosen, "task_type": task_type(model), "modules_to_save": list(head) or None}
+        return {
+            "target_modules": chosen,
+            "task_type": task_type(model),
+            "modules_to_save": list(head) or None,
+        }
 
 
 def _tensor() -> type:

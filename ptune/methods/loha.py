@@ -21,3 +21,4 @@ class LoHa(PeftMethod):
 
     peft_config = "peft:LoHaConfig"
     convolutions = True
+    conv1d = False

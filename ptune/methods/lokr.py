@@ -25,3 +25,4 @@ class LoKr(PeftMethod):
 
     peft_config = "peft:LoKrConfig"
     convolutions = True
+    conv1d = False

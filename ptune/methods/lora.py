@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,11 +32,11 @@ class Lora(PeftMethod):
     """Also adapt a language model's output head, its embedding, or both."""
     rslora: bool = False
     """Rank-stabilised scaling (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732)."""
-    rank_pattern: dict[str, int] = {}
+    rank_pattern: dict[str, int] = Field(default={})
     """Other ranks of some layers: a name's ending or a regular expression for it -> rank."""
-    alpha_pattern: dict[str, float] = {}
+    alpha_pattern: dict[str, float] = Field(default={})
     """Other values of `alpha`, likewise."""
-    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = "default"
+    init: Literal["default", "gaussian", "pissa", "olora"] = "default"
     """How the factors begin. pissa (Meng et al. 2024, https://arxiv.org/abs/2404.02948) and olora (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775): as parts of the layer's weights; the saved adapter has twice the rank, and belongs to the base as it is."""
     dora: bool = False
     """DoRA: the length of each output's weights is trained apart from their direction (Liu et al. 2024, https://arxiv.org/abs/2402.09353)."""
@@ -111,7 +111,6 @@ class Lora(PeftMethod):
             place["target_modules"] = _with_ends(model, place["target_modules"], self.ends, new_tokens)
         # Those that begin as parts of the weights have as many rows again, which take the parts away.
         ranks, scales = (2, 2**0.5 if self.rslora else 2) if self.init in MIRRORED else (1, 1)
-        own = self.init in ("gaussian", "orthogonal")
         return LoraConfig(
             r=self.r * ranks,
             lora_alpha=self.alpha * scales,
@@ -119,7 +118,7 @@ class Lora(PeftMethod):
             use_rslora=self.rslora,
             rank_pattern={name: rank * ranks for name, rank in self.rank_pattern.items()},
             alpha_pattern={name: alpha * scales for name, alpha in self.alpha_pattern.items()},
-            init_lora_weights=self.init if own else True,
+            init_lora_weights="gaussian" if self.init == "gaussian" else True,
             use_dora=self.dora,
             lora_bias=self.lora_bias,
             target_parameters=list(self.target_parameters) or None,

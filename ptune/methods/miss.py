@@ -20,3 +20,4 @@ class Miss(PeftMethod):
 
     peft_config = "peft:MissConfig"
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "miss_dropout"}
+    conv1d = False

@@ -24,3 +24,4 @@ class Oft(PeftMethod):
     """Compute rotations by a series of five terms, which is faster and not exact."""
 
     peft_config = "peft:OFTConfig"
+    conv1d = False

@@ -44,6 +44,8 @@ class PeftMethod(Spec):
     """Whether the method trains rows of `backbone.new_tokens`."""
     virtual_tokens: ClassVar[bool] = False
     """Whether the method puts trained vectors before a text instead of changing layers."""
+    followed: ClassVar[bool] = True
+    """Whether a step can be followed without the values of weights, as `ptune plan` does."""
     mergeable: ClassVar[bool] = True
     """Whether `ptune merge` can make one model of base and adapter."""
 
@@ -76,9 +78,7 @@ class PeftMethod(Spec):
             raise RecipeError(f"method {type(self).__name__} trains no rows of new tokens: use Lora or Full")
         return wrapped(model, self.config(model, new_tokens, head))
 
-    def config(
-        self, model: PreTrainedModel, new_tokens: Sequence[int], head: Sequence[str]
-    ) -> PeftConfig:
+    def config(self, model: PreTrainedModel, new_tokens: Sequence[int], head: Sequence[str]) -> PeftConfig:
         """peft's config for this model."""
         made: PeftConfig = imported(self.peft_config)(**{**self.fields(), **self.place(model, head)})
         return made
@@ -104,7 +104,11 @@ class PeftMethod(Spec):
             raise RecipeError(
                 f"method {type(self).__name__} cannot adapt {type(model).__name__}, whose layers are Conv1D: use Lora"
             )
-        return {"target_modules": targets, "task_type": task_type(model), "modules_to_save": list(head) or None}
+        return {
+            "target_modules": targets,
+            "task_type": task_type(model),
+            "modules_to_save": list(head) or None,
+        }
 
     def begin(self, model: PeftModel, steps: int) -> None:
         """Called before the first of `steps` steps, also when a run goes on. Raises: RecipeError."""

@@ -28,3 +28,4 @@ class Psoft(PeftMethod):
 
     peft_config = "peft:PsoftConfig"
     peft_names: ClassVar[Mapping[str, str]] = {"alpha": "psoft_alpha", "dropout": "psoft_dropout"}
+    conv1d = False

@@ -19,3 +19,4 @@ class Road(PeftMethod):
 
     peft_config = "peft:RoadConfig"
     quantized = ("int8", "nf4")
+    conv1d = False

@@ -16,3 +16,5 @@ class Shira(PeftMethod):
     """Seed of the places."""
 
     peft_config = "peft:ShiraConfig"
+    followed = False  # it searches for the places of its weights
+    conv1d = False

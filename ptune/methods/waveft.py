@@ -18,3 +18,4 @@ class WaveFt(PeftMethod):
     """Seed of their places."""
 
     peft_config = "peft:WaveFTConfig"
+    followed = False  # it searches for the places of its weights

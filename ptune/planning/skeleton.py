@@ -22,6 +22,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.quantize import BLOCK, NESTED_BLOCK, Int8Linear, Nf4Linear, Quantization
 from ptune.config.recipe import Recipe
+from ptune.errors import RecipeError
+from ptune.methods.peft_method import PeftMethod
+from ptune.planning.peft_on_shapes import peft_on_shapes
 from ptune.training import segments
 from ptune.training.preparation import applied
 from ptune.training.virtual_tokens import learns_prompt
@@ -59,13 +62,18 @@ def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Sk
     if recipe.backbone.quantize != "none":
         _quantize(backbone, recipe.backbone.quantize)
     backbone.requires_grad_(False)
-    with _generator_kept():
+    if isinstance(recipe.method, PeftMethod) and not recipe.method.followed:
+        raise RecipeError(
+            f"method {type(recipe.method).__name__}: its memory cannot be predicted, as its step depends on the weights'"
+            " values, which a plan does not read"
+        )
+    with _generator_kept(), peft_on_shapes():
         model = applied(recipe, backbone)
     packed = segments.routable(backbone) and not learns_prompt(model)
     if packed:
         backbone.set_attn_implementation(segments.NAME if recipe.train.fast else segments.PLAIN_NAME)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
+    with mode, peft_on_shapes():
         quantisation = _become_fake(model, dtype)
         head = _plain_head(backbone, packed)
     return Skeleton(model, backbone, dtype, sizes, mode, packed, head, quantisation)

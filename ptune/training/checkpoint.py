@@ -236,7 +236,9 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def learnt(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """Everything that training changes: parameters, the running statistics of batch normalisation, a method's memory."""
     memory = getattr(model, METHOD_STATE, None)
-    remembered = [] if memory is None else [(f"{METHOD_STATE}.{name}", one) for name, one in memory.named_buffers()]
+    remembered = (
+        [] if memory is None else [(f"{METHOD_STATE}.{name}", one) for name, one in memory.named_buffers()]
+    )
     return [*trained(model), *learnt_statistics(model), *remembered]
 
 

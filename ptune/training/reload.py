@@ -62,8 +62,13 @@ def _read_in_place_hop(
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.zero_()
-    set_peft_model_state_dict(model, load_peft_weights(str(adapter), device=str(device)), model.active_adapter)
-    return hop((before, log_probabilities(model, example, device)) for before, example in zip(trained, examples, strict=False))
+    set_peft_model_state_dict(
+        model, load_peft_weights(str(adapter), device=str(device)), model.active_adapter
+    )
+    return hop(
+        (before, log_probabilities(model, example, device))
+        for before, example in zip(trained, examples, strict=False)
+    )
 
 
 def reloaded_model_hop(

@@ -8,8 +8,8 @@ import transformers
 from support import tiny_models
 from torch import nn
 
-from ptune.methods import METHODS
 from ptune.errors import RecipeError
+from ptune.methods import METHODS
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora

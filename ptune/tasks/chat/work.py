@@ -127,5 +127,8 @@ def _planned(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> Recipe:
     if several_on_cpu or accelerator.distributed_type == DistributedType.FSDP:
         say("plan: skipped; memory is only predicted for one process, or one GPU per process")
         return recipe
+    if isinstance(recipe.method, PeftMethod) and not recipe.method.followed:
+        say(f"plan: skipped; the memory of method {type(recipe.method).__name__} cannot be predicted")
+        return recipe
     lengths, validation = (split.lengths.tolist() for split in (data.train, data.validation))
     return decided_by_one(accelerator, lambda: planned(recipe, lengths, validation)[0])
