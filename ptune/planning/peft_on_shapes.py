@@ -15,19 +15,23 @@ from torch.overrides import TorchFunctionMode
 @contextlib.contextmanager
 def peft_on_shapes() -> Iterator[None]:
     """Within the block, peft reads no values of weights: of a quantised layer it gets weights of the right shape."""
-    own: list[tuple[Any, str, Any]] = []
-    replacements = {"dequantize_module_weight": _of_module, "dequantize_bnb_weight": _of_weight}
-    for name, module in list(sys.modules.items()):
-        for function, replacement in replacements.items():
-            if name.startswith("peft.") and hasattr(module, function):
-                own.append((module, function, getattr(module, function)))
-                setattr(module, function, replacement)
+    from peft.utils import integrations
+
+    own = {name: getattr(integrations, name) for name in _REPLACED}
+    _set(_REPLACED)
     try:
         with _Decisions():
             yield
     finally:
-        for module, function, before in own:
-            setattr(module, function, before)
+        _set(own)  # also where peft has imported a module within the block
+
+
+def _set(functions: Mapping[str, Any]) -> None:
+    """Gives these functions to all of peft's modules that know them by name."""
+    for module in [one for name, one in sys.modules.items() if name.startswith("peft.")]:
+        for name, function in functions.items():
+            if name in vars(module):
+                setattr(module, name, function)
 
 
 class _Decisions(TorchFunctionMode):
@@ -63,3 +67,6 @@ def _of_weight(weight: Any, state: Any = None) -> torch.Tensor:
     """Weights [out, in] of quantised ones: of bytes in rows, or of packed ones by their state."""
     shape = getattr(state, "shape", None) or weight.shape
     return torch.empty(tuple(shape), device=weight.device)
+
+
+_REPLACED = {"dequantize_module_weight": _of_module, "dequantize_bnb_weight": _of_weight}
