@@ -77,6 +77,9 @@ class AdaLora(PeftMethod):
         from torch import nn
 
         adapted: Any = super().apply(model, new_tokens, head)
+        for name, one in adapted.named_parameters():
+            if ".ranknum." in name:  # peft trains them beside a 16-bit base, and never saves them
+                one.requires_grad_(False)
         memory = nn.Module()
         for number, (name, factor) in enumerate(_factors(adapted)):
             for kind in ("sensitivity", "uncertainty"):

@@ -21,6 +21,7 @@ class LnTuning(PeftMethod):
 
     peft_config = "peft:LNTuningConfig"
     quantized = ("int8", "nf4")
+    copies = True
 
     def place(self, model: PreTrainedModel, head: Sequence[str]) -> dict[str, Any]:
         """As `PeftMethod.place`. Raises: RecipeError if the model has no norms with weights, or they keep statistics."""

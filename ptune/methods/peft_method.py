@@ -44,6 +44,8 @@ class PeftMethod(Spec):
     """Whether the method trains rows of `backbone.new_tokens`."""
     virtual_tokens: ClassVar[bool] = False
     """Whether the method puts trained vectors before a text instead of changing layers."""
+    copies: ClassVar[bool] = False
+    """Whether what is trained are copies of the base's weights in their type, which 16 bits are too few for."""
     followed: ClassVar[bool] = True
     """Whether a step can be followed without the values of weights, as `ptune plan` does."""
     mergeable: ClassVar[bool] = True

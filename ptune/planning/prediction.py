@@ -79,7 +79,7 @@ def planned_dtype(recipe: Recipe, device: Device, of_card: torch.dtype | None = 
 
     of_card: the type that a card computes fastest in; None: that of the one in this machine, or of cards since 2020.
     """
-    if not isinstance(recipe.method, PeftMethod):
+    if not isinstance(recipe.method, PeftMethod) or recipe.method.copies:
         return torch.float32
     if recipe.backbone.dtype == "auto" and device == "cuda":
         if of_card is None and torch.cuda.is_available():

@@ -43,7 +43,8 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
         raise RecipeError(
             "backbone.stream is for one process: leave out accelerate launch, or backbone.stream"
         )
-    trains_itself = not isinstance(recipe.method, PeftMethod)
+    method = recipe.method
+    trains_itself = not isinstance(method, PeftMethod) or method.copies
     dtype = torch.float32 if trains_itself else _dtype(recipe, accelerator.device)
     if accelerator.num_processes > 1:
         (dtype,) = broadcast_object_list([dtype])  # "auto" is measured: one process decides for all

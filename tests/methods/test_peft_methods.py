@@ -159,6 +159,15 @@ def test_it_trains_and_plain_peft_reads_it(family: str, name: str, tmp_path: Pat
     )  # the base is the one that everybody has
 
 
+@pytest.mark.parametrize("name", sorted(name for name in ALL if not ALL[name].copies))
+def test_the_adapter_of_a_16_bit_base_is_float32_and_reads_back(name: str, tmp_path: Path) -> None:
+    adapted = trained(ALL[name], tiny_models.model("llama").bfloat16(), "llama")
+    assert {one.dtype for one in adapted.parameters() if one.requires_grad} == {torch.float32}
+    adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+    plain = PeftModel.from_pretrained(tiny_models.model("llama").bfloat16(), str(tmp_path))
+    assert torch.equal(logits(plain, "llama"), logits(adapted, "llama"))
+
+
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_it_stands_beside_quantised_weights_or_says_that_it_cannot(

@@ -17,13 +17,14 @@ from ptune import publish
 from ptune.backbone.load import load
 from ptune.codecs.chat import Example
 from ptune.config.recipe import Recipe
-from ptune.errors import AdapterError, UsageError
+from ptune.errors import AdapterError, RecipeError, UsageError
 from ptune.evaluation.evaluate import evaluate
 from ptune.export.merge import merged_of_any
 from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.adalora import AdaLora
 from ptune.methods.hira import Hira
+from ptune.methods.ln_tuning import LnTuning
 from ptune.methods.loha import LoHa
 from ptune.methods.lora import Lora
 from ptune.methods.oft import Oft
@@ -185,7 +186,7 @@ def test_the_plan_follows_the_step(name: str, make: Make) -> None:
     adapted = method.apply(tiny_models.model("llama"))
     trained = sum(one.nbytes for one in adapted.parameters() if one.requires_grad)
     ledger = predict(recipe, [40] * 8, device="cpu")
-    assert trained <= ledger.adapter < trained * 1.01  # AdaLoRA's ranks are numbers of their own
+    assert ledger.adapter == trained
     assert ledger.optimiser >= 2 * trained
     assert ledger.activations > 0
 
@@ -198,6 +199,13 @@ def test_what_cannot_be_planned_is_said(
         predict(recipe, [40] * 8, device="cpu")
     train(recipe, tmp_path / "run")
     assert "plan: skipped; the memory of method Shira cannot be predicted" in capsys.readouterr().err
+
+
+def test_copies_of_weights_are_trained_in_float32(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="'bfloat16' cannot be trained by LnTuning: use float32"):
+        train(make(method=LnTuning(), backbone={"dtype": "bfloat16"}), tmp_path / "run")
+    run = train(make(method=LnTuning(), backbone={"dtype": "auto"}, max_steps=1), tmp_path / "run")
+    assert run.record().base.dtype == "float32"
 
 
 def test_weight_decay_and_a_mirrored_start_do_not_go_together(make: Make) -> None:
