@@ -70,12 +70,10 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
     train = job.train
     order = Order(len(job.examples), train.batch_size, train.seed, job.mixture)
     steps = order.steps(train)
-    if job.method is not None:
-        job.method.begin(job.accelerator.unwrap_model(job.model), steps)
     validate_every = order.validate_every(train)
     save_every = train.save_every or validate_every
     view, alive, levels = View(job.accelerator.device), _alive(job, order, state, steps), levels_of(job)
-    state = _with_start_kept(job, state)
+    state = _begun(job, state, steps)
     if job.accelerator.is_main_process:
         say(f"plan: {order.told(train)}")
     bar = Progress("training", steps, done=state.step, delay_s=0.0, enabled=job.accelerator.is_main_process)
@@ -124,8 +122,13 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
     return at_the_end(job, state, levels), "finished"
 
 
-def _with_start_kept(job: Job, state: State) -> State:
-    """The state at the start of a run, saved, so that a training that collapses at once has a place to go back to."""
+def _begun(job: Job, state: State, steps: int) -> State:
+    """Begins the method; returns the state.
+
+    At the start of a run it is saved, so that a training that collapses at once has a place to go back to.
+    """
+    if job.method is not None:
+        job.method.begin(job.accelerator.unwrap_model(job.model), steps)
     if not job.train.rollbacks or state != State() or job.checkpoints.newest() is not None:
         return state
     state = State(safe_step=0)
