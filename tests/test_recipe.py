@@ -44,6 +44,8 @@ def test_yaml_round_trip(
         ("train: {lr: fast}", "train.lr"),
         ("train: {schedule: cosin}", "'cosine', 'linear', 'constant' or 'wsd'"),
         ("method: {kind: Lorra}", "did you mean 'Lora'"),
+        ("method: {kind: DoRA}", "no method 'DoRA': it is Lora with dora: true"),
+        ("method: {kind: LoRA+}", "it is Lora, and train.lora_plus_ratio"),
         ("method: {kind: Lora, rank: 8}", "rank: no such field"),
         ("backbone: {quantize: nf4}\nmethod: {kind: Full}", "quantised weights cannot be trained"),
         ("data: {files: [a, b], weights: [1]}", "data: there are 1 weights for 2 files"),

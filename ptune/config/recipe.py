@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from ptune.config.chat import Chat
 from ptune.config.tasks import SPECS, AnyTask
 from ptune.errors import RecipeError
 from ptune.formats.whole_write import write_text
-from ptune.methods import METHODS, Method
+from ptune.methods import METHODS, OTHER_NAMES, Method
 from ptune.methods.bitfit import BitFit
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
@@ -334,7 +335,9 @@ class Recipe(Spec):
                     kinds = {kind.__name__: kind for kind in (default, *others)}
                     kind = str(value[field].pop("kind", default.__name__))
                     if kind not in kinds:
-                        raise RecipeError(f"{path}: {field}.kind: no {field} {kind!r}{nearest(kind, kinds)}")
+                        known = OTHER_NAMES.get(re.sub("[^a-z]", "", kind.lower().replace("+", "plus")))
+                        told = nearest(kind, kinds) if known is None else f": it is {known}"
+                        raise RecipeError(f"{path}: {field}.kind: no {field} {kind!r}{told}")
                     value[field] = kinds[kind].model_validate(value[field])
             return cls.model_validate(value)
         except ValidationError as error:

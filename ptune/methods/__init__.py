@@ -78,3 +78,14 @@ Method: TypeAlias = (
     | WaveFt
 )
 METHODS: tuple[type[Spec], ...] = get_args(Method)
+
+OTHER_NAMES = {
+    "dora": "Lora with dora: true",
+    "lorafa": "Lora with freeze_a: true",
+    "loraplus": "Lora, and train.lora_plus_ratio",
+    "olora": "Lora with init: olora",
+    "pissa": "Lora with init: pissa",
+    "qlora": "Lora, and backbone.quantize: nf4",
+    "rslora": "Lora with rslora: true",
+}
+"""What is known as a method and is a form of one, in small letters."""
