@@ -62,9 +62,39 @@ if TYPE_CHECKING:
     from ptune.errors import UsageError as UsageError
     from ptune.formats.bundle import Bundle as Bundle
     from ptune.formats.run import Run as Run
+    from ptune.methods.adalora import AdaLora as AdaLora
+    from ptune.methods.bitfit import BitFit as BitFit
+    from ptune.methods.boft import Boft as Boft
+    from ptune.methods.c3a import C3a as C3a
+    from ptune.methods.delora import DeLora as DeLora
+    from ptune.methods.fourierft import FourierFt as FourierFt
     from ptune.methods.freeze import FreezeExceptLast as FreezeExceptLast
     from ptune.methods.full import Full as Full
+    from ptune.methods.gralora import GraLora as GraLora
+    from ptune.methods.hira import Hira as Hira
+    from ptune.methods.hra import Hra as Hra
+    from ptune.methods.ia3 import Ia3 as Ia3
+    from ptune.methods.lily import Lily as Lily
+    from ptune.methods.ln_tuning import LnTuning as LnTuning
+    from ptune.methods.loha import LoHa as LoHa
+    from ptune.methods.lokr import LoKr as LoKr
     from ptune.methods.lora import Lora as Lora
+    from ptune.methods.miss import Miss as Miss
+    from ptune.methods.oft import Oft as Oft
+    from ptune.methods.p_tuning import PTuning as PTuning
+    from ptune.methods.prefix_tuning import PrefixTuning as PrefixTuning
+    from ptune.methods.prompt_tuning import PromptTuning as PromptTuning
+    from ptune.methods.psoft import Psoft as Psoft
+    from ptune.methods.pvera import Pvera as Pvera
+    from ptune.methods.randlora import RandLora as RandLora
+    from ptune.methods.road import Road as Road
+    from ptune.methods.shira import Shira as Shira
+    from ptune.methods.tinylora import TinyLora as TinyLora
+    from ptune.methods.trainable_tokens import TrainableTokens as TrainableTokens
+    from ptune.methods.unilora import UniLora as UniLora
+    from ptune.methods.vblora import VbLora as VbLora
+    from ptune.methods.vera import Vera as Vera
+    from ptune.methods.waveft import WaveFt as WaveFt
     from ptune.tasks.recommendation.infer import New as New
     from ptune.tasks.recommendation.infer import RecommendQuery as RecommendQuery
     from ptune.tasks.recommendation.infer import Title as Title
@@ -91,9 +121,39 @@ _MODULES = {
     " TemplateError UsageError",
     "formats.bundle": "Bundle",
     "formats.run": "Run",
+    "methods.adalora": "AdaLora",
+    "methods.bitfit": "BitFit",
+    "methods.boft": "Boft",
+    "methods.c3a": "C3a",
+    "methods.delora": "DeLora",
+    "methods.fourierft": "FourierFt",
     "methods.freeze": "FreezeExceptLast",
     "methods.full": "Full",
+    "methods.gralora": "GraLora",
+    "methods.hira": "Hira",
+    "methods.hra": "Hra",
+    "methods.ia3": "Ia3",
+    "methods.lily": "Lily",
+    "methods.ln_tuning": "LnTuning",
+    "methods.loha": "LoHa",
+    "methods.lokr": "LoKr",
     "methods.lora": "Lora",
+    "methods.miss": "Miss",
+    "methods.oft": "Oft",
+    "methods.p_tuning": "PTuning",
+    "methods.prefix_tuning": "PrefixTuning",
+    "methods.prompt_tuning": "PromptTuning",
+    "methods.psoft": "Psoft",
+    "methods.pvera": "Pvera",
+    "methods.randlora": "RandLora",
+    "methods.road": "Road",
+    "methods.shira": "Shira",
+    "methods.tinylora": "TinyLora",
+    "methods.trainable_tokens": "TrainableTokens",
+    "methods.unilora": "UniLora",
+    "methods.vblora": "VbLora",
+    "methods.vera": "Vera",
+    "methods.waveft": "WaveFt",
     "tasks.recommendation.infer": "New RecommendQuery Title",
     "training.callbacks": "StepInfo StopTraining",
 }

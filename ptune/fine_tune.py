@@ -18,6 +18,7 @@ from ptune.errors import ParityError
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import write_text
 from ptune.kinds import imported
+from ptune.methods.peft_method import PeftMethod
 from ptune.progress import console, duration, say
 from ptune.training.callbacks import Callback
 from ptune.training.card import card
@@ -30,7 +31,7 @@ from ptune.training.loop import Ending, Job, fit
 from ptune.training.memory import memory_errors
 from ptune.training.metrics_log import Journal
 from ptune.training.order import Mixture
-from ptune.training.preparation import applied, prepared, resolved
+from ptune.training.preparation import applied, how_served, prepared, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
 from ptune.training.segments import attention_kernel
 from ptune.training.trackers import start_tracker, tracker_of
@@ -85,6 +86,8 @@ def _train(
     """
     work: Work = imported(task_of(recipe.task).work)(recipe, run, accelerator, command)
     recipe = work.recipe
+    if (told := how_served(recipe)) is not None:
+        say(told)
     # A model that will be sharded need not fit one GPU, so it is read into main memory.
     sharding = accelerator.distributed_type == DistributedType.FSDP
     base = work.load(torch.device("cpu") if sharding else accelerator.device)
@@ -146,6 +149,7 @@ def _fit(
             mixture=Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None,
             callbacks=callbacks,
             scaled=recipe.backbone.dtype == "float16",
+            method=recipe.method if isinstance(recipe.method, PeftMethod) else None,
         )
         attention = attention_kernel(base.model)
         state, ending = fit(job, state)

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from ptune.cli import COMMANDS, main
-from ptune.config.recipe import METHODS, Recipe
+from ptune.config.recipe import Recipe
 from ptune.config.tasks import SPECS
 from ptune.doctor.doctor import RULES
+from ptune.methods import METHODS
 from ptune.spec import Spec
 
 ROOT = Path(__file__).parents[1]
 TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 COMING_FROM = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
 DOCS = "\n".join(
     path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -35,7 +37,12 @@ def options() -> Iterator[str]:
 
 @pytest.mark.parametrize("option", sorted(set(options())))
 def test_every_option_is_explained(option: str) -> None:
-    assert f"`{option}`" in TRAINING
+    assert f"`{option}`" in (METHODS_PAGE if option.startswith("method.") else TRAINING)
+
+
+@pytest.mark.parametrize("method", [kind.__name__ for kind in METHODS])
+def test_every_method_is_explained(method: str) -> None:
+    assert f"| `{method}` |" in METHODS_PAGE
 
 
 def test_no_option_is_explained_that_there_is_not() -> None:

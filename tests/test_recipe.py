@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.config.recipe import METHODS, Backbone, Data, Recipe, Train
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.errors import RecipeError
+from ptune.methods import METHODS
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
@@ -43,6 +44,8 @@ def test_yaml_round_trip(
         ("train: {lr: fast}", "train.lr"),
         ("train: {schedule: cosin}", "'cosine', 'linear', 'constant' or 'wsd'"),
         ("method: {kind: Lorra}", "did you mean 'Lora'"),
+        ("method: {kind: DoRA}", "no method 'DoRA': it is Lora with dora: true"),
+        ("method: {kind: LoRA+}", "it is Lora, and train.lora_plus_ratio"),
         ("method: {kind: Lora, rank: 8}", "rank: no such field"),
         ("backbone: {quantize: nf4}\nmethod: {kind: Full}", "quantised weights cannot be trained"),
         ("data: {files: [a, b], weights: [1]}", "data: there are 1 weights for 2 files"),

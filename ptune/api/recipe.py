@@ -9,11 +9,9 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 from pydantic import ValidationError
 
 from ptune.config.recipe import (
-    METHODS,
     Backbone,
     Data,
     Evaluate,
-    Method,
     Plan,
     Recipe,
     Train,
@@ -24,6 +22,7 @@ from ptune.config.task_spec import TaskSpec
 from ptune.config.tasks import SPECS
 from ptune.errors import RecipeError
 from ptune.formats.run import Run
+from ptune.methods import METHODS, Method
 from ptune.spec import Spec
 
 RecipeSource: TypeAlias = Recipe | Run | str | Path

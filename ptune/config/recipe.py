@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -15,13 +16,14 @@ from ptune.config.chat import Chat
 from ptune.config.tasks import SPECS, AnyTask
 from ptune.errors import RecipeError
 from ptune.formats.whole_write import write_text
+from ptune.methods import METHODS, OTHER_NAMES, Method
+from ptune.methods.bitfit import BitFit
 from ptune.methods.freeze import FreezeExceptLast
-from ptune.methods.full import Full
 from ptune.methods.lora import Lora
+from ptune.methods.lora_init import MIRRORED
+from ptune.methods.peft_method import PeftMethod, streams
 from ptune.spec import Spec
 
-Method: TypeAlias = Lora | FreezeExceptLast | Full
-METHODS: tuple[type[Spec], ...] = get_args(Method)
 _KINDS = {
     "task": SPECS,
     "method": METHODS,
@@ -234,17 +236,26 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _quantised_weights_stay_frozen(self) -> Recipe:
-        if self.backbone.quantize != "none" and not isinstance(self.method, Lora):
+        quantize, name = self.backbone.quantize, type(self.method).__name__
+        if quantize == "none":
+            return self
+        if not isinstance(self.method, PeftMethod):
             raise ValueError(
-                f"backbone.quantize {self.backbone.quantize!r} needs method Lora: quantised weights cannot be trained"
+                f"backbone.quantize {quantize!r} needs method Lora: quantised weights cannot be trained"
+            )
+        if quantize not in self.method.quantized:
+            raise ValueError(
+                f"backbone.quantize {quantize!r}: peft's layers of method {name} compute with the base's weights as they"
+                " are, and cannot read quantised ones: use method Lora, or quantize none"
             )
         return self
 
     @model_validator(mode="after")
     def _streamed_layers_are_recomputed(self) -> Recipe:
-        if self.backbone.stream and not (isinstance(self.method, Lora) and isinstance(self.task, Chat)):
+        if self.backbone.stream and not (streams(self.method) and isinstance(self.task, Chat)):
             raise ValueError(
-                "backbone.stream is for chat and translation with method Lora: other weights change"
+                "backbone.stream is for chat and translation with method Lora, without dora and a pissa or olora init:"
+                " others change the base's weights, or read them all at once"
             )
         if self.backbone.stream and not self.train.gradient_checkpointing:
             raise ValueError(
@@ -261,11 +272,35 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
-    def _new_tokens_are_trained(self) -> Recipe:
-        if self.backbone.new_tokens and isinstance(self.method, FreezeExceptLast):
+    def _both_halves_of_a_mirrored_factor_shrink(self) -> Recipe:
+        if isinstance(self.method, Lora) and self.method.init in MIRRORED and self.train.weight_decay:
             raise ValueError(
-                "backbone.new_tokens needs method Lora or Full: FreezeExceptLast leaves all embeddings as they are"
+                f"train.weight_decay would shrink the part of the weights that init {self.method.init!r} begins from: set it"
+                " to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _new_tokens_are_trained(self) -> Recipe:
+        name = type(self.method).__name__
+        if self.backbone.new_tokens and isinstance(self.method, FreezeExceptLast | BitFit):
+            raise ValueError(
+                f"backbone.new_tokens needs method Lora or Full: {name} leaves all embeddings as they are"
+            )
+        if self.backbone.new_tokens and isinstance(self.method, PeftMethod) and not self.method.new_tokens:
+            raise ValueError(
+                f"backbone.new_tokens needs method Lora, TrainableTokens or Full: {name} trains no rows of the embedding"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _virtual_tokens_stand_before_a_text(self) -> Recipe:
+        method = self.method
+        if not (isinstance(method, PeftMethod) and method.virtual_tokens):
+            return self
+        name = type(method).__name__
+        if not isinstance(self.task, Chat):
+            raise ValueError(f"method {name} is for chat and translation by causal models: use Lora")
         return self
 
     @property
@@ -300,7 +335,9 @@ class Recipe(Spec):
                     kinds = {kind.__name__: kind for kind in (default, *others)}
                     kind = str(value[field].pop("kind", default.__name__))
                     if kind not in kinds:
-                        raise RecipeError(f"{path}: {field}.kind: no {field} {kind!r}{nearest(kind, kinds)}")
+                        known = OTHER_NAMES.get(re.sub("[^a-z]", "", kind.lower().replace("+", "plus")))
+                        told = nearest(kind, kinds) if known is None else f": it is {known}"
+                        raise RecipeError(f"{path}: {field}.kind: no {field} {kind!r}{told}")
                     value[field] = kinds[kind].model_validate(value[field])
             return cls.model_validate(value)
         except ValidationError as error:

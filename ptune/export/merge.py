@@ -2,7 +2,8 @@
 
 peft's merge re-quantises a 4-bit base, which destroys small updates, and on the CPU it merges bytes that the
 quantised kernel has repacked. Here the base is dequantised first; a low-precision copy is compared with the live
-adapter like every other hop.
+adapter like every other hop. Only LoRA's update is added here, in float64 and a layer at a time: what other methods make of
+a layer's weights, peft knows.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
-from peft.utils.other import TrainableTokensWrapper
+from peft.tuners.lora import LoraConfig, LoraLayer
+from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ptune.backbone.float32 import Float32Linear, computed_weights
@@ -56,6 +59,64 @@ def merged(
     if dtype != torch.float32:
         plain.to(dtype)
     return plain, (error / size) ** 0.5 if size else 0.0
+
+
+@torch.no_grad()
+def merged_of_any(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, float]:
+    """As `merged`, for every method that peft can merge; memory holds the weights twice.
+
+    The base needs plain weights: see `with_plain_weights`.
+    """
+    before = {name: one.clone() for name, one in _base_weights(model)} if dtype != torch.float32 else {}
+    plain = merged_by_peft(model)
+    if dtype == torch.float32:
+        return plain, 0.0
+    size = error = 0.0
+    for name, one in plain.named_parameters():
+        old = before.get(name)
+        if old is not None and old.shape == one.shape and not torch.equal(old, one):
+            update = one.double() - old.double()
+            size += float(update.square().sum())
+            error += float((one.to(dtype).double() - old.to(dtype).double() - update).square().sum())
+    plain.to(dtype)
+    return plain, (error / size) ** 0.5 if size else 0.0
+
+
+def _base_weights(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """The base's own weights, by their names in the plain model."""
+    for name, one in model.get_base_model().named_parameters():
+        yield name.replace(".base_layer.", "."), one.detach()
+
+
+def with_plain_weights(model: PreTrainedModel) -> None:
+    """Gives layers that make their float32 weights when they run weights of their own; in place."""
+    for name, layer in computed_weights(model).items():
+        model.set_submodule(name.removesuffix(".weight"), _with_weight(layer, layer.weight.clone()))
+
+
+def merged_by_peft(model: PeftModel) -> PreTrainedModel:
+    """Merges the active adapter, a head with it, and returns the plain model; `model` is used up.
+
+    Raises: AdapterError where peft cannot merge.
+    """
+    base, adapter = model.get_base_model(), str(model.active_adapter)
+    # Most of peft's methods look for a weight of the head itself, which a head of several layers lacks.
+    for name, module in list(base.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            base.set_submodule(name, module.modules_to_save[adapter])
+    try:
+        plain: PreTrainedModel = model.merge_and_unload()
+    except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
+        kind = model.peft_config[adapter].peft_type.value
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise AdapterError(f"peft cannot merge an adapter of peft_type {kind}: {reason}") from error
+    return plain
+
+
+def mergeable_here(config: object) -> bool:
+    """Whether an adapter is nothing but LoRA's update of single layers, which `merged` adds."""
+    plain = isinstance(config, LoraConfig) and config.peft_type == "LORA"
+    return plain and not any(getattr(config, name) for name in ("use_dora", "target_parameters", "lora_bias"))
 
 
 def _update(name: str, layer: LoraLayer, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ptune.errors import RecipeError
-from ptune.methods.image_layers import adaptable, is_image_model
-from ptune.spec import Spec
+from ptune.methods.lora_init import MIRRORED, begin_mirrored
+from ptune.methods.peft_method import PeftMethod
+from ptune.methods.targets import linear_layers
+from ptune.methods.token_rows import check_rows, rows_of
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel
 
 
-class Lora(Spec):
+class Lora(PeftMethod):
     """Low-rank adapters beside frozen linear layers and, in image models, convolutions."""
 
     r: int = Field(default=16, ge=1)
@@ -26,61 +28,109 @@ class Lora(Spec):
     """The update is scaled by alpha / r (alpha / sqrt(r) with `rslora`)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapter's first matrix."""
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Names or name endings of the layers to adapt; all-linear: every linear layer and ungrouped convolution except the output head."""
     ends: tuple[Literal["head", "embedding"], ...] = ()
     """Also adapt a language model's output head, its embedding, or both."""
     rslora: bool = False
-    """Rank-stabilised scaling (Kalajdzievski 2023)."""
+    """Rank-stabilised scaling (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732)."""
+    rank_pattern: dict[str, int] = Field(default={})
+    """Other ranks of some layers: a name's ending or a regular expression for it -> rank."""
+    alpha_pattern: dict[str, float] = Field(default={})
+    """Other values of `alpha`, likewise."""
+    init: Literal["default", "gaussian", "pissa", "olora"] = "default"
+    """How the factors begin. pissa (Meng et al. 2024, https://arxiv.org/abs/2404.02948) and olora (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775): as parts of the layer's weights; the saved adapter has twice the rank, and belongs to the base as it is."""
+    dora: bool = False
+    """DoRA: the length of each output's weights is trained apart from their direction (Liu et al. 2024, https://arxiv.org/abs/2402.09353)."""
+    lora_bias: bool = False
+    """Give the second factors a trained bias."""
+    freeze_a: bool = False
+    """LoRA-FA: train the second factors alone (Zhang et al. 2023, https://arxiv.org/abs/2308.03303)."""
+    target_parameters: tuple[str, ...] = ()
+    """Names or name endings of weights that are no layer of their own to adapt, such as the experts of a mixture: mlp.experts.gate_up_proj."""
+
+    peft_config = "peft:LoraConfig"
+    quantized = ("int8", "nf4")
+    convolutions = True
+    new_tokens = True
+
+    @model_validator(mode="after")
+    def _fields_that_go_together(self) -> Lora:
+        mirrored = self.init in MIRRORED
+        for name, value in (("dora", self.dora), ("lora_bias", self.lora_bias), ("dropout", self.dropout)):
+            if mirrored and value:
+                raise ValueError(f"init {self.init!r} does not go with {name}: leave one of them out")
+        if mirrored and (self.ends or self.target_parameters or self.freeze_a):
+            raise ValueError(f"init {self.init!r} is for linear layers, whose both factors are trained")
+        if self.target_parameters and (self.dropout or self.dora or self.lora_bias):
+            raise ValueError("target_parameters takes no dropout, dora or lora_bias")
+        if any(rank < 1 for rank in self.rank_pattern.values()):
+            raise ValueError("rank_pattern: a rank is 1 or more")
+        return self
+
+    @property
+    def plain(self) -> bool:
+        """As `PeftMethod.plain`."""
+        return not (self.dora or self.target_parameters)
+
+    @property
+    def adapts_convolutions(self) -> bool:
+        """As `PeftMethod.adapts_convolutions`."""
+        return self.init not in MIRRORED
+
+    @property
+    def streamed(self) -> bool:
+        """As `PeftMethod.streamed`."""
+        return self.plain and self.init not in MIRRORED
+
+    @property
+    def only_factors(self) -> bool:
+        """Whether the trained weights are the factors of one rank and scale, as they are saved."""
+        patterns = self.rank_pattern or self.alpha_pattern
+        return self.plain and not (patterns or self.lora_bias or self.freeze_a or self.init in MIRRORED)
 
     def apply(
         self, model: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()
     ) -> nn.Module:
-        """Returns `model` wrapped in a PeftModel whose only trainable weights are the adapter's, in float32.
-
-        head: names of the modules that are not pretrained; they are trained in full and saved with the adapter.
-        new_tokens: ids whose rows in the embedding and the output head are trained and saved with the adapter.
-
-        Raises: RecipeError if a name in `target_modules` matches no layer, or peft cannot adapt one, or train single rows.
-        """
-        from peft import LoraConfig, get_peft_model
-
-        targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
-        if not isinstance(targets, str):
-            _check_targets(targets, [name for name, _ in model.named_modules() if name])
-        if self.ends:
-            targets = _with_ends(model, targets, self.ends, new_tokens)
-        if is_image_model(model):
-            targets = _image_targets(model, targets, head)
-        config = LoraConfig(
-            r=self.r,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
-            target_modules=targets,
-            use_rslora=self.rslora,
-            task_type=_task_type(model),
-            modules_to_save=list(head) or None,
-            trainable_token_indices=_rows(model, new_tokens),
-        )
-        try:
-            adapted = get_peft_model(model, config)
-        except ValueError as error:  # of layers that peft itself refuses, such as some of Mamba's
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise RecipeError(
-                f"method: peft cannot adapt {type(model).__name__}: {reason}; or use method Full"
-            ) from error
+        """As `PeftMethod.apply`."""
+        adapted = super().apply(model, new_tokens, head)
         if new_tokens:
-            _check_rows(model)
+            check_rows(model)
+        if self.init in MIRRORED:
+            begin_mirrored(adapted, self.init)
+        if self.freeze_a:
+            for name, factor in adapted.named_parameters():
+                if ".lora_A." in name or ".lora_embedding_A." in name:
+                    factor.requires_grad_(False)
         return adapted
+
+    def config(self, model: PreTrainedModel, new_tokens: Sequence[int], head: Sequence[str]) -> PeftConfig:
+        """As `PeftMethod.config`."""
+        from peft import LoraConfig
+
+        place = self.place(model, head)
+        if self.ends:
+            place["target_modules"] = _with_ends(model, place["target_modules"], self.ends, new_tokens)
+        # Those that begin as parts of the weights have as many rows again, which take the parts away.
+        ranks, scales = (2, 2**0.5 if self.rslora else 2) if self.init in MIRRORED else (1, 1)
+        return LoraConfig(
+            r=self.r * ranks,
+            lora_alpha=self.alpha * scales,
+            lora_dropout=self.dropout,
+            use_rslora=self.rslora,
+            rank_pattern={name: rank * ranks for name, rank in self.rank_pattern.items()},
+            alpha_pattern={name: alpha * scales for name, alpha in self.alpha_pattern.items()},
+            init_lora_weights="gaussian" if self.init == "gaussian" else True,
+            use_dora=self.dora,
+            lora_bias=self.lora_bias,
+            target_parameters=list(self.target_parameters) or None,
+            trainable_token_indices=rows_of(model, new_tokens),
+            **place,
+        )
 
 
 def _with_ends(
     model: PreTrainedModel, targets: str | list[str], ends: Sequence[str], new_tokens: Sequence[int]
 ) -> list[str]:
     """Names of the layers to adapt, with those at the ends. Raises: RecipeError where the model has none, or they are trained."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
     head = model.get_output_embeddings()
     if head is None or model.config.is_encoder_decoder:
         raise RecipeError(f"method.ends: {type(model).__name__} is no language model with an output head")
@@ -91,75 +141,5 @@ def _with_ends(
     modules = {"head": head, "embedding": model.get_input_embeddings()}
     names = {id(module): name for name, module in model.named_modules()}
     if isinstance(targets, str):
-        linear = nn.Linear | Conv1D
-        targets = [n for n, one in model.named_modules() if isinstance(one, linear) and one is not head]
+        targets = linear_layers(model)
     return [*targets, *(names[id(modules[end])] for end in dict.fromkeys(ends))]
-
-
-def _image_targets(model: PreTrainedModel, targets: str | list[str], head: Sequence[str]) -> list[str]:
-    """Full names of the layers to adapt (peft's all-linear ignores convolutions).
-
-    Raises: RecipeError if a name matches no layer that can be adapted.
-    """
-    layers = adaptable(model, head)
-    if not layers:
-        raise RecipeError(
-            f"peft cannot adapt {type(model.base_model).__name__}: use FreezeExceptLast or Full"
-        )
-    if isinstance(targets, str):
-        return layers
-    for target in targets:
-        if not any(f".{name}".endswith(f".{target}") for name in layers):
-            raise RecipeError(
-                f"method.target_modules: {target!r} names no linear layer or plain convolution of the body"
-                " (grouped ones and those that pad by the image's size stay frozen)"
-            )
-    return [name for name in layers if any(f".{name}".endswith(f".{target}") for target in targets)]
-
-
-def _task_type(model: PreTrainedModel) -> str | None:
-    """peft's name for the model's task; None where peft has none, as for images."""
-    kinds = {
-        "ForSequenceClassification": "SEQ_CLS",
-        "ForTokenClassification": "TOKEN_CLS",
-        "Embedder": "FEATURE_EXTRACTION",
-    }
-    ends = (kind for end, kind in kinds.items() if type(model).__name__.endswith(end))
-    if type(model).__name__.endswith("ForImageClassification"):
-        return None
-    return next(ends, "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM")
-
-
-def _rows(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]] | None:
-    """peft's `trainable_token_indices`: layer -> rows. A head tied to the embedding shares its rows."""
-    if not tokens:
-        return None
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    layers = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
-    if getattr(head, "bias", None) is not None:  # peft computes the head of new tokens without it
-        raise RecipeError(
-            f"backbone.new_tokens: the output head of {type(model).__name__} has a bias: use method Full"
-        )
-    names = {id(layer): name for name, layer in model.named_modules()}
-    return {names[id(layer)]: list(tokens) for layer in layers}
-
-
-def _check_rows(model: PreTrainedModel) -> None:
-    """Raises: RecipeError if peft did not put the trained rows into both the embedding and the head."""
-    from peft.utils.other import TrainableTokensWrapper
-
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if not isinstance(layer, TrainableTokensWrapper):
-            raise RecipeError(
-                f"backbone.new_tokens: peft cannot train single rows of {type(model).__name__}: use method Full"
-            )
-
-
-def _check_targets(targets: list[str], modules: list[str]) -> None:
-    """Raises: RecipeError if a name matches no layer; peft ignores it as long as another one matches."""
-    for target in targets:
-        if not any(f".{name}".endswith(f".{target}") for name in modules):
-            known = {name.rpartition(".")[2] for name in modules}
-            close = difflib.get_close_matches(target, sorted(known), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise RecipeError(f"method.target_modules: the model has no layer named {target!r}{hint}")

@@ -13,7 +13,7 @@ from ptune.backbone.float32 import SMALL_BYTES
 from ptune.backbone.packed_cache import WORTH_BYTES
 from ptune.config.recipe import Recipe
 from ptune.engine.memory import PROCESS_BYTES, opened_bytes
-from ptune.methods.lora import Lora
+from ptune.methods.peft_method import PeftMethod
 from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, without_weights
 
@@ -49,7 +49,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     sizes = sizes_of(model)
     base, on_card = ledger.weights + ledger.quantisation_state + ledger.away, ledger.device == "cuda"
     loading = ledger.main_memory if on_card else ledger.loading
-    adapted = isinstance(recipe.method, Lora)
+    adapted = isinstance(recipe.method, PeftMethod)
     trained = ledger.adapter if adapted else 4 * sizes.parameters
     checkpoint = trained + (ledger.optimiser if ledger.optimiser else 2 * trained)
     nf4 = recipe.backbone.quantize == "nf4" and adapted

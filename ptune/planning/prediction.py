@@ -11,7 +11,7 @@ import torch
 from ptune.backbone.load import training_dtype
 from ptune.backbone.precision import fastest
 from ptune.config.recipe import Recipe
-from ptune.methods.lora import Lora
+from ptune.methods.peft_method import PeftMethod
 from ptune.planning import heap_use
 from ptune.planning.depth import Shallow, in_shapes
 from ptune.planning.files import Described, describe
@@ -79,7 +79,7 @@ def planned_dtype(recipe: Recipe, device: Device, of_card: torch.dtype | None = 
 
     of_card: the type that a card computes fastest in; None: that of the one in this machine, or of cards since 2020.
     """
-    if not isinstance(recipe.method, Lora):
+    if not isinstance(recipe.method, PeftMethod) or recipe.method.copies:
         return torch.float32
     if recipe.backbone.dtype == "auto" and device == "cuda":
         if of_card is None and torch.cuda.is_available():
@@ -184,7 +184,7 @@ def ledger_of(
     base, file = own[Part.WEIGHTS] + own[Part.QUANTISATION], streamed(model, recipe)
     held = base - file.away
     saving = held + 3 * own[Part.ADAPTER] + _COMPARED
-    if not isinstance(recipe.method, Lora):
+    if not isinstance(recipe.method, PeftMethod):
         saving = 2 * own[Part.WEIGHTS] + _COMPARED  # reads back a second model beside the first
     count = model.of_model(lambda one: sum(one.sizes))
     largest = model.few.largest_quantised or max(model.few.sizes)

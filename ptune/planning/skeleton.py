@@ -22,8 +22,12 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.quantize import BLOCK, NESTED_BLOCK, Int8Linear, Nf4Linear, Quantization
 from ptune.config.recipe import Recipe
+from ptune.errors import RecipeError
+from ptune.methods.peft_method import PeftMethod
+from ptune.planning.peft_on_shapes import peft_on_shapes
 from ptune.training import segments
 from ptune.training.preparation import applied
+from ptune.training.virtual_tokens import learns_prompt
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,18 @@ def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Sk
     if recipe.backbone.quantize != "none":
         _quantize(backbone, recipe.backbone.quantize)
     backbone.requires_grad_(False)
-    with _generator_kept():
+    if isinstance(recipe.method, PeftMethod) and not recipe.method.followed:
+        raise RecipeError(
+            f"method {type(recipe.method).__name__}: its memory cannot be predicted, as its step depends on the weights'"
+            " values, which a plan does not read"
+        )
+    with _generator_kept(), peft_on_shapes():
         model = applied(recipe, backbone)
-    packed = segments.routable(backbone)
+    packed = segments.routable(backbone) and not learns_prompt(model)
     if packed:
         backbone.set_attn_implementation(segments.NAME if recipe.train.fast else segments.PLAIN_NAME)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
+    with mode, peft_on_shapes():
         quantisation = _become_fake(model, dtype)
         head = _plain_head(backbone, packed)
     return Skeleton(model, backbone, dtype, sizes, mode, packed, head, quantisation)
@@ -111,6 +120,11 @@ def _become_fake(model: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, ..
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
                 fakes[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
             setattr(module, name, fakes[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:  # a method's; those of the model have values
+                fake = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+                # peft's dictionary of buffers shared by layers keeps them under its own names.
+                module._buffers[name] = fake
     states: list[torch.Tensor] = []
     for module in model.modules():
         if isinstance(module, Nf4Linear):

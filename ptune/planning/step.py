@@ -16,6 +16,7 @@ from torch import nn
 
 from ptune.codecs.chat import Example
 from ptune.config.recipe import Train
+from ptune.planning.peft_on_shapes import peft_on_shapes
 from ptune.planning.skeleton import Skeleton
 from ptune.planning.storage import StorageTracker, Timeline
 from ptune.training import heap, offloading
@@ -87,7 +88,7 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
     for group in optimizer.param_groups:
         group["foreach"] = on_gpu
     kept = main_memory.in_use() if on_gpu else contextlib.nullcontext()
-    with skeleton.mode, tracker, _noted(tracker), kept, _loss_marked(skeleton, tracker):
+    with skeleton.mode, tracker, peft_on_shapes(), _noted(tracker), kept, _loss_marked(skeleton, tracker):
         model.train()
         _name(named, Part.QUANTISATION, tracker.see(skeleton.quantisation))
         _name(named, Part.WEIGHTS, tracker.see([*_frozen(model), *model.buffers()]))

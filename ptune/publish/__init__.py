@@ -18,6 +18,7 @@ from ptune.publish.ends import end_kinds, give_ends
 from ptune.publish.figures import figures, refuse_drift
 from ptune.publish.profiles import check_profiles
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
+from ptune.publish.served_methods import refuse_unserved
 from ptune.publish.steps import backbone_of, check_place
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.proof import Proof
@@ -68,6 +69,7 @@ def export_run(
     check_profiles(profiles, publishable, str(run.folder), kind.noun)
     check_cache(cache, publishable, str(run.folder), kind.noun)
     kinds = end_kinds(sockets, kind, str(run.folder))
+    refuse_unserved(finished, kind, merge=merge)
     model = publishable.of_run(finished, name, merge=merge, profiles=profiles)
     give_ends(model, kinds)
     return pipeline.export(model, out, threads=threads, profiles=profiles, cache=cache)
@@ -144,7 +146,9 @@ def merge_run(run: Run, out: Path, dtype: str = "float32", *, limit: float = MAX
     if not run.has_adapter:
         raise UsageError(f"{run.folder} has no adapter: its trained weights are in {run.model_path} already")
     finished = FinishedRun.open(run)
-    return _publishable(kind_of_run(run, finished.recipe)).merge(finished, out, dtype, limit)
+    kind = kind_of_run(run, finished.recipe)
+    refuse_unserved(finished, kind, merge=True)
+    return _publishable(kind).merge(finished, out, dtype, limit)
 
 
 def leave_parity(run: Run) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
@@ -20,7 +20,7 @@ from ptune.data.conversations import Askable, Conversation
 from ptune.engine.memory import trim
 from ptune.errors import ParityError
 from ptune.evaluation.held_out import held_out
-from ptune.export.merge import merged
+from ptune.export.merge import mergeable_here, merged, merged_of_any, with_plain_weights
 from ptune.formats.parity_json import WEIGHTS
 from ptune.formats.signature import EndKind
 from ptune.formats.whole_write import whole_folder
@@ -84,10 +84,15 @@ class TrainedDecoder:
 
         Raises: ParityError, and saves nothing, if the merge lost more than `limit` (max |Δ log p|).
         """
-        live = PeftModel.from_pretrained(self.loaded.model, str(self.run.files.adapter_path))
+        adapter = str(self.run.files.adapter_path)
+        ours = mergeable_here(PeftConfig.from_pretrained(adapter))
+        if not ours:
+            with_plain_weights(self.loaded.model)
+        live = PeftModel.from_pretrained(self.loaded.model, adapter).eval()
         before = logprobs(live, self.probes)
         with whole_folder(out) as part:
-            plain, lost = merged(live, getattr(torch, dtype), part)
+            wanted = getattr(torch, dtype)
+            plain, lost = merged(live, wanted, part) if ours else merged_of_any(live, wanted)
             assert isinstance(plain, PreTrainedModel)
             plain.save_pretrained(part)
             transformers_tokenizer(self.loaded.codec).save_pretrained(part)
@@ -116,7 +121,7 @@ def base_with(codec: ChatCodec, backbone: Backbone) -> Loaded:
 
 
 def ends_of(adapter: Path, model: PreTrainedModel) -> tuple[EndKind, ...]:
-    """What a run's adapter brings at the ends of its base, by the names in its file. No method trains biases."""
+    """What a run's adapter brings at the ends of its base, by the names in its file."""
     with safe_open(adapter / WEIGHTS, "np") as file:
         names = [*file.keys()]
     head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
@@ -124,6 +129,7 @@ def ends_of(adapter: Path, model: PreTrainedModel) -> tuple[EndKind, ...]:
         "head": f"base_model.model.{head}.lora_",
         "embedding": ".lora_embedding_",
         "tokens": ".token_adapter.",
+        "biases": ".lora_B.bias",
     }
     return tuple(kind for kind, sign in signs.items() if any(sign in name for name in names))
 

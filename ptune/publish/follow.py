@@ -60,9 +60,10 @@ def check_followable(run: Run) -> None:
     """Raises: UsageError for a run whose checkpoints are not LoRA adapters."""
     recipe = Recipe.load(run.recipe_path)
     method = recipe.method if isinstance(recipe.task, Chat) and isinstance(recipe.method, Lora) else None
-    if method is None or recipe.backbone.new_tokens or "embedding" in method.ends:
+    if method is None or recipe.backbone.new_tokens or "embedding" in method.ends or not method.only_factors:
         raise UsageError(
-            f"{run.folder} cannot be followed: only runs of chat by Lora, without new tokens and with the base's embedding,"
+            f"{run.folder} cannot be followed: only runs of chat by Lora, without new tokens, patterns, dora, lora_bias,"
+            " freeze_a, target_parameters and a pissa or olora init, and with the base's embedding,"
             " have checkpoints that are adapters; export it when it has ended"
         )
 

@@ -11,6 +11,7 @@ from ptune.config.recipe import Recipe
 from ptune.config.tasks import task_of
 from ptune.formats.run import RunRecord
 from ptune.formats.task_names import CHAT
+from ptune.methods.peft_method import PeftMethod
 from ptune.progress import duration
 
 _HUB_NAMES = {
@@ -31,7 +32,7 @@ def card(
     header: dict[str, Any] = {
         "base_model": record.base.source,
         "license": record.base.licence,
-        "library_name": "peft" if record.method == "Lora" else "transformers",
+        "library_name": "peft" if isinstance(recipe.method, PeftMethod) else "transformers",
         "pipeline_tag": task_of(recipe.task).hub,
         "tags": ["ptune", record.method.lower()],
     }
@@ -86,7 +87,8 @@ def _of_head(recipe: Recipe) -> str:
 
 def _held_to(record: RunRecord, recipe: Recipe) -> list[str]:
     """How a server that serves a chat adapter is held to it."""
-    if record.method != "Lora" or task_of(recipe.task).name != CHAT:
+    method = recipe.method
+    if not (isinstance(method, PeftMethod) and method.plain) or task_of(recipe.task).name != CHAT:
         return []
     return [
         "## Is a server right?",
@@ -100,7 +102,7 @@ def _held_to(record: RunRecord, recipe: Recipe) -> list[str]:
 def _new_tokens(record: RunRecord, recipe: Recipe) -> list[str]:
     """A section on loading an adapter with new tokens in plain PEFT: the base first needs a row for each."""
     tokens = recipe.backbone.new_tokens
-    if not tokens or record.method != "Lora":
+    if not tokens or not isinstance(recipe.method, PeftMethod):
         return []
     return [
         "## New tokens",

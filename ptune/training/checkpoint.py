@@ -29,6 +29,7 @@ from torch import nn
 from ptune.errors import FormatError
 from ptune.formats.run import NothingLearnt, Rollback
 from ptune.formats.whole_write import read_json, sha256_of, whole_folder, write_json
+from ptune.methods.peft_method import METHOD_STATE
 from ptune.progress import say
 from ptune.training.batch_norm import learnt_statistics
 from ptune.training.collapse import Course
@@ -233,8 +234,12 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def learnt(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Everything that training changes: parameters, and the running statistics of batch normalisation."""
-    return [*trained(model), *learnt_statistics(model)]
+    """Everything that training changes: parameters, the running statistics of batch normalisation, a method's memory."""
+    memory = getattr(model, METHOD_STATE, None)
+    remembered = (
+        [] if memory is None else [(f"{METHOD_STATE}.{name}", one) for name, one in memory.named_buffers()]
+    )
+    return [*trained(model), *learnt_statistics(model), *remembered]
 
 
 def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -24,6 +24,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, PtuneError, RecipeError
+from ptune.methods.lora import Lora
+from ptune.methods.peft_method import PeftMethod
 from ptune.progress import say
 
 T = TypeVar("T")
@@ -93,6 +95,12 @@ def check_launch(recipe: Recipe) -> None:
             refused.append("FSDP with backbone.stream: leave out one of the two")
         if recipe.train.optimizer != "adamw":
             refused.append(f"FSDP with train.optimizer {recipe.train.optimizer}: use adamw")
+        method = recipe.method
+        if isinstance(method, PeftMethod) and not (isinstance(method, Lora) and method.only_factors):
+            # Not tried; what hooks gradients or keeps a memory of its own needs whole parameters.
+            refused.append(
+                f"FSDP with {type(method).__name__} and these fields: use ddp.yaml, or plain Lora, FreezeExceptLast or Full"
+            )
         if recipe.backbone.new_tokens:
             # PEFT cannot read their rows back into shards.
             refused.append("FSDP with backbone.new_tokens: use ddp.yaml")

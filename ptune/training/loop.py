@@ -15,6 +15,7 @@ from torch import nn
 
 from ptune.config.recipe import Train
 from ptune.errors import PtuneError
+from ptune.methods.peft_method import PeftMethod
 from ptune.progress import Progress, console, say
 from ptune.training.callbacks import Callback, call_all
 from ptune.training.checkpoint import LR_FACTOR, Checkpoints, State, trained
@@ -56,6 +57,7 @@ class Job:
     rollbacks: int = 0  # before the step that is run
     scaled: bool = False  # whether the loss is: of a model in float16
     scale: LossScale = field(default_factory=LossScale)  # for the step that is run
+    method: PeftMethod | None = None  # whose adapter `model` has
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
@@ -71,7 +73,7 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
     validate_every = order.validate_every(train)
     save_every = train.save_every or validate_every
     view, alive, levels = View(job.accelerator.device), _alive(job, order, state, steps), levels_of(job)
-    state = _with_start_kept(job, state)
+    state = _begun(job, state, steps)
     if job.accelerator.is_main_process:
         say(f"plan: {order.told(train)}")
     bar = Progress("training", steps, done=state.step, delay_s=0.0, enabled=job.accelerator.is_main_process)
@@ -120,8 +122,13 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
     return at_the_end(job, state, levels), "finished"
 
 
-def _with_start_kept(job: Job, state: State) -> State:
-    """The state at the start of a run, saved, so that a training that collapses at once has a place to go back to."""
+def _begun(job: Job, state: State, steps: int) -> State:
+    """Begins the method; returns the state.
+
+    At the start of a run it is saved, so that a training that collapses at once has a place to go back to.
+    """
+    if job.method is not None:
+        job.method.begin(job.accelerator.unwrap_model(job.model), steps)
     if not job.train.rollbacks or state != State() or job.checkpoints.newest() is not None:
         return state
     state = State(safe_step=0)
@@ -177,6 +184,8 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     if limit < math.inf:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, length)
     job.optimizer.step()
+    if job.method is not None:
+        job.method.after_update(accelerator.unwrap_model(job.model), step + 1, steps)
     job.optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - started_s
     speed = sum(map(job.objective.size, batch)) / seconds
@@ -198,7 +207,9 @@ def _accumulate(job: Job, micro_batches: Sequence[Any], wanted: int, scale: floa
         last = micro_batch is micro_batches[-1]
         with contextlib.nullcontext() if last else accelerator.no_sync(job.model):
             score = job.objective.score(job.model, micro_batch)
-            accelerator.backward(score.loss / wanted * (accelerator.num_processes * scale))
+            loss = score.loss / wanted * (accelerator.num_processes * scale)
+            penalty = job.method.penalty(accelerator.unwrap_model(job.model)) if last and job.method else None
+            accelerator.backward(loss if penalty is None else loss + penalty * scale)
         total += score.loss.detach()
         del score  # frees the rest of its graph before the next pass
     return total

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
-from ptune.methods.lora import Lora
+from ptune.methods.peft_method import PeftMethod, streams
 
 LEAST_ROW = 16  # smallest allowed train.micro_batch_tokens
 SHORTEST = 128  # tokens: shorter examples are hardly worth training on
@@ -63,19 +63,21 @@ def _tiles(recipe: Recipe) -> tuple[int] | None:
 
 def _eight_bits(recipe: Recipe) -> tuple[str] | None:
     """8-bit AdamW where whole weights are trained. An adapter's state is too small to matter."""
-    whole = not isinstance(recipe.method, Lora)
+    whole = not isinstance(recipe.method, PeftMethod)
     return ("adamw_8bit",) if whole and recipe.train.optimizer == "adamw" else None
 
 
 def _nf4(recipe: Recipe) -> tuple[str] | None:
     """nf4, unless the base's weights are trained themselves or the task must not round them."""
-    can_be = recipe.task.takes_rounded_weights and isinstance(recipe.method, Lora)
+    method = recipe.method
+    beside = isinstance(method, PeftMethod) and "nf4" in method.quantized
+    can_be = recipe.task.takes_rounded_weights and beside
     return ("nf4",) if can_be and recipe.backbone.quantize != "nf4" else None
 
 
 def _stream(recipe: Recipe) -> tuple[bool] | None:
     """Layers that are read as they run: of frozen ones, which are computed again for their gradient."""
-    frozen = isinstance(recipe.method, Lora) and isinstance(recipe.task, Chat)
+    frozen = streams(recipe.method) and isinstance(recipe.task, Chat)
     return (True,) if frozen and recipe.train.gradient_checkpointing and not recipe.backbone.stream else None
 
 

@@ -13,6 +13,7 @@ from ptune.training.head import replaced_by_loss
 from ptune.training.objective import Score, score_of
 from ptune.training.packing import ALONE, Batch, Share, one_each, pack, targets
 from ptune.training.segments import segments
+from ptune.training.virtual_tokens import virtual_tokens
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,8 @@ class NextTokenObjective:
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits [targets, vocab] at the positions that predict the targets."""
         positions = {"position_ids": batch.position_ids} if self.packed else {}
+        kept = batch.predict_at + virtual_tokens(model)
         with segments(batch.lengths):
-            output = model(
-                input_ids=batch.input_ids, use_cache=False, logits_to_keep=batch.predict_at, **positions
-            )
+            output = model(input_ids=batch.input_ids, use_cache=False, logits_to_keep=kept, **positions)
         logits: torch.Tensor = output.logits[0]
         return logits

@@ -16,8 +16,9 @@ from ptune.backbone.streaming import beside_activations
 from ptune.config.optimizers import OPTIMIZERS, given
 from ptune.config.recipe import Recipe, Train
 from ptune.errors import RecipeError
-from ptune.kinds import DECODER, imported
+from ptune.kinds import DECODER, SEQ2SEQ, imported
 from ptune.methods.lora import Lora
+from ptune.methods.peft_method import PeftMethod
 from ptune.training.checkpoint import trained
 from ptune.training.dropout import set_dropout
 from ptune.training.gated_mlp import with_gated_products
@@ -42,7 +43,8 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
         raise RecipeError(
             "backbone.stream is for one process: leave out accelerate launch, or backbone.stream"
         )
-    trains_itself = not isinstance(recipe.method, Lora)
+    method = recipe.method
+    trains_itself = not isinstance(method, PeftMethod) or method.copies
     dtype = torch.float32 if trains_itself else _dtype(recipe, accelerator.device)
     if accelerator.num_processes > 1:
         (dtype,) = broadcast_object_list([dtype])  # "auto" is measured: one process decides for all
@@ -67,6 +69,19 @@ def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
             "backbone.dtype 'float16' is for chat and translation by causal models: use float32"
         )
     return torch.float32
+
+
+def how_served(recipe: Recipe) -> str | None:
+    """A sentence about serving what the recipe trains, to be said before it trains; None: it is served as it is saved."""
+    method = recipe.method
+    if not isinstance(method, PeftMethod) or method.plain:
+        return None
+    name = "Lora with dora or target_parameters" if isinstance(method, Lora) else type(method).__name__
+    if not method.mergeable:
+        return f"adapters of {name} are for PEFT: ptune evaluates them, and neither merges nor serves them"
+    if kind_of_recipe(recipe) is SEQ2SEQ:
+        return f"adapters of {name} on an encoder-decoder are for PEFT: ptune serves those of Lora"
+    return f"adapters of {name} are served merged: ptune export RUN --merge"
 
 
 def applied(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 
 from ptune.backbone.streaming import beside_activations
@@ -30,6 +30,8 @@ def reloaded_adapter_hop(
     model: PeftModel, adapter: Path, examples: Sequence[Example], device: torch.device
 ) -> Hop:
     """Loads `adapter` a second time into the live model and compares the two on held-out examples."""
+    if model.active_peft_config.peft_type == "TRAINABLE_TOKENS":
+        return _read_in_place_hop(model, adapter, examples, device)
     live = model.active_adapter
     model.load_adapter(str(adapter), adapter_name=_RELOADED)
     beside_activations(model, device)
@@ -46,6 +48,27 @@ def reloaded_adapter_hop(
     finally:
         model.set_adapter(live)
         model.delete_adapter(_RELOADED)
+
+
+def _read_in_place_hop(
+    model: PeftModel, adapter: Path, examples: Sequence[Example], device: torch.device
+) -> Hop:
+    """The same for rows of tokens, of which peft keeps one adapter where the head is tied to the embedding.
+
+    What was trained is erased before the file is read, so that nothing of it can stand in for what the file lacks.
+    """
+    trained = [log_probabilities(model, example, device) for example in examples[:PROMPTS]]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+    set_peft_model_state_dict(
+        model, load_peft_weights(str(adapter), device=str(device)), model.active_adapter
+    )
+    return hop(
+        (before, log_probabilities(model, example, device))
+        for before, example in zip(trained, examples, strict=False)
+    )
 
 
 def reloaded_model_hop(

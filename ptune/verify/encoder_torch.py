@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from ptune.config.recipe import Backbone
 from ptune.engine.onnx_graph import Array
 from ptune.export.encoder_parts import Size, hidden_of
+from ptune.export.merge import merged_by_peft
 from ptune.formats.bundle import BaseIdentity
 from ptune.tasks.encoder.facts import Facts
 
@@ -88,8 +89,7 @@ def logits(model: nn.Module, inputs: Sequence[Inputs]) -> list[NDArray[np.float3
 
 def merged(model: PeftModel) -> PreTrainedModel:
     """Merges the adapter, head included, and returns the plain model; `model` is used up."""
-    plain: PreTrainedModel = model.merge_and_unload()
-    return plain.eval()
+    return merged_by_peft(model).eval()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.task_names import TRANSLATION
 from ptune.formats.whole_write import write_json, write_text
+from ptune.methods.peft_method import in_order
 from ptune.training.checkpoint import tensors_folder, whole_state
 from ptune.training.distributed import sharded
 from ptune.training.reload import reloaded_adapter_hop, reloaded_model_hop
@@ -70,7 +71,7 @@ def _write(
     if isinstance(model, PeftModel):
         config = model.peft_config[model.active_adapter]
         config.base_model_name_or_path = recipe.backbone.model
-        config.target_modules = sorted(config.target_modules)  # a set, whose order differs between processes
+        in_order(config)
         with tensors_folder(run.adapter_path) as part:
             # peft would save the whole enlarged embedding; the rows of new tokens are saved anyway.
             model.save_pretrained(part, save_embedding_layers=False, state_dict=state)

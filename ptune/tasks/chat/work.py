@@ -25,6 +25,7 @@ from ptune.errors import BackboneError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
+from ptune.methods.peft_method import PeftMethod
 from ptune.planning.preflight import planned
 from ptune.progress import say
 from ptune.tasks.chat.recipe_codec import codec_for
@@ -52,10 +53,15 @@ class ChatWork:
 
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[NextTokenObjective]:
+        method, most = self.recipe.method, self.recipe.train.micro_batch_tokens
+        if isinstance(method, PeftMethod) and method.virtual_tokens:
+            say(f"{type(method).__name__} stands before every text: one example per forward pass")
+            yield NextTokenObjective(False, most, device, plain_head(base))
+            return
         with packing(base, self.recipe.train.fast) as packed:
             if not packed:
                 say(f"{type(base).__name__} cannot keep packed examples apart: one example per forward pass")
-            yield NextTokenObjective(packed, self.recipe.train.micro_batch_tokens, device, plain_head(base))
+            yield NextTokenObjective(packed, most, device, plain_head(base))
 
     def save_codec(self, folder: Path) -> None:
         self.codec.save(folder)
@@ -120,6 +126,9 @@ def _planned(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> Recipe:
     several_on_cpu = accelerator.num_processes > 1 and accelerator.device.type == "cpu"
     if several_on_cpu or accelerator.distributed_type == DistributedType.FSDP:
         say("plan: skipped; memory is only predicted for one process, or one GPU per process")
+        return recipe
+    if isinstance(recipe.method, PeftMethod) and not recipe.method.followed:
+        say(f"plan: skipped; the memory of method {type(recipe.method).__name__} cannot be predicted")
         return recipe
     lengths, validation = (split.lengths.tolist() for split in (data.train, data.validation))
     return decided_by_one(accelerator, lambda: planned(recipe, lengths, validation)[0])

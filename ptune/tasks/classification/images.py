@@ -26,7 +26,7 @@ from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.task_names import IMAGE_CLASSIFICATION
 from ptune.formats.whole_write import read_json
-from ptune.methods.lora import Lora
+from ptune.methods.peft_method import PeftMethod
 from ptune.progress import say
 from ptune.tasks.classification.image_predictions import logits_of, pixels_of
 from ptune.tasks.classification.image_train import ImageObjective, PixelStore, balanced, images_per_pass
@@ -141,7 +141,7 @@ def image_task(recipe: Recipe) -> ImageClassification:
 
 def check_recipe(recipe: Recipe) -> None:
     """Raises: RecipeError for options that exclude each other, and for options of the backbone that only chat has."""
-    if image_task(recipe).batch_norm == "trained" and isinstance(recipe.method, Lora):
+    if image_task(recipe).batch_norm == "trained" and isinstance(recipe.method, PeftMethod):
         raise RecipeError(
             "task.batch_norm 'trained' needs method FreezeExceptLast or Full: an adapter holds no statistics"
         )

@@ -19,6 +19,7 @@ from ptune.config.recipe import Recipe
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import write_text
+from ptune.methods.peft_method import in_order
 from ptune.parity import compare
 from ptune.training.checkpoint import tensors_folder
 from ptune.training.reload import LIMIT, NAME
@@ -52,10 +53,7 @@ def write_trained(
     if isinstance(model, PeftModel):
         config = model.peft_config[model.active_adapter]
         config.base_model_name_or_path = recipe.backbone.model
-        for names in ("target_modules", "modules_to_save", "exclude_modules"):
-            value = getattr(config, names)
-            if isinstance(value, set | list):  # the order of a set differs between processes
-                setattr(config, names, sorted(value))
+        in_order(config)
         with tensors_folder(run.adapter_path) as part:
             model.save_pretrained(part, save_embedding_layers=False, state_dict=state)
             facts.save(part)

@@ -75,7 +75,7 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     task = recipe.task
     assert isinstance(task, Recommendation)
     check_backbone(recipe)
-    if not isinstance(recipe.method, Lora):
+    if not (isinstance(recipe.method, Lora) and recipe.method.plain):
         raise RecipeError("recommendation is trained with method Lora: its items lie beside the adapter")
     if accelerator.distributed_type == DistributedType.FSDP:
         raise RecipeError("recommendation cannot be trained on sharded weights yet: train it in one process")

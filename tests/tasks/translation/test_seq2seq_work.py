@@ -14,13 +14,14 @@ from support.seq2seq_models import build_seq2seq
 from transformers import AutoModelForSeq2SeqLM
 
 from ptune.codecs.seq2seq import Seq2SeqCodec
-from ptune.config.recipe import Backbone, Data, Method, Recipe, Train
+from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.config.translation import Translation
 from ptune.data.seq2seq_examples import load_pairs
 from ptune.errors import DataError, RecipeError
 from ptune.evaluation.translation.evaluate import evaluate_run
 from ptune.fine_tune import train
 from ptune.formats.run import Run
+from ptune.methods import Method
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.tasks.translation.facts import Seq2SeqFacts

@@ -1,0 +1,27 @@
+"""PVeRA (https://arxiv.org/abs/2512.07703) through peft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from ptune.methods.peft_method import PeftMethod
+
+
+class Pvera(PeftMethod):
+    """VeRA whose inner activations are drawn at random in training, and are their means afterwards."""
+
+    r: int = Field(default=256, ge=1)
+    """Rank of the shared factors."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the adapter."""
+    d_initial: float = 0.1
+    """First value of the ranks' scales."""
+    projection_prng_key: int = 0
+    """Seed of the shared factors."""
+
+    peft_config = "peft:PveraConfig"
+    peft_names: ClassVar[Mapping[str, str]] = {"dropout": "pvera_dropout"}
+    quantized = ("int8", "nf4")

@@ -1,0 +1,128 @@
+"""Which layers an adapter goes beside."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ptune.errors import RecipeError
+from ptune.methods.image_layers import adaptable, is_image_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Targets: TypeAlias = Literal["all-linear"] | tuple[str, ...]
+
+
+def targets_of(
+    model: PreTrainedModel,
+    targets: Targets,
+    exclude: Sequence[str],
+    layers: Sequence[int],
+    head: Sequence[str],
+    *,
+    convolutions: bool,
+) -> str | list[str]:
+    """peft's `target_modules`: full names where the recipe leaves layers out or the model sees images, else as in the recipe.
+
+    exclude: names or endings of layers that are not adapted. layers: numbers of the blocks to adapt; empty: all.
+    convolutions: whether the method can adapt those of image models.
+
+    Raises: RecipeError if a name or number matches no layer, or none is left.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    if not isinstance(targets, str):
+        _check_names("target_modules", targets, names)
+    if is_image_model(model):
+        found = _image_layers(model, targets, head, convolutions)
+    elif not exclude and not layers:
+        return targets if isinstance(targets, str) else list(targets)
+    elif isinstance(targets, str):
+        found = linear_layers(model, head)
+    else:
+        found = [name for name in names if ends_with(name, targets)]
+    return among(model, found, exclude, layers)
+
+
+def among(
+    model: PreTrainedModel, found: Sequence[str], exclude: Sequence[str], layers: Sequence[int]
+) -> list[str]:
+    """Those of some layers that are not excluded, in the blocks of these numbers. Raises: RecipeError as `targets_of`."""
+    _check_names("exclude_modules", exclude, [name for name, _ in model.named_modules() if name])
+    left = [name for name in found if not ends_with(name, exclude)]
+    if not left:
+        raise RecipeError("method.exclude_modules leaves no layer to adapt: exclude fewer")
+    return _in_blocks(left, layers) if layers else left
+
+
+def linear_layers(model: PreTrainedModel, head: Sequence[str] = ()) -> list[str]:
+    """Names of the linear layers, without the output head and the modules in `head`."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    output, beyond = model.get_output_embeddings(), tuple(f"{name}." for name in head)
+    return [
+        name
+        for name, one in model.named_modules()
+        if isinstance(one, nn.Linear | Conv1D) and one is not output and not f"{name}.".startswith(beyond)
+    ]
+
+
+def _in_blocks(names: Sequence[str], layers: Sequence[int]) -> list[str]:
+    """The names inside blocks of these numbers. Raises: RecipeError for a number that no block has."""
+    numbers = {name: [int(part) for part in re.findall(r"\.(\d+)\.", name)] for name in names}
+    known = {found[0] for found in numbers.values() if found}
+    for layer in layers:
+        if layer not in known:
+            raise RecipeError(
+                f"method.layers_to_transform: there is no block {layer} with such layers; the blocks are"
+                f" {', '.join(map(str, sorted(known))) or 'not numbered'}"
+            )
+    return [name for name in names if numbers[name] and numbers[name][0] in layers]
+
+
+def _image_layers(
+    model: PreTrainedModel, targets: Targets, head: Sequence[str], convolutions: bool
+) -> list[str]:
+    """Full names of the layers of an image model to adapt (peft's all-linear ignores convolutions).
+
+    Raises: RecipeError if there is none, or a name matches no layer that can be adapted.
+    """
+    from torch import nn
+
+    layers = adaptable(model, head)
+    if not convolutions:
+        layers = [name for name in layers if isinstance(model.get_submodule(name), nn.Linear)]
+    if not layers:
+        raise RecipeError(
+            f"peft cannot adapt {type(model.base_model).__name__}: use FreezeExceptLast or Full"
+            if convolutions
+            else f"method: {type(model.base_model).__name__} has no linear layers in its body, and this method adapts no"
+            " convolutions: use Lora, FreezeExceptLast or Full"
+        )
+    if isinstance(targets, str):
+        return layers
+    for target in targets:
+        if not any(ends_with(name, (target,)) for name in layers):
+            raise RecipeError(
+                f"method.target_modules: {target!r} names no linear layer or plain convolution of the body"
+                " (grouped ones and those that pad by the image's size stay frozen)"
+            )
+    return [name for name in layers if ends_with(name, targets)]
+
+
+def ends_with(name: str, endings: Sequence[str]) -> bool:
+    """Whether a layer's name is one of these, or ends with one at a dot."""
+    return any(f".{name}".endswith(f".{ending}") for ending in endings)
+
+
+def _check_names(field: str, wanted: Sequence[str], modules: Sequence[str]) -> None:
+    """Raises: RecipeError if a name matches no layer; peft ignores it as long as another one matches."""
+    for target in wanted:
+        if not any(ends_with(name, (target,)) for name in modules):
+            known = {name.rpartition(".")[2] for name in modules}
+            close = difflib.get_close_matches(target, sorted(known), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise RecipeError(f"method.{field}: the model has no layer named {target!r}{hint}")
