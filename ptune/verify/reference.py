@@ -100,6 +100,28 @@ def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
         raise AdapterError(f"peft cannot load {folder}: {reason}") from error
 
 
+@contextmanager
+def layers_kept(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Within the block, float32 copies stand for these layers of a plain model: some initialisations of peft change them."""
+    before = {name: model.get_submodule(name) for name in names}
+    try:
+        for name, layer in before.items():
+            model.set_submodule(name, _copied(layer))
+        yield
+    finally:
+        for name, layer in before.items():
+            model.set_submodule(name, layer)
+
+
+def _copied(layer: nn.Module) -> nn.Module:
+    assert isinstance(layer, nn.Linear | Conv1D)
+    rows, columns = layer.weight.shape
+    copy = Conv1D(columns, rows) if isinstance(layer, Conv1D) else nn.Linear(columns, rows)
+    copy.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    copy.bias = layer.bias
+    return copy
+
+
 def lora_layers(
     model: PeftModel, prefix: str = "", sockets: Collection[str] | None = None
 ) -> dict[str, LoraLayer]:

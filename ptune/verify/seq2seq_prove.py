@@ -11,6 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.codecs.seq2seq import Seq2SeqCodec, Writing
+from ptune.engine.adapters.fold.fold import own_files
+from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.onnx_graph import Array
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
 from ptune.engine.seq2seq.golden import Pair
@@ -25,6 +27,7 @@ from ptune.verify.proof import Proof
 from ptune.verify.reference import (
     Factors,
     adapted,
+    layers_kept,
     lora_layers,
     padded,
     peft_factors,
@@ -57,10 +60,14 @@ def prove_seq2seq(
         everywhere = _torch(model, pairs, writing)
     there: dict[str, tuple[list[Array], Factors]] = {}  # outputs of torch and peft, and the factors
     for name in bundle.manifest.adapters:
-        live = adapted(model, bundle.adapter_path(name))
-        layers = lora_layers(live, "", {socket.name for socket in signature.sockets})
-        there[name] = _torch(live, pairs, writing), peft_factors(layers, str(live.active_adapter))
-        model = live.unload()
+        folder, folded = bundle.adapter_path(name), bundle.adapter(name).folded
+        own = load_adapter(folder, signature).factors if folded is not None else {}
+        with layers_kept(model, own):
+            live = adapted(model, own_files(folder, folded))
+            layers = lora_layers(live, "", {socket.name for socket in signature.sockets})
+            factors = own or peft_factors(layers, str(live.active_adapter))
+            there[name] = _torch(live, pairs, writing), factors
+            model = live.unload()
 
     report("the ONNX graphs")
     graph = PlainSeq2Seq(bundle, writing, threads)
