@@ -36,7 +36,7 @@ WITH_BASE: Mapping[str, dict[str, Any]] = {
     "hra": {"r": 4},
     "hra_gs": {"r": 4, "apply_GS": True},
     "lora_olora": {"r": 3, "lora_alpha": 7, "init_lora_weights": "olora"},
-    "lora_pissa": {"r": 3, "lora_alpha": 7, "init_lora_weights": "pissa", "rank_pattern": {"v_proj": 5}},
+    "lora_pissa": {"r": 4, "lora_alpha": 7, "init_lora_weights": "pissa", "rank_pattern": {"v_proj": 5}},
 }
 """Exact with the base's weights."""
 

@@ -6,10 +6,8 @@ import numpy as np
 
 from ptune.engine.adapters.fold.layer import Factor, Update
 
-SPARE, PASSES = (
-    8,
-    3,
-)  # of the randomised decomposition: more columns than asked for, and passes over the matrix
+SMALL = 1024  # up to this side a matrix is decomposed whole
+SPARE, PASSES = 16, 8  # of the randomised decomposition: columns beside those asked for, and passes
 
 
 def cut(update: Update, rank: int) -> tuple[Update, float, float]:
@@ -37,7 +35,7 @@ def _decomposed(matrix: Factor, rank: int) -> tuple[Factor, Factor, Factor]:
     https://arxiv.org/abs/0909.4061).
     """
     width = rank + SPARE
-    if 4 * width >= min(matrix.shape):
+    if min(matrix.shape) <= max(SMALL, 4 * width):
         left, values, right = np.linalg.svd(matrix, full_matrices=False)
         return left[:, :rank], values[:rank], right[:rank]
     found = np.random.default_rng(0).standard_normal((matrix.shape[1], width)).astype(np.float32)
