@@ -178,7 +178,7 @@ def test_without_a_rank_it_is_refused_by_the_option_that_would_help(
     kind: str, llama: Served, tmp_path: Path
 ) -> None:
     before = Bundle.open(llama.bundle.folder).manifest
-    with pytest.raises(AdapterError, match=r"no exact pair that is smaller .* ptune add --rank N"):
+    with pytest.raises(AdapterError, match=r"no exact pair there of a lower rank .* ptune add --rank N"):
         llama.add(kind, llama.saved(kind, tmp_path), name=f"{kind}_refused")
     assert Bundle.open(llama.bundle.folder).manifest == before
 

@@ -50,7 +50,7 @@ CUT: Mapping[str, dict[str, Any]] = {
     "randlora": {"r": 4, "randlora_alpha": 20},
     "shira": {"r": 2},
 }
-"""Without an exact pair that is smaller than the layer, but of lokr_both."""
+"""Without an exact pair of a lower rank than the layer's own, but of lokr and lokr_both."""
 
 CONV1D = ("adalora", "gralora", "gralora_hybrid", "pvera", "randlora", "vblora", "vblora_topk", "vera")
 """That peft puts beside transformers' Conv1D, as GPT-2 has it."""

@@ -121,7 +121,7 @@ WRONG: dict[str, tuple[str, Tensors, dict[str, Any], str]] = {
     "indices beyond": ("VBLORA", {"base_model.vblora_vector_bank": numbers(3, 4), f"{PREFIX}model.a.vblora_logits_A_topk_indices": np.full((2, 3, 2), 3, np.uint8), f"{PREFIX}model.a.vblora_logits_A_topk_weights": numbers(2, 3, 1)}, {"num_vectors": 3, "vector_length": 4, "target_modules": ["a"]}, "indices beyond 3"),
     "bat": ("MISS", {f"{PREFIX}model.a.miss_block": numbers(2, 8)}, {"init_weights": "bat", "target_modules": ["a"]}, "each block of the base's weights is multiplied"),
     "shira beyond": ("SHIRA", {f"{PREFIX}model.a.shira_weight": numbers(2), f"{PREFIX}model.a.shira_indices": np.array([[0, 9], [0, 1]], np.int32)}, {"target_modules": ["a"]}, "reach beyond"),
-    "a larger pair": ("LOHA", loha(3), {"r": 3}, "LOHA has no exact pair that is smaller than the layer itself; .* ptune add --rank N"),
+    "a high rank": ("LOHA", loha(3), {"r": 3}, "LOHA has no exact pair there of a lower rank .* ptune add --rank N"),
     "a convolution": ("LOHA", loha(), {"target_modules": ["conv"]}, "does not target these"),
 }  # fmt: skip
 

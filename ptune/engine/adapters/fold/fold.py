@@ -199,13 +199,11 @@ class _Folding:
 
     def _bounded(self, module: str, update: Update, socket: Socket) -> Update | None:
         """An update of no more than the rank that is allowed. Raises: LayerError."""
-        rank, wanted = update.rank, self._limits.rank
+        rank, wanted, most = update.rank, self._limits.rank, min(socket.in_features, socket.out_features)
         if wanted is None:
-            if update.b is None or rank * (socket.in_features + socket.out_features) >= (
-                socket.in_features * socket.out_features
-            ):
+            if update.b is None or rank > most:
                 raise LayerError(
-                    f"{self._name} has no exact pair that is smaller than the layer itself; {CHOOSE_RANK}, or {MERGE}"
+                    f"{self._name} has no exact pair there of a lower rank than the layer's own; {CHOOSE_RANK}, or {MERGE}"
                 )
             return update
         if rank <= wanted and update.b is not None:
