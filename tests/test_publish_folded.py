@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_an_encoders_adapter_with_its_head(tmp_path: Path) -> None:
 
 
 def encoders(base: Path, folder: Path, kind: str) -> Path:
-    more = {
+    more: dict[str, Any] = {
         "task_type": "SEQ_CLS",
         "target_modules": ["query", "value", "intermediate.dense"],
         "modules_to_save": ["classifier"],

@@ -23,7 +23,7 @@ from ptune.verify.proof import Proof
 from ptune.verify.reference import (
     Factors,
     adapted,
-    layers_kept,
+    base_kept,
     lora_layers,
     peft_factors,
     plugged,
@@ -125,14 +125,16 @@ def _folded(bundle: Bundle, name: str, reference: EncoderReference, inputs: Sequ
     """The same of an adapter that was folded into LoRA: peft computes it as it was, and its pairs are the engine's."""
     folder, signature = bundle.adapter_path(name), bundle.encoder
     pairs = load_adapter(folder, signature).factors
-    layers = [f"{signature.prefix}{socket}" for socket in pairs]
-    bare = {layer: reference.model.get_submodule(layer) for layer in layers}
-    with layers_kept(reference.model, layers):
-        model = adapted(reference.model, own_files(folder, bundle.adapter(name).folded))
+    bare = {
+        layer: reference.model.get_submodule(layer) for layer in (f"{signature.prefix}{one}" for one in pairs)
+    }
+    own = own_files(folder, bundle.adapter(name).folded)
+    with base_kept(reference.model, own):
+        model = adapted(reference.model, own)
         there = logits(model, inputs)
         plain = model.get_base_model()
         for layer, one in bare.items():
-            plain.set_submodule(layer, one)  # the head stays
+            plain.set_submodule(layer, one)  # the adapter's head stays
         return Expected(reference.facts.problem, there, logits(model, inputs), pairs)
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from ptune.engine.adapters.fold.fold import CONFIG, own_files
+from ptune.engine.adapters.fold.fold import own_files
 from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.forms import Form, to_measure
 from ptune.formats.bundle import BASE, FLOAT_CACHE, Bundle, Hop
-from ptune.formats.whole_write import read_json
 from ptune.parity import Array, Comparison, compare, liveness, log_softmax
 from ptune.verify import company, limits
 from ptune.verify.decoder_server import Continuation, continuations, served_hops
@@ -25,8 +24,8 @@ from ptune.verify.proof import Proof
 from ptune.verify.reference import (
     Factors,
     adapted,
+    base_kept,
     biases_kept,
-    layers_kept,
     lora_layers,
     peft_factors,
     plugged,
@@ -213,10 +212,7 @@ def _folded_reference(
     own = own_files(folder, record.folded)
     pairs = load_adapter(folder, signature)
     ends = PlainEnds.of_engine(pairs)
-    changed = (
-        pairs.factors if read_json(own / CONFIG).get("peft_type") == "LORA" else ()
-    )  # by its initialisation
-    with with_rows(model, record.vocab_size), biases_kept(model), layers_kept(model, changed):
+    with with_rows(model, record.vocab_size), biases_kept(model), base_kept(model, own):
         wrapped = adapted(model, own)
         try:
             asked = ends.probes(probes) if signature.ends is not None else probes

@@ -20,9 +20,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ptune.engine.adapters.fold.fold import CONFIG, WEIGHTS
+from ptune.engine.adapters.fold.table import is_initialised
+from ptune.engine.adapters.peft_config import PEFT_PREFIX
+from ptune.engine.adapters.safetensors import read_tensors
 from ptune.errors import AdapterError
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Signature, Socket
+from ptune.formats.whole_write import read_json
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 Factors = Mapping[str, Pair]
@@ -101,16 +106,25 @@ def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 @contextmanager
-def layers_kept(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """Within the block, float32 copies stand for these layers of a plain model: some initialisations of peft change them."""
-    before = {name: model.get_submodule(name) for name in names}
+def base_kept(model: nn.Module, adapter: Path) -> Iterator[None]:
+    """Within the block peft may load a folder onto a plain model, and take parts of its weights out, as PiSSA begins: of copies."""
+    before: dict[str, nn.Module] = {}
     try:
-        for name, layer in before.items():
-            model.set_submodule(name, _copied(layer))
+        for name in _changed_layers(adapter):
+            before[name] = model.get_submodule(name)
+            model.set_submodule(name, _copied(before[name]))
         yield
     finally:
         for name, layer in before.items():
             model.set_submodule(name, layer)
+
+
+def _changed_layers(adapter: Path) -> list[str]:
+    """The layers whose weights peft changes when it loads a folder."""
+    if not is_initialised(read_json(adapter / CONFIG)):
+        return []
+    names = (name.removeprefix(PEFT_PREFIX) for name in read_tensors(adapter / WEIGHTS))
+    return [name.removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")]
 
 
 def _copied(layer: nn.Module) -> nn.Module:

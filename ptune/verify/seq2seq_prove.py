@@ -27,7 +27,7 @@ from ptune.verify.proof import Proof
 from ptune.verify.reference import (
     Factors,
     adapted,
-    layers_kept,
+    base_kept,
     lora_layers,
     padded,
     peft_factors,
@@ -60,14 +60,7 @@ def prove_seq2seq(
         everywhere = _torch(model, pairs, writing)
     there: dict[str, tuple[list[Array], Factors]] = {}  # outputs of torch and peft, and the factors
     for name in bundle.manifest.adapters:
-        folder, folded = bundle.adapter_path(name), bundle.adapter(name).folded
-        own = load_adapter(folder, signature).factors if folded is not None else {}
-        with layers_kept(model, own):
-            live = adapted(model, own_files(folder, folded))
-            layers = lora_layers(live, "", {socket.name for socket in signature.sockets})
-            factors = own or peft_factors(layers, str(live.active_adapter))
-            there[name] = _torch(live, pairs, writing), factors
-            model = live.unload()
+        there[name] = _peft_reference(model, bundle, name, pairs, writing)
 
     report("the ONNX graphs")
     graph = PlainSeq2Seq(bundle, writing, threads)
@@ -116,6 +109,24 @@ def _engine_hops(
         limit = limits.SLACK * limits.MAX_ABS_LOGPROB
         hops[name] = compare("ONNX → engine", by_graph[name], computed, max_abs_logprob=limit)
     return hops, texts
+
+
+def _peft_reference(
+    model: PreTrainedModel, bundle: Bundle, name: str, pairs: Sequence[Pair], writing: Writing
+) -> tuple[list[Array], Factors]:
+    """What peft computes with an adapter, as it was before it was folded, and its factors; leaves `model` as it was."""
+    folder, folded = bundle.adapter_path(name), bundle.adapter(name).folded
+    own, signature = own_files(folder, folded), bundle.seq2seq
+    with base_kept(model, own):
+        live = adapted(model, own)
+        try:
+            expected = _torch(live, pairs, writing)
+            if folded is not None:
+                return expected, load_adapter(folder, signature).factors
+            layers = lora_layers(live, "", {socket.name for socket in signature.sockets})
+            return expected, peft_factors(layers, str(live.active_adapter))
+        finally:
+            live.unload()
 
 
 @torch.no_grad()

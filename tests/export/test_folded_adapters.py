@@ -86,7 +86,7 @@ def check(served: Served, folder: Path, kind: str) -> None:
         assert np.abs(row - alone).max() < 5e-5
 
 
-@pytest.mark.parametrize("kind", sorted(EXACT | WITH_BASE))
+@pytest.mark.parametrize("kind", sorted({*EXACT, *WITH_BASE}))
 def test_an_exact_pair_computes_what_peft_does(kind: str, llama: Served, tmp_path: Path) -> None:
     folder = llama.saved(kind, tmp_path)
     folded = llama.add(kind, folder).folded

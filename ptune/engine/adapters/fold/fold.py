@@ -203,7 +203,7 @@ class _Folding:
         if wanted is None:
             if update.b is None or rank > most:
                 raise LayerError(
-                    f"{self._name} has no exact pair there of a lower rank than the layer's own; {CHOOSE_RANK}, or {MERGE}"
+                    f"{self._name} has no exact pair there of a lower rank than the layer's own ({most}); {CHOOSE_RANK}, or {MERGE}"
                 )
             return update
         if rank <= wanted and update.b is not None:

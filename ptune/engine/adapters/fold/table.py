@@ -80,6 +80,11 @@ INITIALISED: Mapping[str, Method] = {
 """Of peft_type LORA, by init_lora_weights."""
 
 
+def is_initialised(fields: Mapping[str, Any]) -> bool:
+    """Whether an adapter_config.json is of LoRA that peft begins, and loads, by taking a part out of the base's weights."""
+    return fields.get("peft_type") == "LORA" and method_of(fields)[1] is not None
+
+
 def method_of(fields: Mapping[str, Any]) -> tuple[str, Method | None]:
     """The name of what adapter_config.json describes, and how to read it; None for LoRA as it is, and for what is not known."""
     kind, init = fields.get("peft_type"), fields.get("init_lora_weights")
