@@ -183,7 +183,7 @@ def test_without_a_rank_it_is_refused_by_the_option_that_would_help(
     assert Bundle.open(llama.bundle.folder).manifest == before
 
 
-@pytest.mark.parametrize("kind", [*sorted(WITH_BASE), "hira", "oft"])
+@pytest.mark.parametrize("kind", [*sorted(WITH_BASE), "boft", "hira", "oft"])
 def test_what_needs_the_base_says_so_where_it_is_not_at_hand(
     kind: str, llama: Served, tmp_path: Path
 ) -> None:

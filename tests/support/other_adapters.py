@@ -33,6 +33,9 @@ EXACT: Mapping[str, dict[str, Any]] = {
 """Exact as a pair, from the file alone. The part of a name before "_" is the peft_type."""
 
 WITH_BASE: Mapping[str, dict[str, Any]] = {
+    "deft": {"r": 3},
+    "deft_para": {"r": 3, "para": True},
+    "deft_qr": {"r": 3, "decomposition_method": "qr", "alpha": 5},
     "hra": {"r": 4},
     "hra_gs": {"r": 4, "apply_GS": True},
     "lora_olora": {"r": 3, "lora_alpha": 7, "init_lora_weights": "olora"},
@@ -41,6 +44,7 @@ WITH_BASE: Mapping[str, dict[str, Any]] = {
 """Exact with the base's weights."""
 
 CUT: Mapping[str, dict[str, Any]] = {
+    "boft": {"boft_block_size": 8},
     "c3a": {"block_size": 16},
     "hira": {"r": 3},
     "lokr": {"r": 2, "alpha": 3},
@@ -52,7 +56,19 @@ CUT: Mapping[str, dict[str, Any]] = {
 }
 """Without an exact pair of a lower rank than the layer's own, but of lokr and lokr_both."""
 
-CONV1D = ("adalora", "gralora", "gralora_hybrid", "pvera", "randlora", "vblora", "vblora_topk", "vera")
+CONV1D = (
+    "adalora",
+    "deft",
+    "deft_para",
+    "deft_qr",
+    "gralora",
+    "gralora_hybrid",
+    "pvera",
+    "randlora",
+    "vblora",
+    "vblora_topk",
+    "vera",
+)
 """That peft puts beside transformers' Conv1D, as GPT-2 has it."""
 
 

@@ -2,7 +2,7 @@
 
 C3A (Chen et al. 2025, https://arxiv.org/abs/2407.19342), HiRA (Huang et al. 2025), SHiRA (Bhardwaj et al. 2024,
 https://arxiv.org/abs/2406.13175), RandLoRA (Albert et al. 2025, https://arxiv.org/abs/2502.00987), OFT (Qiu et al. 2023,
-https://arxiv.org/abs/2306.07280).
+https://arxiv.org/abs/2306.07280) and BOFT (Liu et al. 2024, https://arxiv.org/abs/2311.06243).
 """
 
 from __future__ import annotations
@@ -97,10 +97,31 @@ def fold_oft(layer: Layer[OftConfig]) -> Update:
     return Update(moved.reshape(layer.outer, layer.inner))
 
 
+def fold_boft(layer: Layer[LoraConfig]) -> Update:
+    """As OFT's with whole blocks, and a gain of each output: S W Rᵀ - W."""
+    blocks = layer.tensor("boft_R", None, None, None, None)
+    factors, count, size, _ = blocks.shape
+    if factors != 1:
+        raise LayerError(f"it multiplies {factors} rotations (boft_n_butterfly_factor); one is known here")
+    if blocks.shape[3] != size or count * size != layer.inner:
+        raise LayerError(f"boft_R {list(blocks.shape)} makes no rotation of {layer.inner} inputs")
+    skew = (blocks[0] - blocks[0].transpose(0, 2, 1)).astype(np.float64) / 2
+    gains, base = layer.tensor("boft_s", layer.outer, 1), layer.weight()
+    turns = _cayley(skew).astype(np.float32)
+    moved = np.einsum("oci,cji->ocj", base.reshape(layer.outer, count, size), turns, optimize=True)
+    return Update(gains * moved.reshape(layer.outer, layer.inner) - base)
+
+
+def _cayley(skew: Turns) -> Turns:
+    """(I - Q) / (I + Q)"""
+    identity = np.eye(skew.shape[-1])
+    return np.asarray((identity - skew) @ np.linalg.inv(identity + skew), np.float64)
+
+
 def _rotations(skew: Turns, config: OftConfig) -> Turns:
     identity, terms = np.eye(skew.shape[-1]), config.num_cayley_neumann_terms
     if not config.use_cayley_neumann:
-        return np.asarray((identity - skew) @ np.linalg.inv(identity + skew), np.float64)
+        return _cayley(skew)
     if terms == 1:
         return np.broadcast_to(identity, skew.shape)
     total, power = identity + 2 * skew, skew

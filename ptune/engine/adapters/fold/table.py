@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ptune.engine.adapters.fold import (
     adalora,
+    deft,
     delora,
     dense,
     gralora,
@@ -49,7 +50,9 @@ _LORA = ("lora_A.weight", "lora_B.weight")
 
 METHODS: Mapping[str, Method] = {
     "ADALORA": Method(("lora_A", "lora_B", "lora_E"), adalora.fold, adalora.AdaLoraConfig),
+    "BOFT": Method(("boft_R", "boft_s"), dense.fold_boft, needs_base=True),
     "C3A": Method(("c3a_kernel",), dense.fold_c3a),
+    "DEFT": Method(("deft_P", "deft_R"), deft.fold, deft.DeftConfig, needs_base=True),
     "DELORA": Method(("delora_A", "delora_B", "delora_lambda", "delora_w_norm"), delora.fold),
     "GRALORA": Method(_GRALORA, gralora.fold, gralora.GraloraConfig),
     "HIRA": Method(("hira_A", "hira_B"), dense.fold_hira, needs_base=True),
