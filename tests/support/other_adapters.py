@@ -68,6 +68,7 @@ CONV1D = (
     "vblora",
     "vblora_topk",
     "vera",
+    "vera_wide",
 )
 """That peft puts beside transformers' Conv1D, as GPT-2 has it."""
 

@@ -170,6 +170,8 @@ def test_an_initialisation_of_a_quantised_base_is_another_one(quantized: bool, t
         now = 1.5 * tensors[f"{PREFIX}{name}.lora_B.weight"] @ tensors[f"{PREFIX}{name}.lora_A.weight"]
         pair = there[f"{PREFIX}{name}.lora_B.weight"] @ there[f"{PREFIX}{name}.lora_A.weight"]
         assert np.abs(pair - (now - began)).max() < 1e-5
+        size = np.linalg.norm(there[f"{PREFIX}{name}.lora_B.weight"])
+        assert size == pytest.approx(np.linalg.norm(now - began), rel=1e-4)  # nothing large cancels
 
 
 @settings(max_examples=60, deadline=None)

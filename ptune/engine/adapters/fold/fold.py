@@ -199,18 +199,18 @@ class _Folding:
 
     def _bounded(self, module: str, update: Update, socket: Socket) -> Update | None:
         """An update of no more than the rank that is allowed. Raises: LayerError."""
-        rank, wanted, most = update.rank, self._limits.rank, min(socket.in_features, socket.out_features)
-        if wanted is None:
-            if update.b is None or rank > most:
-                raise LayerError(
-                    f"{self._name} has no exact pair there of a lower rank than the layer's own ({most}); {CHOOSE_RANK}, or {MERGE}"
-                )
+        wanted, most = self._limits.rank, min(socket.in_features, socket.out_features)
+        if update.b is not None and update.rank <= (most if wanted is None else wanted):
             return update
-        if rank <= wanted and update.b is not None:
-            return update
-        near, lost, size = cut(update, min(wanted, rank))
-        self._lost[module] = lost, size
-        return near if size else None
+        if wanted is not None:
+            near, lost, size = cut(update, min(wanted, most))
+            self._lost[module] = lost, size
+            return near if size else None
+        if update.b is None:
+            raise LayerError(
+                f"{self._name} has no exact pair there of a lower rank than the layer's own ({most}); {CHOOSE_RANK}, or {MERGE}"
+            )
+        return _narrowed(update, update.b)
 
     def _count(self, update: Update) -> None:
         """Raises: AdapterError where the pairs grow beyond their limit: a small file may make large ones."""
@@ -258,6 +258,13 @@ def _finite(update: Update) -> Update:
     if not np.isfinite(update.a).all() or (update.b is not None and not np.isfinite(update.b).all()):
         raise LayerError("what it adds to the layer is not finite")
     return update
+
+
+def _narrowed(update: Update, b: Factor) -> Update:
+    """The same of the layer's own rank: the product, beside an identity."""
+    whole = b @ update.a
+    identity = np.eye(min(whole.shape), dtype=np.float32)
+    return Update(whole, identity) if len(whole) <= whole.shape[1] else Update(identity, whole)
 
 
 def _share(lost: float, size: float) -> float:

@@ -38,7 +38,14 @@ def _plain(layer: Layer[LoraConfig]) -> Factor:
 
 
 def _without(layer: Layer[LoraConfig], a0: Factor, b0: Factor) -> Update:
-    """The pair beside what training began with."""
+    """The pair without what training began with, of which little may be left: so what remains gets factors of its own size.
+
+    Side by side, B and -B0 would cancel each other whenever a row is computed, and in half precision that is lossy.
+    """
     rank = layer.rank
     a, b = layer.tensor("lora_A.weight", rank, layer.inner), layer.tensor("lora_B.weight", layer.outer, rank)
-    return Update(np.concatenate([a, a0]), np.concatenate([b * np.float32(layer.scale), b0], 1))
+    wide_b = np.concatenate([b * np.float32(layer.scale), b0], 1).astype(np.float64)
+    wide_a = np.concatenate([a, a0]).astype(np.float64)
+    (q_b, r_b), (q_a, r_a) = np.linalg.qr(wide_b), np.linalg.qr(wide_a.T)
+    left, values, right = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    return Update((right @ q_a.T).astype(np.float32), (q_b @ (left * values)).astype(np.float32))
