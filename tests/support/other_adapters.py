@@ -29,6 +29,7 @@ EXACT: Mapping[str, dict[str, Any]] = {
         "save_only_topk_weights": True,
     },
     "vera": {"r": 7},
+    "vera_wide": {"r": 50},
 }
 """Exact as a pair, from the file alone. The part of a name before "_" is the peft_type."""
 
