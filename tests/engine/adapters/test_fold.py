@@ -163,6 +163,12 @@ def test_an_initialisation_of_a_quantised_base_is_another_one(quantized: bool, t
         with pytest.raises(AdapterError, match="before it was quantised"):
             folded(folder, base=base)
         return
+    with pytest.raises(AdapterError, match="lora_bias is set: its biases have a scale"):
+        folded(
+            written(tmp_path, "LORA", tensors, lora_alpha=3, init_lora_weights="pissa", lora_bias=True),
+            base=base,
+        )
+    written(tmp_path, "LORA", tensors, lora_alpha=3, init_lora_weights="pissa")
     there = folded(folder, base=base)["tensors"]
     for name, weight in weights.items():
         left, values, right = np.linalg.svd(weight.astype(np.float64))

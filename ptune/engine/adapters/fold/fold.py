@@ -107,7 +107,8 @@ class _Folding:
         self._adapter, self._name, self._method, self._fields = adapter, name, method, fields
         self._sockets, self._base, self._limits = sockets, base, limits
         self._config = parsed(method.config, fields, adapter)
-        self._misfits = Misfits([])
+        scaled = f"lora_bias is set: its biases have a scale of their own; {MERGE}"
+        self._misfits = Misfits([scaled] if fields.get("lora_bias") else [])
         self._bytes = 0
         self._lost: dict[str, tuple[float, float]] = {}  # squared norms of layers that were cut
 
