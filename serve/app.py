@@ -76,7 +76,7 @@ def create_app(model: ChatModel, settings: Settings = Settings()) -> FastAPI:
         settings=settings,
         catalogue=Catalogue(model.engine, require_parity=settings.require_parity),
         metrics=Metrics(model.engine),
-        store=AdapterStore(model.engine, settings.max_adapters, model.codec_for),
+        store=AdapterStore(model.engine, settings.max_adapters, model.codec_for, settings.max_adapter_bytes),
         responses=settings.responses or ResponseStore(settings.max_stored_bytes),
         health=Health(model.engine.metrics, settings.step_limit_s),
     )

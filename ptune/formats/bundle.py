@@ -11,7 +11,8 @@
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
     golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json for others, and
                                     PROFILE.int8_cache.json; with .own before .json those by own attention
-    adapters/NAME/                  PEFT's own files, unchanged, and adapter.json beside them; for encoders also head.onnx
+    adapters/NAME/                  PEFT's own files, unchanged, and adapter.json beside them; for encoders also head.onnx; of
+                                    an adapter that was folded into LoRA, that LoRA, and its own files in original/
 
 Readers refuse another major format and ignore unknown fields.
 """
@@ -95,6 +96,18 @@ class NewToken(_Record):
     special: bool = False  # left out where answers are decoded
 
 
+class Folded(_Record):
+    """What an adapter was before it was folded into LoRA pairs. Its own files are in original/ beside them."""
+
+    method: str  # its peft_type; with the initialisation where that is what was folded
+    sha256: str  # of its own adapter_model.safetensors
+    rank: int | None = None  # that updates were cut to; None: the pairs are exact, but for rounding
+    error: float | None = (
+        None  # what the cut lost of all updates that it concerns: relative error, Frobenius norm
+    )
+    errors: dict[str, float] = Field(default_factory=dict)  # and of each layer
+
+
 class AdapterRecord(_Record):
     """adapters/NAME/adapter.json: what the adapter is for, and how it was proved."""
 
@@ -103,6 +116,7 @@ class AdapterRecord(_Record):
     task: str = "chat"  # or translation, {text,token,image}-classification, feature-extraction (vectors), text-ranking
     files: dict[str, str] = Field(default_factory=dict)  # file name -> SHA-256
     rank: int = 0  # largest over the sockets
+    folded: Folded | None = None  # None: it is LoRA as PEFT saved it
     vocab_size: int | None = None  # tokens that it knows, if it brings some that the base lacks
     new_tokens: tuple[NewToken, ...] = ()  # tokens that the base's tokenizer lacks
     base: str | None = None  # BaseIdentity.hash it was trained on; None = unverified

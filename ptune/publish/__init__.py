@@ -105,17 +105,22 @@ def add(
     backbone: str | None = None,
     trust_remote_code: bool = False,
     threads: int,
+    rank: int | None = None,
 ) -> AdapterRecord:
     """Adds a PEFT folder, trained by ptune or not, to a bundle and proves it.
+
+    rank: to which updates are cut that are not LoRA and have no exact pair of this rank, at a loss that the record says.
 
     The bundle is changed atomically: the work is done on a copy (hard links), which then replaces it.
     Raises: AdapterError that lists every reason why it cannot be served; ParityError if it drifts.
     """
+    if rank is not None and rank < 1:
+        raise UsageError(f"--rank {rank}: a rank is 1 or more")
     original = Bundle.open(folder)
     if name in original.manifest.adapters:
         raise UsageError(f"{folder} has an adapter {name!r} already: choose another --name")
     model = _opened(original, backbone, trust_remote_code)
-    return pipeline.add(model, original, adapter, name, prove_it=prove_it, threads=threads)
+    return pipeline.add(model, original, adapter, name, prove_it=prove_it, threads=threads, rank=rank)
 
 
 def verify(

@@ -14,6 +14,7 @@ from ptune.backbone.exportable import check_exportable
 from ptune.backbone.float32 import SMALL_BYTES, held_bytes
 from ptune.backbone.load import Loaded
 from ptune.config.recipe import Backbone
+from ptune.engine.adapters.fold.fold import Limits
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder import golden
 from ptune.engine.decoder.engine import Engine
@@ -31,6 +32,7 @@ from ptune.export.write import write_bundle
 from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, INT4, INT8, NF4, Bundle, CacheType, Hop
 from ptune.formats.signature import EndKind
 from ptune.progress import say
+from ptune.publish.base_weights import base_weights
 from ptune.publish.cache_scales import measured_scales
 from ptune.publish.decoder_run import TrainedDecoder, base_with, ends_of, reference, within
 from ptune.publish.parity_file import leave_in_bundle
@@ -171,10 +173,19 @@ class Decoder(Publishable):
         """As `Publishable.save_held_out`."""
         probing.save(self.probes, bundle.folder)
 
-    def install(self, bundle: Bundle, adapter: Path | None, name: str, *, proved: bool = True) -> None:
+    def install(
+        self,
+        bundle: Bundle,
+        adapter: Path | None,
+        name: str,
+        *,
+        proved: bool = True,
+        rank: int | None = None,
+    ) -> None:
         """As `Publishable.install`."""
         assert adapter is not None
-        install(bundle, adapter, name)
+        weights = base_weights(bundle, lambda: self.reference.model)
+        install(bundle, adapter, name, weights, Limits(rank))
         if proved:
             leave_in_bundle(bundle, name, self.reference.model)
 

@@ -22,7 +22,7 @@ from ptune.publish.encoder_held_out import HeldOutInputs, held_out_inputs
 from ptune.publish.encoder_merge import TrainedEncoder
 from ptune.publish.encoder_profiles import check_int8, save_held_out, write_profile
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
-from ptune.publish.steps import check_base, report_progress
+from ptune.publish.steps import check_base, refuse_rank, report_progress
 from ptune.publish.unread_base import unread
 from ptune.tasks.encoder.facts import Facts
 from ptune.verify import held_texts
@@ -114,13 +114,22 @@ class Encoder(Publishable):
         """As `Publishable.save_held_out`."""
         golden.save_inputs(self.inputs, bundle.folder)
 
-    def install(self, bundle: Bundle, adapter: Path | None, name: str, *, proved: bool = True) -> None:
+    def install(
+        self,
+        bundle: Bundle,
+        adapter: Path | None,
+        name: str,
+        *,
+        proved: bool = True,
+        rank: int | None = None,
+    ) -> None:
         """As `Publishable.install`. Without a proof, the base is read only if the adapter's head needs its weights."""
         if self.source is not None:
             loaded = self.source.trained.loaded
         else:
             assert adapter is not None
             loaded = self._reference_of(adapter, proved)
+        refuse_rank(rank, bundle)
         install_encoder(bundle, adapter, name, loaded)
 
     def _reference_of(self, adapter: Path, proved: bool) -> EncoderReference:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ptune.codecs.labels import Problem
 from ptune.config.tasks import of_kind
-from ptune.engine.adapters.folder import LEFT_OUT, check_name, write_record
+from ptune.engine.adapters.fold.fold import as_pairs
+from ptune.engine.adapters.folder import check_name, copy_adapter, write_record
 from ptune.engine.adapters.lora import head_of, load_adapter, of_head, weights_of
 from ptune.engine.encoder.engine import HEAD
 from ptune.errors import AdapterError
@@ -19,6 +20,7 @@ from ptune.export.encoder_parts import save_head
 from ptune.formats.bundle import AdapterRecord, Bundle, hashes
 from ptune.formats.task_names import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ptune.formats.whole_write import disk_errors, read_json
+from ptune.publish.base_weights import base_weights
 from ptune.tasks.encoder.facts import NAME, Facts
 from ptune.verify.encoder_torch import EncoderReference, merged
 from ptune.verify.reference import adapted
@@ -66,7 +68,10 @@ def _foreign(adapter: Path, bundle: Bundle) -> Facts:
     outputs = [
         tensor.shape[0]
         for name, tensor in weights_of(adapter).items()
-        if of_head(name, bundle.encoder.prefix, head_of(adapter)) and "lora_" not in name and tensor.ndim == 2
+        if of_head(name, bundle.encoder.prefix, head_of(adapter))
+        and "lora_" not in name
+        and name.endswith(".weight")
+        and tensor.ndim == 2
     ]
     if not outputs:
         raise AdapterError(f"{adapter} holds no head: train it with modules_to_save")
@@ -82,18 +87,22 @@ def install_encoder(bundle: Bundle, adapter: Path | None, name: str, reference: 
     Raises: UsageError for an invalid name; AdapterError that lists everything that does not fit.
     """
     check_name(name)
-    place, facts, rank = bundle.adapter_path(name), reference.facts, 0
+    place, facts, rank, folded = bundle.adapter_path(name), reference.facts, 0, None
     model = reference.model
     if adapter is not None:
         weights = model.state_dict()
         inside = tuple(f"{module}." for module in reference.head)
         head = {key: tuple(tensor.shape) for key, tensor in weights.items() if key.startswith(inside)}
-        rank = load_adapter(adapter, bundle.encoder, head).rank
+        sockets = {f"{bundle.encoder.prefix}{socket.name}": socket for socket in bundle.encoder.sockets}
+        with as_pairs(adapter, sockets, base_weights(bundle, lambda: reference.model)) as (folder, folded):
+            rank = load_adapter(folder, bundle.encoder, head).rank
+            shutil.rmtree(place, ignore_errors=True)  # possibly left by an interrupted call
+            with disk_errors(place):
+                copy_adapter(folder, place, folded)
         model = merged(adapted(model, adapter))
-    shutil.rmtree(place, ignore_errors=True)  # possibly left by an interrupted call
+    else:
+        shutil.rmtree(place, ignore_errors=True)
     with disk_errors(place):
-        if adapter is not None:
-            shutil.copytree(adapter, place, ignore=LEFT_OUT)
         facts.save(place)
         save_head(model, place / HEAD, reference.size)
     prefix = f"adapters/{name}"
@@ -103,6 +112,7 @@ def install_encoder(bundle: Bundle, adapter: Path | None, name: str, reference: 
         task=facts.task,
         files=files,
         rank=rank,
+        folded=folded,
         base=facts.base if adapter is None or (adapter / NAME).is_file() else None,
         labels=facts.labels,
         problem=facts.problem,

@@ -55,15 +55,22 @@ def export(
 
 
 def add(
-    model: Publishable, original: Bundle, adapter: Path, name: str, *, prove_it: bool, threads: int
+    model: Publishable,
+    original: Bundle,
+    adapter: Path,
+    name: str,
+    *,
+    prove_it: bool,
+    threads: int,
+    rank: int | None = None,
 ) -> AdapterRecord:
     """Adds a PEFT folder to a copy of the bundle that `model` was opened from; the copy then replaces it.
 
-    prove_it: compares it with torch, and checks every profile's gate for it.
+    prove_it: compares it with torch, and checks every profile's gate for it. rank: that it is cut to, if it is not LoRA.
     Raises: AdapterError that lists every reason why it cannot be served; ParityError if it drifts.
     """
     with replacement(original) as bundle:
-        model.install(bundle, adapter, name, proved=prove_it)
+        model.install(bundle, adapter, name, proved=prove_it, rank=rank)
         record_golden(model, bundle, threads)
         proof = Proof()
         if prove_it:

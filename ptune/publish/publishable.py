@@ -93,10 +93,19 @@ class Publishable(Protocol):
         """Writes the held-out inputs into the bundle, so that it can be verified anywhere."""
         ...
 
-    def install(self, bundle: Bundle, adapter: Path | None, name: str, *, proved: bool = True) -> None:
+    def install(
+        self,
+        bundle: Bundle,
+        adapter: Path | None,
+        name: str,
+        *,
+        proved: bool = True,
+        rank: int | None = None,
+    ) -> None:
         """Puts an adapter into the bundle, checked socket by socket, still unmeasured.
 
-        proved: whether its proof follows; if not, the base may stay unread. Raises: UsageError, AdapterError.
+        proved: whether its proof follows; if not, the base may stay unread. rank: that an adapter of another type than LoRA is
+        cut to. Raises: UsageError, AdapterError.
         """
         ...
 

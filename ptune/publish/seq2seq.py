@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,9 @@ from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Backbone
 from ptune.config.translation import DESCRIBED
 from ptune.data.seq2seq_examples import load_pairs
-from ptune.engine.adapters.folder import LEFT_OUT, check_name, write_record
+from ptune.engine.adapters.fold.fold import as_pairs
+from ptune.engine.adapters.fold.layer import Base
+from ptune.engine.adapters.folder import check_name, copy_adapter, write_record
 from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.seq2seq import golden
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
@@ -27,8 +28,9 @@ from ptune.export.seq2seq_write import write_seq2seq
 from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, AdapterRecord, Bundle, CacheType, Hop, hashes
 from ptune.formats.task_names import TRANSLATION
 from ptune.formats.whole_write import disk_errors, whole_folder, write_json
+from ptune.publish.base_weights import base_weights
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
-from ptune.publish.steps import check_base, check_runs_base, report_progress
+from ptune.publish.steps import check_base, check_runs_base, refuse_rank, report_progress
 from ptune.tasks.translation.facts import NAME, Seq2SeqFacts
 from ptune.tasks.translation.seq2seq_work import translation_of
 from ptune.verify.limits import PROBES
@@ -114,10 +116,19 @@ class EncoderDecoder(Publishable):
         """As `Publishable.save_held_out`."""
         golden.save_pairs(self.pairs, bundle.folder)
 
-    def install(self, bundle: Bundle, adapter: Path | None, name: str, *, proved: bool = True) -> None:
+    def install(
+        self,
+        bundle: Bundle,
+        adapter: Path | None,
+        name: str,
+        *,
+        proved: bool = True,
+        rank: int | None = None,
+    ) -> None:
         """As `Publishable.install`."""
         assert adapter is not None
-        install_seq2seq(bundle, adapter, name)
+        refuse_rank(rank, bundle)
+        install_seq2seq(bundle, adapter, name, base_weights(bundle, lambda: self.reference.model))
 
     def golden(
         self, bundle: Bundle, profile: str, threads: int, cache: CacheType = FLOAT_CACHE
@@ -172,27 +183,32 @@ def _held_out_pairs(run: FinishedRun, codec: Seq2SeqCodec) -> list[Pair]:
     return [Pair(one.source, one.target) for one in held[:PROBES]]
 
 
-def install_seq2seq(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
-    """Copies a PEFT folder into the bundle, checked socket by socket, still unmeasured.
+def install_seq2seq(bundle: Bundle, adapter: Path, name: str, base: Base | None = None) -> AdapterRecord:
+    """Copies a PEFT folder into the bundle, checked socket by socket, still unmeasured; other types than LoRA are folded.
 
     Raises: UsageError for an invalid name; AdapterError that lists everything that does not fit.
     """
     check_name(name)
-    checked = load_adapter(adapter, bundle.seq2seq)
     facts = Seq2SeqFacts.open(adapter) if (adapter / NAME).is_file() else None
     if facts is not None and facts.base != bundle.manifest.base.hash:
         raise AdapterError(
             f"{adapter} was trained on another base ({facts.base[:12]}) than this bundle's"
             f" ({bundle.manifest.base.hash[:12]})"
         )
-    place = bundle.adapter_path(name)
-    with disk_errors(place), whole_folder(place) as part:
-        shutil.copytree(adapter, part, ignore=LEFT_OUT, dirs_exist_ok=True)
+    place, sockets = bundle.adapter_path(name), {socket.name: socket for socket in bundle.seq2seq.sockets}
+    with (
+        as_pairs(adapter, sockets, base) as (folder, folded),
+        disk_errors(place),
+        whole_folder(place) as part,
+    ):
+        checked = load_adapter(folder, bundle.seq2seq)
+        copy_adapter(folder, part, folded)
         record = AdapterRecord(
             name=name,
             task=TRANSLATION,
             files=hashes(part),
             rank=checked.rank,
+            folded=folded,
             base=None if facts is None else facts.base,
             own_prompt=facts is not None,
             system=None if facts is None else facts.system,

@@ -41,6 +41,14 @@ def replacement(original: Bundle) -> Iterator[Bundle]:
             )
 
 
+def refuse_rank(rank: int | None, bundle: Bundle) -> None:
+    """Raises: UsageError for a kind of model whose adapters are not served at a chosen rank."""
+    if rank is not None:
+        raise UsageError(
+            f"--rank {rank}: {bundle.folder} is not of a chat model, and only these take adapters cut to a rank; leave it out"
+        )
+
+
 def backbone_of(bundle: Bundle, model: str | None = None, trust_remote_code: bool = False) -> Backbone:
     """The backbone that a bundle was made of. model: where it is now.
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 from ptune.backbone.classifier import empty_classifier
 from ptune.config.recipe import Backbone
-from ptune.engine.adapters.lora import PEFT_PREFIX, weights_of
+from ptune.engine.adapters.lora import weights_of
+from ptune.engine.adapters.peft_config import PEFT_PREFIX
 from ptune.formats.bundle import Bundle
 from ptune.tasks.encoder.facts import Facts
 from ptune.verify.encoder_torch import EncoderReference

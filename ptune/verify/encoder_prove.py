@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from ptune.codecs.labels import Problem
+from ptune.engine.adapters.fold.fold import own_files
+from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import HEAD, NO_FACTORS, EncoderEngine
 from ptune.formats.bundle import BASE, Bundle, Hop
@@ -18,7 +20,15 @@ from ptune.verify.encoder_graph import PlainEncoder, run_head
 from ptune.verify.encoder_server import questions, served_hops
 from ptune.verify.encoder_torch import EncoderReference, Inputs, at_rest, hidden, logits
 from ptune.verify.proof import Proof
-from ptune.verify.reference import Factors, adapted, lora_layers, peft_factors, plugged, random_factors
+from ptune.verify.reference import (
+    Factors,
+    adapted,
+    base_kept,
+    lora_layers,
+    peft_factors,
+    plugged,
+    random_factors,
+)
 
 Load = Callable[[], EncoderReference]
 
@@ -99,13 +109,33 @@ def _expected(bundle: Bundle, name: str, reference: EncoderReference, inputs: Se
     folder, problem = bundle.adapter_path(name), reference.facts.problem
     if not (folder / NO_FACTORS).is_file():
         return Expected(problem, logits(reference.model, inputs), [], {})
+    signature, folded = bundle.encoder, bundle.adapter(name).folded
+    if folded is not None:
+        return _folded(bundle, name, reference, inputs)
     model = adapted(reference.model, folder)
-    adapter, signature = str(model.active_adapter), bundle.encoder
+    adapter = str(model.active_adapter)
     layers = lora_layers(model, signature.prefix, {socket.name for socket in signature.sockets})
     there = logits(model, inputs)
     with at_rest(layers, adapter):
         resting = logits(model, inputs)
     return Expected(problem, there, resting, peft_factors(layers, adapter))
+
+
+def _folded(bundle: Bundle, name: str, reference: EncoderReference, inputs: Sequence[Inputs]) -> Expected:
+    """The same of an adapter that was folded into LoRA: peft computes it as it was, and its pairs are the engine's."""
+    folder, signature = bundle.adapter_path(name), bundle.encoder
+    pairs = load_adapter(folder, signature).factors
+    bare = {
+        layer: reference.model.get_submodule(layer) for layer in (f"{signature.prefix}{one}" for one in pairs)
+    }
+    own = own_files(folder, bundle.adapter(name).folded)
+    with base_kept(reference.model, own):
+        model = adapted(reference.model, own)
+        there = logits(model, inputs)
+        plain = model.get_base_model()
+        for layer, one in bare.items():
+            plain.set_submodule(layer, one)  # the adapter's head stays
+        return Expected(reference.facts.problem, there, logits(model, inputs), pairs)
 
 
 def _adapter_hops(there: Expected, here: States, at_rest: States) -> list[Hop]:

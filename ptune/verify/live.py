@@ -17,6 +17,7 @@ from ptune.formats.bundle import Hop
 from ptune.parity import compare
 from ptune.training.lora_product import with_lora_products
 from ptune.verify.limits import LIVE_KERNEL_KL
+from ptune.verify.reference import base_kept
 from ptune.verify.torch_side import Probe, logprobs
 
 
@@ -32,11 +33,12 @@ def live_kernel_hops(
         return []
     trained = with_lora_products(PeftModel.from_pretrained(load(backbone).model, str(adapter)))
     live = logprobs(trained, probes)
-    wrapped = PeftModel.from_pretrained(model, str(adapter))
-    try:
-        there = logprobs(wrapped, probes)
-    finally:
-        wrapped.unload()
+    with base_kept(model, adapter):
+        wrapped = PeftModel.from_pretrained(model, str(adapter))
+        try:
+            there = logprobs(wrapped, probes)
+        finally:
+            wrapped.unload()
     base = "the same base" if backbone.quantize == "none" else "the dequantised base"
     hop = compare(
         f"{rounding[0]} kernel → float32 on {base}",

@@ -21,6 +21,8 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
 from ptune.codecs.chat import ChatCodec
+from ptune.engine.adapters.fold.fold import CONFIG
+from ptune.engine.adapters.fold.table import method_of
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.parity_json import (
     ADAPTER,
@@ -33,7 +35,7 @@ from ptune.formats.parity_json import (
     ParityPrompt,
     scale_of,
 )
-from ptune.formats.whole_write import sha256_of
+from ptune.formats.whole_write import read_json, sha256_of
 from ptune.parity import Array, log_softmax
 from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.reference import adapted, biases_kept, lora_layers
@@ -98,8 +100,11 @@ def measured(
 ) -> Parity | None:
     """What `adapter` answers on `model`, its float32 base, which is left as it was.
 
-    None where it is no LoRA adapter, or trained the base's biases: peft has no base without them then.
+    None where it is no LoRA adapter beside the whole base, or trained the base's biases: peft has no base without them then.
     """
+    name, method = method_of(read_json(adapter / CONFIG))
+    if name != "LORA" or method is not None:
+        return None
     with biases_kept(model) as biases:
         wrapped = adapted(model, adapter)
         try:

@@ -10,6 +10,8 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from ptune.engine.adapters.fold.fold import own_files
+from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.forms import Form, to_measure
 from ptune.formats.bundle import BASE, FLOAT_CACHE, Bundle, Hop
@@ -21,6 +23,8 @@ from ptune.verify.plain_ends import PlainEnds, with_rows
 from ptune.verify.proof import Proof
 from ptune.verify.reference import (
     Factors,
+    adapted,
+    base_kept,
     biases_kept,
     lora_layers,
     peft_factors,
@@ -41,6 +45,8 @@ class Expected:
     probes: Sequence[Probe]
     factors: Factors | None = None
     ends: PlainEnds = field(default_factory=PlainEnds)
+    uncut: list[Array] | None = None  # of an adapter that was cut to a rank: log-probabilities before
+    cut: str = ""  # what the adapter was, and at which rank it is served
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,9 @@ def _run(graph: PlainGraph, what: Expected) -> list[Array]:
 
 
 def _adapter_hops(name: str, base: Expected, there: Expected, here: Mapping[str, list[Array]]) -> list[Hop]:
+    chosen = [] if there.uncut is None else [_cut(there.uncut, there)]
     return [
+        *chosen,
         compare(
             "torch + peft → ONNX + adapter",
             there.logprobs,
@@ -170,6 +178,11 @@ def _adapter_hops(name: str, base: Expected, there: Expected, here: Mapping[str,
     ]
 
 
+def _cut(uncut: list[Array], there: Expected) -> Hop:
+    """What cutting the adapter to its rank has changed: the user chose it, so there is no limit."""
+    return compare(there.cut, uncut, there.logprobs).model_copy(update={"limit": "none: --rank"})
+
+
 def _of_base(found: Sequence[Array], base: Expected) -> list[Array]:
     """The log-probabilities of the base's own tokens."""
     return [rows[:, : base.logprobs[0].shape[1]] for rows in found]
@@ -179,6 +192,39 @@ def _peft_reference(
     model: PreTrainedModel, folder: Path, probes: Sequence[Probe], bundle: Bundle, name: str
 ) -> Expected:
     """Computes a PEFT folder's outputs with peft; leaves `model` as it was."""
+    folded = bundle.adapter(name).folded
+    if folded is not None and folded.error is None:
+        return _folded_reference(model, folder, probes, bundle, name)
+    expected = _lora_reference(model, folder, probes, bundle, name)
+    if folded is None:
+        return expected
+    before = _folded_reference(model, folder, expected.probes, bundle, name)
+    cut = f"{folded.method} → rank {folded.rank}"
+    return replace(expected, uncut=before.logprobs, cut=cut)
+
+
+def _folded_reference(
+    model: PreTrainedModel, folder: Path, probes: Sequence[Probe], bundle: Bundle, name: str
+) -> Expected:
+    """The same of an adapter that was folded into LoRA: peft computes it as it was, and its pairs are the engine's."""
+    signature, record = bundle.decoder, bundle.adapter(name)
+    assert record.folded is not None
+    own = own_files(folder, record.folded)
+    pairs = load_adapter(folder, signature)
+    ends = PlainEnds.of_engine(pairs)
+    with with_rows(model, record.vocab_size), biases_kept(model), base_kept(model, own):
+        wrapped = adapted(model, own)
+        try:
+            asked = ends.probes(probes) if signature.ends is not None else probes
+            return Expected(logprobs(wrapped, asked), asked, pairs.factors, ends)
+        finally:
+            wrapped.unload()
+
+
+def _lora_reference(
+    model: PreTrainedModel, folder: Path, probes: Sequence[Probe], bundle: Bundle, name: str
+) -> Expected:
+    """The same of LoRA: its factors and ends are peft's own."""
     signature = bundle.decoder
     with with_rows(model, bundle.adapter(name).vocab_size), biases_kept(model) as before:
         wrapped = PeftModel.from_pretrained(model, str(folder))

@@ -20,9 +20,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ptune.engine.adapters.fold.fold import CONFIG, WEIGHTS
+from ptune.engine.adapters.fold.table import is_initialised
+from ptune.engine.adapters.peft_config import PEFT_PREFIX
+from ptune.engine.adapters.safetensors import read_tensors
 from ptune.errors import AdapterError
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Signature, Socket
+from ptune.formats.whole_write import read_json
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 Factors = Mapping[str, Pair]
@@ -98,6 +103,37 @@ def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AdapterError(f"peft cannot load {folder}: {reason}") from error
+
+
+@contextmanager
+def base_kept(model: nn.Module, adapter: Path) -> Iterator[None]:
+    """Within the block peft may load a folder onto a plain model, and take parts of its weights out, as PiSSA begins: of copies."""
+    before: dict[str, nn.Module] = {}
+    try:
+        for name in _changed_layers(adapter):
+            before[name] = model.get_submodule(name)
+            model.set_submodule(name, _copied(before[name]))
+        yield
+    finally:
+        for name, layer in before.items():
+            model.set_submodule(name, layer)
+
+
+def _changed_layers(adapter: Path) -> list[str]:
+    """The layers whose weights peft changes when it loads a folder."""
+    if not is_initialised(read_json(adapter / CONFIG)):
+        return []
+    names = (name.removeprefix(PEFT_PREFIX) for name in read_tensors(adapter / WEIGHTS))
+    return [name.removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")]
+
+
+def _copied(layer: nn.Module) -> nn.Module:
+    assert isinstance(layer, nn.Linear | Conv1D)
+    rows, columns = layer.weight.shape
+    copy = Conv1D(columns, rows) if isinstance(layer, Conv1D) else nn.Linear(columns, rows)
+    copy.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    copy.bias = layer.bias
+    return copy
 
 
 def lora_layers(

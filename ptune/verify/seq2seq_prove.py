@@ -11,6 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.codecs.seq2seq import Seq2SeqCodec, Writing
+from ptune.engine.adapters.fold.fold import own_files
+from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.onnx_graph import Array
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
 from ptune.engine.seq2seq.golden import Pair
@@ -25,6 +27,7 @@ from ptune.verify.proof import Proof
 from ptune.verify.reference import (
     Factors,
     adapted,
+    base_kept,
     lora_layers,
     padded,
     peft_factors,
@@ -57,10 +60,7 @@ def prove_seq2seq(
         everywhere = _torch(model, pairs, writing)
     there: dict[str, tuple[list[Array], Factors]] = {}  # outputs of torch and peft, and the factors
     for name in bundle.manifest.adapters:
-        live = adapted(model, bundle.adapter_path(name))
-        layers = lora_layers(live, "", {socket.name for socket in signature.sockets})
-        there[name] = _torch(live, pairs, writing), peft_factors(layers, str(live.active_adapter))
-        model = live.unload()
+        there[name] = _peft_reference(model, bundle, name, pairs, writing)
 
     report("the ONNX graphs")
     graph = PlainSeq2Seq(bundle, writing, threads)
@@ -109,6 +109,24 @@ def _engine_hops(
         limit = limits.SLACK * limits.MAX_ABS_LOGPROB
         hops[name] = compare("ONNX → engine", by_graph[name], computed, max_abs_logprob=limit)
     return hops, texts
+
+
+def _peft_reference(
+    model: PreTrainedModel, bundle: Bundle, name: str, pairs: Sequence[Pair], writing: Writing
+) -> tuple[list[Array], Factors]:
+    """What peft computes with an adapter, as it was before it was folded, and its factors; leaves `model` as it was."""
+    folder, folded = bundle.adapter_path(name), bundle.adapter(name).folded
+    own, signature = own_files(folder, folded), bundle.seq2seq
+    with base_kept(model, own):
+        live = adapted(model, own)
+        try:
+            expected = _torch(live, pairs, writing)
+            if folded is not None:
+                return expected, load_adapter(folder, signature).factors
+            layers = lora_layers(live, "", {socket.name for socket in signature.sockets})
+            return expected, peft_factors(layers, str(live.active_adapter))
+        finally:
+            live.unload()
 
 
 @torch.no_grad()

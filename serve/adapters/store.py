@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ptune.engine.adapters.fold.fold import Limits
 from ptune.engine.adapters.folder import adopt, install, remove, sweep
 from ptune.errors import AdapterError, FormatError, PtuneError, RequestError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Alias, Bundle, Canary
@@ -42,14 +43,20 @@ class AdapterStore:
     """The adapters of one bundle. Methods may be called from any thread; they raise RequestError.
 
     max_adapters: how many the bundle may have. prepare: called with the name of each adapter before it is served.
+    max_bytes: of what an added adapter is folded into.
     """
 
     def __init__(
-        self, engine: ServedAdapters, max_adapters: int, prepare: Callable[[str], object] = lambda _: None
+        self,
+        engine: ServedAdapters,
+        max_adapters: int,
+        prepare: Callable[[str], object] = lambda _: None,
+        max_bytes: int | None = None,
     ) -> None:
         self._engine = engine
         self._prepare = prepare
         self._max_adapters = max_adapters
+        self._limits = Limits(most_bytes=max_bytes)
         self._changing = threading.Lock()
 
     def cards(self) -> list[dict[str, Any]]:
@@ -71,6 +78,7 @@ class AdapterStore:
             "hash": bundle.manifest.adapters.get(name),
             "task": record.task,
             "rank": record.rank,
+            "folded_from": None if record.folded is None else record.folded.method,
             "bytes": sum(file.stat().st_size for file in files if file.is_file()),
             "parity": record.parity,
             "base": "unverified base" if record.base is None else "verified",
@@ -116,7 +124,7 @@ class AdapterStore:
             with _client_errors(str(folder), name):
                 try_out(bundle.folder, folder)
                 sweep(bundle)
-                install(bundle, folder, name)
+                install(bundle, folder, name, limits=self._limits)
                 try:
                     self._engine.load_adapter(name)
                     self._prepare(name)

@@ -51,11 +51,22 @@ def _patterns(config: dict[str, Any]) -> list[str]:
 
 
 def main(bundle: str, folder: str) -> None:
+    from ptune.engine.adapters.fold.table import method_of
     from ptune.engine.adapters.lora import load_adapter
+    from ptune.engine.adapters.peft_config import parsed
     from ptune.formats.bundle import Bundle
 
     with contextlib.suppress(PtuneError):  # the server finds the same error, and reports it
-        load_adapter(Path(folder), Bundle.open(bundle).decoder)
+        signature, fields = Bundle.open(bundle).decoder, read_json(Path(folder) / "adapter_config.json")
+        _, method = method_of(fields)
+        if method is None:
+            load_adapter(Path(folder), signature)
+            return
+        config = parsed(method.config, fields, Path(folder))
+        for socket in signature.sockets:
+            config.targets(socket.name)
+            with contextlib.suppress(ZeroDivisionError):  # a rank of 0, which is refused by name
+                config.scale(socket.name)
 
 
 if __name__ == "__main__":

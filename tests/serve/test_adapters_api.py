@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 from support.http_client import Response
 from support.living_adapters import Living, completed, living, token_ids, upload
+from support.other_adapters import EXACT, WITH_BASE, save_adapter
 
 import ptune
 from ptune.formats.bundle import Bundle
@@ -95,6 +98,47 @@ def test_an_uploaded_adapter_answers_as_peft_does(server: Server) -> None:
     metrics = server.http.get("/metrics").text
     assert "ptune_adapters_in_memory 3.0" in metrics
     assert "ptune_adapter_loads_total" in metrics
+
+
+def other_type(server: Server, kind: str, **more: Any) -> Path:
+    """A PEFT folder of another type than LoRA; what answers as it does is `kind` among the models."""
+    models, folder = server.there.tiny.models, server.root / kind
+    options = {**EXACT, **WITH_BASE}[kind] | {"target_modules": ["q_proj", "down_proj"]} | more
+    save_adapter(kind, options, copy.deepcopy(models["base"]), folder)
+    models[kind] = PeftModel.from_pretrained(copy.deepcopy(models["base"]), folder).merge_and_unload().eval()
+    return folder
+
+
+def test_another_peft_type_answers_as_peft_does(server: Server) -> None:
+    card = upload(server.http, other_type(server, "delora"), "delora")
+    assert card.status_code == 200, card.text
+    assert (card.json()["rank"], card.json()["folded_from"]) == (3, "DELORA")
+    answer = completed(server.http, "delora")
+    assert token_ids(answer) == server.there.greedy("delora") != server.there.greedy("base")
+    listed = server.http.get("/v1/adapters").json()["data"]
+    assert [one["folded_from"] for one in listed] == [None, None, "DELORA"]
+
+
+def test_of_another_peft_type_nothing_grows_beyond_the_limit_or_needs_the_base(server: Server) -> None:
+    """VeRA's projections are in its file once, and in its pairs once a layer."""
+    folder = other_type(server, "vera", r=40, target_modules="all-linear")
+    assert (folder / "adapter_model.safetensors").stat().st_size < LIMIT / 2
+    error = refusal(upload(server.http, folder, "vera"))
+    assert f"its LoRA pairs take more than {LIMIT} bytes" in error["message"]
+    error = refusal(upload(server.http, other_type(server, "hra"), "hra"))
+    assert "add it with `ptune add`" in error["message"]
+    assert server.names() == ["wide", "narrow"]
+
+
+def test_a_pattern_of_another_peft_type_may_take_30_s_at_most(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptune_serve.adapters.trial.LIMIT_S", 3)
+    folder = other_type(server, "loha")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    endless = {**config, "alpha_pattern": {"(.*.*.*.*.*.*.*.*.*)*x": 3}}
+    (folder / "adapter_config.json").write_text(json.dumps(endless))
+    assert "patterns took more than 3 s" in refusal(upload(server.http, folder, "loha"))["message"]
 
 
 def test_one_that_is_deleted_is_gone_and_may_come_again_as_another(server: Server) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 
 from ptune.codecs.adapter_tokens import FILE, extended, new_tokens_of
 from ptune.codecs.chat import ChatCodec
+from ptune.engine.adapters.fold.fold import LEFT_OUT, ORIGINAL, Limits, as_pairs
+from ptune.engine.adapters.fold.layer import Base
 from ptune.engine.adapters.lora import Adapter, load_adapter
 from ptune.errors import AdapterError, FormatError, TemplateError, UsageError
-from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest, hashes, parse
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Folded, Manifest, hashes, parse
 from ptune.formats.request_defaults import RequestDefaults
 from ptune.formats.whole_write import disk_errors, read_json, sha256_of, whole_folder, write_json
 
 RECORD = "adapter.json"
 OWN = "ptune.json"  # beside PEFT's files, written by ptune's training: the base's hash, template and system message
-LEFT_OUT = shutil.ignore_patterns(RECORD, "*.bin", "*.pt", "*.pth", "*.pkl", ".*")
 
 
 def of_bundle(original: Bundle, stage: Path) -> Bundle:
@@ -35,24 +36,41 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def install(bundle: Bundle, adapter: Path, name: str) -> AdapterRecord:
-    """Copies a PEFT folder into the bundle, checked socket by socket, as yet unmeasured.
+def install(
+    bundle: Bundle, adapter: Path, name: str, base: Base | None = None, limits: Limits = Limits()
+) -> AdapterRecord:
+    """Copies a PEFT folder into the bundle, checked socket by socket, as yet unmeasured; other types than LoRA are folded.
+
+    base, limits: as `ptune.engine.adapters.fold.fold.as_pairs` takes them.
 
     The folder is written whole and the manifest last: whenever this is interrupted, the bundle has the adapter or not.
     Raises: UsageError for a name that cannot be; AdapterError that lists everything which does not fit.
     """
     check_name(name)
-    checked = load_adapter(adapter, bundle.decoder)
-    own, base = prompt_of(adapter, bundle)
-    own |= tokens_of(adapter, bundle, checked)
-    with whole_folder(bundle.adapter_path(name)) as part:  # replaces leftovers of an interrupted call
-        shutil.copytree(adapter, part, ignore=LEFT_OUT, dirs_exist_ok=True)
-        added = datetime.now(UTC).date().isoformat()
-        record = AdapterRecord(name=name, files=hashes(part), rank=checked.rank, base=base, added=added)
-        record = record.model_copy(update=own)
-        write_json(part / RECORD, record.model_dump(mode="json"))
+    sockets = {socket.name: socket for socket in bundle.decoder.sockets}
+    with as_pairs(adapter, sockets, base, limits) as (folder, folded):
+        checked = load_adapter(folder, bundle.decoder)
+        own, trained_on = prompt_of(adapter, bundle)
+        own |= tokens_of(adapter, bundle, checked)
+        with whole_folder(bundle.adapter_path(name)) as part:  # replaces leftovers of an interrupted call
+            copy_adapter(folder, part, folded)
+            record = AdapterRecord(
+                name=name,
+                files=hashes(part),
+                rank=checked.rank,
+                folded=folded,
+                base=trained_on,
+                added=datetime.now(UTC).date().isoformat(),
+            ).model_copy(update=own)
+            write_json(part / RECORD, record.model_dump(mode="json"))
     _vouch(bundle, record)
     return record
+
+
+def copy_adapter(folder: Path, place: Path, folded: Folded | None) -> None:
+    """Copies an adapter's files into a bundle; what it was folded from only if it was."""
+    left_out = (*LEFT_OUT, RECORD, *([ORIGINAL] if folded is None else []))
+    shutil.copytree(folder, place, ignore=shutil.ignore_patterns(*left_out), dirs_exist_ok=True)
 
 
 def adopt(bundle: Bundle, folder: Path, name: str) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ptune.engine.adapters.biases import read_biases, with_biases
 from ptune.engine.adapters.ends import EndChanges, is_copy, read_ends
 from ptune.engine.adapters.misfits import Misfits
-from ptune.engine.adapters.peft_config import BIASES, MERGE, SOCKETS, LoraConfig, read_config
+from ptune.engine.adapters.peft_config import BIASES, MERGE, PEFT_PREFIX, SOCKETS, LoraConfig, read_config
 from ptune.engine.adapters.safetensors import float32_bytes, read_tensors
 from ptune.errors import AdapterError, FormatError
 from ptune.formats.seq2seq import Seq2SeqSignature
@@ -36,7 +36,6 @@ _ENDS = (
     "embed_tokens",
     "wte",
 )  # a decoder's first and last layers, which have sockets only where the bundle was exported with them
-PEFT_PREFIX = "base_model.model."
 POOLER = "pooler"  # a part of transformers' encoders that belongs to the head
 
 

@@ -13,6 +13,9 @@ class Misfits:
     def __init__(self, reasons: list[str]) -> None:
         self._names: dict[str, list[str]] = {reason: [] for reason in reasons}
 
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
     def add(self, reason: str, name: str) -> None:
         self._names.setdefault(reason, []).append(name)
 

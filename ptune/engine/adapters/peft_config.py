@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from ptune.errors import AdapterError
 from ptune.formats.signature import Ends
 from ptune.formats.whole_write import read_json
+
+PEFT_PREFIX = "base_model.model."  # of the names in PEFT's files
 
 MERGE = "merge it instead: ptune merge, or ptune export RUN --merge"
 
@@ -94,6 +96,9 @@ class LoraConfig(BaseModel):
         return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
 
 
+Settings = TypeVar("Settings", bound=LoraConfig)
+
+
 def read_config(
     folder: Path, *, with_head: bool = False, ends: Ends | None = None
 ) -> tuple[LoraConfig, list[str]]:
@@ -106,19 +111,8 @@ def read_config(
     fields = read_json(folder / "adapter_config.json")
     kind = fields.get("peft_type")
     if kind != "LORA":
-        raise AdapterError(f"{folder} holds an adapter of peft_type {kind!r}; only LORA is served; {MERGE}")
-    try:
-        config = LoraConfig.model_validate(
-            {name: value for name, value in fields.items() if value is not None}
-        )
-        _try_patterns(config)
-    except ValidationError as error:
-        problems = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
-        raise AdapterError(f"{folder}/adapter_config.json cannot be used: {problems}") from None
-    except re.error as error:
-        raise AdapterError(
-            f"{folder}/adapter_config.json: {error.pattern!r} is not a valid pattern: {error}"
-        ) from None
+        raise AdapterError(f"{folder} holds an adapter of peft_type {kind!r}, no LoRA; {MERGE}")
+    config = parsed(LoraConfig, fields, folder)
     if with_head:
         fields.pop("modules_to_save", None)
     if ends is not None and ends.has_biases:
@@ -129,6 +123,21 @@ def read_config(
         if all(ends.embedding.endswith(name) or ends.head.endswith(name) for name in whole):
             fields.pop("modules_to_save", None)
     return config, _refused(fields, config)
+
+
+def parsed(kind: type[Settings], fields: Mapping[str, Any], folder: Path) -> Settings:
+    """The settings of adapter_config.json. Raises: AdapterError where one has another type, or a pattern is none."""
+    try:
+        config = kind.model_validate({name: value for name, value in fields.items() if value is not None})
+        _try_patterns(config)
+    except ValidationError as error:
+        problems = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
+        raise AdapterError(f"{folder}/adapter_config.json cannot be used: {problems}") from None
+    except re.error as error:
+        raise AdapterError(
+            f"{folder}/adapter_config.json: {error.pattern!r} is not a valid pattern: {error}"
+        ) from None
+    return config
 
 
 def _refused(fields: dict[str, Any], config: LoraConfig) -> list[str]:

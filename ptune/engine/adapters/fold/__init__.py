@@ -1,0 +1,1 @@
+"""Adapters of other PEFT types as LoRA pairs. `fold.as_pairs` is the way in, `table.METHODS` lists the types, one file a method."""

@@ -1,0 +1,273 @@
+"""Adapters of other PEFT types, rewritten as plain LoRA adapters that compute the same, or nearly so where the user says how near.
+
+This happens once, when an adapter is added. The bundle then holds a LoRA adapter in PEFT's format, and the adapter's own two files
+in `original/` beside it, which proofs read.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptune.engine.adapters.fold.layer import Array, Base, Factor, Layer, LayerError, Update
+from ptune.engine.adapters.fold.table import METHODS, Method, method_of
+from ptune.engine.adapters.fold.truncate import cut
+from ptune.engine.adapters.misfits import Misfits
+from ptune.engine.adapters.peft_config import MERGE, PEFT_PREFIX, REFUSED, parsed
+from ptune.engine.adapters.safetensors import read_arrays, write_tensors
+from ptune.errors import AdapterError, FormatError
+from ptune.formats.bundle import Folded
+from ptune.formats.signature import Socket
+from ptune.formats.whole_write import read_json, sha256_of, write_json
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ORIGINAL = "original"  # beside the LoRA adapter: the files that it was made of
+LEFT_OUT = ("*.bin", "*.pt", "*.pth", "*.pkl", ".*")  # of an adapter's folder: pickles, and what is hidden
+CHOOSE_RANK = "choose the rank to serve it at, at a loss that is measured: ptune add --rank N"
+_KEPT = ("task_type", "base_model_name_or_path", "revision", "peft_version", "fan_in_fan_out", "bias")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """rank: that updates are cut to, if they have more; None: only exact pairs. most_bytes: of all pairs together."""
+
+    rank: int | None = None
+    most_bytes: int | None = None
+
+
+@contextmanager
+def as_pairs(
+    adapter: Path,
+    sockets: Mapping[str, Socket],
+    base: Base | None = None,
+    limits: Limits = Limits(),
+) -> Iterator[tuple[Path, Folded | None]]:
+    """Yields a folder with the adapter as LoRA, and what it was before: the folder itself and None where it is LoRA already.
+
+    sockets: the layers that take adapters, by their names in the transformers model. base: None: the base's weights are not at
+    hand. Raises: AdapterError that lists everything that cannot be folded.
+    """
+    fields = _fields(adapter)
+    name, method = method_of(fields)
+    if method is None:
+        _require_known(adapter, fields)
+        yield adapter, None
+        return
+    with tempfile.TemporaryDirectory(prefix="ptune-fold-") as place:
+        stage = Path(place) / adapter.name
+        folding = _Folding(adapter, name, method, fields, sockets, base, limits)
+        folding.write(stage)
+        try:
+            yield stage, folding.record()
+        except AdapterError as error:
+            raise AdapterError(str(error).replace(str(stage), str(adapter))) from None
+
+
+def own_files(folder: Path, folded: Folded | None) -> Path:
+    """Where the files are that peft reads as the adapter was trained: the folder itself, unless it was folded."""
+    return folder if folded is None else folder / ORIGINAL
+
+
+def _fields(adapter: Path) -> dict[str, Any]:
+    try:
+        return read_json(adapter / CONFIG)
+    except FormatError as error:
+        raise AdapterError(str(error)) from None
+
+
+def _require_known(adapter: Path, fields: Mapping[str, Any]) -> None:
+    kind, known = fields.get("peft_type"), ", ".join(METHODS)
+    if kind != "LORA":
+        raise AdapterError(
+            f"{adapter} holds an adapter of peft_type {kind!r}; served are LORA and, as LoRA pairs, {known}; {MERGE}"
+        )
+
+
+class _Folding:
+    """One adapter on its way to pairs."""
+
+    def __init__(
+        self,
+        adapter: Path,
+        name: str,
+        method: Method,
+        fields: Mapping[str, Any],
+        sockets: Mapping[str, Socket],
+        base: Base | None,
+        limits: Limits,
+    ) -> None:
+        self._adapter, self._name, self._method, self._fields = adapter, name, method, fields
+        self._sockets, self._base, self._limits = sockets, base, limits
+        self._config = parsed(method.config, fields, adapter)
+        scaled = f"lora_bias is set: its biases have a scale of their own; {MERGE}"
+        self._misfits = Misfits([scaled] if fields.get("lora_bias") else [])
+        self._bytes = 0
+        self._lost: dict[str, tuple[float, float]] = {}  # squared norms of layers that were cut
+
+    def write(self, stage: Path) -> None:
+        """Writes the LoRA adapter, and what else lies beside the adapter."""
+        if self._method.needs_base and self._base is None:
+            raise AdapterError(
+                f"{self._adapter} holds an adapter of {self._name}, which is folded with the base's weights: add it with"
+                " `ptune add`, which reads them"
+            )
+        layers, rest = self._parted()
+        pairs = {
+            module: pair for module in layers if (pair := self._pair(module, layers[module])) is not None
+        }
+        self._check_targets(layers)
+        if not pairs and not self._misfits:
+            self._misfits.add(f"it holds no layers of {self._name}", WEIGHTS)
+        self._misfits.raise_for(self._adapter)
+        shutil.copytree(self._adapter, stage, ignore=shutil.ignore_patterns(*LEFT_OUT, ORIGINAL))
+        (stage / ORIGINAL).mkdir()
+        for file in (CONFIG, WEIGHTS):
+            shutil.copyfile(self._adapter / file, stage / ORIGINAL / file)
+        write_json(stage / CONFIG, self._lora_config(pairs))
+        factors = {f"{PEFT_PREFIX}{module}.lora_A.weight": a for module, (a, _) in pairs.items()}
+        factors |= {f"{PEFT_PREFIX}{module}.lora_B.weight": b for module, (_, b) in pairs.items()}
+        write_tensors(stage / WEIGHTS, {**rest, **factors})
+
+    def record(self) -> Folded:
+        """What the adapter was, and what folding lost."""
+        errors = {module: _share(*norms) for module, norms in self._lost.items()}
+        sums = [sum(values) for values in zip(*self._lost.values(), strict=True)]
+        return Folded(
+            method=self._name,
+            sha256=sha256_of(self._adapter / WEIGHTS),
+            rank=self._limits.rank if errors else None,
+            error=_share(*sums) if errors else None,
+            errors=errors,
+        )
+
+    def _parted(self) -> tuple[dict[str, dict[str, Array]], dict[str, Array]]:
+        """Tensors by layer and the ends of their names; those that all layers share, under ""; and the rest."""
+        layers: dict[str, dict[str, Array]] = {}
+        rest: dict[str, Array] = {}
+        self._shared: dict[str, Array] = {}
+        for name, tensor in self._read().items():
+            path = name.removeprefix(PEFT_PREFIX)
+            end = next((end for end in self._method.tensors if path.endswith(f".{end}")), None)
+            module = path.removesuffix(f".{end}")
+            if name.removeprefix("base_model.") in self._method.shared:
+                self._shared[name.removeprefix("base_model.")] = tensor
+            elif end is None or path == name or (module not in self._sockets and tensor.dtype == np.float32):
+                rest[name] = tensor  # of a head, or what the reader of LoRA files refuses by name
+            else:
+                layers.setdefault(module, {})[end] = tensor
+        return layers, rest
+
+    def _read(self) -> dict[str, Array]:
+        try:
+            return read_arrays(self._adapter / WEIGHTS)
+        except FormatError as error:
+            raise AdapterError(str(error)) from None
+
+    def _pair(self, module: str, tensors: Mapping[str, Array]) -> tuple[Factor, Factor] | None:
+        """A layer's A and B; None where it has none."""
+        socket = self._sockets.get(module)
+        try:
+            if socket is None:
+                raise LayerError("the base has no linear layer of this name")
+            if socket.kernel is not None:
+                raise LayerError("it adapts convolutions, which are served with LoRA alone")
+            layer = Layer(
+                module,
+                socket.in_features,
+                socket.out_features,
+                tensors,
+                self._shared,
+                self._config,
+                self._base,
+            )
+            with np.errstate(all="ignore"):  # what overflows is found below
+                update = self._bounded(module, _finite(self._method.fold(layer)), socket)
+        except LayerError as misfit:
+            self._misfits.add(str(misfit), module)
+            return None
+        if update is None or update.b is None or not update.rank:
+            return None
+        self._count(update)
+        return update.a, update.b
+
+    def _bounded(self, module: str, update: Update, socket: Socket) -> Update | None:
+        """An update of no more than the rank that is allowed. Raises: LayerError."""
+        wanted, most = self._limits.rank, min(socket.in_features, socket.out_features)
+        if update.b is not None and update.rank <= (most if wanted is None else wanted):
+            return update
+        if wanted is not None:
+            near, lost, size = cut(update, min(wanted, most))
+            self._lost[module] = lost, size
+            return near if size else None
+        if update.b is None:
+            raise LayerError(
+                f"{self._name} has no exact pair there of a lower rank than the layer's own ({most}); {CHOOSE_RANK}, or {MERGE}"
+            )
+        return _narrowed(update, update.b)
+
+    def _count(self, update: Update) -> None:
+        """Raises: AdapterError where the pairs grow beyond their limit: a small file may make large ones."""
+        assert update.b is not None
+        self._bytes += update.a.nbytes + update.b.nbytes
+        most = self._limits.most_bytes
+        if most is not None and self._bytes > most:
+            raise AdapterError(
+                f"{self._adapter}: its LoRA pairs take more than {most} bytes, the most allowed here"
+            )
+
+    def _check_targets(self, layers: Mapping[str, object]) -> None:
+        for module in layers:
+            if module in self._sockets and not self._config.targets(module):
+                self._misfits.add(
+                    "adapter_config.json does not target these, so peft would ignore their tensors", module
+                )
+        for module in self._sockets:
+            if (
+                module not in layers
+                and self._config.target_modules is not None
+                and self._config.targets(module)
+            ):
+                self._misfits.add("adapter_config.json targets these, but their tensors are missing", module)
+
+    def _lora_config(self, pairs: Mapping[str, tuple[Factor, Factor]]) -> dict[str, Any]:
+        """The adapter as LoRA whose alpha is its rank in each layer: B has the scale."""
+        ranks = {module: len(a) for module, (a, _) in pairs.items()}
+        most = max(ranks.values())
+        others = {module: rank for module, rank in ranks.items() if rank != most}
+        kept = {name: self._fields[name] for name in (*_KEPT, *REFUSED) if self._fields.get(name)}
+        return {
+            **kept,
+            "peft_type": "LORA",
+            "r": most,
+            "lora_alpha": most,
+            "rank_pattern": others,
+            "alpha_pattern": others,
+            "target_modules": sorted(ranks),
+            "inference_mode": True,
+        }
+
+
+def _finite(update: Update) -> Update:
+    if not np.isfinite(update.a).all() or (update.b is not None and not np.isfinite(update.b).all()):
+        raise LayerError("what it adds to the layer is not finite")
+    return update
+
+
+def _narrowed(update: Update, b: Factor) -> Update:
+    """The same of the layer's own rank: the product, beside an identity."""
+    whole = b @ update.a
+    identity = np.eye(min(whole.shape), dtype=np.float32)
+    return Update(whole, identity) if len(whole) <= whole.shape[1] else Update(identity, whole)
+
+
+def _share(lost: float, size: float) -> float:
+    """Relative error in the Frobenius norm."""
+    return math.sqrt(lost / size) if size else 0.0
