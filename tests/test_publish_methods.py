@@ -23,7 +23,10 @@ from ptune.config.translation import Translation
 from ptune.errors import RecipeError, UsageError
 from ptune.evaluation.classification.held_out import of_run
 from ptune.fine_tune import train
+from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
+from ptune.methods.adalora import AdaLora
+from ptune.methods.hra import Hra
 from ptune.methods.loha import LoHa
 from ptune.methods.lora import Lora
 from ptune.methods.oft import Oft
@@ -46,6 +49,28 @@ def test_a_chat_adapter_is_proved_merged(tmp_path: Path) -> None:
     run = train(recipe, tmp_path / "run")
     proof = publish.export_run(run, tmp_path / "bundle", name="x", merge=True, threads=1, anyway=True)
     assert proof.passed
+
+
+@pytest.mark.parametrize(
+    "method", [AdaLora(init_r=4, target_r=2), Hra(r=4), Vera(r=8)], ids=lambda one: type(one).__name__
+)
+def test_a_chat_adapter_that_folds_is_proved_beside_its_base(
+    method: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_models.build(tmp_path / "model", "llama")
+    tiny_models.write_jsonl(tmp_path / "data.jsonl", tiny_models.conversations(16))
+    recipe = Recipe(
+        backbone=Backbone(model=str(tmp_path / "model"), dtype="float32"),
+        method=method,
+        data=Data(files=(tmp_path / "data.jsonl",), validation_share=0.3),
+        train=FEW,
+    )
+    run = train(recipe, tmp_path / "run")
+    assert "served merged" not in capsys.readouterr().err
+    assert publish.export_run(run, tmp_path / "bundle", name="x", threads=1, anyway=True).passed
+    record = Bundle.open(tmp_path / "bundle").adapter("x")
+    assert record.folded is not None
+    assert record.folded.method == type(method).__name__.upper()
 
 
 def test_a_classifier_of_texts_is_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,13 +115,23 @@ def test_a_classifier_of_images_is_merged(family: str, method: Any, tmp_path: Pa
     np.testing.assert_allclose(found, expected[:, order], atol=1e-3)
 
 
-def test_an_encoder_decoders_adapter_is_for_peft(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = swapped(tmp_path, Vera(r=4))
+def test_an_encoder_decoders_adapter_is_served_folded_or_is_for_peft(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folded").mkdir()
+    run = swapped(tmp_path / "folded", Vera(r=4))
     assert run.record().hops[0].max_abs_logprob == 0.0
-    assert "on an encoder-decoder are for PEFT: ptune serves those of Lora" in capsys.readouterr().err
+    with pytest.raises(
+        UsageError, match="merges adapters of Lora alone, and none of Vera: leave out --merge"
+    ):
+        publish.export_run(run, tmp_path / "b", name="x", merge=True, threads=1, anyway=True)
+    assert publish.export_run(run, tmp_path / "b", name="x", threads=1, anyway=True).passed
+    capsys.readouterr()
+    run = swapped(tmp_path, Oft(oft_block_size=8))
+    assert "on an encoder-decoder are for PEFT: ptune merges none there" in capsys.readouterr().err
     for merge in (False, True):
-        with pytest.raises(UsageError, match="ptune serves adapters of Lora alone, and none of Vera"):
-            publish.export_run(run, tmp_path / "b", name="x", merge=merge, threads=1, anyway=True)
+        with pytest.raises(UsageError, match="merges adapters of Lora alone, and none of Oft: load"):
+            publish.export_run(run, tmp_path / "c", name="x", merge=merge, threads=1, anyway=True)
 
 
 def test_recommendations_lie_beside_an_adapter_of_lora(tmp_path: Path) -> None:

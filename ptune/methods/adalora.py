@@ -42,6 +42,7 @@ class AdaLora(PeftMethod):
     """Weight of the term of the loss that keeps the factors orthogonal."""
 
     peft_config = "peft:AdaLoraConfig"
+    folds = True
     quantized = ("int8", "nf4")
     convolutions = True
 

@@ -18,4 +18,5 @@ class DeLora(PeftMethod):
     """Probability that a pass leaves out a layer's update."""
 
     peft_config = "peft:DeloraConfig"
+    folds = True
     conv1d = False

@@ -25,4 +25,5 @@ class GraLora(PeftMethod):
     """Dropout before the adapter."""
 
     peft_config = "peft:GraloraConfig"
+    folds = True
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "gralora_dropout"}

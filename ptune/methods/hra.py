@@ -19,6 +19,7 @@ class Hra(PeftMethod):
     """Make the reflections orthogonal to each other."""
 
     peft_config = "peft:HRAConfig"
+    folds = True
     peft_names: ClassVar[Mapping[str, str]] = {"apply_gs": "apply_GS"}
     convolutions = True
     conv1d = False

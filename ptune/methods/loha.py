@@ -20,5 +20,6 @@ class LoHa(PeftMethod):
     """Probability that a pass leaves out a layer's update."""
 
     peft_config = "peft:LoHaConfig"
+    folds = True
     convolutions = True
     conv1d = False

@@ -19,5 +19,6 @@ class Miss(PeftMethod):
     """Dropout before the adapter."""
 
     peft_config = "peft:MissConfig"
+    folds = True
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "miss_dropout"}
     conv1d = False

@@ -48,6 +48,8 @@ class PeftMethod(Spec):
     """Whether what is trained are copies of the base's weights in their type, which 16 bits are too few for."""
     followed: ClassVar[bool] = True
     """Whether a step can be followed without the values of weights, as `ptune plan` does."""
+    folds: ClassVar[bool] = False
+    """Whether the update of a layer can be written as x A B when it is served (ptune.engine.adapters.fold)."""
     mergeable: ClassVar[bool] = True
     """Whether `ptune merge` can make one model of base and adapter."""
 
@@ -63,8 +65,13 @@ class PeftMethod(Spec):
 
     @property
     def plain(self) -> bool:
-        """Whether the update of a layer is x A B, so that ptune serves it beside its base. Others are served merged."""
+        """Whether the update of a layer is x A B as it is saved."""
         return False
+
+    @property
+    def beside(self) -> bool:
+        """Whether the adapter is served beside its base. Others are served merged, if at all."""
+        return self.plain or self.folds
 
     def apply(
         self, model: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()

@@ -23,5 +23,6 @@ class Pvera(PeftMethod):
     """Seed of the shared factors."""
 
     peft_config = "peft:PveraConfig"
+    folds = True
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "pvera_dropout"}
     quantized = ("int8", "nf4")

@@ -25,4 +25,5 @@ class VbLora(PeftMethod):
     """Dropout before the adapter."""
 
     peft_config = "peft:VBLoRAConfig"
+    folds = True
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "vblora_dropout"}

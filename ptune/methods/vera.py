@@ -23,4 +23,5 @@ class Vera(PeftMethod):
     """Seed of the shared factors."""
 
     peft_config = "peft:VeraConfig"
+    folds = True
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "vera_dropout"}

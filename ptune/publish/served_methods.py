@@ -13,15 +13,17 @@ def refuse_unserved(run: FinishedRun, kind: Kind, *, merge: bool) -> None:
     method, folder = run.recipe.method, run.files.folder
     if not run.files.has_adapter or not isinstance(method, PeftMethod) or method.plain:
         return
-    name = type(method).__name__
+    name, in_peft = type(method).__name__, f"load {folder}/adapter in PEFT"
+    if method.folds and not merge:
+        return
     if not method.mergeable:
         raise UsageError(
-            f"{folder} was trained by {name}, whose adapters ptune neither merges nor serves: load {folder}/adapter in PEFT"
+            f"{folder} was trained by {name}, whose adapters ptune neither merges nor serves: {in_peft}"
         )
     if kind is SEQ2SEQ:
+        instead = "leave out --merge" if method.folds else in_peft
         raise UsageError(
-            f"{folder} is of an encoder-decoder, for which ptune serves adapters of Lora alone, and none of {name}: load"
-            f" {folder}/adapter in PEFT"
+            f"{folder} is of an encoder-decoder, of which ptune merges adapters of Lora alone, and none of {name}: {instead}"
         )
     if not merge:
         raise UsageError(

@@ -74,13 +74,13 @@ def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
 def how_served(recipe: Recipe) -> str | None:
     """A sentence about serving what the recipe trains, to be said before it trains; None: it is served as it is saved."""
     method = recipe.method
-    if not isinstance(method, PeftMethod) or method.plain:
+    if not isinstance(method, PeftMethod) or method.beside:
         return None
     name = "Lora with dora or target_parameters" if isinstance(method, Lora) else type(method).__name__
     if not method.mergeable:
         return f"adapters of {name} are for PEFT: ptune evaluates them, and neither merges nor serves them"
     if kind_of_recipe(recipe) is SEQ2SEQ:
-        return f"adapters of {name} on an encoder-decoder are for PEFT: ptune serves those of Lora"
+        return f"adapters of {name} on an encoder-decoder are for PEFT: ptune merges none there"
     return f"adapters of {name} are served merged: ptune export RUN --merge"
 
 
