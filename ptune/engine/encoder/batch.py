@@ -12,7 +12,7 @@ from ptune.engine.onnx_graph import Array
 from ptune.formats.bundle import BASE
 from ptune.formats.signature import EncoderSignature
 
-MOST_TOKENS = 16384  # of a pass, padding included: its activations are multiples of them
+TOKENS_A_THREAD = 512  # of a pass, padding included: more, and what lies between the layers no longer fits into a core's cache
 MOST_PADDING = 0.25  # share of padding among a pass's tokens
 
 
@@ -38,7 +38,7 @@ class Item:
 
 
 def choose(
-    lengths: Sequence[int], most_rows: int, most_tokens: int = MOST_TOKENS, most_padding: float = MOST_PADDING
+    lengths: Sequence[int], most_rows: int, most_tokens: int, most_padding: float = MOST_PADDING
 ) -> list[int]:
     """Chooses from the waiting items (in order of arrival) for the next pass: the oldest, and those nearest in length.
 
