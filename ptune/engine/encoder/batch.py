@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,13 +63,23 @@ def choose(
     return order[low : high + 1]
 
 
-def padded(items: Sequence[Item], signature: EncoderSignature) -> dict[str, Array]:
-    """The body's inputs except `lora_mask` and the factors, one row for each item."""
+def least_tokens(rank: int, threads: int) -> int:
+    """Fewest tokens of a pass: with fewer, its size would change the order in which onnxruntime adds.
+
+    Its float32 products add otherwise where a thread has a single row, and where a factor has more columns than there are rows,
+    since then threads share the columns.
+    """
+    return max(rank, 2 * threads)
+
+
+def padded(items: Sequence[Item], signature: EncoderSignature, least: int = 1) -> dict[str, Array]:
+    """The body's inputs except `lora_mask` and the factors, one row for each item. least: tokens, padding included."""
     if signature.modality == "image":
         return {"pixel_values": np.stack([item.inputs["pixel_values"] for item in items])}
     lengths = np.array([item.length for item in items], np.int64)
     names = ["input_ids", *(["token_type_ids"] if signature.type_ids else [])]
-    rows = {name: np.zeros((len(items), lengths.max()), np.int64) for name in names}
+    width = max(lengths.max(), math.ceil(least / len(items)))
+    rows = {name: np.zeros((len(items), width), np.int64) for name in names}
     for name, array in rows.items():
         for row, item in enumerate(items):
             if name in item.inputs:

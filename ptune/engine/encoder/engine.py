@@ -17,7 +17,7 @@ from typing import Unpack
 from ptune.engine.adapters.lora import factor_bytes, load_adapter
 from ptune.engine.adapters.stacked import Stack, stack_of
 from ptune.engine.base import EngineBase, QueueStats
-from ptune.engine.encoder.batch import TOKENS_A_THREAD, Item, choose, padded
+from ptune.engine.encoder.batch import TOKENS_A_THREAD, Item, choose, least_tokens, padded
 from ptune.engine.encoder.golden import replay
 from ptune.engine.encoder.session import Body, HeadSession
 from ptune.engine.job import BEFORE_COMPUTED, deadline_passed, not_computed, queue_full
@@ -91,7 +91,7 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
         super().__init__(bundle, options, self._load, _bytes, base_answers=False)
         self.context = self.signature.context  # longest text, in tokens; 0 of images
         self._body = body
-        self._most_tokens = TOKENS_A_THREAD * (options.threads or available_cores())
+        self._threads = options.threads or available_cores()
         self._waiting: deque[_Job] = deque()
         self._running = self._passes = self._rows = self._tokens = 0
         self._start()
@@ -206,7 +206,7 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
         waiting = list(enumerate(self._waiting))
         alike = [(index, job) for index, job in waiting if job.factors is self._waiting[0].factors]
         lengths = [job.item.length for _, job in alike]
-        chosen = {alike[at][0] for at in choose(lengths, self._options.max_rows, self._most_tokens)}
+        chosen = {alike[at][0] for at in choose(lengths, self._options.max_rows, TOKENS_A_THREAD * self._threads)}
         self._waiting = deque(job for index, job in waiting if index not in chosen)
         picked = [job for index, job in waiting if index in chosen]
         live = [job for job in picked if job.done.set_running_or_notify_cancel()]
@@ -238,12 +238,14 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
 
     def _logits(self, jobs: Sequence[_Job]) -> list[Array]:
         """Runs the body once, under the factors that all have, then each head on its own rows."""
-        inputs = padded([job.item for job in jobs], self.signature)
+        factors = jobs[0].factors
+        least = least_tokens(factors.rank if factors else 0, self._threads)
+        inputs = padded([job.item for job in jobs], self.signature, least)
         rows: dict[Served | None, list[int]] = {}
         for row, job in enumerate(jobs):
             rows.setdefault(job.adapter, []).append(row)
         with self.metrics.step(len(jobs)):
-            hidden = self._body.hidden(inputs, jobs[0].factors)
+            hidden = self._body.hidden(inputs, factors)
         lengths = inputs.get("lengths")
         logits: dict[int, Array] = {}
         for adapter, own in rows.items():

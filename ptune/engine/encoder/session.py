@@ -81,9 +81,12 @@ class HeadSession:
 
     def run(self, hidden: Array, lengths: Array | None) -> Array:
         """Logits [rows, labels], or [rows, seq, labels] for an adapter that labels tokens."""
+        rows = len(hidden)
+        if rows == 1:  # twice: onnxruntime adds the products of a single row in another order
+            hidden, lengths = hidden.repeat(2, axis=0), None if lengths is None else lengths.repeat(2)
         feeds = {"hidden": np.ascontiguousarray(hidden)}
         if self._text:
             assert lengths is not None
             feeds["lengths"] = lengths
         logits: Array = self._session.run(["logits"], feeds)[0]
-        return logits
+        return logits[:rows]

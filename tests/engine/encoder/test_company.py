@@ -1,0 +1,144 @@
+"""An item's numbers are the same bits alone and in any company: of lengths, of adapters, of the base, in any profile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import tiny_images
+from support.encoder_bundles import NAMES, SENTIMENT, VOCABULARY, build_encoder, encoder_bundle, peft_encoder
+
+from ptune.config.recipe import Backbone
+from ptune.engine.encoder import golden
+from ptune.engine.encoder.batch import Item
+from ptune.engine.encoder.engine import EncoderEngine
+from ptune.engine.encoder.session import Body
+from ptune.errors import ParityError
+from ptune.export.encoder_int8 import write_int8
+from ptune.export.encoder_parts import trace_body
+from ptune.export.write import write_traced
+from ptune.formats.bundle import BARE, BASE, FP32, INT8, Bundle
+from ptune.formats.whole_write import read_json, sha256_of, write_json
+from ptune.publish.encoder import Encoder
+from ptune.publish.encoder_adapter import install_encoder
+from ptune.publish.golden import record_golden
+from ptune.publish.steps import enter_graph
+from ptune.tasks.encoder.facts import Facts
+from ptune.verify.encoder_torch import reference
+
+LONGEST = 40
+ADAPTERS = ("four", "wide", BASE)
+PIXELS = {"height": tiny_images.SIZE, "width": tiny_images.SIZE}
+
+
+class NoCodec:
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+
+
+def text_bundle(folder: Path) -> Bundle:
+    """Rows of products that onnxruntime adds in blocks: wider than the 1,024 that it adds at once."""
+    base = build_encoder(folder / "base", hidden_size=320, num_hidden_layers=1, intermediate_size=1100)
+    four = peft_encoder(base, folder / "four", SENTIMENT, seed=1, r=4)
+    wide = peft_encoder(base, folder / "wide", NAMES, seed=2, r=24, target_modules=["query", "dense"])
+    bundle = encoder_bundle(folder / "bundle", base, {"four": four, "wide": wide})
+    write_int8(bundle.graph_path(FP32), bundle.folder / "graphs" / INT8 / "model.onnx", bundle.encoder)
+    enter_graph(bundle, INT8)
+    return bundle
+
+
+def image_bundle(folder: Path, family: str, changes: dict[str, Any]) -> Bundle:
+    """A body with sockets, two adapters with heads, and the graph without sockets."""
+    tiny_images.build(folder / "base", family, **changes)
+    spec = Backbone(model=str(folder / "base"))
+    facts = Facts(
+        task="image-classification",
+        base="",
+        labels=tiny_images.LABELS,
+        problem="single",
+        preprocessing={"size": [tiny_images.SIZE, tiny_images.SIZE]},
+    )
+    loaded = reference(spec, facts)
+    facts = facts.model_copy(update={"base": loaded.identity.hash, "head": tuple(loaded.head)})
+    size = (tiny_images.SIZE, tiny_images.SIZE)
+    bundle = write_traced(folder / "bundle", trace_body(loaded.model, size), NoCodec(), loaded.identity)
+    random = np.random.default_rng(0)
+    inputs = [{"pixel_values": random.standard_normal((3, *size), np.float32)} for _ in range(5)]
+    golden.save_inputs(inputs, bundle.folder)
+    for seed, (name, rank) in enumerate({"four": 4, "wide": 24}.items()):
+        torch.manual_seed(seed)
+        targets = [socket.name for socket in bundle.encoder.sockets]
+        config = peft.LoraConfig(r=rank, target_modules=targets, modules_to_save=list(loaded.head))
+        adapted = peft.get_peft_model(reference(spec, facts).model, config)
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_(std=0.1)
+        adapted.save_pretrained(folder / name)
+        facts.save(folder / name)
+        install_encoder(bundle, folder / name, name, reference(spec, facts))
+    record_golden(Encoder.of_bundle(bundle, spec), bundle, threads=1)
+    return Bundle.open(bundle.folder)
+
+
+IMAGES: dict[str, dict[str, Any]] = {
+    "resnet": {"hidden_sizes": [32, 160], "embedding_size": 32},
+    "vit": {"hidden_size": 160, "intermediate_size": 300},
+}
+
+
+@pytest.fixture(scope="module")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def made(kind: str) -> Bundle:
+        folder = tmp_path_factory.mktemp(kind)
+        return text_bundle(folder) if kind == "bert" else image_bundle(folder, kind, IMAGES[kind])
+
+    return made
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("bert", FP32, 1), ("bert", FP32, 2), ("bert", INT8, 1), ("bert", INT8, 2), ("resnet", FP32, 2), ("vit", FP32, 2)],
+    ids=lambda one: "-".join(map(str, one)),
+)  # fmt: skip
+def engine(request: pytest.FixtureRequest, bundle_of: Any) -> Iterator[EncoderEngine]:
+    kind, profile, threads = request.param
+    opened = EncoderEngine.open(bundle_of(kind), profile=profile, threads=threads, replay_golden=False)
+    with closing(opened) as engine:
+        yield engine
+
+
+def items_of(engine: EncoderEngine, jobs: list[tuple[int, str]], seed: int) -> list[Item]:
+    random = np.random.default_rng(seed)
+    if engine.signature.modality == "image":
+        side = tiny_images.SIZE
+        return [
+            Item({"pixel_values": random.standard_normal((3, side, side), np.float32)}, name)
+            for _, name in jobs
+        ]
+    return [Item({"input_ids": random.integers(5, len(VOCABULARY), length)}, name) for length, name in jobs]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    jobs=st.lists(st.tuples(st.integers(1, LONGEST), st.sampled_from(ADAPTERS)), min_size=2, max_size=9),
+    seed=st.integers(0, 1000),
+)
+def test_each_row_is_what_it_is_alone(
+    engine: EncoderEngine, jobs: list[tuple[int, str]], seed: int
+) -> None:
+    items = items_of(engine, jobs, seed)
+    together = engine.logits(items)
+    for item, among in zip(items, together, strict=True):
+        (alone,) = engine.logits([item])
+        np.testing.assert_array_equal(among, alone)
