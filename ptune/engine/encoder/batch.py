@@ -72,6 +72,15 @@ def least_tokens(rank: int, threads: int) -> int:
     return max(rank, 2 * threads)
 
 
+def most_rows(signature: EncoderSignature, most: int, threads: int) -> int:
+    """Most rows of a pass under an adapter; most: of other passes.
+
+    Threads share the pixels of a single image and the images of several: a convolution whose kernel is an input then adds in
+    another order. So images come one at a time, which is no slower.
+    """
+    return 1 if threads > 1 and any(socket.kernel is not None for socket in signature.sockets) else most
+
+
 def padded(items: Sequence[Item], signature: EncoderSignature, least: int = 1) -> dict[str, Array]:
     """The body's inputs except `lora_mask` and the factors, one row for each item. least: tokens, padding included."""
     if signature.modality == "image":

@@ -17,7 +17,7 @@ from typing import Unpack
 from ptune.engine.adapters.lora import factor_bytes, load_adapter
 from ptune.engine.adapters.stacked import Stack, stack_of
 from ptune.engine.base import EngineBase, QueueStats
-from ptune.engine.encoder.batch import TOKENS_A_THREAD, Item, choose, least_tokens, padded
+from ptune.engine.encoder.batch import TOKENS_A_THREAD, Item, choose, least_tokens, most_rows, padded
 from ptune.engine.encoder.golden import replay
 from ptune.engine.encoder.session import Body, HeadSession
 from ptune.engine.job import BEFORE_COMPUTED, deadline_passed, not_computed, queue_full
@@ -92,6 +92,7 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
         self.context = self.signature.context  # longest text, in tokens; 0 of images
         self._body = body
         self._threads = options.threads or available_cores()
+        self._most_rows = most_rows(self.signature, options.max_rows, self._threads)  # under an adapter
         self._waiting: deque[_Job] = deque()
         self._running = self._passes = self._rows = self._tokens = 0
         self._start()
@@ -204,9 +205,11 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
         if not self._waiting:
             return []
         waiting = list(enumerate(self._waiting))
-        alike = [(index, job) for index, job in waiting if job.factors is self._waiting[0].factors]
+        factors = self._waiting[0].factors
+        alike = [(index, job) for index, job in waiting if job.factors is factors]
         lengths = [job.item.length for _, job in alike]
-        chosen = {alike[at][0] for at in choose(lengths, self._options.max_rows, TOKENS_A_THREAD * self._threads)}
+        most = self._options.max_rows if factors is None else self._most_rows
+        chosen = {alike[at][0] for at in choose(lengths, most, TOKENS_A_THREAD * self._threads)}
         self._waiting = deque(job for index, job in waiting if index not in chosen)
         picked = [job for index, job in waiting if index in chosen]
         live = [job for job in picked if job.done.set_running_or_notify_cancel()]

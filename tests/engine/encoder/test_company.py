@@ -91,7 +91,7 @@ def image_bundle(folder: Path, family: str, changes: dict[str, Any]) -> Bundle:
 
 
 IMAGES: dict[str, dict[str, Any]] = {
-    "resnet": {"hidden_sizes": [32, 160], "embedding_size": 32},
+    "resnet": {"hidden_sizes": [160, 64], "embedding_size": 32},
     "vit": {"hidden_size": 160, "intermediate_size": 300},
 }
 
