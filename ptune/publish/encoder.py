@@ -151,7 +151,9 @@ class Encoder(Publishable):
     ) -> dict[str, Any]:
         """As `Publishable.golden`."""
         names = list(bundle.manifest.adapters)
-        if not names or bundle.graph_path(profile).with_name(BARE).is_file():  # the base has a graph of its own
+        if (
+            not names or bundle.graph_path(profile).with_name(BARE).is_file()
+        ):  # the base has a graph of its own
             names.append(BASE)
         opened = EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
         with closing(opened) as engine:

@@ -76,7 +76,7 @@ def most_rows(signature: EncoderSignature, most: int, threads: int) -> int:
     """Most rows of a pass under an adapter; most: of other passes.
 
     Threads share the pixels of a single image and the images of several: a convolution whose kernel is an input then adds in
-    another order. So images come one at a time, which is no slower.
+    another order. So images come one at a time.
     """
     return 1 if threads > 1 and any(socket.kernel is not None for socket in signature.sockets) else most
 

@@ -29,7 +29,9 @@ class Body:
         self._none = stack_of([], signature)
         weights = path.with_name(f"{path.name}.data")
         bare = path.with_name(BARE)
-        if bare.is_file() and (not weights.is_file() or weights.stat().st_size <= LIGHT):  # each graph has the weights in memory again
+        if bare.is_file() and (
+            not weights.is_file() or weights.stat().st_size <= LIGHT
+        ):  # each graph has the weights in memory again
             signature = signature.model_copy(update={"sockets": ()})
             self._bare, self._none = BodySession(bare, signature, threads), stack_of([], signature)
 

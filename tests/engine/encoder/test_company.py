@@ -134,9 +134,7 @@ def items_of(engine: EncoderEngine, jobs: list[tuple[int, str]], seed: int) -> l
     jobs=st.lists(st.tuples(st.integers(1, LONGEST), st.sampled_from(ADAPTERS)), min_size=2, max_size=9),
     seed=st.integers(0, 1000),
 )
-def test_each_row_is_what_it_is_alone(
-    engine: EncoderEngine, jobs: list[tuple[int, str]], seed: int
-) -> None:
+def test_each_row_is_what_it_is_alone(engine: EncoderEngine, jobs: list[tuple[int, str]], seed: int) -> None:
     items = items_of(engine, jobs, seed)
     together = engine.logits(items)
     for item, among in zip(items, together, strict=True):
