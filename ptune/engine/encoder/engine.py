@@ -240,20 +240,23 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
                 jobs[0].fail(not_computed(error))
 
     def _logits(self, jobs: Sequence[_Job]) -> list[Array]:
-        """Runs the body once, under the factors that all have, then each head on its own rows."""
+        """Runs the body once, under the factors that all have, then each head on its own rows.
+
+        A head sees no padding, which may move its sums: texts of one length at a time.
+        """
         factors = jobs[0].factors
         least = least_tokens(factors.rank if factors else 0, self._threads)
         inputs = padded([job.item for job in jobs], self.signature, least)
-        rows: dict[Served | None, list[int]] = {}
-        for row, job in enumerate(jobs):
-            rows.setdefault(job.adapter, []).append(row)
         with self.metrics.step(len(jobs)):
             hidden = self._body.hidden(inputs, factors)
-        lengths = inputs.get("lengths")
+        rows: dict[tuple[Served | None, int], list[int]] = {}
+        for row, job in enumerate(jobs):
+            rows.setdefault((job.adapter, job.item.length), []).append(row)
         logits: dict[int, Array] = {}
-        for adapter, own in rows.items():
-            out = _headed(hidden[own], None if lengths is None else lengths[own], adapter)
-            logits |= dict(zip(own, out, strict=True))
+        for (adapter, length), own in rows.items():
+            lengths = inputs["lengths"][own] if self.signature.modality == "text" else None
+            states = hidden[own] if lengths is None else hidden[own, :length]
+            logits |= zip(own, states if adapter is None else adapter.head.run(states, lengths), strict=True)
         return [logits[row] for row in range(len(jobs))]
 
 
@@ -263,14 +266,3 @@ def _bytes(folder: Path, record: AdapterRecord) -> int:
         raise FormatError(f"{folder / HEAD} is missing")
     factors = factor_bytes(folder) if (folder / NO_FACTORS).is_file() else 0
     return factors + (folder / HEAD).stat().st_size
-
-
-def _headed(hidden: Array, lengths: Array | None, adapter: Served | None) -> list[Array]:
-    """Logits of one adapter's rows, or hidden states for the base; texts without the padding."""
-    if lengths is None:
-        return list(hidden if adapter is None else adapter.head.run(hidden, None))
-    hidden = hidden[:, : lengths.max()]
-    out = hidden if adapter is None else adapter.head.run(hidden, lengths)
-    if out.ndim == 2:  # one for the whole text
-        return list(out)
-    return [row[:length] for row, length in zip(out, lengths, strict=True)]

@@ -180,3 +180,21 @@ def test_heavy_weights_are_opened_once(bundle_of: Any, monkeypatch: pytest.Monke
             found += engine.logits([Item(item.inputs, BASE)])
         assert (BARE in opened) == (most > 0)
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_vectors_too(pooling: str, tmp_path: Path) -> None:
+    """A mean over padded tokens adds in another order."""
+    base = build_encoder(tmp_path / "base", hidden_size=320, num_hidden_layers=1)
+    spec = Backbone(model=str(base))
+    settings = {"width": 320, "pooling": pooling, "normalize": True}
+    facts = Facts(task="feature-extraction", base="", labels=(), problem="vector", embedding=settings)
+    loaded = reference(spec, facts)
+    bundle = write_traced(tmp_path / "bundle", trace_body(loaded.model), NoCodec(), loaded.identity)
+    install_encoder(bundle, None, "vectors", loaded)
+    lengths = [3, 17, 31, 33, 47, 18, 5, 31]
+    random = np.random.default_rng(0)
+    items = [Item({"input_ids": random.integers(5, len(VOCABULARY), one)}, "vectors") for one in lengths]
+    with closing(EncoderEngine.open(bundle, threads=2, replay_golden=False)) as engine:
+        for item, among in zip(items, engine.logits(items), strict=True):
+            np.testing.assert_array_equal(among, engine.logits([item])[0])
