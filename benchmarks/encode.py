@@ -205,10 +205,9 @@ def best(
             **asdict(value), "goal": goal, "met": value.low >= goal, "profile": fastest
         },
     }  # fmt: skip
-    goal = COMPILED if name == "minilm" else None
     for peer in [peer for peer in PEERS[1:] if peer in seconds]:
         value = ratio(seconds[peer], seconds[fastest])
-        wanted = goal if peer == "compiled" else None
+        wanted = COMPILED if (name, peer) == ("minilm", "compiled") else None
         rows[f"{name}_b{batch}_best_vs_{peer.replace(' ', '_')}"] = {
             **asdict(value), "goal": wanted, "met": None if wanted is None else value.low >= wanted, "profile": fastest
         }  # fmt: skip

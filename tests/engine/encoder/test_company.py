@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from ptune.config.recipe import Backbone
 from ptune.engine.encoder import golden, session
 from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import EncoderEngine
+from ptune.engine.onnx_graph import open_graph
+from ptune.engine.options import LIGHT
 from ptune.errors import ParityError
 from ptune.export.encoder_int8 import write_int8
 from ptune.export.encoder_parts import trace_body
@@ -165,15 +168,14 @@ def test_heavy_weights_are_opened_once(bundle_of: Any, monkeypatch: pytest.Monke
     bundle = bundle_of("resnet")
     item = items_of_images(1)[0]
     opened: list[str] = []
-    real = session.open_graph
 
     def watched(path: Path, *rest: Any, **more: Any) -> Any:
         opened.append(path.name)
-        return real(path, *rest, **more)
+        return open_graph(path, *rest, **more)
 
     monkeypatch.setattr(session, "open_graph", watched)
     found = []
-    for most in (session.LIGHT, 0):
+    for most in (LIGHT, 0):
         opened.clear()
         monkeypatch.setattr(session, "LIGHT", most)
         with closing(EncoderEngine.open(bundle, threads=1, replay_golden=False)) as engine:
@@ -190,6 +192,7 @@ def test_vectors_too(pooling: str, tmp_path: Path) -> None:
     settings = {"width": 320, "pooling": pooling, "normalize": True}
     facts = Facts(task="feature-extraction", base="", labels=(), problem="vector", embedding=settings)
     loaded = reference(spec, facts)
+    loaded = replace(loaded, facts=facts.model_copy(update={"base": loaded.identity.hash}))
     bundle = write_traced(tmp_path / "bundle", trace_body(loaded.model), NoCodec(), loaded.identity)
     install_encoder(bundle, None, "vectors", loaded)
     lengths = [3, 17, 31, 33, 47, 18, 5, 31]
