@@ -14,6 +14,7 @@ from benchmarks.sides import Measured
 THREADS = 2
 AT_LEAST_S = 0.4  # a measurement repeats short passes
 TOKENS, PIXELS = 128, 224
+RANK = 16  # of the adapter of a ResNet that is measured under one
 SEEN = 64  # images that the steps of int8 are taken from, at 224 x 224
 
 
@@ -79,6 +80,7 @@ def prepare(subject: Subject) -> None:
     """Writes the graphs of all sides, ours with their signature beside them."""
     from ptune.export.encoder_int8 import write_int8
     from ptune.export.encoder_parts import trace_body
+    from ptune.export.graph_variants import write_lighter
     from ptune.export.weights import save
     from ptune.formats.signature import EncoderSignature
 
@@ -87,16 +89,22 @@ def prepare(subject: Subject) -> None:
     for side, sockets in sides.items():
         traced = trace_body(model, None if subject.is_text else (PIXELS, PIXELS), sockets=sockets)
         save(traced, subject.graph(side))
+        assert isinstance(traced.signature, EncoderSignature)
+        write_lighter(subject.graph(side), traced.signature)
         for one in ("int8", side) if side == "fp32" else (side,):
             place = subject.graph(one).with_name("signature.json")
             place.parent.mkdir(exist_ok=True)
             place.write_text(traced.signature.model_dump_json(), encoding="utf-8")
         if subject.is_text:
-            assert isinstance(traced.signature, EncoderSignature)
             write_int8(subject.graph("fp32"), subject.graph("int8"), traced.signature)
     if not subject.is_text:
         round_images(subject)
     write_plain(subject, model)
+
+
+def seen_by(subject: Subject) -> Path:
+    """The images that int8 is calibrated on, ours and OpenVINO's."""
+    return subject.folder / "seen.npy"
 
 
 def round_images(subject: Subject) -> None:
@@ -104,6 +112,7 @@ def round_images(subject: Subject) -> None:
 
     The layers that its bundle leaves float32 stay so here.
     """
+    import numpy as np
     import onnx_ir
 
     from ptune.export.vision_int8 import layers, rounded_tensors, write_vision_int8
@@ -121,6 +130,7 @@ def round_images(subject: Subject) -> None:
         floats = layers(onnx_ir.load(Bundle.open(subject.bundle).graph_path("int8")))
         keep = [str(node.inputs[1].name) for node in floats if node.inputs[1] is not None]
     names = [str(value.name) for value in rounded_tensors(layers(onnx_ir.load(subject.graph("fp32"))))]
+    np.save(seen_by(subject), seen.numpy())
     found = ranges(subject.graph("fp32"), names, seen.numpy(), THREADS)
     off = shifts(subject.graph("fp32"), found, seen.numpy(), THREADS)
     write_vision_int8(subject.graph("fp32"), subject.graph("int8"), found, off, keep)
@@ -170,14 +180,17 @@ def measured(run: Callable[[], Any]) -> Iterator[Measured]:
         yield {"seconds": (time.perf_counter() - begun) / repeats, "sample": sample, "largest": largest}
 
 
-def eager(subject: Subject, batch: int, compiled: bool) -> Iterator[Measured]:
-    """transformers in this process."""
+def eager(subject: Subject, batch: int, compiled: bool, channels_last: bool = False) -> Iterator[Measured]:
+    """transformers in this process. channels_last: weights and images lie in the order that torch recommends for CPUs."""
     import torch
 
     torch.set_num_threads(THREADS)
     body, given = subject.model().base_model, subject.inputs(batch)
     if subject.is_text:
         given["attention_mask"] = torch.ones_like(given["input_ids"])
+    if channels_last:
+        body = body.to(memory_format=torch.channels_last)
+        given = {name: tensor.contiguous(memory_format=torch.channels_last) for name, tensor in given.items()}
     if compiled:
         body = torch.compile(body)
 
@@ -203,24 +216,54 @@ def plain_onnx(subject: Subject, batch: int) -> Iterator[Measured]:
     yield from measured(lambda: session.run(None, feeds)[0])
 
 
+def openvino(subject: Subject, batch: int, int8: bool) -> Iterator[Measured]:
+    """OpenVINO on what `torch.onnx.export` wrote. int8: rounded by NNCF as it comes, calibrated on the images that ours saw."""
+    import numpy as np
+    import openvino as ov
+
+    model = ov.Core().read_model(subject.graph("plain"))
+    if int8:
+        import nncf
+
+        seen = [image[None] for image in np.load(seen_by(subject))]
+        model = nncf.quantize(model, nncf.Dataset(seen), subset_size=len(seen))
+    options = {
+        "INFERENCE_NUM_THREADS": THREADS,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = ov.Core().compile_model(model, "CPU", options)
+    arrays = [tensor.numpy() for tensor in subject.inputs(batch).values()]
+    feeds = [*arrays, np.ones_like(arrays[0])][: len(model.inputs)]
+    yield from measured(lambda: compiled(feeds)[0])
+
+
 def ours(subject: Subject, batch: int, side: str) -> Iterator[Measured]:
-    """A bundle's body in the engine's own session, under the bare base."""
+    """A bundle's body in the engine's own sessions and passes: under the bare base, or side "adapter" under an adapter."""
     import numpy as np
 
-    from ptune.engine.adapters.stacked import Stacks
-    from ptune.engine.encoder.batch import Item, padded
-    from ptune.engine.encoder.session import BodySession
+    from ptune.engine.adapters.lora import Adapter
+    from ptune.engine.adapters.stacked import stack_of
+    from ptune.engine.encoder.batch import TOKENS_A_THREAD, Item, choose, most_rows, padded
+    from ptune.engine.encoder.session import Body
     from ptune.formats.signature import EncoderSignature
 
-    graph = subject.graph(side)
+    graph = subject.graph("sockets" if side == "adapter" else side)
     text = graph.with_name("signature.json").read_text(encoding="utf-8")
     signature = EncoderSignature.model_validate_json(text)
-    session, stack = BodySession(graph, signature, THREADS), Stacks(signature).of([])
+    body, factors, rows = Body(graph, signature, THREADS), None, batch
+    if side == "adapter":
+        factors, rows = (
+            stack_of([Adapter("any", RANK, {}, 0)], signature),
+            most_rows(signature, batch, THREADS),
+        )
     given = {key: tensor.numpy() for key, tensor in subject.inputs(batch).items()}
     items = [Item({key: array[row] for key, array in given.items()}) for row in range(batch)]
 
+    size = len(choose([item.length for item in items], rows, TOKENS_A_THREAD * THREADS))
+    passes = [items[at : at + size] for at in range(0, batch, size)]
+
     def run() -> Any:
-        feeds = {**padded(items, signature), "lora_mask": np.zeros((batch, 0), np.float32)}
-        return session.run(feeds, stack.inputs)
+        return np.concatenate([body.hidden(padded(one, signature), factors) for one in passes])
 
     yield from measured(run)

@@ -14,7 +14,7 @@ from ptune.errors import UsageError
 from ptune.formats.bundle import FLOAT_CACHE, CacheType
 
 GIB = 1 << 30
-LIGHT = 512 << 20  # most bytes of weights that are loaded once for each graph of a decoder
+LIGHT = 512 << 20  # most bytes of weights that are loaded once for each graph of a profile
 KernelChoice = Literal["auto", "own", "exact", "off"]
 
 

@@ -1,6 +1,7 @@
-"""A decoder's graph without its sockets, for steps without adapters.
+"""A graph without its sockets, for steps without adapters.
 
-An empty adapter costs four operators per linear layer, a quarter of all operators in a small model's step.
+An empty adapter costs four operators per linear layer, a quarter of all operators in a small decoder's step. Beside a convolution
+it costs more: onnxruntime then merges neither the sum nor the activation behind it, and changes the layout of its output twice.
 The bare graph shares the weights file of its source.
 """
 
@@ -13,21 +14,23 @@ import onnx_ir.passes.common as passes
 
 from ptune.export.fuse.cleanup import shapes
 from ptune.export.rewrite import made_by, other_input, replace
-from ptune.formats.signature import Ends, Signature
+from ptune.formats.signature import EncoderSignature, Ends, Signature
 
 
-def write_bare(source: Path, target: Path, signature: Signature) -> Path | None:
+def write_bare(source: Path, target: Path, signature: Signature | EncoderSignature) -> Path | None:
     """Writes the bare graph of the one at `source`, beside it. Returns its path; None if a socket cannot be removed."""
     model = onnx_ir.load(source)
     graph = model.graph
     ups = {f"{socket.name}.B" for socket in signature.sockets}
+    factors, ends = {*signature.factor_names()}, None
+    if isinstance(signature, Signature):
+        factors, ends = {*factors, *signature.end_inputs()}, signature.ends
     for node in list(graph):
-        base = _base(node, ups) if node.op_type == "Add" else _end(node, signature.ends)
+        base = _base(node, ups) if node.op_type == "Add" else _end(node, ends)
         if base is not None:
             replace(node, base)
     shapes(graph)
     passes.RemoveUnusedNodesPass()(model)
-    factors = {*signature.factor_names(), *signature.end_inputs()}
     inputs = [value for value in graph.inputs if value.name in factors]
     if any(value.uses() for value in inputs):
         return None
@@ -60,5 +63,10 @@ def _is_update(value: onnx_ir.Value | None, ups: set[str]) -> bool:
     if (joined := made_by(value, "Concat")) is not None:
         return all(_is_update(part, ups) for part in joined.inputs)
     shaped = made_by(value, "Reshape")
-    product = made_by(value if shaped is None else shaped.inputs[0], "MatMul")
-    return product is not None and product.inputs[1] is not None and product.inputs[1].name in ups
+    product = made_by(value if shaped is None else shaped.inputs[0], "MatMul") or made_by(value, "Conv")
+    if product is None:
+        return False
+    factor = product.inputs[1]
+    scaled = made_by(factor, "Mul")  # by a batch normalisation (`ptune.export.fold_batch_norm`)
+    factor = factor if scaled is None else scaled.inputs[0]
+    return factor is not None and factor.name in ups

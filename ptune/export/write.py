@@ -19,7 +19,7 @@ from ptune.export.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save, with_weights
 from ptune.formats.bundle import FP32, NF4, BaseIdentity, Bundle, Graph, Manifest, hashes
-from ptune.formats.signature import EndKind, Signature
+from ptune.formats.signature import EncoderSignature, EndKind, Signature
 from ptune.kinds import DECODER, ENCODER
 
 
@@ -76,7 +76,7 @@ def write_traced(
         write_nf4(traced.graph, path)
     else:
         save(traced, path)
-    if isinstance(traced.signature, Signature):
+    if isinstance(traced.signature, Signature | EncoderSignature):
         write_lighter(path, traced.signature)
     codec.save(folder / "codec")
     report("hashing the files")

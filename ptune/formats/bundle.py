@@ -3,7 +3,7 @@
     manifest.json                   this file's Manifest
     graphs/PROFILE/model.onnx       the graph; its weights are in model.onnx.data beside it
     graphs/PROFILE/encoder.onnx     encoder-decoders instead have this and decoder.onnx (ptune.formats.seq2seq)
-    graphs/PROFILE/bare.onnx        decoders: the graph without adapter inputs, on the same weights
+    graphs/PROFILE/bare.onnx        decoders, and images with adapters: the graph without adapter inputs, on the same weights
     graphs/PROFILE/in_groups.onnx   decoders whose heads share keys: the graph for steps with few tokens per sequence; with
                                     in_groups_bare.onnx
     graphs/PROFILE/int8_cache.onnx  decoders, if asked for: the graph with keys and values in int8, on the same weights; with
@@ -31,7 +31,7 @@ from ptune.formats.signature import EncoderSignature, Signature
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 
 FORMAT = 1
-BARE = "bare.onnx"  # beside a decoder's model.onnx: the graph without sockets, on the same weights
+BARE = "bare.onnx"  # beside model.onnx: the graph without sockets, on the same weights
 GROUPED, GROUPED_BARE = "in_groups.onnx", "in_groups_bare.onnx"  # both graphs with grouped attention
 INT8_CACHE, INT8_CACHE_BARE = "int8_cache.onnx", "int8_cache_bare.onnx"  # keys and values in int8
 CacheType = Literal["float32", "int8"]

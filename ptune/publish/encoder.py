@@ -16,7 +16,7 @@ from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import AdapterError, UsageError
 from ptune.export.encoder_parts import trace_body
 from ptune.export.write import write_traced
-from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, INT8, Bundle, CacheType, Hop
+from ptune.formats.bundle import BARE, BASE, FLOAT_CACHE, FP32, INT8, Bundle, CacheType, Hop
 from ptune.publish.encoder_adapter import facts_of, install_encoder, refuse_socketless
 from ptune.publish.encoder_held_out import HeldOutInputs, held_out_inputs
 from ptune.publish.encoder_merge import TrainedEncoder
@@ -159,7 +159,11 @@ class Encoder(Publishable):
         self, bundle: Bundle, profile: str, threads: int, cache: CacheType = FLOAT_CACHE
     ) -> dict[str, Any]:
         """As `Publishable.golden`."""
-        names = list(bundle.manifest.adapters) or [BASE]
+        names = list(bundle.manifest.adapters)
+        if (
+            not names or bundle.graph_path(profile).with_name(BARE).is_file()
+        ):  # the base has a graph of its own
+            names.append(BASE)
         opened = EncoderEngine.open(bundle, profile=profile, threads=threads, replay_golden=False)
         with closing(opened) as engine:
             return golden.record(engine, self.inputs, names, profile)

@@ -12,7 +12,9 @@ import pytest
 from benchmarks import clothes
 from benchmarks.encode import judged
 
-SECONDS = {"eager": 6.0, "compiled": 5.0, "plain onnx": 3.0, "fp32": 2.0, "sockets": 4.0, "int8": 1.0}
+SECONDS = {
+    "eager": 6.0, "compiled": 5.0, "plain onnx": 3.0, "openvino int8": 1.5, "fp32": 2.0, "sockets": 4.0, "adapter": 5.0, "int8": 1.0
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,19 @@ def test_the_best_profile_is_one_that_answers_alike(
     assert rows["resnet18_b1_fp32_vs_eager"]["median"] == 3.0
     assert rows["resnet18_b1_sockets_vs_eager"]["median"] == 1.5
     assert rows["resnet18_b1_sockets_vs_eager"]["goal"] is None
+    assert rows["resnet18_b1_adapter_vs_plain_onnx"]["median"] == 0.6
+    assert rows["resnet18_b1_int8_vs_openvino_int8"]["median"] == 1.5
+    assert "resnet18_b1_fp32_vs_channels_last" not in rows  # it was not measured
+
+
+@pytest.mark.parametrize(("compiled", "met"), [(1.25, True), (1.15, False)])
+def test_minilm_has_a_goal_against_compiled_torch(compiled: float, met: bool) -> None:
+    seconds = {"eager": 2.0, "compiled": compiled, "plain onnx": 3.0, "fp32": 2.0, "int8": 1.0}
+    rows = judged("minilm", 32, {side: [{"seconds": one}] * 5 for side, one in seconds.items()}, None)
+    assert (rows["minilm_b32_best_vs_compiled"]["median"], rows["minilm_b32_best_vs_compiled"]["met"]) == (
+        compiled,
+        met,
+    )
 
 
 @pytest.mark.needs_torch  # `inputs` scales with it

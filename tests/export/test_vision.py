@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -16,10 +17,12 @@ from torch import nn
 
 from ptune.backbone.image_model import LoadedImageModel, load_image_model
 from ptune.config.recipe import Backbone
+from ptune.export.graph_variants import write_lighter
 from ptune.export.trace import Traced
 from ptune.export.vision import hidden_of, trace_vision
 from ptune.export.vision_head import save_image_head
 from ptune.export.weights import save
+from ptune.formats.bundle import BARE
 from ptune.formats.signature import Socket
 from ptune.methods.lora import Lora
 
@@ -105,6 +108,24 @@ def test_a_rank_of_0_is_the_bare_base(exported: Any, count: int) -> None:
         expected = hidden_of(adapted.get_base_model().base_model, inputs).numpy()
     assert hidden.shape == expected.shape
     assert np.abs(hidden - expected).max() < LIMIT
+
+
+@torch.no_grad()
+def test_the_graph_without_sockets_reads_the_same_weights(exported: Any) -> None:
+    _, _, adapted, traced, folder = exported
+    write_lighter(folder / "model.onnx", traced.signature)
+    bare = onnx_ir.load(folder / BARE)
+    assert [value.name for value in bare.graph.inputs] == ["pixel_values", "lora_mask"]
+    stored = [value.const_value for value in bare.graph.initializers.values()]
+    assert {tensor.location for tensor in stored if isinstance(tensor, onnx_ir.ExternalTensor)} == {
+        "model.onnx.data"
+    }
+    assert (folder / BARE).stat().st_size < (folder / "model.onnx").stat().st_size
+    inputs = pixels(3)
+    feeds = {"pixel_values": inputs.numpy(), "lora_mask": np.zeros((3, 0), np.float32)}
+    with adapted.disable_adapter():
+        expected = hidden_of(adapted.get_base_model().base_model, inputs).numpy()
+    assert np.abs(session(folder / BARE).run(["hidden"], feeds)[0] - expected).max() < LIMIT
 
 
 def test_sockets_are_where_lora_is_trained(exported: Any) -> None:

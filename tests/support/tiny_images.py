@@ -37,13 +37,14 @@ FAMILIES: dict[str, Any] = {
 TIMM = "test_efficientnet"  # an architecture that timm keeps for tests: convolutions of all kinds, batch norm
 
 
-def build(folder: Path, family: str) -> Path:
-    """Writes a model folder with a head for three other labels, and returns it."""
+def build(folder: Path, family: str, **changes: Any) -> Path:
+    """Writes a model folder with a head for three other labels, and returns it. changes: of the config."""
     if family == "timm":
         return _as_timm_publishes(folder)
     state = torch.get_rng_state()
     torch.manual_seed(0)
     config = FAMILIES[family]()
+    config.update(changes)
     config.id2label, config.architectures = {0: "x", 1: "y", 2: "z"}, []
     model = transformers.AutoModelForImageClassification.from_config(config)
     liven(model)

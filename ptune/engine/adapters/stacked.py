@@ -1,4 +1,4 @@
-"""The factors of the adapters that are active in a pass of an encoder or an encoder-decoder, side by side as one wide adapter."""
+"""Adapters' factors as a pass of an encoder or an encoder-decoder takes them: side by side as one wide adapter."""
 
 from __future__ import annotations
 
@@ -75,11 +75,13 @@ class Stacks:
         for other in list(self._kept[-1].columns) if self._kept else []:
             if other not in wanted and sum(one.rank for one in members) + other.rank <= most:
                 members.append(other)
-        return _stack(members, self._signature)
+        return stack_of(members, self._signature)
 
 
-def _stack(adapters: list[Adapter], signature: EncoderSignature | Seq2SeqSignature) -> Stack:
-    """An adapter that leaves a socket alone, or has a lower rank there than elsewhere, is padded with zeros."""
+def stack_of(adapters: Sequence[Adapter], signature: EncoderSignature | Seq2SeqSignature) -> Stack:
+    """The stack of these adapters and no others; of none, the bare base.
+
+    An adapter that leaves a socket alone, or has a lower rank there than elsewhere, is padded with zeros."""
     ends = np.cumsum([adapter.rank for adapter in adapters]).tolist()
     columns = {adapter: slice(end - adapter.rank, end) for adapter, end in zip(adapters, ends, strict=True)}
     rank = ends[-1] if ends else 0

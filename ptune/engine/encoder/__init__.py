@@ -1,1 +1,1 @@
-"""The engine of encoders: one padded pass of the body, a head for each adapter."""
+"""The engine of encoders: padded passes of the body, each under one adapter, and a head for each."""

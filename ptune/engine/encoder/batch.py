@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ptune.engine.onnx_graph import Array
 from ptune.formats.bundle import BASE
 from ptune.formats.signature import EncoderSignature
 
-MOST_TOKENS = 16384  # of a pass, padding included: its activations are multiples of them
+TOKENS_A_THREAD = 512  # of a pass, padding included: more, and what lies between the layers no longer fits into a core's cache
 MOST_PADDING = 0.25  # share of padding among a pass's tokens
 
 
@@ -38,7 +39,7 @@ class Item:
 
 
 def choose(
-    lengths: Sequence[int], most_rows: int, most_tokens: int = MOST_TOKENS, most_padding: float = MOST_PADDING
+    lengths: Sequence[int], most_rows: int, most_tokens: int, most_padding: float = MOST_PADDING
 ) -> list[int]:
     """Chooses from the waiting items (in order of arrival) for the next pass: the oldest, and those nearest in length.
 
@@ -62,13 +63,32 @@ def choose(
     return order[low : high + 1]
 
 
-def padded(items: Sequence[Item], signature: EncoderSignature) -> dict[str, Array]:
-    """The body's inputs except `lora_mask` and the factors, one row for each item."""
+def least_tokens(rank: int, threads: int) -> int:
+    """Fewest tokens of a pass: with fewer, its size would change the order in which onnxruntime adds.
+
+    Its float32 products add otherwise where a thread has a single row, and where a factor has more columns than there are rows,
+    since then threads share the columns.
+    """
+    return max(rank, 2 * threads)
+
+
+def most_rows(signature: EncoderSignature, most: int, threads: int) -> int:
+    """Most rows of a pass under an adapter; most: of other passes.
+
+    Threads share the pixels of a single image and the images of several: a convolution whose kernel is an input then adds in
+    another order. So images come one at a time.
+    """
+    return 1 if threads > 1 and any(socket.kernel is not None for socket in signature.sockets) else most
+
+
+def padded(items: Sequence[Item], signature: EncoderSignature, least: int = 1) -> dict[str, Array]:
+    """The body's inputs except `lora_mask` and the factors, one row for each item. least: tokens, padding included."""
     if signature.modality == "image":
         return {"pixel_values": np.stack([item.inputs["pixel_values"] for item in items])}
     lengths = np.array([item.length for item in items], np.int64)
     names = ["input_ids", *(["token_type_ids"] if signature.type_ids else [])]
-    rows = {name: np.zeros((len(items), lengths.max()), np.int64) for name in names}
+    width = max(lengths.max(), math.ceil(least / len(items)))
+    rows = {name: np.zeros((len(items), width), np.int64) for name in names}
     for name, array in rows.items():
         for row, item in enumerate(items):
             if name in item.inputs:

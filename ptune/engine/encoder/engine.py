@@ -1,4 +1,9 @@
-"""The engine of an encoder: items in, logits out. One pass for each batch; adapters and tasks are mixed in it."""
+"""The engine of an encoder: items in, logits out.
+
+A pass holds the rows of one adapter, or those of the bare base: so an item's numbers do not depend on who is in the queue with
+it, to the bit. Side by side in one pass, adapters would: a product adds in an order that follows from its width, which would be
+the sum of their ranks, and each row would pay for all of them.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Unpack
 
-from ptune.engine.adapters.lora import Adapter, factor_bytes, load_adapter
-from ptune.engine.adapters.stacked import Stacks
+from ptune.engine.adapters.lora import factor_bytes, load_adapter
+from ptune.engine.adapters.stacked import Stack, stack_of
 from ptune.engine.base import EngineBase, QueueStats
-from ptune.engine.encoder.batch import Item, choose, padded
+from ptune.engine.encoder.batch import TOKENS_A_THREAD, Item, choose, least_tokens, most_rows, padded
 from ptune.engine.encoder.golden import replay
-from ptune.engine.encoder.session import BodySession, HeadSession
+from ptune.engine.encoder.session import Body, HeadSession
 from ptune.engine.job import BEFORE_COMPUTED, deadline_passed, not_computed, queue_full
-from ptune.engine.onnx_graph import Array
+from ptune.engine.onnx_graph import Array, available_cores
 from ptune.engine.options import BatchKeywords, BatchOptions
 from ptune.errors import FormatError, PtuneError, RequestError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
@@ -39,7 +44,7 @@ class Served:
     """A loaded adapter: its record, its factors and its head."""
 
     record: AdapterRecord
-    factors: Adapter
+    factors: Stack | None  # None = it is a head alone, on the bare base
     head: HeadSession
 
 
@@ -52,6 +57,10 @@ class _Job:
     done: Future[Array] = field(default_factory=Future)
     adapter: Served | None = None  # None = the bare body; dropping the adapter later does not matter
     expired: bool = False
+
+    @property
+    def factors(self) -> Stack | None:
+        return None if self.adapter is None else self.adapter.factors
 
     @property
     def ended(self) -> bool:
@@ -77,12 +86,13 @@ class _Job:
 class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
     """Serves one bundle's encoder under all its adapters. Its methods may be called from any thread."""
 
-    def __init__(self, bundle: Bundle, session: BodySession, options: BatchOptions = BatchOptions()) -> None:
+    def __init__(self, bundle: Bundle, body: Body, options: BatchOptions = BatchOptions()) -> None:
         self.signature = bundle.encoder
         super().__init__(bundle, options, self._load, _bytes, base_answers=False)
         self.context = self.signature.context  # longest text, in tokens; 0 of images
-        self._session = session
-        self._stacks = Stacks(self.signature)
+        self._body = body
+        self._threads = options.threads or available_cores()
+        self._most_rows = most_rows(self.signature, options.max_rows, self._threads)  # under an adapter
         self._waiting: deque[_Job] = deque()
         self._running = self._passes = self._rows = self._tokens = 0
         self._start()
@@ -106,7 +116,7 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
 
     @classmethod
     def _build(cls, bundle: Bundle, graph: Path, options: BatchOptions) -> EncoderEngine:
-        return cls(bundle, BodySession(graph, bundle.encoder, options.threads), options)
+        return cls(bundle, Body(graph, bundle.encoder, options.threads), options)
 
     def _replay(self, bundle: Bundle, profile: str) -> float:
         return replay(self, bundle, profile)
@@ -164,7 +174,7 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
 
     def _load(self, folder: Path, record: AdapterRecord) -> Served:
         alone = not (folder / NO_FACTORS).is_file()
-        factors = Adapter(record.name, 0, {}, 0) if alone else load_adapter(folder, self.signature)
+        factors = None if alone else stack_of([load_adapter(folder, self.signature)], self.signature)
         return Served(record, factors, HeadSession(folder / HEAD, self.signature))
 
     def _admit(self, job: _Job, adapter: Served | None) -> None:
@@ -181,18 +191,25 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
         return list(ended)
 
     def _free(self) -> None:
-        vars(self).pop("_session", None)  # nothing computes any more
+        vars(self).pop("_body", None)  # nothing computes any more
 
     @property
     def _busy(self) -> bool:
         return bool(self._waiting or self._running)
 
     def _next_batch(self) -> list[_Job]:
-        """Takes the next pass's jobs out of the queue, without those that were cancelled this moment."""
+        """Takes the next pass's jobs out of the queue, without those that were cancelled this moment.
+
+        They share the factors of the oldest.
+        """
         if not self._waiting:
             return []
-        chosen = {*choose([job.item.length for job in self._waiting], self._options.max_rows)}
         waiting = list(enumerate(self._waiting))
+        factors = self._waiting[0].factors
+        alike = [(index, job) for index, job in waiting if job.factors is factors]
+        lengths = [job.item.length for _, job in alike]
+        most = self._options.max_rows if factors is None else self._most_rows
+        chosen = {alike[at][0] for at in choose(lengths, most, TOKENS_A_THREAD * self._threads)}
         self._waiting = deque(job for index, job in waiting if index not in chosen)
         picked = [job for index, job in waiting if index in chosen]
         live = [job for job in picked if job.done.set_running_or_notify_cancel()]
@@ -223,20 +240,23 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
                 jobs[0].fail(not_computed(error))
 
     def _logits(self, jobs: Sequence[_Job]) -> list[Array]:
-        """Runs the body once, then each adapter's head on its own rows."""
-        inputs = padded([job.item for job in jobs], self.signature)
-        factors = [job.adapter.factors if job.adapter and job.adapter.factors.rank else None for job in jobs]
-        stack = self._stacks.of({one for one in factors if one is not None})
-        rows: dict[Served | None, list[int]] = {}
-        for row, job in enumerate(jobs):
-            rows.setdefault(job.adapter, []).append(row)
+        """Runs the body once, under the factors that all have, then each head on its own rows.
+
+        A head sees no padding, which may move its sums: texts of one length at a time.
+        """
+        factors = jobs[0].factors
+        least = least_tokens(factors.rank if factors else 0, self._threads)
+        inputs = padded([job.item for job in jobs], self.signature, least)
         with self.metrics.step(len(jobs)):
-            hidden = self._session.run({**inputs, "lora_mask": stack.lora_mask(factors)}, stack.inputs)
-        lengths = inputs.get("lengths")
+            hidden = self._body.hidden(inputs, factors)
+        rows: dict[tuple[Served | None, int], list[int]] = {}
+        for row, job in enumerate(jobs):
+            rows.setdefault((job.adapter, job.item.length), []).append(row)
         logits: dict[int, Array] = {}
-        for adapter, own in rows.items():
-            out = _headed(hidden[own], None if lengths is None else lengths[own], adapter)
-            logits |= dict(zip(own, out, strict=True))
+        for (adapter, length), own in rows.items():
+            lengths = inputs["lengths"][own] if self.signature.modality == "text" else None
+            states = hidden[own] if lengths is None else hidden[own, :length]
+            logits |= zip(own, states if adapter is None else adapter.head.run(states, lengths), strict=True)
         return [logits[row] for row in range(len(jobs))]
 
 
@@ -246,14 +266,3 @@ def _bytes(folder: Path, record: AdapterRecord) -> int:
         raise FormatError(f"{folder / HEAD} is missing")
     factors = factor_bytes(folder) if (folder / NO_FACTORS).is_file() else 0
     return factors + (folder / HEAD).stat().st_size
-
-
-def _headed(hidden: Array, lengths: Array | None, adapter: Served | None) -> list[Array]:
-    """Logits of one adapter's rows, or hidden states for the base; texts without the padding."""
-    if lengths is None:
-        return list(hidden if adapter is None else adapter.head.run(hidden, None))
-    hidden = hidden[:, : lengths.max()]
-    out = hidden if adapter is None else adapter.head.run(hidden, lengths)
-    if out.ndim == 2:  # one for the whole text
-        return list(out)
-    return [row[:length] for row, length in zip(out, lengths, strict=True)]

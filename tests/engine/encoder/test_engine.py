@@ -94,14 +94,14 @@ class Held:
     def __init__(self, **options: Any) -> None:
         self.go, self.inside = threading.Event(), threading.Event()
         self.engine = EncoderEngine.open(tiny().bundle, threads=1, replay_golden=False, **options)
-        compute = self.engine._session.run
+        compute = self.engine._body.hidden
 
         def run(*arguments: object) -> object:
             self.inside.set()
             self.go.wait(20)
             return compute(*arguments)  # type: ignore[arg-type]
 
-        self.engine._session.run = run  # type: ignore[method-assign,assignment]
+        self.engine._body.hidden = run  # type: ignore[method-assign,assignment]
         self.first = self.engine.submit(Item(tiny().inputs[0], "mood"))
         assert self.inside.wait(20)
 
