@@ -145,13 +145,19 @@ def test_close_ends_everybody(kind: Kind, held: tuple[Any, threading.Event]) -> 
     assert engine.drain(60)
 
 
+def graph_of(engine: Any) -> Any:
+    if isinstance(engine, Engine):
+        return engine._step.graphs.whole
+    return engine._body._plugged if isinstance(engine, EncoderEngine) else engine._session
+
+
 def test_a_closed_engine_holds_no_graph(kind: Kind) -> None:
     """At once, without Python's collector: what is opened next finds the memory free."""
     gc.disable()
     try:
         engine = kind.open(replay_golden=False)
         assert kind.submit(engine, None)() == DONE
-        graph = weakref.ref(engine._step.graphs.whole if isinstance(engine, Engine) else engine._session)
+        graph = weakref.ref(graph_of(engine))
         assert graph() is not None
         engine.close()
         assert graph() is None

@@ -234,11 +234,12 @@ def a_package_with_wrong_updates(monkeypatch: pytest.MonkeyPatch) -> Iterator[li
 
 
 def test_updates_that_are_not_right_are_left_to_the_plain_graph(
-    a_package_with_wrong_updates: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+    a_package_with_wrong_updates: list[dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = finding.kernels(finding.INT8)
     assert own is not None
-    own.rewrite(Path("model.onnx"))
+    (tmp_path / "model.onnx").touch()
+    own.rewrite(tmp_path / "model.onnx")
     assert a_package_with_wrong_updates == [
         {"product": finding.INT8, "units": True, "adapters": False, "attends": True}
     ]

@@ -22,6 +22,7 @@ import os, signal, sys
 from ptune.cli import main
 from ptune.cluster.part_file import PartFile
 append = PartFile.append
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
 
 def dying(self, lines):
     append(self, lines)
