@@ -5,8 +5,8 @@ holds 6. Clients over HTTP do what those of the simulation do: conversations of 
 with time to think before each turn; few of them, for three replicas, Ray and the clients share this machine's cores.
 
 First a cluster of one replica is measured: the time of a token for one stream and for four with an adapter each, of the first
-token by the length of its prompt (its slope is a prompt token's time, and what is left at length 0 the step and the way there and
-back), and of reading an adapter. The simulation gets these times, and the prompts' mean lengths, and nothing else of the
+token by how much of its prompt was not in the cache (the slope is a prompt token's time, and what is left at 0 the step and the way
+there and back), and of reading an adapter. The simulation gets these times, and the prompts' mean lengths, and nothing else of the
 real runs.
 
 Writes results/cluster_check.json. Needs an idle machine, about ten minutes. `--rounds 1 --replicas 1 --dry-run` tries whether
@@ -107,7 +107,12 @@ def measured(url: str) -> Times:
     asked(4, 10, 8)  # reads the adapters
     one = statistics.median(between(asked(1, 10, 48)) for _ in range(5))
     four = statistics.median(between(asked(4, 10, 48)) for _ in range(5))
-    firsts = [(one.prompt_tokens, one.times[0]) for length in PROMPT_WORDS * 3 for one in asked(1, length, 2)]
+    firsts = []
+    for length in PROMPT_WORDS * 3:
+        cached = counted(url, FOUND)["prefix_cache_hits_total"]
+        [answer] = asked(1, length, 2)
+        cached = counted(url, FOUND)["prefix_cache_hits_total"] - cached  # the template's preamble
+        firsts.append((answer.prompt_tokens - cached, answer.times[0]))
     slope, left = statistics.linear_regression(*zip(*firsts, strict=True))
     before = counted(url)
     for name in random_adapters.names(ADAPTERS)[4:16]:

@@ -3,7 +3,7 @@
 The same work on the same two cores, as whole commands: plainly with two threads, and on a Ray cluster of this machine with two
 workers of one thread each. So it shows what distribution costs, not what more machines bring, which one machine cannot show.
 
-generate   200 rows of 48 tokens by SmolLM2-135M in int8; both outputs must have the same bytes
+generate   1,000 rows of 48 tokens by SmolLM2-135M in int8; both outputs must have the same bytes
 tune       four trials of 8 steps of `chat_lora`; plainly one after the other
 train      16 steps of `chat_lora`, two gloo processes started by accelerate beside two workers; the same adapter, byte for byte
 
@@ -31,7 +31,7 @@ from benchmarks.decode import DATA
 from benchmarks.goals import host
 from benchmarks.sides import write
 
-ROWS, TOKENS, ROUNDS = 200, 48, 3
+ROWS, TOKENS, ROUNDS = 1000, 48, 3
 PTUNE = [sys.executable, "-m", "ptune"]
 CPU = Path("recipes") / "accelerate" / "cpu.yaml"
 
@@ -146,7 +146,8 @@ def main() -> None:
             "seconds": took,
             "ratio": {"median": round(statistics.median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3)},
         }  # fmt: skip
-    command = "python -m benchmarks.ray_commands --bundle BUNDLE --work FOLDER"
+    only = " ".join(name for name in chosen.only if name in found)
+    command = f"python -m benchmarks.ray_commands --bundle BUNDLE --work FOLDER --only {only}"
     if not chosen.dry_run:
         write("ray_commands", {"command": command, "rows": found, "host": host()}, ("ptune", "ray", "torch"))
 
