@@ -7,8 +7,8 @@ generate   1,000 rows of 48 tokens by SmolLM2-135M in int8; both outputs must ha
 tune       four trials of 8 steps of `chat_lora`; plainly one after the other
 train      16 steps of `chat_lora`, two gloo processes started by accelerate beside two workers; the same adapter, byte for byte
 
-Sides take turns, three rounds. Writes results/ray_commands.json: the seconds of each, and their median ratio plain / Ray with its
-range. `--only generate --rounds 1 --dry-run` tries whether everything works.
+Sides take turns, three rounds. Writes results/ray_commands.json: the seconds of each, and the median of plain / Ray with its
+interval. `--only generate --rounds 1 --dry-run` tries whether everything works.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -29,7 +28,7 @@ from typing import Any
 
 from benchmarks.decode import DATA
 from benchmarks.goals import host
-from benchmarks.sides import write
+from benchmarks.sides import ratio, write
 
 ROWS, TOKENS, ROUNDS = 1000, 48, 3
 PTUNE = [sys.executable, "-m", "ptune"]
@@ -141,11 +140,11 @@ def main() -> None:
             if results["plain"] != results["ray"]:
                 raise SystemExit(f"{name}: the two differ: {results}")
             print(name, number + 1, json.dumps(took), flush=True)
-        ratios = [plain / ray for plain, ray in zip(took["plain"], took["ray"], strict=True)]
+        ratios = ratio(took["plain"], took["ray"])
         found[name] = {
             "seconds": took,
-            "ratio": {"median": round(statistics.median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3)},
-        }  # fmt: skip
+            "ratio": {key: round(value, 3) for key, value in vars(ratios).items()},
+        }
     only = " ".join(name for name in chosen.only if name in found)
     command = f"python -m benchmarks.ray_commands --bundle BUNDLE --work FOLDER --only {only}"
     if not chosen.dry_run:
