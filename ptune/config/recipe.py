@@ -338,10 +338,18 @@ class Recipe(Spec):
                         known = OTHER_NAMES.get(re.sub("[^a-z]", "", kind.lower().replace("+", "plus")))
                         told = nearest(kind, kinds) if known is None else f": it is {known}"
                         raise RecipeError(f"{path}: {field}.kind: no {field} {kind!r}{told}")
-                    value[field] = kinds[kind].model_validate(value[field])
+                    value[field] = _part(path, field, kinds[kind], value[field])
             return cls.model_validate(value)
         except ValidationError as error:
             raise RecipeError(f"{path}: {explain(error)}") from None
+
+
+def _part(path: Path, field: str, kind: type[Spec], value: dict[str, Any]) -> Spec:
+    """A recipe's method or task. Raises: RecipeError."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {explain(error, kind, f'{field}.')}") from None
 
 
 def nearest(name: str, known: Any) -> str:
@@ -350,23 +358,24 @@ def nearest(name: str, known: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
-def explain(error: ValidationError) -> str:
-    """A pydantic error as one line: field, value and what is allowed for each problem."""
+def explain(error: ValidationError, kind: type[Spec] | None = None, prefix: str = "") -> str:
+    """A pydantic error as one line: field, value and what is allowed for each problem.
+
+    kind: whose fields they are; default: Recipe. prefix: of their names.
+    """
     lines = []
     for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"]) or "recipe"
+        field = (prefix + ".".join(map(str, problem["loc"]))).rstrip(".") or "recipe"
         if problem["type"] == "extra_forbidden":
-            lines.append(
-                f"{field}: no such field{nearest(str(problem['loc'][-1]), _fields_beside(problem['loc']))}"
-            )
+            known = _fields_beside(kind or Recipe, problem["loc"])
+            lines.append(f"{field}: no such field{nearest(str(problem['loc'][-1]), known)}")
             continue
         value = "" if isinstance(problem["input"], dict | Spec) else f" (is {problem['input']!r})"
         lines.append(f"{field}: {problem['msg'].removeprefix('Value error, ')}{value}")
     return "; ".join(lines)
 
 
-def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
-    spec: Any = Recipe
+def _fields_beside(spec: Any, location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
         field = spec.model_fields.get(str(part)) if hasattr(spec, "model_fields") else None
         spec = field.annotation if field is not None else None
