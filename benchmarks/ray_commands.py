@@ -7,8 +7,8 @@ generate   1,000 rows of 48 tokens by SmolLM2-135M in int8; both outputs must ha
 tune       four trials of 8 steps of `chat_lora`; plainly one after the other
 train      16 steps of `chat_lora`, two gloo processes started by accelerate beside two workers; the same adapter, byte for byte
 
-Sides take turns, three rounds. Writes results/ray_commands.json: the seconds of each, and the median of plain / Ray with its
-interval. `--only generate --rounds 1 --dry-run` tries whether everything works.
+Sides take turns, three rounds (`--rounds`). Writes results/ray_commands.json: the seconds of each, and the median of plain / Ray
+with its interval; commands that are not run (`--only`) keep theirs. `--only generate --rounds 1 --dry-run` tries whether everything works.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.decode import DATA
 from benchmarks.goals import host
-from benchmarks.sides import ratio, write
+from benchmarks.sides import RESULTS, ratio, write
 
 ROWS, TOKENS, ROUNDS = 1000, 48, 3
 PTUNE = [sys.executable, "-m", "ptune"]
@@ -145,8 +145,10 @@ def main() -> None:
             "seconds": took,
             "ratio": {key: round(value, 3) for key, value in vars(ratios).items()},
         }
-    only = " ".join(name for name in chosen.only if name in found)
-    command = f"python -m benchmarks.ray_commands --bundle BUNDLE --work FOLDER --only {only}"
+    command = "python -m benchmarks.ray_commands --bundle BUNDLE --work FOLDER"
+    path = RESULTS / "ray_commands.json"
+    if path.is_file():  # what was not run stays as it was measured
+        found = {**json.loads(path.read_text(encoding="utf-8"))["rows"], **found}
     if not chosen.dry_run:
         write("ray_commands", {"command": command, "rows": found, "host": host()}, ("ptune", "ray", "torch"))
 
