@@ -96,4 +96,4 @@ def _changed(name: str, before: Any, value: Any) -> Any:
     try:
         return kind.model_validate({**kept, **fields})
     except ValidationError as error:
-        raise RecipeError(f"{name}.{explain(error)}") from None
+        raise RecipeError(explain(error, kind, f"{name}.")) from None

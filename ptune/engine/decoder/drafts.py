@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ptune.engine.decoder.draft_length import LENGTHS, DraftLength
 from ptune.engine.decoder.draft_model import DraftModel
 from ptune.engine.decoder.kv_cache import KvCache
-from ptune.engine.decoder.sequence import Chunk, TokenSequence
+from ptune.engine.decoder.sequence import Chunk
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +28,10 @@ class Drafts:
 
     def added_to(self, batch: Sequence[Chunk]) -> list[Chunk]:
         """The same chunks, with what the model proposes for those that have room for it."""
+        if self._model is None:
+            return [*batch]
         rooms = {chunk.sequence: chunk.room for chunk in batch if chunk.room}
-        if not rooms or self._model is None:
+        if not rooms:
             return [*batch]
         try:
             drafts = self._model.propose(rooms)
@@ -38,18 +40,20 @@ class Drafts:
             self._model, drafts = None, {}
         return [replace(chunk, draft=drafts.get(chunk.sequence, chunk.draft)) for chunk in batch]
 
-    def took(self, batch: Iterable[Chunk], before: Mapping[TokenSequence, int], seconds: float) -> None:
-        """Counts what a step brought. before: tokens of its sequences. seconds: drafting included."""
-        chunks = list(batch)
+    def took(self, chunks: Sequence[Chunk], seconds: float) -> None:
+        """Counts what a step brought, once its sequences have taken it. seconds: drafting included."""
         drafted = [chunk for chunk in chunks if chunk.draft]
-        right = [max(0, len(one.sequence.tokens) - before[one.sequence] - 1) for one in drafted]
+        # A draft follows the newest token, so that a chunk ends where its sequence did before the step.
+        right = [max(0, len(one.sequence.tokens) - (one.start + one.count) - 1) for one in drafted]
         tried = [min(found + 1, len(chunk.draft)) for found, chunk in zip(right, drafted, strict=True)]
         self.drafted += sum(len(chunk.draft) for chunk in drafted)
         self.accepted += sum(right)
+        if self._model is None:
+            return
         length = max((chunk.room for chunk in chunks), default=0)
         reading = any(chunk.count > 1 or (chunk.room and not chunk.draft) for chunk in chunks)
         own_text = any(not chunk.room for chunk in drafted)
-        if self._model is None or length not in LENGTHS or reading or own_text:
+        if length not in LENGTHS or reading or own_text:
             return
         if not length or self._model.steady:
             self._length.observe(len(chunks), length, sum(right), sum(tried), seconds)

@@ -292,7 +292,6 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _compute(self, batch: list[Chunk]) -> None:
         """Computes one step and passes each chunk's logits to its sequence."""
         self.metrics.on_first_step(chunk.sequence for chunk in batch)
-        before = {chunk.sequence: len(chunk.sequence.tokens) for chunk in batch}
         try:
             with self.metrics.step(len(batch)):
                 began_s = time.perf_counter()
@@ -314,7 +313,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
                     chunk.sequence.take(chunk, wanted)
                 except Exception as error:
                     _fail(chunk.sequence, error)
-            self._drafts.took(batch, before, ended_s - began_s)
+            self._drafts.took(batch, ended_s - began_s)
         with self._changed:
             finished = [sequence for sequence in self._scheduler.running if sequence.finished]
             self._scheduler.release(finished)
