@@ -16,13 +16,13 @@ from ptune.config.recipe import (
     Recipe,
     Train,
     explain,
+    kind_named,
     nearest,
 )
 from ptune.config.task_spec import TaskSpec
-from ptune.config.tasks import SPECS
 from ptune.errors import RecipeError
 from ptune.formats.run import Run
-from ptune.methods import METHODS, Method
+from ptune.methods import Method
 from ptune.spec import Spec
 
 RecipeSource: TypeAlias = Recipe | Run | str | Path
@@ -83,12 +83,9 @@ def _changed(name: str, before: Any, value: Any) -> Any:
         value = {"model": value}
     if not isinstance(value, Mapping) or not isinstance(before, Spec):
         return value
-    kinds = {kind.__name__: kind for kind in (*SPECS, *METHODS)}
     kind, fields = type(before), {**value}
-    if named := fields.pop("kind", None):
-        if named not in kinds:
-            raise RecipeError(f"{name}.kind: there is no {named!r}{nearest(str(named), kinds)}")
-        kind = kinds[named]
+    if name in ("method", "task") and "kind" in fields:
+        kind = kind_named(name, str(fields.pop("kind")))
     for field in fields:
         if field not in kind.model_fields:
             raise RecipeError(f"{name}.{field}: no such field{nearest(field, kind.model_fields)}")

@@ -330,15 +330,13 @@ class Recipe(Spec):
         if not isinstance(value, dict):
             raise RecipeError(f"{path} is not a recipe: expected a mapping")
         try:
-            for field, (default, *others) in _KINDS.items():
+            for field, (default, *_) in _KINDS.items():
                 if isinstance(value.get(field), dict):
-                    kinds = {kind.__name__: kind for kind in (default, *others)}
-                    kind = str(value[field].pop("kind", default.__name__))
-                    if kind not in kinds:
-                        known = OTHER_NAMES.get(re.sub("[^a-z]", "", kind.lower().replace("+", "plus")))
-                        told = nearest(kind, kinds) if known is None else f": it is {known}"
-                        raise RecipeError(f"{path}: {field}.kind: no {field} {kind!r}{told}")
-                    value[field] = _part(path, field, kinds[kind], value[field])
+                    try:
+                        kind = kind_named(field, str(value[field].pop("kind", default.__name__)))
+                    except RecipeError as error:
+                        raise RecipeError(f"{path}: {error}") from None
+                    value[field] = _part(path, field, kind, value[field])
             return cls.model_validate(value)
         except ValidationError as error:
             raise RecipeError(f"{path}: {explain(error)}") from None
@@ -350,6 +348,19 @@ def _part(path: Path, field: str, kind: type[Spec], value: dict[str, Any]) -> Sp
         return kind.model_validate(value)
     except ValidationError as error:
         raise RecipeError(f"{path}: {explain(error, kind, f'{field}.')}") from None
+
+
+def kind_named(field: str, name: str) -> type[Spec]:
+    """The spec that `field` (task or method) calls `name`. Raises: RecipeError that says what it may have meant."""
+    kinds = {kind.__name__: kind for kind in _KINDS[field]}
+    if name in kinds:
+        return kinds[name]
+    known = None
+    if field == "method":
+        known = OTHER_NAMES.get(re.sub("[^a-z]", "", name.lower().replace("+", "plus")))
+    raise RecipeError(
+        f"{field}.kind: no {field} {name!r}{nearest(name, kinds) if known is None else f': it is {known}'}"
+    )
 
 
 def nearest(name: str, known: Any) -> str:

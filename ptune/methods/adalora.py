@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from ptune.methods.peft_method import METHOD_STATE, PeftMethod
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -42,6 +42,7 @@ class AdaLora(PeftMethod):
     """Weight of the term of the loss that keeps the factors orthogonal."""
 
     peft_config = "peft:AdaLoraConfig"
+    peft_names: ClassVar = {"alpha": "lora_alpha", "dropout": "lora_dropout", "delta_t": "deltaT"}
     folds = True
     quantized = ("int8", "nf4")
     convolutions = True
@@ -54,22 +55,13 @@ class AdaLora(PeftMethod):
             )
         return self
 
-    def config(self, model: PreTrainedModel, new_tokens: Sequence[int], head: Sequence[str]) -> PeftConfig:
-        """As `PeftMethod.config`; the steps are filled in by `begin`."""
-        from peft import AdaLoraConfig
-
-        return AdaLoraConfig(
-            init_r=self.init_r,
-            target_r=self.target_r,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            deltaT=self.delta_t,
-            orth_reg_weight=self.orth_reg_weight,
-            total_step=1,
-            **self.place(model, head),
-        )
+    def fields(self) -> dict[str, Any]:
+        """As `PeftMethod.fields`; the steps are filled in by `begin`."""
+        steps = {"tinit", "tfinal"}
+        return {
+            **{name: value for name, value in super().fields().items() if name not in steps},
+            "total_step": 1,
+        }
 
     def apply(
         self, model: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()

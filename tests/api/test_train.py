@@ -168,6 +168,9 @@ def test_parts_of_a_recipe_are_changed_by_name(recipe: ptune.Recipe) -> None:
         ({"train": {"lr": -1}}, r"train.lr: .* \(is -1\)"),
         ({"trian": {}}, "a recipe has no 'trian'; did you mean 'train'"),
         ({"method": {"kind": "Lorra"}}, "did you mean 'Lora'"),
+        ({"method": {"kind": "DoRA"}}, "it is Lora with dora: true"),
+        ({"task": {"kind": "Vera"}}, r"task\.kind: no task 'Vera'; known: Chat"),
+        ({"backbone": {"kind": "Lora"}}, r"backbone\.kind: no such field"),
     ],
 )
 def test_a_change_that_is_not_allowed_names_the_field(changes: Any, message: str) -> None:
