@@ -308,7 +308,9 @@ class Recipe(Spec):
         asked = isinstance(self.method, Lora) and self.method.merge_into
         if asked and not isinstance(self.task, Chat):
             name = type(self.task).__name__
-            raise ValueError(f"method.merge_into {asked!r} is for chat and translation: no {name} is served in it")
+            raise ValueError(
+                f"method.merge_into {asked!r} is for chat and translation: no {name} is served in it"
+            )
         return self
 
     @property

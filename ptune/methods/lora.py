@@ -69,7 +69,9 @@ class Lora(PeftMethod):
         others = {"dora": self.dora, "ends": self.ends, "target_parameters": self.target_parameters}
         for name, value in others.items():
             if self.merge_into and value:
-                raise ValueError(f"merge_into {self.merge_into!r} does not go with {name}: leave one of them out")
+                raise ValueError(
+                    f"merge_into {self.merge_into!r} does not go with {name}: leave one of them out"
+                )
         if self.merge_into and self.init in MIRRORED:
             raise ValueError(
                 f"init {self.init!r} begins with parts of the weights, which differ within a block: leave it or merge_into out"
@@ -123,7 +125,9 @@ class Lora(PeftMethod):
             begin_mirrored(adapted, self.init)
         if self.merge_into:
             if model.config.is_encoder_decoder:
-                raise RecipeError("method.merge_into int4: an encoder-decoder is not exported in int4; leave it out")
+                raise RecipeError(
+                    "method.merge_into int4: an encoder-decoder is not exported in int4; leave it out"
+                )
             begin_in_blocks(adapted)
         if self.freeze_a:
             for name, factor in adapted.named_parameters():
