@@ -20,7 +20,7 @@ from ptune import publish
 from ptune.cli import main
 from ptune.errors import AdapterError, UsageError
 from ptune.formats.bundle import Bundle
-from ptune.publish.combine import How, Recipe, combine
+from ptune.publish.combine import Combination, How, combine
 
 IDS = torch.arange(5, 29)[None]
 
@@ -68,7 +68,7 @@ def test_numbers_are_those_of_pefts_own_combination(
     theirs.load_adapter(str(parts[1]), adapter_name="b")
     theirs.base_model.peft_config["b"].target_modules |= set()
     theirs.add_weighted_adapter(["a", "b"], [*weights], "c", how, density=density)
-    found = combine(parts, tmp_path / "c", Recipe(how, weights, density))
+    found = combine(parts, tmp_path / "c", Combination(how, weights, density))
     ours = with_peft(base, tmp_path / "c")
     assert off(updates(ours, "default"), updates(theirs, "c")) < 1e-4
     summed = updates(theirs, "a")
@@ -97,7 +97,7 @@ def test_what_peft_forgets_is_kept(options: dict[str, Any], base: Path, tmp_path
     part = peft_folder(base, tmp_path / "a", seed=3, spread=0.3, **options)
     twin = shutil.copytree(part, tmp_path / "twin")
     for how in ("cat", "linear"):
-        combine([part, twin], tmp_path / how, Recipe(how, (0.25, 0.75) if how == "cat" else ()))
+        combine([part, twin], tmp_path / how, Combination(how, (0.25, 0.75) if how == "cat" else ()))
         with torch.no_grad():
             here, there = (with_peft(base, folder)(IDS).logits for folder in (tmp_path / how, part))
             bare = with_peft(base, None)(IDS).logits
@@ -118,7 +118,7 @@ def test_parts_may_be_of_other_layers_and_ranks(how: Any, base: Path, tmp_path: 
         peft_folder(base, tmp_path / "a", seed=1, target_modules=["q_proj"]),
         peft_folder(base, tmp_path / "b", seed=2, target_modules=["down_proj"], r=8),
     ]
-    combine(parts, tmp_path / "out", Recipe(how, (1.0, 2.0)))
+    combine(parts, tmp_path / "out", Combination(how, (1.0, 2.0)))
     wanted = updates(with_peft(base, parts[0]), "default")
     wanted |= {name: 2 * update for name, update in updates(with_peft(base, parts[1]), "default").items()}
     assert off(updates(with_peft(base, tmp_path / "out"), "default"), wanted) < 1e-5
@@ -126,10 +126,10 @@ def test_parts_may_be_of_other_layers_and_ranks(how: Any, base: Path, tmp_path: 
 
 def test_the_same_command_gives_the_same_bytes(parts: list[Path], tmp_path: Path) -> None:
     def made(name: str, seed: int) -> bytes:
-        recipe = Recipe("dare_ties", (), 0.5, seed=seed)
+        way = Combination("dare_ties", (), 0.5, seed=seed)
         torch.rand(1)  # other numbers before it change nothing, and it takes none of them
         before = torch.get_rng_state()
-        combine(parts, tmp_path / name, recipe)
+        combine(parts, tmp_path / name, way)
         assert torch.equal(torch.get_rng_state(), before)
         return (tmp_path / name / "adapter_model.safetensors").read_bytes()
 
@@ -173,12 +173,12 @@ def test_another_base_is_refused(parts: list[Path], tmp_path: Path) -> None:
     config = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "elsewhere"}))
     with pytest.raises(AdapterError, match=r"a and other are of different bases, .*model and elsewhere"):
-        combine([parts[0], other], tmp_path / "out", Recipe())
+        combine([parts[0], other], tmp_path / "out", Combination())
     for folder, digest in ((parts[0], "a" * 64), (other, "b" * 64)):
         copied = shutil.copytree(folder, tmp_path / digest[:1], dirs_exist_ok=True)
         (copied / "ptune.json").write_text(json.dumps({"base": digest, "quantize": "nf4", "task": "chat"}))
     with pytest.raises(AdapterError, match=r"weights that hash to aaaaaaaaaaaa \(nf4\) and bbbbbbbbbbbb"):
-        combine([tmp_path / "a", tmp_path / "b"], tmp_path / "out", Recipe())
+        combine([tmp_path / "a", tmp_path / "b"], tmp_path / "out", Combination())
     assert not (tmp_path / "out").exists()
 
 
@@ -186,19 +186,20 @@ def test_what_cannot_be_combined_is_refused(base: Path, parts: list[Path], tmp_p
     wide = peft_folder(base, tmp_path / "wide", r=8)
     dora = peft_folder(base, tmp_path / "dora", use_dora=True)
     out = tmp_path / "out"
-    for sources, recipe, said in [
-        (parts[:1], Recipe(), "two adapters or more"),
-        (parts, Recipe(weights=(1.0,)), "there are 1 for 2 adapters"),
-        (parts, Recipe("ties"), "say with --density which share"),
-        (parts, Recipe("ties", density=0.0), "say with --density which share"),
-        (parts, Recipe("cat", density=0.5), "--how cat prunes nothing"),
-        (parts, Recipe("cat", rank=4), "--rank 4: a rank of 1 or more, for the ways that end in svd"),
-        (parts, Recipe("mean"), "--how 'mean': there is cat, linear, svd"),  # type: ignore[arg-type]
-        ([parts[0], wide], Recipe("linear"), r"ranks 4 and 8 in .*: use cat"),
+    for sources, way, said in [
+        (parts[:1], Combination(), "two adapters or more"),
+        (parts, Combination(weights=(1.0,)), "there are 1 for 2 adapters"),
+        (parts, Combination(weights=(1.0, float("nan"))), "a weight is a finite number"),
+        (parts, Combination("ties"), "say with --density which share"),
+        (parts, Combination("ties", density=0.0), "say with --density which share"),
+        (parts, Combination("cat", density=0.5), "--how cat prunes nothing"),
+        (parts, Combination("cat", rank=4), "--rank 4: a rank of 1 or more, for the ways that end in svd"),
+        (parts, Combination("mean"), "--how 'mean': there is cat, linear, svd"),  # type: ignore[arg-type]
+        ([parts[0], wide], Combination("linear"), r"ranks 4 and 8 in .*: use cat"),
     ]:
         with pytest.raises(UsageError, match=said):
-            combine(sources, out, recipe)
+            combine(sources, out, way)
     with pytest.raises(AdapterError, match=r"dora cannot be combined:\n  - use_dora is set"):
-        combine([parts[0], dora], out, Recipe())
+        combine([parts[0], dora], out, Combination())
     with pytest.raises(UsageError, match="exists already"):
-        combine(parts, tmp_path, Recipe())
+        combine(parts, tmp_path, Combination())

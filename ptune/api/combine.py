@@ -29,8 +29,10 @@ def combine(
     evaluate: measure the base, each part and the result on the held-out data of parts that are runs.
     Raises: UsageError; AdapterError where a part is no plain LoRA of linear layers, or belongs to another base.
     """
-    from ptune.publish.combine import Recipe
+    from ptune.publish.combine import Combination
     from ptune.publish.combine import combine as combined
 
     sources = [one.folder if isinstance(one, Run) else Path(one) for one in adapters]
-    return combined(sources, Path(out), Recipe(how, tuple(weights), density, rank, seed), evaluate=evaluate)
+    return combined(
+        sources, Path(out), Combination(how, tuple(weights), density, rank, seed), evaluate=evaluate
+    )

@@ -46,11 +46,11 @@ def combine(
     from rich.console import Console
 
     from ptune.evaluation.parts import table
-    from ptune.publish.combine import Recipe
+    from ptune.publish.combine import Combination
     from ptune.publish.combine import combine as combine_adapters
 
-    recipe = Recipe(how, weights, density, rank, seed)  # type: ignore[arg-type]  # checked there
-    found = combine_adapters(adapters, out, recipe, evaluate=evaluate)
+    way = Combination(how, weights, density, rank, seed)  # type: ignore[arg-type]  # checked there
+    found = combine_adapters(adapters, out, way, evaluate=evaluate)
     tell(adapter=out, rank=found.rank, off_the_weighted_sum=found.off, held_out=[*map(asdict, found.judged)])
     if found.judged:
         Console(highlight=False).print(table([*found.judged]))

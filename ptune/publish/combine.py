@@ -7,6 +7,7 @@ has made is written with one rank, filled up with zeros.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -82,7 +83,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Combination:
     """How adapters are combined. density: share of numbers that the pruning ways keep; rank: of the ways with svd."""
 
     how: How = "cat"
@@ -91,8 +92,8 @@ class Recipe:
     rank: int | None = None
     seed: int = 0
 
-    def checked(self, parts: Sequence[Part]) -> Recipe:
-        """The recipe with a weight for each part. Raises: UsageError that says what does not go together."""
+    def checked(self, parts: Sequence[Part]) -> Combination:
+        """The way with a weight for each part. Raises: UsageError that says what does not go together."""
         prunes = self.how.startswith(("ties", "dare", "magnitude"))
         if len(parts) < 2:
             raise UsageError("combine needs two adapters or more: ptune combine A B --out DIR")
@@ -100,6 +101,8 @@ class Recipe:
             raise UsageError(f"--how {self.how!r}: there is {', '.join(get_args(How))}")
         if self.weights and len(self.weights) != len(parts):
             raise UsageError(f"--weights: there are {len(self.weights)} for {len(parts)} adapters")
+        if not all(map(math.isfinite, self.weights)):
+            raise UsageError(f"--weights {self.weights}: a weight is a finite number")
         if prunes and not (self.density is not None and 0 < self.density <= 1):
             raise UsageError(
                 f"--how {self.how} prunes: say with --density which share of the numbers it keeps, say .2 (is {self.density})"
@@ -111,7 +114,7 @@ class Recipe:
         if not self.how.endswith("svd") and self.how != "cat":
             _refuse_ranks(parts, self.how)
         weights = self.weights or (1 / len(parts),) * len(parts)
-        return Recipe(self.how, tuple(map(float, weights)), self.density, self.rank, self.seed)
+        return Combination(self.how, tuple(map(float, weights)), self.density, self.rank, self.seed)
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,8 @@ class Combined:
     judged: tuple[Judged, ...]
 
 
-def combine(sources: Sequence[Path], out: Path, recipe: Recipe, *, evaluate: bool = True) -> Combined:
-    """Combines adapters into a PEFT folder at `out`: the same bytes for the same parts and recipe.
+def combine(sources: Sequence[Path], out: Path, way: Combination, *, evaluate: bool = True) -> Combined:
+    """Combines adapters into a PEFT folder at `out`: the same bytes for the same parts and way.
 
     evaluate: measures the base, each part and the result on what the parts' runs held out.
     Raises: UsageError; AdapterError where a part is no plain LoRA of linear layers, or belongs to another base.
@@ -133,13 +136,13 @@ def combine(sources: Sequence[Path], out: Path, recipe: Recipe, *, evaluate: boo
     if out.exists():
         raise UsageError(f"{out} exists already: choose another --out")
     parts = _apart_by_name([Part.open(source) for source in sources])
-    recipe = recipe.checked(parts)
+    way = way.checked(parts)
     notes = _agreed(parts)
-    factors = _by_peft(parts, recipe)
+    factors = _by_peft(parts, way)
     rank = max(len(a) for a, _ in factors.values())
     wanted = [
         {name: Update.of(pair.a, pair.b, weight * pair.scale) for name, pair in part.pairs.items()}
-        for part, weight in zip(parts, recipe.weights, strict=True)
+        for part, weight in zip(parts, way.weights, strict=True)
     ]
     got = {name: Update.of(a.numpy(), b.numpy(), 1.0) for name, (a, b) in factors.items()}
     off = apart(got, summed(wanted))
@@ -149,7 +152,7 @@ def combine(sources: Sequence[Path], out: Path, recipe: Recipe, *, evaluate: boo
         judged = tuple(judge(stage, runs)) if evaluate and runs else ()
         record = {
             "format": FORMAT,
-            **asdict(recipe),
+            **asdict(way),
             "off_the_weighted_sum": off,
             "parts": [
                 {"name": part.name, "base": part.base, "base_sha256": part.facts.get("base"), "sha256": part.sha256}
@@ -216,18 +219,18 @@ def _shape(pair: Pair) -> tuple[int, int]:
     return pair.b.shape[0], pair.a.shape[1]
 
 
-def _by_peft(parts: Sequence[Part], recipe: Recipe) -> Factors:
+def _by_peft(parts: Sequence[Part], way: Combination) -> Factors:
     """peft's combination of the parts."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        return _added(parts, recipe)
+        return _added(parts, way)
 
 
-def _added(parts: Sequence[Part], recipe: Recipe) -> Factors:
+def _added(parts: Sequence[Part], way: Combination) -> Factors:
     """The same, with torch's numbers of chance as they are left."""
     shapes = {name: _shape(pair) for part in parts for name, pair in part.pairs.items()}
     widest = [max(len(pair.a) for pair in part.pairs.values()) for part in parts]
     # Where factors are added up, peft wants one rank of all parts, though it may be one of other layers.
-    alike = recipe.how != "cat" and not recipe.how.endswith("svd")
+    alike = way.how != "cat" and not way.how.endswith("svd")
     configs = [
         _config(part.pairs, max(widest) if alike else rank) for part, rank in zip(parts, widest, strict=True)
     ]
@@ -239,15 +242,15 @@ def _added(parts: Sequence[Part], recipe: Recipe) -> Factors:
         for name, pair in part.pairs.items():
             layers[name].lora_A[str(number)].weight.data = torch.from_numpy(pair.a.copy())
             layers[name].lora_B[str(number)].weight.data = torch.from_numpy(pair.b.copy())
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(way.seed)
     model.add_weighted_adapter(
         [str(number) for number in range(len(parts))],
-        [*recipe.weights],
+        [*way.weights],
         "combined",
-        recipe.how,
-        svd_rank=recipe.rank,
+        way.how,
+        svd_rank=way.rank,
         svd_full_matrices=False,
-        density=recipe.density,
+        density=way.density,
     )
     both = ((layers[name].lora_A["combined"], layers[name].lora_B["combined"]) for name in sorted(shapes))
     return {
