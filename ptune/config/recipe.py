@@ -303,6 +303,16 @@ class Recipe(Spec):
             raise ValueError(f"method {name} is for chat and translation by causal models: use Lora")
         return self
 
+    @model_validator(mode="after")
+    def _int4_is_a_profile_of_chat(self) -> Recipe:
+        asked = isinstance(self.method, Lora) and self.method.merge_into
+        if asked and not isinstance(self.task, Chat):
+            name = type(self.task).__name__
+            raise ValueError(
+                f"method.merge_into {asked!r} is for chat and translation: no {name} is served in it"
+            )
+        return self
+
     @property
     def chat(self) -> Chat:
         """The task of a recipe that is known to be chat or translation."""

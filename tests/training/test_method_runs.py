@@ -67,6 +67,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         AdaLora(init_r=4, target_r=2, tinit=1, tfinal=2, delta_t=1),
         Lora(r=4, init="pissa"),
         Lora(r=4, freeze_a=True),
+        Lora(r=4, merge_into="int4"),
         PrefixTuning(num_virtual_tokens=3),
     ],
     ids=lambda method: type(method).__name__,
