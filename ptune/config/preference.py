@@ -78,6 +78,11 @@ class Preference(Chat):
         """`sft_weight`, or the loss's own."""
         return self.facts.sft_weight if self.sft_weight is None else self.sft_weight
 
+    @property
+    def compares_means(self) -> bool:
+        """Whether the loss compares log-probabilities per token, not of whole answers."""
+        return self.loss in ("ipo", "orpo", "simpo")
+
     @model_validator(mode="after")
     def _smoothing_is_used(self) -> Preference:
         smoothed = ("dpo", "robust", "simpo", "cpo")

@@ -53,7 +53,7 @@ class Doctor:
         self._row_rules, self._set_rules = rules_of(self.task, ROW_RULES), SET_RULES
         if isinstance(self.task, Preference):
             self._row_rules = (*ROW_RULES, *preferences.ROW_RULES)
-            kept = (rule for rule in SET_RULES if rule.id not in preferences.REPLACED)
+            kept = (rule for rule in SET_RULES if rule.id not in preferences.LEFT_OUT)
             self._set_rules = (*kept, *preferences.SET_RULES)
 
     def file(self, split: str, path: Path) -> None:
@@ -73,7 +73,7 @@ class Doctor:
             if message is not None:
                 self._of_rows.add(rule, row.place, message)
         if isinstance(sample.conversation, Preferred) and sample is self._last and self._better is not None:
-            self.splits[split].add_rejected(self._better, example)
+            self.splits[split].add_rejected(self._better, row)
             return
         self.splits[split].add(row)
         self._last, self._better = sample, example

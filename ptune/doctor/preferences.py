@@ -12,8 +12,8 @@ from ptune.doctor.sets import Sets
 FEWEST_PAIRS = 50
 LONGER = 0.8  # share of pairs
 
-REPLACED = frozenset({"conflicting-answers"})
-"""Rules of sets that say nothing here: a prompt may have many pairs."""
+LEFT_OUT = frozenset({"conflicting-answers", "label-imbalance", "unknown-labels"})
+"""Rules of sets that say nothing here: a prompt may have many pairs, and answers are no labels."""
 
 
 def equal_answers(row: Row) -> str | None:

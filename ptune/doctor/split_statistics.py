@@ -85,10 +85,13 @@ class Ledger:
         if self.shown is None or (len(self.shown) > READABLE >= len(example)):
             self.shown = example
 
-    def add_rejected(self, better: Example, worse: Example) -> None:
-        """Compares the lengths of a pair whose better side was counted."""
+    def add_rejected(self, better: Example, row: Row) -> None:
+        """Counts the worse side of a pair: its length alone."""
+        worse = row.example
         self.longer += better.target_count > worse.target_count
         self.shorter += better.target_count < worse.target_count
+        if len(better) <= self.limit < len(worse):
+            self._count_overlong(row, row.targets)
 
     def __len__(self) -> int:
         return len(self._texts)

@@ -67,7 +67,7 @@ def won(task: Preference, model: Answers, reference: Answers | None) -> Tensor:
     Losses of means compare means.
     """
     compared = model.less(reference) if task.facts.reference and reference is not None else model
-    sides = compared.means if task.loss in ("ipo", "orpo", "simpo") else (compared.chosen, compared.rejected)
+    sides = compared.means if task.compares_means else (compared.chosen, compared.rejected)
     return sides[0] > sides[1]
 
 
