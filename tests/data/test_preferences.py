@@ -15,7 +15,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.config.preference import Preference
 from ptune.config.recipe import Backbone, Data
 from ptune.data import dataset
-from ptune.data.conversations import Preferred, recognise
+from ptune.data.conversations import Conversation, Preferred, recognise
 from ptune.data.preferences import PREFERENCES, Pairs
 from ptune.data.read import open_file
 from ptune.data.shapes import shapes_of
@@ -84,14 +84,15 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> ChatCodec:
 def test_every_shape_says_the_same(name: str, codec: ChatCodec, tmp_path: Path) -> None:
     (pair,) = read(tmp_path, SAME[name])
     assert isinstance(pair, Preferred)
-    assert pair.chosen.tools == pair.rejected.tools == tuple(TOOLS)
-    assert [(m["role"], m["content"]) for m in pair.chosen.messages] == [
+    better, worse = pair.chosen, pair.rejected
+    assert isinstance(better, Conversation)
+    assert isinstance(worse, Conversation)
+    assert better.tools == worse.tools == tuple(TOOLS)
+    assert [(m["role"], m["content"]) for m in better.messages] == [
         (m["role"], m["content"]) for m in (*FIRST, GOOD)
     ]
-    assert pair.rejected.messages[-1]["content"] == BAD["content"]
-    bare = Preferred(
-        *(replace(side, tools=None) for side in (pair.chosen, pair.rejected))
-    )  # the template shows none
+    assert worse.messages[-1]["content"] == BAD["content"]
+    bare = Preferred(*(replace(side, tools=None) for side in (better, worse)))  # the template shows none
     chosen, rejected = bare.examples(codec, "assistant")
     spoken = [
         codec.decode([i for i, t in zip(one.ids, one.targets, strict=True) if t])

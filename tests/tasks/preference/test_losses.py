@@ -37,8 +37,10 @@ KIND = {name: Preference(**{"loss": name, **fields}) for name, fields in SETTING
 
 
 def answers(chosen: list[float], rejected: list[float]) -> Answers:
-    sides = (torch.tensor(side, dtype=torch.float64, requires_grad=True) for side in (chosen, rejected))
-    return Answers(*sides, torch.tensor(CHOSEN_TOKENS), torch.tensor(REJECTED_TOKENS))
+    better, worse = (
+        torch.tensor(side, dtype=torch.float64, requires_grad=True) for side in (chosen, rejected)
+    )
+    return Answers(better, worse, torch.tensor(CHOSEN_TOKENS), torch.tensor(REJECTED_TOKENS))
 
 
 def sigmoid(x: float) -> float:
