@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ptune.config.classification import ImageClassification as ImageClassification
     from ptune.config.classification import TextClassification as TextClassification
     from ptune.config.classification import TokenClassification as TokenClassification
+    from ptune.config.preference import Preference as Preference
     from ptune.config.recipe import Backbone as Backbone
     from ptune.config.recipe import Data as Data
     from ptune.config.recipe import Evaluate as Evaluate
@@ -115,6 +116,7 @@ _MODULES = {
     "codecs.structured_output": "StructuredOutput",
     "config.chat": "Chat",
     "config.classification": "ImageClassification TextClassification TokenClassification",
+    "config.preference": "Preference",
     "config.recipe": "Backbone Data Evaluate Plan Recipe Train",
     "config.recommendation": "Recommendation",
     "config.retrieval": "Embedding Reranking",

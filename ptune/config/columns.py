@@ -81,6 +81,35 @@ class ChatColumns(Columns):
     """The tools on offer."""
 
 
+class PreferenceColumns(Columns):
+    """Pairs of answers come in several shapes; name the columns of one."""
+
+    prompt: str | None = None
+    """The prompt: a text or messages."""
+    messages: str | None = None
+    """The messages before the answers, in OpenAI's form."""
+    conversations: str | None = None
+    """The turns before the answers, in ShareGPT's form."""
+    instruction: str | None = None
+    """The question in Alpaca's form."""
+    input: str | None = None
+    """What follows the instruction, in Alpaca's form; the prompt in OpenAI's."""
+    history: str | None = None
+    """Earlier questions and answers, in Alpaca's form."""
+    chosen: str | None = None
+    """The better answer, or the whole conversation that ends with it."""
+    rejected: str | None = None
+    """The worse one."""
+    preferred_output: str | None = None
+    """The better answer in OpenAI's form."""
+    non_preferred_output: str | None = None
+    """The worse one."""
+    system: str | None = None
+    """The system message."""
+    tools: str | None = None
+    """The tools on offer."""
+
+
 class TextColumns(Columns):
     """The columns of text classification."""
 

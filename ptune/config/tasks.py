@@ -7,7 +7,7 @@ and reading a recipe stays light. A new task is a folder in `ptune/tasks/` and a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ptune.config.task_spec import TaskSpec
@@ -68,27 +68,29 @@ class Task:
 CLASSIFICATION = "ptune.evaluation.classification"
 RETRIEVAL = "ptune.evaluation.retrieval"
 
-TASKS: tuple[Task, ...] = (
-    Task(
-        spec="ptune.config.chat:Chat",
-        name=CHAT,
-        hub=TEXT_GENERATION,
-        kind="decoder",
-        work="ptune.tasks.chat.work:prepare",
-        doctor="ptune.tasks.chat.doctor:examine",
-        evaluate="ptune.evaluation.evaluate:evaluate_run",
-        endpoints=("/v1/chat/completions", "/v1/completions"),
-        example={"messages": [{"role": "user", "content": "Hello!"}]},
-        routers=(
-            "ptune_serve.openai.chat:router",
-            "ptune_serve.openai.completions:router",
-            "ptune_serve.anthropic.messages:router",
-            "ptune_serve.ollama.chat:router",
-            "ptune_serve.responses.create:router",
-            "ptune_serve.openai.tokens:router",
-        ),
-        tab="Chat",
+_CHAT = Task(
+    spec="ptune.config.chat:Chat",
+    name=CHAT,
+    hub=TEXT_GENERATION,
+    kind="decoder",
+    work="ptune.tasks.chat.work:prepare",
+    doctor="ptune.tasks.chat.doctor:examine",
+    evaluate="ptune.evaluation.evaluate:evaluate_run",
+    endpoints=("/v1/chat/completions", "/v1/completions"),
+    example={"messages": [{"role": "user", "content": "Hello!"}]},
+    routers=(
+        "ptune_serve.openai.chat:router",
+        "ptune_serve.openai.completions:router",
+        "ptune_serve.anthropic.messages:router",
+        "ptune_serve.ollama.chat:router",
+        "ptune_serve.responses.create:router",
+        "ptune_serve.openai.tokens:router",
     ),
+    tab="Chat",
+)
+
+TASKS: tuple[Task, ...] = (
+    _CHAT,
     Task(
         spec="ptune.config.classification:TextClassification",
         name=TEXT_CLASSIFICATION,
@@ -190,6 +192,7 @@ TASKS: tuple[Task, ...] = (
         ),
         tab="Recommend",
     ),
+    replace(_CHAT, spec="ptune.config.preference:Preference", work="ptune.tasks.preference.work:prepare"),
     Task(
         spec="ptune.config.translation:Translation",
         name=TRANSLATION,

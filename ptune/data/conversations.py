@@ -94,7 +94,31 @@ class Document:
 
 Askable: TypeAlias = Conversation | Completion
 """What has a question and an answer."""
-Convertible: TypeAlias = Askable | Document
+
+
+@dataclass(frozen=True)
+class Preferred:
+    """Two answers to one prompt, the better one first."""
+
+    chosen: Askable
+    rejected: Askable
+
+    def examples(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> list[Example]:
+        """Tokens and targets of both, in that order. Raises: TemplateError."""
+        return [side.example(codec, train_on) for side in (self.chosen, self.rejected)]
+
+    @property
+    def question(self) -> str:
+        """The last message before the answers."""
+        return self.chosen.question
+
+    @property
+    def answer(self) -> str:
+        """The better answer."""
+        return self.chosen.answer
+
+
+Convertible: TypeAlias = Askable | Document | Preferred
 """What a row can be."""
 
 
@@ -162,14 +186,14 @@ def recognise(columns: Iterable[str], shapes: Sequence[Shape] | None = None) -> 
 
 
 def _openai(row: Row) -> Conversation:
-    messages = _objects(row["messages"], "messages")
-    return Conversation(_messages(_led(row, messages), "messages"), _tools(row))
+    messages = objects_of(row["messages"], "messages")
+    return Conversation(messages_of(led(row, messages), "messages"), tools_of(row))
 
 
 def _sharegpt(row: Row) -> Conversation:
-    turns = _objects(row["conversations"], "conversations")
-    messages = [_turn(turn, f"conversations[{index}]") for index, turn in enumerate(turns)]
-    return Conversation(_messages(_led(row, messages), "conversations"), _tools(row))
+    turns = objects_of(row["conversations"], "conversations")
+    messages = [turn_of(turn, f"conversations[{index}]") for index, turn in enumerate(turns)]
+    return Conversation(messages_of(led(row, messages), "conversations"), tools_of(row))
 
 
 def _prompt_completion(row: Row) -> Askable:
@@ -177,21 +201,24 @@ def _prompt_completion(row: Row) -> Askable:
     if isinstance(prompt, str) and isinstance(completion, str):
         return Completion(prompt, completion)
     # Messages, too: only the completion is a target.
-    prompt_messages = [{**message, "train": False} for message in _messages(prompt, "prompt")]
+    prompt_messages = [{**message, "train": False} for message in messages_of(prompt, "prompt")]
     answered = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-    return Conversation((*prompt_messages, *_messages(answered, "completion")), _tools(row))
+    return Conversation((*prompt_messages, *messages_of(answered, "completion")), tools_of(row))
 
 
 def _alpaca(row: Row) -> Conversation:
+    return Conversation((*alpaca_prompt(row), {"role": "assistant", "content": text_of(row, "output")}))
+
+
+def alpaca_prompt(row: Row) -> list[Row]:
+    """The messages before the answer of an Alpaca row."""
     parts = [text_of(row, "instruction"), text_of(row, "input") if row.get("input") else ""]
-    question = "\n\n".join(filter(None, parts))
-    pairs = [*_history(row.get("history") or []), (question, text_of(row, "output"))]
-    messages = [
+    earlier = [
         {"role": role, "content": text}
-        for pair in pairs
+        for pair in _history(row.get("history") or [])
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    return Conversation(tuple(_led(row, messages)))
+    return led(row, [*earlier, {"role": "user", "content": "\n\n".join(filter(None, parts))}])
 
 
 def _history(value: Any) -> list[tuple[str, str]]:
@@ -208,7 +235,7 @@ def _history(value: Any) -> list[tuple[str, str]]:
     return [(question, answer) for question, answer in pairs]
 
 
-def _led(row: Row, messages: list[Row]) -> list[Row]:
+def led(row: Row, messages: list[Row]) -> list[Row]:
     """Prepends the system message of a separate column, if there is one and the messages have none."""
     system = row.get("system")
     if not system or (messages and messages[0].get("role") == "system"):
@@ -243,7 +270,7 @@ _SHAREGPT_ROLES = {
 }
 
 
-def _turn(turn: Row, path: str) -> Row:
+def turn_of(turn: Row, path: str) -> Row:
     """Converts a ShareGPT turn to a message. Some such files have the newer keys role and content."""
     if "from" not in turn:
         return turn
@@ -254,9 +281,9 @@ def _turn(turn: Row, path: str) -> Row:
     return {"role": role, "content": turn.get("value"), **kept}
 
 
-def _messages(value: Any, path: str) -> tuple[Row, ...]:
+def messages_of(value: Any, path: str) -> tuple[Row, ...]:
     """Messages; only checked to be objects."""
-    return tuple(_message(message) for message in _objects(value, path))
+    return tuple(_message(message) for message in objects_of(value, path))
 
 
 def _message(message: Row) -> Row:
@@ -265,17 +292,17 @@ def _message(message: Row) -> Row:
     if message.get("weight") not in (None, 0, 1):
         raise DataError(f"weight is {message['weight']!r}: an answer is learned (1) or not (0)")
     if isinstance(kept.get("tool_calls"), str):
-        kept["tool_calls"] = _objects(kept["tool_calls"], "tool_calls")
+        kept["tool_calls"] = objects_of(kept["tool_calls"], "tool_calls")
     return {**kept, "train": False} if message.get("weight") == 0 else kept
 
 
-def _tools(row: Row) -> tuple[Row, ...] | None:
+def tools_of(row: Row) -> tuple[Row, ...] | None:
     """The tools on offer."""
     tools = row.get("tools")
-    return tuple(_objects(tools, "tools")) if tools else None
+    return tuple(objects_of(tools, "tools")) if tools else None
 
 
-def _objects(value: Any, path: str) -> list[Row]:
+def objects_of(value: Any, path: str) -> list[Row]:
     """A list of objects, or its JSON text, as in CSV and many files of columns."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:

@@ -18,10 +18,11 @@ from ptune.data.conversations import Askable
 from ptune.data.examiner import Examiner
 from ptune.data.overlong import check_weights
 from ptune.data.read import DataFile, open_file
+from ptune.data.shapes import shapes_of
 from ptune.data.source import Source, hold_out, open_source
 from ptune.data.split import Encoding, Split, refuse_overlong
 from ptune.data.store import Examples, Writer, conversations_in, examples_in, temporary_folder
-from ptune.data.translations import in_columns, shapes_of
+from ptune.data.translations import in_columns
 from ptune.errors import DataError
 from ptune.formats import cache
 from ptune.formats.whole_write import whole_folder

@@ -18,8 +18,9 @@ from ptune.data.conversations import Conversation
 from ptune.data.label_splits import SPLITS
 from ptune.data.overlong import RowLengths, check_weights, refuse_overlong
 from ptune.data.read import open_file
+from ptune.data.shapes import shapes_of
 from ptune.data.source import Sample, Source, hold_out, open_source
-from ptune.data.translations import in_columns, shapes_of
+from ptune.data.translations import in_columns
 from ptune.errors import DataError
 from ptune.progress import Progress, say
 

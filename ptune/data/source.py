@@ -162,6 +162,8 @@ def _unknown(
 
 def _meant(shapes: Sequence[Shape], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The columns that rows may have meant; empty if that cannot be told."""
+    if {shape.name for shape in shapes}.isdisjoint({SOURCE_AND_TARGET, *(shape.name for shape in SHAPES)}):
+        return {}
     there = names_in(rows)
     if shapes[0].name == SOURCE_AND_TARGET:
         pair = dict(zip(("source", "target"), shapes[0].columns, strict=True))

@@ -8,7 +8,8 @@ from typing import Any
 
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
-from ptune.data.conversations import Document
+from ptune.config.preference import Preference
+from ptune.data.conversations import Document, Preferred
 from ptune.data.examiner import Examiner
 from ptune.data.overlong import Policy, fit
 from ptune.data.source import Sample
@@ -78,11 +79,16 @@ class Split:
             self.refused += 1
             self.longest = max(self.longest, (longest, sample.place), key=lambda found: found[0])
         pieces = [piece for example in examples for piece in fit(example, limit, policy)]
+        if isinstance(sample.conversation, Preferred) and (too_long or len(pieces) < len(examples)):
+            pieces = []  # an answer without the other is no pair
         self.left_out += not pieces
         for piece in pieces:
             self.writer.add(piece)
-        if pieces and not too_long and not isinstance(sample.conversation, Document) and self._has_room:
-            self.writer.add_conversation(sample.conversation)
+        told = (
+            sample.conversation.chosen if isinstance(sample.conversation, Preferred) else sample.conversation
+        )
+        if pieces and not too_long and not isinstance(told, Document) and self._has_room:
+            self.writer.add_conversation(told)
 
     @property
     def _has_room(self) -> bool:
@@ -116,9 +122,10 @@ def refuse_overlong(splits: list[Split]) -> None:
     """Raises: DataError with counts if rows are too long and the recipe has no policy for them."""
     refused = sum(split.refused for split in splits)
     if refused:
+        choice = "drop" if isinstance(splits[0].encoding.task, Preference) else "truncate, drop or split"
         length, place = max((split.longest for split in splits), key=lambda found: found[0])
         raise DataError(
             f"{refused} of {sum(split.rows for split in splits)} examples are longer than {splits[0].encoding.limit} tokens"
-            f" (longest {length}, {place}); use --task.on-overlong truncate, drop or split,"
+            f" (longest {length}, {place}); use --task.on-overlong {choice},"
             " or raise --task.max-length up to the model's context"
         )

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from ptune.config.chat import Chat
 from ptune.config.translation import Translation
-from ptune.data.conversations import SHAPES, SOURCE_AND_TARGET, Conversation, Row, Shape, text_of
+from ptune.data.conversations import SOURCE_AND_TARGET, Conversation, Row, Shape, text_of
 from ptune.data.po import Po
 from ptune.data.read import DataFile
 from ptune.data.tmx import Tmx
-from ptune.errors import DataError
 
 
-def shapes_of(task: Chat) -> tuple[Shape, ...]:
-    """The possible shapes of a task's rows. Raises: DataError if it names columns that belong to different shapes."""
-    if not isinstance(task, Translation):
-        return _with_columns(task.columns.named)
+def translation_shape(task: Translation) -> Shape:
+    """The shape of rows with the task's two columns."""
     source, target = columns = (task.source, task.target)
 
     def convert(row: Row) -> Conversation:
         return as_conversation(text_of(row, source), text_of(row, target))
 
-    return (Shape(SOURCE_AND_TARGET, columns, convert),)
-
-
-def _with_columns(named: Mapping[str, str]) -> tuple[Shape, ...]:
-    """The shapes with all columns that are named. Raises: DataError."""
-    if not named:
-        return SHAPES
-    shapes = [shape for shape in SHAPES if {*shape.columns, *shape.optional}.issuperset(named)]
-    if not shapes:
-        known = "; ".join(" and ".join(shape.columns) for shape in SHAPES)
-        raise DataError(
-            f"task.columns names {' and '.join(named)}, which do not belong together: a row has {known}"
-        )
-    return tuple(shape.renamed(named) for shape in shapes)
+    return Shape(SOURCE_AND_TARGET, columns, convert)
 
 
 def as_conversation(source: str, target: str) -> Conversation:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
+from ptune.config.preference import Preference
+from ptune.data.conversations import Preferred
 from ptune.data.problems import Problems
 from ptune.data.source import Sample
 from ptune.data.split import Encoding
-from ptune.doctor import encoding, examples, other_task, refused, rows, sets
+from ptune.doctor import encoding, examples, other_task, preferences, refused, rows, sets
 from ptune.doctor.finding import Finding, Rule, Tally, in_order
 from ptune.doctor.sets import Sets
 from ptune.doctor.split_statistics import Ledger
@@ -20,7 +22,8 @@ from ptune.errors import DataError
 from ptune.progress import say
 
 ROW_RULES = (*rows.RULES, *examples.RULES)
-RULES = (*encoding.RULES, *other_task.RULES, *refused.RULES, *ROW_RULES, *sets.RULES)
+SET_RULES: tuple[Rule, ...] = sets.RULES
+RULES = (*encoding.RULES, *other_task.RULES, *refused.RULES, *ROW_RULES, *SET_RULES)
 """Every kind of defect that is looked for in conversations. A new one is one entry in the table of its kind."""
 _MOST_TOLD = 10
 SPLITS = ("train", "validation", "test")
@@ -41,12 +44,17 @@ class Doctor:
     _of_rows: Tally = field(default_factory=Tally)
     _problems: dict[str, Problems] = field(default_factory=dict)
     _last: Sample | None = None
+    _better: Example | None = None  # the last sample's first
 
     def __post_init__(self) -> None:
         limit = Encoding(self.codec, self.task, self).limit
         self.splits = {split: Ledger(limit) for split in SPLITS}
         self._control = rows.control_pattern(self.codec)
-        self._row_rules = rules_of(self.task, ROW_RULES)
+        self._row_rules, self._set_rules = rules_of(self.task, ROW_RULES), SET_RULES
+        if isinstance(self.task, Preference):
+            self._row_rules = (*ROW_RULES, *preferences.ROW_RULES)
+            kept = (rule for rule in SET_RULES if rule.id not in preferences.LEFT_OUT)
+            self._set_rules = (*kept, *preferences.SET_RULES)
 
     def file(self, split: str, path: Path) -> None:
         """Examines the bytes of a file and its first rows, once. The reader reports files that cannot be opened."""
@@ -64,13 +72,16 @@ class Doctor:
             message = rule.check(row)
             if message is not None:
                 self._of_rows.add(rule, row.place, message)
+        if isinstance(sample.conversation, Preferred) and sample is self._last and self._better is not None:
+            self.splits[split].add_rejected(self._better, row)
+            return
         self.splits[split].add(row)
-        self._last = sample
+        self._last, self._better = sample, example
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """All rules for this task's data."""
-        return (*encoding.RULES, *other_task.RULES, *refused.RULES, *self._row_rules, *sets.RULES)
+        return (*encoding.RULES, *other_task.RULES, *refused.RULES, *self._row_rules, *self._set_rules)
 
     @property
     def sets(self) -> Sets:
@@ -79,7 +90,7 @@ class Doctor:
 
     def findings(self) -> list[Finding]:
         """All findings so far, errors first, then in the order of the rules."""
-        of_sets = [finding for rule in sets.RULES for finding in rule.check(self.sets)]
+        of_sets = [finding for rule in self._set_rules for finding in rule.check(self.sets)]
         return in_order([*self.findings_of_rows(), *of_sets], self.rules)
 
     def findings_of_rows(self) -> list[Finding]:

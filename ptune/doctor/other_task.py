@@ -13,7 +13,7 @@ from ptune.data.conversations import RAW_TEXT, recognise
 from ptune.data.named_columns import names_in
 from ptune.data.problems import Problems
 from ptune.data.read import reader_of
-from ptune.data.translations import shapes_of
+from ptune.data.shapes import shapes_of
 from ptune.doctor.finding import Finding, Place, Rule
 from ptune.errors import DataError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptune.codecs.chat import ChatCodec, Example
-from ptune.data.conversations import Completion, Conversation
+from ptune.data.conversations import Askable, Completion, Conversation, Document, Preferred
 from ptune.data.source import Sample
 from ptune.doctor.finding import Place, Rule
 
@@ -45,15 +45,14 @@ class Row:
 def row_of(sample: Sample, example: Example, codec: ChatCodec, control: re.Pattern[str]) -> Row:
     """Makes a row for the rules."""
     conversation = sample.conversation
+    more: list[tuple[str, str]] = []
+    if isinstance(conversation, Preferred):
+        more = [(f"rejected: {name}", text) for name, text in _texts(conversation.rejected)]
+        conversation = conversation.chosen
     messages: Sequence[Mapping[str, Any]] = (
         conversation.messages if isinstance(conversation, Conversation) else ()
     )
-    if isinstance(conversation, Conversation):
-        texts = list(_texts_of_messages(messages))
-    elif isinstance(conversation, Completion):
-        texts = [("prompt", conversation.question), ("completion", conversation.answer)]
-    else:
-        texts = [("text", conversation.text)]
+    texts = [*_texts(conversation), *more]
     asks = isinstance(conversation, Conversation) or (
         isinstance(conversation, Completion) and bool(conversation.question)
     )
@@ -164,6 +163,15 @@ def _text(message: Mapping[str, Any]) -> str:
     if isinstance(content, list | tuple):
         return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
     return content if isinstance(content, str) else ""
+
+
+def _texts(conversation: Askable | Document) -> list[tuple[str, str]]:
+    """All texts with their names."""
+    if isinstance(conversation, Conversation):
+        return list(_texts_of_messages(conversation.messages))
+    if isinstance(conversation, Completion):
+        return [("prompt", conversation.question), ("completion", conversation.answer)]
+    return [("text", conversation.text)]
 
 
 def _texts_of_messages(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.config.chat import Chat
+from ptune.config.preference import Preference
 from ptune.config.translation import Translation
 from ptune.doctor.finding import Finding, Rule
 from ptune.doctor.split_statistics import Hashes, Label, Ledger
@@ -136,9 +137,10 @@ def over_long(sets: Sets) -> Iterator[Finding]:
         over, policy = ledger.overlong, sets.task.on_overlong
         if not over.count:
             continue
+        choice = "drop" if isinstance(sets.task, Preference) else "truncate, drop or split"
         share = over.lost_targets / max(ledger.targets, 1)
         what = {
-            "error": "choose --task.on-overlong truncate, drop or split, or raise --task.max-length up to the model's context",
+            "error": f"choose --task.on-overlong {choice}, or raise --task.max-length up to the model's context",
             "truncate": f"truncate cuts off {share:.1%} of all targets, and with them the ends of answers, so that these"
             f" do not teach where to stop; nothing is left of {over.emptied}",
             "drop": "drop leaves them out",
@@ -174,8 +176,9 @@ def _repeated(texts: Hashes) -> tuple[Indices, Indices]:
 
 
 def _compared(ledger: Ledger, task: Chat) -> Hashes:
-    """The hashes to compare for overlaps: prompts for translations, since a trained source is not a test; else all tokens."""
-    return ledger.prompts if isinstance(task, Translation) else ledger.texts
+    """The hashes to compare for overlaps: prompts for translations and preferences, since a trained source or prompt is
+    not a test; else all tokens."""
+    return ledger.prompts if isinstance(task, Translation | Preference) else ledger.texts
 
 
 def _overlap(sets: Sets, split: str, others: tuple[str, ...]) -> Iterator[Finding]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.chat import Example
-from ptune.data.conversations import Document
+from ptune.data.conversations import Document, Preferred
 from ptune.doctor.finding import Place
 from ptune.doctor.rows import Row
 
@@ -51,6 +52,8 @@ class Ledger:
     lengths: Counter[int] = field(default_factory=Counter)  # tokens -> examples
     overlong: Overlong = field(default_factory=Overlong)
     labels: dict[str, Label] | None = field(default_factory=dict)
+    longer: int = 0  # pairs whose better answer is the longer one, in tokens
+    shorter: int = 0
     shown: Example | None = None  # the first readably short example, else the first
     _texts: array[int] = field(default_factory=lambda: array("Q"))  # hash of all tokens
     _prompts: array[int] = field(default_factory=lambda: array("Q"))  # hash of tokens before the last answer
@@ -64,7 +67,8 @@ class Ledger:
         targets = row.targets
         ids = array("I", example.ids)
         last_answer = targets.rfind(0, 0, max(targets.rfind(1), 0)) + 1
-        self._texts.append(_hash(ids))
+        pair = sample.conversation if isinstance(sample.conversation, Preferred) else None
+        self._texts.append(_hash(ids) if pair is None else _hash_of_pair(pair))
         # A text without a question has no prompt to share.
         self._prompts.append(_hash(ids[:last_answer]) if row.answers_something else self._texts[-1])
         self._numbers.append(sample.number)
@@ -80,6 +84,14 @@ class Ledger:
             self._count_label(row)
         if self.shown is None or (len(self.shown) > READABLE >= len(example)):
             self.shown = example
+
+    def add_rejected(self, better: Example, row: Row) -> None:
+        """Counts the worse side of a pair: its length alone."""
+        worse = row.example
+        self.longer += better.target_count > worse.target_count
+        self.shorter += better.target_count < worse.target_count
+        if len(better) <= self.limit < len(worse):
+            self._count_overlong(row, row.targets)
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -118,6 +130,11 @@ class Ledger:
         self.labels.setdefault(answer, Label(row.place)).count += 1
         if len(self.labels) > MOST_LABELS:
             self.labels = None
+
+
+def _hash_of_pair(pair: Preferred) -> int:
+    """Of both sides, as only the better one's tokens are counted."""
+    return _hash(array("I", json.dumps(asdict(pair), sort_keys=True, default=str).encode("utf-32-le")))
 
 
 def _hash(ids: array[int]) -> int:

@@ -7,7 +7,9 @@ from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +17,12 @@ from transformers import PreTrainedModel
 
 from ptune.backbone.load import load
 from ptune.backbone.streaming import beside_activations
+from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
 from ptune.data.conversations import Askable
 from ptune.data.store import spooled
 from ptune.errors import BackboneError, TemplateError, UsageError
+from ptune.evaluation import pairs
 from ptune.evaluation.answers import answers
 from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
@@ -43,8 +47,9 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
     Raises: FormatError if the run is not finished; BackboneError if its base has changed; UsageError
     if a requirement names an unknown figure.
     """
-    refuse_unknown(require, ("loss", "perplexity", "token_accuracy"))
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
+    known = ("loss", "perplexity", "token_accuracy")
+    refuse_unknown(require, (*known, "preferred") if isinstance(recipe.task, Preference) else known)
     held = held_out(run)
     conversations = _askable(held, recipe)
     evaluation: dict[str, Any] = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}
@@ -56,18 +61,24 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
         if baseline is not None:
             evaluation["in_context"] = baseline
         base_answers = _answers("base", base, held, conversations, recipe)
+        base_pairs = _pairs("base", base, held, recipe)
     evaluation["after"] = _figures("tuned", tuned, held, recipe)
     tuned_answers = _answers("tuned", tuned, held, conversations, recipe)
     evaluation["answers"] = [
         {"prompt": conversation.question, "expected": conversation.answer, "base": before, "adapter": after}
         for conversation, before, after in zip(conversations, base_answers, tuned_answers, strict=True)
     ]
-    evaluation["requirements"] = [one.checked(evaluation["after"]) for one in require]
+    evaluation |= _compared_pairs(base_pairs, tuned, held, recipe)
+    preferred = {"preferred": of["tuned"]["preferred"]["value"]} if (of := evaluation.get("pairs")) else {}
+    evaluation["requirements"] = [one.checked({**evaluation["after"], **preferred}) for one in require]
     evaluation = judged(evaluation)
     write_json(run.evaluation_path, evaluation)
     write_text(run.report_path, report(record, recipe, evaluation, read_metrics(run.metrics_path)))
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
-    Console(highlight=False).print(before_and_after(evaluation))
+    console = Console(highlight=False)
+    console.print(before_and_after(evaluation))
+    if "pairs" in evaluation:
+        console.print(pairs.table(evaluation["pairs"]))
     return evaluation
 
 
@@ -130,6 +141,25 @@ def backbone_of(model: torch.nn.Module) -> PreTrainedModel:
 def _figures(label: str, model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> Figures:
     label = f"held-out loss, {label}"
     return figures(label, model, backbone_of(model), held.examples, recipe.train.micro_batch_tokens)
+
+
+def _pairs(label: str, model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> NDArray[np.float64] | None:
+    """The log-probabilities of held-out pairs; None if the run is not one on preferences."""
+    if not isinstance(recipe.task, Preference):
+        return None
+    most = recipe.train.micro_batch_tokens
+    return pairs.measured(f"pairs, {label}", model, backbone_of(model), held.pairs, recipe.task, most)
+
+
+def _compared_pairs(
+    base: NDArray[np.float64] | None, tuned: torch.nn.Module, held: HeldOut, recipe: Recipe
+) -> dict[str, Any]:
+    """`pairs` of evaluation.json."""
+    after = _pairs("tuned", tuned, held, recipe)
+    if base is None or after is None:
+        return {}
+    assert isinstance(recipe.task, Preference)
+    return {"pairs": pairs.compared(recipe.task, held.pairs, base, after)}
 
 
 def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[str, Any] | None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
 from ptune.data import dataset
 from ptune.data.conversations import Askable
+from ptune.data.preferences import Pair, Pairs
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.training.folder import check_same_data
@@ -24,6 +26,7 @@ class HeldOut:
     conversations: Sequence[Askable]  # fewer than examples if some were cut; none for raw text
     train: Sequence[Askable]
     codec: ChatCodec
+    pairs: Sequence[Pair] = ()  # of a preference run, whose examples are their better sides
 
 
 def held_out(run: Run) -> HeldOut:
@@ -37,7 +40,11 @@ def held_out(run: Run) -> HeldOut:
     test = bool(data.test)
     examples = data.test if test else data.validation
     conversations = data.test_conversations if test else data.validation_conversations
-    limit = recipe.evaluate.limit
+    limit, split = recipe.evaluate.limit, "test" if test else "validation"
+    pairs: Sequence[Pair] = ()
+    if isinstance(recipe.task, Preference):
+        pairs = Pairs(examples, split)[:limit]
+        examples = examples[::2]
     if not examples:
         raise DataError(f"{run.folder} has no held-out example with a target: name some with --data.test")
     return HeldOut(
@@ -46,4 +53,5 @@ def held_out(run: Run) -> HeldOut:
         conversations=conversations[:limit],
         train=data.train_conversations,
         codec=codec,
+        pairs=pairs,
     )

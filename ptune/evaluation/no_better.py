@@ -16,12 +16,20 @@ _NOT_SIMPLE = {"item-kNN"}  # a recommender contains it, and may rightly equal i
 def judged(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The contents of evaluation.json with `no_better`: a sentence, or "" if the model beats every simple baseline.
 
-    The first headline figure counts; of a chat model the loss, and its base is the baseline.
+    The first headline figure counts; of a chat model the loss, and its base is the baseline; of pairs
+    of answers how many are ordered rightly, and chance is.
     """
     return {**evaluation, "no_better": _sentence(evaluation)}
 
 
 def _sentence(evaluation: Mapping[str, Any]) -> str:
+    if "pairs" in evaluation:
+        preferred = evaluation["pairs"]["tuned"]["preferred"]["value"]
+        return (
+            ""
+            if preferred > 0.5
+            else f"no better than chance: the better answer gained more than the worse in {preferred:.1%} of pairs"
+        )
     if "before" in evaluation:
         name, own = "loss", evaluation["after"]["loss"]
         others = {"the base model": evaluation["before"]["loss"]}

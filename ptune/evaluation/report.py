@@ -6,6 +6,7 @@ from typing import Any
 
 from ptune.config.recipe import Recipe
 from ptune.evaluation.curve import Series, averaged, chart
+from ptune.evaluation.pair_titles import TITLES, cell
 from ptune.evaluation.style import no_better, page, text
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
@@ -25,9 +26,10 @@ def report(
         no_better(evaluation),
         "<h2>Before and after</h2>",
         _figures(evaluation),
+        *([_pairs(evaluation["pairs"])] if "pairs" in evaluation else []),
         "<h2>Training</h2>",
         troubles(record),
-        chart("Loss a token", "step", losses(metrics)),
+        chart("Loss a pair" if "pairs" in evaluation else "Loss a token", "step", losses(metrics)),
         chart("Learning rate", "step", [Series("learning rate", "first", points(metrics, "lr"))]),
         *(["<h2>Answers</h2>"] if evaluation["answers"] else []),
         *map(_answer, evaluation["answers"]),
@@ -56,6 +58,23 @@ def _figures(evaluation: dict[str, Any]) -> str:
     heads = "".join(f"<th class=number>{text(name)}</th>" for name, _ in sides)
     note = f"{evaluation['examples']} examples ({evaluation['split']}), {evaluation['before']['targets']} targets"
     return f"<p class=dim>{note}</p><div class=scroll><table><tr><th></th>{heads}</tr>{''.join(rows)}</table></div>"
+
+
+def _pairs(found: dict[str, Any]) -> str:
+    rows = [
+        f"<tr><th>{title}</th><td class=number>{cell(name, found['base'])}</td>"
+        f"<td class=number>{cell(name, found['tuned'])}</td></tr>"
+        for name, title in TITLES.items()
+    ]
+    rows += [
+        f"<tr><th>… where the {text(name)}</th><td></td><td class=number>{part['preferred']:.1%}</td></tr>"
+        for name, part in found["by_length"].items()
+    ]
+    heads = "<th></th><th class=number>base</th><th class=number>tuned</th>"
+    return (
+        f"<p class=dim>{found['pairs']} pairs of answers</p>"
+        f"<div class=scroll><table><tr>{heads}</tr>{''.join(rows)}</table></div>"
+    )
 
 
 def _answer(answer: dict[str, str]) -> str:

@@ -156,7 +156,20 @@ def _figures(evaluation: dict[str, Any] | None) -> list[str]:
         "| | base | tuned |",
         "|---|---|---|",
         *rows,
+        *_pairs(evaluation),
         "",
+    ]
+
+
+def _pairs(evaluation: dict[str, Any]) -> list[str]:
+    """The rows of a preference run."""
+    if "pairs" not in evaluation:
+        return []
+    of_base, of_tuned = (evaluation["pairs"][side]["likelier"]["value"] for side in ("base", "tuned"))
+    gained = evaluation["pairs"]["tuned"]["preferred"]["value"]
+    return [
+        f"| better answer likelier, a token | {of_base:.1%} | {of_tuned:.1%} |",
+        f"| better answer gained more than the worse | – | {gained:.1%} |",
     ]
 
 

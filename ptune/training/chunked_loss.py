@@ -39,6 +39,16 @@ def loss_and_correct(
     return sums
 
 
+def each_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, device: torch.device
+) -> Tensor:
+    """The cross-entropy of each of `labels`, [targets]; arguments as of `loss_and_correct`."""
+    if not torch.is_grad_enabled():
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+    losses: Tensor = _EachLoss.apply(hidden, weight, bias, labels, device)
+    return losses
+
+
 class _ChunkedLoss(torch.autograd.Function):
     """The gradients of the loss are computed with it; the backward pass only scales them."""
 
@@ -80,6 +90,54 @@ class _ChunkedLoss(torch.autograd.Function):
         return *gradients.scaled(factor), None, None, None
 
 
+class _EachLoss(torch.autograd.Function):
+    """A frozen layer's gradients are computed with the losses; a trained one's need the factor of each target first."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, device: torch.device
+    ) -> Tensor:
+        frozen = not any(ctx.needs_input_grad[1:3])
+        gradients = _Gradients.of(hidden, weight, bias, ctx.needs_input_grad) if frozen else None
+        rows = chunk_rows(weight, device)
+        losses = hidden.new_empty(len(labels), dtype=_accumulator(weight))
+        for number, (some, wanted) in enumerate(zip(hidden.split(rows), labels.split(rows), strict=True)):
+            first = number * rows
+            part, probabilities = _losses(_logits(some, weight, bias, device), wanted)
+            losses[first : first + len(wanted)] = part
+            if gradients is not None and gradients.wanted:
+                gradients.add(probabilities, some, weight, wanted, device, first=first)
+            del probabilities  # before the next chunk's are there
+        ctx.gradients, ctx.device = gradients, device
+        if gradients is None:
+            ctx.save_for_backward(hidden, weight, bias, labels)
+        return losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, factors: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is not None:
+            unscaled = ctx.gradients.hidden
+            return None if unscaled is None else unscaled * factors[:, None].to(unscaled.dtype), *[None] * 4
+        hidden, weight, bias, labels = ctx.saved_tensors
+        gradients = _Gradients.of(hidden, weight, bias, ctx.needs_input_grad)
+        rows = chunk_rows(weight, ctx.device)
+        parts = zip(hidden.split(rows), labels.split(rows), factors.split(rows), strict=True)
+        for number, (some, wanted, of) in enumerate(parts):
+            _, probabilities = _losses(_logits(some, weight, bias, ctx.device), wanted)
+            gradients.add(probabilities, some, weight, wanted, ctx.device, first=number * rows, factors=of)
+        one = factors.new_ones(())
+        return *gradients.scaled(one), None, None
+
+
+def _losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropies [rows] and probabilities [rows, vocab]; overwrites the logits."""
+    logits -= logits.amax(1, keepdim=True)
+    of_labels = logits.gather(1, labels[:, None])[:, 0]
+    normaliser = logits.exp_().sum(1)
+    return normaliser.log() - of_labels, logits.mul_((1 / normaliser)[:, None])
+
+
 @dataclass(frozen=True)
 class _Gradients:
     """The gradients of the loss that are needed: of the hidden states, the weights and the bias."""
@@ -112,17 +170,24 @@ class _Gradients:
         device: torch.device,
         *,
         first: int,
+        factors: Tensor | None = None,
     ) -> None:
-        """Adds a chunk. first: number of its first target. It may overwrite the probabilities [rows, vocab]."""
+        """Adds a chunk. first: number of its first target. It may overwrite the probabilities [rows, vocab].
+
+        factors: of each target's loss, [rows]; default: 1.
+        """
         if self.bias is not None:
-            self.bias.add_(probabilities.sum(0))
-            self.bias.index_add_(0, labels, torch.ones_like(probabilities[:, 0]), alpha=-1)
+            of = torch.ones_like(probabilities[:, 0]) if factors is None else factors
+            self.bias.add_(probabilities.sum(0) if factors is None else of @ probabilities)
+            self.bias.index_add_(0, labels, of, alpha=-1)
         if self.weight is not None:
             states = hidden.to(self.weight.dtype)
+            states = states if factors is None else states * factors[:, None]
             self.weight.addmm_(probabilities.T, states)
             self.weight.index_add_(0, labels, states, alpha=-1)
         if self.hidden is not None:
-            self.hidden[first : first + len(labels)] = _of_hidden(probabilities, weight, labels, device)
+            own = _of_hidden(probabilities, weight, labels, device)
+            self.hidden[first : first + len(labels)] = own if factors is None else own * factors[:, None]
 
     def scaled(self, factor: Tensor) -> Iterator[Tensor | None]:
         """Times `factor`, in the layer's type; in place, as a weight's gradient is as large as the layer."""

@@ -8,13 +8,13 @@ where sharded training (FSDP) has its whole weight.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ptune.training.chunked_loss import loss_and_correct
+from ptune.training.chunked_loss import each_loss, loss_and_correct
 from ptune.training.segments import probing, segments
 
 
@@ -54,6 +54,25 @@ def replaced_by_loss(head: nn.Linear, labels: torch.Tensor, device: torch.device
         sums = loss_and_correct(hidden[0], head.weight, head.bias, labels, device, count=count)
         return torch.stack(sums).view(1, 1, 2)
 
+    with _replaced(head, forward):
+        yield
+
+
+@contextlib.contextmanager
+def replaced_by_losses(head: nn.Linear, labels: torch.Tensor, device: torch.device) -> Iterator[None]:
+    """Within the block, `head` maps hidden states [1, targets, hidden] to the loss of each of `labels`, [1, targets, 1]."""
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        if len(labels) == 0:
+            return (hidden.sum() * 0.0).expand(1, 1, 1)
+        return each_loss(hidden[0], head.weight, head.bias, labels, device).view(1, -1, 1)
+
+    with _replaced(head, forward):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(head: nn.Linear, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     own = vars(head).get("forward")
     head.forward = forward
     try:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ptune.codecs.chat import Example
-from ptune.training.head import replaced_by_loss
+from ptune.training.head import replaced_by_loss, replaced_by_losses
 from ptune.training.objective import Score, score_of
 from ptune.training.packing import ALONE, Batch, Share, one_each, pack, targets
 from ptune.training.segments import segments
@@ -50,6 +51,15 @@ class NextTokenObjective:
             return Score(loss, correct.detach(), len(batch.labels))
         return score_of(self.logits(model, batch), batch.labels, training=model.training)
 
+    def losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The cross-entropy of each target of the batch, [targets], in float32 at least."""
+        if self.head is not None:
+            with replaced_by_losses(self.head, batch.labels, self.device):
+                return self.logits(model, batch)[: len(batch.labels), 0]
+        logits = self.logits(model, batch)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(wide, batch.labels, reduction="none")
+
     def constant_loss(self, examples: Sequence[Example]) -> None:
         """None: there are no labels."""
 
@@ -57,7 +67,7 @@ class NextTokenObjective:
         """Logits [targets, vocab] at the positions that predict the targets."""
         positions = {"position_ids": batch.position_ids} if self.packed else {}
         kept = batch.predict_at + virtual_tokens(model)
-        with segments(batch.lengths):
+        with segments(batch.lengths, batch.shared):
             output = model(input_ids=batch.input_ids, use_cache=False, logits_to_keep=kept, **positions)
         logits: torch.Tensor = output.logits[0]
         return logits

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from ptune.codecs.chat import Example
+from ptune.training.segments import Shared
 
 
 class Share(NamedTuple):
@@ -35,6 +36,7 @@ class Batch:
     lengths: tuple[int, ...]  # of the examples, in tokens
     predict_at: torch.Tensor  # [targets] columns whose next token is a target
     labels: torch.Tensor  # [targets] those next tokens
+    shared: Shared | None = None  # where examples share their first tokens
 
 
 def targets(example: Example) -> int:

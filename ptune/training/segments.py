@@ -14,7 +14,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +29,18 @@ NAME = "ptune_segments"
 PLAIN_NAME = "ptune_segments_plain"  # with PyTorch's gradient, see `train.fast`
 
 
+class Shared(NamedTuple):
+    """Where examples in a row share their first tokens, which are there once."""
+
+    columns: torch.Tensor  # [tokens of all examples] the row's column of each
+    places: torch.Tensor  # [columns of the row] a place in `columns` that has it
+
+
 class _Segments:
     """The lengths of the examples in a row."""
 
-    def __init__(self, lengths: Sequence[int]) -> None:
-        self.lengths = list(lengths)
+    def __init__(self, lengths: Sequence[int], shared: Shared | None = None) -> None:
+        self.lengths, self.shared = list(lengths), shared
         self._ends: dict[torch.device, torch.Tensor] = {}
 
     def ends(self, device: torch.device) -> torch.Tensor:
@@ -54,9 +61,9 @@ class _UnsupportedAttentionError(Exception):
 
 
 @contextlib.contextmanager
-def segments(lengths: Sequence[int]) -> Iterator[None]:
+def segments(lengths: Sequence[int], shared: Shared | None = None) -> Iterator[None]:
     """Sets the lengths of the examples in the rows of forward passes within the block."""
-    with _entered(_Segments(lengths)):
+    with _entered(_Segments(lengths, shared)):
         yield
 
 
@@ -214,22 +221,26 @@ def _attend(
     """Causal attention within each segment; returns [1, tokens, heads, dim]."""
     if attention_mask is not None or is_causal is False or s_aux is not None or position_bias is not None:
         raise _UnsupportedAttentionError
+    if (shared := _current.shared) is not None:
+        query, key, value = (states.index_select(2, shared.columns) for states in (query, key, value))
     lengths = _current.lengths
     if sum(lengths) != query.shape[2] or query.shape[0] != 1:
         raise RuntimeError(f"segments of {sum(lengths)} tokens do not cover a row of {list(query.shape)}")
     plain = softcap is None and dropout == 0.0 and (sliding_window or max(lengths)) >= max(lengths)
     if _at_once and plain:
-        return _all_at_once(query, key, value, _current, scaling), None
-    if own_gradient and plain and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
+        attended = _all_at_once(query, key, value, _current, scaling)
+    elif own_gradient and plain and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return cast(torch.Tensor, SegmentAttention.apply(query, key, value, lengths, scale)), None
-    parts = [
-        _causal(q, k, v, scaling, dropout, sliding_window, softcap).transpose(1, 2)
-        for q, k, v in zip(
-            query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
-        )
-    ]
-    return torch.cat(parts, dim=1), None
+        attended = cast(torch.Tensor, SegmentAttention.apply(query, key, value, lengths, scale))
+    else:
+        parts = [
+            _causal(q, k, v, scaling, dropout, sliding_window, softcap).transpose(1, 2)
+            for q, k, v in zip(
+                query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
+            )
+        ]
+        attended = torch.cat(parts, dim=1)
+    return attended if shared is None else attended.index_select(1, shared.places), None
 
 
 def _all_at_once(

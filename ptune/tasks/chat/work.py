@@ -17,9 +17,12 @@ from transformers import PreTrainedModel
 from ptune.backbone.exportable import check_exportable
 from ptune.backbone.load import load, load_codec
 from ptune.codecs.chat import ChatCodec
+from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
 from ptune.data import dataset
 from ptune.data.dataset import Dataset
+from ptune.data.preferences import Pairs
+from ptune.data.store import Examples
 from ptune.doctor.doctor import Doctor, judge
 from ptune.errors import BackboneError
 from ptune.formats.bundle import BaseIdentity, Hop
@@ -130,5 +133,13 @@ def _planned(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> Recipe:
     if isinstance(recipe.method, PeftMethod) and not recipe.method.followed:
         say(f"plan: skipped; the memory of method {type(recipe.method).__name__} cannot be predicted")
         return recipe
-    lengths, validation = (split.lengths.tolist() for split in (data.train, data.validation))
+    lengths, validation = (_lengths(recipe, split) for split in (data.train, data.validation))
     return decided_by_one(accelerator, lambda: planned(recipe, lengths, validation)[0])
+
+
+def _lengths(recipe: Recipe, split: Examples) -> list[int]:
+    """Tokens that share a row at least."""
+    if isinstance(recipe.task, Preference):
+        return Pairs(split, "").lengths
+    lengths: list[int] = split.lengths.tolist()
+    return lengths

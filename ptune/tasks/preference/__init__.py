@@ -1,0 +1,1 @@
+"""Training on preferred and rejected answers."""

@@ -1,0 +1,58 @@
+"""The log-probabilities of all answers before training, computed once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.data.preferences import Pair
+from ptune.progress import Progress
+from ptune.tasks.preference.objective import PreferenceObjective
+
+_AT_A_TIME = 64  # pairs whose rows are packed together
+
+
+@torch.no_grad()
+def log_probabilities(
+    label: str, objective: PreferenceObjective, model: nn.Module, pairs: Sequence[Pair]
+) -> NDArray[np.float64]:
+    """The log-probability of each pair's answers under `model` in evaluation mode, [pairs, 2]."""
+    found = np.zeros((len(pairs), 2))
+    training = model.training
+    model.eval()
+    with Progress(label, len(pairs), unit="pairs") as progress:
+        for first in range(0, len(pairs), _AT_A_TIME):
+            some = pairs[first : first + _AT_A_TIME]
+            place = {pair.number: first + at for at, pair in enumerate(some)}
+            for rows in objective.batches(some):
+                answers = objective.answers(model, rows)[0].double().cpu().numpy().reshape(-1, 2)
+                found[[place[pair.number] for pair in rows.pairs]] = answers
+                progress.advance(len(rows.pairs))
+    model.train(training)
+    return found
+
+
+@contextlib.contextmanager
+def without_adapter(base: PreTrainedModel) -> Iterator[None]:
+    """Within the block, `base` answers as it did before an adapter was put into it."""
+    layers = [
+        module for module in base.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    ]
+    trained = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, was in trained:  # peft makes every weight of an adapter a trained one
+            parameter.requires_grad_(was)

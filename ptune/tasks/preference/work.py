@@ -1,0 +1,114 @@
+"""A preference run: a chat run whose examples are pairs of answers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel
+
+from ptune.config.preference import Preference
+from ptune.config.recipe import Recipe
+from ptune.data.dataset import Dataset
+from ptune.data.preferences import Pairs
+from ptune.errors import RecipeError
+from ptune.formats.bundle import BaseIdentity, Hop
+from ptune.formats.run import Run
+from ptune.tasks.chat.work import ChatWork
+from ptune.tasks.chat.work import prepare as prepare_chat
+from ptune.tasks.preference.objective import PreferenceObjective, Reference
+from ptune.tasks.preference.reference import log_probabilities, without_adapter
+from ptune.training.distributed import decided_by_one
+from ptune.training.work import Base
+
+
+@dataclass(frozen=True)
+class PairData:
+    """See `ptune.training.work.TaskData`; its examples are pairs."""
+
+    made: Dataset
+
+    @property
+    def train(self) -> Pairs:
+        return Pairs(self.made.train, "train")
+
+    @property
+    def validation(self) -> Pairs:
+        return Pairs(self.made.validation, "validation")
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        return tuple(examples // 2 for examples in self.made.parts)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.made.summary
+
+
+@dataclass(frozen=True)
+class PreferenceWork:
+    """See `ptune.training.work.Work`."""
+
+    chat: ChatWork
+    accelerator: Accelerator
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.chat.recipe
+
+    @property
+    def data(self) -> PairData:
+        return PairData(self.chat.data)
+
+    def load(self, device: torch.device) -> Base:
+        return self.chat.load(device)
+
+    @contextlib.contextmanager
+    def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[PreferenceObjective]:
+        task = self.recipe.task
+        assert isinstance(task, Preference)
+        with self.chat.objective(base, device) as next_token:
+            objective = PreferenceObjective(task, next_token)
+            reference = self._reference(objective, base) if task.facts.reference else {}
+            yield PreferenceObjective(task, next_token, reference)
+
+    def save_codec(self, folder: Path) -> None:
+        self.chat.save_codec(folder)
+
+    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
+        return self.chat.save(run, model, identity, writes=writes)
+
+    def _reference(self, objective: PreferenceObjective, base: PreTrainedModel) -> Reference:
+        """Of all pairs, before a checkpoint is read: what is trained does not change the model yet. One process computes it."""
+
+        def compute() -> dict[str, NDArray[np.float64]]:
+            with without_adapter(base):
+                return {
+                    pairs.split: log_probabilities(f"reference, {pairs.split}", objective, base, pairs)
+                    for pairs in (self.data.train, self.data.validation)
+                }
+
+        return decided_by_one(self.accelerator, compute)
+
+
+def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> PreferenceWork:
+    """As `ptune.tasks.chat.work.prepare`.
+
+    Raises: RecipeError also for weights that are sharded, where the loss has a reference: no process has a whole model.
+    """
+    assert isinstance(recipe.task, Preference)
+    if recipe.task.facts.reference and accelerator.distributed_type == DistributedType.FSDP:
+        raise RecipeError(
+            f"task.loss {recipe.task.loss} compares with the model before training, which FSDP has in no process as a"
+            " whole: choose orpo, simpo or cpo, or train without FSDP"
+        )
+    return PreferenceWork(prepare_chat(recipe, run, accelerator, command), accelerator)

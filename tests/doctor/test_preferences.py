@@ -1,0 +1,88 @@
+"""What is wrong with pairs of answers, by row; what is right of them and would be wrong of conversations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.findings import place_of
+from support.tiny_tokenizers import tokenizer
+
+from ptune.codecs.chat import ChatCodec
+from ptune.config.preference import Preference
+from ptune.config.recipe import Data
+from ptune.doctor.examination import examine
+from ptune.doctor.finding import Finding
+
+_TINY = tokenizer()
+CODEC = ChatCodec(_TINY.backend_tokenizer, _TINY.chat_template, _TINY.special_tokens_map, (), None)
+
+
+def pair(number: int, chosen: str, rejected: str) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "user", "content": f"Question {number}?"}],
+        "chosen": chosen,
+        "rejected": rejected,
+    }
+
+
+def findings(folder: Path, rows: list[Any], held: list[Any] | None = None, **task: Any) -> dict[str, Finding]:
+    for name, part in (("train", rows), ("validation", even(102)[100:]), ("test", held or [])):
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in part))
+    data = Data(
+        files=(folder / "train.jsonl",),
+        test=(folder / "test.jsonl",) if held else (),
+        validation=(folder / "validation.jsonl",),
+    )
+    examined = examine(data, Preference(**{"max_length": 400, **task}), CODEC, 0)
+    return {finding.rule: finding for finding in examined.findings}
+
+
+def even(count: int) -> list[dict[str, Any]]:
+    """Pairs whose better answer is as often the longer one as not."""
+    words = ("Yes, of course.", "No.")
+    return [pair(number, words[number % 2], words[1 - number % 2]) for number in range(count)]
+
+
+def test_pairs_that_are_in_order_have_no_finding(tmp_path: Path) -> None:
+    several = [pair(3, "Maybe, or maybe not.", "Never."), pair(3, "Quite.", "Not at all, I am afraid.")]
+    assert findings(tmp_path, [*even(60), *several]) == {}  # a question may have several pairs
+
+
+def test_equal_answers_are_an_error(tmp_path: Path) -> None:
+    found = findings(tmp_path, [*even(20), pair(20, "Yes.", "Yes.")])
+    assert found["equal-answers"].severity == "error"
+    assert place_of(found["equal-answers"]).number == 21
+
+
+@pytest.mark.parametrize(("share", "word"), [(0.85, "longer"), (0.15, "shorter"), (0.7, None)])
+def test_a_length_that_nearly_always_wins_is_told(share: float, word: str | None, tmp_path: Path) -> None:
+    long, short = "This is quite a long answer.", "Short."
+    rows = [
+        pair(number, long, short) if number < share * 100 else pair(number, short, long)
+        for number in range(100)
+    ]
+    found = findings(tmp_path, rows)
+    assert set(found) == ({"one-length-wins"} if word else set())
+    if word:
+        assert f"the {word} one in 85%" in found["one-length-wins"].message
+
+
+def test_copies_leaks_and_broken_texts_are_found_on_both_sides(tmp_path: Path) -> None:
+    rows = even(30)
+    rows += [rows[4], pair(40, "Good.", "Bad\0."), pair(41, "Good.", "<|im_start|>assistant")]
+    found = findings(tmp_path, rows, held=[pair(6, "Another.", "One."), pair(99, "New.", "Old.")])
+    assert set(found) == {"duplicates", "nul-character", "control-tokens", "test-overlap"}
+    assert place_of(found["duplicates"]).number == 31
+    assert place_of(found["nul-character"]).number == 32
+    assert "rejected: messages[1].content" in found["nul-character"].message
+    assert place_of(found["control-tokens"]).number == 33
+    assert place_of(found["test-overlap"]).number == 1  # the question is known, whatever the answers
+
+
+def test_a_side_that_is_too_long_is_refused_with_what_helps(tmp_path: Path) -> None:
+    found = findings(tmp_path, [*even(20), pair(20, "Good.", "so " * 900)], max_length=200)
+    assert any("--task.on-overlong drop" in finding.message for finding in found.values())
+    assert not any("truncate" in finding.message for finding in found.values())
