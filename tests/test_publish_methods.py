@@ -27,9 +27,12 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.methods.adalora import AdaLora
 from ptune.methods.hra import Hra
+from ptune.methods.ia3 import Ia3
 from ptune.methods.loha import LoHa
 from ptune.methods.lora import Lora
 from ptune.methods.oft import Oft
+from ptune.methods.peft_method import PeftMethod
+from ptune.methods.road import Road
 from ptune.methods.vera import Vera
 from ptune.tasks.classification.image_predictions import image_predictor
 from ptune.tasks.classification.predictions import predictor
@@ -52,10 +55,23 @@ def test_a_chat_adapter_is_proved_merged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [AdaLora(init_r=4, target_r=2), Hra(r=4), Vera(r=8)], ids=lambda one: type(one).__name__
+    ("method", "folded", "sockets"),
+    [
+        (AdaLora(init_r=4, target_r=2), "ADALORA", None),
+        (Hra(r=4), "HRA", None),
+        (Vera(r=8), "VERA", None),
+        (Lora(r=4, dora=True), "LORA (DoRA)", ("gains",)),
+        (Ia3(), "IA3", ("gains",)),
+        (Road(group_size=8), "ROAD", ("turns",)),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, PeftMethod) else "",
 )
 def test_a_chat_adapter_that_folds_is_proved_beside_its_base(
-    method: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    method: Any,
+    folded: str,
+    sockets: tuple[str, ...] | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tiny_models.build(tmp_path / "model", "llama")
     tiny_models.write_jsonl(tmp_path / "data.jsonl", tiny_models.conversations(16))
@@ -68,9 +84,12 @@ def test_a_chat_adapter_that_folds_is_proved_beside_its_base(
     run = train(recipe, tmp_path / "run")
     assert "served merged" not in capsys.readouterr().err
     assert publish.export_run(run, tmp_path / "bundle", name="x", threads=1, anyway=True).passed
-    record = Bundle.open(tmp_path / "bundle").adapter("x")
+    bundle = Bundle.open(tmp_path / "bundle")
+    record, ends = bundle.adapter("x"), bundle.decoder.ends
     assert record.folded is not None
-    assert record.folded.method == type(method).__name__.upper()
+    assert record.folded.method == folded
+    assert (None if ends is None else ends.kinds) == sockets
+    assert all(hop.passed for hop in record.hops)
 
 
 def test_a_classifier_of_texts_is_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,8 +48,8 @@ def export(
     profiles: the graphs to write: "fp32", and also "int8", "int4" or "nf4" if the kind of model has them; "auto" measures
         which is the fastest that passes its gate.
     kv_cache_dtype: "int8" also writes graphs of a chat model whose keys and values take a quarter of the memory.
-    sockets: what adapters may bring to a chat model: "head" and "embedding" (their LoRA), "tokens" (trained ones), "biases";
-        what the run's own adapter brings is always among them.
+    sockets: what adapters may bring to a chat model: "head" and "embedding" (their LoRA), "tokens" (trained ones), "biases",
+        "gains" (DoRA, IA3), "turns" (RoAd); what the run's own adapter brings is always among them.
     merge: merge the adapter into the weights. force: replace a bundle. threads: of onnxruntime; default: all cores.
     anyway: export a run that its evaluation found no better than a baseline.
 

@@ -67,7 +67,7 @@ def add(
 def _of_folded(folded: Folded) -> str:
     """What became of an adapter of another type, in a sentence."""
     if folded.error is None:
-        return f"{folded.method} is served as LoRA pairs that compute the same"
+        return f"{folded.method} is served folded, and computes the same"
     worst = max(folded.errors, key=folded.errors.__getitem__)
     return (
         f"{folded.method} is served as LoRA pairs of rank {folded.rank}, which lose {folded.error:.2%} of its updates (relative"

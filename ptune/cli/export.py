@@ -65,8 +65,8 @@ def export(
             a large model has no memory for. It is served by the first that is named; `auto` measures here which of fp32, int8
             and int4 is the fastest that says what fp32 says.
         kv_cache_dtype: `int8`: also graphs of a chat model whose keys and values take a quarter of the memory, each unless it drifts.
-        sockets: `head,embedding,tokens,biases`: which of these adapters may bring to a chat model: LoRA of the output head, LoRA
-            of the embedding, trained tokens, biases. What the run's own adapter brings is always among them.
+        sockets: `head,embedding,tokens,biases,gains,turns`: which of these adapters may bring to a chat model: LoRA of the output
+            head, LoRA of the embedding, trained tokens, biases, gains (DoRA, IA3), turned pairs of outputs (RoAd). What the run's own adapter brings is always among them.
         anyway: Export a RUN that its evaluation found no better than a baseline.
     """
     from ptune import publish

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ptune.errors import BackboneError
 from ptune.export.sockets import StepInputs, matmul
-from ptune.formats.signature import EndKind, Ends
+from ptune.formats.signature import TURN_GROUP, EndKind, Ends
 
 
 class HeadSocket(nn.Module):
@@ -74,10 +74,12 @@ def _verbatim(kind: str, *inputs: Tensor, like: Tensor) -> Tensor:
     return torch.onnx.ops.symbolic(kind, inputs, {}, dtype=like.dtype, shape=like.shape)
 
 
-def describe_ends(model: PreTrainedModel, kinds: Sequence[EndKind]) -> Ends | None:
+def describe_ends(
+    model: PreTrainedModel, kinds: Sequence[EndKind], turn_group: int = TURN_GROUP
+) -> Ends | None:
     """The ends of a model that has no sockets yet; None where adapters reach neither.
 
-    Raises: BackboneError where the model does not let adapters do so.
+    turn_group: of turns, see `Ends`. Raises: BackboneError where the model does not let adapters do so.
     """
     if not kinds:
         return None
@@ -99,6 +101,7 @@ def describe_ends(model: PreTrainedModel, kinds: Sequence[EndKind]) -> Ends | No
         head=names[id(head)],
         tied=head.weight is embedding.weight,
         width=head.in_features,
+        turn_group=turn_group,
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ptune.export.fuse.attention import ATTENTION
 from ptune.export.rewrite import MICROSOFT, constant
-from ptune.formats.bundle import BARE, INT8_CACHE, INT8_CACHE_BARE
+from ptune.formats.bundle import BARE, INT8_CACHE, INT8_CACHE_BARE, INT8_CACHE_NO_GAINS, NO_GAINS
 
 PAST, SCALES = 3, 12  # indices of attention's inputs: keys, values behind them
 PRESENT = 1  # of its outputs
@@ -27,10 +27,11 @@ Scales = Mapping[str, NDArray[np.float32]]
 
 
 def write_int8_cache(path: Path, scales: Scales) -> None:
-    """Writes the graphs with an int8 cache beside the one at `path`, on its weights file: with sockets, and without."""
+    """Writes the graphs with an int8 cache beside the one at `path`, on its weights file: with sockets, without, and without gains."""
     _write(path, path.with_name(INT8_CACHE), scales)
-    if (bare := path.with_name(BARE)).is_file():
-        _write(bare, path.with_name(INT8_CACHE_BARE), scales)
+    for source, target in ((BARE, INT8_CACHE_BARE), (NO_GAINS, INT8_CACHE_NO_GAINS)):
+        if (lighter := path.with_name(source)).is_file():
+            _write(lighter, path.with_name(target), scales)
 
 
 def _write(source: Path, target: Path, scales: Scales) -> None:

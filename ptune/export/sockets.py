@@ -3,6 +3,7 @@
 y = x W + b + ((x A) * lora_mask) B, with x [groups, tokens, in], A [G, in, R], B [G, R, out], lora_mask [groups, tokens, R].
 
 Where adapters may bring biases, it is ((x A) * lora_mask + lora_ones) B: a column of ones makes a bias of the first row of B.
+Where they may bring gains, x and x W + b are scaled first (`ptune.export.gains`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ptune.export.gains import exchanged, gained_input, gained_output
 from ptune.formats import signature
 
 
@@ -35,6 +37,8 @@ class StepInputs:
     kept: Tensor | None = None
     shift: Tensor | None = None
     ones: Tensor | None = None
+    gains: dict[str, Tensor] = field(default_factory=dict)  # of `Signature.gain_sizes`, by their names
+    gained: Tensor | None = None
     present: list[Tensor] = field(default_factory=list)  # filled by attention, layer by layer
 
 
@@ -49,18 +53,31 @@ class Socket(nn.Module):
         self.in_features, self.out_features = shape
         self.weight = nn.Parameter(linear.weight.new_empty(shape), requires_grad=False)
         self.bias = linear.bias
+        self.order: Tensor | None = None  # of outputs with halves exchanged, where adapters may turn them
         self.step: StepInputs | None = None  # set for each trace
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.step is not None
         factor_a, factor_b = self.step.factors[self.name]
-        lora_mask = self.step.lora_mask
+        lora_mask, gained = self.step.lora_mask, self.step.gained
+        x = x if gained is None else gained_input(x, self.name, self.step.gains, gained)
         base = x @ self.weight if self.bias is None else x @ self.weight + self.bias
+        if gained is not None:
+            base = gained_output(base, self.name, self.step.gains, gained, self.order)
         flat = x.reshape(*lora_mask.shape[:2], -1)  # some models flatten groups and tokens before a linear
         # MatMul is emitted verbatim: G is 1 or groups, and R may be 0, which torch would specialise away.
         low = matmul(flat, factor_a, lora_mask.shape[-1])
         low = low * lora_mask if self.step.ones is None else low * lora_mask + self.step.ones
         return base + matmul(low, factor_b, self.out_features).reshape(base.shape)
+
+
+def allow_gains(sockets: Sequence[Socket], ends: signature.Ends) -> signature.Ends:
+    """`ends` with what layers have gains of: all, of their inputs, too. Prepares the sockets for turns."""
+    for socket in sockets if ends.has_turns else ():
+        del socket.order
+        socket.register_buffer("order", exchanged(socket.out_features, ends.turn_group), persistent=False)
+    shifts = tuple(socket.name for socket in sockets if socket.bias is not None)
+    return ends.model_copy(update={"shifts": shifts, "inner": tuple(socket.name for socket in sockets)})
 
 
 AnySocket = TypeVar("AnySocket", bound=Socket)

@@ -27,10 +27,18 @@ from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
 from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
+from ptune.export.gains import keep_own_inputs
 from ptune.export.independence import check_independent
-from ptune.export.sockets import Socket, StepInputs, describe, install
+from ptune.export.sockets import Socket, StepInputs, allow_gains, describe, install
 from ptune.formats.seq2seq import Seq2SeqSignature
-from ptune.formats.signature import STEP_INPUTS, CacheLayer, EncoderSignature, EndKind, Ends, Signature
+from ptune.formats.signature import (
+    STEP_INPUTS,
+    TURN_GROUP,
+    CacheLayer,
+    EncoderSignature,
+    EndKind,
+    Signature,
+)
 
 OPSET = 20
 EXPERTS = "batched_mm"  # transformers' implementation of mixtures of experts with ONNX operators
@@ -54,13 +62,14 @@ class Step(nn.Module):
         self,
         model: PreTrainedModel,
         sockets: Sequence[Socket | HeadSocket],
-        ends: Ends | None = None,
+        signature: Signature,
         embedding: EmbeddingSocket | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.sockets = sockets
-        self.ends = ends
+        self.ends = signature.ends
+        self.gains = [*signature.gain_sizes()]
         self.embedding = embedding
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -81,7 +90,8 @@ class Step(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Returns logits [groups, n, vocab] at `logits_indices`, and the caches after the step.
 
-        of_ends: the inputs of `Ends`, which may be none: columns of the head, those of the embedding, then `lora_ones`.
+        of_ends: the inputs of `Ends`, which may be none: columns of the head, gains, those of the embedding, `lora_ones`, then
+        `lora_gained`.
         """
         pairs = {s.name: (factors[2 * i], factors[2 * i + 1]) for i, s in enumerate(self.sockets)}
         wanted = logits_indices if self.keeps_logits else None
@@ -91,8 +101,10 @@ class Step(nn.Module):
         if self.ends is not None:
             given = iter(of_ends)
             step.own = next(given) if self.ends.own_columns else None
+            step.gains = {name: next(given) for name in self.gains}
             step.kept, step.shift = (next(given) if self.ends.step_inputs else None for _ in range(2))
             step.ones = next(given) if self.ends.has_biases else None
+            step.gained = next(given) if self.ends.has_gains else None
         if self.embedding is not None:
             self.embedding.step = step
         for module in self.model.modules():
@@ -106,11 +118,15 @@ class Step(nn.Module):
 
 
 def trace(
-    config: PretrainedConfig, *, ends: Sequence[EndKind] = (), trust_remote_code: bool = False
+    config: PretrainedConfig,
+    *,
+    ends: Sequence[EndKind] = (),
+    turn_group: int = TURN_GROUP,
+    trust_remote_code: bool = False,
 ) -> Traced:
     """Traces the decoder that `config` describes.
 
-    ends: what adapters may bring at its ends.
+    ends: what adapters may bring at its ends, turns of pairs in groups of `turn_group` outputs among that.
     Raises: BackboneError with the reason if the architecture cannot be exported.
     """
     config = copy.deepcopy(config)  # building a model changes the config, which may be shared
@@ -120,8 +136,10 @@ def trace(
     with refused_in_one_line(config.model_type):
         model = skeleton(config, mode, trust_remote_code)
         heads = cache_layers(config)
-    described = describe_ends(model, ends)
+    described = describe_ends(model, ends, turn_group)
     plain = install(model, Socket)
+    if described is not None and described.has_gains:
+        described = allow_gains(plain, described)
     head, embedding = (None, None) if described is None else install_ends(model, described)
     sockets: list[Socket | HeadSocket] = [*plain]
     if head is not None and head.low_rank:
@@ -135,7 +153,7 @@ def trace(
         sockets=describe(sockets),
         ends=described,
     )
-    step = Step(model, sockets, described, embedding).eval()
+    step = Step(model, sockets, signature, embedding).eval()
     with mode:
         arguments, dynamic = example(signature)
     inputs = [*STEP_INPUTS, *signature.past_names(), *signature.factor_names(), *signature.end_inputs()]
@@ -143,6 +161,9 @@ def trace(
     graph = onnx_of(
         step, arguments, dynamic, inputs, outputs, config.model_type, optimize=False, along=(0, 1)
     )
+    if described is not None and described.has_gains:
+        described = keep_own_inputs(graph, described)
+        signature = signature.model_copy(update={"ends": described})
     return Traced(graph, signature, transposed, names)
 
 
@@ -263,12 +284,18 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     if (ends := signature.ends) is not None and ends.own_columns is not None:
         of_ends.append(zeros(groups, ends.width, 7))
         end_axes.append({0: DYNAMIC, 2: DYNAMIC})
+    for size in signature.gain_sizes().values():
+        of_ends.append(zeros(groups, 1, size))
+        end_axes.append({0: DYNAMIC})
     if ends is not None and ends.step_inputs:
         of_ends += [zeros(groups, tokens, 1, dtype=torch.bool), zeros(groups, tokens, ends.width)]
         end_axes += [{0: DYNAMIC, 1: DYNAMIC}] * 2
     if ends is not None and ends.has_biases:
         of_ends.append(zeros(groups, tokens, rank))
         end_axes.append({0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC})
+    if ends is not None and ends.has_gains:
+        of_ends.append(zeros(groups, tokens, 1))
+        end_axes.append({0: DYNAMIC, 1: DYNAMIC})
     arguments = (
         zeros(groups, tokens, dtype=long),  # input_ids
         zeros(groups, tokens, dtype=long),  # position_ids

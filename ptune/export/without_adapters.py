@@ -7,14 +7,16 @@ The bare graph shares the weights file of its source.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx_ir
 import onnx_ir.passes.common as passes
 
 from ptune.export.fuse.cleanup import shapes
+from ptune.export.gains import adds_gains
 from ptune.export.rewrite import made_by, other_input, replace
-from ptune.formats.signature import EncoderSignature, Ends, Signature
+from ptune.formats.signature import LORA_GAINED, LORA_ONES, EncoderSignature, Ends, Signature
 
 
 def write_bare(source: Path, target: Path, signature: Signature | EncoderSignature) -> Path | None:
@@ -29,9 +31,26 @@ def write_bare(source: Path, target: Path, signature: Signature | EncoderSignatu
         base = _base(node, ups) if node.op_type == "Add" else _end(node, ends)
         if base is not None:
             replace(node, base)
+    return _written(model, target, factors)
+
+
+def write_without_gains(source: Path, target: Path, signature: Signature) -> Path | None:
+    """The same of the graph that has sockets but no gains, for steps whose adapters have none."""
+    model = onnx_ir.load(source)
+    for node in list(model.graph):
+        if node.op_type == "Add" and adds_gains(node.inputs[1]):
+            assert node.inputs[0] is not None
+            replace(node, node.inputs[0])
+    return _written(model, target, {*signature.gain_sizes(), LORA_GAINED})
+
+
+def _written(model: onnx_ir.Model, target: Path, gone: Collection[str]) -> Path | None:
+    """Writes a graph whose inputs `gone` nothing should read any more; None if something does."""
+    graph = model.graph
     shapes(graph)
     passes.RemoveUnusedNodesPass()(model)
-    inputs = [value for value in graph.inputs if value.name in factors]
+    _read_tokens_elsewhere(graph, gone)
+    inputs = [value for value in graph.inputs if value.name in gone]
     if any(value.uses() for value in inputs):
         return None
     for value in inputs:
@@ -40,8 +59,23 @@ def write_bare(source: Path, target: Path, signature: Signature | EncoderSignatu
     return target
 
 
+def _read_tokens_elsewhere(graph: onnx_ir.Graph, gone: Collection[str]) -> None:
+    """Takes the numbers of groups and tokens, which the exporter reads off any input that has them, from one that stays."""
+    stays = next((value for value in graph.inputs if value.name == "input_ids"), None)
+    for node in graph:
+        of = node.inputs[0] if node.op_type == "Shape" else None
+        if (
+            of is None or stays is None or node.attributes.get_int("end", 3) > 2
+        ):  # axes beyond groups and tokens
+            continue
+        if of.name in {LORA_ONES, LORA_GAINED} & {*gone}:
+            node.replace_input_with(0, stays)
+
+
 def _base(node: onnx_ir.Node, ups: set[str]) -> onnx_ir.Value | None:
-    """A layer's own output, if `node` adds an adapter's update to it."""
+    """A layer's own output, if `node` adds an adapter's update to it; or its input or output, if `node` scales that."""
+    if adds_gains(node.inputs[1]):
+        return node.inputs[0]
     return next((other_input(node, part) for part in node.inputs if _is_update(part, ups)), None)
 
 

@@ -19,7 +19,7 @@ from ptune.export.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save, with_weights
 from ptune.formats.bundle import FP32, NF4, BaseIdentity, Bundle, Graph, Manifest, hashes
-from ptune.formats.signature import EncoderSignature, EndKind, Signature
+from ptune.formats.signature import TURN_GROUP, EncoderSignature, EndKind, Signature
 from ptune.kinds import DECODER, ENCODER
 
 
@@ -40,18 +40,19 @@ def write_bundle(
     identity: BaseIdentity,
     *,
     ends: Sequence[EndKind] = (),
+    turn_group: int = TURN_GROUP,
     profile: str = FP32,
     trust_remote_code: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Writes a bundle of the bare base into `folder`, which must be empty or absent.
 
-    ends: what adapters may bring at the decoder's ends. profile: of its graph; nf4 takes weights that came out of nf4.
+    ends: what adapters may bring at the decoder's ends. turn_group: of turns among that. profile: of its graph; nf4 takes weights that came out of nf4.
     report: called with the name of each stage as it begins.
     Raises: BackboneError if the model cannot be exported.
     """
     report("tracing the graph")
-    traced = trace(config, ends=ends, trust_remote_code=trust_remote_code)
+    traced = trace(config, ends=ends, turn_group=turn_group, trust_remote_code=trust_remote_code)
     attach(traced, weights)
     if isinstance(traced.signature, Signature) and traced.signature.ends is not None:
         known = with_weights(traced.signature.ends, traced.signature.sockets, weights)

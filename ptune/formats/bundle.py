@@ -33,7 +33,12 @@ from ptune.formats.whole_write import read_json, sha256_of, write_json
 FORMAT = 1
 BARE = "bare.onnx"  # beside model.onnx: the graph without sockets, on the same weights
 GROUPED, GROUPED_BARE = "in_groups.onnx", "in_groups_bare.onnx"  # both graphs with grouped attention
+NO_GAINS, GROUPED_NO_GAINS = (
+    "no_gains.onnx",
+    "in_groups_no_gains.onnx",
+)  # with sockets, for adapters without gains
 INT8_CACHE, INT8_CACHE_BARE = "int8_cache.onnx", "int8_cache_bare.onnx"  # keys and values in int8
+INT8_CACHE_NO_GAINS = "int8_cache_no_gains.onnx"
 CacheType = Literal["float32", "int8"]
 """Type of the keys and values that a decoder keeps, by numpy's name."""
 FLOAT_CACHE: CacheType = "float32"  # which every decoder's profile has a graph for

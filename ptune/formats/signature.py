@@ -23,6 +23,11 @@ EMBEDDING.kept              bool   [groups, tokens, 1]         whether a token's
 EMBEDDING.shift             float  [groups, tokens, width]     see above; before the scale that some embeddings have
 HEAD.own                    float  [G, width, N]               columns of the head for tokens of the adapter's own: N logits behind the base's
 lora_ones                   float  [groups, tokens, R]         added to what A gives: 1 in the first column of a token whose adapter has biases, whose B begin with them; else 0
+SOCKET.gain                 float  [G, 1, out]                 for a token whose adapter has gains the layer's own output y (with its bias) becomes y + y * gain
+SOCKET.turn                 float  [G, 1, out]                 + y' * turn, where y' is y with the halves of each group of outputs exchanged (`Ends.turn_group`)
+SOCKET.shift                float  [G, 1, out]                 + shift, of layers with a bias
+SOCKET.inner                float  [G, 1, in]                  and its input x becomes x + x * inner, of layers that share their input with no other
+lora_gained                 float  [groups, tokens, 1]         1 for a token whose adapter has gains; else 0
 
 Outputs: logits float [groups, n, vocab], or [groups, n, vocab + N]; present_key.L, present_value.L as past.
 
@@ -66,14 +71,17 @@ class CacheLayer(BaseModel):
     value_dim: int
 
 
-EndKind = Literal["head", "embedding", "tokens", "biases"]
+EndKind = Literal["head", "embedding", "tokens", "biases", "gains", "turns"]
 """What adapters may bring at a decoder's ends: LoRA of the output head, LoRA of the embedding, rows of single tokens in both.
-And biases, of every socket."""
+And of every socket: biases, gains of its output and input, and turns, gains of pairs of outputs."""
 
 END_KINDS: tuple[EndKind, ...] = get_args(EndKind)
 
 
 LORA_ONES = "lora_ones"
+LORA_GAINED = "lora_gained"
+
+TURN_GROUP = 64  # outputs of a group of turns, unless an exported adapter has another
 
 
 class Ends(BaseModel):
@@ -89,6 +97,10 @@ class Ends(BaseModel):
     copies: dict[str, str] = {}
     # With biases: socket -> the base's own, which peft's files replace: float32, little-endian, in base64.
     biases: dict[str, str] = {}
+    # With gains: sockets that have a shift, since their layers have a bias, and those whose input may have gains.
+    shifts: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
+    turn_group: int = TURN_GROUP  # outputs of a layer within which halves are exchanged
 
     @property
     def step_inputs(self) -> tuple[str, ...]:
@@ -101,6 +113,16 @@ class Ends(BaseModel):
     def has_biases(self) -> bool:
         """Whether adapters may bring biases."""
         return "biases" in self.kinds
+
+    @property
+    def has_gains(self) -> bool:
+        """Whether adapters may scale what layers read and give."""
+        return "gains" in self.kinds or self.has_turns
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether adapters may also mix pairs of outputs."""
+        return "turns" in self.kinds
 
     @property
     def own_columns(self) -> str | None:
@@ -127,16 +149,42 @@ class Signature(BaseModel):
         return [name.replace("past_", "present_", 1) for name in self.past_names()]
 
     def factor_names(self) -> list[str]:
-        """Adapter inputs in graph order: A then B of each socket, then columns of the head for tokens of adapters' own."""
+        """Adapter inputs in graph order: A then B of each socket, columns of the head for tokens of adapters' own, gains."""
         factors = [f"{socket.name}.{factor}" for socket in self.sockets for factor in ("A", "B")]
         own = None if self.ends is None else self.ends.own_columns
-        return factors if own is None else [*factors, own]
+        return [*factors, *([] if own is None else [own]), *self.gain_sizes()]
+
+    def gain_sizes(self) -> dict[str, int]:
+        """Adapter inputs that scale, turn and shift layers, in graph order, and how many numbers each has."""
+        ends, sizes = self.ends, dict[str, int]()
+        if ends is None or not ends.has_gains:
+            return sizes
+        for socket in self.sockets:
+            outer = socket.out_features
+            there = {
+                "gain": outer if socket.name != ends.head else 0,
+                "turn": outer
+                if ends.has_turns and socket.name != ends.head and not outer % ends.turn_group
+                else 0,
+                "shift": outer if socket.name in ends.shifts else 0,
+                "inner": socket.in_features if socket.name in ends.inner else 0,
+            }
+            sizes |= {f"{socket.name}.{kind}": size for kind, size in there.items() if size}
+        return sizes
+
+    def without_gains(self) -> Signature:
+        """Of the graph for steps whose adapters have no gains."""
+        if self.ends is None:
+            return self
+        kinds = tuple(kind for kind in self.ends.kinds if kind not in ("gains", "turns"))
+        return self.model_copy(update={"ends": self.ends.model_copy(update={"kinds": kinds})})
 
     def end_inputs(self) -> tuple[str, ...]:
         """Inputs of `Ends` that change every step, in graph order; they follow the factors."""
         if self.ends is None:
             return ()
-        return (*self.ends.step_inputs, *((LORA_ONES,) if self.ends.has_biases else ()))
+        ones, gained = self.ends.has_biases, self.ends.has_gains
+        return (*self.ends.step_inputs, *[LORA_ONES] * ones, *[LORA_GAINED] * gained)
 
     def cache_bytes_per_token(self, item_bytes: int = 4) -> int:
         """Bytes of cache for one token of one sequence, over all layers. item_bytes: of a number, 4 in float32."""

@@ -23,6 +23,7 @@ class Ia3(PeftMethod):
 
     peft_config = "peft:IA3Config"
     quantized = ("int8", "nf4")
+    scales = True
     convolutions = True
 
     def place(self, model: PreTrainedModel, head: Sequence[str]) -> dict[str, Any]:

@@ -98,6 +98,11 @@ class Lora(PeftMethod):
         return not (self.dora or self.target_parameters)
 
     @property
+    def by_gains(self) -> bool:
+        """As `PeftMethod.by_gains`."""
+        return self.dora
+
+    @property
     def adapts_convolutions(self) -> bool:
         """As `PeftMethod.adapts_convolutions`."""
         return self.init not in MIRRORED

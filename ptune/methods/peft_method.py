@@ -50,6 +50,8 @@ class PeftMethod(Spec):
     """Whether a step can be followed without the values of weights, as `ptune plan` does."""
     folds: ClassVar[bool] = False
     """Whether the update of a layer can be written as x A B when it is served (ptune.engine.adapters.fold)."""
+    scales: ClassVar[bool] = False
+    """Whether a layer's inputs or outputs are scaled, for which bundles of chat have sockets (ptune.engine.adapters.gains)."""
     mergeable: ClassVar[bool] = True
     """Whether `ptune merge` can make one model of base and adapter."""
 
@@ -69,9 +71,13 @@ class PeftMethod(Spec):
         return False
 
     @property
-    def beside(self) -> bool:
-        """Whether the adapter is served beside its base. Others are served merged, if at all."""
-        return self.plain or self.folds
+    def by_gains(self) -> bool:
+        """See `scales`."""
+        return self.scales
+
+    def beside(self, *, chat: bool) -> bool:
+        """Whether the adapter is served beside its base. Others are served merged, if at all. chat: the base is a decoder."""
+        return self.plain or self.folds or (chat and self.by_gains)
 
     def apply(
         self, model: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()

@@ -19,4 +19,5 @@ class Road(PeftMethod):
 
     peft_config = "peft:RoadConfig"
     quantized = ("int8", "nf4")
+    scales = True
     conv1d = False

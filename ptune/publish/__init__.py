@@ -57,7 +57,7 @@ def export_run(
     left out of the bundle and listed in `Proof.refused`.
     cache: "int8" gives every profile of a chat model a second graph, whose keys and values are int8.
     merge: first merges the adapter, into RUN/merged; the bundle holds those weights instead of an adapter.
-    sockets: what adapters may bring at a chat model's ends ("head", "embedding", "tokens"), beside what the run's own does.
+    sockets: what adapters may bring at a chat model's ends (`ptune.formats.signature.EndKind`), beside what the run's own does.
     anyway: also a run that its evaluation found no better than a baseline.
     Raises: ParityError if another hop drifts beyond its limit (nothing is left at `out`).
     """

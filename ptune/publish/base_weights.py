@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ptune.engine.adapters.fold.layer import Base, Factor
@@ -21,4 +21,8 @@ def base_weights(bundle: Bundle, model: Callable[[], nn.Module]) -> Base:
         found = layer.weight.detach().float().cpu()
         return np.ascontiguousarray((found.T if isinstance(layer, Conv1D) else found).numpy())
 
-    return Base(weight, quantized=bundle.manifest.base.quantize != "none")
+    def bias(name: str) -> Factor | None:
+        found: Tensor | None = model().get_submodule(name).bias
+        return None if found is None else found.detach().float().cpu().numpy()
+
+    return Base(weight, quantized=bundle.manifest.base.quantize != "none", bias=bias)

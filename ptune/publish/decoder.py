@@ -30,11 +30,11 @@ from ptune.export.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, INT4, INT8, NF4, Bundle, CacheType, Hop
-from ptune.formats.signature import EndKind
+from ptune.formats.signature import TURN_GROUP, EndKind
 from ptune.progress import say
 from ptune.publish.base_weights import base_weights
 from ptune.publish.cache_scales import measured_scales
-from ptune.publish.decoder_run import TrainedDecoder, base_with, ends_of, reference, within
+from ptune.publish.decoder_run import TrainedDecoder, base_with, ends_of, reference, turn_group_of, within
 from ptune.publish.parity_file import leave_in_bundle
 from ptune.publish.profiles import AUTO
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
@@ -67,6 +67,7 @@ class Decoder(Publishable):
     held_out: Sequence[Sequence[int]] = ()  # tokens on which profiles are compared with fp32
     trust_remote_code: bool = False
     ends: tuple[EndKind, ...] = ()  # what adapters may bring at the base's ends
+    turn_group: int = TURN_GROUP  # of turns among that
     opened: Loaded | None = None  # the reference while it is in memory
 
     @classmethod
@@ -83,6 +84,7 @@ class Decoder(Publishable):
         trained = TrainedDecoder.open(run)
         adapters: dict[str, Path | None] = {}
         ends: tuple[EndKind, ...] = ()
+        turn_group = TURN_GROUP
         hops = list(run.record.hops)
         if run.files.has_adapter:
             adapters[name] = run.files.adapter_path
@@ -90,6 +92,7 @@ class Decoder(Publishable):
             trained.leave_parity()
             hops += live_kernel_hops(trained.backbone, model, run.files.adapter_path, trained.probes)
             ends = ends_of(run.files.adapter_path, model)
+            turn_group = turn_group_of(run.files.adapter_path) if "turns" in ends else TURN_GROUP
         loaded = trained.base()
         vocab = loaded.model.get_input_embeddings().weight.shape[0]
         return cls(
@@ -100,6 +103,7 @@ class Decoder(Publishable):
             [within(example.ids, vocab) for example in trained.held_out],
             trained.backbone.trust_remote_code,
             ends,
+            turn_group,
             loaded,
         )
 
@@ -164,6 +168,7 @@ class Decoder(Publishable):
             loaded.codec,
             loaded.identity,
             ends=self.ends,
+            turn_group=self.turn_group,
             profile=NF4 if tuple(profiles) == (NF4,) else FP32,
             trust_remote_code=self.trust_remote_code,
             report=report_progress,

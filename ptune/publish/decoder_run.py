@@ -17,13 +17,14 @@ from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Backbone
 from ptune.data.conversations import Askable, Conversation
+from ptune.engine.adapters.fold.fold import CONFIG
 from ptune.engine.memory import trim
 from ptune.errors import ParityError
 from ptune.evaluation.held_out import held_out
 from ptune.export.merge import mergeable_here, merged, merged_of_any, with_plain_weights
 from ptune.formats.parity_json import WEIGHTS
-from ptune.formats.signature import EndKind
-from ptune.formats.whole_write import whole_folder
+from ptune.formats.signature import TURN_GROUP, EndKind
+from ptune.formats.whole_write import read_json, whole_folder
 from ptune.parity import compare
 from ptune.publish.figures import figures
 from ptune.publish.parity_file import leave_parity
@@ -125,13 +126,20 @@ def ends_of(adapter: Path, model: PreTrainedModel) -> tuple[EndKind, ...]:
     with safe_open(adapter / WEIGHTS, "np") as file:
         names = [*file.keys()]
     head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
-    signs: dict[EndKind, str] = {
-        "head": f"base_model.model.{head}.lora_",
-        "embedding": ".lora_embedding_",
-        "tokens": ".token_adapter.",
-        "biases": ".lora_B.bias",
+    signs: dict[EndKind, tuple[str, ...]] = {
+        "head": (f"base_model.model.{head}.lora_",),
+        "embedding": (".lora_embedding_",),
+        "tokens": (".token_adapter.",),
+        "biases": (".lora_B.bias",),
+        "gains": (".lora_magnitude_vector", ".ia3_l"),
+        "turns": (".road_theta",),
     }
-    return tuple(kind for kind, sign in signs.items() if any(sign in name for name in names))
+    return tuple(kind for kind, some in signs.items() if any(sign in name for sign in some for name in names))
+
+
+def turn_group_of(adapter: Path) -> int:
+    """The outputs of a group of an adapter's turns."""
+    return int(read_json(adapter / CONFIG).get("group_size") or TURN_GROUP)
 
 
 def within(ids: Sequence[int], vocab: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from ptune.codecs.adapter_tokens import codec_of_record
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.adapters.folder import write_record
+from ptune.engine.adapters.lora import load_adapter
 from ptune.formats.bundle import BaseIdentity, Bundle
 from ptune.formats.parity_json import FILE, WEIGHTS, current_parity, write_parity
 from ptune.formats.whole_write import sha256_of
@@ -39,8 +40,10 @@ def leave_parity(
 
 
 def leave_in_bundle(bundle: Bundle, name: str, model: PreTrainedModel) -> None:
-    """The same for an adapter that is in a bundle; its record vouches for the file."""
+    """The same for an adapter that is in a bundle; its record vouches for the file. None for gains, which peft's LoRA has not."""
     record, folder = bundle.adapter(name), bundle.adapter_path(name)
+    if load_adapter(folder, bundle.decoder).gains:
+        return
     codec = codec_of_record(ChatCodec.open(bundle.codec_path), record)
     prompts = prompts_of(codec, [])
     if leave_parity(folder, model, codec, bundle.manifest.base, prompts, record.vocab_size):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from ptune.errors import UsageError
-from ptune.kinds import SEQ2SEQ, Kind
+from ptune.kinds import DECODER, SEQ2SEQ, Kind
 from ptune.methods.peft_method import PeftMethod
 from ptune.publish.publishable import FinishedRun
 
 
 def refuse_unserved(run: FinishedRun, kind: Kind, *, merge: bool) -> None:
-    """Raises: UsageError for an adapter that is no low-rank update, where it is not to be merged or cannot be."""
+    """Raises: UsageError for an adapter that is neither a low-rank update nor gains, where it is not to be merged or cannot be."""
     method, folder = run.recipe.method, run.files.folder
     if not run.files.has_adapter or not isinstance(method, PeftMethod) or method.plain:
         return
     name, in_peft = type(method).__name__, f"load {folder}/adapter in PEFT"
-    if method.folds and not merge:
+    if method.beside(chat=kind is DECODER) and not merge:
         return
     if not method.mergeable:
         raise UsageError(

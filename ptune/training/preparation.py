@@ -74,7 +74,7 @@ def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
 def how_served(recipe: Recipe) -> str | None:
     """A sentence about serving what the recipe trains, to be said before it trains; None: it is served as it is saved."""
     method = recipe.method
-    if not isinstance(method, PeftMethod) or method.beside:
+    if not isinstance(method, PeftMethod) or method.beside(chat=kind_of_recipe(recipe) is DECODER):
         return None
     name = "Lora with dora or target_parameters" if isinstance(method, Lora) else type(method).__name__
     if not method.mergeable:

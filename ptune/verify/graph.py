@@ -82,4 +82,6 @@ class PlainGraph:
             feeds |= {f"{socket.name}.A": a[None], f"{socket.name}.B": b[None]}
         if (ends := self.signature.ends) is not None:
             feeds |= of_ends.inputs(ids, ends, self.signature.vocab_size, rank)
+        for name, size in self.signature.gain_sizes().items():
+            feeds[name] = of_ends.gains.get(name, np.zeros(size, np.float32))[None, None]
         return {name: value for name, value in feeds.items() if name in entries}

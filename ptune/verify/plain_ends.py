@@ -17,8 +17,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.engine.adapters.lora import Adapter
-from ptune.formats.signature import LORA_ONES, Ends, Signature
+from ptune.formats.signature import LORA_GAINED, LORA_ONES, Ends, Signature
 from ptune.parity import Array
+from ptune.verify.gains import gains_plugged
 from ptune.verify.reference import RANDOM_RANK, RANDOM_SCALE, RANDOM_SEED, Pair
 from ptune.verify.torch_side import Probe
 
@@ -27,12 +28,13 @@ EVERY = 3  # tokens of a probe of which one is replaced by a token of the adapte
 
 @dataclass(frozen=True)
 class PlainEnds:
-    """An adapter's own tokens, its LoRA of the embedding, and whether the first rank of its factors is a bias."""
+    """An adapter's own tokens, its LoRA of the embedding, whether the first rank of its factors is a bias, and its gains."""
 
     rows: Mapping[int, Array] = field(default_factory=dict)  # token -> its embedding [width]
     columns: Mapping[int, Array] = field(default_factory=dict)  # token -> its column of the head [width]
     low_rank: Pair | None = None  # [vocab, r], [r, width]
     biased: bool = False
+    gains: Mapping[str, Array] = field(default_factory=dict)  # by the graph's inputs
 
     @classmethod
     def of_peft(cls, model: PeftModel, vocab: int) -> PlainEnds:
@@ -51,28 +53,40 @@ class PlainEnds:
         """As the engine has read them from the adapter's files."""
         changes = adapter.ends
         if changes is None:
-            return cls(biased=adapter.biased)
+            return cls(biased=adapter.biased, gains=adapter.gains)
         rows = dict(zip(changes.row_ids.tolist(), changes.rows, strict=True))
         columns = dict(zip(changes.column_ids.tolist(), changes.columns.T, strict=True))
-        return cls(rows, columns, changes.low_rank, adapter.biased)
+        return cls(rows, columns, changes.low_rank, adapter.biased, adapter.gains)
 
     @classmethod
     def random(cls, signature: Signature) -> PlainEnds:
-        """A random LoRA of the embedding, where there is a socket for it: one that ignores it shows up in the outputs."""
-        ends = signature.ends
+        """A random LoRA of the embedding and random gains, where there are sockets for them: one that ignores them shows up in
+        the outputs."""
+        random, ends = np.random.default_rng(RANDOM_SEED), signature.ends
+        gains = {
+            name: (random.standard_normal(size) * RANDOM_SCALE).astype(np.float32)
+            for name, size in signature.gain_sizes().items()
+        }
         if ends is None or not ends.step_inputs:
-            return cls()
-        random = np.random.default_rng(RANDOM_SEED)
+            return cls(gains=gains)
         a = random.standard_normal((signature.vocab_size, RANDOM_RANK)).astype(np.float32)
         b = (random.standard_normal((RANDOM_RANK, ends.width)) * RANDOM_SCALE).astype(np.float32)
-        return cls(low_rank=(a, b))
+        return cls(low_rank=(a, b), gains=gains)
 
     @contextlib.contextmanager
-    def plugged(self, model: PreTrainedModel) -> Iterator[None]:
-        """Adds the LoRA of the embedding to a plain model by a forward hook, independently of peft and sockets."""
-        if self.low_rank is None:
+    def plugged(self, model: PreTrainedModel, ends: Ends | None) -> Iterator[None]:
+        """Adds all that to a plain model by forward hooks, independently of peft and sockets."""
+        with contextlib.ExitStack() as stack:
+            if self.low_rank is not None:
+                stack.enter_context(self._embedding_plugged(model))
+            if self.gains:
+                assert ends is not None
+                stack.enter_context(gains_plugged(model, self.gains, ends.turn_group))
             yield
-            return
+
+    @contextlib.contextmanager
+    def _embedding_plugged(self, model: PreTrainedModel) -> Iterator[None]:
+        assert self.low_rank is not None
         a, b = (torch.from_numpy(side) for side in self.low_rank)
 
         def add(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
@@ -101,6 +115,8 @@ class PlainEnds:
         if ends.has_biases:
             inputs[LORA_ONES] = np.zeros((1, len(ids), rank), np.float32)
             inputs[LORA_ONES][..., :1] = self.biased
+        if ends.has_gains:
+            inputs[LORA_GAINED] = np.full((1, len(ids), 1), bool(self.gains), np.float32)
         return inputs
 
     def logits(self, computed: Array, vocab: int) -> Array:

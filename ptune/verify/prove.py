@@ -67,7 +67,7 @@ def torch_side(
     """
     random, random_ends = random_factors(bundle.decoder), PlainEnds.random(bundle.decoder)
     base = Expected(logprobs(model, probes), probes)
-    with plugged(model, random), random_ends.plugged(model):
+    with random_ends.plugged(model, bundle.decoder.ends), plugged(model, random):  # gains come first
         everywhere = Expected(logprobs(model, probes), probes, random, random_ends)
     there = {name: _peft_reference(model, folder, probes, bundle, name) for name, folder in adapters.items()}
     return TorchSide(base, everywhere, there)

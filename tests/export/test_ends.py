@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ ALL: tuple[EndKind, ...] = ("head", "embedding", "tokens")
 TESTED = ("llama", "llama_tied", "gemma", "gemma2", "gemma3", "gpt2", "cohere", "granite", "opt")
 NEW_A, NEW_B = ("<ask>", "<say>"), ("<one>", "<two>", "<three>")
 HEAD_BIAS = ("phi",)  # peft leaves it out where tokens are trained
-SCALED = {"granite": {"logits_scaling": 3.0}, "cohere": {"logit_scale": 0.6}}
+SCALED: dict[str, dict[str, Any]] = {"granite": {"logits_scaling": 3.0}, "cohere": {"logit_scale": 0.6}}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ptune.config.recipe import Backbone
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import Bundle
-from ptune.formats.signature import EndKind
+from ptune.formats.signature import TURN_GROUP, EndKind
 from support.tiny_models import build
 
 
@@ -42,12 +42,19 @@ def with_peft(base: Path, adapter: Path | None) -> torch.nn.Module:
 
 
 def tiny_bundle(
-    folder: Path, family: str = "llama", *, ends: Sequence[EndKind] = (), **changes: Any
+    folder: Path,
+    family: str = "llama",
+    *,
+    ends: Sequence[EndKind] = (),
+    turn_group: int = TURN_GROUP,
+    **changes: Any,
 ) -> tuple[Path, Loaded, Bundle]:
     """A model folder and its bundle, without adapters."""
     base = build(folder / "model", family, **changes)
     loaded = load(Backbone(model=str(base)), device="cpu")
     weights = ModelWeights(loaded.model)
     config, codec = loaded.model.config, loaded.codec
-    bundle = write_bundle(folder / "bundle", config, weights, codec, loaded.identity, ends=ends)
+    bundle = write_bundle(
+        folder / "bundle", config, weights, codec, loaded.identity, ends=ends, turn_group=turn_group
+    )
     return base, loaded, bundle

@@ -25,6 +25,7 @@ from ptune.export import (
     encoder_attention,
     encoder_sockets,
     end_sockets,
+    gains,
     independence,
     seq2seq,
     seq2seq_attention,
@@ -33,7 +34,7 @@ from ptune.export import (
 from ptune.export import trace as tracing
 
 CODE = (
-    rope, attention, encoder, encoder_attention, encoder_sockets, end_sockets, independence, seq2seq, seq2seq_attention, sockets, tracing,
+    rope, attention, encoder, encoder_attention, encoder_sockets, end_sockets, gains, independence, seq2seq, seq2seq_attention, sockets, tracing,
 )  # fmt: skip
 IN_PASSING = {
     "_name_or_path",

@@ -48,7 +48,7 @@ def install(
     """
     check_name(name)
     sockets = {socket.name: socket for socket in bundle.decoder.sockets}
-    with as_pairs(adapter, sockets, base, limits) as (folder, folded):
+    with as_pairs(adapter, sockets, base, limits, bundle.decoder.ends) as (folder, folded):
         checked = load_adapter(folder, bundle.decoder)
         own, trained_on = prompt_of(adapter, bundle)
         own |= tokens_of(adapter, bundle, checked)

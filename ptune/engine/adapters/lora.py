@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,17 @@ import numpy.typing as npt
 
 from ptune.engine.adapters.biases import read_biases, with_biases
 from ptune.engine.adapters.ends import EndChanges, is_copy, read_ends
+from ptune.engine.adapters.gains import read_gains
 from ptune.engine.adapters.misfits import Misfits
-from ptune.engine.adapters.peft_config import BIASES, MERGE, PEFT_PREFIX, SOCKETS, LoraConfig, read_config
+from ptune.engine.adapters.peft_config import (
+    BIASES,
+    GAINS,
+    MERGE,
+    PEFT_PREFIX,
+    SOCKETS,
+    LoraConfig,
+    read_config,
+)
 from ptune.engine.adapters.safetensors import float32_bytes, read_tensors
 from ptune.errors import AdapterError, FormatError
 from ptune.formats.seq2seq import Seq2SeqSignature
@@ -24,7 +33,7 @@ Factor = npt.NDArray[np.float32]
 
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.[^.]+)?\.weight")
 _KINDS = (  # other tensors that an adapter's file may hold, by what their names contain
-    ("lora_magnitude_vector", f"DoRA magnitudes; {MERGE}"),
+    ("lora_magnitude_vector", f"DoRA magnitudes: {GAINS}"),
     ("lora_embedding_", f"LoRA of an embedding, for which this bundle has no socket; {SOCKETS}"),
     ("token_adapter", f"embeddings of single tokens, for which this bundle has no sockets; {SOCKETS}"),
     ("modules_to_save", f"whole trained modules; {MERGE}"),
@@ -52,6 +61,9 @@ class Adapter:
     bytes: int
     ends: EndChanges | None = None  # what it changes at the ends of a decoder, beside its head's factors
     biased: bool = False  # the first rank of its factors is a bias (`ptune.engine.adapters.biases`)
+    gains: Mapping[str, Factor] = field(
+        default_factory=dict
+    )  # by the graph's inputs (`ptune.engine.adapters.gains`)
 
 
 def load_adapter(
@@ -78,12 +90,14 @@ def load_adapter(
         own = head_of(folder)
         tensors, beyond = _parted(tensors, lambda name: of_head(name, prefix, own))
         _check_head(beyond, head or {}, misfits)
-    ends, biases = None, dict[str, Factor]()
+    ends, biases, gains = None, dict[str, Factor](), dict[str, Factor]()
     if isinstance(signature, Signature) and signature.ends is not None:
         if signature.ends.has_biases:
             tensors, biases = read_biases(tensors, config, signature, misfits)
+        if signature.ends.has_gains:
+            tensors, gains = read_gains(tensors, signature, misfits)
         tensors, ends = read_ends(tensors, config, signature, misfits)
-    modules = _paired(tensors, misfits, needed=ends is None and not biases)
+    modules = _paired(tensors, misfits, needed=ends is None and not (biases or gains))
     sockets = {f"{prefix}{socket.name}": socket for socket in signature.sockets}
     _check(modules, config, sockets, misfits)
     misfits.raise_for(folder)
@@ -96,11 +110,14 @@ def load_adapter(
     ranks = [modules[module]["A"].shape[0] + bool(biases) for module in modules]
     return Adapter(
         name=folder.name,
-        rank=max([*ranks, int(bool(biases)), 0 if ends is None else ends.rank]),
+        rank=max([*ranks, int(bool(biases or gains)), 0 if ends is None else ends.rank]),
         factors=factors,
-        bytes=sum(a.nbytes + b.nbytes for a, b in factors.values()) + (0 if ends is None else ends.bytes),
+        bytes=sum(array.nbytes for pair in factors.values() for array in pair)
+        + sum(gain.nbytes for gain in gains.values())
+        + (0 if ends is None else ends.bytes),
         ends=ends,
         biased=bool(biases),
+        gains=gains,
     )
 
 

@@ -22,9 +22,13 @@ SOCKETS = f"export the bundle with --sockets head,embedding,tokens, or {MERGE}"
 
 BIASES = f"a chat bundle that was exported with --sockets biases serves them; or {MERGE}"
 
+GAINS = (
+    f"a chat bundle that was exported with --sockets gains (RoAd: --sockets turns) serves them; or {MERGE}"
+)
+
 # Settings that change more than `x @ A @ B * scale` beside a linear layer. A false, null or empty value is harmless.
 REFUSED = {
-    "use_dora": f"DoRA rescales the base's weights; {MERGE}",
+    "use_dora": f"DoRA scales each output: {GAINS}",
     "modules_to_save": f"it carries whole trained modules beside the LoRA factors; {MERGE}",
     "target_parameters": f"it adapts bare parameters, not linear layers; {MERGE}",
     "trainable_token_indices": (

@@ -15,7 +15,7 @@ from ptune.engine.decoder.flat_tokens import Indices, Tokens, flat_indices
 from ptune.engine.decoder.lora_slots import Window
 from ptune.engine.decoder.sequence import Chunk
 from ptune.engine.onnx_graph import Array
-from ptune.formats.signature import LORA_ONES
+from ptune.formats.signature import LORA_GAINED, LORA_ONES
 
 PAGE_SCORES = 1024  # of a page
 
@@ -52,6 +52,9 @@ class BatchLayout:
         if window.biases:
             biased = [adapter is not None and adapter.biased for adapter in adapters]
             self._lora[LORA_ONES] = self._marked(flat, biased, window.rank, slice(1))
+        if window.gains:
+            gained = [adapter is not None and bool(adapter.gains) for adapter in adapters]
+            self._lora[LORA_GAINED] = self._marked(flat, gained, 1, slice(None))
 
     def _marked(self, flat: Sequence[Indices], which: Sequence[bool], rank: int, ranks: slice) -> Array:
         """Zeros [groups, width, rank], with ones in these ranks of the cells of the chunks that count."""

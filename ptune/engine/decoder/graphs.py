@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ptune.engine.decoder.attention_metadata import Heads
@@ -11,7 +11,17 @@ from ptune.engine.decoder.session import Session
 from ptune.engine.kernels import Kernels
 from ptune.engine.onnx_graph import available_cores
 from ptune.engine.options import LIGHT
-from ptune.formats.bundle import BARE, GROUPED, GROUPED_BARE, INT8_CACHE, INT8_CACHE_BARE, NF4
+from ptune.formats.bundle import (
+    BARE,
+    GROUPED,
+    GROUPED_BARE,
+    GROUPED_NO_GAINS,
+    INT8_CACHE,
+    INT8_CACHE_BARE,
+    INT8_CACHE_NO_GAINS,
+    NF4,
+    NO_GAINS,
+)
 from ptune.formats.signature import Signature
 
 # Outputs of a product in nf4 for each thread. onnxruntime 1.32's MatMulBnb4 divides a product's outputs among threads, and its
@@ -27,7 +37,10 @@ def most_threads_of_nf4(signature: Signature) -> int:
 
 @dataclass(frozen=True)
 class Graphs:
-    """Sessions that compute the same. bare: without sockets; grouped: with the grouped layout of attention."""
+    """Sessions that compute the same. bare: without sockets; grouped: with the grouped layout of attention.
+
+    without_gains: those of steps whose adapters have no gains, in a bundle with sockets for gains.
+    """
 
     whole: Session
     bare: Session | None = None
@@ -36,6 +49,7 @@ class Graphs:
     least_tokens: int = 1  # cells that a step must have, for the same bits in any batch
     least_queries: int = LEAST  # of a head in a sequence, likewise
     own_attention: bool = False  # of ptune-kernels: any queries, chunks and slots may share a run, and need no memory for scores
+    without_gains: Graphs | None = None
 
     @classmethod
     def open(
@@ -58,7 +72,12 @@ class Graphs:
         whole = Session(path, signature, threads, kernels=kernels)
         own = whole.own_attention
 
-        def beside(name: str, *, sockets: bool = True, grouped: bool = False) -> Session | None:
+        plain = signature.without_gains()
+        gains = signature.ends is not None and signature.ends.has_gains
+
+        def beside(
+            name: str, *, sockets: bool = True, grouped: bool = False, signature: Signature = signature
+        ) -> Session | None:
             there = path.with_name(name)
             if not light or not there.is_file():
                 return None
@@ -66,19 +85,28 @@ class Graphs:
             return found if found.own_attention == own else None  # or else it has other bits
 
         of_int8 = path.name == INT8_CACHE
+        without = beside(INT8_CACHE_NO_GAINS if of_int8 else NO_GAINS, signature=plain) if gains else None
         if of_int8 or own:  # one query is computed as many are
             bare = beside(INT8_CACHE_BARE if of_int8 else BARE, sockets=False)
-            return cls(whole, bare, least_tokens=least_tokens, least_queries=1, own_attention=own)
+            found = cls(whole, bare, least_tokens=least_tokens, least_queries=1, own_attention=own)
+            return found if without is None else replace(found, without_gains=replace(found, whole=without))
         grouped = beside(GROUPED, grouped=True)
         if grouped is not None and grouped.packed != whole.packed:
             grouped = None  # one of the two could not be rewritten: a step's factors fit only the other
-        return cls(
+        found = cls(
             whole,
             beside(BARE, sockets=False),
             grouped,
             beside(GROUPED_BARE, sockets=False, grouped=True),
             least_tokens,
         )
+        if without is None:
+            return found
+        if grouped is not None:
+            grouped = beside(GROUPED_NO_GAINS, grouped=True, signature=plain)
+            if grouped is None or grouped.packed != without.packed:
+                return found
+        return replace(found, without_gains=replace(found, whole=without, grouped=grouped))
 
     @property
     def heads(self) -> Heads | None:

@@ -36,6 +36,7 @@ class Window:
     rank: int  # R
     columns: int = 0  # N: columns of the head for tokens of the adapters' own
     biases: bool = False  # whether the first rank may be a bias
+    gains: bool = False  # whether the graph takes gains
 
 
 class LoraSlots:
@@ -86,6 +87,9 @@ class _RankPool:
         self._biases = ends is not None and ends.has_biases
         if ends is not None and self._own is not None:
             self._arrays[self._own] = zeros((count, ends.width, columns))
+        self._gains = {name: zeros((count, 1, size)) for name, size in signature.gain_sizes().items()}
+        self._arrays |= self._gains
+        self._gained = [False] * count  # whether a slot has gains that are not 0
         self._sockets = signature.sockets
         self._holders: list[ref[Adapter] | None] = [None] * count
         self._used = [0] * count  # number of the last window that used each slot
@@ -113,6 +117,7 @@ class _RankPool:
             self.rank,
             self.columns,
             self._biases,
+            bool(self._gains),
         )
 
     def _assign(self, wanted: set[Adapter]) -> dict[Adapter, int]:
@@ -159,6 +164,10 @@ class _RankPool:
         if self._own is not None and (count := _columns(adapter)):
             assert adapter.ends is not None
             self._arrays[self._own][slot][:, :count] = adapter.ends.columns
+        if adapter.gains or self._gained[slot]:
+            for name, array in self._gains.items():
+                array[slot] = adapter.gains.get(name, 0)
+            self._gained[slot] = bool(adapter.gains)
         self._holders[slot] = ref(adapter)
 
 

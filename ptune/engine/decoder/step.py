@@ -27,7 +27,11 @@ class Step:
         self.graphs = graphs
         self._cache = cache
         self._vocab = signature.vocab_size
-        self._lora_slots = LoraSlots(signature, cache.slots, graphs.whole.packed)
+        self._plain = graphs.without_gains or graphs
+        self._gained_slots = LoraSlots(signature, cache.slots, graphs.whole.packed)
+        self._slots = self._gained_slots
+        if graphs.without_gains is not None:
+            self._slots = LoraSlots(signature.without_gains(), cache.slots, self._plain.whole.packed)
         self._layouts = BatchLayoutCache(graphs.least_tokens, graphs.least_queries, graphs.heads, cache.room)
         ends = signature.ends
         self._end_inputs = None if ends is None or not ends.step_inputs else EndInputs(ends, self._vocab)
@@ -54,9 +58,10 @@ class Step:
 
     def _run(self, chunks: Sequence[Chunk], at: int) -> list[Logits]:
         """Runs the graph once, for the step's at-th part."""
-        window = self._lora_slots.of(
-            {chunk.sequence.adapter for chunk in chunks if chunk.sequence.adapter is not None}
-        )
+        adapters = {chunk.sequence.adapter for chunk in chunks if chunk.sequence.adapter is not None}
+        gained = any(adapter.gains for adapter in adapters)
+        graphs, slots = (self.graphs, self._gained_slots) if gained else (self._plain, self._slots)
+        window = slots.of(adapters)
         layout = self._layouts.of(chunks, window, at)
         inputs, grouped = layout.inputs(chunks)
         if self._end_inputs is not None:
@@ -65,7 +70,7 @@ class Step:
         caches = self._cache.window(layout.slots.start, layout.slots.stop)
         columns = self._vocab + window.columns
         logits = self._room_for(at, (window.count, len(layout.wanted), columns))
-        session = self.graphs.of(sockets=window.rank > 0, grouped=grouped)
+        session = graphs.of(sockets=window.rank > 0, grouped=grouped)
         scores = 0 if grouped or self.graphs.own_attention else layout.scores(inputs)
         session.run(inputs, caches, window.inputs, logits, scores)
         found = [logits_at(logits, *cells) for cells in layout.answers]

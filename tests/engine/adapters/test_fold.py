@@ -134,7 +134,7 @@ def test_what_is_wrong_is_said(what: str, tmp_path: Path) -> None:
     assert "ptune-fold-" not in str(caught.value), "a place that is gone"
 
 
-@pytest.mark.parametrize("kind", ["FOURIERFT", "IA3", "LILY", "PROMPT_TUNING", None, 7])
+@pytest.mark.parametrize("kind", ["FOURIERFT", "LILY", "PROMPT_TUNING", None, 7])
 def test_other_types_are_refused_by_name(kind: object, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=rf"peft_type {kind!r}; served are LORA .* VERA"):
         folded(written(tmp_path, kind, {"x": numbers(1)}))  # type: ignore[arg-type]

@@ -11,21 +11,22 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ptune.engine.adapters.fold.gains import PEFT_GROUP
 from ptune.engine.adapters.fold.layer import Array, Base, Factor, Layer, LayerError, Update
 from ptune.engine.adapters.fold.table import METHODS, Method, method_of
 from ptune.engine.adapters.fold.truncate import cut
 from ptune.engine.adapters.misfits import Misfits
-from ptune.engine.adapters.peft_config import MERGE, PEFT_PREFIX, REFUSED, parsed
+from ptune.engine.adapters.peft_config import GAINS, MERGE, PEFT_PREFIX, REFUSED, parsed
 from ptune.engine.adapters.safetensors import read_arrays, write_tensors
 from ptune.errors import AdapterError, FormatError
 from ptune.formats.bundle import Folded
-from ptune.formats.signature import Socket
+from ptune.formats.signature import Ends, Socket
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -49,11 +50,12 @@ def as_pairs(
     sockets: Mapping[str, Socket],
     base: Base | None = None,
     limits: Limits = Limits(),
+    ends: Ends | None = None,
 ) -> Iterator[tuple[Path, Folded | None]]:
     """Yields a folder with the adapter as LoRA, and what it was before: the folder itself and None where it is LoRA already.
 
     sockets: the layers that take adapters, by their names in the transformers model. base: None: the base's weights are not at
-    hand. Raises: AdapterError that lists everything that cannot be folded.
+    hand. ends: what else the bundle has sockets for. Raises: AdapterError that lists everything that cannot be folded.
     """
     fields = _fields(adapter)
     name, method = method_of(fields)
@@ -61,6 +63,7 @@ def as_pairs(
         _require_known(adapter, fields)
         yield adapter, None
         return
+    _require_sockets(adapter, name, method, fields, ends)
     with tempfile.TemporaryDirectory(prefix="ptune-fold-") as place:
         stage = Path(place) / adapter.name
         folding = _Folding(adapter, name, method, fields, sockets, base, limits)
@@ -69,6 +72,22 @@ def as_pairs(
             yield stage, folding.record()
         except AdapterError as error:
             raise AdapterError(str(error).replace(str(stage), str(adapter))) from None
+
+
+def _require_sockets(
+    adapter: Path, name: str, method: Method, fields: Mapping[str, Any], ends: Ends | None
+) -> None:
+    """Raises: AdapterError where a bundle has no sockets for what a method's layers become."""
+    turns = method.socket == "turns"
+    if method.socket == "pair" or (ends is not None and (ends.has_turns if turns else ends.has_gains)):
+        group = fields.get("group_size") or PEFT_GROUP
+        if turns and ends is not None and group != ends.turn_group:
+            raise AdapterError(
+                f"{adapter} holds an adapter of {name} with group_size {group!r}, and this bundle has sockets for"
+                f" {ends.turn_group}: export its run itself, or {MERGE}"
+            )
+        return
+    raise AdapterError(f"{adapter} holds an adapter of {name}, which this bundle has no sockets for: {GAINS}")
 
 
 def own_files(folder: Path, folded: Folded | None) -> Path:
@@ -87,7 +106,7 @@ def _require_known(adapter: Path, fields: Mapping[str, Any]) -> None:
     kind, known = fields.get("peft_type"), ", ".join(METHODS)
     if kind != "LORA":
         raise AdapterError(
-            f"{adapter} holds an adapter of peft_type {kind!r}; served are LORA and, as LoRA pairs, {known}; {MERGE}"
+            f"{adapter} holds an adapter of peft_type {kind!r}; served are LORA and, folded, {known}; {MERGE}"
         )
 
 
@@ -120,21 +139,27 @@ class _Folding:
                 " `ptune add`, which reads them"
             )
         layers, rest = self._parted()
-        pairs = {
-            module: pair for module in layers if (pair := self._pair(module, layers[module])) is not None
+        updates = {
+            module: update
+            for module in layers
+            if (update := self._update(module, layers[module])) is not None
         }
         self._check_targets(layers)
-        if not pairs and not self._misfits:
+        if not updates and not self._misfits:
             self._misfits.add(f"it holds no layers of {self._name}", WEIGHTS)
         self._misfits.raise_for(self._adapter)
         shutil.copytree(self._adapter, stage, ignore=shutil.ignore_patterns(*LEFT_OUT, ORIGINAL))
         (stage / ORIGINAL).mkdir()
         for file in (CONFIG, WEIGHTS):
             shutil.copyfile(self._adapter / file, stage / ORIGINAL / file)
+        pairs = {module: (one.a, one.b) for module, one in updates.items() if one.rank and one.b is not None}
         write_json(stage / CONFIG, self._lora_config(pairs))
-        factors = {f"{PEFT_PREFIX}{module}.lora_A.weight": a for module, (a, _) in pairs.items()}
-        factors |= {f"{PEFT_PREFIX}{module}.lora_B.weight": b for module, (_, b) in pairs.items()}
-        write_tensors(stage / WEIGHTS, {**rest, **factors})
+        tensors = {f"{module}.lora_A.weight": a for module, (a, _) in pairs.items()}
+        tensors |= {f"{module}.lora_B.weight": b for module, (_, b) in pairs.items()}
+        for module, update in updates.items():
+            tensors |= {f"{module}.{kind}": gain for kind, gain in update.gains.items()}
+        named = {f"{PEFT_PREFIX}{name}": np.ascontiguousarray(array) for name, array in tensors.items()}
+        write_tensors(stage / WEIGHTS, {**rest, **named})
 
     def record(self) -> Folded:
         """What the adapter was, and what folding lost."""
@@ -171,8 +196,8 @@ class _Folding:
         except FormatError as error:
             raise AdapterError(str(error)) from None
 
-    def _pair(self, module: str, tensors: Mapping[str, Array]) -> tuple[Factor, Factor] | None:
-        """A layer's A and B; None where it has none."""
+    def _update(self, module: str, tensors: Mapping[str, Array]) -> Update | None:
+        """A layer's update with A and B; None where it has none."""
         socket = self._sockets.get(module)
         try:
             if socket is None:
@@ -193,10 +218,10 @@ class _Folding:
         except LayerError as misfit:
             self._misfits.add(str(misfit), module)
             return None
-        if update is None or update.b is None or not update.rank:
+        if update is None or update.b is None or not (update.rank or update.gains):
             return None
         self._count(update)
-        return update.a, update.b
+        return update
 
     def _bounded(self, module: str, update: Update, socket: Socket) -> Update | None:
         """An update of no more than the rank that is allowed. Raises: LayerError."""
@@ -206,17 +231,17 @@ class _Folding:
         if wanted is not None:
             near, lost, size = cut(update, min(wanted, most))
             self._lost[module] = lost, size
-            return near if size else None
+            return replace(near, gains=update.gains) if size or update.gains else None
         if update.b is None:
             raise LayerError(
                 f"{self._name} has no exact pair there of a lower rank than the layer's own ({most}); {CHOOSE_RANK}, or {MERGE}"
             )
-        return _narrowed(update, update.b)
+        return replace(_narrowed(update, update.b), gains=update.gains)
 
     def _count(self, update: Update) -> None:
         """Raises: AdapterError where the pairs grow beyond their limit: a small file may make large ones."""
         assert update.b is not None
-        self._bytes += update.a.nbytes + update.b.nbytes
+        self._bytes += sum(array.nbytes for array in (update.a, update.b, *update.gains.values()))
         most = self._limits.most_bytes
         if most is not None and self._bytes > most:
             raise AdapterError(
@@ -240,9 +265,10 @@ class _Folding:
     def _lora_config(self, pairs: Mapping[str, tuple[Factor, Factor]]) -> dict[str, Any]:
         """The adapter as LoRA whose alpha is its rank in each layer: B has the scale."""
         ranks = {module: len(a) for module, (a, _) in pairs.items()}
-        most = max(ranks.values())
+        most = max(ranks.values(), default=1)
         others = {module: rank for module, rank in ranks.items() if rank != most}
-        kept = {name: self._fields[name] for name in (*_KEPT, *REFUSED) if self._fields.get(name)}
+        refused = (name for name in REFUSED if name not in self._method.settled)
+        kept = {name: self._fields[name] for name in (*_KEPT, *refused) if self._fields.get(name)}
         return {
             **kept,
             "peft_type": "LORA",
@@ -256,7 +282,8 @@ class _Folding:
 
 
 def _finite(update: Update) -> Update:
-    if not np.isfinite(update.a).all() or (update.b is not None and not np.isfinite(update.b).all()):
+    arrays = [update.a, *([] if update.b is None else [update.b]), *update.gains.values()]
+    if not all(np.isfinite(array).all() for array in arrays):
         raise LayerError("what it adds to the layer is not finite")
     return update
 

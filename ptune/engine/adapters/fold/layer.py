@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -21,11 +21,13 @@ SAFE = "save it again with peft's save_pretrained"
 class Update:
     """What is added to a layer's weight [out, in]: b @ a, with all scales in it.
 
-    a [r, in], b [out, r]. Without b, a is the update itself [out, in]: it has no pair that is smaller.
+    a [r, in], b [out, r]. Without b, a is the update itself [out, in]: it has no pair that is smaller. gains: what scales the
+    layer beside that, by their kinds (`ptune.engine.adapters.gains`); they need a bundle with gains.
     """
 
     a: Factor
     b: Factor | None = None
+    gains: Mapping[str, Factor] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
@@ -37,12 +39,13 @@ class Update:
 class Base:
     """The weights that an adapter was trained on.
 
-    weight: of a layer, by its name in the transformers model, [out, in] in float32 (dequantised). quantized: whether they came
-    out of 8 or 4 bits.
+    weight: of a layer, by its name in the transformers model, [out, in] in float32 (dequantised). bias: likewise [out]; None where
+    it has none. quantized: whether they came out of 8 or 4 bits.
     """
 
     weight: Callable[[str], Factor]
     quantized: bool = False
+    bias: Callable[[str], Factor | None] = lambda _: None
 
 
 class LayerError(Exception):
@@ -102,6 +105,11 @@ class Layer(Generic[Settings]):
         """The base's own weight [out, in]."""
         assert self.base is not None
         return self.base.weight(self.name)
+
+    def bias(self) -> Factor | None:
+        """The base's own bias [out]; None where it has none."""
+        assert self.base is not None
+        return self.base.bias(self.name)
 
     def _found(self, name: str, shape: tuple[int | None, ...]) -> Array:
         found = self.tensors.get(name, self.shared.get(name))

@@ -1,4 +1,4 @@
-"""The table of PEFT types that are served as LoRA pairs: one row a type."""
+"""The table of PEFT types that are served as LoRA pairs, or as gains: one row a type."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ptune.engine.adapters.fold import (
     deft,
     delora,
     dense,
+    gains,
     gralora,
     hra,
     initialised,
@@ -30,7 +31,7 @@ class Method:
 
     tensors: of a layer, by the ends of their names. fold: makes its update of them. config: the settings that this takes.
     shared: tensors of all layers, by the ends of their names. needs_base: whether the update depends on the base's weights.
-    socket: what it becomes; everything here becomes a pair.
+    socket: what it becomes: a pair, or gains beside one. settled: settings that LoRA alone would be refused for.
     """
 
     tensors: tuple[str, ...]
@@ -38,7 +39,8 @@ class Method:
     config: type[LoraConfig] = LoraConfig
     shared: tuple[str, ...] = ()
     needs_base: bool = False
-    socket: Literal["pair"] = "pair"
+    socket: Literal["pair", "gains", "turns"] = "pair"
+    settled: tuple[str, ...] = ()
 
 
 _LOKR = tuple(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b"))
@@ -57,6 +59,7 @@ METHODS: Mapping[str, Method] = {
     "GRALORA": Method(_GRALORA, gralora.fold, gralora.GraloraConfig),
     "HIRA": Method(("hira_A", "hira_B"), dense.fold_hira, needs_base=True),
     "HRA": Method(("hra_u",), hra.fold, hra.HraConfig, needs_base=True),
+    "IA3": Method(("ia3_l",), gains.fold_ia3, gains.Ia3Config, socket="gains"),
     "LOHA": Method(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), loha.fold, loha.LycorisConfig),
     "LOKR": Method(_LOKR, lokr.fold, loha.LycorisConfig),
     "MISS": Method(("miss_block",), miss.fold, miss.MissConfig),
@@ -70,6 +73,7 @@ METHODS: Mapping[str, Method] = {
         dense.RandloraConfig,
         ("randlora_A", "randlora_B"),
     ),
+    "ROAD": Method(("road_theta", "road_alpha"), gains.fold_road, gains.RoadConfig, socket="turns"),
     "SHIRA": Method(("shira_weight", "shira_indices"), dense.fold_shira),
     "VBLORA": Method(_VBLORA, vblora.fold, vblora.VbloraConfig, ("vblora_vector_bank",)),
     "VERA": Method(("vera_lambda_b", "vera_lambda_d"), vera.fold, shared=("vera_A", "vera_B")),
@@ -82,10 +86,20 @@ INITIALISED: Mapping[str, Method] = {
 }
 """Of peft_type LORA, by init_lora_weights."""
 
+DORA = Method(
+    (*_LORA, "lora_magnitude_vector"),
+    gains.fold_dora,
+    gains.DoraConfig,
+    needs_base=True,
+    socket="gains",
+    settled=("use_dora",),
+)
+"""Of peft_type LORA with use_dora."""
+
 
 def is_initialised(fields: Mapping[str, Any]) -> bool:
     """Whether an adapter_config.json is of LoRA that peft begins, and loads, by taking a part out of the base's weights."""
-    return fields.get("peft_type") == "LORA" and method_of(fields)[1] is not None
+    return method_of(fields)[1] in INITIALISED.values()
 
 
 def method_of(fields: Mapping[str, Any]) -> tuple[str, Method | None]:
@@ -93,5 +107,7 @@ def method_of(fields: Mapping[str, Any]) -> tuple[str, Method | None]:
     kind, init = fields.get("peft_type"), fields.get("init_lora_weights")
     if kind == "LORA":
         method = INITIALISED.get(init) if isinstance(init, str) else None
+        if method is None and fields.get("use_dora"):
+            return "LORA (DoRA)", DORA
         return ("LORA" if method is None else f"LORA ({init})"), method
     return str(kind), METHODS.get(kind) if isinstance(kind, str) else None
