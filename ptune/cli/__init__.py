@@ -27,7 +27,7 @@ COMMANDS = {
     "tune": "search for better values of a recipe's fields, trial by trial; or for its learning rate",
     "evaluate": "measure a run or a bundle on held-out data: figures, baselines, worst errors, report.html",
     "compare": "one table of evaluated runs, and whether their differences are more than luck",
-    "export": "export a run (or a pretrained model) to an ONNX bundle, proved hop by hop",
+    "export": "export a run (or a pretrained model) to an ONNX bundle, or to GGUF, proved hop by hop",
     "verify": "prove a bundle again on this machine; or, with --url, anybody's server",
     "add": "add a PEFT adapter to a bundle",
     "merge": "merge a run's adapter into its base: a plain transformers folder",
