@@ -240,7 +240,22 @@ def test_a_run_merged(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_without_an_adapter(tmp_path: Path) -> None:
     base = build(tmp_path / "model", "qwen2")
-    assert main(["export", str(base), "--gguf", "--gguf-type", "F16", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                "export",
+                str(base),
+                "--gguf",
+                "--gguf-type",
+                "F16",
+                "--out",
+                str(tmp_path / "out"),
+                "--threads",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert read_export(tmp_path / "out").files.keys() == {"out.gguf", "Modelfile"}
 
 

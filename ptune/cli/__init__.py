@@ -31,6 +31,7 @@ COMMANDS = {
     "verify": "prove a bundle again on this machine; or, with --url, anybody's server",
     "add": "add a PEFT adapter to a bundle",
     "merge": "merge a run's adapter into its base: a plain transformers folder",
+    "push": "upload a run's adapter, a bundle or a GGUF export to a model hub, with its card and parity.json",
     "serve": "serve a bundle over HTTP, with a chat page",
     "chat": "open the chat page on a server that is running",
     "generate": "answer a file of prompts with a bundle",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -177,9 +177,3 @@ def finish(writer: gguf.GGUFWriter) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def tensors_of(reader: gguf.GGUFReader) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes [out, in] of a file's tensors."""
-    for tensor in reader.tensors:
-        yield tensor.name, tuple(int(size) for size in reversed(tensor.shape))
