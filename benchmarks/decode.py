@@ -6,7 +6,7 @@ same number of tokens whatever these say of an end, and take turns on the same n
 
 ptune         the engine: its thread, scheduler and sampling, all but HTTP; profile int8 (--profile), fp32 and int4
 ptune +N      the same with N rows under N different LoRA adapters, r16 on all linear layers, of random weights
-llama.cpp     its C interface straight, without its server or sampler (benchmarks.llama_cpp): Q8_0 of the same weights, and
+llama.cpp     its C interface straight, without its server or sampler (ptune.llama_cpp.library): Q8_0 of the same weights, and
               the Q4_1 file that the weights come from. The library of the xllamacpp wheel, or --llama-library libllama.so
 transformers  generate() in float32, sdpa
 genai         onnxruntime-genai, int4 by its own builder
@@ -63,10 +63,10 @@ from benchmarks.decode_tables import (
 )
 from benchmarks.gguf_files import SHAPES, source_file, write_q8_0, write_random
 from benchmarks.goals import Goal, Row, host, judged, keep, shown, warn_of_others
-from benchmarks.llama_cpp import system_info, wheel_library
 from benchmarks.sides import RESULTS, Measured, Ratio, interval, ratio
 from benchmarks.workers import Piece, Workers, disturbed
 from ptune.formats.bundle import Bundle
+from ptune.llama_cpp.library import system_info, wheel_library
 
 DATA = Path(__file__).parent / "data" / "chat.jsonl"
 PAIRS, NEW, TOKENS = 11, 64, 12_000

@@ -55,8 +55,8 @@ def quality(
 ) -> Work:
     """Compares profiles, and llama.cpp with some files on some of it, with fp32, one conversation after the other."""
     from benchmarks.decode_sides import open_engine
-    from benchmarks.llama_cpp import Llama
     from ptune.formats.bundle import BASE
+    from ptune.llama_cpp.library import Llama
 
     engines = {profile: open_engine(bundle, profile, threads) for profile in ("fp32", *profiles)}
     llamas = {name: Llama(library, file, threads, 1, LONGEST) for name, file in files.items() if library}

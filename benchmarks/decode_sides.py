@@ -94,8 +94,8 @@ def engine(bundle: Path, profile: str, threads: int) -> Work:
 
 
 def llama_cpp(library: Path, model: Path, threads: int) -> Work:
-    """llama.cpp's own interface, without its server (benchmarks.llama_cpp)."""
-    from benchmarks.llama_cpp import Llama
+    """llama.cpp's own interface, without its server (ptune.llama_cpp.library)."""
+    from ptune.llama_cpp.library import Llama
 
     llama = Llama(library, model, threads, ROWS, 2048)
 

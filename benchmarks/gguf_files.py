@@ -7,21 +7,10 @@ that both sides stand on the same dequantised weights, in the order of rows that
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
-
-_LAYERS = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 def source_file(model: str) -> Path:
@@ -34,6 +23,9 @@ def source_file(model: str) -> Path:
             f"{model} does not come as a GGUF file, so llama.cpp would not read the same weights"
         )
     return Path(source.path) / source.gguf
+
+
+_TYPE = ("general.file_type",)
 
 
 @dataclass(frozen=True)
@@ -59,6 +51,8 @@ def write_random(like: Path, shape: Shape, target: Path) -> Path:
     import gguf
     import numpy as np
 
+    from ptune.export.gguf.write import copy_fields, finish
+
     if target.is_file():
         return target
     own = {
@@ -72,7 +66,7 @@ def write_random(like: Path, shape: Shape, target: Path) -> Path:
     reader = gguf.GGUFReader(like)
     part = target.with_suffix(".part")
     writer = gguf.GGUFWriter(part, "llama")
-    _copy_fields(reader, writer, own)
+    copy_fields(reader, writer, own, without=_TYPE)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_1)
     drawn, kind = np.random.default_rng(0), gguf.GGMLQuantizationType.Q4_1
     vocabulary = next(int(one.shape[1]) for one in reader.tensors if one.name == "token_embd.weight")
@@ -82,7 +76,7 @@ def write_random(like: Path, shape: Shape, target: Path) -> Path:
         else:
             weights = drawn.standard_normal(size, np.float32) * np.float32(size[1] ** -0.5)
             writer.add_tensor(name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
-    _finish(writer)
+    finish(writer)
     part.rename(target)
     return target
 
@@ -110,12 +104,14 @@ def write_q8_0(source: Path, target: Path) -> Path:
     """Every matrix of a GGUF file dequantised and rounded to Q8_0; what is no matrix stays float32."""
     import gguf
 
+    from ptune.export.gguf.write import copy_fields, finish
+
     if target.is_file():
         return target
     reader = gguf.GGUFReader(source)
     part = target.with_suffix(".part")
     writer = gguf.GGUFWriter(part, str(_value(reader, "general.architecture")))
-    _copy_fields(reader, writer)
+    copy_fields(reader, writer, without=_TYPE)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     for tensor in reader.tensors:
         weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
@@ -124,68 +120,33 @@ def write_q8_0(source: Path, target: Path) -> Path:
             writer.add_tensor(tensor.name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
         else:
             writer.add_tensor(tensor.name, weights)
-    _finish(writer)
+    finish(writer)
     part.rename(target)
     return target
 
 
 def write_lora(folder: Path, source: Path, target: Path) -> Path:
-    """A folder that peft wrote, as the adapter of the model in `source`, in float32.
-
-    llama.cpp keeps the rows of q and k in another order (pairs that rotate together are neighbours), so B's rows move along.
-    """
-    import gguf
+    """A folder that peft wrote, as the adapter of the model in `source`, in float32."""
     from safetensors.numpy import load_file
+
+    from ptune.backbone.load import published_config
+    from ptune.backbone.locate import locate
+    from ptune.config.recipe import Backbone
+    from ptune.export.gguf.adapter import layers_of, write_adapter
+    from ptune.export.gguf.families import family_of
 
     if target.is_file():
         return target
-    reader = gguf.GGUFReader(source)
-    heads = {
-        "attn_q": int(_value(reader, "llama.attention.head_count")),
-        "attn_k": int(_value(reader, "llama.attention.head_count_kv")),
-    }
-    alpha = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["lora_alpha"]
+    config = published_config(Backbone(model=str(source)), locate(str(source)))
+    said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    names = (name.removeprefix("base_model.model.").rsplit(".", 2)[0] for name in tensors)
+    layers = layers_of(tensors, dict.fromkeys(names, said["lora_alpha"] / said["r"]))
     part = target.with_suffix(".part")
-    writer = gguf.GGUFWriter(part, str(_value(reader, "general.architecture")))
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(alpha))
-    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
-        _, _, layer, module = name.removeprefix("base_model.model.").split(".", 3)
-        module, factor, _ = module.rsplit(".", 2)
-        kind = _LAYERS[module]
-        if factor == "lora_B" and kind in heads:
-            tensor = _neighbours(tensor, heads[kind])
-        writer.add_tensor(f"blk.{layer}.{kind}.weight.{factor.lower()}", tensor)
-    _finish(writer)
+    write_adapter(part, layers, config, family_of(config), folder.name)
     part.rename(target)
     return target
 
 
-def _neighbours(weights: Any, heads: int) -> Any:
-    """Rows [heads, 2, half] in the order [heads, half, 2]."""
-    import numpy as np
-
-    rows, columns = weights.shape
-    parted = weights.reshape(heads, 2, rows // heads // 2, columns)
-    return np.ascontiguousarray(parted.swapaxes(1, 2).reshape(rows, columns))
-
-
-def _copy_fields(reader: Any, writer: Any, changed: Mapping[str, int] = MappingProxyType({})) -> None:
-    """What a file says besides its tensors, with other values for some."""
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
-            continue
-        sub = field.types[1] if len(field.types) > 1 else None
-        writer.add_key_value(name, changed.get(name, field.contents()), field.types[0], sub)
-
-
 def _value(reader: Any, name: str) -> Any:
     return reader.get_field(name).contents()
-
-
-def _finish(writer: Any) -> None:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

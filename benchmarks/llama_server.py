@@ -16,6 +16,8 @@ from pathlib import Path
 
 import httpx
 
+from ptune.llama_cpp.server import serve
+
 CONTEXT = 2048  # of each slot
 
 
@@ -27,27 +29,10 @@ def main() -> None:
     parser.add_argument("--lora", type=Path, nargs="*", default=[])
     parser.add_argument("--binary", type=Path)
     chosen = parser.parse_args()
-    (of_the_wheel if chosen.binary is None else of_a_binary)(chosen)
-
-
-def of_the_wheel(chosen: argparse.Namespace) -> None:
-    """Serves until the standard input ends."""
-    import xllamacpp
-
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(chosen.model)
-    parameters.n_parallel = chosen.slots
-    parameters.n_ctx = chosen.slots * CONTEXT
-    parameters.cpuparams.n_threads = chosen.threads
-    parameters.cpuparams_batch.n_threads = chosen.threads
-    parameters.verbosity = -1
-    parameters.ui = False
-    if chosen.lora:
-        parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in chosen.lora]
-        parameters.lora_init_without_apply = True  # each request names its own
-    server = xllamacpp.Server(parameters)
-    print(server.listening_address, flush=True)
-    sys.stdin.read()
+    if chosen.binary is None:
+        serve(chosen.model, chosen.slots, chosen.threads, CONTEXT, chosen.lora, on_request=True)
+    else:
+        of_a_binary(chosen)
 
 
 def of_a_binary(chosen: argparse.Namespace) -> None:

@@ -39,9 +39,9 @@ from benchmarks.decode import DATA, exported
 from benchmarks.decode_tables import MODEL
 from benchmarks.gguf_files import source_file, write_lora, write_q8_0
 from benchmarks.goals import Goal, Row, host, judged, keep, shown, warn_of_others
-from benchmarks.llama_cpp import system_info, wheel_library
 from benchmarks.sides import Measured, ratio
 from benchmarks.workers import Open, Piece, Workers, disturbed
+from ptune.llama_cpp.library import system_info, wheel_library
 
 PAIRS, NEW, STREAMS, WORDS = 11, 64, 16, 16
 ADAPTERS = 32  # as in benchmarks.decode, whose bundle and files are taken where they lie in --work

@@ -10,9 +10,12 @@ from tyro.conf import Positional
 
 from ptune.cli.parse import cores, listed, parse, say_next, shown
 from ptune.cli.result import tell
+from ptune.errors import UsageError
 from ptune.formats.bundle import CacheType
+from ptune.formats.gguf_export import ADAPTER_FILE, MODELFILE, GgufType
 
 if TYPE_CHECKING:
+    from ptune.config.recipe import Backbone
     from ptune.verify.proof import Proof
 
 
@@ -44,8 +47,12 @@ def export(
     kv_cache_dtype: CacheType = "float32",
     sockets: str = "",
     anyway: bool = False,
+    gguf: bool = False,
+    gguf_type: GgufType = "auto",
 ) -> int:
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
+
+    With --gguf: to GGUF files for llama.cpp and Ollama, proved in llama.cpp.
 
     A bundle that drifts from what was trained is refused, and nothing is left of it. A profile that does not say what fp32
     says is left out of the bundle, and the exit code is 1.
@@ -68,27 +75,80 @@ def export(
         sockets: `head,embedding,tokens,biases,gains,turns`: which of these adapters may bring to a chat model: LoRA of the output
             head, LoRA of the embedding, trained tokens, biases, gains (DoRA, IA3), turned pairs of outputs (RoAd). What the run's own adapter brings is always among them.
         anyway: Export a RUN that its evaluation found no better than a baseline.
+        gguf: Write what llama.cpp and Ollama read instead: a chat run's base and adapter (with --merge one model), and a Modelfile.
+        gguf_type: Type of the GGUF's weights. `auto` keeps a base that came as GGUF as it is, and is F16 for all others.
     """
-    from ptune import publish
     from ptune.config.recipe import Backbone
+
+    asked, ends = listed(profiles), listed(sockets)
+    name, threads = name or Path(source).resolve().name, threads or cores()
+    backbone = Backbone(
+        model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
+    )
+    if gguf or gguf_type != "auto":
+        _check_gguf(gguf, gguf_type, asked, kv_cache_dtype, ends)
+        out = out or Path("gguf") / name
+        return _to_gguf(backbone, name, out, gguf_type, merge, force, threads, anyway)
+    out = out or Path("bundles") / name
+    common = Common(force=force, threads=threads, profiles=asked, sockets=ends, cache=kv_cache_dtype)
+    return _to_bundle(backbone, name, out, merge, anyway, common)
+
+
+def _to_bundle(backbone: Backbone, name: str, out: Path, merge: bool, anyway: bool, common: Common) -> int:
+    """backbone: names the run or the model."""
+    from ptune import publish
     from ptune.formats.run import Run
 
-    folder = Path(source)
-    asked, ends = listed(profiles), listed(sockets)
-    name = name or folder.resolve().name
-    out = out or Path("bundles") / name
-    common = Common(
-        force=force, threads=threads or cores(), profiles=asked, sockets=ends, cache=kv_cache_dtype
-    )
-    if (folder / "run.json").is_file():
-        run = Run.open(folder)
+    if (Path(backbone.model) / "run.json").is_file():
+        run = Run.open(Path(backbone.model))
         proof = publish.export_run(run, out, name=name, merge=merge, anyway=anyway, **common)
     else:
-        backbone = Backbone(
-            model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
-        )
         proof = publish.export_backbone(backbone, out, **common)
     return _told(proof, out)
+
+
+def _check_gguf(
+    gguf: bool, kind: GgufType, profiles: tuple[str, ...], cache: CacheType, sockets: tuple[str, ...]
+) -> None:
+    """Raises: UsageError for options that do not go together: those of GGUF files and those of a bundle's graphs."""
+    if not gguf:
+        raise UsageError(f"--gguf-type {kind} is about GGUF files: add --gguf")
+    if profiles != ("fp32",) or cache != "float32" or sockets:
+        raise UsageError(
+            "--profiles, --kv-cache-dtype and --sockets are about bundles: leave them out beside --gguf"
+        )
+
+
+def _to_gguf(
+    backbone: Backbone,
+    name: str,
+    out: Path,
+    kind: GgufType,
+    merge: bool,
+    force: bool,
+    threads: int,
+    anyway: bool,
+) -> int:
+    """backbone: names the run or the model."""
+    from ptune.cli.proof_table import show
+    from ptune.formats.run import Run
+    from ptune.publish import gguf
+
+    folder = Path(backbone.model)
+    if (folder / "run.json").is_file():
+        run = Run.open(folder)
+        proof = gguf.export_run(
+            run, out, name=name, kind=kind, merge=merge, force=force, threads=threads, anyway=anyway
+        )
+    else:
+        proof = gguf.export_backbone(backbone, out, kind=kind, force=force, threads=threads)
+    show(proof)
+    tell(gguf=out)
+    print(f"gguf: {shown(out)}")
+    if (out / ADAPTER_FILE).is_file():
+        print("Ollama from 0.34.1 on is said to refuse ADAPTER: for these, export with --merge")
+    say_next(f"ollama create {name} -f {shown(out / MODELFILE)}")
+    return 0
 
 
 def _told(proof: Proof, out: Path) -> int:

@@ -17,6 +17,7 @@
       answer        tokens of the adapter's greedy continuation
       tokens        for each of these a few token ids: itself first, then those that the adapter and the base find most likely
       log_probs     variant -> for each position the log-probabilities (nats) of `tokens` there
+    hops            beside a GGUF export: what was measured of its files, hop by hop
     digest          SHA-256 of everything else, as `digest_of` has it
 
 Readers refuse another major format and ignore fields that they do not know.
@@ -32,7 +33,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ptune.errors import FormatError
-from ptune.formats.bundle import BaseIdentity, parse
+from ptune.formats.bundle import BaseIdentity, Hop, parse
 from ptune.formats.request_defaults import Variable
 from ptune.formats.whole_write import read_json, sha256_of, write_text
 
@@ -83,6 +84,7 @@ class Parity(_Record):
     variants: tuple[str, ...]
     texts: dict[int, str]
     prompts: tuple[ParityPrompt, ...] = Field(min_length=1)
+    hops: tuple[Hop, ...] = ()
 
 
 def scale_of(variant: str) -> float | None:

@@ -15,14 +15,15 @@ from ptune.formats.whole_write import read_json, whole_folder
 from ptune.progress import say
 
 
-def check_place(out: Path, force: bool) -> None:
-    """Raises: UsageError if `out` exists and may not be replaced."""
+def check_place(out: Path, force: bool, record: str = "manifest.json") -> None:
+    """Raises: UsageError if `out` exists and may not be replaced. record: the file by which an earlier export is known."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
+    what = "bundle" if record == "manifest.json" else "GGUF export"
     try:
-        read_json(out / "manifest.json")
+        read_json(out / record)
     except FormatError:
-        raise UsageError(f"{out} exists and is not a bundle: choose another --out") from None
+        raise UsageError(f"{out} exists and is not a {what}: choose another --out") from None
     if not force:
         raise UsageError(f"{out} exists already: choose another --out, or replace it with --force")
 

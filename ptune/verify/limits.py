@@ -19,3 +19,15 @@ INT4_KEPT_KL, INT4_KEPT_TOP1 = 0.005, 0.95
 INT4_KL, INT4_TOP1 = 0.05, 0.88
 CACHE_KL, CACHE_TOP1 = 0.005, 0.95  # for keys and values in int8 against float32, of the same graph
 HELD_TOKENS = 10_000  # compared between a decoder's graphs
+# torch against llama.cpp on the same, dequantised weights. llama.cpp keeps keys and values in float16, rounds activations to it
+# beside weights in F16, and to 8 bits beside quantised ones, as our int8 does, whose limit this is. SmolLM2, base and with an
+# adapter: F32 2e-6 and 6e-7, F16 4e-6 and 2e-6, Q8_0 .0050 and .0031, Q4_1 .0059 and .0032
+LLAMA_CPP_FLOAT_KL, LLAMA_CPP_FLOAT_TOP1 = 2e-4, 0.97
+LLAMA_CPP_KL, LLAMA_CPP_TOP1 = PROFILE_KL, 0.93
+# Relative L2 of the adapter's effect, beside float and quantised weights. SmolLM2: F32 .002, F16 .003, Q8_0 and Q4_1 .11; an
+# adapter that is left out, doubled or halved is .5 or more off
+LLAMA_CPP_FLOAT_LIVENESS, LLAMA_CPP_LIVENESS = 0.03, 0.3
+GGUF_KL = {
+    "F16": (0.001, 0.98),
+    "Q8_0": (PROFILE_KL, PROFILE_TOP1),
+}  # of rounding the weights; 4 bits: INT4_KL, INT4_TOP1

@@ -12,13 +12,13 @@ from ptune.methods.lora import Lora
 from support.tiny_models import conversations, write_jsonl
 
 
-def trained(folder: Path) -> Run:
-    """Trains an adapter of FOLDER/model into FOLDER/run."""
+def trained(folder: Path, model: str = "model") -> Run:
+    """Trains an adapter of FOLDER/model into FOLDER/run. model: the base's name in the folder, if another one."""
     write_jsonl(folder / "data.jsonl", conversations(24))
     recipe = Recipe(
         task=Chat(),
         method=Lora(r=4),
-        backbone=Backbone(model=str(folder / "model"), dtype="float32"),
+        backbone=Backbone(model=str(folder / model), dtype="float32"),
         data=Data(files=(folder / "data.jsonl",), validation_share=0.3),
         train=Train(max_steps=3, lr=2e-2, batch_size=4),
     )
