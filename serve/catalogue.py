@@ -107,7 +107,7 @@ class Catalogue:
             "owned_by": "ptune",
             "root": self._bundle,
             "parent": None if name == BASE else BASE,
-            "max_model_len": self._engine.context,
+            "max_model_len": self._engine.context - (0 if record is None else record.virtual_tokens),
             "fingerprint": self.answered_by(name),
             "source": base.source,
             "task": record.task if record is not None else TRANSLATION if translates else CHAT,

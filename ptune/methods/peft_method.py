@@ -71,7 +71,7 @@ class PeftMethod(Spec):
     @property
     def beside(self) -> bool:
         """Whether the adapter is served beside its base. Others are served merged, if at all."""
-        return self.plain or self.folds
+        return self.plain or self.folds or self.virtual_tokens
 
     def apply(
         self, model: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ptune.backbone.prompt_cache import prompt_cache
 from ptune.engine.adapters.fold.layer import Base, Factor
 from ptune.formats.bundle import Bundle
 
@@ -21,4 +22,7 @@ def base_weights(bundle: Bundle, model: Callable[[], nn.Module]) -> Base:
         found = layer.weight.detach().float().cpu()
         return np.ascontiguousarray((found.T if isinstance(layer, Conv1D) else found).numpy())
 
-    return Base(weight, quantized=bundle.manifest.base.quantize != "none")
+    def prompt(embeddings: Factor) -> list[tuple[Factor, Factor]]:
+        return prompt_cache(model(), embeddings)
+
+    return Base(weight, bundle.manifest.base.quantize != "none", prompt)

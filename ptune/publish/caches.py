@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from ptune.errors import ParityError, UsageError
-from ptune.formats.bundle import FLOAT_CACHE, INT8_CACHE, INT8_CACHE_BARE, Bundle, CacheType
+from ptune.formats.bundle import (
+    FLOAT_CACHE,
+    INT8_CACHE,
+    INT8_CACHE_BARE,
+    INT8_CACHE_SCALES,
+    Bundle,
+    CacheType,
+)
 from ptune.progress import say
 from ptune.publish.figures import refuse_drift
 from ptune.publish.golden import record_golden
@@ -55,7 +62,7 @@ def prove_caches(
 
 
 def _remove(bundle: Bundle, profile: str, cache: CacheType) -> None:
-    for name in (INT8_CACHE, INT8_CACHE_BARE):
+    for name in (INT8_CACHE, INT8_CACHE_BARE, INT8_CACHE_SCALES):
         bundle.graph_path(profile).with_name(name).unlink(missing_ok=True)
     bundle.golden_file(profile, cache).unlink(missing_ok=True)
     enter_caches(bundle, profile, ())

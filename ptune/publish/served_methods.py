@@ -9,13 +9,19 @@ from ptune.publish.publishable import FinishedRun
 
 
 def refuse_unserved(run: FinishedRun, kind: Kind, *, merge: bool) -> None:
-    """Raises: UsageError for an adapter that is no low-rank update, where it is not to be merged or cannot be."""
+    """Raises: UsageError for an adapter that is neither a low-rank update nor virtual tokens, where it is not to be merged, or cannot
+    be."""
     method, folder = run.recipe.method, run.files.folder
     if not run.files.has_adapter or not isinstance(method, PeftMethod) or method.plain:
         return
     name, in_peft = type(method).__name__, f"load {folder}/adapter in PEFT"
-    if method.folds and not merge:
+    if method.beside and not merge:
         return
+    if method.virtual_tokens:
+        raise UsageError(
+            f"{folder} was trained by {name}, whose virtual tokens cannot be merged: ptune export {folder} serves them beside"
+            " their base"
+        )
     if not method.mergeable:
         raise UsageError(
             f"{folder} was trained by {name}, whose adapters ptune neither merges nor serves: {in_peft}"

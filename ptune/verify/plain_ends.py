@@ -1,5 +1,5 @@
-"""What else an adapter changes, at a decoder's ends and in biases, as peft's own modules hold it, and as a graph's plainest
-inputs."""
+"""What else an adapter changes, before a text, at a decoder's ends and in biases, as peft's own modules hold it, and as a graph's
+plainest inputs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
+from ptune.backbone.prompt_cache import prompt_cache
 from ptune.engine.adapters.lora import Adapter
 from ptune.formats.signature import LORA_ONES, Ends, Signature
 from ptune.parity import Array
@@ -27,12 +28,33 @@ EVERY = 3  # tokens of a probe of which one is replaced by a token of the adapte
 
 @dataclass(frozen=True)
 class PlainEnds:
-    """An adapter's own tokens, its LoRA of the embedding, and whether the first rank of its factors is a bias."""
+    """An adapter's own tokens, its LoRA of the embedding, whether the first rank of its factors is a bias, and its virtual tokens."""
 
     rows: Mapping[int, Array] = field(default_factory=dict)  # token -> its embedding [width]
     columns: Mapping[int, Array] = field(default_factory=dict)  # token -> its column of the head [width]
     low_rank: Pair | None = None  # [vocab, r], [r, width]
     biased: bool = False
+    prefix: Mapping[str, Array] = field(
+        default_factory=dict
+    )  # cache input -> [kv_heads, virtual tokens, dim]
+
+    @property
+    def before(self) -> int:
+        """Number of virtual tokens."""
+        return next((cache.shape[1] for cache in self.prefix.values()), 0)
+
+    @classmethod
+    def of_prompt(cls, model: PeftModel, signature: Signature) -> PlainEnds:
+        """The virtual tokens of the active adapter, which stands before every text."""
+        with torch.no_grad():
+            prompt = model.get_prompt(1)
+        if isinstance(prompt, torch.Tensor):
+            sides = prompt_cache(model.get_base_model(), prompt[0].float().cpu().numpy())
+        else:
+            sides = [(one.keys[0].float().numpy(), one.values[0].float().numpy()) for one in prompt.layers]
+        tokens = int(model.active_peft_config.num_virtual_tokens)
+        flat = [_filled(side, tokens) for layer in sides for side in layer]
+        return cls(prefix=dict(zip(signature.past_names(), flat, strict=True)))
 
     @classmethod
     def of_peft(cls, model: PeftModel, vocab: int) -> PlainEnds:
@@ -50,6 +72,8 @@ class PlainEnds:
     def of_engine(cls, adapter: Adapter) -> PlainEnds:
         """As the engine has read them from the adapter's files."""
         changes = adapter.ends
+        if adapter.prefix is not None:
+            return cls(prefix=adapter.prefix.caches)
         if changes is None:
             return cls(biased=adapter.biased)
         rows = dict(zip(changes.row_ids.tolist(), changes.rows, strict=True))
@@ -125,6 +149,11 @@ class PlainEnds:
             )
 
         return [replace(probe, ids=mixed(probe.ids)) for probe in probes]
+
+
+def _filled(side: Array, tokens: int) -> Array:
+    """Keys or values of all virtual tokens: a sliding window has forgotten the first ones, which no token behind them sees."""
+    return np.pad(side, ((0, 0), (tokens - side.shape[1], 0), (0, 0)))
 
 
 def _own(module: nn.Module, adapter: str, vocab: int) -> dict[int, Array]:

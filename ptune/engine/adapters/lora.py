@@ -14,6 +14,7 @@ from ptune.engine.adapters.biases import read_biases, with_biases
 from ptune.engine.adapters.ends import EndChanges, is_copy, read_ends
 from ptune.engine.adapters.misfits import Misfits
 from ptune.engine.adapters.peft_config import BIASES, MERGE, PEFT_PREFIX, SOCKETS, LoraConfig, read_config
+from ptune.engine.adapters.prefix import FILE, Prefix, read_prefix, stands_before
 from ptune.engine.adapters.safetensors import float32_bytes, read_tensors
 from ptune.errors import AdapterError, FormatError
 from ptune.formats.seq2seq import Seq2SeqSignature
@@ -52,6 +53,7 @@ class Adapter:
     bytes: int
     ends: EndChanges | None = None  # what it changes at the ends of a decoder, beside its head's factors
     biased: bool = False  # the first rank of its factors is a bias (`ptune.engine.adapters.biases`)
+    prefix: Prefix | None = None  # what it puts before every text, in place of factors
 
 
 def load_adapter(
@@ -65,6 +67,9 @@ def load_adapter(
     still contain, with their shapes.
     Raises: AdapterError that lists everything about it that does not fit the base or cannot be served.
     """
+    if isinstance(signature, Signature) and stands_before(folder):
+        before = read_prefix(folder, signature)
+        return Adapter(folder.name, 0, {}, before.bytes, prefix=before)
     encodes = isinstance(signature, EncoderSignature)
     prefix = signature.prefix if isinstance(signature, EncoderSignature) else ""
     served = signature.ends if isinstance(signature, Signature) else None
@@ -115,6 +120,8 @@ def weights_of(folder: Path) -> dict[str, Factor]:
 def factor_bytes(folder: Path, ends: Ends | None = None) -> int:
     """Memory of a PEFT folder's tensors, in bytes, without copies of the base's ends. Raises: AdapterError, as `weights_of`."""
     try:
+        if stands_before(folder):
+            return float32_bytes(folder / FILE)
         whole = ends is None or bool(read_json(folder / "adapter_config.json").get("modules_to_save"))
 
         def counts(tensor: str) -> bool:

@@ -46,7 +46,7 @@ class BatchLayout:
         self.answers = [
             (cells // width, np.searchsorted(self.wanted, cells % width)) for cells in wanted_cells
         ]
-        adapters = [chunk.sequence.adapter for chunk in chunks]
+        adapters = [chunk.sequence.plugged for chunk in chunks]
         adapted = [adapter is not None for adapter in adapters]
         self._lora = {"lora_mask": self._marked(flat, adapted, window.rank, slice(None))}
         if window.biases:
@@ -109,7 +109,7 @@ class BatchLayoutCache:
         """Returns the layout of the step's run-th part."""
         # A window holds its adapters weakly; a freed one is in no window, so its id means nothing here.
         key = [
-            (chunk.sequence.slot, len(chunk), chunk.wanted.start, id(chunk.sequence.adapter))
+            (chunk.sequence.slot, len(chunk), chunk.wanted.start, id(chunk.sequence.plugged))
             for chunk in chunks
         ]
         last = self._last.get(run)

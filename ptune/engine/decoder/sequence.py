@@ -16,17 +16,21 @@ if TYPE_CHECKING:
     from ptune.errors import PtuneError
 
 
+VIRTUAL = -1  # id of virtual tokens, which have none
+
+
 @dataclass(eq=False)
 class TokenSequence:
     """One sequence on its way through the engine, a `ptune.engine.job.Job`. Subclasses decide how its logits are used."""
 
-    tokens: list[int]  # prompt and output so far
-    adapter: Adapter | None = None  # None = the bare base
+    tokens: list[int]  # its adapter's virtual tokens, prompt and output so far
+    adapter: Adapter | None = None  # None = the bare base; set by `begin`
     all_logits: bool = False  # needs the logits of every token, not only of the newest
     tenant: str = ""  # pays for the computation
     weight: float = 1.0  # of the tenant, relative to others
     deadline_s: float = math.inf  # on the engine's clock
     most_tokens: int = sys.maxsize  # that it may ever have
+    virtual: int = field(default=0, init=False)  # number of virtual tokens among `tokens`
     slot: int | None = field(default=None, init=False)  # its slot in the cache while it runs
     cached: int = field(default=0, init=False)  # number of `tokens` that have been computed
     cancelled: bool = field(default=False, init=False)  # any thread may set it; obeyed before the next step
@@ -47,6 +51,25 @@ class TokenSequence:
         """This sequence and those that are admitted, preempted and finished with it. Each needs a slot; only this one is
         in the scheduler's queues."""
         return (self,)
+
+    @property
+    def text(self) -> list[int]:
+        """Its tokens without the virtual ones."""
+        return self.tokens[self.virtual :]
+
+    @property
+    def plugged(self) -> Adapter | None:
+        """Its adapter, if that has factors, which a step multiplies its tokens by."""
+        return None if self.adapter is None or self.adapter.prefix is not None else self.adapter
+
+    def begin(self, adapter: Adapter | None) -> None:
+        """Gives it its adapter, and the virtual tokens that this puts before it: they are never computed, but copied into its
+        slot (`ptune.engine.decoder.slots`)."""
+        self.adapter = adapter
+        if adapter is not None and adapter.prefix is not None and self.tokens:
+            self.virtual = adapter.prefix.tokens
+            self.tokens = [VIRTUAL] * self.virtual + self.tokens
+            self.most_tokens += self.virtual
 
     @property
     def uncached(self) -> int:

@@ -2,7 +2,8 @@
 
 A slot keeps its content until another sequence needs the slot. A new sequence that shares a prefix with that content, under
 the same adapter, continues in the slot; where the slot is busy or holds more than the prefix, it gets a copy. As a token's
-numbers do not depend on what it was computed with, this changes no answer.
+numbers do not depend on what it was computed with, this changes no answer. Virtual tokens of an adapter are never computed:
+they are copied from the adapter where no slot has them.
 
 What slots have in memory is counted in positions of the cache, and never more than the budget: sequences take what they need
 of what kept prefixes hold, from the ends of those that were freed longest ago.
@@ -19,6 +20,7 @@ from ptune.engine.decoder.cache_budget import CacheBudget
 
 if TYPE_CHECKING:
     from ptune.engine.adapters.lora import Adapter
+    from ptune.engine.adapters.prefix import Prefix
     from ptune.engine.decoder.sequence import TokenSequence
 
 WORTH_A_COPY = 16  # tokens
@@ -29,6 +31,8 @@ Copy = Callable[[int, int, int, int], None]
 """Copies cached tokens between slots: source, target, first position, position after the last."""
 Cut = Callable[[int, int], None]
 """Gives the memory of a slot behind a position back."""
+Put = Callable[[int, "Prefix"], None]
+"""Copies keys and values of virtual tokens into a slot, from its first position on."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,9 @@ class Slots:
         copy: Copy,
         cut: Cut = lambda *_: None,
         budget: CacheBudget = CacheBudget(),
+        put: Put = lambda *_: None,
     ) -> None:
-        self._copy, self._cut_memory = copy, cut
+        self._copy, self._cut_memory, self._put = copy, cut, put
         self._budget = budget
         self._held = [0] * count  # positions of each slot that are in memory, at most
         self._free: dict[int, Kept | None] = dict.fromkeys(
@@ -111,7 +116,19 @@ class Slots:
         if shared and source != slot:
             self._copy(source, slot, 0, shared)
         sequence.slot, sequence.cached = slot, shared
-        self.reused += shared
+        self.reused += max(0, shared - sequence.virtual)
+        if shared < sequence.virtual:
+            self.restart(sequence)
+
+    def restart(self, sequence: TokenSequence) -> None:
+        """Lets a sequence with a slot begin anew: behind its virtual tokens, which are put there."""
+        sequence.cached = 0
+        if sequence.virtual:
+            assert sequence.slot is not None
+            assert sequence.adapter is not None
+            assert sequence.adapter.prefix is not None
+            self._put(sequence.slot, sequence.adapter.prefix)
+            sequence.cached = sequence.virtual
 
     def fork(self, source: TokenSequence, target: TokenSequence) -> None:
         """Makes a sequence a copy of another, up to its cached tokens. Both have slots; only the difference is copied."""
@@ -123,6 +140,7 @@ class Slots:
         if start < len(tokens):
             self._copy(source.slot, target.slot, start, len(tokens))
         target.tokens, target.cached, target.billed_tokens = tokens, len(tokens), source.billed_tokens
+        target.virtual = source.virtual
 
     def give_back(self, sequence: TokenSequence) -> None:
         """Frees a sequence's slot, which keeps its content."""

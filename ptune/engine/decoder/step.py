@@ -55,7 +55,7 @@ class Step:
     def _run(self, chunks: Sequence[Chunk], at: int) -> list[Logits]:
         """Runs the graph once, for the step's at-th part."""
         window = self._lora_slots.of(
-            {chunk.sequence.adapter for chunk in chunks if chunk.sequence.adapter is not None}
+            {chunk.sequence.plugged for chunk in chunks if chunk.sequence.plugged is not None}
         )
         layout = self._layouts.of(chunks, window, at)
         inputs, grouped = layout.inputs(chunks)

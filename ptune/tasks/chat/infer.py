@@ -225,7 +225,9 @@ class ChatModel:
             **{one.name: sampling.pop(one.name) for one in fields(TokenOptions) if one.name in sampling}
         )
         beams = _beams(sampling)
-        room = max(1, self.engine.context - len(prompt))  # the engine refuses a prompt that leaves no room
+        room = max(
+            1, self.engine.longest(adapter=adapter) - len(prompt)
+        )  # the engine refuses a prompt that leaves no room
         request = Request(
             prompt=tuple(prompt),
             adapter=adapter,
