@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from support.prompt_adapters import KINDS, Alone, install_prompt, save_prompt
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Beams, Request
+from ptune.engine.decoder.sequence import Chunk
+from ptune.engine.decoder.step import Logits
 from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE, Bundle
@@ -107,34 +110,56 @@ def test_prompt_tokens_beams_and_choices_are_those_of_pefts_model(made: Made) ->
         assert best[-1].score == pytest.approx(score, abs=LIMIT)
 
 
-def test_answers_survive_preemption_and_a_failed_step(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory for two or three of six sequences; and a step that fails, after which every slot is written anew."""
+def test_answers_survive_preemption(made: Made) -> None:
+    """Memory for two or three of seven requests, one of which is a search."""
     asked = [
-        Request(tuple(ids), name, GREEDY, max_tokens=40)
-        for ids, name in zip(prompts(6, seed=3), [*KINDS, BASE, "prompt"], strict=True)
+        Request(tuple(ids), name, GREEDY, max_tokens=40, beams=Beams(2) if at == 1 else None)
+        for at, (ids, name) in enumerate(
+            zip(prompts(7, seed=3), [*KINDS, BASE, "prompt", "p_tuning"], strict=True)
+        )
     ]
     with opened(made) as engine:
         expected = engine.generate_all(asked)
-    per_token = made.bundle.decoder.cache_bytes_per_token()
-    with opened(made, kv_bytes=200 * per_token) as engine:
+    with opened(made, kv_bytes=400 * made.bundle.decoder.cache_bytes_per_token()) as engine:
         assert engine.generate_all(asked) == expected
         assert engine.stats().preempted
+
+
+def test_after_a_failed_step_they_are_written_anew(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [Request((*range(9, 40), 5 + at), "projected", GREEDY, max_tokens=4) for at in range(4)]
+    asked = [*asked, *(Request((*range(9, 50), 5 + at), "prompt", GREEDY, max_tokens=4) for at in range(2))]
+    with opened(made) as engine:
+        expected = engine.generate_all(asked)
     with opened(made) as engine:
         step, calls = engine._step, []
 
-        def failing(chunks: object) -> object:
-            calls.append(1)
-            if len(calls) == 9:
+        def failing(chunks: Sequence[Chunk]) -> list[Logits]:
+            calls.append(len(chunks))
+            if len(calls) == 2:
                 engine._cache.window(0, 6)["past_value.0"][:] = 7.0  # it could have written anywhere
                 raise RuntimeError("out of order")
-            return step(chunks)  # type: ignore[arg-type]
+            return step(chunks)
 
         monkeypatch.setattr(engine, "_step", failing)
-        first, *rest = engine.generate_all(asked)
-        again = engine.generate_all(asked)
-    answered = [[first, *rest][at] for at in range(6) if [first, *rest][at][-1].finish != "error"]
-    assert all(answer in expected for answer in answered)
-    assert again == expected
+        found = engine.generate_all(asked)
+    assert calls[1] < len(asked)
+    lived = [at for at, answer in enumerate(found) if answer[-1].finish != "error"]
+    assert lived
+    assert [found[at] for at in lived] == [expected[at] for at in lived]
+
+
+def test_drafts_change_no_answer(made: Made) -> None:
+    """The base as a draft model of its own, and text that repeats itself."""
+    asked = [
+        Request(tuple(ids * 3), name, GREEDY, max_tokens=24)
+        for ids, name in zip(prompts(6, seed=6), [*KINDS, BASE, "prompt"], strict=True)
+    ]
+    with opened(made, num_speculative_tokens=0) as engine:
+        expected = engine.generate_all(asked)
+    for options in ({"draft_model": made.bundle.folder}, {"num_speculative_tokens": 16}):
+        with opened(made, **options) as engine:
+            assert engine.generate_all(asked) == expected
+            assert engine.stats().drafted
 
 
 def test_virtual_tokens_count_for_the_context_and_not_for_the_prompt(made: Made) -> None:
