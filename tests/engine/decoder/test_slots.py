@@ -109,6 +109,16 @@ def test_virtual_tokens_are_put_where_no_slot_has_all_of_them() -> None:
     beside = sequence(20, adapter)  # shares text, too
     assert (beside.cached, copied, slots.reused) == (39, [(0, 1, 0, 39)], 19)
     slots.give_back(beside)
+    twin = TokenSequence([])  # another beam
+    twin.begin(adapter)
+    slots.allocate(twin)
+    assert (twin.tokens, twin.cached, len(put)) == ([], 0, 1)
+    slots.fork(first, twin)
+    slots.give_back(twin)
+    slots.allocate(twin)  # after it was preempted
+    assert (twin.virtual, twin.tokens) == (20, first.tokens)
+    assert twin.cached >= 20
+    slots.give_back(twin)
     slots.give_back(first)
     base = sequence(60, None)  # takes the other slot, and memory from the end of the first
     base.cached = 60

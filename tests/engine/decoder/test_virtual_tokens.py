@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from support.int8_cache import give_int8_cache
 from support.prompt_adapters import KINDS, Alone, install_prompt, save_prompt
 
 from ptune.engine.adapters.folder import install
+from ptune.engine.decoder.draft_model import DraftModel
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Beams, Request
 from ptune.engine.decoder.sequence import Chunk
@@ -110,17 +111,15 @@ def test_prompt_tokens_beams_and_choices_are_those_of_pefts_model(made: Made) ->
         assert best[-1].score == pytest.approx(score, abs=LIMIT)
 
 
-def test_answers_survive_preemption(made: Made) -> None:
-    """Memory for two or three of seven requests, one of which is a search."""
+@pytest.mark.parametrize("beams", [None, Beams(3)])
+def test_answers_survive_preemption(made: Made, beams: Beams | None) -> None:
     asked = [
-        Request(tuple(ids), name, GREEDY, max_tokens=40, beams=Beams(2) if at == 1 else None)
-        for at, (ids, name) in enumerate(
-            zip(prompts(7, seed=3), [*KINDS, BASE, "prompt", "p_tuning"], strict=True)
-        )
+        Request(tuple(ids), name, GREEDY, max_tokens=60, beams=beams)
+        for ids, name in zip(prompts(6, seed=3), [*KINDS, BASE, "prompt"], strict=True)
     ]
-    with opened(made) as engine:
+    with opened(made, max_rows=12) as engine:
         expected = engine.generate_all(asked)
-    with opened(made, kv_bytes=400 * made.bundle.decoder.cache_bytes_per_token()) as engine:
+    with opened(made, max_rows=12, kv_bytes=600 * made.bundle.decoder.cache_bytes_per_token()) as engine:
         assert engine.generate_all(asked) == expected
         assert engine.stats().preempted
 
@@ -148,8 +147,18 @@ def test_after_a_failed_step_they_are_written_anew(made: Made, monkeypatch: pyte
     assert [found[at] for at in lived] == [expected[at] for at in lived]
 
 
-def test_drafts_change_no_answer(made: Made) -> None:
+def test_drafts_change_no_answer(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The base as a draft model of its own, and text that repeats itself."""
+
+    def read_by(model: DraftModel) -> Callable[[Sequence[Chunk]], list[Logits]]:
+        step = model._step
+
+        def checked(chunks: Sequence[Chunk]) -> list[Logits]:
+            assert min(min(chunk.tokens) for chunk in chunks) >= 0  # it knows no virtual tokens
+            return step(chunks)
+
+        return checked
+
     asked = [
         Request(tuple(ids * 3), name, GREEDY, max_tokens=24)
         for ids, name in zip(prompts(6, seed=6), [*KINDS, BASE, "prompt"], strict=True)
@@ -158,8 +167,11 @@ def test_drafts_change_no_answer(made: Made) -> None:
         expected = engine.generate_all(asked)
     for options in ({"draft_model": made.bundle.folder}, {"num_speculative_tokens": 16}):
         with opened(made, **options) as engine:
+            if (model := engine._drafts._model) is not None:
+                monkeypatch.setattr(model, "_step", read_by(model))
             assert engine.generate_all(asked) == expected
             assert engine.stats().drafted
+            assert engine._drafts._model is model
 
 
 def test_virtual_tokens_count_for_the_context_and_not_for_the_prompt(made: Made) -> None:
