@@ -116,7 +116,8 @@ def test_keys_and_values_that_are_not_the_adapters_are_found(
     from ptune.verify import probes as probing
 
     probing.save(probing.of_examples([], ChatCodec.open(bundle.codec_path)), bundle.folder)
-    right = base_weights.prompt_cache
+    from ptune.backbone.prompt_cache import prompt_cache as right
+
     monkeypatch.setattr(
         base_weights,
         "prompt_cache",

@@ -46,10 +46,19 @@ def install_prompt(bundle: Bundle, loaded: Loaded, folder: Path, name: str) -> N
 
 
 class Alone:
-    """A base and an adapter in plain transformers and peft, without anything else."""
+    """A base and an adapter, or a sum of LoRA adapters, in plain transformers and peft, without anything else."""
 
-    def __init__(self, base: Path, adapter: Path | None) -> None:
+    def __init__(self, base: Path, adapter: Path | None, *summed: tuple[Path, float]) -> None:
         self.model = with_peft(base, adapter)
+        if summed:
+            self.model = with_peft(base, summed[0][0])
+            assert isinstance(self.model, peft.PeftModel)
+            names = ["default", *(f"other{at}" for at in range(1, len(summed)))]
+            for name, (folder, _) in zip(names[1:], summed[1:], strict=True):
+                self.model.load_adapter(str(folder), name)
+            factors = [factor for _, factor in summed]
+            self.model.add_weighted_adapter(names, factors, "sum", combination_type="cat")
+            self.model.set_adapter("sum")
 
     @torch.no_grad()
     def logits(self, ids: list[int]) -> Array:

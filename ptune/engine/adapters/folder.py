@@ -62,6 +62,7 @@ def install(
                 files=hashes(part),
                 rank=checked.rank,
                 virtual_tokens=0 if checked.prefix is None else checked.prefix.tokens,
+                in_sums=checked.is_update,
                 folded=folded,
                 base=trained_on,
                 added=datetime.now(UTC).date().isoformat(),

@@ -55,6 +55,12 @@ class Adapter:
     biased: bool = False  # the first rank of its factors is a bias (`ptune.engine.adapters.biases`)
     prefix: Prefix | None = None  # what it puts before every text, in place of factors
 
+    @property
+    def is_update(self) -> bool:
+        """Whether it only adds to what layers give, so that it can be scaled: it brings no tokens of its own, virtual or not."""
+        own = self.ends is not None and bool(len(self.ends.row_ids) or len(self.ends.column_ids))
+        return self.prefix is None and not own
+
 
 def load_adapter(
     folder: Path,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Unpack
 
 from ptune.engine.adapters.lora import Adapter, factor_bytes, load_adapter
+from ptune.engine.adapters.sums import combined
 from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
@@ -71,6 +72,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             self._load,
             lambda folder, _: factor_bytes(folder, self.signature.ends),
             base_answers=True,
+            combine=combined,
         )
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
         self._cache = cache

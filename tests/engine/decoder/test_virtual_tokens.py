@@ -25,8 +25,9 @@ from ptune.parity import log_softmax
 
 LIMIT = 5e-4  # of a log-probability
 GREEDY = Sampling(temperature=0)
-LORA = "wide"
-NAMES = [BASE, LORA, *KINDS]
+LORA, OTHER = "wide", "narrow"
+SUM = "wide+0.5*narrow"
+NAMES = [BASE, LORA, SUM, *KINDS]
 VIRTUAL = {name: options["num_virtual_tokens"] for name, (_, options) in KINDS.items()}
 
 
@@ -41,11 +42,15 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     place = tmp_path_factory.mktemp(request.param)
     base, loaded, bundle = tiny_bundle(place, request.param)
     folders = {LORA: peft_folder(base, place / LORA, seed=1, spread=0.5)}
-    install(bundle, folders[LORA], LORA)
+    folders[OTHER] = peft_folder(base, place / OTHER, seed=2, r=2, use_rslora=True)
+    for name in (LORA, OTHER):
+        install(bundle, folders[name], name)
     for seed, kind in enumerate(KINDS):
         folders[kind] = save_prompt(base, place / kind, kind, seed=seed)
         install_prompt(bundle, loaded, folders[kind], kind)
-    return Made(bundle, {name: Alone(base, folders.get(name)) for name in NAMES})
+    alone = {name: Alone(base, folders.get(name)) for name in NAMES if name != SUM}
+    alone[SUM] = Alone(base, None, (folders[LORA], 1.0), (folders[OTHER], 0.5))
+    return Made(bundle, alone)
 
 
 def opened(made: Made, **options: object) -> closing[Engine]:
@@ -86,7 +91,7 @@ def test_greedy_tokens_are_pefts_and_their_bits_the_same_in_any_company(made: Ma
         expected = made.alone[one.adapter].greedy([*one.prompt], 6)
         for answer in answers:
             assert [token.id for token in answer] == expected
-            if one.adapter != LORA:  # whose products are of one row or of several
+            if one.adapter not in (LORA, SUM):  # whose products are of one row or of several
                 assert answer == answers[0]
 
 
