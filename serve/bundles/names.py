@@ -54,7 +54,9 @@ class UnloadedBundle:
     def record(self, name: str) -> AdapterRecord:
         """An adapter's record. Raises: RequestError(404) where it is damaged, or was removed from the disk."""
         bundle = self.bundle
-        (name, _), *_ = parts_of(name, bundle.manifest.adapters) or ((name, 1.0),)  # a sum is described by its first part
+        (name, _), *_ = parts_of(name, bundle.manifest.adapters) or (
+            (name, 1.0),
+        )  # a sum is described by its first part
         place = (name, bundle.manifest.adapters.get(name))
         if place in self._records:
             return self._records[place]
