@@ -119,7 +119,10 @@ class AdapterRecord(_Record):
     files: dict[str, str] = Field(default_factory=dict)  # file name -> SHA-256
     rank: int = 0  # largest over the sockets
     virtual_tokens: int = 0  # that it puts before every text
-    in_sums: bool = True  # whether it can be a part of a sum: not with tokens of its own, virtual or not
+    in_sums: bool = (
+        True  # whether it can be a part of a sum: not with tokens of its own, or with an invocation
+    )
+    invocation: tuple[int, ...] = ()  # aLoRA: tokens that it acts from on, where they stand last in a prompt
     folded: Folded | None = None  # None: it is LoRA as PEFT saved it
     vocab_size: int | None = None  # tokens that it knows, if it brings some that the base lacks
     new_tokens: tuple[NewToken, ...] = ()  # tokens that the base's tokenizer lacks

@@ -78,7 +78,11 @@ class Gate:
         """The same under one name."""
         parts = plugs(self.bundle, name)
         room = self.bundle.decoder.context - parts[1].before
-        texts = [(ids[:room], start) for ids, start in own_parts(self.held) if start < min(len(ids), room)]
+        texts = [
+            (parts[1].invoked(ids[:room], start), start)
+            for ids, start in own_parts(self.held)
+            if start < min(len(ids), room)
+        ]
         sides: list[tuple[Form | None, Iterator[Array]]] = []
         if graph is not None:
             sides.append((None, logprobs(graph, texts, *parts)))

@@ -73,7 +73,7 @@ class PlainGraph:
             "query_seqlens": np.array([tokens], np.int32),
             "capacity": np.array(before + tokens, np.int32),
             "logits_indices": np.array(wanted, np.int64),
-            "lora_mask": np.ones((1, tokens, rank), np.float32),
+            "lora_mask": np.repeat(of_ends.acts(ids), rank).reshape(1, tokens, rank).astype(np.float32),
         }
         entries = {entry.name: entry.type for entry in self.session.get_inputs()}
         for layer, cache in enumerate(self.signature.cache):

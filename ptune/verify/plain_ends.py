@@ -28,7 +28,8 @@ EVERY = 3  # tokens of a probe of which one is replaced by a token of the adapte
 
 @dataclass(frozen=True)
 class PlainEnds:
-    """An adapter's own tokens, its LoRA of the embedding, whether the first rank of its factors is a bias, and its virtual tokens."""
+    """An adapter's own tokens, its LoRA of the embedding, whether the first rank of its factors is a bias, its virtual tokens, and the
+    tokens from whose last place on it acts."""
 
     rows: Mapping[int, Array] = field(default_factory=dict)  # token -> its embedding [width]
     columns: Mapping[int, Array] = field(default_factory=dict)  # token -> its column of the head [width]
@@ -37,11 +38,26 @@ class PlainEnds:
     prefix: Mapping[str, Array] = field(
         default_factory=dict
     )  # cache input -> [kv_heads, virtual tokens, dim]
+    invocation: tuple[int, ...] = ()
 
     @property
     def before(self) -> int:
         """Number of virtual tokens."""
         return next((cache.shape[1] for cache in self.prefix.values()), 0)
+
+    def acts(self, ids: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether the adapter acts on each of these tokens."""
+        size = len(self.invocation)
+        if not size:
+            return np.ones(len(ids), np.bool_)
+        places = [at for at in range(len(ids) - size + 1) if tuple(ids[at : at + size]) == self.invocation]
+        acts: NDArray[np.bool_] = np.arange(len(ids)) >= max(places, default=len(ids))
+        return acts
+
+    def invoked(self, ids: Sequence[int], at: int) -> tuple[int, ...]:
+        """The same number of tokens with the invocation among them, at an index if it fits there; as they are where there is none."""
+        at = max(0, min(at, len(ids) - len(self.invocation)))
+        return (*ids[:at], *self.invocation, *ids[at + len(self.invocation) :])[: len(ids)]
 
     @classmethod
     def of_prompt(cls, model: PeftModel, signature: Signature) -> PlainEnds:
@@ -66,7 +82,12 @@ class PlainEnds:
             b = embedding.lora_embedding_B[adapter] * embedding.scaling[adapter]
             pair = embedding.lora_embedding_A[adapter], b
             low_rank = tuple(side.detach().float().T.contiguous().cpu().numpy() for side in pair)
-        return cls(_own(embedding, adapter, vocab), _own(head, adapter, vocab), low_rank)
+        return cls(
+            _own(embedding, adapter, vocab),
+            _own(head, adapter, vocab),
+            low_rank,
+            invocation=tuple(model.active_peft_config.alora_invocation_tokens or ()),
+        )
 
     @classmethod
     def of_engine(cls, adapter: Adapter) -> PlainEnds:
@@ -75,7 +96,7 @@ class PlainEnds:
         if adapter.prefix is not None:
             return cls(prefix=adapter.prefix.caches)
         if changes is None:
-            return cls(biased=adapter.biased)
+            return cls(biased=adapter.biased, invocation=adapter.invocation)
         rows = dict(zip(changes.row_ids.tolist(), changes.rows, strict=True))
         columns = dict(zip(changes.column_ids.tolist(), changes.columns.T, strict=True))
         return cls(rows, columns, changes.low_rank, adapter.biased)
@@ -124,7 +145,7 @@ class PlainEnds:
             inputs[ends.own_columns] = np.ascontiguousarray(columns.T)[None]
         if ends.has_biases:
             inputs[LORA_ONES] = np.zeros((1, len(ids), rank), np.float32)
-            inputs[LORA_ONES][..., :1] = self.biased
+            inputs[LORA_ONES][0, :, 0] = self.biased * self.acts(ids)
         return inputs
 
     def logits(self, computed: Array, vocab: int) -> Array:
@@ -138,8 +159,13 @@ class PlainEnds:
         return logits
 
     def probes(self, probes: Sequence[Probe]) -> Sequence[Probe]:
-        """The probes with tokens of the adapter's own among theirs; as they are where it has none."""
+        """The probes with tokens of the adapter's own, or its invocation, among theirs; as they are where it has none."""
         own = sorted(self.rows)
+        if self.invocation:
+            middle = [probe.wanted[len(probe.wanted) // 2] for probe in probes]
+            return [
+                replace(one, ids=self.invoked(one.ids, at)) for one, at in zip(probes, middle, strict=True)
+            ]
         if not own:
             return probes
 

@@ -253,10 +253,8 @@ def _lora_reference(
         wrapped = PeftModel.from_pretrained(model, str(folder))
         try:
             factors = peft_factors(lora_layers(wrapped), str(wrapped.active_adapter))
-            if signature.ends is None:
-                return Expected(logprobs(wrapped, probes), probes, factors)
             ends = PlainEnds.of_peft(wrapped, signature.vocab_size)
-            if signature.ends.has_biases:
+            if signature.ends is not None and signature.ends.has_biases:
                 plain, factors = factors, with_peft_biases(factors, wrapped, before, signature.sockets)
                 ends = replace(ends, biased=factors is not plain)
             own = ends.probes(probes)

@@ -98,6 +98,7 @@ class Engine:
 
     def longest(self, beams: int = 1, adapter: str = "base") -> int:
         return self.context
+
     signature = SimpleNamespace(vocab_size=260)
     vocab_size = staticmethod(lambda adapter: 260)
 

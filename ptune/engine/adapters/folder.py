@@ -63,6 +63,7 @@ def install(
                 rank=checked.rank,
                 virtual_tokens=0 if checked.prefix is None else checked.prefix.tokens,
                 in_sums=checked.is_update,
+                invocation=checked.invocation,
                 folded=folded,
                 base=trained_on,
                 added=datetime.now(UTC).date().isoformat(),

@@ -54,12 +54,15 @@ class Adapter:
     ends: EndChanges | None = None  # what it changes at the ends of a decoder, beside its head's factors
     biased: bool = False  # the first rank of its factors is a bias (`ptune.engine.adapters.biases`)
     prefix: Prefix | None = None  # what it puts before every text, in place of factors
+    invocation: tuple[
+        int, ...
+    ] = ()  # tokens from which on it acts, where they stand last in a prompt; none: it always does
 
     @property
     def is_update(self) -> bool:
-        """Whether it only adds to what layers give, so that it can be scaled: it brings no tokens of its own, virtual or not."""
+        """Whether it only adds to what layers give, everywhere, so that it can be scaled: it brings no tokens of its own."""
         own = self.ends is not None and bool(len(self.ends.row_ids) or len(self.ends.column_ids))
-        return self.prefix is None and not own
+        return self.prefix is None and not own and not self.invocation
 
 
 def load_adapter(
@@ -80,7 +83,8 @@ def load_adapter(
     prefix = signature.prefix if isinstance(signature, EncoderSignature) else ""
     served = signature.ends if isinstance(signature, Signature) else None
     try:
-        config, problems = read_config(folder, with_head=encodes, ends=served)
+        invoked = isinstance(signature, Signature)
+        config, problems = read_config(folder, with_head=encodes, ends=served, invoked=invoked)
     except FormatError as error:
         raise AdapterError(str(error)) from None
     tensors = weights_of(folder)
@@ -94,6 +98,9 @@ def load_adapter(
         if signature.ends.has_biases:
             tensors, biases = read_biases(tensors, config, signature, misfits)
         tensors, ends = read_ends(tensors, config, signature, misfits)
+    invocation = tuple(config.alora_invocation_tokens or ())
+    if invocation and ends is not None:
+        misfits.add("aLoRA acts on layers alone, and not on the embedding or single tokens", folder.name)
     modules = _paired(tensors, misfits, needed=ends is None and not biases)
     sockets = {f"{prefix}{socket.name}": socket for socket in signature.sockets}
     _check(modules, config, sockets, misfits)
@@ -112,6 +119,7 @@ def load_adapter(
         bytes=sum(a.nbytes + b.nbytes for a, b in factors.values()) + (0 if ends is None else ends.bytes),
         ends=ends,
         biased=bool(biases),
+        invocation=invocation,
     )
 
 

@@ -29,8 +29,7 @@ def record_of(found: AdapterSum, records: Sequence[AdapterRecord], widest: int) 
     """
     for record in records:
         if not record.in_sums:
-            what = "virtual tokens" if record.virtual_tokens else "rows of tokens of its own"
-            raise _refused(f"adapter {record.name!r} brings {what}, and is no part of a sum")
+            raise _refused(f"adapter {record.name!r} {_more(record)}, and is no part of a sum")
     rank, most = sum(record.rank for record in records), max(LEAST_WIDE, WIDER * widest)
     if rank > most:
         raise _refused(f"the sum {found.name!r} has rank {rank}, and here sums have up to {most}")
@@ -51,7 +50,7 @@ def combined(name: str, parts: Sequence[Part]) -> Adapter:
     """The sum of the parts' updates. Raises: AdapterError for parts that are more than updates."""
     for part, _ in parts:
         if not part.is_update:
-            raise AdapterError(f"adapter {part.name!r} brings tokens of its own, and is no part of a sum")
+            raise AdapterError(f"adapter {part.name!r} is more than an update, and is no part of a sum")
     biased = any(part.biased for part, _ in parts)
     sockets = dict.fromkeys(socket for part, _ in parts for socket in part.factors)
     factors = {
@@ -110,6 +109,13 @@ def _ends(parts: Sequence[Part]) -> EndChanges | None:
 def _side_by_side(pairs: Iterable[Pair]) -> Pair:
     a, b = zip(*pairs, strict=True)
     return np.ascontiguousarray(np.concatenate(a, 1)), np.ascontiguousarray(np.concatenate(b))
+
+
+def _more(record: AdapterRecord) -> str:
+    """How an adapter is more than an update."""
+    if record.virtual_tokens:
+        return "brings virtual tokens"
+    return "acts from its invocation on" if record.invocation else "brings rows of tokens of its own"
 
 
 def _refused(message: str) -> RequestError:

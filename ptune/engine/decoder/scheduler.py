@@ -118,7 +118,10 @@ class Scheduler:
                 Chunk(sequence, sequence.cached, 1, drafts.get(sequence, ()), rooms.get(sequence, 0))
                 for sequence in generating
             ),
-            *(Chunk(sequence, sequence.cached, count) for sequence, count in counts.items()),
+            *(
+                Chunk(sequence, sequence.cached, sequence.before_it_acts(count))
+                for sequence, count in counts.items()
+            ),
         ]
 
     def computed(self, chunks: list[Chunk], seconds: float | None = None) -> None:
@@ -161,7 +164,7 @@ class Scheduler:
         for sequence, draft in drafts.items():
             if draft and not self.slots.grow(sequence, len(draft)):
                 drafts[sequence] = ()
-        adapters = {sequence.plugged for sequence in generating} - {None}
+        adapters = {sequence.plugged(sequence.cached) for sequence in generating} - {None}
         worth = WORTH_MIXED if len(adapters) > 1 else WORTH
         return drafts if sum(map(len, drafts.values())) >= worth * len(generating) else {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 VIRTUAL = -1  # id of virtual tokens, which have none
+NEVER = sys.maxsize  # index of a token that does not come
 
 
 @dataclass(eq=False)
@@ -31,6 +33,7 @@ class TokenSequence:
     deadline_s: float = math.inf  # on the engine's clock
     most_tokens: int = sys.maxsize  # that it may ever have
     virtual: int = field(default=0, init=False)  # number of virtual tokens among `tokens`
+    invoked: int = field(default=NEVER, init=False)  # index in `tokens` of its adapter's last invocation
     slot: int | None = field(default=None, init=False)  # its slot in the cache while it runs
     cached: int = field(default=0, init=False)  # number of `tokens` that have been computed
     cancelled: bool = field(default=False, init=False)  # any thread may set it; obeyed before the next step
@@ -58,14 +61,29 @@ class TokenSequence:
         return self.tokens[self.virtual :]
 
     @property
-    def plugged(self) -> Adapter | None:
-        """Its adapter, if that has factors, which a step multiplies its tokens by."""
-        return None if self.adapter is None or self.adapter.prefix is not None else self.adapter
+    def acts_from(self) -> int:
+        """Index in `tokens` from which on its adapter acts; before that they are computed with the bare base."""
+        if self.adapter is None:
+            return NEVER
+        return self.invoked if self.adapter.invocation else 0
+
+    def plugged(self, at: int) -> Adapter | None:
+        """Its adapter, if that has factors, which a step multiplies the token at an index by."""
+        if self.adapter is None or self.adapter.prefix is not None or at < self.acts_from:
+            return None
+        return self.adapter
+
+    def before_it_acts(self, count: int) -> int:
+        """So many of the next tokens, or fewer: those that are all computed with its adapter, or all without."""
+        left = self.acts_from - self.cached
+        return min(count, left) if left > 0 else count
 
     def begin(self, adapter: Adapter | None) -> None:
-        """Gives it its adapter, and the virtual tokens that this puts before it: they are never computed, but copied into its
-        slot (`ptune.engine.decoder.slots`)."""
+        """Gives it its adapter, finds where that is invoked, and adds the virtual tokens that it puts before a text: they are never
+        computed, but copied into its slot (`ptune.engine.decoder.slots`)."""
         self.adapter = adapter
+        if adapter is not None and adapter.invocation:
+            self.invoked = last_start(self.tokens, adapter.invocation)
         if adapter is not None and adapter.prefix is not None and self.tokens:
             self.virtual = adapter.prefix.tokens
             self.tokens = [VIRTUAL] * self.virtual + self.tokens
@@ -131,6 +149,11 @@ class Chunk:
         return [*self.sequence.tokens[self.start : self.start + self.count], *self.draft]
 
     @property
+    def plugged(self) -> Adapter | None:
+        """The adapter whose factors its tokens meet."""
+        return self.sequence.plugged(self.start)
+
+    @property
     def newest(self) -> bool:
         """Whether the chunk reaches the sequence's newest token, whose logits choose the next one."""
         return self.start + self.count == len(self.sequence.tokens)
@@ -139,3 +162,10 @@ class Chunk:
     def wanted(self) -> range:
         """The chunk's columns whose logits are needed."""
         return range(0 if self.sequence.all_logits else self.count - self.newest, len(self))
+
+
+def last_start(tokens: Sequence[int], sought: Sequence[int]) -> int:
+    """Where a sequence of tokens stands last in others; NEVER where it does not."""
+    size = len(sought)
+    places = range(len(tokens) - size, -1, -1)
+    return next((at for at in places if tuple(tokens[at : at + size]) == tuple(sought)), NEVER)

@@ -1,7 +1,7 @@
 """Slots of the KV cache and the prefixes they hold: a prefix that was computed before is not computed again.
 
 A slot keeps its content until another sequence needs the slot. A new sequence that shares a prefix with that content, under
-the same adapter, continues in the slot; where the slot is busy or holds more than the prefix, it gets a copy. As a token's
+the same adapter, or where neither's adapter acts yet, continues in the slot; where the slot is busy or holds more than the prefix, it gets a copy. As a token's
 numbers do not depend on what it was computed with, this changes no answer. Virtual tokens of an adapter are never computed:
 they are copied from the adapter where no slot has them.
 
@@ -11,6 +11,7 @@ of what kept prefixes hold, from the ends of those that were freed longest ago.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,14 @@ class Kept:
 
     tokens: list[int]
     adapter: weakref.ref[Adapter] | None  # weak: kept tokens keep no adapter in memory; None = the bare base
+    acts_from: int  # as of the sequence
+
+    def shared_with(self, sequence: TokenSequence) -> int:
+        """Most tokens that have the same keys and values in a sequence that begins with the same ones."""
+        adapter = None if self.adapter is None else self.adapter()
+        if self.adapter is not None and adapter is None:
+            return min(self.acts_from, sequence.acts_from)  # its adapter is gone
+        return _alike(adapter, self.acts_from, sequence)
 
 
 class Slots:
@@ -140,14 +149,14 @@ class Slots:
         if start < len(tokens):
             self._copy(source.slot, target.slot, start, len(tokens))
         target.tokens, target.cached, target.billed_tokens = tokens, len(tokens), source.billed_tokens
-        target.virtual = source.virtual
+        target.virtual, target.invoked = source.virtual, source.invoked
 
     def give_back(self, sequence: TokenSequence) -> None:
         """Frees a sequence's slot, which keeps its content."""
         assert sequence.slot is not None
         del self._busy[sequence.slot]
         adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)
-        self._keep(sequence.slot, Kept(sequence.tokens[: sequence.cached], adapter))
+        self._keep(sequence.slot, Kept(sequence.tokens[: sequence.cached], adapter, sequence.acts_from))
         sequence.slot = None
 
     def clear(self) -> None:
@@ -160,32 +169,31 @@ class Slots:
         longest = self._best(sequence)[1] + WORTH_A_COPY - 1
         best = None
         for other in self._busy.values():
-            if other.adapter is sequence.adapter and other.tenant == sequence.tenant and other.uncached > 1:
-                shared = common(other.tokens, sequence.tokens, _findable(sequence))
+            if other.tenant == sequence.tenant and other.uncached > 1:
+                most = min(_findable(sequence), _alike(other.adapter, other.acts_from, sequence))
+                shared = common(other.tokens, sequence.tokens, most)
                 if shared > longest and shared > other.cached:
                     best, longest = (other, shared), shared
         return best
 
     def _best(self, sequence: TokenSequence) -> tuple[int, int]:
         """Finds the slot that shares the longest prefix with a sequence; and its length in tokens."""
-        most = _findable(sequence)
+        findable = _findable(sequence)
         best, longest = -1, 0
-        for slot, tokens in self._contents(sequence.adapter):
-            shared = common(tokens, sequence.tokens, most)
+        for slot, tokens, most in self._contents(sequence):
+            shared = common(tokens, sequence.tokens, min(most, findable))
             if shared > longest:
                 best, longest = slot, shared
         return best, longest
 
-    def _contents(self, adapter: Adapter | None) -> Iterator[tuple[int, Sequence[int]]]:
-        """Yields the content of each slot under an adapter, free slots first."""
+    def _contents(self, sequence: TokenSequence) -> Iterator[tuple[int, Sequence[int], int]]:
+        """Yields the content of each slot, free slots first, and how much of it at most is the same in a sequence."""
         for slot, kept in self._free.items():
-            if kept is not None and (None if kept.adapter is None else kept.adapter()) is adapter:
-                if adapter is None and kept.adapter is not None:
-                    continue  # its adapter is gone; this is not the base's
-                yield slot, kept.tokens
+            if kept is not None and (most := kept.shared_with(sequence)):
+                yield slot, kept.tokens, most
         for slot, other in self._busy.items():
-            if other.adapter is adapter:
-                yield slot, other.tokens[: other.cached]
+            if most := _alike(other.adapter, other.acts_from, sequence):
+                yield slot, other.tokens[: other.cached], most
 
     def _beside(self, source: int) -> int:
         """Positions that a new sequence can have while a free slot keeps what it holds."""
@@ -222,6 +230,13 @@ class Slots:
         """Whether a free slot may lose what it holds beyond the shared tokens."""
         kept = self._free[slot]
         return kept is None or len(kept.tokens) - shared < WORTH_A_COPY
+
+
+def _alike(adapter: Adapter | None, acts_from: int, sequence: TokenSequence) -> int:
+    """How many first tokens, if they are the same, have the same keys and values under an adapter as in a sequence."""
+    if adapter is sequence.adapter and acts_from == sequence.acts_from:
+        return sys.maxsize
+    return min(acts_from, sequence.acts_from)
 
 
 def _findable(sequence: TokenSequence) -> int:

@@ -54,9 +54,7 @@ class Step:
 
     def _run(self, chunks: Sequence[Chunk], at: int) -> list[Logits]:
         """Runs the graph once, for the step's at-th part."""
-        window = self._lora_slots.of(
-            {chunk.sequence.plugged for chunk in chunks if chunk.sequence.plugged is not None}
-        )
+        window = self._lora_slots.of({chunk.plugged for chunk in chunks if chunk.plugged is not None})
         layout = self._layouts.of(chunks, window, at)
         inputs, grouped = layout.inputs(chunks)
         if self._end_inputs is not None:
