@@ -129,3 +129,20 @@ def test_keys_and_values_that_are_not_the_adapters_are_found(
     save_file({"past_key.0": np.zeros((2, 3, 16), np.float32)}, lora / "prefix.safetensors")
     record = install(Bundle.open(bundle.folder), lora, "lora")
     assert (record.rank, record.virtual_tokens) == (4, 0)
+
+
+def test_an_adapter_with_an_invocation_is_added(tmp_path: Path) -> None:
+    base, _, _ = tiny_bundle(tmp_path)
+    publish.export_backbone(Backbone(model=str(base)), tmp_path / "b", threads=1)
+    folder = peft_folder(base, tmp_path / "judge", spread=0.3, alora_invocation_tokens=[40, 41])
+    record = publish.add(tmp_path / "b", folder, "judge", threads=1)
+    assert (record.parity, record.invocation, record.in_sums) == ("measured", (40, 41), False)
+    hops = {hop.name: hop for hop in record.hops}
+    assert {*SERVED} <= {*hops}, [*hops]
+    assert all(hop.passed for hop in record.hops)
+    assert not (tmp_path / "b" / "adapters" / "judge" / "parity.json").exists()
+    ids = [5, 6, 7, 40, 41, 9, 300]
+    with closing(ptune.load(tmp_path / "b", threads=1)) as model:
+        (found,) = model.engine.logits([ids], ["judge"])
+    expected = log_softmax(Alone(base, folder).logits(ids))
+    assert np.abs(log_softmax(found) - expected).max() < 5e-4

@@ -83,10 +83,10 @@ def test_up_to_the_invocation_the_bases_cache_is_used(made: Made) -> None:
     text = np.random.default_rng(5).integers(60, 600, 40).tolist()
     called = [*text, *CALL, 70, 71]
     with closing(Engine.open(made.bundle, threads=1, max_rows=4, replay_golden=False)) as engine:
-        fresh = engine.generate_all([Request(tuple(called), "judge", GREEDY, max_tokens=5, logprobs=2)])
+        fresh = engine.generate_all([Request(tuple(called), "judge", GREEDY, max_tokens=25, logprobs=2)])
     with closing(Engine.open(made.bundle, threads=1, max_rows=4, replay_golden=False)) as engine:
         engine.generate_all([Request(tuple(text), BASE, GREEDY, max_tokens=2)])
-        shared = engine.generate_all([Request(tuple(called), "judge", GREEDY, max_tokens=5, logprobs=2)])
+        shared = engine.generate_all([Request(tuple(called), "judge", GREEDY, max_tokens=25, logprobs=2)])
         assert engine.stats().reused == 40
         engine.generate_all([Request((*text, *OTHER, 9), "writer", GREEDY, max_tokens=2)])
         assert engine.stats().reused == 80
