@@ -64,6 +64,16 @@ class PeftMethod(Spec):
         return False
 
     @property
+    def unforeseen(self) -> str:
+        """What of it `ptune plan` cannot follow, in words; empty where it follows a step."""
+        return "" if self.followed else f"method {type(self).__name__}"
+
+    @property
+    def one_text(self) -> bool:
+        """Whether each example takes a row of its own, as what is trained depends on where a text begins and ends."""
+        return self.virtual_tokens
+
+    @property
     def plain(self) -> bool:
         """Whether the update of a layer is x A B as it is saved."""
         return False

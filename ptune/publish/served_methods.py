@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ptune.errors import UsageError
 from ptune.kinds import SEQ2SEQ, Kind
+from ptune.methods.lora import Lora
 from ptune.methods.peft_method import PeftMethod
 from ptune.publish.publishable import FinishedRun
 
@@ -12,6 +13,11 @@ def refuse_unserved(run: FinishedRun, kind: Kind, *, merge: bool) -> None:
     """Raises: UsageError for an adapter that is neither a low-rank update nor virtual tokens, where it is not to be merged, or cannot
     be."""
     method, folder = run.recipe.method, run.files.folder
+    if merge and isinstance(method, Lora) and method.invocation and run.files.has_adapter:
+        raise UsageError(
+            f"{folder} was trained with method.invocation, before which its adapter is off, so it cannot be merged: ptune export"
+            f" {folder} serves it beside its base"
+        )
     if not run.files.has_adapter or not isinstance(method, PeftMethod) or method.plain:
         return
     name, in_peft = type(method).__name__, f"load {folder}/adapter in PEFT"
