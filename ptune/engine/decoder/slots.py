@@ -1,9 +1,9 @@
 """Slots of the KV cache and the prefixes they hold: a prefix that was computed before is not computed again.
 
 A slot keeps its content until another sequence needs the slot. A new sequence that shares a prefix with that content, under
-the same adapter, or where neither's adapter acts yet, continues in the slot; where the slot is busy or holds more than the prefix, it gets a copy. As a token's
-numbers do not depend on what it was computed with, this changes no answer. Virtual tokens of an adapter are never computed:
-they are copied from the adapter where no slot has them.
+the same adapter, or where neither's adapter acts yet, continues in the slot; where the slot is busy or holds more than the
+prefix, it gets a copy. As a token's numbers do not depend on what it was computed with, this changes no answer. Virtual tokens
+of an adapter are never computed: they are copied from the adapter where no slot has them.
 
 What slots have in memory is counted in positions of the cache, and never more than the budget: sequences take what they need
 of what kept prefixes hold, from the ends of those that were freed longest ago.

@@ -193,6 +193,20 @@ def test_virtual_tokens_count_for_the_context_and_not_for_the_prompt(made: Made)
                 engine.logits([[5] * (context - count + 1)], [name])
 
 
+def test_an_adapter_that_grew_meanwhile_answers_nobody_beyond_the_context(made: Made) -> None:
+    with opened(made) as engine:
+        record = engine.record("prompt")
+        assert record is not None
+        engine._registry._records["prompt"] = record.model_copy(update={"virtual_tokens": 0})
+        request = Request((5, 6), "prompt", GREEDY, max_tokens=engine.context - 2)
+        (token,) = engine.generate_all([request])[0]
+        assert (token.finish, "replaced by one with more virtual tokens" in str(token.error)) == (
+            "error",
+            True,
+        )
+        assert len(engine.generate_all([Request((5, 6), "prompt", GREEDY, max_tokens=2)])[0]) == 2
+
+
 def test_a_cache_in_int8_holds_them_rounded_by_its_own_scales(made: Made) -> None:
     give_int8_cache(made.bundle, ids=())
     ids, names = prompts(12, seed=5), [[*KINDS, BASE, LORA][at % 6] for at in range(12)]
