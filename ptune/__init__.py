@@ -26,6 +26,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from ptune.api.chat import ChatModel as ChatModel
+    from ptune.api.combine import combine as combine
     from ptune.api.encoder import EncoderModel as EncoderModel
     from ptune.api.evaluate import Evaluation as Evaluation
     from ptune.api.evaluate import evaluate as evaluate
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "api.chat": "ChatModel",
+    "api.combine": "combine",
     "api.encoder": "EncoderModel",
     "api.evaluate": "Evaluation evaluate",
     "api.export": "export",

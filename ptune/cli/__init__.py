@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "export a run (or a pretrained model) to an ONNX bundle, proved hop by hop",
     "verify": "prove a bundle again on this machine; or, with --url, anybody's server",
     "add": "add a PEFT adapter to a bundle",
+    "combine": "combine adapters of one base into one",
     "merge": "merge a run's adapter into its base: a plain transformers folder",
     "serve": "serve a bundle over HTTP, with a chat page",
     "chat": "open the chat page on a server that is running",

@@ -20,6 +20,7 @@ def compare(
     runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN…")],
     html: Path | None = None,
     seed: int = 0,
+    weights: bool = False,
 ) -> int:
     """Puts evaluated runs into one table and tests whether they differ from the first by more than luck.
 
@@ -30,7 +31,11 @@ def compare(
         runs: Folders of runs that `ptune evaluate` has measured; the first is what the others are compared with.
         html: Write the table as a page, too.
         seed: Of the bootstrap.
+        weights: Of two adapters (runs or PEFT folders), evaluated or not: how far their updates of each layer are apart, the
+            most different first.
     """
+    if weights:
+        return _compare_weights(runs, html)
     from rich.console import Console
 
     from ptune.evaluation import compare_table
@@ -48,4 +53,22 @@ def compare(
     if html is not None:
         write_text(html, compare_table.html(found))
         print(f"page: {shown(html)}")
+    return 0
+
+
+def _compare_weights(adapters: tuple[Path, ...], html: Path | None) -> int:
+    """Shows how far two adapters' updates are apart."""
+    from rich.console import Console
+
+    from ptune.errors import UsageError
+    from ptune.evaluation.update_difference import difference
+    from ptune.evaluation.update_table import of_all, table
+
+    if len(adapters) != 2 or html is not None:
+        raise UsageError("compare --weights takes two adapters and no --html: ptune compare A B --weights")
+    found = difference(*adapters)
+    tell(difference=found)
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(highlight=False, width=160)).print(table(found))
+    print(of_all(found))
     return 0

@@ -272,19 +272,6 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
-    def _an_invocation_is_in_each_text(self) -> Recipe:
-        if not (isinstance(self.method, Lora) and self.method.invocation):
-            return self
-        if not isinstance(self.task, Chat):
-            raise ValueError("method.invocation is for chat and translation by causal models: leave it out")
-        if self.train.gradient_checkpointing:
-            raise ValueError(
-                "train.gradient_checkpointing: layers that are computed again are not told where method.invocation is: leave one"
-                " of them out"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _both_halves_of_a_mirrored_factor_shrink(self) -> Recipe:
         if isinstance(self.method, Lora) and self.method.init in MIRRORED and self.train.weight_decay:
             raise ValueError(
@@ -314,6 +301,16 @@ class Recipe(Spec):
         name = type(method).__name__
         if not isinstance(self.task, Chat):
             raise ValueError(f"method {name} is for chat and translation by causal models: use Lora")
+        return self
+
+    @model_validator(mode="after")
+    def _int4_is_a_profile_of_chat(self) -> Recipe:
+        asked = isinstance(self.method, Lora) and self.method.merge_into
+        if asked and not isinstance(self.task, Chat):
+            name = type(self.task).__name__
+            raise ValueError(
+                f"method.merge_into {asked!r} is for chat and translation: no {name} is served in it"
+            )
         return self
 
     @property

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ptune.errors import RecipeError
+from ptune.methods.lora_blocks import begin_in_blocks, repeat_in_blocks
 from ptune.methods.lora_init import MIRRORED, begin_mirrored
 from ptune.methods.peft_method import PeftMethod
 from ptune.methods.targets import linear_layers
 from ptune.methods.token_rows import check_rows, rows_of
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -46,7 +47,8 @@ class Lora(PeftMethod):
     """LoRA-FA: train the second factors alone (Zhang et al. 2023, https://arxiv.org/abs/2308.03303)."""
     target_parameters: tuple[str, ...] = ()
     """Names or name endings of weights that are no layer of their own to adapt, such as the experts of a mixture: mlp.experts.gate_up_proj."""
-
+    merge_into: Literal["int4"] | None = None
+    """Train an update that merging into int4 does not round: one number for each 32 inputs (QA-LoRA, Xu et al. 2023, https://arxiv.org/abs/2309.14717). int8 needs none of this."""
     invocation: tuple[int, ...] = ()
     """aLoRA (Greenewald et al. 2025, https://arxiv.org/abs/2504.12397): numbers of the tokens from whose last place in a text on the update acts; before that the base is alone."""
 
@@ -54,6 +56,29 @@ class Lora(PeftMethod):
     quantized = ("int8", "nf4")
     convolutions = True
     new_tokens = True
+
+    @field_validator("merge_into", mode="before")
+    @classmethod
+    def _int4_alone(cls, profile: object) -> object:
+        if profile == "int8":
+            raise ValueError("int8 keeps an update that was trained as ever: leave merge_into out")
+        if profile == "nf4":
+            raise ValueError("a block in nf4 has a scale and no offset that an update could move: use int4")
+        return profile
+
+    @model_validator(mode="after")
+    def _int4_holds_the_update(self) -> Lora:
+        others = {"dora": self.dora, "ends": self.ends, "target_parameters": self.target_parameters}
+        for name, value in others.items():
+            if self.merge_into and value:
+                raise ValueError(
+                    f"merge_into {self.merge_into!r} does not go with {name}: leave one of them out"
+                )
+        if self.merge_into and self.init in MIRRORED:
+            raise ValueError(
+                f"init {self.init!r} begins with parts of the weights, which differ within a block: leave it or merge_into out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fields_that_go_together(self) -> Lora:
@@ -104,7 +129,8 @@ class Lora(PeftMethod):
     def only_factors(self) -> bool:
         """Whether the trained weights are the factors of one rank and scale, as they are saved."""
         patterns = self.rank_pattern or self.alpha_pattern or self.invocation
-        return self.plain and not (patterns or self.lora_bias or self.freeze_a or self.init in MIRRORED)
+        others = self.lora_bias or self.freeze_a or self.init in MIRRORED or self.merge_into
+        return self.plain and not (patterns or others)
 
     def apply(
         self, model: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()
@@ -115,11 +141,22 @@ class Lora(PeftMethod):
             check_rows(model)
         if self.init in MIRRORED:
             begin_mirrored(adapted, self.init)
+        if self.merge_into:
+            if model.config.is_encoder_decoder:
+                raise RecipeError(
+                    "method.merge_into int4: an encoder-decoder is not exported in int4; leave it out"
+                )
+            begin_in_blocks(adapted)
         if self.freeze_a:
             for name, factor in adapted.named_parameters():
                 if ".lora_A." in name or ".lora_embedding_A." in name:
                     factor.requires_grad_(False)
         return adapted
+
+    def after_update(self, model: PeftModel, step: int, steps: int) -> None:
+        """As `PeftMethod.after_update`."""
+        if self.merge_into:
+            repeat_in_blocks(model)
 
     def config(self, model: PreTrainedModel, new_tokens: Sequence[int], head: Sequence[str]) -> PeftConfig:
         """As `PeftMethod.config`."""

@@ -16,6 +16,7 @@ from ptune.publish import pipeline
 from ptune.publish.caches import check_cache
 from ptune.publish.ends import end_kinds, give_ends
 from ptune.publish.figures import figures, refuse_drift
+from ptune.publish.merged_origin import leave_origin
 from ptune.publish.profiles import check_profiles
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.served_methods import refuse_unserved
@@ -141,7 +142,7 @@ def verify(
 
 
 def merge_run(run: Run, out: Path, dtype: str = "float32", *, limit: float = MAX_ABS_LOGPROB) -> Merge:
-    """Merges a run's adapter into its base, dequantised, and saves a plain transformers folder.
+    """Merges a run's adapter into its base, dequantised, and saves a plain transformers folder with merged.json in it.
 
     limit: largest |Δ log p| between a chat model's live adapter and the merged weights.
     Raises: UsageError if there is nothing to merge; ParityError, and saves nothing, if the merge lost more.
@@ -153,7 +154,9 @@ def merge_run(run: Run, out: Path, dtype: str = "float32", *, limit: float = MAX
     finished = FinishedRun.open(run)
     kind = kind_of_run(run, finished.recipe)
     refuse_unserved(finished, kind, merge=True)
-    return _publishable(kind).merge(finished, out, dtype, limit)
+    merge = _publishable(kind).merge(finished, out, dtype, limit)
+    leave_origin(out, finished, dtype, merge)
+    return merge
 
 
 def leave_parity(run: Run) -> None:

@@ -67,6 +67,11 @@ def test_the_whole_way(
     (tmp_path / "in.jsonl").write_text('{"prompt": "The sea"}\n')
     generated = told(["generate", "bundle", "--input", "in.jsonl", "--max-tokens", "2"], capsys)
     assert [row["prompt"] for row in generated["result"]["rows"]] == ["The sea"]
+    combined = told(["combine", "one", "two", "--out", "both", "--how", "svd"], capsys)
+    assert combined["next"] == "ptune add bundles/NAME both"
+    assert [part["part"] for part in combined["result"]["held_out"]] == ["one", "two"]
+    own = [part["own"]["loss"] for part in combined["result"]["held_out"]]
+    assert own == pytest.approx([run["metrics"]["loss"] for run in compared["runs"]], abs=1e-6)
     merged = told(["merge", "one", "--out", "merged"], capsys)["result"]
     assert merged["model"] == "merged"
     assert merged["parity"]["passed"]
@@ -79,6 +84,7 @@ def test_the_whole_way(
         (["train", "chat_lorra"], 2, "did you mean 'chat_lora'"),
         (["export", "--nonsense"], 2, "wrong arguments"),
         (["compare", "one"], 2, "two"),
+        (["combine", "nowhere", "else", "--out", "x"], 1, "nowhere/adapter_config.json is missing"),
     ],
 )
 def test_what_fails_says_why(

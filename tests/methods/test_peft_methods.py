@@ -52,6 +52,7 @@ ALL: dict[str, PeftMethod] = {
     "Lora olora": Lora(r=4, init="olora", rslora=True),
     "Lora gaussian": Lora(r=4, init="gaussian"),
     "Lora freeze_a": Lora(r=4, freeze_a=True),
+    "Lora merge_into": Lora(r=4, merge_into="int4"),
     "Lora patterns": Lora(r=4, rank_pattern={"q_proj": 2}, alpha_pattern={"q_proj": 3.0}),
 }
 LAYERS = sorted(

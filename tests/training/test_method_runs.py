@@ -67,6 +67,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         AdaLora(init_r=4, target_r=2, tinit=1, tfinal=2, delta_t=1),
         Lora(r=4, init="pissa"),
         Lora(r=4, freeze_a=True),
+        Lora(r=4, merge_into="int4"),
         PrefixTuning(num_virtual_tokens=3),
     ],
     ids=lambda method: type(method).__name__,
@@ -148,8 +149,8 @@ def test_an_adapter_with_an_invocation_is_trained_evaluated_and_served_beside_it
     assert publish.export_run(run, tmp_path / "bundle", name="x", threads=1, anyway=True).passed
     with pytest.raises(UsageError, match=r"before which its adapter is off, so it cannot be merged"):
         publish.merge_run(run, tmp_path / "merged")
-    with pytest.raises(ValueError, match=r"gradient_checkpointing: .* where method.invocation is"):
-        make(method=method, gradient_checkpointing=True)
+    with pytest.raises(RecipeError, match=r"gradient_checkpointing: .* where method.invocation is"):
+        train(make(method=method, gradient_checkpointing=True), tmp_path / "checkpointed")
 
 
 def test_the_loss_with_an_invocation_is_pefts() -> None:

@@ -123,6 +123,40 @@ def load_adapter(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A layer's update, scale * B A."""
+
+    a: Factor  # [r, in]
+    b: Factor  # [out, r]
+    scale: float
+
+
+def pairs_of(folder: Path, asked: str) -> dict[str, Pair]:
+    """The update of each linear layer by its name, of a LoRA on any base. asked: what is to be done with it, for the error.
+
+    Raises: AdapterError that lists everything that is no update of a linear layer.
+    """
+    try:
+        config, problems = read_config(folder)
+    except FormatError as error:
+        raise AdapterError(str(error)) from None
+    misfits = Misfits(problems)
+    modules = _paired(weights_of(folder), misfits)
+    for module, pair in modules.items():
+        shapes = [pair[factor].shape for factor in "AB" if factor in pair]
+        if len(shapes) < 2:
+            misfits.add("one of the two factors is missing", module)
+        elif any(len(shape) != 2 for shape in shapes):
+            misfits.add("convolutions", module)
+        elif shapes[0][0] != shapes[1][1] or shapes[0][0] != config.rank(module):
+            misfits.add("their factors are not of the rank in adapter_config.json", module)
+        elif not all(np.isfinite(pair[factor]).all() for factor in "AB"):
+            misfits.add("values that are not finite", module)
+    misfits.raise_for(folder, asked)
+    return {name: Pair(pair["A"], pair["B"], config.scale(name)) for name, pair in sorted(modules.items())}
+
+
 def weights_of(folder: Path) -> dict[str, Factor]:
     """The tensors of a PEFT folder. Raises: AdapterError where they are missing, damaged or a pickle."""
     try:
