@@ -33,7 +33,7 @@ REFUSED = {
     "lora_bias": f"its B factors have biases: {BIASES}",
     "layer_replication": f"it changes how many layers the base has; {MERGE}",
     "kasa_config": f"KaSA changes the base's weights; {MERGE}",
-    "alora_invocation_tokens": "aLoRA, which acts on a part of a sequence only, is for causal models",
+    "alora_invocation_tokens": "aLoRA acts on a part of a sequence only, and is served in chat bundles alone",
     "use_qalora": "QA-LoRA pools the inputs of its A factors",
     "use_bdlora": "BD-LoRA has block-diagonal factors",
     "arrow_config": "Arrow routes each token among several adapters",
