@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from ptune.errors import RequestError
+from ptune.formats.adapter_sum import AdapterSum, digest_of
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Manifest
 from ptune.formats.task_names import CHAT, TRANSLATION
 from ptune.kinds import SEQ2SEQ, of_task
@@ -28,6 +29,9 @@ class ModelListing(Protocol):
 
     def own_name(self, model: str) -> str:
         """`model` without the bundle's name; as it is if nothing here is called so."""
+
+    def parts(self, model: str) -> list[str]:
+        """The names, as `own_name` writes them, that a request for `model` uses: those of a sum, or its own."""
 
     def resolve(self, model: str) -> str:
         """The adapter that `model` means. Raises: RequestError(404)."""
@@ -72,28 +76,49 @@ class Catalogue:
         return own_name(model, self._bundle, self.names(), self.aliases())
 
     def adapter_for(self, model: str, caller: str = NO_CALLER) -> str:
-        """The adapter that answers a request. caller: gets the same adapter each time from an alias with a canary.
+        """The adapter that answers a request, or the sum. caller: gets the same adapter each time from an alias with a canary.
 
-        Raises: RequestError: 404, as `resolve`; 403 if the adapter is not measured and must be.
+        Raises: RequestError: 404, as `resolve`; 400 for a sum that cannot be; 403 if the adapter is not measured and must be.
         """
-        adapter = self.resolve(resolve_alias(self._manifest.aliases, self.own_name(model), caller))
-        if self._require_parity and (record := self._engine.record(adapter)) is not None:
+        adapter = self.resolve(model, caller)
+        record = self._engine.record(adapter)
+        if self._require_parity and record is not None:
             require_measured(record)
         return adapter
 
-    def resolve(self, model: str) -> str:
-        """The adapter that `model` means. Raises: RequestError(404) that lists the served models."""
-        adapter = resolve_alias(self._manifest.aliases, self.own_name(model))
-        names = self.names()
+    def parts(self, model: str) -> list[str]:
+        """As `ModelListing.parts`."""
+        own = self.own_name(model)
+        found = None if own in (*self.names(), *self.aliases()) else AdapterSum.parsed(own)
+        return [own] if found is None else found.names
+
+    def resolve(self, model: str, caller: str = NO_CALLER) -> str:
+        """The adapter that `model` means, or the sum in the one way to write it. caller: as `adapter_for` takes it.
+
+        Raises: RequestError: 404 that lists the served models; 400 for a sum with the base.
+        """
+        own, aliases, names = self.own_name(model), self._manifest.aliases, self.names()
+        adapter = resolve_alias(aliases, own, caller)
         if adapter in names:
             return adapter
-        message = f"no model {model[:80]!r} here; served: {', '.join(names)}"
+        unknown = model
+        if (found := AdapterSum.parsed(own)) is not None:
+            meant = found.renamed(lambda part: resolve_alias(aliases, part, caller))
+            missing = [name for name in found.names if resolve_alias(aliases, name, caller) not in names[1:]]
+            if meant is not None and not missing:
+                return meant.name
+            if BASE in missing:
+                message = f"model {model[:80]!r}: the base is in every sum; name adapters alone"
+                raise RequestError(message, param="model", code="invalid_sum")
+            unknown = missing[0] if missing else model
+        message = f"no model {unknown[:80]!r} here; served: {', '.join(names)}"
         raise RequestError(message, param="model", code="model_not_found", status=404)
 
     def answered_by(self, adapter: str) -> str:
         """`name@hash12`, which identifies the weights. Raises: RequestError(404) if the adapter was removed."""
         manifest = self._manifest
-        return fingerprint(adapter, manifest.base.hash if adapter == BASE else manifest.adapters.get(adapter))
+        digest = manifest.base.hash if adapter == BASE else digest_of(adapter, manifest.adapters)
+        return fingerprint(adapter, digest)
 
     def card(self, name: str) -> dict[str, Any]:
         """One entry of /v1/models: the fields of OpenAI, those of vLLM (`root`, `parent`, `max_model_len`), and more."""
@@ -107,7 +132,7 @@ class Catalogue:
             "owned_by": "ptune",
             "root": self._bundle,
             "parent": None if name == BASE else BASE,
-            "max_model_len": self._engine.context,
+            "max_model_len": self._engine.context - (0 if record is None else record.virtual_tokens),
             "fingerprint": self.answered_by(name),
             "source": base.source,
             "task": record.task if record is not None else TRANSLATION if translates else CHAT,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from ptune.engine.adapters.pending import PendingAdapters
-from ptune.engine.adapters.registry import AdapterStats, Load, Registry, Size
+from ptune.engine.adapters.registry import AdapterStats, Combine, Load, Registry, Size
 from ptune.engine.job import Job, shutting_down
 from ptune.engine.metrics import EngineMetrics
 from ptune.engine.options import BatchOptions
@@ -48,15 +48,28 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
     """
 
     def __init__(
-        self, bundle: Bundle, options: Options, load: Load[Served], size: Size, *, base_answers: bool
+        self,
+        bundle: Bundle,
+        options: Options,
+        load: Load[Served],
+        size: Size,
+        *,
+        base_answers: bool,
+        combine: Combine[Served] | None = None,
     ) -> None:
-        """load, size, base_answers: as `Registry` takes them. The subclass calls `_start` when it is complete."""
+        """load, size, base_answers, combine: as `Registry` takes them. The subclass calls `_start` when it is complete."""
         self.metrics = EngineMetrics()
         self._options = options
         self._open, self._closing = True, False
         self._changed = threading.Condition()
         self._registry = Registry(
-            bundle, load, size, self._changed, base_answers=base_answers, limit_bytes=options.adapter_bytes
+            bundle,
+            load,
+            size,
+            self._changed,
+            base_answers=base_answers,
+            limit_bytes=options.adapter_bytes,
+            combine=combine,
         )
         self._pending: PendingAdapters[J, Served] = PendingAdapters(
             self._registry, self._changed, self._admit

@@ -14,7 +14,7 @@ from ptune.progress import Progress
 from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.segments import packing
-from ptune.training.virtual_tokens import learns_prompt
+from ptune.training.virtual_tokens import one_text_a_row
 
 Figures = dict[str, float | int]
 
@@ -30,7 +30,7 @@ def figures(
     """Measures `model` in evaluation mode on all targets of `examples`. backbone: the transformers model inside it."""
     model.eval()
     loss, correct, targets = 0.0, 0, 0
-    with nullcontext(False) if learns_prompt(model) else packing(backbone) as packed:
+    with nullcontext(False) if one_text_a_row(model) else packing(backbone) as packed:
         objective = NextTokenObjective(packed, max_tokens, backbone.device, plain_head(backbone))
         with Progress(label, len(examples), unit="examples") as progress:
             for batch in objective.batches(examples):

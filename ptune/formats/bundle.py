@@ -7,12 +7,13 @@
     graphs/PROFILE/in_groups.onnx   decoders whose heads share keys: the graph for steps with few tokens per sequence; with
                                     in_groups_bare.onnx
     graphs/PROFILE/int8_cache.onnx  decoders, if asked for: the graph with keys and values in int8, on the same weights; with
-                                    int8_cache_bare.onnx
+                                    int8_cache_bare.onnx, and the scales of both
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
     golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json for others, and
                                     PROFILE.int8_cache.json; with .own before .json those by own attention
     adapters/NAME/                  PEFT's own files, unchanged, and adapter.json beside them; for encoders also head.onnx; of
-                                    an adapter that was folded into LoRA, that LoRA, and its own files in original/
+                                    an adapter that was folded into LoRA, that LoRA, and its own files in original/; of
+                                    one with virtual tokens, their keys and values in prefix.safetensors
 
 Readers refuse another major format and ignore unknown fields.
 """
@@ -39,6 +40,7 @@ NO_GAINS, GROUPED_NO_GAINS = (
 )  # with sockets, for adapters without gains
 INT8_CACHE, INT8_CACHE_BARE = "int8_cache.onnx", "int8_cache_bare.onnx"  # keys and values in int8
 INT8_CACHE_NO_GAINS = "int8_cache_no_gains.onnx"
+INT8_CACHE_SCALES = "int8_cache_scales.safetensors"  # cache input -> [kv_heads, dim]
 CacheType = Literal["float32", "int8"]
 """Type of the keys and values that a decoder keeps, by numpy's name."""
 FLOAT_CACHE: CacheType = "float32"  # which every decoder's profile has a graph for
@@ -121,6 +123,11 @@ class AdapterRecord(_Record):
     task: str = "chat"  # or translation, {text,token,image}-classification, feature-extraction (vectors), text-ranking
     files: dict[str, str] = Field(default_factory=dict)  # file name -> SHA-256
     rank: int = 0  # largest over the sockets
+    virtual_tokens: int = 0  # that it puts before every text
+    in_sums: bool = (
+        True  # whether it can be a part of a sum: not with tokens of its own, or with an invocation
+    )
+    invocation: tuple[int, ...] = ()  # aLoRA: tokens that it acts from on, where they stand last in a prompt
     folded: Folded | None = None  # None: it is LoRA as PEFT saved it
     vocab_size: int | None = None  # tokens that it knows, if it brings some that the base lacks
     new_tokens: tuple[NewToken, ...] = ()  # tokens that the base's tokenizer lacks

@@ -49,6 +49,8 @@ class Lora(PeftMethod):
     """Names or name endings of weights that are no layer of their own to adapt, such as the experts of a mixture: mlp.experts.gate_up_proj."""
     merge_into: Literal["int4"] | None = None
     """Train an update that merging into int4 does not round: one number for each 32 inputs (QA-LoRA, Xu et al. 2023, https://arxiv.org/abs/2309.14717). int8 needs none of this."""
+    invocation: tuple[int, ...] = ()
+    """aLoRA (Greenewald et al. 2025, https://arxiv.org/abs/2504.12397): numbers of the tokens from whose last place in a text on the update acts; before that the base is alone."""
 
     peft_config = "peft:LoraConfig"
     quantized = ("int8", "nf4")
@@ -88,6 +90,12 @@ class Lora(PeftMethod):
             raise ValueError(f"init {self.init!r} is for linear layers, whose both factors are trained")
         if self.target_parameters and (self.dropout or self.dora or self.lora_bias):
             raise ValueError("target_parameters takes no dropout, dora or lora_bias")
+        if self.invocation and (self.dora or self.ends or self.target_parameters or mirrored):
+            raise ValueError(
+                "invocation takes no dora, ends, target_parameters or init of the weights' parts"
+            )
+        if any(token < 0 for token in self.invocation):
+            raise ValueError("invocation: the number of a token is 0 or more")
         if any(rank < 1 for rank in self.rank_pattern.values()):
             raise ValueError("rank_pattern: a rank is 1 or more")
         return self
@@ -103,6 +111,16 @@ class Lora(PeftMethod):
         return self.dora
 
     @property
+    def unforeseen(self) -> str:
+        """As `PeftMethod.unforeseen`: where its tokens are in a text."""
+        return "method.invocation" if self.invocation else super().unforeseen
+
+    @property
+    def one_text(self) -> bool:
+        """As `PeftMethod.one_text`."""
+        return bool(self.invocation)
+
+    @property
     def adapts_convolutions(self) -> bool:
         """As `PeftMethod.adapts_convolutions`."""
         return self.init not in MIRRORED
@@ -110,12 +128,12 @@ class Lora(PeftMethod):
     @property
     def streamed(self) -> bool:
         """As `PeftMethod.streamed`."""
-        return self.plain and self.init not in MIRRORED
+        return self.plain and self.init not in MIRRORED and not self.invocation
 
     @property
     def only_factors(self) -> bool:
         """Whether the trained weights are the factors of one rank and scale, as they are saved."""
-        patterns = self.rank_pattern or self.alpha_pattern
+        patterns = self.rank_pattern or self.alpha_pattern or self.invocation
         others = self.lora_bias or self.freeze_a or self.init in MIRRORED or self.merge_into
         return self.plain and not (patterns or others)
 
@@ -165,6 +183,7 @@ class Lora(PeftMethod):
             use_dora=self.dora,
             lora_bias=self.lora_bias,
             target_parameters=list(self.target_parameters) or None,
+            alora_invocation_tokens=list(self.invocation) or None,
             trainable_token_indices=rows_of(model, new_tokens),
             **place,
         )

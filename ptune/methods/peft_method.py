@@ -66,6 +66,16 @@ class PeftMethod(Spec):
         return False
 
     @property
+    def unforeseen(self) -> str:
+        """What of it `ptune plan` cannot follow, in words; empty where it follows a step."""
+        return "" if self.followed else f"method {type(self).__name__}"
+
+    @property
+    def one_text(self) -> bool:
+        """Whether each example takes a row of its own, as what is trained depends on where a text begins and ends."""
+        return self.virtual_tokens
+
+    @property
     def plain(self) -> bool:
         """Whether the update of a layer is x A B as it is saved."""
         return False
@@ -77,7 +87,7 @@ class PeftMethod(Spec):
 
     def beside(self, *, chat: bool) -> bool:
         """Whether the adapter is served beside its base. Others are served merged, if at all. chat: the base is a decoder."""
-        return self.plain or self.folds or (chat and self.by_gains)
+        return self.plain or self.folds or self.virtual_tokens or (chat and self.by_gains)
 
     def apply(
         self, model: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()

@@ -27,7 +27,7 @@ from ptune.methods.peft_method import PeftMethod
 from ptune.planning.peft_on_shapes import peft_on_shapes
 from ptune.training import segments
 from ptune.training.preparation import applied
-from ptune.training.virtual_tokens import learns_prompt
+from ptune.training.virtual_tokens import one_text_a_row
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Sk
     if recipe.backbone.quantize != "none":
         _quantize(backbone, recipe.backbone.quantize)
     backbone.requires_grad_(False)
-    if isinstance(recipe.method, PeftMethod) and not recipe.method.followed:
+    if isinstance(recipe.method, PeftMethod) and (what := recipe.method.unforeseen):
         raise RecipeError(
-            f"method {type(recipe.method).__name__}: its memory cannot be predicted, as its step depends on the weights'"
-            " values, which a plan does not read"
+            f"{what}: its memory cannot be predicted, as its step depends on the values of weights or of texts, which a plan does"
+            " not read"
         )
     with _generator_kept(), peft_on_shapes():
         model = applied(recipe, backbone)
-    packed = segments.routable(backbone) and not learns_prompt(model)
+    packed = segments.routable(backbone) and not one_text_a_row(model)
     if packed:
         backbone.set_attn_implementation(segments.NAME if recipe.train.fast else segments.PLAIN_NAME)
     mode = FakeTensorMode(allow_non_fake_inputs=True)

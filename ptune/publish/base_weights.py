@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ptune.backbone.prompt_cache import prompt_cache
 from ptune.engine.adapters.fold.layer import Base, Factor
 from ptune.formats.bundle import Bundle
 
@@ -25,4 +26,8 @@ def base_weights(bundle: Bundle, model: Callable[[], nn.Module]) -> Base:
         found: Tensor | None = model().get_submodule(name).bias
         return None if found is None else found.detach().float().cpu().numpy()
 
-    return Base(weight, quantized=bundle.manifest.base.quantize != "none", bias=bias)
+    def prompt(embeddings: Factor) -> list[tuple[Factor, Factor]]:
+        return prompt_cache(model(), embeddings)
+
+    quantized = bundle.manifest.base.quantize != "none"
+    return Base(weight, quantized=quantized, bias=bias, prompt_cache=prompt)

@@ -28,11 +28,12 @@ def measured_scales(bundle: Bundle, codec: ChatCodec, threads: int) -> Scales:
     signature = bundle.decoder
     graph = PlainGraph(bundle.graph_path(bundle.reference), signature, threads)
     pieces = _pieces(codec, min(PIECE, signature.context))
-    starts = np.linspace(0, signature.context - max(map(len, pieces)), len(pieces)).astype(int)
     largest: dict[str, NDArray[np.float32]] = {}
     for factors, of_ends in (plugs(bundle, name) for name in (BASE, *bundle.manifest.adapters)):
+        room = signature.context - of_ends.before
+        starts = np.linspace(0, max(0, room - max(map(len, pieces))), len(pieces)).astype(int)
         for ids, start in zip(pieces, starts.tolist(), strict=True):
-            for name, cache in graph.caches(ids, start, factors, of_ends).items():
+            for name, cache in graph.caches(ids[:room], start, factors, of_ends).items():
                 found = np.abs(cache).max(1)
                 largest[name] = np.maximum(found, largest.get(name, found))
     return {name: np.maximum(found / LARGEST, SMALLEST).astype(np.float32) for name, found in largest.items()}

@@ -8,6 +8,7 @@ from ptune.formats.bundle import (
     INT8_CACHE,
     INT8_CACHE_BARE,
     INT8_CACHE_NO_GAINS,
+    INT8_CACHE_SCALES,
     Bundle,
     CacheType,
 )
@@ -62,7 +63,7 @@ def prove_caches(
 
 
 def _remove(bundle: Bundle, profile: str, cache: CacheType) -> None:
-    for name in (INT8_CACHE, INT8_CACHE_BARE, INT8_CACHE_NO_GAINS):
+    for name in (INT8_CACHE, INT8_CACHE_BARE, INT8_CACHE_NO_GAINS, INT8_CACHE_SCALES):
         bundle.graph_path(profile).with_name(name).unlink(missing_ok=True)
     bundle.golden_file(profile, cache).unlink(missing_ok=True)
     enter_caches(bundle, profile, ())

@@ -16,6 +16,7 @@ from ptune.backbone.load import Loaded
 from ptune.config.recipe import Backbone
 from ptune.engine.adapters.fold.fold import Limits
 from ptune.engine.adapters.folder import install
+from ptune.engine.adapters.safetensors import write_tensors
 from ptune.engine.decoder import golden
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.forms import Form, chosen, is_proved
@@ -29,7 +30,18 @@ from ptune.export.int8_cache import write_int8_cache
 from ptune.export.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
-from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, INT4, INT8, NF4, Bundle, CacheType, Hop
+from ptune.formats.bundle import (
+    BASE,
+    FLOAT_CACHE,
+    FP32,
+    INT4,
+    INT8,
+    INT8_CACHE_SCALES,
+    NF4,
+    Bundle,
+    CacheType,
+    Hop,
+)
 from ptune.formats.signature import TURN_GROUP, EndKind
 from ptune.progress import say
 from ptune.publish.base_weights import base_weights
@@ -298,6 +310,7 @@ class Decoder(Publishable):
         scales = measured_scales(bundle, self.reference.codec, threads)
         for profile in bundle.manifest.graphs:
             write_int8_cache(bundle.graph_path(profile), scales)
+            write_tensors(bundle.graph_path(profile).with_name(INT8_CACHE_SCALES), scales)
             enter_caches(bundle, profile, ("int8",))
 
     def prove_cache(

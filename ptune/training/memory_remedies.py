@@ -8,6 +8,7 @@ from typing import Literal
 
 from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
+from ptune.methods.lora import Lora
 from ptune.methods.peft_method import PeftMethod, streams
 
 LEAST_ROW = 16  # smallest allowed train.micro_batch_tokens
@@ -46,7 +47,8 @@ def _smaller_rows(recipe: Recipe) -> tuple[int] | None:
 
 
 def _checkpointing(recipe: Recipe) -> tuple[bool] | None:
-    return None if recipe.train.gradient_checkpointing else (True,)
+    one_text = isinstance(recipe.method, Lora) and recipe.method.invocation
+    return None if recipe.train.gradient_checkpointing or one_text else (True,)
 
 
 def _offloading(recipe: Recipe) -> tuple[bool] | None:

@@ -84,6 +84,19 @@ def how_served(recipe: Recipe) -> str | None:
     return f"adapters of {name} are served merged: ptune export RUN --merge"
 
 
+def _check_invocation(recipe: Recipe) -> None:
+    """Raises: RecipeError where a method with an invocation cannot be trained."""
+    if not (isinstance(recipe.method, Lora) and recipe.method.invocation):
+        return
+    if kind_of_recipe(recipe) is not DECODER:
+        raise RecipeError("method.invocation is for chat and translation by causal models: leave it out")
+    if recipe.train.gradient_checkpointing:
+        raise RecipeError(
+            "train.gradient_checkpointing: layers that are computed again are not told where method.invocation is: leave one of"
+            " them out"
+        )
+
+
 def applied(
     recipe: Recipe, backbone: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()
 ) -> nn.Module:
@@ -91,6 +104,7 @@ def applied(
 
     new_tokens: ids of the recipe's new tokens; head: names of the modules that are not pretrained.
     """
+    _check_invocation(recipe)
     if recipe.train.dropout is not None:
         set_dropout(backbone, recipe.train.dropout)
     if recipe.train.gradient_checkpointing:

@@ -9,9 +9,16 @@ _IN_THE_CACHE = ("PREFIX_TUNING", "CARTRIDGE")  # as keys and values, which are 
 
 
 def learns_prompt(model: nn.Module) -> bool:
-    """Whether the active adapter stands before a text instead of beside layers. Then examples cannot share a row."""
+    """Whether the active adapter stands before a text instead of beside layers."""
     own = _own(model)
     return isinstance(own, PeftModel) and own.active_peft_config.is_prompt_learning
+
+
+def one_text_a_row(model: nn.Module) -> bool:
+    """Whether examples cannot share a row, as the active adapter stands before a text, or acts from a place in it on."""
+    own = _own(model)
+    invoked = isinstance(own, PeftModel) and getattr(own.active_peft_config, "alora_invocation_tokens", None)
+    return learns_prompt(model) or bool(invoked)
 
 
 def virtual_tokens(model: nn.Module) -> int:

@@ -141,10 +141,13 @@ def _answers(
     alone: list[list[Token]] = []
     with closing(open_engine(ALONE_CHUNK)) as engine:
         for prompt, name in watched:
-            alone += engine.generate_all([_greedy(prompt, name, engine.context, most)])
+            alone += engine.generate_all([_greedy(prompt, name, engine.longest(adapter=name), most)])
     begin = len(others[::2])
     with closing(open_engine(CROWDED_CHUNK)) as engine:
-        crowd = [_greedy(*one, engine.context, most) for one in (*others[::2], *watched, *others[1::2])]
+        crowd = [
+            _greedy(prompt, name, engine.longest(adapter=name), most)
+            for prompt, name in (*others[::2], *watched, *others[1::2])
+        ]
         crowded = engine.generate_all(crowd)[begin : begin + len(watched)]
         again = crowd[begin : begin + len(watched)]
         crowded += engine.generate_all(again)  # from the prefix cache

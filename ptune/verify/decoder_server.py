@@ -29,9 +29,15 @@ class Continuation:
 def continuations(
     bundle: Bundle, engine: Engine, probes: Sequence[Probe], names: Sequence[str]
 ) -> list[Continuation]:
-    """Continues every probe's prompt under every name, in one batch."""
+    """Continues every probe's prompt under every name that leaves room for it, in one batch."""
     stop_ids = ChatCodec.open(bundle.codec_path).eos_ids
-    jobs = [(name, probe.ids[: probe.prompt_tokens]) for probe in probes for name in names]
+    prompts = [probe.ids[: probe.prompt_tokens] for probe in probes]
+    jobs = [
+        (name, prompt)
+        for prompt in prompts
+        for name in names
+        if len(prompt) + TOKENS <= engine.longest(adapter=name)
+    ]
     greedy = Sampling(temperature=0.0)
     requests = [Request(prompt, name, greedy, TOKENS, stop_ids, logprobs=2) for name, prompt in jobs]
     answers = engine.generate_all(requests)

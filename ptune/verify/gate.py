@@ -77,7 +77,12 @@ class Gate:
     ) -> list[Hop]:
         """The same under one name."""
         parts = plugs(self.bundle, name)
-        texts = [(ids, start) for ids, start in own_parts(self.held) if start < len(ids)]
+        room = self.bundle.decoder.context - parts[1].before
+        texts = [
+            (parts[1].invoked(ids[:room], start), start)
+            for ids, start in own_parts(self.held)
+            if start < min(len(ids), room)
+        ]
         sides: list[tuple[Form | None, Iterator[Array]]] = []
         if graph is not None:
             sides.append((None, logprobs(graph, texts, *parts)))

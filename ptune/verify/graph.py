@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.engine.decoder.kv_cache import read_scales, stored
 from ptune.engine.onnx_graph import open_graph
+from ptune.formats.bundle import FLOAT_CACHE, INT8_CACHE
 from ptune.formats.signature import Signature
 from ptune.parity import Array, log_softmax
 from ptune.verify.plain_ends import PlainEnds
@@ -23,6 +25,7 @@ class PlainGraph:
         self.session = open_graph(
             path, threads
         )  # as servers do: other settings have attention add in another order
+        self._scales = read_scales(path, "int8" if path.name == INT8_CACHE else FLOAT_CACHE)
 
     def logprobs(
         self,
@@ -34,7 +37,7 @@ class PlainGraph:
     ) -> Array:
         """Log-probabilities [len(wanted), vocab of the adapter] after the wanted tokens of one sequence.
 
-        start: position of the first token, if the text begins later in the model's context.
+        start: position of the first token, virtual ones included, if the text begins later in the model's context.
         """
         feeds = self._feeds(ids, wanted, factors, of_ends, start)
         (logits,) = self.session.run(["logits"], feeds)
@@ -43,7 +46,8 @@ class PlainGraph:
     def caches(
         self, ids: Sequence[int], start: int, factors: Factors | None, of_ends: PlainEnds
     ) -> dict[str, Array]:
-        """Keys and values of one sequence that begins at position `start`: cache input -> [kv_heads, tokens, dim]."""
+        """Keys and values of one sequence that begins at position `start`, with virtual tokens first: cache input ->
+        [kv_heads, tokens, dim]."""
         found = self.session.run(
             self.signature.present_names(), self._feeds(ids, [0], factors, of_ends, start)
         )
@@ -57,26 +61,28 @@ class PlainGraph:
         of_ends: PlainEnds,
         start: int,
     ) -> dict[str, NDArray[np.generic]]:
-        tokens = len(ids)
+        tokens, before = len(ids), of_ends.before
         rank = max((a.shape[1] for a, _ in (factors or {}).values()), default=0)
         order = np.arange(tokens, dtype=np.int64)
         feeds: dict[str, NDArray[np.generic]] = {
             "input_ids": np.array([ids], np.int64),
-            "position_ids": start + order[None],
+            "position_ids": start + before + order[None],
             "pad_indices": order[None],
             "unpad_indices": order,
-            "seqlens_k": np.array([tokens - 1], np.int32),
+            "seqlens_k": np.array([before + tokens - 1], np.int32),
             "query_seqlens": np.array([tokens], np.int32),
-            "capacity": np.array(tokens, np.int32),
+            "capacity": np.array(before + tokens, np.int32),
             "logits_indices": np.array(wanted, np.int64),
-            "lora_mask": np.ones((1, tokens, rank), np.float32),
+            "lora_mask": np.repeat(of_ends.acts(ids), rank).reshape(1, tokens, rank).astype(np.float32),
         }
         entries = {entry.name: entry.type for entry in self.session.get_inputs()}
         for layer, cache in enumerate(self.signature.cache):
             for kind, dim in (("key", cache.key_dim), ("value", cache.value_dim)):
                 name = f"past_{kind}.{layer}"
                 dtype = np.int8 if entries[name] == "tensor(int8)" else np.float32
-                feeds[name] = np.zeros((1, cache.kv_heads, tokens, dim), dtype)
+                feeds[name] = np.zeros((1, cache.kv_heads, before + tokens, dim), dtype)
+                if name in of_ends.prefix:
+                    feeds[name][0, :, :before] = stored(of_ends.prefix[name], self._scales.get(name))
         for socket in self.signature.sockets:
             a, b = padded(socket, (factors or {}).get(socket.name), rank)
             feeds |= {f"{socket.name}.A": a[None], f"{socket.name}.B": b[None]}

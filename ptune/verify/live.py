@@ -16,6 +16,7 @@ from ptune.config.recipe import Backbone
 from ptune.formats.bundle import Hop
 from ptune.parity import compare
 from ptune.training.lora_product import with_lora_products
+from ptune.training.virtual_tokens import learns_prompt
 from ptune.verify.limits import LIVE_KERNEL_KL
 from ptune.verify.reference import base_kept
 from ptune.verify.torch_side import Probe, logprobs
@@ -38,7 +39,8 @@ def live_kernel_hops(
         try:
             there = logprobs(wrapped, probes)
         finally:
-            wrapped.unload()
+            if not learns_prompt(wrapped):  # or the model is as it was
+                wrapped.unload()
     base = "the same base" if backbone.quantize == "none" else "the dequantised base"
     hop = compare(
         f"{rounding[0]} kernel → float32 on {base}",

@@ -100,10 +100,12 @@ def measured(
 ) -> Parity | None:
     """What `adapter` answers on `model`, its float32 base, which is left as it was.
 
-    None where it is no LoRA adapter beside the whole base, or trained the base's biases: peft has no base without them then.
+    None where it is no LoRA adapter beside the whole base, acts on a part of a text alone, or trained the base's biases: peft has no
+    base without them then.
     """
-    name, method = method_of(read_json(adapter / CONFIG))
-    if name != "LORA" or method is not None:
+    fields = read_json(adapter / CONFIG)
+    name, method = method_of(fields)
+    if name != "LORA" or method is not None or fields.get("alora_invocation_tokens"):
         return None
     with biases_kept(model) as biases:
         wrapped = adapted(model, adapter)

@@ -1,5 +1,5 @@
-"""What else an adapter changes, at a decoder's ends and in biases, as peft's own modules hold it, and as a graph's plainest
-inputs."""
+"""What else an adapter changes, before a text, at a decoder's ends and in biases, as peft's own modules hold it, and as a graph's
+plainest inputs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
+from ptune.backbone.prompt_cache import prompt_cache
 from ptune.engine.adapters.lora import Adapter
 from ptune.formats.signature import LORA_GAINED, LORA_ONES, Ends, Signature
 from ptune.parity import Array
@@ -28,13 +29,50 @@ EVERY = 3  # tokens of a probe of which one is replaced by a token of the adapte
 
 @dataclass(frozen=True)
 class PlainEnds:
-    """An adapter's own tokens, its LoRA of the embedding, whether the first rank of its factors is a bias, and its gains."""
+    """An adapter's own tokens, its LoRA of the embedding, whether the first rank of its factors is a bias, its gains, its virtual
+    tokens, and the tokens from whose last place on it acts."""
 
     rows: Mapping[int, Array] = field(default_factory=dict)  # token -> its embedding [width]
     columns: Mapping[int, Array] = field(default_factory=dict)  # token -> its column of the head [width]
     low_rank: Pair | None = None  # [vocab, r], [r, width]
     biased: bool = False
     gains: Mapping[str, Array] = field(default_factory=dict)  # by the graph's inputs
+    prefix: Mapping[str, Array] = field(
+        default_factory=dict
+    )  # cache input -> [kv_heads, virtual tokens, dim]
+    invocation: tuple[int, ...] = ()
+
+    @property
+    def before(self) -> int:
+        """Number of virtual tokens."""
+        return next((cache.shape[1] for cache in self.prefix.values()), 0)
+
+    def acts(self, ids: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether the adapter acts on each of these tokens."""
+        size = len(self.invocation)
+        if not size:
+            return np.ones(len(ids), np.bool_)
+        places = [at for at in range(len(ids) - size + 1) if tuple(ids[at : at + size]) == self.invocation]
+        acts: NDArray[np.bool_] = np.arange(len(ids)) >= max(places, default=len(ids))
+        return acts
+
+    def invoked(self, ids: Sequence[int], at: int) -> tuple[int, ...]:
+        """The same number of tokens with the invocation among them, at an index if it fits there; as they are where there is none."""
+        at = max(0, min(at, len(ids) - len(self.invocation)))
+        return (*ids[:at], *self.invocation, *ids[at + len(self.invocation) :])[: len(ids)]
+
+    @classmethod
+    def of_prompt(cls, model: PeftModel, signature: Signature) -> PlainEnds:
+        """The virtual tokens of the active adapter, which stands before every text."""
+        with torch.no_grad():
+            prompt = model.get_prompt(1)
+        if isinstance(prompt, torch.Tensor):
+            sides = prompt_cache(model.get_base_model(), prompt[0].float().cpu().numpy())
+        else:
+            sides = [(one.keys[0].float().numpy(), one.values[0].float().numpy()) for one in prompt.layers]
+        tokens = int(model.active_peft_config.num_virtual_tokens)
+        flat = [_filled(side, tokens) for layer in sides for side in layer]
+        return cls(prefix=dict(zip(signature.past_names(), flat, strict=True)))
 
     @classmethod
     def of_peft(cls, model: PeftModel, vocab: int) -> PlainEnds:
@@ -46,14 +84,21 @@ class PlainEnds:
             b = embedding.lora_embedding_B[adapter] * embedding.scaling[adapter]
             pair = embedding.lora_embedding_A[adapter], b
             low_rank = tuple(side.detach().float().T.contiguous().cpu().numpy() for side in pair)
-        return cls(_own(embedding, adapter, vocab), _own(head, adapter, vocab), low_rank)
+        return cls(
+            _own(embedding, adapter, vocab),
+            _own(head, adapter, vocab),
+            low_rank,
+            invocation=tuple(model.active_peft_config.alora_invocation_tokens or ()),
+        )
 
     @classmethod
     def of_engine(cls, adapter: Adapter) -> PlainEnds:
         """As the engine has read them from the adapter's files."""
         changes = adapter.ends
+        if adapter.prefix is not None:
+            return cls(prefix=adapter.prefix.caches)
         if changes is None:
-            return cls(biased=adapter.biased, gains=adapter.gains)
+            return cls(biased=adapter.biased, gains=adapter.gains, invocation=adapter.invocation)
         rows = dict(zip(changes.row_ids.tolist(), changes.rows, strict=True))
         columns = dict(zip(changes.column_ids.tolist(), changes.columns.T, strict=True))
         return cls(rows, columns, changes.low_rank, adapter.biased, adapter.gains)
@@ -114,7 +159,7 @@ class PlainEnds:
             inputs[ends.own_columns] = np.ascontiguousarray(columns.T)[None]
         if ends.has_biases:
             inputs[LORA_ONES] = np.zeros((1, len(ids), rank), np.float32)
-            inputs[LORA_ONES][..., :1] = self.biased
+            inputs[LORA_ONES][0, :, 0] = self.biased * self.acts(ids)
         if ends.has_gains:
             inputs[LORA_GAINED] = np.full((1, len(ids), 1), bool(self.gains), np.float32)
         return inputs
@@ -130,8 +175,13 @@ class PlainEnds:
         return logits
 
     def probes(self, probes: Sequence[Probe]) -> Sequence[Probe]:
-        """The probes with tokens of the adapter's own among theirs; as they are where it has none."""
+        """The probes with tokens of the adapter's own, or its invocation, among theirs; as they are where it has none."""
         own = sorted(self.rows)
+        if self.invocation:
+            middle = [probe.wanted[len(probe.wanted) // 2] for probe in probes]
+            return [
+                replace(one, ids=self.invoked(one.ids, at)) for one, at in zip(probes, middle, strict=True)
+            ]
         if not own:
             return probes
 
@@ -141,6 +191,11 @@ class PlainEnds:
             )
 
         return [replace(probe, ids=mixed(probe.ids)) for probe in probes]
+
+
+def _filled(side: Array, tokens: int) -> Array:
+    """Keys or values of all virtual tokens: a sliding window has forgotten the first ones, which no token behind them sees."""
+    return np.pad(side, ((0, 0), (tokens - side.shape[1], 0), (0, 0)))
 
 
 def _own(module: nn.Module, adapter: str, vocab: int) -> dict[int, Array]:

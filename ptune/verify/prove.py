@@ -14,12 +14,14 @@ from ptune.engine.adapters.fold.fold import own_files
 from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.forms import Form, to_measure
+from ptune.errors import AdapterError
 from ptune.formats.bundle import BASE, FLOAT_CACHE, Bundle, Hop
 from ptune.parity import Array, Comparison, compare, liveness, log_softmax
 from ptune.verify import company, limits
 from ptune.verify.decoder_server import Continuation, continuations, served_hops
 from ptune.verify.graph import PlainGraph
 from ptune.verify.plain_ends import PlainEnds, with_rows
+from ptune.verify.probes import ROOM
 from ptune.verify.proof import Proof
 from ptune.verify.reference import (
     Factors,
@@ -161,6 +163,9 @@ def _run(graph: PlainGraph, what: Expected) -> list[Array]:
 
 def _adapter_hops(name: str, base: Expected, there: Expected, here: Mapping[str, list[Array]]) -> list[Hop]:
     chosen = [] if there.uncut is None else [_cut(there.uncut, there)]
+    same: Sequence[int] = range(len(base.probes))
+    if there.ends.before:  # the probes that fit behind virtual tokens
+        same = [base.probes.index(probe) for probe in there.probes]
     return [
         *chosen,
         compare(
@@ -171,8 +176,8 @@ def _adapter_hops(name: str, base: Expected, there: Expected, here: Mapping[str,
         ),
         liveness(
             "torch + peft → ONNX, (adapter − base)",
-            (base.logprobs, _of_base(there.logprobs, base)),
-            (here[BASE], _of_base(here[name], base)),
+            ([base.logprobs[at] for at in same], _of_base(there.logprobs, base)),
+            ([here[BASE][at] for at in same], _of_base(here[name], base)),
             limits.LIVENESS,
         ),
     ]
@@ -192,6 +197,8 @@ def _peft_reference(
     model: PreTrainedModel, folder: Path, probes: Sequence[Probe], bundle: Bundle, name: str
 ) -> Expected:
     """Computes a PEFT folder's outputs with peft; leaves `model` as it was."""
+    if virtual := bundle.adapter(name).virtual_tokens:
+        return _prompt_reference(model, folder, _fitting(probes, bundle.decoder.context, virtual), bundle)
     folded = bundle.adapter(name).folded
     if folded is not None and folded.error is None:
         return _folded_reference(model, folder, probes, bundle, name)
@@ -201,6 +208,22 @@ def _peft_reference(
     before = _folded_reference(model, folder, expected.probes, bundle, name)
     cut = f"{folded.method} → rank {folded.rank}"
     return replace(expected, uncut=before.logprobs, cut=cut)
+
+
+def _prompt_reference(
+    model: PreTrainedModel, folder: Path, probes: Sequence[Probe], bundle: Bundle
+) -> Expected:
+    """The same of an adapter that stands before every text, with keys and values of peft's own prompt."""
+    wrapped = adapted(model, folder)
+    return Expected(logprobs(wrapped, probes), probes, ends=PlainEnds.of_prompt(wrapped, bundle.decoder))
+
+
+def _fitting(probes: Sequence[Probe], context: int, before: int) -> list[Probe]:
+    """The probes that fit behind an adapter's virtual tokens, with room for an answer. Raises: AdapterError where none does."""
+    fitting = [probe for probe in probes if before + len(probe.ids) + ROOM <= context]
+    if not fitting:
+        raise AdapterError(f"{before} virtual tokens leave no room for a prompt in a context of {context}")
+    return fitting
 
 
 def _folded_reference(
@@ -230,10 +253,8 @@ def _lora_reference(
         wrapped = PeftModel.from_pretrained(model, str(folder))
         try:
             factors = peft_factors(lora_layers(wrapped), str(wrapped.active_adapter))
-            if signature.ends is None:
-                return Expected(logprobs(wrapped, probes), probes, factors)
             ends = PlainEnds.of_peft(wrapped, signature.vocab_size)
-            if signature.ends.has_biases:
+            if signature.ends is not None and signature.ends.has_biases:
                 plain, factors = factors, with_peft_biases(factors, wrapped, before, signature.sockets)
                 ends = replace(ends, biased=factors is not plain)
             own = ends.probes(probes)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ptune.backbone.float32 import Float32Linear
 from ptune.backbone.lockstep import in_lockstep
 from ptune.parity import Array, log_softmax
+from ptune.training.virtual_tokens import virtual_tokens
 
 AT_ONCE = 8  # sequences in lockstep: what they have computed of a layer is in memory at once
 
@@ -59,12 +60,14 @@ def batch_logits_at(
     device, longest = next(model.parameters()).device, max(map(len, sequences))
     ids = torch.tensor([[*one, *[one[-1]] * (longest - len(one))] for one in sequences], device=device)
     kept = sorted({at for wanted in positions for at in wanted})
+    before = virtual_tokens(model)  # of which the model gives logits, too
+    columns = [at + before for at in kept]
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     if "logits_to_keep" in inspect.signature(plain.forward).parameters:
         logits = model(
-            input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(kept, device=device)
+            input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(columns, device=device)
         ).logits
     else:
-        logits = model(input_ids=ids, use_cache=False).logits[:, kept]
+        logits = model(input_ids=ids, use_cache=False).logits[:, columns]
     place = {position: at for at, position in enumerate(kept)}
     return [rows[[place[at] for at in wanted]] for rows, wanted in zip(logits, positions, strict=True)]

@@ -36,11 +36,11 @@ def permitted_models(key: Key, catalogue: ModelListing) -> list[str]:
 
 
 def check_permitted(key: Key, catalogue: ModelListing, model: str) -> None:
-    """Raises: RequestError(404) if the key may not use the model, worded as for a model that does not exist."""
+    """Raises: RequestError(404) if the key may not use the model, or a part of a sum, worded as for a model that does not exist."""
     if key.adapters is None:
         return
     served = permitted_models(key, catalogue)
-    if catalogue.own_name(model) not in served:
+    if not {*catalogue.parts(model)} <= {*served}:
         message = f"no model {model[:80]!r} here; served: {', '.join(served) or 'none'}"
         raise RequestError(message, param="model", code="model_not_found", status=404)
 

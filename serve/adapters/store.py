@@ -78,6 +78,7 @@ class AdapterStore:
             "hash": bundle.manifest.adapters.get(name),
             "task": record.task,
             "rank": record.rank,
+            "virtual_tokens": record.virtual_tokens,
             "folded_from": None if record.folded is None else record.folded.method,
             "bytes": sum(file.stat().st_size for file in files if file.is_file()),
             "parity": record.parity,

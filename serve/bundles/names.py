@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptune.errors import FormatError, PtuneError, RequestError
+from ptune.formats.adapter_sum import AdapterSum, parts_of
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 from ptune.kinds import ENCODER
 
@@ -53,6 +54,9 @@ class UnloadedBundle:
     def record(self, name: str) -> AdapterRecord:
         """An adapter's record. Raises: RequestError(404) where it is damaged, or was removed from the disk."""
         bundle = self.bundle
+        (name, _), *_ = parts_of(name, bundle.manifest.adapters) or (
+            (name, 1.0),
+        )  # a sum is described by its first part
         place = (name, bundle.manifest.adapters.get(name))
         if place in self._records:
             return self._records[place]
@@ -77,6 +81,13 @@ def _written_ns(bundle: Bundle) -> int:
         return (bundle.folder / "manifest.json").stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _answers(listing: ModelListing, own: str) -> bool:
+    """Whether a bundle has this model, or all parts of this sum."""
+    known = {*listing.names(), *listing.aliases()}
+    found = AdapterSum.parsed(own)
+    return own in known or (found is not None and {*found.names} <= known)
 
 
 class BundleNames:
@@ -107,6 +118,13 @@ class BundleNames:
         except RequestError:
             return model
 
+    def parts(self, model: str) -> list[str]:
+        try:
+            bundle, own = self.find(model)
+        except RequestError:
+            return [model]
+        return [self._whole(bundle, part) for part in self.of(bundle).parts(own)]
+
     def resolve(self, model: str) -> str:
         bundle, own = self.find(model)
         return self._whole(bundle, self.of(bundle).resolve(own))
@@ -132,7 +150,7 @@ class BundleNames:
         if bundle in self.unloaded:
             listing = self.of(bundle)
             own = listing.own_name(model)
-            if own in listing.names() or own in listing.aliases():
+            if _answers(listing, own):
                 return Named(bundle, own)
         found = [] if colon else list(self._called(model))
         if len(found) == 1:
@@ -170,7 +188,7 @@ class BundleNames:
     def _called(self, model: str) -> Iterator[Named]:
         for bundle in self.unloaded:
             listing = self.of(bundle)
-            if model in listing.names() or model in listing.aliases():
+            if _answers(listing, model):
                 yield Named(bundle, model)
 
     def _of_bundle(self, bundle: str) -> list[str]:

@@ -36,6 +36,10 @@ class EncoderCatalogue:
     def own_name(self, model: str) -> str:
         return own_name(model, self._bundle, self.names(), self.aliases())
 
+    def parts(self, model: str) -> list[str]:
+        """As `ptune_serve.catalogue.ModelListing.parts`; there are no sums here."""
+        return [self.own_name(model)]
+
     def resolve(self, model: str) -> str:
         """The adapter that `model` means. Raises: RequestError(404) that lists the served adapters."""
         adapter = resolve_alias(self._engine.bundle.manifest.aliases, self.own_name(model))

@@ -31,7 +31,7 @@ class AdapterLabels:
             return adapter
 
     def _make_room(self) -> bool:
-        removed = self._named - {"base", *self._served()}
+        removed = self._named - {"base", "sum", *self._served()}
         for adapter in removed:
             with suppress(KeyError):
                 self._forget(adapter)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from ptune.formats.adapter_sum import AdapterSum
+
 from .adapter_labels import AdapterLabels
 from .adapters import AdapterNumbers
 from .engine import BuildInfo, CacheNumbers, GenerationEngine, SequenceNumbers, StepNumbers
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BETWEEN_TOKENS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2)
 _WHOLE_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+SUM = "sum"
 FINISHES = ("stop", "length", "cancelled", "error")
 
 
@@ -39,6 +42,7 @@ class SequenceMetrics:
             "ptune_e2e_request_latency_seconds", "From submission to the end of a sequence", _WHOLE_S
         )
         self.responses = Responses(registry)
+        self._engine = engine
         self._labels = AdapterLabels(lambda: engine.adapters, self._forget)
         registry.register(SequenceNumbers(engine))
         registry.register(StepNumbers(engine))
@@ -46,8 +50,9 @@ class SequenceMetrics:
         registry.register(BuildInfo(engine))
 
     def label(self, adapter: str) -> str:
-        """The label of an adapter: its name, or "other" if there are too many."""
-        return self._labels.of(adapter)
+        """The label of an adapter: its name, or "other" if there are too many; of a sum, whose factors clients choose, "sum"."""
+        is_sum = AdapterSum.parsed(adapter) is not None and adapter not in self._engine.adapters
+        return self._labels.of(SUM if is_sum else adapter)
 
     def ended(self, adapter: str, finish: str, seconds: float) -> None:
         """Counts a finished sequence. seconds: since its submission."""

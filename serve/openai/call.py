@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.job import Finish
 from ptune.errors import RequestError
+from ptune.formats.adapter_sum import parts_of
 from ptune.formats.bundle import BASE
 from ptune.tasks.chat.text_stream import Delta, TextStream
 
@@ -169,7 +170,7 @@ class DecoderCall(GenerationCall):
 
     def _failure(self, adapter: str) -> RequestError:
         """Why the engine gave up a sequence: a 404, not a 500, if its adapter was removed while it waited."""
-        if adapter != BASE and adapter not in self._model.engine.adapters:
+        if adapter != BASE and not parts_of(adapter, self._model.engine.adapters):
             message = f"adapter {adapter!r} was removed before this was answered"
             return RequestError(message, param="model", code="model_not_found", status=404)
         return engine_failed()

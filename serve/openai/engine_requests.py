@@ -48,7 +48,7 @@ def engine_requests(
     engine, share, limit_s = service.model.engine, share_of(http), deadline_s(http)
     codec = service.model.codec_for(adapter)
     tokens = body.tokens.for_engine(codec, engine.vocab_size(adapter), formed=grammar is not None)
-    context = engine.context if body.beams is None else engine.longest(body.beams.num_beams)
+    context = engine.longest(1 if body.beams is None else body.beams.num_beams, adapter)
     room = context - (1 if max_tokens is None or to_context_end else max_tokens)
     kept = [body.cut(prompt, room) for prompt in prompts]
     _check_prompt_logprobs(body, kept)

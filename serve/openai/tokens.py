@@ -35,7 +35,7 @@ async def tokenize(
     tokens = await asyncio.to_thread(_encoded, codec, body)
     answer: dict[str, Any] = {
         "count": len(tokens),
-        "max_model_len": service.model.engine.context,
+        "max_model_len": service.model.engine.longest(adapter=adapter),
         "tokens": tokens,
     }
     if body.return_token_strs:
@@ -66,7 +66,7 @@ async def tokenizer_info(service: ChatServiceDep, http: HttpRequest, model: str 
     codec = service.model.codec_for(adapter)
     info = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": service.model.engine.context,
+        "model_max_length": service.model.engine.longest(adapter=adapter),
         "eos_token": None,
         **codec.special_tokens,
         "chat_template": None if codec.template is None else codec.template.source,

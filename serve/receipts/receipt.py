@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import onnxruntime
 
+from ptune.formats.adapter_sum import digest_of
 from ptune.formats.bundle import BASE
 from ptune.version import __version__
 
@@ -63,7 +64,7 @@ def leave_receipt(service: ChatService, asked: Asked, context: RequestContext) -
             "body": asked.body,
             "thinking_token_budget": service.settings.thinking_token_budget,
             "base": manifest.base.hash,
-            "adapter": None if asked.adapter == BASE else manifest.adapters.get(asked.adapter),
+            "adapter": None if asked.adapter == BASE else digest_of(asked.adapter, manifest.adapters),
             "versions": {"ptune": __version__, "onnxruntime": onnxruntime.__version__},
             "answers": cast("DecoderCall", context.call).answers(),
         }

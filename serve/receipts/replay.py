@@ -9,6 +9,7 @@ from typing import Any
 
 from ptune.engine.options import EngineOptions
 from ptune.errors import PtuneError
+from ptune.formats.adapter_sum import digest_of
 from ptune.formats.bundle import Bundle
 from ptune.tasks.chat import infer
 
@@ -53,7 +54,7 @@ def _check_same(receipt: dict[str, Any], bundle: Bundle) -> None:
     name = receipt["body"]["model"]
     for what, then, now in (
         ("base", receipt["base"], bundle.manifest.base.hash),
-        (f"adapter {name}", receipt["adapter"], bundle.manifest.adapters.get(name)),
+        (f"adapter {name}", receipt["adapter"], digest_of(name, bundle.manifest.adapters)),
     ):
         if then != now:
             raise PtuneError(

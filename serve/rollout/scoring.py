@@ -17,7 +17,7 @@ from .evidence import NO_LOSS, Loss
 from .texts import Text, read_texts
 
 if TYPE_CHECKING:
-    from ptune.codecs.chat import ChatCodec, Example
+    from ptune.codecs.chat import Example
     from ptune.formats.bundle import ByLoss
     from ptune.tasks.chat.infer import ChatModel
 
@@ -45,10 +45,11 @@ class Scoring:
 
     def check(self, rule: ByLoss, adapters: Sequence[str]) -> None:
         """Raises: RequestError that names the first line which cannot be scored under each of the adapters."""
-        codecs = {id(codec): codec for codec in map(self._model.codec_for, adapters)}
+        codec_for, longest = self._model.codec_for, self._model.engine.longest
+        unlike = {(id(codec_for(name)), longest(adapter=name)): name for name in adapters}
         for text in sorted(self.texts(rule), key=lambda text: text.number):
-            for codec in codecs.values():
-                self._examples(text, rule, codec)
+            for adapter in unlike.values():
+                self._examples(text, rule, adapter)
 
     async def losses(self, text: Text, rule: ByLoss, adapters: Sequence[str]) -> list[Loss]:
         """The loss of a text's answers under each adapter. Raises: RequestError; PtuneError where the engine fails."""
@@ -56,17 +57,16 @@ class Scoring:
             return await asyncio.gather(*(self._loss(text, rule, adapter) for adapter in adapters))
 
     async def _loss(self, text: Text, rule: ByLoss, adapter: str) -> Loss:
-        codec = self._model.codec_for(adapter)
-        examples = await asyncio.to_thread(self._examples, text, rule, codec)
+        examples = await asyncio.to_thread(self._examples, text, rule, adapter)
         return sum([await self._score(example, adapter) for example in examples], start=NO_LOSS)
 
-    def _examples(self, text: Text, rule: ByLoss, codec: ChatCodec) -> list[Example]:
+    def _examples(self, text: Text, rule: ByLoss, adapter: str) -> list[Example]:
         """A text's tokens, and which of them are answers: what training would see of it. Raises: RequestError."""
         try:
-            examples = text.conversation().examples(codec, rule.train_on)
+            examples = text.conversation().examples(self._model.codec_for(adapter), rule.train_on)
         except TemplateError as error:
             raise text.unusable(str(error)) from None
-        longest, most = max(map(len, examples)), self._model.engine.longest()
+        longest, most = max(map(len, examples)), self._model.engine.longest(adapter=adapter)
         if longest > most:
             raise text.unusable(f"it is {longest} tokens long, and a sequence may have {most} here")
         if not any(any(example.targets[1:]) for example in examples):

@@ -61,7 +61,7 @@ async def _decoder_call(
     check_translates(service, adapter, body)
     codec, share, limit_s = service.model.codec_for(adapter), share_of(http), deadline_s(http)
     engine = service.model.engine
-    context = engine.context if body.num_beams == 1 else engine.longest(body.num_beams)
+    context = engine.longest(body.num_beams, adapter)
     encoded = await asyncio.to_thread(
         lambda: [_encode(codec, source, index, context) for index, source in enumerate(body.text)]
     )

@@ -95,6 +95,10 @@ class Engine:
     """What ChatModel needs of an engine; it answers with one token that ends."""
 
     context = 64
+
+    def longest(self, beams: int = 1, adapter: str = "base") -> int:
+        return self.context
+
     signature = SimpleNamespace(vocab_size=260)
     vocab_size = staticmethod(lambda adapter: 260)
 

@@ -209,7 +209,7 @@ class FakeEngine:
     def adapter_stats(self) -> AdapterStats:
         return AdapterStats(70, None, 2, 5, 3, 0.5, 4, ("devil", "pirate"), ("late",), 2)
 
-    def longest(self, beams: int = 1) -> int:
+    def longest(self, beams: int = 1, adapter: str = "base") -> int:
         return self.context
 
     def capacity(self) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ptune.codecs.chat import ChatCodec
+from ptune.engine.adapters.safetensors import write_tensors
 from ptune.export.int8_cache import write_int8_cache
-from ptune.formats.bundle import Bundle
+from ptune.formats.bundle import INT8_CACHE_SCALES, Bundle
 from ptune.publish.cache_scales import measured_scales
 from ptune.publish.steps import enter_caches
 from ptune.verify.graph import PlainGraph
@@ -24,5 +25,6 @@ def give_int8_cache(bundle: Bundle, ids: Sequence[int] = ()) -> Bundle:
         scales = dict(measured_scales(bundle, ChatCodec.open(bundle.codec_path), 1))
     for profile in bundle.manifest.graphs:
         write_int8_cache(bundle.graph_path(profile), scales)
+        write_tensors(bundle.graph_path(profile).with_name(INT8_CACHE_SCALES), scales)
         enter_caches(bundle, profile, ("int8",))
     return bundle

@@ -125,19 +125,63 @@ def test_dora_on_a_base_in_nf4_is_merged_or_served_beside_it(
 
 
 @pytest.mark.parametrize("method", [PTuning(num_virtual_tokens=3), PromptTuning(num_virtual_tokens=3)])
-def test_virtual_tokens_are_trained_and_evaluated_and_neither_merged_nor_served(
+def test_virtual_tokens_are_trained_and_evaluated_and_not_merged(
     method: Any, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train(from_file(make(method=method, max_steps=12, lr=3e-2), tmp_path), tmp_path / "run")
-    assert "are for PEFT: ptune evaluates them, and neither merges nor serves them" in capsys.readouterr().err
+    assert "are for PEFT" not in capsys.readouterr().err
     evaluation = evaluate(run)
     assert evaluation["after"]["loss"] != evaluation["before"]["loss"]
     for publishing in (
         lambda: publish.merge_run(run, tmp_path / "merged"),
         lambda: publish.export_run(run, tmp_path / "bundle", name="x", threads=1, merge=True, anyway=True),
     ):
-        with pytest.raises(UsageError, match="neither merges nor serves"):
+        with pytest.raises(
+            UsageError, match=r"whose virtual tokens cannot be merged: ptune export .* serves them beside"
+        ):
             publishing()
+
+
+def test_an_adapter_with_an_invocation_is_trained_evaluated_and_served_beside_its_base(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = tiny_models.tokenizer()("<|im_start|>assistant\n")["input_ids"]
+    method = Lora(r=4, invocation=tuple(call))
+    run = train(from_file(make(method=method, max_steps=6, lr=3e-2), tmp_path), tmp_path / "run")
+    assert "acts from its invocation on: one example per forward pass" in capsys.readouterr().err
+    assert run.record().hops[0].max_abs_logprob == 0.0
+    evaluation = evaluate(run)
+    assert evaluation["after"]["loss"] < evaluation["before"]["loss"]
+    ids = torch.tensor([[5, 60, 7, *call, 9, 101]])
+    model = live(run)
+    with torch.no_grad():
+        moved = (model(ids).logits - model.get_base_model()(ids).logits).abs().amax(-1)[0]
+    assert moved[:3].max() == 0  # peft's own layers, called without an offset, are the base
+    assert moved[3:].min() > 1e-3
+    assert publish.export_run(run, tmp_path / "bundle", name="x", threads=1, anyway=True).passed
+    with pytest.raises(UsageError, match=r"before which its adapter is off, so it cannot be merged"):
+        publish.merge_run(run, tmp_path / "merged")
+    with pytest.raises(RecipeError, match=r"gradient_checkpointing: .* where method.invocation is"):
+        train(make(method=method, gradient_checkpointing=True), tmp_path / "checkpointed")
+
+
+def test_the_loss_with_an_invocation_is_pefts() -> None:
+    ids, flags = tuple(X[0].tolist()), (False, False, True, True, False, True, True)
+    torch.manual_seed(0)
+    model: PeftModel = Lora(r=4, invocation=(17, 101)).apply(tiny_models.model("llama"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    objective = NextTokenObjective(packed=False, max_tokens=64, device=torch.device("cpu"))
+    (batch,) = objective.batches([Example(ids, flags)])
+    score = objective.score(model.train(), batch)
+    labels = torch.where(torch.tensor([flags]), X, -100)
+    expected = model(input_ids=X, labels=labels).loss
+    assert float(score.loss) / 4 == pytest.approx(float(expected), rel=1e-5)
+    with model.disable_adapter():
+        plain = model(input_ids=X, labels=labels).loss
+    assert float(expected) != pytest.approx(float(plain), rel=1e-3)
 
 
 @pytest.mark.parametrize(

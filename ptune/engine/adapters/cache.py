@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -48,6 +49,15 @@ class AdapterCache(Generic[Value]):
         self._entries.move_to_end(name)
         entry.refcount += 1
         return entry.value
+
+    def evict_one_of(self, names: Collection[str]) -> bool:
+        """Evicts the least recently used of these that nobody uses. Returns whether there was one."""
+        for name, entry in self._entries.items():
+            if name in names and not entry.refcount:
+                del self._entries[name]
+                self.evicted += 1
+                return True
+        return False
 
     def give_back(self, value: Value) -> None:
         """Ends one use of what `take` gave."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.engine.adapters.fold.fold import LEFT_OUT, ORIGINAL, Limits, as_pairs
 from ptune.engine.adapters.fold.layer import Base
 from ptune.engine.adapters.lora import Adapter, load_adapter
+from ptune.engine.adapters.prefix import stands_before, with_prefix
 from ptune.errors import AdapterError, FormatError, TemplateError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Folded, Manifest, hashes, parse
 from ptune.formats.request_defaults import RequestDefaults
@@ -39,7 +42,8 @@ def _link(source: str, target: str) -> None:
 def install(
     bundle: Bundle, adapter: Path, name: str, base: Base | None = None, limits: Limits = Limits()
 ) -> AdapterRecord:
-    """Copies a PEFT folder into the bundle, checked socket by socket, as yet unmeasured; other types than LoRA are folded.
+    """Copies a PEFT folder into the bundle, checked socket by socket, as yet unmeasured; other types than LoRA are folded, or
+    get the keys and values of their virtual tokens.
 
     base, limits: as `ptune.engine.adapters.fold.fold.as_pairs` takes them.
 
@@ -47,8 +51,7 @@ def install(
     Raises: UsageError for a name that cannot be; AdapterError that lists everything which does not fit.
     """
     check_name(name)
-    sockets = {socket.name: socket for socket in bundle.decoder.sockets}
-    with as_pairs(adapter, sockets, base, limits, bundle.decoder.ends) as (folder, folded):
+    with _as_served(adapter, bundle, base, limits) as (folder, folded):
         checked = load_adapter(folder, bundle.decoder)
         own, trained_on = prompt_of(adapter, bundle)
         own |= tokens_of(adapter, bundle, checked)
@@ -58,6 +61,9 @@ def install(
                 name=name,
                 files=hashes(part),
                 rank=checked.rank,
+                virtual_tokens=0 if checked.prefix is None else checked.prefix.tokens,
+                in_sums=checked.is_update,
+                invocation=checked.invocation,
                 folded=folded,
                 base=trained_on,
                 added=datetime.now(UTC).date().isoformat(),
@@ -65,6 +71,20 @@ def install(
             write_json(part / RECORD, record.model_dump(mode="json"))
     _vouch(bundle, record)
     return record
+
+
+@contextmanager
+def _as_served(
+    adapter: Path, bundle: Bundle, base: Base | None, limits: Limits
+) -> Iterator[tuple[Path, Folded | None]]:
+    """Yields a folder as a bundle has it, and what the adapter was if it was folded."""
+    if stands_before(adapter):
+        with with_prefix(adapter, bundle.decoder, base) as folder:
+            yield folder, None
+        return
+    sockets = {socket.name: socket for socket in bundle.decoder.sockets}
+    with as_pairs(adapter, sockets, base, limits, bundle.decoder.ends) as found:
+        yield found
 
 
 def copy_adapter(folder: Path, place: Path, folded: Folded | None) -> None:

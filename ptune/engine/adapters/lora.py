@@ -23,6 +23,7 @@ from ptune.engine.adapters.peft_config import (
     LoraConfig,
     read_config,
 )
+from ptune.engine.adapters.prefix import FILE, Prefix, read_prefix, stands_before
 from ptune.engine.adapters.safetensors import float32_bytes, read_tensors
 from ptune.errors import AdapterError, FormatError
 from ptune.formats.seq2seq import Seq2SeqSignature
@@ -64,6 +65,16 @@ class Adapter:
     gains: Mapping[str, Factor] = field(
         default_factory=dict
     )  # by the graph's inputs (`ptune.engine.adapters.gains`)
+    prefix: Prefix | None = None  # what it puts before every text, in place of factors
+    invocation: tuple[
+        int, ...
+    ] = ()  # tokens from which on it acts, where they stand last in a prompt; none: it always does
+
+    @property
+    def is_update(self) -> bool:
+        """Whether it only adds to what layers give, everywhere, so that it can be scaled: it brings no tokens of its own."""
+        own = self.ends is not None and bool(len(self.ends.row_ids) or len(self.ends.column_ids))
+        return self.prefix is None and not own and not self.invocation and not self.gains
 
 
 def load_adapter(
@@ -77,11 +88,15 @@ def load_adapter(
     still contain, with their shapes.
     Raises: AdapterError that lists everything about it that does not fit the base or cannot be served.
     """
+    if isinstance(signature, Signature) and stands_before(folder):
+        before = read_prefix(folder, signature)
+        return Adapter(folder.name, 0, {}, before.bytes, prefix=before)
     encodes = isinstance(signature, EncoderSignature)
     prefix = signature.prefix if isinstance(signature, EncoderSignature) else ""
     served = signature.ends if isinstance(signature, Signature) else None
     try:
-        config, problems = read_config(folder, with_head=encodes, ends=served)
+        invoked = isinstance(signature, Signature)
+        config, problems = read_config(folder, with_head=encodes, ends=served, invoked=invoked)
     except FormatError as error:
         raise AdapterError(str(error)) from None
     tensors = weights_of(folder)
@@ -97,6 +112,11 @@ def load_adapter(
         if signature.ends.has_gains:
             tensors, gains = read_gains(tensors, signature, misfits)
         tensors, ends = read_ends(tensors, config, signature, misfits)
+    invocation = tuple(config.alora_invocation_tokens or ())
+    if invocation and (ends is not None or gains):
+        misfits.add(
+            "aLoRA acts on layers alone, and not on the embedding, single tokens or gains", folder.name
+        )
     modules = _paired(tensors, misfits, needed=ends is None and not (biases or gains))
     sockets = {f"{prefix}{socket.name}": socket for socket in signature.sockets}
     _check(modules, config, sockets, misfits)
@@ -118,6 +138,7 @@ def load_adapter(
         ends=ends,
         biased=bool(biases),
         gains=gains,
+        invocation=invocation,
     )
 
 
@@ -166,6 +187,8 @@ def weights_of(folder: Path) -> dict[str, Factor]:
 def factor_bytes(folder: Path, ends: Ends | None = None) -> int:
     """Memory of a PEFT folder's tensors, in bytes, without copies of the base's ends. Raises: AdapterError, as `weights_of`."""
     try:
+        if stands_before(folder):
+            return float32_bytes(folder / FILE)
         whole = ends is None or bool(read_json(folder / "adapter_config.json").get("modules_to_save"))
 
         def counts(tensor: str) -> bool:

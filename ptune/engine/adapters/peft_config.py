@@ -37,7 +37,7 @@ REFUSED = {
     "lora_bias": f"its B factors have biases: {BIASES}",
     "layer_replication": f"it changes how many layers the base has; {MERGE}",
     "kasa_config": f"KaSA changes the base's weights; {MERGE}",
-    "alora_invocation_tokens": "aLoRA is active on part of a sequence only",
+    "alora_invocation_tokens": "aLoRA acts on a part of a sequence only, and is served in chat bundles alone",
     "use_qalora": "QA-LoRA pools the inputs of its A factors",
     "use_bdlora": "BD-LoRA has block-diagonal factors",
     "arrow_config": "Arrow routes each token among several adapters",
@@ -65,6 +65,7 @@ class LoraConfig(BaseModel):
     ensure_weight_tying: bool = False
     modules_to_save: list[str] | None = None
     lora_bias: bool = False
+    alora_invocation_tokens: list[int] | None = None
 
     def rank(self, module: str) -> int:
         """The rank of a module's factors."""
@@ -104,11 +105,12 @@ Settings = TypeVar("Settings", bound=LoraConfig)
 
 
 def read_config(
-    folder: Path, *, with_head: bool = False, ends: Ends | None = None
+    folder: Path, *, with_head: bool = False, ends: Ends | None = None, invoked: bool = False
 ) -> tuple[LoraConfig, list[str]]:
     """Reads adapter_config.json. Returns it and the reasons why it cannot be served.
 
     with_head: fully trained modules are allowed, as the adapter has its own head. ends: that the bundle has sockets for.
+    invoked: whether an adapter may act from the tokens on that invoke it (aLoRA).
 
     Raises: AdapterError where it is no LoRA configuration at all; FormatError where the file is missing or damaged.
     """
@@ -119,6 +121,8 @@ def read_config(
     config = parsed(LoraConfig, fields, folder)
     if with_head:
         fields.pop("modules_to_save", None)
+    if invoked:
+        fields.pop("alora_invocation_tokens", None)
     if ends is not None and ends.has_biases:
         fields.pop("lora_bias", None)
     if ends is not None and "tokens" in ends.kinds:

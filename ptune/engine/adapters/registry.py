@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from ptune.engine.adapters.cache import AdapterCache
+from ptune.engine.adapters.sums import MOST_SUMS, record_of
 from ptune.errors import AdapterError, FormatError, PtuneError, RequestError
+from ptune.formats.adapter_sum import AdapterSum, parts_of
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 
 Served = TypeVar("Served")
@@ -19,8 +21,14 @@ Load = Callable[[Path, AdapterRecord], Served]
 """Reads an adapter's folder after its files were checked. Raises: AdapterError where it does not fit."""
 Size = Callable[[Path, AdapterRecord], int]
 """Bytes that an adapter will take in memory."""
+Combine = Callable[[str, Sequence[tuple[Served, float]]], Served]
+"""Makes the sum of adapters with factors, under a name. Raises: AdapterError for what cannot be summed."""
 Ready = Callable[[Served | PtuneError], None]
 """Callback: receives the loaded adapter, or the error."""
+
+
+Parts = list[tuple[AdapterRecord, float]]
+"""The parts of a sum and their factors; an adapter by itself is one part with factor 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,7 @@ class Registry(Generic[Served]):
     changed: the engine's own lock (reentrant), so that it can look an adapter up and queue a request in one piece.
     base_answers: whether clients may ask for the bare base; only messages depend on it.
     limit_bytes: memory for adapters; the least recently used are evicted, and read again when they are asked for.
+    combine: where names may also mean sums of adapters (`ptune.formats.adapter_sum`). A sum is kept like an adapter.
     """
 
     def __init__(
@@ -57,7 +66,9 @@ class Registry(Generic[Served]):
         *,
         base_answers: bool,
         limit_bytes: int | None = None,
+        combine: Combine[Served] | None = None,
     ) -> None:
+        self._combine = combine
         self.bundle = bundle  # as of the last load or refresh
         self._load, self._size, self._changed, self._base_answers = load, size, changed, base_answers
         self._cache: AdapterCache[Served] = AdapterCache(limit_bytes)
@@ -107,7 +118,8 @@ class Registry(Generic[Served]):
         with self._changed:
             self.bundle = bundle
             self._records[name] = record
-            self._cache.drop(name)
+            for other in self._with(name):
+                self._cache.drop(other)
             if self._cache.make_room(size_bytes):
                 self._cache.put(name, served, size_bytes)
 
@@ -132,15 +144,23 @@ class Registry(Generic[Served]):
             self.bundle = bundle
 
     def record(self, name: str) -> AdapterRecord | None:
-        """Returns an adapter's record; None for the bare base. Raises: RequestError, 404, where there is no such adapter."""
+        """Returns an adapter's record, or a sum's; None for the bare base.
+
+        Raises: RequestError: 404 where there is no such adapter; 400 for a sum that cannot be served.
+        """
         if name == BASE:
             return None
         with self._changed:
-            if name not in self._records:
+            parts = self._parts(name)
+            records = [record for record, _ in parts]
+            if not parts:
                 known = ", ".join([*([BASE] if self._base_answers else []), *self._records]) or "none"
                 message = f"no adapter {name!r} here; served: {known}"
                 raise RequestError(message, param="model", code="model_not_found", status=404)
-            return self._records[name]
+            if _is_plain(parts):
+                return records[0]
+            found = AdapterSum(tuple((record.name, factor) for record, factor in parts))
+            return record_of(found, records, max(record.rank for record in self._records.values()))
 
     def take(self, name: str, ready: Ready[Served]) -> None:
         """Gives an adapter to `ready`: at once where it is in memory, else from another thread when it has been read.
@@ -150,12 +170,16 @@ class Registry(Generic[Served]):
         Raises: RequestError, 404, where there is none of that name.
         """
         with self._changed:
-            self.record(name)
+            record = self.record(name)
+            assert record is not None
+            name = record.name  # the one way to write a sum
             served = self._cache.take(name)
             if served is not None:
                 self._hits += 1
                 ready(served)
                 return
+            if name not in self._records and name not in self._wanted:
+                self._require_room_for_a_sum()
             self._wanted.setdefault(name, []).append(ready)
             if self._reader is None:
                 self._reader = threading.Thread(target=self._run, name="ptune-adapters", daemon=True)
@@ -173,10 +197,11 @@ class Registry(Generic[Served]):
         with self._changed:
             if self.record(name) is None:
                 raise RequestError("the base cannot be dropped", param="model")
+            for other in self._with(name):
+                self._cache.drop(other)
+                for ready in self._wanted.pop(other, ()):
+                    ready(RequestError(f"adapter {name!r} was dropped", code="model_not_found", status=404))
             del self._records[name]
-            self._cache.drop(name)
-            for ready in self._wanted.pop(name, ()):
-                ready(RequestError(f"adapter {name!r} was dropped", code="model_not_found", status=404))
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -195,9 +220,9 @@ class Registry(Generic[Served]):
                 if self._closed:
                     return
                 name = next(iter(self._wanted))
-                bundle, record = self.bundle, self._records[name]
+                bundle, parts = self.bundle, self._parts(name)
             try:
-                self._load_wanted(bundle, record)
+                self._load_wanted(bundle, name, parts)
             except Exception as error:
                 logging.getLogger(__name__).error("adapter %r cannot be read: %s", name, error)
                 known = error if isinstance(error, PtuneError) else PtuneError(f"{name}: {error}")
@@ -205,9 +230,9 @@ class Registry(Generic[Served]):
                     for ready in self._wanted.pop(name, ()):
                         ready(known)
 
-    def _load_wanted(self, bundle: Bundle, record: AdapterRecord) -> None:
-        """Reads an adapter as soon as there is room, and passes it to everyone waiting for it."""
-        name, size_bytes = record.name, self._size(bundle.adapter_path(record.name), record)
+    def _load_wanted(self, bundle: Bundle, name: str, parts: Parts) -> None:
+        """Reads an adapter, or the parts of a sum, as soon as there is room, and passes it to everyone waiting for it."""
+        size_bytes = sum(self._size(bundle.adapter_path(record.name), record) for record, _ in parts)
         self._check_size(name, size_bytes)
 
         def settled() -> bool:
@@ -220,11 +245,11 @@ class Registry(Generic[Served]):
             self._cache.reserve(size_bytes)
         served = None
         try:
-            served = self._read(bundle, record)
+            served = self._made(bundle, name, parts)
         finally:
             with self._changed:
                 self._cache.release(size_bytes)
-                if served is not None and self._records.get(name) is record:  # neither dropped nor replaced
+                if served is not None and parts == self._parts(name):  # neither dropped nor replaced
                     self._cache.put(name, served, size_bytes)
                     for ready in self._wanted.pop(name, ()):
                         ready(self._retain(name))
@@ -233,6 +258,46 @@ class Registry(Generic[Served]):
         served = self._cache.take(name)
         assert served is not None
         return served
+
+    def _parts(self, name: str) -> Parts:
+        """The adapters that a name stands for, with their factors; none where it stands for nothing."""
+        if self._combine is None:
+            return [(self._records[name], 1.0)] if name in self._records else []
+        return [(self._records[part], factor) for part, factor in parts_of(name, self._records)]
+
+    def _with(self, name: str) -> list[str]:
+        """An adapter, and the sums that it is a part of, in memory or waited for."""
+        others = {*self._cache.names, *self._wanted} - self._records.keys()
+        return [name, *(other for other in others if any(one.name == name for one, _ in self._parts(other)))]
+
+    def _require_room_for_a_sum(self) -> None:
+        """Raises: RequestError, 429, where there are as many sums as may be, and all are used."""
+        kept = {*self._cache.names} - self._records.keys()
+        waited = self._wanted.keys() - self._records.keys()
+        if len(kept) + len(waited) >= MOST_SUMS and not self._cache.evict_one_of(kept):
+            message = (
+                f"{MOST_SUMS} sums of adapters are in use, the most there may be at once: try again later"
+            )
+            raise RequestError(message, param="model", code="too_many_sums", status=429)
+
+    def _made(self, bundle: Bundle, name: str, parts: Parts) -> Served:
+        """Reads an adapter, or makes a sum of its parts, of which those in memory are not read again."""
+        if _is_plain(parts) or self._combine is None:
+            return self._read(bundle, parts[0][0])
+        with self._changed:
+            found = {record.name: self._cache.take(record.name) for record, _ in parts}
+        try:
+            return self._combine(
+                name,
+                [
+                    (self._read(bundle, record) if (kept := found[record.name]) is None else kept, factor)
+                    for record, factor in parts
+                ],
+            )
+        finally:
+            for kept in found.values():
+                if kept is not None:
+                    self.give_back(kept)
 
     def _checked(self, bundle: Bundle, name: str) -> tuple[AdapterRecord, int]:
         """A record that may be served, and the adapter's size in memory."""
@@ -260,6 +325,11 @@ class Registry(Generic[Served]):
             self._loads += 1
             self._load_s += time.perf_counter() - begun_s
         return served
+
+
+def _is_plain(parts: Parts) -> bool:
+    """Whether it is one adapter as it is."""
+    return len(parts) == 1 and parts[0][1] == 1
 
 
 def _check_files(bundle: Bundle, record: AdapterRecord) -> None:

@@ -46,7 +46,7 @@ class BatchLayout:
         self.answers = [
             (cells // width, np.searchsorted(self.wanted, cells % width)) for cells in wanted_cells
         ]
-        adapters = [chunk.sequence.adapter for chunk in chunks]
+        adapters = [chunk.plugged for chunk in chunks]
         adapted = [adapter is not None for adapter in adapters]
         self._lora = {"lora_mask": self._marked(flat, adapted, window.rank, slice(None))}
         if window.biases:
@@ -111,10 +111,7 @@ class BatchLayoutCache:
     def of(self, chunks: Sequence[Chunk], window: Window, run: int) -> BatchLayout:
         """Returns the layout of the step's run-th part."""
         # A window holds its adapters weakly; a freed one is in no window, so its id means nothing here.
-        key = [
-            (chunk.sequence.slot, len(chunk), chunk.wanted.start, id(chunk.sequence.adapter))
-            for chunk in chunks
-        ]
+        key = [(chunk.sequence.slot, len(chunk), chunk.wanted.start, id(chunk.plugged)) for chunk in chunks]
         last = self._last.get(run)
         if last is None or last[0] != key or last[1] is not window:
             last = self._last[run] = key, window, BatchLayout(chunks, window, *self._options)

@@ -102,11 +102,11 @@ class DraftModel:
         self.steady = True
         for sequence, most in room.items():
             assert sequence.slot is not None
-            read = self._read[sequence.slot]
-            if not most or len(sequence.tokens) + most > self._cache.capacity:
+            read, text = self._read[sequence.slot], sequence.text
+            if not most or len(text) + most > self._cache.capacity:
                 continue
-            read.cached = common(read.tokens, sequence.tokens, min(read.cached, len(sequence.tokens) - 1))
-            read.tokens = [*sequence.tokens]
+            read.cached = common(read.tokens, text, min(read.cached, len(text) - 1))
+            read.tokens = text
             count = min(read.uncached, left)
             self.steady &= read.uncached <= 2  # the newest, and the last of an accepted draft
             if count:

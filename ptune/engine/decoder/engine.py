@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Unpack
 
 from ptune.engine.adapters.lora import Adapter, factor_bytes, load_adapter
+from ptune.engine.adapters.sums import combined
 from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
@@ -21,7 +22,7 @@ from ptune.engine.decoder.forms import Form, FormError, chosen, own_golden, refu
 from ptune.engine.decoder.generation import SampledSequence, ScoredSequence
 from ptune.engine.decoder.golden import Replay
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
+from ptune.engine.decoder.kv_cache import KvCache, read_scales
 from ptune.engine.decoder.request import Request, Token, require_tokens
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
@@ -30,7 +31,7 @@ from ptune.engine.decoder.ticket import Ticket, drawn, until_finish
 from ptune.engine.job import not_computed
 from ptune.engine.options import GIB, EngineKeywords, EngineOptions
 from ptune.errors import AdapterError, ParityError, PtuneError
-from ptune.formats.bundle import AdapterRecord, Bundle
+from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 from ptune.formats.whole_write import read_json
 
 _log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             self._load,
             lambda folder, _: factor_bytes(folder, self.signature.ends),
             base_answers=True,
+            combine=combined,
         )
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
         self._cache = cache
@@ -85,6 +87,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             self._drafts.cut,
             cache.budget,
             self._drafts.length,
+            cache.put,
         )
         self._step = Step(graphs, self.signature, cache)
         self._steps = self._tokens = 0
@@ -122,7 +125,12 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens, form.kernels)
         spare = spare_positions(graphs.heads)
         cache = KvCache.within(
-            options.kv_bytes, bundle.decoder, options.max_rows, spare, options.kv_cache_dtype
+            options.kv_bytes,
+            bundle.decoder,
+            options.max_rows,
+            spare,
+            options.kv_cache_dtype,
+            read_scales(graph, options.kv_cache_dtype),
         )
         folder = options.draft_model
         draft_model = None if folder is None else DraftModel.open(folder, bundle, cache, options)
@@ -136,7 +144,13 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
                 f"adapter {record.name!r} missed its gate with {form.title}, which this server computes with: start the"
                 " server again, and it will not"
             )
-        return load_adapter(folder, self.signature)
+        adapter = load_adapter(folder, self.signature)
+        if adapter.prefix is not None and not self._cache.takes_prefixes:
+            raise AdapterError(
+                f"adapter {record.name!r} brings keys and values, and this bundle's int8 cache was exported before such adapters"
+                " were served: export it again, or leave out --kv-cache-dtype"
+            )
+        return adapter
 
     def _replay(self, bundle: Bundle, profile: str) -> float:
         form = self.form
@@ -205,7 +219,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             sequences = []
             for tokens, name in zip(ids, adapters, strict=True):
                 vocab = self.vocab_size(name)
-                require_tokens(tokens, 0, vocab, self.context)
+                require_tokens(tokens, 0, vocab, self.longest(adapter=name))
                 sequences.append(ScoredSequence(tokens, None, vocab))
             for sequence, name in zip(sequences, adapters, strict=True):
                 self._enqueue(sequence, name, len(sequence.tokens))
@@ -221,9 +235,12 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         own = None if record is None else record.vocab_size
         return own or self.signature.vocab_size
 
-    def longest(self, beams: int = 1) -> int:
-        """Most tokens, prompt and output, of one sequence, or of each of a request's beams (of which each takes a slot)."""
-        return min(self.context, self._cache.budget.longest(min(beams, self._cache.slots)))
+    def longest(self, beams: int = 1, adapter: str = BASE) -> int:
+        """Most tokens, prompt and output, of one sequence under an adapter, or of each of a request's beams, of which each takes
+        a slot. Raises: RequestError, 404, where there is no such adapter."""
+        record = self._registry.record(adapter)
+        fit = min(self.context, self._cache.budget.longest(min(beams, self._cache.slots)))
+        return max(0, fit - (0 if record is None else record.virtual_tokens))
 
     def capacity(self) -> str:
         """How many sequences run at once, and how long they may be, in words."""
@@ -254,7 +271,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         self._require_open()
         vocab = self.vocab_size(request.adapter)
         beams = 1 if request.beams is None else request.beams.num_beams
-        request.require_servable(vocab, self.longest(beams), self._cache.slots)
+        request.require_servable(vocab, self.longest(beams, request.adapter), self._cache.slots)
         deadline_s = self._deadline(request.deadline_s)
         if request.beams is not None:
             return BeamGroup(request, request.beams, self._scheduler.slots.fork, deliver, deadline_s)
@@ -267,7 +284,11 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
 
     def _admit(self, job: TokenSequence, adapter: Adapter | None) -> None:
         for member in job.group:
-            member.adapter = adapter
+            member.begin(adapter)
+        if adapter is not None and job.most_tokens > self.context:
+            self._registry.give_back(adapter)
+            job.fail(PtuneError(f"adapter {adapter.name!r} was replaced by one with more virtual tokens"))
+            return
         self._scheduler.submit(job)
 
     def _jobs(self) -> tuple[TokenSequence, ...]:

@@ -184,7 +184,7 @@ def _loss(sequence: TokenSequence, held: Mapping[str, float]) -> tuple[float, in
 
 def _cached(sequence: TokenSequence) -> int:
     """Tokens that would have to be recomputed."""
-    return sum(member.cached for member in sequence.group)
+    return sum(member.cached - min(member.cached, member.virtual) for member in sequence.group)
 
 
 def require_room(own: int, everybody: int, most: int) -> None:

@@ -31,7 +31,7 @@ def divide(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
     """Splits chunks into runs of the graph."""
     groups: dict[Adapter | None, list[Chunk]] = defaultdict(list)
     for chunk in chunks:
-        groups[chunk.sequence.adapter].append(chunk)
+        groups[chunk.plugged].append(chunk)
     base = groups.pop(None, [])
     together = sorted(groups.values(), key=_tokens)
     runs = []
@@ -46,10 +46,10 @@ def divide(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
 def flat_indices(chunks: Sequence[Chunk], window: Window, least: int = 1) -> tuple[list[Indices], int]:
     """Returns each chunk's cells among G * m >= least, in the order of [G, m]; and m."""
     groups: list[list[Chunk]] = [[] for _ in range(window.count)]
-    base = [chunk for chunk in chunks if chunk.sequence.adapter is None]
+    base = [chunk for chunk in chunks if chunk.plugged is None]
     for chunk in chunks:
-        if chunk.sequence.adapter is not None:
-            groups[window.groups[chunk.sequence.adapter]].append(chunk)
+        if chunk.plugged is not None:
+            groups[window.groups[chunk.plugged]].append(chunk)
     total = max(sum(map(len, chunks)), least)
     width = max(max(map(_tokens, groups)), -(-total // window.count))
     cells: dict[Chunk, Indices] = {}

@@ -45,9 +45,14 @@ class RequestSequence(TokenSequence):
         if not self.finished:
             self._emit(Token(NO_TOKEN, finish=finish, error=error))
 
+    @property
+    def said(self) -> int:
+        """Number of its tokens behind the prompt."""
+        return len(self.tokens) - self.virtual - len(self._request.prompt)
+
     def give_up(self) -> None:
         """Finishes an expired sequence with its output so far, as `max_tokens` would; one without output fails."""
-        if self.cancelled or len(self.tokens) > len(self._request.prompt):
+        if self.cancelled or self.said:
             self.end("cancelled" if self.cancelled else "length")
         else:
             error = str(deadline_passed(self._request.deadline_s))
@@ -86,7 +91,7 @@ class SampledSequence(RequestSequence):
 
     def most_drafted(self, most: int) -> int:
         """As `TokenSequence.most_drafted`. With a grammar there is none: the mask of a token is only known at its turn."""
-        left = self._request.max_tokens - (len(self.tokens) - len(self._request.prompt))
+        left = self._request.max_tokens - self.said
         return 0 if self._walk is not None else max(0, min(most, left - 1))
 
     def take(self, chunk: Chunk, logits: Logits) -> None:
@@ -97,7 +102,7 @@ class SampledSequence(RequestSequence):
         require_numbers(logits)
         request, newest = self._request, chunk.newest
         if self.all_logits:
-            self._emit_prompt(chunk.start, logits)
+            self._emit_prompt(chunk.start - self.virtual, logits)
             self.all_logits = not newest  # sent once, also where the sequence is computed a second time
         if newest and request.max_tokens == 0:
             self.end("length")
@@ -110,7 +115,7 @@ class SampledSequence(RequestSequence):
                 self._emit(Token(NO_TOKEN, finish="error", error=str(error), refused=True))
 
     def _emit_prompt(self, start: int, logits: Logits) -> None:
-        """Emits prompt tokens: logits of position p give the probability of the prompt's token p + 1."""
+        """Emits prompt tokens: logits of position p give the probability of the prompt's token p + 1. start: in the prompt."""
         prompt = self._request.prompt
         if start == 0:
             self._emit(Token(prompt[0], prompt=True))
@@ -138,7 +143,7 @@ class SampledSequence(RequestSequence):
 
     def _emit_next(self, logits: Logits) -> None:
         request = self._request
-        output = self.tokens[len(request.prompt) :]
+        output = self.tokens[self.virtual + len(request.prompt) :]
         allowed = None if self._walk is None else self._walk.allowed()
         if self._rules is not None:
             allowed = self._rules.allowed(output, len(logits))  # a request with rules has no grammar
@@ -176,7 +181,8 @@ class ScoredSequence(TokenSequence):
         self.done = threading.Event()
 
     def take(self, chunk: Chunk, logits: Logits) -> None:
-        self.logits[chunk.start : chunk.start + chunk.count] = logits
+        start = chunk.start - self.virtual
+        self.logits[start : start + chunk.count] = logits
         if chunk.newest:
             self.end("length")
 

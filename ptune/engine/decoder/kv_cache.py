@@ -10,17 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
+from ptune.engine.adapters.prefix import Prefix
+from ptune.engine.adapters.safetensors import read_tensors
 from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.lazy_memory import GIVE_BACK, PAGE_BYTES, LazyMemory
 from ptune.engine.onnx_graph import Array
 from ptune.errors import UsageError
-from ptune.formats.bundle import FLOAT_CACHE, CacheType
+from ptune.formats.bundle import FLOAT_CACHE, INT8_CACHE_SCALES, CacheType
 from ptune.formats.signature import Signature
+
+Scales = Mapping[str, npt.NDArray[np.float32]]
+NO_SCALES: Scales = MappingProxyType({})
+INT8_RANGE = (-128, 127)
 
 LONG_TOKENS = 2048  # where slots have one part of the budget each, none is made shorter than this for the sake of more slots
 
@@ -40,15 +49,18 @@ class KvCache:
         tokens: int | None = None,
         spare: int = 1,
         dtype: CacheType = FLOAT_CACHE,
+        scales: Scales = NO_SCALES,
     ) -> None:
         """tokens: that may be in memory at once; None for all. spare: positions that a step may write behind a sequence.
-        dtype: of keys and values.
+        dtype: of keys and values. scales: as `put` needs them.
 
         Raises: MemoryError.
         """
         kind = np.dtype(dtype)
         page = 1 if GIVE_BACK is None else page_tokens(signature, kind.itemsize)
         self.slots, self.capacity = slots, capacity
+        self._scales = scales
+        self.takes_prefixes = dtype == FLOAT_CACHE or bool(scales)
         self.room = capacity + 1  # positions of a slot that a step may write
         allocated = -(-self.room // page) * page
         most = slots * allocated
@@ -70,6 +82,7 @@ class KvCache:
         max_slots: int,
         spare: int = 1,
         dtype: CacheType = FLOAT_CACHE,
+        scales: Scales = NO_SCALES,
     ) -> KvCache:
         """Makes `max_slots` slots of the model's context, of which no more than the budget is ever in memory.
 
@@ -87,13 +100,14 @@ class KvCache:
             if longest:
                 with contextlib.suppress(MemoryError):
                     capacity = min(signature.context, longest)
-                    return cls(signature, max_slots, capacity, tokens // page * page, spare, dtype)
+                    return cls(signature, max_slots, capacity, tokens // page * page, spare, dtype, scales)
         if tokens < 2:
             raise UsageError(
                 f"a KV cache of {budget_bytes} bytes holds {tokens} tokens: one token takes {per_token} bytes"
             )
         slots = min(max_slots, max(1, tokens // (min(signature.context, LONG_TOKENS) + 1)))
-        return cls(signature, slots, min(signature.context, tokens // slots - 1), spare=spare, dtype=dtype)
+        capacity = min(signature.context, tokens // slots - 1)
+        return cls(signature, slots, capacity, spare=spare, dtype=dtype, scales=scales)
 
     def window(self, low: int, high: int) -> dict[str, Array]:
         """Returns slots [low, high) of every cache input: views [high - low, kv_heads, room or more, dim]. The same mapping is
@@ -111,6 +125,12 @@ class KvCache:
         for array in self._arrays.values():
             array[target, :, start:stop] = array[source, :, start:stop]
         self._written[target] = max(self._written[target], stop)
+
+    def put(self, slot: int, prefix: Prefix) -> None:
+        """Copies an adapter's virtual tokens to the beginning of a slot."""
+        for name, cache in prefix.caches.items():
+            self._arrays[name][slot, :, : prefix.tokens] = stored(cache, self._scales.get(name))
+        self._written[slot] = max(self._written[slot], prefix.tokens)
 
     def cut(self, slot: int, positions: int) -> None:
         """Gives the pages of a slot behind so many positions back to the system; their content is lost."""
@@ -163,6 +183,23 @@ def _parts(signature: Signature, slots: int, allocated: int, item_bytes: int) ->
         parts.append(part)
         start_bytes += slots * part.slot_bytes
     return parts
+
+
+def read_scales(graph: Path, dtype: CacheType) -> Scales:
+    """The scales that a graph rounds keys and values by: cache input -> [kv_heads, dim].
+
+    None for a graph that does not round them, or was exported before they were written beside it. Raises: FormatError.
+    """
+    file = graph.with_name(INT8_CACHE_SCALES)
+    return NO_SCALES if dtype == FLOAT_CACHE or not file.is_file() else read_tensors(file)
+
+
+def stored(cache: npt.NDArray[np.float32], scale: npt.NDArray[np.float32] | None) -> Array:
+    """Keys or values [kv_heads, tokens, dim] as a cache has them, rounded as attention rounds what it writes. scale: [kv_heads, dim];
+    None: in float32."""
+    if scale is None:
+        return cache
+    return np.clip(np.rint(cache / scale[:, None]), *INT8_RANGE).astype(np.int8)
 
 
 def page_tokens(signature: Signature, item_bytes: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.fairness import FairQueue, first_to_go, giving_way, require_room
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.decoder.slots import Copy, Cut, Slots
+from ptune.engine.decoder.slots import Copy, Cut, Put, Slots
 from ptune.engine.decoder.token_budget import StepTimeModel, allocate_prefill
 
 # Draft tokens for each generating sequence below which a step computes none: a few cost more than they bring, however right
@@ -48,11 +48,12 @@ class Scheduler:
         cut: Cut = lambda *_: None,
         budget: CacheBudget = CacheBudget(),
         draft_length: Callable[[int], int] = lambda _: 0,
+        put: Put = lambda *_: None,
     ) -> None:
         """draft_length: tokens that a draft model is to propose for each of so many generating sequences."""
         self.waiting = FairQueue()
         self.running: list[TokenSequence] = []  # in order of admission
-        self.slots = Slots(slots, copy, cut, budget)
+        self.slots = Slots(slots, copy, cut, budget, put)
         self.preempted = 0  # sequences that lost their slots
         self._step_time = StepTimeModel(step_s, prefill_chunk)
         self._max_waiting = max_waiting
@@ -117,7 +118,10 @@ class Scheduler:
                 Chunk(sequence, sequence.cached, 1, drafts.get(sequence, ()), rooms.get(sequence, 0))
                 for sequence in generating
             ),
-            *(Chunk(sequence, sequence.cached, count) for sequence, count in counts.items()),
+            *(
+                Chunk(sequence, sequence.cached, sequence.before_it_acts(count))
+                for sequence, count in counts.items()
+            ),
         ]
 
     def computed(self, chunks: list[Chunk], seconds: float | None = None) -> None:
@@ -134,9 +138,9 @@ class Scheduler:
         Returns sequences that cannot be recomputed because their prompt logprobs were already sent.
         """
         self.slots.clear()
-        sent = [sequence for sequence in self.running if sequence.all_logits and sequence.cached]
+        sent = [one for one in self.running if one.all_logits and one.cached > one.virtual]
         for sequence in self.computing:
-            sequence.cached = 0
+            self.slots.restart(sequence)
         return sent
 
     def _grow(self) -> None:
@@ -160,7 +164,7 @@ class Scheduler:
         for sequence, draft in drafts.items():
             if draft and not self.slots.grow(sequence, len(draft)):
                 drafts[sequence] = ()
-        adapters = {sequence.adapter for sequence in generating} - {None}
+        adapters = {sequence.plugged(sequence.cached) for sequence in generating} - {None}
         worth = WORTH_MIXED if len(adapters) > 1 else WORTH
         return drafts if sum(map(len, drafts.values())) >= worth * len(generating) else {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,17 +17,23 @@ if TYPE_CHECKING:
     from ptune.errors import PtuneError
 
 
+VIRTUAL = -1  # id of virtual tokens, which have none
+NEVER = sys.maxsize  # index of a token that does not come
+
+
 @dataclass(eq=False)
 class TokenSequence:
     """One sequence on its way through the engine, a `ptune.engine.job.Job`. Subclasses decide how its logits are used."""
 
-    tokens: list[int]  # prompt and output so far
-    adapter: Adapter | None = None  # None = the bare base
+    tokens: list[int]  # its adapter's virtual tokens, prompt and output so far
+    adapter: Adapter | None = None  # None = the bare base; set by `begin`
     all_logits: bool = False  # needs the logits of every token, not only of the newest
     tenant: str = ""  # pays for the computation
     weight: float = 1.0  # of the tenant, relative to others
     deadline_s: float = math.inf  # on the engine's clock
     most_tokens: int = sys.maxsize  # that it may ever have
+    virtual: int = field(default=0, init=False)  # number of virtual tokens among `tokens`
+    invoked: int = field(default=NEVER, init=False)  # index in `tokens` of its adapter's last invocation
     slot: int | None = field(default=None, init=False)  # its slot in the cache while it runs
     cached: int = field(default=0, init=False)  # number of `tokens` that have been computed
     cancelled: bool = field(default=False, init=False)  # any thread may set it; obeyed before the next step
@@ -47,6 +54,40 @@ class TokenSequence:
         """This sequence and those that are admitted, preempted and finished with it. Each needs a slot; only this one is
         in the scheduler's queues."""
         return (self,)
+
+    @property
+    def text(self) -> list[int]:
+        """Its tokens without the virtual ones."""
+        return self.tokens[self.virtual :]
+
+    @property
+    def acts_from(self) -> int:
+        """Index in `tokens` from which on its adapter acts; before that they are computed with the bare base."""
+        if self.adapter is None:
+            return NEVER
+        return self.invoked if self.adapter.invocation else 0
+
+    def plugged(self, at: int) -> Adapter | None:
+        """Its adapter, if that has factors, which a step multiplies the token at an index by."""
+        if self.adapter is None or self.adapter.prefix is not None or at < self.acts_from:
+            return None
+        return self.adapter
+
+    def before_it_acts(self, count: int) -> int:
+        """So many of the next tokens, or fewer: those that are all computed with its adapter, or all without."""
+        left = self.acts_from - self.cached
+        return min(count, left) if left > 0 else count
+
+    def begin(self, adapter: Adapter | None) -> None:
+        """Gives it its adapter, finds where that is invoked, and adds the virtual tokens that it puts before a text: they are never
+        computed, but copied into its slot (`ptune.engine.decoder.slots`)."""
+        self.adapter = adapter
+        if adapter is not None and adapter.invocation:
+            self.invoked = last_start(self.tokens, adapter.invocation)
+        if adapter is not None and adapter.prefix is not None and self.tokens:
+            self.virtual = adapter.prefix.tokens
+            self.tokens = [VIRTUAL] * self.virtual + self.tokens
+            self.most_tokens += self.virtual
 
     @property
     def uncached(self) -> int:
@@ -108,6 +149,11 @@ class Chunk:
         return [*self.sequence.tokens[self.start : self.start + self.count], *self.draft]
 
     @property
+    def plugged(self) -> Adapter | None:
+        """The adapter whose factors its tokens meet."""
+        return self.sequence.plugged(self.start)
+
+    @property
     def newest(self) -> bool:
         """Whether the chunk reaches the sequence's newest token, whose logits choose the next one."""
         return self.start + self.count == len(self.sequence.tokens)
@@ -116,3 +162,10 @@ class Chunk:
     def wanted(self) -> range:
         """The chunk's columns whose logits are needed."""
         return range(0 if self.sequence.all_logits else self.count - self.newest, len(self))
+
+
+def last_start(tokens: Sequence[int], sought: Sequence[int]) -> int:
+    """Where a sequence of tokens stands last in others; NEVER where it does not."""
+    size = len(sought)
+    places = range(len(tokens) - size, -1, -1)
+    return next((at for at in places if tuple(tokens[at : at + size]) == tuple(sought)), NEVER)

@@ -1,8 +1,9 @@
 """Slots of the KV cache and the prefixes they hold: a prefix that was computed before is not computed again.
 
 A slot keeps its content until another sequence needs the slot. A new sequence that shares a prefix with that content, under
-the same adapter, continues in the slot; where the slot is busy or holds more than the prefix, it gets a copy. As a token's
-numbers do not depend on what it was computed with, this changes no answer.
+the same adapter, or where neither's adapter acts yet, continues in the slot; where the slot is busy or holds more than the
+prefix, it gets a copy. As a token's numbers do not depend on what it was computed with, this changes no answer. Virtual tokens
+of an adapter are never computed: they are copied from the adapter where no slot has them.
 
 What slots have in memory is counted in positions of the cache, and never more than the budget: sequences take what they need
 of what kept prefixes hold, from the ends of those that were freed longest ago.
@@ -10,6 +11,7 @@ of what kept prefixes hold, from the ends of those that were freed longest ago.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from ptune.engine.decoder.cache_budget import CacheBudget
 
 if TYPE_CHECKING:
     from ptune.engine.adapters.lora import Adapter
+    from ptune.engine.adapters.prefix import Prefix
     from ptune.engine.decoder.sequence import TokenSequence
 
 WORTH_A_COPY = 16  # tokens
@@ -29,6 +32,8 @@ Copy = Callable[[int, int, int, int], None]
 """Copies cached tokens between slots: source, target, first position, position after the last."""
 Cut = Callable[[int, int], None]
 """Gives the memory of a slot behind a position back."""
+Put = Callable[[int, "Prefix"], None]
+"""Copies keys and values of virtual tokens into a slot, from its first position on."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,14 @@ class Kept:
 
     tokens: list[int]
     adapter: weakref.ref[Adapter] | None  # weak: kept tokens keep no adapter in memory; None = the bare base
+    acts_from: int  # as of the sequence
+
+    def shared_with(self, sequence: TokenSequence) -> int:
+        """Most tokens that have the same keys and values in a sequence that begins with the same ones."""
+        adapter = None if self.adapter is None else self.adapter()
+        if self.adapter is not None and adapter is None:
+            return min(self.acts_from, sequence.acts_from)  # its adapter is gone
+        return _alike(adapter, self.acts_from, sequence)
 
 
 class Slots:
@@ -48,8 +61,9 @@ class Slots:
         copy: Copy,
         cut: Cut = lambda *_: None,
         budget: CacheBudget = CacheBudget(),
+        put: Put = lambda *_: None,
     ) -> None:
-        self._copy, self._cut_memory = copy, cut
+        self._copy, self._cut_memory, self._put = copy, cut, put
         self._budget = budget
         self._held = [0] * count  # positions of each slot that are in memory, at most
         self._free: dict[int, Kept | None] = dict.fromkeys(
@@ -111,7 +125,19 @@ class Slots:
         if shared and source != slot:
             self._copy(source, slot, 0, shared)
         sequence.slot, sequence.cached = slot, shared
-        self.reused += shared
+        self.reused += max(0, shared - sequence.virtual)
+        if shared < sequence.virtual:
+            self.restart(sequence)
+
+    def restart(self, sequence: TokenSequence) -> None:
+        """Lets a sequence with a slot begin anew: behind its virtual tokens, which are put there."""
+        sequence.cached = 0
+        if sequence.virtual:
+            assert sequence.slot is not None
+            assert sequence.adapter is not None
+            assert sequence.adapter.prefix is not None
+            self._put(sequence.slot, sequence.adapter.prefix)
+            sequence.cached = sequence.virtual
 
     def fork(self, source: TokenSequence, target: TokenSequence) -> None:
         """Makes a sequence a copy of another, up to its cached tokens. Both have slots; only the difference is copied."""
@@ -123,13 +149,14 @@ class Slots:
         if start < len(tokens):
             self._copy(source.slot, target.slot, start, len(tokens))
         target.tokens, target.cached, target.billed_tokens = tokens, len(tokens), source.billed_tokens
+        target.virtual, target.invoked = source.virtual, source.invoked
 
     def give_back(self, sequence: TokenSequence) -> None:
         """Frees a sequence's slot, which keeps its content."""
         assert sequence.slot is not None
         del self._busy[sequence.slot]
         adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)
-        self._keep(sequence.slot, Kept(sequence.tokens[: sequence.cached], adapter))
+        self._keep(sequence.slot, Kept(sequence.tokens[: sequence.cached], adapter, sequence.acts_from))
         sequence.slot = None
 
     def clear(self) -> None:
@@ -142,32 +169,31 @@ class Slots:
         longest = self._best(sequence)[1] + WORTH_A_COPY - 1
         best = None
         for other in self._busy.values():
-            if other.adapter is sequence.adapter and other.tenant == sequence.tenant and other.uncached > 1:
-                shared = common(other.tokens, sequence.tokens, _findable(sequence))
+            if other.tenant == sequence.tenant and other.uncached > 1:
+                most = min(_findable(sequence), _alike(other.adapter, other.acts_from, sequence))
+                shared = common(other.tokens, sequence.tokens, most)
                 if shared > longest and shared > other.cached:
                     best, longest = (other, shared), shared
         return best
 
     def _best(self, sequence: TokenSequence) -> tuple[int, int]:
         """Finds the slot that shares the longest prefix with a sequence; and its length in tokens."""
-        most = _findable(sequence)
+        findable = _findable(sequence)
         best, longest = -1, 0
-        for slot, tokens in self._contents(sequence.adapter):
-            shared = common(tokens, sequence.tokens, most)
+        for slot, tokens, most in self._contents(sequence):
+            shared = common(tokens, sequence.tokens, min(most, findable))
             if shared > longest:
                 best, longest = slot, shared
         return best, longest
 
-    def _contents(self, adapter: Adapter | None) -> Iterator[tuple[int, Sequence[int]]]:
-        """Yields the content of each slot under an adapter, free slots first."""
+    def _contents(self, sequence: TokenSequence) -> Iterator[tuple[int, Sequence[int], int]]:
+        """Yields the content of each slot, free slots first, and how much of it at most is the same in a sequence."""
         for slot, kept in self._free.items():
-            if kept is not None and (None if kept.adapter is None else kept.adapter()) is adapter:
-                if adapter is None and kept.adapter is not None:
-                    continue  # its adapter is gone; this is not the base's
-                yield slot, kept.tokens
+            if kept is not None and (most := kept.shared_with(sequence)):
+                yield slot, kept.tokens, most
         for slot, other in self._busy.items():
-            if other.adapter is adapter:
-                yield slot, other.tokens[: other.cached]
+            if most := _alike(other.adapter, other.acts_from, sequence):
+                yield slot, other.tokens[: other.cached], most
 
     def _beside(self, source: int) -> int:
         """Positions that a new sequence can have while a free slot keeps what it holds."""
@@ -204,6 +230,13 @@ class Slots:
         """Whether a free slot may lose what it holds beyond the shared tokens."""
         kept = self._free[slot]
         return kept is None or len(kept.tokens) - shared < WORTH_A_COPY
+
+
+def _alike(adapter: Adapter | None, acts_from: int, sequence: TokenSequence) -> int:
+    """How many first tokens, if they are the same, have the same keys and values under an adapter as in a sequence."""
+    if adapter is sequence.adapter and acts_from == sequence.acts_from:
+        return sys.maxsize
+    return min(acts_from, sequence.acts_from)
 
 
 def _findable(sequence: TokenSequence) -> int:

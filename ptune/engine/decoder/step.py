@@ -58,7 +58,7 @@ class Step:
 
     def _run(self, chunks: Sequence[Chunk], at: int) -> list[Logits]:
         """Runs the graph once, for the step's at-th part."""
-        adapters = {chunk.sequence.adapter for chunk in chunks if chunk.sequence.adapter is not None}
+        adapters = {chunk.plugged for chunk in chunks if chunk.plugged is not None}
         gained = any(adapter.gains for adapter in adapters)
         graphs, slots = (self.graphs, self._gained_slots) if gained else (self._plain, self._slots)
         window = slots.of(adapters)

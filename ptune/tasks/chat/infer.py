@@ -22,6 +22,7 @@ from ptune.engine.job import Finish
 from ptune.engine.options import EngineKeywords, EngineOptions
 from ptune.engine.sampling import Sampling
 from ptune.errors import FormatError, PtuneError, TemplateError
+from ptune.formats.adapter_sum import parts_of
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, NewToken
 from ptune.kinds import DECODER
 from ptune.tasks.chat.text_stream import Delta, TextStream
@@ -145,19 +146,22 @@ class ChatModel:
         return self.codec_for(adapter).encode_prompt(messages, tools=tools)
 
     def codec_for(self, adapter: str) -> ChatCodec:
-        """The codec with the adapter's own chat template and system message, if it has them.
+        """The codec with the adapter's own chat template and system message, if it has them; of a sum, those of its first part.
 
         Created once per adapter: at the start for those in the bundle, later for added ones.
         Raises: FormatError where the template is not valid.
         """
         bundle = self.engine.bundle
-        digest = bundle.manifest.adapters.get(adapter)
-        if digest is None:  # the base; the engine refuses a name that does not exist
+        adapters = bundle.manifest.adapters
+        parts = parts_of(adapter, adapters)
+        if not parts:  # the base; the engine refuses a name that does not exist
             return self.codec
+        (adapter, _), *_ = parts
+        digest = adapters[adapter]
         codec = self._codecs.get(digest)
         if codec is None:
             codec = self._codec_of(bundle.adapter(adapter))
-            served = {*bundle.manifest.adapters.values()}  # drops the codecs of removed adapters
+            served = {*adapters.values()}  # drops the codecs of removed adapters
             kept = {other: one for other, one in self._codecs.items() if other in served}
             self._codecs = {**kept, digest: codec}
         return codec
@@ -225,7 +229,9 @@ class ChatModel:
             **{one.name: sampling.pop(one.name) for one in fields(TokenOptions) if one.name in sampling}
         )
         beams = _beams(sampling)
-        room = max(1, self.engine.context - len(prompt))  # the engine refuses a prompt that leaves no room
+        room = max(
+            1, self.engine.longest(adapter=adapter) - len(prompt)
+        )  # the engine refuses a prompt that leaves no room
         request = Request(
             prompt=tuple(prompt),
             adapter=adapter,

@@ -57,8 +57,9 @@ class ChatWork:
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[NextTokenObjective]:
         method, most = self.recipe.method, self.recipe.train.micro_batch_tokens
-        if isinstance(method, PeftMethod) and method.virtual_tokens:
-            say(f"{type(method).__name__} stands before every text: one example per forward pass")
+        if isinstance(method, PeftMethod) and method.one_text:
+            why = "stands before every text" if method.virtual_tokens else "acts from its invocation on"
+            say(f"{type(method).__name__} {why}: one example per forward pass")
             yield NextTokenObjective(False, most, device, plain_head(base))
             return
         with packing(base, self.recipe.train.fast) as packed:
@@ -130,8 +131,8 @@ def _planned(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> Recipe:
     if several_on_cpu or accelerator.distributed_type == DistributedType.FSDP:
         say("plan: skipped; memory is only predicted for one process, or one GPU per process")
         return recipe
-    if isinstance(recipe.method, PeftMethod) and not recipe.method.followed:
-        say(f"plan: skipped; the memory of method {type(recipe.method).__name__} cannot be predicted")
+    if isinstance(recipe.method, PeftMethod) and (what := recipe.method.unforeseen):
+        say(f"plan: skipped; the memory of {what} cannot be predicted")
         return recipe
     lengths, validation = (_lengths(recipe, split) for split in (data.train, data.validation))
     return decided_by_one(accelerator, lambda: planned(recipe, lengths, validation)[0])

@@ -20,7 +20,7 @@ from support.tiny_bundle import write_adapter
 from transformers.pytorch_utils import Conv1D
 
 from ptune.engine.adapters.lora import Adapter, load_adapter
-from ptune.engine.adapters.peft_config import LoraConfig
+from ptune.engine.adapters.peft_config import LoraConfig, read_config
 from ptune.engine.adapters.stacked import Stacks
 from ptune.errors import AdapterError
 from ptune.formats.signature import CacheLayer, EncoderSignature, Signature, Socket
@@ -136,7 +136,6 @@ def test_adapter_name_inside_keys(tmp_path: Path) -> None:
         ({"target_parameters": ["mlp.experts"]}, "target_parameters"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
         ({"lora_bias": True}, "lora_bias"),
-        ({"alora_invocation_tokens": [5]}, "aLoRA"),
         ({"init_lora_weights": "pissa"}, "pissa"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
@@ -155,6 +154,15 @@ def test_config_that_is_not_served_is_refused_by_name(
     change_config(folder, **fields)
     with pytest.raises(AdapterError, match=words):
         load_adapter(folder, SIGNATURE)
+
+
+def test_an_invocation_is_for_decoders(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    change_config(folder, alora_invocation_tokens=[5, 6])
+    assert load_adapter(folder, SIGNATURE).invocation == (5, 6)
+    _, problems = read_config(folder)
+    assert len(problems) == 1
+    assert "aLoRA acts on a part of a sequence only" in problems[0]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptune.engine.adapters.lora import Adapter
+from ptune.engine.adapters.prefix import Prefix
+from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.sequence import TokenSequence
@@ -82,6 +84,46 @@ def test_an_adapter_that_is_gone_leaves_nothing_to_the_base() -> None:
     base = TokenSequence([1, 2, 3, 4])
     slots.allocate(base)
     assert base.cached == 0
+
+
+def test_virtual_tokens_are_put_where_no_slot_has_all_of_them() -> None:
+    put, copied = list[tuple[int, Prefix]](), list[tuple[int, ...]]()
+    slots = Slots(
+        2,
+        lambda *one: copied.append(one),
+        budget=CacheBudget(tokens=320),
+        put=lambda *one: put.append(one),
+    )
+    prefix = Prefix(20, {})
+    adapter = Adapter("p", 0, {}, 0, prefix=prefix)
+
+    def sequence(tokens: int, whose: Adapter | None) -> TokenSequence:
+        made = TokenSequence([5] * tokens)
+        made.begin(whose)
+        slots.allocate(made)
+        return made
+
+    first = sequence(254, adapter)
+    assert (first.cached, put, slots.reused) == (20, [(0, prefix)], 0)
+    first.cached = 274
+    beside = sequence(20, adapter)  # shares text, too
+    assert (beside.cached, copied, slots.reused) == (39, [(0, 1, 0, 39)], 19)
+    slots.give_back(beside)
+    twin = TokenSequence([])  # another beam
+    twin.begin(adapter)
+    slots.allocate(twin)
+    assert (twin.tokens, twin.cached, len(put)) == ([], 0, 1)
+    slots.fork(first, twin)
+    slots.give_back(twin)
+    slots.allocate(twin)  # after it was preempted
+    assert (twin.virtual, twin.tokens) == (20, first.tokens)
+    assert twin.cached >= 20
+    slots.give_back(twin)
+    slots.give_back(first)
+    base = sequence(60, None)  # takes the other slot, and memory from the end of the first
+    base.cached = 60
+    last = sequence(20, adapter)
+    assert (last.slot, last.cached, put) == (0, 20, [(0, prefix), (0, prefix)])
 
 
 def answers(engine: Engine, prompts: list[list[int]], name: str) -> list[list[Token]]:

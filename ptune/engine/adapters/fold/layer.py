@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -40,12 +40,14 @@ class Base:
     """The weights that an adapter was trained on.
 
     weight: of a layer, by its name in the transformers model, [out, in] in float32 (dequantised). bias: likewise [out]; None where
-    it has none. quantized: whether they came out of 8 or 4 bits.
+    it has none. quantized: whether they came out of 8 or 4 bits. prompt_cache: of a decoder: embeddings [n, width] at the first
+    positions -> the keys and values of each layer, [kv_heads, n, dim].
     """
 
     weight: Callable[[str], Factor]
     quantized: bool = False
     bias: Callable[[str], Factor | None] = lambda _: None
+    prompt_cache: Callable[[Factor], Sequence[tuple[Factor, Factor]]] | None = None
 
 
 class LayerError(Exception):
