@@ -147,6 +147,10 @@ class Train(Spec):
     """Train the feed-forward part of each layer on this many positions at a time: less memory for long rows, more time; losses agree to rounding."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The backbone's own dropout; default: the value in the model's config."""
+    neftune_alpha: float | None = Field(default=None, gt=0)
+    """NEFTune (Jain et al. 2023, https://arxiv.org/abs/2310.05914): noise on the embeddings of a text while it trains, uniform within this / sqrt(tokens x width); 5 to 15 are usual."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Keep a running average of the trained weights with this decay, such as 0.99: it is what is validated and what is saved."""
     validate_every: int | None = Field(default=None, ge=1)
     """Steps between validations; default: four validations per epoch, or twenty in `min_steps` if that is fewer."""
     save_every: int | None = Field(default=None, ge=1)

@@ -97,6 +97,8 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
         _first_update(optimizer, model)
         state = [value for entry in optimizer.state.values() for value in entry.values()]
         _name(named, Part.OPTIMISER, tracker.see(value for value in state if isinstance(value, torch.Tensor)))
+        average = _copies(model, train)
+        _name(named, Part.OPTIMISER, tracker.see(average))
         standing = _sums(named, tracker.timeline)
         spans = _Spans(tracker.timeline)
         if on_gpu and work.rows > 1:
@@ -122,7 +124,9 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
             tracker.phase = "forward"
             with torch.no_grad():
                 model.eval()
+                weights = _copies(model, train)  # while the average is in their place
                 objective.score(model, _row(work.validation, skeleton.packed))
+                del weights
         spans.end()
     timeline = tracker.timeline
     parts = tuple(
@@ -201,6 +205,11 @@ def _first_update(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         parameter.grad = torch.empty_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def _copies(model: nn.Module, train: Train) -> list[torch.Tensor]:
+    """As much as a running average of the weights takes, if there is one."""
+    return [one.detach().clone() for _, one in trained(model)] if train.ema is not None else []
 
 
 def _row(lengths: Sequence[int], packed: bool) -> Batch:

@@ -26,16 +26,25 @@ def chunk_rows(weight: Tensor, device: torch.device) -> int:
 
 
 def loss_and_correct(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, device: torch.device, *, count: bool
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    device: torch.device,
+    *,
+    count: bool,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies of `labels` [targets], and with `count` how many are the most likely token, else 0.
 
     hidden: [targets, hidden]; weight: [vocab, hidden]; bias: [vocab]. The sum can be differentiated once.
     device: whose way of computing to take. It is theirs, except in a plan, whose tensors have no data.
+    smoothing: share of each target that is spread over the whole vocabulary (Szegedy et al. 2016,
+    https://arxiv.org/abs/1512.00567).
     """
     if not torch.is_grad_enabled():  # else gradients of trained weights would be computed for nothing
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    sums: tuple[Tensor, Tensor] = _ChunkedLoss.apply(hidden, weight, bias, labels, device, count)
+    sums: tuple[Tensor, Tensor] = _ChunkedLoss.apply(hidden, weight, bias, labels, device, count, smoothing)
     return sums
 
 
@@ -51,6 +60,7 @@ class _ChunkedLoss(torch.autograd.Function):
         labels: Tensor,
         device: torch.device,
         count: bool,
+        smoothing: float,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         gradients = _Gradients.of(hidden, weight, bias, ctx.needs_input_grad)
@@ -62,11 +72,16 @@ class _ChunkedLoss(torch.autograd.Function):
                 correct += (logits.argmax(1) == wanted).sum()
             logits -= logits.amax(1, keepdim=True)
             of_labels = logits.gather(1, wanted[:, None])[:, 0]
+            if smoothing:
+                of_labels = of_labels.mul_(1 - smoothing).add_(logits.mean(1), alpha=smoothing)
             normaliser = logits.exp_().sum(1)
             loss += (normaliser.log() - of_labels).sum()
             if gradients.wanted:
                 probabilities = logits.mul_((1 / normaliser)[:, None])
-                gradients.add(probabilities, some, weight, wanted, device, first=number * rows)
+                if smoothing:
+                    probabilities -= smoothing / len(weight)
+                share = 1 - smoothing
+                gradients.add(probabilities, some, weight, wanted, device, first=number * rows, share=share)
                 del probabilities
             del logits  # before the next chunk's are there
         ctx.gradients = gradients
@@ -77,7 +92,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, factor: Tensor, _: None) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
-        return *gradients.scaled(factor), None, None, None
+        return *gradients.scaled(factor), None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -112,17 +127,23 @@ class _Gradients:
         device: torch.device,
         *,
         first: int,
+        share: float,
     ) -> None:
-        """Adds a chunk. first: number of its first target. It may overwrite the probabilities [rows, vocab]."""
+        """Adds a chunk. It may overwrite the probabilities [rows, vocab].
+
+        first: number of its first target; share: of a target that is the label's own.
+        """
         if self.bias is not None:
             self.bias.add_(probabilities.sum(0))
-            self.bias.index_add_(0, labels, torch.ones_like(probabilities[:, 0]), alpha=-1)
+            self.bias.index_add_(0, labels, torch.ones_like(probabilities[:, 0]), alpha=-share)
         if self.weight is not None:
             states = hidden.to(self.weight.dtype)
             self.weight.addmm_(probabilities.T, states)
-            self.weight.index_add_(0, labels, states, alpha=-1)
+            self.weight.index_add_(0, labels, states, alpha=-share)
         if self.hidden is not None:
-            self.hidden[first : first + len(labels)] = _of_hidden(probabilities, weight, labels, device)
+            self.hidden[first : first + len(labels)] = _of_hidden(
+                probabilities, weight, labels, device, share
+            )
 
     def scaled(self, factor: Tensor) -> Iterator[Tensor | None]:
         """Times `factor`, in the layer's type; in place, as a weight's gradient is as large as the layer."""
@@ -138,12 +159,14 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, device: torch.d
     return logits if bias is None else logits.add_(bias)
 
 
-def _of_hidden(probabilities: Tensor, weight: Tensor, labels: Tensor, device: torch.device) -> Tensor:
+def _of_hidden(
+    probabilities: Tensor, weight: Tensor, labels: Tensor, device: torch.device, share: float
+) -> Tensor:
     """Gradient [rows, hidden] with respect to the hidden states of a chunk. It may overwrite the probabilities."""
     if _wide(weight):
-        return weight[labels].addmm_(probabilities, weight, beta=-1)
+        return weight[labels].addmm_(probabilities, weight, beta=-share)
     # Rounded to 16 bits, a probability near 1 would be 1: its difference from 1 must be taken first.
-    probabilities.scatter_add_(1, labels[:, None], -torch.ones_like(probabilities[:, :1]))
+    probabilities.scatter_add_(1, labels[:, None], torch.full_like(probabilities[:, :1], -share))
     if device.type == "cuda":
         return _product(probabilities, weight, out=probabilities.new_empty(len(labels), weight.shape[1]))
     return probabilities.to(weight.dtype) @ weight  # rounded here or by the caller
