@@ -21,6 +21,7 @@ from ptune.kinds import imported
 from ptune.methods.peft_method import PeftMethod
 from ptune.progress import console, duration, say
 from ptune.training.average import Average
+from ptune.training.calibration import calibrate
 from ptune.training.callbacks import Callback
 from ptune.training.card import card
 from ptune.training.checkpoint import Checkpoints, State, trained
@@ -130,6 +131,7 @@ def _fit(
     journal = Journal(run.metrics_path, accelerator)
     start_tracker(recipe, run, accelerator)
     with work.objective(base.model, accelerator.device) as objective:
+        calibrate(recipe, model, objective, work.data)
         prepared_model, optimizer = prepared(accelerator, model, recipe, base.head)
         average = None if recipe.train.ema is None else Average(trained(model), recipe.train.ema)
         checkpoints = Checkpoints(

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from ptune.errors import RecipeError
+from ptune.methods.lora_from_data import FROM_DATA, Runs, begin_eva
 from ptune.methods.lora_init import MIRRORED, begin_mirrored
 from ptune.methods.peft_method import PeftMethod
 from ptune.methods.targets import linear_layers
 from ptune.methods.token_rows import check_rows, rows_of
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -36,8 +37,8 @@ class Lora(PeftMethod):
     """Other ranks of some layers: a name's ending or a regular expression for it -> rank."""
     alpha_pattern: dict[str, float] = Field(default={})
     """Other values of `alpha`, likewise."""
-    init: Literal["default", "gaussian", "pissa", "olora"] = "default"
-    """How the factors begin. pissa (Meng et al. 2024, https://arxiv.org/abs/2404.02948) and olora (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775): as parts of the layer's weights; the saved adapter has twice the rank, and belongs to the base as it is."""
+    init: Literal["default", "gaussian", "pissa", "olora", "eva"] = "default"
+    """How the factors begin. pissa (Meng et al. 2024, https://arxiv.org/abs/2404.02948) and olora (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775): as parts of the layer's weights; the saved adapter has twice the rank, and belongs to the base as it is. eva (Paischer et al. 2024, https://arxiv.org/abs/2410.07170): the first factors as the main directions of the layers' inputs on the rows of the first steps."""
     dora: bool = False
     """DoRA: the length of each output's weights is trained apart from their direction (Liu et al. 2024, https://arxiv.org/abs/2402.09353)."""
     lora_bias: bool = False
@@ -60,6 +61,8 @@ class Lora(PeftMethod):
                 raise ValueError(f"init {self.init!r} does not go with {name}: leave one of them out")
         if mirrored and (self.ends or self.target_parameters or self.freeze_a):
             raise ValueError(f"init {self.init!r} is for linear layers, whose both factors are trained")
+        if self.calibrated and (self.ends or self.target_parameters):
+            raise ValueError(f"init {self.init!r} is for linear layers: leave out ends and target_parameters")
         if self.target_parameters and (self.dropout or self.dora or self.lora_bias):
             raise ValueError("target_parameters takes no dropout, dora or lora_bias")
         if any(rank < 1 for rank in self.rank_pattern.values()):
@@ -74,7 +77,16 @@ class Lora(PeftMethod):
     @property
     def adapts_convolutions(self) -> bool:
         """As `PeftMethod.adapts_convolutions`."""
-        return self.init not in MIRRORED
+        return self.init not in MIRRORED and not self.calibrated
+
+    @property
+    def calibrated(self) -> bool:
+        """As `PeftMethod.calibrated`."""
+        return self.init in FROM_DATA
+
+    def calibrate(self, model: PeftModel, runs: Runs) -> None:
+        """As `PeftMethod.calibrate`."""
+        begin_eva(model, runs)
 
     @property
     def streamed(self) -> bool:

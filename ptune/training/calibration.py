@@ -1,0 +1,48 @@
+"""Has a method begin with what the first rows of the training show; a run that goes on sees the same rows again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from ptune.config.recipe import Recipe
+from ptune.methods.peft_method import PeftMethod
+from ptune.progress import say
+from ptune.training.objective import Objective
+from ptune.training.order import Mixture, Order
+from ptune.training.work import TaskData
+
+STEPS = 8  # of the training, whose rows are seen
+
+
+def calibrate(recipe: Recipe, model: Any, objective: Objective, data: TaskData) -> None:
+    """Prepares a method's first weights, in evaluation mode, before the optimiser knows them.
+
+    It is the same in every process and each time: the rows are those of the first steps, in their order.
+    Raises: RecipeError.
+    """
+    method = recipe.method
+    if not (isinstance(method, PeftMethod) and method.calibrated):
+        return
+    assert isinstance(model, PeftModel)
+    mixture = Mixture(data.parts, recipe.data.weights) if recipe.data.weights else None
+    order = Order(len(data.train), recipe.train.batch_size, recipe.train.seed, mixture)
+    steps = min(STEPS, order.steps(recipe.train))
+    say(f"method {type(method).__name__} begins with the rows of the first {steps} steps")
+
+    def runs() -> Iterator[partial[torch.Tensor]]:
+        for step in range(steps):
+            for batch in objective.batches([data.train[index] for index in order.batch(step)]):
+                yield partial(_loss, objective, model, batch)
+
+    torch.manual_seed(recipe.train.seed)
+    model.eval()
+    method.calibrate(model, runs())
+
+
+def _loss(objective: Objective, model: PeftModel, batch: Any) -> torch.Tensor:
+    return objective.score(model, batch).loss
