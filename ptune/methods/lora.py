@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from ptune.errors import RecipeError
-from ptune.methods.lora_from_data import FROM_DATA, Runs, begin_eva
+from ptune.methods.lora_from_data import FROM_DATA, Runs, begin_corda, begin_eva, begin_lora_ga
 from ptune.methods.lora_init import MIRRORED, begin_mirrored
 from ptune.methods.peft_method import PeftMethod
 from ptune.methods.targets import linear_layers
@@ -37,8 +37,8 @@ class Lora(PeftMethod):
     """Other ranks of some layers: a name's ending or a regular expression for it -> rank."""
     alpha_pattern: dict[str, float] = Field(default={})
     """Other values of `alpha`, likewise."""
-    init: Literal["default", "gaussian", "pissa", "olora", "eva"] = "default"
-    """How the factors begin. pissa (Meng et al. 2024, https://arxiv.org/abs/2404.02948) and olora (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775): as parts of the layer's weights; the saved adapter has twice the rank, and belongs to the base as it is. eva (Paischer et al. 2024, https://arxiv.org/abs/2410.07170): the first factors as the main directions of the layers' inputs on the rows of the first steps."""
+    init: Literal["default", "gaussian", "pissa", "olora", "eva", "corda", "lora_ga"] = "default"
+    """How the factors begin. pissa (Meng et al. 2024, https://arxiv.org/abs/2404.02948) and olora (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775): as parts of the layer's weights; the saved adapter has twice the rank, and belongs to the base as it is. eva (Paischer et al. 2024, https://arxiv.org/abs/2410.07170): the first factors as the main directions of the layers' inputs on the rows of the first steps. corda (Yang et al. 2024, https://arxiv.org/abs/2406.05223) and lora_ga (Wang et al. 2024, https://arxiv.org/abs/2407.05000): by those inputs and the weights, and by the gradient on the first row; twice the rank, as pissa."""
     dora: bool = False
     """DoRA: the length of each output's weights is trained apart from their direction (Liu et al. 2024, https://arxiv.org/abs/2402.09353)."""
     lora_bias: bool = False
@@ -86,7 +86,8 @@ class Lora(PeftMethod):
 
     def calibrate(self, model: PeftModel, runs: Runs) -> None:
         """As `PeftMethod.calibrate`."""
-        begin_eva(model, runs)
+        begin = {"eva": begin_eva, "corda": begin_corda, "lora_ga": begin_lora_ga}[self.init]
+        begin(model, runs)
 
     @property
     def streamed(self) -> bool:

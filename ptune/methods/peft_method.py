@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ptune.errors import RecipeError
@@ -124,10 +124,11 @@ class PeftMethod(Spec):
         """Whether the method begins with what the first rows show; see `calibrate`."""
         return False
 
-    def calibrate(self, model: PeftModel, runs: Iterable[Callable[[], Tensor]]) -> None:
+    def calibrate(self, model: PeftModel, runs: Sequence[Callable[[], Tensor]]) -> None:
         """Called once before the first step, also when a run goes on, if `calibrated`.
 
-        runs: each runs the model on some of the first rows, in evaluation mode, and returns the loss [] with its graph.
+        runs: each runs the model on some of the first rows, in evaluation mode, and returns the mean loss [], with its graph where
+        gradients are asked for.
         Raises: RecipeError.
         """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from peft import PeftModel
 
 from ptune.config.recipe import Recipe
+from ptune.errors import RecipeError
+from ptune.methods.lora import Lora
 from ptune.methods.peft_method import PeftMethod
 from ptune.progress import say
 from ptune.training.objective import Objective
@@ -34,15 +35,18 @@ def calibrate(recipe: Recipe, model: Any, objective: Objective, data: TaskData) 
     steps = min(STEPS, order.steps(recipe.train))
     say(f"method {type(method).__name__} begins with the rows of the first {steps} steps")
 
-    def runs() -> Iterator[partial[torch.Tensor]]:
-        for step in range(steps):
-            for batch in objective.batches([data.train[index] for index in order.batch(step)]):
-                yield partial(_loss, objective, model, batch)
-
+    if recipe.train.gradient_checkpointing and isinstance(method, Lora) and method.init == "lora_ga":
+        raise RecipeError(
+            "method.init 'lora_ga' wants a gradient before the first step, and keeps all activations for it: leave out"
+            " train.gradient_checkpointing, or take init eva"
+        )
+    rows = ([data.train[index] for index in order.batch(step)] for step in range(steps))
+    runs = [partial(_loss, objective, model, batch) for some in rows for batch in objective.batches(some)]
     torch.manual_seed(recipe.train.seed)
     model.eval()
-    method.calibrate(model, runs())
+    method.calibrate(model, runs)
 
 
 def _loss(objective: Objective, model: PeftModel, batch: Any) -> torch.Tensor:
-    return objective.score(model, batch).loss
+    score = objective.score(model, batch)
+    return score.loss / score.targets

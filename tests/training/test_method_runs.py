@@ -67,6 +67,8 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         AdaLora(init_r=4, target_r=2, tinit=1, tfinal=2, delta_t=1),
         Lora(r=4, init="pissa"),
         Lora(r=4, init="eva"),
+        Lora(r=4, init="lora_ga"),
+        Lora(r=4, init="corda"),
         Lora(r=4, freeze_a=True),
         PrefixTuning(num_virtual_tokens=3),
     ],
