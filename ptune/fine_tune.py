@@ -21,7 +21,7 @@ from ptune.kinds import imported
 from ptune.methods.peft_method import PeftMethod
 from ptune.progress import console, duration, say
 from ptune.training.average import Average
-from ptune.training.calibration import calibrate
+from ptune.training.calibration import begin_beside_original, calibrate, check_original
 from ptune.training.callbacks import Callback
 from ptune.training.card import card
 from ptune.training.checkpoint import Checkpoints, State, trained
@@ -57,6 +57,7 @@ def train(
     accelerator = accelerator_for(recipe, run.folder, tracker_of(recipe))
     console.quiet = not accelerator.is_main_process
     recipe = resolved(as_begun(recipe, run) if resume else recipe, accelerator)
+    check_original(recipe)
     check_folder(run, recipe, resume)
     if run.record_path.is_file() and run.record().status in DONE:
         say(f"{out} is {run.record().status} already: nothing to resume")
@@ -100,6 +101,7 @@ def _train(
         sweep(run)
         begin(run, record, recipe, work.data.summary, work.save_codec)
     model = applied(recipe, base.model, base.new_tokens, base.head)
+    begin_beside_original(recipe, model, work)
     with memory_errors(recipe):
         state, ending, attention = _fit(run, model, base, work, accelerator, callbacks)
     done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}

@@ -258,7 +258,7 @@ class Recipe(Spec):
     def _streamed_layers_are_recomputed(self) -> Recipe:
         if self.backbone.stream and not (streams(self.method) and isinstance(self.task, Chat)):
             raise ValueError(
-                "backbone.stream is for chat and translation with method Lora, without dora and a pissa, olora, corda or lora_ga init:"
+                "backbone.stream is for chat and translation with method Lora, without dora and inits but default, gaussian and eva:"
                 " others change the base's weights, or read them all at once"
             )
         if self.backbone.stream and not self.train.gradient_checkpointing:

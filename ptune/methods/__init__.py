@@ -83,6 +83,7 @@ OTHER_NAMES = {
     "corda": "Lora with init: corda",
     "dora": "Lora with dora: true",
     "eva": "Lora with init: eva",
+    "loftq": "Lora with init: loftq, and backbone.quantize",
     "lorafa": "Lora with freeze_a: true",
     "loraga": "Lora with init: lora_ga",
     "loraplus": "Lora, and train.lora_plus_ratio",

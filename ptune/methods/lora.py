@@ -37,8 +37,8 @@ class Lora(PeftMethod):
     """Other ranks of some layers: a name's ending or a regular expression for it -> rank."""
     alpha_pattern: dict[str, float] = Field(default={})
     """Other values of `alpha`, likewise."""
-    init: Literal["default", "gaussian", "pissa", "olora", "eva", "corda", "lora_ga"] = "default"
-    """How the factors begin. pissa (Meng et al. 2024, https://arxiv.org/abs/2404.02948) and olora (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775): as parts of the layer's weights; the saved adapter has twice the rank, and belongs to the base as it is. eva (Paischer et al. 2024, https://arxiv.org/abs/2410.07170): the first factors as the main directions of the layers' inputs on the rows of the first steps. corda (Yang et al. 2024, https://arxiv.org/abs/2406.05223) and lora_ga (Wang et al. 2024, https://arxiv.org/abs/2407.05000): by those inputs and the weights, and by the gradient on the first row; twice the rank, as pissa."""
+    init: Literal["default", "gaussian", "pissa", "olora", "eva", "corda", "lora_ga", "loftq"] = "default"
+    """How the factors begin. pissa (Meng et al. 2024, https://arxiv.org/abs/2404.02948) and olora (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775): as parts of the layer's weights; the saved adapter has twice the rank, and belongs to the base as it is. eva (Paischer et al. 2024, https://arxiv.org/abs/2410.07170): the first factors as the main directions of the layers' inputs on the rows of the first steps. corda (Yang et al. 2024, https://arxiv.org/abs/2406.05223) and lora_ga (Wang et al. 2024, https://arxiv.org/abs/2407.05000): by those inputs and the weights, and by the gradient on the first row; twice the rank, as pissa. loftq (Li et al. 2023, https://arxiv.org/abs/2310.08659): as what quantising the weights has lost."""
     dora: bool = False
     """DoRA: the length of each output's weights is trained apart from their direction (Liu et al. 2024, https://arxiv.org/abs/2402.09353)."""
     lora_bias: bool = False
@@ -61,7 +61,7 @@ class Lora(PeftMethod):
                 raise ValueError(f"init {self.init!r} does not go with {name}: leave one of them out")
         if mirrored and (self.ends or self.target_parameters or self.freeze_a):
             raise ValueError(f"init {self.init!r} is for linear layers, whose both factors are trained")
-        if self.calibrated and (self.ends or self.target_parameters):
+        if (self.calibrated or self.init == "loftq") and (self.ends or self.target_parameters):
             raise ValueError(f"init {self.init!r} is for linear layers: leave out ends and target_parameters")
         if self.target_parameters and (self.dropout or self.dora or self.lora_bias):
             raise ValueError("target_parameters takes no dropout, dora or lora_bias")
@@ -77,7 +77,7 @@ class Lora(PeftMethod):
     @property
     def adapts_convolutions(self) -> bool:
         """As `PeftMethod.adapts_convolutions`."""
-        return self.init not in MIRRORED and not self.calibrated
+        return self.init not in (*MIRRORED, *FROM_DATA, "loftq")
 
     @property
     def calibrated(self) -> bool:
@@ -92,7 +92,7 @@ class Lora(PeftMethod):
     @property
     def streamed(self) -> bool:
         """As `PeftMethod.streamed`."""
-        return self.plain and self.init not in MIRRORED
+        return self.plain and self.init not in (*MIRRORED, "loftq")
 
     @property
     def only_factors(self) -> bool:

@@ -1,7 +1,8 @@
-"""Has a method begin with what the first rows of the training show; a run that goes on sees the same rows again."""
+"""Has a method begin with what the first rows of the training show, or with what quantising has lost; a run that goes on begins alike."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 from peft import PeftModel
 
 from ptune.config.recipe import Recipe
-from ptune.errors import RecipeError
+from ptune.errors import BackboneError, RecipeError
 from ptune.methods.lora import Lora
+from ptune.methods.lora_loftq import begin_loftq
 from ptune.methods.peft_method import PeftMethod
 from ptune.progress import say
 from ptune.training.objective import Objective
 from ptune.training.order import Mixture, Order
-from ptune.training.work import TaskData
+from ptune.training.work import TaskData, Work
 
 STEPS = 8  # of the training, whose rows are seen
 
@@ -45,6 +47,34 @@ def calibrate(recipe: Recipe, model: Any, objective: Objective, data: TaskData) 
     torch.manual_seed(recipe.train.seed)
     model.eval()
     method.calibrate(model, runs)
+
+
+def begin_beside_original(recipe: Recipe, model: Any, work: Work) -> None:
+    """Has an adapter begin as what quantising has lost, where the recipe says so: the weights are read once more, unquantised.
+
+    Raises: RecipeError where there are no others, or too few for the rank.
+    """
+    method = recipe.method
+    if not (isinstance(method, Lora) and method.init == "loftq"):
+        return
+    as_published = recipe.backbone.model_copy(update={"quantize": "none", "dtype": "float32"})
+    there: Any = work
+    try:
+        original = replace(there, recipe=recipe.model_copy(update={"backbone": as_published})).load(
+            torch.device("cpu")
+        )
+    except BackboneError as error:
+        raise RecipeError(f"method.init 'loftq' begins with what quantising has lost: {error}") from None
+    begin_loftq(model, original.model)
+
+
+def check_original(recipe: Recipe) -> None:
+    """Raises: RecipeError where nothing was quantised."""
+    method = recipe.method
+    if isinstance(method, Lora) and method.init == "loftq" and recipe.backbone.quantize == "none":
+        raise RecipeError(
+            "method.init 'loftq' begins with what quantising has lost: set backbone.quantize, or leave method.init out"
+        )
 
 
 def _loss(objective: Objective, model: PeftModel, batch: Any) -> torch.Tensor:
