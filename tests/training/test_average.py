@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.forked import FSDP2
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -103,6 +104,23 @@ def _steps(folder: Path) -> list[dict[str, Any]]:
     from ptune.formats.run import Run
 
     return [row for row in Run(folder).metrics() if "lr" in row]
+
+
+@pytest.mark.parametrize("request_", [{}, {"environment": FSDP2}], ids=["ddp", "fsdp2"])
+def test_processes_keep_the_same_average(
+    request_: dict[str, Any], make: Make, farm: Callable[..., Any], tmp_path: Path
+) -> None:
+    recipe = make(max_steps=3, validate_every=3, ema=0.9, backbone={"dtype": "float32"})
+    for name, request in {"alone": {}, "two": {"processes": 2, **request_}}.items():
+        answer = farm(recipe, tmp_path / name, **request)
+        assert set(answer.codes) == {0}, answer.said
+    alone, two = (
+        load_file(tmp_path / name / "checkpoints" / "step-3" / "average.safetensors")
+        for name in ("alone", "two")
+    )
+    assert alone.keys() == two.keys()
+    for name, one in alone.items():
+        torch.testing.assert_close(two[name], one, rtol=1e-3, atol=1e-5)
 
 
 def test_ranks_that_were_given_up_are_not_averaged(make: Make, tmp_path: Path) -> None:
