@@ -5,12 +5,14 @@ A figure stands before a comment, which a rendered page does not show, that says
     1.92× [1.86, 2.61] <!-- train/rows/tokens_per_s_vs_trl_default -->
 
 is results/train.json, `rows`, `tokens_per_s_vs_trl_default`. It is written as it stands there: with as many decimals, as a
-share or in %, with its interval or without. Fields with a + between them are added up. The command writes every figure anew,
+share or in %, with its interval or without. Fields with a + between them are added up. A whole table stands between
+`<!-- table methods -->` and `<!-- end -->`. The command writes every figure anew,
 so that a benchmark that ran again needs no editing; tests/benchmarks/test_figures.py wants that it has nothing to do.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -19,6 +21,7 @@ from typing import Any
 
 from benchmarks.sides import RESULTS
 
+TABLE = re.compile(r"<!-- table (?P<name>\w+) -->\n.*?<!-- end -->", re.DOTALL)
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e-?\d+)?"
@@ -29,8 +32,15 @@ MARKED = re.compile(
 
 
 def restated(text: str) -> str:
-    """A page with each marked figure as the files have it. Raises: KeyError for a source that is not there."""
-    return MARKED.sub(_restated, text)
+    """A page with each marked figure and table as the files have it. Raises: KeyError for a source that is not there."""
+    return TABLE.sub(_retold, MARKED.sub(_restated, text))
+
+
+def _retold(match: re.Match[str]) -> str:
+    """A whole table, written by the function `table` of the benchmark that it is named after."""
+    name = match["name"]
+    made: str = importlib.import_module(f"benchmarks.{name}").table(field(f"{name}/rows"))
+    return f"<!-- table {name} -->\n{made}\n<!-- end -->"
 
 
 def _restated(match: re.Match[str]) -> str:

@@ -20,9 +20,11 @@ from ptune.formats.whole_write import write_text
 from ptune.kinds import imported
 from ptune.methods.peft_method import PeftMethod
 from ptune.progress import console, duration, say
+from ptune.training.average import Average
+from ptune.training.calibration import begin_beside_original, calibrate, check_original
 from ptune.training.callbacks import Callback
 from ptune.training.card import card
-from ptune.training.checkpoint import Checkpoints, State
+from ptune.training.checkpoint import Checkpoints, State, trained
 from ptune.training.diagnosis import Watch
 from ptune.training.distributed import accelerator_for, check_same_step, sharded
 from ptune.training.folder import begin, check_folder, check_same_inputs, locked, sweep
@@ -55,6 +57,7 @@ def train(
     accelerator = accelerator_for(recipe, run.folder, tracker_of(recipe))
     console.quiet = not accelerator.is_main_process
     recipe = resolved(as_begun(recipe, run) if resume else recipe, accelerator)
+    check_original(recipe)
     check_folder(run, recipe, resume)
     if run.record_path.is_file() and run.record().status in DONE:
         say(f"{out} is {run.record().status} already: nothing to resume")
@@ -98,6 +101,7 @@ def _train(
         sweep(run)
         begin(run, record, recipe, work.data.summary, work.save_codec)
     model = applied(recipe, base.model, base.new_tokens, base.head)
+    begin_beside_original(recipe, model, work)
     with memory_errors(recipe):
         state, ending, attention = _fit(run, model, base, work, accelerator, callbacks)
     done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
@@ -126,11 +130,15 @@ def _fit(
     Also returns the name of the attention kernel that ran.
     """
     recipe, writes = work.recipe, accelerator.is_main_process
-    checkpoints = Checkpoints(run.checkpoints_path, recipe.train.keep_checkpoints, writes=writes)
     journal = Journal(run.metrics_path, accelerator)
     start_tracker(recipe, run, accelerator)
     with work.objective(base.model, accelerator.device) as objective:
+        calibrate(recipe, model, objective, work.data)
         prepared_model, optimizer = prepared(accelerator, model, recipe, base.head)
+        average = None if recipe.train.ema is None else Average(trained(model), recipe.train.ema)
+        checkpoints = Checkpoints(
+            run.checkpoints_path, recipe.train.keep_checkpoints, writes=writes, average=average
+        )
         state = checkpoints.resume(model, optimizer)
         check_same_step(accelerator, state.step)
         checkpoints.forget_after(state.step)
@@ -150,12 +158,16 @@ def _fit(
             callbacks=callbacks,
             scaled=recipe.backbone.dtype == "float16",
             method=recipe.method if isinstance(recipe.method, PeftMethod) else None,
+            average=average,
         )
         attention = attention_kernel(base.model)
         state, ending = fit(job, state)
     if ending != "interrupted" and state.best_step not in (None, state.step):
         checkpoints.load_weights(state.best_step, model)
         say(f"kept the weights of step {state.best_step}, whose validation loss was the lowest")
+    if ending != "interrupted" and average is not None:
+        average.settle()
+        say(f"kept their running average (train.ema {average.decay:g}) instead of the last step's weights")
     return state, ending, attention
 
 

@@ -15,11 +15,10 @@ from ptune.config.recipe import (
     Plan,
     Recipe,
     Train,
-    explain,
     kind_named,
-    nearest,
 )
 from ptune.config.task_spec import TaskSpec
+from ptune.config.wrong_field import explain, nearest
 from ptune.errors import RecipeError
 from ptune.formats.run import Run
 from ptune.methods import Method
@@ -64,7 +63,7 @@ def recipe(source: RecipeSource, **changes: Unpack[Changes]) -> Recipe:
     try:
         return Recipe(**parts)
     except ValidationError as error:
-        raise RecipeError(explain(error)) from None
+        raise RecipeError(explain(error, Recipe)) from None
 
 
 def _read(source: RecipeSource) -> Recipe:

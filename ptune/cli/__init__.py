@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        from ptune.config.recipe import nearest
+        from ptune.config.wrong_field import nearest
 
         print(f"ptune: no command {name!r}{nearest(name, COMMANDS)}", file=sys.stderr)
         return 2

@@ -20,8 +20,9 @@ from ptune.cli.parse import say_next, shown
 from ptune.cli.ray_address import RayAddress
 from ptune.cli.result import tell
 from ptune.cli.shipped import file_of, listed, shipped
-from ptune.config.recipe import Data, Recipe, explain
+from ptune.config.recipe import Data, Recipe
 from ptune.config.tasks import TASKS
+from ptune.config.wrong_field import explain
 from ptune.errors import RecipeError, UsageError
 from ptune.spec import Spec
 
@@ -140,7 +141,7 @@ def resolve(recipe: Recipe, arguments: list[str], program: str, kind: type[Optio
             config=(tyro.conf.AvoidSubcommands,),
         )
     except ValidationError as error:
-        raise RecipeError(explain(error)) from None
+        raise RecipeError(explain(error, Recipe)) from None
     return options.model_copy(update={"data": own_data(recipe.data, options.data)})
 
 
@@ -194,7 +195,7 @@ def of_module(path: Path) -> Recipe:
     try:
         spec.loader.exec_module(module)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {explain(error)}") from None
+        raise RecipeError(f"{path}: {explain(error, Recipe)}") from None
     except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:
         raise RecipeError(f"{path} cannot be run: {type(error).__name__}: {error}") from None
     recipe = getattr(module, "recipe", None)

@@ -34,6 +34,8 @@ class Chat(TaskSpec):
     """Longest example, in tokens."""
     on_overlong: Literal["error", "truncate", "drop", "split"] = "error"
     """What to do with an example longer than `max_length`."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that is spread over the whole vocabulary while it trains; validation losses are without it."""
 
     @field_validator("chat_template_kwargs")
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ptune.config import optimizers
 from ptune.config.chat import Chat
 from ptune.config.tasks import SPECS, AnyTask
+from ptune.config.wrong_field import explain, nearest
 from ptune.errors import RecipeError
 from ptune.formats.whole_write import write_text
 from ptune.methods import METHODS, OTHER_NAMES, Method
@@ -147,6 +147,10 @@ class Train(Spec):
     """Train the feed-forward part of each layer on this many positions at a time: less memory for long rows, more time; losses agree to rounding."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The backbone's own dropout; default: the value in the model's config."""
+    neftune_alpha: float | None = Field(default=None, gt=0)
+    """NEFTune (Jain et al. 2023, https://arxiv.org/abs/2310.05914): noise on the embeddings of a text while it trains, uniform within this / sqrt(tokens x width); 5 to 15 are usual."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Keep a running average of the trained weights with this decay, such as 0.99: it is what is validated and what is saved."""
     validate_every: int | None = Field(default=None, ge=1)
     """Steps between validations; default: four validations per epoch, or twenty in `min_steps` if that is fewer."""
     save_every: int | None = Field(default=None, ge=1)
@@ -254,7 +258,7 @@ class Recipe(Spec):
     def _streamed_layers_are_recomputed(self) -> Recipe:
         if self.backbone.stream and not (streams(self.method) and isinstance(self.task, Chat)):
             raise ValueError(
-                "backbone.stream is for chat and translation with method Lora, without dora and a pissa or olora init:"
+                "backbone.stream is for chat and translation with method Lora, without dora and inits but default, gaussian and eva:"
                 " others change the base's weights, or read them all at once"
             )
         if self.backbone.stream and not self.train.gradient_checkpointing:
@@ -349,7 +353,7 @@ class Recipe(Spec):
                     value[field] = _part(path, field, kind, value[field])
             return cls.model_validate(value)
         except ValidationError as error:
-            raise RecipeError(f"{path}: {explain(error)}") from None
+            raise RecipeError(f"{path}: {explain(error, cls)}") from None
 
 
 def _part(path: Path, field: str, kind: type[Spec], value: dict[str, Any]) -> Spec:
@@ -371,33 +375,3 @@ def kind_named(field: str, name: str) -> type[Spec]:
     raise RecipeError(
         f"{field}.kind: no {field} {name!r}{nearest(name, kinds) if known is None else f': it is {known}'}"
     )
-
-
-def nearest(name: str, known: Any) -> str:
-    """'; did you mean X?' or the list of all, for an unknown name."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-
-
-def explain(error: ValidationError, kind: type[Spec] | None = None, prefix: str = "") -> str:
-    """A pydantic error as one line: field, value and what is allowed for each problem.
-
-    kind: whose fields they are; default: Recipe. prefix: of their names.
-    """
-    lines = []
-    for problem in error.errors():
-        field = (prefix + ".".join(map(str, problem["loc"]))).rstrip(".") or "recipe"
-        if problem["type"] == "extra_forbidden":
-            known = _fields_beside(kind or Recipe, problem["loc"])
-            lines.append(f"{field}: no such field{nearest(str(problem['loc'][-1]), known)}")
-            continue
-        value = "" if isinstance(problem["input"], dict | Spec) else f" (is {problem['input']!r})"
-        lines.append(f"{field}: {problem['msg'].removeprefix('Value error, ')}{value}")
-    return "; ".join(lines)
-
-
-def _fields_beside(spec: Any, location: tuple[int | str, ...]) -> list[str]:
-    for part in location[:-1]:
-        field = spec.model_fields.get(str(part)) if hasattr(spec, "model_fields") else None
-        spec = field.annotation if field is not None else None
-    return list(spec.model_fields) if hasattr(spec, "model_fields") else []

@@ -80,8 +80,12 @@ Method: TypeAlias = (
 METHODS: tuple[type[Spec], ...] = get_args(Method)
 
 OTHER_NAMES = {
+    "corda": "Lora with init: corda",
     "dora": "Lora with dora: true",
+    "eva": "Lora with init: eva",
+    "loftq": "Lora with init: loftq, and backbone.quantize",
     "lorafa": "Lora with freeze_a: true",
+    "loraga": "Lora with init: lora_ga",
     "loraplus": "Lora, and train.lora_plus_ratio",
     "olora": "Lora with init: olora",
     "pissa": "Lora with init: pissa",

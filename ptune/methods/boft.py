@@ -21,5 +21,6 @@ class Boft(PeftMethod):
     """Share of the blocks that a pass leaves as they are."""
 
     peft_config = "peft:BOFTConfig"
+    quantized = ("int8", "nf4")
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "boft_dropout"}
     conv1d = False

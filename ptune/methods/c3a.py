@@ -18,4 +18,5 @@ class C3a(PeftMethod):
     """How the coefficients begin; true: as zeros."""
 
     peft_config = "peft:C3AConfig"
+    quantized = ("int8", "nf4")
     conv1d = False

@@ -18,3 +18,4 @@ class FourierFt(PeftMethod):
     """Seed of their places."""
 
     peft_config = "peft:FourierFTConfig"
+    quantized = ("int8", "nf4")

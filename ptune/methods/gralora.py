@@ -25,5 +25,6 @@ class GraLora(PeftMethod):
     """Dropout before the adapter."""
 
     peft_config = "peft:GraloraConfig"
+    quantized = ("int8", "nf4")
     folds = True
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "gralora_dropout"}

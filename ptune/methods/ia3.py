@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptune.errors import RecipeError
 from ptune.methods.peft_method import PeftMethod
-from ptune.methods.targets import Targets
+from ptune.methods.targets import Targets, ends_with
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,7 +29,11 @@ class Ia3(PeftMethod):
     def place(self, model: PreTrainedModel, head: Sequence[str]) -> dict[str, Any]:
         """As `PeftMethod.place`. Raises: RecipeError where peft does not know the model's type."""
         if self.target_modules:
-            return super().place(model, head)
+            place = super().place(model, head)
+            names = place["target_modules"] if isinstance(place["target_modules"], list) else []
+            # Of image models these are whole names, and peft wants the others to be among them.
+            inner = [name for name in names if ends_with(name, self.feedforward_modules)]
+            return {**place, "feedforward_modules": inner or list(self.feedforward_modules)}
         from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as INNER
         from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 

@@ -23,6 +23,7 @@ class Lily(PeftMethod):
     """The update is scaled by this."""
 
     peft_config = "peft:LilyConfig"
+    quantized = ("int8", "nf4")
     mergeable = False  # peft cannot
     peft_names: ClassVar[Mapping[str, str]] = {"stride_a": "stride_A", "num_b": "num_B"}
     conv1d = False

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ptune.errors import RecipeError
 from ptune.methods.lora_blocks import begin_in_blocks, repeat_in_blocks
+from ptune.methods.lora_from_data import FROM_DATA, Runs, begin_corda, begin_eva, begin_lora_ga
 from ptune.methods.lora_init import MIRRORED, begin_mirrored
 from ptune.methods.peft_method import PeftMethod
 from ptune.methods.targets import linear_layers
@@ -37,8 +38,8 @@ class Lora(PeftMethod):
     """Other ranks of some layers: a name's ending or a regular expression for it -> rank."""
     alpha_pattern: dict[str, float] = Field(default={})
     """Other values of `alpha`, likewise."""
-    init: Literal["default", "gaussian", "pissa", "olora"] = "default"
-    """How the factors begin. pissa (Meng et al. 2024, https://arxiv.org/abs/2404.02948) and olora (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775): as parts of the layer's weights; the saved adapter has twice the rank, and belongs to the base as it is."""
+    init: Literal["default", "gaussian", "pissa", "olora", "eva", "corda", "lora_ga", "loftq"] = "default"
+    """How the factors begin. pissa (Meng et al. 2024, https://arxiv.org/abs/2404.02948) and olora (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775): as parts of the layer's weights; the saved adapter has twice the rank, and belongs to the base as it is. eva (Paischer et al. 2024, https://arxiv.org/abs/2410.07170): the first factors as the main directions of the layers' inputs on the rows of the first steps. corda (Yang et al. 2024, https://arxiv.org/abs/2406.05223) and lora_ga (Wang et al. 2024, https://arxiv.org/abs/2407.05000): by those inputs and the weights, and by the gradient on the first row; twice the rank, as pissa. loftq (Li et al. 2023, https://arxiv.org/abs/2310.08659): as what quantising the weights has lost."""
     dora: bool = False
     """DoRA: the length of each output's weights is trained apart from their direction (Liu et al. 2024, https://arxiv.org/abs/2402.09353)."""
     lora_bias: bool = False
@@ -88,6 +89,8 @@ class Lora(PeftMethod):
                 raise ValueError(f"init {self.init!r} does not go with {name}: leave one of them out")
         if mirrored and (self.ends or self.target_parameters or self.freeze_a):
             raise ValueError(f"init {self.init!r} is for linear layers, whose both factors are trained")
+        if (self.calibrated or self.init == "loftq") and (self.ends or self.target_parameters):
+            raise ValueError(f"init {self.init!r} is for linear layers: leave out ends and target_parameters")
         if self.target_parameters and (self.dropout or self.dora or self.lora_bias):
             raise ValueError("target_parameters takes no dropout, dora or lora_bias")
         if self.invocation and (self.dora or self.ends or self.target_parameters or mirrored):
@@ -123,12 +126,22 @@ class Lora(PeftMethod):
     @property
     def adapts_convolutions(self) -> bool:
         """As `PeftMethod.adapts_convolutions`."""
-        return self.init not in MIRRORED
+        return self.init not in (*MIRRORED, *FROM_DATA, "loftq")
+
+    @property
+    def calibrated(self) -> bool:
+        """As `PeftMethod.calibrated`."""
+        return self.init in FROM_DATA
+
+    def calibrate(self, model: PeftModel, runs: Runs) -> None:
+        """As `PeftMethod.calibrate`."""
+        begin = {"eva": begin_eva, "corda": begin_corda, "lora_ga": begin_lora_ga}[self.init]
+        begin(model, runs)
 
     @property
     def streamed(self) -> bool:
         """As `PeftMethod.streamed`."""
-        return self.plain and self.init not in MIRRORED and not self.invocation
+        return self.plain and self.init not in (*MIRRORED, "loftq") and not self.invocation
 
     @property
     def only_factors(self) -> bool:

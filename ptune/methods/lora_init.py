@@ -1,4 +1,5 @@
-"""Low-rank adapters that begin as parts of the base's weights: PiSSA and OLoRA.
+"""Low-rank adapters that begin as something else than nothing: PiSSA and OLoRA as parts of the base's weights, CorDA and LoRA-GA
+(`ptune.methods.lora_from_data`) as what the training's first rows show.
 
 The papers take the part away from the base, W - s B0 A0, and train B and A from B0 and A0 on. Here the base stays as it is, and
 the adapter has twice the rank: A and A0 below each other, B and -B0 beside each other, of which A0 and B0 stay as they are. The
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-MIRRORED = ("pissa", "olora")
+MIRRORED = ("pissa", "olora", "corda", "lora_ga")
 
 
 def begin_mirrored(model: nn.Module, init: str) -> None:
-    """Sets the factors of a PeftModel of twice the rank, and freezes the second half of each. Raises: RecipeError."""
+    """Freezes the second half of each factor of a PeftModel of twice the rank, and sets those that begin as parts of the weights.
+
+    Raises: RecipeError.
+    """
     from peft.tuners.lora import LoraLayer
 
     for name, layer in model.named_modules():
@@ -30,22 +34,26 @@ def begin_mirrored(model: nn.Module, init: str) -> None:
 
 
 def _begin(name: str, layer: Any, adapter: str, init: str) -> None:
-    import torch
-
     a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    weight = _weight_of(name, layer.get_base_layer())
+    weight = weight_of(name, layer.get_base_layer())
     rank = layer.r[adapter] // 2
     if rank > min(weight.shape):
         raise RecipeError(
             f"method.init {init!r}: rank {rank} is more than the {min(weight.shape)} that the weights of {name} have"
         )
-    if not a.is_meta:
-        down, up = _parts(weight, rank, layer.scaling[adapter], init)
-        with torch.no_grad():
-            a.copy_(torch.cat([down, down]))
-            b.copy_(torch.cat([up, -up], dim=1))
+    if init in ("pissa", "olora") and not a.is_meta:
+        set_mirrored(layer, adapter, *_parts(weight, rank, layer.scaling[adapter], init))
     a.register_hook(lambda gradient: _first_half(gradient, 0, rank))
     b.register_hook(lambda gradient: _first_half(gradient, 1, rank))
+
+
+def set_mirrored(layer: Any, adapter: str, down: torch.Tensor, up: torch.Tensor) -> None:
+    """Sets the factors of a layer to A0 [rank, in] and B0 [out, rank] and what takes them away."""
+    import torch
+
+    with torch.no_grad():
+        layer.lora_A[adapter].weight.copy_(torch.cat([down, down]))
+        layer.lora_B[adapter].weight.copy_(torch.cat([up, -up], dim=1))
 
 
 def _parts(weight: torch.Tensor, rank: int, scale: float, init: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,7 +75,7 @@ def _first_half(gradient: torch.Tensor, axis: int, rank: int) -> torch.Tensor:
     return kept
 
 
-def _weight_of(name: str, layer: nn.Module) -> torch.Tensor:
+def weight_of(name: str, layer: nn.Module) -> torch.Tensor:
     """A linear layer's weights [out, in] in float32, dequantised. Raises: RecipeError for another layer."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D

@@ -19,6 +19,7 @@ class Miss(PeftMethod):
     """Dropout before the adapter."""
 
     peft_config = "peft:MissConfig"
+    quantized = ("int8", "nf4")
     folds = True
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "miss_dropout"}
     conv1d = False

@@ -24,4 +24,5 @@ class Oft(PeftMethod):
     """Compute rotations by a series of five terms, which is faster and not exact."""
 
     peft_config = "peft:OFTConfig"
+    quantized = ("int8", "nf4")
     conv1d = False

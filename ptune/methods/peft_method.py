@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ptune.errors import RecipeError
@@ -12,7 +12,7 @@ from ptune.spec import Spec
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 
@@ -134,6 +134,19 @@ class PeftMethod(Spec):
             "task_type": task_type(model),
             "modules_to_save": list(head) or None,
         }
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the method begins with what the first rows show; see `calibrate`."""
+        return False
+
+    def calibrate(self, model: PeftModel, runs: Sequence[Callable[[], Tensor]]) -> None:
+        """Called once before the first step, also when a run goes on, if `calibrated`.
+
+        runs: each runs the model on some of the first rows, in evaluation mode, and returns the mean loss [], with its graph where
+        gradients are asked for.
+        Raises: RecipeError.
+        """
 
     def begin(self, model: PeftModel, steps: int) -> None:
         """Called before the first of `steps` steps, also when a run goes on. Raises: RecipeError."""

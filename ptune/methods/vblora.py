@@ -25,5 +25,6 @@ class VbLora(PeftMethod):
     """Dropout before the adapter."""
 
     peft_config = "peft:VBLoRAConfig"
+    quantized = ("int8", "nf4")
     folds = True
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "vblora_dropout"}

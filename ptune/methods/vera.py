@@ -23,5 +23,6 @@ class Vera(PeftMethod):
     """Seed of the shared factors."""
 
     peft_config = "peft:VeraConfig"
+    quantized = ("int8", "nf4")
     folds = True
     peft_names: ClassVar[Mapping[str, str]] = {"dropout": "vera_dropout"}

@@ -18,4 +18,5 @@ class WaveFt(PeftMethod):
     """Seed of their places."""
 
     peft_config = "peft:WaveFTConfig"
+    quantized = ("int8", "nf4")
     followed = False  # it searches for the places of its weights

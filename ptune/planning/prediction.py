@@ -11,6 +11,7 @@ import torch
 from ptune.backbone.load import training_dtype
 from ptune.backbone.precision import fastest
 from ptune.config.recipe import Recipe
+from ptune.methods.lora import Lora
 from ptune.methods.peft_method import PeftMethod
 from ptune.planning import heap_use
 from ptune.planning.depth import Shallow, in_shapes
@@ -190,6 +191,11 @@ def ledger_of(
     largest = model.few.largest_quantised or max(model.few.sizes)
     loading = loading_bytes(base, count, largest, model.few.dtype, described, file.away)
     here = device == "cpu"
+    if (
+        isinstance(recipe.method, Lora) and recipe.method.init == "loftq"
+    ):  # the weights as they were, beside them
+        unquantised = loading_bytes(4 * count, count, largest, torch.float32, described)
+        loading = max(loading, (base if here else 0) + unquantised)
     return Ledger(
         device=device,
         weights=peak.parts[Part.WEIGHTS] - file.weights + file.slots,

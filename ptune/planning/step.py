@@ -96,7 +96,8 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
         _name(named, own, tracker.see(parameter for _, parameter in trained(model)))
         _first_update(optimizer, model)
         state = [value for entry in optimizer.state.values() for value in entry.values()]
-        _name(named, Part.OPTIMISER, tracker.see(value for value in state if isinstance(value, torch.Tensor)))
+        held = [*(value for value in state if isinstance(value, torch.Tensor)), *_copies(model, train)]
+        _name(named, Part.OPTIMISER, tracker.see(held))
         standing = _sums(named, tracker.timeline)
         spans = _Spans(tracker.timeline)
         if on_gpu and work.rows > 1:
@@ -120,9 +121,7 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
         spans.end()
         if work.validation:
             tracker.phase = "forward"
-            with torch.no_grad():
-                model.eval()
-                objective.score(model, _row(work.validation, skeleton.packed))
+            _validate(model, objective, _row(work.validation, skeleton.packed), train)
         spans.end()
     timeline = tracker.timeline
     parts = tuple(
@@ -201,6 +200,19 @@ def _first_update(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         parameter.grad = torch.empty_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def _validate(model: nn.Module, objective: NextTokenObjective, row: Batch, train: Train) -> None:
+    model.eval()
+    weights = _copies(model, train)  # while their average is in their place
+    objective.score(model, row)
+    del weights
+
+
+def _copies(model: nn.Module, train: Train) -> list[torch.Tensor]:
+    """As much as a running average of the weights takes, if there is one."""
+    return [one.detach().clone() for _, one in trained(model)] if train.ema is not None else []
 
 
 def _row(lengths: Sequence[int], packed: bool) -> Batch:

@@ -2,6 +2,7 @@
 
     checkpoints/step-N/weights.safetensors     trained weights, and trained running statistics
                       /optimizer.safetensors   its tensors, named INDEX.KEY
+                      /average.safetensors     the weights' running average, with `train.ema`
                       /state.json              loop state, optimiser's groups and numbers, SHA-256 of the two files
     checkpoints/latest.json                    {"step": N}, moved last
 
@@ -31,6 +32,7 @@ from ptune.formats.run import NothingLearnt, Rollback
 from ptune.formats.whole_write import read_json, sha256_of, whole_folder, write_json
 from ptune.methods.peft_method import METHOD_STATE
 from ptune.progress import say
+from ptune.training.average import Average
 from ptune.training.batch_norm import learnt_statistics
 from ptune.training.collapse import Course
 from ptune.training.distributed import laid_out_as, whole
@@ -83,10 +85,12 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run. writes: whether this process writes them."""
+    """The checkpoints of one run. writes: whether this process writes them. average: is saved and loaded with the weights."""
 
-    def __init__(self, folder: Path, keep: int, *, writes: bool = True) -> None:
-        self.folder, self.keep, self.writes = folder, keep, writes
+    def __init__(
+        self, folder: Path, keep: int, *, writes: bool = True, average: Average | None = None
+    ) -> None:
+        self.folder, self.keep, self.writes, self.average = folder, keep, writes, average
 
     def save(self, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes step-N, points latest.json to it, and removes checkpoints that are neither among the newest nor the best."""
@@ -97,11 +101,14 @@ class Checkpoints:
             for index, key, value in entries_of(held)
             if isinstance(value, torch.Tensor)
         )
+        average = None if self.average is None else self._gathered(self.average.tensors.items())
         if not self.writes:
             return
         with tensors_folder(self._of(state.step)) as part:
             save_file(weights, part / "weights.safetensors")
             save_file(tensors, part / "optimizer.safetensors")
+            if average is not None:
+                save_file(average, part / "average.safetensors")
             files = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
             rest = {"groups": held["param_groups"], "numbers": numbers_of(held)}
             record = {"format": FORMAT, **asdict(state), **rest, "files": files}
@@ -159,14 +166,22 @@ class Checkpoints:
                 shutil.rmtree(self._of(later))
 
     def load_weights(self, step: int, model: nn.Module) -> None:
-        """Loads the trained weights of a checkpoint into `model`. Raises: FormatError if the sets of weights differ."""
-        saved = load_file(self._of(step) / "weights.safetensors")
-        current = dict(learnt(model))
+        """Loads the trained weights of a checkpoint into `model`, and their average.
+
+        Raises: FormatError if the sets of weights differ.
+        """
+        self._load(step, "weights", dict(learnt(model)))
+        if self.average is not None:
+            self._load(step, "average", self.average.tensors)
+
+    @torch.no_grad()
+    def _load(self, step: int, file: str, current: Mapping[str, torch.Tensor]) -> None:
+        path = self._of(step) / f"{file}.safetensors"
+        saved = load_file(path) if path.is_file() else {}
         if saved.keys() != current.keys():
             raise FormatError(f"{self._of(step)} holds other weights than this recipe trains")
-        with torch.no_grad():
-            for name, tensor in current.items():
-                tensor.copy_(laid_out_as(tensor, saved[name]))
+        for name, tensor in current.items():
+            tensor.copy_(laid_out_as(tensor, saved[name]))
 
     def _checked(self, step: int) -> dict[str, Any]:
         """state.json of a checkpoint. Raises: FormatError if its files do not match their hashes."""

@@ -26,16 +26,25 @@ def chunk_rows(weight: Tensor, device: torch.device) -> int:
 
 
 def loss_and_correct(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, device: torch.device, *, count: bool
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    device: torch.device,
+    *,
+    count: bool,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies of `labels` [targets], and with `count` how many are the most likely token, else 0.
 
     hidden: [targets, hidden]; weight: [vocab, hidden]; bias: [vocab]. The sum can be differentiated once.
     device: whose way of computing to take. It is theirs, except in a plan, whose tensors have no data.
+    smoothing: share of each target that is spread over the whole vocabulary (Szegedy et al. 2016,
+    https://arxiv.org/abs/1512.00567).
     """
     if not torch.is_grad_enabled():  # else gradients of trained weights would be computed for nothing
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    sums: tuple[Tensor, Tensor] = _ChunkedLoss.apply(hidden, weight, bias, labels, device, count)
+    sums: tuple[Tensor, Tensor] = _ChunkedLoss.apply(hidden, weight, bias, labels, device, count, smoothing)
     return sums
 
 
@@ -61,6 +70,7 @@ class _ChunkedLoss(torch.autograd.Function):
         labels: Tensor,
         device: torch.device,
         count: bool,
+        smoothing: float,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         gradients = _Gradients.of(hidden, weight, bias, ctx.needs_input_grad)
@@ -72,11 +82,16 @@ class _ChunkedLoss(torch.autograd.Function):
                 correct += (logits.argmax(1) == wanted).sum()
             logits -= logits.amax(1, keepdim=True)
             of_labels = logits.gather(1, wanted[:, None])[:, 0]
+            if smoothing:
+                of_labels = of_labels.mul_(1 - smoothing).add_(logits.mean(1), alpha=smoothing)
             normaliser = logits.exp_().sum(1)
             loss += (normaliser.log() - of_labels).sum()
             if gradients.wanted:
                 probabilities = logits.mul_((1 / normaliser)[:, None])
-                gradients.add(probabilities, some, weight, wanted, device, first=number * rows)
+                if smoothing:
+                    probabilities -= smoothing / len(weight)
+                share = 1 - smoothing
+                gradients.add(probabilities, some, weight, wanted, device, first=number * rows, share=share)
                 del probabilities
             del logits  # before the next chunk's are there
         ctx.gradients = gradients
@@ -87,7 +102,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, factor: Tensor, _: None) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
-        return *gradients.scaled(factor), None, None, None
+        return *gradients.scaled(factor), None, None, None, None
 
 
 class _EachLoss(torch.autograd.Function):
@@ -106,7 +121,7 @@ class _EachLoss(torch.autograd.Function):
             part, probabilities = _losses(_logits(some, weight, bias, device), wanted)
             losses[first : first + len(wanted)] = part
             if gradients is not None and gradients.wanted:
-                gradients.add(probabilities, some, weight, wanted, device, first=first)
+                gradients.add(probabilities, some, weight, wanted, device, first=first, share=1.0)
             del probabilities  # before the next chunk's are there
         ctx.gradients, ctx.device = gradients, device
         if gradients is None:
@@ -125,7 +140,9 @@ class _EachLoss(torch.autograd.Function):
         parts = zip(hidden.split(rows), labels.split(rows), factors.split(rows), strict=True)
         for number, (some, wanted, of) in enumerate(parts):
             _, probabilities = _losses(_logits(some, weight, bias, ctx.device), wanted)
-            gradients.add(probabilities, some, weight, wanted, ctx.device, first=number * rows, factors=of)
+            gradients.add(
+                probabilities, some, weight, wanted, ctx.device, first=number * rows, share=1.0, factors=of
+            )
         one = factors.new_ones(())
         return *gradients.scaled(one), None, None
 
@@ -170,23 +187,25 @@ class _Gradients:
         device: torch.device,
         *,
         first: int,
+        share: float,
         factors: Tensor | None = None,
     ) -> None:
-        """Adds a chunk. first: number of its first target. It may overwrite the probabilities [rows, vocab].
+        """Adds a chunk. It may overwrite the probabilities [rows, vocab].
 
-        factors: of each target's loss, [rows]; default: 1.
+        first: number of its first target; share: of a target that is the label's own; factors: of each target's loss, [rows];
+        default: 1.
         """
         if self.bias is not None:
             of = torch.ones_like(probabilities[:, 0]) if factors is None else factors
             self.bias.add_(probabilities.sum(0) if factors is None else of @ probabilities)
-            self.bias.index_add_(0, labels, of, alpha=-1)
+            self.bias.index_add_(0, labels, of, alpha=-share)
         if self.weight is not None:
             states = hidden.to(self.weight.dtype)
             states = states if factors is None else states * factors[:, None]
             self.weight.addmm_(probabilities.T, states)
-            self.weight.index_add_(0, labels, states, alpha=-1)
+            self.weight.index_add_(0, labels, states, alpha=-share)
         if self.hidden is not None:
-            own = _of_hidden(probabilities, weight, labels, device)
+            own = _of_hidden(probabilities, weight, labels, device, share)
             self.hidden[first : first + len(labels)] = own if factors is None else own * factors[:, None]
 
     def scaled(self, factor: Tensor) -> Iterator[Tensor | None]:
@@ -203,12 +222,14 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, device: torch.d
     return logits if bias is None else logits.add_(bias)
 
 
-def _of_hidden(probabilities: Tensor, weight: Tensor, labels: Tensor, device: torch.device) -> Tensor:
+def _of_hidden(
+    probabilities: Tensor, weight: Tensor, labels: Tensor, device: torch.device, share: float
+) -> Tensor:
     """Gradient [rows, hidden] with respect to the hidden states of a chunk. It may overwrite the probabilities."""
     if _wide(weight):
-        return weight[labels].addmm_(probabilities, weight, beta=-1)
+        return weight[labels].addmm_(probabilities, weight, beta=-share)
     # Rounded to 16 bits, a probability near 1 would be 1: its difference from 1 must be taken first.
-    probabilities.scatter_add_(1, labels[:, None], -torch.ones_like(probabilities[:, :1]))
+    probabilities.scatter_add_(1, labels[:, None], torch.full_like(probabilities[:, :1], -share))
     if device.type == "cuda":
         return _product(probabilities, weight, out=probabilities.new_empty(len(labels), weight.shape[1]))
     return probabilities.to(weight.dtype) @ weight  # rounded here or by the caller

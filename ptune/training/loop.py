@@ -17,6 +17,7 @@ from ptune.config.recipe import Train
 from ptune.errors import PtuneError
 from ptune.methods.peft_method import PeftMethod
 from ptune.progress import Progress, console, say
+from ptune.training.average import Average
 from ptune.training.callbacks import Callback, call_all
 from ptune.training.checkpoint import LR_FACTOR, Checkpoints, State, trained
 from ptune.training.collapse import Levels, Watched
@@ -58,6 +59,7 @@ class Job:
     scaled: bool = False  # whether the loss is: of a model in float16
     scale: LossScale = field(default_factory=LossScale)  # for the step that is run
     method: PeftMethod | None = None  # whose adapter `model` has
+    average: Average | None = None  # of the trained weights; what is validated
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
@@ -186,6 +188,8 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     job.optimizer.step()
     if job.method is not None:
         job.method.after_update(accelerator.unwrap_model(job.model), step + 1, steps)
+    if job.average is not None:
+        job.average.follow(step + 1)
     job.optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - started_s
     speed = sum(map(job.objective.size, batch)) / seconds
@@ -228,7 +232,8 @@ def validate(job: Job, state: State, levels: Levels) -> State:
     """Measures the held-out loss; returns the state with the best loss updated."""
     if not job.validation:
         return state
-    loss, accuracy = held_out(job, job.validation)
+    with contextlib.nullcontext() if job.average is None else job.average.in_place():
+        loss, accuracy = held_out(job, job.validation)
     if not math.isfinite(loss):
         error, some = (
             NotANumberError("validation loss", loss, state.step),

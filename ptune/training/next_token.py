@@ -27,6 +27,7 @@ class NextTokenObjective:
     head: nn.Linear | None = (
         None  # see `head.plain_head`; without it the logits of a whole batch are in memory
     )
+    smoothing: float = 0.0  # see `task.label_smoothing`
     unit = "tokens"
 
     def size(self, example: Example) -> int:
@@ -46,10 +47,12 @@ class NextTokenObjective:
     def score(self, model: nn.Module, batch: Batch) -> Score:
         """Loss and correct predictions, summed over the batch's targets."""
         if self.head is not None:
-            with replaced_by_loss(self.head, batch.labels, self.device):
+            with replaced_by_loss(self.head, batch.labels, self.device, self.smoothing):
                 loss, correct = self.logits(model, batch)[0]
             return Score(loss, correct.detach(), len(batch.labels))
-        return score_of(self.logits(model, batch), batch.labels, training=model.training)
+        return score_of(
+            self.logits(model, batch), batch.labels, training=model.training, smoothing=self.smoothing
+        )
 
     def losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The cross-entropy of each target of the batch, [targets], in float32 at least."""

@@ -22,11 +22,15 @@ class Score:
     targets: int
 
 
-def score_of(logits: torch.Tensor, labels: torch.Tensor, *, training: bool) -> Score:
-    """Summed cross-entropy and correct predictions of logits [targets, vocab] for labels [targets]."""
+def score_of(logits: torch.Tensor, labels: torch.Tensor, *, training: bool, smoothing: float = 0.0) -> Score:
+    """Summed cross-entropy and correct predictions of logits [targets, vocab] for labels [targets].
+
+    smoothing: share of each target that is spread over the vocabulary, in training.
+    """
     # At least float32: 16 bits are too few for the logarithm of a sum over a vocabulary.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    loss = F.cross_entropy(logits, labels, reduction="sum")
+    smooth = smoothing if training else 0.0
+    loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smooth)
     right = loss.new_zeros(()) if training else (logits.argmax(-1) == labels).sum()
     return Score(loss, right, len(labels))
 

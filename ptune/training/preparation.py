@@ -19,10 +19,12 @@ from ptune.errors import RecipeError
 from ptune.kinds import DECODER, SEQ2SEQ, imported
 from ptune.methods.lora import Lora
 from ptune.methods.peft_method import PeftMethod
+from ptune.training.average import check_average
 from ptune.training.checkpoint import trained
 from ptune.training.dropout import set_dropout
 from ptune.training.gated_mlp import with_gated_products
 from ptune.training.lora_product import with_lora_products
+from ptune.training.noise import check_noise, with_noise
 from ptune.training.offloading import offload_inputs
 from ptune.training.segments import checkpoint_contexts
 from ptune.training.tiles import tile_feed_forwards
@@ -39,6 +41,8 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
         )
     check_optimizer(recipe.train, accelerator.device)
     check_offloading(recipe.train, accelerator.device)
+    check_noise(recipe)
+    check_average(recipe)
     if recipe.backbone.stream and accelerator.num_processes > 1:
         raise RecipeError(
             "backbone.stream is for one process: leave out accelerate launch, or backbone.stream"
@@ -113,6 +117,8 @@ def applied(
         offload_inputs(backbone)
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
     model = recipe.method.apply(backbone, new_tokens, head)
+    if recipe.train.neftune_alpha is not None:
+        with_noise(backbone, recipe.train.neftune_alpha)
     if recipe.train.fast:
         with_gated_products(with_lora_products(model))
     if recipe.train.tiled_mlp is not None:

@@ -97,6 +97,7 @@ def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]
     from ptune.config.tasks import task_of
     from ptune.formats.run import Run
     from ptune.kinds import imported
+    from ptune.training.calibration import begin_beside_original, calibrate
     from ptune.training.distributed import accelerator_for
     from ptune.training.loop import Job, optimizer_step
     from ptune.training.memory import memory_errors
@@ -111,8 +112,10 @@ def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]
     recipe = work.recipe
     base = work.load(accelerator.device)
     model = applied(recipe, base.model, base.new_tokens, base.head)
+    begin_beside_original(recipe, model, work)
     losses: list[float] = []
     with memory_errors(recipe), work.objective(base.model, accelerator.device) as objective:
+        calibrate(recipe, model, objective, work.data)
         run_model, optimizer = prepared(accelerator, model, recipe, base.head)
         job = Job(
             train=recipe.train, accelerator=accelerator, model=run_model, optimizer=optimizer, objective=objective,

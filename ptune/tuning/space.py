@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from ptune.config.chat import Chat
-from ptune.config.recipe import Recipe, nearest
+from ptune.config.recipe import Recipe
+from ptune.config.wrong_field import nearest
 from ptune.errors import RecipeError, UsageError
 from ptune.spec import Spec
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import sweep
-from benchmarks.figures import INTERVAL, MARKED, NUMBER, PAGES, ROOT, field, number, restated
+from benchmarks.figures import INTERVAL, MARKED, NUMBER, PAGES, ROOT, TABLE, field, number, restated
 from benchmarks.sides import RESULTS
 from benchmarks.tasks import of_the_recipe
 
@@ -64,7 +64,7 @@ def test_no_ratio_and_no_interval_is_without_its_source(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     sources = re.findall(r"<!-- \w+/.*? -->", text)
     assert len(sources) == len(MARKED.findall(text)), "a source that does not follow a figure"
-    rest = CODE.sub("", MARKED.sub("", text.replace(sweep_table(), "")))
+    rest = CODE.sub("", TABLE.sub("", MARKED.sub("", text.replace(sweep_table(), ""))))
     assert not re.findall(rf"{NUMBER}×|{NUMBER}(?: ?%)?(?:\*\*)? {INTERVAL}", rest)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from support import tiny_models
-from support.seq2seq_models import seq2seq
+from support.every_method import ALL, FAMILIES, head_of, inputs, logits, trained
 from torch import nn
 
 from ptune.backbone.float32 import in_float32
 from ptune.backbone.quantize import Quantization, quantize
 from ptune.errors import RecipeError
 from ptune.export.merge import with_plain_weights
-from ptune.methods import METHODS
 from ptune.methods.adalora import AdaLora
 from ptune.methods.bitfit import BitFit
 from ptune.methods.boft import Boft
@@ -27,34 +25,10 @@ from ptune.methods.ia3 import Ia3
 from ptune.methods.ln_tuning import LnTuning
 from ptune.methods.loha import LoHa
 from ptune.methods.lora import Lora
-from ptune.methods.peft_method import PeftMethod
 from ptune.methods.prompt_tuning import PromptTuning
 from ptune.methods.trainable_tokens import TrainableTokens
 from ptune.methods.vera import Vera
 
-STEPS = 2
-# Fields by which a method fits a model of width 64.
-FITTING: dict[str, dict[str, Any]] = {
-    "C3a": {"block_size": 16}, "FourierFt": {"n_frequency": 50}, "GraLora": {"r": 8}, "Hira": {"r": 4}, "Hra": {"r": 4},
-    "Lily": {"r": 4}, "Miss": {"r": 8}, "Oft": {"oft_block_size": 8}, "Psoft": {"r": 8}, "Pvera": {"r": 8},
-    "RandLora": {"r": 4}, "Road": {"group_size": 16}, "Shira": {"r": 2}, "TrainableTokens": {"tokens": (3, 17)},
-    "VbLora": {"vector_length": 16, "num_vectors": 16}, "Vera": {"r": 8}, "WaveFt": {"n_frequency": 50},
-}  # fmt: skip
-ALL: dict[str, PeftMethod] = {
-    **{
-        kind.__name__: kind(**FITTING.get(kind.__name__, {}))
-        for kind in METHODS
-        if issubclass(kind, PeftMethod)
-    },
-    "Lora dora": Lora(r=4, dora=True),
-    "Lora lora_bias": Lora(r=4, lora_bias=True),
-    "Lora pissa": Lora(r=4, init="pissa"),
-    "Lora olora": Lora(r=4, init="olora", rslora=True),
-    "Lora gaussian": Lora(r=4, init="gaussian"),
-    "Lora freeze_a": Lora(r=4, freeze_a=True),
-    "Lora merge_into": Lora(r=4, merge_into="int4"),
-    "Lora patterns": Lora(r=4, rank_pattern={"q_proj": 2}, alpha_pattern={"q_proj": 3.0}),
-}
 LAYERS = sorted(
     name
     for name, method in ALL.items()
@@ -62,37 +36,6 @@ LAYERS = sorted(
 )
 
 
-def bert() -> transformers.PreTrainedModel:
-    torch.manual_seed(0)
-    config = tiny_models.ENCODERS["bert"](num_labels=3)
-    return transformers.AutoModelForSequenceClassification.from_config(config).eval()
-
-
-def vit() -> transformers.PreTrainedModel:
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8,
-        num_labels=3,
-    )  # fmt: skip
-    return transformers.ViTForImageClassification(config).eval()
-
-
-def resnet() -> transformers.PreTrainedModel:
-    torch.manual_seed(0)
-    config = transformers.ResNetConfig(
-        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=3
-    )
-    return transformers.ResNetForImageClassification(config).eval()
-
-
-FAMILIES: dict[str, Callable[[], transformers.PreTrainedModel]] = {
-    "bert": bert,
-    "gpt2": lambda: tiny_models.model("gpt2"),
-    "llama": lambda: tiny_models.model("llama"),
-    "resnet": resnet,
-    "t5": lambda: seq2seq("t5"),
-    "vit": vit,
-}
 CASES = [
     *[("llama", name) for name in sorted(ALL)],
     *[("bert", name) for name in LAYERS],
@@ -101,42 +44,6 @@ CASES = [
     *[("resnet", name) for name in LAYERS if ALL[name].adapts_convolutions and name != "Ia3"],
     *[("t5", name) for name in ("AdaLora", "Ia3", "LnTuning", "Oft", "Vera")],
 ]
-
-
-def inputs(family: str) -> dict[str, torch.Tensor]:
-    torch.manual_seed(1)
-    if family in ("vit", "resnet"):
-        return {"pixel_values": torch.randn(2, 3, 32, 32)}
-    ids = torch.randint(3, 400, (1, 12))
-    return {"input_ids": ids, **({"decoder_input_ids": ids[:, :5]} if family == "t5" else {})}
-
-
-def head_of(family: str) -> tuple[str, ...]:
-    return ("classifier",) if family in ("bert", "vit", "resnet") else ()
-
-
-def logits(model: nn.Module, family: str) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model.eval()(**inputs(family)).logits
-    return found
-
-
-def trained(method: PeftMethod, model: transformers.PreTrainedModel, family: str) -> PeftModel:
-    """A model after some steps in evaluation mode, so that batch normalisation keeps its statistics, as in a run."""
-    torch.manual_seed(0)
-    adapted: Any = method.apply(model, (), head_of(family))
-    adapted.eval()
-    method.begin(adapted, STEPS)
-    optimizer = torch.optim.AdamW([one for one in adapted.parameters() if one.requires_grad], lr=1e-2)
-    for step in range(STEPS):
-        out = adapted(**inputs(family)).logits
-        loss = out.logsumexp(-1).sum() - out[..., 1].sum()
-        penalty = method.penalty(adapted)
-        (loss if penalty is None else loss + penalty).backward()
-        optimizer.step()
-        method.after_update(adapted, step + 1, STEPS)
-        optimizer.zero_grad()
-    return adapted
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
@@ -273,6 +180,13 @@ def test_trained_layers_are_those_that_were_chosen() -> None:
         n.partition(".lora_")[0].rpartition(".")[2] for n, p in some.named_parameters() if p.requires_grad
     }
     assert ends == {"q_proj", "k_proj", "v_proj", "gate_proj", "down_proj"}
+
+
+def test_layers_of_an_image_model_are_scaled_at_their_inputs_where_it_is_asked_for() -> None:
+    model = Ia3(target_modules=("k_proj", "fc2"), feedforward_modules=("fc2",)).apply(FAMILIES["vit"]())
+    inputs_scaled = {name: one.is_feedforward for name, one in model.named_modules() if hasattr(one, "ia3_l")}
+    assert len(inputs_scaled) == 4
+    assert all(name.endswith("fc2") == inner for name, inner in inputs_scaled.items())
 
 
 def test_lora_fa_trains_one_side() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.trainer_pt_utils import LabelSmoother
 
 from ptune.planning.storage import StorageTracker
 from ptune.training import chunked_loss
@@ -59,6 +60,34 @@ def test_gradients_are_those_of_cross_entropy_in_float32(trained: bool, biased: 
     pairs = list(zip(gradients(found, *leaves), gradients(wanted, *leaves), strict=True))
     assert len(pairs) == (1 + trained * (1 + biased))
     assert max(far(*pair) for pair in pairs) <= 1e-6
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_smoothed_targets_are_transformers(
+    dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPU: a GPU's way of computing, on a CPU."""
+    if device == GPU:
+        monkeypatch.setattr(chunked_loss, "_product", _as_a_gpu_would)
+    states, weight, labels = (
+        one.to(dtype) if one.is_floating_point() else one for one in layer(300, 64, 5_000)
+    )
+    bias = torch.linspace(-1, 1, 5_000)
+    leaves = [states.requires_grad_(), weight.requires_grad_(dtype == torch.float32), bias.requires_grad_()]
+    found = loss_and_correct(states, weight, bias, labels, device, count=False, smoothing=0.2)[0]
+    wide, wide_weight = (one.detach().float().requires_grad_(one.requires_grad) for one in (states, weight))
+    logits = F.linear(wide, wide_weight, bias)
+    wanted = LabelSmoother(epsilon=0.2)({"logits": logits}, labels) * len(labels)
+    near = 1e-6 if dtype == torch.float32 else 5e-3
+    assert float(found) == pytest.approx(float(wanted), rel=near)
+    ours = gradients(found, *leaves)
+    theirs = gradients(wanted, *(one for one in (wide, wide_weight, bias)))
+    assert max(far(*pair) for pair in zip(ours, theirs, strict=True)) <= 4 * near
+
+
+def _as_a_gpu_would(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+    return out.copy_(left.to(right.dtype).float() @ right.float())
 
 
 def test_a_layer_in_bfloat16_has_its_loss_summed_in_float32() -> None:

@@ -39,7 +39,7 @@ from ptune.publish.decoder_run import ends_of
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.virtual_tokens import virtual_tokens
 
-from .conftest import Make, fingerprint
+from .conftest import Make, fingerprint, refused
 
 X = torch.tensor([[3, 60, 17, 101, 42, 301, 9]])
 
@@ -66,6 +66,9 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     [
         AdaLora(init_r=4, target_r=2, tinit=1, tfinal=2, delta_t=1),
         Lora(r=4, init="pissa"),
+        Lora(r=4, init="eva"),
+        Lora(r=4, init="lora_ga"),
+        Lora(r=4, init="corda"),
         Lora(r=4, freeze_a=True),
         Lora(r=4, merge_into="int4"),
         PrefixTuning(num_virtual_tokens=3),
@@ -85,6 +88,31 @@ def test_what_was_interrupted_ends_in_the_same_bytes(
     last = [load_file(run.checkpoints_path / "step-8" / "weights.safetensors") for run in (resumed, whole)]
     assert last[0].keys() == last[1].keys()
     assert all(torch.equal(last[0][name], one) for name, one in last[1].items())
+
+
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_what_begins_as_what_was_lost_is_resumed_and_refused_where_nothing_was(
+    quantize: str, make: Make, tmp_path: Path, interrupt_at: None
+) -> None:
+    method = Lora(r=4, init="loftq")
+    recipe = make(method=method, backbone={"quantize": quantize}, max_steps=5, save_every=1)
+    broken = train(recipe, tmp_path / "broken")
+    assert broken.record().status == "interrupted"
+    whole = train(recipe, tmp_path / "whole")
+    resumed = train(recipe, tmp_path / "broken", resume=True)
+    assert fingerprint(resumed.adapter_path) == fingerprint(whole.adapter_path)
+    assert whole.record().hops[0].max_abs_logprob == 0.0
+    first = next(row["loss"] for row in whole.metrics() if "lr" in row)
+    plain = train(make(method=Lora(r=4), backbone={"quantize": quantize}, max_steps=1), tmp_path / "plain")
+    assert first != next(row["loss"] for row in plain.metrics() if "lr" in row)
+    said = refused(RecipeError, make(method=method), tmp_path / "none")
+    assert "method.init 'loftq' begins with what quantising has lost: set backbone.quantize" in said
+    ledgers = [
+        predict(make(method=Lora(r=4, init=init), backbone={"quantize": quantize}), [40] * 8, device="cpu")
+        for init in ("default", "loftq")
+    ]
+    assert ledgers[1].loading > ledgers[0].loading
+    assert ledgers[1].step_bytes == ledgers[0].step_bytes
 
 
 @pytest.mark.parametrize(

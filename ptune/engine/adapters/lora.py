@@ -105,13 +105,7 @@ def load_adapter(
         own = head_of(folder)
         tensors, beyond = _parted(tensors, lambda name: of_head(name, prefix, own))
         _check_head(beyond, head or {}, misfits)
-    ends, biases, gains = None, dict[str, Factor](), dict[str, Factor]()
-    if isinstance(signature, Signature) and signature.ends is not None:
-        if signature.ends.has_biases:
-            tensors, biases = read_biases(tensors, config, signature, misfits)
-        if signature.ends.has_gains:
-            tensors, gains = read_gains(tensors, signature, misfits)
-        tensors, ends = read_ends(tensors, config, signature, misfits)
+    tensors, ends, biases, gains = _beside_layers(tensors, config, signature, misfits)
     invocation = tuple(config.alora_invocation_tokens or ())
     if invocation and (ends is not None or gains):
         misfits.add(
@@ -140,6 +134,23 @@ def load_adapter(
         gains=gains,
         invocation=invocation,
     )
+
+
+def _beside_layers(
+    tensors: dict[str, Factor],
+    config: LoraConfig,
+    signature: Signature | EncoderSignature | Seq2SeqSignature,
+    misfits: Misfits,
+) -> tuple[dict[str, Factor], EndChanges | None, dict[str, Factor], dict[str, Factor]]:
+    """Takes what is no pair of a layer out of the tensors: changes of the ends, biases and gains, where there are sockets for it."""
+    ends, biases, gains = None, dict[str, Factor](), dict[str, Factor]()
+    if isinstance(signature, Signature) and signature.ends is not None:
+        if signature.ends.has_biases:
+            tensors, biases = read_biases(tensors, config, signature, misfits)
+        if signature.ends.has_gains:
+            tensors, gains = read_gains(tensors, signature, misfits)
+        tensors, ends = read_ends(tensors, config, signature, misfits)
+    return tensors, ends, biases, gains
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,6 +38,7 @@ class Seq2SeqObjective:
     device: torch.device
     model: PreTrainedModel  # the base, whose head is given what it is to compute
     head: nn.Linear | None = None  # see `head.plain_head`; without it the logits of all targets are held
+    smoothing: float = 0.0  # see `task.label_smoothing`
     unit = "tokens"
 
     def size(self, example: Seq2SeqExample) -> int:
@@ -64,10 +65,12 @@ class Seq2SeqObjective:
     def score(self, model: nn.Module, batch: Seq2SeqBatch) -> Score:
         """Loss and right guesses, summed over the batch's targets."""
         if self.head is not None:
-            with replaced_by_loss(self.head, batch.labels, self.device), _no_bias(self.model):
+            with replaced_by_loss(self.head, batch.labels, self.device, self.smoothing), _no_bias(self.model):
                 loss, correct = self.logits(model, batch)[0]
             return Score(loss, correct.detach(), len(batch.labels))
-        return score_of(self.logits(model, batch), batch.labels, training=model.training)
+        return score_of(
+            self.logits(model, batch), batch.labels, training=model.training, smoothing=self.smoothing
+        )
 
     def constant_loss(self, examples: Sequence[Seq2SeqExample]) -> None:
         """None: there are no labels."""

@@ -88,8 +88,10 @@ class Seq2SeqWork:
     def _objective(
         self, base: PreTrainedModel, device: torch.device, head: nn.Linear | None = None
     ) -> Seq2SeqObjective:
-        most = self.recipe.train.micro_batch_tokens
-        return Seq2SeqObjective(self.codec.writing, self.codec.texts.pad_id, most, device, base, head)
+        most, smoothing = self.recipe.train.micro_batch_tokens, self.recipe.chat.label_smoothing
+        return Seq2SeqObjective(
+            self.codec.writing, self.codec.texts.pad_id, most, device, base, head, smoothing
+        )
 
     def _again(self, run: Run, identity: BaseIdentity, device: torch.device) -> nn.Module:
         """What lies in model/, loaded afresh."""

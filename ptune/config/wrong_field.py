@@ -1,0 +1,40 @@
+"""What is wrong with a recipe's field, in words."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import ValidationError
+
+from ptune.spec import Spec
+
+
+def nearest(name: str, known: Any) -> str:
+    """'; did you mean X?' or the list of all, for an unknown name."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def explain(error: ValidationError, kind: type[Spec], prefix: str = "") -> str:
+    """A pydantic error as one line: field, value and what is allowed for each problem.
+
+    kind: whose fields they are. prefix: of their names.
+    """
+    lines = []
+    for problem in error.errors():
+        field = (prefix + ".".join(map(str, problem["loc"]))).rstrip(".") or "recipe"
+        if problem["type"] == "extra_forbidden":
+            known = _fields_beside(kind, problem["loc"])
+            lines.append(f"{field}: no such field{nearest(str(problem['loc'][-1]), known)}")
+            continue
+        value = "" if isinstance(problem["input"], dict | Spec) else f" (is {problem['input']!r})"
+        lines.append(f"{field}: {problem['msg'].removeprefix('Value error, ')}{value}")
+    return "; ".join(lines)
+
+
+def _fields_beside(spec: Any, location: tuple[int | str, ...]) -> list[str]:
+    for part in location[:-1]:
+        field = spec.model_fields.get(str(part)) if hasattr(spec, "model_fields") else None
+        spec = field.annotation if field is not None else None
+    return list(spec.model_fields) if hasattr(spec, "model_fields") else []

@@ -1,0 +1,227 @@
+"""Low-rank adapters that begin with what the first rows of the training show: EVA, CorDA and LoRA-GA.
+
+EVA (Paischer et al. 2024, https://arxiv.org/abs/2410.07170): A begins as the first r principal directions of a layer's inputs, and B as
+zeros, so the function is the base's. Every layer keeps the rank that was asked for (rho = 1 in the paper), so that what is trained, and
+its memory, is known before any data is seen. Directions are found by PEFT's incremental analysis, a pass at a time.
+
+CorDA (Yang et al. 2024, https://arxiv.org/abs/2406.05223), in its form that learns a task: with C the covariance of a layer's inputs,
+B A begins as the r largest parts of the singular value decomposition of W C, times the inverse of C.
+
+LoRA-GA (Wang et al. 2024, https://arxiv.org/abs/2407.05000): A and B begin as singular vectors of the gradient of W on the first row,
+A as the first r and B as the next, scaled as PEFT scales them.
+
+What the last two begin from is subtracted by a second half that is not trained (`ptune.methods.lora_init`). So the base stays the one
+that everybody has, quantised or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ptune.errors import RecipeError
+from ptune.methods.lora_init import set_mirrored, weight_of
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+FROM_DATA = ("eva", "corda", "lora_ga")
+Runs = Sequence["Callable[[], torch.Tensor]"]
+"""Each runs one forward pass and returns its mean loss []."""
+
+_AT_ONCE = 2**28  # numbers of the covariances that are held: 1 GiB
+_GAMMA = 16  # PEFT's `stable_gamma`
+
+
+def begin_eva(model: PeftModel, runs: Runs) -> None:
+    """Sets the first factors of a PeftModel. Raises: RecipeError where the rows are too few for the rank."""
+    import torch
+
+    layers = _adapted_layers(model)
+    watched = _Watched(layers)
+    with torch.no_grad(), model.disable_adapter(), watched:
+        for run in runs:
+            run()
+    with torch.no_grad():
+        for name, layer in layers.items():
+            for factor in layer.lora_A.values():
+                factor.weight.copy_(watched.directions(name, len(factor.weight)))
+
+
+def begin_corda(model: PeftModel, runs: Runs) -> None:
+    """Sets the factors of a mirrored PeftModel; the rows are run once for each group of layers whose covariances fit together."""
+    import torch
+
+    layers = _adapted_layers(model)
+    for group in _groups(layers):
+        sums = {name: torch.zeros(()) for name in group}
+
+        def note(name: str, inputs: torch.Tensor, sums: dict[str, torch.Tensor] = sums) -> None:
+            rows = inputs.flatten(0, -2).float()
+            rows = rows / rows.max().abs()
+            sums[name] = sums[name].to(rows.device) + rows.T @ rows
+
+        handles = [
+            layers[name].register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
+            for name in group
+        ]
+        with torch.no_grad(), model.disable_adapter():
+            for run in runs:
+                run()
+        for handle in handles:
+            handle.remove()
+        for name in group:
+            layer = layers[name]
+            for adapter in layer.lora_A:
+                rank, scale = layer.r[adapter] // 2, layer.scaling[adapter]
+                weight = weight_of(name, layer.get_base_layer())
+                set_mirrored(layer, adapter, *_of_covariance(weight, sums[name] / len(runs), rank, scale))
+
+
+def _of_covariance(
+    weight: torch.Tensor, covariance: torch.Tensor, rank: int, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A0 [rank, in] and B0 [out, rank] of weights [out, in] and the covariance [in, in] of their inputs."""
+    import torch
+
+    one, damp = torch.eye(len(covariance), device=covariance.device), 0.01
+    while True:
+        damped = covariance + one * covariance.diag().mean() * damp
+        inverse = torch.linalg.inv(damped)
+        if torch.dist(damped @ inverse, one) < 0.05:
+            break
+        damp *= 2
+    left, values, right = torch.linalg.svd(weight @ damped, full_matrices=False)
+    root = (values[:rank] / scale).sqrt()
+    return root[:, None] * (right[:rank] @ inverse), left[:, :rank] * root
+
+
+def _groups(layers: dict[str, Any]) -> Iterator[list[str]]:
+    """Names of layers whose covariances are held at once."""
+    group, held = list[str](), 0
+    for name, layer in layers.items():
+        size = layer.in_features**2
+        if group and held + size > _AT_ONCE:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += size
+    yield group
+
+
+def begin_lora_ga(model: PeftModel, runs: Runs) -> None:
+    """Sets the factors of a mirrored PeftModel by the gradient of one pass, a layer at a time as it is known."""
+    import torch
+
+    layers = _adapted_layers(model)
+
+    def watch(name: str) -> Callable[[Any, tuple[Any, ...], torch.Tensor], torch.Tensor]:
+        def note(layer: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+            rows = inputs[0].detach().flatten(0, -2).float()
+            tracked = output if output.requires_grad else output.detach().requires_grad_()
+            tracked.register_hook(lambda gradient: _set_by(layer, gradient.flatten(0, -2).float().T @ rows))
+            return tracked
+
+        return note
+
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
+    frozen = [one for one in model.parameters() if one.requires_grad]
+    for one in frozen:
+        one.requires_grad_(False)
+    with torch.enable_grad(), model.disable_adapter():
+        runs[0]().backward()
+    for handle in handles:
+        handle.remove()
+    for one in frozen:
+        one.requires_grad_(True)
+
+
+def _set_by(layer: Any, gradient: torch.Tensor) -> None:
+    """gradient: of the layer's weights, [out, in]"""
+    import torch
+
+    for adapter in layer.lora_A:
+        rank = layer.r[adapter] // 2
+        left, values, right = torch.svd_lowrank(gradient, q=min(4 * rank, *gradient.shape), niter=4)
+        if len(values) < 2 * rank:
+            raise RecipeError(
+                f"method.init 'lora_ga': rank {rank} needs layers of {2 * rank} inputs and outputs at least, and one has"
+                f" {min(gradient.shape)}"
+            )
+        some, rest = slice(0, rank), slice(rank, 2 * rank)
+        stable = len(gradient) ** 0.25 / _GAMMA**0.5
+        set_mirrored(layer, adapter, right.T[some], left[:, rest] * values[rest] * stable)
+
+
+def _adapted_layers(model: PeftModel) -> dict[str, Any]:
+    """The linear layers with an adapter, by name."""
+    from peft.tuners.lora import LoraLayer
+    from torch import nn
+
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer) and any(isinstance(one, nn.Linear) for one in layer.lora_A.values())
+    }
+
+
+class _Watched:
+    """Within its block, the principal directions of the inputs of layers; layers with one input share them."""
+
+    def __init__(self, layers: dict[str, Any]) -> None:
+        self._layers = layers
+        self._ranks = {name: max(layer.r.values()) for name, layer in layers.items()}
+        self._same: dict[str, str] = {}  # a layer -> the one whose input it has, too
+        self._last: tuple[str, Any] | None = None
+        self._analyses: dict[str, Any] = {}
+        self._waiting: dict[str, list[torch.Tensor]] = {}  # rows that are too few for a step of the analysis
+
+    def __enter__(self) -> None:
+        self._handles = [
+            layer.register_forward_pre_hook(self._noting(name)) for name, layer in self._layers.items()
+        ]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._last = None
+
+    def _noting(self, name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+        def note(_: Any, inputs: tuple[Any, ...]) -> None:
+            if (
+                self._last is not None
+                and self._last[1] is inputs[0]
+                and self._ranks[name] <= self._ranks[self._last[0]]
+            ):
+                self._same[name] = self._last[0]
+                return
+            self._last = name, inputs[0]
+            self._see(name, inputs[0].detach().flatten(0, -2).float())
+
+        return note
+
+    def _see(self, name: str, rows: torch.Tensor) -> None:
+        """rows [tokens, in]"""
+        import torch
+        from peft.utils.incremental_pca import IncrementalPCA
+
+        waiting = self._waiting.setdefault(name, [])
+        waiting.append(rows)
+        if sum(map(len, waiting)) < self._ranks[name]:
+            return
+        if name not in self._analyses:
+            self._analyses[name] = IncrementalPCA(self._ranks[name], copy=True, lowrank=True, lowrank_seed=42)
+        self._analyses[name].partial_fit(torch.cat(waiting))
+        waiting.clear()
+
+    def directions(self, name: str, rank: int) -> torch.Tensor:
+        """[rank, in], each of length 1. Raises: RecipeError."""
+        analysis = self._analyses.get(self._same.get(name, name))
+        if analysis is None:
+            raise RecipeError(
+                f"method.init 'eva': the first rows hold fewer than {rank} inputs of {name}, which its rank needs: lower"
+                " method.r, or take more rows a step"
+            )
+        found: torch.Tensor = analysis.components_[:rank]
+        return found
