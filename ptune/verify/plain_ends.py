@@ -159,7 +159,7 @@ class PlainEnds:
             inputs[ends.own_columns] = np.ascontiguousarray(columns.T)[None]
         if ends.has_biases:
             inputs[LORA_ONES] = np.zeros((1, len(ids), rank), np.float32)
-            inputs[LORA_ONES][0, :, 0] = self.biased * self.acts(ids)
+            inputs[LORA_ONES][0, :, :1] = (self.biased * self.acts(ids))[:, None]
         if ends.has_gains:
             inputs[LORA_GAINED] = np.full((1, len(ids), 1), bool(self.gains), np.float32)
         return inputs
