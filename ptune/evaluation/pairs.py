@@ -21,7 +21,7 @@ from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.packing import targets
 from ptune.training.segments import packing
-from ptune.training.virtual_tokens import learns_prompt
+from ptune.training.virtual_tokens import one_text_a_row
 
 
 def measured(
@@ -34,7 +34,7 @@ def measured(
 ) -> NDArray[np.float64]:
     """The log-probability of each answer, [pairs, 2]. backbone: the transformers model inside `model`."""
     with packing(backbone) as able:
-        packed = able and not learns_prompt(model)
+        packed = able and not one_text_a_row(model)
         next_token = NextTokenObjective(packed, max_tokens, backbone.device, plain_head(backbone))
         return log_probabilities(label, PreferenceObjective(task, next_token), model, pairs)
 

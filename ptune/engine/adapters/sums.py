@@ -115,7 +115,7 @@ def _more(record: AdapterRecord) -> str:
     """How an adapter is more than an update."""
     if record.virtual_tokens:
         return "brings virtual tokens"
-    return "acts from its invocation on" if record.invocation else "brings rows of tokens of its own"
+    return "acts from its invocation on" if record.invocation else "is more than an update of layers"
 
 
 def _refused(message: str) -> RequestError:

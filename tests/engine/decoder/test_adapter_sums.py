@@ -147,7 +147,7 @@ def test_biases_and_ends_are_summed_too(tmp_path: Path) -> None:
             [IDS] * 4, ["base", "ends", "biased", "0.5*ends+-0.75*biased"]
         )
         error = refused(engine, "ends+tokens")
-    assert str(error) == "adapter 'tokens' brings rows of tokens of its own, and is no part of a sum"
+    assert str(error) == "adapter 'tokens' is more than an update of layers, and is no part of a sum"
     assert min(np.abs(one - bare).max() for one in (ends, other)) > 0.1
     expected = summed_logits(base, {model: 0.5, biased: -0.75})
     assert np.abs(log_softmax(both) - log_softmax(expected)).max() < 5e-4
