@@ -3,8 +3,7 @@
 data      360 pairs, 40 to validate, 74 to test: an entry of The Devil's Dictionary (public domain) is the better answer, what
           SmolLM2-135M-Instruct says itself, about as long, the worse; they ship with ptune
 hardware  2 CPU cores, 3 GB of memory; a GPU is used where there is one
-result    the better answer gained more in all of the 74 test pairs, by 51 nats; log p of the better -215.8 -> -203.2,
-          of the worse -59.6 -> -98.2; loss a token of the better 4.503 -> 4.240
+result    the better answer gained more in every one of the test pairs; loss a token of the better answers 4.503 -> 4.240
 command   ptune train dpo_lora
           ptune train dpo_lora --task.loss simpo
 """

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
+from ptune.backbone.gguf_splitting import split_as_in
 from ptune.backbone.gguf_tensors import unpacked_when_asked_for
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.layer_file import LayerFile
@@ -233,7 +234,10 @@ def make_plain(model: PreTrainedModel, source: Source) -> None:
 
 
 def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(source.path, use_fast=True, **where_to_read(spec, source))
+    tokenizer = AutoTokenizer.from_pretrained(source.path, use_fast=True, **where_to_read(spec, source))
+    if source.gguf is not None and isinstance(tokenizer, PreTrainedTokenizerFast):
+        split_as_in(Path(source.path) / source.gguf, tokenizer.backend_tokenizer)
+    return tokenizer
 
 
 def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ptune.child import module_command
 from ptune.errors import PtuneError
 
 
@@ -56,8 +57,8 @@ def serving(
     model: Path, adapter: Path | None = None, *, threads: int = 1, context: int = 2048
 ) -> Iterator[str]:
     """A server with one slot, while the block lasts; its URL. Raises: PtuneError where it does not start."""
-    command = [sys.executable, "-m", "ptune.llama_cpp.server", str(model)]
-    command += ["--threads", str(threads), "--context", str(context)]
+    options = ["--threads", str(threads), "--context", str(context)]
+    command = module_command("ptune.llama_cpp.server", str(model), *options)
     command += ["--lora", str(adapter)] if adapter is not None else []
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -77,13 +77,12 @@ def words(folder: Path, output: str, address: str) -> list[str]:
     return ["generate", str(folder / "bundle"), *files, *OPTIONS, "--ray", address]
 
 
+ONE_AFTER_ANOTHER = ("--workers", "1")  # several may have answered the rest before the first piece is written
+
+
 def die(folder: Path, output: str, address: str, at: int, by: str) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process that gets a signal when so many rows are written."""
-    one_after_another = [
-        "--workers",
-        "1",
-    ]  # several may have answered the rest before the first piece is written
-    command = [sys.executable, "-c", DYING, str(at), by, *words(folder, output, address), *one_after_another]
+    command = [sys.executable, "-c", DYING, str(at), by, *words(folder, output, address), *ONE_AFTER_ANOTHER]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -101,7 +100,7 @@ def test_a_lost_machine_changes_no_byte(
             machines.lose("Answerer")
 
     monkeypatch.setattr(PartFile, "append", losing)
-    assert main(words(folder, "lost.jsonl", machines.address)) == 0
+    assert main([*words(folder, "lost.jsonl", machines.address), *ONE_AFTER_ANOTHER]) == 0
     said = capsys.readouterr()
     assert (folder / "lost.jsonl").read_bytes() == (folder / "plain.jsonl").read_bytes()
     assert "a worker was lost" in said.err

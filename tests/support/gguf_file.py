@@ -24,8 +24,13 @@ NAMES = {
 }
 
 
-def write(path: Path, *, licence: str = "mit", model: PreTrainedModel | None = None) -> PreTrainedModel:
-    """Writes a Llama in float32 and returns the model itself; default: the tiny one of seed 0."""
+def write(
+    path: Path, *, licence: str = "mit", model: PreTrainedModel | None = None, pre: str | None = None
+) -> PreTrainedModel:
+    """Writes a Llama in float32 and returns the model itself; default: the tiny one of seed 0.
+
+    pre: what the file calls its way of splitting text.
+    """
     model = model or tiny_models.model("llama")
     config = model.config
     writer = gguf.GGUFWriter(str(path), "llama")
@@ -40,6 +45,8 @@ def write(path: Path, *, licence: str = "mit", model: PreTrainedModel | None = N
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(config.vocab_size)
     _add_tokenizer(writer)
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, tensor in model.state_dict().items():
         array = tensor.numpy()

@@ -140,16 +140,27 @@ def test_cancelled_request_frees_its_slot_and_leaves_the_others_right(
 
 
 def test_prompt_cancelled_halfway_leaves_nothing_behind(tiny: TinyBundle, engine: Engine) -> None:
-    [long, short] = prompts(480, 30)
+    [short] = prompts(30)
+    cancelled = Token(NO_TOKEN, finish="cancelled")
+    assert any(cancelled == _first_of_a_cancelled_prompt(engine, attempt) for attempt in range(20))
+    [found] = engine.logits([short], ["narrow"])  # in the same slot
+    np.testing.assert_allclose(found, tiny.logits(short, "narrow"), atol=LIMIT)
+
+
+def _first_of_a_cancelled_prompt(engine: Engine, attempt: int) -> Token:
+    """The first token of a prompt of 480 tokens that is cancelled once its first chunk was computed: the last one, unless all of
+    it was by then."""
     tokens: queue.SimpleQueue[Token] = queue.SimpleQueue()
     before = engine.stats().tokens
+    long = prompts(480, seed=attempt)[0]
     ticket = engine.submit(Request(tuple(long), "wide", max_tokens=4), tokens.put)
     wait_until(lambda: engine.stats().tokens > before)
     ticket.cancel()
-    assert tokens.get(timeout=20) == Token(NO_TOKEN, finish="cancelled")
-    assert engine.stats().tokens - before < 480
-    [found] = engine.logits([short], ["narrow"])  # in the same slot
-    np.testing.assert_allclose(found, tiny.logits(short, "narrow"), atol=LIMIT)
+    first = last = tokens.get(timeout=20)
+    while last.finish is None:
+        last = tokens.get(timeout=20)
+    assert first.finish is None or engine.stats().tokens - before < 480
+    return first
 
 
 def test_cancel_ends_with_a_last_token(engine: Engine) -> None:
