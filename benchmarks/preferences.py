@@ -79,7 +79,7 @@ def shown(figure: dict[str, Any]) -> dict[str, float]:
 
 def saved(folder: Path) -> float:
     """Tokens of the training pairs with each prompt once, as a share of those with each answer alone."""
-    from ptune.tasks.preference.rows import size
+    from ptune.training.answer_rows import size
 
     pairs = training_pairs(folder)
     return sum(map(size, pairs)) / sum(map(len, pairs))

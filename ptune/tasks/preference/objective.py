@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ptune.config.preference import Preference
 from ptune.data.preferences import Pair
 from ptune.tasks.preference.losses import Answers, losses, won
-from ptune.tasks.preference.rows import PairRows, pair_rows, size
+from ptune.training.answer_rows import AnswerRows, answer_rows, size
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.objective import Score
 from ptune.training.packing import ALONE, Share, targets
@@ -39,37 +39,37 @@ class PreferenceObjective:
         """One: the loss is over pairs."""
         return 1
 
-    def batches(self, examples: Sequence[Pair], share: Share = ALONE) -> Iterator[PairRows]:
+    def batches(self, examples: Sequence[Pair], share: Share = ALONE) -> Iterator[AnswerRows[Pair]]:
         """Rows of whole pairs."""
         own = self.next_token
-        return pair_rows(examples, own.max_tokens, own.device, share, packed=own.packed)
+        return answer_rows(examples, own.max_tokens, own.device, share, packed=own.packed)
 
-    def score(self, model: nn.Module, batch: PairRows) -> Score:
+    def score(self, model: nn.Module, batch: AnswerRows[Pair]) -> Score:
         """Loss and preferred pairs, summed over the batch's pairs."""
         answers, tokens = self.answers(model, batch)
-        if not batch.pairs:
+        if not batch.groups:
             nothing = answers.sum() * 0.0
             return Score(nothing, nothing.detach(), 0)
         of_model, of_reference = _sides(answers, tokens), self._reference(batch, tokens, answers)
         loss = losses(self.task, of_model, of_reference).sum()
-        return Score(loss, won(self.task, of_model, of_reference).sum().to(loss), len(batch.pairs))
+        return Score(loss, won(self.task, of_model, of_reference).sum().to(loss), len(batch.groups))
 
     def constant_loss(self, examples: Sequence[Pair]) -> None:
         """None: there are no labels."""
 
-    def answers(self, model: nn.Module, batch: PairRows) -> tuple[Tensor, Tensor]:
+    def answers(self, model: nn.Module, batch: AnswerRows[Pair]) -> tuple[Tensor, Tensor]:
         """Log-probabilities [2 pairs] of all answers, and the numbers of their tokens."""
         each = torch.cat([self.next_token.losses(model, one) for one in batch.passes])
-        sums = each.new_zeros(2 * len(batch.pairs))
-        if not batch.pairs:
+        sums = each.new_zeros(2 * len(batch.groups))
+        if not batch.groups:
             return each.sum()[None], sums
-        counts = [targets(side) for pair in batch.pairs for side in pair.sides]
+        counts = [targets(side) for pair in batch.groups for side in pair.sides]
         return sums.index_add(0, batch.of, -each), each.new_tensor(counts)
 
-    def _reference(self, batch: PairRows, tokens: Tensor, like: Tensor) -> Answers | None:
+    def _reference(self, batch: AnswerRows[Pair], tokens: Tensor, like: Tensor) -> Answers | None:
         if not self.reference:
             return None
-        known = [self.reference[pair.split][pair.number] for pair in batch.pairs]
+        known = [self.reference[pair.split][pair.number] for pair in batch.groups]
         return _sides(like.new_tensor(np.concatenate(known)), tokens)
 
 

@@ -34,8 +34,8 @@ def log_probabilities(
             place = {pair.number: first + at for at, pair in enumerate(some)}
             for rows in objective.batches(some):
                 answers = objective.answers(model, rows)[0].double().cpu().numpy().reshape(-1, 2)
-                found[[place[pair.number] for pair in rows.pairs]] = answers
-                progress.advance(len(rows.pairs))
+                found[[place[pair.number] for pair in rows.groups]] = answers
+                progress.advance(len(rows.groups))
     model.train(training)
     return found
 

@@ -16,7 +16,7 @@ from ptune.codecs.chat import Example
 from ptune.config.preference import Preference
 from ptune.data.preferences import Pair
 from ptune.tasks.preference.objective import PreferenceObjective
-from ptune.tasks.preference.rows import alike, pair_rows
+from ptune.training.answer_rows import alike, answer_rows
 from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.packing import ALONE, Share
@@ -71,7 +71,7 @@ def test_a_shared_row_gives_what_each_answer_alone_gives(family: str, fast: bool
         assert sum(row.passes[0].input_ids.numel() for row in rows) < sum(map(len, pairs))
         for row in rows:
             found, _ = objective.answers(model, row)
-            at = [2 * pair.number + side for pair in row.pairs for side in range(2)]
+            at = [2 * pair.number + side for pair in row.groups for side in range(2)]
             assert (found - wanted[at]).abs().max() <= rounding
             (found * weights[at]).sum().backward()
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
@@ -84,9 +84,11 @@ def test_a_shared_row_gives_what_each_answer_alone_gives(family: str, fast: bool
 @pytest.mark.parametrize("packed", [False, True])
 def test_every_pair_is_in_one_row_of_one_process(processes: int, packed: bool) -> None:
     pairs = pairs_of(seed=1, count=7)
-    rows = [list(pair_rows(pairs, 60, CPU, Share(one, processes), packed=packed)) for one in range(processes)]
+    rows = [
+        list(answer_rows(pairs, 60, CPU, Share(one, processes), packed=packed)) for one in range(processes)
+    ]
     assert len({len(own) for own in rows}) == 1
-    found = [pair.number for own in rows for row in own for pair in row.pairs]
+    found = [pair.number for own in rows for row in own for pair in row.groups]
     assert sorted(found) == list(range(7))
     assert {len(row.passes) for own in rows for row in own} == {1 if packed else 2}
 
@@ -103,7 +105,7 @@ def test_what_is_shared_is_the_longest_beginning_that_leaves_each_side_a_token(
     shared = alike(pair)
     assert one[:shared] == other[:shared]
     assert shared == min(len(one), len(other)) - 1 or one[shared] != other[shared]
-    (rows,) = pair_rows([pair], 100, CPU, ALONE, packed=True)
+    (rows,) = answer_rows([pair], 100, CPU, ALONE, packed=True)
     batch = rows.passes[0]
     assert batch.shared is not None
     laid_out = batch.input_ids[0, batch.shared.columns].tolist()
