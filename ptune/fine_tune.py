@@ -35,6 +35,7 @@ from ptune.training.metrics_log import Journal
 from ptune.training.order import Mixture
 from ptune.training.preparation import applied, how_served, prepared, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
+from ptune.training.sampler import sampler_of
 from ptune.training.segments import attention_kernel
 from ptune.training.trackers import start_tracker, tracker_of
 from ptune.training.work import Base, Work
@@ -159,6 +160,7 @@ def _fit(
             scaled=recipe.backbone.dtype == "float16",
             method=recipe.method if isinstance(recipe.method, PeftMethod) else None,
             average=average,
+            sampler=sampler_of(objective),
         )
         attention = attention_kernel(base.model)
         state, ending = fit(job, state)

@@ -110,6 +110,13 @@ class PreferenceColumns(Columns):
     """The tools on offer."""
 
 
+class PromptColumns(Columns):
+    """Prompts without answers. All other columns go to the reward functions."""
+
+    prompt: str | None = None
+    """The prompt: a text or messages; default: messages, prompt, question, conversations or instruction."""
+
+
 class TextColumns(Columns):
     """The columns of text classification."""
 

@@ -193,6 +193,13 @@ TASKS: tuple[Task, ...] = (
         tab="Recommend",
     ),
     replace(_CHAT, spec="ptune.config.preference:Preference", work="ptune.tasks.preference.work:prepare"),
+    replace(
+        _CHAT,
+        spec="ptune.config.reinforcement:Reinforcement",
+        work="ptune.tasks.reinforcement.work:prepare",
+        doctor="ptune.tasks.reinforcement.doctor:examine",
+        evaluate="ptune.evaluation.reinforcement.evaluate:evaluate_run",
+    ),
     Task(
         spec="ptune.config.translation:Translation",
         name=TRANSLATION,

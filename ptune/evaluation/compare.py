@@ -68,9 +68,8 @@ def compare(folders: Sequence[Path], seed: int = 0) -> Comparison:
     first, classifies = runs[0], "metrics" in runs[0].evaluation
     if not classifies:
         chats = tuple(_line(run, run.evaluation["after"], {}) for run in runs)
-        return Comparison(
-            "chat", first.evaluation["split"], first.evaluation["examples"], CHAT_METRICS, chats
-        )
+        shown = ("reward",) if "rewards" in first.evaluation else CHAT_METRICS
+        return Comparison("chat", first.evaluation["split"], first.evaluation["examples"], shown, chats)
     predicted = [_predictions(run) for run in runs]
     evaluation = first.evaluation
     lines = []
@@ -125,11 +124,11 @@ def _basis(evaluated: _Evaluated) -> dict[str, str]:
         files = read_json(evaluated.run.data_path)["files"]
         chosen = [file for file in files if file["split"] == evaluation["split"]] or files
         basis = {
-            "task": "chat",
+            "task": "chat, rewarded" if "rewards" in evaluation else "chat",
             "split": evaluation["split"],
             "number of examples": str(evaluation["examples"]),
         }
-        return {**basis, "number of targets": str(evaluation["after"]["targets"]), **_hashes(chosen)}
+        return {**basis, "number of targets": str(evaluation["after"].get("targets")), **_hashes(chosen)}
     return {
         "task": f"{evaluation['task']}, {evaluation['problem']}",
         "labels": ", ".join(evaluation["labels"]),

@@ -16,7 +16,7 @@ _NOT_SIMPLE = {"item-kNN"}  # a recommender contains it, and may rightly equal i
 def judged(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The contents of evaluation.json with `no_better`: a sentence, or "" if the model beats every simple baseline.
 
-    The first headline figure counts; of a chat model the loss, and its base is the baseline; of pairs
+    The first headline figure counts; of a chat model the loss (of one that was rewarded, the reward), and its base is the baseline; of pairs
     of answers how many are ordered rightly, and chance is.
     """
     return {**evaluation, "no_better": _sentence(evaluation)}
@@ -30,6 +30,10 @@ def _sentence(evaluation: Mapping[str, Any]) -> str:
             if preferred > 0.5
             else f"no better than chance: the better answer gained more than the worse in {preferred:.1%} of pairs"
         )
+    if "rewards" in evaluation:
+        before, after = (evaluation["rewards"][side]["reward"]["value"] for side in ("base", "tuned"))
+        worth = f"its greedy answers are worth {after:.3g} on average, and the base's {before:.3g}"
+        return "" if after > before else f"no better than the base model: {worth}"
     if "before" in evaluation:
         name, own = "loss", evaluation["after"]["loss"]
         others = {"the base model": evaluation["before"]["loss"]}

@@ -141,6 +141,8 @@ def _figures(evaluation: dict[str, Any] | None) -> list[str]:
         return []
     if "metrics" in evaluation:
         return _classified(evaluation)
+    if "rewards" in evaluation:
+        return _rewarded(evaluation)
     before, after = evaluation["before"], evaluation["after"]
     rows = [
         f"| {title} | {before[name]:{form}} | {after[name]:{form}} |"
@@ -157,6 +159,23 @@ def _figures(evaluation: dict[str, Any] | None) -> list[str]:
         "|---|---|---|",
         *rows,
         *_pairs(evaluation),
+        "",
+    ]
+
+
+def _rewarded(evaluation: dict[str, Any]) -> list[str]:
+    """The rewards of a reinforcement run."""
+    sides = [evaluation["rewards"][side] for side in ("base", "tuned")]
+    rows = []
+    for title, name in (("reward, greedy", "reward"), ("reward, sampled", "reward_sampled")):
+        cells = [f"{side[name]['value']:.3f}" for side in sides]
+        rows.append(f"| {title} | {' | '.join(cells)} |")
+    return [
+        f"## Results on {evaluation['examples']} held-out prompts ({evaluation['split']})",
+        "",
+        "| | base | tuned |",
+        "|---|---|---|",
+        *rows,
         "",
     ]
 

@@ -31,6 +31,7 @@ from ptune.training.objective import Objective
 from ptune.training.order import Mixture, Order, step_seed
 from ptune.training.packing import Share
 from ptune.training.rollback import collapse_of, levels_of, roll_back
+from ptune.training.sampler import Sampler
 from ptune.training.schedule import factor
 from ptune.training.spike_protection import NormHistory
 from ptune.training.view import View
@@ -60,6 +61,12 @@ class Job:
     scale: LossScale = field(default_factory=LossScale)  # for the step that is run
     method: PeftMethod | None = None  # whose adapter `model` has
     average: Average | None = None  # of the trained weights; what is validated
+    sampler: Sampler | None = None  # makes each step's examples out of those
+
+    @property
+    def measure(self) -> str:
+        """What a user watches: "loss", or "reward" where answers are sampled."""
+        return "loss" if self.sampler is None else "reward"
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
@@ -74,7 +81,11 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
     steps = order.steps(train)
     validate_every = order.validate_every(train)
     save_every = train.save_every or validate_every
-    view, alive, levels = View(job.accelerator.device), _alive(job, order, state, steps), levels_of(job)
+    view, alive, levels = (
+        View(job.accelerator.device, job.measure),
+        _alive(job, order, state, steps),
+        levels_of(job),
+    )
     state = _begun(job, state, steps)
     if job.accelerator.is_main_process:
         say(f"plan: {order.told(train)}")
@@ -87,10 +98,10 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
             now = replace(job, norms=state.norms, rollbacks=len(state.rollbacks), scale=state.scale)
             loss = _explained_step(now, order.batch(state.step), state.step, steps)
             state = state.after(loss, job.journal.latest["grad_norm"], job.journal.latest.get("loss_scale"))
-            view.see(loss)
+            view.see(job.journal.latest[job.measure])
             bar.advance(note=view.loss(drawn=console.is_terminal), below=view.details(job.journal.latest))
             dead = alive.trouble(state.step) if alive is not None else None
-            trouble = job.watch.see(loss, job.journal.latest["grad_norm"]) or dead
+            trouble = _trouble(job, loss) or dead
             last = state.step == steps
             failing, stopped = _anywhere(job, trouble is not None, stop.requested)
             if failing:
@@ -140,7 +151,9 @@ def _begun(job: Job, state: State, steps: int) -> State:
 
 def _explained_step(job: Job, indices: Sequence[int], step: int, steps: int) -> float:
     """`optimizer_step` on these examples. Raises: PtuneError that says where a value became infinite or NaN."""
-    batch = [job.examples[index] for index in indices]
+    batch: Sequence[Any] = [job.examples[index] for index in indices]
+    if job.sampler is not None:
+        batch = job.sampler.sample(job.model, batch, step)
     try:
         return optimizer_step(job, batch, step, steps)
     except NotANumberError as error:
@@ -164,7 +177,7 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     )
     for group in job.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", 1.0)  # checkpoints of an older ptune have none
-    wanted = sum(map(job.objective.targets, batch))
+    wanted = sum(map(job.objective.targets, batch)) or 1
     micro_batches = list(job.objective.batches(batch, share(accelerator)))
     scale = job.scale.factor if job.scaled else 1.0
     while True:
@@ -181,6 +194,7 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value):
             raise NotANumberError(name, value, step + 1)
+    sampled = {} if job.sampler is None else job.sampler.report()
     spike = job.norms.limit(norm) if train.spike_protection == "zclip" else math.inf
     limit = min(spike, train.max_grad_norm or math.inf)
     if limit < math.inf:
@@ -195,6 +209,7 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     speed = sum(map(job.objective.size, batch)) / seconds
     values = {"loss": loss, "lr": lr, "grad_norm": norm, "targets": wanted, "seconds": seconds}
     values |= {f"{job.objective.unit}_per_s": speed} | ({"spike_cut_to": spike} if spike < math.inf else {})
+    values |= sampled
     values |= {"rollbacks": job.rollbacks} if job.rollbacks else {}
     values |= {"loss_scale": scale} if job.scaled else {}
     job.journal.latest.pop("spike_cut_to", None)  # of an earlier step
@@ -244,7 +259,8 @@ def validate(job: Job, state: State, levels: Levels) -> State:
     job.journal.write(state.step, validation_loss=loss, **right)
     best = state.best_loss is None or loss < state.best_loss
     if job.accelerator.is_main_process:
-        say(f"step {state.step}: validation loss {loss:.4f}{' (best so far)' if best else ''}")
+        value = loss if job.sampler is None else -loss
+        say(f"step {state.step}: validation {job.measure} {value:.4f}{' (best so far)' if best else ''}")
     if best:
         safe = state.step if levels.learnt(state.course.first, loss) else state.safe_step
         return replace(state, best_step=state.step, best_loss=loss, worse=0, safe_step=safe)
@@ -253,8 +269,11 @@ def validate(job: Job, state: State, levels: Levels) -> State:
 
 @torch.no_grad()
 def held_out(job: Job, examples: Sequence[Any]) -> tuple[float, float]:
-    """Loss per target and share of targets predicted correctly, over all processes."""
+    """Loss per target and share of targets predicted correctly, over all processes. Of answers that are rewarded: less the
+    mean reward, and no share."""
     job.model.eval()
+    if job.sampler is not None:
+        return -job.sampler.reward(job.model, examples), math.nan
     sums = torch.zeros(3, dtype=torch.float64, device=job.accelerator.device)  # loss, correct, targets
     for batch in job.objective.batches(examples, share(job.accelerator)):
         score = job.objective.score(job.model, batch)
@@ -287,8 +306,8 @@ def save(job: Job, state: State) -> None:
 
 
 def _alive(job: Job, order: Order, state: State, steps: int) -> Alive | None:
-    """A check on the loss of the first rows of the first batch; None for a resumed run."""
-    if state.step > 0:
+    """A check on the loss of the first rows of the first batch; None for a resumed run, or if examples are sampled."""
+    if state.step > 0 or job.sampler is not None:
         return None
     batch = [job.examples[index] for index in order.batch(0)]
     rows = next(iter(job.objective.batches(batch, share(job.accelerator))))
@@ -299,6 +318,12 @@ def _alive(job: Job, order: Order, state: State, steps: int) -> Alive | None:
         return float(job.accelerator.reduce(job.objective.score(job.model, rows).loss.double()))
 
     return Alive.from_now(measure, steps, round(job.train.warmup * steps))
+
+
+def _trouble(job: Job, loss: float) -> str | None:
+    """What the step shows of a training that goes wrong. Sampled answers may all be worth the same: then there is no gradient."""
+    norm = job.journal.latest["grad_norm"]
+    return None if job.sampler is not None and norm == 0 else job.watch.see(loss, norm)
 
 
 def _explained(

@@ -11,20 +11,22 @@ import torch
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 16
 _SMOOTHING = 0.9
+_OF_ANSWERS = ("answer_tokens", "drift")  # of those that were sampled
 
 
 class View:
     """Collects the metrics of each step and formats the two texts that Progress shows."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, measure: str = "loss") -> None:
+        """measure: what `see` is told of."""
+        self._device, self._measure = device, measure
         self._smooth: float | None = None
         self._course: list[float] = []  # the smoothed loss at evenly spaced steps
         self._every = 1
         self._seen = 0
 
     def see(self, loss: float) -> None:
-        """Records the loss of one more step."""
+        """Records the loss, or the reward, of one more step."""
         before = loss if self._smooth is None else self._smooth
         self._smooth = _SMOOTHING * before + (1 - _SMOOTHING) * loss
         if self._seen % self._every == 0:
@@ -35,7 +37,7 @@ class View:
 
     def loss(self, *, drawn: bool) -> str:
         """The smoothed loss, 'loss 2.31 █▆▄▃▂▁'. drawn: with its curve from the first step on."""
-        text = "" if self._smooth is None else f"loss {self._smooth:.4g}"
+        text = "" if self._smooth is None else f"{self._measure} {self._smooth:.4g}"
         return f"{text} {sparkline(self._course)}".rstrip() if drawn else text
 
     def details(self, latest: dict[str, float]) -> str:
@@ -44,6 +46,7 @@ class View:
         latest: see `Journal.latest`.
         """
         parts = [f"validation {latest['validation_loss']:.4g}"] if "validation_loss" in latest else []
+        parts += [f"{name} {latest[name]:.2g}" for name in _OF_ANSWERS if name in latest]
         parts += [f"lr {latest['lr']:.2g}", f"gradient {latest['grad_norm']:.2g}"]
         rates = [name for name in latest if name.endswith("_per_s")]
         parts += [f"{latest[name]:,.0f} {name.removesuffix('_per_s')}/s" for name in rates]

@@ -12,12 +12,11 @@ from transformers import PreTrainedModel
 
 from ptune.backbone.load import load
 from ptune.backbone.tokenizer import transformers_tokenizer
-from ptune.codecs.chat import ChatCodec
+from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.template_request import with_defaults
 from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
 from ptune.config.translation import Translation
-from ptune.data.dataset import Dataset
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.task_names import TRANSLATION
@@ -35,14 +34,14 @@ def save_trained(
     recipe: Recipe,
     model: nn.Module,
     codec: ChatCodec,
-    data: Dataset,
+    held_out: Sequence[Example],
     identity: BaseIdentity,
     *,
     writes: bool = True,
 ) -> Hop:
     """Writes adapter/ (PEFT's format) or, if the backbone's own weights were trained, model/ (transformers' format).
 
-    Returns the hop from the weights in memory to those on disk, over held-out examples. If the model is sharded, every
+    Returns the hop from the weights in memory to those on disk, over the examples `held_out`. If the model is sharded, every
     process calls this and the one with `writes` writes.
     """
     state = whole_state(model) if sharded(model) else None
@@ -51,12 +50,11 @@ def save_trained(
     if sharded(model):
         torch.distributed.barrier()  # no process reads before the file is written
     device = next(model.parameters()).device
-    examples = data.test or data.validation or data.train
     if isinstance(model, PeftModel):
-        return reloaded_adapter_hop(model, run.adapter_path, examples, device)
+        return reloaded_adapter_hop(model, run.adapter_path, held_out, device)
     saved = recipe.backbone.saved_at(run.model_path).model_copy(update={"dtype": identity.dtype})
     again = load(saved, device=device)
-    return reloaded_model_hop(model, again.model, examples, device)
+    return reloaded_model_hop(model, again.model, held_out, device)
 
 
 def _write(

@@ -72,7 +72,8 @@ class ChatWork:
         self.codec.save(folder)
 
     def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
-        return save_trained(run, self.recipe, model, self.codec, self.data, identity, writes=writes)
+        held_out = self.data.test or self.data.validation or self.data.train
+        return save_trained(run, self.recipe, model, self.codec, held_out, identity, writes=writes)
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> ChatWork:

@@ -1,0 +1,87 @@
+"""The task fields of a reinforcement recipe, and the table of its losses. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ptune.config.chat import Chat
+from ptune.config.columns import PromptColumns
+
+LossName = Literal["grpo", "dapo", "dr_grpo", "rloo"]
+Baseline = Literal["standardised", "mean", "others"]
+Per = Literal["answer", "token", "longest", "whole"]
+
+
+@dataclass(frozen=True)
+class LossFacts:
+    """What belongs to a loss of sampled answers."""
+
+    paper: str
+    baseline: Baseline
+    """What a reward is compared with: the mean of its group, and divided by the group's standard deviation or not; or the mean of
+    the group's other answers."""
+    per: Per
+    """What the sum over an answer's tokens is divided by: their number, that of all answers of the step, `answer_tokens`, or 1."""
+
+
+LOSSES: Mapping[str, LossFacts] = MappingProxyType(
+    {
+        "grpo": LossFacts("Shao et al. 2024, https://arxiv.org/abs/2402.03300", "standardised", "answer"),
+        "dapo": LossFacts("Yu et al. 2025, https://arxiv.org/abs/2503.14476", "standardised", "token"),
+        "dr_grpo": LossFacts("Liu et al. 2025, https://arxiv.org/abs/2503.20783", "mean", "longest"),
+        "rloo": LossFacts("Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740", "others", "whole"),
+    }
+)
+"""The losses by name. Their formulas: `ptune.tasks.reinforcement.losses`."""
+
+
+class Reinforcement(Chat):
+    """Training on a model's own answers, which functions reward: GRPO and its relatives.
+
+    The adapter is one for chat. The engine that serves it also samples the answers that it learns from, with the weights of the
+    same step, and each step compares the log-probabilities of both.
+    """
+
+    columns: PromptColumns = PromptColumns()  # type: ignore[assignment]  # of prompts, not conversations, as its parent's
+    rewards: tuple[str, ...] = ()
+    """What an answer is rewarded for, each with a weight if it is not 1: exact, 0.2*length:40, my_rewards.py:function; see docs/rewards.md."""
+    loss: LossName = "grpo"
+    """The loss of sampled answers, see docs/reinforcement.md."""
+    group_size: int = Field(default=8, ge=2)
+    """Answers to each prompt of a step. A step has `train.batch_size` prompts."""
+    answer_tokens: int = Field(default=128, ge=1)
+    """Longest answer, in tokens."""
+    cut_answers: Literal["count", "leave_out"] = "count"
+    """Answers that reach `answer_tokens` without an end: counted like others, or left out of the loss (the overlong filtering of DAPO)."""
+    kl: float = Field(default=0.0, ge=0)
+    """Weight of the KL divergence from the model before training, per token (beta in GRPO's paper)."""
+    drift_limit: float = Field(default=1e-3, gt=0)
+    """Largest difference between the log-probabilities of a sampled token in training and in the engine: beyond it the run stops."""
+    bundle: Path | None = None
+    """A bundle of the same base whose engine samples the answers; default: one that is exported into the run's folder."""
+    on_overlong: Literal["error", "drop"] = "error"
+    """What to do with a prompt that leaves less than `answer_tokens` of `max_length`."""
+
+    @property
+    def facts(self) -> LossFacts:
+        """What belongs to the loss."""
+        return LOSSES[self.loss]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Longest prompt, in tokens."""
+        return self.max_length - self.answer_tokens
+
+    @model_validator(mode="after")
+    def _room_for_a_prompt(self) -> Reinforcement:
+        if self.prompt_tokens < 1:
+            raise ValueError(
+                f"answer_tokens {self.answer_tokens} leaves no room for a prompt in max_length {self.max_length}"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Figures of runs whose answers are rewarded."""

@@ -1,0 +1,171 @@
+"""Evaluates a reinforcement run: what the held-out answers of the base and of the tuned model are worth."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from ptune.codecs.chat import ChatCodec
+from ptune.config.recipe import Recipe
+from ptune.config.reinforcement import Reinforcement
+from ptune.data.prompts import Prompt, read_prompts
+from ptune.engine.adapters.safetensors import read_tensors
+from ptune.engine.decoder.engine import Engine
+from ptune.engine.options import EngineOptions
+from ptune.errors import DataError, FormatError, UsageError
+from ptune.evaluation.classification.bootstrap import intervals, mean
+from ptune.evaluation.no_better import judged
+from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
+from ptune.evaluation.reinforcement.report import report
+from ptune.evaluation.reinforcement.titles import SAMPLES, cell, title
+from ptune.evaluation.require import refuse_unknown
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json, write_json, write_text
+from ptune.progress import say
+from ptune.rewards import Reward, rewards_of
+from ptune.tasks.reinforcement.policy import POLICY, Policy
+from ptune.tasks.reinforcement.rollout import Answer
+from ptune.tasks.reinforcement.sampler import rewarded
+from ptune.tasks.reinforcement.work import rollout_bundle
+from ptune.training.card import card
+from ptune.training.folder import check_same_data
+from ptune.training.metrics_log import read as read_metrics
+
+FORMAT = 1
+_SEED = "evaluation"
+
+
+def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:
+    """Compares the rewards of base and tuned model on held-out prompts: of the greedy answer, and of sampled ones.
+
+    Writes evaluation.json, report.html and the model card. Both answer in the engine that sampled in training.
+
+    Raises: FormatError if the run is not finished, or its engine's bundle is gone; DataError if its data is; UsageError for
+    arguments that it does not use, or a requirement of an unknown figure.
+    """
+    _refuse_unused(run, asked)
+    record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
+    task, codec = recipe.task, ChatCodec.open(run.codec_path)
+    assert isinstance(task, Reinforcement)
+    refuse_unknown(asked.require, ("reward", "reward_sampled"))
+    data = read_prompts(recipe.data, task, codec, recipe.train.seed)
+    check_same_data(run, data.summary)
+    prompts, split = (data.test, "test") if data.test else (data.validation, "validation")
+    prompts = prompts[: recipe.evaluate.limit]
+    if not prompts:
+        raise DataError(f"{run.folder} has no held-out prompt: name some with --data.test")
+    rewards = rewards_of(task.rewards)
+    place = rollout_bundle(run) if task.bundle is None else task.bundle
+    if not (place / "manifest.json").is_file():
+        raise FormatError(
+            f"{place}, in which the answers were sampled, is gone: name another with task.bundle"
+        )
+    options = EngineOptions(threads=asked.threads or torch.get_num_threads(), max_rows=64)
+    with contextlib.closing(Engine.open(place, options)) as engine:
+        engine.put(
+            POLICY,
+            read_json(run.adapter_path / "adapter_config.json"),
+            read_tensors(run.adapter_path / "adapter_model.safetensors"),
+        )
+        policy = Policy(engine, codec, task.answer_tokens)
+        sides = {
+            name: _answered(name, policy, prompts, rewards, base=name == "base") for name in ("base", "tuned")
+        }
+    evaluation: dict[str, Any] = {
+        "format": FORMAT,
+        "split": split,
+        "examples": len(prompts),
+        "rewards": {
+            **{name: _figures(one) for name, one in sides.items()},
+            "gain": _gain(sides["base"], sides["tuned"]),
+        },
+        "after": {"reward": float(sides["tuned"]["reward"].mean())},
+        "answers": [
+            {
+                "prompt": prompt.asked.question,
+                "base": codec.decode_answer(sides["base"]["answers"][at].ids),
+                "adapter": codec.decode_answer(sides["tuned"]["answers"][at].ids),
+                "rewards": [float(sides[name]["reward"][at]) for name in ("base", "tuned")],
+            }
+            for at, prompt in enumerate(prompts[: recipe.evaluate.answers])
+        ],
+    }
+    found = {name: float(sides["tuned"][name].mean()) for name in ("reward", "reward_sampled")}
+    evaluation["requirements"] = [one.checked(found) for one in asked.require]
+    evaluation = judged(evaluation)
+    write_json(run.evaluation_path, evaluation)
+    write_text(run.report_path, report(record, recipe, evaluation, read_metrics(run.metrics_path)))
+    write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
+    Console(highlight=False).print(table(evaluation))
+    return evaluation
+
+
+def table(evaluation: dict[str, Any]) -> Table:
+    """The rewards of evaluation.json."""
+    shown = Table(title=f"{evaluation['examples']} held-out prompts ({evaluation['split']})")
+    shown.add_column("")
+    found = evaluation["rewards"]
+    for name in ("base", "tuned"):
+        shown.add_column(name, justify="right")
+    for name in found["tuned"]:
+        shown.add_row(title(name), *(cell(found[side].get(name)) for side in ("base", "tuned")))
+    return shown
+
+
+def _refuse_unused(run: Run, asked: EvaluationOptions) -> None:
+    unused = {
+        "data": asked.data, "task.columns": asked.columns, "bundle": asked.bundle, "adapter": asked.adapter,
+    }  # fmt: skip
+    for name, value in unused.items():
+        if value:
+            raise UsageError(
+                f"--{name} is for classifiers, and {run.folder} is a chat run: it is measured on its own held-out data"
+            )
+
+
+def _answered(
+    name: str, policy: Policy, prompts: Sequence[Prompt], rewards: Sequence[Reward], *, base: bool
+) -> dict[str, Any]:
+    """Values of each prompt, [prompts]: of its greedy answer, and the mean of its sampled ones."""
+    say(f"answers, {name}")
+    answers = policy.likeliest(prompts, base=base)
+    worth = rewarded(rewards, prompts, [[one] for one in answers], policy)
+    sampled = policy.sampled(prompts, SAMPLES, _SEED, base=base)
+    by_chance = rewarded(rewards, prompts, sampled, policy)
+    several = {
+        f"reward/{reward.name}": np.array([(of[reward.name] or [0.0])[0] for _, of in worth])
+        for reward in (rewards if len(rewards) > 1 else ())
+    }
+    return {
+        "reward": np.array([total[0] for total, _ in worth]),
+        **several,
+        "reward_sampled": np.array([np.mean(total) for total, _ in by_chance]),
+        "answer_tokens": np.array([float(len(answer.ids)) for answer in answers]),
+        "cut": np.array([float(not answer.finished) for answer in answers]),
+        "answers": answers,
+    }
+
+
+def _figures(side: dict[str, Any]) -> dict[str, Any]:
+    """Each value's mean with its 95 % interval."""
+    values: dict[str, NDArray[np.float64]] = {name: of for name, of in side.items() if not _is_answers(of)}
+    ranges = intervals(
+        len(side["reward"]), lambda counts: {name: mean(counts, of) for name, of in values.items()}
+    )
+    return {name: {"value": float(of.mean()), "interval": list(ranges[name])} for name, of in values.items()}
+
+
+def _gain(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
+    """By how much the tuned model's rewards are above the base's, prompt by prompt."""
+    return _figures({name: tuned[name] - base[name] for name in ("reward", "reward_sampled")})
+
+
+def _is_answers(values: Any) -> bool:
+    return isinstance(values, list) and (not values or isinstance(values[0], Answer))

@@ -1,0 +1,95 @@
+"""The objective of reinforcement: the loss of sampled answers, and how far their log-probabilities are from the engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ptune.config.reinforcement import Reinforcement
+from ptune.tasks.preference.reference import without_adapter
+from ptune.tasks.reinforcement.losses import answer_losses, divergence
+from ptune.tasks.reinforcement.rollout import Rollout
+from ptune.training.answer_rows import AnswerRows, answer_rows, size
+from ptune.training.next_token import NextTokenObjective
+from ptune.training.objective import Score
+from ptune.training.packing import ALONE, Share
+from ptune.training.sampler import Sampler
+
+
+@dataclass
+class Seen:
+    """What the forward passes of a step show, in this process."""
+
+    drift: float = 0.0  # largest |log p in training - log p in the engine| of a token
+    log_p: float = 0.0  # sums over tokens
+    kl: float = 0.0
+    tokens: int = 0
+
+    def clear(self) -> None:
+        """Begins a step."""
+        self.drift = self.log_p = self.kl = 0.0
+        self.tokens = 0
+
+
+@dataclass(frozen=True)
+class ReinforcementObjective:
+    """Sum of the losses of sampled answers. base: the model, which answers as before training with its adapter off."""
+
+    task: Reinforcement
+    next_token: NextTokenObjective
+    base: PreTrainedModel
+    seen: Seen = field(default_factory=Seen)
+    sampler: Sampler | None = None
+    unit = "tokens"
+
+    def size(self, example: Rollout) -> int:
+        """Tokens of all answers, with their prompt once."""
+        return size(example)
+
+    def targets(self, example: Rollout) -> int:
+        """Number of answers, or of their tokens, that the loss is divided by."""
+        return example.tokens if self.task.facts.per == "token" else len(example.answers)
+
+    def batches(self, examples: Sequence[Rollout], share: Share = ALONE) -> Iterator[AnswerRows[Rollout]]:
+        """Rows of groups; a group that is too long for one is cut into several."""
+        own = self.next_token
+        pieces = [piece for example in examples for piece in example.pieces(own.max_tokens)]
+        return answer_rows(pieces, own.max_tokens, own.device, share, packed=own.packed)
+
+    def score(self, model: nn.Module, batch: AnswerRows[Rollout]) -> Score:
+        """Loss, summed over the batch's answers."""
+        log_p = -self._losses(model, batch)
+        answers = [answer for group in batch.groups for answer in group.answers]
+        if not answers:
+            nothing = log_p.sum() * 0.0
+            return Score(nothing, nothing.detach(), 0)
+        advantages = log_p.new_tensor([one for group in batch.groups for one in group.advantages])
+        counted = log_p.new_tensor([one for group in batch.groups for one in group.counted])
+        sampled = log_p.new_tensor([one for answer in answers for one in answer.log_probabilities])
+        reference = self._reference(batch) if self.task.kl else None
+        losses = answer_losses(self.task, log_p, batch.of, advantages, reference)
+        self._note(log_p.detach(), sampled, reference)
+        loss = (losses * counted).sum()
+        return Score(loss, loss.new_zeros(()), sum(map(self.targets, batch.groups)))
+
+    def constant_loss(self, examples: Sequence[Rollout]) -> None:
+        """None: there are no labels."""
+
+    def _losses(self, model: nn.Module, batch: AnswerRows[Rollout]) -> Tensor:
+        return torch.cat([self.next_token.losses(model, one) for one in batch.passes])
+
+    @torch.no_grad()
+    def _reference(self, batch: AnswerRows[Rollout]) -> Tensor:
+        with without_adapter(self.base):
+            return -self._losses(self.base, batch)
+
+    def _note(self, log_p: Tensor, sampled: Tensor, reference: Tensor | None) -> None:
+        seen = self.seen
+        seen.drift = max(seen.drift, float((log_p - sampled).abs().max()))
+        seen.log_p += float(log_p.sum())
+        seen.tokens += len(log_p)
+        seen.kl += 0.0 if reference is None else float(divergence(log_p, reference).sum())

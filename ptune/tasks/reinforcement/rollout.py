@@ -1,0 +1,87 @@
+"""The answers that a model gave to a prompt, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptune.codecs.chat import Example
+from ptune.config.reinforcement import Baseline, Reinforcement
+
+_SPREAD = 1e-4  # added to a standard deviation, as in TRL
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as the engine sampled it."""
+
+    ids: tuple[int, ...]  # with the token that ends it, if it was not cut
+    log_probabilities: tuple[float, ...]  # of its tokens, the engine's
+    finished: bool  # else it was cut at its longest
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A group of answers to one prompt. See `ptune.training.answer_rows.Answered`."""
+
+    prompt: tuple[int, ...]
+    answers: tuple[Answer, ...]
+    rewards: tuple[float, ...]
+    advantages: tuple[float, ...]
+    counted: tuple[bool, ...]  # whether an answer has a loss
+
+    @property
+    def sides(self) -> list[Example]:
+        """Prompt and answer; the answers' tokens are targets."""
+        before = (False,) * len(self.prompt)
+        return [
+            Example(self.prompt + answer.ids, before + (True,) * len(answer.ids)) for answer in self.answers
+        ]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answers that have a loss."""
+        return sum(
+            len(answer.ids) for answer, counts in zip(self.answers, self.counted, strict=True) if counts
+        )
+
+    def pieces(self, most_tokens: int) -> Iterator[Rollout]:
+        """This group in parts of at most so many tokens, prompt included, or of one answer."""
+        first, room = 0, most_tokens - len(self.prompt)
+        for at, answer in enumerate(self.answers):
+            if at > first and len(answer.ids) > room:
+                yield self._part(first, at)
+                first, room = at, most_tokens - len(self.prompt)
+            room -= len(answer.ids)
+        yield self._part(first, len(self.answers))
+
+    def _part(self, first: int, end: int) -> Rollout:
+        return replace(
+            self,
+            answers=self.answers[first:end],
+            rewards=self.rewards[first:end],
+            advantages=self.advantages[first:end],
+            counted=self.counted[first:end],
+        )
+
+
+def rollout_of(
+    task: Reinforcement, prompt: tuple[int, ...], answers: Sequence[Answer], rewards: Sequence[float]
+) -> Rollout:
+    """A group with the advantages of its answers."""
+    counted = tuple(answer.finished or task.cut_answers == "count" for answer in answers)
+    found = advantages(task.facts.baseline, np.asarray(rewards, np.float64))
+    return Rollout(prompt, tuple(answers), tuple(rewards), tuple(found.tolist()), counted)
+
+
+def advantages(baseline: Baseline, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much each of a group's rewards is above its baseline, [answers]."""
+    above = rewards - rewards.mean()
+    if baseline == "others":
+        return above * (len(rewards) / (len(rewards) - 1))
+    if baseline == "mean":
+        return above
+    return np.asarray(above / (rewards.std(ddof=1) + _SPREAD))

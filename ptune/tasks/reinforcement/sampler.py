@@ -1,0 +1,175 @@
+"""Samples the answers of a step, rewards them, and certifies that they are the trained model's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from ptune.config.reinforcement import Reinforcement
+from ptune.data.prompts import Prompt
+from ptune.errors import PtuneError
+from ptune.progress import say
+from ptune.rewards import Reward
+from ptune.tasks.reinforcement.objective import Seen
+from ptune.tasks.reinforcement.policy import Policy
+from ptune.tasks.reinforcement.rollout import Answer, Rollout, rollout_of
+
+_SILENT_STEPS = 3
+
+
+@dataclass
+class Sampler:
+    """See `ptune.training.sampler.Sampler`. Each process samples a part of a step's prompts."""
+
+    task: Reinforcement
+    policy: Policy
+    rewards: tuple[Reward, ...]
+    accelerator: Accelerator
+    seed: int
+    seen: Seen  # what the objective sees of the answers
+    _values: dict[str, float] = field(default_factory=dict)  # of this step's answers
+    _silent: int = 0  # steps in which no answer was better than another to the same prompt
+
+    def sample(self, model: nn.Module, examples: Sequence[Prompt], step: int) -> list[Rollout]:
+        """Groups of answers to the prompts `examples`, in their order."""
+        started_s, one, all_ = (
+            time.perf_counter(),
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        self.policy.follow(self.accelerator.unwrap_model(model))
+        own = examples[one::all_]
+        groups = self.policy.sampled(own, self.task.group_size, f"{self.seed}/{step}")
+        worth = rewarded(self.rewards, own, groups, self.policy)
+        made = [
+            (one + at * all_, rollout_of(self.task, prompt.ids, answers, total), of)
+            for at, (prompt, answers, (total, of)) in enumerate(zip(own, groups, worth, strict=True))
+        ]
+        if all_ > 1:
+            made = sorted(gather_object(made), key=lambda numbered: numbered[0])
+        self.seen.clear()
+        self._values = {
+            **_figures([of for _, _, of in made], [rollout for _, rollout, _ in made]),
+            "sampling_seconds": time.perf_counter() - started_s,
+        }
+        self._tell_if_silent()
+        return [rollout for _, rollout, _ in made]
+
+    def report(self) -> dict[str, float]:
+        """Rewards, lengths, and the step's certificate: `drift`, the largest difference between the log-probability of a sampled
+        token in training and in the engine.
+
+        Raises: PtuneError if that is beyond `drift_limit`.
+        """
+        sums = torch.tensor([self.seen.log_p, self.seen.kl, float(self.seen.tokens)], dtype=torch.float64).to(
+            self.accelerator.device
+        )
+        drift = torch.tensor([self.seen.drift], device=self.accelerator.device)
+        log_p, kl, tokens = self.accelerator.reduce(sums).tolist()
+        most = float(self.accelerator.gather(drift).max())
+        if not most <= self.task.drift_limit:
+            raise PtuneError(
+                f"a sampled token's log-probability is {most:.2g} off: the engine that sampled it and the model that is trained"
+                f" are not the same (task.drift_limit {self.task.drift_limit:g}). Nothing was learnt from this step. A base in 16"
+                " bits differs by its rounding: train in float32 (--backbone.dtype float32), or raise the limit knowingly"
+            )
+        found = {**self._values, "drift": most, "mean_log_p": log_p / tokens}
+        return found | ({"kl": kl / tokens} if self.task.kl else {})
+
+    def reward(self, model: nn.Module, examples: Sequence[Prompt]) -> float:
+        """The mean reward of the greedy answers."""
+        one, all_ = self.accelerator.process_index, self.accelerator.num_processes
+        self.policy.follow(self.accelerator.unwrap_model(model))
+        own = examples[one::all_]
+        groups = [[answer] for answer in self.policy.likeliest(own)]
+        total = sum(float(total[0]) for total, _ in rewarded(self.rewards, own, groups, self.policy))
+        sums = torch.tensor([total, float(len(own))], dtype=torch.float64, device=self.accelerator.device)
+        total, count = self.accelerator.reduce(sums).tolist()
+        return total / count
+
+    def _tell_if_silent(self) -> None:
+        self._silent = self._silent + 1 if self._values["groups_alike"] == 1 else 0
+        if self._silent == _SILENT_STEPS and self.accelerator.is_main_process:
+            say(
+                f"in {_SILENT_STEPS} steps all answers to a prompt had the same reward, {self._values['reward']:.3g} on average:"
+                " there is nothing to learn from. Choose rewards that tell answers apart, easier or harder prompts, or a larger"
+                " task.group_size",
+                style="red",
+            )
+
+
+Worth = tuple[list[float], dict[str, list[float]]]
+"""The rewards of a group's answers, and by function."""
+
+
+def rewarded(
+    rewards: Sequence[Reward],
+    prompts: Sequence[Prompt],
+    groups: Sequence[Sequence[Answer]],
+    policy: Policy,
+) -> list[Worth]:
+    """What the answers to each prompt are worth. Raises: RewardError."""
+    texts = [policy.codec.decode_answer(answer.ids) for answers in groups for answer in answers]
+    asked = [prompt for prompt, answers in zip(prompts, groups, strict=True) for _ in answers]
+    found = {reward.name: _called(reward, asked, texts) for reward in rewards}
+    totals = [
+        sum(reward.weight * (found[reward.name][at] or 0.0) for reward in rewards) for at in range(len(asked))
+    ]
+    worth, first = [], 0
+    for answers in groups:
+        part = slice(first, first + len(answers))
+        by_name = {
+            name: [value for value in values[part] if value is not None] for name, values in found.items()
+        }
+        worth.append((totals[part], by_name))
+        first += len(answers)
+    return worth
+
+
+def _called(reward: Reward, asked: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+    """A reward of all answers. It is called once for plain prompts and once for those of messages."""
+    values: list[float | None] = [None] * len(asked)
+    for plain in (True, False):
+        places = [at for at, prompt in enumerate(asked) if isinstance(prompt.asked.prompt, str) == plain]
+        if places:
+            prompts = [_as_given(asked[at]) for at in places]
+            completions: list[Any] = [
+                texts[at] if plain else [{"role": "assistant", "content": texts[at]}] for at in places
+            ]
+            columns = _columns([asked[at].asked.columns for at in places])
+            for at, value in zip(places, reward(prompts, completions, columns), strict=True):
+                values[at] = value
+    return values
+
+
+def _as_given(prompt: Prompt) -> Any:
+    given = prompt.asked.prompt
+    return given if isinstance(given, str) else list(given)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _figures(of: Sequence[dict[str, list[float]]], rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What the journal says of a step's answers."""
+    answers = [answer for rollout in rollouts for answer in rollout.answers]
+    rewards = np.array([reward for rollout in rollouts for reward in rollout.rewards])
+    by_name = {name: [value for one in of for value in one[name]] for name in of[0]}
+    return {
+        "reward": float(rewards.mean()),
+        "reward_std": float(rewards.std()),
+        **{f"reward/{name}": float(np.mean(values)) for name, values in by_name.items() if values},
+        "answer_tokens": float(np.mean([len(answer.ids) for answer in answers])),
+        "cut": float(np.mean([not answer.finished for answer in answers])),
+        "groups_alike": float(np.mean([len(set(rollout.rewards)) == 1 for rollout in rollouts])),
+    }
