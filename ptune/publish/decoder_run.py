@@ -17,7 +17,7 @@ from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Backbone
 from ptune.data.conversations import Askable, Conversation
-from ptune.engine.adapters.fold.fold import CONFIG
+from ptune.engine.adapters.source import CONFIG
 from ptune.engine.memory import trim
 from ptune.errors import ParityError
 from ptune.evaluation.held_out import held_out

@@ -13,7 +13,8 @@ from ptune.codecs.labels import Problem
 from ptune.config.tasks import of_kind
 from ptune.engine.adapters.fold.fold import as_pairs
 from ptune.engine.adapters.folder import check_name, copy_adapter, write_record
-from ptune.engine.adapters.lora import head_of, load_adapter, of_head, weights_of
+from ptune.engine.adapters.lora import load_adapter, of_head, weights_of
+from ptune.engine.adapters.source import head_of
 from ptune.engine.encoder.engine import HEAD
 from ptune.errors import AdapterError
 from ptune.export.encoder_parts import save_head

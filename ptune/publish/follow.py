@@ -31,7 +31,8 @@ from ptune import publish
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
-from ptune.engine.adapters.folder import OWN, of_bundle
+from ptune.engine.adapters.folder import of_bundle
+from ptune.engine.adapters.source import OWN
 from ptune.errors import FormatError, PtuneError, UsageError
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run

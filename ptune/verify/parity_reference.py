@@ -21,8 +21,8 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
 from ptune.codecs.chat import ChatCodec
-from ptune.engine.adapters.fold.fold import CONFIG
 from ptune.engine.adapters.fold.table import method_of
+from ptune.engine.adapters.source import CONFIG
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.parity_json import (
     ADAPTER,

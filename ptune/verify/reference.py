@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ptune.engine.adapters.fold.fold import CONFIG, WEIGHTS
 from ptune.engine.adapters.fold.table import is_initialised
 from ptune.engine.adapters.peft_config import PEFT_PREFIX
 from ptune.engine.adapters.safetensors import read_tensors
+from ptune.engine.adapters.source import CONFIG, WEIGHTS
 from ptune.errors import AdapterError
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Signature, Socket

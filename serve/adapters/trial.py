@@ -54,15 +54,16 @@ def main(bundle: str, folder: str) -> None:
     from ptune.engine.adapters.fold.table import method_of
     from ptune.engine.adapters.lora import load_adapter
     from ptune.engine.adapters.peft_config import parsed
+    from ptune.engine.adapters.source import Source
     from ptune.formats.bundle import Bundle
 
     with contextlib.suppress(PtuneError):  # the server finds the same error, and reports it
-        signature, fields = Bundle.open(bundle).decoder, read_json(Path(folder) / "adapter_config.json")
-        _, method = method_of(fields)
+        signature, source = Bundle.open(bundle).decoder, Source.folder(Path(folder))
+        _, method = method_of(source.config)
         if method is None:
             load_adapter(Path(folder), signature)
             return
-        config = parsed(method.config, fields, Path(folder))
+        config = parsed(method.config, source)
         for socket in signature.sockets:
             config.targets(socket.name)
             with contextlib.suppress(ZeroDivisionError):  # a rank of 0, which is refused by name

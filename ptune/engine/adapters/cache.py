@@ -1,4 +1,4 @@
-"""LRU cache with a byte limit and reference counts: entries in use are not evicted. No locks, no disk."""
+"""LRU cache with a byte limit and reference counts: entries in use, or pinned, are not evicted. No locks, no disk."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class _Entry(Generic[Value]):
     value: Value
     bytes: int
     refcount: int = 0
+    pinned: bool = False  # never evicted
 
 
 class AdapterCache(Generic[Value]):
@@ -40,6 +41,10 @@ class AdapterCache(Generic[Value]):
         """Memory in use, reservations and retiring entries included."""
         entries = (*self._entries.values(), *self._retiring)
         return self._reserved_bytes + sum(entry.bytes for entry in entries)
+
+    def pinned_bytes(self, but: str) -> int:
+        """Memory of entries that are never evicted, but for one of this name."""
+        return sum(entry.bytes for name, entry in self._entries.items() if entry.pinned and name != but)
 
     def take(self, name: str) -> Value | None:
         """Gives an entry to one more user, who gives it back; None where it is not in the cache."""
@@ -70,18 +75,26 @@ class AdapterCache(Generic[Value]):
         """Whether there is room for an entry of this size now."""
         return self.limit_bytes is None or self.bytes + size_bytes <= self.limit_bytes
 
-    def make_room(self, size_bytes: int) -> bool:
+    def make_room(self, size_bytes: int, instead_of: str | None = None) -> bool:
         """Evicts entries until one of this size fits, as far as that is possible now. Returns whether it fits.
+
+        instead_of: an entry that the new one will replace.
 
         Unused entries go first. Where they are not enough, used ones retire, as many as it takes: they get no new
         users, and the caller tries again when one was given back. So nobody waits for ever among busy entries.
         """
-        for name in [name for name, entry in self._entries.items() if not entry.refcount]:
+        replaced = None if instead_of is None else self._entries.get(instead_of)
+        if replaced is not None and not replaced.refcount:
+            size_bytes -= replaced.bytes
+        movable = {
+            name: entry for name, entry in self._entries.items() if not entry.pinned and entry is not replaced
+        }
+        for name in [name for name, entry in movable.items() if not entry.refcount]:
             if self.fits(size_bytes):
                 break
             del self._entries[name]
             self.evicted += 1
-        for name in list(self._entries):
+        for name in [name for name, entry in movable.items() if entry.refcount]:
             retiring_bytes = sum(entry.bytes for entry in self._retiring)
             if self.fits(size_bytes - retiring_bytes):
                 break
@@ -97,10 +110,10 @@ class AdapterCache(Generic[Value]):
         """Ends a reservation."""
         self._reserved_bytes -= size_bytes
 
-    def put(self, name: str, value: Value, size_bytes: int) -> None:
-        """Adds an entry for which there is room; one of the same name retires."""
+    def put(self, name: str, value: Value, size_bytes: int, *, pinned: bool = False) -> None:
+        """Adds an entry for which there is room; one of the same name retires. pinned: it is never evicted."""
         self.drop(name)
-        self._entries[name] = _Entry(value, size_bytes)
+        self._entries[name] = _Entry(value, size_bytes, pinned=pinned)
 
     def drop(self, name: str) -> None:
         """Removes an entry, or retires it until its last user gives it back."""

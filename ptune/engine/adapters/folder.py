@@ -16,13 +16,13 @@ from ptune.engine.adapters.fold.fold import LEFT_OUT, ORIGINAL, Limits, as_pairs
 from ptune.engine.adapters.fold.layer import Base
 from ptune.engine.adapters.lora import Adapter, load_adapter
 from ptune.engine.adapters.prefix import stands_before, with_prefix
+from ptune.engine.adapters.source import OWN, Source
 from ptune.errors import AdapterError, FormatError, TemplateError, UsageError
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, Folded, Manifest, hashes, parse
 from ptune.formats.request_defaults import RequestDefaults
 from ptune.formats.whole_write import disk_errors, read_json, sha256_of, whole_folder, write_json
 
 RECORD = "adapter.json"
-OWN = "ptune.json"  # beside PEFT's files, written by ptune's training: the base's hash, template and system message
 
 
 def of_bundle(original: Bundle, stage: Path) -> Bundle:
@@ -78,7 +78,7 @@ def _as_served(
     adapter: Path, bundle: Bundle, base: Base | None, limits: Limits
 ) -> Iterator[tuple[Path, Folded | None]]:
     """Yields a folder as a bundle has it, and what the adapter was if it was folded."""
-    if stands_before(adapter):
+    if stands_before(Source.folder(adapter)):
         with with_prefix(adapter, bundle.decoder, base) as folder:
             yield folder, None
         return

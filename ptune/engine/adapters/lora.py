@@ -25,10 +25,10 @@ from ptune.engine.adapters.peft_config import (
 )
 from ptune.engine.adapters.prefix import FILE, Prefix, read_prefix, stands_before
 from ptune.engine.adapters.safetensors import float32_bytes, read_tensors
+from ptune.engine.adapters.source import Source, weights_file
 from ptune.errors import AdapterError, FormatError
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Ends, Signature, Socket
-from ptune.formats.whole_write import read_json
 
 Factor = npt.NDArray[np.float32]
 
@@ -88,33 +88,44 @@ def load_adapter(
     still contain, with their shapes.
     Raises: AdapterError that lists everything about it that does not fit the base or cannot be served.
     """
-    if isinstance(signature, Signature) and stands_before(folder):
-        before = read_prefix(folder, signature)
-        return Adapter(folder.name, 0, {}, before.bytes, prefix=before)
+    source = Source.folder(folder)
+    if isinstance(signature, Signature) and stands_before(source):
+        return standing_before(folder.name, read_prefix(folder, signature))
+    return read_adapter(source, signature, head)
+
+
+def standing_before(name: str, prefix: Prefix) -> Adapter:
+    """An adapter of virtual tokens alone."""
+    return Adapter(name, 0, {}, prefix.bytes, prefix=prefix)
+
+
+def read_adapter(
+    source: Source,
+    signature: Signature | EncoderSignature | Seq2SeqSignature,
+    head: Mapping[str, tuple[int, ...]] | None = None,
+) -> Adapter:
+    """The same of a LoRA from anywhere. Raises: AdapterError."""
     encodes = isinstance(signature, EncoderSignature)
     prefix = signature.prefix if isinstance(signature, EncoderSignature) else ""
     served = signature.ends if isinstance(signature, Signature) else None
-    try:
-        invoked = isinstance(signature, Signature)
-        config, problems = read_config(folder, with_head=encodes, ends=served, invoked=invoked)
-    except FormatError as error:
-        raise AdapterError(str(error)) from None
-    tensors = weights_of(folder)
+    invoked = isinstance(signature, Signature)
+    config, problems = read_config(source, with_head=encodes, ends=served, invoked=invoked)
+    tensors = source.factors()
     misfits = Misfits(problems)
     if encodes:
-        own = head_of(folder)
+        own = source.head()
         tensors, beyond = _parted(tensors, lambda name: of_head(name, prefix, own))
         _check_head(beyond, head or {}, misfits)
     tensors, ends, biases, gains = _beside_layers(tensors, config, signature, misfits)
     invocation = tuple(config.alora_invocation_tokens or ())
     if invocation and (ends is not None or gains):
         misfits.add(
-            "aLoRA acts on layers alone, and not on the embedding, single tokens or gains", folder.name
+            "aLoRA acts on layers alone, and not on the embedding, single tokens or gains", source.name
         )
     modules = _paired(tensors, misfits, needed=ends is None and not (biases or gains))
     sockets = {f"{prefix}{socket.name}": socket for socket in signature.sockets}
     _check(modules, config, sockets, misfits)
-    misfits.raise_for(folder)
+    misfits.raise_for(source.place)
     factors = {
         sockets[module].name: _scaled(pair, config.scale(module), sockets[module])
         for module, pair in modules.items()
@@ -123,7 +134,7 @@ def load_adapter(
         factors = with_biases(factors, biases, sockets)
     ranks = [modules[module]["A"].shape[0] + bool(biases) for module in modules]
     return Adapter(
-        name=folder.name,
+        name=source.name,
         rank=max([*ranks, int(bool(biases or gains)), 0 if ends is None else ends.rank]),
         factors=factors,
         bytes=sum(array.nbytes for pair in factors.values() for array in pair)
@@ -167,12 +178,10 @@ def pairs_of(folder: Path, asked: str) -> dict[str, Pair]:
 
     Raises: AdapterError that lists everything that is no update of a linear layer.
     """
-    try:
-        config, problems = read_config(folder)
-    except FormatError as error:
-        raise AdapterError(str(error)) from None
+    source = Source.folder(folder)
+    config, problems = read_config(source)
     misfits = Misfits(problems)
-    modules = _paired(weights_of(folder), misfits)
+    modules = _paired(source.factors(), misfits)
     for module, pair in modules.items():
         shapes = [pair[factor].shape for factor in "AB" if factor in pair]
         if len(shapes) < 2:
@@ -183,14 +192,14 @@ def pairs_of(folder: Path, asked: str) -> dict[str, Pair]:
             misfits.add("their factors are not of the rank in adapter_config.json", module)
         elif not all(np.isfinite(pair[factor]).all() for factor in "AB"):
             misfits.add("values that are not finite", module)
-    misfits.raise_for(folder, asked)
+    misfits.raise_for(source.place, asked)
     return {name: Pair(pair["A"], pair["B"], config.scale(name)) for name, pair in sorted(modules.items())}
 
 
 def weights_of(folder: Path) -> dict[str, Factor]:
     """The tensors of a PEFT folder. Raises: AdapterError where they are missing, damaged or a pickle."""
     try:
-        return read_tensors(_weights_file(folder))
+        return read_tensors(weights_file(folder))
     except FormatError as error:
         raise AdapterError(str(error)) from None
 
@@ -198,14 +207,15 @@ def weights_of(folder: Path) -> dict[str, Factor]:
 def factor_bytes(folder: Path, ends: Ends | None = None) -> int:
     """Memory of a PEFT folder's tensors, in bytes, without copies of the base's ends. Raises: AdapterError, as `weights_of`."""
     try:
-        if stands_before(folder):
+        source = Source.folder(folder)
+        if stands_before(source):
             return float32_bytes(folder / FILE)
-        whole = ends is None or bool(read_json(folder / "adapter_config.json").get("modules_to_save"))
+        whole = ends is None or bool(source.config.get("modules_to_save"))
 
         def counts(tensor: str) -> bool:
             return whole or ends is None or not is_copy(tensor, ends)
 
-        return float32_bytes(_weights_file(folder), counts)
+        return float32_bytes(weights_file(folder), counts)
     except FormatError as error:
         raise AdapterError(str(error)) from None
 
@@ -241,22 +251,6 @@ def _check_head(
             misfits.add(f"a weight of its head is {there}, its labels need {list(shape)}", name)
         elif not np.isfinite(weights[plain[name]]).all():
             misfits.add("its head has values that are not finite", name)
-
-
-def head_of(folder: Path) -> list[str]:
-    """Names of the modules that an adapter trained whole, as ptune's training recorded them. Raises: FormatError."""
-    facts = read_json(folder / "ptune.json") if (folder / "ptune.json").is_file() else {}
-    return [str(name) for name in facts.get("head", ())]
-
-
-def _weights_file(folder: Path) -> Path:
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file() and (folder / "adapter_model.bin").is_file():
-        raise AdapterError(
-            f"{folder} has its weights in adapter_model.bin, a pickle, which may run code when it is opened; "
-            "save it again with peft's save_pretrained(..., safe_serialization=True)"
-        )
-    return path
 
 
 def _paired(

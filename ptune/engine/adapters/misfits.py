@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ptune.errors import AdapterError
 
 
@@ -19,11 +17,11 @@ class Misfits:
     def add(self, reason: str, name: str) -> None:
         self._names.setdefault(reason, []).append(name)
 
-    def raise_for(self, folder: Path, asked: str = "served") -> None:
-        """Raises: AdapterError that lists all faults, if there are any. asked: what cannot be done with it."""
+    def raise_for(self, place: str, asked: str = "served") -> None:
+        """Raises: AdapterError that lists all faults, if there are any. place: where it is. asked: what cannot be done with it."""
         if self._names:
             lines = "".join(f"\n  - {reason}{_listed(names)}" for reason, names in self._names.items())
-            raise AdapterError(f"the adapter {folder} cannot be {asked}:{lines}")
+            raise AdapterError(f"the adapter {place} cannot be {asked}:{lines}")
 
 
 def _listed(names: list[str], most: int = 8) -> str:

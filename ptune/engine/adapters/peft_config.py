@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from ptune.engine.adapters.source import Source
 from ptune.errors import AdapterError
 from ptune.formats.signature import Ends
-from ptune.formats.whole_write import read_json
 
 PEFT_PREFIX = "base_model.model."  # of the names in PEFT's files
 
@@ -105,20 +104,20 @@ Settings = TypeVar("Settings", bound=LoraConfig)
 
 
 def read_config(
-    folder: Path, *, with_head: bool = False, ends: Ends | None = None, invoked: bool = False
+    source: Source, *, with_head: bool = False, ends: Ends | None = None, invoked: bool = False
 ) -> tuple[LoraConfig, list[str]]:
-    """Reads adapter_config.json. Returns it and the reasons why it cannot be served.
+    """Reads an adapter's configuration. Returns it and the reasons why it cannot be served.
 
     with_head: fully trained modules are allowed, as the adapter has its own head. ends: that the bundle has sockets for.
     invoked: whether an adapter may act from the tokens on that invoke it (aLoRA).
 
-    Raises: AdapterError where it is no LoRA configuration at all; FormatError where the file is missing or damaged.
+    Raises: AdapterError where it is no LoRA configuration at all.
     """
-    fields = read_json(folder / "adapter_config.json")
+    fields = {**source.config}
     kind = fields.get("peft_type")
     if kind != "LORA":
-        raise AdapterError(f"{folder} holds an adapter of peft_type {kind!r}, no LoRA; {MERGE}")
-    config = parsed(LoraConfig, fields, folder)
+        raise AdapterError(f"{source.place} holds an adapter of peft_type {kind!r}, no LoRA; {MERGE}")
+    config = parsed(LoraConfig, source)
     if with_head:
         fields.pop("modules_to_save", None)
     if invoked:
@@ -133,17 +132,19 @@ def read_config(
     return config, _refused(fields, config)
 
 
-def parsed(kind: type[Settings], fields: Mapping[str, Any], folder: Path) -> Settings:
-    """The settings of adapter_config.json. Raises: AdapterError where one has another type, or a pattern is none."""
+def parsed(kind: type[Settings], source: Source) -> Settings:
+    """An adapter's settings. Raises: AdapterError where one has another type, or a pattern is none."""
     try:
-        config = kind.model_validate({name: value for name, value in fields.items() if value is not None})
+        config = kind.model_validate(
+            {name: value for name, value in source.config.items() if value is not None}
+        )
         _try_patterns(config)
     except ValidationError as error:
         problems = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
-        raise AdapterError(f"{folder}/adapter_config.json cannot be used: {problems}") from None
+        raise AdapterError(f"{source.config_place} cannot be used: {problems}") from None
     except re.error as error:
         raise AdapterError(
-            f"{folder}/adapter_config.json: {error.pattern!r} is not a valid pattern: {error}"
+            f"{source.config_place}: {error.pattern!r} is not a valid pattern: {error}"
         ) from None
     return config
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +20,13 @@ import numpy.typing as npt
 from ptune.engine.adapters.fold.layer import Base
 from ptune.engine.adapters.misfits import Misfits
 from ptune.engine.adapters.safetensors import read_tensors, write_tensors
+from ptune.engine.adapters.source import Source
 from ptune.errors import AdapterError, FormatError
 from ptune.formats.signature import Signature
-from ptune.formats.whole_write import read_json
 
 Factor = npt.NDArray[np.float32]
 
 FILE = "prefix.safetensors"  # beside peft's files: cache input -> [kv_heads, tokens, dim] in float32
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EMBEDDINGS = "prompt_embeddings"  # the one tensor of peft's file
 IN_THE_CACHE = "PREFIX_TUNING"  # its tensor holds keys and values themselves
 TYPES = (IN_THE_CACHE, "PROMPT_TUNING", "P_TUNING")
@@ -46,9 +44,9 @@ class Prefix:
         return sum(cache.nbytes for cache in self.caches.values())
 
 
-def stands_before(folder: Path) -> bool:
-    """Whether a PEFT folder is of one of these types. Raises: AdapterError where it has no readable config."""
-    return _fields(folder).get("peft_type") in TYPES
+def stands_before(source: Source) -> bool:
+    """Whether an adapter is of one of these types."""
+    return source.config.get("peft_type") in TYPES
 
 
 @contextmanager
@@ -58,11 +56,11 @@ def with_prefix(adapter: Path, signature: Signature, base: Base | None) -> Itera
     base: None: the base's weights are not at hand.
     Raises: AdapterError that lists everything that does not fit.
     """
-    caches = _computed(adapter, signature, base)
+    computed = compute_prefix(Source.folder(adapter), signature, base)
     with tempfile.TemporaryDirectory(prefix="ptune-prefix-") as place:
         stage = Path(place) / adapter.name
         shutil.copytree(adapter, stage, ignore=shutil.ignore_patterns(FILE, ".*"))
-        write_tensors(stage / FILE, caches)
+        write_tensors(stage / FILE, computed.caches)
         yield stage
 
 
@@ -81,16 +79,15 @@ def read_prefix(folder: Path, signature: Signature) -> Prefix:
     return Prefix(tokens, caches)
 
 
-def _computed(adapter: Path, signature: Signature, base: Base | None) -> dict[str, Factor]:
-    """Keys and values [kv_heads, tokens, dim] by cache input."""
-    fields = _fields(adapter)
-    kind = str(fields["peft_type"])
-    embeddings = _embeddings(adapter, fields, signature)
+def compute_prefix(source: Source, signature: Signature, base: Base | None = None) -> Prefix:
+    """Keys and values of an adapter's virtual tokens. Raises: AdapterError that lists everything that does not fit."""
+    kind = str(source.config["peft_type"])
+    embeddings = _embeddings(source, signature)
     if kind == IN_THE_CACHE:
-        layers: Sequence[tuple[Factor, Factor]] = _of_prefix_tuning(adapter, embeddings, signature)
+        layers: Sequence[tuple[Factor, Factor]] = _of_prefix_tuning(source, embeddings, signature)
     elif base is None or base.prompt_cache is None:
         raise AdapterError(
-            f"{adapter} holds an adapter of {kind}, whose keys and values take the base's weights: add it with `ptune add`,"
+            f"{source.place} holds an adapter of {kind}, whose keys and values take the base's weights: add it with `ptune add`,"
             " which reads them"
         )
     else:
@@ -100,21 +97,18 @@ def _computed(adapter: Path, signature: Signature, base: Base | None) -> dict[st
     shapes = _shapes(signature, len(embeddings))
     if len(flat) != len(shapes) or {name: cache.shape for name, cache in caches.items()} != shapes:
         raise AdapterError(
-            f"{adapter}: its virtual tokens have other keys and values than this base's layers"
+            f"{source.place}: its virtual tokens have other keys and values than this base's layers"
         )
-    return caches
+    return Prefix(len(embeddings), caches)
 
 
-def _embeddings(adapter: Path, fields: Mapping[str, Any], signature: Signature) -> Factor:
-    """The adapter's tensor [tokens, width]. Raises: AdapterError that lists what is wrong with the file."""
-    try:
-        tensors = read_tensors(adapter / WEIGHTS)
-    except FormatError as error:
-        raise AdapterError(str(error)) from None
+def _embeddings(source: Source, signature: Signature) -> Factor:
+    """The adapter's tensor [tokens, width]. Raises: AdapterError that lists what is wrong with them."""
+    tensors = source.factors()
     misfits = Misfits([])
     for name in sorted(tensors.keys() - {EMBEDDINGS}):
         misfits.add("it holds tensors beside its virtual tokens", name)
-    found, count = tensors.get(EMBEDDINGS), fields.get("num_virtual_tokens")
+    found, count = tensors.get(EMBEDDINGS), source.config.get("num_virtual_tokens")
     if found is None:
         misfits.add("it holds no virtual tokens", EMBEDDINGS)
     elif found.ndim != 2 or not found.size or len(found) != count:
@@ -127,19 +121,21 @@ def _embeddings(adapter: Path, fields: Mapping[str, Any], signature: Signature) 
         misfits.add(
             f"its {len(found)} virtual tokens leave no room in a context of {signature.context}", EMBEDDINGS
         )
-    misfits.raise_for(adapter)
+    misfits.raise_for(source.place)
     assert found is not None
     return found
 
 
-def _of_prefix_tuning(adapter: Path, embeddings: Factor, signature: Signature) -> list[tuple[Factor, Factor]]:
+def _of_prefix_tuning(
+    source: Source, embeddings: Factor, signature: Signature
+) -> list[tuple[Factor, Factor]]:
     """Keys and values of each layer, which peft's file has side by side: [tokens, layers * 2 * kv_heads * dim]."""
     layer, tokens = signature.cache[0], len(embeddings)
     alike = all(one == layer for one in signature.cache) and layer.key_dim == layer.value_dim
     width = len(signature.cache) * 2 * layer.kv_heads * layer.key_dim
     if not alike or embeddings.shape[1] != width:
         raise AdapterError(
-            f"{adapter}: its prefix is {list(embeddings.shape)}, but keys and values of this base's layers are {width} a token"
+            f"{source.place}: its prefix is {list(embeddings.shape)}, but keys and values of this base's layers are {width} a token"
         )
     split = embeddings.reshape(tokens, len(signature.cache), 2, layer.kv_heads, layer.key_dim)
     return [(_by_head(split[:, at, 0]), _by_head(split[:, at, 1])) for at in range(len(signature.cache))]
@@ -155,10 +151,3 @@ def _shapes(signature: Signature, tokens: int) -> dict[str, tuple[int, int, int]
     return {
         name: (heads, tokens, dim) for name, (heads, dim) in zip(signature.past_names(), sides, strict=True)
     }
-
-
-def _fields(folder: Path) -> dict[str, Any]:
-    try:
-        return read_json(folder / CONFIG)
-    except FormatError as error:
-        raise AdapterError(str(error)) from None

@@ -1,4 +1,4 @@
-"""The adapters that an engine serves: read from its bundle, kept in memory within a limit, replaced and dropped."""
+"""The adapters that an engine serves: read from its bundle or put into memory, kept within a limit, replaced and dropped."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ Ready = Callable[[Served | PtuneError], None]
 
 Parts = list[tuple[AdapterRecord, float]]
 """The parts of a sum and their factors; an adapter by itself is one part with factor 1."""
+
+
+PROMPT = ("own_prompt", "template", "system", "defaults")
+"""Fields of a record that say how conversations are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class Registry(Generic[Served]):
         self._load, self._size, self._changed, self._base_answers = load, size, changed, base_answers
         self._cache: AdapterCache[Served] = AdapterCache(limit_bytes)
         self._records: dict[str, AdapterRecord] = {}
+        self._put: dict[str, int] = {}  # bytes of adapters that were put into memory, and are in no file
+        self._versions: dict[str, int] = {}  # how often a name was put
         self._wanted: dict[str, list[Ready[Served]]] = {}  # in the order in which they will be read
         self._hits = self._loads = 0
         self._load_s = 0.0
@@ -118,10 +124,38 @@ class Registry(Generic[Served]):
         with self._changed:
             self.bundle = bundle
             self._records[name] = record
+            self._put.pop(name, None)
             for other in self._with(name):
                 self._cache.drop(other)
             if self._cache.make_room(size_bytes):
                 self._cache.put(name, served, size_bytes)
+
+    def put(self, record: AdapterRecord, served: Served, size_bytes: int) -> int:
+        """Serves an adapter that is in no file; one of that name is replaced. It stays in memory until it is dropped.
+
+        Whoever holds the one before keeps it; whoever waits for it gets this one. The prompt stays that of the one before.
+        Returns how often the name was put.
+        Raises: AdapterError where there is no room for it.
+        """
+        name = record.name
+        with self._changed:
+            self._check_size(name, size_bytes)
+            if not self._cache.make_room(size_bytes, instead_of=name):
+                raise AdapterError(
+                    f"adapter {name!r} takes {size_bytes} bytes of memory, and {self._cache.bytes} of"
+                    f" {self._cache.limit_bytes} are in use by requests: put it when some of these have ended"
+                )
+            for other in self._with(name):
+                self._cache.drop(other)
+            before = self._records.get(name)
+            prompt = {} if before is None else {field: getattr(before, field) for field in PROMPT}
+            self._records[name], self._put[name] = record.model_copy(update=prompt), size_bytes
+            self._versions[name] = self._versions.get(name, 0) + 1
+            self._cache.put(name, served, size_bytes, pinned=True)
+            for ready in self._wanted.pop(name, ()):
+                ready(self._retain(name))
+            self._changed.notify_all()
+            return self._versions[name]
 
     def load_all(self) -> None:
         """Serves all adapters that the bundle names: reads as many as there is room for, checks the files of the others.
@@ -202,6 +236,7 @@ class Registry(Generic[Served]):
                 for ready in self._wanted.pop(other, ()):
                     ready(RequestError(f"adapter {name!r} was dropped", code="model_not_found", status=404))
             del self._records[name]
+            self._put.pop(name, None)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -224,6 +259,9 @@ class Registry(Generic[Served]):
             try:
                 self._load_wanted(bundle, name, parts)
             except Exception as error:
+                with self._changed:
+                    if not _same(parts, self._parts(name)):
+                        continue  # what could not be read is not what is wanted now
                 logging.getLogger(__name__).error("adapter %r cannot be read: %s", name, error)
                 known = error if isinstance(error, PtuneError) else PtuneError(f"{name}: {error}")
                 with self._changed:
@@ -232,11 +270,13 @@ class Registry(Generic[Served]):
 
     def _load_wanted(self, bundle: Bundle, name: str, parts: Parts) -> None:
         """Reads an adapter, or the parts of a sum, as soon as there is room, and passes it to everyone waiting for it."""
-        size_bytes = sum(self._size(bundle.adapter_path(record.name), record) for record, _ in parts)
-        self._check_size(name, size_bytes)
+        size_bytes = sum(self._size_of(bundle, record) for record, _ in parts)
 
         def settled() -> bool:
-            return self._closed or name not in self._wanted or self._cache.make_room(size_bytes)
+            if self._closed or name not in self._wanted:
+                return True
+            self._check_size(name, size_bytes)
+            return self._cache.make_room(size_bytes)
 
         with self._changed:
             self._changed.wait_for(settled)
@@ -249,7 +289,7 @@ class Registry(Generic[Served]):
         finally:
             with self._changed:
                 self._cache.release(size_bytes)
-                if served is not None and parts == self._parts(name):  # neither dropped nor replaced
+                if served is not None and _same(parts, self._parts(name)):  # neither dropped nor replaced
                     self._cache.put(name, served, size_bytes)
                     for ready in self._wanted.pop(name, ()):
                         ready(self._retain(name))
@@ -310,11 +350,20 @@ class Registry(Generic[Served]):
         self._check_size(name, size_bytes)
         return record, size_bytes
 
+    def _size_of(self, bundle: Bundle, record: AdapterRecord) -> int:
+        """Bytes of a part of a sum, or of an adapter by itself."""
+        with self._changed:
+            found = self._put.get(record.name)
+        return self._size(bundle.adapter_path(record.name), record) if found is None else found
+
     def _check_size(self, name: str, size_bytes: int) -> None:
-        limit_bytes = self._cache.limit_bytes
-        if limit_bytes is not None and size_bytes > limit_bytes:
+        """Raises: AdapterError where there never is room for it beside what cannot be evicted."""
+        with self._changed:
+            limit_bytes, pinned_bytes = self._cache.limit_bytes, self._cache.pinned_bytes(but=name)
+        if limit_bytes is not None and size_bytes + pinned_bytes > limit_bytes:
+            pinned = f", of which {pinned_bytes} are of adapters that were put" if pinned_bytes else ""
             raise AdapterError(
-                f"adapter {name!r} takes {size_bytes} bytes of memory; all together may take {limit_bytes}"
+                f"adapter {name!r} takes {size_bytes} bytes of memory; all together may take {limit_bytes}{pinned}"
             )
 
     def _read(self, bundle: Bundle, record: AdapterRecord) -> Served:
@@ -330,6 +379,13 @@ class Registry(Generic[Served]):
 def _is_plain(parts: Parts) -> bool:
     """Whether it is one adapter as it is."""
     return len(parts) == 1 and parts[0][1] == 1
+
+
+def _same(one: Parts, other: Parts) -> bool:
+    """Whether these are the very same adapters: records of two versions may be equal."""
+    return [(id(record), factor) for record, factor in one] == [
+        (id(record), factor) for record, factor in other
+    ]
 
 
 def _check_files(bundle: Bundle, record: AdapterRecord) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
+import numpy as np
+import numpy.typing as npt
+
+from ptune.engine.adapters.in_memory import adapter_of, record_of
 from ptune.engine.adapters.lora import Adapter, factor_bytes, load_adapter
 from ptune.engine.adapters.sums import combined
 from ptune.engine.base import EngineBase, QueueStats
@@ -144,10 +148,13 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
                 f"adapter {record.name!r} missed its gate with {form.title}, which this server computes with: start the"
                 " server again, and it will not"
             )
-        adapter = load_adapter(folder, self.signature)
+        return self._fitting(load_adapter(folder, self.signature))
+
+    def _fitting(self, adapter: Adapter) -> Adapter:
+        """Raises: AdapterError for one that this cache has no place for."""
         if adapter.prefix is not None and not self._cache.takes_prefixes:
             raise AdapterError(
-                f"adapter {record.name!r} brings keys and values, and this bundle's int8 cache was exported before such adapters"
+                f"adapter {adapter.name!r} brings keys and values, and this bundle's int8 cache was exported before such adapters"
                 " were served: export it again, or leave out --kv-cache-dtype"
             )
         return adapter
@@ -174,6 +181,19 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         with closing(closer):
             closer._registry.load_all()
             return closer._replay(bundle, profile)
+
+    def put(
+        self, name: str, config: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[np.float32]]
+    ) -> int:
+        """Serves an adapter from memory from the next step on; one of that name is replaced. Returns its version (1, 2, …).
+
+        config: content of PEFT's adapter_config.json. tensors: as adapter_model.safetensors names them, in float32; they are
+        copied. Sequences in the engine finish under the version that they began with. The bundle's files stay as they are, and
+        the adapter stays in memory until `drop_adapter`, or `load_adapter` of its name, as it could not be read again.
+        Raises: AdapterError where it does not fit the base, or `adapter_bytes`.
+        """
+        adapter = self._fitting(adapter_of(name, config, tensors, self.signature))
+        return self._registry.put(record_of(adapter), adapter, adapter.bytes)
 
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> Ticket:
         """Queues a request. `deliver` gets its tokens one by one, on the engine's thread; it must be quick.

@@ -153,8 +153,8 @@ class ChatModel:
         """
         bundle = self.engine.bundle
         adapters = bundle.manifest.adapters
-        parts = parts_of(adapter, adapters)
-        if not parts:  # the base; the engine refuses a name that does not exist
+        parts = parts_of(adapter, {*adapters, *self.engine.adapters})
+        if not parts or parts[0][0] not in adapters:  # the engine refuses a name that does not exist
             return self.codec
         (adapter, _), *_ = parts
         digest = adapters[adapter]

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ptune.engine.adapters.lora import Adapter, load_adapter
 from ptune.engine.adapters.peft_config import LoraConfig, read_config
+from ptune.engine.adapters.source import Source
 from ptune.engine.adapters.stacked import Stacks
 from ptune.errors import AdapterError
 from ptune.formats.signature import CacheLayer, EncoderSignature, Signature, Socket
@@ -160,7 +161,7 @@ def test_an_invocation_is_for_decoders(tmp_path: Path) -> None:
     folder = saved(tmp_path)
     change_config(folder, alora_invocation_tokens=[5, 6])
     assert load_adapter(folder, SIGNATURE).invocation == (5, 6)
-    _, problems = read_config(folder)
+    _, problems = read_config(Source.folder(folder))
     assert len(problems) == 1
     assert "aLoRA acts on a part of a sequence only" in problems[0]
 

@@ -20,6 +20,7 @@ class Thing:
     size: int
     users: int = 0
     given: bool = True  # whether it is given to new users
+    pinned: bool = False
 
 
 @dataclass
@@ -39,11 +40,14 @@ class Model:
         if not thing.users:
             self.things.remove(thing)
 
-    def make_room(self, size: int) -> bool:
-        for thing in [thing for thing in self.things if not thing.users]:
+    def make_room(self, size: int, instead_of: Thing | None = None) -> bool:
+        if instead_of is not None and not instead_of.users:
+            size -= instead_of.size
+        movable = [thing for thing in self.things if not thing.pinned and thing is not instead_of]
+        for thing in [thing for thing in movable if not thing.users]:
             if self.total() + size > LIMIT:
                 self.things.remove(thing)
-        for thing in [thing for thing in self.things if thing.given]:
+        for thing in [thing for thing in movable if thing.users and thing.given]:
             if self.total(staying=True) + size > LIMIT:
                 thing.given = False
         return self.total() + size <= LIMIT
@@ -89,6 +93,20 @@ class Machine(RuleBasedStateMachine):
             self.shelf.put(name, thing, size)
             self.model.things.append(thing)
 
+    @rule(name=NAMES, size=st.integers(1, LIMIT))
+    def pin(self, name: str, size: int) -> None:
+        """Brings one that is never evicted, in place of the one of its name, which stays where there is no room."""
+        before = self.model.find(name)
+        found = self.shelf.make_room(size, instead_of=name)
+        assert found == self.model.make_room(size, before)
+        assert self.model.find(name) is before
+        if found:
+            thing = Thing(name, size, pinned=True)
+            self.shelf.put(name, thing, size, pinned=True)
+            if before is not None:
+                self.model.leave(before)
+            self.model.things.append(thing)
+
     @rule(name=NAMES)
     def drop(self, name: str) -> None:
         self.shelf.drop(name)
@@ -99,6 +117,12 @@ class Machine(RuleBasedStateMachine):
     def they_agree(self) -> None:
         assert self.shelf.names == [thing.name for thing in self.model.things if thing.given]
         assert self.shelf.bytes == self.model.total() <= LIMIT
+
+    @invariant()
+    def what_is_pinned_is_counted(self) -> None:
+        pinned = {thing.name: thing.size for thing in self.model.things if thing.pinned and thing.given}
+        for name in "abcdef":
+            assert self.shelf.pinned_bytes(but=name) == sum(pinned.values()) - pinned.get(name, 0)
 
     @invariant()
     def who_asks_gets_a_place_once_all_is_given_back(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,7 @@ def read(
     misfits = Misfits([])
     targets: dict[str, Any] = {"target_modules": ["q_proj"], "r": 2, "lora_alpha": 6} | config
     found = read_ends(tensors, LoraConfig(**targets), signature, misfits)
-    misfits.raise_for(Path("x"))
+    misfits.raise_for("x")
     return found
 
 

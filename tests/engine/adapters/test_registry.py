@@ -182,3 +182,73 @@ def test_who_waits_for_one_that_cannot_be_read_learns_it(bundle: Bundle) -> None
 def test_an_adapter_larger_than_the_limit_is_refused(bundle: Bundle) -> None:
     with pytest.raises(AdapterError, match=r"'mood' takes 1 bytes of memory; all together may take 0"):
         registry(bundle, limit=0).load_all()
+
+
+def put(held: Registry[Loaded], name: str, size: int = 1) -> Loaded:
+    served = Loaded(Path("nowhere"), AdapterRecord(name=name))
+    held.put(served.record, served, size)
+    return served
+
+
+def test_what_was_put_stays_until_it_is_dropped_and_counts_its_versions(bundle: Bundle) -> None:
+    held = registry(bundle, limit=2)
+    held.load_all()
+    first = put(held, "policy")
+    assert taken(held, "policy") is first
+    assert held.put(AdapterRecord(name="other"), Loaded(Path("nowhere"), AdapterRecord(name="other")), 1) == 1
+    with pytest.raises(
+        AdapterError, match="'third' takes 1 bytes of memory; all together may take 2, of which 2 are"
+    ):
+        put(held, "third")
+    held.drop("other")
+    with pytest.raises(
+        AdapterError, match=r"'policy' takes 2 bytes of memory, and 1 of 2 are in use by requests"
+    ):
+        put(held, "policy", 2)
+    assert taken(held, "policy") is first
+    for _ in range(2):
+        held.give_back(first)
+    second = put(held, "policy", 2)
+    assert taken(held, "policy") is second
+    held.drop("policy")
+    assert held.names == ["mood", "names"]
+    served = Loaded(Path("nowhere"), AdapterRecord(name="policy"))
+    held.give_back(second)
+    assert held.put(served.record, served, 1) == 3
+    held.close()
+
+
+def test_one_that_is_put_keeps_the_prompt_of_the_one_before(bundle: Bundle) -> None:
+    prompt = {"own_prompt": True, "template": "{{ messages }}", "system": "Be kind."}
+    write_record(bundle, bundle.adapter("mood").model_copy(update=prompt))
+    held = registry(Bundle.open(bundle.folder))
+    held.load_all()
+    put(held, "mood")
+    record = held.record("mood")
+    assert record is not None
+    assert {field: getattr(record, field) for field in prompt} == prompt
+    assert (record.task, record.files) == ("chat", {})
+
+
+def test_what_is_read_while_one_is_put_is_not_served(bundle: Bundle) -> None:
+    reading, go = threading.Event(), threading.Event()
+
+    def load(folder: Path, record: AdapterRecord) -> Loaded:
+        if record.name == "names":
+            reading.set()
+            assert go.wait(20)
+        return Loaded(folder, record)
+
+    held = registry(bundle, limit=1, load=load)
+    held.load_all()
+    came: queue.SimpleQueue[Loaded | PtuneError] = queue.SimpleQueue()
+    held.take("names", came.put)
+    assert reading.wait(20)
+    with pytest.raises(AdapterError, match=r"are in use by requests"):
+        put(held, "names")  # what is being read has its room
+    held._cache.limit_bytes = 2
+    served = put(held, "names")
+    assert came.get(timeout=20) is served
+    go.set()
+    assert taken(held, "names") is served
+    held.close()

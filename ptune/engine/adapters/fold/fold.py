@@ -23,13 +23,13 @@ from ptune.engine.adapters.fold.table import METHODS, Method, method_of
 from ptune.engine.adapters.fold.truncate import cut
 from ptune.engine.adapters.misfits import Misfits
 from ptune.engine.adapters.peft_config import GAINS, MERGE, PEFT_PREFIX, REFUSED, parsed
-from ptune.engine.adapters.safetensors import read_arrays, write_tensors
-from ptune.errors import AdapterError, FormatError
+from ptune.engine.adapters.safetensors import write_tensors
+from ptune.engine.adapters.source import CONFIG, WEIGHTS, Source
+from ptune.errors import AdapterError
 from ptune.formats.bundle import Folded
 from ptune.formats.signature import Ends, Socket
-from ptune.formats.whole_write import read_json, sha256_of, write_json
+from ptune.formats.whole_write import sha256_of, write_json
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ORIGINAL = "original"  # beside the LoRA adapter: the files that it was made of
 LEFT_OUT = ("*.bin", "*.pt", "*.pth", "*.pkl", ".*")  # of an adapter's folder: pickles, and what is hidden
 CHOOSE_RANK = "choose the rank to serve it at, at a loss that is measured: ptune add --rank N"
@@ -57,37 +57,60 @@ def as_pairs(
     sockets: the layers that take adapters, by their names in the transformers model. base: None: the base's weights are not at
     hand. ends: what else the bundle has sockets for. Raises: AdapterError that lists everything that cannot be folded.
     """
-    fields = _fields(adapter)
-    name, method = method_of(fields)
-    if method is None:
-        _require_known(adapter, fields)
+    source = Source.folder(adapter)
+    folding = _folding(source, sockets, base, limits, ends)
+    if folding is None:
         yield adapter, None
         return
-    _require_sockets(adapter, name, method, fields, ends)
+    config, tensors = folding.pairs()
     with tempfile.TemporaryDirectory(prefix="ptune-fold-") as place:
         stage = Path(place) / adapter.name
-        folding = _Folding(adapter, name, method, fields, sockets, base, limits)
-        folding.write(stage)
+        shutil.copytree(adapter, stage, ignore=shutil.ignore_patterns(*LEFT_OUT, ORIGINAL))
+        (stage / ORIGINAL).mkdir()
+        for file in (CONFIG, WEIGHTS):
+            shutil.copyfile(adapter / file, stage / ORIGINAL / file)
+        write_json(stage / CONFIG, config)
+        write_tensors(stage / WEIGHTS, tensors)
         try:
-            yield stage, folding.record()
+            yield stage, folding.record(sha256_of(adapter / WEIGHTS))
         except AdapterError as error:
             raise AdapterError(str(error).replace(str(stage), str(adapter))) from None
 
 
-def _require_sockets(
-    adapter: Path, name: str, method: Method, fields: Mapping[str, Any], ends: Ends | None
-) -> None:
+def folded(source: Source, sockets: Mapping[str, Socket], ends: Ends | None) -> Source:
+    """An adapter as LoRA, without the base's weights and at its own rank: itself where it is LoRA already. Raises: AdapterError."""
+    folding = _folding(source, sockets, None, Limits(), ends)
+    if folding is None:
+        return source
+    config, tensors = folding.pairs()
+    return replace(source, config=config, read=lambda: tensors)
+
+
+def _folding(
+    source: Source, sockets: Mapping[str, Socket], base: Base | None, limits: Limits, ends: Ends | None
+) -> _Folding | None:
+    name, method = method_of(source.config)
+    if method is None:
+        _require_known(source)
+        return None
+    _require_sockets(source, name, method, ends)
+    return _Folding(source, name, method, sockets, base, limits)
+
+
+def _require_sockets(source: Source, name: str, method: Method, ends: Ends | None) -> None:
     """Raises: AdapterError where a bundle has no sockets for what a method's layers become."""
     turns = method.socket == "turns"
     if method.socket == "pair" or (ends is not None and (ends.has_turns if turns else ends.has_gains)):
-        group = fields.get("group_size") or PEFT_GROUP
+        group = source.config.get("group_size") or PEFT_GROUP
         if turns and ends is not None and group != ends.turn_group:
             raise AdapterError(
-                f"{adapter} holds an adapter of {name} with group_size {group!r}, and this bundle has sockets for"
+                f"{source.place} holds an adapter of {name} with group_size {group!r}, and this bundle has sockets for"
                 f" {ends.turn_group}: export its run itself, or {MERGE}"
             )
         return
-    raise AdapterError(f"{adapter} holds an adapter of {name}, which this bundle has no sockets for: {GAINS}")
+    raise AdapterError(
+        f"{source.place} holds an adapter of {name}, which this bundle has no sockets for: {GAINS}"
+    )
 
 
 def own_files(folder: Path, folded: Folded | None) -> Path:
@@ -95,18 +118,11 @@ def own_files(folder: Path, folded: Folded | None) -> Path:
     return folder if folded is None else folder / ORIGINAL
 
 
-def _fields(adapter: Path) -> dict[str, Any]:
-    try:
-        return read_json(adapter / CONFIG)
-    except FormatError as error:
-        raise AdapterError(str(error)) from None
-
-
-def _require_known(adapter: Path, fields: Mapping[str, Any]) -> None:
-    kind, known = fields.get("peft_type"), ", ".join(METHODS)
+def _require_known(source: Source) -> None:
+    kind, known = source.config.get("peft_type"), ", ".join(METHODS)
     if kind != "LORA":
         raise AdapterError(
-            f"{adapter} holds an adapter of peft_type {kind!r}; served are LORA and, folded, {known}; {MERGE}"
+            f"{source.place} holds an adapter of peft_type {kind!r}; served are LORA and, folded, {known}; {MERGE}"
         )
 
 
@@ -115,27 +131,26 @@ class _Folding:
 
     def __init__(
         self,
-        adapter: Path,
+        source: Source,
         name: str,
         method: Method,
-        fields: Mapping[str, Any],
         sockets: Mapping[str, Socket],
         base: Base | None,
         limits: Limits,
     ) -> None:
-        self._adapter, self._name, self._method, self._fields = adapter, name, method, fields
+        self._source, self._name, self._method = source, name, method
         self._sockets, self._base, self._limits = sockets, base, limits
-        self._config = parsed(method.config, fields, adapter)
+        self._config = parsed(method.config, source)
         scaled = f"lora_bias is set: its biases have a scale of their own; {MERGE}"
-        self._misfits = Misfits([scaled] if fields.get("lora_bias") else [])
+        self._misfits = Misfits([scaled] if source.config.get("lora_bias") else [])
         self._bytes = 0
         self._lost: dict[str, tuple[float, float]] = {}  # squared norms of layers that were cut
 
-    def write(self, stage: Path) -> None:
-        """Writes the LoRA adapter, and what else lies beside the adapter."""
+    def pairs(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The LoRA adapter's configuration and tensors."""
         if self._method.needs_base and self._base is None:
             raise AdapterError(
-                f"{self._adapter} holds an adapter of {self._name}, which is folded with the base's weights: add it with"
+                f"{self._source.place} holds an adapter of {self._name}, which is folded with the base's weights: add it with"
                 " `ptune add`, which reads them"
             )
         layers, rest = self._parted()
@@ -147,27 +162,25 @@ class _Folding:
         self._check_targets(layers)
         if not updates and not self._misfits:
             self._misfits.add(f"it holds no layers of {self._name}", WEIGHTS)
-        self._misfits.raise_for(self._adapter)
-        shutil.copytree(self._adapter, stage, ignore=shutil.ignore_patterns(*LEFT_OUT, ORIGINAL))
-        (stage / ORIGINAL).mkdir()
-        for file in (CONFIG, WEIGHTS):
-            shutil.copyfile(self._adapter / file, stage / ORIGINAL / file)
+        self._misfits.raise_for(self._source.place)
         pairs = {module: (one.a, one.b) for module, one in updates.items() if one.rank and one.b is not None}
-        write_json(stage / CONFIG, self._lora_config(pairs))
         tensors = {f"{module}.lora_A.weight": a for module, (a, _) in pairs.items()}
         tensors |= {f"{module}.lora_B.weight": b for module, (_, b) in pairs.items()}
         for module, update in updates.items():
             tensors |= {f"{module}.{kind}": gain for kind, gain in update.gains.items()}
         named = {f"{PEFT_PREFIX}{name}": np.ascontiguousarray(array) for name, array in tensors.items()}
-        write_tensors(stage / WEIGHTS, {**rest, **named})
+        whole = {**rest, **named}  # a file has all of them in float32
+        return self._lora_config(pairs), {
+            name: np.asarray(array, np.float32) for name, array in whole.items()
+        }
 
-    def record(self) -> Folded:
-        """What the adapter was, and what folding lost."""
+    def record(self, sha256: str) -> Folded:
+        """What the adapter was, and what folding lost. sha256: of its weights' file."""
         errors = {module: _share(*norms) for module, norms in self._lost.items()}
         sums = [sum(values) for values in zip(*self._lost.values(), strict=True)]
         return Folded(
             method=self._name,
-            sha256=sha256_of(self._adapter / WEIGHTS),
+            sha256=sha256,
             rank=self._limits.rank if errors else None,
             error=_share(*sums) if errors else None,
             errors=errors,
@@ -178,7 +191,7 @@ class _Folding:
         layers: dict[str, dict[str, Array]] = {}
         rest: dict[str, Array] = {}
         self._shared: dict[str, Array] = {}
-        for name, tensor in self._read().items():
+        for name, tensor in self._source.read().items():
             path = name.removeprefix(PEFT_PREFIX)
             end = next((end for end in self._method.tensors if path.endswith(f".{end}")), None)
             module = path.removesuffix(f".{end}")
@@ -189,12 +202,6 @@ class _Folding:
             else:
                 layers.setdefault(module, {})[end] = tensor
         return layers, rest
-
-    def _read(self) -> dict[str, Array]:
-        try:
-            return read_arrays(self._adapter / WEIGHTS)
-        except FormatError as error:
-            raise AdapterError(str(error)) from None
 
     def _update(self, module: str, tensors: Mapping[str, Array]) -> Update | None:
         """A layer's update with A and B; None where it has none."""
@@ -245,7 +252,7 @@ class _Folding:
         most = self._limits.most_bytes
         if most is not None and self._bytes > most:
             raise AdapterError(
-                f"{self._adapter}: its LoRA pairs take more than {most} bytes, the most allowed here"
+                f"{self._source.place}: its LoRA pairs take more than {most} bytes, the most allowed here"
             )
 
     def _check_targets(self, layers: Mapping[str, object]) -> None:
@@ -268,7 +275,8 @@ class _Folding:
         most = max(ranks.values(), default=1)
         others = {module: rank for module, rank in ranks.items() if rank != most}
         refused = (name for name in REFUSED if name not in self._method.settled)
-        kept = {name: self._fields[name] for name in (*_KEPT, *refused) if self._fields.get(name)}
+        fields = self._source.config
+        kept = {name: fields[name] for name in (*_KEPT, *refused) if fields.get(name)}
         return {
             **kept,
             "peft_type": "LORA",
