@@ -166,7 +166,8 @@ def _fit(
         state, ending = fit(job, state)
     if ending != "interrupted" and state.best_step not in (None, state.step):
         checkpoints.load_weights(state.best_step, model)
-        say(f"kept the weights of step {state.best_step}, whose validation loss was the lowest")
+        best = "loss was the lowest" if sampler_of(objective) is None else "reward was the highest"
+        say(f"kept the weights of step {state.best_step}, whose validation {best}")
     if ending != "interrupted" and average is not None:
         average.settle()
         say(f"kept their running average (train.ema {average.decay:g}) instead of the last step's weights")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,8 @@ class Reinforcement(Chat):
     The adapter is one for chat. The engine that serves it also samples the answers that it learns from, with the weights of the
     same step, and each step compares the log-probabilities of both.
     """
+
+    learns_from_answers: ClassVar[bool] = True
 
     columns: PromptColumns = PromptColumns()  # type: ignore[assignment]  # of prompts, not conversations, as its parent's
     rewards: tuple[str, ...] = ()

@@ -15,6 +15,9 @@ class TaskSpec(Spec):
     takes_rounded_weights: ClassVar[bool] = False
     """Whether a frozen backbone may be rounded to bfloat16 or nf4 by default: export then measures what that changes."""
 
+    learns_from_answers: ClassVar[bool] = False
+    """Whether what it learns from are the model's own answers: then nothing in a forward pass may be left to chance."""
+
     columns: Columns = Columns()
     """What the task's columns are called in your files; default: their usual names."""
 

@@ -9,9 +9,11 @@ from typing import Literal
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
+from ptune.config.reinforcement import Reinforcement
 from ptune.data import dataset
 from ptune.data.conversations import Askable
 from ptune.data.preferences import Pair, Pairs
+from ptune.data.prompts import read_prompts
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.training.folder import check_same_data
@@ -35,6 +37,8 @@ def held_out(run: Run) -> HeldOut:
     Raises: DataError if a file is gone or has changed, or nothing is held out; FormatError if data.json is gone.
     """
     recipe, codec = Recipe.load(run.recipe_path), ChatCodec.open(run.codec_path)
+    if isinstance(recipe.task, Reinforcement):
+        return _prompts(run, recipe, recipe.task, codec)
     data = dataset.load(recipe.data, recipe.chat, codec, recipe.train.seed)
     check_same_data(run, data.summary)
     test = bool(data.test)
@@ -55,3 +59,12 @@ def held_out(run: Run) -> HeldOut:
         codec=codec,
         pairs=pairs,
     )
+
+
+def _prompts(run: Run, recipe: Recipe, task: Reinforcement, codec: ChatCodec) -> HeldOut:
+    """Of a run without answers in its data: its prompts, all of whose tokens are targets."""
+    data = read_prompts(recipe.data, task, codec, recipe.train.seed)
+    check_same_data(run, data.summary)
+    prompts = (data.test or data.validation)[: recipe.evaluate.limit]
+    examples = [Example(prompt.ids, (False, *[True] * (len(prompt) - 1))) for prompt in prompts]
+    return HeldOut("test" if data.test else "validation", examples, (), (), codec)

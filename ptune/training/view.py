@@ -45,7 +45,9 @@ class View:
 
         latest: see `Journal.latest`.
         """
-        parts = [f"validation {latest['validation_loss']:.4g}"] if "validation_loss" in latest else []
+        sign = 1 if self._measure == "loss" else -1  # the loss of a reward is less the reward
+        held = latest.get("validation_loss")
+        parts = [] if held is None else [f"validation {sign * held:.4g}"]
         parts += [f"{name} {latest[name]:.2g}" for name in _OF_ANSWERS if name in latest]
         parts += [f"lr {latest['lr']:.2g}", f"gradient {latest['grad_norm']:.2g}"]
         rates = [name for name in latest if name.endswith("_per_s")]

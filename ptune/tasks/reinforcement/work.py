@@ -121,7 +121,7 @@ def rollout_bundle(run: Run) -> Path:
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> ReinforcementWork:
     """Prepares the run up to reading the weights. Raises: DataError, RecipeError, BackboneError."""
-    recipe = _checked(recipe, accelerator)
+    _check(recipe, accelerator)
     task = recipe.task
     assert isinstance(task, Reinforcement)
     rewards = rewards_of(task.rewards)
@@ -148,8 +148,8 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     )
 
 
-def _checked(recipe: Recipe, accelerator: Accelerator) -> Recipe:
-    """The recipe without chance in the forward pass. Raises: RecipeError for what an engine cannot follow."""
+def _check(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Raises: RecipeError for what an engine cannot follow."""
     task, method, train = recipe.task, recipe.method, recipe.train
     assert isinstance(task, Reinforcement)
     if not task.rewards:
@@ -182,9 +182,6 @@ def _checked(recipe: Recipe, accelerator: Accelerator) -> Recipe:
     if recipe.backbone.new_tokens or recipe.backbone.stream:
         name = "new_tokens" if recipe.backbone.new_tokens else "stream"
         raise RecipeError(f"backbone.{name} is not for reinforcement: leave it out")
-    # The models' own dropout would be chance, too; and losses of sampled answers show no collapse, their rewards do.
-    still = train.model_copy(update={"dropout": 0.0, "rollbacks": 0})
-    return recipe.model_copy(update={"train": still})
 
 
 def _read(prompt: Prompt) -> Example:
