@@ -1,0 +1,45 @@
+"""Whether an answer is the row's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ptune.rewards.reward import Function, column_of, text_of
+
+COLUMN = "answer"
+
+
+def exact(argument: str | None) -> Function:
+    """1 where the answer equals a column, or one of its texts where it has several; upper and lower case, and how many spaces
+    there are, do not count. argument: the column's name."""
+    column = column_name(argument)
+
+    def reward(
+        prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]
+    ) -> list[float | None]:
+        return [
+            None if wanted is None else float(_same(text_of(completion), wanted))
+            for completion, wanted in zip(completions, column_of(columns, column), strict=True)
+        ]
+
+    return reward
+
+
+def column_name(argument: str | None, default: str = COLUMN) -> str:
+    """Raises: ValueError for an empty name."""
+    if argument is None:
+        return default
+    if not argument.strip():
+        raise ValueError("no column stands behind the colon")
+    return argument.strip()
+
+
+def _same(text: str, wanted: Any) -> bool:
+    options = wanted if isinstance(wanted, list | tuple) else [wanted]
+    return plain(text) in {plain(str(option)) for option in options}
+
+
+def plain(text: str) -> str:
+    """Without what does not count."""
+    return " ".join(text.split()).casefold()
