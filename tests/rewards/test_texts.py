@@ -167,6 +167,16 @@ def test_schemas_that_are_none(schema: Path, content: str, words: str) -> None:
         rewards_of([f"json_schema:{schema}"])
 
 
+def test_a_row_may_have_its_own_schema() -> None:
+    (reward,) = rewards_of(["json_schema"])
+    schemas = [{"type": "integer"}, '{"type": "string"}', {"type": "string"}]
+    assert reward([""] * 3, ["3", '"a"', "3"], {"schema": schemas}) == [1.0, 1.0, 0.5]
+    with pytest.raises(RewardError, match="no JSON schema"):
+        reward([""], ["3"], {"schema": [{"type": "objekt"}]})
+    with pytest.raises(RewardError, match="it needs the column 'schema'"):
+        reward([""], ["3"], {"answer": ["3"]})
+
+
 def test_nothing_is_fetched_for_a_schema(schema: Path) -> None:
     schema.write_text('{"$ref": "http://127.0.0.1:9/other.json"}')
     with pytest.raises(

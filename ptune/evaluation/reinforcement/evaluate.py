@@ -78,25 +78,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
         sides = {
             name: _answered(name, policy, prompts, rewards, base=name == "base") for name in ("base", "tuned")
         }
-    evaluation: dict[str, Any] = {
-        "format": FORMAT,
-        "split": split,
-        "examples": len(prompts),
-        "rewards": {
-            **{name: _figures(one) for name, one in sides.items()},
-            "gain": _gain(sides["base"], sides["tuned"]),
-        },
-        "after": {"reward": float(sides["tuned"]["reward"].mean())},
-        "answers": [
-            {
-                "prompt": prompt.asked.question,
-                "base": codec.decode_answer(sides["base"]["answers"][at].ids),
-                "adapter": codec.decode_answer(sides["tuned"]["answers"][at].ids),
-                "rewards": [float(sides[name]["reward"][at]) for name in ("base", "tuned")],
-            }
-            for at, prompt in enumerate(prompts[: recipe.evaluate.answers])
-        ],
-    }
+    evaluation = {"split": split, **_compared(codec, prompts, sides, recipe.evaluate.answers)}
     found = {name: float(sides["tuned"][name].mean()) for name in ("reward", "reward_sampled")}
     evaluation["requirements"] = [one.checked(found) for one in asked.require]
     evaluation = judged(evaluation)
@@ -117,6 +99,30 @@ def table(evaluation: dict[str, Any]) -> Table:
     for name in found["tuned"]:
         shown.add_row(title(name), *(cell(found[side].get(name)) for side in ("base", "tuned")))
     return shown
+
+
+def _compared(
+    codec: ChatCodec, prompts: Sequence[Prompt], sides: dict[str, dict[str, Any]], shown: int
+) -> dict[str, Any]:
+    """The figures of both sides, and the first answers."""
+    return {
+        "format": FORMAT,
+        "examples": len(prompts),
+        "rewards": {
+            **{name: _figures(one) for name, one in sides.items()},
+            "gain": _gain(sides["base"], sides["tuned"]),
+        },
+        "after": {"reward": float(sides["tuned"]["reward"].mean())},
+        "answers": [
+            {
+                "prompt": prompt.asked.question,
+                "base": codec.decode_answer(sides["base"]["answers"][at].ids),
+                "adapter": codec.decode_answer(sides["tuned"]["answers"][at].ids),
+                "rewards": [float(sides[name]["reward"][at]) for name in ("base", "tuned")],
+            }
+            for at, prompt in enumerate(prompts[:shown])
+        ],
+    }
 
 
 def _refuse_unused(run: Run, asked: EvaluationOptions) -> None:

@@ -56,7 +56,7 @@ def make(kit: Path) -> Make:
     def recipe(
         reward: str = "early", method: Any = None, task: dict[str, Any] | None = None, **train: Any
     ) -> Recipe:
-        own = {
+        own: dict[str, Any] = {
             "rewards": (f"{kit / 'rewards.py'}:{reward}",),
             "answer_tokens": 8,
             "group_size": 4,
@@ -69,7 +69,14 @@ def make(kit: Path) -> Make:
             method=method or Lora(r=4, alpha=8),
             data=Data(files=(kit / "train.jsonl",), test=(kit / "test.jsonl",)),
             train=Train(
-                **{"max_steps": 3, "lr": 3e-2, "batch_size": 4, "micro_batch_tokens": 256, "warmup": 0.0, **train}
+                **{
+                    "max_steps": 3,
+                    "lr": 3e-2,
+                    "batch_size": 4,
+                    "micro_batch_tokens": 256,
+                    "warmup": 0.0,
+                    **train,
+                }
             ),
             evaluate=Evaluate(answers=2),
         )

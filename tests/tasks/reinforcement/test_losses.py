@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,9 +69,7 @@ def wanted(task: Reinforcement, log_p: list[torch.Tensor], rollout: Rollout) -> 
 def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
     folder = tmp_path_factory.mktemp("policy")
     tiny_models.build(folder, "gpt2")
-    made = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float64, attn_implementation="eager"
-    )
+    made = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     return made.eval().requires_grad_(True)
 
 
@@ -79,7 +77,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
 @pytest.mark.parametrize("cut", ["count", "leave_out"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_gradient_is_that_of_the_paper(
-    loss: str, cut: str, most_tokens: int, model: PreTrainedModel
+    loss: Any, cut: Any, most_tokens: int, model: PreTrainedModel
 ) -> None:
     task = Reinforcement(loss=loss, answer_tokens=LONGEST, cut_answers=cut, group_size=4)
     groups = rollouts(task)
@@ -143,7 +141,9 @@ def test_advantages_add_up_to_nothing(rewards: list[float]) -> None:
 
 
 @given(st.floats(-20, 0), st.floats(-20, 0))
-def test_the_divergence_is_not_negative_and_0_where_nothing_has_changed(log_p: float, reference: float) -> None:
+def test_the_divergence_is_not_negative_and_0_where_nothing_has_changed(
+    log_p: float, reference: float
+) -> None:
     found = float(divergence(torch.tensor(log_p), torch.tensor(reference)))
     assert found >= -1e-6
     assert float(divergence(torch.tensor(log_p), torch.tensor(log_p))) == 0

@@ -40,10 +40,18 @@ def pause_after_two(info: StepInfo) -> None:
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_every_loss_earns_more_and_every_step_is_certified(make: Make, loss: str, tmp_path: Path) -> None:
-    run = train(make(task={"loss": loss, "kl": 0.01, "group_size": 8}, max_steps=24, batch_size=8, lr=1e-2), tmp_path / "run")
+    run = train(
+        make(
+            task={"loss": loss, "kl": 0.01, "group_size": 8}, max_steps=24, batch_size=8, schedule="constant"
+        ),
+        tmp_path / "run",
+    )
     steps = steps_of(run)
     assert len(steps) == 24
-    assert np.mean([step["reward"] for step in steps[-4:]]) > np.mean([step["reward"] for step in steps[:4]]) + 0.05
+    assert (
+        np.mean([step["reward"] for step in steps[-4:]])
+        > np.mean([step["reward"] for step in steps[:4]]) + 0.05
+    )
     assert max(step["drift"] for step in steps) < 1e-4
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-6)  # nothing has been learnt yet
     assert steps[-1]["kl"] > 1e-3
@@ -75,7 +83,9 @@ def test_a_drift_ends_the_run_before_anything_is_learnt_from_it(
     def off(self: Engine, name: str, config: Any, tensors: Any) -> int:
         """From the second step on the engine gets other weights than those that are trained."""
         steps.append(1)
-        changed = {key: value * (1.5 if len(steps) > 1 and "lora_B" in key else 1) for key, value in tensors.items()}
+        changed = {
+            key: value * (1.5 if len(steps) > 1 and "lora_B" in key else 1) for key, value in tensors.items()
+        }
         return put(self, name, config, changed)
 
     monkeypatch.setattr(Engine, "put", off)
@@ -114,7 +124,9 @@ def test_answers_are_what_the_model_thinks_likely(make: Make, kit: Path, tmp_pat
 
 
 def test_a_run_is_evaluated_exported_and_proved_as_any_other(make: Make, tmp_path: Path) -> None:
-    run = train(make(max_steps=24, batch_size=8, lr=1e-2, task={"group_size": 8}), tmp_path / "run")
+    run = train(
+        make(max_steps=24, batch_size=8, schedule="constant", task={"group_size": 8}), tmp_path / "run"
+    )
     found = evaluate_run(run)
     base, tuned = (found["rewards"][side]["reward_sampled"]["value"] for side in ("base", "tuned"))
     assert tuned > base + 0.05

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ print(json.dumps(found))
 """
 
 
-def ours(name: str, kl: float) -> tuple[float, list[list[float]]]:
+def ours(name: Any, kl: float) -> tuple[float, list[list[float]]]:
     """Loss and gradient, [answers, longest]."""
     task = Reinforcement(loss=name, answer_tokens=LONGEST, kl=kl)
     log_p = torch.tensor(LOG_P, dtype=torch.float64).requires_grad_()
@@ -97,9 +98,7 @@ def test_losses_and_gradients_are_those_of_trl(tmp_path: Path) -> None:
         "log_p": LOG_P,
         "reference": REFERENCE,
         "losses": tried,
-        "advantages": {
-            name: advantages(facts.baseline, rewards).tolist() for name, facts in LOSSES.items()
-        },
+        "advantages": {name: advantages(facts.baseline, rewards).tolist() for name, facts in LOSSES.items()},
     }
     paths = os.pathsep.join(filter(None, [str(kept), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
