@@ -58,7 +58,7 @@ class Sampler:
         self.seen.clear()
         self._values = {
             **_figures([of for _, _, of in made], [rollout for _, rollout, _ in made]),
-            "sampling_seconds": time.perf_counter() - started_s,
+            "seconds_sampling": time.perf_counter() - started_s,
         }
         self._tell_if_silent()
         return [rollout for _, rollout, _ in made]

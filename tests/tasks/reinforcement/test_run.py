@@ -66,7 +66,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(make: Make, tmp_path: Path) -
     train(recipe, tmp_path / "stopped", resume=True)
     name = "adapter_model.safetensors"
     assert (whole.adapter_path / name).read_bytes() == (stopped.adapter_path / name).read_bytes()
-    timed = {"seconds", "sampling_seconds", "tokens_per_s"}
+    timed = {"seconds", "seconds_sampling", "tokens_per_s"}
     journals = [
         [{name: value for name, value in step.items() if name not in timed} for step in steps_of(run)]
         for run in (whole, stopped)
