@@ -1,4 +1,12 @@
-"""SmolLM2-135M learns to answer as JSON that holds a schema: GRPO with LoRA on all linear layers."""
+"""SmolLM2-135M learns to answer as JSON that holds a schema, by reward alone: GRPO with LoRA on all linear layers.
+
+data      115 prompts, 13 to validate, 32 to test: each asks for a thing as JSON with some keys, and has the schema; they ship
+          with ptune. The test's things, keys and wording are none of the training's
+hardware  2 CPU cores, 5 GB of memory
+result    TODO
+command   ptune train grpo_lora
+          ptune train grpo_lora --task.loss rloo
+"""
 
 from pathlib import Path
 
@@ -15,7 +23,7 @@ recipe = Recipe(
         files=(Path("sample:forms.train"),),
         test=(Path("sample:forms.test"),),
     ),
-    train=Train(epochs=3, lr=1e-4, batch_size=8, schedule="constant", warmup=0.05),
+    train=Train(epochs=1.5, lr=3e-4, schedule="constant", batch_size=4),
 )
 
 if __name__ == "__main__":
