@@ -86,6 +86,7 @@ def _module_of_file(text: str, file: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     folder = str(file.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)

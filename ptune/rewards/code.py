@@ -24,7 +24,10 @@ from ptune.rewards.reward import Function, RewardError, column_of, text_of
 
 COLUMN = "tests"
 CONFINED = Path(__file__).with_name("confined.py")
-_BLOCK = re.compile(r"```[ \t]*(?:python|py)3?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_BLOCK = re.compile(
+    r"^[ \t]*```[ \t]*(?:python|py)3?[ \t]*\r?\n(.*?)(?:^[ \t]*```|\Z)",
+    re.DOTALL | re.MULTILINE | re.IGNORECASE,
+)
 CANNOT = 3  # exit status of a process that could not be confined
 _SPARE_S = 5.0  # beyond its own limit, in which a process ends what it started
 

@@ -11,7 +11,7 @@ from typing import Any
 from ptune.rewards.reward import Function, RewardError, text_of
 
 NO_JSON, OTHER_JSON, VALID = 0.0, 0.5, 1.0
-_FENCE = re.compile(r"```[ \t]*(?:json)?[ \t]*\r?\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([^\s`]*)[^\n`]*\n(.*?)^[ \t]*```[ \t\r]*$", re.DOTALL | re.MULTILINE)
 
 
 def json_schema(argument: str | None) -> Function:
@@ -83,7 +83,7 @@ def _needed() -> None:
 def _score(text: str, validator: Any, file: str) -> float:
     import referencing.exceptions
 
-    fences = _FENCE.findall(text)
+    fences = [inside for name, inside in _FENCE.findall(text) if name.casefold() in ("", "json")]
     try:
         value = json.loads(fences[-1] if fences else text, parse_constant=_refuse)
     except (ValueError, RecursionError):

@@ -16,10 +16,18 @@ from ptune.rewards import rewards_of
 from ptune.rewards.table import SHIPPED
 
 OWN = """
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import ClassVar
 from beside_mine import WORTH
 
+@dataclass
+class Kept:
+    shared: ClassVar[int] = 3
+    worth: float = WORTH
+
 def reward(prompts, completions, **kwargs):
-    return [WORTH] * len(completions)
+    return [Kept().worth] * len(completions)
 
 class Judge:
     def __call__(self, completions):
