@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ptune.config.retrieval import Embedding as Embedding
     from ptune.config.retrieval import Reranking as Reranking
     from ptune.config.translation import Translation as Translation
+    from ptune.config.unpaired_preference import UnpairedPreference as UnpairedPreference
     from ptune.errors import AdapterError as AdapterError
     from ptune.errors import BackboneError as BackboneError
     from ptune.errors import DataError as DataError
@@ -121,6 +122,7 @@ _MODULES = {
     "config.recommendation": "Recommendation",
     "config.retrieval": "Embedding Reranking",
     "config.translation": "Translation",
+    "config.unpaired_preference": "UnpairedPreference",
     "errors": "AdapterError BackboneError DataError FormatError ParityError PtuneError RecipeError RequestError"
     " TemplateError UsageError",
     "formats.bundle": "Bundle",

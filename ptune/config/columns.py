@@ -110,6 +110,19 @@ class PreferenceColumns(Columns):
     """The tools on offer."""
 
 
+class UnpairedPreferenceColumns(PreferenceColumns):
+    """Judged answers come in several shapes, pairs among them; name the columns of one."""
+
+    completion: str | None = None
+    """The answer to `prompt`."""
+    output: str | None = None
+    """The answer to `instruction`."""
+    label: str | None = None
+    """Whether the answer is desirable: true or false."""
+    kto_tag: str | None = None
+    """The same, by another name."""
+
+
 class TextColumns(Columns):
     """The columns of text classification."""
 

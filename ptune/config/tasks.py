@@ -193,6 +193,11 @@ TASKS: tuple[Task, ...] = (
         tab="Recommend",
     ),
     replace(_CHAT, spec="ptune.config.preference:Preference", work="ptune.tasks.preference.work:prepare"),
+    replace(
+        _CHAT,
+        spec="ptune.config.unpaired_preference:UnpairedPreference",
+        work="ptune.tasks.unpaired_preference.work:prepare",
+    ),
     Task(
         spec="ptune.config.translation:Translation",
         name=TRANSLATION,

@@ -17,7 +17,7 @@ def judged(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The contents of evaluation.json with `no_better`: a sentence, or "" if the model beats every simple baseline.
 
     The first headline figure counts; of a chat model the loss, and its base is the baseline; of pairs
-    of answers how many are ordered rightly, and chance is.
+    of answers, and of judged ones, how many are ordered rightly, and chance is.
     """
     return {**evaluation, "no_better": _sentence(evaluation)}
 
@@ -30,6 +30,10 @@ def _sentence(evaluation: Mapping[str, Any]) -> str:
             if preferred > 0.5
             else f"no better than chance: the better answer gained more than the worse in {preferred:.1%} of pairs"
         )
+    if "judged" in evaluation and "told_apart" in evaluation["judged"]["tuned"]:
+        apart = evaluation["judged"]["tuned"]["told_apart"]["value"]
+        told = f"no better than chance: a desirable answer gained more than an undesirable one in {apart:.1%} of cases"
+        return "" if apart > 0.5 else told
     if "before" in evaluation:
         name, own = "loss", evaluation["after"]["loss"]
         others = {"the base model": evaluation["before"]["loss"]}

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from numpy.typing import NDArray
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -14,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.data.preferences import Pair
+from ptune.errors import RecipeError
 from ptune.progress import Progress
 from ptune.tasks.preference.objective import PreferenceObjective
 
@@ -38,6 +41,15 @@ def log_probabilities(
                 progress.advance(len(rows.pairs))
     model.train(training)
     return found
+
+
+def refuse_sharded(accelerator: Accelerator, loss: str, what_to_do: str) -> None:
+    """Raises: RecipeError where weights are sharded: no process has a whole model."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise RecipeError(
+            f"task.loss {loss} compares with the model before training, which FSDP has in no process as a"
+            f" whole: {what_to_do}"
+        )
 
 
 @contextlib.contextmanager
