@@ -110,6 +110,13 @@ class PreferenceColumns(Columns):
     """The tools on offer."""
 
 
+class RewardColumns(PreferenceColumns):
+    """Pairs of answers come in several shapes; name the columns of one."""
+
+    margin: str | None = None
+    """By how much the better answer is better; default: margin where there is one."""
+
+
 class UnpairedPreferenceColumns(PreferenceColumns):
     """Judged answers come in several shapes, pairs among them; name the columns of one."""
 

@@ -24,10 +24,10 @@ def shapes_of(task: Chat) -> tuple[Shape, ...]:
         known = PREFERENCES
     elif isinstance(task, UnpairedPreference):
         known = JUDGED
-    return _with_columns(known, task.columns.named)
+    return with_columns(known, task.columns.named)
 
 
-def _with_columns(known: tuple[Shape, ...], named: Mapping[str, str]) -> tuple[Shape, ...]:
+def with_columns(known: tuple[Shape, ...], named: Mapping[str, str]) -> tuple[Shape, ...]:
     """The shapes with all columns that are named. Raises: DataError."""
     if not named:
         return known

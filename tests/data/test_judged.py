@@ -73,7 +73,8 @@ def answer_of(example: Any, codec: ChatCodec) -> str:
 @pytest.mark.parametrize("name", sorted(SAME))
 def test_every_shape_says_the_same(name: str, codec: ChatCodec, tmp_path: Path) -> None:
     row = SAME[name]
-    bad = {**row, **{column: False for column in ("label", "kto_tag") if column in row}}
+    column = "label" if "label" in row else "kto_tag"
+    bad = {**row, column: False}
     found, undesirable = read(tmp_path, row, bad)
     assert isinstance(found, Judged)
     assert isinstance(found.answered, Conversation)
@@ -81,6 +82,7 @@ def test_every_shape_says_the_same(name: str, codec: ChatCodec, tmp_path: Path) 
     assert [(m["role"], m["content"]) for m in found.answered.messages] == [
         (m["role"], m["content"]) for m in (SYSTEM, ASKED, GOOD)
     ]
+    assert isinstance(found.prompt, tuple)
     assert [m["content"] for m in found.prompt] == ["Be brief.", "Which is larger?"]
     (example,) = found.examples(codec, "assistant")
     assert "The sun." in answer_of(example, codec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -56,7 +57,9 @@ def alone(model: PreTrainedModel, example: Example) -> torch.Tensor:
 
 @pytest.mark.parametrize("loss", ["kto", "apo_zero"])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_loss_and_gradient_are_those_of_answers_alone(loss: str, sign: int, tmp_path: Path) -> None:
+def test_loss_and_gradient_are_those_of_answers_alone(
+    loss: Literal["kto", "apo_zero"], sign: int, tmp_path: Path
+) -> None:
     tiny_models.build(tmp_path, "gpt2")
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="eager")
     model.train().requires_grad_(True)
