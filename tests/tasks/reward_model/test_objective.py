@@ -12,6 +12,7 @@ from ptune.codecs.labels import Labels
 from ptune.data.sequences import SequenceExample
 from ptune.tasks.encoder.train import Loss, SequenceObjective
 from ptune.tasks.reward_model.objective import RewardExample, RewardObjective
+from ptune.training.objective import Score
 from ptune.training.packing import Share
 
 CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ def test_losses_of_all_passes_and_processes_add_up(kit: Path, most: int, process
         SequenceObjective(Loss(Labels(("reward",), "multi")), most, CPU, 0, type_ids=True), 0.01
     )
     made = pairs(6)
-    scores = []
+    scores: list[Score] = []
     for process in range(processes):
         own = [objective.score(model, batch) for batch in objective.batches(made, Share(process, processes))]
         assert not scores or len(own) == len(scores) // process
