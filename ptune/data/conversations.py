@@ -34,7 +34,7 @@ class Conversation:
 
     def prompt(self, codec: ChatCodec) -> list[int]:
         """Tokens of the prompt for the last answer. Raises: TemplateError."""
-        return codec.encode_prompt(self.messages[: self._last_answer], tools=self.tools)
+        return codec.encode_prompt(self.before_answer, tools=self.tools)
 
     @property
     def question(self) -> str:
@@ -45,6 +45,11 @@ class Conversation:
     def answer(self) -> str:
         """The last answer."""
         return str(self.messages[self._last_answer].get("content") or "")
+
+    @property
+    def before_answer(self) -> tuple[dict[str, Any], ...]:
+        """The messages before the last answer."""
+        return self.messages[: self._last_answer]
 
     @property
     def _last_answer(self) -> int:

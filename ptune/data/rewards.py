@@ -90,6 +90,13 @@ def texts_of(conversation: Askable) -> tuple[str, str]:
     return _joined(asked, "user"), _joined(messages[len(asked) :], "assistant")
 
 
+def prompt_text(conversation: Askable) -> str:
+    """The prompt of a conversation's last answer, as a reward model reads it."""
+    if isinstance(conversation, Completion):
+        return conversation.question
+    return _joined(conversation.before_answer, "user")
+
+
 def _joined(messages: Any, usual: str) -> str:
     if len(messages) == 1 and messages[0].get("role") == usual:
         return _content(messages[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from ptune.evaluation.no_better import judged as against_baselines
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.report import report
 from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.win_rate import Judge, sentence
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.progress import say
@@ -42,16 +44,25 @@ from ptune.training.metrics_log import read as read_metrics
 FORMAT = 1
 
 
-def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
+def evaluate(
+    run: Run,
+    require: Sequence[Requirement] = (),
+    reward_model: Path | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
     """Compares base and tuned model on held-out data; writes evaluation.json, report.html and the model card.
+
+    reward_model: a bundle with a reward model that compares their answers, by `threads` threads.
 
     Raises: FormatError if the run is not finished; BackboneError if its base has changed; UsageError
     if a requirement names an unknown figure.
     """
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
-    refuse_unknown(require, ("loss", "perplexity", "token_accuracy", *_of_answers(recipe)))
+    judge = None if reward_model is None else Judge.open(reward_model)
+    won = ("win_rate",) if judge is not None else ()
+    refuse_unknown(require, ("loss", "perplexity", "token_accuracy", *_of_answers(recipe), *won))
     held = held_out(run)
-    conversations = _askable(held, recipe)
+    conversations = _askable(held, recipe, None if judge is not None else recipe.evaluate.answers)
     evaluation: dict[str, Any] = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}
     base, tuned = models_of(run, record, recipe)
     adapter_off = base.disable_adapter() if isinstance(base, PeftModel) else nullcontext()
@@ -66,11 +77,17 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
     tuned_answers = _answers("tuned", tuned, held, conversations, recipe)
     evaluation["answers"] = [
         {"prompt": conversation.question, "expected": conversation.answer, "base": before, "adapter": after}
-        for conversation, before, after in zip(conversations, base_answers, tuned_answers, strict=True)
+        for conversation, before, after in islice(
+            zip(conversations, base_answers, tuned_answers, strict=True), recipe.evaluate.answers
+        )
     ]
     evaluation |= _compared(base_log_p, tuned, held, recipe)
     tuned_figures = (evaluation.get("pairs") or evaluation.get("judged") or {}).get("tuned", {})
     own = {name: tuned_figures[name]["value"] for name in _of_answers(recipe) if name in tuned_figures}
+    if judge is not None and conversations:
+        verdict = judge.compared(conversations, base_answers, tuned_answers, threads)
+        evaluation["reward_model"] = verdict
+        own["win_rate"] = verdict["win_rate"]["value"]
     evaluation["requirements"] = [one.checked({**evaluation["after"], **own}) for one in require]
     evaluation = against_baselines(evaluation)
     write_json(run.evaluation_path, evaluation)
@@ -82,6 +99,8 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
         console.print(pairs.table(evaluation["pairs"]))
     if "judged" in evaluation:
         console.print(judged.table(evaluation["judged"]))
+    if "reward_model" in evaluation:
+        console.print(sentence(evaluation["reward_model"]), markup=False)
     return evaluation
 
 
@@ -95,7 +114,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
             raise UsageError(
                 f"--{name} is for classifiers, and {run.folder} is a chat run: it is measured on its own held-out data"
             )
-    return evaluate(run, asked.require)
+    return evaluate(run, asked.require, asked.reward_model, asked.threads)
 
 
 def before_and_after(evaluation: dict[str, Any]) -> Table:
@@ -200,13 +219,13 @@ def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[s
     return {**in_context(label, model, examples, backbone_of(model).device), "examples": len(chosen)}
 
 
-def _askable(held: HeldOut, recipe: Recipe) -> list[Askable]:
-    """The first held-out conversations whose prompts leave room for an answer."""
-    if recipe.evaluate.answers and not held.conversations:
+def _askable(held: HeldOut, recipe: Recipe, most: int | None) -> list[Askable]:
+    """The first held-out conversations whose prompts leave room for an answer; at most `most`."""
+    if most != 0 and not held.conversations:
         say("no answers side by side: what is held out is raw text, or was cut, and asks nothing")
     room = None if held.codec.context is None else held.codec.context - recipe.evaluate.answer_tokens
     fitting = (c for c in held.conversations if room is None or len(c.prompt(held.codec)) <= room)
-    return list(islice(fitting, recipe.evaluate.answers))
+    return list(islice(fitting, most))
 
 
 def _answers(

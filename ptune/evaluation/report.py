@@ -9,6 +9,7 @@ from ptune.evaluation import judged_titles
 from ptune.evaluation.curve import Series, averaged, chart
 from ptune.evaluation.pair_titles import TITLES, cell
 from ptune.evaluation.style import no_better, page, text
+from ptune.evaluation.win_rate import sentence
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
 
@@ -34,6 +35,7 @@ def report(
         chart(_loss_title(evaluation), "step", losses(metrics)),
         chart("Learning rate", "step", [Series("learning rate", "first", points(metrics, "lr"))]),
         *(["<h2>Answers</h2>"] if evaluation["answers"] else []),
+        *_won(evaluation),
         *map(_answer, evaluation["answers"]),
         "<h2>Where it comes from</h2>",
         origin(record),
@@ -97,6 +99,10 @@ def _loss_title(evaluation: dict[str, Any]) -> str:
     if "pairs" in evaluation:
         return "Loss a pair"
     return "Loss an answer" if "judged" in evaluation else "Loss a token"
+
+
+def _won(evaluation: dict[str, Any]) -> list[str]:
+    return [f"<p>{text(sentence(evaluation['reward_model']))}</p>"] if "reward_model" in evaluation else []
 
 
 def _answer(answer: dict[str, str]) -> str:
