@@ -32,7 +32,9 @@ def main() -> None:
     """Trains and measures the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--bundle", type=Path, help="of SmolLM2-135M in float32; default: each run exports one")
+    parser.add_argument(
+        "--bundle", type=Path, help="of SmolLM2-135M in float32; default: each run exports one"
+    )
     parser.add_argument("--only", nargs="+", choices=list(CHANGES), default=list(CHANGES))
     arguments = parser.parse_args()
     rows = {

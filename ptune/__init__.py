@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     from ptune.config.recommendation import Recommendation as Recommendation
     from ptune.config.retrieval import Embedding as Embedding
     from ptune.config.retrieval import Reranking as Reranking
+    from ptune.config.reward_model import RewardModel as RewardModel
     from ptune.config.translation import Translation as Translation
+    from ptune.config.unpaired_preference import UnpairedPreference as UnpairedPreference
     from ptune.errors import AdapterError as AdapterError
     from ptune.errors import BackboneError as BackboneError
     from ptune.errors import DataError as DataError
@@ -120,7 +122,9 @@ _MODULES = {
     "config.recipe": "Backbone Data Evaluate Plan Recipe Train",
     "config.recommendation": "Recommendation",
     "config.retrieval": "Embedding Reranking",
+    "config.reward_model": "RewardModel",
     "config.translation": "Translation",
+    "config.unpaired_preference": "UnpairedPreference",
     "errors": "AdapterError BackboneError DataError FormatError ParityError PtuneError RecipeError RequestError"
     " TemplateError UsageError",
     "formats.bundle": "Bundle",

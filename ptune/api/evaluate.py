@@ -50,6 +50,7 @@ def evaluate(
     bundle: Bundle | str | Path | None = None,
     adapter: str | None = None,
     require: str | Sequence[str] = (),
+    reward_model: Bundle | str | Path | None = None,
     out: str | Path | None = None,
     threads: int | None = None,
 ) -> Evaluation:
@@ -63,6 +64,7 @@ def evaluate(
     adapter: the adapter of a bundle; default: the one with the run's name, or the only one.
     require: requirements such as "accuracy>=0.85". Those that are not met are in `Evaluation.missed`, and the run cannot
         be exported.
+    reward_model: of a chat run: a bundle with a reward model, which compares the answers to all held-out prompts.
     out: the folder to write a bundle's evaluation to; default: evaluations/BUNDLE-ADAPTER. threads: of onnxruntime.
 
     Raises: FormatError if the run is not finished; UsageError if an option does not fit; DataError.
@@ -79,10 +81,15 @@ def evaluate(
     asked = EvaluationOptions(
         data=files_of(data, place / "evaluated.jsonl", "data"),
         columns=columns or {},
-        bundle=bundle.folder if isinstance(bundle, Bundle) else None if bundle is None else Path(bundle),
+        bundle=_folder(bundle),
         adapter=adapter,
         require=parsed([require] if isinstance(require, str) else require),
+        reward_model=_folder(reward_model),
         threads=threads,
     )
     evaluation, _, _ = measured(folder, asked, None if out is None else Path(out))
     return Evaluation(evaluation)
+
+
+def _folder(bundle: Bundle | str | Path | None) -> Path | None:
+    return bundle.folder if isinstance(bundle, Bundle) else None if bundle is None else Path(bundle)

@@ -19,6 +19,7 @@ from ptune.errors import UsageError
 from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import missed, parsed, sentence
 from ptune.formats.run import Run
+from ptune.formats.task_names import CHAT
 from ptune.kinds import imported
 
 
@@ -33,6 +34,7 @@ def evaluate(
     bundle: Path | None = None,
     adapter: str | None = None,
     require: tuple[str, ...] = (),
+    reward_model: Path | None = None,
     out: Path | None = None,
     threads: int | None = None,
     columns: tyro.conf.Suppress[dict[str, str] | None] = None,
@@ -50,11 +52,12 @@ def evaluate(
         bundle: Of a RUN: the bundle it was exported to; default: bundles/NAME where that is there.
         adapter: Which adapter of the bundle; default: the one of the run's name, or the only one.
         require: What must be reached, as in accuracy>=0.85 or f1/LABEL>=0.5; else the exit code is 1 and RUN is not exported.
+        reward_model: Of a chat RUN: a bundle with a reward model, which compares the answers to all held-out prompts.
         out: Of a BUNDLE: where to write; default: evaluations/BUNDLE-ADAPTER.
         threads: Threads of onnxruntime; default: all cores.
         columns: Of --task.columns.
     """
-    asked = EvaluationOptions(data, columns or {}, bundle, adapter, parsed(require), threads)
+    asked = EvaluationOptions(data, columns or {}, bundle, adapter, parsed(require), reward_model, threads)
     return _closed(*measured(source, asked, out))
 
 
@@ -72,7 +75,12 @@ def measured(
     if out is not None:
         raise UsageError("--out is for a bundle: a run's evaluation is written into the run")
     opened = Run.open(source)
-    judge = imported(task_of(Recipe.load(opened.recipe_path).task).evaluate)
+    task = task_of(Recipe.load(opened.recipe_path).task)
+    if asked.reward_model is not None and task.name != CHAT:
+        raise UsageError(
+            f"--reward-model is for chat runs, whose answers it compares; {source} is for {task.name}"
+        )
+    judge = imported(task.evaluate)
     found = judge(opened, asked)
     _show(found)
     then = f"ptune export {shown(source)}" if asked.bundle is None else f"ptune serve {shown(asked.bundle)}"
@@ -86,6 +94,8 @@ def _of_bundle(source: Path, asked: EvaluationOptions, out: Path | None) -> tupl
 
     if asked.bundle is not None:
         raise UsageError(f"{source} is a bundle already: --bundle is for runs")
+    if asked.reward_model is not None:
+        raise UsageError(f"--reward-model compares the answers of a chat run, and {source} is a bundle")
     if not asked.data:
         raise UsageError(
             f"a bundle holds no data: name the files to judge it by, ptune evaluate {source} --data FILE"

@@ -117,6 +117,26 @@ class PromptColumns(Columns):
     """The prompt: a text or messages; default: messages, prompt, question, conversations or instruction."""
 
 
+class RewardColumns(PreferenceColumns):
+    """Pairs of answers come in several shapes; name the columns of one."""
+
+    margin: str | None = None
+    """By how much the better answer is better; default: margin where there is one."""
+
+
+class UnpairedPreferenceColumns(PreferenceColumns):
+    """Judged answers come in several shapes, pairs among them; name the columns of one."""
+
+    completion: str | None = None
+    """The answer to `prompt`."""
+    output: str | None = None
+    """The answer to `instruction`."""
+    label: str | None = None
+    """Whether the answer is desirable: true or false."""
+    kto_tag: str | None = None
+    """The same, by another name."""
+
+
 class TextColumns(Columns):
     """The columns of text classification."""
 

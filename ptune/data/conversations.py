@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any, Literal, TypeAlias
 
 from ptune.codecs.chat import ChatCodec, Example
@@ -33,7 +34,7 @@ class Conversation:
 
     def prompt(self, codec: ChatCodec) -> list[int]:
         """Tokens of the prompt for the last answer. Raises: TemplateError."""
-        return codec.encode_prompt(self.messages[: self._last_answer], tools=self.tools)
+        return codec.encode_prompt(self.before_answer, tools=self.tools)
 
     @property
     def question(self) -> str:
@@ -44,6 +45,11 @@ class Conversation:
     def answer(self) -> str:
         """The last answer."""
         return str(self.messages[self._last_answer].get("content") or "")
+
+    @property
+    def before_answer(self) -> tuple[dict[str, Any], ...]:
+        """The messages before the last answer."""
+        return self.messages[: self._last_answer]
 
     @property
     def _last_answer(self) -> int:
@@ -118,7 +124,36 @@ class Preferred:
         return self.chosen.answer
 
 
-Convertible: TypeAlias = Askable | Document | Preferred
+@dataclass(frozen=True)
+class Judged:
+    """An answer that was judged by itself."""
+
+    answered: Askable
+    desirable: bool
+
+    def examples(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> list[Example]:
+        """Tokens and targets. Raises: TemplateError."""
+        return [self.answered.example(codec, train_on)]
+
+    @property
+    def prompt(self) -> str | tuple[Row, ...]:
+        """What was asked: the text, or the messages, before the answer."""
+        if isinstance(self.answered, Completion):
+            return self.answered.question
+        return tuple(takewhile(lambda message: message.get("train") is False, self.answered.messages))
+
+    @property
+    def question(self) -> str:
+        """The last message before the answer."""
+        return self.answered.question
+
+    @property
+    def answer(self) -> str:
+        """The answer."""
+        return self.answered.answer
+
+
+Convertible: TypeAlias = Askable | Document | Preferred | Judged
 """What a row can be."""
 
 
@@ -185,18 +220,21 @@ def recognise(columns: Iterable[str], shapes: Sequence[Shape] | None = None) -> 
     raise DataError(f"no known shape: its columns are {', '.join(sorted(present))}; known are {known}")
 
 
-def _openai(row: Row) -> Conversation:
+def openai_conversation(row: Row) -> Conversation:
+    """A row of OpenAI's messages. Raises: DataError."""
     messages = objects_of(row["messages"], "messages")
     return Conversation(messages_of(led(row, messages), "messages"), tools_of(row))
 
 
-def _sharegpt(row: Row) -> Conversation:
+def sharegpt_conversation(row: Row) -> Conversation:
+    """A row of ShareGPT's turns. Raises: DataError."""
     turns = objects_of(row["conversations"], "conversations")
     messages = [turn_of(turn, f"conversations[{index}]") for index, turn in enumerate(turns)]
     return Conversation(messages_of(led(row, messages), "conversations"), tools_of(row))
 
 
-def _prompt_completion(row: Row) -> Askable:
+def prompt_and_completion(row: Row) -> Askable:
+    """A row of a prompt and its completion, texts or messages. Raises: DataError."""
     prompt, completion = row["prompt"], row["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
         return Completion(prompt, completion)
@@ -206,7 +244,8 @@ def _prompt_completion(row: Row) -> Askable:
     return Conversation((*prompt_messages, *messages_of(answered, "completion")), tools_of(row))
 
 
-def _alpaca(row: Row) -> Conversation:
+def alpaca_conversation(row: Row) -> Conversation:
+    """A row of Alpaca's columns. Raises: DataError."""
     return Conversation((*alpaca_prompt(row), {"role": "assistant", "content": text_of(row, "output")}))
 
 
@@ -251,10 +290,10 @@ def _document(row: Row) -> Document:
 
 
 SHAPES = (
-    Shape("OpenAI messages", ("messages",), _openai, ("tools", "system")),
-    Shape("ShareGPT", ("conversations",), _sharegpt, ("tools", "system")),
-    Shape("prompt and completion", ("prompt", "completion"), _prompt_completion, ("tools",)),
-    Shape("Alpaca", ("instruction", "output"), _alpaca, ("input", "system", "history")),
+    Shape("OpenAI messages", ("messages",), openai_conversation, ("tools", "system")),
+    Shape("ShareGPT", ("conversations",), sharegpt_conversation, ("tools", "system")),
+    Shape("prompt and completion", ("prompt", "completion"), prompt_and_completion, ("tools",)),
+    Shape("Alpaca", ("instruction", "output"), alpaca_conversation, ("input", "system", "history")),
     Shape(RAW_TEXT, ("text",), _document, ("end_of_document",)),
 )
 

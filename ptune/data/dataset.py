@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Data
+from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data.conversations import Askable
 from ptune.data.examiner import Examiner
 from ptune.data.overlong import check_weights
@@ -21,14 +23,15 @@ from ptune.data.read import DataFile, open_file
 from ptune.data.shapes import shapes_of
 from ptune.data.source import Source, hold_out, open_source
 from ptune.data.split import Encoding, Split, refuse_overlong
-from ptune.data.store import Examples, Writer, conversations_in, examples_in, temporary_folder
+from ptune.data.store import Examples, Writer, conversations_in, examples_in, labels_in, temporary_folder
 from ptune.data.translations import in_columns
 from ptune.errors import DataError
 from ptune.formats import cache
 from ptune.formats.whole_write import whole_folder
 from ptune.progress import Progress, say
 
-_STORE_FORMAT = 1
+_STORE_FORMAT = 2
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Dataset:
     The conversations belong to the examples, to show answers side by side and to use as examples in a prompt; raw
     text and conversations whose example was cut are left out; only the first ten thousand training ones are kept.
     parts: number of training examples from each of the recipe's `files`, in order.
+    labels: split -> whether each of its examples is desirable, where answers are judged; else empty.
     summary: counts of rows and examples, in JSON types; equal for equal files, recipe and codec.
     """
 
@@ -50,6 +54,7 @@ class Dataset:
     test_conversations: Sequence[Askable]
     parts: tuple[int, ...]
     summary: dict[str, Any]
+    labels: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def load(data: Data, task: Chat, codec: ChatCodec, seed: int, examiner: Examiner | None = None) -> Dataset:
@@ -141,7 +146,7 @@ class _Making:
         with contextlib.ExitStack() as stack:
             splits = {
                 name: stack.enter_context(Split(name, Writer(folder / name), self.encoding))
-                for name in ("train", "validation", "test")
+                for name in SPLITS
             }
             described = self._encode(sources, splits)
         refuse_overlong(list(splits.values()))
@@ -166,7 +171,8 @@ class _Making:
         Raises: DataError if a file has rows that cannot be used.
         """
         ranks = [np.frombuffer(source.ranks, np.uint64) for split, source in sources if split == "train"]
-        held = iter(hold_out(np.concatenate(ranks), self.data.validation_share) if self.holds_out else ())
+        share, together = self.data.validation_share, isinstance(self.encoding.task, UnpairedPreference)
+        held = iter(hold_out(np.concatenate(ranks), share, together=together) if self.holds_out else ())
         described, refused, total = [], [], sum(source.row_count for _, source in sources)
         with Progress("tokenising", total, unit="rows") as progress:
             for name, source in sources:
@@ -200,6 +206,7 @@ def _opened(folder: Path, record: dict[str, Any]) -> Dataset:
         test_conversations=conversations_in(folder / "test"),
         parts=tuple(file["examples"] for file in summary["files"] if file["split"] == "train"),
         summary=summary,
+        labels={name: labels_in(folder / name) for name in SPLITS},
     )
 
 
@@ -220,7 +227,7 @@ def _tell_file(file: dict[str, Any]) -> None:
 
 def _tell_splits(summary: dict[str, Any]) -> None:
     policy = summary["on_overlong"].replace("error", "raw text is split")  # other rows are refused
-    for name in ("train", "validation", "test"):
+    for name in SPLITS:
         split = summary[name]
         if split["overlong"]:
             over = f"{split['overlong']} of {split['rows']} rows are longer than {summary['longest_tokens']} tokens"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def open_pairs(path: Path, named: PairColumns) -> PairFile:
     pair_file = PairFile(file, problems, unread)
     for row in rows:
         try:
-            texts = [_text(row.value.get(name), name) for name in (anchor, positive)]
+            texts = [checked_text(row.value.get(name), name) for name in (anchor, positive)]
             negatives = () if negative is None else _texts(row.value.get(negative), negative)
             pair_file.rows.append(Pair(texts[0], texts[1], negatives, row.number, pair_file))
         except DataError as error:
@@ -137,16 +137,25 @@ def read_pair_splits(data: Data, seed: int, named: PairColumns) -> PairSplits:
 
     Raises: DataError if the recipe names no files; other errors are kept for `PairSplits.check`.
     """
+    return read_splits(
+        data, seed, lambda path: open_pairs(path, named), "of anchor and positive", "sample:verbs.train"
+    )
+
+
+def read_splits(
+    data: Data, seed: int, opened: Callable[[Path], PairFile], rows: str, sample: str
+) -> PairSplits:
+    """As `read_pair_splits`, of files that are read by `opened`. rows, sample: for who names no files."""
     if not data.files:
         raise DataError(
-            "no training data: pass --data.files PATH (rows of anchor and positive, as JSONL, CSV, Parquet, …), for"
-            " example --data.files sample:verbs.train"
+            f"no training data: pass --data.files PATH (rows {rows}, as JSONL, CSV, Parquet, …), for"
+            f" example --data.files {sample}"
         )
     splits = PairSplits()
     for split, paths in (("train", data.files), ("validation", data.validation), ("test", data.test)):
         for path in paths:
             try:
-                file = open_pairs(path, named)
+                file = opened(path)
             except DataError as error:
                 splits.errors.append(error)
                 continue
@@ -185,13 +194,13 @@ def _texts(value: Any, column: str) -> tuple[str, ...]:
     if value is None or value == "":
         return ()
     if isinstance(value, str):
-        return (_text(value, column),)
+        return (checked_text(value, column),)
     if not isinstance(value, list):
         raise DataError(f"{column} is {type(value).__name__}, not a text or a list of texts")
-    return tuple(_text(one, f"{column}[{at}]") for at, one in enumerate(value))
+    return tuple(checked_text(one, f"{column}[{at}]") for at, one in enumerate(value))
 
 
-def _text(value: Any, column: str) -> str:
+def checked_text(value: Any, column: str) -> str:
     """A column's text. Raises: DataError if it has none."""
     if value is None:
         raise DataError(f"has no {column}")

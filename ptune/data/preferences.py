@@ -118,7 +118,7 @@ def _implicit(row: Row) -> Preferred:
             break
         alike += 1
     # What both end with is an answer, even where it is the same.
-    alike = min([alike, *(_last_question(messages) for messages in (chosen, rejected))])
+    alike = min([alike, *(last_question(messages) for messages in (chosen, rejected))])
     if alike == 0:
         raise DataError(
             "chosen and rejected have no beginning in common: both must hold the prompt, or a column prompt"
@@ -126,7 +126,7 @@ def _implicit(row: Row) -> Preferred:
     return _after(led(row, list(chosen[:alike])), (chosen[alike:], rejected[alike:]), row)
 
 
-def _last_question(messages: Sequence[Row]) -> int:
+def last_question(messages: Sequence[Row]) -> int:
     """Number of messages before the answer that ends a conversation."""
     count = len(messages)
     while count and messages[count - 1].get("role") == "assistant":

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from ptune.config.chat import Chat
 from ptune.config.preference import Preference
 from ptune.config.translation import Translation
+from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data.conversations import SHAPES, Shape
+from ptune.data.judged import JUDGED
 from ptune.data.preferences import PREFERENCES
 from ptune.data.translations import translation_shape
 from ptune.errors import DataError
@@ -17,11 +19,15 @@ def shapes_of(task: Chat) -> tuple[Shape, ...]:
     """The possible shapes of a task's rows. Raises: DataError if it names columns that belong to different shapes."""
     if isinstance(task, Translation):
         return (translation_shape(task),)
-    known = PREFERENCES if isinstance(task, Preference) else SHAPES
-    return _with_columns(known, task.columns.named)
+    known: tuple[Shape, ...] = SHAPES
+    if isinstance(task, Preference):
+        known = PREFERENCES
+    elif isinstance(task, UnpairedPreference):
+        known = JUDGED
+    return with_columns(known, task.columns.named)
 
 
-def _with_columns(known: tuple[Shape, ...], named: Mapping[str, str]) -> tuple[Shape, ...]:
+def with_columns(known: tuple[Shape, ...], named: Mapping[str, str]) -> tuple[Shape, ...]:
     """The shapes with all columns that are named. Raises: DataError."""
     if not named:
         return known

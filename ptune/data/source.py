@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from ptune.data.conversations import SHAPES, SOURCE_AND_TARGET, Convertible, Shape, recognise
+from ptune.data.conversations import SHAPES, SOURCE_AND_TARGET, Convertible, Judged, Shape, recognise
 from ptune.data.delimited import Delimited
 from ptune.data.named_columns import names_in, options_for, proposed
 from ptune.data.problems import Problems
@@ -118,10 +118,11 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
     return source
 
 
-def hold_out(ranks: npt.NDArray[np.uint64], share: float) -> npt.NDArray[np.bool_]:
+def hold_out(ranks: npt.NDArray[np.uint64], share: float, *, together: bool = False) -> npt.NDArray[np.bool_]:
     """Marks the samples to hold out: `share` of them, at least one, the lowest in rank.
 
     Ranks are hashes of seed and content, so that neither the order of the samples nor the machine matters.
+    together: whether samples of the same rank are kept together, as long as others are left.
 
     Raises: DataError if there are too few.
     """
@@ -130,12 +131,14 @@ def hold_out(ranks: npt.NDArray[np.uint64], share: float) -> npt.NDArray[np.bool
     count = min(max(1, round(share * len(ranks))), len(ranks) - 1)
     held = np.zeros(len(ranks), bool)
     held[np.argsort(ranks, kind="stable")[:count]] = True
-    return held
+    alike = ranks <= ranks[held].max()
+    return alike if together and not alike.all() else held
 
 
 def _rank(conversation: Convertible, seed: int) -> int:
-    """The first 8 bytes of a SHA-256."""
-    content = json.dumps([seed, asdict(conversation)], sort_keys=True, default=str)
+    """The first 8 bytes of a SHA-256; of judged answers over the prompt alone, so that all answers to it go together."""
+    ranked = conversation.prompt if isinstance(conversation, Judged) else asdict(conversation)
+    content = json.dumps([seed, ranked], sort_keys=True, default=str)
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big")
 
 

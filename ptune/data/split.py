@@ -9,8 +9,10 @@ from typing import Any
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.preference import Preference
-from ptune.data.conversations import Document, Preferred
+from ptune.config.unpaired_preference import UnpairedPreference
+from ptune.data.conversations import Askable, Convertible, Document, Judged, Preferred
 from ptune.data.examiner import Examiner
+from ptune.data.judged import labels_of
 from ptune.data.overlong import Policy, fit
 from ptune.data.source import Sample
 from ptune.data.store import Writer
@@ -78,16 +80,21 @@ class Split:
         if too_long and policy == "error":
             self.refused += 1
             self.longest = max(self.longest, (longest, sample.place), key=lambda found: found[0])
-        pieces = [piece for example in examples for piece in fit(example, limit, policy)]
-        if isinstance(sample.conversation, Preferred) and (too_long or len(pieces) < len(examples)):
+        judged = isinstance(self.encoding.task, UnpairedPreference)
+        labels = labels_of(sample.conversation) if judged else (None,) * len(examples)
+        pieces = [
+            (piece, label)
+            for example, label in zip(examples, labels, strict=True)
+            for piece in fit(example, limit, policy)
+        ]
+        is_pair = isinstance(self.encoding.task, Preference)
+        if is_pair and (too_long or len(pieces) < len(examples)):
             pieces = []  # an answer without the other is no pair
         self.left_out += not pieces
-        for piece in pieces:
-            self.writer.add(piece)
-        told = (
-            sample.conversation.chosen if isinstance(sample.conversation, Preferred) else sample.conversation
-        )
-        if pieces and not too_long and not isinstance(told, Document) and self._has_room:
+        for piece, label in pieces:
+            self.writer.add(piece, label)
+        told = _told(sample.conversation)
+        if pieces and not too_long and told is not None and self._has_room:
             self.writer.add_conversation(told)
 
     @property
@@ -118,11 +125,21 @@ class Split:
         }
 
 
+def _told(conversation: Convertible) -> Askable | None:
+    """What asks and answers as it should; None if nothing does."""
+    if isinstance(conversation, Preferred):
+        return conversation.chosen
+    if isinstance(conversation, Judged):
+        return conversation.answered if conversation.desirable else None
+    return None if isinstance(conversation, Document) else conversation
+
+
 def refuse_overlong(splits: list[Split]) -> None:
     """Raises: DataError with counts if rows are too long and the recipe has no policy for them."""
     refused = sum(split.refused for split in splits)
     if refused:
-        choice = "drop" if isinstance(splits[0].encoding.task, Preference) else "truncate, drop or split"
+        whole = isinstance(splits[0].encoding.task, Preference | UnpairedPreference)
+        choice = "drop" if whole else "truncate, drop or split"
         length, place = max((split.longest for split in splits), key=lambda found: found[0])
         raise DataError(
             f"{refused} of {sum(split.rows for split in splits)} examples are longer than {splits[0].encoding.limit} tokens"

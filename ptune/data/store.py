@@ -1,10 +1,11 @@
 """Examples on disk: written in sequence, memory-mapped for reading in any order.
 
-A split has four files, all little-endian:
+A split has five files, all little-endian:
   tokens            uint32 each; the highest bit says that the token is a target
   ends              uint64, one per example: its end, counted in tokens
   conversations     JSON, one per example that has a question and was not cut
   conversation_ends uint64, one per conversation: its end, counted in bytes
+  labels            uint8, one per example where answers are judged: 1 if it is desirable, else 0
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ptune.data.conversations import Askable, as_json, from_json
 from ptune.formats.whole_write import disk_errors
 
 T = TypeVar("T")
-NAMES = ("tokens", "ends", "conversations", "conversation_ends")
+NAMES = ("tokens", "ends", "conversations", "conversation_ends", "labels")
 _TARGET = 31  # the bit
 
 
@@ -87,11 +88,13 @@ class Writer:
         for file in self._files.values():
             file.close()
 
-    def add(self, example: Example) -> None:
-        """Appends an example."""
+    def add(self, example: Example, desirable: bool | None = None) -> None:
+        """Appends an example; desirable: whether its answer is, where answers are judged."""
         targets = np.array(example.targets, "<u4") << _TARGET
         self._files["tokens"].write((np.array(example.ids, "<u4") | targets).tobytes())
-        self._digest.update(array("q", example.ids).tobytes() + bytes(example.targets))
+        label = b"" if desirable is None else bytes([desirable])
+        self._files["labels"].write(label)
+        self._digest.update(array("q", example.ids).tobytes() + bytes(example.targets) + label)
         self.examples += 1
         self.tokens += len(example)
         self.targets += example.target_count
@@ -119,6 +122,11 @@ def conversations_in(folder: Path) -> Records[Askable]:
     """Opens the conversations in a folder."""
     ends = _mapped(folder / "conversation_ends", "<u8")
     return Records(_mapped(folder / "conversations", "u1"), ends, _conversation, range(len(ends)))
+
+
+def labels_in(folder: Path) -> npt.NDArray[np.bool_]:
+    """Whether each example in a folder is desirable, [examples]; empty where nothing is judged."""
+    return _mapped(folder / "labels", "u1").astype(bool)
 
 
 def spooled(examples: Iterable[Example]) -> Examples:

@@ -9,11 +9,13 @@ from pathlib import Path
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
 from ptune.config.preference import Preference
+from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data.conversations import Preferred
+from ptune.data.judged import labels_of
 from ptune.data.problems import Problems
 from ptune.data.source import Sample
 from ptune.data.split import Encoding
-from ptune.doctor import encoding, examples, other_task, preferences, refused, rows, sets
+from ptune.doctor import encoding, examples, judged, other_task, preferences, refused, rows, sets
 from ptune.doctor.finding import Finding, Rule, Tally, in_order
 from ptune.doctor.sets import Sets
 from ptune.doctor.split_statistics import Ledger
@@ -55,6 +57,10 @@ class Doctor:
             self._row_rules = (*ROW_RULES, *preferences.ROW_RULES)
             kept = (rule for rule in SET_RULES if rule.id not in preferences.LEFT_OUT)
             self._set_rules = (*kept, *preferences.SET_RULES)
+        if isinstance(self.task, UnpairedPreference):
+            self._row_rules = (*ROW_RULES, *preferences.ROW_RULES)
+            kept = (rule for rule in SET_RULES if rule.id not in preferences.LEFT_OUT)
+            self._set_rules = (*kept, *judged.SET_RULES)
 
     def file(self, split: str, path: Path) -> None:
         """Examines the bytes of a file and its first rows, once. The reader reports files that cannot be opened."""
@@ -72,7 +78,12 @@ class Doctor:
             message = rule.check(row)
             if message is not None:
                 self._of_rows.add(rule, row.place, message)
-        if isinstance(sample.conversation, Preferred) and sample is self._last and self._better is not None:
+        worse = isinstance(sample.conversation, Preferred) and sample is self._last
+        if isinstance(self.task, UnpairedPreference):
+            self.splits[split].add(row, labels_of(sample.conversation)[worse])
+            self._last = sample
+            return
+        if worse and self._better is not None:
             self.splits[split].add_rejected(self._better, row)
             return
         self.splits[split].add(row)

@@ -161,7 +161,8 @@ SET_RULES = (
     Rule("duplicates", "warning", duplicates),
     Rule("over-long", "error", over_long),
 )
-RULES = (*encoding.RULES, *refused.RULES, *SET_RULES)
+FILE_RULES = (*encoding.RULES, *refused.RULES)
+RULES = (*FILE_RULES, *SET_RULES)
 """Every kind of defect that is looked for in pairs of texts."""
 
 
@@ -186,11 +187,7 @@ def examine_pairs(
     Raises: DataError if the recipe names no files.
     """
     splits = read_pair_splits(data, seed, task.columns)
-    findings = [
-        *_of_bytes((*data.files, *data.validation, *data.test)),
-        *map(refused.file_refused, splits.errors),
-    ]
-    findings += [found for _, file in splits.files for found in refused.refusals(file.problems)]
+    findings = of_files(data, splits)
     encodes: PairData | None = None
     if isinstance(task, Embedding) and splits.rows["train"]:
         try:
@@ -199,6 +196,15 @@ def examine_pairs(
             findings.append(Finding("over-long", "error", str(error)))
     sets = PairSets(splits, encodes)
     return PairExamination(sets, in_order([*findings, *of_sets(sets)], RULES))
+
+
+def of_files(data: Data, splits: PairSplits) -> list[Finding]:
+    """Findings on the files of a recipe, and on rows that cannot be used."""
+    return [
+        *of_bytes((*data.files, *data.validation, *data.test)),
+        *map(refused.file_refused, splits.errors),
+        *(found for _, file in splits.files for found in refused.refusals(file.problems)),
+    ]
 
 
 def of_sets(sets: PairSets) -> list[Finding]:
@@ -212,12 +218,13 @@ def judged(splits: PairSplits, data: PairData | None, command: str) -> list[dict
     Raises: DataError if the data would train a wrong model.
     """
     paths = [file.file.path for _, file in splits.files]
-    findings = [*_of_bytes(paths), *of_sets(PairSets(splits, data))]
+    findings = [*of_bytes(paths), *of_sets(PairSets(splits, data))]
     judge(findings, command)
     return [finding.described() for finding in findings]
 
 
-def _of_bytes(paths: Sequence[Path]) -> Iterator[Finding]:
+def of_bytes(paths: Sequence[Path]) -> Iterator[Finding]:
+    """Findings on the bytes of files."""
     for path in dict.fromkeys(paths):
         yield from encoding.of_file(path)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptune.codecs.chat import ChatCodec, Example
-from ptune.data.conversations import Askable, Completion, Conversation, Document, Preferred
+from ptune.data.conversations import Askable, Completion, Conversation, Document, Judged, Preferred
 from ptune.data.source import Sample
 from ptune.doctor.finding import Place, Rule
 
@@ -49,6 +49,8 @@ def row_of(sample: Sample, example: Example, codec: ChatCodec, control: re.Patte
     if isinstance(conversation, Preferred):
         more = [(f"rejected: {name}", text) for name, text in _texts(conversation.rejected)]
         conversation = conversation.chosen
+    elif isinstance(conversation, Judged):
+        conversation = conversation.answered
     messages: Sequence[Mapping[str, Any]] = (
         conversation.messages if isinstance(conversation, Conversation) else ()
     )
@@ -81,12 +83,16 @@ def role_order(row: Row) -> str | None:
 
 
 def empty_answer(row: Row) -> str | None:
-    """An answer without text: it teaches the model to answer with nothing."""
+    """An answer without text: it teaches the model to answer with nothing, unless it is called undesirable."""
+    conversation = row.sample.conversation
+    if isinstance(conversation, Judged):
+        if not conversation.desirable:
+            return None
+        conversation = conversation.answered
     for index, message in enumerate(row.messages):
         bare = message["role"] == "assistant" and not message.get("tool_calls")
         if bare and message.get("train", True) and not _text(message).strip():
             return f'messages[{index}] is an empty answer: fill it, remove the row, or mark it "train": false'
-    conversation = row.sample.conversation
     if isinstance(conversation, Completion) and conversation.question and not conversation.answer.strip():
         return "the completion is empty: fill it or remove the row"
     return None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ptune.config.chat import Chat
 from ptune.config.preference import Preference
 from ptune.config.translation import Translation
+from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.doctor.finding import Finding, Rule
 from ptune.doctor.split_statistics import Hashes, Label, Ledger
 
@@ -137,7 +138,8 @@ def over_long(sets: Sets) -> Iterator[Finding]:
         over, policy = ledger.overlong, sets.task.on_overlong
         if not over.count:
             continue
-        choice = "drop" if isinstance(sets.task, Preference) else "truncate, drop or split"
+        whole = isinstance(sets.task, Preference | UnpairedPreference)
+        choice = "drop" if whole else "truncate, drop or split"
         share = over.lost_targets / max(ledger.targets, 1)
         what = {
             "error": f"choose --task.on-overlong {choice}, or raise --task.max-length up to the model's context",
@@ -178,7 +180,8 @@ def _repeated(texts: Hashes) -> tuple[Indices, Indices]:
 def _compared(ledger: Ledger, task: Chat) -> Hashes:
     """The hashes to compare for overlaps: prompts for translations and preferences, since a trained source or prompt is
     not a test; else all tokens."""
-    return ledger.prompts if isinstance(task, Translation | Preference) else ledger.texts
+    by_prompt = isinstance(task, Translation | Preference | UnpairedPreference)
+    return ledger.prompts if by_prompt else ledger.texts
 
 
 def _overlap(sets: Sets, split: str, others: tuple[str, ...]) -> Iterator[Finding]:

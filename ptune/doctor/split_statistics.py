@@ -16,6 +16,7 @@ from ptune.codecs.chat import Example
 from ptune.data.conversations import Document, Preferred
 from ptune.doctor.finding import Place
 from ptune.doctor.rows import Row
+from ptune.doctor.verdicts import Verdicts
 
 MOST_LABELS = 50  # answers count as labels if there are at most so many different ones, and they are short
 LONGEST_LABEL = 64  # characters
@@ -54,6 +55,7 @@ class Ledger:
     labels: dict[str, Label] | None = field(default_factory=dict)
     longer: int = 0  # pairs whose better answer is the longer one, in tokens
     shorter: int = 0
+    verdicts: Verdicts = field(default_factory=Verdicts)  # where answers are judged
     shown: Example | None = None  # the first readably short example, else the first
     _texts: array[int] = field(default_factory=lambda: array("Q"))  # hash of all tokens
     _prompts: array[int] = field(default_factory=lambda: array("Q"))  # hash of tokens before the last answer
@@ -61,14 +63,18 @@ class Ledger:
     _files: array[int] = field(default_factory=lambda: array("I"))
     _names: dict[tuple[str, str], int] = field(default_factory=dict)  # file and unit -> index in _files
 
-    def add(self, row: Row) -> None:
-        """Counts one example."""
+    def add(self, row: Row, desirable: bool | None = None) -> None:
+        """Counts one example; desirable: the verdict on its answer, where answers are judged."""
         example, sample = row.example, row.sample
         targets = row.targets
         ids = array("I", example.ids)
         last_answer = targets.rfind(0, 0, max(targets.rfind(1), 0)) + 1
         pair = sample.conversation if isinstance(sample.conversation, Preferred) else None
-        self._texts.append(_hash(ids) if pair is None else _hash_of_pair(pair))
+        if desirable is not None:
+            self.verdicts.add(_hash(ids), targets.count(1), desirable)
+            self._texts.append(_hash(array("I", (*ids, desirable))))
+        else:
+            self._texts.append(_hash(ids) if pair is None else _hash_of_pair(pair))
         # A text without a question has no prompt to share.
         self._prompts.append(_hash(ids[:last_answer]) if row.answers_something else self._texts[-1])
         self._numbers.append(sample.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,20 @@ from ptune.backbone.load import load
 from ptune.backbone.streaming import beside_activations
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
+from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data.conversations import Askable
 from ptune.data.store import spooled
 from ptune.errors import BackboneError, TemplateError, UsageError
-from ptune.evaluation import pairs
+from ptune.evaluation import judged, pairs
 from ptune.evaluation.answers import answers
 from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
 from ptune.evaluation.in_context import after, in_context, shots
-from ptune.evaluation.no_better import judged
+from ptune.evaluation.no_better import judged as against_baselines
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.report import report
 from ptune.evaluation.require import Requirement, refuse_unknown
+from ptune.evaluation.win_rate import Judge, sentence
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.progress import say
@@ -41,17 +44,25 @@ from ptune.training.metrics_log import read as read_metrics
 FORMAT = 1
 
 
-def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
+def evaluate(
+    run: Run,
+    require: Sequence[Requirement] = (),
+    reward_model: Path | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
     """Compares base and tuned model on held-out data; writes evaluation.json, report.html and the model card.
+
+    reward_model: a bundle with a reward model that compares their answers, by `threads` threads.
 
     Raises: FormatError if the run is not finished; BackboneError if its base has changed; UsageError
     if a requirement names an unknown figure.
     """
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
-    known = ("loss", "perplexity", "token_accuracy")
-    refuse_unknown(require, (*known, "preferred") if isinstance(recipe.task, Preference) else known)
+    judge = None if reward_model is None else Judge.open(reward_model)
+    won = ("win_rate",) if judge is not None else ()
+    refuse_unknown(require, ("loss", "perplexity", "token_accuracy", *_of_answers(recipe), *won))
     held = held_out(run)
-    conversations = _askable(held, recipe)
+    conversations = _askable(held, recipe, None if judge is not None else recipe.evaluate.answers)
     evaluation: dict[str, Any] = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}
     base, tuned = models_of(run, record, recipe)
     adapter_off = base.disable_adapter() if isinstance(base, PeftModel) else nullcontext()
@@ -61,17 +72,24 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
         if baseline is not None:
             evaluation["in_context"] = baseline
         base_answers = _answers("base", base, held, conversations, recipe)
-        base_pairs = _pairs("base", base, held, recipe)
+        base_log_p = _log_probabilities("base", base, held, recipe)
     evaluation["after"] = _figures("tuned", tuned, held, recipe)
     tuned_answers = _answers("tuned", tuned, held, conversations, recipe)
     evaluation["answers"] = [
         {"prompt": conversation.question, "expected": conversation.answer, "base": before, "adapter": after}
-        for conversation, before, after in zip(conversations, base_answers, tuned_answers, strict=True)
+        for conversation, before, after in islice(
+            zip(conversations, base_answers, tuned_answers, strict=True), recipe.evaluate.answers
+        )
     ]
-    evaluation |= _compared_pairs(base_pairs, tuned, held, recipe)
-    preferred = {"preferred": of["tuned"]["preferred"]["value"]} if (of := evaluation.get("pairs")) else {}
-    evaluation["requirements"] = [one.checked({**evaluation["after"], **preferred}) for one in require]
-    evaluation = judged(evaluation)
+    evaluation |= _compared(base_log_p, tuned, held, recipe)
+    tuned_figures = (evaluation.get("pairs") or evaluation.get("judged") or {}).get("tuned", {})
+    own = {name: tuned_figures[name]["value"] for name in _of_answers(recipe) if name in tuned_figures}
+    if judge is not None and conversations:
+        verdict = judge.compared(conversations, base_answers, tuned_answers, threads)
+        evaluation["reward_model"] = verdict
+        own["win_rate"] = verdict["win_rate"]["value"]
+    evaluation["requirements"] = [one.checked({**evaluation["after"], **own}) for one in require]
+    evaluation = against_baselines(evaluation)
     write_json(run.evaluation_path, evaluation)
     write_text(run.report_path, report(record, recipe, evaluation, read_metrics(run.metrics_path)))
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
@@ -79,6 +97,10 @@ def evaluate(run: Run, require: Sequence[Requirement] = ()) -> dict[str, Any]:
     console.print(before_and_after(evaluation))
     if "pairs" in evaluation:
         console.print(pairs.table(evaluation["pairs"]))
+    if "judged" in evaluation:
+        console.print(judged.table(evaluation["judged"]))
+    if "reward_model" in evaluation:
+        console.print(sentence(evaluation["reward_model"]), markup=False)
     return evaluation
 
 
@@ -92,7 +114,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
             raise UsageError(
                 f"--{name} is for classifiers, and {run.folder} is a chat run: it is measured on its own held-out data"
             )
-    return evaluate(run, asked.require)
+    return evaluate(run, asked.require, asked.reward_model, asked.threads)
 
 
 def before_and_after(evaluation: dict[str, Any]) -> Table:
@@ -143,23 +165,36 @@ def _figures(label: str, model: torch.nn.Module, held: HeldOut, recipe: Recipe) 
     return figures(label, model, backbone_of(model), held.examples, recipe.train.micro_batch_tokens)
 
 
-def _pairs(label: str, model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> NDArray[np.float64] | None:
-    """The log-probabilities of held-out pairs; None if the run is not one on preferences."""
-    if not isinstance(recipe.task, Preference):
-        return None
-    most = recipe.train.micro_batch_tokens
-    return pairs.measured(f"pairs, {label}", model, backbone_of(model), held.pairs, recipe.task, most)
+def _of_answers(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the figures that only a run on preferences has, and that can be required."""
+    if isinstance(recipe.task, Preference):
+        return ("preferred",)
+    return ("told_apart", "gained", "lost") if isinstance(recipe.task, UnpairedPreference) else ()
 
 
-def _compared_pairs(
+def _log_probabilities(
+    label: str, model: torch.nn.Module, held: HeldOut, recipe: Recipe
+) -> NDArray[np.float64] | None:
+    """Of held-out pairs or judged answers; None if the run is not one on preferences."""
+    most, backbone = recipe.train.micro_batch_tokens, backbone_of(model)
+    if isinstance(recipe.task, Preference):
+        return pairs.measured(f"pairs, {label}", model, backbone, held.pairs, recipe.task, most)
+    if isinstance(recipe.task, UnpairedPreference):
+        label = f"judged answers, {label}"
+        return judged.measured(label, model, backbone, held.judged, recipe.task, most)
+    return None
+
+
+def _compared(
     base: NDArray[np.float64] | None, tuned: torch.nn.Module, held: HeldOut, recipe: Recipe
 ) -> dict[str, Any]:
-    """`pairs` of evaluation.json."""
-    after = _pairs("tuned", tuned, held, recipe)
+    """`pairs` or `judged` of evaluation.json."""
+    after = _log_probabilities("tuned", tuned, held, recipe)
     if base is None or after is None:
         return {}
-    assert isinstance(recipe.task, Preference)
-    return {"pairs": pairs.compared(recipe.task, held.pairs, base, after)}
+    if isinstance(recipe.task, Preference):
+        return {"pairs": pairs.compared(recipe.task, held.pairs, base, after)}
+    return {"judged": judged.compared(held.judged, base, after)}
 
 
 def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[str, Any] | None:
@@ -184,13 +219,13 @@ def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[s
     return {**in_context(label, model, examples, backbone_of(model).device), "examples": len(chosen)}
 
 
-def _askable(held: HeldOut, recipe: Recipe) -> list[Askable]:
-    """The first held-out conversations whose prompts leave room for an answer."""
-    if recipe.evaluate.answers and not held.conversations:
+def _askable(held: HeldOut, recipe: Recipe, most: int | None) -> list[Askable]:
+    """The first held-out conversations whose prompts leave room for an answer; at most `most`."""
+    if most != 0 and not held.conversations:
         say("no answers side by side: what is held out is raw text, or was cut, and asks nothing")
     room = None if held.codec.context is None else held.codec.context - recipe.evaluate.answer_tokens
     fitting = (c for c in held.conversations if room is None or len(c.prompt(held.codec)) <= room)
-    return list(islice(fitting, recipe.evaluate.answers))
+    return list(islice(fitting, most))
 
 
 def _answers(

@@ -10,8 +10,10 @@ from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
 from ptune.config.reinforcement import Reinforcement
+from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data import dataset
 from ptune.data.conversations import Askable
+from ptune.data.judged_examples import JudgedExample, judged_examples
 from ptune.data.preferences import Pair, Pairs
 from ptune.data.prompts import read_prompts
 from ptune.errors import DataError
@@ -24,11 +26,12 @@ class HeldOut:
     """Examples that training never saw, their conversations, and the training conversations."""
 
     split: Literal["test", "validation"]
-    examples: Sequence[Example]  # each has a target
+    examples: Sequence[Example]  # each has a target; of a run on judged answers the desirable ones
     conversations: Sequence[Askable]  # fewer than examples if some were cut; none for raw text
     train: Sequence[Askable]
     codec: ChatCodec
     pairs: Sequence[Pair] = ()  # of a preference run, whose examples are their better sides
+    judged: Sequence[JudgedExample] = ()  # all of them
 
 
 def held_out(run: Run) -> HeldOut:
@@ -42,13 +45,19 @@ def held_out(run: Run) -> HeldOut:
     data = dataset.load(recipe.data, recipe.chat, codec, recipe.train.seed)
     check_same_data(run, data.summary)
     test = bool(data.test)
-    examples = data.test if test else data.validation
+    examples: Sequence[Example] = data.test if test else data.validation
     conversations = data.test_conversations if test else data.validation_conversations
     limit, split = recipe.evaluate.limit, "test" if test else "validation"
     pairs: Sequence[Pair] = ()
     if isinstance(recipe.task, Preference):
-        pairs = Pairs(examples, split)[:limit]
+        pairs = Pairs(data.test if test else data.validation, split)[:limit]
         examples = examples[::2]
+    judged: Sequence[JudgedExample] = ()
+    if isinstance(recipe.task, UnpairedPreference):
+        judged = judged_examples(data, split, recipe.train.seed)[:limit]
+        examples = [answer.own for answer in judged if answer.desirable]
+        if not examples:
+            raise DataError(f"{run.folder} has no held-out desirable answer: name some with --data.test")
     if not examples:
         raise DataError(f"{run.folder} has no held-out example with a target: name some with --data.test")
     return HeldOut(
@@ -58,6 +67,7 @@ def held_out(run: Run) -> HeldOut:
         train=data.train_conversations,
         codec=codec,
         pairs=pairs,
+        judged=judged,
     )
 
 

@@ -16,8 +16,8 @@ _NOT_SIMPLE = {"item-kNN"}  # a recommender contains it, and may rightly equal i
 def judged(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The contents of evaluation.json with `no_better`: a sentence, or "" if the model beats every simple baseline.
 
-    The first headline figure counts; of a chat model the loss (of one that was rewarded, the reward), and its base is the baseline; of pairs
-    of answers how many are ordered rightly, and chance is.
+    The first headline figure counts; of a chat model the loss (of one that was rewarded, the reward), and its base is the
+    baseline; of pairs of answers, and of judged ones, how many are ordered rightly, and chance is.
     """
     return {**evaluation, "no_better": _sentence(evaluation)}
 
@@ -34,6 +34,10 @@ def _sentence(evaluation: Mapping[str, Any]) -> str:
         before, after = (evaluation["rewards"][side]["reward"]["value"] for side in ("base", "tuned"))
         worth = f"its greedy answers are worth {after:.3g} on average, and the base's {before:.3g}"
         return "" if after > before else f"no better than the base model: {worth}"
+    if "judged" in evaluation and "told_apart" in evaluation["judged"]["tuned"]:
+        apart = evaluation["judged"]["tuned"]["told_apart"]["value"]
+        told = f"no better than chance: a desirable answer gained more than an undesirable one in {apart:.1%} of cases"
+        return "" if apart > 0.5 else told
     if "before" in evaluation:
         name, own = "loss", evaluation["after"]["loss"]
         others = {"the base model": evaluation["before"]["loss"]}

@@ -23,6 +23,8 @@ class EvaluationOptions:
     adapter: str | None = None
     """The adapter of the bundle, where it has to be named."""
     require: Sequence[Requirement] = ()
+    reward_model: Path | None = None
+    """Of a chat run: the bundle with the reward model that compares the base's answers with the tuned model's."""
     threads: int | None = None
     """Threads of onnxruntime; None: as many as the machine has cores."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ptune.config.recipe import Recipe
+from ptune.evaluation import judged_titles
 from ptune.evaluation.curve import Series, averaged, chart
 from ptune.evaluation.pair_titles import TITLES, cell
 from ptune.evaluation.style import no_better, page, text
+from ptune.evaluation.win_rate import sentence
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
 
@@ -27,11 +29,13 @@ def report(
         "<h2>Before and after</h2>",
         _figures(evaluation),
         *([_pairs(evaluation["pairs"])] if "pairs" in evaluation else []),
+        *([_judged(evaluation["judged"])] if "judged" in evaluation else []),
         "<h2>Training</h2>",
         troubles(record),
-        chart("Loss a pair" if "pairs" in evaluation else "Loss a token", "step", losses(metrics)),
+        chart(_loss_title(evaluation), "step", losses(metrics)),
         chart("Learning rate", "step", [Series("learning rate", "first", points(metrics, "lr"))]),
         *(["<h2>Answers</h2>"] if evaluation["answers"] else []),
+        *_won(evaluation),
         *map(_answer, evaluation["answers"]),
         "<h2>Where it comes from</h2>",
         origin(record),
@@ -75,6 +79,30 @@ def _pairs(found: dict[str, Any]) -> str:
         f"<p class=dim>{found['pairs']} pairs of answers</p>"
         f"<div class=scroll><table><tr>{heads}</tr>{''.join(rows)}</table></div>"
     )
+
+
+def _judged(found: dict[str, Any]) -> str:
+    rows = [
+        f"<tr><th>{title}</th><td class=number>{judged_titles.cell(name, found['base'])}</td>"
+        f"<td class=number>{judged_titles.cell(name, found['tuned'])}</td></tr>"
+        for name, title in judged_titles.TITLES.items()
+    ]
+    counts = (
+        f"{found['desirable']} desirable answers, {found['answers'] - found['desirable']} undesirable ones"
+    )
+    note = "; ".join(filter(None, [counts, judged_titles.by_length(found)]))
+    heads = "<th></th><th class=number>base</th><th class=number>tuned</th>"
+    return f"<p class=dim>{note}</p><div class=scroll><table><tr>{heads}</tr>{''.join(rows)}</table></div>"
+
+
+def _loss_title(evaluation: dict[str, Any]) -> str:
+    if "pairs" in evaluation:
+        return "Loss a pair"
+    return "Loss an answer" if "judged" in evaluation else "Loss a token"
+
+
+def _won(evaluation: dict[str, Any]) -> list[str]:
+    return [f"<p>{text(sentence(evaluation['reward_model']))}</p>"] if "reward_model" in evaluation else []
 
 
 def _answer(answer: dict[str, str]) -> str:

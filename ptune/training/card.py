@@ -159,6 +159,7 @@ def _figures(evaluation: dict[str, Any] | None) -> list[str]:
         "|---|---|---|",
         *rows,
         *_pairs(evaluation),
+        *_judged(evaluation),
         "",
     ]
 
@@ -189,6 +190,19 @@ def _pairs(evaluation: dict[str, Any]) -> list[str]:
     return [
         f"| better answer likelier, a token | {of_base:.1%} | {of_tuned:.1%} |",
         f"| better answer gained more than the worse | – | {gained:.1%} |",
+    ]
+
+
+def _judged(evaluation: dict[str, Any]) -> list[str]:
+    """The rows of a run on judged answers."""
+    tuned = evaluation.get("judged", {}).get("tuned", {})
+    titles = {
+        "told_apart": "desirable answer gained more than undesirable one",
+        "gained": "desirable answers that gained",
+        "lost": "undesirable answers that lost",
+    }
+    return [
+        f"| {title} | – | {tuned[name]['value']:.1%} |" for name, title in titles.items() if name in tuned
     ]
 
 

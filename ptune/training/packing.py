@@ -110,16 +110,17 @@ def _own(
     rows: Sequence[Sequence[int]], examples: Sequence[Example], device: torch.device | str, share: Share
 ) -> Iterator[Batch]:
     """Every `processes`-th row, built on demand."""
-    for row in rows[share.process :: share.processes]:
-        yield _row([examples[index] for index in row] or [_idle(examples[0])], device)
+    for indices in rows[share.process :: share.processes]:
+        yield row([examples[index] for index in indices] or [idle(examples[0])], device)
 
 
-def _idle(example: Example) -> Example:
+def idle(example: Example) -> Example:
     """An example without a target, for a process that has no example of its own."""
     return Example(example.ids[:1], (False,))
 
 
-def _row(examples: Sequence[Example], device: torch.device | str) -> Batch:
+def row(examples: Sequence[Example], device: torch.device | str) -> Batch:
+    """One row of these examples, in their order."""
     ids = [token for example in examples for token in example.ids]
     wanted = [place > 0 and flag for example in examples for place, flag in enumerate(example.targets)]
     columns = [column for column, flag in enumerate(wanted) if flag]

@@ -1,4 +1,4 @@
-"""A run on pairs of answers is the same in two processes, and after kills."""
+"""A run on pairs of answers, or on answers that are judged alone, is the same in two processes, and after kills."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from support.tiny_models import conversations
 
 from ptune.config.preference import Preference
 from ptune.config.recipe import Data, Recipe
+from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.methods.lora import Lora
 from ptune.training.metrics_log import read
 
@@ -21,15 +22,15 @@ from .test_killed import TRAIN, kill_again_and_again
 Farm = Callable[..., Any]
 
 
-@pytest.fixture
-def pairs(make: Make, tmp_path: Path) -> Recipe:
+@pytest.fixture(params=[Preference(), UnpairedPreference()], ids=["pairs", "judged"])
+def pairs(make: Make, tmp_path: Path, request: pytest.FixtureRequest) -> Recipe:
     rows = [
         {"prompt": one[:-1], "chosen": one[-1]["content"].upper(), "rejected": one[-1]["content"]}
         for one in conversations(24)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     recipe = make(method=Lora(r=4, dropout=0.2), **TRAIN)
-    return recipe.model_copy(update={"task": Preference(), "data": Data(files=(tmp_path / "pairs.jsonl",))})
+    return recipe.model_copy(update={"task": request.param, "data": Data(files=(tmp_path / "pairs.jsonl",))})
 
 
 def test_kills_change_no_byte(pairs: Recipe, farm: Farm, tmp_path: Path) -> None:

@@ -47,7 +47,11 @@ def test_two_processes_equal_one(prompts: Recipe, farm: Farm, tmp_path: Path) ->
         journals.append([entry for entry in read(out / "metrics.jsonl") if "reward" in entry])
     one, two = journals
     assert len(one) == len(two) == 4
-    for name in ("reward", "answer_tokens", "groups_alike"):  # the very same answers, at least before weights differ by rounding
+    for name in (
+        "reward",
+        "answer_tokens",
+        "groups_alike",
+    ):  # the very same answers, at least before weights differ by rounding
         assert [entry[name] for entry in one][:2] == [entry[name] for entry in two][:2]
     assert max(entry["drift"] for entry in two) < 1e-4
     assert [entry["grad_norm"] for entry in one] == pytest.approx(

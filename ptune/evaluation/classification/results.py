@@ -33,6 +33,7 @@ HEADLINE = {
     "regression": ("mae", "rmse", "r2", "pearson", "spearman"),
     "tags": ("f1", "precision", "recall", "token_accuracy"),
     "ranking": ("recall@10", "mrr", "ndcg@10", "recall@1"),
+    "pairs": ("accuracy", "margin", "accuracy_where_longer", "accuracy_where_shorter"),
     "translation": ("chrf", "bleu", "chrf_gain"),
 }
 """Problem -> the figures shown first; the first of them is what slices are measured by."""
@@ -54,7 +55,9 @@ FIGURES = {
 OF_A_LABEL = ("precision", "recall", "f1", "support", "average_precision")
 
 LOWER_IS_BETTER = frozenset({"log_loss", "ece", "mae", "rmse", "loss", "perplexity"})
-PLAIN_NUMBERS = frozenset({"log_loss", "mae", "rmse", "r2", "pearson", "spearman", "loss", "perplexity"})
+PLAIN_NUMBERS = frozenset(
+    {"log_loss", "mae", "rmse", "r2", "pearson", "spearman", "loss", "perplexity", "margin"}
+)
 """Figures that are no shares of anything."""
 OF_A_HUNDRED = frozenset({"chrf", "bleu", "chrf_gain"})
 
@@ -74,6 +77,8 @@ TITLES = {
     "ndcg@10": "NDCG@10",
     "chrf": "chrF",
     "bleu": "BLEU",
+    "accuracy_where_longer": "accuracy where the better answer is longer",
+    "accuracy_where_shorter": "accuracy where it is shorter",
     "chrf_gain": "chrF above the best baseline",
 }
 

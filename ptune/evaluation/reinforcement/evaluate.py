@@ -128,11 +128,12 @@ def _compared(
 def _refuse_unused(run: Run, asked: EvaluationOptions) -> None:
     unused = {
         "data": asked.data, "task.columns": asked.columns, "bundle": asked.bundle, "adapter": asked.adapter,
+        "reward-model": asked.reward_model,
     }  # fmt: skip
     for name, value in unused.items():
         if value:
             raise UsageError(
-                f"--{name} is for classifiers, and {run.folder} is a chat run: it is measured on its own held-out data"
+                f"--{name} is not for {run.folder}: its own rewards measure it, on its own held-out prompts"
             )
 
 

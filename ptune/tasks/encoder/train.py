@@ -132,7 +132,7 @@ class SequenceObjective:
         """Every `processes`-th batch, built on demand; a batch without an example has no target."""
         rows = padded_rows([len(example) for example in examples], self.max_tokens, share.processes)
         for row in rows[share.process :: share.processes]:
-            yield self._batch([examples[index] for index in row]) if row else self._idle(examples[0])
+            yield self.batch([examples[index] for index in row]) if row else self._idle(examples[0])
 
     def score(self, model: nn.Module, batch: SequenceBatch) -> Score:
         """Loss and correct predictions, summed over the batch's targets."""
@@ -151,7 +151,8 @@ class SequenceObjective:
         logits = logits[batch.rows] if batch.columns is None else logits[batch.rows, batch.columns]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _batch(self, examples: Sequence[SequenceExample]) -> SequenceBatch:
+    def batch(self, examples: Sequence[SequenceExample]) -> SequenceBatch:
+        """These examples side by side, in their order."""
         longest = max(map(len, examples))
 
         def padded(values: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
@@ -189,6 +190,6 @@ class SequenceObjective:
 
     def _idle(self, example: SequenceExample) -> SequenceBatch:
         """A batch without a target, for a process that has no example of its own."""
-        batch = self._batch([example])
+        batch = self.batch([example])
         columns = None if batch.columns is None else batch.columns[:0]
         return replace(batch, rows=batch.rows[:0], columns=columns, labels=batch.labels[:0])

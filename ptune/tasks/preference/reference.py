@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from numpy.typing import NDArray
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
-from transformers import PreTrainedModel
 
 from ptune.data.preferences import Pair
+from ptune.errors import RecipeError
 from ptune.progress import Progress
 from ptune.tasks.preference.objective import PreferenceObjective
 
@@ -40,19 +39,10 @@ def log_probabilities(
     return found
 
 
-@contextlib.contextmanager
-def without_adapter(base: PreTrainedModel) -> Iterator[None]:
-    """Within the block, `base` answers as it did before an adapter was put into it."""
-    layers = [
-        module for module in base.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
-    ]
-    trained = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
-        for parameter, was in trained:  # peft makes every weight of an adapter a trained one
-            parameter.requires_grad_(was)
+def refuse_sharded(accelerator: Accelerator, loss: str, what_to_do: str) -> None:
+    """Raises: RecipeError where weights are sharded: no process has a whole model."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise RecipeError(
+            f"task.loss {loss} compares with the model before training, which FSDP has in no process as a"
+            f" whole: {what_to_do}"
+        )

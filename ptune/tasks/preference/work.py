@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,13 +19,13 @@ from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
 from ptune.data.dataset import Dataset
 from ptune.data.preferences import Pairs
-from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.tasks.chat.work import ChatWork
 from ptune.tasks.chat.work import prepare as prepare_chat
 from ptune.tasks.preference.objective import PreferenceObjective, Reference
-from ptune.tasks.preference.reference import log_probabilities, without_adapter
+from ptune.tasks.preference.reference import log_probabilities, refuse_sharded
+from ptune.training.adapter_off import without_adapter
 from ptune.training.distributed import decided_by_one
 from ptune.training.work import Base
 
@@ -106,9 +105,6 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     Raises: RecipeError also for weights that are sharded, where the loss has a reference: no process has a whole model.
     """
     assert isinstance(recipe.task, Preference)
-    if recipe.task.facts.reference and accelerator.distributed_type == DistributedType.FSDP:
-        raise RecipeError(
-            f"task.loss {recipe.task.loss} compares with the model before training, which FSDP has in no process as a"
-            " whole: choose orpo, simpo or cpo, or train without FSDP"
-        )
+    if recipe.task.facts.reference:
+        refuse_sharded(accelerator, recipe.task.loss, "choose orpo, simpo or cpo, or train without FSDP")
     return PreferenceWork(prepare_chat(recipe, run, accelerator, command), accelerator)

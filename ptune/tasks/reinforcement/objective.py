@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ptune.config.reinforcement import Reinforcement
-from ptune.tasks.preference.reference import without_adapter
 from ptune.tasks.reinforcement.losses import answer_losses, divergence
 from ptune.tasks.reinforcement.rollout import Rollout
+from ptune.training.adapter_off import without_adapter
 from ptune.training.answer_rows import AnswerRows, answer_rows, size
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.objective import Score

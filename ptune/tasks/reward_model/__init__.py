@@ -1,0 +1,1 @@
+"""Rewards of answers, learnt from pairs."""

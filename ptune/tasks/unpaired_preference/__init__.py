@@ -1,0 +1,1 @@
+"""Training on answers that are judged one by one."""
