@@ -111,15 +111,16 @@ def _own(
 ) -> Iterator[Batch]:
     """Every `processes`-th row, built on demand."""
     for row in rows[share.process :: share.processes]:
-        yield _row([examples[index] for index in row] or [_idle(examples[0])], device)
+        yield row_of([examples[index] for index in row] or [idle(examples[0])], device)
 
 
-def _idle(example: Example) -> Example:
+def idle(example: Example) -> Example:
     """An example without a target, for a process that has no example of its own."""
     return Example(example.ids[:1], (False,))
 
 
-def _row(examples: Sequence[Example], device: torch.device | str) -> Batch:
+def row_of(examples: Sequence[Example], device: torch.device | str) -> Batch:
+    """One row of all of the examples, in their order."""
     ids = [token for example in examples for token in example.ids]
     wanted = [place > 0 and flag for example in examples for place, flag in enumerate(example.targets)]
     columns = [column for column, flag in enumerate(wanted) if flag]
