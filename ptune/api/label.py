@@ -28,7 +28,7 @@ def label(
 
     recipe: of the task Distillation, as in `ptune.train`; changes: parts of it, `data={"files": […]}` among them.
     teacher: a bundle; adapter: which of its adapters, or its bare base.
-    out: the folder; default: the recipe's `task.labels`. Examples that it has are not computed again.
+    out: the folder; default: the recipe's `task.teacher_labels`. Examples that it has are not computed again.
     top: tokens that are kept for each target; temperature: of the teacher's distributions.
     profile, threads: of the engine.
 

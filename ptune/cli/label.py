@@ -28,7 +28,7 @@ class LabelOptions(Recipe):
     temperature: float = 1.0
     """Temperature of the teacher's distributions, at which the student is compared, too."""
     out: Path | None = None
-    """The folder of labels; default: the recipe's task.labels. One that is there is gone on with."""
+    """The folder of labels; default: the recipe's task.teacher_labels. One that is there is gone on with."""
     profile: str | None = None
     """Which of the bundle's graphs to run, such as int8; default: the bundle's own choice."""
     threads: int | None = None
@@ -73,7 +73,7 @@ def label(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     tell(output=folder)
     chosen = [*without(arguments, OWN)]
     if options.out is not None:
-        chosen += ["--task.labels", shown(folder)]
+        chosen += ["--task.teacher-labels", shown(folder)]
     say_next(f"{program.replace(' label ', ' train ', 1)} {shlex.join(chosen)}".rstrip())
     return 0
 

@@ -15,7 +15,7 @@ class Distillation(Chat):
     The adapter or model is one for chat. `ptune label` writes the teacher's labels.
     """
 
-    labels: Path = Path("labels/teacher")
+    teacher_labels: Path = Path("labels/teacher")
     """The folder of a teacher's labels, which `ptune label` writes for the same recipe and data."""
     kd_ratio: float = Field(default=0.5, gt=0, le=1)
     """Share of the teacher in the loss: (1 - kd_ratio) cross-entropy + kd_ratio T² KL, at the labels' temperature T."""

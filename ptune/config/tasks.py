@@ -193,7 +193,9 @@ TASKS: tuple[Task, ...] = (
         tab="Recommend",
     ),
     replace(_CHAT, spec="ptune.config.preference:Preference", work="ptune.tasks.preference.work:prepare"),
-    replace(_CHAT, spec="ptune.config.distillation:Distillation", work="ptune.tasks.distillation.work:prepare"),
+    replace(
+        _CHAT, spec="ptune.config.distillation:Distillation", work="ptune.tasks.distillation.work:prepare"
+    ),
     Task(
         spec="ptune.config.translation:Translation",
         name=TRANSLATION,

@@ -152,9 +152,7 @@ class LabelWriter:
         }
         with whole_file(path) as part:
             save_file(arrays, part)
-        shard = Shard(
-            file=path.name, sha256=sha256_of(path), examples=len(examples), targets=int(ends[-1])
-        )
+        shard = Shard(file=path.name, sha256=sha256_of(path), examples=len(examples), targets=int(ends[-1]))
         self.index = self.index.model_copy(update={"shards": (*self.index.shards, shard)})
         write_json(self.folder / INDEX, self.index.model_dump(mode="json"))
         self.done.update(keys)

@@ -119,10 +119,10 @@ def test_damage_is_said(tmp_path: Path) -> None:
     shard, index = folder / "labels-00001.safetensors", folder / "labels.json"
     whole, before = shard.read_bytes(), index.read_text()
     shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(FormatError, match="labels-00001.safetensors is damaged"):
+    with pytest.raises(FormatError, match=r"labels-00001\.safetensors is damaged"):
         TeacherLabels.open(folder)
     shard.unlink()
-    with pytest.raises(FormatError, match="labels-00001.safetensors is missing"):
+    with pytest.raises(FormatError, match=r"labels-00001\.safetensors is missing"):
         TeacherLabels.open(folder)
     shard.write_bytes(whole)
     for text, said in (

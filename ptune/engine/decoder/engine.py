@@ -16,8 +16,8 @@ from ptune.engine.adapters.sums import combined
 from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
-from ptune.engine.decoder.draft_model import DraftModel
 from ptune.engine.decoder.distributions import Distributions, LabelledSequence, Wanted
+from ptune.engine.decoder.draft_model import DraftModel
 from ptune.engine.decoder.drafts import Drafts
 from ptune.engine.decoder.forms import Form, FormError, chosen, own_golden, refuses
 from ptune.engine.decoder.generation import SampledSequence, ScoredSequence

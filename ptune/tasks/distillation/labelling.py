@@ -45,7 +45,7 @@ def label(
 ) -> Path:
     """Labels the training examples of `recipe` that have no labels in `out` yet, and returns that folder.
 
-    out: default: the recipe's `task.labels`. adapter: of the bundle, whose model is the teacher.
+    out: default: the recipe's `task.teacher_labels`. adapter: of the bundle, whose model is the teacher.
     An interruption leaves a folder that the same call goes on with.
 
     Raises: RecipeError where the task is another; UsageError for options out of range, or a teacher with other tokens; DataError,
@@ -61,7 +61,7 @@ def label(
     teacher = _teacher(opened, adapter, options)
     key = _same_tokens(opened, student.tokenizer, recipe.backbone.model)
     settings = Settings(tokenizer=key, top=top, temperature=temperature, teacher=teacher)
-    writer = LabelWriter(task.labels if out is None else out, settings)
+    writer = LabelWriter(task.teacher_labels if out is None else out, settings)
     examples = dataset.load(recipe.data, task, student, recipe.train.seed).train
     left = sum(1 for _ in unlabelled(examples, writer.done))
     if not left:

@@ -94,17 +94,17 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     """
     task = recipe.task
     assert isinstance(task, Distillation)
-    labels = TeacherLabels.open(task.labels)  # before anything that takes long
+    labels = TeacherLabels.open(task.teacher_labels)  # before anything that takes long
     work = prepare_chat(recipe, run, accelerator, command)
     if labels.settings.tokenizer != tokenizer_key(work.codec.tokenizer):
         raise RecipeError(
-            f"task.labels {task.labels}: its teacher has another tokenizer than {recipe.backbone.model}, so that its tokens are"
+            f"task.teacher_labels {task.teacher_labels}: its teacher has another tokenizer than {recipe.backbone.model}, so that its tokens are"
             " not the student's; label the data with a teacher of the same family"
         )
     described = _described(labels)
     if run.data_path.is_file() and read_json(run.data_path).get("labels") != described:
         raise DataError(
-            f"the labels in {task.labels} have changed since {run.folder} was started; restore them, or train a new run"
+            f"the labels in {task.teacher_labels} have changed since {run.folder} was started; restore them, or train a new run"
         )
     decided_by_one(accelerator, lambda: _check_all_labelled(work, labels))
     data = replace(work.data, summary={**work.data.summary, "labels": described})

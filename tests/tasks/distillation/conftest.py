@@ -55,7 +55,7 @@ def recipe_of(
     plain = {"model": str(kit.folder / "model"), "dtype": "float32", "keep_layers": (1,)}
     return Recipe(
         name="distilled",
-        task=Distillation(**{"labels": kit.folder / "labels", **(task or {})}),
+        task=Distillation(**{"teacher_labels": kit.folder / "labels", **(task or {})}),
         backbone=Backbone(**{**plain, **(backbone or {})}),
         method=method or Lora(r=4, alpha=8),
         data=Data(files=(kit.folder / "train.jsonl",), test=(kit.folder / "test.jsonl",)),

@@ -85,7 +85,10 @@ def test_an_interrupted_command_goes_on(
     assert len(TeacherLabels.open(tmp_path / "out")) == 8
     assert main(words) == 0
     told = capsys.readouterr().out
-    assert f"next: ptune train {tmp_path}/recipe.yaml --train.lr 0.01 --task.labels {tmp_path}/out" in told
+    assert (
+        f"next: ptune train {tmp_path}/recipe.yaml --train.lr 0.01 --task.teacher-labels {tmp_path}/out"
+        in told
+    )
     parts, whole = TeacherLabels.open(tmp_path / "out"), TeacherLabels.open(kit.folder / "labels")
     for example in examples(kit):
         one, other = parts.of(example), whole.of(example)
@@ -132,9 +135,7 @@ def test_what_cannot_be_a_teacher_is_refused(kit: Kit, make: Make, tmp_path: Pat
     refused(UsageError, "has another tokenizer than", make(backbone={"model": str(other)}))
 
 
-def test_the_command_wants_a_teacher(
-    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_wants_a_teacher(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make().save(tmp_path / "recipe.yaml")
     assert main(["label", str(tmp_path / "recipe.yaml")]) == 2
     assert "--bundle FOLDER names the teacher" in capsys.readouterr().err
