@@ -45,6 +45,7 @@ def test_its_adapter_is_served_beside_the_layers_that_were_kept(student: Run) ->
     assert len(bundle.decoder.cache) == 2
     assert bundle.manifest.base.hash == student.record().base.hash
     assert publish.verify(out, threads=1).passed
+    assert "only the layers 0, 2 of that model" in student.card_path.read_text()
 
 
 def test_merged_it_drafts_for_the_whole_model(student: Run) -> None:

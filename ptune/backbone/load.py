@@ -109,6 +109,7 @@ def identity_of(
         architecture=type(model).__name__,
         parameters=parameters_of(model),
         licence=source.licence or licence_inside(spec, source) or "unknown",
+        keep_layers=spec.keep_layers,
     )
 
 
