@@ -24,7 +24,7 @@ def label(
     threads: int | None = None,
     **changes: Unpack[Changes],
 ) -> Path:
-    """Labels a recipe's training examples with what a teacher thinks likely in the place of each target, and returns the folder.
+    """Labels the examples of a recipe's files with what a teacher thinks likely in the place of each target, and returns the folder.
 
     recipe: of the task Distillation, as in `ptune.train`; changes: parts of it, `data={"files": […]}` among them.
     teacher: a bundle; adapter: which of its adapters, or its bare base.

@@ -18,7 +18,7 @@ import hashlib
 import itertools
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class TeacherLabels:
         if sha256_of(path) != shard.sha256:
             raise FormatError(f"{path} is damaged: it is not the file that {INDEX} names")
         try:
-            opened = safe_open(path, "np")
+            opened: Any = safe_open(path, "np")
             keys, ends = opened.get_tensor("examples"), opened.get_tensor("ends").tolist()
         except SafetensorError as error:
             raise FormatError(f"{path} is damaged: {error}") from None
@@ -204,7 +204,7 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
     return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
 
 
-def unlabelled(examples: Sequence[Example], done: set[bytes]) -> Iterator[Example]:
+def unlabelled(examples: Iterable[Example], done: set[bytes]) -> Iterator[Example]:
     """The examples that have no labels yet, each once."""
     seen = set(done)
     for example in examples:

@@ -13,7 +13,7 @@ from support import tiny_models
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.load import load, load_codec
 from ptune.config.classification import TextClassification
-from ptune.config.recipe import Backbone, Recipe
+from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.errors import BackboneError
 from ptune.methods.lora import Lora
 from ptune.planning.files import describe
@@ -69,6 +69,6 @@ def test_layers_that_there_are_not_are_refused(tmp_path: Path) -> None:
 def test_what_cannot_leave_layers_out_says_so() -> None:
     for backbone in (Backbone(keep_layers=(0,), quantize="nf4"), Backbone(keep_layers=(0,), stream=True)):
         with pytest.raises(ValidationError, match="keep_layers is for causal models"):
-            Recipe(backbone=backbone, train={"gradient_checkpointing": True}, method=Lora())
+            Recipe(backbone=backbone, train=Train(gradient_checkpointing=True), method=Lora())
     with pytest.raises(ValidationError, match="keep_layers is for causal models"):
         Recipe(backbone=Backbone(keep_layers=(0,)), task=TextClassification())

@@ -61,8 +61,8 @@ def test_loss_and_gradients_are_those_of_kl_div(top: int, ratio: float, temperat
     states, weight, bias, labels, teacher = case()
     soft = teacher_of(teacher, top, temperature)
     leaves = [one.requires_grad_() for one in (states, weight, bias)]
-    found = distilled_loss(*leaves, labels, soft, CPU, ratio)
-    wanted = by_torch(F.linear(*leaves), labels, teacher, soft, ratio, top)
+    found = distilled_loss(states, weight, bias, labels, soft, CPU, ratio)
+    wanted = by_torch(F.linear(states, weight, bias), labels, teacher, soft, ratio, top)
     assert float(found.detach()) == pytest.approx(float(wanted.detach()), abs=1e-9)
     pairs = zip(torch.autograd.grad(3 * found, leaves), torch.autograd.grad(3 * wanted, leaves), strict=True)
     for own, theirs in pairs:
@@ -109,13 +109,14 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_head_in_bfloat16_is_summed_in_float32() -> None:
     states, weight, bias, labels, teacher = case()
-    rounded = [one.bfloat16() for one in (states, weight, bias)]
+    states, weight, bias = (one.bfloat16() for one in (states, weight, bias))
     soft = teacher_of(teacher, 8)
-    leaf = rounded[0].clone().requires_grad_()
-    found = distilled_loss(leaf, *rounded[1:], labels, soft, CPU, 0.5)
+    leaf = states.clone().requires_grad_()
+    found = distilled_loss(leaf, weight, bias, labels, soft, CPU, 0.5)
     assert found.dtype == torch.float32
-    wide = rounded[0].double().requires_grad_()
-    wanted = by_torch(F.linear(wide, *(one.double() for one in rounded[1:])), labels, teacher, soft, 0.5, 8)
+    wide = states.double().requires_grad_()
+    logits = F.linear(wide, weight.double(), bias.double())
+    wanted = by_torch(logits, labels, teacher, soft, 0.5, 8)
     assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
     found.backward()
     wanted.backward()

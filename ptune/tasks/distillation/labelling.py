@@ -43,7 +43,7 @@ def label(
     temperature: float = 1.0,
     options: EngineOptions = EngineOptions(),
 ) -> Path:
-    """Labels the training examples of `recipe` that have no labels in `out` yet, and returns that folder.
+    """Labels the examples of the recipe's `data.files` that have no labels in `out` yet, and returns that folder.
 
     out: default: the recipe's `task.teacher_labels`. adapter: of the bundle, whose model is the teacher.
     An interruption leaves a folder that the same call goes on with.
@@ -62,17 +62,19 @@ def label(
     key = _same_tokens(opened, student.tokenizer, recipe.backbone.model)
     settings = Settings(tokenizer=key, top=top, temperature=temperature, teacher=teacher)
     writer = LabelWriter(task.teacher_labels if out is None else out, settings)
-    examples = dataset.load(recipe.data, task, student, recipe.train.seed).train
-    left = sum(1 for _ in unlabelled(examples, writer.done))
+    made = dataset.load(recipe.data, task, student, recipe.train.seed)
+    # Which rows are held out depends on the seed: with labels of all, the same folder serves a training with another.
+    splits = (made.train,) if recipe.data.validation else (made.train, made.validation)
+    left = sum(1 for _ in unlabelled(itertools.chain(*splits), writer.done))
     if not left:
-        say(f"all {len(examples)} training examples have labels in {writer.folder}")
+        say(f"all {sum(map(len, splits))} examples have labels in {writer.folder}")
         return writer.folder
     wanted = Wanted(top, vocab, temperature)
     with (
         contextlib.closing(Engine.open(opened, options)) as engine,
         Progress("labelling", len(writer.done) + left, unit="examples", done=len(writer.done)) as progress,
     ):
-        for some in _shards(unlabelled(examples, set(writer.done))):
+        for some in _shards(unlabelled(itertools.chain(*splits), writer.done)):
             labels = []
             for one in engine.distributions([(each.ids, each.targets) for each in some], adapter, wanted):
                 labels.append(one)

@@ -28,7 +28,8 @@ from .conftest import Kit, Make, recipe_of
 def examples(kit: Kit) -> list[Example]:
     recipe = recipe_of(kit)
     codec = codec_for(recipe.chat, load_codec(recipe.backbone))
-    return list(dataset.load(recipe.data, recipe.chat, codec, recipe.train.seed).train)
+    made = dataset.load(recipe.data, recipe.chat, codec, recipe.train.seed)
+    return [*made.train, *made.validation]
 
 
 @pytest.mark.parametrize(("adapter", "temperature"), [("base", 1.0), ("wide", 1.0), ("wide", 2.0)])
