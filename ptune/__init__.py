@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ptune.api.evaluate import Evaluation as Evaluation
     from ptune.api.evaluate import evaluate as evaluate
     from ptune.api.export import export as export
+    from ptune.api.label import label as label
     from ptune.api.load import Model as Model
     from ptune.api.load import load as load
     from ptune.api.recipe import recipe as recipe
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ptune.config.classification import ImageClassification as ImageClassification
     from ptune.config.classification import TextClassification as TextClassification
     from ptune.config.classification import TokenClassification as TokenClassification
+    from ptune.config.distillation import Distillation as Distillation
     from ptune.config.preference import Preference as Preference
     from ptune.config.recipe import Backbone as Backbone
     from ptune.config.recipe import Data as Data
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from ptune.config.recipe import Recipe as Recipe
     from ptune.config.recipe import Train as Train
     from ptune.config.recommendation import Recommendation as Recommendation
+    from ptune.config.reinforcement import Reinforcement as Reinforcement
     from ptune.config.retrieval import Embedding as Embedding
     from ptune.config.retrieval import Reranking as Reranking
     from ptune.config.reward_model import RewardModel as RewardModel
@@ -111,6 +114,7 @@ _MODULES = {
     "api.encoder": "EncoderModel",
     "api.evaluate": "Evaluation evaluate",
     "api.export": "export",
+    "api.label": "label",
     "api.load": "Model load",
     "api.recipe": "recipe",
     "api.seq2seq": "Seq2SeqModel",
@@ -118,9 +122,11 @@ _MODULES = {
     "codecs.structured_output": "StructuredOutput",
     "config.chat": "Chat",
     "config.classification": "ImageClassification TextClassification TokenClassification",
+    "config.distillation": "Distillation",
     "config.preference": "Preference",
     "config.recipe": "Backbone Data Evaluate Plan Recipe Train",
     "config.recommendation": "Recommendation",
+    "config.reinforcement": "Reinforcement",
     "config.retrieval": "Embedding Reranking",
     "config.reward_model": "RewardModel",
     "config.translation": "Translation",

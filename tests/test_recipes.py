@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import tiny_bundle
 from support.tiny_images import build as build_image_model
-from support.tiny_models import build
+from support.tiny_models import CHATML, build
 
 from ptune.cli.shipped import shipped
 from ptune.cli.train import read_recipe
 from ptune.config.classification import ImageClassification
+from ptune.config.distillation import Distillation
+from ptune.config.recipe import Recipe
 from ptune.config.retrieval import Embedding
 from ptune.fine_tune import train
 from ptune.formats.run import Run
+from ptune.tasks.distillation.labelling import label
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +35,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_image_model(tmp_path_factory.mktemp("model"), "resnet")
+
+
+def distilled(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with labels of a tiny teacher, for a student with one of the two layers of the tiny model."""
+    teacher = tiny_bundle.make(folder / "bundle").folder
+    tiny_bundle.add_codec(teacher, CHATML)
+    (teacher / "golden").mkdir()
+    (teacher / "golden" / "golden.json").write_text('{"cases": []}')
+    task = recipe.task.model_copy(update={"teacher_labels": folder / "labels"})
+    recipe = recipe.model_copy(
+        update={"task": task, "backbone": recipe.backbone.model_copy(update={"keep_layers": (1,)})}
+    )
+    label(recipe, teacher, top=4)
+    return recipe
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -54,6 +72,8 @@ def test_a_few_steps_of_every_recipe(name: str, model: Path, image_model: Path, 
             ),
         }
     )
+    if isinstance(recipe.task, Distillation):
+        recipe = distilled(recipe, tmp_path)
     record = train(recipe, tmp_path / "run").record()
     assert (record.status, record.steps) == ("finished", 2)
     assert record.hops[0].max_abs_logprob == 0

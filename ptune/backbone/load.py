@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 from ptune.backbone.gguf_splitting import split_as_in
 from ptune.backbone.gguf_tensors import unpacked_when_asked_for
 from ptune.backbone.identity import weights_hash
+from ptune.backbone.keep_layers import config_with_layers, keep_layers
 from ptune.backbone.layer_file import LayerFile
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
@@ -108,6 +109,7 @@ def identity_of(
         architecture=type(model).__name__,
         parameters=parameters_of(model),
         licence=source.licence or licence_inside(spec, source) or "unknown",
+        keep_layers=spec.keep_layers,
     )
 
 
@@ -162,7 +164,7 @@ def _read_model(
     spec: Backbone, source: Source, attention: str, dtype: torch.dtype, file: LayerFile | None
 ) -> tuple[PreTrainedModel, str]:
     """The model, quantised as `spec` says, and the hash of its weights. file: takes what is quantised as it is read."""
-    config = read_config(spec, source)
+    config = read_config(spec.model_copy(update={"keep_layers": ()}), source)  # as the files are
     where = where_to_read(spec, source)
 
     def read(place: str, config: transformers.PretrainedConfig, **options: Any) -> PreTrainedModel:
@@ -182,6 +184,7 @@ def _read_model(
     if spec.quantize == "none":
         model = read(source.path, config, **where)
         make_plain(model, source)
+        keep_layers(model, spec.keep_layers)
         return model, weights_hash(model)
 
     kind = spec.quantize
@@ -241,9 +244,10 @@ def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTok
 
 
 def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
-    """What the model is, without its weights, with one set of rotary frequencies for all lengths (`ptune.backbone.rope`).
+    """What the model is, without its weights: its layers that are kept, with one set of rotary frequencies for all lengths
+    (`ptune.backbone.rope`).
 
-    Raises: BackboneError if the weights were saved quantised in another way than `spec` says.
+    Raises: BackboneError if the weights were saved quantised in another way than `spec` says, or it lacks a layer to keep.
     """
     config = published_config(spec, source)
     if source.gguf is None and (saved := packed_as(config, spec.model)) is not None:
@@ -253,7 +257,7 @@ def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig
                 " alone), or name its original weights"
             )
         del config.quantization_config
-    return with_fixed_rope(config, spec.context)
+    return config_with_layers(with_fixed_rope(config, spec.context), spec.keep_layers)
 
 
 def published_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:

@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "examine a recipe's data: what would train a wrong model, in which file and line; --model MODEL: what it can do",
     "plan": "predict the memory that a recipe's training needs, and what to change where it does not fit",
     "mine": "find hard negatives for pairs of texts: passages that are near an anchor and not its own",
+    "label": "let a bundle, the teacher, write what it thinks likely in each place of a recipe's data, for distillation",
     "train": "train a recipe: a file, a run's recipe.yaml or the name of a shipped recipe",
     "tune": "search for better values of a recipe's fields, trial by trial; or for its learning rate",
     "evaluate": "measure a run or a bundle on held-out data: figures, baselines, worst errors, report.html",

@@ -52,6 +52,16 @@ class Backbone(Spec):
     new_tokens: tuple[str, ...] = ()
     """Tokens to add to the vocabulary: each becomes a single token wherever its text occurs, and its embedding is trained."""
 
+    keep_layers: tuple[int, ...] = ()
+    """Numbers of the layers to keep, from 0 up: the others are left out, so that a smaller student or draft model is trained; default: all."""
+
+    @field_validator("keep_layers")
+    @classmethod
+    def _layers_in_order(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if list(layers) != sorted(set(layers)) or min(layers, default=0) < 0:
+            raise ValueError("layers are named once each, from 0 up, in ascending order")
+        return layers
+
     @field_validator("new_tokens")
     @classmethod
     def _texts_that_can_be_tokens(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
@@ -65,8 +75,9 @@ class Backbone(Spec):
         return tokens
 
     def saved_at(self, folder: Path) -> Backbone:
-        """This spec for the weights saved in `folder`, which already contain the new tokens."""
-        return self.model_copy(update={"model": str(folder), "revision": None, "new_tokens": ()})
+        """This spec for the weights saved in `folder`, which already contain the new tokens, and only the layers that were kept."""
+        saved = {"model": str(folder), "revision": None, "new_tokens": (), "keep_layers": ()}
+        return self.model_copy(update=saved)
 
 
 class Data(Spec):
@@ -264,6 +275,16 @@ class Recipe(Spec):
         if self.backbone.stream and not self.train.gradient_checkpointing:
             raise ValueError(
                 "backbone.stream needs train.gradient_checkpointing: layers do not stay for their gradient"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_left_out_of_plain_decoders(self) -> Recipe:
+        backbone = self.backbone
+        plain = backbone.quantize == "none" and not backbone.stream and isinstance(self.task, Chat)
+        if backbone.keep_layers and not plain:
+            raise ValueError(
+                "backbone.keep_layers is for causal models in chat and translation, without quantize and stream"
             )
         return self
 

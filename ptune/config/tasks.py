@@ -220,6 +220,9 @@ TASKS: tuple[Task, ...] = (
         routers=("ptune_serve.encoders.rerank:router", "ptune_serve.open_inference.infer:router"),
         tab="Rank",
     ),
+    replace(
+        _CHAT, spec="ptune.config.distillation:Distillation", work="ptune.tasks.distillation.work:prepare"
+    ),
     Task(
         spec="ptune.config.translation:Translation",
         name=TRANSLATION,

@@ -65,6 +65,7 @@ class BaseIdentity(_Record):
     architecture: str = ""
     parameters: int = 0
     licence: str = "unknown"
+    keep_layers: tuple[int, ...] = ()  # of `source`, where only some are left
 
 
 class Graph(_Record):

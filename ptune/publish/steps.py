@@ -61,6 +61,7 @@ def backbone_of(bundle: Bundle, model: str | None = None, trust_remote_code: boo
         quantize=base.quantize,
         dtype=base.dtype,
         revision=base.revision,
+        keep_layers=base.keep_layers,
         trust_remote_code=trust_remote_code,
     )
 

@@ -48,6 +48,7 @@ def card(
             f"`{record.base.source}` ({record.base.architecture}, {record.base.parameters:,} parameters)"
             f" tuned with {_method(recipe)} by ptune.",
             "",
+            *_kept_layers(record),
             *_figures(evaluation),
             "## Training data",
             "",
@@ -83,6 +84,18 @@ def card(
 
 def _of_head(recipe: Recipe) -> str:
     return "" if recipe.train.head_lr is None else f" (the head's: {recipe.train.head_lr:g})"
+
+
+def _kept_layers(record: RunRecord) -> list[str]:
+    """What plain PEFT has to know of a base that lacks layers."""
+    if not record.base.keep_layers:
+        return []
+    kept = ", ".join(map(str, record.base.keep_layers))
+    return [
+        f"Its base has only the layers {kept} of that model (from 0): take the others out before loading the adapter with plain"
+        " PEFT, or let `ptune merge` write the whole.",
+        "",
+    ]
 
 
 def _held_to(record: RunRecord, recipe: Recipe) -> list[str]:

@@ -73,11 +73,11 @@ class _ChunkedLoss(torch.autograd.Function):
         smoothing: float,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        gradients = _Gradients.of(hidden, weight, bias, ctx.needs_input_grad)
+        gradients = Gradients.of(hidden, weight, bias, ctx.needs_input_grad)
         rows = chunk_rows(weight, device)
-        loss, correct = (hidden.new_zeros((), dtype=_accumulator(weight)) for _ in range(2))
+        loss, correct = (hidden.new_zeros((), dtype=accumulator(weight)) for _ in range(2))
         for number, (some, wanted) in enumerate(zip(hidden.split(rows), labels.split(rows), strict=True)):
-            logits = _logits(some, weight, bias, device)
+            logits = logits_of(some, weight, bias, device)
             if count:
                 correct += (logits.argmax(1) == wanted).sum()
             logits -= logits.amax(1, keepdim=True)
@@ -113,12 +113,12 @@ class _EachLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, device: torch.device
     ) -> Tensor:
         frozen = not any(ctx.needs_input_grad[1:3])
-        gradients = _Gradients.of(hidden, weight, bias, ctx.needs_input_grad) if frozen else None
+        gradients = Gradients.of(hidden, weight, bias, ctx.needs_input_grad) if frozen else None
         rows = chunk_rows(weight, device)
-        losses = hidden.new_empty(len(labels), dtype=_accumulator(weight))
+        losses = hidden.new_empty(len(labels), dtype=accumulator(weight))
         for number, (some, wanted) in enumerate(zip(hidden.split(rows), labels.split(rows), strict=True)):
             first = number * rows
-            part, probabilities = _losses(_logits(some, weight, bias, device), wanted)
+            part, probabilities = _losses(logits_of(some, weight, bias, device), wanted)
             losses[first : first + len(wanted)] = part
             if gradients is not None and gradients.wanted:
                 gradients.add(probabilities, some, weight, wanted, device, first=first, share=1.0)
@@ -135,11 +135,11 @@ class _EachLoss(torch.autograd.Function):
             unscaled = ctx.gradients.hidden
             return None if unscaled is None else unscaled * factors[:, None].to(unscaled.dtype), *[None] * 4
         hidden, weight, bias, labels = ctx.saved_tensors
-        gradients = _Gradients.of(hidden, weight, bias, ctx.needs_input_grad)
+        gradients = Gradients.of(hidden, weight, bias, ctx.needs_input_grad)
         rows = chunk_rows(weight, ctx.device)
         parts = zip(hidden.split(rows), labels.split(rows), factors.split(rows), strict=True)
         for number, (some, wanted, of) in enumerate(parts):
-            _, probabilities = _losses(_logits(some, weight, bias, ctx.device), wanted)
+            _, probabilities = _losses(logits_of(some, weight, bias, ctx.device), wanted)
             gradients.add(
                 probabilities, some, weight, wanted, ctx.device, first=number * rows, share=1.0, factors=of
             )
@@ -156,7 +156,7 @@ def _losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Gradients:
+class Gradients:
     """The gradients of the loss that are needed: of the hidden states, the weights and the bias."""
 
     hidden: Tensor | None
@@ -165,8 +165,8 @@ class _Gradients:
     dtype: torch.dtype  # of the layer
 
     @classmethod
-    def of(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: Sequence[bool]) -> _Gradients:
-        sums = _accumulator(weight)
+    def of(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: Sequence[bool]) -> Gradients:
+        sums = accumulator(weight)
         return cls(
             torch.empty_like(hidden) if needed[0] else None,
             torch.zeros_like(weight, dtype=sums) if needed[1] else None,
@@ -214,9 +214,9 @@ class _Gradients:
             yield None if gradient is None else gradient.mul_(factor).to(self.dtype)
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, device: torch.device) -> Tensor:
+def logits_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, device: torch.device) -> Tensor:
     """[rows, vocab], in float32 at least."""
-    logits = hidden.new_empty(len(hidden), len(weight), dtype=_accumulator(weight))
+    logits = hidden.new_empty(len(hidden), len(weight), dtype=accumulator(weight))
     for first, part in _parts(weight, device):
         _product(hidden, part.T, out=logits[:, first : first + len(part)])
     return logits if bias is None else logits.add_(bias)
@@ -255,9 +255,9 @@ def _parts(weight: Tensor, device: torch.device) -> Iterator[tuple[int, Tensor]]
         yield first, weight[first : first + rows].float()
 
 
-def _accumulator(weight: Tensor) -> torch.dtype:
+def accumulator(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
 def _wide(weight: Tensor) -> bool:
-    return weight.dtype == _accumulator(weight)
+    return weight.dtype == accumulator(weight)

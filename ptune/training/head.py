@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.training.chunked_loss import each_loss, loss_and_correct
+from ptune.training.distilled_loss import SoftTargets, distilled_loss
 from ptune.training.segments import probing, segments
 
 
@@ -72,6 +73,25 @@ def replaced_by_losses(head: nn.Linear, labels: torch.Tensor, device: torch.devi
         if len(labels) == 0:
             return (hidden.sum() * 0.0).expand(1, 1, 1)
         return each_loss(hidden[0], head.weight, head.bias, labels, device).view(1, -1, 1)
+
+    with _replaced(head, forward):
+        yield
+
+
+@contextlib.contextmanager
+def replaced_by_distilled_loss(
+    head: nn.Linear, labels: torch.Tensor, teacher: SoftTargets, device: torch.device, ratio: float
+) -> Iterator[None]:
+    """Within the block, `head` maps hidden states [1, targets, hidden] to the loss of distillation, [1, 1, 1].
+
+    Arguments as of `distilled_loss`.
+    """
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        if len(labels) == 0:
+            return (hidden.sum() * 0.0).expand(1, 1, 1)
+        loss = distilled_loss(hidden[0], head.weight, head.bias, labels, teacher, device, ratio)
+        return loss.view(1, 1, 1)
 
     with _replaced(head, forward):
         yield

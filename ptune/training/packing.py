@@ -111,7 +111,7 @@ def _own(
 ) -> Iterator[Batch]:
     """Every `processes`-th row, built on demand."""
     for indices in rows[share.process :: share.processes]:
-        yield row([examples[index] for index in indices] or [idle(examples[0])], device)
+        yield row_of([examples[index] for index in indices] or [idle(examples[0])], device)
 
 
 def idle(example: Example) -> Example:
@@ -119,7 +119,7 @@ def idle(example: Example) -> Example:
     return Example(example.ids[:1], (False,))
 
 
-def row(examples: Sequence[Example], device: torch.device | str) -> Batch:
+def row_of(examples: Sequence[Example], device: torch.device | str) -> Batch:
     """One row of these examples, in their order."""
     ids = [token for example in examples for token in example.ids]
     wanted = [place > 0 and flag for example in examples for place, flag in enumerate(example.targets)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from ptune.engine.adapters.sums import combined
 from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
+from ptune.engine.decoder.distributions import Distributions, LabelledSequence, Wanted
 from ptune.engine.decoder.draft_model import DraftModel
 from ptune.engine.decoder.drafts import Drafts
 from ptune.engine.decoder.forms import Form, FormError, chosen, own_golden, refuses
@@ -248,6 +249,28 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             if sequence.error:
                 raise PtuneError(sequence.error)
         return [sequence.logits for sequence in sequences]
+
+    def distributions(
+        self, texts: Sequence[tuple[Sequence[int], Sequence[bool]]], adapter: str, wanted: Wanted
+    ) -> Iterator[Distributions]:
+        """What an adapter's model thinks likely in the place of each target of texts (ids, targets): all are computed at once,
+        mixed and chunked as requests are, and yielded in order.
+
+        Raises: RequestError for a text that cannot be served; PtuneError where the step fails.
+        """
+        with self._changed:
+            self._require_open()
+            vocab, longest = self.vocab_size(adapter), self.longest(adapter=adapter)
+            for ids, _ in texts:
+                require_tokens(ids, 0, vocab, longest)
+            sequences = [LabelledSequence(ids, targets, wanted) for ids, targets in texts]
+            for sequence in sequences:
+                self._enqueue(sequence, adapter, len(sequence.tokens))
+        for sequence in sequences:
+            sequence.done.wait()
+            if sequence.error:
+                raise PtuneError(sequence.error)
+            yield sequence.found
 
     def vocab_size(self, adapter: str) -> int:
         """Tokens that an adapter knows, its own included. Raises: RequestError, 404, where there is no such adapter."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ptune.codecs.chat import Example
-from ptune.training.packing import Batch, Share, bins, idle, row, targets
+from ptune.training.packing import Batch, Share, bins, idle, row_of, targets
 
 
 @dataclass(frozen=True)
@@ -33,5 +33,5 @@ def rows(
     for indices in divided[share.process :: share.processes]:
         own = [examples[index] for index in indices]
         of = [place for place, example in enumerate(own) for _ in range(targets(example))]
-        batch = row(own or [idle(examples[0])], device)
+        batch = row_of(own or [idle(examples[0])], device)
         yield Row(tuple(indices), batch, torch.tensor(of, dtype=torch.long, device=device))
