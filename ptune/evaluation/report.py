@@ -134,16 +134,19 @@ def origin(record: RunRecord, counted: str = "prompts") -> str:
 
 
 def losses(metrics: list[dict[str, Any]]) -> list[Series]:
-    """The lines of the loss chart: each step (faint) with a moving average if there are enough, and validations."""
-    steps = points(metrics, "loss")
+    """The lines of the loss chart: each step with a moving average, and validations."""
     validation = Series("validation", "second", points(metrics, "validation_loss"), marks=True)
+    return [*each_step(points(metrics, "loss")), validation]
+
+
+def each_step(steps: list[tuple[float, float]]) -> list[Series]:
+    """What training recorded at every step, faint, with a moving average if there are enough."""
     if len(steps) < ENOUGH:
-        return [Series("training", "first", steps), validation]
+        return [Series("training", "first", steps)]
     over = max(LEAST, len(steps) // PARTS)
     return [
         Series("training, each step", "first faint", steps),
         Series(f"exponential moving average, about {over} points, debiased", "first", averaged(steps, over)),
-        validation,
     ]
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from ptune.config.recipe import Recipe
 from ptune.config.reinforcement import Reinforcement
-from ptune.evaluation.curve import Series, averaged, chart
+from ptune.evaluation.curve import Series, chart
 from ptune.evaluation.reinforcement.titles import cell, title
-from ptune.evaluation.report import ENOUGH, LEAST, PARTS, origin, points, troubles
+from ptune.evaluation.report import each_step, origin, points, troubles
 from ptune.evaluation.style import no_better, page, text
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
@@ -42,18 +42,9 @@ def report(
 
 
 def rewards(metrics: list[dict[str, Any]]) -> list[Series]:
-    """The lines of the reward chart: each step (faint) with a moving average, and the validations' greedy answers."""
-    steps = points(metrics, "reward")
+    """The lines of the reward chart: each step with a moving average, and the validations' greedy answers."""
     held = [(step, -loss) for step, loss in points(metrics, "validation_loss")]
-    validation = Series("validation, greedy", "second", held, marks=True)
-    if len(steps) < ENOUGH:
-        return [Series("training", "first", steps), validation]
-    over = max(LEAST, len(steps) // PARTS)
-    return [
-        Series("training, each step", "first faint", steps),
-        Series(f"moving average, about {over} steps", "first", averaged(steps, over)),
-        validation,
-    ]
+    return [*each_step(points(metrics, "reward")), Series("validation, greedy", "second", held, marks=True)]
 
 
 def _certificate(task: Reinforcement, metrics: list[dict[str, Any]]) -> list[str]:

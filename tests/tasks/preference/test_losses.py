@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.trl import of_trl
 
 from ptune.config.preference import LOSSES, Preference
 from ptune.tasks.preference.losses import Answers, losses, won
@@ -180,11 +177,6 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_a_loss_is_that_of_trl(tmp_path: Path) -> None:
-    kept = Path(os.environ.get("PTUNE_CLIENTS") or tmp_path) / "trl"
-    if not (kept / "trl").is_dir():
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(kept), "trl"]
-        if subprocess.run(install, capture_output=True).returncode:
-            pytest.skip("trl cannot be installed here")
     # TRL's DPO has no smoothing but in robust
     tried = {
         name: {"loss": KIND[name].loss, **fields}
@@ -196,16 +188,7 @@ def test_a_loss_is_that_of_trl(tmp_path: Path) -> None:
         "tokens": [CHOSEN_TOKENS, REJECTED_TOKENS],
         "settings": tried,
     }
-    paths = os.pathsep.join(filter(None, [str(kept), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-c", OF_TRL],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = of_trl(OF_TRL, asked, tmp_path)
     for name, theirs in found.items():
         task = KIND[name].model_copy(update={"sft_weight": 0.0})
         ours = losses(task, answers(CHOSEN, REJECTED), answers(CHOSEN_BEFORE, REJECTED_BEFORE)).mean()

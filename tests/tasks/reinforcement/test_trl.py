@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.trl import of_trl
 
 from ptune.config.reinforcement import LOSSES, Reinforcement
 from ptune.tasks.reinforcement.losses import answer_losses
@@ -84,11 +81,6 @@ def ours(name: Any, kl: float) -> tuple[float, list[list[float]]]:
 
 @pytest.mark.slow
 def test_losses_and_gradients_are_those_of_trl(tmp_path: Path) -> None:
-    kept = Path(os.environ.get("PTUNE_CLIENTS") or tmp_path) / "trl"
-    if not (kept / "trl").is_dir():
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(kept), "trl"]
-        if subprocess.run(install, capture_output=True).returncode:
-            pytest.skip("trl cannot be installed here")
     rewards = np.array(REWARDS)
     # RLOO's divergence is part of TRL's reward, and of ours of the loss
     tried = [(name, kl) for name in LOSSES for kl in (0.0, KL) if not (name == "rloo" and kl)]
@@ -100,16 +92,7 @@ def test_losses_and_gradients_are_those_of_trl(tmp_path: Path) -> None:
         "losses": tried,
         "advantages": {name: advantages(facts.baseline, rewards).tolist() for name, facts in LOSSES.items()},
     }
-    paths = os.pathsep.join(filter(None, [str(kept), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-c", OF_TRL],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = of_trl(OF_TRL, asked, tmp_path)
     assert len(found) == len(tried) == 7
     for name, kl in tried:
         theirs, mine = found[f"{name} {kl}"], ours(name, kl)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from math import exp, log
 from pathlib import Path
 
 import pytest
 import torch
+from support.trl import of_trl
 
 from ptune.tasks.reward_model.objective import losses
 
@@ -69,22 +66,8 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_the_loss_is_that_of_trl(tmp_path: Path) -> None:
-    kept = Path(os.environ.get("PTUNE_CLIENTS") or tmp_path) / "trl"
-    if not (kept / "trl").is_dir():
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(kept), "trl"]
-        if subprocess.run(install, capture_output=True).returncode:
-            pytest.skip("trl cannot be installed here")
     asked = {"sides": [CHOSEN, REJECTED], "margins": MARGINS, "settings": SETTINGS}
-    paths = os.pathsep.join(filter(None, [str(kept), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-c", OF_TRL],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = of_trl(OF_TRL, asked, tmp_path)
     assert set(found) == set(SETTINGS)
     for name, (their_loss, their_gradients) in found.items():
         loss, gradients = ours(*SETTINGS[name])

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from math import exp
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.trl import of_trl
 
 from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.tasks.unpaired_preference.losses import losses, right
@@ -120,11 +117,6 @@ print(json.dumps({name: loss_and_gradient(fields) for name, fields in asked["set
 
 @pytest.mark.slow
 def test_a_loss_is_that_of_trl(tmp_path: Path) -> None:
-    kept = Path(os.environ.get("PTUNE_CLIENTS") or tmp_path) / "trl"
-    if not (kept / "trl").is_dir():
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(kept), "trl"]
-        if subprocess.run(install, capture_output=True).returncode:
-            pytest.skip("trl cannot be installed here")
     asked = {
         "now": NOW,
         "before": BEFORE,
@@ -134,16 +126,7 @@ def test_a_loss_is_that_of_trl(tmp_path: Path) -> None:
         "tokens": TOKENS,
         "settings": SETTINGS,
     }
-    paths = os.pathsep.join(filter(None, [str(kept), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-c", OF_TRL],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = of_trl(OF_TRL, asked, tmp_path)
     assert set(found) == set(SETTINGS)
     for name, (their_loss, their_gradient) in found.items():
         loss, gradient = ours(SETTINGS[name])

@@ -1,0 +1,31 @@
+"""What TRL computes: a script that runs in a process in which it can be imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def of_trl(script: str, asked: Any, folder: Path) -> Any:
+    """What the script prints as JSON, given `asked` as JSON. TRL is installed into `folder`, or kept where PTUNE_CLIENTS says."""
+    kept = Path(os.environ.get("PTUNE_CLIENTS") or folder) / "trl"
+    if not (kept / "trl").is_dir():
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(kept), "trl"]
+        if subprocess.run(install, capture_output=True).returncode:
+            pytest.skip("trl cannot be installed here")
+    paths = os.pathsep.join(filter(None, [str(kept), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
