@@ -76,6 +76,26 @@ class ChatWork:
         return save_trained(run, self.recipe, model, self.codec, held_out, identity, writes=writes)
 
 
+@dataclass(frozen=True)
+class OverChat:
+    """What tasks on other data do as chat does it. See `ptune.training.work.Work`."""
+
+    chat: ChatWork
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.chat.recipe
+
+    def load(self, device: torch.device) -> Base:
+        return self.chat.load(device)
+
+    def save_codec(self, folder: Path) -> None:
+        self.chat.save_codec(folder)
+
+    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
+        return self.chat.save(run, model, identity, writes=writes)
+
+
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> ChatWork:
     """Prepares the run up to reading the weights. Raises: DataError, RecipeError, BackboneError."""
     plain_codec = load_codec(recipe.backbone)

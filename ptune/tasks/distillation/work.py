@@ -6,12 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.config.distillation import Distillation
@@ -19,15 +17,13 @@ from ptune.config.recipe import Recipe
 from ptune.data.dataset import Dataset
 from ptune.data.teacher_labels import INDEX, TeacherLabels, tokenizer_key
 from ptune.errors import DataError, RecipeError
-from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, sha256_of
 from ptune.progress import say
-from ptune.tasks.chat.work import ChatWork
+from ptune.tasks.chat.work import ChatWork, OverChat
 from ptune.tasks.chat.work import prepare as prepare_chat
 from ptune.tasks.distillation.objective import DistillationObjective, LabelledExamples
 from ptune.training.distributed import decided_by_one
-from ptune.training.work import Base
 
 
 @dataclass(frozen=True)
@@ -55,22 +51,14 @@ class LabelledData:
 
 
 @dataclass(frozen=True)
-class DistillationWork:
+class DistillationWork(OverChat):
     """See `ptune.training.work.Work`."""
 
-    chat: ChatWork
     labels: TeacherLabels
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.chat.recipe
 
     @cached_property
     def data(self) -> LabelledData:
         return LabelledData(self.chat.data, self.labels)
-
-    def load(self, device: torch.device) -> Base:
-        return self.chat.load(device)
 
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[DistillationObjective]:
@@ -78,12 +66,6 @@ class DistillationWork:
         assert isinstance(task, Distillation)
         with self.chat.objective(base, device) as next_token:
             yield DistillationObjective(next_token, task.kd_ratio, self.labels.settings.temperature)
-
-    def save_codec(self, folder: Path) -> None:
-        self.chat.save_codec(folder)
-
-    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
-        return self.chat.save(run, model, identity, writes=writes)
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> DistillationWork:

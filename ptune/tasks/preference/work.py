@@ -5,29 +5,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
 from ptune.data.dataset import Dataset
 from ptune.data.preferences import Pairs
-from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
-from ptune.tasks.chat.work import ChatWork
+from ptune.tasks.chat.work import OverChat
 from ptune.tasks.chat.work import prepare as prepare_chat
 from ptune.tasks.preference.objective import PreferenceObjective, Reference
 from ptune.tasks.preference.reference import log_probabilities, refuse_sharded
 from ptune.training.adapter_off import without_adapter
 from ptune.training.distributed import decided_by_one
-from ptune.training.work import Base
 
 
 @dataclass(frozen=True)
@@ -54,22 +50,14 @@ class PairData:
 
 
 @dataclass(frozen=True)
-class PreferenceWork:
+class PreferenceWork(OverChat):
     """See `ptune.training.work.Work`."""
 
-    chat: ChatWork
     accelerator: Accelerator
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.chat.recipe
 
     @property
     def data(self) -> PairData:
         return PairData(self.chat.data)
-
-    def load(self, device: torch.device) -> Base:
-        return self.chat.load(device)
 
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[PreferenceObjective]:
@@ -79,12 +67,6 @@ class PreferenceWork:
             objective = PreferenceObjective(task, next_token)
             reference = self._reference(objective, base) if task.facts.reference else {}
             yield PreferenceObjective(task, next_token, reference)
-
-    def save_codec(self, folder: Path) -> None:
-        self.chat.save_codec(folder)
-
-    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
-        return self.chat.save(run, model, identity, writes=writes)
 
     def _reference(self, objective: PreferenceObjective, base: PreTrainedModel) -> Reference:
         """Of all pairs, before a checkpoint is read: what is trained does not change the model yet. One process computes it."""

@@ -22,7 +22,7 @@ from ptune.data.prompts import Prompt, PromptData, read_prompts
 from ptune.doctor.doctor import doctor_command, judge
 from ptune.doctor.prompts import examined
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.memory import predicted_bytes
+from ptune.engine.memory import predicted_bytes, ram_bytes
 from ptune.engine.options import EngineOptions
 from ptune.errors import RecipeError
 from ptune.formats.bundle import FP32, BaseIdentity, Bundle, Hop
@@ -102,7 +102,7 @@ class ReinforcementWork:
         return Bundle.open(decided_by_one(self.accelerator, made))
 
     def _engine(self, bundle: Bundle) -> Engine:
-        """Raises: RecipeError if the bundle is of another base."""
+        """Raises: RecipeError if the bundle is of another base, or memory is short."""
         wanted = self.run.record().base.hash
         if bundle.manifest.base.hash != wanted:
             raise RecipeError(
@@ -110,7 +110,13 @@ class ReinforcementWork:
                 f" ({wanted[:12]})"
             )
         options = EngineOptions(threads=torch.get_num_threads(), max_rows=64)
-        say(f"the engine that samples takes {predicted_bytes(bundle, options) / 1e9:.1f} GB more, predicted")
+        needed, free = predicted_bytes(bundle, options), ram_bytes()
+        if needed > free:
+            raise RecipeError(
+                f"the engine that samples needs {needed / 1e9:.1f} GB of memory beside the training, predicted, and"
+                f" {free / 1e9:.1f} GB are free: use a smaller model, or a machine with more memory"
+            )
+        say(f"the engine that samples takes {needed / 1e9:.1f} GB more, predicted")
         return Engine.open(bundle, options)
 
 

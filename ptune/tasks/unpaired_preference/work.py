@@ -5,30 +5,26 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.config.recipe import Recipe
 from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data.dataset import Dataset
 from ptune.data.judged_examples import JudgedExamples, judged_examples
-from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
-from ptune.tasks.chat.work import ChatWork
+from ptune.tasks.chat.work import OverChat
 from ptune.tasks.chat.work import prepare as prepare_chat
 from ptune.tasks.preference.reference import refuse_sharded
 from ptune.tasks.unpaired_preference.objective import Reference, UnpairedObjective
 from ptune.tasks.unpaired_preference.reference import log_probabilities
 from ptune.training.adapter_off import without_adapter
 from ptune.training.distributed import decided_by_one
-from ptune.training.work import Base
 
 
 @dataclass(frozen=True)
@@ -49,19 +45,11 @@ class JudgedData:
 
 
 @dataclass(frozen=True)
-class UnpairedWork:
+class UnpairedWork(OverChat):
     """See `ptune.training.work.Work`."""
 
-    chat: ChatWork
     data: JudgedData
     accelerator: Accelerator
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.chat.recipe
-
-    def load(self, device: torch.device) -> Base:
-        return self.chat.load(device)
 
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[UnpairedObjective]:
@@ -70,12 +58,6 @@ class UnpairedWork:
         with self.chat.objective(base, device) as next_token:
             reference = self._reference(UnpairedObjective(task, next_token), base)
             yield UnpairedObjective(task, next_token, reference)
-
-    def save_codec(self, folder: Path) -> None:
-        self.chat.save_codec(folder)
-
-    def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
-        return self.chat.save(run, model, identity, writes=writes)
 
     def _reference(self, objective: UnpairedObjective, base: PreTrainedModel) -> Reference:
         """Of all answers, before a checkpoint is read: what is trained does not change the model yet. One process computes it."""
