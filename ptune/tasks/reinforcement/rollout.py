@@ -79,6 +79,8 @@ def rollout_of(
 
 def advantages(baseline: Baseline, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
     """By how much each of a group's rewards is above its baseline, [answers]."""
+    if (rewards == rewards[0]).all():  # or the mean's rounding would pass for a difference
+        return np.zeros_like(rewards)
     above = rewards - rewards.mean()
     if baseline == "others":
         return above * (len(rewards) / (len(rewards) - 1))
