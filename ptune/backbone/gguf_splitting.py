@@ -31,7 +31,7 @@ def split_as_in(file: Path, tokenizer: Tokenizer) -> None:
     """
     from gguf import GGUFReader
 
-    reader = GGUFReader(file)
+    reader = GGUFReader(str(file))  # as transformers names it, so that `read_once` parses the file once
     model, name = (reader.get_field(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     if name is None or model is None or model.contents() != "gpt2":
         return
