@@ -139,7 +139,7 @@ def ask(engine: Engine, adapter: str) -> None:
 def spread(values: list[float]) -> dict[str, float]:
     """Median with a 95 % bootstrap interval."""
     low, high = interval(values, statistics.median)
-    return {"median": statistics.median(values), "low": low, "high": high, "n": len(values)}
+    return {"median": statistics.median(values), "low": low, "high": high, "pairs": len(values)}
 
 
 if __name__ == "__main__":
