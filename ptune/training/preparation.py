@@ -36,8 +36,8 @@ def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
     Weights that are trained themselves are float32: 16 bits would lose small updates. A model that learns from its own answers has
     no dropout of its own, and is not watched for a collapse, as that shows in their rewards.
     """
-    if recipe.task.learns_from_answers and recipe.train.dropout is None:
-        still = recipe.train.model_copy(update={"dropout": 0.0, "rollbacks": 0})
+    if recipe.task.learns_from_answers:
+        still = recipe.train.model_copy(update={"dropout": recipe.train.dropout or 0.0, "rollbacks": 0})
         recipe = recipe.model_copy(update={"train": still})
     if recipe.train.batch_size < accelerator.num_processes:
         raise RecipeError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -89,7 +90,8 @@ class ReinforcementObjective:
 
     def _note(self, log_p: Tensor, sampled: Tensor, reference: Tensor | None) -> None:
         seen = self.seen
-        seen.drift = max(seen.drift, float((log_p - sampled).abs().max()))
+        # numpy's keeps NaN, which is refused; Python's max would lose it
+        seen.drift = float(np.maximum(seen.drift, float((log_p - sampled).abs().max())))
         seen.log_p += float(log_p.sum())
         seen.tokens += len(log_p)
         seen.kl += 0.0 if reference is None else float(divergence(log_p, reference).sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,17 @@ def test_drift_is_the_largest_difference_from_what_was_sampled(model: PreTrained
             objective.score(model, row)
         assert objective.seen.drift == pytest.approx(drift, abs=1e-9)
         assert objective.seen.tokens == sum(map(len, log_p))
+
+
+def test_a_drift_that_is_not_a_number_is_not_lost_among_others(model: PreTrainedModel) -> None:
+    task = Reinforcement(answer_tokens=LONGEST)
+    (group,) = rollouts(task, groups=1)
+    objective = ReinforcementObjective(task, NextTokenObjective(False, 1000, CPU), model)
+    for first in (0.0, float("nan"), 0.0):
+        answers = [replace(one, log_probabilities=(first,) * len(one.ids)) for one in group.answers]
+        (row,) = objective.batches([replace(group, answers=tuple(answers))])
+        objective.score(model, row)
+    assert np.isnan(objective.seen.drift)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=9))

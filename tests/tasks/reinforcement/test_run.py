@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ptune import publish
+from ptune.config.recipe import Recipe
 from ptune.config.reinforcement import LOSSES
 from ptune.data.prompts import Prompt
 from ptune.engine.decoder.engine import Engine
@@ -149,6 +150,13 @@ def test_rewards_that_are_all_the_same_are_told(
     run = train(make(reward="same", max_steps=4), tmp_path / "run")
     assert all(step["groups_alike"] == 1 and step["grad_norm"] == 0 for step in steps_of(run))
     assert "all answers to a prompt had the same reward, 0.5 on average" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dropout", [None, 0.0])
+def test_losses_are_not_watched_for_a_collapse(make: Make, dropout: float | None, tmp_path: Path) -> None:
+    run = train(make(dropout=dropout, max_steps=1), tmp_path / "run")
+    kept = Recipe.load(run.recipe_path).train
+    assert (kept.dropout, kept.rollbacks) == (0.0, 0)
 
 
 @pytest.mark.parametrize(
