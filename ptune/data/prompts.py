@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ptune.codecs.chat import ChatCodec
+from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Data
 from ptune.config.reinforcement import Reinforcement
 from ptune.data.conversations import (
@@ -64,6 +64,11 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def example(self) -> Example:
+        """The prompt alone, all of whose tokens are targets: what exports and saved weights are compared on."""
+        return Example(self.ids, (False, *[True] * (len(self) - 1)))
 
 
 @dataclass

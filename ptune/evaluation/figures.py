@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from transformers import PreTrainedModel
@@ -30,18 +30,28 @@ def figures(
     """Measures `model` in evaluation mode on all targets of `examples`. backbone: the transformers model inside it."""
     model.eval()
     loss, correct, targets = 0.0, 0, 0
-    with nullcontext(False) if one_text_a_row(model) else packing(backbone) as packed:
-        objective = NextTokenObjective(packed, max_tokens, backbone.device, plain_head(backbone))
-        with Progress(label, len(examples), unit="examples") as progress:
-            for batch in objective.batches(examples):
-                score = objective.score(model, batch)
-                loss, correct, targets = (
-                    loss + float(score.loss),
-                    correct + int(score.correct),
-                    targets + score.targets,
-                )
-                progress.advance(len(batch.lengths))
+    with (
+        objective_of(model, backbone, max_tokens) as objective,
+        Progress(label, len(examples), unit="examples") as progress,
+    ):
+        for batch in objective.batches(examples):
+            score = objective.score(model, batch)
+            loss, correct, targets = (
+                loss + float(score.loss),
+                correct + int(score.correct),
+                targets + score.targets,
+            )
+            progress.advance(len(batch.lengths))
     return summed(loss, correct, targets)
+
+
+@contextmanager
+def objective_of(
+    model: torch.nn.Module, backbone: PreTrainedModel, max_tokens: int
+) -> Iterator[NextTokenObjective]:
+    """What measures `model` within the block. backbone: the transformers model inside it."""
+    with nullcontext(False) if one_text_a_row(model) else packing(backbone) as packed:
+        yield NextTokenObjective(packed, max_tokens, backbone.device, plain_head(backbone))
 
 
 def summed(loss: float, correct: int, targets: int) -> Figures:

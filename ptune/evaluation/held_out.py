@@ -76,5 +76,5 @@ def _prompts(run: Run, recipe: Recipe, task: Reinforcement, codec: ChatCodec) ->
     data = read_prompts(recipe.data, task, codec, recipe.train.seed)
     check_same_data(run, data.summary)
     prompts = (data.test or data.validation)[: recipe.evaluate.limit]
-    examples = [Example(prompt.ids, (False, *[True] * (len(prompt) - 1))) for prompt in prompts]
+    examples = [prompt.example for prompt in prompts]
     return HeldOut("test" if data.test else "validation", examples, (), (), codec)

@@ -15,15 +15,12 @@ from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data.judged_examples import JudgedExample
 from ptune.evaluation.classification.bootstrap import Counts, Values, intervals
 from ptune.evaluation.classification.weighted import roc_auc
+from ptune.evaluation.figures import objective_of
 from ptune.evaluation.judged_titles import TITLES, by_length, cell
 from ptune.progress import say
 from ptune.tasks.unpaired_preference.objective import UnpairedObjective
 from ptune.tasks.unpaired_preference.reference import of_examples
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
 from ptune.training.packing import targets
-from ptune.training.segments import packing
-from ptune.training.virtual_tokens import one_text_a_row
 
 
 def measured(
@@ -37,9 +34,7 @@ def measured(
     """The log-probability of each answer, [answers]. backbone: the transformers model inside `model`."""
     say(label)
     model.eval()
-    with packing(backbone) as able:
-        packed = able and not one_text_a_row(model)
-        next_token = NextTokenObjective(packed, max_tokens, backbone.device, plain_head(backbone))
+    with objective_of(model, backbone, max_tokens) as next_token:
         return of_examples(UnpairedObjective(task, next_token), model, [answer.own for answer in answers])
 
 

@@ -13,15 +13,12 @@ from transformers import PreTrainedModel
 
 from ptune.config.preference import Preference
 from ptune.data.preferences import Pair
-from ptune.evaluation.classification.bootstrap import intervals, mean
+from ptune.evaluation.classification.bootstrap import means
+from ptune.evaluation.figures import objective_of
 from ptune.evaluation.pair_titles import TITLES, cell
 from ptune.tasks.preference.objective import PreferenceObjective
 from ptune.tasks.preference.reference import log_probabilities
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
 from ptune.training.packing import targets
-from ptune.training.segments import packing
-from ptune.training.virtual_tokens import one_text_a_row
 
 
 def measured(
@@ -33,9 +30,7 @@ def measured(
     max_tokens: int,
 ) -> NDArray[np.float64]:
     """The log-probability of each answer, [pairs, 2]. backbone: the transformers model inside `model`."""
-    with packing(backbone) as able:
-        packed = able and not one_text_a_row(model)
-        next_token = NextTokenObjective(packed, max_tokens, backbone.device, plain_head(backbone))
+    with objective_of(model, backbone, max_tokens) as next_token:
         return log_probabilities(label, PreferenceObjective(task, next_token), model, pairs)
 
 
@@ -64,8 +59,8 @@ def compared(
     tuned |= {"preferred": preferred, "margin": gained[:, 0] - gained[:, 1]}
     return {
         "pairs": len(pairs),
-        "base": _figures(base),
-        "tuned": _figures(tuned),
+        "base": means(base),
+        "tuned": means(tuned),
         "by_length": {
             name: {"pairs": int(which.sum()), "preferred": float(preferred[which].mean())}
             for name, which in (("better answer is longer", longer), ("better answer is not longer", ~longer))
@@ -85,10 +80,3 @@ def table(found: dict[str, Any]) -> Table:
     for name, part in found["by_length"].items():
         shown.add_row(f"… where the {name} ({part['pairs']})", "", f"{part['preferred']:.1%}")
     return shown
-
-
-def _figures(values: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    ranges = intervals(
-        len(values["chosen"]), lambda counts: {name: mean(counts, of) for name, of in values.items()}
-    )
-    return {name: {"value": float(of.mean()), "interval": list(ranges[name])} for name, of in values.items()}

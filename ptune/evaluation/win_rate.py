@@ -13,7 +13,7 @@ from ptune.config.reward_model import REWARD
 from ptune.data.conversations import Askable
 from ptune.data.rewards import prompt_text
 from ptune.errors import UsageError
-from ptune.evaluation.classification.bootstrap import intervals, mean
+from ptune.evaluation.classification.bootstrap import means
 from ptune.evaluation.retrieval.rankers import served_outputs
 from ptune.formats.bundle import Bundle
 from ptune.progress import Progress
@@ -56,9 +56,6 @@ class Judge:
         rewards = np.asarray(found, np.float64).reshape(-1, 2)
         by = rewards[:, 1] - rewards[:, 0]
         figures = {"win_rate": (by > 0) + (by == 0) / 2, "margin": by}
-        ranges = intervals(
-            len(by), lambda counts: {name: mean(counts, values) for name, values in figures.items()}
-        )
         return {
             "bundle": str(self.folder),
             "adapter": self.adapter,
@@ -66,10 +63,7 @@ class Judge:
             "equal": int((by == 0).sum()),
             "base": float(rewards[:, 0].mean()),
             "tuned": float(rewards[:, 1].mean()),
-            **{
-                name: {"value": float(values.mean()), "interval": list(ranges[name])}
-                for name, values in figures.items()
-            },
+            **means(figures),
         }
 
 

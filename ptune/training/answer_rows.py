@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ptune.codecs.chat import Example
-from ptune.training.packing import Batch, Share, bins, one_each
+from ptune.training.packing import Batch, Share, bins, idle, one_each, targets
 from ptune.training.segments import Shared
 
 
@@ -72,9 +72,8 @@ def answer_rows(
 
 def _apart(own: tuple[G, ...], any_group: G, passes: int, device: torch.device) -> AnswerRows[G]:
     sides = [side for group in own for side in group.sides]
-    idle = Example(any_group.sides[0].ids[:1], (False,))
-    of = [number for number, side in enumerate(sides) for _ in range(_targets(side))]
-    made = one_each([*sides, *[idle] * (passes - len(sides))], device)
+    of = [number for number, side in enumerate(sides) for _ in range(targets(side))]
+    made = one_each([*sides, *[idle(any_group.sides[0])] * (passes - len(sides))], device)
     return AnswerRows(own, tuple(made), _tensor(of, device))
 
 
@@ -112,10 +111,6 @@ def _packed(groups: tuple[G, ...], device: torch.device) -> AnswerRows[G]:
         shared=Shared(_tensor(columns, device), _tensor(places, device)),
     )
     return AnswerRows(groups, (batch,), _tensor(of, device))
-
-
-def _targets(example: Example) -> int:
-    return sum(example.targets[1:])
 
 
 def _tensor(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:

@@ -22,10 +22,8 @@ class FakeHub:
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)  # message, files
 
 
-@contextmanager
-def fake_hub() -> Iterator[FakeHub]:
-    """Answers while the block lasts."""
-    hub = FakeHub()
+def _answering(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
+    """What answers for a hub, and tells it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -79,7 +77,14 @@ def fake_hub() -> Iterator[FakeHub]:
         def log_message(self, *_: Any) -> None:
             """Says nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    return Handler
+
+
+@contextmanager
+def fake_hub() -> Iterator[FakeHub]:
+    """Answers while the block lasts."""
+    hub = FakeHub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _answering(hub))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

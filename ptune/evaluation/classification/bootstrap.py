@@ -6,7 +6,7 @@ per resample, so that sums over rows become one matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -48,6 +48,13 @@ def intervals(rows: int, statistic: Statistic, seed: int = 0) -> dict[str, Inter
 def mean(counts: Counts, values: NDArray[Any]) -> Values:
     """[resamples, rows] counts, [rows] values -> [resamples] means."""
     return (counts @ values.astype(np.float32)).astype(np.float64) / counts.sum(axis=1, dtype=np.float64)
+
+
+def means(values: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
+    """Each row of values, [rows], by name -> its mean with its interval, in JSON types."""
+    rows = len(next(iter(values.values())))
+    ranges = intervals(rows, lambda counts: {name: mean(counts, of) for name, of in values.items()})
+    return {name: {"value": float(of.mean()), "interval": list(ranges[name])} for name, of in values.items()}
 
 
 def sums(counts: Counts, values: NDArray[Any]) -> Values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,8 @@ from ptune.config.reinforcement import Reinforcement
 from ptune.data.prompts import Prompt, read_prompts
 from ptune.engine.adapters.safetensors import read_tensors
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.options import EngineOptions
 from ptune.errors import DataError, FormatError, UsageError
-from ptune.evaluation.classification.bootstrap import intervals, mean
+from ptune.evaluation.classification.bootstrap import means
 from ptune.evaluation.no_better import judged
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.reinforcement.report import report
@@ -33,13 +33,24 @@ from ptune.rewards import Reward, rewards_of
 from ptune.tasks.reinforcement.policy import POLICY, Policy
 from ptune.tasks.reinforcement.rollout import Answer
 from ptune.tasks.reinforcement.sampler import rewarded
-from ptune.tasks.reinforcement.work import rollout_bundle
+from ptune.tasks.reinforcement.work import engine_options, rollout_bundle
 from ptune.training.card import card
 from ptune.training.folder import check_same_data
 from ptune.training.metrics_log import read as read_metrics
 
 FORMAT = 1
+COMPARED = ("reward", "reward_sampled")
 _SEED = "evaluation"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one of the two models answered, and what that is worth."""
+
+    answers: list[Answer]  # greedy, one to each prompt
+    values: dict[
+        str, NDArray[np.float64]
+    ]  # of each prompt, [prompts]: of its greedy answer; reward_sampled: mean of sampled ones
 
 
 def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:
@@ -54,7 +65,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     task, codec = recipe.task, ChatCodec.open(run.codec_path)
     assert isinstance(task, Reinforcement)
-    refuse_unknown(asked.require, ("reward", "reward_sampled"))
+    refuse_unknown(asked.require, COMPARED)
     data = read_prompts(recipe.data, task, codec, recipe.train.seed)
     check_same_data(run, data.summary)
     prompts, split = (data.test, "test") if data.test else (data.validation, "validation")
@@ -62,12 +73,12 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
     if not prompts:
         raise DataError(f"{run.folder} has no held-out prompt: name some with --data.test")
     rewards = rewards_of(task.rewards)
-    place = rollout_bundle(run) if task.bundle is None else task.bundle
+    place = rollout_bundle(run, task)
     if not (place / "manifest.json").is_file():
         raise FormatError(
             f"{place}, in which the answers were sampled, is gone: name another with task.bundle"
         )
-    options = EngineOptions(threads=asked.threads or torch.get_num_threads(), max_rows=64)
+    options = engine_options(asked.threads or torch.get_num_threads())
     with contextlib.closing(Engine.open(place, options)) as engine:
         engine.put(
             POLICY,
@@ -79,7 +90,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
             name: _answered(name, policy, prompts, rewards, base=name == "base") for name in ("base", "tuned")
         }
     evaluation = {"split": split, **_compared(codec, prompts, sides, recipe.evaluate.answers)}
-    found = {name: float(sides["tuned"][name].mean()) for name in ("reward", "reward_sampled")}
+    found = {name: float(sides["tuned"].values[name].mean()) for name in COMPARED}
     evaluation["requirements"] = [one.checked(found) for one in asked.require]
     evaluation = judged(evaluation)
     write_json(run.evaluation_path, evaluation)
@@ -102,23 +113,24 @@ def table(evaluation: dict[str, Any]) -> Table:
 
 
 def _compared(
-    codec: ChatCodec, prompts: Sequence[Prompt], sides: dict[str, dict[str, Any]], shown: int
+    codec: ChatCodec, prompts: Sequence[Prompt], sides: dict[str, Side], shown: int
 ) -> dict[str, Any]:
     """The figures of both sides, and the first answers."""
+    base, tuned = sides["base"], sides["tuned"]
     return {
         "format": FORMAT,
         "examples": len(prompts),
         "rewards": {
-            **{name: _figures(one) for name, one in sides.items()},
-            "gain": _gain(sides["base"], sides["tuned"]),
+            **{name: means(side.values) for name, side in sides.items()},
+            "gain": means({name: tuned.values[name] - base.values[name] for name in COMPARED}),
         },
-        "after": {"reward": float(sides["tuned"]["reward"].mean())},
+        "after": {"reward": float(tuned.values["reward"].mean())},
         "answers": [
             {
                 "prompt": prompt.asked.question,
-                "base": codec.decode_answer(sides["base"]["answers"][at].ids),
-                "adapter": codec.decode_answer(sides["tuned"]["answers"][at].ids),
-                "rewards": [float(sides[name]["reward"][at]) for name in ("base", "tuned")],
+                "base": codec.decode_answer(base.answers[at].ids),
+                "adapter": codec.decode_answer(tuned.answers[at].ids),
+                "rewards": [float(side.values["reward"][at]) for side in (base, tuned)],
             }
             for at, prompt in enumerate(prompts[:shown])
         ],
@@ -139,8 +151,7 @@ def _refuse_unused(run: Run, asked: EvaluationOptions) -> None:
 
 def _answered(
     name: str, policy: Policy, prompts: Sequence[Prompt], rewards: Sequence[Reward], *, base: bool
-) -> dict[str, Any]:
-    """Values of each prompt, [prompts]: of its greedy answer, and the mean of its sampled ones."""
+) -> Side:
     say(f"answers, {name}")
     answers = policy.likeliest(prompts, base=base)
     worth = rewarded(rewards, prompts, [[one] for one in answers], policy)
@@ -150,29 +161,11 @@ def _answered(
         f"reward/{reward.name}": np.array([(of[reward.name] or [0.0])[0] for _, of in worth])
         for reward in (rewards if len(rewards) > 1 else ())
     }
-    return {
+    values = {
         "reward": np.array([total[0] for total, _ in worth]),
         **several,
         "reward_sampled": np.array([np.mean(total) for total, _ in by_chance]),
         "answer_tokens": np.array([float(len(answer.ids)) for answer in answers]),
         "cut": np.array([float(not answer.finished) for answer in answers]),
-        "answers": answers,
     }
-
-
-def _figures(side: dict[str, Any]) -> dict[str, Any]:
-    """Each value's mean with its 95 % interval."""
-    values: dict[str, NDArray[np.float64]] = {name: of for name, of in side.items() if not _is_answers(of)}
-    ranges = intervals(
-        len(side["reward"]), lambda counts: {name: mean(counts, of) for name, of in values.items()}
-    )
-    return {name: {"value": float(of.mean()), "interval": list(ranges[name])} for name, of in values.items()}
-
-
-def _gain(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
-    """By how much the tuned model's rewards are above the base's, prompt by prompt."""
-    return _figures({name: tuned[name] - base[name] for name in ("reward", "reward_sampled")})
-
-
-def _is_answers(values: Any) -> bool:
-    return isinstance(values, list) and (not values or isinstance(values[0], Answer))
+    return Side(answers, values)

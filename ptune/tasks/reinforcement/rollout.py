@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class Rollout:
     advantages: tuple[float, ...]
     counted: tuple[bool, ...]  # whether an answer has a loss
 
-    @property
+    @cached_property
     def sides(self) -> list[Example]:
         """Prompt and answer; the answers' tokens are targets."""
         before = (False,) * len(self.prompt)

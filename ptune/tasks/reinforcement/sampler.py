@@ -40,20 +40,17 @@ class Sampler:
 
     def sample(self, model: nn.Module, examples: Sequence[Prompt], step: int) -> list[Rollout]:
         """Groups of answers to the prompts `examples`, in their order."""
-        started_s, one, all_ = (
-            time.perf_counter(),
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-        )
+        started_s = time.perf_counter()
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.policy.follow(self.accelerator.unwrap_model(model))
-        own = examples[one::all_]
+        own = examples[process::processes]
         groups = self.policy.sampled(own, self.task.group_size, f"{self.seed}/{step}")
         worth = rewarded(self.rewards, own, groups, self.policy)
         made = [
-            (one + at * all_, rollout_of(self.task, prompt.ids, answers, total), of)
+            (process + at * processes, rollout_of(self.task, prompt.ids, answers, total), of)
             for at, (prompt, answers, (total, of)) in enumerate(zip(own, groups, worth, strict=True))
         ]
-        if all_ > 1:
+        if processes > 1:
             made = sorted(gather_object(made), key=lambda numbered: numbered[0])
         self.seen.clear()
         self._values = {
@@ -86,9 +83,8 @@ class Sampler:
 
     def reward(self, model: nn.Module, examples: Sequence[Prompt]) -> float:
         """The mean reward of the greedy answers."""
-        one, all_ = self.accelerator.process_index, self.accelerator.num_processes
         self.policy.follow(self.accelerator.unwrap_model(model))
-        own = examples[one::all_]
+        own = examples[self.accelerator.process_index :: self.accelerator.num_processes]
         groups = [[answer] for answer in self.policy.likeliest(own)]
         total = sum(float(total[0]) for total, _ in rewarded(self.rewards, own, groups, self.policy))
         sums = torch.tensor([total, float(len(own))], dtype=torch.float64, device=self.accelerator.device)

@@ -15,10 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import load, load_codec
-from ptune.codecs.chat import ChatCodec, Example
+from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Recipe
 from ptune.config.reinforcement import Reinforcement
-from ptune.data.prompts import Prompt, PromptData, read_prompts
+from ptune.data.prompts import PromptData, read_prompts
 from ptune.doctor.doctor import doctor_command, judge
 from ptune.doctor.prompts import examined
 from ptune.engine.decoder.engine import Engine
@@ -42,6 +42,7 @@ from ptune.tasks.reinforcement.sampler import Sampler
 from ptune.training.distributed import decided_by_one
 from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
+from ptune.training.reload import PROMPTS
 from ptune.training.segments import packing
 from ptune.training.work import Base
 
@@ -82,15 +83,14 @@ class ReinforcementWork:
 
     def save(self, run: Run, model: nn.Module, identity: BaseIdentity, *, writes: bool) -> Hop:
         held = self.data.test or self.data.validation or self.data.train
-        return save_trained(
-            run, self.recipe, model, self.codec, list(map(_read, held[:16])), identity, writes=writes
-        )
+        examples = [prompt.example for prompt in held[:PROMPTS]]
+        return save_trained(run, self.recipe, model, self.codec, examples, identity, writes=writes)
 
     def _bundle(self) -> Bundle:
         """The bundle whose engine samples: the recipe's, or one of the base in the run's folder."""
 
         def made() -> Path:
-            place = rollout_bundle(self.run) if self.task.bundle is None else self.task.bundle
+            place = rollout_bundle(self.run, self.task)
             if self.task.bundle is None and not (place / "manifest.json").is_file():
                 say(f"exporting {self.recipe.backbone.model} for the engine that samples answers: {place}")
                 profile = "nf4" if self.recipe.backbone.quantize == "nf4" else FP32
@@ -109,7 +109,7 @@ class ReinforcementWork:
                 f"task.bundle {bundle.folder} is of another base ({bundle.manifest.base.hash[:12]}) than the one that is trained"
                 f" ({wanted[:12]})"
             )
-        options = EngineOptions(threads=torch.get_num_threads(), max_rows=64)
+        options = engine_options(torch.get_num_threads())
         needed, free = predicted_bytes(bundle, options), ram_bytes()
         if needed > free:
             raise RecipeError(
@@ -120,9 +120,14 @@ class ReinforcementWork:
         return Engine.open(bundle, options)
 
 
-def rollout_bundle(run: Run) -> Path:
-    """Where a run keeps the bundle whose engine samples."""
-    return run.folder / "rollout"
+def rollout_bundle(run: Run, task: Reinforcement) -> Path:
+    """The bundle whose engine samples a run's answers: the recipe's, or one in the run's folder."""
+    return run.folder / "rollout" if task.bundle is None else task.bundle
+
+
+def engine_options(threads: int) -> EngineOptions:
+    """Of the engine that samples: groups of answers fill its steps."""
+    return EngineOptions(threads=threads, max_rows=64)
 
 
 def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) -> ReinforcementWork:
@@ -188,8 +193,3 @@ def _check(recipe: Recipe, accelerator: Accelerator) -> None:
     if recipe.backbone.new_tokens or recipe.backbone.stream:
         name = "new_tokens" if recipe.backbone.new_tokens else "stream"
         raise RecipeError(f"backbone.{name} is not for reinforcement: leave it out")
-
-
-def _read(prompt: Prompt) -> Example:
-    """A prompt, all of whose tokens are compared."""
-    return Example(prompt.ids, (False, *[True] * (len(prompt) - 1)))
