@@ -30,6 +30,7 @@ from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends,
 from ptune.export.example import DYNAMIC as DYNAMIC
 from ptune.export.example import example
 from ptune.export.gains import keep_own_inputs
+from ptune.export.in_place import check_in_place
 from ptune.export.independence import check_independent
 from ptune.export.sockets import Socket, StepInputs, allow_gains, describe, install
 from ptune.export.state_kinds import KINDS
@@ -192,6 +193,7 @@ def trace(
     graph = onnx_of(
         step, arguments, dynamic, inputs, outputs, config.model_type, optimize=False, along=(0, 1)
     )
+    check_in_place(graph.graph, signature, config.model_type)
     if described is not None and described.has_gains:
         described = keep_own_inputs(graph, described)
         signature = signature.model_copy(update={"ends": described})

@@ -136,8 +136,8 @@ class Slots:
         if sequence.cached and found.row is not None and found.row != sequence.slot:
             snapshots.copy(found.row, sequence.slot)
             snapshots.used(found.row)
-        last = _findable(sequence)
-        places = (last, found.known if last - found.known >= WORTH_A_COPY else 0) if snapshots.rows else ()
+        begins = sequence.acts_from if sequence.acts_from < len(sequence.tokens) else 0
+        places = (found.known, begins, _findable(sequence)) if snapshots.rows else ()
         sequence.stops = {place for place in places if place >= max(WORTH_A_COPY, sequence.cached + 1)}
 
     def keep_states_at(self, sequence: TokenSequence, place: int) -> None:

@@ -1,13 +1,14 @@
 """Snapshots of states: where a sequence can be continued although the slot that computed its beginning has gone on.
 
 Keys and values can be cut anywhere, but a layer's state is there for one place alone, the last token computed. So a sequence that
-shares less than all of what a slot holds needs a copy of the state at that place. Copies are made at two places of a prompt, as
-Marconi does (Pan et al., MLSys 2025, https://arxiv.org/abs/2411.19379):
+shares less than all of what a slot holds needs a copy of the state at that place. Copies are made at a few places of a prompt, the
+first two as in Marconi (Pan et al., MLSys 2025, https://arxiv.org/abs/2411.19379):
 
 - before its last token: further choices of the same prompt, the next turn of a chat whose answer is rendered otherwise, and
   prompts that begin with all of it continue there;
 - where it turns away from another sequence whose beginning it shares, such as a system prompt: the second request computes the
-  beginning once more and leaves the copy, from the third on it is found.
+  beginning once more and leaves the copy, from the third on it is found;
+- where its adapter begins to act, for other adapters and the base, which compute the same up to there.
 
 They are few (their rows), and the one that was used longest ago is replaced. Pure Python, as the scheduler is.
 """
