@@ -292,7 +292,9 @@ def attention_layers(config: PretrainedConfig) -> list[int]:
     """The index of each layer with attention; others keep states or nothing. Without a word in the config all have it."""
     kinds = getattr(config, "layer_types", None)
     return [
-        layer for layer in range(config.num_hidden_layers) if kinds is None or kinds[layer] not in WITHOUT_ATTENTION
+        layer
+        for layer in range(config.num_hidden_layers)
+        if kinds is None or kinds[layer] not in WITHOUT_ATTENTION
     ]
 
 

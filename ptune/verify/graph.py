@@ -76,7 +76,11 @@ class PlainGraph:
             "lora_mask": np.repeat(of_ends.acts(ids), rank).reshape(1, tokens, rank).astype(np.float32),
         }
         if self.signature.states:
-            feeds |= {"state_pad_indices": order[None], "state_unpad_indices": order, "new_tokens": np.array([tokens], np.int64)}
+            feeds |= {
+                "state_pad_indices": order[None],
+                "state_unpad_indices": order,
+                "new_tokens": np.array([tokens], np.int64),
+            }
         for name, state in zip(self.signature.past_state_names(), self.signature.states, strict=True):
             feeds[name] = np.zeros((1, *state.shape), np.float32)
         entries = {entry.name: entry.type for entry in self.session.get_inputs()}

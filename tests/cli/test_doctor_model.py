@@ -68,7 +68,12 @@ def test_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_family_that_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "jamba"
     transformers.JambaConfig(
-        vocab_size=600, hidden_size=64, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2
+        vocab_size=600,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
     ).save_pretrained(folder)
     tiny_models.tokenizer().save_pretrained(folder)
     found = asked(capsys, folder)

@@ -24,6 +24,7 @@ from ptune.export.trace import DYNAMIC, trace
 from ptune.formats.signature import StateLayer
 
 CHANNELS, SIZE = 6, 4
+SMALL: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
 
 
 class Convolution(nn.Module):
@@ -43,7 +44,11 @@ class Convolution(nn.Module):
 def convolution(tmp_path_factory: pytest.TempPathFactory) -> tuple[Convolution, onnxruntime.InferenceSession]:
     path = tmp_path_factory.mktemp("convolution") / "model.onnx"
     module = Convolution().eval()
-    example = (torch.zeros(3, 5, CHANNELS), torch.zeros(3, SIZE - 1, CHANNELS), torch.zeros(3, dtype=torch.int64))
+    example = (
+        torch.zeros(3, 5, CHANNELS),
+        torch.zeros(3, SIZE - 1, CHANNELS),
+        torch.zeros(3, dtype=torch.int64),
+    )
     free = ({0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC}, {0: DYNAMIC})
     torch.onnx.export(
         torch.export.export(module, example, dynamic_shapes=free, strict=False),
@@ -54,19 +59,18 @@ def convolution(tmp_path_factory: pytest.TempPathFactory) -> tuple[Convolution, 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data())
+@given(st.lists(st.integers(1, 14), min_size=1, max_size=4), st.integers(0, 2**16))
 def test_a_convolution_has_the_same_bits_however_rows_are_cut(
-    convolution: tuple[Convolution, onnxruntime.InferenceSession], data: st.DataObject
+    convolution: tuple[Convolution, onnxruntime.InferenceSession], lengths: list[int], seed: int
 ) -> None:
     """Rows that are cut into steps beside others, idle ones among them; against PyTorch's own over the whole rows."""
     module, session = convolution
-    lengths = data.draw(st.lists(st.integers(1, 14), min_size=1, max_size=4))
-    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    random = np.random.default_rng(seed)
     texts = [random.standard_normal((length, CHANNELS)).astype(np.float32) for length in lengths]
     states = np.zeros((len(texts), SIZE - 1, CHANNELS), np.float32)
     done, found = [0] * len(texts), [[] for _ in texts]
     while any(at < length for at, length in zip(done, lengths, strict=True)):
-        new = [data.draw(st.integers(0, length - at)) for at, length in zip(done, lengths, strict=True)]
+        new = [int(random.integers(0, length - at + 1)) for at, length in zip(done, lengths, strict=True)]
         rows = np.full((len(texts), max(max(new), 1), CHANNELS), 9.0, np.float32)
         for row, (text, at, count) in enumerate(zip(texts, done, new, strict=True)):
             rows[row, :count] = text[at : at + count]
@@ -78,7 +82,9 @@ def test_a_convolution_has_the_same_bits_however_rows_are_cut(
             done[row] += count
     for text, rows_found in zip(texts, found, strict=True):
         begin = np.zeros((1, SIZE - 1, CHANNELS), np.float32)
-        whole, _ = session.run(None, {"rows": text[None], "past": begin, "new_tokens": np.array([len(text)], np.int64)})
+        whole, _ = session.run(
+            None, {"rows": text[None], "past": begin, "new_tokens": np.array([len(text)], np.int64)}
+        )
         assert np.array_equal(whole[0], np.array(rows_found)), "to the bit"
         padded = torch.tensor(np.concatenate([begin[0], text])).T[None]
         expected = nn.functional.conv1d(padded, module.weight[:, None], module.bias, groups=CHANNELS)[0].T
@@ -86,9 +92,9 @@ def test_a_convolution_has_the_same_bits_however_rows_are_cut(
 
 
 def test_only_layers_with_attention_have_caches() -> None:
-    signature = trace(model("lfm2").config).signature
+    signature = trace(model("lfm2", **SMALL).config).signature
     assert len(signature.cache) == 1
-    assert signature.states == tuple(StateLayer(name=f"model.layers.{at}.conv", shape=(2, 64)) for at in (0, 2, 3))
+    assert signature.states == (StateLayer(name="model.layers.0.conv", shape=(2, 64)),)
 
 
 def across_rows(rows: Tensor) -> Tensor:
@@ -113,7 +119,7 @@ def planted(between: Callable[[Tensor], Tensor]) -> StateKind:
 
 
 def test_what_is_done_along_rows_passes_and_across_them_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = model("lfm2").config
+    config = model("lfm2", **SMALL).config
     monkeypatch.setitem(state_kinds.KINDS, "Lfm2ShortConv", planted(along_rows))
     trace(config)
     monkeypatch.setitem(state_kinds.KINDS, "Lfm2ShortConv", planted(across_rows))
@@ -130,17 +136,19 @@ def read_late(module: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return states.flat(rows + past[:, -1:], hidden_states)
 
 
-def test_an_old_state_that_is_read_after_the_new_one_is_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_state_that_is_read_after_the_new_one_is_written_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     kind = state_kinds.KINDS["Lfm2ShortConv"]._replace(forward=read_late)
     monkeypatch.setitem(state_kinds.KINDS, "Lfm2ShortConv", kind)
-    with pytest.raises(BackboneError, match="may read the state past_state.0 after it was replaced"):
-        trace(model("lfm2").config)
+    with pytest.raises(BackboneError, match=r"may read the state past_state\.0 after it was replaced"):
+        trace(model("lfm2", **SMALL).config)
 
 
 def test_a_config_that_lies_about_its_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "attention_layers", lambda config: [*range(config.num_hidden_layers)])
-    with pytest.raises(BackboneError, match="keeps keys and values in 1 layers, and its config has 4 layers"):
-        trace(model("lfm2").config)
+    with pytest.raises(BackboneError, match="keeps keys and values in 1 layers, and its config has 2 layers"):
+        trace(model("lfm2", **SMALL).config)
 
 
 def test_a_step_keeps_the_states_of_rows_that_are_idle(tmp_path: Path) -> None:
@@ -156,7 +164,9 @@ def test_a_step_keeps_the_states_of_rows_that_are_idle(tmp_path: Path) -> None:
         "capacity": np.array(8, np.int32), "logits_indices": np.array([2]), "lora_mask": np.zeros((1, 3, 0), np.float32),
         "state_pad_indices": np.array([[0, 0, 0], [0, 1, 2]]), "state_unpad_indices": np.array([3, 4, 5]), "new_tokens": np.array([0, 3]),
     }  # fmt: skip
-    for name, layer in zip(signature.past_names(), [layer for layer in signature.cache for _ in "kv"], strict=True):
+    for name, layer in zip(
+        signature.past_names(), [layer for layer in signature.cache for _ in "kv"], strict=True
+    ):
         feeds[name] = np.zeros((2, layer.kv_heads, 8, layer.key_dim), np.float32)
     for name, state in zip(signature.past_state_names(), signature.states, strict=True):
         feeds[name] = random.standard_normal((2, *state.shape)).astype(np.float32)

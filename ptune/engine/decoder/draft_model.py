@@ -14,9 +14,9 @@ from pathlib import Path
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.forms import chosen
 from ptune.engine.decoder.graphs import Graphs
+from ptune.engine.decoder.kept import common
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.decoder.kept import common
 from ptune.engine.decoder.step import Step
 from ptune.engine.options import EngineOptions
 from ptune.errors import FormatError, UsageError

@@ -121,9 +121,7 @@ class KvCache:
             )
         slots = min(max_slots, max(1, tokens // (min(signature.context, LONG_TOKENS) + 1)))
         capacity = min(signature.context, tokens // slots - 1)
-        return cls(
-            signature, slots, capacity, spare=spare, dtype=dtype, scales=scales, snapshots=snapshots
-        )
+        return cls(signature, slots, capacity, spare=spare, dtype=dtype, scales=scales, snapshots=snapshots)
 
     def window(self, low: int, high: int) -> dict[str, Array]:
         """Returns slots [low, high) of every cache input, views [high - low, kv_heads, room or more, dim], and of every state input. The

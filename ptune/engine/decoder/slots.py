@@ -43,7 +43,9 @@ class Found(NamedTuple):
 
     slot: int  # that has its keys and values; -1: none
     shared: int  # tokens from which on it can be continued
-    row: int | None = None  # that has the states after them: a slot or a snapshot; None: of no tokens, or of a model without states
+    row: int | None = (
+        None  # that has the states after them: a slot or a snapshot; None: of no tokens, or of a model without states
+    )
     known: int = 0  # tokens that it shares with any slot, though there may be no states after them
 
 
@@ -248,7 +250,9 @@ class Slots:
             tokens = [] if kept is None else kept.tokens[:left]
             shorter = kept is not None and len(tokens) >= WORTH_A_COPY
             whole = kept is not None and kept.whole and len(tokens) == len(kept.tokens)
-            self._keep(slot, replace(kept, tokens=tokens, whole=whole) if kept is not None and shorter else None)
+            self._keep(
+                slot, replace(kept, tokens=tokens, whole=whole) if kept is not None and shorter else None
+            )
             missing -= before - self._held[slot]
         return True
 
@@ -271,4 +275,3 @@ class Slots:
 def _findable(sequence: TokenSequence) -> int:
     """Number of tokens that may come from the cache. The newest is always computed, as its logits are needed."""
     return 0 if sequence.all_logits else max(len(sequence.tokens) - 1, 0)
-

@@ -33,7 +33,9 @@ class Step:
         if graphs.without_gains is not None:
             self._slots = LoraSlots(signature.without_gains(), cache.slots, self._plain.whole.packed)
         self._keeps_states = bool(signature.states)
-        self._scores = bool(signature.cache) and not graphs.own_attention  # whether attention needs memory for them
+        self._scores = (
+            bool(signature.cache) and not graphs.own_attention
+        )  # whether attention needs memory for them
         self._layouts = BatchLayoutCache(
             graphs.least_tokens, graphs.least_queries, graphs.heads, cache.room, self._keeps_states
         )

@@ -58,7 +58,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     base, _, bundle = tiny_bundle(folder, "lfm2")
     lora = peft_folder(base, folder / "lora", seed=1, spread=0.2)
     install(bundle, lora, "lora")
-    return Made(Bundle.open(bundle.folder), base, {BASE: with_peft(base, None), "lora": with_peft(base, lora)})
+    return Made(
+        Bundle.open(bundle.folder), base, {BASE: with_peft(base, None), "lora": with_peft(base, lora)}
+    )
 
 
 def opened(made: Made, **options: Any) -> Engine:
@@ -172,7 +174,8 @@ def mixed(random: Random, count: int) -> list[Request]:
     """Of three tenants, some of which begin alike."""
     return [
         asked(
-            [7] * random.choice((0, 40, 120)) + [random.randrange(5, VOCAB) for _ in range(random.randint(1, 50))],
+            [7] * random.choice((0, 40, 120))
+            + [random.randrange(5, VOCAB) for _ in range(random.randint(1, 50))],
             random.choice((BASE, BASE, "lora")),
             random.choice((2, 15, 40)),
             tenant=random.choice("abc"),

@@ -38,7 +38,9 @@ class Served:
                 chunk.sequence.tokens.append(next(self._fresh))
         return [(chunk.start, chunk.start + chunk.count) for chunk in chunks]
 
-    def answer(self, tokens: list[int], output: int = 3, adapter: Adapter | None = None) -> tuple[int, list[int]]:
+    def answer(
+        self, tokens: list[int], output: int = 3, adapter: Adapter | None = None
+    ) -> tuple[int, list[int]]:
         """Answers a prompt; returns how many of its tokens were found, and all tokens."""
         before, sequence = self.scheduler.slots.reused, self.begin(tokens, adapter)
         while len(sequence.tokens) < len(tokens) + output:
@@ -51,7 +53,7 @@ def test_a_prompt_is_cut_before_its_last_token() -> None:
     served = Served(chunk=16)
     served.begin(SYSTEM)
     assert [served.step() for _ in range(5)] == [[(0, 16)], [(16, 32)], [(32, 39)], [(39, 40)], [(40, 41)]]
-    assert served.copied == [(0, 4)]
+    assert [source for source, _ in served.copied] == [0]
 
 
 def test_the_next_turn_of_a_chat_goes_on_where_the_answer_ended() -> None:
@@ -121,8 +123,10 @@ def test_states_of_an_adapter_are_not_the_bases() -> None:
 def test_an_adapter_that_acts_late_takes_the_bases_beginning() -> None:
     served = Served(snapshots=8)
     one, other = (Adapter(name, 1, {}, 0, invocation=(7, 7)) for name in "ab")
-    found = [served.answer([*SYSTEM, 7, 7, 9], adapter=adapter)[0] for adapter in (one, other, one)]
-    assert found == [0, len(SYSTEM), len(SYSTEM) + 2], "the base's beginning of both, then its own to the last token"
+    found = [served.answer([*SYSTEM, 7, 7, 9], 20, adapter)[0] for adapter in (one, other, one)]
+    assert found == [0, len(SYSTEM), len(SYSTEM) + 2], (
+        "the base's beginning of both, then its own to the last token"
+    )
     assert served.answer([*SYSTEM, 7, 7, 8, 8], adapter=other)[0] == len(SYSTEM) + 2
 
 
