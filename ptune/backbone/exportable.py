@@ -22,12 +22,18 @@ from transformers import (
 
 from ptune.backbone.load import in_one_sentence, read_config
 from ptune.backbone.locate import locate
+from ptune.backbone.text_alone import text_alone
 from ptune.config.recipe import Backbone
 from ptune.engine.options import EngineOptions
 from ptune.errors import BackboneError
 
 ATTENTION = ("full_attention", "sliding_attention")  # kinds of layers that GroupQueryAttention computes
-_RECURRENCES = ("torch_chunk_gated_delta_rule", "chunk_kimi_delta_attention", "mamba2_chunk_scan", "mamba_selective_scan")
+_RECURRENCES = (
+    "torch_chunk_gated_delta_rule",
+    "chunk_kimi_delta_attention",
+    "mamba2_chunk_scan",
+    "mamba_selective_scan",
+)
 # Kinds of layers that keep states, and transformers' functions that have a place in the graph (`ptune.export.state_kinds`): such
 # layers are exported where the model's code calls one. Layers of a hybrid kind attend as well.
 WITH_STATES = {"conv": ("causal_conv1d_fn",), "linear_attention": _RECURRENCES, "hybrid": _RECURRENCES}
@@ -62,6 +68,7 @@ def why_not_exportable(config: PretrainedConfig) -> str | None:
     """
     if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and config.is_encoder_decoder:
         return None
+    config = text_alone(config)
     for look in (_of_another_kind, _several_parts, _layers, _sizes, _attention, _mixture):
         if (reason := look(config)) is not None:
             return f"{config.model_type} {reason}"

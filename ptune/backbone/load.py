@@ -28,6 +28,7 @@ from ptune.backbone.precision import fastest, usual
 from ptune.backbone.quantize import quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.streaming import stream
+from ptune.backbone.text_alone import text_alone
 from ptune.backbone.tokenizer import codec_of
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
@@ -244,12 +245,12 @@ def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTok
 
 
 def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
-    """What the model is, without its weights: its layers that are kept, with one set of rotary frequencies for all lengths
+    """What the model is, without its weights: text alone where it can be, its layers that are kept, with one set of rotary frequencies for all lengths
     (`ptune.backbone.rope`).
 
     Raises: BackboneError if the weights were saved quantised in another way than `spec` says, or it lacks a layer to keep.
     """
-    config = published_config(spec, source)
+    config = text_alone(published_config(spec, source))
     if source.gguf is None and (saved := packed_as(config, spec.model)) is not None:
         if spec.quantize != saved:
             raise BackboneError(

@@ -20,7 +20,7 @@ from ptune.export.rewrite import before, constant, replace
 
 # Of 2 artanh(s) / s in s², by Chebyshev interpolation on [0, 1/9]; constant first.
 POLYNOMIAL = np.polynomial.Chebyshev.interpolate(
-    lambda z: 2 * np.arctanh(np.sqrt(z)) / np.sqrt(z), 5, (0, 1 / 9)
+    lambda z: 2 * np.arctanh(np.sqrt(z)) / np.sqrt(z), 4, (0, 1 / 9)
 ).convert(kind=np.polynomial.Polynomial)
 
 

@@ -62,7 +62,9 @@ class StateKind(NamedTuple):
 
     shapes: Callable[[Any], tuple[tuple[int, ...], ...]]  # of the states of a module, for one sequence
     forward: Callable[..., Any]  # in place of the module's own; its first argument is the module
-    reads: tuple[str, ...] = ()  # linear layers in it whose weights it reads: they are never called, so no adapter reaches them
+    reads: tuple[
+        str, ...
+    ] = ()  # linear layers in it whose weights it reads: they are never called, so no adapter reaches them
 
 
 def short_convolution(

@@ -78,7 +78,11 @@ def linear_layers(model: PreTrainedModel, head: Sequence[str] = ()) -> list[str]
 def _out_of_reach(model: PreTrainedModel) -> set[str]:
     """Linear layers of state spaces that no adapter reaches: those that peft refuses, and dt_proj, whose weight Mamba reads itself."""
     modules = dict(model.named_modules())
-    read = {f"{name}.dt_proj" for name, one in modules.items() if hasattr(one, "A_log") and hasattr(one, "dt_proj")}
+    read = {
+        f"{name}.dt_proj"
+        for name, one in modules.items()
+        if hasattr(one, "A_log") and hasattr(one, "dt_proj")
+    }
     kind = model.config.model_type
     refused = [leaf for leaf, kinds in _REFUSED.items() if kind in kinds]
     return read | {name for name in modules if ends_with(name, refused)}

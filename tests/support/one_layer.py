@@ -86,7 +86,13 @@ def one_layer(folder: Path, family: str, **changes: Any) -> OneLayer:
     traced, long = _Traced(mine).eval(), torch.int64
     past = [torch.zeros(3, *state.shape) for state in states]
     tokens = torch.zeros(2, 6, width)
-    example = (tokens, torch.zeros(3, 4, dtype=long), torch.zeros(12, dtype=long), torch.zeros(3, dtype=long), past)
+    example = (
+        tokens,
+        torch.zeros(3, 4, dtype=long),
+        torch.zeros(12, dtype=long),
+        torch.zeros(3, dtype=long),
+        past,
+    )
     two, one = {0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC}
     names = ["hidden", *STATE_INPUTS, *(f"past_state.{number}" for number in range(len(past)))]
     present = [f"present_state.{number}" for number in range(len(past))]

@@ -33,9 +33,15 @@ from ptune.export import (
     state_kinds,
     states,
 )
-from ptune.export.recurrence import convolution, delta_rule, layer_states, linear_attention, selective_scan, state_space
-
 from ptune.export import trace as tracing
+from ptune.export.recurrence import (
+    convolution,
+    delta_rule,
+    layer_states,
+    linear_attention,
+    selective_scan,
+    state_space,
+)
 
 CODE = (
     rope, attention, encoder, encoder_attention, encoder_sockets, end_sockets, gains, independence, seq2seq, seq2seq_attention, sockets, state_kinds, states, tracing,

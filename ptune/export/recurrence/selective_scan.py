@@ -17,23 +17,23 @@ from ptune.export.recurrence.linear_attention import linear_attention
 
 def selective_scan(
     layer: LayerStates,
-    hidden_states: Tensor,  # x [groups, channels, tokens]
+    x: Tensor,  # [groups, channels, tokens]
     dt: Tensor,  # [groups, channels, tokens]
-    A: Tensor,  # [channels, state]
-    B: Tensor,  # [groups, state, tokens]
-    C: Tensor,
-    D: Tensor | None = None,  # [channels]
+    a: Tensor,  # [channels, state]
+    b: Tensor,  # [groups, state, tokens]
+    c: Tensor,
+    D: Tensor | None = None,  # [channels]  # noqa: N803, which callers name
     z: Tensor | None = None,  # [groups, channels, tokens]
     delta_bias: Tensor | None = None,  # [channels]
     delta_softplus: bool = False,
     **_: Any,
 ) -> Tensor:
     """Returns [groups, channels, tokens]. The state is [channels, state, 1]: a channel is a head."""
-    x, dt, B, C = (each.transpose(1, 2) for each in (hidden_states, dt, B, C))
+    x, dt, b, c = (each.transpose(1, 2) for each in (x, dt, b, c))
     dt = dt if delta_bias is None else dt + delta_bias
     dt = torch.nn.functional.softplus(dt) if delta_softplus else dt
-    decay, value = dt[..., None] * A, (dt * x)[..., None]
-    out = linear_attention(layer, "gated", C[:, :, None], B[:, :, None], value, decay)[..., 0]
+    decay, value = dt[..., None] * a, (dt * x)[..., None]
+    out = linear_attention(layer, "gated", c[:, :, None], b[:, :, None], value, decay)[..., 0]
     out = out if D is None else out + x * D
     out = out.transpose(1, 2)
     return out if z is None else out * torch.nn.functional.silu(z)

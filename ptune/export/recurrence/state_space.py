@@ -18,12 +18,12 @@ from ptune.export.recurrence.linear_attention import linear_attention
 
 def state_space(
     layer: LayerStates,
-    hidden_states: Tensor,  # x [groups, tokens, heads, dim]
+    x: Tensor,  # [groups, tokens, heads, dim]
     dt: Tensor,  # [groups, tokens, heads]
-    A: Tensor,  # [heads]
-    B: Tensor,  # [groups, tokens, groups of heads, state]
-    C: Tensor,
-    D: Tensor | None = None,  # [heads]
+    a: Tensor,  # [heads]
+    b: Tensor,  # [groups, tokens, groups of heads, state]
+    c: Tensor,
+    D: Tensor | None = None,  # [heads]  # noqa: N803, which callers name
     z: Tensor | None = None,
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
@@ -35,8 +35,8 @@ def state_space(
     dt = torch.nn.functional.softplus(dt) if dt_softplus else dt
     least, most = dt_limit
     dt = torch.clamp(dt, least, None if math.isinf(most) else most)
-    out = linear_attention(layer, "gated", C, B, hidden_states * dt[..., None], dt * A)
-    out = out if D is None else out + hidden_states * D[:, None]
+    out = linear_attention(layer, "gated", c, b, x * dt[..., None], dt * a)
+    out = out if D is None else out + x * D[:, None]
     return out if z is None else out * torch.nn.functional.silu(z)
 
 

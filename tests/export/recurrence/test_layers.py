@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.one_layer import OneLayer, one_layer
 
-LAYERS = {
+from ptune.backbone.exportable import WITH_STATES
+from ptune.export.state_kinds import KERNELS
+
+LAYERS: dict[str, dict[str, Any]] = {
     "qwen3_5": {},  # gated delta net: as many heads for two as for one key
     "falcon_h1": {"mamba_norm_before_gate": False, "mamba_rms_norm": True},  # state space, with multipliers
     "mamba2": {"time_step_limit": (0.1, 0.9)},  # whose step sizes are limited
     "jamba": {},  # selective scan, with norms before it
     "lfm2_bias": {},  # a convolution between gates
 }
-LARGE = {  # heads of 4,096 numbers and more go through onnxruntime's matrix products
+LARGE: dict[str, dict[str, Any]] = {  # heads of 4,096 numbers and more go through onnxruntime's matrix products
     "qwen3_5": {"linear_key_head_dim": 64, "linear_value_head_dim": 64},
     "mamba2": {"state_size": 128, "head_dim": 32},
 }
@@ -45,12 +50,14 @@ def test_a_text_has_transformers_numbers_and_its_own_bits(
         cuts = random.choice([0, 1, 1, 2, 3, 10, 64], len(texts)).tolist()
         new = [min(cut, length - at) for cut, length, at in zip(cuts, lengths, done, strict=True)]
         given_, before = [text[at : at + n] for text, at, n in zip(texts, done, new, strict=True)], states
-        found, states = layer.step(given_, states)
+        computed, states = layer.step(given_, states)
         for row, count in enumerate(new):
-            pieces[row].append(found[row])
+            pieces[row].append(computed[row])
             done[row] += count
             for old, state in zip(before, states, strict=True):
-                assert count or old[row].tobytes() == state[row].tobytes(), "an idle sequence keeps its states"
+                assert count or old[row].tobytes() == state[row].tobytes(), (
+                    "an idle sequence keeps its states"
+                )
     for row, ((whole,), after) in enumerate(alone):
         assert np.array_equal(np.concatenate(pieces[row]), whole)
         assert all(np.array_equal(one[0], state[row]) for one, state in zip(after, states, strict=True))
@@ -58,9 +65,15 @@ def test_a_text_has_transformers_numbers_and_its_own_bits(
 
 def test_numbers_of_others_reach_no_state(layer: OneLayer) -> None:
     """Idle sequences repeat a neighbour's token in their cells: not even one that is no number changes them."""
-    states = [np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32) for shape in layer.shapes]
+    states = [
+        np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32) for shape in layer.shapes
+    ]
     wrong = np.full((3, layer.width), np.nan, np.float32)
     _, after = layer.step([wrong, wrong[:0]], states)
     for old, new in zip(states, after, strict=True):
         assert old[1].tobytes() == new[1].tobytes()
         assert np.isnan(new[0]).any()
+
+
+def test_what_is_let_through_has_a_place_in_the_graph() -> None:
+    assert {name for names in WITH_STATES.values() for name in names} == {*KERNELS}
