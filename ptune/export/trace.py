@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
+from ptune.backbone.vision_language import auto_class, only_text, text_config
 from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
@@ -134,8 +135,8 @@ def trace(
     config._experts_implementation = EXPERTS
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with refused_in_one_line(config.model_type):
-        model = skeleton(config, mode, trust_remote_code)
-        heads = cache_layers(config)
+        model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
+        heads = cache_layers(text_config(config))
     described = describe_ends(model, ends, turn_group)
     plain = install(model, Socket)
     if described is not None and described.has_gains:
@@ -148,7 +149,7 @@ def trace(
     transposed = frozenset(f"{s.name}.weight" for s in plain if not s.is_conv1d)
     signature = Signature(
         vocab_size=model.get_output_embeddings().weight.shape[0],
-        context=int(getattr(config, "max_position_embeddings", 2048)),
+        context=int(getattr(text_config(config), "max_position_embeddings", 2048)),
         cache=heads,
         sockets=describe(sockets),
         ends=described,
