@@ -81,8 +81,41 @@ def show(
 ) -> PreTrainedModel:
     """Lets a model see the images of its data, if it sees any. identity: hash of its weights. Returns the model."""
     if codec.vision is not None and images is not None:
+        check_seen(model, codec.vision)
         see(model, rows_of(model, images, codec.vision, identity))
     return model
+
+
+def check_seen(model: PreTrainedModel, vision: Vision) -> None:
+    """Compares what the model says of an image that it gets as pixels, and as rows.
+
+    Raises: BackboneError if the two differ: the model does more with an image than put rows in place of embeddings.
+    """
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (1, *vision.preprocessing.size, 3), np.uint8)
+    normalised = torch.from_numpy(vision.preprocessing.normalised(pixels)).to(model.device, model.dtype)
+    around = [one for one in vision.written if one != vision.token] or [0]
+    text = torch.tensor([[around[0], *vision.written, around[-1]]], device=model.device)
+    image, before = text == vision.token, shown(model)
+    rows = torch.arange(FIRST_ROW, FIRST_ROW + vision.rows, device=model.device)
+    try:
+        with torch.no_grad():
+            theirs = model(
+                input_ids=text, pixel_values=normalised[:, None] if vision.tiled else normalised
+            ).logits
+            see(model, features(model, normalised, vision).float().cpu().numpy()[0])
+            ours = model(input_ids=text.masked_scatter(image, rows)).logits
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BackboneError(f"{type(model).__name__} does not see images as LLaVA does: {reason}") from error
+    finally:
+        see(model, _none(model) if before is None else before)
+    rounding = 1e-3 if model.dtype == torch.float32 else 0.05
+    if float((ours - theirs).abs().max()) > rounding * float(theirs.abs().max()):
+        raise BackboneError(
+            f"{type(model).__name__} does more with an image than put its rows in place of embeddings, which ptune does not"
+            " train yet: take a model that sees images as LLaVA does"
+        )
 
 
 def rows_of(model: PreTrainedModel, images: NDArray[np.uint8], vision: Vision, identity: str) -> Rows:

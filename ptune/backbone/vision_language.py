@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_MAPPING,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -46,15 +47,17 @@ def auto_class(config: PretrainedConfig) -> Any:
 def why_blind(config: PretrainedConfig) -> str | None:
     """Why a model that sees images is not supported; None if it is, as far as its config says."""
     text = config.get_text_config()
+    if hasattr(MODEL_MAPPING[type(config)], "get_rope_index"):
+        return "gives the tokens of an image positions in two dimensions (M-RoPE)"
     others = sorted({*config.sub_configs} - {"text_config", "vision_config"})
     if others:
         return f"has a {others[0]} beside its vision_config"
     if config.is_encoder_decoder or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return f"has a text model ({text.model_type}) that is no causal language model by itself"
-    if "mrope_section" in str(getattr(text, "rope_parameters", None)):
-        return "gives the tokens of an image positions in two dimensions (M-RoPE)"
     if getattr(config, "image_token_id", None) is None:
         return "has no token for images in its config"
+    if not hasattr(_class_of(config), "get_image_features"):
+        return "reads images by other means than rows of features among its embeddings"
     if _both_ways(config):
         return "lets the tokens of an image see those that follow them (bidirectional attention)"
     return None
@@ -79,10 +82,13 @@ def check_sees(spec: Backbone, config: PretrainedConfig) -> None:
 
 def _both_ways(config: PretrainedConfig) -> bool:
     """Whether the model's code has a mask for the tokens of an image."""
-    kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-    kind = kind[0] if isinstance(kind, tuple) else kind
-    forward = inspect.signature(kind.forward).parameters
+    forward = inspect.signature(_class_of(config).forward).parameters
     return "token_type_ids" in forward or "mm_token_type_ids" in forward
+
+
+def _class_of(config: PretrainedConfig) -> Any:
+    kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    return kind[0] if isinstance(kind, tuple) else kind
 
 
 def vision_of(spec: Backbone, path: str, config: PretrainedConfig, **where: Any) -> tuple[Vision, str | None]:
@@ -107,28 +113,30 @@ def _asked(
     """
     from PIL import Image
 
-    found = set()
+    found: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    same = True
     random = np.random.default_rng(0)
     for width, height in _SIZES:
         small = random.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
         picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
         made = processor(text=[token], images=[picture], add_special_tokens=False, return_tensors="np")
         pixels: NDArray[np.float32] = np.asarray(made["pixel_values"])
-        tiled, shape = pixels.ndim == 5, pixels.shape[-3:]
-        found.add((tuple(int(one) for one in np.asarray(made["input_ids"])[0]), tiled, pixels.shape))
-        if len(found) > 1 or pixels.size != np.prod(shape):
-            raise BackboneError(
-                f"{spec.model} cuts an image into tiles by its shape, or writes another number of tokens for each shape, which"
-                " ptune does not do yet: switch that off in its preprocessor_config.json (do_image_splitting: false)"
-            )
+        found.add((tuple(map(int, np.asarray(made["input_ids"])[0])), pixels.shape))
         own = preprocessing(picture)
-        limit = _CLOSE / min(preprocessing.std)
-        if own.shape != shape or float(np.abs(own - pixels.reshape(shape)).mean()) > limit:
-            raise BackboneError(
-                f"{spec.model}: what its image processor does cannot be reproduced without torch"
-            )
-    ((written, tiled, _),) = found
-    return written, tiled
+        same = same and own.size == pixels.size and _close(own, pixels.reshape(own.shape), preprocessing)
+    (written, shape), *others = sorted(found)
+    if others or np.prod(shape[:-3]) != 1:
+        raise BackboneError(
+            f"{spec.model} cuts an image into tiles by its shape, or writes another number of tokens for each shape, which"
+            " ptune does not do yet: switch that off in its processor's settings (such as do_image_splitting: false)"
+        )
+    if not same:
+        raise BackboneError(f"{spec.model}: what its image processor does cannot be reproduced without torch")
+    return written, len(shape) == 5
+
+
+def _close(own: NDArray[np.float32], theirs: NDArray[np.float32], preprocessing: Preprocessing) -> bool:
+    return float(np.abs(own - theirs).mean()) <= _CLOSE / min(preprocessing.std)
 
 
 def only_text(model: PreTrainedModel) -> PreTrainedModel:

@@ -126,5 +126,5 @@ def first_rows(messages: Sequence[Mapping[str, Any]]) -> list[int]:
 
 def _images(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     for message in messages:
-        content = message.get("content")
+        content = message.get("content") if isinstance(message, Mapping) else None
         yield from filter(is_image, content if isinstance(content, list | tuple) else ())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
-from support.fake_chat_model import serving
+from support.fake_chat_model import serving, wait_until
 from support.tiny_images import picture
 from support.tiny_vision import ROWS, build, seen_conversations, write_rows
 from transformers import AutoModelForImageTextToText
@@ -25,9 +27,13 @@ import ptune
 from ptune import publish
 from ptune.config.chat import Chat
 from ptune.config.recipe import Backbone, Data, Recipe, Train
+from ptune.engine.decoder.request import Request, Token
+from ptune.engine.decoder.ticket import until_finish
+from ptune.engine.sampling import Sampling
 from ptune.fine_tune import train
 from ptune.methods.lora import Lora
 from ptune.tasks.chat.infer import ChatModel
+from ptune.tasks.chat.seen import encoded
 from ptune_serve.app import create_app
 from ptune_serve.service import Settings
 
@@ -123,12 +129,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         model.close()
 
 
+def _png(image: Image.Image) -> bytes:
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return written.getvalue()
+
+
 def _part(part: Any) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    written = io.BytesIO()
-    part.save(written, "PNG")
-    uri = "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
+    uri = "data:image/png;base64," + base64.b64encode(_png(part)).decode()
     return {"type": "image_url", "image_url": {"url": uri}}
 
 
@@ -244,6 +254,51 @@ def test_penalties_and_streams_with_images(served: Served) -> None:
         },
     ) as stream:  # fmt: skip
         assert stream.read().decode().rstrip().endswith("data: [DONE]")
+
+
+def test_a_stream_that_is_left_ends_its_answer(served: Served) -> None:
+    messages = [{"role": "user", "content": [_part(ONE), _part("Count to a thousand.")]}]
+    body = {"model": NAME, "stream": True, "max_tokens": 400, "ignore_eos": True, "messages": messages}
+    with served.http.stream("POST", "/v1/chat/completions", json=body) as stream:
+        next(stream.iter_lines())
+        assert served.model.engine.stats().running == 1
+    wait_until(lambda: served.model.engine.stats().running == 0)
+    assert served.tokens(ONE, "What is it?") == served.expected(ONE, "What is it?")
+
+
+def test_a_preempted_conversation_goes_on_with_its_image(served: Served) -> None:
+    """Another tenant takes all slots while answers are under way: they are computed again, with their images."""
+    engine, tower = served.model.engine, served.model.engine.tower
+    codec = served.model.codec_for(NAME)
+    expected, prompts = [], []
+    for at in range(6):
+        one = picture(40 + at, 35, seed=40 + at)
+        written = [{"type": "image", "bytes": _png(one)}, {"type": "text", "text": "What?"}]
+        prompts.append(encoded(codec, tower, [{"role": "user", "content": written}]))
+        expected.append(served.expected(one, "What?"))
+    greedy = Sampling(temperature=0)
+    before = engine.stats().preempted
+    missing = dict.fromkeys(range(len(prompts)), 2)  # tokens, of those that are not under way yet
+    received: list[queue.SimpleQueue[Token]] = [queue.SimpleQueue() for _ in prompts]
+    other = [Request(tuple(range(5, 9)), max_tokens=2, tenant="another") for _ in range(4)]
+
+    def deliver(at: int, token: Token) -> None:
+        received[at].put(token)
+        if at in missing:
+            missing[at] -= 1
+            if not missing[at] or token.finish:
+                del missing[at]
+        while other and not missing:
+            engine.submit(other.pop(), lambda _: None)
+
+    for at, prompt in enumerate(prompts):
+        request = Request(
+            tuple(prompt), NAME, greedy, TOKENS, codec.eos_ids, tenant="one", pictures=prompt.pictures
+        )
+        engine.submit(request, partial(deliver, at))
+    answers = [[token.id for token in until_finish(one)] for one in received]
+    assert engine.stats().preempted > before
+    assert answers == expected
 
 
 def test_from_python_with_a_file(served: Served, tmp_path: Path) -> None:

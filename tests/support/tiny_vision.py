@@ -30,19 +30,35 @@ TEMPLATE = (
 )
 
 
+_TOWER: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": SIZE,
+    "patch_size": PATCH, "initializer_range": 0.2,
+}  # fmt: skip
+TOWERS: dict[str, Any] = {  # the tower, and whether it has a token for the whole image
+    "clip": (lambda: transformers.CLIPVisionConfig(**_TOWER, projection_dim=32), True),
+    "siglip": (lambda: transformers.SiglipVisionConfig(**_TOWER), False),
+}
+
+
 def build(
-    folder: Path, text: str = "llama", *, seed: int = 0, template: str = TEMPLATE, **changes: Any
+    folder: Path,
+    text: str = "llama",
+    tower: str = "clip",
+    *,
+    seed: int = 0,
+    template: str = TEMPLATE,
+    **changes: Any,
 ) -> Path:
-    """Writes a LLaVA with CLIP's tower and returns its folder. text: the decoder's family; changes: of LlavaConfig."""
+    """Writes a LLaVA and returns its folder. text: the decoder's family; tower: one of TOWERS; changes: of LlavaConfig."""
+    make_tower, whole = TOWERS[tower]
+    strategy = "default" if whole else "full"
     words = tokenizer()
     words.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", IMAGE]})
     words.chat_template = template
     config = transformers.LlavaConfig(
         text_config=FAMILIES[text](vocab_size=VOCAB + 8).to_dict(),
-        vision_config=transformers.CLIPVisionConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE,
-            patch_size=PATCH, projection_dim=32, initializer_range=0.2,
-        ).to_dict(),
+        vision_config=make_tower().to_dict(),
+        vision_feature_select_strategy=strategy,
         image_token_index=words.convert_tokens_to_ids(IMAGE),
         **changes,
     )  # fmt: skip
@@ -58,8 +74,8 @@ def build(
         size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
     )
     transformers.LlavaProcessor(
-        images, words, patch_size=PATCH, vision_feature_select_strategy="default", image_token=IMAGE,
-        num_additional_image_tokens=1, chat_template=template,
+        images, words, patch_size=PATCH, vision_feature_select_strategy=strategy, image_token=IMAGE,
+        num_additional_image_tokens=int(whole), chat_template=template,
     ).save_pretrained(folder)  # fmt: skip
     (folder / "README.md").write_text(LICENCE_CARD, encoding="utf-8")
     return folder

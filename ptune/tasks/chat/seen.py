@@ -49,10 +49,10 @@ def encoded(
     tower: of the engine; None if the model sees no images. Raises: RequestError for an image that cannot be used, or where the
     model sees none; TemplateError.
     """
-    if tower is None or codec.vision is None:
-        return Prompt(codec.encode_prompt(messages, **arguments))
     if not has_images(messages):
         return Prompt(codec.encode_prompt(messages, **arguments))
+    if tower is None or codec.vision is None:
+        raise _refused("this model sees no images: send text alone")
     vision, pictures = codec.vision, dict[int, Picture]()
     count = 0
 
