@@ -87,13 +87,14 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             cache.slots,
             options.prefill_chunk,
             options.max_waiting,
-            options.num_speculative_tokens,
+            0 if self.signature.states else options.num_speculative_tokens,
             self._drafts.copy,
             options.step_ms / 1000 or None,
             self._drafts.cut,
             cache.budget,
             self._drafts.length,
             cache.put,
+            cache.snapshots,
         )
         self._step = Step(graphs, self.signature, cache)
         vision = bundle.vision_path
@@ -238,9 +239,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def logits(
         self, ids: Sequence[Sequence[int]], adapters: Sequence[str], pictures: Sequence[Picture] = ()
     ) -> list[Logits]:
-        """Computes logits [tokens, vocab] of token lists, each under its adapter: mixed and chunked as requests are.
-
-        pictures: whose rows may be among the tokens.
+        """Computes logits [tokens, vocab] of token lists, each under its adapter: mixed and chunked as requests are. Rows of
+        `pictures` may be among the tokens.
 
         Raises: RequestError for a list that cannot be served; PtuneError where the step fails.
         """
@@ -321,8 +321,10 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _sequence(self, request: Request, deliver: Callable[[Token], None]) -> TokenSequence:
         """Makes a sequence for a request that can be served."""
         self._require_open()
-        vocab = self.vocab_size(request.adapter)
-        beams = 1 if request.beams is None else request.beams.num_beams
+        beams, vocab = (
+            1 if request.beams is None else request.beams.num_beams,
+            self.vocab_size(request.adapter),
+        )
         request.require_servable(vocab, self.longest(beams, request.adapter), self._cache.slots)
         deadline_s = self._deadline(request.deadline_s)
         if request.beams is not None:
@@ -354,6 +356,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         self.tower = None
         for slot in range(self._cache.slots):
             self._drafts.cut(slot, 0)
+        self._cache.states.free()
         self._drafts.free()
 
     @property
