@@ -156,11 +156,11 @@ def trace(
     """
     config = copy.deepcopy(config)  # building a model changes the config, which may be shared
     config = with_fixed_rope(config)
-    config._experts_implementation = EXPERTS
+    config._experts_implementation, text = EXPERTS, text_config(config)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with refused_in_one_line(config.model_type):
         model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
-        heads = cache_layers(text_config(config))
+        heads = cache_layers(text)
         states = install_states(model, KINDS)
     described = describe_ends(model, ends, turn_group)
     plain = install(model, Socket)
@@ -174,13 +174,13 @@ def trace(
     transposed = frozenset(f"{s.name}.weight" for s in plain if not s.is_conv1d)
     signature = Signature(
         vocab_size=model.get_output_embeddings().weight.shape[0],
-        context=int(getattr(text_config(config), "max_position_embeddings", 2048)),
+        context=int(getattr(text, "max_position_embeddings", 2048)),
         cache=heads,
         sockets=describe(sockets),
         ends=described,
         states=states,
     )
-    step = Step(model, sockets, signature, attention_layers(config), embedding).eval()
+    step = Step(model, sockets, signature, attention_layers(text), embedding).eval()
     with mode:
         arguments, dynamic = example(signature)
     inputs = [

@@ -240,9 +240,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         self, ids: Sequence[Sequence[int]], adapters: Sequence[str], pictures: Sequence[Picture] = ()
     ) -> list[Logits]:
         """Computes logits [tokens, vocab] of token lists, each under its adapter: mixed and chunked as requests are. Rows of
-        `pictures` may be among the tokens.
-
-        Raises: RequestError for a list that cannot be served; PtuneError where the step fails.
+        `pictures` may be among the tokens. Raises: RequestError for a list that cannot be served; PtuneError where the step fails.
         """
         with self._changed:
             self._require_open()
@@ -321,10 +319,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _sequence(self, request: Request, deliver: Callable[[Token], None]) -> TokenSequence:
         """Makes a sequence for a request that can be served."""
         self._require_open()
-        beams, vocab = (
-            1 if request.beams is None else request.beams.num_beams,
-            self.vocab_size(request.adapter),
-        )
+        vocab = self.vocab_size(request.adapter)
+        beams = 1 if request.beams is None else request.beams.num_beams
         request.require_servable(vocab, self.longest(beams, request.adapter), self._cache.slots)
         deadline_s = self._deadline(request.deadline_s)
         if request.beams is not None:
