@@ -1,7 +1,7 @@
 """Models that read images beside text, and whose text model transformers loads by itself from the same files: Qwen3.5.
 
-transformers' causal language model for such a config is the text model's class. So ptune takes the text model's config, and
-everything else is as with a model that was published alone.
+transformers' causal language model for such a config is the text model's class. Where ptune cannot do what the whole model does
+with images, it takes the text model's config, and everything else is as with a model that was published alone.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from typing import Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
+from ptune.backbone.vision_language import sees_images, why_blind
+
 
 def text_alone(config: PretrainedConfig) -> PretrainedConfig:
-    """The config of the text model, where it can be loaded by itself; any other config as it is."""
+    """The config of the text model, where only that is supported and it can be loaded by itself; any other config as it is."""
+    if sees_images(config) and why_blind(config) is None:
+        return config
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or "text_config" not in config.sub_configs:
         return config
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

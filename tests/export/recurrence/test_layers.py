@@ -20,7 +20,9 @@ LAYERS: dict[str, dict[str, Any]] = {
     "jamba": {},  # selective scan, with norms before it
     "lfm2_bias": {},  # a convolution between gates
 }
-LARGE: dict[str, dict[str, Any]] = {  # heads of 4,096 numbers and more go through onnxruntime's matrix products
+LARGE: dict[
+    str, dict[str, Any]
+] = {  # heads of 4,096 numbers and more go through onnxruntime's matrix products
     "qwen3_5": {"linear_key_head_dim": 64, "linear_value_head_dim": 64},
     "mamba2": {"state_size": 128, "head_dim": 32},
 }
