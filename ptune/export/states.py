@@ -37,6 +37,7 @@ class StateInputs:
     unpad_indices: Tensor  # [groups * tokens]
     new_tokens: Tensor  # [batch]
     past: list[Tensor]
+    new_cells: Tensor | None = None  # pad_indices, but for cells behind new tokens; made by the first layer
     present: dict[int, Tensor] = field(default_factory=dict)
 
     def rows(self, flat: Tensor) -> Tensor:

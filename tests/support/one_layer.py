@@ -63,9 +63,12 @@ class OneLayer:
         """New tokens of each sequence [n, width], which may be none, in a flat order of their own; and the states after them."""
         sizes = [len(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda row: -sizes[row])  # not the batch's
-        flat = np.concatenate([np.full((1, self.width), 7.0, np.float32), *(texts[row] for row in order)])
+        unused = int(len(texts) > 1 or not any(sizes))  # a cell without a token
+        flat = np.concatenate(
+            [np.full((unused, self.width), 7.0, np.float32), *(texts[row] for row in order)]
+        )
         pad = np.zeros((len(texts), max(1, *sizes)), np.int64)
-        unpad, cells, at = np.zeros(len(flat), np.int64), {}, 1
+        unpad, cells, at = np.zeros(len(flat), np.int64), {}, unused
         for row in order:
             cells[row] = np.arange(at, at + sizes[row])
             pad[row] = at if sizes[row] else 0

@@ -29,11 +29,16 @@ class LayerStates:
 
     def rows_with_zeros(self, flat: Tensor) -> Tensor:
         """The same with zeros in cells behind a row's new tokens."""
-        groups, tokens = flat.shape[:2]
-        cells = flat.reshape(groups * tokens, -1)
-        new = torch.arange(self.step.pad_indices.shape[1]) < self.step.new_tokens[:, None]
-        indices = torch.where(new, self.step.pad_indices, groups * tokens)
-        return embedding(indices, torch.cat([cells, cells.new_zeros(1, cells.shape[1])]))
+        cells = flat.reshape(flat.shape[0] * flat.shape[1], -1)
+        return embedding(self._cells(cells.shape[0]), torch.cat([cells, cells.new_zeros(1, cells.shape[1])]))
+
+    def _cells(self, zeros: int) -> Tensor:
+        """[batch, rows]: the flat index of each new token, and `zeros` behind them. The same in all layers of a step."""
+        step = self.step
+        if step.new_cells is None:
+            new = torch.arange(step.pad_indices.shape[1]) < step.new_tokens[:, None]
+            step.new_cells = torch.where(new, step.pad_indices, zeros)
+        return step.new_cells
 
     def flat(self, rows: Tensor, like: Tensor) -> Tensor:
         """[batch, rows, width] -> the shape of `like` [groups, tokens, ...]."""

@@ -17,7 +17,7 @@ LAYERS: dict[str, dict[str, Any]] = {
     "qwen3_5": {},  # gated delta net: as many heads for two as for one key
     "falcon_h1": {"mamba_norm_before_gate": False, "mamba_rms_norm": True},  # state space, with multipliers
     "mamba2": {"time_step_limit": (0.1, 0.9)},  # whose step sizes are limited
-    "jamba": {},  # selective scan, with norms before it
+    "mamba": {},  # selective scan
     "lfm2_bias": {},  # a convolution between gates
 }
 LARGE: dict[
@@ -63,6 +63,15 @@ def test_a_text_has_transformers_numbers_and_its_own_bits(
     for row, ((whole,), after) in enumerate(alone):
         assert np.array_equal(np.concatenate(pieces[row]), whole)
         assert all(np.array_equal(one[0], state[row]) for one, state in zip(after, states, strict=True))
+
+
+def test_a_single_token_has_its_own_bits(layer: OneLayer) -> None:
+    """Alone in a step, where products have one row or column."""
+    text = np.random.default_rng(0).standard_normal((9, layer.width)).astype(np.float32)
+    ((whole,), _), states = layer.step([text], layer.no_states(1)), layer.no_states(1)
+    for at in range(len(text)):
+        (found,), states = layer.step([text[at : at + 1]], states)
+        assert np.array_equal(found[0], whole[at])
 
 
 def test_numbers_of_others_reach_no_state(layer: OneLayer) -> None:
