@@ -136,7 +136,7 @@ class Step(nn.Module):
         states = [] if step.states is None else [tensor for _, tensor in sorted(step.states.present.items())]
         if (len(step.present), len(states)) != (2 * len(self.layers), self.state_count):
             raise BackboneError(
-                f"{type(self.model).__name__} keeps keys and values in {len(step.present) // 2} layers, and its config has"
+                f"{self.model.config.model_type} cannot be exported: {len(step.present) // 2} layers keep keys and values, and its config has"
                 f" {len(self.layers)} layers with attention"
             )
         return [*step.present, *states]

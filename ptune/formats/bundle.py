@@ -50,6 +50,10 @@ FP32 = "fp32"  # the float32 profile
 INT8 = "int8"  # for decoders and encoders
 INT4, NF4 = "int4", "nf4"  # for decoders; nf4 if trained in nf4
 BASE = "base"  # the name under which the bare base is served; no adapter may take it
+Stored = Literal["gptq", "awq", "fp8", "compressed-tensors", "mxfp4"]
+"""How ready-made checkpoints hold their weights, by `quant_method` in their configs (`ptune.backbone.packed`)."""
+Quantized = Literal["none", "int8", "nf4", "gptq", "awq", "fp8", "compressed-tensors", "mxfp4"]
+"""How a base holds its weights: as numbers, as bitsandbytes packs them, or as `Stored`."""
 
 
 class _Record(BaseModel):
@@ -61,7 +65,7 @@ class BaseIdentity(_Record):
 
     hash: str
     source: str  # as the user named it: folder, hub id or package
-    quantize: Literal["none", "int8", "nf4"] = "none"
+    quantize: Quantized = "none"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # type of the weights that are not quantised
     revision: str | None = None  # on the hub
     architecture: str = ""
