@@ -38,7 +38,6 @@ from ptune.export.state_kinds import kind_of
 from ptune.export.states import StateInputs, install_states
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import (
-    STATE_INPUTS,
     TURN_GROUP,
     CacheLayer,
     EncoderSignature,
@@ -119,7 +118,8 @@ class Step(nn.Module):
             step.gained = next(given) if self.ends.has_gains else None
         step.layers = self.layers
         if of_states:
-            step.states = StateInputs(*of_states[: len(STATE_INPUTS)], of_states[len(STATE_INPUTS) :])
+            pad_rows, unpad_rows, new_tokens, *states = of_states
+            step.states = StateInputs(pad_rows, unpad_rows, new_tokens, states)
         if self.embedding is not None:
             self.embedding.step = step
         for module in self.model.modules():
