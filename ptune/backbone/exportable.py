@@ -1,6 +1,6 @@
 """Whether a decoder can be exported to ONNX, told from its config before a weight is read or a graph is traced.
 
-The exported graph has one kind of memory, a cache of keys and values with the same geometry in every layer, and one kind of
+The exported graph has one kind of memory, a cache of keys and values, and one kind of
 attention, onnxruntime's GroupQueryAttention. What needs more is refused here. What is let through is still traced, compared
 with torch and refused where it differs.
 """
@@ -8,7 +8,6 @@ with torch and refused where it differs.
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -34,7 +33,6 @@ INSTEAD = "export a model with plain attention in all layers, such as Llama, Qwe
 # more by this arithmetic (Granite 1B-A400M: 4.3 GB a chunk of 128 tokens; OLMoE 1B-7B: 17 GB), in each layer of each chunk.
 MOST_COPIED_BYTES = 2 << 30
 
-_SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_top_k", "moe_k")
 _INNER = ("moe_intermediate_size", "expert_ffn_hidden_size", "ffn_hidden_size", "intermediate_size")
@@ -57,7 +55,7 @@ def why_not_exportable(config: PretrainedConfig) -> str | None:
     """
     if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and config.is_encoder_decoder:
         return None
-    for look in (_of_another_kind, _several_parts, _layers, _sizes, _attention, _mixture):
+    for look in (_of_another_kind, _several_parts, _layers, _heads, _attention, _mixture):
         if (reason := look(config)) is not None:
             return f"{config.model_type} {reason}"
     return None
@@ -114,33 +112,10 @@ def _layers(config: PretrainedConfig) -> str | None:
     return None
 
 
-def _sizes(config: PretrainedConfig) -> str | None:
-    """Heads that differ from layer to layer, or keys from values."""
-    for name in _SIZES:
-        try:
-            value = getattr(config, name, None)
-        except (AttributeError, RuntimeError):  # transformers' answer where layers differ
-            value = []
-        if isinstance(value, list | tuple):
-            return f"has another {name} in some layers, and the exported cache is alike in all; {INSTEAD}"
-    if getattr(config, "is_heterogeneous", False):
-        return f"has layers that differ from each other, and the exported ones are alike; {INSTEAD}"
+def _heads(config: PretrainedConfig) -> str | None:
     if getattr(config, "num_attention_heads", None) is None:
         return f"has no attention heads: it keeps a state, or is made of several models; {INSTEAD}"
-    return _widths(config)
-
-
-def _widths(config: PretrainedConfig) -> str | None:
-    """Latent attention, whose keys are wider than its values, or than the config's heads."""
-    nope, rope = (getattr(config, f"qk_{part}_head_dim", None) or 0 for part in ("nope", "rope"))
-    key, value = getattr(config, "qk_head_dim", None) or nope + rope, getattr(config, "v_head_dim", None)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if not key or not value or key == value == head:
-        return None
-    widths = f"keys {key} and values {value} wide"
-    if key == value:
-        widths = f"keys {key} wide where its config says {head}"
-    return f"has {widths} (latent attention), and the exported cache has one width; {INSTEAD}"
+    return None
 
 
 def _attention(config: PretrainedConfig) -> str | None:
@@ -149,8 +124,6 @@ def _attention(config: PretrainedConfig) -> str | None:
         return None
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     code = inspect.getsource(sys.modules[(kind[0] if isinstance(kind, tuple) else kind).__module__])
-    if re.search(r"\bs_aux\s*=", code):
-        return f"has attention sinks, which the exported attention has no input for; {INSTEAD}"
     if "ALL_ATTENTION_FUNCTIONS" not in code:
         return f"computes attention in its own way, which cannot be replaced by onnxruntime's; {INSTEAD}"
     return None

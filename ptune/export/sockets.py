@@ -26,7 +26,7 @@ class StepInputs:
 
     lora_mask: Tensor
     factors: dict[str, tuple[Tensor, Tensor]]  # socket -> A, B
-    past: list[Tensor]  # key, value of each layer
+    past: list[Tensor]  # key, value of each cache
     pad_indices: Tensor
     unpad_indices: Tensor
     seqlens_k: Tensor
@@ -39,7 +39,21 @@ class StepInputs:
     ones: Tensor | None = None
     gains: dict[str, Tensor] = field(default_factory=dict)  # of `Signature.gain_sizes`, by their names
     gained: Tensor | None = None
-    present: list[Tensor] = field(default_factory=list)  # filled by attention, layer by layer
+    of_call: Sequence[int] = ()  # the cache that each call of attention takes, in their order (`ptune.export.cache_geometry`)
+    calls: int = 0  # so far
+    present: list[Tensor] = field(default_factory=list)  # filled by attention, call by call
+    shared: list[Tensor] = field(default_factory=list)  # likewise, by calls that take a cache for the second time
+
+    def next_cache(self) -> tuple[Tensor, Tensor]:
+        """Keys and values for the next call of attention."""
+        cache = self.of_call[self.calls]
+        return self.past[2 * cache], self.past[2 * cache + 1]
+
+    def keep_cache(self, key: Tensor, value: Tensor) -> None:
+        """Notes the keys and values that this call leaves."""
+        again = self.of_call[self.calls] in self.of_call[: self.calls]
+        (self.shared if again else self.present).extend((key, value))
+        self.calls += 1
 
 
 class Socket(nn.Module):

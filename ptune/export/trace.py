@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
 from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention
+from ptune.export.cache_geometry import Caches, observed
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
 from ptune.export.gains import keep_own_inputs
 from ptune.export.independence import check_independent
@@ -63,12 +64,13 @@ class Step(nn.Module):
         model: PreTrainedModel,
         sockets: Sequence[Socket | HeadSocket],
         signature: Signature,
+        caches: Caches,
         embedding: EmbeddingSocket | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.sockets = sockets
-        self.ends = signature.ends
+        self.ends, self.of_call = signature.ends, caches.of_call
         self.gains = [*signature.gain_sizes()]
         self.embedding = embedding
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -98,6 +100,7 @@ class Step(nn.Module):
         step = StepInputs(
             lora_mask, pairs, past, pad_indices, unpad_indices, seqlens_k, query_seqlens, capacity, wanted
         )
+        step.of_call = self.of_call
         if self.ends is not None:
             given = iter(of_ends)
             step.own = next(given) if self.ends.own_columns else None
@@ -110,11 +113,11 @@ class Step(nn.Module):
         for module in self.model.modules():
             if isinstance(module, Socket | HeadSocket):
                 module.step = step
-            elif hasattr(module, "layer_idx"):
+            else:
                 setattr(module, attention.STEP, step)
         keep = {"logits_to_keep": logits_indices} if self.keeps_logits else {}
         logits = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **keep).logits
-        return logits if keep else logits[:, logits_indices], step.present
+        return logits if keep else logits[:, logits_indices], [*step.present, *step.shared]
 
 
 def trace(
@@ -135,7 +138,7 @@ def trace(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with refused_in_one_line(config.model_type):
         model = skeleton(config, mode, trust_remote_code)
-        heads = cache_layers(config)
+        caches = observed(model, mode)
     described = describe_ends(model, ends, turn_group)
     plain = install(model, Socket)
     if described is not None and described.has_gains:
@@ -149,15 +152,16 @@ def trace(
     signature = Signature(
         vocab_size=model.get_output_embeddings().weight.shape[0],
         context=int(getattr(config, "max_position_embeddings", 2048)),
-        cache=heads,
+        cache=tuple(caches.layers),
+        shared=caches.shared,
         sockets=describe(sockets),
         ends=described,
     )
-    step = Step(model, sockets, signature, embedding).eval()
+    step = Step(model, sockets, signature, caches, embedding).eval()
     with mode:
         arguments, dynamic = example(signature)
     inputs = [*STEP_INPUTS, *signature.past_names(), *signature.factor_names(), *signature.end_inputs()]
-    outputs = ["logits", *signature.present_names()]
+    outputs = ["logits", *signature.present_names(), *signature.shared_names()]
     graph = onnx_of(
         step, arguments, dynamic, inputs, outputs, config.model_type, optimize=False, along=(0, 1)
     )
@@ -254,12 +258,12 @@ def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: tuple(group) for group in groups.values() for name in group}
 
 
-def cache_layers(config: PretrainedConfig) -> tuple[CacheLayer, ...]:
-    """The caches of the decoder layers."""
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return (CacheLayer(kv_heads=kv_heads, key_dim=dim, value_dim=dim),) * config.num_hidden_layers
+def cache_layers(config: PretrainedConfig, *, trust_remote_code: bool = False) -> tuple[CacheLayer, ...]:
+    """The caches of a decoder. Raises: BackboneError if its attention cannot be exported."""
+    config, mode = copy.deepcopy(config), FakeTensorMode(allow_non_fake_inputs=True)
+    config._experts_implementation = EXPERTS
+    with refused_in_one_line(config.model_type):
+        return tuple(observed(skeleton(config, mode, trust_remote_code), mode).layers)
 
 
 def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -13,7 +13,7 @@ query_seqlens               int32  [batch]                       new tokens of e
 capacity                    int32  []                            upper bound of the total length in the cache
 logits_indices              int64  [n]                           token columns whose logits are returned
 lora_mask                   float  [groups, tokens, R]           1 in all columns of a token that has an adapter; else 0
-past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache of layer L; present_* may be bound to the same memory;
+past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache L; present_* may be bound to the same memory;
                                                                  int8 in graphs with an int8 cache (ptune.export.int8_cache)
 SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]       low-rank factors, B scaled; G is 1 or groups: row g meets A[g], B[g]; R = 0 is the bare base
 
@@ -29,7 +29,9 @@ SOCKET.shift                float  [G, 1, out]                 + shift, of layer
 SOCKET.inner                float  [G, 1, in]                  and its input x becomes x + x * inner, of layers that share their input with no other
 lora_gained                 float  [groups, tokens, 1]         1 for a token whose adapter has gains; else 0
 
-Outputs: logits float [groups, n, vocab], or [groups, n, vocab + N]; present_key.L, present_value.L as past.
+Outputs: logits float [groups, n, vocab], or [groups, n, vocab + N]; present_key.L, present_value.L as past. Some layers of a decoder
+attend to the keys and values of an earlier one: they take its cache as input, write the same numbers once more, and leave
+shared_key.N, shared_value.N, cache number `Signature.shared[N]`; all outputs of a cache are bound to the same memory, or none.
 
 Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlens`.
 
@@ -139,6 +141,7 @@ class Signature(BaseModel):
     cache: tuple[CacheLayer, ...]
     sockets: tuple[Socket, ...]
     ends: Ends | None = None  # None: adapters reach neither the embedding nor the head
+    shared: tuple[int, ...] = ()  # the cache of each layer that attends to the keys and values of an earlier one
 
     def past_names(self) -> list[str]:
         """Cache inputs in graph order: key then value of each layer."""
@@ -147,6 +150,21 @@ class Signature(BaseModel):
     def present_names(self) -> list[str]:
         """Cache outputs in graph order, one for each input in `past_names`."""
         return [name.replace("past_", "present_", 1) for name in self.past_names()]
+
+    def shared_names(self) -> dict[str, str]:
+        """Cache outputs of layers that share a cache, in graph order, behind `present_names` -> the cache input."""
+        return {
+            f"shared_{kind}.{number}": f"past_{kind}.{cache}"
+            for number, cache in enumerate(self.shared)
+            for kind in ("key", "value")
+        }
+
+    def written(self) -> dict[str, list[str]]:
+        """Each cache input -> the outputs that are that cache after the step."""
+        outputs = {past: [present] for past, present in zip(self.past_names(), self.present_names(), strict=True)}
+        for output, past in self.shared_names().items():
+            outputs[past].append(output)
+        return outputs
 
     def factor_names(self) -> list[str]:
         """Adapter inputs in graph order: A then B of each socket, columns of the head for tokens of adapters' own, gains."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import transformers
 from support import tiny_models
-from support.tiny_models import FAMILIES, MIXTURES
+from support.tiny_models import ALL, FAMILIES
 from transformers import PretrainedConfig
 
 from ptune.backbone.exportable import check_exportable, copied_bytes, why_not_exportable
@@ -81,9 +81,9 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence(family: str) -> None
     assert ";" in reason or "," in reason  # what to do instead
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
+@pytest.mark.parametrize("family", ALL)
 def test_every_family_that_is_tested_is_let_through(family: str) -> None:
-    assert why_not_exportable({**FAMILIES, **MIXTURES}[family]()) is None
+    assert why_not_exportable(ALL[family]()) is None
 
 
 def test_encoder_decoders_are_left_to_their_own_exporter() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.bundles import peft_folder, tiny_bundle, with_peft
-from support.tiny_models import FAMILIES, MIXTURES, VOCAB
+from support.tiny_models import ALL, EXPERTS, VOCAB
 
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
@@ -27,12 +27,12 @@ LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 
     "family",
     [
         pytest.param(family, marks=pytest.mark.slow if family in NOTHING_OF_THEIR_OWN else ())
-        for family in (*FAMILIES, *MIXTURES)
+        for family in ALL
     ],
 )
 def test_engine_equals_transformers_and_peft(family: str, tmp_path: Path) -> None:
     base, _loaded, bundle = tiny_bundle(tmp_path, family)
-    where = {"target_modules": ["q_proj", "v_proj", "o_proj"]} if family in MIXTURES else {}
+    where = {"target_modules": ["q_proj", "v_proj", "o_proj"]} if family in EXPERTS else {}
     adapters = {
         "four": peft_folder(base, tmp_path / "four", r=4, seed=1, spread=0.2, **where),
         "two": peft_folder(base, tmp_path / "two", r=2, lora_alpha=3, seed=2, spread=0.2, **where),

@@ -64,9 +64,10 @@ class Session:
         if self.packed is not None:
             factors = [FACTORS, *(name for name in factors if name not in self.packed.names)]
         self._factors = {*factors}
-        self._presents = dict(zip(signature.past_names(), signature.present_names(), strict=True))
+        self._presents = signature.written()
         inputs = {*self._steps, *self._presents, *factors}
-        check_names(self._session, path, inputs, {"logits", *signature.present_names()})
+        outputs = {"logits", *signature.present_names(), *signature.shared_names()}
+        check_names(self._session, path, inputs, outputs)
 
     def run(
         self,
@@ -90,7 +91,8 @@ class Session:
         if caches is not self._caches:
             for name, array in caches.items():
                 self._bind(name, array)
-                self._bind(self._presents[name], array, output=True)
+                for present in self._presents[name]:
+                    self._bind(present, array, output=True)
         if factors is not self._adapters:
             for name, array in factors.items():
                 if name in self._factors:
