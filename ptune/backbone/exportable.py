@@ -1,12 +1,13 @@
 """Whether a decoder can be exported to ONNX, told from its config before a weight is read or a graph is traced.
 
-The exported graph has one kind of memory, a cache of keys and values, and one kind of
-attention, onnxruntime's GroupQueryAttention. What needs more is refused here. What is let through is still traced, compared
+The exported graph has a cache of keys and values, one kind of attention, onnxruntime's GroupQueryAttention, and states of some
+families' other layers. What needs more is refused here. What is let through is still traced, compared
 with torch and refused where it differs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Iterable
@@ -19,13 +20,11 @@ from transformers import (
     PretrainedConfig,
 )
 
-from ptune.backbone.load import in_one_sentence, read_config
-from ptune.backbone.locate import locate
-from ptune.config.recipe import Backbone
 from ptune.engine.options import EngineOptions
-from ptune.errors import BackboneError
 
 ATTENTION = ("full_attention", "sliding_attention")  # kinds of layers that GroupQueryAttention computes
+# Families whose layers that keep a state have graphs of their own (`ptune.export.state_kinds`).
+WITH_STATES = ("lfm2", "lfm2_moe")
 INSTEAD = "export a model with plain attention in all layers, such as Llama, Qwen3 or Gemma 3"
 
 # What a mixture of experts may copy in one layer for one prefill chunk. The graph gathers the weights of an expert anew for
@@ -37,15 +36,6 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_top_k", "moe_k")
 _INNER = ("moe_intermediate_size", "expert_ffn_hidden_size", "ffn_hidden_size", "intermediate_size")
 _STATE = ("mamba_d_state", "ssm_state_size", "state_size", "conv_L_cache", "linear_conv_kernel_dim")
-
-
-def check_exportable(spec: Backbone) -> None:
-    """Reads the config of a decoder, and no weights. Raises: BackboneError where it cannot be exported, or found."""
-    source = locate(spec.model)
-    with in_one_sentence(spec.model, source):
-        reason = why_not_exportable(read_config(spec, source))
-    if reason is not None:
-        raise BackboneError(f"{spec.model} cannot be exported to ONNX: {reason}")
 
 
 def why_not_exportable(config: PretrainedConfig) -> str | None:
@@ -97,6 +87,8 @@ def _several_parts(config: PretrainedConfig) -> str | None:
 
 
 def _layers(config: PretrainedConfig) -> str | None:
+    if config.model_type in WITH_STATES:
+        return None
     kinds = getattr(config, "layer_types", None) or ()
     others = [kind for kind in dict.fromkeys(kinds) if kind not in ATTENTION]
     if others:
@@ -113,8 +105,9 @@ def _layers(config: PretrainedConfig) -> str | None:
 
 
 def _heads(config: PretrainedConfig) -> str | None:
-    if getattr(config, "num_attention_heads", None) is None:
-        return f"has no attention heads: it keeps a state, or is made of several models; {INSTEAD}"
+    with contextlib.suppress(RuntimeError):  # transformers' answer where layers differ
+        if getattr(config, "num_attention_heads", None) is None:
+            return f"has no attention heads: it keeps a state, or is made of several models; {INSTEAD}"
     return None
 
 

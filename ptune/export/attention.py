@@ -77,17 +77,17 @@ def check_attention(
 ) -> None:
     """Raises: BackboneError for attention that GroupQueryAttention does not compute. options: what the model hands over beside it."""
     refused = {
-        "a mask of its own": mask is not None,
-        "a bias of scores": options.get("position_bias") is not None,
-        "later tokens": options.get("is_causal") is False or getattr(module, "is_causal", None) is False,
-        "sinks whose scores are capped": options.get("s_aux") is not None and bool(options.get("softcap")),
-        "keys of another text": query.shape[-2] != key.shape[-2],
-        "heads that do not share keys evenly": query.shape[1] % key.shape[1] != 0,
+        "takes a mask of its own": mask is not None,
+        "adds something to its scores": options.get("position_bias") is not None,
+        "sees later tokens": options.get("is_causal") is False or getattr(module, "is_causal", None) is False,
+        "caps scores beside sinks": options.get("s_aux") is not None and bool(options.get("softcap")),
+        "reads keys of another text": query.shape[-2] != key.shape[-2],
+        "has heads that do not share keys evenly": query.shape[1] % key.shape[1] != 0,
     }
     for what in (what for what, found in refused.items() if found):
         raise BackboneError(
-            f"the attention of {type(module).__name__} has {what}, which onnxruntime's attention cannot compute;"
-            " it can be trained and merged, and served by others"
+            f"the attention of {type(module).__name__} {what}, and onnxruntime's cannot; train and merge it, and serve it"
+            " with transformers"
         )
 
 
@@ -105,7 +105,8 @@ def window_of(module: nn.Module) -> int | None:
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         return None
-    kind = kinds[module.layer_idx]
+    layer: int = module.layer_idx
+    kind = kinds[layer]
     if kind not in ("full_attention", "sliding_attention"):
         raise BackboneError(f"layers of kind {kind!r} cannot be exported")
     return getattr(config, "sliding_window", None) if kind == "sliding_attention" else None

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ptune.errors import BackboneError
 from ptune.export.gains import exchanged, gained_input, gained_output
+from ptune.export.states import StateInputs
 from ptune.formats import signature
 
 
@@ -39,10 +41,15 @@ class StepInputs:
     ones: Tensor | None = None
     gains: dict[str, Tensor] = field(default_factory=dict)  # of `Signature.gain_sizes`, by their names
     gained: Tensor | None = None
-    of_call: Sequence[int] = ()  # the cache that each call of attention takes, in their order (`ptune.export.cache_geometry`)
+    of_call: Sequence[
+        int
+    ] = ()  # the cache that each call of attention takes, in their order (`ptune.export.cache_geometry`)
     calls: int = 0  # so far
+    states: StateInputs | None = None  # of layers that keep some
     present: list[Tensor] = field(default_factory=list)  # filled by attention, call by call
-    shared: list[Tensor] = field(default_factory=list)  # likewise, by calls that take a cache for the second time
+    shared: list[Tensor] = field(
+        default_factory=list
+    )  # likewise, by calls that take a cache for the second time
 
     def next_cache(self) -> tuple[Tensor, Tensor]:
         """Keys and values for the next call of attention."""
@@ -54,6 +61,12 @@ class StepInputs:
         again = self.of_call[self.calls] in self.of_call[: self.calls]
         (self.shared if again else self.present).extend((key, value))
         self.calls += 1
+
+    def states_of(self, module: nn.Module) -> StateInputs:
+        """What a layer with states reads. Raises: BackboneError where the graph has none."""
+        if self.states is None:
+            raise BackboneError(f"{type(module).__name__} keeps a state, and this graph has none")
+        return self.states
 
 
 class Socket(nn.Module):

@@ -28,22 +28,28 @@ from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention
 from ptune.export.cache_geometry import Caches, observed
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
+from ptune.export.example import DYNAMIC as DYNAMIC
+from ptune.export.example import example
 from ptune.export.gains import keep_own_inputs
+from ptune.export.in_place import check_in_place
 from ptune.export.independence import check_independent
+from ptune.export.operators import TRANSLATIONS
 from ptune.export.sockets import Socket, StepInputs, allow_gains, describe, install
+from ptune.export.state_kinds import KINDS
+from ptune.export.states import StateInputs, install_states
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import (
-    STEP_INPUTS,
+    STATE_INPUTS,
     TURN_GROUP,
     CacheLayer,
     EncoderSignature,
     EndKind,
     Signature,
+    StateLayer,
 )
 
 OPSET = 20
 EXPERTS = "batched_mm"  # transformers' implementation of mixtures of experts with ONNX operators
-DYNAMIC = torch.export.Dim.DYNAMIC
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,14 @@ class Step(nn.Module):
         capacity: Tensor,
         logits_indices: Tensor,
         lora_mask: Tensor,
+        of_states: list[Tensor],
         past: list[Tensor],
         factors: list[Tensor],
         of_ends: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
-        """Returns logits [groups, n, vocab] at `logits_indices`, and the caches after the step.
+        """Returns logits [groups, n, vocab] at `logits_indices`, and the caches and states after the step.
 
+        of_states: of a model that keeps states their `STATE_INPUTS`, then the states.
         of_ends: the inputs of `Ends`, which may be none: columns of the head, gains, those of the embedding, `lora_ones`, then
         `lora_gained`.
         """
@@ -108,6 +116,8 @@ class Step(nn.Module):
             step.kept, step.shift = (next(given) if self.ends.step_inputs else None for _ in range(2))
             step.ones = next(given) if self.ends.has_biases else None
             step.gained = next(given) if self.ends.has_gains else None
+        if of_states:
+            step.states = StateInputs(*of_states[: len(STATE_INPUTS)], of_states[len(STATE_INPUTS) :])
         if self.embedding is not None:
             self.embedding.step = step
         for module in self.model.modules():
@@ -117,7 +127,12 @@ class Step(nn.Module):
                 setattr(module, attention.STEP, step)
         keep = {"logits_to_keep": logits_indices} if self.keeps_logits else {}
         logits = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **keep).logits
-        return logits if keep else logits[:, logits_indices], [*step.present, *step.shared]
+        return logits if keep else logits[:, logits_indices], self._present(step)
+
+    def _present(self, step: StepInputs) -> list[Tensor]:
+        """Caches and states after the step, in graph order."""
+        states = [] if step.states is None else [tensor for _, tensor in sorted(step.states.present.items())]
+        return [*step.present, *step.shared, *states]
 
 
 def trace(
@@ -138,7 +153,7 @@ def trace(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with refused_in_one_line(config.model_type):
         model = skeleton(config, mode, trust_remote_code)
-        caches = observed(model, mode)
+        caches, states = memory_of(model, mode)
     described = describe_ends(model, ends, turn_group)
     plain = install(model, Socket)
     if described is not None and described.has_gains:
@@ -156,19 +171,38 @@ def trace(
         shared=caches.shared,
         sockets=describe(sockets),
         ends=described,
+        states=states,
     )
     step = Step(model, sockets, signature, caches, embedding).eval()
     with mode:
         arguments, dynamic = example(signature)
-    inputs = [*STEP_INPUTS, *signature.past_names(), *signature.factor_names(), *signature.end_inputs()]
-    outputs = ["logits", *signature.present_names(), *signature.shared_names()]
+    inputs = [
+        *signature.step_inputs,
+        *signature.past_state_names(),
+        *signature.past_names(),
+        *signature.factor_names(),
+        *signature.end_inputs(),
+    ]
+    outputs = ["logits", *signature.kept()]
     graph = onnx_of(
         step, arguments, dynamic, inputs, outputs, config.model_type, optimize=False, along=(0, 1)
     )
+    check_in_place(graph.graph, signature, config.model_type)
     if described is not None and described.has_gains:
         described = keep_own_inputs(graph, described)
         signature = signature.model_copy(update={"ends": described})
     return Traced(graph, signature, transposed, names)
+
+
+def memory_of(model: PreTrainedModel, mode: FakeTensorMode) -> tuple[Caches, tuple[StateLayer, ...]]:
+    """What a decoder keeps of its tokens. Prepares the layers that keep states. Raises: BackboneError where it is nothing."""
+    caches = observed(model, mode)
+    states = install_states(model, KINDS)
+    if not caches.layers and not states:
+        raise BackboneError(
+            f"{model.config.model_type} cannot be exported: its layers hand nothing to transformers' attention interface"
+        )
+    return caches, states
 
 
 def onnx_of(
@@ -196,6 +230,7 @@ def onnx_of(
             opset_version=OPSET,
             optimize=optimize,
             dynamo=True,
+            custom_translation_table={**TRANSLATIONS},
             verbose=False,
         )
     check_independent(program.model, named, along)
@@ -260,64 +295,10 @@ def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 def cache_layers(config: PretrainedConfig, *, trust_remote_code: bool = False) -> tuple[CacheLayer, ...]:
     """The caches of a decoder. Raises: BackboneError if its attention cannot be exported."""
-    config, mode = copy.deepcopy(config), FakeTensorMode(allow_non_fake_inputs=True)
+    config, mode = with_fixed_rope(copy.deepcopy(config)), FakeTensorMode(allow_non_fake_inputs=True)
     config._experts_implementation = EXPERTS
     with refused_in_one_line(config.model_type):
         return tuple(observed(skeleton(config, mode, trust_remote_code), mode).layers)
-
-
-def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Example arguments of `Step.forward`, all sizes different, and their dynamic axes."""
-    groups, tokens, batch, seq, wanted, rank, capacity = 2, 6, 3, 4, 5, 8, 32
-
-    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    long, short = torch.int64, torch.int32
-    past = [
-        zeros(batch, layer.kv_heads, capacity, dim)
-        for layer in signature.cache
-        for dim in (layer.key_dim, layer.value_dim)
-    ]
-    factors = [
-        zeros(groups, *shape)
-        for socket in signature.sockets
-        for shape in ((socket.in_features, rank), (rank, socket.out_features))
-    ]
-    of_ends, end_axes = [], []
-    if (ends := signature.ends) is not None and ends.own_columns is not None:
-        of_ends.append(zeros(groups, ends.width, 7))
-        end_axes.append({0: DYNAMIC, 2: DYNAMIC})
-    for size in signature.gain_sizes().values():
-        of_ends.append(zeros(groups, 1, size))
-        end_axes.append({0: DYNAMIC})
-    if ends is not None and ends.step_inputs:
-        of_ends += [zeros(groups, tokens, 1, dtype=torch.bool), zeros(groups, tokens, ends.width)]
-        end_axes += [{0: DYNAMIC, 1: DYNAMIC}] * 2
-    if ends is not None and ends.has_biases:
-        of_ends.append(zeros(groups, tokens, rank))
-        end_axes.append({0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC})
-    if ends is not None and ends.has_gains:
-        of_ends.append(zeros(groups, tokens, 1))
-        end_axes.append({0: DYNAMIC, 1: DYNAMIC})
-    arguments = (
-        zeros(groups, tokens, dtype=long),  # input_ids
-        zeros(groups, tokens, dtype=long),  # position_ids
-        zeros(batch, seq, dtype=long),  # pad_indices
-        zeros(groups * tokens, dtype=long),  # unpad_indices
-        zeros(batch, dtype=short),  # seqlens_k
-        zeros(batch, dtype=short),  # query_seqlens
-        zeros(dtype=short),  # capacity
-        zeros(wanted, dtype=long),  # logits_indices
-        zeros(groups, tokens, rank),  # lora_mask
-        past,
-        factors,
-        of_ends,
-    )
-    two, one = {0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC}
-    dynamic = (two, two, two, one, one, one, None, one, {**two, 2: DYNAMIC})
-    factor_axes = [{0: DYNAMIC, axis: DYNAMIC} for _ in signature.sockets for axis in (2, 1)]
-    return arguments, (*dynamic, [{0: DYNAMIC, 2: DYNAMIC}] * len(past), factor_axes, end_axes)
 
 
 def strip(graph: onnx_ir.Model) -> None:

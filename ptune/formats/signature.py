@@ -29,9 +29,18 @@ SOCKET.shift                float  [G, 1, out]                 + shift, of layer
 SOCKET.inner                float  [G, 1, in]                  and its input x becomes x + x * inner, of layers that share their input with no other
 lora_gained                 float  [groups, tokens, 1]         1 for a token whose adapter has gains; else 0
 
-Outputs: logits float [groups, n, vocab], or [groups, n, vocab + N]; present_key.L, present_value.L as past. Some layers of a decoder
-attend to the keys and values of an earlier one: they take its cache as input, write the same numbers once more, and leave
-shared_key.N, shared_value.N, cache number `Signature.shared[N]`; all outputs of a cache are bound to the same memory, or none.
+A graph some of whose layers keep states (`StateLayer`), as convolutions and recurrences do, has
+
+state_pad_indices           int64  [batch, rows]               flat index of each cell of these layers' padded view, without a second query of a single token;
+                                                                 cells beyond a sequence's new tokens repeat its first one's (0 if idle)
+state_unpad_indices         int64  [groups * tokens]           cell (row-major in [batch, rows]) of each flat token
+new_tokens                  int64  [batch]                     new tokens of each sequence; 0 = idle, its states come out bit for bit as they went in
+past_state.N                float  [batch, *shape]             state N; zeros where a sequence begins. present_state.N may be bound to the same memory:
+                                                                 every operator that reads past_state.N comes before the one that writes present_state.N
+
+Outputs: logits float [groups, n, vocab], or [groups, n, vocab + N]; present_key.L, present_value.L, present_state.N as past.
+Some layers attend to the keys and values of an earlier one: they take its cache as input, write the same numbers once more, and
+leave shared_key.N, shared_value.N, cache number `Signature.shared[N]`. All outputs of a cache are bound to the same memory, or none.
 
 Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlens`.
 
@@ -47,6 +56,7 @@ mask                        float  [batch, 1, seq, capacity]     added to the sc
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -71,6 +81,21 @@ class CacheLayer(BaseModel):
     kv_heads: int
     key_dim: int
     value_dim: int
+
+
+class StateLayer(BaseModel):
+    """One tensor that a layer keeps for each sequence instead of keys and values: float32, of one size however long the sequence.
+
+    `name` is the path of the layer's module in the transformers model; a layer may keep several.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    shape: tuple[int, ...]  # of one sequence
+
+    @property
+    def size_bytes(self) -> int:
+        return 4 * math.prod(self.shape)
 
 
 EndKind = Literal["head", "embedding", "tokens", "biases", "gains", "turns"]
@@ -138,10 +163,18 @@ class Signature(BaseModel):
     model_config = ConfigDict(frozen=True)
     vocab_size: int
     context: int  # longest sequence, in tokens
-    cache: tuple[CacheLayer, ...]
+    cache: tuple[CacheLayer, ...]  # of the attention layers, in their order
     sockets: tuple[Socket, ...]
     ends: Ends | None = None  # None: adapters reach neither the embedding nor the head
-    shared: tuple[int, ...] = ()  # the cache of each layer that attends to the keys and values of an earlier one
+    states: tuple[StateLayer, ...] = ()  # of layers that keep states, in their order
+    shared: tuple[
+        int, ...
+    ] = ()  # the cache of each layer that attends to the keys and values of an earlier one
+
+    @property
+    def step_inputs(self) -> tuple[str, ...]:
+        """Inputs that change every step, in graph order."""
+        return (*STEP_INPUTS, *(STATE_INPUTS if self.states else ()))
 
     def past_names(self) -> list[str]:
         """Cache inputs in graph order: key then value of each layer."""
@@ -152,19 +185,33 @@ class Signature(BaseModel):
         return [name.replace("past_", "present_", 1) for name in self.past_names()]
 
     def shared_names(self) -> dict[str, str]:
-        """Cache outputs of layers that share a cache, in graph order, behind `present_names` -> the cache input."""
+        """Cache outputs of layers that share a cache, in graph order; they follow the caches -> the cache input."""
         return {
             f"shared_{kind}.{number}": f"past_{kind}.{cache}"
             for number, cache in enumerate(self.shared)
             for kind in ("key", "value")
         }
 
+    def past_state_names(self) -> list[str]:
+        """State inputs in graph order; they follow `STATE_INPUTS`."""
+        return [f"past_state.{number}" for number in range(len(self.states))]
+
+    def present_state_names(self) -> list[str]:
+        """State outputs in graph order, one for each input in `past_state_names`; they follow the caches."""
+        return [f"present_state.{number}" for number in range(len(self.states))]
+
+    def kept(self) -> list[str]:
+        """All outputs that are bound to the memory of an input, in graph order; they follow the logits."""
+        return [*self.present_names(), *self.shared_names(), *self.present_state_names()]
+
     def written(self) -> dict[str, list[str]]:
-        """Each cache input -> the outputs that are that cache after the step."""
-        outputs = {past: [present] for past, present in zip(self.past_names(), self.present_names(), strict=True)}
+        """Each input that is a cache or a state -> the outputs that are bound to its memory."""
+        pasts = [*self.past_names(), *self.past_state_names()]
+        presents = [*self.present_names(), *self.present_state_names()]
+        found = {past: [present] for past, present in zip(pasts, presents, strict=True)}
         for output, past in self.shared_names().items():
-            outputs[past].append(output)
-        return outputs
+            found[past].append(output)
+        return found
 
     def factor_names(self) -> list[str]:
         """Adapter inputs in graph order: A then B of each socket, columns of the head for tokens of adapters' own, gains."""
@@ -208,6 +255,10 @@ class Signature(BaseModel):
         """Bytes of cache for one token of one sequence, over all layers. item_bytes: of a number, 4 in float32."""
         return sum(item_bytes * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in self.cache)
 
+    def state_bytes(self) -> int:
+        """Bytes of all states of one sequence."""
+        return sum(state.size_bytes for state in self.states)
+
 
 STEP_INPUTS = (
     "input_ids",
@@ -221,6 +272,9 @@ STEP_INPUTS = (
     "lora_mask",
 )
 """Inputs that change every step, in graph order; the caches and factors follow."""
+
+STATE_INPUTS = ("state_pad_indices", "state_unpad_indices", "new_tokens")
+"""The additional inputs of a graph whose layers keep states; they follow `STEP_INPUTS`."""
 
 GROUPED_INPUTS = ("heads", "mask")
 """The additional inputs of a grouped graph."""

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ptune.backbone.exportable import check_exportable
 from ptune.backbone.float32 import SMALL_BYTES, held_bytes
 from ptune.backbone.load import Loaded
 from ptune.config.recipe import Backbone
@@ -43,6 +42,7 @@ from ptune.formats.bundle import (
     Hop,
 )
 from ptune.formats.signature import TURN_GROUP, EndKind
+from ptune.planning.exportable import check_exportable
 from ptune.progress import say
 from ptune.publish.base_weights import base_weights
 from ptune.publish.cache_scales import measured_scales

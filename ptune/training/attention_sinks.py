@@ -32,7 +32,9 @@ class Sinks:
     def before(cls, lengths: Sequence[int], device: torch.device) -> Sinks:
         """lengths: of the examples in a row, in tokens."""
         first = [start + at for at, start in enumerate([0, *itertools.accumulate(lengths)][:-1])]
-        tokens = [begin + 1 + at for begin, length in zip(first, lengths, strict=True) for at in range(length)]
+        tokens = [
+            begin + 1 + at for begin, length in zip(first, lengths, strict=True) for at in range(length)
+        ]
         places = (torch.tensor(each, device=device) for each in (tokens, first))
         return cls([length + 1 for length in lengths], *places)
 

@@ -254,9 +254,7 @@ def _attend(
     else:
         parts = [
             _causal(q, k, v, scale, dropout, sliding_window, softcap, s_aux is not None).transpose(1, 2)
-            for q, k, v in zip(
-                *(states.split(row.lengths, 2) for states in (query, key, value)), strict=True
-            )
+            for q, k, v in zip(*(states.split(row.lengths, 2) for states in (query, key, value)), strict=True)
         ]
         attended = torch.cat(parts, dim=1)
     if sinks is not None:

@@ -295,6 +295,15 @@ def test_only_auto_replaces_attention(tmp_path: Path) -> None:
     assert open_graph(path, 1, kernels=own) is not None
 
 
+def test_a_graph_whose_attention_stays_is_not_said_to_have_own_attention(tmp_path: Path) -> None:
+    _, _, bundle = tiny_bundle(tmp_path, "gemma4_text", global_head_dim=272, num_kv_shared_layers=0)
+    path = bundle.graph_path()
+    own = kernels_for(path)
+    assert own is not None
+    assert own.reordered == ("adapters",)
+    assert not Graphs.open(path, bundle.decoder, 1, kernels=own).own_attention
+
+
 def onnx_model(graph: bytes) -> Any:
     import onnx
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -35,10 +36,11 @@ def states(value_dim: int) -> list[Tensor]:
     return [2 * torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
 
-def of_the_model(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, window: int | None) -> Tensor:
+def of_the_model(inputs: Sequence[Tensor], window: int | None) -> Tensor:
     """Each example alone, through transformers' code."""
+    *states, sinks = inputs
     found = []
-    for q, k, v in zip(*(each.split(LENGTHS, 2) for each in (query, key, value)), strict=True):
+    for q, k, v in zip(*(each.split(LENGTHS, 2) for each in states), strict=True):
         n = q.shape[2]
         seen = torch.ones(n, n, dtype=torch.bool).tril()
         seen = seen if window is None else seen.triu(1 - window)
@@ -47,9 +49,8 @@ def of_the_model(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, windo
     return torch.cat(found, 1)
 
 
-def packed(
-    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, window: int | None, name: str
-) -> Tensor:
+def packed(inputs: Sequence[Tensor], window: int | None, name: str) -> Tensor:
+    query, key, value, sinks = inputs
     attend = AttentionInterface()[name]
     with segments(LENGTHS):
         found: Tensor = attend(
@@ -64,10 +65,10 @@ def packed(
 def test_output_and_gradients_are_the_models_own(window: int | None, value_dim: int, name: str) -> None:
     *inputs, gradient = states(value_dim)
     leaves = [each.requires_grad_() for each in inputs]
-    expected, found = of_the_model(*leaves, window), packed(*leaves, window, name)
+    expected, found = of_the_model(leaves, window), packed(leaves, window, name)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     wanted = torch.autograd.grad(expected, leaves, gradient)
     for one, other in zip(torch.autograd.grad(found, leaves, gradient), wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
-    without = packed(*inputs[:3], inputs[3] - 50, window, name)
+    without = packed([*inputs[:3], inputs[3] - 50], window, name)
     assert (without - expected).abs().max() > 0.1, "sinks must take a share, or this test proves nothing"
