@@ -57,16 +57,16 @@ class ChatWork:
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[NextTokenObjective]:
         method, most = self.recipe.method, self.recipe.train.micro_batch_tokens
-        smoothing = self.recipe.chat.label_smoothing
+        loss = self.recipe.chat.label_smoothing, self.recipe.chat.loss_type == "dft"
         if isinstance(method, PeftMethod) and method.one_text:
             why = "stands before every text" if method.virtual_tokens else "acts from its invocation on"
             say(f"{type(method).__name__} {why}: one example per forward pass")
-            yield NextTokenObjective(False, most, device, plain_head(base), smoothing)
+            yield NextTokenObjective(False, most, device, plain_head(base), *loss)
             return
         with packing(base, self.recipe.train.fast) as packed:
             if not packed:
                 say(f"{type(base).__name__} cannot keep packed examples apart: one example per forward pass")
-            yield NextTokenObjective(packed, most, device, plain_head(base), smoothing)
+            yield NextTokenObjective(packed, most, device, plain_head(base), *loss)
 
     def save_codec(self, folder: Path) -> None:
         self.codec.save(folder)
