@@ -18,6 +18,7 @@ NAME = "ptune_group_query"
 STEP = "_ptune_step"  # attribute in which traced modules find the step's inputs
 # Indices of GroupQueryAttention's inputs of these names; others from 7 on stay empty (rotary is the model's own).
 HEAD_SINK, QUERY_SEQLENS = 11, 16
+_STEP_OF_WIDTHS = 8
 
 
 def group_query_attention(
@@ -92,11 +93,11 @@ def check_attention(
 
 
 def cache_width(key: Tensor, value: Tensor) -> int:
-    """How wide a layer's keys and values lie in the cache: the operator has one width for both.
+    """How wide a layer's keys and values lie in the cache: the operator has one width for both, a multiple of 8.
 
-    The narrower ones are followed by zeros, which change neither a score nor a sum of values.
+    Narrower ones are followed by zeros, which change neither a score nor a sum of values.
     """
-    return max(key.shape[-1], value.shape[-1])
+    return -(-max(key.shape[-1], value.shape[-1]) // _STEP_OF_WIDTHS) * _STEP_OF_WIDTHS
 
 
 def window_of(module: nn.Module) -> int | None:

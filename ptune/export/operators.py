@@ -28,3 +28,28 @@ def erfinv(y: Any) -> Any:
 
 
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {torch.ops.aten.erfinv.default: erfinv}
+
+
+def with_real_shapes(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Gives complex numbers another axis as pairs of real ones, which the exporter can do; DeepSeek V2 turns queries by such numbers."""
+    aten = torch.ops.aten
+    graph = exported.graph
+    for node in graph.find_nodes(op="call_function", target=aten.unsqueeze.default):
+        value, axis = node.args
+        if not value.meta["val"].is_complex():
+            continue
+        with graph.inserting_before(node):
+            pairs = _called(graph, aten.view_as_real.default, value)
+            longer = _called(graph, aten.unsqueeze.default, pairs, axis if axis >= 0 else axis - 1)
+            node.replace_all_uses_with(_called(graph, aten.view_as_complex.default, longer))
+        graph.erase_node(node)
+    exported.graph_module.recompile()
+    return exported
+
+
+def _called(
+    graph: torch.fx.Graph, operator: Callable[..., Any], value: torch.fx.Node, *more: int
+) -> torch.fx.Node:
+    node = graph.call_function(operator, (value, *more))
+    node.meta["val"] = operator(value.meta["val"], *more)
+    return node

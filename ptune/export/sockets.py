@@ -117,11 +117,15 @@ def matmul(x: Tensor, factor: Tensor, columns: int) -> Tensor:
 
 
 def install(model: nn.Module, kind: Callable[[nn.Module, str], AnySocket]) -> list[AnySocket]:
-    """Replaces every linear layer of `model`, except its output head, by a socket. Returns them in module order."""
+    """Replaces every linear layer of `model`, except its output head, by a socket. Returns them in module order.
+
+    Layers that compute something else in their `forward`, such as the routers of Phi's experts, stay as they are.
+    """
     head = model.get_output_embeddings()
     sockets: list[AnySocket] = []
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
+        plain = type(layer).forward in (nn.Linear.forward, Conv1D.forward)
+        if plain and isinstance(layer, nn.Linear | Conv1D) and layer is not head:
             parent, _, leaf = name.rpartition(".")
             socket = kind(layer, name)
             setattr(model.get_submodule(parent), leaf, socket)

@@ -33,7 +33,7 @@ from ptune.export.example import example
 from ptune.export.gains import keep_own_inputs
 from ptune.export.in_place import check_in_place
 from ptune.export.independence import check_independent
-from ptune.export.operators import TRANSLATIONS
+from ptune.export.operators import TRANSLATIONS, with_real_shapes
 from ptune.export.sockets import Socket, StepInputs, allow_gains, describe, install
 from ptune.export.state_kinds import KINDS
 from ptune.export.states import StateInputs, install_states
@@ -224,7 +224,7 @@ def onnx_of(
     with refused_in_one_line(named), quiet(), torch.no_grad():
         exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
         program = torch.onnx.export(
-            exported,
+            with_real_shapes(exported),
             input_names=inputs,
             output_names=outputs,
             opset_version=OPSET,

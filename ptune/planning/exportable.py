@@ -29,5 +29,11 @@ def why_not_exportable(config: PretrainedConfig, *, trust_remote_code: bool = Fa
     try:
         cache_layers(config, trust_remote_code=trust_remote_code)
     except BackboneError as error:
-        return str(error).removeprefix(f"{config.model_type} cannot be exported: ")
+        reason = str(error).removeprefix(f"{config.model_type} cannot be exported: ")
+        stopped = error.__cause__ is not None
+        return (
+            f"{config.model_type} stops in its own code ({reason}); {exportable.INSTEAD}"
+            if stopped
+            else reason
+        )
     return None

@@ -86,3 +86,19 @@ def test_attention_that_is_told_more_is_refused_before_weights_are_read(
     ) as refused:
         check_exportable(Backbone(model=str(folder)))
     assert "\n" not in str(refused.value)
+
+
+def test_a_model_that_stops_in_its_own_code_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build(tmp_path / "llama", "llama")
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyError("full_attention")
+
+    monkeypatch.setattr(transformers.models.llama.modeling_llama.LlamaMLP, "forward", stop)
+    with pytest.raises(
+        BackboneError, match=r"llama stops in its own code \(KeyError: 'full_attention'\); export a"
+    ) as refused:
+        check_exportable(Backbone(model=str(folder)))
+    assert "\n" not in str(refused.value)

@@ -18,8 +18,8 @@ from ptune.parity import log_softmax
 from ptune.verify import company
 
 LIMIT = 5e-4
-# Partly turned heads, layer norms and biases as phi has them, gates as llama's: run with the long forms.
-NOTHING_OF_THEIR_OWN = ("stablelm", "starcoder2")
+# Partly turned heads, layer norms and biases as phi has them, gates as llama's; DeepSeek V2's caches are minicpm3's. Run with the long forms.
+NOTHING_OF_THEIR_OWN = ("stablelm", "starcoder2", "deepseek_v2")
 LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 10
 
 

@@ -103,6 +103,10 @@ ATTENTIONS: dict[str, Callable[..., PretrainedConfig]] = {  # with something of 
         transformers.MiniCPM3Config, **{**_TINY, "num_key_value_heads": 4}, q_lora_rank=32, kv_lora_rank=16,
         qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12,
     ),
+    "deepseek_v2": functools.partial(  # keys wider than values, turned as complex numbers
+        transformers.DeepseekV2Config, **{**_TINY, "num_key_value_heads": 4}, q_lora_rank=None, kv_lora_rank=16,
+        qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12, first_k_dense_replace=2,
+    ),
     "gemma4_text": functools.partial(  # heads of two widths; the last two layers attend to keys of the first two
         transformers.Gemma4TextConfig, **{**_TINY, "num_hidden_layers": 4}, head_dim=16, global_head_dim=32, sliding_window=8,
         layer_types=["sliding_attention", "full_attention"] * 2, num_kv_shared_layers=2, hidden_size_per_layer_input=16,
@@ -110,7 +114,7 @@ ATTENTIONS: dict[str, Callable[..., PretrainedConfig]] = {  # with something of 
     ),
 }  # fmt: skip
 ALL = {**FAMILIES, **MIXTURES, **HYBRIDS, **ATTENTIONS}
-EXPERTS = (*MIXTURES, "gpt_oss")  # decoders that take adapters in attention alone
+EXPERTS = (*MIXTURES, "gpt_oss", "deepseek_v2")  # decoders that take adapters in attention alone
 
 _ENCODER: dict[str, Any] = {
     "vocab_size": VOCAB, "pad_token_id": 0, "initializer_range": _SPREAD, "hidden_size": 64, "intermediate_size": 128,
