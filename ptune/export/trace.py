@@ -39,7 +39,6 @@ from ptune.export.state_kinds import KINDS
 from ptune.export.states import StateInputs, install_states
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import (
-    STATE_INPUTS,
     TURN_GROUP,
     CacheLayer,
     EncoderSignature,
@@ -117,7 +116,8 @@ class Step(nn.Module):
             step.ones = next(given) if self.ends.has_biases else None
             step.gained = next(given) if self.ends.has_gains else None
         if of_states:
-            step.states = StateInputs(*of_states[: len(STATE_INPUTS)], of_states[len(STATE_INPUTS) :])
+            pad_rows, unpad_rows, new_tokens, *states = of_states
+            step.states = StateInputs(pad_rows, unpad_rows, new_tokens, states)
         if self.embedding is not None:
             self.embedding.step = step
         for module in self.model.modules():
