@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
+from ptune.backbone.vision_language import auto_class, only_text, text_config
 from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention
 from ptune.export.cache_geometry import Caches, observed
@@ -149,10 +150,10 @@ def trace(
     """
     config = copy.deepcopy(config)  # building a model changes the config, which may be shared
     config = with_fixed_rope(config)
-    config._experts_implementation = EXPERTS
+    config._experts_implementation, text = EXPERTS, text_config(config)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with refused_in_one_line(config.model_type):
-        model = skeleton(config, mode, trust_remote_code)
+        model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
         caches, states = memory_of(model, mode)
     described = describe_ends(model, ends, turn_group)
     plain = install(model, Socket)
@@ -166,7 +167,7 @@ def trace(
     transposed = frozenset(f"{s.name}.weight" for s in plain if not s.is_conv1d)
     signature = Signature(
         vocab_size=model.get_output_embeddings().weight.shape[0],
-        context=int(getattr(config, "max_position_embeddings", 2048)),
+        context=int(getattr(text, "max_position_embeddings", 2048)),
         cache=tuple(caches.layers),
         shared=caches.shared,
         sockets=describe(sockets),
@@ -298,7 +299,8 @@ def cache_layers(config: PretrainedConfig, *, trust_remote_code: bool = False) -
     config, mode = with_fixed_rope(copy.deepcopy(config)), FakeTensorMode(allow_non_fake_inputs=True)
     config._experts_implementation = EXPERTS
     with refused_in_one_line(config.model_type):
-        return tuple(observed(skeleton(config, mode, trust_remote_code), mode).layers)
+        model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
+        return tuple(observed(model, mode).layers)
 
 
 def strip(graph: onnx_ir.Model) -> None:
