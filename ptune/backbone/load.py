@@ -23,9 +23,10 @@ from ptune.backbone.layer_file import LayerFile
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
 from ptune.backbone.packed_cache import packed
+from ptune.backbone.packed_experts import counts_of_packed
 from ptune.backbone.packed_folder import packed_as, take_over
 from ptune.backbone.precision import fastest, usual
-from ptune.backbone.quantize import quantized_as_read
+from ptune.backbone.quantize import experts_packed_already, quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.streaming import stream
 from ptune.backbone.tokenizer import codec_of
@@ -192,7 +193,9 @@ def _read_model(
     def read_packed(place: str, settings: Any, **options: Any) -> PreTrainedModel:
         packed_config = copy.deepcopy(config)
         packed_config.quantization_config = settings
-        model = read(place, packed_config, device_map={"": "cpu"}, **options)
+        own = place != source.path  # of the cache, which holds experts packed, too
+        with experts_packed_already(kind) if own else contextlib.nullcontext():
+            model = read(place, packed_config, device_map={"": "cpu"}, **options)
         take_over(model, kind, dtype, spec.model)
         model.name_or_path = model.config.name_or_path = source.path
         return model
@@ -308,6 +311,7 @@ def where_to_read(spec: Backbone, source: Source) -> dict[str, Any]:
 def parameters_of(model: PreTrainedModel) -> int:
     """Number of weights; a 4-bit weight counts as one."""
     packed = {id(p): 2 * p.numel() for p in model.parameters() if getattr(p, "quant_state", None) is not None}
+    packed |= counts_of_packed(model)
     return sum(packed.get(id(parameter), parameter.numel()) for parameter in model.parameters())
 
 

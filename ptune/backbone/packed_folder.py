@@ -10,7 +10,8 @@ import transformers
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from transformers import PreTrainedModel
 
-from ptune.backbone.quantize import BLOCK, Int8Linear, Nf4Linear, Quantization
+from ptune.backbone.nf4_bytes import BLOCK
+from ptune.backbone.quantize import Int8Linear, Nf4Linear, Quantization
 from ptune.errors import BackboneError
 
 _ORIGINAL = "name its original weights and set backbone.quantize"

@@ -15,7 +15,10 @@ import onnx_ir
 
 from ptune.errors import BackboneError
 
-KEEP_APART = ("GroupQueryAttention", "MultiHeadAttention")  # attention, which separates sequences
+KEEP_APART = (
+    "GroupQueryAttention", "MultiHeadAttention",  # attention, which separates sequences
+    "Routes", "ExpertProducts",  # rows in another order, each computed by itself (`ptune.export.experts`)
+)  # fmt: skip
 _BY_LENGTH_OF_DATA = ("NonZero", "Unique", "Compress", "If", "Loop", "Scan")
 _OVER_ONE_AXIS = ("ArgMax", "ArgMin", "TopK", "CumSum", "Softmax", "LogSoftmax", "Hardmax")
 _CONVOLUTIONS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")

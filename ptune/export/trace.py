@@ -12,8 +12,8 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir
@@ -25,8 +25,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
 from ptune.errors import BackboneError, PtuneError
-from ptune.export import attention
+from ptune.export import attention, experts
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
+from ptune.export.experts import Part, spell_out
 from ptune.export.gains import keep_own_inputs
 from ptune.export.independence import check_independent
 from ptune.export.sockets import Socket, StepInputs, allow_gains, describe, install
@@ -41,7 +42,6 @@ from ptune.formats.signature import (
 )
 
 OPSET = 20
-EXPERTS = "batched_mm"  # transformers' implementation of mixtures of experts with ONNX operators
 DYNAMIC = torch.export.Dim.DYNAMIC
 
 
@@ -53,6 +53,7 @@ class Traced:
     signature: Signature | EncoderSignature | Seq2SeqSignature
     transposed: frozenset[str]  # weights that are [in, out] in the graph and [out, in] in transformers
     names: dict[str, tuple[str, ...]]  # each weight's names in the state dict; several if weights are tied
+    parts: Mapping[str, Part] = field(default_factory=dict)  # matrices that are one expert's part of a weight
 
 
 class Step(nn.Module):
@@ -131,7 +132,7 @@ def trace(
     """
     config = copy.deepcopy(config)  # building a model changes the config, which may be shared
     config = with_fixed_rope(config)
-    config._experts_implementation = EXPERTS
+    config._experts_implementation = experts.NAME
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with refused_in_one_line(config.model_type):
         model = skeleton(config, mode, trust_remote_code)
@@ -164,7 +165,7 @@ def trace(
     if described is not None and described.has_gains:
         described = keep_own_inputs(graph, described)
         signature = signature.model_copy(update={"ends": described})
-    return Traced(graph, signature, transposed, names)
+    return Traced(graph, signature, transposed, names, spell_out(graph))
 
 
 def onnx_of(

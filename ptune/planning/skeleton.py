@@ -20,7 +20,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from ptune.backbone.quantize import BLOCK, NESTED_BLOCK, Int8Linear, Nf4Linear, Quantization
+from ptune.backbone.nf4_bytes import BLOCK, NESTED_BLOCK
+from ptune.backbone.packed_experts import counts_of_packed, experts_of, prepare_packed
+from ptune.backbone.quantize import Int8Linear, Nf4Linear, Quantization
 from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError
 from ptune.methods.peft_method import PeftMethod
@@ -46,8 +48,9 @@ class Skeleton:
     @property
     def largest_quantised(self) -> int:
         """Number of weights in the largest quantised layer; 0 where there is none."""
-        packed = (one for one in self.backbone.modules() if isinstance(one, Nf4Linear | Int8Linear))
-        return max((layer.in_features * layer.out_features for layer in packed), default=0)
+        layers = [one for one in self.backbone.modules() if isinstance(one, Nf4Linear | Int8Linear)]
+        experts = counts_of_packed(self.backbone).values()
+        return max([*(layer.in_features * layer.out_features for layer in layers), *experts], default=0)
 
 
 def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Skeleton:
@@ -85,6 +88,8 @@ def _quantize(model: PreTrainedModel, kind: Quantization) -> None:
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and layer is not head:
             model.set_submodule(name, _nf4(layer) if kind == "nf4" else _int8(layer))
+    for _, experts in list(experts_of(model)):
+        prepare_packed(experts, kind)
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
 
 
