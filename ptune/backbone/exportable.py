@@ -1,7 +1,7 @@
 """Whether a decoder can be exported to ONNX, told from its config before a weight is read or a graph is traced.
 
-The exported graph has one kind of memory, a cache of keys and values with the same geometry in every layer, and one kind of
-attention, onnxruntime's GroupQueryAttention. What needs more is refused here. What is let through is still traced, compared
+The exported graph has a cache of keys and values with the same geometry in every layer with attention, one kind of attention,
+onnxruntime's GroupQueryAttention, and states of some families' other layers. What needs more is refused here. What is let through is still traced, compared
 with torch and refused where it differs.
 """
 
@@ -25,6 +25,8 @@ from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
 
 ATTENTION = ("full_attention", "sliding_attention")  # kinds of layers that GroupQueryAttention computes
+# Families whose layers that keep a state have graphs of their own (`ptune.export.state_kinds`).
+WITH_STATES = ("lfm2", "lfm2_moe")
 INSTEAD = "export a model with plain attention in all layers, such as Llama, Qwen3 or Gemma 3"
 
 _SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
@@ -79,6 +81,8 @@ def _several_parts(config: PretrainedConfig) -> str | None:
 
 
 def _layers(config: PretrainedConfig) -> str | None:
+    if config.model_type in WITH_STATES:
+        return None
     kinds = getattr(config, "layer_types", None) or ()
     others = [kind for kind in dict.fromkeys(kinds) if kind not in ATTENTION]
     if others:

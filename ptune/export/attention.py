@@ -43,8 +43,7 @@ def group_query_attention(
         )
     groups, heads, tokens, dim = query.shape
     batch, seq = step.pad_indices.shape
-    layer: int = module.layer_idx
-    past_key, past_value = step.past[2 * layer : 2 * layer + 2]
+    past_key, past_value = step.cache_of(module.layer_idx)
 
     def padded(states: Tensor) -> Tensor:  # -> [batch, seq, heads * dim]
         return nn.functional.embedding(step.pad_indices, states.transpose(1, 2).reshape(groups * tokens, -1))

@@ -13,9 +13,10 @@ from ptune.backbone.float32 import SMALL_BYTES
 from ptune.backbone.packed_cache import WORTH_BYTES
 from ptune.config.recipe import Recipe
 from ptune.engine.memory import PROCESS_BYTES, opened_bytes
+from ptune.engine.options import EngineOptions
 from ptune.methods.peft_method import PeftMethod
 from ptune.planning.memory_ledger import Ledger, gigabytes
-from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, without_weights
+from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, state_bytes, without_weights
 
 # Memory that a command holds beside weights: its code, its buffers, what it computes with. Measured on a Llama of 242 million
 # weights in nf4, where merging took 1.82 GB (1.91 by these sums) and an answer from the served graph 1.11 GB (1.13); of 1.17
@@ -60,7 +61,9 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     # After a training the packed weights of a large base lie in files, whose pages the system takes back.
     kept = _kept_in_files(recipe, sizes)
     held, read = (ledger.weights + ledger.quantisation_state, 0) if kept else (0, loading)
-    cache = SERVED_TOKENS * cache_bytes_a_token(config)
+    # As many states as sequences may run, and snapshots of them; the engine gives them half of its memory at most.
+    states = min(2 * EngineOptions.max_rows * state_bytes(model), EngineOptions.kv_bytes // 2)
+    cache = SERVED_TOKENS * cache_bytes_a_token(config) + states
     return [
         Need(
             "train",
@@ -103,7 +106,7 @@ def _exporting(
     """
     text = config.get_text_config()
     numbers = 4 * text.vocab_size * _POSITIONS
-    context = min(text.max_position_embeddings, _CONTEXT_BYTES // cache_bytes_a_token(config))
+    context = min(text.max_position_embeddings, _CONTEXT_BYTES // max(1, cache_bytes_a_token(config)))
     scores = 4 * text.num_attention_heads * _QUERIES * context
     reference = ends if read is None else ends + layers
     beside = (

@@ -80,7 +80,7 @@ def in_pieces(
     Returns it with the neighbour's length in tokens.
     """
     signature = bundle.decoder
-    tokens = CACHE_BYTES // signature.cache_bytes_per_token() // 2
+    tokens = CACHE_BYTES // max(1, signature.cache_bytes_per_token()) // 2
     room = KvCache(signature, 2, min(signature.context, max(tokens - 1, LONG)), dtype=cache)
     least = bundle.manifest.graphs[profile].least_tokens
     path = bundle.graph_path(profile, cache)

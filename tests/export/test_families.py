@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.bundles import peft_folder, tiny_bundle, with_peft
-from support.tiny_models import FAMILIES, MIXTURES, VOCAB
+from support.tiny_models import FAMILIES, HYBRIDS, MIXTURES, VOCAB
 
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
@@ -27,7 +27,7 @@ LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 
     "family",
     [
         pytest.param(family, marks=pytest.mark.slow if family in NOTHING_OF_THEIR_OWN else ())
-        for family in (*FAMILIES, *MIXTURES)
+        for family in (*FAMILIES, *HYBRIDS, *MIXTURES)
     ],
 )
 def test_engine_equals_transformers_and_peft(family: str, tmp_path: Path) -> None:

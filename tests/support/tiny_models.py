@@ -72,6 +72,17 @@ FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
     ),
 }  # fmt: skip
 
+HYBRIDS: dict[str, Callable[..., PretrainedConfig]] = {  # some of whose layers keep states in place of keys and values
+    "lfm2": functools.partial(
+        transformers.Lfm2Config, **{**_TINY, "num_hidden_layers": 4}, block_auto_adjust_ff_dim=False, conv_L_cache=3,
+        layer_types=["conv", "full_attention", "conv", "conv"],
+    ),
+    "lfm2_bias": functools.partial(
+        transformers.Lfm2Config, **_TINY, block_auto_adjust_ff_dim=False, conv_L_cache=4, conv_bias=True,
+        layer_types=["full_attention", "conv"],
+    ),
+}  # fmt: skip
+
 MIXTURES: dict[str, Callable[..., PretrainedConfig]] = {  # of experts: these take adapters in attention alone
     "qwen3_moe": functools.partial(
         transformers.Qwen3MoeConfig, **_TINY, head_dim=16, moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2,
@@ -114,7 +125,7 @@ def build(folder: Path | str, architecture: str = "llama", *, seed: int = 0, **c
 
 def model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
     """A float32 model in eval mode with random weights; the same seed gives the same weights."""
-    config = {**FAMILIES, **MIXTURES}[architecture](**changes)
+    config = {**FAMILIES, **HYBRIDS, **MIXTURES}[architecture](**changes)
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:

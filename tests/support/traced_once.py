@@ -30,11 +30,13 @@ from ptune.export import (
     seq2seq,
     seq2seq_attention,
     sockets,
+    state_kinds,
+    states,
 )
 from ptune.export import trace as tracing
 
 CODE = (
-    rope, attention, encoder, encoder_attention, encoder_sockets, end_sockets, gains, independence, seq2seq, seq2seq_attention, sockets, tracing,
+    rope, attention, encoder, encoder_attention, encoder_sockets, end_sockets, gains, independence, seq2seq, seq2seq_attention, sockets, state_kinds, states, tracing,
 )  # fmt: skip
 IN_PASSING = {
     "_name_or_path",
@@ -88,6 +90,7 @@ def hash_of(tensor: torch.Tensor) -> str:
 
 def code() -> tuple[Any, ...]:
     """Every function and class of the modules that trace, as they are now."""
-    return tuple(
+    functions = tuple(
         value for module in CODE for value in vars(module).values() if isinstance(value, (FunctionType, type))
     )
+    return (*functions, *state_kinds.KINDS.values())

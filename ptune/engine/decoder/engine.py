@@ -86,13 +86,14 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             cache.slots,
             options.prefill_chunk,
             options.max_waiting,
-            options.num_speculative_tokens,
+            0 if self.signature.states else options.num_speculative_tokens,
             self._drafts.copy,
             options.step_ms / 1000 or None,
             self._drafts.cut,
             cache.budget,
             self._drafts.length,
             cache.put,
+            cache.snapshots,
         )
         self._step = Step(graphs, self.signature, cache)
         self._steps = self._tokens = 0
@@ -344,6 +345,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         vars(self).pop("_step", None)  # nothing computes any more
         for slot in range(self._cache.slots):
             self._drafts.cut(slot, 0)
+        self._cache.states.free()
         self._drafts.free()
 
     @property

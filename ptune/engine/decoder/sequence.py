@@ -48,6 +48,9 @@ class TokenSequence:
         default=None, init=False
     )  # computes the shared prefix: this one waits until the leader has cached so many tokens
     deferred: bool = field(default=False, init=False)  # has waited for a leader; it does so once
+    stops: set[int] = field(
+        default_factory=set, init=False
+    )  # numbers of tokens after which the states of its layers are kept
 
     @property
     def group(self) -> tuple[TokenSequence, ...]:
@@ -73,10 +76,12 @@ class TokenSequence:
             return None
         return self.adapter
 
-    def before_it_acts(self, count: int) -> int:
-        """So many of the next tokens, or fewer: those that are all computed with its adapter, or all without."""
-        left = self.acts_from - self.cached
-        return min(count, left) if left > 0 else count
+    def at_once(self, count: int) -> int:
+        """So many of the next tokens, or fewer: those that are all computed with its adapter, or all without, and those before the next
+        stop."""
+        return min(
+            [count, *(place - self.cached for place in (self.acts_from, *self.stops) if place > self.cached)]
+        )
 
     def begin(self, adapter: Adapter | None) -> None:
         """Gives it its adapter, finds where that is invoked, and adds the virtual tokens that it puts before a text: they are never
