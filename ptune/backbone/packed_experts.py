@@ -30,6 +30,7 @@ Packing = Literal["nf4", "int8", "bfloat16", "float16"]
 
 WEIGHTS = ("gate_up_proj", "up_proj", "down_proj")
 SCALES, NESTED = "_scales", "_nested"  # endings of the weights beside them
+_DYNAMIC: Tensor = create_dynamic_map()  # bitsandbytes' code book of nested scales
 _FLOATS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -241,18 +242,11 @@ def _unpack_nf4(
 ) -> Tensor:
     floats = nested.view(torch.float32)
     inner = QuantState(
-        floats[:-1], code=_dynamic(str(packed.device)), blocksize=NESTED_BLOCK, dtype=torch.float32
+        floats[:-1], code=_DYNAMIC.to(packed.device), blocksize=NESTED_BLOCK, dtype=torch.float32
     )
     state = QuantState(scales, torch.Size(shape), None, BLOCK, "nf4", dtype, offset=floats[-1], state2=inner)
     weight: Tensor = dequantize_4bit(packed.reshape(-1, 1), state)
     return weight
-
-
-@cache
-def _dynamic(device: str) -> Tensor:
-    """bitsandbytes' code book of nested scales."""
-    code: Tensor = create_dynamic_map().to(device)
-    return code
 
 
 def _pack_int8(weight: Tensor) -> dict[str, Tensor]:

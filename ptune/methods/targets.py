@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ptune.errors import RecipeError
+from ptune.methods.expert_names import names_of_experts, refuse_experts
 from ptune.methods.image_layers import adaptable, is_image_model
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ def targets_of(
     names = [name for name, _ in model.named_modules() if name]
     if not isinstance(targets, str):
         _check_names("target_modules", targets, names)
+        refuse_experts(model, targets)
+    of_experts = names_of_experts(model)
     if is_image_model(model):
         found = _image_layers(model, targets, head, convolutions)
-    elif not exclude and not layers:
+    elif not exclude and not layers and not (of_experts and isinstance(targets, str)):
         return targets if isinstance(targets, str) else list(targets)
     elif isinstance(targets, str):
-        found = linear_layers(model, head)
+        found = [name for name in linear_layers(model, head) if name.rpartition(".")[2] not in of_experts]
     else:
         found = [name for name in names if ends_with(name, targets)]
     return among(model, found, exclude, layers)

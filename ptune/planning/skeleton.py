@@ -26,6 +26,7 @@ from ptune.backbone.quantize import Int8Linear, Nf4Linear, Quantization
 from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError
 from ptune.methods.peft_method import PeftMethod
+from ptune.planning import experts_on_shapes
 from ptune.planning.peft_on_shapes import peft_on_shapes
 from ptune.training import segments
 from ptune.training.preparation import applied
@@ -56,6 +57,7 @@ class Skeleton:
 def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Skeleton:
     """The model that `recipe` would train on the backbone described by `config`, with unquantised weights in `dtype`."""
     config = copy.deepcopy(config)  # a model writes its attention into the config
+    config._experts_implementation = experts_on_shapes.NAME
     with init_empty_weights(include_buffers=False):
         backbone = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=recipe.backbone.trust_remote_code

@@ -212,6 +212,15 @@ def test_experts_are_adapted(tmp_path: Path) -> None:
     assert torch.equal(logits(plain, "llama"), logits(adapted, "llama"))
 
 
+@pytest.mark.parametrize("family", tiny_models.MIXTURES)
+def test_all_linear_layers_are_no_experts(family: str) -> None:
+    """peft would take the experts of some mixtures, too, as they were linear layers once."""
+    adapted = Lora(r=2).apply(tiny_models.model(family))
+    names = [name for name, one in adapted.named_parameters() if one.requires_grad]
+    assert {name.split(".")[6] for name in names} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert not adapted.peft_config["default"].target_parameters
+
+
 @pytest.mark.parametrize(
     ("family", "method", "said"),
     [
@@ -232,6 +241,11 @@ def test_experts_are_adapted(tmp_path: Path) -> None:
         ("llama", Boft(boft_block_size=7), "peft cannot adapt LlamaForCausalLM: .*divisible by"),
         ("llama", C3a(), "peft cannot adapt LlamaForCausalLM: .*block size"),
         ("llama", Lora(init="pissa", r=99), "rank 99 is more than the 64 that the weights of"),
+        (
+            "mixtral",
+            Lora(target_modules=("q_proj", "gate")),
+            "peft takes 'gate' for the experts of MixtralForCausalLM",
+        ),
         ("llama", Lora(exclude_modules=("q_porj",)), "exclude_modules: .* 'q_porj'; did you mean 'q_proj'"),
         (
             "llama",
