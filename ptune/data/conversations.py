@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import Any, Literal, TypeAlias
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.codecs.vision import is_image
 from ptune.errors import DataError, TemplateError
 
 Row: TypeAlias = dict[str, Any]
@@ -39,12 +40,12 @@ class Conversation:
     @property
     def question(self) -> str:
         """The last message before the last answer."""
-        return str(self.messages[self._last_answer - 1].get("content") or "")
+        return _shown(self.messages[self._last_answer - 1].get("content"))
 
     @property
     def answer(self) -> str:
         """The last answer."""
-        return str(self.messages[self._last_answer].get("content") or "")
+        return _shown(self.messages[self._last_answer].get("content"))
 
     @property
     def before_answer(self) -> tuple[dict[str, Any], ...]:
@@ -96,6 +97,14 @@ class Document:
                 raise TemplateError("nothing ends a document: the tokenizer has no eos_token")
             ids += [eos] if ids[-1:] != [eos] else []
         return Example(tuple(ids), (False, *[True] * (len(ids) - 1))[: len(ids)])
+
+
+def _shown(content: Any) -> str:
+    """A message as a reader sees it: its text, with a mark for each image."""
+    if not isinstance(content, list | tuple):
+        return str(content or "")
+    shown = ("[image]" if is_image(part) else str(part.get("text") or "") for part in content)
+    return " ".join(filter(None, shown))
 
 
 Askable: TypeAlias = Conversation | Completion

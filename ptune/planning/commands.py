@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig
@@ -14,6 +14,7 @@ from ptune.backbone.packed_cache import WORTH_BYTES
 from ptune.config.recipe import Recipe
 from ptune.engine.memory import PROCESS_BYTES, opened_bytes
 from ptune.engine.options import EngineOptions
+from ptune.formats.bundle import Stored
 from ptune.methods.peft_method import PeftMethod
 from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, state_bytes, without_weights
@@ -122,6 +123,8 @@ def _exporting(
 def _kept_in_files(recipe: Recipe, sizes: Sizes) -> bool:
     """Whether the packed weights are kept (`ptune.backbone.packed_cache`): of models published in two bytes a weight."""
     backbone = recipe.backbone
+    if backbone.quantize in get_args(Stored):  # they are mapped from the published files
+        return True
     return backbone.quantize != "none" and backbone.cache and 2 * sizes.parameters >= WORTH_BYTES
 
 
@@ -129,7 +132,7 @@ def _bytes_a_weight(recipe: Recipe, ledger: Ledger, sizes: Sizes) -> int:
     """Bytes of a weight that is not quantised."""
     if recipe.backbone.quantize == "none":
         return round((ledger.weights + ledger.away) / sizes.parameters)
-    packed = sizes.layers * (1 if recipe.backbone.quantize == "int8" else 0.5)
+    packed = sizes.layers * (0.5 if recipe.backbone.quantize in ("nf4", "gptq", "awq", "mxfp4") else 1)
     beside = ledger.weights + ledger.away - packed
     return 4 if beside > 3 * (sizes.parameters - sizes.layers) else 2
 

@@ -70,12 +70,12 @@ def test_each_expert_is_a_product_with_a_matrix_of_its_own(family: str, tmp_path
     experts = {name: one for name, one in loaded.model.named_parameters() if one.ndim == 3}
     graph = graph_of(bundle, FP32)
     groups = grouped_products(graph)
-    assert len(groups) == len(experts) == 2 * LAYERS
+    assert len(groups) == len(experts) >= 2
     assert sum(len(group.products) for group in groups) == sum(len(one) for one in experts.values())
     largest = max(one.const_value.size for one in graph.initializers.values() if "experts" in str(one.name))
     assert largest == max(one[0].numel() for one in experts.values()), "a weight of all experts is left"
     routers = [node for node in graph if node.op_type in ("MatMul", "Gemm") and chooses_experts(node)]
-    assert len(routers) == LAYERS
+    assert 2 * len(routers) == len(experts)
 
 
 @pytest.mark.parametrize("family", MIXTURES)
@@ -119,8 +119,7 @@ def test_int8_rounds_weights_and_nothing_else(family: str, tmp_path: Path) -> No
     expected = [log_softmax(one) for one in said_by_torch(model)]
     hop = compare(INT8, expected, map(log_softmax, said_by(bundle, INT8)), mean_kl=1e-5)
     assert hop.passed, hop
-    graph = graph_of(bundle, INT8)
-    assert_routers_alone_are_left(graph)
+    assert_routers_alone_are_left(bundle, INT8)
     assert_company(bundle, INT8)
 
 
@@ -132,15 +131,16 @@ def test_int4_says_about_the_same(family: str, tmp_path: Path) -> None:
     expected = [log_softmax(one) for one in said_by_torch(model)]
     hop = compare(INT4, expected, map(log_softmax, said_by(bundle, INT4)), mean_kl=0.5)
     assert hop.passed, hop
-    graph = graph_of(bundle, INT4)
-    assert_routers_alone_are_left(graph)
+    assert_routers_alone_are_left(bundle, INT4)
     assert_company(bundle, INT4)
 
 
-def assert_routers_alone_are_left(graph: onnx_ir.Graph) -> None:
+def assert_routers_alone_are_left(bundle: Bundle, profile: str) -> None:
     """In float32, of all products with weights."""
+    graph, grouped = graph_of(bundle, profile), grouped_products(graph_of(bundle, FP32))
     left = [node for node in graph if node.op_type in ("MatMul", "Gemm") and weight_of(node) is not None]
-    assert [chooses_experts(node) for node in left] == [True] * LAYERS
+    assert 2 * len(left) == len(grouped)
+    assert all(chooses_experts(node) for node in left)
 
 
 def assert_company(bundle: Bundle, profile: str) -> None:

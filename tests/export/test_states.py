@@ -147,7 +147,7 @@ def test_an_old_state_that_is_read_after_the_new_one_is_written_is_found(
 
 def test_a_config_that_lies_about_its_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "attention_layers", lambda config: [*range(config.num_hidden_layers)])
-    with pytest.raises(BackboneError, match="keeps keys and values in 1 layers, and its config has 2 layers"):
+    with pytest.raises(BackboneError, match="1 layers keep keys and values, and its config has 2 layers"):
         trace(model("lfm2", **SMALL).config)
 
 
