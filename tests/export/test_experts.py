@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir
 import pytest
 import torch
+from safetensors.torch import save_file
 from support import own_memory
 from support.bundles import tiny_bundle
 from support.tiny_models import MIXTURES, VOCAB, build
@@ -31,6 +32,9 @@ from ptune.parity import compare, log_softmax
 from ptune.verify import company
 
 LAYERS = 2
+UNTIED = [
+    family for family in MIXTURES if family != "lfm2_moe"
+]  # whose head is no embedding, which stays as it is
 RANDOM = np.random.default_rng(0)
 IDS = [RANDOM.integers(5, VOCAB, length).tolist() for length in (37, 23, 12, 1)]
 
@@ -67,7 +71,9 @@ def graph_of(bundle: Bundle, profile: str) -> onnx_ir.Graph:
 @pytest.mark.parametrize("family", MIXTURES)
 def test_each_expert_is_a_product_with_a_matrix_of_its_own(family: str, tmp_path: Path) -> None:
     _, loaded, bundle = tiny_bundle(tmp_path, family)
-    experts = {name: one for name, one in loaded.model.named_parameters() if one.ndim == 3}
+    experts = {
+        name: one for name, one in loaded.model.named_parameters() if ".experts." in name and one.ndim == 3
+    }
     graph = graph_of(bundle, FP32)
     groups = grouped_products(graph)
     assert len(groups) == len(experts) >= 2
@@ -78,14 +84,12 @@ def test_each_expert_is_a_product_with_a_matrix_of_its_own(family: str, tmp_path
     assert 2 * len(routers) == len(experts)
 
 
-@pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.parametrize("family", UNTIED)
 def test_streamed_experts_are_the_models(family: str, tmp_path: Path) -> None:
     """Out of a folder that holds them in three dimensions, a part at a time."""
     model = AutoModelForCausalLM.from_pretrained(build(tmp_path / "model", family), dtype=torch.float32)
     whole = tmp_path / "whole"
     whole.mkdir()
-    from safetensors.torch import save_file
-
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, whole / "model.safetensors")
     for name, weights in (("folder", FolderWeights(whole)), ("model", ModelWeights(model))):
@@ -110,7 +114,7 @@ def in_columns(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.parametrize("family", UNTIED)
 def test_int8_rounds_weights_and_nothing_else(family: str, tmp_path: Path) -> None:
     """Against transformers on weights that are rounded here: what is left is two bytes' rounding of activations."""
     base, _, bundle = tiny_bundle(tmp_path, family)
