@@ -12,8 +12,8 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir
@@ -26,11 +26,12 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
 from ptune.backbone.vision_language import auto_class, only_text, text_config
 from ptune.errors import BackboneError, PtuneError
-from ptune.export import attention, softplus
+from ptune.export import attention, experts, softplus
 from ptune.export.cache_geometry import Caches, observed
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
 from ptune.export.example import DYNAMIC as DYNAMIC
 from ptune.export.example import example
+from ptune.export.experts import Part, spell_out
 from ptune.export.gains import keep_own_inputs
 from ptune.export.in_place import check_in_place
 from ptune.export.independence import check_independent
@@ -49,7 +50,6 @@ from ptune.formats.signature import (
 )
 
 OPSET = 20
-EXPERTS = "batched_mm"  # transformers' implementation of mixtures of experts with ONNX operators
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Traced:
     signature: Signature | EncoderSignature | Seq2SeqSignature
     transposed: frozenset[str]  # weights that are [in, out] in the graph and [out, in] in transformers
     names: dict[str, tuple[str, ...]]  # each weight's names in the state dict; several if weights are tied
+    parts: Mapping[str, Part] = field(default_factory=dict)  # matrices that are one expert's part of a weight
 
 
 class Step(nn.Module):
@@ -150,7 +151,7 @@ def trace(
     """
     config = copy.deepcopy(config)  # building a model changes the config, which may be shared
     config = with_fixed_rope(config)
-    config._experts_implementation, text = EXPERTS, text_config(config)
+    config._experts_implementation, text = experts.NAME, text_config(config)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with refused_in_one_line(config.model_type):
         model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
@@ -192,7 +193,7 @@ def trace(
     if described is not None and described.has_gains:
         described = keep_own_inputs(graph, described)
         signature = signature.model_copy(update={"ends": described})
-    return Traced(graph, signature, transposed, names)
+    return Traced(graph, signature, transposed, names, spell_out(graph))
 
 
 def memory_of(model: PreTrainedModel, mode: FakeTensorMode) -> tuple[Caches, tuple[StateLayer, ...]]:
@@ -298,7 +299,7 @@ def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
 def cache_layers(config: PretrainedConfig, *, trust_remote_code: bool = False) -> tuple[CacheLayer, ...]:
     """The caches of a decoder. Raises: BackboneError if its attention cannot be exported."""
     config, mode = with_fixed_rope(copy.deepcopy(config)), FakeTensorMode(allow_non_fake_inputs=True)
-    config._experts_implementation = EXPERTS
+    config._experts_implementation = experts.NAME
     with refused_in_one_line(config.model_type):
         model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
         return tuple(observed(model, mode).layers)
