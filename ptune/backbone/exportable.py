@@ -22,6 +22,7 @@ from transformers import (
 
 from ptune.backbone.load import in_one_sentence, read_config
 from ptune.backbone.locate import locate
+from ptune.backbone.vision_language import sees_images, why_blind
 from ptune.config.recipe import Backbone
 from ptune.engine.options import EngineOptions
 from ptune.errors import BackboneError
@@ -59,6 +60,9 @@ def why_not_exportable(config: PretrainedConfig) -> str | None:
     """
     if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and config.is_encoder_decoder:
         return None
+    if sees_images(config) and why_blind(config) is None:
+        reason = why_not_exportable(config.get_text_config())
+        return None if reason is None else f"{config.model_type}, its text model: {reason}"
     for look in (_of_another_kind, _several_parts, _layers, _sizes, _attention, _mixture):
         if (reason := look(config)) is not None:
             return f"{config.model_type} {reason}"

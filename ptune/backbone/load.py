@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
 from ptune.backbone.gguf_splitting import split_as_in
@@ -32,6 +32,7 @@ from ptune.backbone.quantize import Quantization, quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.streaming import stream
 from ptune.backbone.tokenizer import codec_of
+from ptune.backbone.vision_language import auto_class, check_sees, sees_images, vision_of
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError
@@ -80,7 +81,7 @@ def load(
     with in_one_sentence(spec.model, source), read_once(source):
         dtype = resolve_dtype(spec, device)
         model, sha256 = _read_model(spec, source, attention, dtype, file)
-        codec = codec or codec_of(read_tokenizer(spec, source), model, spec.new_tokens)
+        codec = codec or _codec_of(spec, source, model)
     model.requires_grad_(False).eval()
     identity = identity_of(model, spec, source, dtype, sha256)
     # After the identity: new rows are computed from the others, the same everywhere, and replaced by trained rows. So an
@@ -135,7 +136,17 @@ def load_codec(spec: Backbone) -> ChatCodec:
             ends = transformers.GenerationConfig.from_pretrained(source.path, revision=revision)
         except OSError:  # the model has no such file; like transformers, use its config
             ends = transformers.GenerationConfig.from_model_config(config)
-        return codec_of(read_tokenizer(spec, source), _Described(config, ends), spec.new_tokens)
+        return _codec_of(spec, source, _Described(config, ends))
+
+
+def _codec_of(spec: Backbone, source: Source, model: PreTrainedModel | _Described) -> ChatCodec:
+    """The codec of a model; of one that sees images with what its processor knows."""
+    tokenizer = read_tokenizer(spec, source)
+    if not sees_images(model.config):
+        return codec_of(tokenizer, model, spec.new_tokens)
+    vision, template = vision_of(spec, source.path, model.config, **where_to_read(spec, source))
+    tokenizer.chat_template = tokenizer.chat_template or template
+    return codec_of(tokenizer, model, spec.new_tokens, vision)
 
 
 def training_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
@@ -172,7 +183,7 @@ def _read_model(
     where = where_to_read(spec, source)
 
     def read(place: str, config: transformers.PretrainedConfig, **options: Any) -> PreTrainedModel:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(config).from_pretrained(
             place,
             dtype=dtype,
             attn_implementation=None
@@ -272,6 +283,8 @@ def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig
         raise BackboneError(
             f"backbone.quantize {spec.quantize!r} is for models that are stored in it, and {spec.model} is not: use nf4, int8 or none"
         )
+    if sees_images(config):
+        check_sees(spec, config)
     return config_with_layers(with_fixed_rope(config, spec.context), spec.keep_layers)
 
 

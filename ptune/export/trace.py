@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
+from ptune.backbone.vision_language import auto_class, only_text, text_config
 from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
@@ -37,7 +38,6 @@ from ptune.export.state_kinds import KINDS
 from ptune.export.states import StateInputs, install_states
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import (
-    STATE_INPUTS,
     TURN_GROUP,
     CacheLayer,
     EncoderSignature,
@@ -118,7 +118,8 @@ class Step(nn.Module):
             step.gained = next(given) if self.ends.has_gains else None
         step.layers = self.layers
         if of_states:
-            step.states = StateInputs(*of_states[: len(STATE_INPUTS)], of_states[len(STATE_INPUTS) :])
+            pad_rows, unpad_rows, new_tokens, *states = of_states
+            step.states = StateInputs(pad_rows, unpad_rows, new_tokens, states)
         if self.embedding is not None:
             self.embedding.step = step
         for module in self.model.modules():
@@ -135,7 +136,7 @@ class Step(nn.Module):
         states = [] if step.states is None else [tensor for _, tensor in sorted(step.states.present.items())]
         if (len(step.present), len(states)) != (2 * len(self.layers), self.state_count):
             raise BackboneError(
-                f"{type(self.model).__name__} keeps keys and values in {len(step.present) // 2} layers, and its config has"
+                f"{self.model.config.model_type} cannot be exported: {len(step.present) // 2} layers keep keys and values, and its config has"
                 f" {len(self.layers)} layers with attention"
             )
         return [*step.present, *states]
@@ -155,11 +156,11 @@ def trace(
     """
     config = copy.deepcopy(config)  # building a model changes the config, which may be shared
     config = with_fixed_rope(config)
-    config._experts_implementation = EXPERTS
+    config._experts_implementation, text = EXPERTS, text_config(config)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with refused_in_one_line(config.model_type):
-        model = skeleton(config, mode, trust_remote_code)
-        heads = cache_layers(config)
+        model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
+        heads = cache_layers(text)
         states = install_states(model, KINDS)
     described = describe_ends(model, ends, turn_group)
     plain = install(model, Socket)
@@ -173,13 +174,13 @@ def trace(
     transposed = frozenset(f"{s.name}.weight" for s in plain if not s.is_conv1d)
     signature = Signature(
         vocab_size=model.get_output_embeddings().weight.shape[0],
-        context=int(getattr(config, "max_position_embeddings", 2048)),
+        context=int(getattr(text, "max_position_embeddings", 2048)),
         cache=heads,
         sockets=describe(sockets),
         ends=described,
         states=states,
     )
-    step = Step(model, sockets, signature, attention_layers(config), embedding).eval()
+    step = Step(model, sockets, signature, attention_layers(text), embedding).eval()
     with mode:
         arguments, dynamic = example(signature)
     inputs = [

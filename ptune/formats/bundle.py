@@ -11,6 +11,7 @@
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
     golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json for others, and
                                     PROFILE.int8_cache.json; with .own before .json those by own attention
+    vision/features.onnx            decoders that see images: from pixels to rows of features (ptune.export.image_features)
     adapters/NAME/                  PEFT's own files, unchanged, and adapter.json beside them; for encoders also head.onnx; of
                                     an adapter that was folded into LoRA, that LoRA, and its own files in original/; of
                                     one with virtual tokens, their keys and values in prefix.safetensors
@@ -41,6 +42,7 @@ NO_GAINS, GROUPED_NO_GAINS = (
 INT8_CACHE, INT8_CACHE_BARE = "int8_cache.onnx", "int8_cache_bare.onnx"  # keys and values in int8
 INT8_CACHE_NO_GAINS = "int8_cache_no_gains.onnx"
 INT8_CACHE_SCALES = "int8_cache_scales.safetensors"  # cache input -> [kv_heads, dim]
+VISION = "vision/features.onnx"  # from images to what takes the place of embeddings
 CacheType = Literal["float32", "int8"]
 """Type of the keys and values that a decoder keeps, by numpy's name."""
 FLOAT_CACHE: CacheType = "float32"  # which every decoder's profile has a graph for
@@ -229,9 +231,17 @@ class Manifest(_Record):
     default_profile: str = FP32
     codec: dict[str, str]  # file -> SHA-256
     golden: dict[str, str]  # file -> SHA-256
+    vision: dict[str, str] = Field(default_factory=dict)  # of a decoder that sees images: file -> SHA-256
     adapters: dict[str, str] = Field(default_factory=dict)  # name -> SHA-256 of its adapter.json
     hops: tuple[Hop, ...] = ()
     aliases: dict[str, Alias] = Field(default_factory=dict)  # alias -> adapter, for servers
+
+
+def _what_instead(folder: Path) -> str:
+    """What to do about a folder that is no bundle."""
+    if (folder / "run.json").is_file():
+        return f"it is a run; `ptune export {folder}` makes a bundle of it"
+    return "if its export was interrupted, export it again: `ptune export RUN`"
 
 
 class Bundle:
@@ -253,9 +263,7 @@ class Bundle:
         if not folder.is_dir():
             raise FormatError(f"no bundle at {folder}: make one with `ptune export RUN`")
         if not (folder / "manifest.json").is_file():
-            raise FormatError(
-                f"{folder} is not a bundle: it has no manifest.json (was its export interrupted?)"
-            )
+            raise FormatError(f"{folder} is not a bundle, it has no manifest.json: {_what_instead(folder)}")
         return cls(folder, parse(Manifest, read_json(folder / "manifest.json"), folder / "manifest.json"))
 
     @property
@@ -263,7 +271,8 @@ class Bundle:
         """The signature of a chat bundle. Raises: FormatError if it holds no decoder."""
         if not isinstance(self.manifest.signature, Signature):
             raise FormatError(
-                f"{self.folder} is a bundle of an encoder or an encoder-decoder, not of a causal language model"
+                f"{self.folder} is a bundle of an encoder or an encoder-decoder, not of a causal language model:"
+                f" `ptune serve {self.folder}` says what it can do"
             )
         return self.manifest.signature
 
@@ -271,7 +280,10 @@ class Bundle:
     def encoder(self) -> EncoderSignature:
         """The signature of an encoder's bundle. Raises: FormatError if it holds a decoder."""
         if not isinstance(self.manifest.signature, EncoderSignature):
-            raise FormatError(f"{self.folder} is a bundle of a generating model, not of an encoder")
+            raise FormatError(
+                f"{self.folder} is a bundle of a generating model, not of an encoder: `ptune serve {self.folder}` says what it"
+                " can do"
+            )
         return self.manifest.signature
 
     @property
@@ -299,7 +311,8 @@ class Bundle:
         name = profile or self.manifest.default_profile
         if name not in self.manifest.graphs:
             raise FormatError(
-                f"{self.folder} has no profile {name!r}; it has {', '.join(self.manifest.graphs)}"
+                f"{self.folder} has no profile {name!r}; it has {', '.join(self.manifest.graphs)}, and `ptune export RUN"
+                f" --profiles {name}` makes a bundle with it"
             )
         if cache != FLOAT_CACHE and cache not in self.manifest.graphs[name].kv_caches:
             raise FormatError(
@@ -307,6 +320,11 @@ class Bundle:
                 f" export it with --kv-cache-dtype {cache}"
             )
         return self.folder / "graphs" / name / ("model.onnx" if cache == FLOAT_CACHE else INT8_CACHE)
+
+    @property
+    def vision_path(self) -> Path | None:
+        """The graph from images to features; None where the model sees none."""
+        return self.folder / VISION if self.manifest.vision else None
 
     @property
     def codec_path(self) -> Path:
@@ -331,7 +349,9 @@ class Bundle:
         """An adapter's record, checked against its hash in the manifest. Raises: FormatError."""
         if name not in self.manifest.adapters:
             known = ", ".join(self.manifest.adapters) or "none"
-            raise FormatError(f"{self.folder} has no adapter {name!r}; it has {known}")
+            raise FormatError(
+                f"{self.folder} has no adapter {name!r}; it has {known}, and `ptune add {self.folder} ADAPTER --name {name}` adds it"
+            )
         path = self.adapter_path(name) / "adapter.json"
         check_hash(path, self.manifest.adapters[name])
         return parse(AdapterRecord, read_json(path), path)

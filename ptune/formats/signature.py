@@ -96,11 +96,14 @@ class StateLayer(BaseModel):
         return 4 * math.prod(self.shape)
 
 
-EndKind = Literal["head", "embedding", "tokens", "biases", "gains", "turns"]
+EndKind = Literal["head", "embedding", "tokens", "biases", "gains", "turns", "images"]
 """What adapters may bring at a decoder's ends: LoRA of the output head, LoRA of the embedding, rows of single tokens in both.
-And of every socket: biases, gains of its output and input, and turns, gains of pairs of outputs."""
+And of every socket: biases, gains of its output and input, and turns, gains of pairs of outputs. Images are no adapter's: rows of
+features in place of embeddings, in every bundle of a model that sees them."""
 
-END_KINDS: tuple[EndKind, ...] = get_args(EndKind)
+IMAGES: EndKind = "images"
+END_KINDS: tuple[EndKind, ...] = tuple(kind for kind in get_args(EndKind) if kind != IMAGES)
+"""Those that can be asked for."""
 
 
 LORA_ONES = "lora_ones"
@@ -130,7 +133,7 @@ class Ends(BaseModel):
     @property
     def step_inputs(self) -> tuple[str, ...]:
         """Inputs of the embedding that change every step: which embeddings are kept, and what is added to them."""
-        if not {"embedding", "tokens"} & {*self.kinds}:
+        if not {"embedding", "tokens", IMAGES} & {*self.kinds}:
             return ()
         return (f"{self.embedding}.kept", f"{self.embedding}.shift")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ptune.errors import RecipeError
 from ptune.methods.image_layers import adaptable, is_image_model
+from ptune.methods.text_part import text_part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,22 +26,24 @@ def targets_of(
     *,
     convolutions: bool,
 ) -> str | list[str]:
-    """peft's `target_modules`: full names where the recipe leaves layers out or the model sees images, else as in the recipe.
+    """peft's `target_modules`: full names where the recipe leaves layers out or the model sees images; else as in the recipe. Of a model that
+    reads images beside text, layers of its decoder alone.
 
     exclude: names or endings of layers that are not adapted. layers: numbers of the blocks to adapt; empty: all.
     convolutions: whether the method can adapt those of image models.
 
     Raises: RecipeError if a name or number matches no layer, or none is left.
     """
-    names = [name for name, _ in model.named_modules() if name]
+    inside = f"{text_part(model)}."
+    names = [name for name, _ in model.named_modules() if name and f"{name}.".startswith(inside.lstrip("."))]
     if not isinstance(targets, str):
         _check_names("target_modules", targets, names)
     if is_image_model(model):
         found = _image_layers(model, targets, head, convolutions)
-    elif not exclude and not layers:
+    elif not exclude and not layers and inside == ".":
         return targets if isinstance(targets, str) else list(targets)
     elif isinstance(targets, str):
-        found = linear_layers(model, head)
+        found = [name for name in linear_layers(model, head) if name in {*names}]
     else:
         found = [name for name in names if ends_with(name, targets)]
     return among(model, found, exclude, layers)

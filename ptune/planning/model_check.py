@@ -15,6 +15,7 @@ from ptune.backbone.load import in_one_sentence, load_codec, published_config
 from ptune.backbone.locate import Source, locate
 from ptune.backbone.packed_folder import packed_as, why_not_read
 from ptune.backbone.rope import BY_LENGTH, with_fixed_rope
+from ptune.backbone.vision_language import sees_images, why_blind
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.reasoning import reasoning_format
 from ptune.codecs.template import ChatTemplate
@@ -26,18 +27,25 @@ from ptune.planning.files import files_of
 from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, without_weights
 
 DECODER, ENCODER, SEQ2SEQ, IMAGES, OTHER = "decoder", "encoder", "encoder-decoder", "image model", "other"
+SEES = "decoder that sees images"
 _AUTO = {
     DECODER: transformers.AutoModelForCausalLM,
     ENCODER: transformers.AutoModel,
     SEQ2SEQ: transformers.AutoModelForSeq2SeqLM,
     IMAGES: transformers.AutoModel,
+    SEES: transformers.AutoModelForImageTextToText,
 }
 _TASKS = {
     ENCODER: "as a classifier or tagger of texts, an embedding or a reranker",
     SEQ2SEQ: "as a translation",
     IMAGES: "as a classifier of images",
+    SEES: "its decoder, on conversations with images or without",
 }
-_PROFILES = {DECODER: ("fp32", "int8", "int4", "nf4"), SEQ2SEQ: ("fp32",)}  # all others: fp32 and int8
+_PROFILES = {
+    DECODER: ("fp32", "int8", "int4", "nf4"),
+    SEES: ("fp32", "int8", "int4"),
+    SEQ2SEQ: ("fp32",),
+}  # all others: fp32 and int8
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,8 @@ def kind_of(config: PretrainedConfig) -> str:
     """What a model is to ptune."""
     if config.is_encoder_decoder:
         return SEQ2SEQ if type(config) in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING else OTHER
+    if sees_images(config):
+        return SEES if why_blind(config) is None else OTHER
     if type(config) in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         return IMAGES
     if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
@@ -217,6 +227,10 @@ def _trained(
     saved: Saved | None,
 ) -> dict[str, Verdict]:
     """LoRA is tried: peft puts its adapters beside layers without weights."""
+    if kind == OTHER and sees_images(config):
+        return {
+            "lora": Verdict(False, f"{config.model_type} {why_blind(config)}, which ptune does not train yet")
+        }
     if kind == OTHER:
         return {"lora": Verdict(False, f"{config.model_type} is no kind of model that ptune trains")}
     if saved is not None:

@@ -137,7 +137,7 @@ def test_export_refuses_before_it_reads_weights(
 
 
 def test_check_names_the_model(refused_folder: Path) -> None:
-    with pytest.raises(BackboneError, match="lfm2 cannot be exported to ONNX: bloom computes"):
+    with pytest.raises(BackboneError, match="bloom cannot be exported to ONNX: bloom computes"):
         check_exportable(Backbone(model=str(refused_folder)))
 
 

@@ -21,7 +21,7 @@ from ptune.export import trace as tracing
 from ptune.export.attention import STEP
 from ptune.export.states import StateKind, short_convolution
 from ptune.export.trace import DYNAMIC, trace
-from ptune.formats.signature import StateLayer
+from ptune.formats.signature import Signature, StateLayer
 
 CHANNELS, SIZE = 6, 4
 SMALL: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
@@ -68,7 +68,8 @@ def test_a_convolution_has_the_same_bits_however_rows_are_cut(
     random = np.random.default_rng(seed)
     texts = [random.standard_normal((length, CHANNELS)).astype(np.float32) for length in lengths]
     states = np.zeros((len(texts), SIZE - 1, CHANNELS), np.float32)
-    done, found = [0] * len(texts), [[] for _ in texts]
+    done = [0] * len(texts)
+    found: list[list[Any]] = [[] for _ in texts]
     while any(at < length for at, length in zip(done, lengths, strict=True)):
         new = [int(random.integers(0, length - at + 1)) for at, length in zip(done, lengths, strict=True)]
         rows = np.full((len(texts), max(max(new), 1), CHANNELS), 9.0, np.float32)
@@ -93,6 +94,7 @@ def test_a_convolution_has_the_same_bits_however_rows_are_cut(
 
 def test_only_layers_with_attention_have_caches() -> None:
     signature = trace(model("lfm2", **SMALL).config).signature
+    assert isinstance(signature, Signature)
     assert len(signature.cache) == 1
     assert signature.states == (StateLayer(name="model.layers.0.conv", shape=(2, 64)),)
 
@@ -147,7 +149,7 @@ def test_an_old_state_that_is_read_after_the_new_one_is_written_is_found(
 
 def test_a_config_that_lies_about_its_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "attention_layers", lambda config: [*range(config.num_hidden_layers)])
-    with pytest.raises(BackboneError, match="keeps keys and values in 1 layers, and its config has 2 layers"):
+    with pytest.raises(BackboneError, match="1 layers keep keys and values, and its config has 2 layers"):
         trace(model("lfm2", **SMALL).config)
 
 

@@ -88,6 +88,10 @@ MIXTURES: dict[str, Callable[..., PretrainedConfig]] = {  # of experts: these ta
         transformers.Qwen3MoeConfig, **_TINY, head_dim=16, moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2,
         decoder_sparse_step=1,
     ),
+    "lfm2_moe": functools.partial(
+        transformers.Lfm2MoeConfig, **_TINY, moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2, num_dense_layers=1,
+        layer_types=["conv", "full_attention"],
+    ),
 }  # fmt: skip
 
 _ENCODER: dict[str, Any] = {

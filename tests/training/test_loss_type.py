@@ -49,7 +49,7 @@ def test_loss_and_gradient_are_those_of_the_formula(family: str, trains_head: bo
     with packing(model, fast=True) as packed:
         objective = NextTokenObjective(packed, 64, CPU, plain_head(model), by_probability=True)
         scores = [objective.score(model, batch) for batch in objective.batches(examples())]
-        sum(score.loss for score in scores).backward()  # type: ignore[union-attr]
+        sum(score.loss for score in scores).backward()
     assert sum(score.targets for score in scores) == sum(TARGETS)
     assert float(sum(score.loss.detach() for score in scores)) == pytest.approx(float(wanted), rel=1e-5)
     for name, wanted_gradient in gradients.items():

@@ -79,7 +79,8 @@ class Step:
         caches = self._cache.window(layout.slots.start, layout.slots.stop)
         columns = self._vocab + window.columns
         logits = self._room_for(at, (window.count, len(layout.wanted), columns))
-        session = graphs.of(sockets=window.rank > 0, grouped=grouped)
+        sees = any(chunk.sees for chunk in chunks)
+        session = graphs.of(sockets=window.rank > 0 or sees, grouped=grouped)
         scores = layout.scores(inputs) if self._scores and not grouped else 0
         session.run(inputs, caches, window.inputs, logits, scores)
         found = [logits_at(logits, *cells) for cells in layout.answers]

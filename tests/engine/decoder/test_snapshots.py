@@ -7,8 +7,10 @@ from itertools import count
 import pytest
 
 from ptune.engine.adapters.lora import Adapter
+from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
+from ptune.engine.decoder.slots import Slots
 from ptune.engine.decoder.snapshots import Snapshots
 
 SYSTEM = list(range(100, 140))
@@ -137,3 +139,18 @@ def test_after_a_failed_step_nothing_is_found(failed: bool) -> None:
     if failed:
         served.scheduler.invalidate_cache()
     assert served.answer(SYSTEM)[0] == (0 if failed else len(SYSTEM) - 1)
+
+
+def test_what_is_left_of_a_slot_that_gave_memory_back_has_no_states() -> None:
+    budget = CacheBudget(tokens=1000, slot=900)
+    slots = Slots(2, lambda *_: None, budget=budget, snapshots=Snapshots(range(0), lambda *_: None))
+    first, other = TokenSequence([*range(700)]), TokenSequence([9] * 400)
+    slots.allocate(first)
+    first.cached = 700
+    slots.give_back(first)
+    slots.allocate(other)  # takes 100 positions, and 256 are cut at once
+    slots.give_back(other)
+    again = TokenSequence([*range(444), 7])
+    slots.allocate(again)
+    assert again.slot is not None
+    assert again.cached == 0
