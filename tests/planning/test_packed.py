@@ -59,9 +59,13 @@ def test_a_followed_step_holds_what_a_real_one_holds(tmp_path: Path, name: str) 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = made.build(tmp_path / "model", made.FORMATS["gptq"])
-    assert main(["plan", "chat_lora", "--backbone.model", str(folder), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["commands"][0]["command"] == "train"
+    asked = ["plan", "chat_lora", "--backbone.model", str(folder), "--no-models"]
+    assert main([*asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["quantize"] == "gptq"
+    assert main(asked) == 0
+    assert "layers as they are stored, in gptq, plain weights in float32" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_where_the_files_are_elsewhere_all_layers_count_as_packed(tmp_path: Path) -> None:
