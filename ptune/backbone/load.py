@@ -17,16 +17,14 @@ from transformers.utils.hub import cached_file
 
 from ptune.backbone.gguf_splitting import split_as_in
 from ptune.backbone.gguf_tensors import unpacked_when_asked_for
-from ptune.backbone.identity import weights_hash
+from ptune.backbone.identity import parameters_of, weights_hash
 from ptune.backbone.keep_layers import config_with_layers, keep_layers
 from ptune.backbone.layer_file import LayerFile
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
 from ptune.backbone.packed.formats import BY_METHOD
-from ptune.backbone.packed.linear import PackedLinear
 from ptune.backbone.packed.reading import kept_packed
 from ptune.backbone.packed_cache import packed
-from ptune.backbone.packed_experts import counts_of_packed
 from ptune.backbone.packed_folder import packed_as, settings_in, take_over
 from ptune.backbone.precision import fastest, usual
 from ptune.backbone.quantize import Quantization, experts_packed_already, quantized_as_read
@@ -365,17 +363,6 @@ def where_to_read(spec: Backbone, source: Source) -> dict[str, Any]:
     if source.on_hub:
         place["revision"] = spec.revision or "main"
     return place
-
-
-def parameters_of(model: PreTrainedModel) -> int:
-    """Number of weights, as if they were not packed."""
-    packed = {id(p): 2 * p.numel() for p in model.parameters() if getattr(p, "quant_state", None) is not None}
-    packed |= counts_of_packed(model)
-    for layer in model.modules():
-        if isinstance(layer, PackedLinear):
-            first, *rest = layer.parts.values()
-            packed |= {id(first): layer.in_features * layer.out_features, **{id(one): 0 for one in rest}}
-    return sum(packed.get(id(parameter), parameter.numel()) for parameter in model.parameters())
 
 
 def licence_inside(spec: Backbone, source: Source) -> str | None:
