@@ -213,7 +213,8 @@ def table(found: dict[str, list[Measured]], work: Work) -> dict[str, Any]:
         seconds = [one["seconds"] for one in rounds]
         low, high = interval(seconds, statistics.median)
         median = statistics.median(seconds)
-        rows[name] = {"seconds": {"median": median, "low": low, "high": high}, "tokens_per_s": count / median}
+        spread = {"median": median, "low": low, "high": high, "pairs": len(seconds)}
+        rows[name] = {"seconds": spread, "tokens_per_s": count / median}
         print(f"{name:42} {median:7.2f} s  {count / median:8.1f} tokens/s")
     return rows
 

@@ -2,7 +2,7 @@
 
 data      115 prompts, 13 to validate, 32 to test: each asks for a thing as JSON with some keys, and has the schema; they ship
           with ptune. The test's things, keys and wording are none of the training's
-hardware  2 CPU cores, 5 GB of memory
+hardware  2 CPU cores, 6 GB of memory, 11 minutes with what comes before and after training
 result    greedy answers to the test prompts are worth 0 before, and 0.56 [0.42, 0.70], 0.78 [0.67, 0.89] and 0.81 [0.73, 0.89]
           after, with seeds 0, 1 and 2
 command   ptune train grpo_lora

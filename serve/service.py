@@ -167,6 +167,11 @@ class ChatService(GenerationService):
     responses: ResponseStore
 
     @property
+    def max_body_bytes(self) -> int:
+        sees = self.model.engine.tower is not None
+        return self.settings.max_images_bytes if sees else self.settings.max_body_bytes
+
+    @property
     def scoring(self) -> Scoring:
         return Scoring(self.model, self.settings.adapter_root, self.settings.in_use)
 

@@ -145,7 +145,7 @@ class ChatModel(OpenModel, infer.ChatModel):
         name = adapter_or_base(self.engine, adapter)
         conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         codec = self.codec_for(name)
-        prompt, reading = asked(codec, conversation, tools, options)
+        prompt, reading = asked(codec, conversation, tools, options, self.engine.tower)
         return codec, prompt, name, reading
 
     async def _stream(

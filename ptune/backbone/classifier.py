@@ -26,6 +26,7 @@ from ptune.backbone.load import (
     licence_inside,
     make_plain,
     parameters_of,
+    plain_config,
     read_config,
     read_tokenizer,
     refuse_lacking,
@@ -127,7 +128,7 @@ def _read(
 
 
 def _config(spec: Backbone, source: Source, labels: Labels) -> PretrainedConfig:
-    config = read_config(spec, source)
+    config = plain_config(spec, source)
     config.id2label = dict(enumerate(labels.names))
     config.label2id = {name: index for index, name in enumerate(labels.names)}
     config.problem_type = _PROBLEMS[labels.problem]

@@ -14,7 +14,7 @@ from ptune.backbone.classifier import Classifier, body_identity, pad_id_of, sile
 from ptune.backbone.load import (
     in_one_sentence,
     make_plain,
-    read_config,
+    plain_config,
     read_tokenizer,
     refuse_lacking,
     resolve_dtype,
@@ -87,7 +87,7 @@ def load_embedder(
     say(f"loading {spec.model}")
     dtype = resolve_dtype(spec, device)
     with in_one_sentence(spec.model, source), silent():
-        config = read_config(spec, source)
+        config = plain_config(spec, source)
         config.use_cache = False  # of a causal model: nothing is ever generated
         config.pad_token_id = pad_id_of(read_tokenizer(spec, source), config)
         body, report = AutoModel.from_pretrained(

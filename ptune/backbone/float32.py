@@ -12,11 +12,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.lockstep import shared
+from ptune.backbone.packed.linear import PackedLinear
 from ptune.backbone.quantize import Int8Linear, Nf4Linear
 
 SMALL_BYTES = (
     1 << 30
 )  # a reference that stays in memory beside a graph; a larger one is dropped before a graph is opened
+
+_PACKED = (Nf4Linear, Int8Linear, PackedLinear)
 
 
 class Float32Linear(nn.Linear):
@@ -36,6 +39,8 @@ class Float32Linear(nn.Linear):
     def kept_bytes(self) -> int:
         """Bytes of the weights as they are kept."""
         (kept,) = self._kept
+        if isinstance(kept, PackedLinear):
+            return sum(part.nbytes for part in kept.parts.values())
         return kept.weight.nbytes
 
     @property
@@ -44,7 +49,7 @@ class Float32Linear(nn.Linear):
 
     def _made(self) -> torch.Tensor:
         (kept,) = self._kept
-        if isinstance(kept, Nf4Linear | Int8Linear):
+        if isinstance(kept, _PACKED):
             return kept.dequantised()
         return kept.weight.detach().float()
 
@@ -58,7 +63,7 @@ def in_float32(model: PreTrainedModel) -> None:
     head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
         rounded = type(layer) is nn.Linear and layer is not head and layer.weight.dtype != torch.float32
-        if rounded or isinstance(layer, Nf4Linear | Int8Linear):
+        if rounded or isinstance(layer, _PACKED):
             model.set_submodule(name, Float32Linear(layer))
     model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
     model.float()

@@ -26,7 +26,7 @@ from ptune.backbone.load import (
     in_one_sentence,
     licence_inside,
     parameters_of,
-    read_config,
+    plain_config,
     refuse_lacking,
     resolve_dtype,
     where_to_read,
@@ -160,7 +160,7 @@ def _processor(spec: Backbone, source: Source) -> Any:
 
 def _read(spec: Backbone, source: Source, labels: Sequence[str]) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the modules that were not or must not be taken from the checkpoint. Raises: BackboneError."""
-    config = read_config(spec, source)
+    config = plain_config(spec, source)
     same = list(config.id2label.values()) == list(labels)
     _label(config, labels)
     model, report = AutoModelForImageClassification.from_pretrained(

@@ -8,11 +8,11 @@ import functools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
 from ptune.backbone.gguf_splitting import split_as_in
@@ -22,13 +22,18 @@ from ptune.backbone.keep_layers import config_with_layers, keep_layers
 from ptune.backbone.layer_file import LayerFile
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
+from ptune.backbone.packed.formats import BY_METHOD
+from ptune.backbone.packed.linear import PackedLinear
+from ptune.backbone.packed.reading import kept_packed
 from ptune.backbone.packed_cache import packed
-from ptune.backbone.packed_folder import packed_as, take_over
+from ptune.backbone.packed_folder import packed_as, settings_in, take_over
 from ptune.backbone.precision import fastest, usual
-from ptune.backbone.quantize import quantized_as_read
+from ptune.backbone.quantize import Quantization, quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.streaming import stream
+from ptune.backbone.text_alone import text_alone
 from ptune.backbone.tokenizer import codec_of
+from ptune.backbone.vision_language import auto_class, check_sees, sees_images, vision_of
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError
@@ -70,13 +75,14 @@ def load(
 
     Raises: BackboneError where the model cannot be found, read, quantised or streamed.
     """
+    spec = as_stored(spec)
     source, file = locate(spec.model), LayerFile(cache_root()) if streamed else None
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     say(f"loading {spec.model}")
     with in_one_sentence(spec.model, source), read_once(source):
         dtype = resolve_dtype(spec, device)
         model, sha256 = _read_model(spec, source, attention, dtype, file)
-        codec = codec or codec_of(read_tokenizer(spec, source), model, spec.new_tokens)
+        codec = codec or _codec_of(spec, source, model)
     model.requires_grad_(False).eval()
     identity = identity_of(model, spec, source, dtype, sha256)
     # After the identity: new rows are computed from the others, the same everywhere, and replaced by trained rows. So an
@@ -131,7 +137,17 @@ def load_codec(spec: Backbone) -> ChatCodec:
             ends = transformers.GenerationConfig.from_pretrained(source.path, revision=revision)
         except OSError:  # the model has no such file; like transformers, use its config
             ends = transformers.GenerationConfig.from_model_config(config)
-        return codec_of(read_tokenizer(spec, source), _Described(config, ends), spec.new_tokens)
+        return _codec_of(spec, source, _Described(config, ends))
+
+
+def _codec_of(spec: Backbone, source: Source, model: PreTrainedModel | _Described) -> ChatCodec:
+    """The codec of a model; of one that sees images with what its processor knows."""
+    tokenizer = read_tokenizer(spec, source)
+    if not sees_images(model.config):
+        return codec_of(tokenizer, model, spec.new_tokens)
+    vision, template = vision_of(spec, source.path, model.config, **where_to_read(spec, source))
+    tokenizer.chat_template = tokenizer.chat_template or template
+    return codec_of(tokenizer, model, spec.new_tokens, vision)
 
 
 def training_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
@@ -168,7 +184,7 @@ def _read_model(
     where = where_to_read(spec, source)
 
     def read(place: str, config: transformers.PretrainedConfig, **options: Any) -> PreTrainedModel:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(config).from_pretrained(
             place,
             dtype=dtype,
             attn_implementation=None
@@ -187,7 +203,14 @@ def _read_model(
         keep_layers(model, spec.keep_layers)
         return model, weights_hash(model)
 
-    kind = spec.quantize
+    if (form := BY_METHOD.get(spec.quantize)) is not None:
+        stored = settings_in(published_config(spec, source))
+        assert stored is not None  # or `as_stored` would have refused it
+        with kept_packed(form, stored, spec.model):
+            model = read(source.path, config, **where)
+        return model, weights_hash(model)
+
+    kind = cast(Quantization, spec.quantize)
 
     def read_packed(place: str, settings: Any, **options: Any) -> PreTrainedModel:
         packed_config = copy.deepcopy(config)
@@ -205,8 +228,8 @@ def _read_model(
         _copy_plain_weights(model)
         return model
 
-    settings = getattr(published_config(spec, source), "quantization_config", None)
-    if source.gguf is None and settings is not None:
+    settings = None if source.gguf is not None else settings_in(published_config(spec, source))
+    if settings is not None:
         model = read_packed(source.path, settings, **where)
         return model, weights_hash(model)
     return packed(
@@ -245,19 +268,55 @@ def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTok
 
 def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
     """What the model is, without its weights: its layers that are kept, with one set of rotary frequencies for all lengths
-    (`ptune.backbone.rope`).
+    (`ptune.backbone.rope`); the text model alone where images are not supported (`ptune.backbone.text_alone`).
 
-    Raises: BackboneError if the weights were saved quantised in another way than `spec` says, or it lacks a layer to keep.
+    Raises: BackboneError if the weights are stored in another way than `spec` says, or it lacks a layer to keep.
     """
     config = published_config(spec, source)
     if source.gguf is None and (saved := packed_as(config, spec.model)) is not None:
-        if spec.quantize != saved:
+        if spec.quantize not in ("none", saved):
             raise BackboneError(
-                f"backbone.model {spec.model!r} was saved in {saved}: train it with --backbone.quantize {saved} (chat"
-                " alone), or name its original weights"
+                f"backbone.model {spec.model!r} is stored in {saved}: leave out --backbone.quantize {spec.quantize}, or name its"
+                " original weights"
             )
         del config.quantization_config
+    elif spec.quantize in BY_METHOD:
+        raise BackboneError(
+            f"backbone.quantize {spec.quantize!r} is for models that are stored in it, and {spec.model} is not: use nf4, int8 or none"
+        )
+    config = text_alone(config)
+    if sees_images(config):
+        check_sees(spec, config)
     return config_with_layers(with_fixed_rope(config, spec.context), spec.keep_layers)
+
+
+def as_stored(spec: Backbone) -> Backbone:
+    """`spec` with what the model is stored in, where it is quantised already. Reads the config.
+
+    Raises: BackboneError if it is stored in a way that ptune does not read, or in another than `spec` says.
+    """
+    source = locate(spec.model)
+    if source.gguf is not None or source.timm is not None:
+        return spec
+    with in_one_sentence(spec.model, source):
+        read_config(spec.model_copy(update={"keep_layers": ()}), source)
+        saved = packed_as(published_config(spec, source), spec.model)
+    if saved is None:
+        return spec
+    if spec.keep_layers:
+        raise BackboneError(
+            f"backbone.keep_layers: {spec.model} is stored in {saved}, of which all layers are kept"
+        )
+    return spec.model_copy(update={"quantize": saved})
+
+
+def plain_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
+    """`read_config`, of a model whose weights must not be quantised. Raises: BackboneError if they are."""
+    if source.gguf is None and (saved := packed_as(published_config(spec, source), spec.model)) is not None:
+        raise BackboneError(
+            f"backbone.model {spec.model!r} is stored in {saved}, which chat alone takes: name its original weights"
+        )
+    return read_config(spec, source)
 
 
 def published_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
@@ -306,8 +365,12 @@ def where_to_read(spec: Backbone, source: Source) -> dict[str, Any]:
 
 
 def parameters_of(model: PreTrainedModel) -> int:
-    """Number of weights; a 4-bit weight counts as one."""
+    """Number of weights, as if they were not packed."""
     packed = {id(p): 2 * p.numel() for p in model.parameters() if getattr(p, "quant_state", None) is not None}
+    for layer in model.modules():
+        if isinstance(layer, PackedLinear):
+            first, *rest = layer.parts.values()
+            packed |= {id(first): layer.in_features * layer.out_features, **{id(one): 0 for one in rest}}
     return sum(packed.get(id(parameter), parameter.numel()) for parameter in model.parameters())
 
 

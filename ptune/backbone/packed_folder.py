@@ -1,4 +1,7 @@
-"""Reads model folders whose weights bitsandbytes has packed already, such as `*-bnb-4bit` on the hub."""
+"""What model folders are stored in; and those whose weights bitsandbytes has packed, such as `*-bnb-4bit` on the hub, read as they are.
+
+Other formats: `ptune.backbone.packed`.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +13,60 @@ import transformers
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from transformers import PreTrainedModel
 
+from ptune.backbone.packed.formats import BY_METHOD
+from ptune.backbone.packed.settings import ORIGINAL
 from ptune.backbone.quantize import BLOCK, Int8Linear, Nf4Linear, Quantization
 from ptune.errors import BackboneError
+from ptune.formats.bundle import Stored
 
-_ORIGINAL = "name its original weights and set backbone.quantize"
 
-
-def packed_as(config: transformers.PretrainedConfig, named: str) -> Quantization | None:
+def packed_as(config: transformers.PretrainedConfig, named: str) -> Quantization | Stored | None:
     """How the weights behind a published config are packed; None: they are not.
 
     named: the model, as the user named it. Raises: BackboneError if they are packed in a way that ptune does not have.
     """
     if (why := why_not_read(config)) is not None:
         raise BackboneError(f"backbone.model {named!r} {why}")
-    settings = _settings(config)
+    settings = settings_in(config)
     if settings is None:
         return None
+    if (method := _method(settings)) in BY_METHOD:
+        return BY_METHOD[method].name
     return "int8" if settings.get("load_in_8bit") else "nf4"
 
 
 def why_not_read(config: transformers.PretrainedConfig) -> str | None:
     """Why packed weights cannot be read, as what is said of the model; None: they can, or are not packed."""
-    settings = _settings(config)
+    settings = settings_in(config)
     if settings is None:
         return None
-    if settings.get("quant_method") != "bitsandbytes":
-        return f"was saved quantised; {_ORIGINAL}"
+    method = _method(settings)
+    if method in BY_METHOD:
+        try:
+            BY_METHOD[method].layouts(settings)
+        except BackboneError as error:
+            return str(error)
+        return None
+    if method != "bitsandbytes":
+        known = ", ".join(("bitsandbytes", *BY_METHOD))
+        return f"was saved in {method or 'an unnamed format'}, and ptune reads {known}; {ORIGINAL}"
     if not settings.get("load_in_8bit"):
         for name, ours in {"bnb_4bit_quant_type": "nf4", "bnb_4bit_quant_storage": "uint8"}.items():
             if settings.get(name, ours) != ours:
-                return f"was saved with {name} {settings[name]!r}, and ptune reads {ours!r}; {_ORIGINAL}"
+                return f"was saved with {name} {settings[name]!r}, and ptune reads {ours!r}; {ORIGINAL}"
     return None
 
 
-def _settings(config: transformers.PretrainedConfig) -> dict[str, Any] | None:
+def settings_in(config: transformers.PretrainedConfig) -> dict[str, Any] | None:
     """How the weights were packed, as whoever saved them says it."""
     settings = getattr(config, "quantization_config", None)
     return settings if settings is None or isinstance(settings, dict) else settings.to_dict()
+
+
+def _method(settings: dict[str, Any]) -> str:
+    """Its name, as `quant_method` says it."""
+    method = settings.get("quant_method") or ""
+    return str(getattr(method, "value", method))
 
 
 def settings_of(kind: Quantization, kept: list[str]) -> dict[str, Any]:
@@ -70,7 +90,7 @@ def take_over(model: PreTrainedModel, kind: Quantization, dtype: torch.dtype, na
     """
     head = model.get_output_embeddings()
     if isinstance(head, Linear4bit | Linear8bitLt):
-        raise BackboneError(f"backbone.model {named!r} was saved with its output head quantised; {_ORIGINAL}")
+        raise BackboneError(f"backbone.model {named!r} was saved with its output head quantised; {ORIGINAL}")
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Linear4bit):
             _check_state(layer.weight.quant_state, name, named)
@@ -102,5 +122,5 @@ def _check_state(state: Any, name: str, named: str) -> None:
     if (state.quant_type, state.blocksize) != ("nf4", BLOCK):
         raise BackboneError(
             f"backbone.model {named!r} was saved with {name} in {state.quant_type} in blocks of {state.blocksize}, and"
-            f" ptune reads nf4 in blocks of {BLOCK}; {_ORIGINAL}"
+            f" ptune reads nf4 in blocks of {BLOCK}; {ORIGINAL}"
         )

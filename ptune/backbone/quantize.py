@@ -123,7 +123,7 @@ class Int8Linear(_Packed, Linear8bitLt):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] -> [..., out]"""
-        product: torch.Tensor = _Int8Product.apply(x, self.bias, self)
+        product: torch.Tensor = DequantisedProduct.apply(x, self.bias, self)
         return product
 
     def dequantised(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -132,11 +132,13 @@ class Int8Linear(_Packed, Linear8bitLt):
         return self.weight.data.to(dtype).mul_(row_scale.unsqueeze(1))
 
 
-class _Int8Product(torch.autograd.Function):
-    """x W^T + bias. Weights are dequantised anew for the gradient: kept, they would take two to four times the bytes."""
+class DequantisedProduct(torch.autograd.Function):
+    """x W^T + bias, of a layer that has `dequantised`. Weights are made anew for the gradient: kept, they would take two to eight times
+    the bytes.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, layer: Int8Linear) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, layer: Any) -> torch.Tensor:
         ctx.layer = layer
         return F.linear(x, layer.dequantised(x.dtype), bias)
 
@@ -200,7 +202,7 @@ def quantized_as_read(kind: Quantization, file: LayerFile | None = None) -> Iter
     transformers_logging.disable_progress_bar()  # it would count the same
     PreTrainedModel._load_pretrained_model = staticmethod(read)
     try:
-        with _read_in_turn():
+        with read_in_turn():
             yield
     finally:
         PreTrainedModel._load_pretrained_model = staticmethod(own)
@@ -209,7 +211,7 @@ def quantized_as_read(kind: Quantization, file: LayerFile | None = None) -> Iter
 
 
 @contextlib.contextmanager
-def _read_in_turn() -> Iterator[None]:
+def read_in_turn() -> Iterator[None]:
     """Keeps transformers' threads from reading weights faster than they are quantised, which would pile them up."""
     name = "HF_DEACTIVATE_ASYNC_LOAD"
     before = os.environ.get(name)

@@ -22,6 +22,7 @@ from ptune.backbone.load import (
     identity_of,
     in_one_sentence,
     make_plain,
+    plain_config,
     read_config,
     read_tokenizer,
     refuse_lacking,
@@ -72,6 +73,7 @@ def load_seq2seq(
     say(f"loading {spec.model}")
     dtype = resolve_dtype(spec, device)
     with in_one_sentence(spec.model, source), silent():
+        plain_config(spec, source)
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
             source.path,
             dtype=dtype,

@@ -11,13 +11,17 @@ from ptune.backbone.new_tokens import add_tokens
 from ptune.backbone.rope import EXTENDED
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.template_request import with_defaults
+from ptune.codecs.vision import Vision
 from ptune.errors import BackboneError
 
 
 def codec_of(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, new_tokens: Sequence[str] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    new_tokens: Sequence[str] = (),
+    vision: Vision | None = None,
 ) -> ChatCodec:
-    """The codec that trains and serves this model, with `new_tokens`.
+    """The codec that trains and serves this model, with `new_tokens`. vision: of a model that sees images.
 
     Raises: BackboneError where the tokenizer has no fast form, or a new token cannot be added.
     """
@@ -37,6 +41,7 @@ def codec_of(
         },
         eos_ids=[] if ends is None else [ends] if isinstance(ends, int) else ends,
         context=context_of(tokenizer, model.config),
+        vision=vision,
     )
 
 

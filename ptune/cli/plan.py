@@ -43,6 +43,7 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     from ptune.planning.memory_ledger import gigabytes
     from ptune.planning.prediction import Device, planned_dtype, predict
     from ptune.planning.preflight import budget
+    from ptune.training.preparation import as_its_base_is_stored
 
     words = [re.sub(r"^--memory(?=$|=)", "--plan.memory", word) for word in arguments]
     options = resolve(recipe, words, program, PlanOptions)
@@ -57,6 +58,7 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
         return 0
     memory_bytes = None if options.gpu is None else gpu_bytes(options.gpu)
     device: Device = "cuda" if options.gpu is not None or gpu_here() is not None else "cpu"
+    recipe = as_its_base_is_stored(recipe)
     described = describe(recipe.backbone)
     of_card = None if options.gpu is None else getattr(torch, computes_in(options.gpu))
     ledger = predict(recipe, device=device, described=described, of_card=of_card)

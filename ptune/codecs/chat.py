@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from ptune.codecs.answers import RenderedConversation
 from ptune.codecs.control_tokens import ControlTokens, Placeholders, any_of
 from ptune.codecs.ends_of_turn import tokens_that_end_turns
+from ptune.codecs.example import Example as Example
 from ptune.codecs.messages import answers_to_train, check_text, normalise
 from ptune.codecs.reading import Reading, reading_after
 from ptune.codecs.reasoning import ReasoningFormat, reasoning_format
@@ -21,27 +22,13 @@ from ptune.codecs.template import ChatTemplate, Message, Tools
 from ptune.codecs.template_request import NO_VARIABLES, Variables, render_open, require_variables
 from ptune.codecs.text_encoder import TextEncoder
 from ptune.codecs.tool_calls import ToolFormat, tool_format
+from ptune.codecs.vision import FIRST_ROW, Vision, first_rows
 from ptune.codecs.vocabulary import Vocabulary
 from ptune.errors import FormatError, TemplateError
 from ptune.formats.bundle import parse
 from ptune.formats.codec_json import CodecRecord
 from ptune.formats.request_defaults import NO_DEFAULTS, RequestDefaults
 from ptune.formats.whole_write import read_json, write_json, write_text
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A tokenised example. `targets[i]`: whether token i is a target, predicted from the tokens before it."""
-
-    ids: tuple[int, ...]
-    targets: tuple[bool, ...]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def target_count(self) -> int:
-        return sum(self.targets)
 
 
 class ChatCodec:
@@ -54,6 +41,7 @@ class ChatCodec:
     context: longest sequence of the model, in tokens; None if unknown.
     system: a system message for conversations that have none.
     defaults: what a request asks for unless it says otherwise; its template variables hold in training, too.
+    vision: how prompts show images; None if the model sees none.
 
     Raises: TemplateError where the template is not valid Jinja.
     """
@@ -67,6 +55,7 @@ class ChatCodec:
         context: int | None,
         system: str | None = None,
         defaults: RequestDefaults = NO_DEFAULTS,
+        vision: Vision | None = None,
     ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -75,10 +64,15 @@ class ChatCodec:
         self.context = context
         self.system = system
         self.defaults = defaults
+        self.vision = vision
         self.template = None if template is None else ChatTemplate(template, self.special_tokens)
+        if vision is not None and self.template is not None:
+            self.template.expect_parts()
         self._vocabulary = Vocabulary(tokenizer)
         self._model_eos_ids = frozenset(eos_ids)
-        named = {*self.special_tokens.values(), *filter(None, map(tokenizer.id_to_token, eos_ids))}
+        shown = () if vision is None else (vision.token,)
+        known = filter(None, map(tokenizer.id_to_token, (*eos_ids, *shown)))
+        named = {*self.special_tokens.values(), *known}
         written = "" if self.template is None else self.template.literals
         ends_of_turn = set[str]()
         if self.template is not None:
@@ -100,12 +94,13 @@ class ChatCodec:
         try:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             source = template.read_text(encoding="utf-8") if template.is_file() else None
+            vision = None if record.vision is None else Vision.model_validate(record.vision)
         except Exception as error:  # the tokenizer's reader raises bare Exceptions
             raise FormatError(
                 f"{folder}: its tokenizer.json or chat_template.jinja cannot be read: {error}"
             ) from None
         prompt = (record.system, record.defaults)
-        return cls(tokenizer, source, record.special_tokens, record.eos_ids, record.context, *prompt)
+        return cls(tokenizer, source, record.special_tokens, record.eos_ids, record.context, *prompt, vision)
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json, codec.json and, if there is a template, chat_template.jinja."""
@@ -121,6 +116,7 @@ class ChatCodec:
             context=self.context,
             system=self.system,
             defaults=self.defaults,
+            vision=None if self.vision is None else self.vision.model_dump(mode="json"),
         )
         write_json(folder / "codec.json", record.model_dump(mode="json"))
 
@@ -137,7 +133,7 @@ class ChatCodec:
         Raises: TemplateError where the template is not valid Jinja.
         """
         own, ends = tokenizer or self.tokenizer, self._model_eos_ids
-        return ChatCodec(own, source, self.special_tokens, ends, self.context, system, defaults)
+        return ChatCodec(own, source, self.special_tokens, ends, self.context, system, defaults, self.vision)
 
     @property
     def vocab_size(self) -> int:
@@ -180,7 +176,8 @@ class ChatCodec:
             text = template.render(
                 chat.messages, tools=chat.tools, add_generation_prompt=asking, **chat.variables
             )
-        return self._encoder.encode(text, chat.literals)
+        ids = self._encoder.encode(text, chat.literals)
+        return ids if self.vision is None else self.vision.prompt(ids, first_rows(chat.messages))
 
     def check_variables(self, variables: Variables) -> None:
         """Raises: RequestError that names a variable which the template may not be given, or does not read."""
@@ -222,7 +219,9 @@ class ChatCodec:
             text = shown.text if last.ended else shown.text[: last.end]
             spans = [(answer.start, answer.end) for answer in shown.answers]
             examples.append(self._example(text, chat.literals, spans, open_ended=not last.ended))
-        return examples
+        if self.vision is None:
+            return examples
+        return self.vision.examples(examples, first_rows(chat.messages[: wanted[-1]]))
 
     def encode_example(
         self,
@@ -271,7 +270,9 @@ class ChatCodec:
 
     def spell(self, ids: Sequence[int]) -> str:
         """Text including special tokens."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        text: str = self.tokenizer.decode(
+            [token for token in ids if token < FIRST_ROW], skip_special_tokens=False
+        )
         return text
 
     def token_table(self, size: int) -> list[bytes]:
@@ -352,7 +353,7 @@ class ChatCodec:
         self, messages: Sequence[Message], tools: Tools | None, variables: Variables = NO_VARIABLES
     ) -> _Chat:
         """Checked messages with their control tokens hidden, led by a system message where one is due."""
-        checked = normalise(messages)
+        checked = normalise(messages, images=self.vision is not None)
         if "developer" not in self._templated().literals:  # the role's newer name, which few templates know
             checked = [{**m, "role": "system"} if m["role"] == "developer" else m for m in checked]
         missing = self.system is not None and all(message["role"] != "system" for message in checked)

@@ -7,17 +7,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from ptune.codecs.vision import ROW, is_image
 from ptune.errors import TemplateError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def normalise(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def normalise(messages: Sequence[Mapping[str, Any]], *, images: bool = False) -> list[dict[str, Any]]:
     """A checked copy of OpenAI-shaped messages, for a template.
 
     Text parts of a content become one string; arguments of a tool call given as JSON text become an object; keys without a
     value and the training flag `train` are removed; everything else is unchanged.
+
+    images: whether the model sees images: then questions may hold parts of type image, which name their first row, and such a
+    content stays a list of parts.
 
     Raises: TemplateError that names the message and the field.
     """
@@ -25,7 +29,7 @@ def normalise(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         raise TemplateError(f"messages must be a list, not {_kind(messages)}")
     if not messages:
         raise TemplateError("messages is empty: a conversation has at least one message")
-    return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    return [_message(message, f"messages[{index}]", images) for index, message in enumerate(messages)]
 
 
 def is_trained(message: Mapping[str, Any], index: int) -> bool:
@@ -71,7 +75,7 @@ def check_text(text: str, path: str) -> str:
     return text
 
 
-def _message(message: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _message(message: Mapping[str, Any], path: str, images: bool) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise TemplateError(f"{path} must be an object with role and content, not {_kind(message)}")
     role = message.get("role")
@@ -82,19 +86,38 @@ def _message(message: Mapping[str, Any], path: str) -> dict[str, Any]:
     if "tool_calls" in kept:
         kept["tool_calls"] = _tool_calls(kept["tool_calls"], f"{path}.tool_calls")
     if "content" in kept:
-        kept["content"] = _text(kept["content"], f"{path}.content")
+        kept["content"] = _content(kept["content"], f"{path}.content", images and role)
     elif not (role == "assistant" and kept.get("tool_calls")):
         raise TemplateError(f"{path}.content is missing: a message of role {role} needs text")
     checked: dict[str, Any] = map_strings(kept, lambda text: check_text(text, path), path)
     return checked
 
 
-def _text(content: Any, path: str) -> str:
+def _content(content: Any, path: str, seen: str | bool) -> str | list[dict[str, Any]]:
+    """Text, or the parts of a content with images. seen: the role of a message whose images the model may see."""
     if isinstance(content, str):
         return content
     if not _is_list(content):
         raise TemplateError(f"{path} must be text, not {_kind(content)}")
-    return "".join(_part(part, f"{path}[{index}]") for index, part in enumerate(content))
+    parts = [(part, f"{path}[{index}]") for index, part in enumerate(content)]
+    if not seen or not any(is_image(part) for part in content):
+        return "".join(_part(part, place) for part, place in parts)
+    if seen != "user":
+        raise TemplateError(
+            f"{path} holds an image, and only messages of role user can: a message of role {seen} is text"
+        )
+    return [
+        _image(part, place) if is_image(part) else {"type": "text", "text": _part(part, place)}
+        for part, place in parts
+    ]
+
+
+def _image(part: Mapping[str, Any], path: str) -> dict[str, Any]:
+    if not isinstance(part.get(ROW), int):
+        raise TemplateError(
+            f"{path} is an image, which only training of the task Chat and chats with a bundle read"
+        )
+    return {"type": "image", ROW: part[ROW]}
 
 
 def _part(part: Any, path: str) -> str:

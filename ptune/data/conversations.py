@@ -9,6 +9,9 @@ from itertools import takewhile
 from typing import Any, Literal, TypeAlias
 
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.codecs.vision import is_image
+from ptune.data.image_columns import COLUMNS as IMAGES
+from ptune.data.image_columns import pictured
 from ptune.errors import DataError, TemplateError
 
 Row: TypeAlias = dict[str, Any]
@@ -39,12 +42,12 @@ class Conversation:
     @property
     def question(self) -> str:
         """The last message before the last answer."""
-        return str(self.messages[self._last_answer - 1].get("content") or "")
+        return _shown(self.messages[self._last_answer - 1].get("content"))
 
     @property
     def answer(self) -> str:
         """The last answer."""
-        return str(self.messages[self._last_answer].get("content") or "")
+        return _shown(self.messages[self._last_answer].get("content"))
 
     @property
     def before_answer(self) -> tuple[dict[str, Any], ...]:
@@ -96,6 +99,14 @@ class Document:
                 raise TemplateError("nothing ends a document: the tokenizer has no eos_token")
             ids += [eos] if ids[-1:] != [eos] else []
         return Example(tuple(ids), (False, *[True] * (len(ids) - 1))[: len(ids)])
+
+
+def _shown(content: Any) -> str:
+    """A message as a reader sees it: its text, with a mark for each image."""
+    if not isinstance(content, list | tuple):
+        return str(content or "")
+    shown = ("[image]" if is_image(part) else str(part.get("text") or "") for part in content)
+    return " ".join(filter(None, shown))
 
 
 Askable: TypeAlias = Conversation | Completion
@@ -222,7 +233,7 @@ def recognise(columns: Iterable[str], shapes: Sequence[Shape] | None = None) -> 
 
 def openai_conversation(row: Row) -> Conversation:
     """A row of OpenAI's messages. Raises: DataError."""
-    messages = objects_of(row["messages"], "messages")
+    messages = pictured(row, objects_of(row["messages"], "messages"))
     return Conversation(messages_of(led(row, messages), "messages"), tools_of(row))
 
 
@@ -230,7 +241,7 @@ def sharegpt_conversation(row: Row) -> Conversation:
     """A row of ShareGPT's turns. Raises: DataError."""
     turns = objects_of(row["conversations"], "conversations")
     messages = [turn_of(turn, f"conversations[{index}]") for index, turn in enumerate(turns)]
-    return Conversation(messages_of(led(row, messages), "conversations"), tools_of(row))
+    return Conversation(messages_of(led(row, pictured(row, messages)), "conversations"), tools_of(row))
 
 
 def prompt_and_completion(row: Row) -> Askable:
@@ -290,8 +301,8 @@ def _document(row: Row) -> Document:
 
 
 SHAPES = (
-    Shape("OpenAI messages", ("messages",), openai_conversation, ("tools", "system")),
-    Shape("ShareGPT", ("conversations",), sharegpt_conversation, ("tools", "system")),
+    Shape("OpenAI messages", ("messages",), openai_conversation, ("tools", "system", *IMAGES)),
+    Shape("ShareGPT", ("conversations",), sharegpt_conversation, ("tools", "system", *IMAGES)),
     Shape("prompt and completion", ("prompt", "completion"), prompt_and_completion, ("tools",)),
     Shape("Alpaca", ("instruction", "output"), alpaca_conversation, ("input", "system", "history")),
     Shape(RAW_TEXT, ("text",), _document, ("end_of_document",)),

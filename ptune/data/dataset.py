@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.vision import Vision
 from ptune.config.chat import Chat
 from ptune.config.recipe import Data
 from ptune.config.unpaired_preference import UnpairedPreference
+from ptune.data.chat_images import Pictures, images_in
 from ptune.data.conversations import Askable
 from ptune.data.examiner import Examiner
 from ptune.data.overlong import check_weights
@@ -43,6 +45,7 @@ class Dataset:
     text and conversations whose example was cut are left out; only the first ten thousand training ones are kept.
     parts: number of training examples from each of the recipe's `files`, in order.
     labels: split -> whether each of its examples is desirable, where answers are judged; else empty.
+    images: [images, height, width, 3] of the conversations, in the order of their rows; None if the model sees none.
     summary: counts of rows and examples, in JSON types; equal for equal files, recipe and codec.
     """
 
@@ -55,6 +58,7 @@ class Dataset:
     parts: tuple[int, ...]
     summary: dict[str, Any]
     labels: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    images: NDArray[np.uint8] | None = None
 
 
 def load(data: Data, task: Chat, codec: ChatCodec, seed: int, examiner: Examiner | None = None) -> Dataset:
@@ -80,7 +84,8 @@ def load(data: Data, task: Chat, codec: ChatCodec, seed: int, examiner: Examiner
 
 def _made(making: _Making) -> Dataset:
     """Makes the set, or takes it from the cache."""
-    if sum(file.size_bytes for _, file in making.files) < cache.WORTH_BYTES:
+    sees = making.encoding.codec.vision is not None  # files of images may change behind those that name them
+    if sees or sum(file.size_bytes for _, file in making.files) < cache.WORTH_BYTES:
         return making.not_kept()
     with cache.place_for(making.key()) as place:
         if place is None:
@@ -92,7 +97,7 @@ def _made(making: _Making) -> Dataset:
         else:
             say(f"encoded before: {place}")
             _tell(record["summary"])
-        return _opened(place, record)
+        return _opened(place, record, making.encoding.codec.vision)
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class _Making:
     def not_kept(self) -> Dataset:
         """Makes the set in temporary files that end with this process."""
         with temporary_folder() as folder:
-            return _opened(folder, self.into(folder))
+            return _opened(folder, self.into(folder), self.encoding.codec.vision)
 
     def into(self, folder: Path) -> dict[str, Any]:
         """Makes the set in a folder; writes and returns its record. Raises: DataError."""
@@ -143,10 +148,13 @@ class _Making:
         sources = [(split, open_source(file, self._ranked_for(split), shapes)) for split, file in self.files]
         for _, source in sources:
             _tell_file(source.described())
+        encoding, pictures = self.encoding, None
         with contextlib.ExitStack() as stack:
+            if encoding.codec.vision is not None:
+                pictures = stack.enter_context(Pictures(folder, encoding.codec.vision))
+                encoding = replace(encoding, pictures=pictures)
             splits = {
-                name: stack.enter_context(Split(name, Writer(folder / name), self.encoding))
-                for name in SPLITS
+                name: stack.enter_context(Split(name, Writer(folder / name), encoding)) for name in SPLITS
             }
             described = self._encode(sources, splits)
         refuse_overlong(list(splits.values()))
@@ -158,6 +166,7 @@ class _Making:
             "longest_tokens": self.encoding.limit,
             "on_overlong": self.encoding.task.on_overlong,
             **{name: split.described() for name, split in splits.items()},
+            **({} if pictures is None else {"images": pictures.described()}),
         }
         _tell_splits(summary)
         return cache.seal(folder, {"summary": summary})
@@ -194,7 +203,7 @@ class _Making:
         return described
 
 
-def _opened(folder: Path, record: dict[str, Any]) -> Dataset:
+def _opened(folder: Path, record: dict[str, Any], vision: Vision | None) -> Dataset:
     """Opens the set in a folder."""
     summary = record["summary"]
     return Dataset(
@@ -207,6 +216,7 @@ def _opened(folder: Path, record: dict[str, Any]) -> Dataset:
         parts=tuple(file["examples"] for file in summary["files"] if file["split"] == "train"),
         summary=summary,
         labels={name: labels_in(folder / name) for name in SPLITS},
+        images=None if vision is None else images_in(folder, vision),
     )
 
 

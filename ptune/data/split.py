@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +11,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.preference import Preference
 from ptune.config.unpaired_preference import UnpairedPreference
+from ptune.data.chat_images import Pictures
 from ptune.data.conversations import Askable, Convertible, Document, Judged, Preferred
 from ptune.data.examiner import Examiner
 from ptune.data.judged import labels_of
@@ -28,11 +30,19 @@ class Encoding:
     codec: ChatCodec
     task: Chat
     examiner: Examiner | None
+    pictures: Pictures | None = None  # where images are kept; None if the model sees none
 
     @property
     def limit(self) -> int:
         """Longest example, in tokens: the recipe's, or the model's if that is shorter."""
         return min(self.task.max_length, self.codec.context or self.task.max_length)
+
+    def seen(self, sample: Sample) -> Sample:
+        """The row with its images in place. Raises: DataError for an image that cannot be used."""
+        if self.pictures is None:
+            return sample
+        folder = Path(sample.problems.file).expanduser().parent
+        return replace(sample, conversation=self.pictures.of(sample.conversation, folder))
 
     def policy(self, sample: Sample) -> Policy:
         """The policy for a row that is too long. Raw text is meant to be cut: "error" splits it, too."""
@@ -67,8 +77,9 @@ class Split:
         self.rows += 1
         limit, policy = self.encoding.limit, self.encoding.policy(sample)
         try:
+            sample = self.encoding.seen(sample)
             examples = sample.conversation.examples(self.encoding.codec, self.encoding.task.train_on)
-        except TemplateError as error:
+        except (TemplateError, DataError) as error:
             sample.problems.add(sample.number, str(error))
             return
         if self.encoding.examiner is not None:
@@ -141,8 +152,10 @@ def refuse_overlong(splits: list[Split]) -> None:
         whole = isinstance(splits[0].encoding.task, Preference | UnpairedPreference)
         choice = "drop" if whole else "truncate, drop or split"
         length, place = max((split.longest for split in splits), key=lambda found: found[0])
+        vision = splits[0].encoding.codec.vision
+        images = "" if vision is None else f"; an image takes {len(vision.written)}"
         raise DataError(
             f"{refused} of {sum(split.rows for split in splits)} examples are longer than {splits[0].encoding.limit} tokens"
-            f" (longest {length}, {place}); use --task.on-overlong {choice},"
+            f" (longest {length}, {place}{images}); use --task.on-overlong {choice},"
             " or raise --task.max-length up to the model's context"
         )

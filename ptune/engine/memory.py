@@ -32,7 +32,7 @@ def predicted_bytes(bundle: Bundle, options: BatchOptions) -> int:
     manifest = bundle.manifest
     profile = options.profile or manifest.default_profile
     files = manifest.graphs[profile].files if profile in manifest.graphs else {}
-    served = sum(_size(bundle.folder / name) for name in files)
+    served = sum(_size(bundle.folder / name) for name in (*files, *manifest.vision))
     folders = [bundle.adapter_path(name) for name in manifest.adapters]
     adapters = sum(_size(file) for folder in folders for file in folder.glob("*"))
     if options.adapter_bytes is not None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
+from ptune.backbone.image_rows import show
 from ptune.backbone.load import load
 from ptune.backbone.streaming import beside_activations
 from ptune.config.preference import Preference
@@ -65,6 +66,7 @@ def evaluate(
     conversations = _askable(held, recipe, None if judge is not None else recipe.evaluate.answers)
     evaluation: dict[str, Any] = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}
     base, tuned = models_of(run, record, recipe)
+    show(backbone_of(base), held.images, held.codec, record.base.hash)
     adapter_off = base.disable_adapter() if isinstance(base, PeftModel) else nullcontext()
     with adapter_off:
         evaluation["before"] = _figures("base", base, held, recipe)

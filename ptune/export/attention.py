@@ -43,8 +43,7 @@ def group_query_attention(
         )
     groups, heads, tokens, dim = query.shape
     batch, seq = step.pad_indices.shape
-    layer: int = module.layer_idx
-    past_key, past_value = step.past[2 * layer : 2 * layer + 2]
+    past_key, past_value = step.cache_of(module.layer_idx)
 
     def padded(states: Tensor) -> Tensor:  # -> [batch, seq, heads * dim]
         return nn.functional.embedding(step.pad_indices, states.transpose(1, 2).reshape(groups * tokens, -1))
@@ -78,7 +77,7 @@ def window_of(module: nn.Module) -> int | None:
     if kinds is None:
         return None
     kind = kinds[module.layer_idx]
-    if kind not in ("full_attention", "sliding_attention"):
+    if kind not in ("full_attention", "sliding_attention", "hybrid"):  # hybrid: beside a layer with states
         raise BackboneError(f"layers of kind {kind!r} cannot be exported")
     return getattr(config, "sliding_window", None) if kind == "sliding_attention" else None
 

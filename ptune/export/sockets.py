@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ptune.errors import BackboneError
 from ptune.export.gains import exchanged, gained_input, gained_output
+from ptune.export.states import READ, StateInputs
 from ptune.formats import signature
 
 
@@ -26,7 +28,7 @@ class StepInputs:
 
     lora_mask: Tensor
     factors: dict[str, tuple[Tensor, Tensor]]  # socket -> A, B
-    past: list[Tensor]  # key, value of each layer
+    past: list[Tensor]  # key, value of each attention layer
     pad_indices: Tensor
     unpad_indices: Tensor
     seqlens_k: Tensor
@@ -39,7 +41,20 @@ class StepInputs:
     ones: Tensor | None = None
     gains: dict[str, Tensor] = field(default_factory=dict)  # of `Signature.gain_sizes`, by their names
     gained: Tensor | None = None
+    layers: Sequence[int] = ()  # index of each attention layer among all layers
+    states: StateInputs | None = None  # of layers that keep some
     present: list[Tensor] = field(default_factory=list)  # filled by attention, layer by layer
+
+    def cache_of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of an attention layer, by its index among all layers."""
+        place = [*self.layers].index(layer)
+        return self.past[2 * place], self.past[2 * place + 1]
+
+    def states_of(self, module: nn.Module) -> StateInputs:
+        """What a layer with states reads. Raises: BackboneError where the graph has none."""
+        if self.states is None:
+            raise BackboneError(f"{type(module).__name__} keeps a state, and this graph has none")
+        return self.states
 
 
 class Socket(nn.Module):
@@ -90,11 +105,11 @@ def matmul(x: Tensor, factor: Tensor, columns: int) -> Tensor:
 
 
 def install(model: nn.Module, kind: Callable[[nn.Module, str], AnySocket]) -> list[AnySocket]:
-    """Replaces every linear layer of `model`, except its output head, by a socket. Returns them in module order."""
+    """Replaces every linear layer of `model` that is called, except its output head, by a socket. Returns them in module order."""
     head = model.get_output_embeddings()
     sockets: list[AnySocket] = []
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
+        if isinstance(layer, nn.Linear | Conv1D) and layer is not head and not hasattr(layer, READ):
             parent, _, leaf = name.rpartition(".")
             socket = kind(layer, name)
             setattr(model.get_submodule(parent), leaf, socket)

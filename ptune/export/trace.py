@@ -24,15 +24,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
+from ptune.backbone.vision_language import auto_class, only_text, text_config
 from ptune.errors import BackboneError, PtuneError
-from ptune.export import attention
+from ptune.export import attention, softplus
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
+from ptune.export.example import DYNAMIC as DYNAMIC
+from ptune.export.example import example
 from ptune.export.gains import keep_own_inputs
+from ptune.export.in_place import check_in_place
 from ptune.export.independence import check_independent
 from ptune.export.sockets import Socket, StepInputs, allow_gains, describe, install
+from ptune.export.state_kinds import kind_of
+from ptune.export.states import StateInputs, install_states
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import (
-    STEP_INPUTS,
     TURN_GROUP,
     CacheLayer,
     EncoderSignature,
@@ -42,7 +47,8 @@ from ptune.formats.signature import (
 
 OPSET = 20
 EXPERTS = "batched_mm"  # transformers' implementation of mixtures of experts with ONNX operators
-DYNAMIC = torch.export.Dim.DYNAMIC
+# Kinds of layers, as configs name them, that keep states or nothing instead of keys and values.
+WITHOUT_ATTENTION = ("conv", "linear_attention", "moe", "mlp")
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,16 @@ class Step(nn.Module):
         model: PreTrainedModel,
         sockets: Sequence[Socket | HeadSocket],
         signature: Signature,
+        layers: Sequence[int],
         embedding: EmbeddingSocket | None = None,
     ) -> None:
+        """layers: the index of each attention layer among all layers."""
         super().__init__()
         self.model = model
         self.sockets = sockets
         self.ends = signature.ends
         self.gains = [*signature.gain_sizes()]
+        self.layers, self.state_count = layers, len(signature.states)
         self.embedding = embedding
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -84,12 +93,14 @@ class Step(nn.Module):
         capacity: Tensor,
         logits_indices: Tensor,
         lora_mask: Tensor,
+        of_states: list[Tensor],
         past: list[Tensor],
         factors: list[Tensor],
         of_ends: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
-        """Returns logits [groups, n, vocab] at `logits_indices`, and the caches after the step.
+        """Returns logits [groups, n, vocab] at `logits_indices`, and the caches and states after the step.
 
+        of_states: of a model that keeps states their `STATE_INPUTS`, then the states.
         of_ends: the inputs of `Ends`, which may be none: columns of the head, gains, those of the embedding, `lora_ones`, then
         `lora_gained`.
         """
@@ -105,6 +116,10 @@ class Step(nn.Module):
             step.kept, step.shift = (next(given) if self.ends.step_inputs else None for _ in range(2))
             step.ones = next(given) if self.ends.has_biases else None
             step.gained = next(given) if self.ends.has_gains else None
+        step.layers = self.layers
+        if of_states:
+            pad_rows, unpad_rows, new_tokens, *states = of_states
+            step.states = StateInputs(pad_rows, unpad_rows, new_tokens, states)
         if self.embedding is not None:
             self.embedding.step = step
         for module in self.model.modules():
@@ -114,7 +129,17 @@ class Step(nn.Module):
                 setattr(module, attention.STEP, step)
         keep = {"logits_to_keep": logits_indices} if self.keeps_logits else {}
         logits = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **keep).logits
-        return logits if keep else logits[:, logits_indices], step.present
+        return logits if keep else logits[:, logits_indices], self._present(step)
+
+    def _present(self, step: StepInputs) -> list[Tensor]:
+        """Caches and states after the step, in graph order. Raises: BackboneError where the layers left others than the config has."""
+        states = [] if step.states is None else [tensor for _, tensor in sorted(step.states.present.items())]
+        if (len(step.present), len(states)) != (2 * len(self.layers), self.state_count):
+            raise BackboneError(
+                f"{self.model.config.model_type} cannot be exported: {len(step.present) // 2} layers keep keys and values, and its config has"
+                f" {len(self.layers)} layers with attention"
+            )
+        return [*step.present, *states]
 
 
 def trace(
@@ -131,11 +156,12 @@ def trace(
     """
     config = copy.deepcopy(config)  # building a model changes the config, which may be shared
     config = with_fixed_rope(config)
-    config._experts_implementation = EXPERTS
+    config._experts_implementation, text = EXPERTS, text_config(config)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with refused_in_one_line(config.model_type):
-        model = skeleton(config, mode, trust_remote_code)
-        heads = cache_layers(config)
+        model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
+        heads = cache_layers(text)
+        states = install_states(model, kind_of)
     described = describe_ends(model, ends, turn_group)
     plain = install(model, Socket)
     if described is not None and described.has_gains:
@@ -148,19 +174,27 @@ def trace(
     transposed = frozenset(f"{s.name}.weight" for s in plain if not s.is_conv1d)
     signature = Signature(
         vocab_size=model.get_output_embeddings().weight.shape[0],
-        context=int(getattr(config, "max_position_embeddings", 2048)),
+        context=int(getattr(text, "max_position_embeddings", 2048)),
         cache=heads,
         sockets=describe(sockets),
         ends=described,
+        states=states,
     )
-    step = Step(model, sockets, signature, embedding).eval()
+    step = Step(model, sockets, signature, attention_layers(text), embedding).eval()
     with mode:
         arguments, dynamic = example(signature)
-    inputs = [*STEP_INPUTS, *signature.past_names(), *signature.factor_names(), *signature.end_inputs()]
-    outputs = ["logits", *signature.present_names()]
+    inputs = [
+        *signature.step_inputs,
+        *signature.past_state_names(),
+        *signature.past_names(),
+        *signature.factor_names(),
+        *signature.end_inputs(),
+    ]
+    outputs = ["logits", *signature.present_names(), *signature.present_state_names()]
     graph = onnx_of(
         step, arguments, dynamic, inputs, outputs, config.model_type, optimize=False, along=(0, 1)
     )
+    check_in_place(graph.graph, signature, config.model_type)
     if described is not None and described.has_gains:
         described = keep_own_inputs(graph, described)
         signature = signature.model_copy(update={"ends": described})
@@ -195,6 +229,7 @@ def onnx_of(
             verbose=False,
         )
     check_independent(program.model, named, along)
+    softplus.spell_out(program.model.graph)
     strip(program.model)
     return program.model
 
@@ -254,66 +289,25 @@ def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: tuple(group) for group in groups.values() for name in group}
 
 
+def attention_layers(config: PretrainedConfig) -> list[int]:
+    """The index of each layer with attention; others keep states or nothing. Without a word in the config all have it."""
+    kinds = getattr(config, "layer_types", None)
+    return [
+        layer
+        for layer in range(config.num_hidden_layers)
+        if kinds is None or kinds[layer] not in WITHOUT_ATTENTION
+    ]
+
+
 def cache_layers(config: PretrainedConfig) -> tuple[CacheLayer, ...]:
-    """The caches of the decoder layers."""
+    """The caches of the layers with attention."""
+    layers = attention_layers(config)
+    if not layers:
+        return ()
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return (CacheLayer(kv_heads=kv_heads, key_dim=dim, value_dim=dim),) * config.num_hidden_layers
-
-
-def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Example arguments of `Step.forward`, all sizes different, and their dynamic axes."""
-    groups, tokens, batch, seq, wanted, rank, capacity = 2, 6, 3, 4, 5, 8, 32
-
-    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    long, short = torch.int64, torch.int32
-    past = [
-        zeros(batch, layer.kv_heads, capacity, dim)
-        for layer in signature.cache
-        for dim in (layer.key_dim, layer.value_dim)
-    ]
-    factors = [
-        zeros(groups, *shape)
-        for socket in signature.sockets
-        for shape in ((socket.in_features, rank), (rank, socket.out_features))
-    ]
-    of_ends, end_axes = [], []
-    if (ends := signature.ends) is not None and ends.own_columns is not None:
-        of_ends.append(zeros(groups, ends.width, 7))
-        end_axes.append({0: DYNAMIC, 2: DYNAMIC})
-    for size in signature.gain_sizes().values():
-        of_ends.append(zeros(groups, 1, size))
-        end_axes.append({0: DYNAMIC})
-    if ends is not None and ends.step_inputs:
-        of_ends += [zeros(groups, tokens, 1, dtype=torch.bool), zeros(groups, tokens, ends.width)]
-        end_axes += [{0: DYNAMIC, 1: DYNAMIC}] * 2
-    if ends is not None and ends.has_biases:
-        of_ends.append(zeros(groups, tokens, rank))
-        end_axes.append({0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC})
-    if ends is not None and ends.has_gains:
-        of_ends.append(zeros(groups, tokens, 1))
-        end_axes.append({0: DYNAMIC, 1: DYNAMIC})
-    arguments = (
-        zeros(groups, tokens, dtype=long),  # input_ids
-        zeros(groups, tokens, dtype=long),  # position_ids
-        zeros(batch, seq, dtype=long),  # pad_indices
-        zeros(groups * tokens, dtype=long),  # unpad_indices
-        zeros(batch, dtype=short),  # seqlens_k
-        zeros(batch, dtype=short),  # query_seqlens
-        zeros(dtype=short),  # capacity
-        zeros(wanted, dtype=long),  # logits_indices
-        zeros(groups, tokens, rank),  # lora_mask
-        past,
-        factors,
-        of_ends,
-    )
-    two, one = {0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC}
-    dynamic = (two, two, two, one, one, one, None, one, {**two, 2: DYNAMIC})
-    factor_axes = [{0: DYNAMIC, axis: DYNAMIC} for _ in signature.sockets for axis in (2, 1)]
-    return arguments, (*dynamic, [{0: DYNAMIC, 2: DYNAMIC}] * len(past), factor_axes, end_axes)
+    return (CacheLayer(kv_heads=kv_heads, key_dim=dim, value_dim=dim),) * len(layers)
 
 
 def strip(graph: onnx_ir.Model) -> None:

@@ -11,6 +11,7 @@
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
     golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json for others, and
                                     PROFILE.int8_cache.json; with .own before .json those by own attention
+    vision/features.onnx            decoders that see images: from pixels to rows of features (ptune.export.image_features)
     adapters/NAME/                  PEFT's own files, unchanged, and adapter.json beside them; for encoders also head.onnx; of
                                     an adapter that was folded into LoRA, that LoRA, and its own files in original/; of
                                     one with virtual tokens, their keys and values in prefix.safetensors
@@ -41,6 +42,7 @@ NO_GAINS, GROUPED_NO_GAINS = (
 INT8_CACHE, INT8_CACHE_BARE = "int8_cache.onnx", "int8_cache_bare.onnx"  # keys and values in int8
 INT8_CACHE_NO_GAINS = "int8_cache_no_gains.onnx"
 INT8_CACHE_SCALES = "int8_cache_scales.safetensors"  # cache input -> [kv_heads, dim]
+VISION = "vision/features.onnx"  # from images to what takes the place of embeddings
 CacheType = Literal["float32", "int8"]
 """Type of the keys and values that a decoder keeps, by numpy's name."""
 FLOAT_CACHE: CacheType = "float32"  # which every decoder's profile has a graph for
@@ -48,6 +50,10 @@ FP32 = "fp32"  # the float32 profile
 INT8 = "int8"  # for decoders and encoders
 INT4, NF4 = "int4", "nf4"  # for decoders; nf4 if trained in nf4
 BASE = "base"  # the name under which the bare base is served; no adapter may take it
+Stored = Literal["gptq", "awq", "fp8", "compressed-tensors", "mxfp4"]
+"""How ready-made checkpoints hold their weights, by `quant_method` in their configs (`ptune.backbone.packed`)."""
+Quantized = Literal["none", "int8", "nf4", "gptq", "awq", "fp8", "compressed-tensors", "mxfp4"]
+"""How a base holds its weights: as numbers, as bitsandbytes packs them, or as `Stored`."""
 
 
 class _Record(BaseModel):
@@ -59,7 +65,7 @@ class BaseIdentity(_Record):
 
     hash: str
     source: str  # as the user named it: folder, hub id or package
-    quantize: Literal["none", "int8", "nf4"] = "none"
+    quantize: Quantized = "none"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # type of the weights that are not quantised
     revision: str | None = None  # on the hub
     architecture: str = ""
@@ -225,6 +231,7 @@ class Manifest(_Record):
     default_profile: str = FP32
     codec: dict[str, str]  # file -> SHA-256
     golden: dict[str, str]  # file -> SHA-256
+    vision: dict[str, str] = Field(default_factory=dict)  # of a decoder that sees images: file -> SHA-256
     adapters: dict[str, str] = Field(default_factory=dict)  # name -> SHA-256 of its adapter.json
     hops: tuple[Hop, ...] = ()
     aliases: dict[str, Alias] = Field(default_factory=dict)  # alias -> adapter, for servers
@@ -313,6 +320,11 @@ class Bundle:
                 f" export it with --kv-cache-dtype {cache}"
             )
         return self.folder / "graphs" / name / ("model.onnx" if cache == FLOAT_CACHE else INT8_CACHE)
+
+    @property
+    def vision_path(self) -> Path | None:
+        """The graph from images to features; None where the model sees none."""
+        return self.folder / VISION if self.manifest.vision else None
 
     @property
     def codec_path(self) -> Path:

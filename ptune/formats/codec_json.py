@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 from ptune.formats.bundle import FORMAT
@@ -18,3 +20,4 @@ class CodecRecord(BaseModel):
     context: int | None = None
     system: str | None = None
     defaults: RequestDefaults = NO_DEFAULTS
+    vision: dict[str, Any] | None = None  # ptune.codecs.vision.Vision, of models that see images

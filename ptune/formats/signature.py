@@ -13,7 +13,7 @@ query_seqlens               int32  [batch]                       new tokens of e
 capacity                    int32  []                            upper bound of the total length in the cache
 logits_indices              int64  [n]                           token columns whose logits are returned
 lora_mask                   float  [groups, tokens, R]           1 in all columns of a token that has an adapter; else 0
-past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache of layer L; present_* may be bound to the same memory;
+past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache of attention layer L; present_* may be bound to the same memory;
                                                                  int8 in graphs with an int8 cache (ptune.export.int8_cache)
 SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]       low-rank factors, B scaled; G is 1 or groups: row g meets A[g], B[g]; R = 0 is the bare base
 
@@ -29,7 +29,16 @@ SOCKET.shift                float  [G, 1, out]                 + shift, of layer
 SOCKET.inner                float  [G, 1, in]                  and its input x becomes x + x * inner, of layers that share their input with no other
 lora_gained                 float  [groups, tokens, 1]         1 for a token whose adapter has gains; else 0
 
-Outputs: logits float [groups, n, vocab], or [groups, n, vocab + N]; present_key.L, present_value.L as past.
+A graph some of whose layers keep states (`StateLayer`), as convolutions and recurrences do, has
+
+state_pad_indices           int64  [batch, rows]               flat index of each cell of these layers' padded view, without a second query of a single token;
+                                                                 cells beyond a sequence's new tokens repeat its first one's (0 if idle)
+state_unpad_indices         int64  [groups * tokens]           cell (row-major in [batch, rows]) of each flat token
+new_tokens                  int64  [batch]                     new tokens of each sequence; 0 = idle, its states come out bit for bit as they went in
+past_state.N                float  [batch, *shape]             state N; zeros where a sequence begins. present_state.N may be bound to the same memory:
+                                                                 every operator that reads past_state.N comes before the one that writes present_state.N
+
+Outputs: logits float [groups, n, vocab], or [groups, n, vocab + N]; present_key.L, present_value.L, present_state.N as past.
 
 Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlens`.
 
@@ -45,6 +54,7 @@ mask                        float  [batch, 1, seq, capacity]     added to the sc
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -71,11 +81,29 @@ class CacheLayer(BaseModel):
     value_dim: int
 
 
-EndKind = Literal["head", "embedding", "tokens", "biases", "gains", "turns"]
-"""What adapters may bring at a decoder's ends: LoRA of the output head, LoRA of the embedding, rows of single tokens in both.
-And of every socket: biases, gains of its output and input, and turns, gains of pairs of outputs."""
+class StateLayer(BaseModel):
+    """One tensor that a layer keeps for each sequence instead of keys and values: float32, of one size however long the sequence.
 
-END_KINDS: tuple[EndKind, ...] = get_args(EndKind)
+    `name` is the path of the layer's module in the transformers model; a layer may keep several.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    shape: tuple[int, ...]  # of one sequence
+
+    @property
+    def size_bytes(self) -> int:
+        return 4 * math.prod(self.shape)
+
+
+EndKind = Literal["head", "embedding", "tokens", "biases", "gains", "turns", "images"]
+"""What adapters may bring at a decoder's ends: LoRA of the output head, LoRA of the embedding, rows of single tokens in both.
+And of every socket: biases, gains of its output and input, and turns, gains of pairs of outputs. Images are no adapter's: rows of
+features in place of embeddings, in every bundle of a model that sees them."""
+
+IMAGES: EndKind = "images"
+END_KINDS: tuple[EndKind, ...] = tuple(kind for kind in get_args(EndKind) if kind != IMAGES)
+"""Those that can be asked for."""
 
 
 LORA_ONES = "lora_ones"
@@ -105,7 +133,7 @@ class Ends(BaseModel):
     @property
     def step_inputs(self) -> tuple[str, ...]:
         """Inputs of the embedding that change every step: which embeddings are kept, and what is added to them."""
-        if not {"embedding", "tokens"} & {*self.kinds}:
+        if not {"embedding", "tokens", IMAGES} & {*self.kinds}:
             return ()
         return (f"{self.embedding}.kept", f"{self.embedding}.shift")
 
@@ -136,9 +164,15 @@ class Signature(BaseModel):
     model_config = ConfigDict(frozen=True)
     vocab_size: int
     context: int  # longest sequence, in tokens
-    cache: tuple[CacheLayer, ...]
+    cache: tuple[CacheLayer, ...]  # of the attention layers, in their order
     sockets: tuple[Socket, ...]
     ends: Ends | None = None  # None: adapters reach neither the embedding nor the head
+    states: tuple[StateLayer, ...] = ()  # of layers that keep states, in their order
+
+    @property
+    def step_inputs(self) -> tuple[str, ...]:
+        """Inputs that change every step, in graph order."""
+        return (*STEP_INPUTS, *(STATE_INPUTS if self.states else ()))
 
     def past_names(self) -> list[str]:
         """Cache inputs in graph order: key then value of each layer."""
@@ -147,6 +181,14 @@ class Signature(BaseModel):
     def present_names(self) -> list[str]:
         """Cache outputs in graph order, one for each input in `past_names`."""
         return [name.replace("past_", "present_", 1) for name in self.past_names()]
+
+    def past_state_names(self) -> list[str]:
+        """State inputs in graph order; they follow `STATE_INPUTS`."""
+        return [f"past_state.{number}" for number in range(len(self.states))]
+
+    def present_state_names(self) -> list[str]:
+        """State outputs in graph order, one for each input in `past_state_names`; they follow the caches."""
+        return [f"present_state.{number}" for number in range(len(self.states))]
 
     def factor_names(self) -> list[str]:
         """Adapter inputs in graph order: A then B of each socket, columns of the head for tokens of adapters' own, gains."""
@@ -190,6 +232,10 @@ class Signature(BaseModel):
         """Bytes of cache for one token of one sequence, over all layers. item_bytes: of a number, 4 in float32."""
         return sum(item_bytes * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in self.cache)
 
+    def state_bytes(self) -> int:
+        """Bytes of all states of one sequence."""
+        return sum(state.size_bytes for state in self.states)
+
 
 STEP_INPUTS = (
     "input_ids",
@@ -203,6 +249,9 @@ STEP_INPUTS = (
     "lora_mask",
 )
 """Inputs that change every step, in graph order; the caches and factors follow."""
+
+STATE_INPUTS = ("state_pad_indices", "state_unpad_indices", "new_tokens")
+"""The additional inputs of a graph whose layers keep states; they follow `STEP_INPUTS`."""
 
 GROUPED_INPUTS = ("heads", "mask")
 """The additional inputs of a grouped graph."""

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ptune.errors import RecipeError
 from ptune.methods.image_layers import adaptable, is_image_model
+from ptune.methods.text_part import text_part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# peft refuses these beside Mamba's layers (its `_check_lora_target_modules_mamba`), whose fast kernels read their weights.
+_REFUSED = {"out_proj": ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")}
 
 Targets: TypeAlias = Literal["all-linear"] | tuple[str, ...]
 
@@ -25,22 +29,26 @@ def targets_of(
     *,
     convolutions: bool,
 ) -> str | list[str]:
-    """peft's `target_modules`: full names where the recipe leaves layers out or the model sees images, else as in the recipe.
+    """peft's `target_modules`: full names where the recipe leaves layers out or the model sees images; else as in the recipe. Of a model that
+    reads images beside text, layers of its decoder alone.
 
     exclude: names or endings of layers that are not adapted. layers: numbers of the blocks to adapt; empty: all.
     convolutions: whether the method can adapt those of image models.
 
     Raises: RecipeError if a name or number matches no layer, or none is left.
     """
-    names = [name for name, _ in model.named_modules() if name]
+    inside = f"{text_part(model)}."
+    names = [name for name, _ in model.named_modules() if name and f"{name}.".startswith(inside.lstrip("."))]
     if not isinstance(targets, str):
         _check_names("target_modules", targets, names)
     if is_image_model(model):
         found = _image_layers(model, targets, head, convolutions)
-    elif not exclude and not layers:
+    elif isinstance(targets, str) and (beyond := _out_of_reach(model)):
+        found = [name for name in linear_layers(model, head) if name in {*names} - beyond]
+    elif not exclude and not layers and inside == ".":
         return targets if isinstance(targets, str) else list(targets)
     elif isinstance(targets, str):
-        found = linear_layers(model, head)
+        found = [name for name in linear_layers(model, head) if name in {*names}]
     else:
         found = [name for name in names if ends_with(name, targets)]
     return among(model, found, exclude, layers)
@@ -68,6 +76,19 @@ def linear_layers(model: PreTrainedModel, head: Sequence[str] = ()) -> list[str]
         for name, one in model.named_modules()
         if isinstance(one, nn.Linear | Conv1D) and one is not output and not f"{name}.".startswith(beyond)
     ]
+
+
+def _out_of_reach(model: PreTrainedModel) -> set[str]:
+    """Linear layers of state spaces that no adapter reaches: those that peft refuses, and dt_proj, whose weight Mamba reads itself."""
+    modules = dict(model.named_modules())
+    read = {
+        f"{name}.dt_proj"
+        for name, one in modules.items()
+        if hasattr(one, "A_log") and hasattr(one, "dt_proj")
+    }
+    kind = model.config.model_type
+    refused = [leaf for leaf, kinds in _REFUSED.items() if kind in kinds]
+    return read | {name for name in modules if ends_with(name, refused)}
 
 
 def _in_blocks(names: Sequence[str], layers: Sequence[int]) -> list[str]:

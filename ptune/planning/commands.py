@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig
@@ -13,9 +13,11 @@ from ptune.backbone.float32 import SMALL_BYTES
 from ptune.backbone.packed_cache import WORTH_BYTES
 from ptune.config.recipe import Recipe
 from ptune.engine.memory import PROCESS_BYTES, opened_bytes
+from ptune.engine.options import EngineOptions
+from ptune.formats.bundle import Stored
 from ptune.methods.peft_method import PeftMethod
 from ptune.planning.memory_ledger import Ledger, gigabytes
-from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, without_weights
+from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, state_bytes, without_weights
 
 # Memory that a command holds beside weights: its code, its buffers, what it computes with. Measured on a Llama of 242 million
 # weights in nf4, where merging took 1.82 GB (1.91 by these sums) and an answer from the served graph 1.11 GB (1.13); of 1.17
@@ -60,7 +62,9 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     # After a training the packed weights of a large base lie in files, whose pages the system takes back.
     kept = _kept_in_files(recipe, sizes)
     held, read = (ledger.weights + ledger.quantisation_state, 0) if kept else (0, loading)
-    cache = SERVED_TOKENS * cache_bytes_a_token(config)
+    # As many states as sequences may run, and snapshots of them; the engine gives them half of its memory at most.
+    states = min(2 * EngineOptions.max_rows * state_bytes(model), EngineOptions.kv_bytes // 2)
+    cache = SERVED_TOKENS * cache_bytes_a_token(config) + states
     return [
         Need(
             "train",
@@ -103,8 +107,9 @@ def _exporting(
     """
     text = config.get_text_config()
     numbers = 4 * text.vocab_size * _POSITIONS
-    context = min(text.max_position_embeddings, _CONTEXT_BYTES // cache_bytes_a_token(config))
-    scores = 4 * text.num_attention_heads * _QUERIES * context
+    kept = cache_bytes_a_token(config)  # none where no layer attends
+    context = min(text.max_position_embeddings, _CONTEXT_BYTES // kept) if kept else 0
+    scores = 4 * text.num_attention_heads * _QUERIES * context if kept else 0
     reference = ends if read is None else ends + layers
     beside = (
         reference if ends + layers <= SMALL_BYTES else 0
@@ -119,6 +124,8 @@ def _exporting(
 def _kept_in_files(recipe: Recipe, sizes: Sizes) -> bool:
     """Whether the packed weights are kept (`ptune.backbone.packed_cache`): of models published in two bytes a weight."""
     backbone = recipe.backbone
+    if backbone.quantize in get_args(Stored):  # they are mapped from the published files
+        return True
     return backbone.quantize != "none" and backbone.cache and 2 * sizes.parameters >= WORTH_BYTES
 
 
@@ -126,7 +133,7 @@ def _bytes_a_weight(recipe: Recipe, ledger: Ledger, sizes: Sizes) -> int:
     """Bytes of a weight that is not quantised."""
     if recipe.backbone.quantize == "none":
         return round((ledger.weights + ledger.away) / sizes.parameters)
-    packed = sizes.layers * (1 if recipe.backbone.quantize == "int8" else 0.5)
+    packed = sizes.layers * (0.5 if recipe.backbone.quantize in ("nf4", "gptq", "awq", "mxfp4") else 1)
     beside = ledger.weights + ledger.away - packed
     return 4 if beside > 3 * (sizes.parameters - sizes.layers) else 2
 

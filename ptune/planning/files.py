@@ -12,7 +12,9 @@ from transformers import PretrainedConfig
 
 from ptune.backbone.load import in_one_sentence, read_config
 from ptune.backbone.locate import Source, locate
+from ptune.backbone.vision_language import sees_images
 from ptune.config.recipe import Backbone
+from ptune.errors import BackboneError
 
 _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
@@ -31,7 +33,12 @@ def describe(spec: Backbone) -> Described:
     """Reads only the config and headers. Raises: BackboneError if the model cannot be found or read."""
     source = locate(spec.model)
     with in_one_sentence(spec.model, source):
-        return Described(read_config(spec, source), *files_of(source))
+        config = read_config(spec, source)
+        if sees_images(config):
+            raise BackboneError(
+                f"{spec.model} sees images beside text: its memory cannot be predicted yet, and it trains without a plan"
+            )
+        return Described(config, *files_of(source))
 
 
 def files_of(source: Source) -> tuple[Literal["safetensors", "gguf", "unknown"], int, torch.dtype | None]:

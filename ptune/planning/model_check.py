@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
@@ -14,30 +14,38 @@ from ptune.backbone.exportable import why_not_exportable
 from ptune.backbone.load import in_one_sentence, load_codec, published_config
 from ptune.backbone.locate import Source, locate
 from ptune.backbone.packed_folder import packed_as, why_not_read
-from ptune.backbone.quantize import Quantization
 from ptune.backbone.rope import BY_LENGTH, with_fixed_rope
+from ptune.backbone.vision_language import sees_images, why_blind
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.reasoning import reasoning_format
 from ptune.codecs.template import ChatTemplate
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError, RecipeError, TemplateError
+from ptune.formats.bundle import Quantized, Stored
 from ptune.methods.lora import Lora
 from ptune.planning.files import files_of
 from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, without_weights
 
 DECODER, ENCODER, SEQ2SEQ, IMAGES, OTHER = "decoder", "encoder", "encoder-decoder", "image model", "other"
+SEES = "decoder that sees images"
 _AUTO = {
     DECODER: transformers.AutoModelForCausalLM,
     ENCODER: transformers.AutoModel,
     SEQ2SEQ: transformers.AutoModelForSeq2SeqLM,
     IMAGES: transformers.AutoModel,
+    SEES: transformers.AutoModelForImageTextToText,
 }
 _TASKS = {
     ENCODER: "as a classifier or tagger of texts, an embedding or a reranker",
     SEQ2SEQ: "as a translation",
     IMAGES: "as a classifier of images",
+    SEES: "its decoder, on conversations with images or without",
 }
-_PROFILES = {DECODER: ("fp32", "int8", "int4", "nf4"), SEQ2SEQ: ("fp32",)}  # all others: fp32 and int8
+_PROFILES = {
+    DECODER: ("fp32", "int8", "int4", "nf4"),
+    SEES: ("fp32", "int8", "int4"),
+    SEQ2SEQ: ("fp32",),
+}  # all others: fp32 and int8
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ def check_model(spec: Backbone) -> ModelCheck:
         export=export,
         profiles=_profiles(kind, sizes, export),
         serve=export,
-        train_bytes={} if sizes is None else _of_those_that_work(sizes.trained_on(), train),
+        train_bytes={} if sizes is None else _train_bytes(sizes, train, saved, file_bytes),
         serve_bytes={name: served[name] for name in _PROFILES.get(kind, ("fp32", "int8")) if name in served},
         cache_bytes_a_token=cache_bytes_a_token(config) if kind == DECODER and export.works else None,
         chat_template=codec is not None and codec.template is not None,
@@ -143,6 +151,8 @@ def kind_of(config: PretrainedConfig) -> str:
     """What a model is to ptune."""
     if config.is_encoder_decoder:
         return SEQ2SEQ if type(config) in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING else OTHER
+    if sees_images(config):
+        return SEES if why_blind(config) is None else OTHER
     if type(config) in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         return IMAGES
     if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
@@ -181,9 +191,9 @@ def _codec(spec: Backbone, problems: list[str]) -> ChatCodec | None:
 
 @dataclass(frozen=True)
 class Saved:
-    """How weights were quantised by whoever saved them: as ptune reads them, or why it does not."""
+    """How weights are stored that are quantised: as ptune reads them, or why it does not."""
 
-    quantize: Quantization | None
+    quantize: Quantized | None
     why: str = ""
 
 
@@ -217,6 +227,10 @@ def _trained(
     saved: Saved | None,
 ) -> dict[str, Verdict]:
     """LoRA is tried: peft puts its adapters beside layers without weights."""
+    if kind == OTHER and sees_images(config):
+        return {
+            "lora": Verdict(False, f"{config.model_type} {why_blind(config)}, which ptune does not train yet")
+        }
     if kind == OTHER:
         return {"lora": Verdict(False, f"{config.model_type} is no kind of model that ptune trains")}
     if saved is not None:
@@ -241,15 +255,15 @@ def _trained_as_saved(kind: str, saved: Saved) -> dict[str, Verdict]:
     """Of weights that are quantised in their files."""
     if saved.quantize is None or kind != DECODER:
         return {
-            "lora": Verdict(False, saved.why or f"it was saved in {saved.quantize}, which chat alone takes")
+            "lora": Verdict(False, saved.why or f"it is stored in {saved.quantize}, which chat alone takes")
         }
-    lora = Verdict(False, f"it was saved in {saved.quantize}: name its original weights")
-    return {"lora": lora, f"qlora {saved.quantize}": Verdict(True, "as it was saved")}
+    lora = Verdict(False, f"it is stored in {saved.quantize}: name its original weights")
+    return {"lora": lora, f"qlora {saved.quantize}": Verdict(True, "as it is stored")}
 
 
 def _exported(config: PretrainedConfig, kind: str, saved: Saved | None) -> Verdict:
     if saved is not None and (saved.quantize is None or kind != DECODER):
-        return Verdict(False, saved.why or f"it was saved in {saved.quantize}")
+        return Verdict(False, saved.why or f"it is stored in {saved.quantize}")
     if kind in (ENCODER, IMAGES):
         return Verdict(True, "a run that was trained on it")
     reason = why_not_exportable(config)
@@ -264,6 +278,16 @@ def _profiles(kind: str, sizes: Sizes | None, export: Verdict) -> dict[str, Verd
     if sizes is not None and not sizes.layers and "nf4" in found and export.works:
         found["nf4"] = Verdict(False, "it cannot be trained in nf4")
     return found
+
+
+def _train_bytes(
+    sizes: Sizes, train: dict[str, Verdict], saved: Saved | None, file_bytes: int
+) -> dict[str, int]:
+    """Of the ways to train that work."""
+    stored = None if saved is None else saved.quantize
+    if stored is not None and stored in get_args(Stored):
+        return {stored: file_bytes} if file_bytes and f"qlora {stored}" in train else {}
+    return _of_those_that_work(sizes.trained_on(), train)
 
 
 def _of_those_that_work(sizes: dict[str, int], train: dict[str, Verdict]) -> dict[str, int]:

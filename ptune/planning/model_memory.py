@@ -11,6 +11,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ptune.export.state_kinds import kind_of
 from ptune.export.trace import cache_layers
 
 # Bytes of one weight of a layer with all that belongs to it: scales (and zeros, or what the rounding of a block left).
@@ -80,3 +81,10 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
 def cache_bytes_a_token(config: PretrainedConfig) -> int:
     """Bytes of float32 keys and values that the engine keeps for each token of a sequence."""
     return sum(4 * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in cache_layers(config))
+
+
+def state_bytes(model: PreTrainedModel) -> int:
+    """Bytes of the states that the engine keeps for each sequence, of any length."""
+    kinds = ((layer, kind_of(layer)) for layer in model.modules())
+    shapes = (kind.shapes(layer) for layer, kind in kinds if kind is not None)
+    return sum(4 * math.prod(shape) for each in shapes for shape in each)

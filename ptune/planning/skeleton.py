@@ -20,8 +20,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from ptune.backbone.quantize import BLOCK, NESTED_BLOCK, Int8Linear, Nf4Linear, Quantization
-from ptune.config.recipe import Recipe
+from ptune.backbone.packed.described import packing_of
+from ptune.backbone.packed.formats import BY_METHOD
+from ptune.backbone.packed.linear import PackedLinear
+from ptune.backbone.quantize import BLOCK, NESTED_BLOCK, Int8Linear, Nf4Linear
+from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import RecipeError
 from ptune.methods.peft_method import PeftMethod
 from ptune.planning.peft_on_shapes import peft_on_shapes
@@ -46,7 +49,9 @@ class Skeleton:
     @property
     def largest_quantised(self) -> int:
         """Number of weights in the largest quantised layer; 0 where there is none."""
-        packed = (one for one in self.backbone.modules() if isinstance(one, Nf4Linear | Int8Linear))
+        packed = (
+            one for one in self.backbone.modules() if isinstance(one, Nf4Linear | Int8Linear | PackedLinear)
+        )
         return max((layer.in_features * layer.out_features for layer in packed), default=0)
 
 
@@ -60,7 +65,7 @@ def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Sk
     backbone.tie_weights()
     sizes = tuple(parameter.numel() for parameter in backbone.parameters())
     if recipe.backbone.quantize != "none":
-        _quantize(backbone, recipe.backbone.quantize)
+        _quantize(backbone, recipe.backbone)
     backbone.requires_grad_(False)
     if isinstance(recipe.method, PeftMethod) and (what := recipe.method.unforeseen):
         raise RecipeError(
@@ -79,12 +84,17 @@ def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Sk
     return Skeleton(model, backbone, dtype, sizes, mode, packed, head, quantisation)
 
 
-def _quantize(model: PreTrainedModel, kind: Quantization) -> None:
-    """`ptune.backbone.quantize.quantize` on shapes only."""
-    head = model.get_output_embeddings()
+def _quantize(model: PreTrainedModel, spec: Backbone) -> None:
+    """What loading makes of linear layers, on shapes only."""
+    head, kind = model.get_output_embeddings(), spec.quantize
+    packing = packing_of(spec) if kind in BY_METHOD else None
     for name, layer in list(model.named_modules()):
-        if type(layer) is nn.Linear and layer is not head:
+        if type(layer) is not nn.Linear or layer is head:
+            continue
+        if packing is None:
             model.set_submodule(name, _nf4(layer) if kind == "nf4" else _int8(layer))
+        elif packing.keeps(name):
+            model.set_submodule(name, packing.without_values(name, layer))
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
 
 

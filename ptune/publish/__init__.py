@@ -133,7 +133,12 @@ def verify(
     """
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
-    for files in (manifest.codec, manifest.golden, *(graph.files for graph in manifest.graphs.values())):
+    for files in (
+        manifest.codec,
+        manifest.golden,
+        manifest.vision,
+        *(one.files for one in manifest.graphs.values()),
+    ):
         bundle.check_files(files)
     for name in manifest.adapters:
         files = {f"adapters/{name}/{file}": digest for file, digest in bundle.adapter(name).files.items()}

@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptune.backbone.exportable import check_exportable
 from ptune.backbone.float32 import SMALL_BYTES, held_bytes
 from ptune.backbone.load import Loaded
@@ -24,6 +27,7 @@ from ptune.engine.memory import trim
 from ptune.engine.options import KernelChoice
 from ptune.errors import UsageError
 from ptune.export.graph_variants import write_lighter
+from ptune.export.image_features import write_image_features
 from ptune.export.int4 import write_int4
 from ptune.export.int8 import write_int8
 from ptune.export.int8_cache import write_int8_cache
@@ -41,8 +45,9 @@ from ptune.formats.bundle import (
     Bundle,
     CacheType,
     Hop,
+    hashes,
 )
-from ptune.formats.signature import TURN_GROUP, EndKind
+from ptune.formats.signature import IMAGES, TURN_GROUP, EndKind
 from ptune.progress import say
 from ptune.publish.base_weights import base_weights
 from ptune.publish.cache_scales import measured_scales
@@ -52,7 +57,7 @@ from ptune.publish.profiles import AUTO
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.steps import check_base, enter_caches, enter_graph, report_progress
 from ptune.verify import cache as cache_gate
-from ptune.verify import held_tokens
+from ptune.verify import held_tokens, seen_images
 from ptune.verify import probes as probing
 from ptune.verify import profile as profiling
 from ptune.verify.limits import MAX_ABS_LOGPROB
@@ -81,6 +86,7 @@ class Decoder(Publishable):
     ends: tuple[EndKind, ...] = ()  # what adapters may bring at the base's ends
     turn_group: int = TURN_GROUP  # of turns among that
     opened: Loaded | None = None  # the reference while it is in memory
+    images: NDArray[np.uint8] | None = None  # that the probes show, where the model sees any
 
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Decoder:
@@ -107,16 +113,19 @@ class Decoder(Publishable):
             turn_group = turn_group_of(run.files.adapter_path) if "turns" in ends else TURN_GROUP
         loaded = trained.base()
         vocab = loaded.model.get_input_embeddings().weight.shape[0]
+        probes = [replace(probe, ids=within(probe.ids, vocab)) for probe in trained.probes]
+        probes, images = _with_images(probes, trained.images, loaded)
         return cls(
             partial(base_with, loaded.codec, trained.backbone),
-            [replace(probe, ids=within(probe.ids, vocab)) for probe in trained.probes],
+            probes,
             adapters,
             {name if adapters else BASE: hops},
-            [within(example.ids, vocab) for example in trained.held_out],
+            [within(seen_images.words(example.ids), vocab) for example in trained.held_out],
             trained.backbone.trust_remote_code,
             ends,
             turn_group,
             loaded,
+            images,
         )
 
     @classmethod
@@ -136,8 +145,11 @@ class Decoder(Publishable):
         """Opens a pretrained model, to be compared at prompts of our own. Raises: BackboneError."""
         check_exportable(backbone)
         loaded = reference(backbone)
-        probes, trust = probing.of_examples([], loaded.codec), backbone.trust_remote_code
-        return cls(partial(reference, backbone), probes, trust_remote_code=trust, opened=loaded)
+        probes, images = _with_images(probing.of_examples([], loaded.codec), None, loaded)
+        trust = backbone.trust_remote_code
+        return cls(
+            partial(reference, backbone), probes, trust_remote_code=trust, opened=loaded, images=images
+        )
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, backbone: Backbone) -> Decoder:
@@ -173,22 +185,40 @@ class Decoder(Publishable):
         """As `Publishable.write_graphs`. Of nf4 alone no graph in float32 is written."""
         loaded = self.reference
         trim()  # what its first proofs have left
-        return write_bundle(
+        bundle = write_bundle(
             folder,
             loaded.model.config,
             ModelWeights(loaded.model),
             loaded.codec,
             loaded.identity,
-            ends=self.ends,
+            ends=self._ends(loaded),
             turn_group=self.turn_group,
             profile=NF4 if tuple(profiles) == (NF4,) else FP32,
             trust_remote_code=self.trust_remote_code,
             report=report_progress,
         )
+        if loaded.codec.vision is not None:
+            report_progress("tracing the vision tower")
+            write_image_features(folder, loaded.model, loaded.codec.vision)
+            manifest = bundle.manifest.model_copy(update={"vision": hashes(folder, "vision")})
+            bundle.write_manifest(manifest)
+        return bundle
+
+    def _ends(self, loaded: Loaded) -> tuple[EndKind, ...]:
+        """What the graph needs at its ends. Raises: UsageError for what a model that sees images cannot have beside it."""
+        if loaded.codec.vision is None:
+            return self.ends
+        if {"embedding", "tokens"} & {*self.ends}:
+            raise UsageError(
+                "--sockets: of a model that sees images, the embedding takes no adapters: leave out embedding and tokens"
+            )
+        return (*self.ends, IMAGES)
 
     def save_held_out(self, bundle: Bundle) -> None:
         """As `Publishable.save_held_out`."""
         probing.save(self.probes, bundle.folder)
+        if self.images is not None:
+            seen_images.save(self.images, bundle.folder)
 
     def install(
         self,
@@ -230,9 +260,10 @@ class Decoder(Publishable):
     def _recorded(
         self, bundle: Bundle, profile: str, threads: int, cache: CacheType, kernels: KernelChoice
     ) -> dict[str, Any]:
-        prompts = [
-            probe.ids[: probe.prompt_tokens][-GOLDEN_TOKENS:] for probe in self.probes[:GOLDEN_PROMPTS]
+        asked = [
+            seen_images.words(probe.ids[: probe.prompt_tokens]) for probe in self.probes[:GOLDEN_PROMPTS]
         ]
+        prompts = [ids[-GOLDEN_TOKENS:] for ids in asked]
         self._make_room()
         exact = profile in (FP32, NF4) and cache == FLOAT_CACHE
         tolerance = golden.TOLERANCE if exact else golden.ROUNDED
@@ -329,3 +360,13 @@ class Decoder(Publishable):
         speeds = {name: profiling.seconds_a_token(bundle, name, threads) for name in bundle.manifest.graphs}
         say(", ".join(f"{name}: {1 / seconds:.1f} tokens/s" for name, seconds in speeds.items()))
         return min(speeds, key=speeds.__getitem__)
+
+
+def _with_images(
+    probes: list[Probe], images: NDArray[np.uint8] | None, loaded: Loaded
+) -> tuple[list[Probe], NDArray[np.uint8] | None]:
+    """The probes and the images that they show, if the model sees any."""
+    if loaded.codec.vision is None:
+        return probes, None
+    texts = probing.of_examples([], loaded.codec)
+    return seen_images.numbered(probes, texts, images, loaded.codec)

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from ptune.backbone.float32 import in_float32
+from ptune.backbone.image_rows import show
 from ptune.backbone.load import Loaded, load
 from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.codecs.chat import ChatCodec, Example
+from ptune.codecs.vision import FIRST_ROW, has_images
 from ptune.config.recipe import Backbone
 from ptune.data.conversations import Askable, Conversation
 from ptune.engine.adapters.source import CONFIG
 from ptune.engine.memory import trim
-from ptune.errors import ParityError
+from ptune.errors import ParityError, UsageError
 from ptune.evaluation.held_out import held_out
 from ptune.export.merge import mergeable_here, merged, merged_of_any, with_plain_weights
 from ptune.formats.parity_json import WEIGHTS
@@ -47,6 +51,7 @@ class TrainedDecoder:
     held_out: Sequence[Example]
     probes: list[Probe]
     conversations: Sequence[Askable]  # behind the examples
+    images: NDArray[np.uint8] | None = None  # of the conversations, where the model sees any
 
     @classmethod
     def open(cls, run: FinishedRun) -> TrainedDecoder:
@@ -62,7 +67,8 @@ class TrainedDecoder:
         loaded = replace(loaded, codec=ChatCodec.open(run.files.codec_path))
         held = held_out(run.files)
         probes = probing.of_examples(held.examples, loaded.codec)
-        return cls(run, backbone, loaded, held.examples, probes, held.conversations)
+        show(loaded.model, held.images, loaded.codec, loaded.identity.hash)
+        return cls(run, backbone, loaded, held.examples, probes, held.conversations, held.images)
 
     def base(self) -> Loaded:
         """The reference as a bundle holds it: without rows for the run's new tokens, which are the adapter's own."""
@@ -77,6 +83,7 @@ class TrainedDecoder:
         """Writes parity.json beside the run's adapter, so that any engine can be held to it."""
         loaded, first = self.loaded, self.conversations[:LOOKED_AT]
         asked = [one.messages for one in first if isinstance(one, Conversation) and not one.tools]
+        asked = [messages for messages in asked if not has_images(messages)]
         prompts = prompts_of(loaded.codec, asked)
         leave_parity(self.run.files.adapter_path, loaded.model, loaded.codec, self.run.record.base, prompts)
 
@@ -85,6 +92,10 @@ class TrainedDecoder:
 
         Raises: ParityError, and saves nothing, if the merge lost more than `limit` (max |Δ log p|).
         """
+        if self.loaded.codec.vision is not None:
+            raise UsageError(
+                f"{self.run.files.folder} is of a model that sees images: its adapter is served beside it, and not merged yet"
+            )
         adapter = str(self.run.files.adapter_path)
         ours = mergeable_here(PeftConfig.from_pretrained(adapter))
         if not ours:
@@ -143,5 +154,5 @@ def turn_group_of(adapter: Path) -> int:
 
 
 def within(ids: Sequence[int], vocab: int) -> tuple[int, ...]:
-    """Tokens of a base with `vocab` of them: an adapter's own give way to some of the base's."""
-    return tuple(token if token < vocab else token % vocab for token in ids)
+    """Tokens of a base with `vocab` of them: an adapter's own give way to some of the base's; rows of images stay."""
+    return tuple(token if token < vocab or token >= FIRST_ROW else token % vocab for token in ids)

@@ -65,6 +65,11 @@ def begin_beside_original(recipe: Recipe, model: Any, work: Work) -> None:
         )
     except BackboneError as error:
         raise RecipeError(f"method.init 'loftq' begins with what quantising has lost: {error}") from None
+    if original.identity.quantize != "none":
+        raise RecipeError(
+            f"method.init 'loftq' begins with what quantising has lost, and {recipe.backbone.model} has no other weights than"
+            " quantised ones: name the original weights"
+        )
     begin_loftq(model, original.model)
 
 

@@ -98,6 +98,10 @@ def check_same_data(run: Run, data: dict[str, Any]) -> None:
             f"the data has changed since {run.folder} was started; restore the contents of {', '.join(changed)}, "
             "or train a new run"
         )
+    if before.get("images") != data.get("images"):
+        raise DataError(
+            f"the images that the data names have changed since {run.folder} was started; restore them, or train a new run"
+        )
     tokens = _tokens(before)
     recoded = [split for split, sha256 in _tokens(data).items() if tokens.get(split, sha256) != sha256]
     if recoded:

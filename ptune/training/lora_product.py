@@ -16,10 +16,12 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora.bnb import Linear4bit, Linear8bitLt
 from torch import nn
 
+from ptune.backbone.packed.linear import PackedLinear
 from ptune.backbone.quantize import Int8Linear, Nf4Linear
 
 _KINDS = (LoraLinear, Linear4bit, Linear8bitLt)
-_BASES = (nn.Linear, Nf4Linear, Int8Linear)
+_PACKED = (Nf4Linear, Int8Linear, PackedLinear)
+_BASES = (nn.Linear, *_PACKED)
 
 
 def with_lora_products(model: nn.Module) -> nn.Module:
@@ -51,7 +53,7 @@ def plain_update(layer: Any) -> str | None:
     if not _ours(layer):
         return None
     active = [name for name in layer.active_adapters if name in layer.lora_A]
-    if len(active) != 1 or layer.disable_adapters or layer.merged or layer.base_layer.weight.requires_grad:
+    if len(active) != 1 or layer.disable_adapters or layer.merged or _trained(layer.base_layer):
         return None
     (adapter,) = active
     drops = layer.training and not isinstance(layer.lora_dropout[adapter], nn.Identity)
@@ -103,9 +105,14 @@ def gradients_of(
     return whole.view(x.shape), of_a, of_b
 
 
+def _trained(base: nn.Module) -> bool:
+    """Whether its weight is trained. That of packed ones is not, and would be made anew for the question."""
+    return not isinstance(base, PackedLinear) and bool(cast(torch.Tensor, base.weight).requires_grad)
+
+
 def _weight_of(base: nn.Module, dtype: torch.dtype) -> torch.Tensor:
     """Weights [out, in] as the layer multiplies by them."""
-    if isinstance(base, Nf4Linear | Int8Linear):
+    if isinstance(base, _PACKED):
         return base.dequantised(dtype)
     weight = base.weight
     assert isinstance(weight, torch.Tensor)

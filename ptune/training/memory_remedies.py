@@ -74,7 +74,7 @@ def _nf4(recipe: Recipe) -> tuple[str] | None:
     method = recipe.method
     beside = isinstance(method, PeftMethod) and "nf4" in method.quantized
     can_be = recipe.task.takes_rounded_weights and beside
-    return ("nf4",) if can_be and recipe.backbone.quantize != "nf4" else None
+    return ("nf4",) if can_be and recipe.backbone.quantize in ("none", "int8") else None
 
 
 def _stream(recipe: Recipe) -> tuple[bool] | None:

@@ -28,6 +28,9 @@ class NextTokenObjective:
         None  # see `head.plain_head`; without it the logits of a whole batch are in memory
     )
     smoothing: float = 0.0  # see `task.label_smoothing`
+    by_probability: bool = (
+        False  # whether each target's loss counts by its probability, in training: `task.loss_type` dft
+    )
     unit = "tokens"
 
     def size(self, example: Example) -> int:
@@ -46,6 +49,10 @@ class NextTokenObjective:
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         """Loss and correct predictions, summed over the batch's targets."""
+        if self.by_probability and model.training:
+            losses = self.losses(model, batch)
+            loss = (losses * (-losses.detach()).exp()).sum()
+            return Score(loss, loss.new_zeros(()), len(batch.labels))
         if self.head is not None:
             with replaced_by_loss(self.head, batch.labels, self.device, self.smoothing):
                 loss, correct = self.logits(model, batch)[0]

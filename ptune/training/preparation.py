@@ -7,14 +7,17 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from pydantic import ValidationError
 from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.kind import kind_of_recipe
-from ptune.backbone.load import training_dtype
+from ptune.backbone.load import as_stored, training_dtype
 from ptune.backbone.streaming import beside_activations
+from ptune.config.chat import Chat
 from ptune.config.optimizers import OPTIMIZERS, given
 from ptune.config.recipe import Recipe, Train
+from ptune.config.wrong_field import explain
 from ptune.errors import RecipeError
 from ptune.kinds import DECODER, SEQ2SEQ, imported
 from ptune.methods.lora import Lora
@@ -30,12 +33,31 @@ from ptune.training.segments import checkpoint_contexts
 from ptune.training.tiles import tile_feed_forwards
 
 
+def as_its_base_is_stored(recipe: Recipe) -> Recipe:
+    """The recipe with what its base is stored in as `backbone.quantize`.
+
+    Raises: BackboneError as `as_stored`; RecipeError if the recipe does not go with a quantised base.
+    """
+    if not isinstance(recipe.task, Chat):  # others refuse such a base
+        return recipe
+    backbone = as_stored(recipe.backbone)
+    if backbone == recipe.backbone:
+        return recipe
+    fields = {name: getattr(recipe, name) for name in Recipe.model_fields}
+    try:
+        return Recipe.model_validate({**fields, "backbone": backbone})
+    except ValidationError as error:
+        why = explain(error, Recipe).removeprefix("recipe: ")
+        raise RecipeError(f"{backbone.model} is stored in {backbone.quantize}: {why}") from None
+
+
 def resolved(recipe: Recipe, accelerator: Accelerator) -> Recipe:
-    """The recipe with "auto" replaced by its value on this machine, so that it means the same elsewhere.
+    """The recipe with "auto" replaced by its value on this machine, so that it means the same elsewhere; and how its base is stored.
 
     Weights that are trained themselves are float32: 16 bits would lose small updates. A model that learns from its own answers has
     no dropout of its own, and is not watched for a collapse, as that shows in their rewards.
     """
+    recipe = as_its_base_is_stored(recipe)
     if recipe.task.learns_from_answers:
         still = recipe.train.model_copy(update={"dropout": recipe.train.dropout or 0.0, "rollbacks": 0})
         recipe = recipe.model_copy(update={"train": still})

@@ -23,6 +23,7 @@ import numpy as np
 
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
+from ptune.engine.decoder.images import Picture
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
@@ -56,12 +57,16 @@ def hop(
     *,
     threads: int,
     cache: CacheType = FLOAT_CACHE,
+    pictures: Sequence[Picture] = (),
 ) -> Hop:
-    """Measures the hop. held: at least one sequence of tokens to take prompts from. cache: type of keys and values."""
-    moved, longest = in_pieces(bundle, profile, held, threads=threads, cache=cache)
+    """Measures the hop. held: at least one sequence of tokens to take prompts from. cache: type of keys and values.
+
+    pictures: whose rows may be among them.
+    """
+    moved, longest = in_pieces(bundle, profile, held, threads=threads, cache=cache, pictures=pictures)
     most = ANSWER.get(profile, ROUNDED_ANSWER) if cache == FLOAT_CACHE else ROUNDED_ANSWER
     open_engine = partial(_engine, bundle, profile, threads, cache)
-    names, alone, crowded, preempted = _answers(bundle, held, most, open_engine)
+    names, alone, crowded, preempted = _answers(bundle, held, most, open_engine, pictures)
     note = f"{NEIGHBOURS} others, and one of {longest:,} tokens; {preempted} preempted"
     title = profile if cache == FLOAT_CACHE else f"{profile}, {cache} cache"
     return _compared(title, names, alone, crowded, moved, note)
@@ -74,23 +79,24 @@ def in_pieces(
     *,
     threads: int,
     cache: CacheType = FLOAT_CACHE,
+    pictures: Sequence[Picture] = (),
 ) -> tuple[float, int]:
     """Measures max |Δ log p| between a sequence alone in one piece, and in many pieces beside one at the context's end.
 
     Returns it with the neighbour's length in tokens.
     """
     signature = bundle.decoder
-    tokens = CACHE_BYTES // signature.cache_bytes_per_token() // 2
+    tokens = CACHE_BYTES // max(1, signature.cache_bytes_per_token()) // 2
     room = KvCache(signature, 2, min(signature.context, max(tokens - 1, LONG)), dtype=cache)
     least = bundle.manifest.graphs[profile].least_tokens
     path = bundle.graph_path(profile, cache)
     graphs = Graphs.open(path, signature, threads, least, kernels_for(path, exact=True))
     step = Step(graphs, signature, room)
     ids = _long(held, min(LONG, room.capacity))
-    whole = _computed(step, ids, (len(ids),), None)
-    neighbour = TokenSequence([ids[0]] * room.capacity)
+    whole = _computed(step, ids, (len(ids),), None, pictures)
+    neighbour = TokenSequence([ids[0]] * room.capacity, pictures=pictures)
     neighbour.slot, neighbour.cached = 1, room.capacity - 1
-    pieces = _computed(step, ids, PIECES, neighbour)
+    pieces = _computed(step, ids, PIECES, neighbour, pictures)
     worst = max(float(np.abs(log_softmax(whole[at]) - log_softmax(row)).max()) for at, row in pieces.items())
     return worst, room.capacity
 
@@ -102,10 +108,14 @@ def _long(held: Sequence[Sequence[int]], length: int) -> list[int]:
 
 
 def _computed(
-    step: Step, ids: list[int], pieces: Sequence[int], neighbour: TokenSequence | None
+    step: Step,
+    ids: list[int],
+    pieces: Sequence[int],
+    neighbour: TokenSequence | None,
+    pictures: Sequence[Picture],
 ) -> dict[int, Array]:
     """Computes `ids` piece by piece in slot 0; returns position -> logits [vocab] after it."""
-    sequence = TokenSequence(ids, all_logits=True)
+    sequence = TokenSequence(ids, all_logits=True, pictures=pictures)
     sequence.slot = 0
     logits_at: dict[int, Array] = {}
     for number in range(STEPS):
@@ -122,7 +132,11 @@ def _computed(
 
 
 def _answers(
-    bundle: Bundle, held: Sequence[Sequence[int]], most: int, open_engine: Callable[[int], Engine]
+    bundle: Bundle,
+    held: Sequence[Sequence[int]],
+    most: int,
+    open_engine: Callable[[int], Engine],
+    pictures: Sequence[Picture],
 ) -> tuple[list[str], list[list[Token]], list[list[Token]], int]:
     """Returns the adapter of each watched answer, the answers alone, those in company, and how often one was preempted.
 
@@ -141,11 +155,13 @@ def _answers(
     alone: list[list[Token]] = []
     with closing(open_engine(ALONE_CHUNK)) as engine:
         for prompt, name in watched:
-            alone += engine.generate_all([_greedy(prompt, name, engine.longest(adapter=name), most)])
+            alone += engine.generate_all(
+                [_greedy(prompt, name, engine.longest(adapter=name), most, pictures)]
+            )
     begin = len(others[::2])
     with closing(open_engine(CROWDED_CHUNK)) as engine:
         crowd = [
-            _greedy(prompt, name, engine.longest(adapter=name), most)
+            _greedy(prompt, name, engine.longest(adapter=name), most, pictures)
             for prompt, name in (*others[::2], *watched, *others[1::2])
         ]
         crowded = engine.generate_all(crowd)[begin : begin + len(watched)]
@@ -195,9 +211,13 @@ def _engine(bundle: Bundle, profile: str, threads: int, cache: CacheType, chunk:
     )
 
 
-def _greedy(prompt: Sequence[int], name: str, context: int, most: int) -> Request:
+def _greedy(
+    prompt: Sequence[int], name: str, context: int, most: int, pictures: Sequence[Picture]
+) -> Request:
     tokens = min(most, context - len(prompt))
-    return Request(tuple(prompt), name, Sampling(temperature=0), max_tokens=tokens, logprobs=1)
+    shown = tuple(one for one in pictures if any(token in one.tokens for token in prompt))
+    greedy = Sampling(temperature=0)
+    return Request(tuple(prompt), name, greedy, max_tokens=tokens, logprobs=1, pictures=shown)
 
 
 def _compared(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.vision import FIRST_ROW
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.options import KernelChoice
@@ -31,7 +32,8 @@ def continuations(
 ) -> list[Continuation]:
     """Continues every probe's prompt under every name that leaves room for it, in one batch."""
     stop_ids = ChatCodec.open(bundle.codec_path).eos_ids
-    prompts = [probe.ids[: probe.prompt_tokens] for probe in probes]
+    # The server is asked in tokens, which images are not sent as.
+    prompts = [probe.ids[: probe.prompt_tokens] for probe in probes if max(probe.ids) < FIRST_ROW]
     jobs = [
         (name, prompt)
         for prompt in prompts

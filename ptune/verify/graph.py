@@ -75,6 +75,14 @@ class PlainGraph:
             "logits_indices": np.array(wanted, np.int64),
             "lora_mask": np.repeat(of_ends.acts(ids), rank).reshape(1, tokens, rank).astype(np.float32),
         }
+        if self.signature.states:
+            feeds |= {
+                "state_pad_indices": order[None],
+                "state_unpad_indices": order,
+                "new_tokens": np.array([tokens], np.int64),
+            }
+        for name, state in zip(self.signature.past_state_names(), self.signature.states, strict=True):
+            feeds[name] = np.zeros((1, *state.shape), np.float32)
         entries = {entry.name: entry.type for entry in self.session.get_inputs()}
         for layer, cache in enumerate(self.signature.cache):
             for kind, dim in (("key", cache.key_dim), ("value", cache.value_dim)):

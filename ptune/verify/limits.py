@@ -31,3 +31,4 @@ GGUF_KL = {
     "F16": (0.001, 0.98),
     "Q8_0": (PROFILE_KL, PROFILE_TOP1),
 }  # of rounding the weights; 4 bits: INT4_KL, INT4_TOP1
+IMAGES = 1e-4  # relative L2 of the features of images, torch against the graph

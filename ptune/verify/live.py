@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peft import PeftModel
-from torch import nn
+from transformers import PreTrainedModel
 
+from ptune.backbone.image_rows import see, shown
 from ptune.backbone.load import load
 from ptune.config.recipe import Backbone
 from ptune.formats.bundle import Hop
@@ -23,7 +24,7 @@ from ptune.verify.torch_side import Probe, logprobs
 
 
 def live_kernel_hops(
-    backbone: Backbone, model: nn.Module, adapter: Path, probes: Sequence[Probe]
+    backbone: Backbone, model: PreTrainedModel, adapter: Path, probes: Sequence[Probe]
 ) -> list[Hop]:
     """Compares the base as in training with `model`, its float32 reference, both with the adapter.
 
@@ -32,7 +33,10 @@ def live_kernel_hops(
     rounding = [kind for kind in (backbone.quantize, backbone.dtype) if kind in LIVE_KERNEL_KL]
     if not rounding:
         return []
-    trained = with_lora_products(PeftModel.from_pretrained(load(backbone).model, str(adapter)))
+    live_base = load(backbone).model
+    if (rows := shown(model)) is not None:
+        see(live_base, rows)
+    trained = with_lora_products(PeftModel.from_pretrained(live_base, str(adapter)))
     live = logprobs(trained, probes)
     with base_kept(model, adapter):
         wrapped = PeftModel.from_pretrained(model, str(adapter))

@@ -112,7 +112,7 @@ class PlainEnds:
             name: (random.standard_normal(size) * RANDOM_SCALE).astype(np.float32)
             for name, size in signature.gain_sizes().items()
         }
-        if ends is None or not ends.step_inputs:
+        if ends is None or not {"embedding", "tokens"} & {*ends.kinds}:
             return cls(gains=gains)
         a = random.standard_normal((signature.vocab_size, RANDOM_RANK)).astype(np.float32)
         b = (random.standard_normal((RANDOM_RANK, ends.width)) * RANDOM_SCALE).astype(np.float32)

@@ -14,10 +14,11 @@ from ptune.engine.adapters.fold.fold import own_files
 from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.forms import Form, to_measure
+from ptune.engine.decoder.images import Picture
 from ptune.errors import AdapterError
 from ptune.formats.bundle import BASE, FLOAT_CACHE, Bundle, Hop
 from ptune.parity import Array, Comparison, compare, liveness, log_softmax
-from ptune.verify import company, limits
+from ptune.verify import company, limits, seen_images
 from ptune.verify.decoder_server import Continuation, continuations, served_hops
 from ptune.verify.graph import PlainGraph
 from ptune.verify.plain_ends import PlainEnds, with_rows
@@ -34,6 +35,7 @@ from ptune.verify.reference import (
     random_factors,
     with_peft_biases,
 )
+from ptune.verify.seen_images import Seen, vision_of
 from ptune.verify.torch_side import Probe, logprobs
 
 AT_ONCE = 4  # probes in the engine at once, each under every name: all their logits are in memory
@@ -58,6 +60,7 @@ class TorchSide:
     base: Expected
     everywhere: Expected
     adapters: Mapping[str, Expected]
+    seen: Seen | None = None  # of the probes' images, where the model sees any
 
 
 def torch_side(
@@ -67,12 +70,13 @@ def torch_side(
 
     model: the plain float32 reference (a quantised base dequantised). adapters: the PEFT folders to prove.
     """
+    seen = _seen_by_torch(bundle, model)
     random, random_ends = random_factors(bundle.decoder), PlainEnds.random(bundle.decoder)
     base = Expected(logprobs(model, probes), probes)
     with random_ends.plugged(model, bundle.decoder.ends), plugged(model, random):  # gains come first
         everywhere = Expected(logprobs(model, probes), probes, random, random_ends)
     there = {name: _peft_reference(model, folder, probes, bundle, name) for name, folder in adapters.items()}
-    return TorchSide(base, everywhere, there)
+    return TorchSide(base, everywhere, there, seen)
 
 
 def prove(
@@ -89,14 +93,18 @@ def prove(
     """
     asked = {BASE: torch.base.probes, **{name: one.probes for name, one in torch.adapters.items()}}
     report("the ONNX graph")
-    hops, here = _by_graph(bundle, torch, threads)
+    there, seen = torch.seen, _seen_by_graph(bundle, threads)
+    hops, here = _by_graph(bundle, torch, threads, seen)
+    if there is not None and seen is not None:
+        hops[BASE].insert(0, seen_images.hop(there, seen))
+    pictures = () if seen is None else seen.pictures
     del torch
 
     report("the engine")
     plain = Form.of(bundle, bundle.reference, FLOAT_CACHE, "exact")
     own = [form for form in to_measure(bundle, bundle.reference) if form.attends]
     for form in (plain, *own):
-        found, answers = _by_engine(bundle, form, here, asked, threads)
+        found, answers = _by_engine(bundle, form, here, asked, threads, pictures)
         passed = all(hop.passed for hop in found.values())
         if form is plain or passed:
             served, expected = form.choice, answers
@@ -107,7 +115,7 @@ def prove(
     del here
     report("alone and in company")
     held = [probe.ids for probe in asked[BASE]]
-    hops[BASE].append(company.hop(bundle, bundle.reference, held, threads=threads))
+    hops[BASE].append(company.hop(bundle, bundle.reference, held, threads=threads, pictures=pictures))
     if server:  # after the engine is closed, so that memory holds the graph once
         report("the server")
         for name, hop in served_hops(bundle, expected, threads, served).items():
@@ -115,19 +123,34 @@ def prove(
     return Proof.of(hops)
 
 
+def _seen_by_torch(bundle: Bundle, model: PreTrainedModel) -> Seen | None:
+    vision = vision_of(bundle)
+    return None if vision is None else seen_images.by_torch(model, seen_images.load(bundle.folder), vision)
+
+
+def _seen_by_graph(bundle: Bundle, threads: int) -> Seen | None:
+    vision = vision_of(bundle)
+    return (
+        None
+        if vision is None
+        else seen_images.by_graph(bundle, seen_images.load(bundle.folder), vision, threads)
+    )
+
+
 def _by_graph(
-    bundle: Bundle, torch: TorchSide, threads: int
+    bundle: Bundle, torch: TorchSide, threads: int, seen: Seen | None
 ) -> tuple[dict[str, list[Hop]], dict[str, list[Array]]]:
     """The graph's hops under each name, and its log-probabilities under each."""
     base, everywhere, there = torch.base, torch.everywhere, torch.adapters
     graph = PlainGraph(bundle.graph_path(bundle.reference), bundle.decoder, threads)
-    here = {BASE: _run(graph, base)} | {name: _run(graph, expected) for name, expected in there.items()}
+    here = {BASE: _run(graph, base, seen)}
+    here |= {name: _run(graph, expected, seen) for name, expected in there.items()}
     base_hops = [
         compare("torch → ONNX base", base.logprobs, here[BASE], max_abs_logprob=limits.MAX_ABS_LOGPROB),
         liveness(
             "torch → ONNX, random factors in every socket",
             (base.logprobs, everywhere.logprobs),
-            (here[BASE], _run(graph, everywhere)),
+            (here[BASE], _run(graph, everywhere, seen)),
             limits.LIVENESS,
         ),
     ]
@@ -140,6 +163,7 @@ def _by_engine(
     here: Mapping[str, Sequence[Array]],
     asked: Mapping[str, Sequence[Probe]],
     threads: int,
+    pictures: Sequence[Picture] = (),
 ) -> tuple[dict[str, Hop], list[Continuation]]:
     """The engine's hop under each name, and what it answers the base's prompts.
 
@@ -149,16 +173,17 @@ def _by_engine(
         Engine.open(bundle, profile=form.profile, threads=threads, kernels=form.choice, replay_golden=False)
     ) as engine:
         comparisons = {name: Comparison() for name in asked}
-        for name, at, rows in _engine_logprobs(engine, asked):
+        for name, at, rows in _engine_logprobs(engine, asked, pictures):
             comparisons[name].add(here[name][at], rows)
         limit = limits.MAX_ABS_LOGPROB * limits.SLACK
         hops = {name: one.hop("ONNX → engine", max_abs_logprob=limit) for name, one in comparisons.items()}
         return hops, continuations(bundle, engine, asked[BASE], list(asked))
 
 
-def _run(graph: PlainGraph, what: Expected) -> list[Array]:
+def _run(graph: PlainGraph, what: Expected, seen: Seen | None) -> list[Array]:
     """The graph's side of it."""
-    return [graph.logprobs(probe.ids, probe.wanted, what.factors, what.ends) for probe in what.probes]
+    ends = what.ends if seen is None else replace(what.ends, rows={**what.ends.rows, **seen.by_token})
+    return [graph.logprobs(probe.ids, probe.wanted, what.factors, ends) for probe in what.probes]
 
 
 def _adapter_hops(name: str, base: Expected, there: Expected, here: Mapping[str, list[Array]]) -> list[Hop]:
@@ -264,7 +289,7 @@ def _lora_reference(
 
 
 def _engine_logprobs(
-    engine: Engine, probes: Mapping[str, Sequence[Probe]]
+    engine: Engine, probes: Mapping[str, Sequence[Probe]], pictures: Sequence[Picture] = ()
 ) -> Iterator[tuple[str, int, Array]]:
     """Computes a few probes at a time under all names, mixed in the engine's batches; yields name, index and
     log-probabilities of each.
@@ -274,6 +299,6 @@ def _engine_logprobs(
     for start in range(0, max(map(len, probes.values())), AT_ONCE):
         jobs = [(name, at) for name in probes for at in range(start, min(start + AT_ONCE, len(probes[name])))]
         asked = [probes[name][at] for name, at in jobs]
-        logits = engine.logits([probe.ids for probe in asked], [name for name, _ in jobs])
+        logits = engine.logits([probe.ids for probe in asked], [name for name, _ in jobs], pictures)
         for (name, at), probe, rows in zip(jobs, asked, logits, strict=True):
             yield name, at, log_softmax(rows[list(probe.wanted)])

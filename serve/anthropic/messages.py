@@ -53,7 +53,9 @@ async def count_tokens(
     codec = service.model.codec_for(adapter)
     with renaming(NAMES):
         chat = chat_of(body, codec)
-        return JSONResponse({"input_tokens": len(await encoded_chat(chat, codec, tool_use(chat, codec)))})
+        return JSONResponse(
+            {"input_tokens": len(await encoded_chat(chat, service, codec, tool_use(chat, codec)))}
+        )
 
 
 class _MessageReply:

@@ -34,8 +34,10 @@ class HostService(Service):
 
     @cached_property
     def _accepts_images(self) -> bool:
-        signatures = (place.bundle.manifest.signature for place in self.places.values())
-        return any(isinstance(one, EncoderSignature) and one.modality == "image" for one in signatures)
+        manifests = [place.bundle.manifest for place in self.places.values()]
+        signatures = (manifest.signature for manifest in manifests)
+        images = any(isinstance(one, EncoderSignature) and one.modality == "image" for one in signatures)
+        return images or any(manifest.vision for manifest in manifests)
 
     @property
     def max_body_bytes(self) -> int:

@@ -18,6 +18,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ..http.errors import UNKNOWN, UNSUPPORTED
+from .image_part import SCHEMA as _IMAGE_PART
+from .image_part import check_image_part
 
 _PART_KEYS = ("type", "text", "cache_control")  # the last is Anthropic's hint, which clients send everywhere
 
@@ -33,13 +35,16 @@ def no_nul(text: str) -> str:
 
 
 def _content(content: Any) -> Any:
-    """Checks a message's text or text parts, and returns them unchanged for the codec, which handles them as in training."""
+    """Checks a message's text or parts, and returns them unchanged for the codec, which handles them as in training."""
     if isinstance(content, str):
         return no_nul(content)
     if not isinstance(content, list):
-        raise ValueError("must be a string or a list of text parts")
+        raise ValueError("must be a string or a list of parts")
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "image_url":
+            check_image_part(part)
+            continue
         if kind != "text":
             raise PydanticCustomError(
                 "part", "a part of type {kind} is not supported yet; send text", {"kind": repr(kind)[:40]}
@@ -97,9 +102,11 @@ _TEXT_PART = {
     "required": ["type", "text"],
 }
 Content = Annotated[
-    Any,  # str, or a list of text parts
+    Any,  # str, or a list of parts
     AfterValidator(_content),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]}),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": [_TEXT_PART, _IMAGE_PART]}}]}
+    ),
 ]
 NotBuilt = Annotated[None, BeforeValidator(_nothing)]
 
@@ -173,6 +180,12 @@ class Message(Body):
             raise ValueError(f"a message of role {self.role} has no tool_calls")
         if (self.tool_call_id is not None) != (self.role == "tool"):
             raise ValueError("tool_call_id is needed in messages of role tool, and only there")
+        if (
+            self.role != "user"
+            and isinstance(self.content, list)
+            and any(part["type"] != "text" for part in self.content)
+        ):
+            raise ValueError(f"a message of role {self.role} holds no images: only those of role user do")
         if self.content is None and not self.tool_calls:
             raise ValueError("content is missing")
         return self

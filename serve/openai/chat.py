@@ -17,6 +17,7 @@ from ..http.body import body_of
 from ..http.dependencies import ChatServiceDep
 from .call import DecoderCall
 from .engine_requests import engine_requests
+from .images import plain_tokens, seen_prompt
 from .logprobs import chat_logprobs, prompt_logprobs
 from .response import common_fields, respond
 from .schemas import ChatRequest
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
     from ptune.codecs.reading import Reading
     from ptune.engine.decoder.thinking import ThinkingBudget
+    from ptune.tasks.chat.seen import Prompt
     from ptune.tasks.chat.text_stream import Delta
 
     from ..service import ChatService
@@ -59,7 +61,7 @@ async def chat_reply(
     """
     codec = service.model.codec_for(adapter)
     use = tool_use(body, codec)
-    prompt = await encoded_chat(body, codec, use)
+    prompt = await encoded_chat(body, service, codec, use)
     reading = codec.reading(prompt, body.continued_text)
     output = after_reasoning(output_with_calls(body, codec, use, requested_output(body, codec)), reading)
     grammar = await compile_grammar(service, output, adapter)
@@ -83,10 +85,11 @@ async def chat_reply(
     return ChatReply(call, body, codec, use, common)
 
 
-async def encoded_chat(body: ChatRequest, codec: ChatCodec, use: ToolUse) -> list[int]:
-    """The tokens of a conversation and its tools, encoded on another thread. Raises: TemplateError, RequestError."""
+async def encoded_chat(body: ChatRequest, service: ChatService, codec: ChatCodec, use: ToolUse) -> Prompt:
+    """The tokens of a conversation, its images and its tools, encoded on another thread. Raises: TemplateError, RequestError."""
     messages = [message.raw() for message in body.messages]
-    return await asyncio.to_thread(lambda: codec.encode_prompt(messages, tools=use.offered, **body.rendering))
+    arguments = {"tools": use.offered, **body.rendering}
+    return await asyncio.to_thread(seen_prompt, codec, service, messages, **arguments)
 
 
 def _budget(
@@ -217,7 +220,7 @@ class ChatReply:
     def _prompt_ids(self) -> dict[str, Any]:
         if not self._body.return_token_ids:
             return {}
-        return {"prompt_token_ids": list(self.call.requests[0].prompt)}
+        return {"prompt_token_ids": plain_tokens(self._codec, self.call.requests[0].prompt)}
 
     def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
         """Log-probabilities of the answer's tokens, without the token that ends it."""

@@ -10,6 +10,7 @@ from fastapi import Request as HttpRequest
 
 from ptune.engine.decoder.request import Request
 from ptune.errors import RequestError
+from ptune.tasks.chat.seen import pictures_of
 
 from ..http.context import context_of, share_of
 from ..http.deadline import deadline_s
@@ -66,12 +67,13 @@ def engine_requests(
             grammar=grammar,
             beams=body.beams,
             thinking=thinking,
+            pictures=pictures_of(whole),
             tenant=share.tenant,
             weight=share.weight,
             deadline_s=limit_s,
             **tokens,
         )
-        for prompt in kept
+        for prompt, whole in zip(kept, prompts, strict=True)
         for choice in range(body.n)
     ]
     if keeps:

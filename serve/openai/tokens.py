@@ -15,10 +15,13 @@ from ptune.formats.bundle import BASE
 from ..adapters.access import resolve_adapter
 from ..http.body import body_of
 from ..http.dependencies import ChatServiceDep
+from .images import plain_tokens, seen_prompt
 from .schemas import DetokenizeRequest, TokenizeRequest
 
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
+
+    from ..service import ChatService
 
 router = APIRouter()
 
@@ -32,7 +35,7 @@ async def tokenize(
     """The tokens of a text, or of a conversation formatted by the model's template."""
     adapter = resolve_adapter(http, service, body.model or BASE)
     codec = service.model.codec_for(adapter)
-    tokens = await asyncio.to_thread(_encoded, codec, body)
+    tokens = await asyncio.to_thread(_encoded, codec, service, body)
     answer: dict[str, Any] = {
         "count": len(tokens),
         "max_model_len": service.model.engine.longest(adapter=adapter),
@@ -74,8 +77,9 @@ async def tokenizer_info(service: ChatServiceDep, http: HttpRequest, model: str 
     return JSONResponse(info)
 
 
-def _encoded(codec: ChatCodec, body: TokenizeRequest) -> list[int]:
+def _encoded(codec: ChatCodec, service: ChatService, body: TokenizeRequest) -> list[int]:
     if body.prompt is not None:
         return codec.encode_text(body.prompt, special=body.add_special_tokens)
     messages = [message.raw() for message in body.messages]
-    return codec.encode_prompt(messages, tools=body.tools or None, **body.rendering)
+    prompt = seen_prompt(codec, service, messages, tools=body.tools or None, **body.rendering)
+    return plain_tokens(codec, prompt)

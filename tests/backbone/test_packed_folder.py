@@ -81,12 +81,13 @@ def test_it_is_trained_and_exported_on_its_bytes(tmp_path: Path) -> None:
     folder = packed(tmp_path / "packed", bnb_4bit_use_double_quant=True)
     tiny_models.write_jsonl(tmp_path / "data.jsonl", tiny_models.conversations(12))
     recipe = Recipe(
-        backbone=Backbone(model=str(folder), quantize="nf4", dtype="float32"),
+        backbone=Backbone(model=str(folder), dtype="float32"),  # as it is stored
         method=Lora(r=2),
         data=Data(files=(tmp_path / "data.jsonl",), validation_share=0.3),
         train=Train(max_steps=2, lr=2e-2, batch_size=4),
     )
     run = train(recipe, tmp_path / "run")
+    assert run.record().base.quantize == Recipe.load(run.recipe_path).backbone.quantize == "nf4"
     proof = export_run(run, tmp_path / "bundle", name="ready", threads=1, profiles=("nf4",))
     assert proof.passed
 
@@ -101,11 +102,10 @@ def refusal(folder: Path, quantize: Any = "nf4") -> str:
 
 def test_what_ptune_does_not_have_is_refused(tmp_path: Path) -> None:
     folder = packed(tmp_path / "packed")
-    assert "saved in nf4: train it with --backbone.quantize nf4" in refusal(folder, "none")
-    assert "saved in nf4" in refusal(folder, "int8")
+    assert "stored in nf4: leave out --backbone.quantize int8" in refusal(folder, "int8")
     config = json.loads((folder / "config.json").read_text())
     for changed, said in {
-        ("quant_method", "gptq"): "was saved quantised; name its original weights",
+        ("quant_method", "hqq"): "was saved in hqq, and ptune reads bitsandbytes, gptq",
         ("bnb_4bit_quant_type", "fp4"): "bnb_4bit_quant_type 'fp4', and ptune reads 'nf4'",
         ("bnb_4bit_quant_storage", "bfloat16"): "bnb_4bit_quant_storage 'bfloat16'",
     }.items():

@@ -39,6 +39,7 @@ IN_GROUPS = (
     "gemma",
     "phi",
     "olmo2",
+    "lfm2",
 )  # heads share keys, and nothing goes by a query's place
 
 

@@ -36,7 +36,7 @@ from ptune.verify import company
 from ptune.verify.graph import PlainGraph
 from ptune.verify.plain_ends import PlainEnds
 
-FAMILIES = ("llama", "mistral", "qwen3", "gemma2", "phi", "olmo2", "gpt2", "opt")
+FAMILIES = ("llama", "mistral", "qwen3", "gemma2", "phi", "olmo2", "gpt2", "opt", "lfm2")
 KL = 0.005  # the gate's
 
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from support import tiny_models
+from support import packed_checkpoints, tiny_models
 from support.every_method import ALL, FAMILIES, head_of, inputs, logits, trained
 from torch import nn
 
 from ptune.backbone.float32 import in_float32
+from ptune.backbone.load import load
 from ptune.backbone.quantize import Quantization, quantize
+from ptune.config.recipe import Backbone
 from ptune.errors import RecipeError
 from ptune.export.merge import with_plain_weights
 from ptune.methods.adalora import AdaLora
@@ -269,3 +271,14 @@ def test_ranks_cannot_be_shared_out_in_no_step() -> None:
     model: Any = method.apply(tiny_models.model("llama"))
     with pytest.raises(RecipeError, match=r"tinit 5 and method\.tfinal 5 leave none of the 10 steps"):
         method.begin(model, 10)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in ALL if ALL[name].quantized))
+def test_it_stands_beside_a_ready_made_checkpoint(name: str, tmp_path: Path) -> None:
+    folder, values = packed_checkpoints.build(tmp_path / "model", packed_checkpoints.Gptq())
+    adapted = trained(ALL[name], load(Backbone(model=str(folder), dtype="float32")).model, "llama")
+    adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+    base = tiny_models.model("llama")
+    base.load_state_dict(values, strict=False)
+    plain = PeftModel.from_pretrained(base, str(tmp_path))
+    assert (logits(plain, "llama") - logits(adapted, "llama")).abs().max() < 1e-4

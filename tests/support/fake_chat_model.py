@@ -67,6 +67,7 @@ class ByteCodec:
     special_tokens: ClassVar = {"eos_token": "<end>"}
     template = None
     system = None
+    vision = None
 
     def __init__(
         self,
@@ -168,6 +169,7 @@ class FakeEngine:
     )  # cleared: requests wait before their first token
     cancelled: list[Request] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    tower: None = None  # it sees no images
     running: int = 0
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
     counting: Any = field(default_factory=threading.Lock)  # `running` is changed by many threads

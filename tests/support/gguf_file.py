@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -25,11 +26,16 @@ NAMES = {
 
 
 def write(
-    path: Path, *, licence: str = "mit", model: PreTrainedModel | None = None, pre: str | None = None
+    path: Path,
+    *,
+    licence: str = "mit",
+    model: PreTrainedModel | None = None,
+    pre: str | None = None,
+    stored: Mapping[str, tuple[np.ndarray, gguf.GGMLQuantizationType]] | None = None,
 ) -> PreTrainedModel:
     """Writes a Llama in float32 and returns the model itself; default: the tiny one of seed 0.
 
-    pre: what the file calls its way of splitting text.
+    pre: what the file calls its way of splitting text. stored: bytes of tensors in other types, by their names in the file.
     """
     model = model or tiny_models.model("llama")
     config = model.config
@@ -53,7 +59,8 @@ def write(
         for suffix, count in heads.items():
             if suffix in name:
                 array = _interleaved(array, count)
-        writer.add_tensor(_name(name), np.ascontiguousarray(array))
+        data, kind = (stored or {}).get(_name(name), (np.ascontiguousarray(array), None))
+        writer.add_tensor(_name(name), data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -30,11 +30,22 @@ from ptune.export import (
     seq2seq,
     seq2seq_attention,
     sockets,
+    state_kinds,
+    states,
 )
 from ptune.export import trace as tracing
+from ptune.export.recurrence import (
+    convolution,
+    delta_rule,
+    layer_states,
+    linear_attention,
+    selective_scan,
+    state_space,
+)
 
 CODE = (
-    rope, attention, encoder, encoder_attention, encoder_sockets, end_sockets, gains, independence, seq2seq, seq2seq_attention, sockets, tracing,
+    rope, attention, encoder, encoder_attention, encoder_sockets, end_sockets, gains, independence, seq2seq, seq2seq_attention, sockets, state_kinds, states, tracing,
+    convolution, delta_rule, layer_states, linear_attention, selective_scan, state_space,
 )  # fmt: skip
 IN_PASSING = {
     "_name_or_path",
@@ -88,6 +99,7 @@ def hash_of(tensor: torch.Tensor) -> str:
 
 def code() -> tuple[Any, ...]:
     """Every function and class of the modules that trace, as they are now."""
-    return tuple(
+    functions = tuple(
         value for module in CODE for value in vars(module).values() if isinstance(value, (FunctionType, type))
     )
+    return (*functions, *state_kinds.KERNELS.values())

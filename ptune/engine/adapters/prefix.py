@@ -81,6 +81,11 @@ def read_prefix(folder: Path, signature: Signature) -> Prefix:
 
 def compute_prefix(source: Source, signature: Signature, base: Base | None = None) -> Prefix:
     """Keys and values of an adapter's virtual tokens. Raises: AdapterError that lists everything that does not fit."""
+    if signature.states:
+        raise AdapterError(
+            f"{source.place} holds an adapter of {source.config['peft_type']}, which puts keys and values before a text; layers of this base"
+            " keep states instead, so it cannot be served with it"
+        )
     kind = str(source.config["peft_type"])
     embeddings = _embeddings(source, signature)
     if kind == IN_THE_CACHE:

@@ -14,6 +14,7 @@ from ptune.engine.decoder.attention_metadata import Heads, PackedGqaQueries, Pad
 from ptune.engine.decoder.flat_tokens import Indices, Tokens, flat_indices
 from ptune.engine.decoder.lora_slots import Window
 from ptune.engine.decoder.sequence import Chunk
+from ptune.engine.decoder.state_metadata import state_inputs
 from ptune.engine.onnx_graph import Array
 from ptune.formats.signature import LORA_GAINED, LORA_ONES
 
@@ -31,15 +32,17 @@ class BatchLayout:
         least_queries: int,
         heads: Heads | None,
         room: int,
+        states: bool = False,
     ) -> None:
         """least: cells that a step must have. least_queries: of a head in a sequence. heads: of attention, where there is a
-        grouped graph. room: of a slot, in tokens."""
+        grouped graph. room: of a slot, in tokens. states: whether layers keep some."""
         slots = [chunk.sequence.slot for chunk in chunks if chunk.sequence.slot is not None]
         self.slots = range(min(slots), max(slots) + 1)
         flat, width = flat_indices(chunks, window, least)
         self.tokens = Tokens.of(chunks, flat, window.count * width, self.slots)
         self._shape = (window.count, width)
         self._least_queries, self._heads, self._room = least_queries, heads, room
+        self._states = state_inputs(self.tokens) if states else {}
         wanted_cells = [indices[chunk.wanted.start :] for chunk, indices in zip(chunks, flat, strict=True)]
         wanted = np.unique(np.concatenate([[], *wanted_cells]).astype(np.int64) % width)
         self.wanted = wanted if len(wanted) else np.zeros(1, np.int64)  # the graph needs at least one
@@ -77,6 +80,7 @@ class BatchLayout:
             "position_ids": positions.reshape(self._shape),
             "logits_indices": self.wanted,
             **self._lora,
+            **self._states,
         }
         if self._grouped is not None and self._grouped.fits(start, self._room):
             return {**inputs, **self._grouped.at(start)}, True
@@ -104,8 +108,10 @@ class BatchLayout:
 class BatchLayoutCache:
     """Keeps the last layout of each of a step's runs, which is usually the next step's."""
 
-    def __init__(self, least: int, least_queries: int, heads: Heads | None, room: int) -> None:
-        self._options = least, least_queries, heads, room
+    def __init__(
+        self, least: int, least_queries: int, heads: Heads | None, room: int, states: bool = False
+    ) -> None:
+        self._options = least, least_queries, heads, room, states
         self._last: dict[int, tuple[object, Window, BatchLayout]] = {}
 
     def of(self, chunks: Sequence[Chunk], window: Window, run: int) -> BatchLayout:

@@ -14,9 +14,9 @@ from pathlib import Path
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.forms import chosen
 from ptune.engine.decoder.graphs import Graphs
+from ptune.engine.decoder.kept import common
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.decoder.slots import common
 from ptune.engine.decoder.step import Step
 from ptune.engine.options import EngineOptions
 from ptune.errors import FormatError, UsageError
@@ -41,10 +41,15 @@ class DraftModel:
     def open(cls, folder: Path, target: Bundle, cache: KvCache, options: EngineOptions) -> DraftModel:
         """Opens the bundle of a draft model for a target's bundle and cache.
 
-        Raises: FormatError; UsageError where its tokens are not the target's.
+        Raises: FormatError; UsageError where its tokens are not the target's, or where a layer of either keeps states.
         """
         bundle = Bundle.open(folder)
         signature, profile = bundle.decoder, bundle.manifest.default_profile
+        for kept in (one for one in (bundle, target) if one.decoder.states):
+            raise UsageError(
+                f"--draft-model {folder}: layers of {kept.folder} keep states, which cannot go back to where they were before a token that"
+                " is rejected"
+            )
         if not _same_tokens(bundle, target):
             raise UsageError(f"--draft-model {folder}: its tokenizer is another than that of {target.folder}")
         graph = bundle.manifest.graphs[profile]

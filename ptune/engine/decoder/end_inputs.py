@@ -1,4 +1,4 @@
-"""Inputs of a step for sockets at a decoder's ends: each token's embedding as its adapter has it."""
+"""Inputs of a step for sockets at a decoder's ends: each token's embedding as its adapter has it, and rows of images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ptune.engine.decoder.flat_tokens import Indices
+from ptune.engine.decoder.images import put_rows
 from ptune.engine.decoder.sequence import Chunk
 from ptune.engine.onnx_graph import Array
 from ptune.formats.signature import Ends
@@ -23,9 +24,12 @@ class EndInputs:
     def of(self, chunks: Sequence[Chunk], cells: Indices, ids: Array) -> dict[str, Array]:
         """The inputs for chunks whose tokens lie in `cells` of ids [groups, tokens], chunk after chunk.
 
-        Tokens of an adapter's own reach the graph as token 0, whose embedding is then replaced.
+        Tokens of an adapter's own, and rows of images, reach the graph as token 0, whose embedding is then replaced.
         """
-        if all(chunk.sequence.adapter is None or chunk.sequence.adapter.ends is None for chunk in chunks):
+        if all(
+            not chunk.sees and (chunk.sequence.adapter is None or chunk.sequence.adapter.ends is None)
+            for chunk in chunks
+        ):
             return self._nothing(ids.shape)
         kept, shift = np.ones(ids.size, np.bool_), np.zeros((ids.size, self._width), np.float32)
         flat, start = ids.reshape(-1), 0
@@ -34,6 +38,10 @@ class EndInputs:
             adapter = chunk.sequence.adapter
             if adapter is not None and adapter.ends is not None:
                 kept[mine], shift[mine] = adapter.ends.embedded(flat[mine])
+            if chunk.sees:
+                kept[mine], shift[mine] = put_rows(
+                    chunk.sequence.pictures, flat[mine], kept[mine], shift[mine]
+                )
         return {
             "input_ids": np.where(ids < self._vocab, ids, 0),
             self._kept: kept.reshape(*ids.shape, 1),

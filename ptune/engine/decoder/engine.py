@@ -27,6 +27,7 @@ from ptune.engine.decoder.forms import Form, FormError, chosen, own_golden, refu
 from ptune.engine.decoder.generation import SampledSequence, ScoredSequence
 from ptune.engine.decoder.golden import Replay
 from ptune.engine.decoder.graphs import Graphs
+from ptune.engine.decoder.images import Picture, Tower
 from ptune.engine.decoder.kv_cache import KvCache, read_scales
 from ptune.engine.decoder.request import Request, Token, require_tokens
 from ptune.engine.decoder.scheduler import Scheduler
@@ -86,15 +87,20 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             cache.slots,
             options.prefill_chunk,
             options.max_waiting,
-            options.num_speculative_tokens,
+            0 if self.signature.states else options.num_speculative_tokens,
             self._drafts.copy,
             options.step_ms / 1000 or None,
             self._drafts.cut,
             cache.budget,
             self._drafts.length,
             cache.put,
+            cache.snapshots,
         )
         self._step = Step(graphs, self.signature, cache)
+        vision = bundle.vision_path
+        self.tower = (
+            None if vision is None else Tower(vision, options.threads)
+        )  # None: the model sees no images
         self._steps = self._tokens = 0
         self._start()
 
@@ -230,18 +236,19 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
                 self._enqueue(sequence, request.adapter, len(request.prompt))
         return [list(until_finish(tokens)) for tokens in queues]
 
-    def logits(self, ids: Sequence[Sequence[int]], adapters: Sequence[str]) -> list[Logits]:
-        """Computes logits [tokens, vocab] of token lists, each under its adapter: mixed and chunked as requests are.
-
-        Raises: RequestError for a list that cannot be served; PtuneError where the step fails.
+    def logits(
+        self, ids: Sequence[Sequence[int]], adapters: Sequence[str], pictures: Sequence[Picture] = ()
+    ) -> list[Logits]:
+        """Computes logits [tokens, vocab] of token lists, each under its adapter: mixed and chunked as requests are. Rows of
+        `pictures` may be among the tokens. Raises: RequestError for a list that cannot be served; PtuneError where the step fails.
         """
         with self._changed:
             self._require_open()
             sequences = []
             for tokens, name in zip(ids, adapters, strict=True):
                 vocab = self.vocab_size(name)
-                require_tokens(tokens, 0, vocab, self.longest(adapter=name))
-                sequences.append(ScoredSequence(tokens, None, vocab))
+                require_tokens(tokens, 0, vocab, self.longest(adapter=name), pictures)
+                sequences.append(ScoredSequence(tokens, None, vocab, pictures))
             for sequence, name in zip(sequences, adapters, strict=True):
                 self._enqueue(sequence, name, len(sequence.tokens))
         for sequence in sequences:
@@ -342,8 +349,10 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
 
     def _free(self) -> None:
         vars(self).pop("_step", None)  # nothing computes any more
+        self.tower = None
         for slot in range(self._cache.slots):
             self._drafts.cut(slot, 0)
+        self._cache.states.free()
         self._drafts.free()
 
     @property

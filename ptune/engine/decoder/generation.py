@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ptune.codecs.vision import FIRST_ROW
 from ptune.engine.adapters.lora import Adapter
+from ptune.engine.decoder.images import Picture
 from ptune.engine.decoder.ngram_speculation import NgramProposer
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
@@ -37,9 +39,14 @@ class RequestSequence(TokenSequence):
             weight=request.weight,
             deadline_s=deadline_s,
             most_tokens=len(request.prompt) + request.max_tokens,
+            pictures=request.pictures,
         )
         self._request = request
         self._deliver = deliver
+        # Penalties count tokens of the vocabulary alone.
+        self._words = request.prompt
+        if request.pictures:
+            self._words = tuple(token for token in request.prompt if token < FIRST_ROW)
 
     def end(self, finish: Finish, error: str | None = None) -> None:
         if not self.finished:
@@ -90,9 +97,12 @@ class SampledSequence(RequestSequence):
         return self._proposer.propose(self.tokens, most) if most else ()
 
     def most_drafted(self, most: int) -> int:
-        """As `TokenSequence.most_drafted`. With a grammar there is none: the mask of a token is only known at its turn."""
+        """As `TokenSequence.most_drafted`. With a grammar there is none: the mask of a token is only known at its turn.
+
+        With images there is none either: a draft model sees none, and an answer about them repeats little of its prompt.
+        """
         left = self._request.max_tokens - self.said
-        return 0 if self._walk is not None else max(0, min(most, left - 1))
+        return 0 if self._walk is not None or self.pictures else max(0, min(most, left - 1))
 
     def take(self, chunk: Chunk, logits: Logits) -> None:
         """Emits the prompt's tokens with their logprobs if the request wants them, then the next token. logits: [wanted, vocab].
@@ -149,7 +159,7 @@ class SampledSequence(RequestSequence):
             allowed = self._rules.allowed(output, len(logits))  # a request with rules has no grammar
         token = None if self._thinking is None else self._thinking.forced
         if token is None:
-            token = choose(logits, request.sampling, request.prompt, output, self._seed, allowed)
+            token = choose(logits, request.sampling, self._words, output, self._seed, allowed)
         if self._thinking is not None:
             self._thinking.advance(token)
         self.tokens.append(token)
@@ -174,8 +184,10 @@ class SampledSequence(RequestSequence):
 class ScoredSequence(TokenSequence):
     """Keeps the logits of every token, for comparison with another implementation."""
 
-    def __init__(self, ids: Sequence[int], adapter: Adapter | None, vocab_size: int) -> None:
-        super().__init__(list(ids), adapter, all_logits=True, most_tokens=len(ids))
+    def __init__(
+        self, ids: Sequence[int], adapter: Adapter | None, vocab_size: int, pictures: Sequence[Picture] = ()
+    ) -> None:
+        super().__init__(list(ids), adapter, all_logits=True, most_tokens=len(ids), pictures=pictures)
         self.logits = np.empty((len(self.tokens), vocab_size), np.float32)
         self.error: str | None = None
         self.done = threading.Event()

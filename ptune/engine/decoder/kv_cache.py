@@ -1,4 +1,5 @@
-"""The KV cache: one slot for each running sequence, as long as the model's context, in memory that is taken as it is written.
+"""The KV cache: one slot for each running sequence, as long as the model's context, in memory that is taken as it is written; and the
+states of layers that keep some.
 
 Addresses cost nothing, so each slot has as many as the longest sequence needs; the system gives memory to the pages that are
 written, and takes back those that are cut off (vAttention's idea, Prabhu et al., ASPLOS 2025, https://arxiv.org/abs/2405.04437,
@@ -22,6 +23,8 @@ from ptune.engine.adapters.prefix import Prefix
 from ptune.engine.adapters.safetensors import read_tensors
 from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.lazy_memory import GIVE_BACK, PAGE_BYTES, LazyMemory
+from ptune.engine.decoder.snapshots import Snapshots
+from ptune.engine.decoder.states import States
 from ptune.engine.onnx_graph import Array
 from ptune.errors import UsageError
 from ptune.formats.bundle import FLOAT_CACHE, INT8_CACHE_SCALES, CacheType
@@ -32,6 +35,7 @@ NO_SCALES: Scales = MappingProxyType({})
 INT8_RANGE = (-128, 127)
 
 LONG_TOKENS = 2048  # where slots have one part of the budget each, none is made shorter than this for the sake of more slots
+SNAPSHOT_PART = 3  # where states have less room than they could use, snapshots get one part in so many
 
 
 class KvCache:
@@ -50,9 +54,10 @@ class KvCache:
         spare: int = 1,
         dtype: CacheType = FLOAT_CACHE,
         scales: Scales = NO_SCALES,
+        snapshots: int = 0,
     ) -> None:
         """tokens: that may be in memory at once; None for all. spare: positions that a step may write behind a sequence.
-        dtype: of keys and values. scales: as `put` needs them.
+        dtype: of keys and values. scales: as `put` needs them. snapshots: of the states of a model some of whose layers keep them.
 
         Raises: MemoryError.
         """
@@ -71,6 +76,10 @@ class KvCache:
             part.name: self._memory.array(part.start_bytes, (slots, part.heads, allocated, part.dim), kind)
             for part in self._parts
         }
+        self.states = States(signature, slots, snapshots)
+        self.snapshots: Snapshots | None = None
+        if signature.states:
+            self.snapshots = Snapshots(self.states.snapshots, self.states.copy, alone=not signature.cache)
         self._written = np.zeros(slots, np.int64)  # positions of each slot that are in memory
         self._last: tuple[tuple[int, int], dict[str, Array]] | None = None
 
@@ -84,7 +93,7 @@ class KvCache:
         dtype: CacheType = FLOAT_CACHE,
         scales: Scales = NO_SCALES,
     ) -> KvCache:
-        """Makes `max_slots` slots of the model's context, of which no more than the budget is ever in memory.
+        """Makes `max_slots` slots of the model's context, of which no more than the budget is ever in memory, states included.
 
         Where the system does not give memory back, or does not reserve so many addresses, each slot is an equal part of the
         budget. There are fewer slots where that would leave them shorter than LONG_TOKENS and than the model's context.
@@ -92,28 +101,34 @@ class KvCache:
         Raises: UsageError where not even one short sequence fits; MemoryError.
         """
         item_bytes = np.dtype(dtype).itemsize
+        max_slots, snapshots = rows_within(budget_bytes, signature, max_slots)
+        if not signature.cache:
+            return cls(signature, max_slots, signature.context, spare=spare, snapshots=snapshots)
         per_token = signature.cache_bytes_per_token(item_bytes)
-        tokens = budget_bytes // per_token
+        tokens = (budget_bytes - (max_slots + snapshots) * signature.state_bytes()) // per_token
         if GIVE_BACK is not None:
             page = page_tokens(signature, item_bytes)
             longest = CacheBudget(tokens, page, spare).longest()
             if longest:
                 with contextlib.suppress(MemoryError):
                     capacity = min(signature.context, longest)
-                    return cls(signature, max_slots, capacity, tokens // page * page, spare, dtype, scales)
+                    return cls(
+                        signature, max_slots, capacity, tokens // page * page, spare, dtype, scales, snapshots
+                    )
         if tokens < 2:
             raise UsageError(
                 f"a KV cache of {budget_bytes} bytes holds {tokens} tokens: one token takes {per_token} bytes"
             )
         slots = min(max_slots, max(1, tokens // (min(signature.context, LONG_TOKENS) + 1)))
         capacity = min(signature.context, tokens // slots - 1)
-        return cls(signature, slots, capacity, spare=spare, dtype=dtype, scales=scales)
+        return cls(signature, slots, capacity, spare=spare, dtype=dtype, scales=scales, snapshots=snapshots)
 
     def window(self, low: int, high: int) -> dict[str, Array]:
-        """Returns slots [low, high) of every cache input: views [high - low, kv_heads, room or more, dim]. The same mapping is
-        returned as long as the range stays the same."""
+        """Returns slots [low, high) of every cache input, views [high - low, kv_heads, room or more, dim], and of every state input. The
+        same mapping is returned as long as the range stays the same."""
         if self._last is None or self._last[0] != (low, high):
-            self._last = (low, high), {name: array[low:high] for name, array in self._arrays.items()}
+            caches = {name: array[low:high] for name, array in self._arrays.items()}
+            self._last = (low, high), {**caches, **self.states.window(low, high)}
         return self._last[1]
 
     def write(self, slots: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> None:
@@ -152,7 +167,8 @@ class KvCache:
     def resident_bytes(self) -> int:
         """Memory that is taken now."""
         written = self._written.tolist()
-        return sum(part.heads * sum(map(part.page_bytes, written)) for part in self._parts)
+        pages = sum(part.heads * sum(map(part.page_bytes, written)) for part in self._parts)
+        return pages + self.states.resident_bytes
 
 
 @dataclass(frozen=True)
@@ -183,6 +199,24 @@ def _parts(signature: Signature, slots: int, allocated: int, item_bytes: int) ->
         parts.append(part)
         start_bytes += slots * part.slot_bytes
     return parts
+
+
+def rows_within(budget_bytes: int, signature: Signature, max_slots: int) -> tuple[int, int]:
+    """How many sequences may run at once, at most `max_slots`, and how many snapshots of states there are: as many again, or fewer.
+
+    States take their bytes from the start. So that they leave room for keys and values, they get half of the budget at most.
+    Raises: UsageError where not even those of one sequence fit.
+    """
+    if not signature.states:
+        return max_slots, 0
+    row_bytes = signature.state_bytes()
+    rows = (budget_bytes // 2 if signature.cache else budget_bytes) // row_bytes
+    if not rows:
+        raise UsageError(
+            f"a KV cache of {budget_bytes} bytes has no room for states: those of one sequence take {row_bytes} bytes"
+        )
+    slots = min(max_slots, max(1, rows - rows // SNAPSHOT_PART))
+    return slots, min(slots, rows - slots)
 
 
 def read_scales(graph: Path, dtype: CacheType) -> Scales:

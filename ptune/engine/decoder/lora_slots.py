@@ -22,6 +22,7 @@ from ptune.engine.onnx_graph import Array
 from ptune.formats.signature import Signature, Socket
 
 WIDER = 2  # slots of a window for each of its adapters, at most: unused ones between them cost time, too
+GONE = -1  # the last use of a slot whose adapter is in memory no more: it is taken before one that takes no memory yet
 RANKS = 3  # pools that are kept, each of one rank and of one number of own tokens
 
 
@@ -123,6 +124,9 @@ class _RankPool:
     def _assign(self, wanted: set[Adapter]) -> dict[Adapter, int]:
         """Gives each adapter a slot, all within a window that is not too wide, with as few copies as that allows."""
         holders = [None if holder is None else holder() for holder in self._holders]
+        for slot, holder in enumerate(holders):
+            if holder is None and self._holders[slot] is not None:
+                self._used[slot] = GONE
         width = min(len(holders), WIDER * len(wanted))
         low = max(
             range(len(holders) - width + 1),

@@ -16,6 +16,7 @@ from ptune.formats.bundle import BASE
 
 if TYPE_CHECKING:
     from ptune.engine.decoder.grammar import Grammar
+    from ptune.engine.decoder.images import Picture
 
 NO_TOKEN = -1  # id of a Token that only says that the sequence has ended
 _DEFAULT = Sampling()
@@ -65,6 +66,7 @@ class Request:
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that the output never holds
     allowed_token_ids: frozenset[int] | None = None  # the only tokens to choose from; None = all
     thinking: ThinkingBudget | None = None  # how much may be thought before the answer; None = any amount
+    pictures: tuple[Picture, ...] = ()  # whose rows are among the prompt's tokens
 
     def __post_init__(self) -> None:
         require(len(self.prompt) > 0, "prompt", "must have at least one token", list(self.prompt))
@@ -90,6 +92,8 @@ class Request:
             )
         if self.beams is not None:
             self._require_beams_alone()
+        if self.pictures:
+            self._require_no_more_than_text()
 
     def require_servable(self, vocab: int, context: int, slots: int) -> None:
         """Raises: RequestError where an engine with this vocabulary, this context and so many slots cannot serve this.
@@ -100,7 +104,7 @@ class Request:
             most = min(slots, vocab // max(2, 1 + len(self.stop_ids)))
             rule = f"must be at most {most} here, as each beam takes a slot of the engine, which has {slots}"
             require(self.beams.num_beams <= most, "num_beams", rule, self.beams.num_beams)
-        require_tokens(self.prompt, self.max_tokens, vocab, context)
+        require_tokens(self.prompt, self.max_tokens, vocab, context, self.pictures)
         require_known("logit_bias", self.sampling.logit_bias, vocab)
         require_known("allowed_token_ids", self.allowed_token_ids or (), vocab)
         for word in self.bad_words:
@@ -130,6 +134,12 @@ class Request:
         self._require_no_rules("cannot be combined with num_beams")
         require(self.max_tokens > 0, "max_tokens", "must be 1 or more with num_beams", self.max_tokens)
 
+    def _require_no_more_than_text(self) -> None:
+        """Raises: RequestError for what is told of texts alone."""
+        rule = "is not available for prompts with images"
+        require(self.beams is None, "num_beams", rule, "more than 1")
+        require(self.prompt_logprobs is None, "prompt_logprobs", rule, self.prompt_logprobs)
+
     def _require_no_rules(self, rule: str) -> None:
         """Raises: RequestError where the request forbids tokens."""
         require(self.min_tokens == 0, "min_tokens", rule, self.min_tokens)
@@ -146,9 +156,15 @@ def require_known(param: str, tokens: Iterable[int], vocab: int) -> None:
         )
 
 
-def require_tokens(prompt: Sequence[int], max_tokens: int, vocab: int, context: int) -> None:
-    """Raises: RequestError where a prompt has tokens that do not exist, or is too long with what should follow."""
-    if not prompt or min(prompt) < 0 or max(prompt) >= vocab:
+def require_tokens(
+    prompt: Sequence[int], max_tokens: int, vocab: int, context: int, pictures: Sequence[Picture] = ()
+) -> None:
+    """Raises: RequestError where a prompt has tokens that do not exist, or is too long with what should follow.
+
+    pictures: whose rows may be among them.
+    """
+    wrong = [token for token in {*prompt} if not 0 <= token < vocab]
+    if not prompt or any(not any(token in one.tokens for one in pictures) for token in wrong):
         raise RequestError(f"a prompt is one or more tokens of 0 to {vocab - 1}", param="prompt")
     if len(prompt) + max_tokens > context:
         raise RequestError(

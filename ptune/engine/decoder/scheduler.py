@@ -8,6 +8,7 @@ from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.fairness import FairQueue, first_to_go, giving_way, require_room
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.slots import Copy, Cut, Put, Slots
+from ptune.engine.decoder.snapshots import Snapshots
 from ptune.engine.decoder.token_budget import StepTimeModel, allocate_prefill
 
 # Draft tokens for each generating sequence below which a step computes none: a few cost more than they bring, however right
@@ -49,11 +50,12 @@ class Scheduler:
         budget: CacheBudget = CacheBudget(),
         draft_length: Callable[[int], int] = lambda _: 0,
         put: Put = lambda *_: None,
+        snapshots: Snapshots | None = None,
     ) -> None:
-        """draft_length: tokens that a draft model is to propose for each of so many generating sequences."""
+        """draft_length: tokens that a draft model is to propose for each of so many generating sequences. snapshots: as `Slots`."""
         self.waiting = FairQueue()
         self.running: list[TokenSequence] = []  # in order of admission
-        self.slots = Slots(slots, copy, cut, budget, put)
+        self.slots = Slots(slots, copy, cut, budget, put, snapshots)
         self.preempted = 0  # sequences that lost their slots
         self._step_time = StepTimeModel(step_s, prefill_chunk)
         self._max_waiting = max_waiting
@@ -119,7 +121,7 @@ class Scheduler:
                 for sequence in generating
             ),
             *(
-                Chunk(sequence, sequence.cached, sequence.before_it_acts(count))
+                Chunk(sequence, sequence.cached, sequence.at_once(count))
                 for sequence, count in counts.items()
             ),
         ]
@@ -131,6 +133,7 @@ class Scheduler:
             self._step_time.observe(sum(map(len, chunks)), seconds, prompts=prompts)
         for chunk in chunks:
             chunk.sequence.cached = chunk.start + chunk.count
+            self.slots.computed(chunk.sequence)
 
     def invalidate_cache(self) -> list[TokenSequence]:
         """Discards everything computed, after a failed step that could have written anywhere.
@@ -221,6 +224,8 @@ class Scheduler:
         if not sequence.deferred:
             sequence.prefix_leader = self.slots.pending_prefix(sequence)
             sequence.deferred = sequence.prefix_leader is not None
+            if sequence.prefix_leader is not None:
+                self.slots.keep_states_at(*sequence.prefix_leader)
         if sequence.prefix_leader is not None:
             leader, shared = sequence.prefix_leader
             if leader.slot is not None and leader.cached < shared:

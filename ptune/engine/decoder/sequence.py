@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ptune.codecs.vision import FIRST_ROW
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from ptune.engine.adapters.lora import Adapter
+    from ptune.engine.decoder.images import Picture
     from ptune.engine.job import Finish
     from ptune.errors import PtuneError
 
@@ -32,6 +35,7 @@ class TokenSequence:
     weight: float = 1.0  # of the tenant, relative to others
     deadline_s: float = math.inf  # on the engine's clock
     most_tokens: int = sys.maxsize  # that it may ever have
+    pictures: Sequence[Picture] = ()  # whose rows are among its tokens
     virtual: int = field(default=0, init=False)  # number of virtual tokens among `tokens`
     invoked: int = field(default=NEVER, init=False)  # index in `tokens` of its adapter's last invocation
     slot: int | None = field(default=None, init=False)  # its slot in the cache while it runs
@@ -48,6 +52,9 @@ class TokenSequence:
         default=None, init=False
     )  # computes the shared prefix: this one waits until the leader has cached so many tokens
     deferred: bool = field(default=False, init=False)  # has waited for a leader; it does so once
+    stops: set[int] = field(
+        default_factory=set, init=False
+    )  # numbers of tokens after which the states of its layers are kept
 
     @property
     def group(self) -> tuple[TokenSequence, ...]:
@@ -73,10 +80,12 @@ class TokenSequence:
             return None
         return self.adapter
 
-    def before_it_acts(self, count: int) -> int:
-        """So many of the next tokens, or fewer: those that are all computed with its adapter, or all without."""
-        left = self.acts_from - self.cached
-        return min(count, left) if left > 0 else count
+    def at_once(self, count: int) -> int:
+        """So many of the next tokens, or fewer: those that are all computed with its adapter, or all without, and those before the next
+        stop."""
+        return min(
+            [count, *(place - self.cached for place in (self.acts_from, *self.stops) if place > self.cached)]
+        )
 
     def begin(self, adapter: Adapter | None) -> None:
         """Gives it its adapter, finds where that is invoked, and adds the virtual tokens that it puts before a text: they are never
@@ -152,6 +161,11 @@ class Chunk:
     def plugged(self) -> Adapter | None:
         """The adapter whose factors its tokens meet."""
         return self.sequence.plugged(self.start)
+
+    @property
+    def sees(self) -> bool:
+        """Whether rows of images are among its tokens."""
+        return bool(self.sequence.pictures) and max(self.tokens) >= FIRST_ROW
 
     @property
     def newest(self) -> bool:

@@ -12,7 +12,7 @@ import onnxruntime
 from ptune.engine.decoder.packed_factors import PackedFactors
 from ptune.engine.kernels import FACTORS, OWN_ATTENTION, Kernels
 from ptune.engine.onnx_graph import Array, check_names, open_graph
-from ptune.formats.signature import GROUPED_INPUTS, STEP_INPUTS, Signature
+from ptune.formats.signature import GROUPED_INPUTS, Signature
 
 # Where a model scales its logits (Gemma 2, Granite, Cohere), onnxruntime makes one product of the head and its scale, which
 # rounds otherwise. Sockets at the head come between the two, and the graph without sockets must compute the same bits.
@@ -59,14 +59,16 @@ class Session:
         self._load()
         factors = signature.factor_names() if sockets else []
         of_ends = signature.end_inputs() if sockets else ()
-        self._steps = {*STEP_INPUTS, *(GROUPED_INPUTS if grouped else ()), *of_ends}
+        self._steps = {*signature.step_inputs, *(GROUPED_INPUTS if grouped else ()), *of_ends}
         self.packed = PackedFactors.of(self._session)
         if self.packed is not None:
             factors = [FACTORS, *(name for name in factors if name not in self.packed.names)]
         self._factors = {*factors}
-        self._presents = dict(zip(signature.past_names(), signature.present_names(), strict=True))
+        pasts = [*signature.past_names(), *signature.past_state_names()]
+        presents = [*signature.present_names(), *signature.present_state_names()]
+        self._presents = dict(zip(pasts, presents, strict=True))
         inputs = {*self._steps, *self._presents, *factors}
-        check_names(self._session, path, inputs, {"logits", *signature.present_names()})
+        check_names(self._session, path, inputs, {"logits", *presents})
 
     def run(
         self,
@@ -76,7 +78,7 @@ class Session:
         logits: Array,
         scores: int = 0,
     ) -> None:
-        """Runs the graph; `caches` grow and `logits` are written, in place.
+        """Runs the graph; `caches`, states among them, and `logits` are written in place.
 
         Inputs and factors that the graph does not have are ignored. All arrays must be C-contiguous and of the graph's types.
         They are recognised by identity, so `inputs` must not be written to afterwards. scores: of attention, of a head

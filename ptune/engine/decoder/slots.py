@@ -7,20 +7,22 @@ of an adapter are never computed: they are copied from the adapter where no slot
 
 What slots have in memory is counted in positions of the cache, and never more than the budget: sequences take what they need
 of what kept prefixes hold, from the ends of those that were freed longest ago.
+
+Where layers keep states, a sequence continues only where there are states after exactly so many tokens: after all that a slot has
+computed, or at a snapshot (ptune.engine.decoder.snapshots).
 """
 
 from __future__ import annotations
 
-import sys
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptune.engine.decoder.cache_budget import CacheBudget
+from ptune.engine.decoder.kept import Kept, alike, common
+from ptune.engine.decoder.snapshots import Snapshots
 
 if TYPE_CHECKING:
-    from ptune.engine.adapters.lora import Adapter
     from ptune.engine.adapters.prefix import Prefix
     from ptune.engine.decoder.sequence import TokenSequence
 
@@ -36,20 +38,15 @@ Put = Callable[[int, "Prefix"], None]
 """Copies keys and values of virtual tokens into a slot, from its first position on."""
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Content of a free slot."""
+class Found(NamedTuple):
+    """Where the beginning of a sequence was computed."""
 
-    tokens: list[int]
-    adapter: weakref.ref[Adapter] | None  # weak: kept tokens keep no adapter in memory; None = the bare base
-    acts_from: int  # as of the sequence
-
-    def shared_with(self, sequence: TokenSequence) -> int:
-        """Most tokens that have the same keys and values in a sequence that begins with the same ones."""
-        adapter = None if self.adapter is None else self.adapter()
-        if self.adapter is not None and adapter is None:
-            return min(self.acts_from, sequence.acts_from)  # its adapter is gone
-        return _alike(adapter, self.acts_from, sequence)
+    slot: int  # that has its keys and values; -1: none
+    shared: int  # tokens from which on it can be continued
+    row: int | None = (
+        None  # that has the states after them: a slot or a snapshot; None: of no tokens, or of a model without states
+    )
+    known: int = 0  # tokens that it shares with any slot, though there may be no states after them
 
 
 class Slots:
@@ -62,9 +59,12 @@ class Slots:
         cut: Cut = lambda *_: None,
         budget: CacheBudget = CacheBudget(),
         put: Put = lambda *_: None,
+        snapshots: Snapshots | None = None,
     ) -> None:
+        """snapshots: of the states of a model some of whose layers keep them; None for other models."""
         self._copy, self._cut_memory, self._put = copy, cut, put
         self._budget = budget
+        self._snapshots = snapshots
         self._held = [0] * count  # positions of each slot that are in memory, at most
         self._free: dict[int, Kept | None] = dict.fromkeys(
             range(count)
@@ -110,7 +110,8 @@ class Slots:
 
     def allocate(self, sequence: TokenSequence) -> None:
         """Gives a sequence a free slot and memory, and sets `cached` to the tokens it finds there."""
-        source, shared = self._best(sequence)
+        found = self._best(sequence)
+        source, shared = found.slot, found.shared
         wanted = self._budget.positions(len(sequence.tokens))
         if source in self._free and (self._worth_it(source, shared) or wanted > self._beside(source)):
             slot = source
@@ -122,12 +123,34 @@ class Slots:
         self._shrink(slot, wanted)
         self._make_room(wanted - self._held[slot], spared=source)
         self._held[slot] = wanted
-        if shared and source != slot:
+        if shared and source not in (-1, slot):
             self._copy(source, slot, 0, shared)
         sequence.slot, sequence.cached = slot, shared
+        if self._snapshots is not None:
+            self._continue(sequence, found, self._snapshots)
         self.reused += max(0, shared - sequence.virtual)
         if shared < sequence.virtual:
             self.restart(sequence)
+
+    def _continue(self, sequence: TokenSequence, found: Found, snapshots: Snapshots) -> None:
+        """Gives a sequence the states after the tokens that it found, and marks where it will leave some itself."""
+        assert sequence.slot is not None
+        if sequence.cached and found.row is not None and found.row != sequence.slot:
+            snapshots.copy(found.row, sequence.slot)
+            snapshots.used(found.row)
+        begins = sequence.acts_from if sequence.acts_from < len(sequence.tokens) else 0
+        places = (found.known, begins, _findable(sequence)) if snapshots.rows else ()
+        sequence.stops = {place for place in places if place >= max(WORTH_A_COPY, sequence.cached + 1)}
+
+    def keep_states_at(self, sequence: TokenSequence, place: int) -> None:
+        """Has a sequence leave its states where it has so many tokens, for one that waits for them."""
+        if self._snapshots is not None:
+            sequence.stops.add(place)
+
+    def computed(self, sequence: TokenSequence) -> None:
+        """Keeps the states of a sequence that has come to a place where they are wanted."""
+        if self._snapshots is not None and sequence.cached in sequence.stops:
+            self._snapshots.take(sequence)
 
     def restart(self, sequence: TokenSequence) -> None:
         """Lets a sequence with a slot begin anew: behind its virtual tokens, which are put there."""
@@ -145,6 +168,8 @@ class Slots:
         assert target.slot is not None
         tokens = source.tokens[: source.cached]
         start = common(target.tokens, tokens, target.cached)
+        if self._snapshots is not None:
+            self._snapshots.copy(source.slot, target.slot)
         target.cached = start  # all that it holds, should the copy fail
         if start < len(tokens):
             self._copy(source.slot, target.slot, start, len(tokens))
@@ -155,45 +180,57 @@ class Slots:
         """Frees a sequence's slot, which keeps its content."""
         assert sequence.slot is not None
         del self._busy[sequence.slot]
-        adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)
-        self._keep(sequence.slot, Kept(sequence.tokens[: sequence.cached], adapter, sequence.acts_from))
+        self._keep(sequence.slot, Kept.of(sequence))
         sequence.slot = None
 
     def clear(self) -> None:
         """Discards the content of free slots, after a failed step that could have written anywhere."""
         for slot in self._free:
             self._keep(slot, None)
+        if self._snapshots is not None:
+            self._snapshots.clear()
 
     def pending_prefix(self, sequence: TokenSequence) -> tuple[TokenSequence, int] | None:
         """Finds a sequence of the same tenant that is computing a longer shared prefix than any slot holds; and its length."""
-        longest = self._best(sequence)[1] + WORTH_A_COPY - 1
+        if self._snapshots is not None and not self._snapshots.rows:
+            return None  # nothing could be left for it
+        longest = self._best(sequence).shared + WORTH_A_COPY - 1
         best = None
         for other in self._busy.values():
             if other.tenant == sequence.tenant and other.uncached > 1:
-                most = min(_findable(sequence), _alike(other.adapter, other.acts_from, sequence))
+                most = min(_findable(sequence), alike(other.adapter, other.acts_from, sequence))
                 shared = common(other.tokens, sequence.tokens, most)
                 if shared > longest and shared > other.cached:
                     best, longest = (other, shared), shared
         return best
 
-    def _best(self, sequence: TokenSequence) -> tuple[int, int]:
-        """Finds the slot that shares the longest prefix with a sequence; and its length in tokens."""
-        findable = _findable(sequence)
-        best, longest = -1, 0
-        for slot, tokens, most in self._contents(sequence):
+    def _best(self, sequence: TokenSequence) -> Found:
+        """Finds the slot in which most of a sequence can be continued."""
+        findable, snapshots = _findable(sequence), self._snapshots
+        left = [] if snapshots is None else snapshots.of(sequence, findable)
+        best, known = Found(-1, 0), 0
+        if snapshots is not None and snapshots.alone and left:
+            best = Found(-1, *left[0])
+        for slot, tokens, most, whole in self._contents(sequence):
             shared = common(tokens, sequence.tokens, min(most, findable))
-            if shared > longest:
-                best, longest = slot, shared
-        return best, longest
+            known = max(known, shared)
+            row = None
+            if snapshots is not None:
+                own = [(shared, slot)] if whole and shared == len(tokens) else []
+                shared, row = next((one for one in (*own, *left) if one[0] <= shared), (0, None))
+            if shared > best.shared:
+                best = Found(slot, shared, row)
+        return best._replace(known=known)
 
-    def _contents(self, sequence: TokenSequence) -> Iterator[tuple[int, Sequence[int], int]]:
-        """Yields the content of each slot, free slots first, and how much of it at most is the same in a sequence."""
+    def _contents(self, sequence: TokenSequence) -> Iterator[tuple[int, Sequence[int], int, bool]]:
+        """yields the content of each slot, free slots first, and how much of it at most is the same in a sequence; whether its states are
+        those after all of it."""
         for slot, kept in self._free.items():
             if kept is not None and (most := kept.shared_with(sequence)):
-                yield slot, kept.tokens, most
+                yield slot, kept.tokens, most, kept.whole
         for slot, other in self._busy.items():
-            if most := _alike(other.adapter, other.acts_from, sequence):
-                yield slot, other.tokens[: other.cached], most
+            if most := alike(other.adapter, other.acts_from, sequence):
+                yield slot, other.tokens[: other.cached], most, True
 
     def _beside(self, source: int) -> int:
         """Positions that a new sequence can have while a free slot keeps what it holds."""
@@ -212,7 +249,10 @@ class Slots:
             left = max(0, before - max(missing, LEAST_CUT) - self._budget.spare)
             tokens = [] if kept is None else kept.tokens[:left]
             shorter = kept is not None and len(tokens) >= WORTH_A_COPY
-            self._keep(slot, replace(kept, tokens=tokens) if kept is not None and shorter else None)
+            whole = kept is not None and kept.whole and len(tokens) == len(kept.tokens)
+            self._keep(
+                slot, replace(kept, tokens=tokens, whole=whole) if kept is not None and shorter else None
+            )
             missing -= before - self._held[slot]
         return True
 
@@ -232,21 +272,6 @@ class Slots:
         return kept is None or len(kept.tokens) - shared < WORTH_A_COPY
 
 
-def _alike(adapter: Adapter | None, acts_from: int, sequence: TokenSequence) -> int:
-    """How many first tokens, if they are the same, have the same keys and values under an adapter as in a sequence."""
-    if adapter is sequence.adapter and acts_from == sequence.acts_from:
-        return sys.maxsize
-    return min(acts_from, sequence.acts_from)
-
-
 def _findable(sequence: TokenSequence) -> int:
     """Number of tokens that may come from the cache. The newest is always computed, as its logits are needed."""
     return 0 if sequence.all_logits else max(len(sequence.tokens) - 1, 0)
-
-
-def common(one: Sequence[int], other: Sequence[int], most: int) -> int:
-    """Length of the shared prefix of two token lists, at most `most`."""
-    most = min(most, len(one), len(other))
-    if one[:most] == other[:most]:
-        return most
-    return next(index for index in range(most) if one[index] != other[index])

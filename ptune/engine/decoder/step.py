@@ -32,7 +32,13 @@ class Step:
         self._slots = self._gained_slots
         if graphs.without_gains is not None:
             self._slots = LoraSlots(signature.without_gains(), cache.slots, self._plain.whole.packed)
-        self._layouts = BatchLayoutCache(graphs.least_tokens, graphs.least_queries, graphs.heads, cache.room)
+        self._keeps_states = bool(signature.states)
+        self._scores = (
+            bool(signature.cache) and not graphs.own_attention
+        )  # whether attention needs memory for them
+        self._layouts = BatchLayoutCache(
+            graphs.least_tokens, graphs.least_queries, graphs.heads, cache.room, self._keeps_states
+        )
         ends = signature.ends
         self._end_inputs = None if ends is None or not ends.step_inputs else EndInputs(ends, self._vocab)
         self._rooms: dict[int, Logits] = {}
@@ -51,7 +57,7 @@ class Step:
     def _parts(self, chunks: Sequence[Chunk]) -> Sequence[Sequence[Chunk]]:
         """Chunks of each run of the graph. onnxruntime's attention needs more of them than its own."""
         runs, room = divide(chunks), self._cache.room
-        if self.graphs.own_attention:
+        if not self._scores:
             return runs
         narrow = [part for run in runs for part in split_wide(run, room)]
         return [part for run in narrow for part in split_to_fit(run, room)]
@@ -67,11 +73,15 @@ class Step:
         if self._end_inputs is not None:
             inputs |= self._end_inputs.of(chunks, layout.tokens.cell, inputs["input_ids"])
         self._cache.write(*layout.written(inputs))
+        for chunk in chunks if self._keeps_states else ():
+            if not chunk.start and chunk.sequence.slot is not None:
+                self._cache.states.begin(chunk.sequence.slot)
         caches = self._cache.window(layout.slots.start, layout.slots.stop)
         columns = self._vocab + window.columns
         logits = self._room_for(at, (window.count, len(layout.wanted), columns))
-        session = graphs.of(sockets=window.rank > 0, grouped=grouped)
-        scores = 0 if grouped or self.graphs.own_attention else layout.scores(inputs)
+        sees = any(chunk.sees for chunk in chunks)
+        session = graphs.of(sockets=window.rank > 0 or sees, grouped=grouped)
+        scores = layout.scores(inputs) if self._scores and not grouped else 0
         session.run(inputs, caches, window.inputs, logits, scores)
         found = [logits_at(logits, *cells) for cells in layout.answers]
         return [self._own(chunk, rows) for chunk, rows in zip(chunks, found, strict=True)]

@@ -17,6 +17,7 @@ from ptune.codecs.structured_output import StructuredOutput
 from ptune.codecs.template_request import NO_VARIABLES, Variables
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.grammar import Grammar, Grammars
+from ptune.engine.decoder.images import Tower
 from ptune.engine.decoder.request import NO_TOKEN, Beams, Request, Token
 from ptune.engine.job import Finish
 from ptune.engine.options import EngineKeywords, EngineOptions
@@ -25,6 +26,7 @@ from ptune.errors import FormatError, PtuneError, TemplateError
 from ptune.formats.adapter_sum import parts_of
 from ptune.formats.bundle import BASE, AdapterRecord, Bundle, NewToken
 from ptune.kinds import DECODER
+from ptune.tasks.chat.seen import Prompt, encoded, pictures_of
 from ptune.tasks.chat.text_stream import Delta, TextStream
 from ptune.tasks.chat.thinking import thinking_budget
 from ptune.tasks.chat.token_options import TokenOptions
@@ -121,7 +123,7 @@ class ChatModel:
         Raises: RequestError, TemplateError; PtuneError where the engine fails.
         """
         codec = self.codec_for(adapter)
-        prompt, reading = asked(codec, messages, tools, options)
+        prompt, reading = asked(codec, messages, tools, options, self.engine.tower)
         return self._answer(codec, prompt, adapter, stream, options, reading)
 
     @overload
@@ -143,7 +145,7 @@ class ChatModel:
         self, messages: Messages, adapter: str = BASE, *, tools: Tools | None = None
     ) -> list[int]:
         """Encodes a conversation up to where the answer begins, in the adapter's own template."""
-        return self.codec_for(adapter).encode_prompt(messages, tools=tools)
+        return encoded(self.codec_for(adapter), self.engine.tower, messages, tools=tools)
 
     def codec_for(self, adapter: str) -> ChatCodec:
         """The codec with the adapter's own chat template and system message, if it has them; of a sum, those of its first part.
@@ -240,6 +242,7 @@ class ChatModel:
             logprobs=logprobs,
             grammar=None if output is None else self.grammar(output, adapter),
             beams=beams,
+            pictures=pictures_of(prompt),
             thinking=None if beams and budget is None else thinking_budget(codec, reading, budget),
             **tokens.for_engine(codec, self.engine.vocab_size(adapter), formed=output is not None),
         )
@@ -248,11 +251,14 @@ class ChatModel:
 
 
 def asked(
-    codec: ChatCodec, messages: Messages, tools: Tools | None, options: Options
-) -> tuple[list[int], Reading | None]:
-    """The prompt of a conversation, and how its answers are read. Raises: TemplateError, RequestError."""
+    codec: ChatCodec, messages: Messages, tools: Tools | None, options: Options, tower: Tower | None
+) -> tuple[Prompt, Reading | None]:
+    """The prompt of a conversation, and how its answers are read. tower: of the engine, to see images with.
+
+    Raises: TemplateError, RequestError.
+    """
     variables = options.get("chat_template_kwargs", NO_VARIABLES)
-    prompt = codec.encode_prompt(messages, tools=tools, variables=variables)
+    prompt = encoded(codec, tower, messages, tools=tools, variables=variables)
     return prompt, codec.reading(prompt)
 
 

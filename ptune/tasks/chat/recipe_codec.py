@@ -27,6 +27,7 @@ def codec_for(task: Chat, codec: ChatCodec) -> ChatCodec:
         codec.context,
         task.instruction,
         task.request_defaults,
+        codec.vision,
     )
     try:
         own.check_variables(task.chat_template_kwargs)

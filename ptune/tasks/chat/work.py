@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.exportable import check_exportable
+from ptune.backbone.image_rows import show
 from ptune.backbone.load import load, load_codec
 from ptune.codecs.chat import ChatCodec
 from ptune.config.preference import Preference
@@ -31,6 +32,7 @@ from ptune.formats.whole_write import read_json
 from ptune.methods.peft_method import PeftMethod
 from ptune.planning.preflight import planned
 from ptune.progress import say
+from ptune.tasks.chat.images import check_recipe
 from ptune.tasks.chat.recipe_codec import codec_for
 from ptune.tasks.chat.saving import save_trained
 from ptune.training.distributed import decided_by_one
@@ -52,21 +54,22 @@ class ChatWork:
     def load(self, device: torch.device) -> Base:
         spec = self.recipe.backbone
         loaded = load(spec, device=device, codec=self.plain_codec, streamed=spec.stream)
+        show(loaded.model, self.data.images, self.codec, loaded.identity.hash)
         return Base(loaded.model, loaded.identity, loaded.new_tokens)
 
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[NextTokenObjective]:
         method, most = self.recipe.method, self.recipe.train.micro_batch_tokens
-        smoothing = self.recipe.chat.label_smoothing
+        loss = self.recipe.chat.label_smoothing, self.recipe.chat.loss_type == "dft"
         if isinstance(method, PeftMethod) and method.one_text:
             why = "stands before every text" if method.virtual_tokens else "acts from its invocation on"
             say(f"{type(method).__name__} {why}: one example per forward pass")
-            yield NextTokenObjective(False, most, device, plain_head(base), smoothing)
+            yield NextTokenObjective(False, most, device, plain_head(base), *loss)
             return
         with packing(base, self.recipe.train.fast) as packed:
             if not packed:
                 say(f"{type(base).__name__} cannot keep packed examples apart: one example per forward pass")
-            yield NextTokenObjective(packed, most, device, plain_head(base), smoothing)
+            yield NextTokenObjective(packed, most, device, plain_head(base), *loss)
 
     def save_codec(self, folder: Path) -> None:
         self.codec.save(folder)
@@ -101,6 +104,7 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     plain_codec = load_codec(recipe.backbone)
     _warn_of_export(recipe)
     codec = codec_for(recipe.chat, plain_codec)
+    check_recipe(recipe, codec)
     data = _examined(recipe, codec, run, accelerator, command)
     if not run.record_path.is_file():
         original, recipe = recipe, _planned(recipe, data, accelerator)
@@ -152,6 +156,9 @@ def _planned(recipe: Recipe, data: Dataset, accelerator: Accelerator) -> Recipe:
     several_on_cpu = accelerator.num_processes > 1 and accelerator.device.type == "cpu"
     if several_on_cpu or accelerator.distributed_type == DistributedType.FSDP:
         say("plan: skipped; memory is only predicted for one process, or one GPU per process")
+        return recipe
+    if data.images is not None:
+        say("plan: skipped; the memory of a model that sees images cannot be predicted yet")
         return recipe
     if isinstance(recipe.method, PeftMethod) and (what := recipe.method.unforeseen):
         say(f"plan: skipped; the memory of {what} cannot be predicted")

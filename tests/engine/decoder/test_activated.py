@@ -170,7 +170,7 @@ def test_what_is_found_was_computed_in_the_same_way(asked: list[tuple[list[int],
         right = computed(sequence)
         assert held[sequence.slot][: sequence.cached] == right[: sequence.cached]
         while sequence.uncached:
-            count = sequence.before_it_acts(min(7, sequence.uncached))
+            count = sequence.at_once(min(7, sequence.uncached))
             assert len({name for _, name in right[sequence.cached : sequence.cached + count]}) == 1
             sequence.cached += count
         held[sequence.slot] = [*right]

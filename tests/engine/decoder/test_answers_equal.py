@@ -1,7 +1,8 @@
 """Whatever the scheduler does (chunks, copies, giving way, waiting for a sibling), each sequence is computed on its own tokens.
 
 A model of the cache stands in for the graph: it holds, place by place, which token was computed in a slot and under which adapter.
-It forgets what is cut off, and never holds more than its budget.
+It forgets what is cut off, and never holds more than its budget. Where layers keep states, each row of states is all that was computed
+in it since its beginning: it can be gone on with and copied, and never cut.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ptune.engine.decoder.fairness import MOST_PREEMPTED
 from ptune.engine.decoder.request import Beams, Request, Token
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
+from ptune.engine.decoder.snapshots import Snapshots
 from ptune.engine.sampling import Sampling, log_softmax
 
 ADAPTERS = [None, Adapter("a", 1, {}, 0)]
@@ -95,10 +97,16 @@ asks = st.builds(
 class Model:
     """A scheduler with the model's cache behind it."""
 
-    def __init__(self, chunk: int, budget: CacheBudget) -> None:
+    def __init__(self, chunk: int, budget: CacheBudget, kept: Keeps) -> None:
         self.held: dict[int, list[tuple[int, int]]] = {slot: [] for slot in range(SLOTS)}
         self.budget, self.resident = budget, [0] * SLOTS  # positions
-        self.scheduler = Scheduler(SLOTS, chunk, 99, copy=self._copy, cut=self._cut, budget=budget)
+        self.states: dict[int, list[tuple[int, int]]] = {row: [] for row in range(SLOTS + kept.snapshots)}
+        rows = range(SLOTS, SLOTS + kept.snapshots)
+        self.keys = kept.keys  # whether there is attention
+        self.snapshots = Snapshots(rows, self._copy_states, alone=not kept.keys) if kept.states else None
+        self.scheduler = Scheduler(
+            SLOTS, chunk, 99, copy=self._copy, cut=self._cut, budget=budget, snapshots=self.snapshots
+        )
         self.asked: dict[TokenSequence, Ask] = {}
         self.told: dict[TokenSequence, list[Token]] = {}  # of searches
         self.ended: list[TokenSequence] = []
@@ -153,12 +161,23 @@ class Model:
         sequence, whose = chunk.sequence, self.asked[chunk.sequence].adapter
         assert sequence.slot is not None
         place = self.held[sequence.slot]
-        assert place[: chunk.start] == [(token, whose) for token in sequence.tokens[: chunk.start]]
-        place[chunk.start :] = [(token, whose) for token in chunk.tokens]
+        before, new = (
+            [(token, whose) for token in tokens] for tokens in (sequence.tokens[: chunk.start], chunk.tokens)
+        )
+        assert not self.keys or place[: chunk.start] == before
+        place[chunk.start :] = new
+        if self.snapshots is not None:
+            states = self.states[sequence.slot] if chunk.start else []
+            assert states == before
+            self.states[sequence.slot] = states + new
         self._touch(sequence.slot, len(place) + self.budget.spare)
 
+    def _copy_states(self, source: int, target: int) -> None:
+        assert source != target
+        self.states[target] = self.states[source]
+
     def _copy(self, source: int, target: int, start: int, stop: int) -> None:
-        assert len(self.held[source]) >= stop
+        assert not self.keys or len(self.held[source]) >= stop
         self.held[target][start:] = self.held[source][start:stop]
         self._touch(target, stop)
 
@@ -173,6 +192,18 @@ class Model:
         assert sum(self.resident) <= self.budget.tokens
 
 
+@dataclass(frozen=True)
+class Keeps:
+    """What the layers of a model keep of a sequence."""
+
+    keys: bool = True  # and values
+    states: bool = False
+    snapshots: int = 0
+
+
+keeps = st.just(Keeps()) | st.builds(
+    Keeps, keys=st.booleans(), states=st.just(True), snapshots=st.integers(0, 4)
+)
 budgets = st.just(CacheBudget(tokens=SLOTS * 128, slot=128)) | st.builds(
     CacheBudget,
     tokens=st.sampled_from([96, 128, 208, 400]),
@@ -188,13 +219,14 @@ budgets = st.just(CacheBudget(tokens=SLOTS * 128, slot=128)) | st.builds(
     st.integers(1, 20),
     st.sets(st.integers(0, 60), max_size=4),
     budgets,
+    keeps,
 )
 def test_every_answer_is_that_of_the_sequence_alone(
-    many: list[Ask], chunk: int, failing: set[int], budget: CacheBudget
+    many: list[Ask], chunk: int, failing: set[int], budget: CacheBudget, kept: Keeps
 ) -> None:
     """Also after steps that failed for nobody in particular: all is computed again, but what cannot be told twice."""
     many = [ask for ask in many if ask.fits(budget)]
-    model, given_up = Model(chunk, budget), []
+    model, given_up = Model(chunk, budget, kept), []
     sequences: dict[TokenSequence, int] = {}
     coming = sorted(many, key=lambda ask: ask.after)
     tokens = sum((len(ask.prompt) + ask.output) * (ask.beams.num_beams if ask.beams else 1) for ask in many)

@@ -134,7 +134,7 @@ class SlotsMachine(RuleBasedStateMachine):
                 "what is in memory is counted"
             )
             assert sum(self.slots._held) <= self.budget.tokens
-            for slot, tokens, _ in self.slots._contents(TokenSequence([])):
+            for slot, tokens, *_ in self.slots._contents(TokenSequence([])):
                 assert self.content[slot][: len(tokens)] == tokens, "what may be found is in memory"
 
 

@@ -108,3 +108,18 @@ def test_a_wide_adapter_does_not_widen_the_others() -> None:
     assert places.of([narrow]).rank == 1
     assert places.of([narrow, wide]).rank == 40
     assert places.of([narrow]).rank == 1
+
+
+def test_new_versions_of_an_adapter_take_the_memory_of_those_that_are_gone() -> None:
+    """As in training, where each step brings new weights: a slot of its own for each would fill the memory of all slots."""
+    places = LoraSlots(SIGNATURE, 8)
+    kept = adapter("kept", 2)
+    places.of([kept])
+    seen = set()
+    for version in range(6):
+        window = places.of([new := adapter(f"v{version}", 2)])
+        check(window, [new])
+        seen.add(window.inputs["up.A"].ctypes.data)
+        del new, window
+    assert len(seen) <= 2, "the window before keeps one version in memory"
+    check(places.of([kept]), [kept])

@@ -13,9 +13,10 @@ from ptune.engine.adapters.lora import Adapter
 from ptune.engine.adapters.prefix import Prefix
 from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.kept import common
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.sequence import TokenSequence
-from ptune.engine.decoder.slots import WORTH_A_COPY, Slots, common
+from ptune.engine.decoder.slots import WORTH_A_COPY, Slots
 from ptune.engine.sampling import Sampling
 
 if TYPE_CHECKING:

@@ -1,0 +1,154 @@
+"""Models that read images beside text: which of them are supported, how they show an image in a prompt, and their parts.
+
+A supported model turns an image into rows of features that take the place of embeddings, and is a causal decoder behind that:
+one position for each token, one direction of attention. What a prompt shows for an image is found by asking the model's own
+processor, so a family needs no code here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from ptune.backbone.image_processor import of_processor
+from ptune.codecs.image import Preprocessing
+from ptune.codecs.vision import Vision
+from ptune.config.recipe import Backbone
+from ptune.errors import BackboneError
+from ptune.methods.text_part import text_part
+
+_SIZES = ((64, 48), (40, 200), (300, 300), (1000, 700))  # of pictures that the processor is asked about
+_CLOSE = 1.5 / 255  # of a pixel from 0 to 1, before normalisation
+
+
+def sees_images(config: PretrainedConfig) -> bool:
+    """Whether a model reads images beside text."""
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and "vision_config" in config.sub_configs
+
+
+def auto_class(config: PretrainedConfig) -> Any:
+    """The class of transformers that loads the language model, or the one that sees, which `config` describes."""
+    return AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
+
+
+def why_blind(config: PretrainedConfig) -> str | None:
+    """Why a model that sees images is not supported; None if it is, as far as its config says."""
+    text = config.get_text_config()
+    if hasattr(MODEL_MAPPING[type(config)], "get_rope_index"):
+        return "gives the tokens of an image positions in two dimensions (M-RoPE)"
+    others = sorted({*config.sub_configs} - {"text_config", "vision_config"})
+    if others:
+        return f"has a {others[0]} beside its vision_config"
+    if config.is_encoder_decoder or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return f"has a text model ({text.model_type}) that is no causal language model by itself"
+    if getattr(config, "image_token_id", None) is None:
+        return "has no token for images in its config"
+    if not hasattr(_class_of(config), "get_image_features"):
+        return "reads images by other means than rows of features among its embeddings"
+    if _both_ways(config):
+        return "lets the tokens of an image see those that follow them (bidirectional attention)"
+    return None
+
+
+def check_sees(spec: Backbone, config: PretrainedConfig) -> None:
+    """Raises: BackboneError in one sentence for a model that sees images and is not supported, or not as `spec` wants it."""
+    if (reason := why_blind(config)) is not None:
+        raise BackboneError(
+            f"{spec.model} ({config.model_type}) {reason}, which ptune does not train yet: take a model that sees images as"
+            " LLaVA does, or the text model alone"
+        )
+    wanted = {
+        "quantize": spec.quantize != "none", "stream": spec.stream, "keep_layers": spec.keep_layers, "new_tokens": spec.new_tokens,
+    }  # fmt: skip
+    for name, value in wanted.items():
+        if value:
+            raise BackboneError(
+                f"backbone.{name} is for models that read text alone, and {spec.model} sees images: leave it out"
+            )
+
+
+def _both_ways(config: PretrainedConfig) -> bool:
+    """Whether the model's code has a mask for the tokens of an image."""
+    forward = inspect.signature(_class_of(config).forward).parameters
+    return "token_type_ids" in forward or "mm_token_type_ids" in forward
+
+
+def _class_of(config: PretrainedConfig) -> Any:
+    kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    return kind[0] if isinstance(kind, tuple) else kind
+
+
+def vision_of(spec: Backbone, path: str, config: PretrainedConfig, **where: Any) -> tuple[Vision, str | None]:
+    """How prompts show images, and the chat template of the model's processor. Raises: BackboneError."""
+    processor = AutoProcessor.from_pretrained(path, **where)
+    preprocessing = of_processor(processor.image_processor)
+    token = int(config.image_token_id)
+    written, tiled = _asked(spec, processor, processor.tokenizer.convert_ids_to_tokens(token), preprocessing)
+    if token not in written:
+        raise BackboneError(f"{spec.model}: its processor writes no image token {token} for an image")
+    template = getattr(processor, "chat_template", None)
+    vision = Vision(preprocessing=preprocessing, token=token, written=written, tiled=tiled)
+    return vision, template if isinstance(template, str) else None
+
+
+def _asked(
+    spec: Backbone, processor: Any, token: str, preprocessing: Preprocessing
+) -> tuple[tuple[int, ...], bool]:
+    """What the processor writes for pictures of different shapes, and whether it gives them an axis of tiles.
+
+    Raises: BackboneError if that depends on the picture, or its pixels are not those of `preprocessing`.
+    """
+    from PIL import Image
+
+    found: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    same = True
+    random = np.random.default_rng(0)
+    for width, height in _SIZES:
+        small = random.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+        picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+        made = processor(text=[token], images=[picture], add_special_tokens=False, return_tensors="np")
+        pixels: NDArray[np.float32] = np.asarray(made["pixel_values"])
+        found.add((tuple(map(int, np.asarray(made["input_ids"])[0])), pixels.shape))
+        own = preprocessing(picture)
+        same = same and own.size == pixels.size and _close(own, pixels.reshape(own.shape), preprocessing)
+    (written, shape), *others = sorted(found)
+    if others or np.prod(shape[:-3]) != 1:
+        raise BackboneError(
+            f"{spec.model} cuts an image into tiles by its shape, or writes another number of tokens for each shape, which"
+            " ptune does not do yet: switch that off in its processor's settings (such as do_image_splitting: false)"
+        )
+    if not same:
+        raise BackboneError(f"{spec.model}: what its image processor does cannot be reproduced without torch")
+    return written, len(shape) == 5
+
+
+def _close(own: NDArray[np.float32], theirs: NDArray[np.float32], preprocessing: Preprocessing) -> bool:
+    return float(np.abs(own - theirs).mean()) <= _CLOSE / min(preprocessing.std)
+
+
+def only_text(model: PreTrainedModel) -> PreTrainedModel:
+    """Removes everything that turns images into features; the names of the rest stay. Returns the model."""
+    if name := text_part(model):
+        parent = model.get_submodule(name.rpartition(".")[0])
+        for child, _ in [*parent.named_children()]:
+            if child != name.rpartition(".")[2]:
+                setattr(parent, child, None)
+    return model
+
+
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The config of the decoder."""
+    return config.get_text_config() if sees_images(config) else config

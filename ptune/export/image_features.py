@@ -1,0 +1,58 @@
+"""What turns an image into rows of features, of any model that sees images, as one ONNX graph beside its decoder's.
+
+Inputs    pixel_values   float  [1, 3, height, width]   normalised as the codec's preprocessing says
+Outputs   rows           float  [1, rows, width]        in place of embeddings: EMBEDDING.shift of the decoder's graph
+
+One image at a time: many models count the images of a batch in Python, which a traced graph cannot.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ptune.backbone.image_rows import features
+from ptune.codecs.vision import Vision
+from ptune.export.trace import onnx_of
+from ptune.formats.bundle import VISION
+
+
+class ImageFeatures(nn.Module):
+    """The vision tower with everything between it and the decoder."""
+
+    def __init__(self, model: PreTrainedModel, vision: Vision) -> None:
+        super().__init__()
+        self.model, self.vision = model, vision
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """[1, 3, height, width] -> [1, rows, width]"""
+        return features(self.model, pixel_values, self.vision)
+
+
+def write_image_features(folder: Path, model: PreTrainedModel, vision: Vision) -> Path:
+    """Writes the graph into a bundle's folder and returns its path. model: in float32.
+
+    Raises: BackboneError with the reason if the tower cannot be exported.
+    """
+    tower = ImageFeatures(model, vision).eval()
+    image = torch.linspace(-1, 1, 3).reshape(1, 3, 1, 1).expand(1, 3, *vision.preprocessing.size).contiguous()
+    graph = onnx_of(
+        tower,
+        (image,),
+        (None,),
+        ["pixel_values"],
+        ["rows"],
+        model.config.model_type,
+        optimize=False,
+        along=(),
+    )
+    optimizer.optimize(graph)
+    path = folder / VISION
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx_ir.save(graph, path, external_data=f"{path.name}.data", size_threshold_bytes=1024)
+    return path

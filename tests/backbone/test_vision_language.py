@@ -1,0 +1,117 @@
+"""Which models see images as ptune trains them: found by what they do, not by their names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from support.tiny_images import picture
+from support.tiny_vision import ROWS, build
+
+from ptune.backbone.exportable import why_not_exportable
+from ptune.backbone.image_rows import check_seen, features, see, shown
+from ptune.backbone.load import load, load_codec
+from ptune.backbone.vision_language import only_text, sees_images, why_blind
+from ptune.codecs.vision import FIRST_ROW
+from ptune.config.recipe import Backbone
+from ptune.errors import BackboneError
+from ptune.methods.text_part import text_part
+from ptune.planning.model_check import check_model
+
+REFUSED = {
+    "qwen2_vl": (transformers.Qwen2VLConfig, "M-RoPE"),
+    "qwen2_5_vl": (transformers.Qwen2_5_VLConfig, "M-RoPE"),
+    "qwen3_vl": (transformers.Qwen3VLConfig, "M-RoPE"),
+    "gemma3": (transformers.Gemma3Config, "bidirectional attention"),
+    "paligemma": (transformers.PaliGemmaConfig, "bidirectional attention"),
+    "mllama": (transformers.MllamaConfig, "no causal language model by itself"),
+    "blip-2": (transformers.Blip2Config, "qformer_config"),
+}
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_other_ways_of_seeing_are_refused_by_name(family: str) -> None:
+    make, told = REFUSED[family]
+    config = make()
+    assert sees_images(config)
+    assert told in str(why_blind(config))
+
+
+@pytest.mark.parametrize("text", ["llama", "qwen2", "qwen3", "gemma2", "phi3"])
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+def test_any_decoder_and_tower_in_llavas_way(text: str, tower: str, tmp_path: Path) -> None:
+    """Rows of a table give the logits that pixels give, for two images among text."""
+    build(tmp_path / "model", text, tower)
+    loaded = load(Backbone(model=str(tmp_path / "model"), dtype="float32"))
+    model, vision = loaded.model, loaded.codec.vision
+    assert vision is not None
+    assert vision.rows == ROWS
+    assert why_not_exportable(model.config) is None
+    check_seen(model, vision)
+    images = [picture(50, 40, seed=1), picture(30, 60, seed=2)]
+    pixels = torch.from_numpy(np.stack([vision.preprocessing(one) for one in images]))
+    rows = features(model, pixels, vision)
+    see(model, rows.reshape(-1, rows.shape[-1]).numpy())
+    content: list[dict[str, Any]] = [
+        {"type": "image", "first_row": FIRST_ROW + ROWS},
+        {"type": "text", "text": "beside"},
+        {"type": "image", "first_row": FIRST_ROW},
+    ]
+    ids = loaded.codec.encode_prompt([{"role": "user", "content": content}])
+    with torch.no_grad():
+        ours = model(input_ids=torch.tensor([ids])).logits
+        theirs = model(input_ids=torch.tensor([vision.plain(ids)]), pixel_values=pixels.flip(0)).logits
+    assert float((ours - theirs).abs().max()) < 1e-4 * float(theirs.abs().max())
+
+
+def test_a_model_that_does_more_with_an_image_is_refused(tmp_path: Path) -> None:
+    build(tmp_path / "model")
+    loaded = load(Backbone(model=str(tmp_path / "model"), dtype="float32"))
+    model, plain = loaded.model, loaded.model.model.forward
+
+    def forward(pixel_values: Any = None, **inputs: Any) -> Any:
+        output = plain(pixel_values=pixel_values, **inputs)
+        if pixel_values is not None:
+            output.last_hidden_state = output.last_hidden_state * 1.5
+        return output
+
+    model.model.forward = forward
+    assert loaded.codec.vision is not None
+    with pytest.raises(BackboneError, match="does more with an image"):
+        check_seen(model, loaded.codec.vision)
+    rows = shown(model)
+    assert rows is not None
+    assert len(rows) == 0
+
+
+def test_a_processor_that_writes_by_the_images_shape_is_refused(tmp_path: Path) -> None:
+    """As those do that cut an image into tiles: here it keeps the image's own size."""
+    build(tmp_path / "model")
+    file = tmp_path / "model" / "processor_config.json"
+    settings = json.loads(file.read_text())
+    settings["image_processor"] |= {"do_center_crop": False}
+    file.write_text(json.dumps(settings))
+    with pytest.raises(BackboneError, match="by its shape"):
+        load_codec(Backbone(model=str(tmp_path / "model")))
+
+
+def test_only_the_decoder_is_left_for_the_graph(tmp_path: Path) -> None:
+    build(tmp_path / "model")
+    model = load(Backbone(model=str(tmp_path / "model"), dtype="float32")).model
+    inside = text_part(model)
+    names = {name for name, _ in only_text(model).named_parameters()}
+    assert names
+    assert all(name.startswith((f"{inside}.", "lm_head.")) for name in names)
+
+
+def test_what_can_be_done_with_it_is_said_before_it_is_loaded(tmp_path: Path) -> None:
+    build(tmp_path / "model")
+    found = check_model(Backbone(model=str(tmp_path / "model")))
+    assert (found.kind, found.export.works, found.chat_template) == ("decoder that sees images", True, True)
+    assert found.train["lora"].works
+    assert not found.problems
