@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ptune.errors import BackboneError
 from ptune.export.gains import exchanged, gained_input, gained_output
-from ptune.export.states import StateInputs
+from ptune.export.states import READ, StateInputs
 from ptune.formats import signature
 
 
@@ -117,14 +117,14 @@ def matmul(x: Tensor, factor: Tensor, columns: int) -> Tensor:
 
 
 def install(model: nn.Module, kind: Callable[[nn.Module, str], AnySocket]) -> list[AnySocket]:
-    """Replaces every linear layer of `model`, except its output head, by a socket. Returns them in module order.
+    """Replaces every linear layer of `model` that is called, except its output head, by a socket. Returns them in module order.
 
     Layers that compute something else in their `forward`, such as the routers of Phi's experts, stay as they are.
     """
     head = model.get_output_embeddings()
     sockets: list[AnySocket] = []
     for name, layer in list(model.named_modules()):
-        plain = type(layer).forward in (nn.Linear.forward, Conv1D.forward)
+        plain = type(layer).forward in (nn.Linear.forward, Conv1D.forward) and not hasattr(layer, READ)
         if plain and isinstance(layer, nn.Linear | Conv1D) and layer is not head:
             parent, _, leaf = name.rpartition(".")
             socket = kind(layer, name)

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
 from ptune.backbone.vision_language import auto_class, only_text, text_config
 from ptune.errors import BackboneError, PtuneError
-from ptune.export import attention
+from ptune.export import attention, softplus
 from ptune.export.cache_geometry import Caches, observed
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
 from ptune.export.example import DYNAMIC as DYNAMIC
@@ -36,7 +36,7 @@ from ptune.export.in_place import check_in_place
 from ptune.export.independence import check_independent
 from ptune.export.operators import TRANSLATIONS, with_real_shapes
 from ptune.export.sockets import Socket, StepInputs, allow_gains, describe, install
-from ptune.export.state_kinds import KINDS
+from ptune.export.state_kinds import kind_of
 from ptune.export.states import StateInputs, install_states
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import (
@@ -198,7 +198,7 @@ def trace(
 def memory_of(model: PreTrainedModel, mode: FakeTensorMode) -> tuple[Caches, tuple[StateLayer, ...]]:
     """What a decoder keeps of its tokens. Prepares the layers that keep states. Raises: BackboneError where it is nothing."""
     caches = observed(model, mode)
-    states = install_states(model, KINDS)
+    states = install_states(model, kind_of)
     if not caches.layers and not states:
         raise BackboneError(
             f"{model.config.model_type} cannot be exported: its layers hand nothing to transformers' attention interface"
@@ -235,6 +235,7 @@ def onnx_of(
             verbose=False,
         )
     check_independent(program.model, named, along)
+    softplus.spell_out(program.model.graph)
     strip(program.model)
     return program.model
 
