@@ -1,12 +1,13 @@
 """Whether a decoder can be exported to ONNX, told from its config before a weight is read or a graph is traced.
 
-The exported graph has a cache of keys and values with the same geometry in every layer with attention, one kind of attention,
-onnxruntime's GroupQueryAttention, and states of some families' other layers. What needs more is refused here. What is let through is still traced, compared
+The exported graph has a cache of keys and values, one kind of attention, onnxruntime's GroupQueryAttention, and states of some
+families' other layers. What needs more is refused here. What is let through is still traced, compared
 with torch and refused where it differs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import sys
@@ -19,30 +20,25 @@ from transformers import (
     PretrainedConfig,
 )
 
-from ptune.backbone.load import in_one_sentence, read_config
-from ptune.backbone.locate import locate
+from ptune.backbone.text_alone import text_alone
 from ptune.backbone.vision_language import sees_images, why_blind
-from ptune.config.recipe import Backbone
-from ptune.errors import BackboneError
 
 ATTENTION = ("full_attention", "sliding_attention")  # kinds of layers that GroupQueryAttention computes
-# Families whose layers that keep a state have graphs of their own (`ptune.export.state_kinds`).
-WITH_STATES = ("lfm2", "lfm2_moe")
+_RECURRENCES = (
+    "torch_chunk_gated_delta_rule",
+    "chunk_kimi_delta_attention",
+    "mamba2_chunk_scan",
+    "mamba_selective_scan",
+)
+# Kinds of layers that keep states, and transformers' functions that have a place in the graph (`ptune.export.state_kinds`): such
+# layers are exported where the model's code calls one. Layers of a hybrid kind attend as well.
+WITH_STATES = {"conv": ("causal_conv1d_fn",), "linear_attention": _RECURRENCES, "hybrid": _RECURRENCES}
+WITHOUT_EITHER = ("mlp", "moe")  # kinds of layers that see one token at a time
 INSTEAD = "export a model with plain attention in all layers, such as Llama, Qwen3 or Gemma 3"
 
-_SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _BY_DATA = re.compile(r"\.tolist\(\)|\.nonzero\(")  # in code that goes by what tokens chose
 _STATE = ("mamba_d_state", "ssm_state_size", "state_size", "conv_L_cache", "linear_conv_kernel_dim")
-
-
-def check_exportable(spec: Backbone) -> None:
-    """Reads the config of a decoder, and no weights. Raises: BackboneError where it cannot be exported, or found."""
-    source = locate(spec.model)
-    with in_one_sentence(spec.model, source):
-        reason = why_not_exportable(read_config(spec, source))
-    if reason is not None:
-        raise BackboneError(f"{spec.model} cannot be exported to ONNX: {reason}")
 
 
 def why_not_exportable(config: PretrainedConfig) -> str | None:
@@ -55,7 +51,8 @@ def why_not_exportable(config: PretrainedConfig) -> str | None:
     if sees_images(config) and why_blind(config) is None:
         reason = why_not_exportable(config.get_text_config())
         return None if reason is None else f"{config.model_type}, its text model: {reason}"
-    for look in (_of_another_kind, _several_parts, _layers, _sizes, _attention, _experts):
+    config = text_alone(config)
+    for look in (_of_another_kind, _several_parts, _layers, _heads, _attention, _experts):
         if (reason := look(config)) is not None:
             return f"{config.model_type} {reason}"
     return None
@@ -85,69 +82,65 @@ def _several_parts(config: PretrainedConfig) -> str | None:
 
 
 def _layers(config: PretrainedConfig) -> str | None:
-    if config.model_type in WITH_STATES:
-        return None
     kinds = getattr(config, "layer_types", None) or ()
-    others = [kind for kind in dict.fromkeys(kinds) if kind not in ATTENTION]
+    code = _code(config)
+    others = [kind for kind in dict.fromkeys(kinds) if not _has_a_graph(kind, code)]
     if others:
         named = ", ".join(repr(kind) for kind in others)
         count = sum(kind in others for kind in kinds)
         return (
             f"has {count} of {len(kinds)} layers of kind {named}, and the exported graph computes full and sliding"
-            f" attention only; {INSTEAD}"
+            f" attention, and of layers that keep a state only those whose recurrence it has; {INSTEAD}"
         )
+    if getattr(config, "num_mem_blocks", None):
+        return f"has attention in several places with the same weights, which the exported graph has one place for; {INSTEAD}"
     state = next((name for name in _STATE if getattr(config, name, None)), None)
     if state is not None and not kinds:
         return f"has layers that keep a state ({state} {getattr(config, state)}) instead of keys and values; {INSTEAD}"
     return None
 
 
-def _sizes(config: PretrainedConfig) -> str | None:
-    """Heads that differ from layer to layer, or keys from values."""
-    for name in _SIZES:
-        try:
-            value = getattr(config, name, None)
-        except (AttributeError, RuntimeError):  # transformers' answer where layers differ
-            value = []
-        if isinstance(value, list | tuple):
-            return f"has another {name} in some layers, and the exported cache is alike in all; {INSTEAD}"
-    if getattr(config, "is_heterogeneous", False):
-        return f"has layers that differ from each other, and the exported ones are alike; {INSTEAD}"
-    if getattr(config, "num_attention_heads", None) is None:
-        return f"has no attention heads: it keeps a state, or is made of several models; {INSTEAD}"
-    return _widths(config)
+def _has_a_graph(kind: str, code: str) -> bool:
+    """Whether the exporter knows layers of a kind in a model with this code."""
+    return kind in (*ATTENTION, *WITHOUT_EITHER) or any(name in code for name in WITH_STATES.get(kind, ()))
 
 
-def _widths(config: PretrainedConfig) -> str | None:
-    """Latent attention, whose keys are wider than its values, or than the config's heads."""
-    nope, rope = (getattr(config, f"qk_{part}_head_dim", None) or 0 for part in ("nope", "rope"))
-    key, value = getattr(config, "qk_head_dim", None) or nope + rope, getattr(config, "v_head_dim", None)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if not key or not value or key == value == head:
-        return None
-    widths = f"keys {key} and values {value} wide"
-    if key == value:
-        widths = f"keys {key} wide where its config says {head}"
-    return f"has {widths} (latent attention), and the exported cache has one width; {INSTEAD}"
+def _attends(config: PretrainedConfig) -> bool:
+    """Whether any layer has attention."""
+    kinds = getattr(config, "layer_types", None)
+    return not kinds or any(kind in (*ATTENTION, "hybrid") for kind in kinds)
+
+
+def _heads(config: PretrainedConfig) -> str | None:
+    with contextlib.suppress(RuntimeError):  # transformers' answer where layers differ
+        if _attends(config) and getattr(config, "num_attention_heads", None) is None:
+            return f"has no attention heads: it keeps a state, or is made of several models; {INSTEAD}"
+    return None
 
 
 def _attention(config: PretrainedConfig) -> str | None:
     """Attention that GroupQueryAttention cannot stand in for, by the model's code: no config says it."""
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    code = _code(config)
+    if not code or not _attends(config):
         return None
-    code = _code_of(config)
-    if re.search(r"\bs_aux\s*=", code):
-        return f"has attention sinks, which the exported attention has no input for; {INSTEAD}"
     if "ALL_ATTENTION_FUNCTIONS" not in code:
         return f"computes attention in its own way, which cannot be replaced by onnxruntime's; {INSTEAD}"
     return None
 
 
+def _code(config: PretrainedConfig) -> str:
+    """The code of transformers for a decoder with this config; empty if it has none."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return ""
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return inspect.getsource(sys.modules[(kind[0] if isinstance(kind, tuple) else kind).__module__])
+
+
 def _experts(config: PretrainedConfig) -> str | None:
     """Experts that are not computed by the function that a config names, by the model's code."""
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or not _has_experts(config):
+    if not _has_experts(config):
         return None
-    code = _code_of(config)
+    code = _code(config)
     if "@use_experts_implementation" in code or not _BY_DATA.search(code):
         return None
     return f"computes its experts in its own way, of which no product for each expert can be made; {INSTEAD}"
@@ -170,9 +163,3 @@ def _has_experts(config: PretrainedConfig) -> bool:
     counts = [getattr(place, name, None) or 0 for name in _EXPERTS for place in places]
     most = max(max(count) if isinstance(count, list | tuple) else int(count) for count in counts)
     return switched_on and most > 1
-
-
-def _code_of(config: PretrainedConfig) -> str:
-    """The source of the module that computes a causal language model of transformers."""
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return inspect.getsource(sys.modules[(kind[0] if isinstance(kind, tuple) else kind).__module__])

@@ -25,13 +25,13 @@ from ptune.backbone.image_processor import of_processor, of_timm
 from ptune.backbone.load import (
     in_one_sentence,
     licence_inside,
-    parameters_of,
     plain_config,
     refuse_lacking,
     resolve_dtype,
     where_to_read,
 )
 from ptune.backbone.locate import Source, locate
+from ptune.backbone.parameters import parameters_of
 from ptune.codecs.image import Preprocessing
 from ptune.config.recipe import Backbone
 from ptune.errors import RecipeError

@@ -23,15 +23,15 @@ from ptune.backbone.layer_file import LayerFile
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
 from ptune.backbone.packed.formats import BY_METHOD
-from ptune.backbone.packed.linear import PackedLinear
 from ptune.backbone.packed.reading import kept_packed
 from ptune.backbone.packed_cache import packed
-from ptune.backbone.packed_experts import counts_of_packed
 from ptune.backbone.packed_folder import packed_as, settings_in, take_over
+from ptune.backbone.parameters import parameters_of
 from ptune.backbone.precision import fastest, usual
 from ptune.backbone.quantize import Quantization, experts_packed_already, quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.streaming import stream
+from ptune.backbone.text_alone import text_alone
 from ptune.backbone.tokenizer import codec_of
 from ptune.backbone.vision_language import auto_class, check_sees, sees_images, vision_of
 from ptune.codecs.chat import ChatCodec
@@ -215,8 +215,7 @@ def _read_model(
     def read_packed(place: str, settings: Any, **options: Any) -> PreTrainedModel:
         packed_config = copy.deepcopy(config)
         packed_config.quantization_config = settings
-        own = place != source.path  # of the cache, which holds experts packed, too
-        with experts_packed_already(kind) if own else contextlib.nullcontext():
+        with experts_packed_already(kind, place != source.path):  # in the cache, that is
             model = read(place, packed_config, device_map={"": "cpu"}, **options)
         take_over(model, kind, dtype, spec.model)
         model.name_or_path = model.config.name_or_path = source.path
@@ -270,7 +269,7 @@ def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTok
 
 def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
     """What the model is, without its weights: its layers that are kept, with one set of rotary frequencies for all lengths
-    (`ptune.backbone.rope`).
+    (`ptune.backbone.rope`); the text model alone where images are not supported (`ptune.backbone.text_alone`).
 
     Raises: BackboneError if the weights are stored in another way than `spec` says, or it lacks a layer to keep.
     """
@@ -286,6 +285,7 @@ def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig
         raise BackboneError(
             f"backbone.quantize {spec.quantize!r} is for models that are stored in it, and {spec.model} is not: use nf4, int8 or none"
         )
+    config = text_alone(config)
     if sees_images(config):
         check_sees(spec, config)
     return config_with_layers(with_fixed_rope(config, spec.context), spec.keep_layers)
@@ -363,17 +363,6 @@ def where_to_read(spec: Backbone, source: Source) -> dict[str, Any]:
     if source.on_hub:
         place["revision"] = spec.revision or "main"
     return place
-
-
-def parameters_of(model: PreTrainedModel) -> int:
-    """Number of weights, as if they were not packed."""
-    packed = {id(p): 2 * p.numel() for p in model.parameters() if getattr(p, "quant_state", None) is not None}
-    packed |= counts_of_packed(model)
-    for layer in model.modules():
-        if isinstance(layer, PackedLinear):
-            first, *rest = layer.parts.values()
-            packed |= {id(first): layer.in_features * layer.out_features, **{id(one): 0 for one in rest}}
-    return sum(packed.get(id(parameter), parameter.numel()) for parameter in model.parameters())
 
 
 def licence_inside(spec: Backbone, source: Source) -> str | None:

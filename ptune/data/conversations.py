@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.vision import is_image
+from ptune.data.image_columns import COLUMNS as IMAGES
+from ptune.data.image_columns import pictured
 from ptune.errors import DataError, TemplateError
 
 Row: TypeAlias = dict[str, Any]
@@ -231,7 +233,7 @@ def recognise(columns: Iterable[str], shapes: Sequence[Shape] | None = None) -> 
 
 def openai_conversation(row: Row) -> Conversation:
     """A row of OpenAI's messages. Raises: DataError."""
-    messages = objects_of(row["messages"], "messages")
+    messages = pictured(row, objects_of(row["messages"], "messages"))
     return Conversation(messages_of(led(row, messages), "messages"), tools_of(row))
 
 
@@ -239,7 +241,7 @@ def sharegpt_conversation(row: Row) -> Conversation:
     """A row of ShareGPT's turns. Raises: DataError."""
     turns = objects_of(row["conversations"], "conversations")
     messages = [turn_of(turn, f"conversations[{index}]") for index, turn in enumerate(turns)]
-    return Conversation(messages_of(led(row, messages), "conversations"), tools_of(row))
+    return Conversation(messages_of(led(row, pictured(row, messages)), "conversations"), tools_of(row))
 
 
 def prompt_and_completion(row: Row) -> Askable:
@@ -299,8 +301,8 @@ def _document(row: Row) -> Document:
 
 
 SHAPES = (
-    Shape("OpenAI messages", ("messages",), openai_conversation, ("tools", "system")),
-    Shape("ShareGPT", ("conversations",), sharegpt_conversation, ("tools", "system")),
+    Shape("OpenAI messages", ("messages",), openai_conversation, ("tools", "system", *IMAGES)),
+    Shape("ShareGPT", ("conversations",), sharegpt_conversation, ("tools", "system", *IMAGES)),
     Shape("prompt and completion", ("prompt", "completion"), prompt_and_completion, ("tools",)),
     Shape("Alpaca", ("instruction", "output"), alpaca_conversation, ("input", "system", "history")),
     Shape(RAW_TEXT, ("text",), _document, ("end_of_document",)),

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.packed_experts import experts_of, weights_of
-from ptune.export.state_kinds import KINDS
+from ptune.errors import BackboneError
+from ptune.export.state_kinds import kind_of
 from ptune.export.trace import cache_layers
 
 # Bytes of one weight of a layer with all that belongs to it: scales (and zeros, or what the rounding of a block left).
@@ -85,11 +86,16 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
 
 
 def cache_bytes_a_token(config: PretrainedConfig) -> int:
-    """Bytes of float32 keys and values that the engine keeps for each token of a sequence."""
-    return sum(4 * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in cache_layers(config))
+    """Bytes of float32 keys and values that the engine keeps for each token of a sequence; 0 where it could keep none."""
+    try:
+        layers = cache_layers(config)
+    except BackboneError:
+        return 0
+    return sum(4 * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in layers)
 
 
 def state_bytes(model: PreTrainedModel) -> int:
     """Bytes of the states that the engine keeps for each sequence, of any length."""
-    shapes = (KINDS[type(one).__name__].shapes(one) for one in model.modules() if type(one).__name__ in KINDS)
+    kinds = ((layer, kind_of(layer)) for layer in model.modules())
+    shapes = (kind.shapes(layer) for layer, kind in kinds if kind is not None)
     return sum(4 * math.prod(shape) for each in shapes for shape in each)

@@ -205,6 +205,12 @@ def test_a_bad_image_is_named_with_its_line(
     assert "5" in str(error.value)
 
 
+def test_too_many_image_tokens_are_counted(folder: Path) -> None:
+    codec = load_codec(Backbone(model=str(folder / "model")))
+    with pytest.raises(DataError, match=f"longer than 40 tokens .*; an image takes {ROWS}"):
+        dataset.load(recipe(folder).data, Chat(max_length=40), codec, 0)
+
+
 def test_an_image_in_an_answer_is_refused(folder: Path, tmp_path: Path) -> None:
     rows = seen_conversations(tmp_path, 4)
     rows.append(
