@@ -179,7 +179,8 @@ def prepare_packed(module: nn.Module, packing: Packing) -> None:
 def _become_packed(module: Any, packing: Packing) -> dict[str, nn.Parameter]:
     """Gives a module its other class; returns the weights that it has."""
     weights = {name: module._parameters[name] for name in weights_of(module)}
-    module.__class__ = _packed_class(type(module))
+    kind: Any = type(module)
+    module.__class__ = _packed_class(kind)
     module.packing = packing
     module.shapes = {}
     for name, weight in weights.items():
