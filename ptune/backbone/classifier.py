@@ -33,6 +33,7 @@ from ptune.backbone.load import (
     where_to_read,
 )
 from ptune.backbone.locate import Source, locate
+from ptune.backbone.parameters import parameters_of
 from ptune.backbone.tokenizer import context_of
 from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec

@@ -138,7 +138,7 @@ def _code(config: PretrainedConfig) -> str:
 
 def _experts(config: PretrainedConfig) -> str | None:
     """Experts that are not computed by the function that a config names, by the model's code."""
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or not _has_experts(config):
+    if not _has_experts(config):
         return None
     code = _code(config)
     if "@use_experts_implementation" in code or not _BY_DATA.search(code):

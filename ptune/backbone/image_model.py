@@ -31,6 +31,7 @@ from ptune.backbone.load import (
     where_to_read,
 )
 from ptune.backbone.locate import Source, locate
+from ptune.backbone.parameters import parameters_of
 from ptune.codecs.image import Preprocessing
 from ptune.config.recipe import Backbone
 from ptune.errors import RecipeError

@@ -26,6 +26,7 @@ from ptune.backbone.packed.formats import BY_METHOD
 from ptune.backbone.packed.reading import kept_packed
 from ptune.backbone.packed_cache import packed
 from ptune.backbone.packed_folder import packed_as, settings_in, take_over
+from ptune.backbone.parameters import parameters_of
 from ptune.backbone.precision import fastest, usual
 from ptune.backbone.quantize import Quantization, experts_packed_already, quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
@@ -214,8 +215,7 @@ def _read_model(
     def read_packed(place: str, settings: Any, **options: Any) -> PreTrainedModel:
         packed_config = copy.deepcopy(config)
         packed_config.quantization_config = settings
-        own = place != source.path  # of the cache, which holds experts packed, too
-        with experts_packed_already(kind) if own else contextlib.nullcontext():
+        with experts_packed_already(kind, place != source.path):  # in the cache, that is
             model = read(place, packed_config, device_map={"": "cpu"}, **options)
         take_over(model, kind, dtype, spec.model)
         model.name_or_path = model.config.name_or_path = source.path

@@ -198,11 +198,11 @@ def quantized_as_read(kind: Quantization, file: LayerFile | None = None) -> Iter
 
 
 @contextlib.contextmanager
-def experts_packed_already(kind: Quantization) -> Iterator[None]:
-    """Has `from_pretrained` read the experts of a mixture as `quantize` packs them, from files that hold them so."""
+def experts_packed_already(kind: Quantization, they_are: bool) -> Iterator[None]:
+    """Has `from_pretrained` read the experts of a mixture as `quantize` packs them, where the files hold them so."""
 
     def read(model: PreTrainedModel, *arguments: Any, **named: Any) -> Any:
-        for _, experts in list(experts_of(model)):
+        for _, experts in list(experts_of(model)) if they_are else ():
             prepare_packed(experts, kind)
         return own(model, *arguments, **named)
 

@@ -252,8 +252,7 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _quantised_weights_stay_frozen(self) -> Recipe:
-        quantize, name = self.backbone.quantize, type(self.method).__name__
-        if quantize == "none":
+        if (quantize := self.backbone.quantize) == "none":
             return self
         if not isinstance(self.method, PeftMethod):
             raise ValueError(
@@ -262,14 +261,10 @@ class Recipe(Spec):
         stored = quantize in get_args(Stored) and self.method.quantized
         if quantize not in self.method.quantized and not stored:
             raise ValueError(
-                f"backbone.quantize {quantize!r}: peft's layers of method {name} compute with the base's weights as they"
+                f"backbone.quantize {quantize!r}: peft's layers of method {type(self.method).__name__} compute with the base's weights as they"
                 " are, and cannot read quantised ones: use method Lora, or quantize none"
             )
-        if getattr(self.method, "target_parameters", ()):
-            raise ValueError(
-                f"backbone.quantize {quantize!r} packs the experts that method.target_parameters would adapt, and peft cannot"
-                " read packed ones: leave one of the two out"
-            )
+        self.method.check_quantized(quantize)
         return self
 
     @model_validator(mode="after")

@@ -150,6 +150,14 @@ class Lora(PeftMethod):
         others = self.lora_bias or self.freeze_a or self.init in MIRRORED or self.merge_into
         return self.plain and not (patterns or others)
 
+    def check_quantized(self, quantize: str) -> None:
+        """As `PeftMethod.check_quantized`."""
+        if self.target_parameters:
+            raise ValueError(
+                f"backbone.quantize {quantize!r} packs the experts that method.target_parameters would adapt, and peft cannot"
+                " read packed ones: leave one of the two out"
+            )
+
     def apply(
         self, model: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()
     ) -> nn.Module:

@@ -89,6 +89,9 @@ class PeftMethod(Spec):
         """Whether the adapter is served beside its base. Others are served merged, if at all. chat: the base is a decoder."""
         return self.plain or self.folds or self.virtual_tokens or (chat and self.by_gains)
 
+    def check_quantized(self, quantize: str) -> None:
+        """Raises: ValueError where the method's fields do not go with a base that is quantised so."""
+
     def apply(
         self, model: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()
     ) -> nn.Module:

@@ -93,11 +93,6 @@ def test_mixtures_are_let_through_at_their_real_size(family: str) -> None:
     assert why_not_exportable(PUBLISHED[family]()) is None
 
 
-@pytest.mark.parametrize("is_moe", [False, True])
-def test_experts_that_no_loop_chooses_are_let_through(is_moe: bool) -> None:
-    assert why_not_exportable(transformers.DogeConfig(is_moe=is_moe)) is None
-
-
 @pytest.fixture
 def refused_folder(tmp_path: Path) -> Path:
     """A config and a tokenizer: weights that anybody read would be missed."""

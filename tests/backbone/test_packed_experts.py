@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 
 from ptune.backbone.float32 import in_float32
 from ptune.backbone.identity import weights_hash
-from ptune.backbone.load import load, parameters_of
+from ptune.backbone.load import load
 from ptune.backbone.packed_experts import PackedExperts, make_plain, packed_experts
+from ptune.backbone.parameters import parameters_of
 from ptune.backbone.quantize import quantize
 from ptune.config.recipe import Backbone, Recipe
 from ptune.export.nf4 import blocks_of
